@@ -1,0 +1,86 @@
+"""taut trains latent-variable models on a person's own data and measures how tight their bound is.
+
+Examples:
+    >>> import taut
+    >>> problem = taut.LinearGaussian(dim_x=5, dim_z=2)
+    >>> x = problem.sample(4)
+    >>> taut.importance(problem.model(), x, num_samples=10).ess  # the posterior is exact: every sample counts
+    tensor([10.0000, 10.0000, 10.0000, 10.0000], dtype=torch.float64)
+"""
+
+from typing import Any
+
+from taut import likelihoods, networks, objectives, posteriors, priors, problems
+from taut.config import Config
+from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
+from taut.evidence import Estimate, Evidence, importance
+from taut.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogistic, Normal
+from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
+from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
+from taut.objectives import ELBO, IWAE, VIMCO, Bound, DReG, Objective, ScoreFunction, StickingTheLanding
+from taut.posteriors import DiagonalNormal, FullCovarianceNormal
+from taut.priors import StandardNormal
+from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
+from taut.run import Run, fit, load
+from taut.spec import parse, resolve, to_spec
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "MLP",
+    "PPCA",
+    "VAE",
+    "VIMCO",
+    "Bernoulli",
+    "BinaryLatents",
+    "Bound",
+    "Categorical",
+    "Config",
+    "ContinuousBernoulli",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DReG",
+    "DataError",
+    "DiagonalNormal",
+    "DiscretizedLogistic",
+    "DivergedError",
+    "Draw",
+    "Estimate",
+    "Evidence",
+    "FullCovarianceNormal",
+    "Likelihood",
+    "Linear",
+    "LinearGaussian",
+    "Model",
+    "Network",
+    "Normal",
+    "Objective",
+    "Posterior",
+    "Prior",
+    "Run",
+    "ScoreFunction",
+    "StandardNormal",
+    "StickingTheLanding",
+    "StorageError",
+    "TautError",
+    "UsageError",
+    "fit",
+    "importance",
+    "likelihoods",
+    "load",
+    "networks",
+    "objectives",
+    "parse",
+    "posteriors",
+    "priors",
+    "probabilistic_pca",
+    "problems",
+    "resolve",
+    "to_spec",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "IndependentBernoulli":
+        raise AttributeError("two parts are called IndependentBernoulli: taut.priors.IndependentBernoulli and taut.posteriors.IndependentBernoulli")
+    raise AttributeError(f"module 'taut' has no attribute {name!r}")

@@ -1,0 +1,227 @@
+"""From a schema and specifications to a model: everything that follows from the data is filled in here, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from taut import likelihoods, objectives, posteriors, priors
+from taut.config import ModelConfig
+from taut.data import Dataset, Schema
+from taut.errors import DataError
+from taut.model import VAE, Likelihood, Model, Posterior, Prior
+from taut.networks import Network
+from taut.objectives import Objective
+from taut.spec import Spec, parse, resolve, to_spec
+
+__all__ = ["Statistics", "build", "build_objective", "complete", "summarize", "unsupported"]
+
+# Importing the modules registers their parts: they are found as subclasses of these.
+_FAMILIES = (priors, likelihoods, posteriors, objectives)
+_NETWORKS: dict[str, type] = {"encoder": Network, "decoder": Network}
+_FILLED = (
+    "event_shape", "latent_dim", "context_dim", "low", "high", "data_loc", "data_scale", "log_frequencies",
+)  # fmt: skip
+
+# A table of frequencies larger than this (entries) is not made: levels of large images are modelled without one.
+MAX_FREQUENCIES = 50_000_000
+
+
+class Statistics(NamedTuple):
+    r"""What a model takes from the training data before the first step.
+
+    Args:
+        loc: Mean of each element, (\*event), in the user's units.
+        scale: Standard deviation of each element, (\*event); 0 for an element that never varies.
+        log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with 1 / levels pseudo-counts (Perks'
+            prior; for two levels that of Krichevsky and Trofimov); None for reals.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    log_frequencies: Tensor | None
+
+
+def summarize(dataset: Dataset, rows: int = 4096) -> Statistics:
+    """Returns the statistics of the training data, read in blocks of rows."""
+    schema = dataset.schema
+    # Grey levels to be binarised are stored as bytes, p = x / 255, or as p itself.
+    grey = 255.0 if dataset.binarize == "dynamic" and dataset.train.dtype == torch.uint8 else 1.0
+    total = torch.zeros(schema.event_shape, dtype=torch.float64)
+    square = torch.zeros_like(total)
+    blocks = dataset.train.split(rows)
+    for block in blocks:
+        total += block.sum(0, dtype=torch.float64) / grey
+    loc = total / len(dataset.train)
+    for block in blocks:
+        square += (block.double() / grey - loc).square().sum(0)
+    # A binarised grey level varies by p (1 - p), more than the level itself does.
+    variance = loc * (1 - loc) if dataset.binarize == "dynamic" else square / len(dataset.train)
+    dtype = torch.get_default_dtype()
+    frequencies = _frequencies(dataset, loc)
+    return Statistics(
+        loc.to(dtype), variance.sqrt().to(dtype), None if frequencies is None else frequencies.log().to(dtype)
+    )
+
+
+def _frequencies(dataset: Dataset, loc: Tensor) -> Tensor | None:
+    schema, n = dataset.schema, len(dataset.train)
+    if not schema.discrete or schema.num_levels * schema.num_elements > MAX_FREQUENCIES:
+        return None
+    if schema.kind == "binary":
+        counts = torch.stack([n * (1 - loc), n * loc], -1)
+    else:
+        size = schema.num_levels * schema.num_elements
+        first = torch.arange(schema.num_elements) * schema.num_levels - int(schema.low)
+        counts = torch.zeros(size, dtype=torch.float64)
+        for block in dataset.train.split(4096):
+            counts += torch.bincount((block.flatten(1).long() + first).flatten(), minlength=size)
+        counts = counts.view(*schema.event_shape, schema.num_levels)
+    return (counts + 1 / schema.num_levels) / (n + 1)
+
+
+def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
+    """Returns the configuration with everything that was left to the data decided, each part in its shortest spelling.
+
+    Fails:
+        UsageError: a specification cannot be read.
+    """
+    likelihood = config.likelihood or {
+        "binary": "Bernoulli()",
+        "levels": "DiscretizedLogistic()",
+        "real": 'Normal(scale="per_feature")' if len(schema.event_shape) == 1 else 'Normal(scale="shared")',
+    }[schema.kind]
+    large = schema.is_image and schema.num_elements > 1024
+    return dataclasses.replace(
+        config,
+        latent_dim=config.latent_dim or min(32, max(2, schema.num_elements // 2)),
+        prior=str(parse(config.prior)),
+        likelihood=str(parse(likelihood)),
+        posterior=str(parse(config.posterior)),
+        encoder=str(parse(config.encoder or ("ConvEncoder" if large else "MLP"))),
+        decoder=str(parse(config.decoder or ("ConvDecoder" if large else "MLP"))),
+    )
+
+
+def build(
+    config: ModelConfig,
+    schema: Schema,
+    statistics: Statistics | None = None,
+    *,
+    context_dim: int = 0,
+    parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
+) -> VAE:
+    """Returns the model that a completed configuration describes.
+
+    Args:
+        config: Specifications of the parts.
+        schema: What a datum is.
+        statistics: Of the training data; without them the buffers are blank, to be loaded.
+        context_dim: C.
+        parts: Parts that a person has built themselves, by name (prior, likelihood, posterior), used as they are.
+
+    Fails:
+        UsageError: an unknown part or argument, or one that its constructor refuses.
+    """
+    fill: dict[str, Any] = {
+        "event_shape": schema.event_shape,
+        "latent_dim": config.latent_dim,
+        "context_dim": context_dim,
+        "low": schema.low,
+        "high": schema.high,
+        "data_loc": torch.zeros(schema.event_shape) if statistics is None else statistics.loc,
+        # An element that never varies has no scale of its own: 1 leaves it in the user's units.
+        "data_scale": torch.ones(schema.event_shape)
+        if statistics is None
+        else torch.where(statistics.scale > 0, statistics.scale, 1.0),
+        "log_frequencies": None if statistics is None else statistics.log_frequencies,
+        "encoder": _network(cast(str, config.encoder)),
+        "decoder": _network(cast(str, config.decoder)),
+    }
+    given = parts or {}
+
+    def part(name: str, base: type) -> Any:
+        return given[name] if name in given else resolve(getattr(config, name), base, fill, _NETWORKS)
+
+    return VAE(part("prior", Prior), part("likelihood", Likelihood), part("posterior", Posterior))
+
+
+def _network(spec: str) -> Any:
+    return lambda in_shape, out_shape, context_dim: resolve(
+        spec, Network, {"in_shape": in_shape, "out_shape": out_shape, "context_dim": context_dim}
+    )
+
+
+def build_objective(objective: Objective | str) -> Objective:
+    """Returns the objective that a specification stands for."""
+    return cast(Objective, resolve(objective, Objective)) if isinstance(objective, str) else objective
+
+
+def describe_part(part: Any) -> Spec:
+    """Returns the specification of a part, without the arguments that follow from the data."""
+    return to_spec(part, _FILLED)
+
+
+def unsupported(model: Model, x: Tensor, latent: Tensor) -> str | None:
+    """Returns what is wrong with data that the likelihood gives no probability, in one line, or None.
+
+    Args:
+        model: The model.
+        x: Data, (N, *event).
+        latent: Any one z, (1, D), to decode.
+    """
+    with torch.no_grad():
+        support = model.decode(latent[None]).support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    bad = first = 0
+    for start, block in zip(range(0, len(x), 4096), x.split(4096), strict=True):
+        outside = ~support.check(block.to(torch.get_default_dtype())).reshape(len(block), -1)
+        if outside.any() and not bad:
+            row, element = outside.nonzero()[0].tolist()
+            first, where = float(block.reshape(len(block), -1)[row, element]), (start + row, element)
+        bad += int(outside.sum())
+    if not bad:
+        return None
+    share = bad / x.numel()
+    return (
+        f"{bad} values ({share:.1%}) lie outside the support of the likelihood, {_words(support)}; "
+        f"the first is {first:g} (row {where[0]}, element {where[1]})"
+    )
+
+
+def _words(support: constraints.Constraint) -> str:
+    if support is constraints.boolean:
+        return "0 or 1"
+    if support is constraints.unit_interval:
+        return "0 to 1"
+    if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
+        return f"whole numbers from {support.lower_bound:g} to {support.upper_bound:g}"
+    return str(support)
+
+
+def check_support(model: Model, dataset: Dataset, name: str) -> None:
+    """Refuses data that the likelihood gives no probability.
+
+    Fails:
+        DataError: with what to choose instead.
+    """
+    z = model.draw(dataset.train[:1].to(torch.get_default_dtype()), reparameterize=False).z[0]
+    x = dataset.train if dataset.binarize != "dynamic" else dataset.test
+    problem = unsupported(model, x, z)
+    if problem is None:
+        return
+    mend = {
+        "binary": "leave --likelihood away to get Bernoulli()",
+        "levels": "leave --likelihood away to get DiscretizedLogistic(), or make the values 0 and 1 with --binarize dynamic",
+        "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by 255 suit ContinuousBernoulli(), "
+        "undivided DiscretizedLogistic()",
+    }[dataset.schema.kind]
+    raise DataError(f"{name}: {problem}; {mend}")
+
+

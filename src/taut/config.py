@@ -1,0 +1,214 @@
+"""What a person can set, in three sections, with the defaults and what they mean.
+
+A value comes from, in this order of precedence: ``--set section.name=value`` and the flags of the command, the environment
+(``TAUT_NAME``), a TOML file (``--config``), the defaults here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from taut.errors import UsageError
+from taut.spec import nearest
+
+__all__ = ["Config", "DataConfig", "ModelConfig", "TrainingConfig"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How the data are read.
+
+    Args:
+        key: Which array of an .npz file.
+        kind: binary, levels or real, in place of what is inferred.
+        levels: Smallest and largest level, in place of those inferred.
+        shape: Shape of one datum, where the file holds it flattened.
+        binarize: "none"; "dynamic" (a grey level is the probability of a 1, drawn anew at each use) or "threshold" (half or more is a 1).
+        test: An official test set, FILE[:KEY] or FILE; none of the rest is then held out for testing.
+        validation_fraction: Share held out to watch the training by; 0 for none, and then nothing is stopped early.
+        test_fraction: Share held out for the final measurement.
+    """
+
+    key: str | None = None
+    kind: str | None = None
+    levels: tuple[int, int] | None = None
+    shape: tuple[int, ...] | None = None
+    binarize: str = "none"
+    test: str | None = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The parts of the model, each written as its constructor.
+
+    Args:
+        latent_dim: D; by default half the number of elements of a datum, at least 2 and at most 32.
+        prior: p(z).
+        likelihood: p(x|z); by default what follows from the data.
+        posterior: q(z|x).
+        encoder: Network of the posterior; by default MLP(), or ConvEncoder() for images of more than 1024 elements.
+        decoder: Network of the likelihood, likewise.
+    """
+
+    latent_dim: int | None = None
+    prior: str = "StandardNormal()"
+    likelihood: str | None = None
+    posterior: str = "DiagonalNormal()"
+    encoder: str | None = None
+    decoder: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the model is trained.
+
+    Args:
+        objective: What is maximised.
+        batch_size: Data a step.
+        max_epochs: Passes over the training data; by default as many as make 20,000 steps, at least 20 and at most 1000.
+        minutes: Time for training; the passes that fit in are measured before the first step, so that the schedule is known.
+        learning_rate: Peak of the schedule: a linear warm-up over the first 2 %, then a cosine to zero.
+        weight_decay: AdamW's; 0 maximises the objective and nothing else.
+        clip_norm: Largest norm of the gradient of the mean over a batch, in nats per unit; longer ones are scaled down to it.
+        averaging: Decay of the running average of the weights that is validated and kept; 0 keeps the weights themselves.
+        patience: Share of the planned training without a better validation bound after which it stops.
+        checkpoint_seconds: Seconds between checkpoints.
+        device: auto, cpu, cuda, cuda:1, mps.
+        threads: Threads of the CPU; by default torch's own choice.
+        seed: Everything random is derived from it.
+    """
+
+    objective: str = "ELBO()"
+    batch_size: int = 128
+    max_epochs: int | None = None
+    minutes: float | None = None
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    clip_norm: float = 200.0
+    averaging: float = 0.999
+    patience: float = 0.2
+    checkpoint_seconds: float = 30.0
+    device: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the trained model is measured.
+
+    Args:
+        num_samples: K of the importance-weighted estimate of log p(x).
+    """
+
+    num_samples: int = 500
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """Returns the configuration that a nested mapping describes, defaults filled in.
+
+        Fails:
+            UsageError: unknown sections or names, values of the wrong type or out of range; all of them at once.
+        """
+        problems: list[str] = []
+        sections = {}
+        known = {f.name: typing.cast(type, typing.get_type_hints(cls)[f.name]) for f in dataclasses.fields(cls)}
+        for name in values.keys() - known.keys():
+            problems.append(f"unknown section {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+        for name, section in known.items():
+            given = values.get(name, {})
+            if isinstance(given, Mapping):
+                sections[name] = _section(section, name, given, problems)
+            else:
+                problems.append(f"{name} is a section, not the value {given!r}: write {name}.NAME")
+        if problems:
+            raise UsageError("\n".join(problems))
+        return cls(**sections)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the configuration as nested mappings of plain values."""
+        return dataclasses.asdict(self)
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "validation_fraction": (0, 0.9),
+    "test_fraction": (0, 0.9),
+    "latent_dim": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "max_epochs": (1, math.inf),
+    "minutes": (0, math.inf),
+    "learning_rate": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "clip_norm": (0, math.inf),
+    "averaging": (0, 1),
+    "patience": (0, math.inf),
+    "checkpoint_seconds": (0, math.inf),
+    "threads": (1, math.inf),
+    "num_samples": (1, math.inf),
+}
+_CHOICES = {"binarize": ("none", "dynamic", "threshold"), "kind": ("binary", "levels", "real")}
+
+
+def _section(cls: type, section: str, given: Mapping[str, Any], problems: list[str]) -> Any:
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, value in given.items():
+        if name not in hints:
+            problems.append(f"unknown {section}.{name}{nearest(name, hints)}; there are {', '.join(hints)}")
+            continue
+        try:
+            values[name] = _convert(value, hints[name])
+            _check(name, values[name])
+        except (TypeError, ValueError) as error:
+            problems.append(f"{section}.{name}: {error}")
+    return cls(**values)
+
+
+def _check(name: str, value: Any) -> None:
+    low, high = _RANGES.get(name, (-math.inf, math.inf))
+    if isinstance(value, int | float) and not (low <= value <= high and math.isfinite(value)):
+        raise ValueError(f"expected a number from {low:g} to {high:g}, not {value!r}")
+    if value is not None and name in _CHOICES and value not in _CHOICES[name]:
+        raise ValueError(f"{value!r} is none of {', '.join(_CHOICES[name])}{nearest(str(value), _CHOICES[name])}")
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """Returns a value as the type that a field is annotated with; text is read, as it comes from flags and the environment."""
+    if isinstance(hint, types.UnionType):
+        options = [h for h in typing.get_args(hint) if h is not type(None)]
+        return None if value is None or value == "" else _convert(value, options[0])
+    if typing.get_origin(hint) is tuple:
+        parts = value.replace("x", ",").replace(":", ",").split(",") if isinstance(value, str) else value
+        item, *rest = typing.get_args(hint)
+        converted = tuple(_convert(v, item) for v in parts)
+        if rest != [...] and len(converted) != 1 + len(rest):
+            raise ValueError(f"expected {1 + len(rest)} numbers, not {value!r}")
+        return converted
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is float and not isinstance(value, bool) and isinstance(value, int | float | str):
+        return float(value)
+    if hint is int and not isinstance(value, bool):
+        if isinstance(value, str) or (isinstance(value, float) and value.is_integer()):
+            return int(value)
+        if isinstance(value, int):
+            return value
+    raise TypeError(f"expected {getattr(hint, '__name__', hint)}, not {value!r}")

@@ -1,0 +1,23 @@
+"""Data: read, understood, checked, split and ready in batches."""
+
+from taut.data.dataset import Dataset, batch, binarize, check_against, prepare
+from taut.data.readers import Source, read
+from taut.data.schema import Schema, image_layout, infer, problems
+from taut.data.split import fingerprint, num_duplicates, split
+
+__all__ = [
+    "Dataset",
+    "Schema",
+    "Source",
+    "batch",
+    "binarize",
+    "check_against",
+    "fingerprint",
+    "image_layout",
+    "infer",
+    "num_duplicates",
+    "prepare",
+    "problems",
+    "read",
+    "split",
+]

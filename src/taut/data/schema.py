@@ -1,0 +1,288 @@
+"""Says what one datum is, because the likelihood follows from it: bits, grey levels and real numbers are not the same.
+
+A density of integers is unbounded and a Bernoulli of grey values is no likelihood, so the kind is inferred from the
+values, shown, saved with the run, and every later array is checked against it: all problems at once, a line each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from taut.errors import DataError, UsageError
+
+Kind = Literal["binary", "levels", "real"]
+MAX_LEVELS = 65536
+CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Creates the description of one datum.
+
+    Args:
+        kind: ``"binary"`` (0 or 1), ``"levels"`` (the integers low..high) or ``"real"``.
+        event_shape: The shape of one datum.
+        low: Smallest value: of the support, or for ``"real"`` of the values seen.
+        high: Largest value, likewise.
+    """
+
+    kind: Kind
+    event_shape: tuple[int, ...]
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise UsageError(f"kind must be one of {', '.join(get_args(Kind))}, not {self.kind!r}")
+        if not self.low <= self.high:
+            raise UsageError(f"a schema's low must not exceed its high, but {self.low:g} > {self.high:g}")
+
+    @property
+    def discrete(self) -> bool:
+        return self.kind != "real"
+
+    @property
+    def num_levels(self) -> int:
+        if not self.discrete:
+            raise UsageError("real data have no levels; --kind levels if they are integers")
+        return int(self.high - self.low) + 1
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.event_shape)
+
+    @property
+    def is_image(self) -> bool:
+        try:
+            _, height, width, _ = image_layout(self.event_shape)
+        except UsageError:
+            return False
+        return min(height, width) >= 4
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "event_shape": list(self.event_shape), "low": self.low, "high": self.high}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Schema:
+        try:
+            shape = tuple(int(n) for n in fields["event_shape"])
+            return cls(fields["kind"], shape, float(fields["low"]), float(fields["high"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"not a schema ({type(error).__name__}: {error})") from error
+
+    def describe(self) -> str:
+        """Returns one line for people, such as ``8x8 images, 17 levels 0..16``."""
+        sizes = "x".join(map(str, self.event_shape))
+        columns = "1 column" if self.num_elements == 1 else f"{sizes} columns"
+        what = f"{sizes} images" if self.is_image else columns if len(self.event_shape) <= 1 else f"{sizes} arrays"
+        if self.kind == "binary":
+            return f"{what}, binary"
+        count = f"{self.num_levels} levels" if self.discrete else "real values"
+        return f"{what}, {count} {self.low:.6g}..{self.high:.6g}"
+
+
+def image_layout(event_shape: tuple[int, ...]) -> tuple[int, int, int, int | None]:
+    """Returns (channels, height, width, channel axis); grey images may lack the axis: 1 channel, None."""
+    if len(event_shape) == 2:
+        return (1, *event_shape, None)
+    if len(event_shape) == 3 and event_shape[2] in CHANNELS:
+        return event_shape[2], event_shape[0], event_shape[1], 2
+    if len(event_shape) == 3 and event_shape[0] in CHANNELS:
+        return (*event_shape, 0)
+    raise UsageError(f"shape {event_shape} is no image; give height x width, or 1, 3 or 4 channels first or last")
+
+
+def infer(array: np.ndarray, kind: Kind | None = None, levels: tuple[int, int] | None = None) -> Schema:
+    """Returns the schema of the rows of ``array``.
+
+    Values that are all 0 or 1 are binary; uint8 has the levels of its type, 0..255; other integers, also when stored as
+    floats, have the levels smallest..largest if there are fewer than 65536; everything else is real.
+
+    Args:
+        array: The data, N first.
+        kind: Overrides the inferred kind.
+        levels: Overrides the inferred levels (lowest, highest).
+    """
+    if levels is not None:
+        if kind not in (None, "levels") or not levels[0] < levels[1] or levels[1] - levels[0] >= MAX_LEVELS:
+            raise UsageError(
+                f"--levels {levels[0]}:{levels[1]} needs LOW < HIGH, at most {MAX_LEVELS} levels, kind levels"
+            )
+        return Schema("levels", array.shape[1:], float(levels[0]), float(levels[1]))
+    if not any(np.isfinite(x).any() for x in chunks(array)):
+        raise DataError("the data hold no finite value at all; check how they were saved")
+    low, high = _finite_range(array)
+    if kind is None:
+        few = high - low < MAX_LEVELS and integers_only(array)
+        kind = "real" if not few else "binary" if low >= 0 and high <= 1 else "levels"
+    if kind == "binary":
+        low, high = 0.0, 1.0
+    elif kind == "levels":
+        low, high = (0.0, 255.0) if array.dtype == np.uint8 else (float(math.floor(low)), float(math.ceil(high)))
+        if high - low >= MAX_LEVELS:
+            raise UsageError(
+                f"--kind levels takes at most {MAX_LEVELS} levels, the values span {low:g}..{high:g}; use real"
+            )
+    return Schema(kind, array.shape[1:], low, high)
+
+
+def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *, training: bool = True) -> list[str]:
+    """Returns everything that keeps ``array`` from being data of ``schema``: a line each with count, place and mend.
+
+    Args:
+        array: The data, N first.
+        schema: What one datum must be.
+        name: What to call the data in the lines.
+        min_rows: Fewest rows allowed.
+        training: Also refuse what one can score but not learn from: constant columns and identical rows.
+    """
+    lines = []
+    if array.shape[1:] != schema.event_shape:
+        one = " (give one row as shape (1, ...))" if array.shape == schema.event_shape else ""
+        lines.append(
+            f"{name}: rows have shape {array.shape[1:]}, but {schema.event_shape} is needed{one}; reshape with --shape"
+        )
+    if len(array) < min_rows:
+        lines.append(f"{name}: has {len(array)} rows, but at least {min_rows} are needed; give more data")
+    if array.dtype.kind == "f":
+        fill = "missing values are not supported, so fill them or drop the rows"
+        lines += found(name, array, np.isnan, "NaN", fill)
+        lines += found(name, array, np.isinf, "infinite", "replace them or drop the rows")
+    lines += _outside(array, schema, name)
+    if training and len(array) > 1:
+        if all((rows == array[0]).all() for rows in chunks(array)):
+            lines.append(
+                f"{name}: all {len(array)} rows are identical, there is nothing to learn; check how they were saved"
+            )
+        else:
+            lines += constant_columns(array, schema, name)
+    return lines
+
+
+def constant_columns(array: np.ndarray, schema: Schema, name: str) -> list[str]:
+    """Returns a line if columns of a real table are constant once stored: their density has no bound."""
+    if schema.discrete or array.ndim != 2:
+        return []
+    with np.errstate(over="ignore"):
+        first = array[:1].astype(float_storage())
+        same = [(rows.astype(float_storage()) == first).all(axis=0) for rows in chunks(array)]
+    columns = np.flatnonzero(np.logical_and.reduce(same))
+    if len(columns) == 0:
+        return []
+    precision = np.dtype(float_storage()).name
+    return [
+        f"{name}: {len(columns)} of {array.shape[1]} columns (from 0: {listing(columns)}) are constant in {precision},"
+        " where a density is infinite; drop them"
+    ]
+
+
+def _outside(array: np.ndarray, schema: Schema, name: str) -> list[str]:
+    low, high = schema.low, schema.high
+    if schema.kind == "binary":
+        return found(
+            name, array, lambda x: np.isfinite(x) & (x != 0) & (x != 1), "neither 0 nor 1", _binary_mend(array)
+        )
+    if schema.kind == "real":
+        return _outside_real(array, schema, name)
+    lines = []
+    if max(-low, high) > exact_integers():
+        lines.append(
+            f"{name}: levels {low:.0f}..{high:.0f} are too large to be told apart in {np.dtype(float_storage()).name};"
+            f" subtract {low:.0f}"
+        )
+    smallest, largest = _finite_range(array)
+    scaled = smallest >= 0 and largest <= 1 < high
+    if array.dtype.kind == "f":
+        mend = f"multiply by {high:g} and round if they were divided by it" if scaled else "use --kind real"
+        lines += found(name, array, lambda x: np.isfinite(x) & (x != np.trunc(x)), "not integers", mend)
+    if low <= smallest and largest <= high:
+        return lines
+    wider = math.floor(min(low, smallest)), math.ceil(max(high, largest))
+    remedy = f"train with --levels {wider[0]}:{wider[1]}" if wider[1] - wider[0] < MAX_LEVELS else "use --kind real"
+    outside = f"outside the levels {low:g}..{high:g}"
+    mend = f"correct them, or {remedy}"
+    return lines + found(name, array, lambda x: np.isfinite(x) & ((x < low) | (x > high)), outside, mend)
+
+
+def _outside_real(array: np.ndarray, schema: Schema, name: str) -> list[str]:
+    largest = float(np.finfo(float_storage()).max)
+    lines = []
+    if array.dtype == np.float64 and float_storage() == np.float32:
+        beyond = "beyond the range of float32"
+        lines = found(
+            name, array, lambda x: np.isfinite(x) & (np.abs(x) > largest), beyond, "rescale, or drop the column"
+        )
+    if schema.low >= 0 and schema.high <= 1:
+        low, high = _finite_range(array)
+        if low >= 0 and 1 < high <= 255 and integers_only(array):
+            lines.append(f"{name}: holds levels up to {high:g} where values in [0, 1] are expected; divide by 255")
+    return lines
+
+
+def _binary_mend(array: np.ndarray) -> str:
+    low, high = _finite_range(array)
+    grey = low >= 0 and (high <= 1 or (high <= 255 and integers_only(array)))
+    return (
+        "grey values: use --binarize dynamic or threshold, or leave --kind away" if grey else "leave --kind binary away"
+    )
+
+
+def found(name: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], what: str, mend: str) -> list[str]:
+    """Returns one line with count, share and first place of the values that ``test`` marks, or none."""
+    count, row, first = 0, 0, ""
+    for rows in chunks(array):
+        marked = test(rows)
+        here = int(np.count_nonzero(marked))
+        if here and not count:
+            place = [int(i) for i in np.unravel_index(int(marked.argmax()), marked.shape)]
+            element = (
+                f", column {place[1]}" if len(place) == 2 else f", element {tuple(place[1:])}" if place[1:] else ""
+            )
+            first = f"row {row + place[0]}{element}"
+        count, row = count + here, row + len(rows)
+    share = f"{100 * count / array.size:.3g} %"
+    return [f"{name}: {count} values ({share}) are {what}, the first at {first} (from 0); {mend}"] if count else []
+
+
+def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the rows in views of a few million values, so that checks need little memory and may stop early."""
+    step = max(1, 2**22 * len(array) // max(1, array.size))
+    return (array[start : start + step] for start in range(0, len(array), step))
+
+
+def integers_only(array: np.ndarray) -> bool:
+    """Returns whether every finite value is an integer."""
+    if array.dtype.kind != "f":
+        return True
+    return all(bool(np.all(~np.isfinite(x) | (x == np.trunc(x)))) for x in chunks(array))
+
+
+def listing(columns: np.ndarray) -> str:
+    """Returns the first ten column numbers, and how many more there are."""
+    more = f" and {len(columns) - 10} more" if len(columns) > 10 else ""
+    return ", ".join(str(int(c)) for c in columns[:10]) + more
+
+
+def float_storage() -> type[np.float32] | type[np.float64]:
+    """Returns the type in which numbers other than bytes are stored: float64 only if torch computes in it."""
+    return np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+
+
+def exact_integers() -> int:
+    """Returns the largest integer up to which stored floats hold every integer."""
+    return int(2 ** (np.finfo(float_storage()).nmant + 1))
+
+
+def _finite_range(array: np.ndarray) -> tuple[float, float]:
+    """Returns the smallest and largest finite value; (0, 0) if there is none: then each value is a problem itself."""
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        low = min(float(np.min(x, where=np.isfinite(x), initial=np.inf)) for x in chunks(array))
+        high = max(float(np.max(x, where=np.isfinite(x), initial=-np.inf)) for x in chunks(array))
+    return (low, high) if low <= high else (0.0, 0.0)

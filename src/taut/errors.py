@@ -1,0 +1,41 @@
+"""The errors a person can cause or mend: one line that says what, where and how to mend it, and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TautError(Exception):
+    """Base of every error that taut reports as one clear line; anything else is a bug of ours (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(TautError):
+    """A command, option, specification or configuration is wrong."""
+
+    exit_code = 2
+
+
+class DataError(TautError):
+    """The data are refused; ``problems`` lists everything that is wrong with them, a line each."""
+
+    exit_code = 3
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DivergedError(TautError):
+    """Training met non-finite numbers that neither skipping, rolling back nor a lower rate could cure."""
+
+    exit_code = 4
+
+
+class StorageError(TautError):
+    """A file of a run could not be read, written or trusted."""
+
+    exit_code = 5
+
+

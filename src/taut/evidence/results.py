@@ -1,0 +1,155 @@
+r"""Results carry their error.
+
+Two errors belong to a mean over data, and they are different things: the *Monte Carlo error* would vanish with more samples
+for the same data, the *test-set error* with more data. The second is the scatter of the values over the data,
+$s / \sqrt{N}$; it holds the Monte Carlo scatter too, because each datum has its own samples, and so it is the error of the
+number as an estimate for new data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taut.types import PerDatum
+
+__all__ = ["Estimate", "Evidence"]
+
+ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
+SMALL_ESS = 10.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    r"""A mean over data, with its errors (one standard error each).
+
+    Args:
+        value: The mean, in nats per datum unless said otherwise.
+        mc_error: Standard error for these data, from the finite number of samples; None where one sample cannot tell.
+        test_error: Standard error for new data, $s / \sqrt{N}$; None for a single datum.
+    """
+
+    value: float
+    mc_error: float | None
+    test_error: float | None
+
+    @classmethod
+    def of(cls, values: PerDatum, mc_errors: PerDatum | None = None) -> Estimate:
+        """Returns the mean of values of independent data whose Monte Carlo errors are independent, (N,) each."""
+        n = len(values)
+        mc = None if mc_errors is None or not bool(mc_errors.isfinite().all()) else float(mc_errors.square().sum().sqrt() / n)
+        spread = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
+        return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None)
+
+    def scaled(self, factor: float) -> Estimate:
+        """Returns the estimate in another unit, such as bits per dimension."""
+        mc = None if self.mc_error is None else abs(factor) * self.mc_error
+        test = None if self.test_error is None else abs(factor) * self.test_error
+        return Estimate(factor * self.value, mc, test)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Returns plain values for JSON, which has no infinity."""
+        value = self.value if math.isfinite(self.value) else None
+        return {"value": value, "mc_error": self.mc_error, "test_error": self.test_error}
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    r"""What K samples of the posterior say about each of N data. Every tensor but the last is (N,), float64, in nats.
+
+    Args:
+        num_samples: K.
+        log_evidence: $\log \frac1K \sum_k w_k$: in expectation a lower bound of log p(x), tight as K grows.
+        log_evidence_error: Its Monte Carlo standard error by the delta method; NaN for K = 1.
+        elbo: $\frac1K \sum_k \log w_k$, an unbiased estimate of the ELBO.
+        elbo_error: Its Monte Carlo standard error.
+        gap_error: Monte Carlo standard error of ``log_evidence`` - ``elbo``, which share their samples.
+        rate: Mean of log q(z|x) - log p(z): an unbiased estimate of KL(q, prior).
+        rate_error: Its Monte Carlo standard error.
+        distortion: Mean of -log p(x|z); ELBO = -(rate + distortion).
+        distortion_error: Its Monte Carlo standard error.
+        ess: Effective number of samples, $(\sum_k w_k)^2 / \sum_k w_k^2$, between 1 and K.
+        posterior_mean: Mean of q(z|x), (N, D).
+    """
+
+    num_samples: int
+    log_evidence: Tensor
+    log_evidence_error: Tensor
+    elbo: Tensor
+    elbo_error: Tensor
+    gap_error: Tensor
+    rate: Tensor
+    rate_error: Tensor
+    distortion: Tensor
+    distortion_error: Tensor
+    ess: Tensor
+    posterior_mean: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Returns the evidence of several blocks of data as one."""
+        names = [f.name for f in fields(cls) if f.name != "num_samples"]
+        return cls(parts[0].num_samples, *(torch.cat([getattr(p, name) for p in parts]) for name in names))
+
+    def cpu(self) -> Evidence:
+        """Returns the evidence with its tensors in main memory, so that results do not fill an accelerator."""
+        tensors = (f.name for f in fields(self) if f.name != "num_samples")
+        return replace(self, **{name: getattr(self, name).cpu() for name in tensors})
+
+    @property
+    def gap(self) -> Tensor:
+        r"""$\log p(x)$ - ELBO, the inference gap, (N,): an estimate of KL(q(z|x), p(z|x))."""
+        return self.log_evidence - self.elbo
+
+    @property
+    def active_units(self) -> int:
+        """Latent dimensions whose posterior mean varies over the data by more than 0.01 (variance; Burda et al. 2016)."""
+        return int((self.posterior_mean.var(0, correction=0) > ACTIVE).sum())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What keeps the numbers from being believed, a line each."""
+        lines = []
+        few = int((self.ess < SMALL_ESS).sum())
+        if self.num_samples == 1:
+            lines.append("one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use more samples")
+        elif few:
+            lines.append(
+                f"{few} of {len(self.ess)} data have fewer than {SMALL_ESS:g} effective samples of {self.num_samples}: "
+                "their log p(x) is a lower bound, maybe a loose one, and its error too small; use more samples"
+            )
+        impossible = int(torch.isneginf(self.log_evidence).sum())
+        if impossible:
+            lines.append(f"{impossible} data have probability zero under the model")
+        return lines
+
+    def summary(self) -> dict[str, Estimate]:
+        """Returns the means over the data, by name."""
+        return {
+            "elbo": Estimate.of(self.elbo, self.elbo_error),
+            "rate": Estimate.of(self.rate, self.rate_error),
+            "distortion": Estimate.of(self.distortion, self.distortion_error),
+            "log_evidence": Estimate.of(self.log_evidence, self.log_evidence_error),
+            "inference_gap": Estimate.of(self.gap, self.gap_error),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the summary as plain values for JSON."""
+        ess = self.ess
+        return {
+            "method": "importance sampling with the posterior as proposal",
+            "direction": "lower bound in expectation",
+            "unit": "nats per datum",
+            "num_data": len(ess),
+            "num_samples": self.num_samples,
+            **{name: estimate.to_dict() for name, estimate in self.summary().items()},
+            "ess": {"mean": float(ess.mean()), "median": float(ess.median()), "smallest": float(ess.min())},
+            "active_units": self.active_units,
+            "latent_dim": self.posterior_mean.shape[1],
+            "warnings": self.warnings,
+        }

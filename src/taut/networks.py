@@ -1,0 +1,247 @@
+"""Networks: they know shapes, and no probability.
+
+A network is built as ``Network(in_shape, out_shape, context_dim, ...)`` and maps (*, *in_shape) to (*, *out_shape). Parts
+take the *class* of a network, or a ``functools.partial`` of one, and give it the shapes themselves, so that a person only
+writes what is a matter of choice: ``MLP(hidden=(200, 200), activation="tanh")``.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network", "Standardize", "image_layout"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "softplus": nn.Softplus,
+}
+
+
+class Network(nn.Module, abc.ABC):
+    """Abstract network. A subclass takes ``(in_shape, out_shape, context_dim=0, ...)``, in this order."""
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        r"""Returns the output for x (\*, B, \*in_shape) and context (B, C): (\*, B, \*out_shape)."""
+
+
+NetworkFactory = Callable[[tuple[int, ...], tuple[int, ...], int], Network]
+
+
+class Linear(Network):
+    """Creates an affine map: with it a VAE with a Normal likelihood is probabilistic PCA."""
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], context_dim: int = 0) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        self.map = nn.Linear(math.prod(in_shape) + context_dim, math.prod(out_shape))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.map(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)  # type: ignore[no-any-return]
+
+
+class MLP(Network):
+    """Creates a multilayer perceptron.
+
+    Args:
+        in_shape: Shape of one input.
+        out_shape: Shape of one output.
+        context_dim: C, features of the context, joined to the input.
+        hidden: Width of each hidden layer.
+        activation: One of tanh, relu, leaky_relu, gelu, silu, elu, softplus.
+        dropout: Probability that a hidden unit is dropped in training.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        context_dim: int = 0,
+        hidden: Sequence[int] = (200, 200),
+        activation: str = "tanh",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        self.hidden, self.activation, self.dropout = tuple(hidden), activation, dropout
+        widths = [math.prod(in_shape) + context_dim, *hidden]
+        layers: list[nn.Module] = []
+        for a, b in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(a, b), _activation(activation)]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(out_shape)))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.layers(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)  # type: ignore[no-any-return]
+
+
+class ConvEncoder(Network):
+    """Creates a convolutional encoder for images of any size, (H, W), (H, W, C) or (C, H, W).
+
+    Each convolution halves the sides (rounding up) until the shorter one is at most 4; a linear layer joins the context.
+
+    Args:
+        in_shape: Shape of one image.
+        out_shape: Shape of one output.
+        context_dim: C, features of the context, joined after the convolutions.
+        channels: Channels of the first convolution; each further one doubles them, up to 8 times as many.
+        activation: One of tanh, relu, leaky_relu, gelu, silu, elu, softplus.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        context_dim: int = 0,
+        channels: int = 32,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        self.channels, self.activation = channels, activation
+        image_channels, height, width, self._axis = image_layout(in_shape)
+        sides, widths = _pyramid(height, width, channels)
+        layers: list[nn.Module] = []
+        for a, b in zip([image_channels, *widths[:-1]], widths, strict=True):
+            layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), _activation(activation)]
+        self.convolutions = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1] * math.prod(sides[-1]) + context_dim, math.prod(out_shape))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        batch = x.shape[: x.dim() - len(self.in_shape)]
+        image = x.reshape(-1, *self.in_shape)
+        if self._axis is None:
+            image = image.unsqueeze(1)
+        elif self._axis == 2:
+            image = image.movedim(-1, 1)
+        features = self.convolutions(image.contiguous()).flatten(1).unflatten(0, batch)
+        return self.head(_join(features, context)).unflatten(-1, self.out_shape)  # type: ignore[no-any-return]
+
+
+class ConvDecoder(Network):
+    """Creates a convolutional decoder, the mirror of ``ConvEncoder``, for images of any size.
+
+    Args:
+        in_shape: Shape of one input.
+        out_shape: (P, *image): P parameters of each element of an image (H, W), (H, W, C) or (C, H, W).
+        context_dim: C, features of the context, joined to the input.
+        channels: Channels of the last hidden layer; each earlier one doubles them, up to 8 times as many.
+        activation: One of tanh, relu, leaky_relu, gelu, silu, elu, softplus.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        context_dim: int = 0,
+        channels: int = 32,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        self.channels, self.activation = channels, activation
+        image_channels, height, width, self._axis = image_layout(out_shape[1:])
+        sides, widths = _pyramid(height, width, channels)
+        self._start = (widths[-1], *sides[-1])
+        self.stem = nn.Linear(math.prod(in_shape) + context_dim, math.prod(self._start))
+        layers: list[nn.Module] = []
+        targets = [*reversed(sides[:-1]), (height, width)]
+        outs = [*reversed(widths[:-1]), out_shape[0] * image_channels]
+        side, last = sides[-1], widths[-1]
+        for target, out in zip(targets, outs, strict=True):
+            # A stride of 2 turns side n into 2n - 1 or 2n: the output padding says which, so that odd sides come out right.
+            padding = tuple(t - (2 * s - 1) for t, s in zip(target, side, strict=True))
+            layers += [_activation(activation), nn.ConvTranspose2d(last, out, 3, 2, 1, output_padding=padding)]  # type: ignore[arg-type]
+            side, last = target, out
+        self.convolutions = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        features = _join(_flatten(x, len(self.in_shape)), context)
+        batch = features.shape[:-1]
+        image = self.convolutions(self.stem(features).reshape(-1, *self._start))
+        image = image.unflatten(1, (self.out_shape[0], -1))
+        if self._axis is None:
+            image = image.squeeze(2)
+        elif self._axis == 2:
+            image = image.movedim(2, -1)
+        return image.unflatten(0, batch)  # type: ignore[no-any-return]
+
+
+class Standardize(nn.Module):
+    """Creates the fixed map (x - loc) / scale from the user's units to units a network likes."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.loc) / self.scale
+
+
+def image_layout(shape: Sequence[int]) -> tuple[int, int, int, int | None]:
+    """Returns (channels, height, width, axis of the channels or None) of an image (H, W), (H, W, C) or (C, H, W).
+
+    Fails:
+        ValueError: the shape is none of these, with 1, 3 or 4 channels.
+
+    Examples:
+        >>> image_layout((28, 28)), image_layout((3, 32, 32)), image_layout((32, 32, 3))
+        ((1, 28, 28, None), (3, 32, 32, 0), (3, 32, 32, 2))
+    """
+    if len(shape) == 2:
+        return 1, shape[0], shape[1], None
+    if len(shape) == 3 and shape[2] in (1, 3, 4):
+        return shape[2], shape[0], shape[1], 2
+    if len(shape) == 3 and shape[0] in (1, 3, 4):
+        return shape[0], shape[1], shape[2], 0
+    raise ValueError(f"{tuple(shape)} is no image: expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4")
+
+
+def _pyramid(height: int, width: int, channels: int) -> tuple[list[tuple[int, int]], list[int]]:
+    sides = [(-(-height // 2), -(-width // 2))]
+    while min(sides[-1]) > 4:
+        h, w = sides[-1]
+        sides.append((-(-h // 2), -(-w // 2)))
+    return sides, [channels * min(2**i, 8) for i in range(len(sides))]
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}: one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def _flatten(x: Tensor, event_dims: int) -> Tensor:
+    return x.flatten(x.dim() - event_dims) if event_dims != 1 else x
+
+
+def _join(features: Tensor, context: Tensor | None) -> Tensor:
+    if context is None:
+        return features
+    return torch.cat([features, context.expand(*features.shape[:-1], -1)], -1)
+
+
+def inverse_softplus(y: float) -> float:
+    """Returns the x with softplus(x) = y, so that a raw output of 0 can stand for any positive value."""
+    return y + math.log(-math.expm1(-y))
+
+
+def positive(raw: Tensor) -> Tensor:
+    """Returns softplus(raw + c) with c such that a raw 0 gives 1: positive, and linear rather than exploding above."""
+    return functional.softplus(raw + inverse_softplus(1.0))

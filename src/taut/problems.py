@@ -1,0 +1,237 @@
+r"""Models whose evidence and posterior are known in closed form: the ground truth of the tests.
+
+They are public, so that anyone can check taut, or an estimator of their own, against them.
+
+Examples:
+    >>> import taut, torch
+    >>> problem = taut.LinearGaussian(dim_x=5, dim_z=2)
+    >>> x = problem.sample(3)
+    >>> bound = taut.ELBO()(problem.model(), x).value  # the posterior is exact: the bound is tight, for any sample
+    >>> torch.allclose(bound, problem.log_evidence(x), atol=1e-4)
+    True
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MultivariateNormal, Normal, constraints
+
+from taut import priors
+from taut.model import VAE, Likelihood, Posterior, Prior
+from taut.types import Context, Data
+
+__all__ = ["BinaryLatents", "LinearGaussian", "PPCA", "probabilistic_pca"]
+
+
+class LinearGaussian:
+    r"""Creates $z \sim \mathcal{N}(m + A c, I)$, $x \sim \mathcal{N}(W z + B c + b, \sigma^2 I)$, with an optional context c.
+
+    Then $x \sim \mathcal{N}(W(m + Ac) + Bc + b, \; W W^\top + \sigma^2 I)$, and with $P = I + W^\top W / \sigma^2$
+
+    $$ p(z \mid x) = \mathcal{N}\big(P^{-1} [W^\top (x - b - Bc) / \sigma^2 + m + Ac], \; P^{-1}\big). $$
+
+    Without a context, m = 0 makes it probabilistic PCA.
+
+    Args:
+        dim_x: Features of x.
+        dim_z: Latent dimensions.
+        scale: $\sigma$.
+        context_dim: C; 0 for none.
+
+    References: tipping1999.
+    """
+
+    def __init__(self, dim_x: int = 5, dim_z: int = 2, scale: float = 0.7, context_dim: int = 0) -> None:
+        self.prior = _LinearPrior(dim_z, context_dim)
+        self.likelihood = _LinearLikelihood(dim_x, dim_z, scale, context_dim)
+
+    def log_evidence(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns $\log p(x)$, (B,), nats."""
+        w, sigma = self.likelihood.weight, self.likelihood.scale
+        loc = self.prior.loc(context) @ w.T + self.likelihood.shift(context)
+        eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
+        return MultivariateNormal(loc, w @ w.T + sigma**2 * eye).log_prob(x)
+
+    def posterior(self, x: Data, context: Context | None = None) -> Distribution:
+        r"""Returns $p(z \mid x)$, batch shape (B,)."""
+        w, sigma = self.likelihood.weight, self.likelihood.scale
+        precision = torch.eye(w.shape[1], dtype=w.dtype, device=w.device) + w.T @ w / sigma**2
+        rhs = (x - self.likelihood.shift(context)) @ w / sigma**2 + self.prior.loc(context)
+        loc = torch.linalg.solve(precision, rhs.mT).mT
+        return MultivariateNormal(loc, precision_matrix=precision.expand(len(x), -1, -1))
+
+    def sample(self, num_samples: int, context: Context | None = None) -> Tensor:
+        """Returns draws of x, (N, dim_x); for a context of N rows, one draw each."""
+        with torch.no_grad():
+            if context is not None:
+                return self.model().sample(1, context=context)[0]
+            return self.model().sample(num_samples)
+
+    def model(self, posterior: Posterior | None = None) -> VAE:
+        """Returns the problem as a model, with the exact posterior unless another one is given."""
+        return VAE(self.prior, self.likelihood, posterior or ExactPosterior(self))
+
+
+class BinaryLatents:
+    r"""Creates D fair-to-biased bits z behind a likelihood of 0/1 data: log p(x) is a sum over all $2^D$ states.
+
+    $$ p(x) = \sum_{z \in \{0,1\}^D} \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j)) \prod_i \mathrm{Bernoulli}(x_i; \sigma((Wz + b)_i)) $$
+
+    Args:
+        dim_x: Features of x.
+        num_bits: D, at most 12.
+
+    Fails:
+        ValueError: more than 12 bits, so that the states could no longer be enumerated.
+    """
+
+    def __init__(self, dim_x: int = 6, num_bits: int = 3) -> None:
+        if not 1 <= num_bits <= 12:
+            raise ValueError(f"num_bits must lie between 1 and 12, not {num_bits}: all 2^num_bits states are enumerated")
+        self.prior = priors.IndependentBernoulli(num_bits)
+        with torch.no_grad():
+            self.prior.logits.normal_()
+        self.likelihood = _LinearBernoulli(dim_x, num_bits)
+        states = torch.arange(2**num_bits)
+        self.states = ((states[:, None] >> torch.arange(num_bits)) & 1).to(torch.get_default_dtype())
+
+    def _log_joint(self, x: Data) -> Tensor:
+        z = self.states[:, None]  # (2^D, 1, D) against x (B, dim_x)
+        return self.likelihood(z).log_prob(x) + self.prior().log_prob(z)  # type: ignore[no-any-return]
+
+    def log_evidence(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns $\log p(x)$, (B,), nats."""
+        return self._log_joint(x).logsumexp(0)
+
+    def posterior(self, x: Data, context: Context | None = None) -> Distribution:
+        r"""Returns $p(z \mid x)$ over the states, batch shape (B,)."""
+        return _States(self.states, self._log_joint(x).T)
+
+    def sample(self, num_samples: int) -> Tensor:
+        """Returns draws of x, (N, dim_x)."""
+        with torch.no_grad():
+            return self.model().sample(num_samples)
+
+    def model(self, posterior: Posterior | None = None) -> VAE:
+        """Returns the problem as a model, with the exact posterior unless another one is given."""
+        return VAE(self.prior, self.likelihood, posterior or ExactPosterior(self))
+
+
+class ExactPosterior(Posterior):
+    r"""Creates the posterior $p(z \mid x)$ of a problem."""
+
+    def __init__(self, problem: LinearGaussian | BinaryLatents) -> None:
+        super().__init__()
+        self._problem = problem
+
+    def forward(self, x: Data, context: Context | None = None) -> Distribution:
+        return self._problem.posterior(x, context)
+
+
+class PPCA(NamedTuple):
+    r"""The maximum-likelihood solution of probabilistic PCA.
+
+    Args:
+        loc: Mean of the data, (D_x,).
+        weight: W, (D_x, q): principal axes times $\sqrt{\lambda_j - \sigma^2}$.
+        scale: $\sigma$.
+        eigenvalues: $\lambda$ of the covariance (divided by N), descending, (D_x,).
+        log_likelihood: Mean of $\log p(x)$ over the data, nats per datum.
+    """
+
+    loc: Tensor
+    weight: Tensor
+    scale: float
+    eigenvalues: Tensor
+    log_likelihood: float
+
+
+def probabilistic_pca(x: Tensor, latent_dim: int) -> PPCA:
+    r"""Returns the maximum-likelihood fit of probabilistic PCA: what a linear VAE with a shared scale converges to.
+
+    With $\lambda_1 \ge \dots \ge \lambda_d$ the eigenvalues of the covariance, $\sigma^2 = \frac1{d-q} \sum_{j>q} \lambda_j$ and
+
+    $$ \tfrac1N \sum_n \log p(x_n) = -\tfrac12 \Big[ d \log 2\pi + \sum_{j \le q} \log \lambda_j + (d - q) \log \sigma^2 + d \Big]. $$
+
+    Args:
+        x: Data, (N, d).
+        latent_dim: q, less than d.
+
+    References: tipping1999, lucas2019.
+    """
+    x = x.double()
+    d, q = x.shape[1], latent_dim
+    if not 0 <= q < d:
+        raise ValueError(f"latent_dim must lie between 0 and {d - 1} for {d} features, not {q}")
+    loc = x.mean(0)
+    values, vectors = torch.linalg.eigh((x - loc).T @ (x - loc) / len(x))
+    values, vectors = values.flip(0), vectors.flip(1)
+    variance = float(values[q:].mean())
+    weight = vectors[:, :q] * (values[:q] - variance).clamp_min(0).sqrt()  # below zero by rounding alone
+    log_det = float(values[:q].log().sum()) + (d - q) * math.log(variance)
+    return PPCA(loc, weight, math.sqrt(variance), values, -0.5 * (d * math.log(2 * math.pi) + log_det + d))
+
+
+class _LinearPrior(Prior):
+    def __init__(self, dim_z: int, context_dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim_z))
+        self.map = nn.Linear(context_dim, dim_z, bias=False) if context_dim else None
+
+    def loc(self, context: Context | None) -> Tensor:
+        return self.bias if context is None or self.map is None else self.bias + self.map(context)
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        loc = self.loc(context)
+        return Independent(Normal(loc, torch.ones_like(loc)), 1)
+
+
+class _LinearLikelihood(Likelihood):
+    def __init__(self, dim_x: int, dim_z: int, scale: float, context_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(dim_x, dim_z))
+        self.bias = nn.Parameter(torch.randn(dim_x))
+        self.map = nn.Linear(context_dim, dim_x, bias=False) if context_dim else None
+        self.scale = scale
+
+    def shift(self, context: Context | None) -> Tensor:
+        return self.bias if context is None or self.map is None else self.bias + self.map(context)
+
+    def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
+        return Independent(Normal(z @ self.weight.T + self.shift(context), self.scale), 1)
+
+
+class _LinearBernoulli(Likelihood):
+    def __init__(self, dim_x: int, dim_z: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(1.5 * torch.randn(dim_x, dim_z))
+        self.bias = nn.Parameter(torch.randn(dim_x))
+
+    def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
+        return Independent(Bernoulli(logits=z @ self.weight.T + self.bias), 1)
+
+
+class _States(Distribution):
+    """A distribution over listed states (S, D) with unnormalised log-probabilities (B, S)."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+    has_rsample = False
+
+    def __init__(self, states: Tensor, logits: Tensor) -> None:
+        self.states, self.index = states, Categorical(logits=logits)
+        super().__init__(logits.shape[:-1], states.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.index.probs @ self.states
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's own signature)
+        return self.states[self.index.sample(sample_shape)]  # type: ignore[no-untyped-call]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        bits = (value.long() << torch.arange(value.shape[-1])).sum(-1)
+        return self.index.log_prob(bits)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,422 @@
+"""The run folder: what a training leaves behind, and the functions that make, load and resume one.
+
+``run.json`` (resolved configuration, schema, versions, fingerprint of the data), ``history.jsonl`` (a line an interval),
+``checkpoints/``, ``model.safetensors``, ``evaluation.json``, for images ``samples.png`` and ``reconstructions.png``, and
+``manifest.json`` (SHA-256 of each file), which is written last: a run that has one is finished. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taut import build as building
+from taut import pictures, storage
+from taut.config import Config
+from taut.data import Dataset, Schema, prepare
+from taut.errors import DataError, StorageError, UsageError
+from taut.evidence import Estimate, Evidence, importance_blocks
+from taut.evidence.baseline import independent_marginals
+from taut.model import VAE, Likelihood, Posterior, Prior
+from taut.objectives import Objective
+from taut.seeds import stream
+from taut.spec import parse, to_spec
+from taut.training import checkpoint
+from taut.training.loop import Record, State, finish, plan_steps, train
+
+__all__ = ["Run", "evaluate", "fit", "load", "resume", "start", "train_run"]
+
+FORMAT = 1
+Source = str | Path | np.ndarray | Tensor
+
+
+@dataclass(eq=False)
+class Run:
+    """A run folder and the model in it."""
+
+    path: Path
+    config: Config
+    schema: Schema
+    model: VAE
+    objective: Objective
+    info: dict[str, Any]  # run.json
+
+    def history(self) -> list[dict[str, Any]]:
+        """Returns the lines of the history, one for each interval of the training."""
+        return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
+
+    def evaluation(self) -> dict[str, Any]:
+        """Returns the numbers of the final measurement."""
+        return storage.read_json(self.path / "evaluation.json")
+
+
+def fit(
+    source: Source,
+    out: str | Path | None = None,
+    *,
+    config: Config | None = None,
+    objective: Objective | str | None = None,
+    prior: Prior | str | None = None,
+    likelihood: Likelihood | str | None = None,
+    posterior: Posterior | str | None = None,
+    test: Source | None = None,
+    **settings: Any,
+) -> Run:
+    """Trains a model on data, measures it and returns the run.
+
+    Args:
+        source: What ``taut fit`` takes (a file, digits, openml:NAME), an array or a tensor, (N, *event).
+        out: The folder to make; by default the next free one below runs/.
+        config: All settings at once; the arguments that follow are laid over it.
+        objective: An objective or its specification.
+        prior: A prior or its specification.
+        likelihood: A likelihood or its specification.
+        posterior: A posterior or its specification.
+        test: An official test set.
+        **settings: Any other setting of ``taut.config``, by its name: latent_dim, max_epochs, seed ...
+
+    Fails:
+        DataError: the data are refused.
+        UsageError: a setting is wrong, or the folder exists.
+        DivergedError: training met numbers that are not finite and could not be cured.
+
+    Examples:
+        >>> import taut, tempfile, torch
+        >>> x = torch.randn(200, 1) @ torch.randn(1, 5) + 0.1 * torch.randn(200, 5)
+        >>> run = taut.fit(x, tempfile.mkdtemp() + "/run", latent_dim=1, max_epochs=2)
+        >>> sorted(run.evaluation()["log_evidence"])
+        ['mc_error', 'test_error', 'value']
+    """
+    parts: dict[str, Prior | Likelihood | Posterior] = {}
+    for name, part in (("prior", prior), ("likelihood", likelihood), ("posterior", posterior)):
+        if isinstance(part, str):
+            settings[name] = part
+        elif part is not None:
+            parts[name], settings[name] = part, str(building.describe_part(part))
+    if objective is not None:
+        settings["objective"] = objective if isinstance(objective, str) else str(to_spec(objective))
+    if isinstance(test, str):
+        settings["test"] = test
+    run, data, state = start(
+        source, out, _merge(config or Config(), settings), parts=parts, test=None if isinstance(test, str) else test
+    )
+    for _ in train_run(run, data, state):
+        pass
+    for _ in evaluate(run, data):
+        pass
+    return run
+
+
+def start(
+    source: Source,
+    out: str | Path | None,
+    config: Config,
+    *,
+    parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
+    test: Source | None = None,
+    overwrite: bool = False,
+) -> tuple[Run, Dataset, State]:
+    """Reads the data, builds the model and makes the folder; nothing is trained yet."""
+    _use_threads(config)
+    data = _prepare(source, config, test)
+    config = dataclasses.replace(config, model=building.complete(config.model, data.schema))
+    objective = building.build_objective(config.training.objective)
+    device = find_device(config.training.device)
+    statistics = building.summarize(data)
+    with stream(config.training.seed, "init"):  # before the model is made: the seed governs its first weights
+        model = building.build(config.model, data.schema, statistics, parts=parts)
+    with stream(config.training.seed, "check"):
+        building.check_support(model, data, data.name or "the data")
+        objective(model, data.train[:2].to(torch.get_default_dtype()))  # a wrong pair of parts fails here, not in the loop
+    model.to(device)
+    path = _make_folder(out, data.name, overwrite)
+    state = State(plan_steps(model, objective, to_device(data, device), config.training))
+    info = {
+        "format": FORMAT,
+        "taut": _version(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "source": _absolute(data.name),
+        "test": _absolute(config.data.test) if test is None else "",
+        "fingerprint": data.fingerprint,
+        "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+        "notes": list(data.notes),
+        "total_steps": state.total_steps,
+        "schema": data.schema.to_dict(),
+        "config": config.to_dict(),
+    }
+    storage.write_json(path / "run.json", info)
+    return Run(path, config, data.schema, model, objective, info), data, state
+
+
+def train_run(run: Run, data: Dataset, state: State) -> Iterator[Record]:
+    """Trains the model of a run from a state on, writing its history and its checkpoints, and yields each interval's record."""
+    folder, history = run.path / "checkpoints", run.path / "history.jsonl"
+    training = run.config.training
+    data = to_device(data, torch.device(run.info["device"]))
+    saved, began = time.monotonic(), time.monotonic()
+    if not state.step:
+        history.write_text("")
+    try:
+        with history.open("a") as file:
+            for record in train(run.model, run.objective, data, training, state):
+                file.write(json.dumps(record._asdict(), allow_nan=False) + "\n")
+                file.flush()
+                if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
+                    _sync(file.fileno())
+                    checkpoint.save(folder, state)
+                    saved = time.monotonic()
+                yield record
+                if training.minutes is not None and time.monotonic() - began >= 60 * training.minutes:
+                    state.done = True
+    except BaseException:  # a signal, a full disk, a divergence: what is done is kept, then the error goes on its way
+        if state.tensors:
+            checkpoint.save(folder, state)
+        raise
+    if training.minutes is not None:
+        checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
+    finish(run.model, state)
+    storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
+
+
+def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
+    """Measures the trained model on held-out data, block by block, and finishes the folder."""
+    part = "test" if len(data.test) else "validation" if len(data.validation) else "train"
+    x = getattr(data, part)
+    if part == "train" and data.binarize == "dynamic":
+        raise DataError("nothing was held out to measure the model on: give --test FILE or a test fraction above 0")
+    seed = run.config.training.seed
+    blocks = []
+    for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
+        blocks.append(block)
+        yield block
+    evidence = Evidence.concatenate(blocks)
+    result = {"data": part, "seed": seed, **evidence.to_dict()}
+    baseline = independent_marginals(building.summarize(data), x, run.schema)
+    result["baseline"] = None if baseline is None else Estimate.of(baseline).to_dict()
+    if run.schema.discrete:
+        factor = -1 / (run.schema.num_elements * math.log(2))
+        estimates = evidence.summary() | ({} if baseline is None else {"baseline": Estimate.of(baseline)})
+        names = ("elbo", "log_evidence", "baseline")
+        result["bits_per_dimension"] = {n: estimates[n].scaled(factor).to_dict() for n in names if n in estimates}
+    storage.write_json(run.path / "evaluation.json", result)
+    _draw_pictures(run, x)
+    storage.write_manifest(run.path)
+
+
+def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
+    """Returns a finished run, its model in evaluation mode.
+
+    Args:
+        path: The run folder.
+        trust: Outside modules that the run may import for the parts it names.
+
+    Fails:
+        StorageError: a file is missing or damaged, or the folder is no finished run.
+        UsageError: the run names an outside module that is not trusted.
+    """
+    path = _run_folder(path)
+    if not (path / storage.MANIFEST).exists():
+        raise StorageError(f"{path} is not finished: run `taut resume {path}` first")
+    storage.read_checked(path / "run.json")
+    run = _rebuild(path, trust)
+    tensors = storage.read_tensors(path / "model.safetensors")
+    try:
+        run.model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        raise StorageError(f"{path / 'model.safetensors'} does not fit the model in run.json: {reason}") from None
+    run.model.eval()
+    return run
+
+
+def resume(path: str | Path, *, source: Source | None = None, trust: Sequence[str] = ()) -> tuple[Run, Dataset, State]:
+    """Returns a run, its data and the state of its last checkpoint, ready for ``train_run`` and ``evaluate``.
+
+    Args:
+        path: The run folder.
+        source: The data, where they were an array or have moved.
+        trust: Outside modules that the run may import.
+
+    Fails:
+        DataError: the data are not those of the run.
+        StorageError: no checkpoint, or a damaged one.
+    """
+    path = _run_folder(path)
+    run = _rebuild(path, trust)
+    state = checkpoint.load(checkpoint.latest(path / "checkpoints"))
+    _use_threads(run.config)
+    source = run.info["source"] if source is None else source
+    if isinstance(source, str) and not source:
+        raise UsageError(f"{path} was trained on an array in memory: resume it from Python with source=")
+    data = _prepare(source, run.config, run.info["test"] or None)
+    if data.fingerprint != run.info["fingerprint"]:
+        raise DataError(
+            f"{data.name or 'the data'}: these are not the data of {path} (fingerprint {data.fingerprint}, "
+            f"not {run.info['fingerprint']}); give back the original file or start a new run"
+        )
+    run.model.to(find_device(run.info["device"]))
+    history = run.path / "history.jsonl"
+    kept = [line for line in history.read_text().splitlines() if _step(line) <= state.step]
+    storage.write_bytes(history, "".join(line + "\n" for line in kept).encode())
+    return run, data, state
+
+
+def to_device(data: Dataset, device: torch.device) -> Dataset:
+    """Returns the data with their training and validation rows on a device."""
+    return dataclasses.replace(data, train=data.train.to(device), validation=data.validation.to(device))
+
+
+def find_device(name: str) -> torch.device:
+    """Returns the device of a name; auto is the first accelerator there is, else the processor.
+
+    Fails:
+        UsageError: there is no such device; those there are are named.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")  # type: ignore[no-untyped-call, no-any-return]
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        there = torch.accelerator.current_accelerator()  # type: ignore[no-untyped-call]
+        raise UsageError(f"no device {name!r} here; there is cpu{f' and {there}' if there else ''}") from None
+    return device
+
+
+def _prepare(source: Source, config: Config, test: Source | None) -> Dataset:
+    options = dataclasses.asdict(config.data)
+    official = options.pop("test")
+    return prepare(source, test=official if test is None else test, seed=config.training.seed, **options)
+
+
+def _merge(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Returns the configuration with settings laid over it by their bare names, which are unique across sections."""
+    values = config.to_dict()
+    sections = {f.name: section for section in values for f in dataclasses.fields(getattr(config, section))}
+    for name, value in settings.items():
+        if name in sections:
+            values[sections[name]][name] = value
+        else:
+            values.setdefault("training", {})[name] = value  # refused by name, with the nearest right one
+    return Config.from_dict(values)
+
+
+def _make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
+    if out is None:
+        stem = Path(name.partition(":")[2] or name).name.partition(".")[0] or "array"
+        number = 1
+        while (path := Path("runs") / f"{stem}-{number}").exists():
+            number += 1
+    else:
+        path = Path(out)
+    try:
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists: choose another --out, or --overwrite to replace it")
+        if path.is_dir() and any(path.iterdir()):
+            if not (path / "run.json").exists():
+                raise UsageError(f"{path} is not a run folder, so it is not replaced: choose another --out")
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another --out") from None
+    return path
+
+
+def _run_folder(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_file():
+        pickled = path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+        why = "is never unpickled, since that runs whatever code is in it" if pickled else "is a file"
+        raise UsageError(f"{path} {why}: give the folder that `taut fit` made (with run.json and model.safetensors)")
+    if not (path / "run.json").is_file():
+        raise UsageError(f"{path} is no run folder: there is no run.json in it")
+    return path
+
+
+def _rebuild(path: Path, trust: Sequence[str]) -> Run:
+    info = storage.read_json(path / "run.json")
+    if info.get("format") != FORMAT:
+        raise StorageError(f"{path} has format {info.get('format')!r}, this taut ({_version()}) reads format {FORMAT}")
+    try:
+        config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
+    except (KeyError, TypeError, UsageError) as error:
+        raise StorageError(f"{path / 'run.json'} is damaged: {error}") from None
+    specs = [config.training.objective, *(str(v) for v in dataclasses.asdict(config.model).values() if isinstance(v, str))]
+    outside = set().union(*(parse(s).modules() for s in specs)) - set(trust)
+    if outside:
+        module = sorted(outside)[0]
+        raise UsageError(
+            f"{path} names a part of the outside module {module!r}, whose code would run: if you trust it, --trust {module}"
+        )
+    model = building.build(config.model, schema)
+    return Run(path, config, schema, model, building.build_objective(config.training.objective), info)
+
+
+def _draw_pictures(run: Run, x: Tensor) -> None:
+    """Draws samples and reconstructions: for each, what the model says is typical (mean) and what it draws."""
+    if not run.schema.is_image:
+        return
+    low, high, model = run.schema.low, run.schema.high, run.model
+    with torch.no_grad(), stream(run.config.training.seed, "pictures"):
+        device = next(model.parameters()).device
+        z = model.prior().sample(torch.Size((40,)))
+        decoded = model.decode(z[None])
+        sheets = [pictures.grid(t[0], low, high, 10) for t in (decoded.mean, decoded.sample())]
+        storage.write_bytes(run.path / "samples.png", pictures.to_png(sheets))
+        data = x[:10].to(device=device, dtype=torch.get_default_dtype())
+        decoded = model.decode(model.encode(data).mean[None])
+        rows = [data, decoded.mean[0], decoded.sample()[0]]
+        sheets = [pictures.grid(t, low, high, 10) for t in rows]
+        storage.write_bytes(run.path / "reconstructions.png", pictures.to_png(sheets))
+
+
+def _use_threads(config: Config) -> None:
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+
+
+def _absolute(name: str | None) -> str:
+    """Returns a source that can be read from another folder too: the path of a file made absolute, all else as it is."""
+    if not name:
+        return ""
+    file, colon, key = name.rpartition(":")
+    if colon and Path(file).is_file():
+        return f"{Path(file).absolute()}:{key}"
+    return str(Path(name).absolute()) if Path(name).is_file() else name
+
+
+def _step(line: str) -> float:
+    """Returns the step of a line of the history; a line cut off by a kill belongs to no checkpoint."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("taut")
+
+

@@ -1,0 +1,125 @@
+"""Files of a run: written atomically, checked when read, never pickled.
+
+A write goes to a temporary name, is flushed to the disk and then renamed, so that a reader finds the old file or the new
+one. safetensors loads a flipped bit without complaint, therefore a manifest with the SHA-256 of each file stands beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from taut.errors import StorageError
+
+__all__ = [
+    "commit_folder", "read_checked", "read_json", "read_tensors", "write_bytes", "write_json", "write_manifest", "write_tensors",
+]  # fmt: skip
+
+MANIFEST = "manifest.json"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all.
+
+    Fails:
+        StorageError: the system refuses (no space, no permission).
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; the file there before is unchanged") from None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a mapping as JSON; NaN and infinity are refused, since JSON has none."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors as safetensors."""
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # Two names for one tensor (tied weights) are written twice: safetensors would refuse them.
+    write_bytes(path, safetensors.torch.save({k: v.clone() for k, v in plain.items()}))
+
+
+def write_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Writes the SHA-256 of the named files of a folder (all of them by default) beside them."""
+    chosen = names or (p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST and not p.name.startswith("."))
+    write_json(folder / MANIFEST, {name: _sha256((folder / name).read_bytes()) for name in sorted(chosen)})
+
+
+def commit_folder(temporary: Path, final: Path) -> None:
+    """Gives a fully written folder its final name: a half-written one is never seen under it."""
+    _sync_folder(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _sync_folder(final.parent)
+
+
+def read_checked(path: Path) -> bytes:
+    """Returns the content of a file after checking it against the manifest beside it.
+
+    Fails:
+        StorageError: it is missing, is not in the manifest or differs from it.
+    """
+    manifest = read_json(path.parent / MANIFEST)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from None
+    if manifest.get(path.name) != _sha256(content):
+        raise StorageError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}; restore it from a copy")
+    return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file after checking it against the manifest beside it."""
+    try:
+        return safetensors.torch.load(read_checked(path))  # type: ignore[no-any-return]
+    except safetensors.SafetensorError as error:
+        raise StorageError(f"{path} is no safetensors file: {error}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a JSON file.
+
+    Fails:
+        StorageError: it is missing or is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged: it is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise StorageError(f"{path} is damaged: it holds no JSON object")
+    return value
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

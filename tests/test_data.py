@@ -1,0 +1,451 @@
+"""What good data become: exact values, kinds, parts and bits. Refusals are in test_data_bad_input.py."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils import Bunch
+
+from taut.data import (
+    Schema,
+    batch,
+    binarize,
+    check_against,
+    fingerprint,
+    image_layout,
+    infer,
+    num_duplicates,
+    prepare,
+    problems,
+    read,
+    split,
+)
+from taut.errors import DataError, UsageError
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (40, 4, 5), dtype=np.uint8)
+
+
+def idx_bytes(array: np.ndarray, code: int) -> bytes:
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, code, array.ndim]) + sizes + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def test_digits_are_the_bundled_levels():
+    array, labels, name = read("digits")
+    assert (array.shape, array.dtype, array.min(), array.max()) == ((1797, 8, 8), np.uint8, 0, 16)
+    assert labels is not None
+    assert labels.shape == (1797,)
+    np.testing.assert_array_equal(read(name).array, array)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "i4", "u8", "i8", "f4", "f8", ">i2", ">f4", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_gives_the_same_values_native_and_contiguous(tmp_path: Path, dtype: str, order: str):
+    values = np.arange(24).reshape(4, 3, 2).astype(dtype, order=order)  # type: ignore[call-overload]
+    np.save(tmp_path / "a.npy", values)
+    array, labels, name = read(tmp_path / "a.npy")
+    np.testing.assert_array_equal(array, values)
+    assert array.dtype == values.dtype.newbyteorder("=")
+    assert array.flags.c_contiguous
+    assert labels is None
+    np.testing.assert_array_equal(read(name).array, values)
+
+
+def test_float16_and_bool_are_widened_exactly(tmp_path: Path):
+    np.save(tmp_path / "half.npy", np.array([[0.1, -2.5]], np.float16))
+    half = read(tmp_path / "half.npy").array
+    assert half.dtype == np.float32
+    np.testing.assert_array_equal(half, np.array([[0.1, -2.5]], np.float16).astype(np.float32))
+    bits = read(np.array([[True, False]])).array
+    assert (bits.dtype, bits.tolist()) == (np.uint8, [[1, 0]])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_by_key_by_syntax_and_alone(tmp_path: Path, save):
+    path = tmp_path / "a.npz"
+    save(path, one=GREY, two=GREY[:3].astype(">f8", order="F"))
+    np.testing.assert_array_equal(read(path, "one").array, GREY)
+    two = read(f"{path}:two")
+    np.testing.assert_array_equal(two.array, GREY[:3])
+    np.testing.assert_array_equal(read(two.name).array, GREY[:3])
+    save(path, only=GREY)
+    np.testing.assert_array_equal(read(path).array, GREY)
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"), [(0x08, "u1"), (0x09, "i1"), (0x0B, "i2"), (0x0C, "i4"), (0x0D, "f4"), (0x0E, "f8")]
+)
+@pytest.mark.parametrize("name", ["a.idx", "train-images-idx3-ubyte", "a.idx3-ubyte", "plain.bin"])
+def test_idx_plain_and_packed(tmp_path: Path, code: int, dtype: str, name: str):
+    values = np.arange(-12, 12).reshape(4, 3, 2).astype(dtype)
+    (tmp_path / name).write_bytes(idx_bytes(values, code))
+    (tmp_path / (name + ".gz")).write_bytes(gzip.compress(idx_bytes(values, code)))
+    for path in (tmp_path / name, tmp_path / (name + ".gz")):
+        array = read(path).array
+        np.testing.assert_array_equal(array, values)
+        assert array.dtype == np.dtype(dtype)
+
+
+def test_tensors_and_arrays_in_memory():
+    tensor = torch.arange(6.0).reshape(3, 2).T.requires_grad_()
+    array, labels, name = read(tensor)
+    assert (array.tolist(), array.flags.c_contiguous, labels, name) == ([[0, 2, 4], [1, 3, 5]], True, None, "")
+    assert read(torch.tensor([[1.5]], dtype=torch.bfloat16)).array.tolist() == [[1.5]]
+    frozen = np.arange(6).reshape(3, 2)
+    frozen.flags.writeable = False
+    assert read(frozen).array.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_openml_is_read_with_its_labels(monkeypatch: pytest.MonkeyPatch):
+    def fetch(name: str, *, as_frame: bool, parser: str) -> Bunch:
+        assert (name, as_frame, parser) == ("iris", False, "liac-arff")
+        target = np.array(["a", "b"], dtype=object)
+        return Bunch(data=np.eye(2), target=target, feature_names=["u", "v"], categories={"class": ["a", "b"]})
+
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
+    array, labels, name = read("openml:iris")
+    assert (array.tolist(), name) == ([[1, 0], [0, 1]], "openml:iris")
+    assert labels is not None
+    assert (labels.tolist(), labels.dtype.kind) == (["a", "b"], "U")
+
+
+# ----------------------------------------------------------------------------------------------------------- schema
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 1]], np.uint8), ("binary", 0, 1)),
+        (np.array([[0.0, 1.0]]), ("binary", 0, 1)),
+        (np.array([[0, 7]], np.uint8), ("levels", 0, 255)),
+        (np.array([[-3, 7]], np.int16), ("levels", -3, 7)),
+        (np.array([[2.0, 9.0]]), ("levels", 2, 9)),
+        (np.array([[0, 65535]]), ("levels", 0, 65535)),
+        (np.array([[0, 65536]]), ("real", 0, 65536)),
+        (np.array([[0.5, 1.0]], np.float32), ("real", 0.5, 1)),
+        (np.array([[np.nan, 0.0, 5.0]]), ("levels", 0, 5)),
+        (np.array([[np.inf, 0.25, -5.0]]), ("real", -5, 0.25)),
+    ],
+)
+def test_kind_follows_from_the_values(values: np.ndarray, expected: tuple[str, float, float]):
+    schema = infer(values)
+    assert (schema.kind, schema.low, schema.high) == expected
+    assert schema.event_shape == values.shape[1:]
+
+
+def test_kind_and_levels_are_overridable():
+    grey = np.array([[0, 7]], np.uint8)
+    assert infer(grey, "real") == Schema("real", (2,), 0, 7)
+    assert infer(grey, "binary") == Schema("binary", (2,), 0, 1)
+    assert infer(grey, levels=(0, 16)) == Schema("levels", (2,), 0, 16)
+    assert infer(np.array([[0.2, 7.5]]), "levels") == Schema("levels", (2,), 0, 8)
+    with pytest.raises(UsageError, match="LOW < HIGH"):
+        infer(grey, levels=(16, 0))
+    with pytest.raises(UsageError, match="kind levels"):
+        infer(grey, "real", levels=(0, 16))
+    with pytest.raises(UsageError, match="65536"):
+        infer(np.array([[0, 70000]]), "levels")
+    with pytest.raises(DataError, match="no finite value"):
+        infer(np.full((3, 2), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((28, 20), (1, 28, 20, None)),
+        ((28, 20, 3), (3, 28, 20, 2)),
+        ((3, 28, 20), (3, 28, 20, 0)),
+        ((1, 28, 28), (1, 28, 28, 0)),
+        ((3, 5, 4), (4, 3, 5, 2)),
+    ],
+)
+def test_image_layout(shape: tuple[int, ...], layout: tuple[int, int, int, int | None]):
+    assert image_layout(shape) == layout
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 6, 7), (3, 4, 4, 3)])
+def test_no_image_layout(shape: tuple[int, ...]):
+    with pytest.raises(UsageError, match="no image"):
+        image_layout(shape)
+    assert not Schema("real", shape, 0, 1).is_image
+
+
+def test_schema_describes_counts_and_returns_from_json():
+    schema = Schema("levels", (8, 8), 0, 16)
+    assert schema.describe() == "8x8 images, 17 levels 0..16"
+    assert (schema.num_levels, schema.num_elements, schema.discrete, schema.is_image) == (17, 64, True, True)
+    assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
+    assert Schema("binary", (3, 3), 0, 1).describe() == "3x3 arrays, binary"
+    assert Schema("binary", (3, 3), 0, 1).num_levels == 2
+    assert Schema("real", (13,), -1.5, 2).describe() == "13 columns, real values -1.5..2"
+    assert not Schema("real", (13,), -1.5, 2).discrete
+    with pytest.raises(UsageError, match="no levels"):
+        _ = Schema("real", (13,), -1.5, 2).num_levels
+    for broken in ({}, {"kind": "x", "event_shape": [1], "low": 0, "high": 1}, {**schema.to_dict(), "low": 99}):
+        with pytest.raises(UsageError):
+            Schema.from_dict(broken)
+
+
+def test_sound_data_have_no_problems():
+    for array in (GREY, GREY / 255, (GREY > 9).astype(np.float32), GREY.astype(np.int64) - 77):
+        assert problems(array, infer(array), "data", 10) == []
+
+
+def test_a_single_row_can_be_scored_but_not_learned_from():
+    schema = Schema("real", (2,), 0, 1)
+    rows = np.array([[0.5, 0.25]] * 2)
+    assert problems(rows[:1], schema, "data") == []
+    assert problems(rows, schema, "data", training=False) == []
+    assert len(problems(rows, schema, "data")) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ split
+
+
+def test_split_is_the_hash_ranking():
+    from hashlib import blake2b
+
+    order = sorted(range(40), key=lambda i: blake2b(GREY[i].tobytes(), digest_size=16).digest())
+    train, validation, test = split(GREY, 0.2, 0.1)
+    assert test.tolist() == sorted(order[:4])
+    assert validation.tolist() == sorted(order[4:12])
+    assert train.tolist() == sorted(order[12:])
+    assert train.dtype == np.int64
+
+
+def test_split_ignores_row_order_and_the_sign_of_zero():
+    rows = RNG.standard_normal((50, 3)).round(1) + 0.0
+    rows[0, 0] = 0.0
+    shuffled = rows[RNG.permutation(50)]
+    negative = np.where(shuffled == 0, -0.0, shuffled)
+    for before, after in zip(split(rows, 0.2, 0.2), split(negative, 0.2, 0.2), strict=True):
+        np.testing.assert_array_equal(np.sort(rows[before], axis=0), np.sort(shuffled[after], axis=0))
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.4, 0.5), (0.0, 0.3), (0.3, 0.0), (0.0, 0.0), (0.01, 0.01)])
+def test_copies_stay_on_one_side_and_every_part_has_rows(shares: tuple[float, float]):
+    rows = np.concatenate([np.repeat(np.arange(4), 8), np.arange(4, 12)])[:, None]
+    parts = split(rows, *shares)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(40))
+    held = [set(rows[part, 0].tolist()) for part in parts]
+    assert sum(map(len, held)) == 12
+    for part, share in zip(parts, (1.0, *shares), strict=True):
+        assert (len(part) > 0) == (share > 0)
+
+
+def test_split_refuses_the_impossible():
+    with pytest.raises(DataError, match="only 2 distinct rows"):
+        split(np.array([[1], [2], [1]]), 0.1, 0.1)
+    for shares in ((0.5, 0.5), (-0.1, 0.1), (math.nan, 0.1)):
+        with pytest.raises(UsageError, match="below 1"):
+            split(GREY, *shares)
+
+
+def test_duplicates_are_counted():
+    assert num_duplicates(np.array([[1], [2], [1], [1], [3], [2]])) == 3
+
+
+def test_fingerprint_names_shape_dtype_and_bytes():
+    same = fingerprint(GREY)
+    assert same == fingerprint(np.asfortranarray(GREY))
+    assert len(same) == 32
+    changed = GREY.copy()
+    changed[0, 0, 0] ^= 1
+    others = {fingerprint(x) for x in (changed, GREY.reshape(40, 20), GREY.astype(np.int8))}
+    assert len(others | {same}) == 4
+
+
+# ---------------------------------------------------------------------------------------------------------- prepare
+
+
+def test_digits_prepared():
+    data = prepare("digits")
+    assert data.schema == Schema("levels", (8, 8), 0, 16)
+    assert [len(x) for x in (data.train, data.validation, data.test)] == [1437, 180, 180]
+    assert (data.train.dtype, data.name, data.binarize, data.notes) == (torch.uint8, "digits", "none", ())
+    array, labels, _ = read("digits")
+    assert labels is not None
+    _, _, test = split(array, 0.1, 0.1)
+    np.testing.assert_array_equal(data.test.numpy(), array[test])
+    np.testing.assert_array_equal(data.test_labels, labels[test])
+    assert data.fingerprint == fingerprint(array)
+    assert prepare("digits", kind="real").schema.kind == "real"
+    assert prepare("digits", levels=(0, 20)).schema.num_levels == 21
+
+
+def test_the_split_does_not_depend_on_how_levels_are_stored():
+    as_bytes, as_floats = prepare(GREY), prepare(GREY.astype(np.float64), levels=(0, 255))
+    assert torch.equal(as_bytes.test, as_floats.test)
+    assert as_floats.train.dtype == torch.uint8
+    assert as_floats.notes == ("integers stored as float64, read as levels; --kind real reads them as real numbers",)
+
+
+@pytest.mark.parametrize(
+    ("array", "default", "stored"),
+    [
+        (GREY, torch.float32, torch.uint8),
+        (GREY > 99, torch.float32, torch.uint8),
+        (GREY.astype(np.int16) * 3, torch.float32, torch.float32),
+        (GREY.astype(np.int16) - 9, torch.float32, torch.float32),
+        (GREY / 254, torch.float32, torch.float32),
+        (GREY / 254, torch.float64, torch.float64),
+        ((GREY / 254).astype(np.float32), torch.float64, torch.float32),
+    ],
+)
+def test_storage_is_as_small_as_the_values_allow(array: np.ndarray, default: torch.dtype, stored: torch.dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        data = prepare(array, validation_fraction=0, test_fraction=0)
+        rows = batch(data.train, torch.arange(40))
+    finally:
+        torch.set_default_dtype(before)
+    assert data.train.dtype == stored
+    assert rows.dtype == default
+    held = array.astype(np.float32 if stored == torch.float32 else np.float64)
+    np.testing.assert_array_equal(rows.numpy(), held)
+    assert len(data.validation) == len(data.test) == 0
+    assert data.validation.shape[1:] == (4, 5)
+
+
+def test_shape_reshapes_rows_of_both_sources():
+    flat = GREY.reshape(40, 20)
+    data = prepare(flat, shape=(4, 5), test=flat[:7])
+    assert data.schema.event_shape == (4, 5)
+    np.testing.assert_array_equal(data.test.numpy(), GREY[:7])
+    assert prepare(np.arange(40), shape=(1,)).schema.event_shape == (1,)
+
+
+def test_an_official_test_set_is_kept_whole_and_compared(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", train=GREY, test=GREY[[3, 3, 5]] ^ np.array([0, 1, 0], np.uint8)[:, None, None])
+    data = prepare(tmp_path / "a.npz", key="train", test=f"{tmp_path / 'a.npz'}:test")
+    assert [len(x) for x in (data.train, data.validation, data.test)] == [36, 4, 3]
+    assert data.notes == ("2 of 3 rows of the test set are also in the data: its score is optimistic",)
+    assert data.name == f"{tmp_path / 'a.npz'}:train"
+    assert len(data.fingerprint) == 65
+
+
+def test_notes_say_what_a_person_should_know():
+    repeated = np.concatenate([GREY, GREY[:10]])
+    assert prepare(repeated).notes == ("10 of 50 rows (20 %) repeat another; copies stay on one side",)
+    for divided in (GREY / 255, (GREY / 255).astype(np.float32), GREY.astype(np.float32) * np.float32(1 / 255)):
+        assert "k/255" in prepare(divided).notes[0]
+    assert prepare(GREY / 254).notes == ()
+    table = RNG.standard_normal((40, 3))
+    table[:30, 1] = 0.0
+    assert "columns (from 0) 1 repeat one value" in prepare(table).notes[0]
+    ids = np.arange(2**24, 2**24 + 80 * 70000, 70000).reshape(40, 2)
+    assert "lose digits in float32" in prepare(ids).notes[0]
+
+
+def test_importing_and_preparing_leave_global_state_alone():
+    torch.manual_seed(3)
+    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    data = prepare(GREY, binarize="dynamic")
+    batch(data.train, torch.arange(5), True, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_default_dtype() == dtype
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+# ------------------------------------------------------------------------------------------------------------- bits
+
+
+def test_bits_have_exactly_the_probability_of_their_grey():
+    sure = torch.tensor([0, 255], dtype=torch.uint8).repeat(100_000)
+    assert torch.equal(binarize(sure), torch.tensor([0.0, 1.0]).repeat(100_000))
+    # 256 binomial counts of n = 40000 draws, each within 7 sd + 1 for the lattice: false alarm 256 * 2.6e-12 < 1e-9
+    n = 40_000
+    counts = binarize(torch.arange(256, dtype=torch.uint8).expand(n, 256), torch.Generator().manual_seed(0)).sum(0)
+    p = torch.arange(256) / 255
+    assert ((counts - n * p).abs() <= 7 * (n * p * (1 - p)).sqrt() + 1).all()
+
+
+def test_a_brighter_grey_is_never_a_darker_bit():
+    # with one generator state both see the same r, and r < x implies r < x + 1
+    low, high = torch.arange(255, dtype=torch.uint8), torch.arange(1, 256, dtype=torch.uint8)
+    a = binarize(low.expand(2000, 255), torch.Generator().manual_seed(5))
+    b = binarize(high.expand(2000, 255), torch.Generator().manual_seed(5))
+    assert (b >= a).all()
+
+
+def test_float_probabilities_are_used_as_they_are():
+    p = torch.tensor([0.0, 0.25, 1.0]).expand(100_000, 3)
+    bits = binarize(p, torch.Generator().manual_seed(0))
+    assert bits.dtype == torch.get_default_dtype()
+    assert bits.sum(0)[[0, 2]].tolist() == [0, 100_000]
+    # 7 sd of a binomial of n = 100000, p = 1/4: false alarm 2.6e-12
+    assert abs(bits.sum(0)[1].item() - 25_000) <= 7 * math.sqrt(100_000 * 0.1875)
+
+
+def test_dynamic_keeps_training_grey_and_fixes_the_rest():
+    data = prepare(GREY, binarize="dynamic", seed=1)
+    grey = prepare(GREY)
+    assert data.schema == Schema("binary", (4, 5), 0, 1)
+    assert torch.equal(data.train, grey.train)
+    for bits in (data.validation, data.test):
+        assert bits.dtype == torch.uint8
+        assert set(bits.unique().tolist()) == {0, 1}
+    again, other = (prepare(GREY, binarize="dynamic", seed=seed) for seed in (1, 2))
+    assert torch.equal(again.test, data.test)
+    assert not torch.equal(other.test, data.test)  # equal by chance: below 2^-26 for 80 such pixels
+    index, generator = torch.tensor([3, 0, 3]), torch.Generator().manual_seed(9)
+    drawn = batch(data.train, index, True, generator)
+    assert torch.equal(drawn, binarize(grey.train[index], torch.Generator().manual_seed(9)))
+
+
+def test_dynamic_reads_grey_in_the_unit_interval():
+    by_255 = prepare((GREY / 255).astype(np.float32), binarize="dynamic")
+    assert torch.equal(by_255.train, prepare(GREY).train)  # k/255 is recognised and stored as the byte k
+    reals = prepare(GREY / 254.5 * 0.99, binarize="dynamic", validation_fraction=0, test_fraction=0)
+    np.testing.assert_array_equal(reals.train.numpy(), (GREY / 254.5 * 0.99).astype(np.float32))
+
+
+def test_threshold_is_at_one_half():
+    edge = np.repeat(np.array([[0, 127, 128, 255]], np.uint8), 12, axis=0)
+    edge[:, 0] = np.arange(12) * 20  # distinct grey rows; only two distinct bit rows
+    data = prepare(edge, binarize="threshold", validation_fraction=0, test_fraction=0)
+    assert data.train[0].tolist() == [0, 0, 1, 1]
+    assert data.train[:, 0].tolist() == [int(v >= 128) for v in edge[:, 0]]
+    assert data.train.dtype == torch.uint8
+    reals = prepare(edge / 256, binarize="threshold", validation_fraction=0, test_fraction=0)
+    assert torch.equal(reals.train, data.train)  # 127/256 < 1/2 = 128/256
+    divided = prepare(edge / 255, binarize="threshold", validation_fraction=0, test_fraction=0)
+    assert torch.equal(divided.train, data.train)
+
+
+def test_bits_given_as_official_test_set_stay_as_they_are():
+    bits = (GREY[:6] > 99).astype(np.uint8)
+    for how in ("dynamic", "threshold"):
+        assert torch.equal(prepare(GREY, binarize=how, test=bits).test, torch.from_numpy(bits))  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------- check_against
+
+
+def test_new_data_are_stored_as_the_test_set_was():
+    for how in ("none", "dynamic", "threshold"):
+        data = prepare(GREY, test=GREY[:7], binarize=how, seed=4)  # type: ignore[arg-type]
+        new = check_against(GREY[:7].reshape(7, 20), data.schema, binarize=how, seed=4)  # type: ignore[arg-type]
+        assert torch.equal(new, data.test)
+        assert new.dtype == data.test.dtype
+    assert torch.equal(check_against(GREY[:1], Schema("levels", (4, 5), 0, 255)), torch.from_numpy(GREY[:1]))
+
+
+def test_checked_data_do_not_share_memory():
+    mine = np.ones((3, 2), np.float32) / 2
+    theirs = check_against(mine, Schema("real", (2,), 0, 1))
+    theirs[0, 0] = 9
+    assert mine[0, 0] == 0.5
