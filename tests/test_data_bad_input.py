@@ -24,6 +24,11 @@ GREY = np.random.default_rng(0).integers(0, 256, (40, 4, 5), dtype=np.uint8)
 REAL = np.random.default_rng(1).standard_normal((40, 3))
 
 
+@pytest.fixture(autouse=True)
+def _single_precision(_seeded: None) -> None:
+    torch.set_default_dtype(torch.float32)
+
+
 def npy(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array(stream, array, allow_pickle=array.dtype == object)

@@ -82,5 +82,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "IndependentBernoulli":
-        raise AttributeError("two parts are called IndependentBernoulli: taut.priors.IndependentBernoulli and taut.posteriors.IndependentBernoulli")
+        raise AttributeError(
+            "two parts are called IndependentBernoulli: taut.priors.IndependentBernoulli and taut.posteriors.IndependentBernoulli"
+        )
     raise AttributeError(f"module 'taut' has no attribute {name!r}")

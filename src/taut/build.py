@@ -64,9 +64,7 @@ def summarize(dataset: Dataset, rows: int = 4096) -> Statistics:
     variance = loc * (1 - loc) if dataset.binarize == "dynamic" else square / len(dataset.train)
     dtype = torch.get_default_dtype()
     frequencies = _frequencies(dataset, loc)
-    return Statistics(
-        loc.to(dtype), variance.sqrt().to(dtype), None if frequencies is None else frequencies.log().to(dtype)
-    )
+    return Statistics(loc.to(dtype), variance.sqrt().to(dtype), None if frequencies is None else frequencies.log().to(dtype))
 
 
 def _frequencies(dataset: Dataset, loc: Tensor) -> Tensor | None:
@@ -91,11 +89,14 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     Fails:
         UsageError: a specification cannot be read.
     """
-    likelihood = config.likelihood or {
-        "binary": "Bernoulli()",
-        "levels": "DiscretizedLogistic()",
-        "real": 'Normal(scale="per_feature")' if len(schema.event_shape) == 1 else 'Normal(scale="shared")',
-    }[schema.kind]
+    likelihood = (
+        config.likelihood
+        or {
+            "binary": "Bernoulli()",
+            "levels": "DiscretizedLogistic()",
+            "real": 'Normal(scale="per_feature")' if len(schema.event_shape) == 1 else 'Normal(scale="shared")',
+        }[schema.kind]
+    )
     large = schema.is_image and schema.num_elements > 1024
     return dataclasses.replace(
         config,
@@ -128,6 +129,7 @@ def build(
     Fails:
         UsageError: an unknown part or argument, or one that its constructor refuses.
     """
+    likelihood_scale, encoder_scale = _scales(statistics, schema)
     fill: dict[str, Any] = {
         "event_shape": schema.event_shape,
         "latent_dim": config.latent_dim,
@@ -135,20 +137,36 @@ def build(
         "low": schema.low,
         "high": schema.high,
         "data_loc": torch.zeros(schema.event_shape) if statistics is None else statistics.loc,
-        # An element that never varies has no scale of its own: 1 leaves it in the user's units.
-        "data_scale": torch.ones(schema.event_shape)
-        if statistics is None
-        else torch.where(statistics.scale > 0, statistics.scale, 1.0),
+        "data_scale": likelihood_scale,
         "log_frequencies": None if statistics is None else statistics.log_frequencies,
         "encoder": _network(cast(str, config.encoder)),
         "decoder": _network(cast(str, config.decoder)),
     }
     given = parts or {}
 
-    def part(name: str, base: type) -> Any:
-        return given[name] if name in given else resolve(getattr(config, name), base, fill, _NETWORKS)
+    def part(name: str, base: type, **own: Any) -> Any:
+        return given[name] if name in given else resolve(getattr(config, name), base, fill | own, _NETWORKS)
 
-    return VAE(part("prior", Prior), part("likelihood", Likelihood), part("posterior", Posterior))
+    posterior = part("posterior", Posterior, data_scale=encoder_scale)
+    return VAE(part("prior", Prior), part("likelihood", Likelihood), posterior)
+
+
+def _scales(statistics: Statistics | None, schema: Schema) -> tuple[Tensor, Tensor]:
+    """Returns the scales that the likelihood and the encoder standardize with, (*event) each.
+
+    Columns of a table have a unit each. Pixels and bits share one: the likelihood's is their pooled standard deviation, the
+    encoder's their range. With inputs of unit variance a step changes a unit of the first layer by hundreds of small moves
+    at once; on MNIST that cost 4 nats after 15 epochs (docs/design.md, decision 9).
+    """
+    if statistics is None:
+        return torch.ones(schema.event_shape), torch.ones(schema.event_shape)
+    scale = statistics.scale
+    own = torch.where(scale > 0, scale, 1.0)  # an element that never varies stays in the user's units
+    if not schema.is_image and schema.kind != "binary":
+        return own, own
+    span = schema.high - schema.low
+    pooled = scale.square().mean().sqrt()
+    return torch.full_like(scale, float(pooled) or 1.0), torch.full_like(scale, span or 1.0)
 
 
 def _network(spec: str) -> Any:
@@ -179,7 +197,9 @@ def unsupported(model: Model, x: Tensor, latent: Tensor) -> str | None:
         support = model.decode(latent[None]).support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    bad = first = 0
+    if support is None:
+        return None
+    bad, first, where = 0, 0.0, (0, 0)
     for start, block in zip(range(0, len(x), 4096), x.split(4096), strict=True):
         outside = ~support.check(block.to(torch.get_default_dtype())).reshape(len(block), -1)
         if outside.any() and not bad:
@@ -223,5 +243,3 @@ def check_support(model: Model, dataset: Dataset, name: str) -> None:
         "undivided DiscretizedLogistic()",
     }[dataset.schema.kind]
     raise DataError(f"{name}: {problem}; {mend}")
-
-

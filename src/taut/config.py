@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +31,8 @@ class DataConfig:
         kind: binary, levels or real, in place of what is inferred.
         levels: Smallest and largest level, in place of those inferred.
         shape: Shape of one datum, where the file holds it flattened.
-        binarize: "none"; "dynamic" (a grey level is the probability of a 1, drawn anew at each use) or "threshold" (half or more is a 1).
+        binarize: "none"; "dynamic" (a grey level is the probability of a 1, drawn anew at each use) or "threshold" (half or
+            more is a 1).
         test: An official test set, FILE[:KEY] or FILE; none of the rest is then held out for testing.
         validation_fraction: Share held out to watch the training by; 0 for none, and then nothing is stopped early.
         test_fraction: Share held out for the final measurement.
@@ -131,7 +134,7 @@ class Config:
         problems: list[str] = []
         sections = {}
         known = {f.name: typing.cast(type, typing.get_type_hints(cls)[f.name]) for f in dataclasses.fields(cls)}
-        for name in values.keys() - known.keys():
+        for name in (n for n in values if n not in known):
             problems.append(f"unknown section {name!r}{nearest(name, known)}; there are {', '.join(known)}")
         for name, section in known.items():
             given = values.get(name, {})
@@ -148,12 +151,13 @@ class Config:
         return dataclasses.asdict(self)
 
 
+_MANY = 2**31 - 1  # a count above it fits neither torch nor any memory
 _RANGES: dict[str, tuple[float, float]] = {
     "validation_fraction": (0, 0.9),
     "test_fraction": (0, 0.9),
-    "latent_dim": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "max_epochs": (1, math.inf),
+    "latent_dim": (1, _MANY),
+    "batch_size": (1, _MANY),
+    "max_epochs": (1, _MANY),
     "minutes": (0, math.inf),
     "learning_rate": (0, math.inf),
     "weight_decay": (0, math.inf),
@@ -161,9 +165,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "averaging": (0, 1),
     "patience": (0, math.inf),
     "checkpoint_seconds": (0, math.inf),
-    "threads": (1, math.inf),
-    "num_samples": (1, math.inf),
+    "threads": (1, 1024),  # torch dies without a word where the system refuses that many
+    "num_samples": (1, _MANY),
 }
+_POSITIVE = {"minutes", "clip_norm"}  # 0 is no time, and no step
 _CHOICES = {"binarize": ("none", "dynamic", "threshold"), "kind": ("binary", "levels", "real")}
 
 
@@ -184,10 +189,16 @@ def _section(cls: type, section: str, given: Mapping[str, Any], problems: list[s
 
 def _check(name: str, value: Any) -> None:
     low, high = _RANGES.get(name, (-math.inf, math.inf))
-    if isinstance(value, int | float) and not (low <= value <= high and math.isfinite(value)):
-        raise ValueError(f"expected a number from {low:g} to {high:g}, not {value!r}")
+    if isinstance(value, int | float) and not (low <= value <= high and abs(value) < math.inf):
+        bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ValueError(f"expected a number {bounds}, not {reprlib.repr(value)}")
+    if value == 0 and name in _POSITIVE:
+        raise ValueError("expected a number above 0, not 0")
     if value is not None and name in _CHOICES and value not in _CHOICES[name]:
         raise ValueError(f"{value!r} is none of {', '.join(_CHOICES[name])}{nearest(str(value), _CHOICES[name])}")
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text"}
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -197,18 +208,17 @@ def _convert(value: Any, hint: Any) -> Any:
         return None if value is None or value == "" else _convert(value, options[0])
     if typing.get_origin(hint) is tuple:
         parts = value.replace("x", ",").replace(":", ",").split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise TypeError(f"expected whole numbers, such as 28x28 or 0:255, not {reprlib.repr(value)}")
         item, *rest = typing.get_args(hint)
         converted = tuple(_convert(v, item) for v in parts)
         if rest != [...] and len(converted) != 1 + len(rest):
-            raise ValueError(f"expected {1 + len(rest)} numbers, not {value!r}")
+            raise ValueError(f"expected {1 + len(rest)} numbers, not {reprlib.repr(value)}")
         return converted
     if hint is str and isinstance(value, str):
         return value
-    if hint is float and not isinstance(value, bool) and isinstance(value, int | float | str):
-        return float(value)
-    if hint is int and not isinstance(value, bool):
-        if isinstance(value, str) or (isinstance(value, float) and value.is_integer()):
-            return int(value)
-        if isinstance(value, int):
-            return value
-    raise TypeError(f"expected {getattr(hint, '__name__', hint)}, not {value!r}")
+    whole = isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
+    if not isinstance(value, bool) and ((hint is float and isinstance(value, int | float | str)) or (hint is int and whole)):
+        with suppress(ValueError, OverflowError):
+            return hint(value)
+    raise TypeError(f"expected {_WORDS[hint]}, not {reprlib.repr(value)}")

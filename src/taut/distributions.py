@@ -47,9 +47,12 @@ class CategoricalLevels(Categorical):
         return torch.arange(self._num_events, dtype=self.probs.dtype, device=self.probs.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(value - self.low)  # type: ignore[no-any-return, no-untyped-call]
+        if self._validate_args:
+            self._validate_sample(value)
+        index, logits = torch.broadcast_tensors((value - self.low).long().unsqueeze(-1), self.logits)
+        return logits.gather(-1, index[..., :1]).squeeze(-1)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         return (super().sample(sample_shape) + self.low).to(self.logits.dtype)  # type: ignore[no-untyped-call]
 
 
@@ -101,8 +104,8 @@ class DiscretizedLogistic(Distribution):
         inner = log_below + log_above + torch.log(-torch.expm1(-1 / self.scale))
         return torch.where(value <= self.low, log_below, torch.where(value >= self.high, log_above, inner))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        shape = self._extended_shape(sample_shape)  # type: ignore[no-untyped-call]
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
         with torch.no_grad():
             noise = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(eps=0.0)
             return (self.loc + self.scale * noise).round().clamp(self.low, self.high)

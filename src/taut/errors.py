@@ -37,5 +37,3 @@ class StorageError(TautError):
     """A file of a run could not be read, written or trusted."""
 
     exit_code = 5
-
-

@@ -159,9 +159,7 @@ class DiscretizedLogistic(Likelihood):
     def _logistic(self, loc: Tensor, raw_scale: Tensor, data_loc: Tensor, data_scale: Tensor) -> Distribution:
         # A logistic distribution of scale s has standard deviation s pi / sqrt(3), about 1.8 s: hence the half.
         scale = self.min_scale + 0.5 * data_scale * positive(raw_scale)
-        return distributions.DiscretizedLogistic(
-            data_loc + data_scale * loc, scale, self.low, self.high, validate_args=False
-        )
+        return distributions.DiscretizedLogistic(data_loc + data_scale * loc, scale, self.low, self.high, validate_args=False)
 
 
 class Normal(Likelihood):

@@ -143,10 +143,10 @@ class VAE(Model):
         self.posterior = posterior
 
     def encode(self, x: Data, context: Context | None = None) -> Distribution:
-        return self.posterior(x, context)  # type: ignore[no-any-return]
+        return self.posterior(x, context)
 
     def decode(self, z: Tensor, context: Context | None = None) -> Distribution:
-        return self.likelihood(z, context)  # type: ignore[no-any-return]
+        return self.likelihood(z, context)
 
     def draw(
         self,
@@ -179,7 +179,7 @@ class VAE(Model):
         prior = self.prior(context)
         if context is not None and not prior.batch_shape:
             prior = prior.expand((len(context),))
-        return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()  # type: ignore[no-any-return]
+        return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()
 
 
 @contextmanager

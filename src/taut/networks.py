@@ -8,6 +8,7 @@ writes what is a matter of choice: ``MLP(hidden=(200, 200), activation="tanh")``
 from __future__ import annotations
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network", "Standardize", "image_layout"]
+from taut.types import image_layout
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network", "Standardize"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -48,7 +51,7 @@ class Linear(Network):
         self.map = nn.Linear(math.prod(in_shape) + context_dim, math.prod(out_shape))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.map(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)  # type: ignore[no-any-return]
+        return self.map(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)
 
 
 class MLP(Network):
@@ -77,14 +80,14 @@ class MLP(Network):
         self.hidden, self.activation, self.dropout = tuple(hidden), activation, dropout
         widths = [math.prod(in_shape) + context_dim, *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Linear(a, b), _activation(activation)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(out_shape)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.layers(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)  # type: ignore[no-any-return]
+        return self.layers(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)
 
 
 class ConvEncoder(Network):
@@ -127,7 +130,7 @@ class ConvEncoder(Network):
         elif self._axis == 2:
             image = image.movedim(-1, 1)
         features = self.convolutions(image.contiguous()).flatten(1).unflatten(0, batch)
-        return self.head(_join(features, context)).unflatten(-1, self.out_shape)  # type: ignore[no-any-return]
+        return self.head(_join(features, context)).unflatten(-1, self.out_shape)
 
 
 class ConvDecoder(Network):
@@ -176,7 +179,7 @@ class ConvDecoder(Network):
             image = image.squeeze(2)
         elif self._axis == 2:
             image = image.movedim(2, -1)
-        return image.unflatten(0, batch)  # type: ignore[no-any-return]
+        return image.unflatten(0, batch)
 
 
 class Standardize(nn.Module):
@@ -192,25 +195,6 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.loc) / self.scale
-
-
-def image_layout(shape: Sequence[int]) -> tuple[int, int, int, int | None]:
-    """Returns (channels, height, width, axis of the channels or None) of an image (H, W), (H, W, C) or (C, H, W).
-
-    Fails:
-        ValueError: the shape is none of these, with 1, 3 or 4 channels.
-
-    Examples:
-        >>> image_layout((28, 28)), image_layout((3, 32, 32)), image_layout((32, 32, 3))
-        ((1, 28, 28, None), (3, 32, 32, 0), (3, 32, 32, 2))
-    """
-    if len(shape) == 2:
-        return 1, shape[0], shape[1], None
-    if len(shape) == 3 and shape[2] in (1, 3, 4):
-        return shape[2], shape[0], shape[1], 2
-    if len(shape) == 3 and shape[0] in (1, 3, 4):
-        return shape[0], shape[1], shape[2], 0
-    raise ValueError(f"{tuple(shape)} is no image: expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4")
 
 
 def _pyramid(height: int, width: int, channels: int) -> tuple[list[tuple[int, int]], list[int]]:

@@ -30,7 +30,7 @@ from torch.distributions import Distribution, Independent, kl_divergence
 from taut.model import Draw, Model
 from taut.types import Context, Data, PerDatum, PerSample
 
-__all__ = ["DReG", "ELBO", "IWAE", "VIMCO", "Bound", "Objective", "ScoreFunction", "StickingTheLanding", "log_mean_exp"]
+__all__ = ["ELBO", "IWAE", "VIMCO", "Bound", "DReG", "Objective", "ScoreFunction", "StickingTheLanding", "log_mean_exp"]
 
 
 class Bound(NamedTuple):
@@ -169,7 +169,8 @@ class DReG(Objective):
     $\sum_k \tilde w_k \, \partial_\theta \log w_k$.
 
     Bound:
-        ``value`` is $\mathcal{L}_K$. The gradient is unbiased; the encoder's is zero for every sample where q is the exact posterior.
+        ``value`` is $\mathcal{L}_K$. The gradient is unbiased; the encoder's is zero for every sample where q is the exact
+        posterior.
 
     References: tucker2019.
     """
@@ -183,7 +184,7 @@ class DReG(Objective):
         # The surrogate carries each weight once. The encoder needs it twice and lies behind z, so it is multiplied in once
         # more on the way back through z.
         if draw.z.requires_grad:
-            draw.z.register_hook(lambda gradient: weight[..., None] * gradient)  # type: ignore[no-untyped-call]
+            draw.z.register_hook(lambda gradient: weight[..., None] * gradient)
         return Bound(log_mean_exp(log_weight).detach(), (weight * log_weight).sum(0))
 
 
@@ -275,4 +276,6 @@ def _rate_per_dimension(posterior: Distribution, prior: Distribution) -> Tensor:
             return kl_divergence(posterior.base_dist, prior.base_dist)
         except NotImplementedError:
             pass
-    raise ValueError("free_bits needs a posterior and a prior that factorise over the latent dimensions and have a closed-form KL")
+    raise ValueError(
+        "free_bits needs a posterior and a prior that factorise over the latent dimensions and have a closed-form KL"
+    )

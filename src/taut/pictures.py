@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from taut.networks import image_layout
+from taut.types import image_layout
 
 __all__ = ["grid", "to_png"]
 

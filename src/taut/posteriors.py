@@ -90,7 +90,7 @@ class FullCovarianceNormal(Posterior):
 
 
 class IndependentBernoulli(Posterior):
-    r"""Creates $q(z \mid x) = \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j(x)))$: discrete latents, which cannot be reparameterized.
+    r"""Creates $q(z \mid x) = \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j(x)))$: not to be reparameterized.
 
     Args:
         event_shape: Shape of one datum.

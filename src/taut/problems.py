@@ -14,17 +14,25 @@ Examples:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MultivariateNormal, Normal, constraints
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    constraints,
+)
 
 from taut import priors
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.types import Context, Data
 
-__all__ = ["BinaryLatents", "LinearGaussian", "PPCA", "probabilistic_pca"]
+__all__ = ["PPCA", "BinaryLatents", "LinearGaussian", "probabilistic_pca"]
 
 
 class LinearGaussian:
@@ -77,9 +85,10 @@ class LinearGaussian:
 
 
 class BinaryLatents:
-    r"""Creates D fair-to-biased bits z behind a likelihood of 0/1 data: log p(x) is a sum over all $2^D$ states.
+    r"""Creates D bits z behind 0/1 data: log p(x) is a sum over all $2^D$ states.
 
-    $$ p(x) = \sum_{z \in \{0,1\}^D} \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j)) \prod_i \mathrm{Bernoulli}(x_i; \sigma((Wz + b)_i)) $$
+    $$ p(x) = \sum_{z \in \{0,1\}^D} \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j))
+       \prod_i \mathrm{Bernoulli}(x_i; \sigma((Wz + b)_i)) $$
 
     Args:
         dim_x: Features of x.
@@ -101,7 +110,7 @@ class BinaryLatents:
 
     def _log_joint(self, x: Data) -> Tensor:
         z = self.states[:, None]  # (2^D, 1, D) against x (B, dim_x)
-        return self.likelihood(z).log_prob(x) + self.prior().log_prob(z)  # type: ignore[no-any-return]
+        return self.likelihood(z).log_prob(x) + self.prior().log_prob(z)
 
     def log_evidence(self, x: Data, context: Context | None = None) -> Tensor:
         r"""Returns $\log p(x)$, (B,), nats."""
@@ -155,7 +164,8 @@ def probabilistic_pca(x: Tensor, latent_dim: int) -> PPCA:
 
     With $\lambda_1 \ge \dots \ge \lambda_d$ the eigenvalues of the covariance, $\sigma^2 = \frac1{d-q} \sum_{j>q} \lambda_j$ and
 
-    $$ \tfrac1N \sum_n \log p(x_n) = -\tfrac12 \Big[ d \log 2\pi + \sum_{j \le q} \log \lambda_j + (d - q) \log \sigma^2 + d \Big]. $$
+    $$ \tfrac1N \sum_n \log p(x_n) =
+       -\tfrac12 \Big[ d \log 2\pi + \sum_{j \le q} \log \lambda_j + (d - q) \log \sigma^2 + d \Big]. $$
 
     Args:
         x: Data, (N, d).
@@ -229,9 +239,9 @@ class _States(Distribution):
     def mean(self) -> Tensor:
         return self.index.probs @ self.states
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's own signature)
-        return self.states[self.index.sample(sample_shape)]  # type: ignore[no-untyped-call]
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.states[self.index.sample(sample_shape)]
 
     def log_prob(self, value: Tensor) -> Tensor:
         bits = (value.long() << torch.arange(value.shape[-1])).sum(-1)
-        return self.index.log_prob(bits)  # type: ignore[no-any-return, no-untyped-call]
+        return self.index.log_prob(bits)

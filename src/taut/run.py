@@ -12,9 +12,11 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +29,24 @@ from taut import build as building
 from taut import pictures, storage
 from taut.config import Config
 from taut.data import Dataset, Schema, prepare
+from taut.data.readers import shown
 from taut.errors import DataError, StorageError, UsageError
 from taut.evidence import Estimate, Evidence, importance_blocks
 from taut.evidence.baseline import independent_marginals
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective
-from taut.seeds import stream
+from taut.seeds import stream, untouched
 from taut.spec import parse, to_spec
 from taut.training import checkpoint
 from taut.training.loop import Record, State, finish, plan_steps, train
 
-__all__ = ["Run", "evaluate", "fit", "load", "resume", "start", "train_run"]
+__all__ = ["Run", "data_of", "evaluate", "fit", "load", "resume", "start", "train_run"]
 
 FORMAT = 1
+_FILES = {
+    "run.json", "history.jsonl", "checkpoints", "model.safetensors", "evaluation.json", "samples.png", "reconstructions.png",
+    storage.MANIFEST,
+}  # fmt: skip
 Source = str | Path | np.ndarray | Tensor
 
 
@@ -60,7 +67,7 @@ class Run:
 
     def evaluation(self) -> dict[str, Any]:
         """Returns the numbers of the final measurement."""
-        return storage.read_json(self.path / "evaluation.json")
+        return storage.read_checked_json(self.path / "evaluation.json")
 
 
 def fit(
@@ -108,13 +115,12 @@ def fit(
             parts[name], settings[name] = part, str(building.describe_part(part))
     if objective is not None:
         settings["objective"] = objective if isinstance(objective, str) else str(to_spec(objective))
-    if isinstance(test, str):
-        settings["test"] = test
-    run, data, state = start(
-        source, out, _merge(config or Config(), settings), parts=parts, test=None if isinstance(test, str) else test
-    )
-    for _ in train_run(run, data, state):
-        pass
+    if isinstance(test, str | Path):
+        settings["test"], test = str(test), None
+    run, data, state = start(source, out, _merge(config or Config(), settings), parts=parts, test=test)
+    with closing(train_run(run, data, state)) as records:
+        for _ in records:
+            pass
     for _ in evaluate(run, data):
         pass
     return run
@@ -131,14 +137,15 @@ def start(
 ) -> tuple[Run, Dataset, State]:
     """Reads the data, builds the model and makes the folder; nothing is trained yet."""
     _use_threads(config)
-    data = _prepare(source, config, test)
+    data = read_data(source, config, test)
+    _measured(data)  # refused before the training, not after it
     config = dataclasses.replace(config, model=building.complete(config.model, data.schema))
     objective = building.build_objective(config.training.objective)
     device = find_device(config.training.device)
     statistics = building.summarize(data)
-    with stream(config.training.seed, "init"):  # before the model is made: the seed governs its first weights
+    with stream(config.training.seed, "init"), _going_together():  # before the model is made: its first weights follow the seed
         model = building.build(config.model, data.schema, statistics, parts=parts)
-    with stream(config.training.seed, "check"):
+    with stream(config.training.seed, "check"), _going_together():
         building.check_support(model, data, data.name or "the data")
         objective(model, data.train[:2].to(torch.get_default_dtype()))  # a wrong pair of parts fails here, not in the loop
     model.to(device)
@@ -165,12 +172,13 @@ def start(
     return Run(path, config, data.schema, model, objective, info), data, state
 
 
-def train_run(run: Run, data: Dataset, state: State) -> Iterator[Record]:
+def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, None]:
     """Trains the model of a run from a state on, writing its history and its checkpoints, and yields each interval's record."""
     folder, history = run.path / "checkpoints", run.path / "history.jsonl"
     training = run.config.training
     data = to_device(data, torch.device(run.info["device"]))
     saved, began = time.monotonic(), time.monotonic()
+    whole = dataclasses.replace(state)  # a signal can arrive while ``train`` is in the midst of changing ``state``
     if not state.step:
         history.write_text("")
     try:
@@ -178,6 +186,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Iterator[Record]:
             for record in train(run.model, run.objective, data, training, state):
                 file.write(json.dumps(record._asdict(), allow_nan=False) + "\n")
                 file.flush()
+                whole = dataclasses.replace(state)
                 if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
                     _sync(file.fileno())
                     checkpoint.save(folder, state)
@@ -186,8 +195,10 @@ def train_run(run: Run, data: Dataset, state: State) -> Iterator[Record]:
                 if training.minutes is not None and time.monotonic() - began >= 60 * training.minutes:
                     state.done = True
     except BaseException:  # a signal, a full disk, a divergence: what is done is kept, then the error goes on its way
-        if state.tensors:
-            checkpoint.save(folder, state)
+        if not state.step:  # in the first interval the tensors are those of the start
+            whole = dataclasses.replace(whole, tensors=state.tensors)
+        if whole.tensors:
+            checkpoint.save(folder, whole)
         raise
     if training.minutes is not None:
         checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
@@ -197,10 +208,8 @@ def train_run(run: Run, data: Dataset, state: State) -> Iterator[Record]:
 
 def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
     """Measures the trained model on held-out data, block by block, and finishes the folder."""
-    part = "test" if len(data.test) else "validation" if len(data.validation) else "train"
+    part = _measured(data)
     x = getattr(data, part)
-    if part == "train" and data.binarize == "dynamic":
-        raise DataError("nothing was held out to measure the model on: give --test FILE or a test fraction above 0")
     seed = run.config.training.seed
     blocks = []
     for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
@@ -233,25 +242,25 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     """
     path = _run_folder(path)
     if not (path / storage.MANIFEST).exists():
-        raise StorageError(f"{path} is not finished: run `taut resume {path}` first")
+        raise StorageError(f"{shown(path)} is not finished: run `taut resume {shown(path)}` first")
     storage.read_checked(path / "run.json")
     run = _rebuild(path, trust)
     tensors = storage.read_tensors(path / "model.safetensors")
-    try:
-        run.model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
-        raise StorageError(f"{path / 'model.safetensors'} does not fit the model in run.json: {reason}") from None
+    _check_fit(run.model, tensors, path / "model.safetensors")
+    run.model.load_state_dict(tensors)
     run.model.eval()
     return run
 
 
-def resume(path: str | Path, *, source: Source | None = None, trust: Sequence[str] = ()) -> tuple[Run, Dataset, State]:
+def resume(
+    path: str | Path, *, source: Source | None = None, test: Source | None = None, trust: Sequence[str] = ()
+) -> tuple[Run, Dataset, State]:
     """Returns a run, its data and the state of its last checkpoint, ready for ``train_run`` and ``evaluate``.
 
     Args:
         path: The run folder.
         source: The data, where they were an array or have moved.
+        test: The official test set, likewise.
         trust: Outside modules that the run may import.
 
     Fails:
@@ -260,22 +269,48 @@ def resume(path: str | Path, *, source: Source | None = None, trust: Sequence[st
     """
     path = _run_folder(path)
     run = _rebuild(path, trust)
-    state = checkpoint.load(checkpoint.latest(path / "checkpoints"))
+    newest = checkpoint.latest(path / "checkpoints")
+    state = checkpoint.load(newest)
+    _check_fit(run.model, {k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")}, newest)
     _use_threads(run.config)
-    source = run.info["source"] if source is None else source
-    if isinstance(source, str) and not source:
-        raise UsageError(f"{path} was trained on an array in memory: resume it from Python with source=")
-    data = _prepare(source, run.config, run.info["test"] or None)
-    if data.fingerprint != run.info["fingerprint"]:
-        raise DataError(
-            f"{data.name or 'the data'}: these are not the data of {path} (fingerprint {data.fingerprint}, "
-            f"not {run.info['fingerprint']}); give back the original file or start a new run"
-        )
+    data = data_of(run, source, test)
     run.model.to(find_device(run.info["device"]))
     history = run.path / "history.jsonl"
     kept = [line for line in history.read_text().splitlines() if _step(line) <= state.step]
     storage.write_bytes(history, "".join(line + "\n" for line in kept).encode())
     return run, data, state
+
+
+def data_of(run: Run, source: Source | None = None, test: Source | None = None) -> Dataset:
+    """Returns the data that a run was trained on, read again.
+
+    Args:
+        run: The run.
+        source: Where they are now, if not where they were.
+        test: The official test set, likewise.
+
+    Fails:
+        DataError: they are not the same data any more (by their fingerprint).
+        UsageError: they were an array in memory.
+    """
+    config = run.config
+    if source is None:
+        source = run.info["source"]
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, key=None))  # it is in the source
+    if test is None:
+        test = run.info["test"] or None
+    where = shown(run.path)
+    if isinstance(source, str) and not source:
+        raise UsageError(f"{where} was trained on an array in memory: give the data, from Python or as a file")
+    if test is None and "+" in run.info["fingerprint"]:
+        raise UsageError(f"{where} was trained with a test set that was an array in memory: give it again, from Python")
+    data = read_data(source, config, test)
+    if data.fingerprint != run.info["fingerprint"]:
+        raise DataError(
+            f"{shown(data.name) or 'the data'}: these are not the data of {where} (fingerprint {data.fingerprint}, "
+            f"not {run.info['fingerprint']}); give back the original file or start a new run"
+        )
+    return data
 
 
 def to_device(data: Dataset, device: torch.device) -> Dataset:
@@ -290,17 +325,18 @@ def find_device(name: str) -> torch.device:
         UsageError: there is no such device; those there are are named.
     """
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")  # type: ignore[no-untyped-call, no-any-return]
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        float(torch.zeros((), device=device))  # read back: meta has no numbers
     except (RuntimeError, AssertionError, NotImplementedError):
-        there = torch.accelerator.current_accelerator()  # type: ignore[no-untyped-call]
+        there = torch.accelerator.current_accelerator()
         raise UsageError(f"no device {name!r} here; there is cpu{f' and {there}' if there else ''}") from None
     return device
 
 
-def _prepare(source: Source, config: Config, test: Source | None) -> Dataset:
+def read_data(source: Source, config: Config, test: Source | None = None) -> Dataset:
+    """Returns the data of a source as a configuration says they are to be read; the same for every command."""
     options = dataclasses.asdict(config.data)
     official = options.pop("test")
     return prepare(source, test=official if test is None else test, seed=config.training.seed, **options)
@@ -318,25 +354,59 @@ def _merge(config: Config, settings: Mapping[str, Any]) -> Config:
     return Config.from_dict(values)
 
 
+def _measured(data: Dataset) -> str:
+    """Returns the part of the data that the model is measured on."""
+    part = "test" if len(data.test) else "validation" if len(data.validation) else "train"
+    if part == "train" and data.binarize == "dynamic":
+        raise DataError("nothing is held out to measure the model on: give --test FILE or a test fraction above 0")
+    return part
+
+
+@contextmanager
+def _going_together() -> Iterator[None]:
+    """Turns the complaints of parts that were wrongly put together into an error of usage."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError) as error:
+        if "memory" in str(error):
+            raise
+        raise UsageError(f"these parts do not go together: {str(error).partition(chr(10))[0]}") from error
+
+
 def _make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
     if out is None:
-        stem = Path(name.partition(":")[2] or name).name.partition(".")[0] or "array"
-        number = 1
-        while (path := Path("runs") / f"{stem}-{number}").exists():
-            number += 1
-    else:
-        path = Path(out)
+        return _next_folder(name)
+    path = Path(out)
+    where = shown(path)
     try:
         if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists: choose another --out, or --overwrite to replace it")
-        if path.is_dir() and any(path.iterdir()):
-            if not (path / "run.json").exists():
-                raise UsageError(f"{path} is not a run folder, so it is not replaced: choose another --out")
+            raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
+        if path.is_dir() and (inside := {p.name for p in path.iterdir()}):
+            if "run.json" not in inside:
+                raise UsageError(f"{where} is not a run folder, so it is not replaced: choose another --out")
+            if foreign := sorted(n for n in inside - _FILES if not n.startswith(".")):
+                raise UsageError(f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or choose another --out")
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another --out") from None
+        raise UsageError(f"cannot make the folder {where}: {error.strerror or error}; choose another --out") from None
     return path
+
+
+def _next_folder(name: str) -> Path:
+    """Makes the next free folder below runs/; two trainings that start at once get two."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0] or "array"
+    number = 1
+    while True:
+        path = Path("runs") / f"{stem}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another with --out") from None
+        else:
+            return path
 
 
 def _run_folder(path: str | Path) -> Path:
@@ -344,29 +414,49 @@ def _run_folder(path: str | Path) -> Path:
     if path.is_file():
         pickled = path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
         why = "is never unpickled, since that runs whatever code is in it" if pickled else "is a file"
-        raise UsageError(f"{path} {why}: give the folder that `taut fit` made (with run.json and model.safetensors)")
+        raise UsageError(f"{shown(path)} {why}: give the folder that `taut fit` made (with run.json and model.safetensors)")
     if not (path / "run.json").is_file():
-        raise UsageError(f"{path} is no run folder: there is no run.json in it")
+        raise UsageError(f"{shown(path)} is no run folder: there is no run.json in it")
     return path
 
 
 def _rebuild(path: Path, trust: Sequence[str]) -> Run:
     info = storage.read_json(path / "run.json")
     if info.get("format") != FORMAT:
-        raise StorageError(f"{path} has format {info.get('format')!r}, this taut ({_version()}) reads format {FORMAT}")
+        made = f"made by taut {shown(info.get('taut', 'of an unknown version'))}"
+        raise StorageError(
+            f"{shown(path)} has format {info.get('format')!r}, {made}; this taut ({_version()}) reads format {FORMAT}"
+        )
     try:
         config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
-    except (KeyError, TypeError, UsageError) as error:
-        raise StorageError(f"{path / 'run.json'} is damaged: {error}") from None
-    specs = [config.training.objective, *(str(v) for v in dataclasses.asdict(config.model).values() if isinstance(v, str))]
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).replace("\n", "; ")
+        raise StorageError(f"{shown(path / 'run.json')} is damaged: {reason}") from None
+    specs = [
+        config.training.objective,
+        *(str(v) for v in dataclasses.asdict(config.model).values() if isinstance(v, str)),
+    ]
     outside = set().union(*(parse(s).modules() for s in specs)) - set(trust)
     if outside:
         module = sorted(outside)[0]
         raise UsageError(
-            f"{path} names a part of the outside module {module!r}, whose code would run: if you trust it, --trust {module}"
+            f"{shown(path)} names a part of the outside module {module!r}, whose code would run: "
+            f"if you trust it, --trust {module}"
         )
-    model = building.build(config.model, schema)
+    with untouched():  # the first weights are drawn, to be replaced
+        model = building.build(config.model, schema)
     return Run(path, config, schema, model, building.build_objective(config.training.objective), info)
+
+
+def _check_fit(model: VAE, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses weights that are not those of the model."""
+    wanted, given = ({k: tuple(v.shape) for k, v in t.items()} for t in (model.state_dict(), tensors))
+    if wanted != given:
+        name = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))[0]
+        raise StorageError(
+            f"{shown(path)} does not fit the model in run.json: {shown(name)} is {given.get(name, 'missing')}, "
+            f"not {wanted.get(name, 'there')}"
+        )
 
 
 def _draw_pictures(run: Run, x: Tensor) -> None:
@@ -418,5 +508,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("taut")
-
-

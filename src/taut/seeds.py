@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-__all__ = ["derive", "generator", "stream"]
+__all__ = ["derive", "generator", "set_seed", "stream", "untouched"]
 
 
 def derive(seed: int, name: str, step: int = 0) -> int:
@@ -31,9 +32,37 @@ def generator(seed: int, name: str, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, name, step))
 
 
+def set_seed(seed: int) -> None:
+    """Seeds torch's own generators: the processor's and, where there is one, the accelerator's.
+
+    ``torch.manual_seed`` does this too, and walks the stack at each call: 0.6 ms, a sixth of a small training step.
+    """
+    torch.default_generator.manual_seed(seed)
+    for module in _accelerators():
+        module.manual_seed(seed)
+
+
 @contextmanager
 def stream(seed: int, name: str, step: int = 0) -> Iterator[None]:
     """Runs a block on torch's own generators seeded for one step of one stream; afterwards they are as they were before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, name, step))
+    with untouched():
+        set_seed(derive(seed, name, step))
         yield
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Runs a block, then puts torch's own generators back to where they were."""
+    modules = _accelerators()
+    before, others = torch.default_generator.get_state(), [m.get_rng_state() for m in modules]
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
+        for module, state in zip(modules, others, strict=True):
+            module.set_rng_state(state)
+
+
+def _accelerators() -> list[Any]:
+    device = torch.accelerator.current_accelerator()
+    return [] if device is None else [torch.get_device_module(device)]

@@ -88,9 +88,7 @@ def _node(node: ast.expr) -> Spec:
     return Spec(name, tuple(arguments), module or None)
 
 
-def resolve(
-    spec: Spec | str, base: type, fill: Mapping[str, Any] | None = None, bases: Mapping[str, type] | None = None
-) -> Any:
+def resolve(spec: Spec | str, base: type, fill: Mapping[str, Any] | None = None, bases: Mapping[str, type] | None = None) -> Any:
     """Returns the part that a specification stands for.
 
     Args:
@@ -152,7 +150,8 @@ def _find(spec: Spec, base: type) -> type:
 
 
 def _subclasses(cls: type) -> Iterable[type]:
-    for sub in cls.__subclasses__():
+    children: list[type] = cls.__subclasses__()
+    for sub in children:
         yield sub
         yield from _subclasses(sub)
 
@@ -181,7 +180,10 @@ def to_spec(part: Any, leave_out: Iterable[str] = ()) -> Spec:
     elif isinstance(part, type):
         cls, values = part, {}
     else:
-        cls, values = type(part), {k: getattr(part, k) for k in inspect.signature(type(part)).parameters if hasattr(part, k)}
+        cls, values = (
+            type(part),
+            {k: getattr(part, k) for k in inspect.signature(type(part)).parameters if hasattr(part, k)},
+        )
     left_out = {*leave_out, "in_shape", "out_shape", "context_dim"}
     arguments = []
     for name, parameter in inspect.signature(cls).parameters.items():

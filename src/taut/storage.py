@@ -11,16 +11,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
 
+from taut.data.readers import shown
 from taut.errors import StorageError
 
 __all__ = [
-    "commit_folder", "read_checked", "read_json", "read_tensors", "write_bytes", "write_json", "write_manifest", "write_tensors",
+    "commit_folder", "read_checked", "read_checked_json", "read_json", "read_tensors", "remove_folder", "write_bytes",
+    "write_json", "write_manifest", "write_tensors",
 ]  # fmt: skip
 
 MANIFEST = "manifest.json"
@@ -32,7 +35,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Fails:
         StorageError: the system refuses (no space, no permission).
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name[:240]}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -41,8 +44,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; the file there before is unchanged") from None
+        with suppress(OSError):
+            temporary.unlink()
+        before = "; the file there before is unchanged" if path.exists() else ""
+        raise StorageError(f"cannot write {shown(path)}: {error.strerror or error}{before}") from None
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -67,9 +72,17 @@ def commit_folder(temporary: Path, final: Path) -> None:
     """Gives a fully written folder its final name: a half-written one is never seen under it."""
     _sync_folder(temporary)
     if final.exists():
-        shutil.rmtree(final)
+        remove_folder(final)
     temporary.rename(final)
     _sync_folder(final.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder so that a half-removed one is never seen under its name."""
+    trash = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(trash, ignore_errors=True)
+    folder.rename(trash)
+    shutil.rmtree(trash)
 
 
 def read_checked(path: Path) -> bytes:
@@ -82,18 +95,23 @@ def read_checked(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from None
+        raise StorageError(f"cannot read {shown(path)}: {error.strerror or error}") from None
     if manifest.get(path.name) != _sha256(content):
-        raise StorageError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}; restore it from a copy")
+        raise StorageError(f"{shown(path)} is damaged: its SHA-256 is not the one in {MANIFEST}; restore it from a copy")
     return content
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of a safetensors file after checking it against the manifest beside it."""
     try:
-        return safetensors.torch.load(read_checked(path))  # type: ignore[no-any-return]
+        return safetensors.torch.load(read_checked(path))
     except safetensors.SafetensorError as error:
-        raise StorageError(f"{path} is no safetensors file: {error}") from None
+        raise StorageError(f"{shown(path)} is no safetensors file: {error}") from None
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a JSON file after checking it against the manifest beside it."""
+    return _mapping(read_checked(path), path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,13 +121,18 @@ def read_json(path: Path) -> dict[str, Any]:
         StorageError: it is missing or is not a JSON object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        return _mapping(path.read_bytes(), path)
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise StorageError(f"{path} is damaged: it is not valid JSON ({error})") from None
+        raise StorageError(f"cannot read {shown(path)}: {error.strerror or error}") from None
+
+
+def _mapping(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{shown(path)} is damaged: it is not valid JSON ({error})") from None
     if not isinstance(value, dict):
-        raise StorageError(f"{path} is damaged: it holds no JSON object")
+        raise StorageError(f"{shown(path)} is damaged: it holds no JSON object")
     return value
 
 

@@ -6,6 +6,7 @@ the names carry shapes, and the tests check them at every call; where it is not,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -28,4 +29,23 @@ else:
         PerSample = Float[Tensor, "K B"]
         PerDatum = Float[Tensor, "B"]
 
-__all__ = ["Context", "Data", "Latent", "PerDatum", "PerSample"]
+__all__ = ["Context", "Data", "Latent", "PerDatum", "PerSample", "image_layout"]
+
+
+def image_layout(shape: Sequence[int]) -> tuple[int, int, int, int | None]:
+    """Returns (channels, height, width, axis of the channels or None) of an image (H, W), (H, W, C) or (C, H, W).
+
+    Fails:
+        ValueError: the shape is none of these, with 1, 3 or 4 channels.
+
+    Examples:
+        >>> image_layout((28, 28)), image_layout((3, 32, 32)), image_layout((32, 32, 3))
+        ((1, 28, 28, None), (3, 32, 32, 0), (3, 32, 32, 2))
+    """
+    if len(shape) == 2:
+        return 1, shape[0], shape[1], None
+    if len(shape) == 3 and shape[2] in (1, 3, 4):
+        return shape[2], shape[0], shape[1], 2
+    if len(shape) == 3 and shape[0] in (1, 3, 4):
+        return shape[0], shape[1], shape[2], 0
+    raise ValueError(f"{tuple(shape)} is no image: expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4")

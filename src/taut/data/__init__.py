@@ -2,7 +2,7 @@
 
 from taut.data.dataset import Dataset, batch, binarize, check_against, prepare
 from taut.data.readers import Source, read
-from taut.data.schema import Schema, image_layout, infer, problems
+from taut.data.schema import Schema, infer, problems
 from taut.data.split import fingerprint, num_duplicates, split
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "binarize",
     "check_against",
     "fingerprint",
-    "image_layout",
     "infer",
     "num_duplicates",
     "prepare",

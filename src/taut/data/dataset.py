@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from taut.data.schema import (
 from taut.data.split import fingerprint, num_duplicates, row_hashes, split
 from taut.errors import DataError, UsageError
 
-Binarize = Literal["none", "dynamic", "threshold"]
+BINARIZE = ("none", "dynamic", "threshold")
 Input = str | Path | np.ndarray | torch.Tensor
 MIN_ROWS = 10
 
@@ -68,18 +67,18 @@ class Dataset:
     notes: tuple[str, ...]
     fingerprint: str
     name: str
-    binarize: Binarize
+    binarize: str
 
 
 def prepare(
-    source: Input,
+    source: object,
     *,
     key: str | None = None,
     kind: Kind | None = None,
     levels: tuple[int, int] | None = None,
     shape: tuple[int, ...] | None = None,
-    binarize: Binarize = "none",
-    test: Input | None = None,
+    binarize: str = "none",
+    test: object | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
@@ -102,8 +101,8 @@ def prepare(
         UsageError: an option is wrong or contradicts another.
         DataError: the data cannot be read, or must not be trained on; it lists every problem of both sources.
     """
-    if binarize not in get_args(Binarize):
-        raise UsageError(f"binarize must be one of {', '.join(get_args(Binarize))}, not {binarize!r}")
+    if binarize not in BINARIZE:
+        raise UsageError(f"binarize must be one of {', '.join(BINARIZE)}, not {binarize!r}")
     sources = [read(source, key)] + ([] if test is None else [read(test)])
     names = [shown(s.name) or f"the {part} array" for s, part in zip(sources, ("data", "test"), strict=False)]
     shaped = [_shaped(s.array, shape, name) for s, name in zip(sources, names, strict=True)]
@@ -141,7 +140,7 @@ def prepare(
 
 
 def check_against(
-    source: Input, schema: Schema, *, key: str | None = None, binarize: Binarize = "none", seed: int = 0
+    source: object, schema: Schema, *, key: str | None = None, binarize: str = "none", seed: int = 0
 ) -> torch.Tensor:
     """Returns new data for a trained model, stored as its own test set was.
 
@@ -197,9 +196,7 @@ def _shaped(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> tupl
         sides = "x".join(map(str, shape))
         return array, [f"{name}: rows of {held} values cannot take --shape {sides}, {wanted} values; correct --shape"]
     if array.ndim == 1:
-        return array, [
-            f"{name}: is one-dimensional, {len(array)} numbers; give another --key, or --shape 1 if each is a row"
-        ]
+        return array, [f"{name}: is one-dimensional, {len(array)} numbers; give another --key, or --shape 1 if each is a row"]
     return array, []
 
 
@@ -210,14 +207,12 @@ def _grey_schema(array: np.ndarray, kind: Kind | None, levels: tuple[int, int] |
     if levels not in (None, (0, 255)):
         low, high = levels
         rescaled = f"(x - {low}) / {high - low}" if low else f"x / {high}"
-        raise UsageError(
-            f"--binarize reads levels 0..255, not {low}..{high}; leave it away, or save {rescaled} and give that"
-        )
+        raise UsageError(f"--binarize reads levels 0..255, not {low}..{high}; leave it away, or save {rescaled} and give that")
     levels_only = integers_only(array) and (array.dtype.kind != "f" or array.max() > 1)
     return Schema("levels" if levels_only else "real", array.shape[1:], 0.0, 255.0 if levels_only else 1.0)
 
 
-def _problems(array: np.ndarray, schema: Schema, name: str, binarize: Binarize, *, training: bool) -> list[str]:
+def _problems(array: np.ndarray, schema: Schema, name: str, binarize: str, *, training: bool) -> list[str]:
     min_rows = MIN_ROWS if training else 1
     if binarize == "none":
         return problems(array, schema, name, min_rows, training=training)
@@ -245,7 +240,7 @@ def _is_divided_by_255(array: np.ndarray) -> bool:
     return inside and all(bool(np.all(np.abs(255.0 * x - np.rint(255.0 * x)) <= tolerance)) for x in chunks(array))
 
 
-def _stored(array: np.ndarray, schema: Schema, binarize: Binarize) -> np.ndarray:
+def _stored(array: np.ndarray, schema: Schema, binarize: str) -> np.ndarray:
     """Bytes where the values are bytes; otherwise float32, or float64 if the data have it and torch computes in it."""
     if binarize != "none" and _is_bits(array):
         return array.astype(np.uint8) * np.uint8(255 if binarize == "dynamic" else 1)  # grey 255 is a sure 1
@@ -279,7 +274,7 @@ def _fixed_bits(grey: torch.Tensor, seed: int, part: str) -> torch.Tensor:
     return _bits(grey, torch.Generator().manual_seed(own)).to(torch.uint8)
 
 
-def _notes(array: np.ndarray, schema: Schema, binarize: Binarize) -> list[str]:
+def _notes(array: np.ndarray, schema: Schema, binarize: str) -> list[str]:
     if binarize != "none":
         return []
     lines = []
@@ -291,30 +286,20 @@ def _notes(array: np.ndarray, schema: Schema, binarize: Binarize) -> list[str]:
             " round, or use --binarize"
         )
     if schema.kind == "real" and array.dtype.kind in "iu" and np.abs(array.astype(np.float64)).max() > exact_integers():
-        lines.append(
-            f"integers above {exact_integers()} lose digits in {np.dtype(float_storage()).name}; are they ids?"
-        )
+        lines.append(f"integers above {exact_integers()} lose digits in {np.dtype(float_storage()).name}; are they ids?")
     if schema.kind == "real" and array.ndim == 2:
         # a value that fills more than half of a column must be its median
         often = np.flatnonzero((array == np.median(array, axis=0)).mean(axis=0) > 0.5)
         if len(often):
-            lines.append(
-                f"columns (from 0) {listing(often)} repeat one value in most rows: their density may have no bound"
-            )
+            lines.append(f"columns (from 0) {listing(often)} repeat one value in most rows: their density may have no bound")
     return lines
 
 
 def _duplicate_notes(stored: list[np.ndarray]) -> list[str]:
     count, rows = num_duplicates(stored[0]), len(stored[0])
-    lines = (
-        [f"{count} of {rows} rows ({100 * count / rows:.3g} %) repeat another; copies stay on one side"]
-        if count
-        else []
-    )
+    lines = [f"{count} of {rows} rows ({100 * count / rows:.3g} %) repeat another; copies stay on one side"] if count else []
     if len(stored) > 1 and stored[0].dtype == stored[1].dtype:
         shared = int(np.isin(row_hashes(stored[1]), row_hashes(stored[0])).sum())
         if shared:
-            lines.append(
-                f"{shared} of {len(stored[1])} rows of the test set are also in the data: its score is optimistic"
-            )
+            lines.append(f"{shared} of {len(stored[1])} rows of the test set are also in the data: its score is optimistic")
     return lines

@@ -15,8 +15,9 @@ import re
 import stat
 import zipfile
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Source(NamedTuple):
     name: str
 
 
-def read(source: str | Path | np.ndarray | torch.Tensor, key: str | None = None) -> Source:
+def read(source: object, key: str | None = None) -> Source:
     """Returns the data that ``source`` names or is.
 
     Args:
@@ -140,7 +141,7 @@ def _nearest_file(path: Path) -> str:
     return f"; did you mean {shown(path.parent / nearest[0])}?" if nearest else f"; supported: {SUPPORTED}"
 
 
-def _read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
+def _read_npy(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(stream)
         if version > (2, 0):
@@ -163,7 +164,7 @@ def _read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
 
 
-def _read_npz(stream: IO[bytes], key: str | None, where: str) -> np.ndarray:
+def _read_npz(stream: BufferedIOBase, key: str | None, where: str) -> np.ndarray:
     try:
         with zipfile.ZipFile(stream) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -173,7 +174,7 @@ def _read_npz(stream: IO[bytes], key: str | None, where: str) -> np.ndarray:
                 gib = info.file_size / 2**30
                 raise DataError(f"{place}: unpacks to {gib:.1f} GiB (limit 16); save it as .npy if that is meant")
             with archive.open(info) as member:
-                return _read_npy(member, info.file_size, place)
+                return _read_npy(cast(BufferedIOBase, member), info.file_size, place)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
         raise DataError(
             f"{where}: is no .npz file, or truncated or damaged ({shown(error)}); write it again with numpy.savez"
@@ -209,11 +210,11 @@ def _is_idx(magic: bytes) -> bool:
     return magic[:2] == b"\0\0" and magic[2] in IDX_DTYPES and 1 <= magic[3] <= 8
 
 
-def _read_idx(stream: IO[bytes], size: int, where: str) -> np.ndarray:
+def _read_idx(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     try:
-        plain: IO[bytes] = gzip.GzipFile(fileobj=stream) if packed else stream  # type: ignore[assignment]
+        plain: BufferedIOBase = gzip.GzipFile(fileobj=stream) if packed else stream
         magic = plain.read(4)
         if len(magic) < 4 or not _is_idx(magic):
             raise DataError(f"{where}: is not an idx file (it begins {magic.hex()}); supported: {SUPPORTED}")
@@ -225,9 +226,7 @@ def _read_idx(stream: IO[bytes], size: int, where: str) -> np.ndarray:
         claimed = math.prod(shape) * dtype.itemsize
         room = min(size * MAX_GZIP_RATIO, MAX_UNCOMPRESSED_BYTES) if packed else size - 4 - len(sizes)
         if len(shape) < magic[3] or claimed > room:
-            raise DataError(
-                f"{where}: is truncated: its header claims shape {shape}, {claimed} bytes; download it again"
-            )
+            raise DataError(f"{where}: is truncated: its header claims shape {shape}, {claimed} bytes; download it again")
         array = _fill(plain, dtype, math.prod(shape), where)
         if plain.read(1):
             raise DataError(f"{where}: holds more than the {claimed} bytes of its header's {shape}; download it again")
@@ -236,7 +235,7 @@ def _read_idx(stream: IO[bytes], size: int, where: str) -> np.ndarray:
     return array.reshape(shape)
 
 
-def _fill(stream: IO[bytes], dtype: np.dtype[Any], count: int, where: str) -> np.ndarray:
+def _fill(stream: BufferedIOBase, dtype: np.dtype[Any], count: int, where: str) -> np.ndarray:
     """Reads straight into the array, a piece at a time: a compressed stream would otherwise hold everything twice."""
     array = np.empty(count, dtype)
     view, done = array.view(np.uint8).data, 0
@@ -262,19 +261,13 @@ def _openml(name: str) -> Source:
     try:
         bunch = fetch_openml(name.removeprefix("openml:"), as_frame=False, parser="liac-arff")
     except (OSError, http.client.HTTPException) as error:
-        raise DataError(
-            f"{shown(name)}: openml.org did not answer ({shown(error)}); try later or give a file"
-        ) from error
+        raise DataError(f"{shown(name)}: openml.org did not answer ({shown(error)}); try later or give a file") from error
     except ValueError as error:
-        raise DataError(
-            f"{shown(name)}: cannot be fetched ({shown(error)}); give a numeric data set or a file"
-        ) from error
+        raise DataError(f"{shown(name)}: cannot be fetched ({shown(error)}); give a numeric data set or a file") from error
     categories = [column for column in bunch.feature_names if column in (bunch.categories or {})]
     if categories:
         listed = shown(", ".join(categories[:10])) + (", ..." if len(categories) > 10 else "")
-        raise DataError(
-            f"{shown(name)}: columns of categories are not supported: {listed}; encode them and give a file"
-        )
+        raise DataError(f"{shown(name)}: columns of categories are not supported: {listed}; encode them and give a file")
     if not isinstance(bunch.data, np.ndarray):
         raise DataError(f"{shown(name)}: is sparse; make it dense and give it as .npy")
     labels = bunch.target.astype(str) if bunch.target is not None and bunch.target.dtype == object else bunch.target

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from taut.errors import DataError, UsageError
+from taut.types import image_layout
 
 Kind = Literal["binary", "levels", "real"]
 MAX_LEVELS = 65536
-CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Schema:
     def is_image(self) -> bool:
         try:
             _, height, width, _ = image_layout(self.event_shape)
-        except UsageError:
+        except ValueError:
             return False
         return min(height, width) >= 4
 
@@ -87,17 +87,6 @@ class Schema:
         return f"{what}, {count} {self.low:.6g}..{self.high:.6g}"
 
 
-def image_layout(event_shape: tuple[int, ...]) -> tuple[int, int, int, int | None]:
-    """Returns (channels, height, width, channel axis); grey images may lack the axis: 1 channel, None."""
-    if len(event_shape) == 2:
-        return (1, *event_shape, None)
-    if len(event_shape) == 3 and event_shape[2] in CHANNELS:
-        return event_shape[2], event_shape[0], event_shape[1], 2
-    if len(event_shape) == 3 and event_shape[0] in CHANNELS:
-        return (*event_shape, 0)
-    raise UsageError(f"shape {event_shape} is no image; give height x width, or 1, 3 or 4 channels first or last")
-
-
 def infer(array: np.ndarray, kind: Kind | None = None, levels: tuple[int, int] | None = None) -> Schema:
     """Returns the schema of the rows of ``array``.
 
@@ -111,9 +100,7 @@ def infer(array: np.ndarray, kind: Kind | None = None, levels: tuple[int, int] |
     """
     if levels is not None:
         if kind not in (None, "levels") or not levels[0] < levels[1] or levels[1] - levels[0] >= MAX_LEVELS:
-            raise UsageError(
-                f"--levels {levels[0]}:{levels[1]} needs LOW < HIGH, at most {MAX_LEVELS} levels, kind levels"
-            )
+            raise UsageError(f"--levels {levels[0]}:{levels[1]} needs LOW < HIGH, at most {MAX_LEVELS} levels, kind levels")
         return Schema("levels", array.shape[1:], float(levels[0]), float(levels[1]))
     if not any(np.isfinite(x).any() for x in chunks(array)):
         raise DataError("the data hold no finite value at all; check how they were saved")
@@ -126,9 +113,7 @@ def infer(array: np.ndarray, kind: Kind | None = None, levels: tuple[int, int] |
     elif kind == "levels":
         low, high = (0.0, 255.0) if array.dtype == np.uint8 else (float(math.floor(low)), float(math.ceil(high)))
         if high - low >= MAX_LEVELS:
-            raise UsageError(
-                f"--kind levels takes at most {MAX_LEVELS} levels, the values span {low:g}..{high:g}; use real"
-            )
+            raise UsageError(f"--kind levels takes at most {MAX_LEVELS} levels, the values span {low:g}..{high:g}; use real")
     return Schema(kind, array.shape[1:], low, high)
 
 
@@ -145,9 +130,7 @@ def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *,
     lines = []
     if array.shape[1:] != schema.event_shape:
         one = " (give one row as shape (1, ...))" if array.shape == schema.event_shape else ""
-        lines.append(
-            f"{name}: rows have shape {array.shape[1:]}, but {schema.event_shape} is needed{one}; reshape with --shape"
-        )
+        lines.append(f"{name}: rows have shape {array.shape[1:]}, but {schema.event_shape} is needed{one}; reshape with --shape")
     if len(array) < min_rows:
         lines.append(f"{name}: has {len(array)} rows, but at least {min_rows} are needed; give more data")
     if array.dtype.kind == "f":
@@ -157,9 +140,7 @@ def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *,
     lines += _outside(array, schema, name)
     if training and len(array) > 1:
         if all((rows == array[0]).all() for rows in chunks(array)):
-            lines.append(
-                f"{name}: all {len(array)} rows are identical, there is nothing to learn; check how they were saved"
-            )
+            lines.append(f"{name}: all {len(array)} rows are identical, there is nothing to learn; check how they were saved")
         else:
             lines += constant_columns(array, schema, name)
     return lines
@@ -185,9 +166,7 @@ def constant_columns(array: np.ndarray, schema: Schema, name: str) -> list[str]:
 def _outside(array: np.ndarray, schema: Schema, name: str) -> list[str]:
     low, high = schema.low, schema.high
     if schema.kind == "binary":
-        return found(
-            name, array, lambda x: np.isfinite(x) & (x != 0) & (x != 1), "neither 0 nor 1", _binary_mend(array)
-        )
+        return found(name, array, lambda x: np.isfinite(x) & (x != 0) & (x != 1), "neither 0 nor 1", _binary_mend(array))
     if schema.kind == "real":
         return _outside_real(array, schema, name)
     lines = []
@@ -215,9 +194,7 @@ def _outside_real(array: np.ndarray, schema: Schema, name: str) -> list[str]:
     lines = []
     if array.dtype == np.float64 and float_storage() == np.float32:
         beyond = "beyond the range of float32"
-        lines = found(
-            name, array, lambda x: np.isfinite(x) & (np.abs(x) > largest), beyond, "rescale, or drop the column"
-        )
+        lines = found(name, array, lambda x: np.isfinite(x) & (np.abs(x) > largest), beyond, "rescale, or drop the column")
     if schema.low >= 0 and schema.high <= 1:
         low, high = _finite_range(array)
         if low >= 0 and 1 < high <= 255 and integers_only(array):
@@ -228,9 +205,7 @@ def _outside_real(array: np.ndarray, schema: Schema, name: str) -> list[str]:
 def _binary_mend(array: np.ndarray) -> str:
     low, high = _finite_range(array)
     grey = low >= 0 and (high <= 1 or (high <= 255 and integers_only(array)))
-    return (
-        "grey values: use --binarize dynamic or threshold, or leave --kind away" if grey else "leave --kind binary away"
-    )
+    return "grey values: use --binarize dynamic or threshold, or leave --kind away" if grey else "leave --kind binary away"
 
 
 def found(name: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], what: str, mend: str) -> list[str]:
@@ -241,9 +216,7 @@ def found(name: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]
         here = int(np.count_nonzero(marked))
         if here and not count:
             place = [int(i) for i in np.unravel_index(int(marked.argmax()), marked.shape)]
-            element = (
-                f", column {place[1]}" if len(place) == 2 else f", element {tuple(place[1:])}" if place[1:] else ""
-            )
+            element = f", column {place[1]}" if len(place) == 2 else f", element {tuple(place[1:])}" if place[1:] else ""
             first = f"row {row + place[0]}{element}"
         count, row = count + here, row + len(rows)
     share = f"{100 * count / array.size:.3g} %"

@@ -36,4 +36,4 @@ def independent_marginals(statistics: Statistics, x: Tensor, schema: Schema) -> 
     scale = statistics.scale.double()
     if not bool((scale > 0).all()):
         scale = scale.square().mean().sqrt().expand_as(scale)
-    return Independent(Normal(statistics.loc.double(), scale), scale.dim()).log_prob(x.double())  # type: ignore[no-any-return]
+    return Independent(Normal(statistics.loc.double(), scale), scale.dim()).log_prob(x.double())

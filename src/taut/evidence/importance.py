@@ -29,9 +29,7 @@ MAX_ROWS = 512  # decoded at a time: more falls out of the processor's cache
 MAX_ELEMENTS = 2**20  # of x in them
 
 
-def importance(
-    model: Model, x: Data, num_samples: int = 500, *, context: Context | None = None, seed: int = 0
-) -> Evidence:
+def importance(model: Model, x: Data, num_samples: int = 500, *, context: Context | None = None, seed: int = 0) -> Evidence:
     r"""Returns the importance-weighted estimate of log p(x) for each datum.
 
     Args:

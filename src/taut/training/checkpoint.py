@@ -11,8 +11,17 @@ import math
 import shutil
 from pathlib import Path
 
+from taut.data.readers import shown
 from taut.errors import StorageError
-from taut.storage import commit_folder, read_checked, read_json, read_tensors, write_json, write_manifest, write_tensors
+from taut.storage import (
+    commit_folder,
+    read_checked_json,
+    read_tensors,
+    remove_folder,
+    write_json,
+    write_manifest,
+    write_tensors,
+)
 from taut.training.loop import State
 
 __all__ = ["latest", "load", "save"]
@@ -22,19 +31,26 @@ KEPT = 2
 
 def save(folder: Path, state: State) -> None:
     """Writes the state of a training below a folder of checkpoints, and removes all but the last two."""
-    folder.mkdir(exist_ok=True)
-    temporary = folder / ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     scalars = {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "tensors"}
     if scalars["best_target"] == -math.inf:  # JSON has no infinity
         scalars["best_target"] = None
-    write_tensors(temporary / "state.safetensors", state.tensors)
-    write_json(temporary / "state.json", scalars)
-    write_manifest(temporary)
-    commit_folder(temporary, folder / f"step-{state.step:09d}")
-    for old in _steps(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    temporary = folder / ".tmp"
+    try:
+        folder.mkdir(exist_ok=True)
+        for stray in (temporary, *folder.glob(".step-*")):  # left by a kill
+            shutil.rmtree(stray, ignore_errors=True)
+        temporary.mkdir()
+        write_tensors(temporary / "state.safetensors", state.tensors)
+        write_json(temporary / "state.json", scalars)
+        write_manifest(temporary)
+        commit_folder(temporary, folder / f"step-{state.step:09d}")
+        for old in _steps(folder)[:-KEPT]:
+            remove_folder(old)
+    except (OSError, StorageError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"cannot write a checkpoint in {shown(folder)}: {error.strerror or error}") from None
 
 
 def latest(folder: Path) -> Path:
@@ -45,7 +61,7 @@ def latest(folder: Path) -> Path:
     """
     steps = _steps(folder)
     if not steps:
-        raise StorageError(f"no checkpoint in {folder}: nothing was trained yet, so run `taut fit` again with --overwrite")
+        raise StorageError(f"no checkpoint in {shown(folder)}: nothing was trained yet, so run `taut fit` again with --overwrite")
     return steps[-1]
 
 
@@ -57,11 +73,10 @@ def load(checkpoint: Path) -> State:
     """
     try:
         tensors = read_tensors(checkpoint / "state.safetensors")
-        read_checked(checkpoint / "state.json")
-        scalars = read_json(checkpoint / "state.json")
+        scalars = read_checked_json(checkpoint / "state.json")
     except StorageError as error:
         older = [p for p in _steps(checkpoint.parent) if p.name < checkpoint.name]
-        mend = f"; remove {checkpoint} to go on from {older[-1].name}" if older else ""
+        mend = f"; remove {shown(checkpoint)} to go on from {older[-1].name}" if older else ""
         raise StorageError(f"{error}{mend}") from None
     if scalars["best_target"] is None:
         scalars["best_target"] = -math.inf

@@ -22,7 +22,7 @@ from taut.data import Dataset, batch
 from taut.errors import DivergedError
 from taut.model import Model
 from taut.objectives import Bound, Objective
-from taut.seeds import derive, stream
+from taut.seeds import derive, generator, set_seed, stream, untouched
 
 __all__ = ["Record", "State", "finish", "plan_steps", "train", "validate"]
 
@@ -96,7 +96,7 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
     warm = getattr(objective, "warmup", 0.0)  # early stopping and the choice of the best wait for it
     while not state.done:
         until = min(state.step + interval, state.total_steps)
-        with torch.random.fork_rng():
+        with untouched():
             bound, skipped = _run(model, objective, data, config, state, until, optimizer, average)
         if skipped > MAX_SKIPPED * (until - state.step):
             _roll_back(model, objective, data, config, state, optimizer, average)
@@ -130,13 +130,14 @@ def _run(
 ) -> tuple[float, int]:
     """Runs the steps of one interval; returns the mean bound over the finite ones and how many were skipped."""
     step_module = Step(model, objective).train()
-    parameters, averaged = list(model.parameters()), list(average.parameters())
+    parameters: list[Tensor] = list(model.parameters())
+    averaged: list[Tensor] = list(average.parameters())
     trainable = [p for p in parameters if p.requires_grad]
     device = parameters[0].device
     total, skipped = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
     size = _batch_size(data, config)
     for step in range(state.step, until):
-        torch.manual_seed(derive(config.seed, "step", step))
+        set_seed(derive(config.seed, "step", step))
         index = _rows(config.seed, len(data.train), size, step).to(device)
         x = batch(data.train, index, data.binarize == "dynamic")
         bound = step_module(x, step / state.total_steps)
@@ -197,7 +198,7 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
     trial_model = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(trial_model.parameters(), lr=0.0, fused=True)
     seconds = []
-    with torch.random.fork_rng():
+    with untouched():
         for _ in range(3):  # the first one warms up; the faster of the others counts
             start = time.perf_counter()
             _run(trial_model, objective, data, config, trial, count, optimizer, copy.deepcopy(model))
@@ -228,7 +229,7 @@ def _rate(step: int, config: TrainingConfig, state: State) -> float:
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, rows: int, epoch: int) -> Tensor:
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(derive(seed, "order", epoch)))
+    return torch.randperm(rows, generator=generator(seed, "order", epoch))
 
 
 def _rows(seed: int, rows: int, size: int, step: int) -> Tensor:
@@ -297,7 +298,7 @@ def _diagnose(model: Model, objective: Objective, data: Dataset, config: Trainin
                 return f"{term} is not finite for {count} of {values.numel()} samples at step {step}"
         model.zero_grad()
         with stream(config.seed, "step", step):
-            (-objective(model, x, None, step / state.total_steps).surrogate.mean()).backward()  # type: ignore[no-untyped-call]
+            (-objective(model, x, None, step / state.total_steps).surrogate.mean()).backward()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 return f"the gradient of {name} is not finite at step {step}"

@@ -1,0 +1,25 @@
+"""Shapes are checked at every call in the tests (jaxtyping, beartype); each test starts from one seed, in float64."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from jaxtyping import install_import_hook
+
+install_import_hook("taut", "typecheck.check")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+os.environ.setdefault("NO_COLOR", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+    torch.set_default_dtype(before)

@@ -1,0 +1,140 @@
+"""The table is complete, and what holds for every part of a family holds for each row."""
+
+from __future__ import annotations
+
+import inspect
+
+import instances
+import pytest
+import torch
+from torch.distributions import kl_divergence
+
+import taut
+
+
+def _classes(rows: list) -> set[str]:
+    found = set()
+    for row in rows:
+        part = row[0] if isinstance(row, tuple) else row
+        found.add(getattr(part, "func", part if isinstance(part, type) else type(part)).__name__)
+    return found
+
+
+def test_every_public_part_has_a_row() -> None:
+    rows = {
+        taut.Objective: instances.OBJECTIVES,
+        taut.Likelihood: instances.make_likelihoods(),
+        taut.Posterior: instances.make_posteriors(),
+        taut.Prior: instances.make_priors(),
+        taut.Network: instances.NETWORKS,
+    }
+    for base, module in instances.FAMILIES:
+        public = {n for n in module.__all__ if inspect.isclass(c := getattr(module, n)) and issubclass(c, base) and c is not base}
+        assert public == _classes(rows[base])
+
+
+@pytest.mark.parametrize("row", range(len(instances.make_likelihoods())))
+def test_likelihood_shapes_samples_and_gradients(row: int) -> None:
+    likelihood, kind = instances.make_likelihoods()[row]
+    z = torch.randn(6, 5, instances.LATENT, requires_grad=True)
+    distribution = likelihood(z)
+    assert distribution.batch_shape == (6, 5)
+    assert distribution.event_shape == instances.EVENT
+    assert distribution.mean.shape == (6, 5, *instances.EVENT)
+    sample = distribution.sample()
+    assert sample.dtype == torch.get_default_dtype()
+    assert bool(distribution.support.check(sample).all())
+    log_prob = distribution.log_prob(getattr(instances, kind)(5))
+    assert log_prob.shape == (6, 5)
+    log_prob.sum().backward()
+    assert z.grad is not None
+    assert bool((z.grad.abs().sum(-1) > 0).all())
+
+
+@pytest.mark.parametrize("row", range(len(instances.make_likelihoods())))
+def test_one_datum_does_not_see_another(row: int) -> None:
+    likelihood, kind = instances.make_likelihoods()[row]
+    x, z = getattr(instances, kind)(5), torch.randn(6, 5, instances.LATENT)
+    together = likelihood(z).log_prob(x)
+    alone = torch.stack([likelihood(z[:, i : i + 1]).log_prob(x[i : i + 1])[:, 0] for i in range(5)], 1)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("row", range(len(instances.make_posteriors())))
+def test_posterior_shapes_and_units(row: int) -> None:
+    posterior = instances.make_posteriors()[row]
+    x = instances.reals(5)
+    q = posterior(x)
+    assert (q.batch_shape, q.event_shape) == ((5,), (instances.LATENT,))
+    assert q.sample((3,)).shape == (3, 5, instances.LATENT)
+    # Standardizing is inside: the same network fed with z-scores directly gives the same posterior.
+    raw = type(posterior)(instances.EVENT, instances.LATENT, instances.SMALL)
+    raw.load_state_dict({**posterior.state_dict(), "standardize.loc": torch.tensor(0.0), "standardize.scale": torch.tensor(1.0)})
+    torch.testing.assert_close(raw((x - 10) / 3).mean, q.mean, rtol=0, atol=1e-10)
+
+
+def test_full_covariance_is_the_cholesky_factor_of_its_covariance() -> None:
+    q = instances.make_posteriors()[1](instances.reals(5))
+    tril = q.scale_tril
+    assert bool((tril.diagonal(dim1=-2, dim2=-1) > 0).all())
+    assert bool((tril[:, 0, 1] == 0).all())
+    assert bool((tril[:, 1, 0] != 0).all())
+    torch.testing.assert_close(q.covariance_matrix, tril @ tril.mT)
+
+
+@pytest.mark.parametrize("row", range(len(instances.make_priors())))
+def test_prior_shapes_and_kl_with_itself(row: int) -> None:
+    p = instances.make_priors()[row]()
+    assert (p.batch_shape, p.event_shape) == ((), (instances.LATENT,))
+    assert p.log_prob(p.sample((3, 5))).shape == (3, 5)
+    assert kl_divergence(p, p).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("factory", "in_shape", "out_shape"), instances.NETWORKS)
+@pytest.mark.parametrize("context_dim", [0, 3])
+def test_network_shapes_and_context(factory, in_shape, out_shape, context_dim: int) -> None:
+    network = factory(in_shape, out_shape, context_dim).eval()
+    x = torch.randn(2, 5, *in_shape)
+    context = torch.randn(5, context_dim) if context_dim else None
+    y = network(x, context)
+    assert y.shape == (2, 5, *out_shape)
+    alone = network(x[1, 3:4], None if context is None else context[3:4])
+    torch.testing.assert_close(alone[0], y[1, 3], rtol=0, atol=1e-10)
+    if context is not None:
+        assert not torch.allclose(network(x, context + 1), y)
+
+
+def test_convolutions_keep_the_layout_of_the_image() -> None:
+    # The same image, channels first and channels last, through the same weights.
+    first, last = taut.ConvEncoder((3, 9, 7), (4,)), taut.ConvEncoder((9, 7, 3), (4,))
+    last.load_state_dict(first.state_dict())
+    x = torch.randn(2, 3, 9, 7)
+    torch.testing.assert_close(first(x), last(x.movedim(1, -1)), rtol=0, atol=1e-10)
+    up_first, up_last = taut.ConvDecoder((4,), (2, 3, 9, 7)), taut.ConvDecoder((4,), (2, 9, 7, 3))
+    up_last.load_state_dict(up_first.state_dict())
+    z = torch.randn(2, 4)
+    torch.testing.assert_close(up_first(z).movedim(2, -1), up_last(z), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: taut.MLP((2,), (2,), activation="tanhh"), "unknown activation"),
+        (lambda: taut.Normal((2,), 1, "per_pixel"), "unknown scale"),
+        (lambda: taut.Normal((2,), 1, -1.0), "positive"),
+        (lambda: taut.DiscretizedLogistic((2,), 1, 0, 3, components=0), "at least 1"),
+        (lambda: taut.ConvEncoder((5,), (2,)), "no image"),
+        (lambda: taut.BinaryLatents(num_bits=13), "between 1 and 12"),
+        (lambda: taut.ELBO(num_samples=0), "at least 1"),
+        (lambda: taut.ELBO(beta=-1.0), "beta"),
+        (lambda: taut.ELBO(warmup=1.5), "warmup"),
+        (lambda: taut.ScoreFunction(num_samples=1), "at least 2"),
+        (lambda: taut.ScoreFunction(baseline="mean"), "unknown baseline"),
+        (lambda: taut.VIMCO(num_samples=1), "at least 2"),
+        (lambda: taut.probabilistic_pca(torch.randn(9, 3), 3), "latent_dim"),
+        (lambda: taut.IndependentBernoulli, "taut.priors.IndependentBernoulli and taut.posteriors"),
+    ],
+)
+def test_refuses(make, words: str) -> None:
+    with pytest.raises((ValueError, AttributeError), match=words):
+        make()

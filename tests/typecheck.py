@@ -1,0 +1,5 @@
+"""The type checker of the tests: beartype, with an int where a float is asked for (PEP 484's numeric tower)."""
+
+from beartype import BeartypeConf, beartype
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
