@@ -326,11 +326,11 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["fit", "bits.npy", "--objective", "__import__('os')"], USAGE, ["every argument needs its name"]),
     (["fit", "bits.npy", "--prior", "nowhere:Prior()"], USAGE, ["cannot import 'nowhere'"]),
     (["fit", "bits.npy", "--prior", "os:Prior()"], USAGE, ["os:Prior is no subclass of taut.Prior"]),
-    (["fit", "bits.npy", "--prior", "StandardNormal(latent_dim=5)"], USAGE, ["do not go together"]),
+    (["fit", "bits.npy", "--prior", "StandardNormal(latent_dim=5)"], USAGE, ["latent_dim follows from the data"]),
     (
         ["fit", "bits.npy", "--posterior", "IndependentBernoulli()"],
         USAGE,
-        ["IndependentBernoulli", "ScoreFunction(num_samples=8)"],
+        ["IndependentBernoulli", "different spaces"],
     ),
     (["fit", "bits.npy", "--binarize", "dynamic"], DATA, ["is binary already", "leave --binarize away"]),
     (["fit", "grey.npy", "--likelihood", "Bernoulli()"], DATA, ["0 or 1", "--binarize dynamic"]),

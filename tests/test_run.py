@@ -660,10 +660,14 @@ def test_an_outside_module_is_not_even_imported_unless_trusted(copy: Path, tmp_p
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"prior": "StandardNormal(latent_dim=5)"}, ["do not go together"]),
-        ({"likelihood": "Bernoulli(event_shape=(3,))"}, ["do not go together"]),
+        ({"prior": "StandardNormal(latent_dim=5)"}, ["latent_dim follows from the data"]),
+        ({"likelihood": "Bernoulli(event_shape=(3,))"}, ["event_shape follows from the data"]),
         ({"encoder": "MLP(hidden=(-3,))"}, ["MLP(hidden=(-3,))"]),
-        ({"posterior": "IndependentBernoulli()"}, ["IndependentBernoulli", "ScoreFunction(num_samples=8)"]),
+        ({"posterior": "IndependentBernoulli()"}, ["IndependentBernoulli", "different spaces"]),
+        (
+            {"prior": "IndependentBernoulli()", "posterior": "IndependentBernoulli()"},
+            ["do not go together", "IndependentBernoulli", "ScoreFunction(num_samples=8)"],
+        ),
         ({"device": "meta"}, ["no device 'meta' here; there is cpu"]),
         ({"device": "gpu"}, ["no device 'gpu' here; there is cpu"]),
         ({"latent_dims": 3}, ["latent_dims", "unknown"]),

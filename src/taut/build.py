@@ -13,13 +13,13 @@ from torch.distributions import constraints
 from taut import likelihoods, objectives, posteriors, priors
 from taut.config import ModelConfig
 from taut.data import Dataset, Schema
-from taut.errors import DataError
+from taut.errors import DataError, UsageError
 from taut.model import VAE, Likelihood, Model, Posterior, Prior
 from taut.networks import Network
 from taut.objectives import Objective
 from taut.spec import Spec, parse, resolve, to_spec
 
-__all__ = ["Statistics", "build", "build_objective", "complete", "summarize", "unsupported"]
+__all__ = ["Statistics", "build", "build_objective", "check_parts", "complete", "describe_part", "summarize", "unsupported"]
 
 # Importing the modules registers their parts: they are found as subclasses of these.
 _FAMILIES = (priors, likelihoods, posteriors, objectives)
@@ -134,14 +134,14 @@ def build(
         "event_shape": schema.event_shape,
         "latent_dim": config.latent_dim,
         "context_dim": context_dim,
-        "low": schema.low,
-        "high": schema.high,
         "data_loc": torch.zeros(schema.event_shape) if statistics is None else statistics.loc,
         "data_scale": likelihood_scale,
         "log_frequencies": None if statistics is None else statistics.log_frequencies,
         "encoder": _network(cast(str, config.encoder)),
         "decoder": _network(cast(str, config.decoder)),
     }
+    if schema.discrete:
+        fill |= {"low": int(schema.low), "high": int(schema.high)}
     given = parts or {}
 
     def part(name: str, base: type, **own: Any) -> Any:
@@ -225,21 +225,40 @@ def _words(support: constraints.Constraint) -> str:
     return str(support)
 
 
-def check_support(model: Model, dataset: Dataset, name: str) -> None:
-    """Refuses data that the likelihood gives no probability.
+def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -> None:
+    """Refuses data that the likelihood gives no probability, and parts whose bound would mean nothing.
 
     Fails:
-        DataError: with what to choose instead.
+        DataError: values outside the support of the likelihood; the line says what to choose instead.
+        UsageError: a density for discrete data, or a prior and a posterior over different spaces.
     """
-    z = model.draw(dataset.train[:1].to(torch.get_default_dtype()), reparameterize=False).z[0]
+    kind = dataset.schema.kind
     x = dataset.train if dataset.binarize != "dynamic" else dataset.test
+    z = model.draw(dataset.train[:1].to(torch.get_default_dtype()), reparameterize=False).z[0]
     problem = unsupported(model, x, z)
-    if problem is None:
-        return
-    mend = {
-        "binary": "leave --likelihood away to get Bernoulli()",
-        "levels": "leave --likelihood away to get DiscretizedLogistic(), or make the values 0 and 1 with --binarize dynamic",
-        "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by 255 suit ContinuousBernoulli(), "
-        "undivided DiscretizedLogistic()",
-    }[dataset.schema.kind]
-    raise DataError(f"{name}: {problem}; {mend}")
+    if problem is not None:
+        mend = {
+            "binary": "leave --likelihood away to get Bernoulli()",
+            "levels": "leave --likelihood away to get DiscretizedLogistic(), or make the values 0 and 1 with --binarize dynamic",
+            "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by 255 suit ContinuousBernoulli(), "
+            "undivided DiscretizedLogistic()",
+        }[kind]
+        raise DataError(f"{name}: {problem}; {mend}")
+    support = model.decode(z[None]).support
+    if dataset.schema.discrete and support is not None and not support.is_discrete:
+        raise UsageError(
+            f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound could grow without limit; "
+            "leave --likelihood away, or read the data as real numbers with --kind real"
+        )
+    prior, posterior = model.prior(), model.encode(dataset.train[:1].to(torch.get_default_dtype()))
+    there, back = prior.support, posterior.support
+    if not (there is None or back is None or (_all(there, z) and _all(back, prior.sample(torch.Size((1,)))))):
+        raise UsageError(
+            f"the prior {type(model.prior).__name__} and the posterior {type(model.posterior).__name__} are over different "
+            "spaces, so their KL means nothing: take both discrete or both continuous"
+        )
+    objective(model, dataset.train[:2].to(torch.get_default_dtype()))  # a wrong pair of parts fails here, not in the loop
+
+
+def _all(support: constraints.Constraint, z: Tensor) -> bool:
+    return bool(support.check(z).all())

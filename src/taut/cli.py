@@ -170,9 +170,9 @@ def check(
     """Read DATA as fit would and say what was found, or list everything that is wrong with it."""
     flags = {k: v for k, v in locals().items() if k not in ("data", "config", "as_json")}
     settings = _settings(flags, config, [])
-    from taut.run import read_data
+    from taut.run import assemble
 
-    dataset = read_data(data, settings)
+    _, dataset, _, _ = assemble(data, settings)
     if as_json:
         rows = {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)}
         found = {

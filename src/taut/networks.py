@@ -77,6 +77,8 @@ class MLP(Network):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        if not isinstance(hidden, Sequence) or not all(isinstance(w, int) and w > 0 for w in hidden):
+            raise ValueError(f"hidden must list the widths of the layers, such as (200, 200), not {hidden!r}")
         self.hidden, self.activation, self.dropout = tuple(hidden), activation, dropout
         widths = [math.prod(in_shape) + context_dim, *hidden]
         layers: list[nn.Module] = []

@@ -103,8 +103,9 @@ class ELBO(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, limit in (("beta", math.inf), ("warmup", 1.0), ("free_bits", math.inf)):
-            if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} must lie between 0 and {limit:g}, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= limit:
+                raise ValueError(f"{name} must be a number between 0 and {limit:g}, not {value!r}")
 
     def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float = 1.0) -> Bound:
         draw = model.draw(x, self.num_samples, context=context)

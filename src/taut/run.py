@@ -26,13 +26,12 @@ import torch
 from torch import Tensor
 
 from taut import build as building
-from taut import pictures, storage
+from taut import storage
 from taut.config import Config
 from taut.data import Dataset, Schema, prepare
 from taut.data.readers import shown
 from taut.errors import DataError, StorageError, UsageError
-from taut.evidence import Estimate, Evidence, importance_blocks
-from taut.evidence.baseline import independent_marginals
+from taut.measure import evaluate, measured_part
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective
 from taut.seeds import stream, untouched
@@ -40,7 +39,7 @@ from taut.spec import parse, to_spec
 from taut.training import checkpoint
 from taut.training.loop import Record, State, finish, plan_steps, train
 
-__all__ = ["Run", "data_of", "evaluate", "fit", "load", "resume", "start", "train_run"]
+__all__ = ["Run", "assemble", "data_of", "evaluate", "fit", "load", "read_data", "resume", "start", "train_run"]
 
 FORMAT = 1
 _FILES = {
@@ -137,17 +136,8 @@ def start(
 ) -> tuple[Run, Dataset, State]:
     """Reads the data, builds the model and makes the folder; nothing is trained yet."""
     _use_threads(config)
-    data = read_data(source, config, test)
-    _measured(data)  # refused before the training, not after it
-    config = dataclasses.replace(config, model=building.complete(config.model, data.schema))
-    objective = building.build_objective(config.training.objective)
     device = find_device(config.training.device)
-    statistics = building.summarize(data)
-    with stream(config.training.seed, "init"), _going_together():  # before the model is made: its first weights follow the seed
-        model = building.build(config.model, data.schema, statistics, parts=parts)
-    with stream(config.training.seed, "check"), _going_together():
-        building.check_support(model, data, data.name or "the data")
-        objective(model, data.train[:2].to(torch.get_default_dtype()))  # a wrong pair of parts fails here, not in the loop
+    config, data, model, objective = assemble(source, config, parts=parts, test=test)
     model.to(device)
     path = _make_folder(out, data.name, overwrite)
     state = State(plan_steps(model, objective, to_device(data, device), config.training))
@@ -172,6 +162,32 @@ def start(
     return Run(path, config, data.schema, model, objective, info), data, state
 
 
+def assemble(
+    source: Source,
+    config: Config,
+    *,
+    parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
+    test: Source | None = None,
+) -> tuple[Config, Dataset, VAE, Objective]:
+    """Returns the completed configuration, the data, the model and the objective, all checked: what a training needs."""
+    data = read_data(source, config, test)
+    measured_part(data)  # refused before the training, not after it
+    threads = config.training.threads or torch.get_num_threads()  # a resumed run adds in the same order
+    config = Config(
+        config.data,
+        building.complete(config.model, data.schema),
+        dataclasses.replace(config.training, threads=threads),
+        config.evaluation,
+    )
+    objective = building.build_objective(config.training.objective)
+    statistics = building.summarize(data)
+    with stream(config.training.seed, "init"), _going_together():  # before the model is made: its first weights follow the seed
+        model = building.build(config.model, data.schema, statistics, parts=parts)
+    with stream(config.training.seed, "check"), _going_together():
+        building.check_parts(model, objective, data, shown(data.name) or "the data")
+    return config, data, model, objective
+
+
 def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, None]:
     """Trains the model of a run from a state on, writing its history and its checkpoints, and yields each interval's record."""
     folder, history = run.path / "checkpoints", run.path / "history.jsonl"
@@ -188,7 +204,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
                 file.flush()
                 whole = dataclasses.replace(state)
                 if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
-                    _sync(file.fileno())
+                    os.fsync(file.fileno())
                     checkpoint.save(folder, state)
                     saved = time.monotonic()
                 yield record
@@ -204,29 +220,6 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
     finish(run.model, state)
     storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
-
-
-def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
-    """Measures the trained model on held-out data, block by block, and finishes the folder."""
-    part = _measured(data)
-    x = getattr(data, part)
-    seed = run.config.training.seed
-    blocks = []
-    for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
-        blocks.append(block)
-        yield block
-    evidence = Evidence.concatenate(blocks)
-    result = {"data": part, "seed": seed, **evidence.to_dict()}
-    baseline = independent_marginals(building.summarize(data), x, run.schema)
-    result["baseline"] = None if baseline is None else Estimate.of(baseline).to_dict()
-    if run.schema.discrete:
-        factor = -1 / (run.schema.num_elements * math.log(2))
-        estimates = evidence.summary() | ({} if baseline is None else {"baseline": Estimate.of(baseline)})
-        names = ("elbo", "log_evidence", "baseline")
-        result["bits_per_dimension"] = {n: estimates[n].scaled(factor).to_dict() for n in names if n in estimates}
-    storage.write_json(run.path / "evaluation.json", result)
-    _draw_pictures(run, x)
-    storage.write_manifest(run.path)
 
 
 def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
@@ -354,14 +347,6 @@ def _merge(config: Config, settings: Mapping[str, Any]) -> Config:
     return Config.from_dict(values)
 
 
-def _measured(data: Dataset) -> str:
-    """Returns the part of the data that the model is measured on."""
-    part = "test" if len(data.test) else "validation" if len(data.validation) else "train"
-    if part == "train" and data.binarize == "dynamic":
-        raise DataError("nothing is held out to measure the model on: give --test FILE or a test fraction above 0")
-    return part
-
-
 @contextmanager
 def _going_together() -> Iterator[None]:
     """Turns the complaints of parts that were wrongly put together into an error of usage."""
@@ -459,24 +444,6 @@ def _check_fit(model: VAE, tensors: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def _draw_pictures(run: Run, x: Tensor) -> None:
-    """Draws samples and reconstructions: for each, what the model says is typical (mean) and what it draws."""
-    if not run.schema.is_image:
-        return
-    low, high, model = run.schema.low, run.schema.high, run.model
-    with torch.no_grad(), stream(run.config.training.seed, "pictures"):
-        device = next(model.parameters()).device
-        z = model.prior().sample(torch.Size((40,)))
-        decoded = model.decode(z[None])
-        sheets = [pictures.grid(t[0], low, high, 10) for t in (decoded.mean, decoded.sample())]
-        storage.write_bytes(run.path / "samples.png", pictures.to_png(sheets))
-        data = x[:10].to(device=device, dtype=torch.get_default_dtype())
-        decoded = model.decode(model.encode(data).mean[None])
-        rows = [data, decoded.mean[0], decoded.sample()[0]]
-        sheets = [pictures.grid(t, low, high, 10) for t in rows]
-        storage.write_bytes(run.path / "reconstructions.png", pictures.to_png(sheets))
-
-
 def _use_threads(config: Config) -> None:
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
@@ -498,10 +465,6 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
 
 
 def _version() -> str:

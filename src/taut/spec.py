@@ -105,7 +105,13 @@ def resolve(spec: Spec | str, base: type, fill: Mapping[str, Any] | None = None,
     factory = _factory(spec, base, bases or {})
     given = {k for k, _ in spec.arguments}
     wanted = inspect.signature(factory).parameters
+    fixed = sorted(given & (fill or {}).keys() - (bases or {}).keys())
+    if fixed:
+        raise UsageError(f"{spec}: {fixed[0]} follows from the data and the other settings: leave it away")
     arguments = {k: v for k, v in (fill or {}).items() if k in wanted and k not in given}
+    missing = [k for k, p in wanted.items() if p.default is p.empty and k not in arguments and k not in given]
+    if missing:
+        raise UsageError(f"{spec} needs {' and '.join(missing)}, which the data do not give: give it, or take another part")
     try:
         return factory(**arguments)
     except (ValueError, TypeError) as error:
@@ -142,8 +148,8 @@ def _find(spec: Spec, base: type) -> type:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(spec.module), spec.name, None)
-    except ImportError as error:
-        raise UsageError(f"cannot import {spec.module!r}, which {spec} names: {error}") from None
+    except Exception as error:  # the module is a person's own: whatever is wrong with it is theirs to mend
+        raise UsageError(f"cannot import {spec.module!r}, which {spec} names: {type(error).__name__}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UsageError(f"{spec.module}:{spec.name} is no subclass of taut.{base.__name__}")
     return found

@@ -149,8 +149,8 @@ def _run(
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         # The fused optimizer divides the gradient by grad_scale and leaves weights and moments alone where found_inf is 1:
         # clipping and skipping cost no synchronisation with the device.
-        optimizer.grad_scale = (norm / config.clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]
-        optimizer.found_inf = (~finite).to(norm.dtype)  # type: ignore[attr-defined]
+        optimizer.grad_scale = (norm / config.clip_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         optimizer.param_groups[0]["lr"] = _rate(step, config, state)
         optimizer.step()
         if average is not model:

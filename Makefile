@@ -1,0 +1,31 @@
+# make demo    train on scikit-learn's digits and say where the report is
+# make test    lint, types, and the whole test suite
+# make mutants plant bugs on purpose and see the tests catch them
+# Each sets up .venv first, where that is not done.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test mutants clean
+
+demo: .venv/installed
+	$(BIN)/taut fit digits
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+mutants: .venv/installed
+	$(BIN)/python tests/mutants.py
+
+clean:
+	rm -rf .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "taut needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@

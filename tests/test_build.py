@@ -1,0 +1,180 @@
+"""From schema and specifications to a model: what follows from the data is right, and is filled in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import taut
+from taut import build as building
+from taut.config import ModelConfig
+from taut.data import Schema, prepare
+
+RNG = np.random.default_rng(0)
+BITS = RNG.integers(0, 2, (60, 5, 6)).astype(np.uint8)
+GREY = RNG.integers(0, 256, (60, 5, 6)).astype(np.uint8)
+TABLE = RNG.normal(3.0, 2.0, (60, 4))
+
+
+def model_of(source, latent_dim: int = 2, **model) -> tuple[taut.VAE, object]:
+    data = prepare(source)
+    config = building.complete(ModelConfig(latent_dim=latent_dim, **model), data.schema)
+    return building.build(config, data.schema, building.summarize(data)), data
+
+
+def test_summary_of_levels_is_their_smoothed_frequencies() -> None:
+    data = prepare(GREY)
+    s = building.summarize(data, rows=7)  # blocks that do not divide the rows
+    x = data.train.double()
+    torch.testing.assert_close(s.loc, x.mean(0), rtol=0, atol=1e-10)
+    torch.testing.assert_close(s.scale, x.std(0, correction=0), rtol=0, atol=1e-10)
+    counts = torch.stack([(x == level).sum(0) for level in range(256)], -1)
+    torch.testing.assert_close(s.log_frequencies.exp(), (counts + 1 / 256) / (len(x) + 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(s.log_frequencies.logsumexp(-1), torch.zeros(5, 6), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("grey", [GREY, GREY / 255 + 1e-4 * (GREY < 200)], ids=["bytes", "probabilities"])
+def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
+    data = prepare(grey, binarize="dynamic")
+    s = building.summarize(data)
+    p = data.train.double() / (255 if data.train.dtype == torch.uint8 else 1)
+    torch.testing.assert_close(s.loc, p.mean(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(s.scale, (p.mean(0) * (1 - p.mean(0))).sqrt(), rtol=0, atol=1e-6)
+    ones = (len(p) * p.mean(0) + 0.5) / (len(p) + 1)
+    torch.testing.assert_close(s.log_frequencies.exp(), torch.stack([1 - ones, ones], -1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "likelihood"),
+    [(BITS, "Bernoulli()"), (GREY, "DiscretizedLogistic()"), (TABLE, "Normal(scale='per_feature')")],
+)
+def test_the_likelihood_follows_from_the_data(source, likelihood: str) -> None:
+    config = building.complete(ModelConfig(), prepare(source).schema)
+    assert config.likelihood == likelihood
+    assert config.encoder == "MLP()"
+
+
+def test_large_images_get_convolutions_and_small_data_few_latents() -> None:
+    large = building.complete(ModelConfig(), Schema("levels", (3, 32, 32), 0.0, 255.0))
+    assert (large.encoder, large.decoder, large.latent_dim) == ("ConvEncoder()", "ConvDecoder()", 32)
+    assert building.complete(ModelConfig(), Schema("real", (4,), 0.0, 1.0)).latent_dim == 2
+    assert building.complete(ModelConfig(), Schema("real", (1,), 0.0, 1.0)).latent_dim == 2
+
+
+def test_units_are_filled_in() -> None:
+    table, _ = model_of(TABLE)
+    s = building.summarize(prepare(TABLE))
+    torch.testing.assert_close(table.likelihood.data_loc, s.loc)
+    torch.testing.assert_close(table.likelihood.data_scale, s.scale)
+    torch.testing.assert_close(table.posterior.standardize.scale, s.scale)
+    images, data = model_of(GREY)
+    s = building.summarize(data)
+    pooled = s.scale.square().mean().sqrt()
+    torch.testing.assert_close(images.likelihood.data_scale, pooled.expand(5, 6))
+    torch.testing.assert_close(images.posterior.standardize.scale, torch.full((5, 6), 255.0))
+    assert (images.likelihood.low, images.likelihood.high) == (0, 255)
+
+
+def test_an_element_that_never_varies_keeps_its_units() -> None:
+    still = GREY.copy()
+    still[:, 0, 0] = 7
+    flat, _ = model_of(still.reshape(60, 30))
+    assert flat.likelihood.data_scale[0] == 1
+    assert flat.posterior.standardize.scale[0] == 1
+    blank, _ = model_of(TABLE, likelihood="Normal(scale='shared')")
+    assert bool((blank.likelihood.data_scale > 0).all())
+
+
+@pytest.mark.parametrize("source", [BITS, GREY, TABLE], ids=["bits", "grey", "table"])
+def test_an_untrained_decoder_of_zeros_is_the_baseline(source) -> None:
+    """Raw zero stands for the marginal of the training data, so a model starts where independent marginals end."""
+    from taut.evidence.baseline import independent_marginals
+
+    model, data = model_of(source, likelihood=None if source is not GREY else "Categorical()")
+    with torch.no_grad():
+        for p in model.likelihood.decoder.parameters():
+            p.zero_()
+    x = data.test.to(torch.get_default_dtype())
+    log_p = model.likelihood(torch.zeros(1, len(x), 2)).log_prob(x)[0]
+    baseline = independent_marginals(building.summarize(data), data.test, data.schema)
+    # min_scale adds 1e-4 to the learned share of a Normal's scale: 1e-4 in the log of each of 4 features
+    torch.testing.assert_close(log_p, baseline, rtol=0, atol=2e-3 if source is TABLE else 1e-10)
+
+
+def test_blank_model_takes_the_tensors_of_a_trained_one() -> None:
+    for source in (BITS, GREY, TABLE):
+        trained, data = model_of(source)
+        config = building.complete(ModelConfig(latent_dim=2), data.schema)
+        blank = building.build(config, data.schema)
+        blank.load_state_dict(trained.state_dict())
+        x = data.test.to(torch.get_default_dtype())
+        z = torch.randn(1, len(x), 2)
+        torch.testing.assert_close(blank.decode(z).log_prob(x), trained.decode(z).log_prob(x), rtol=0, atol=0)
+        torch.testing.assert_close(blank.encode(x).mean, trained.encode(x).mean, rtol=0, atol=0)
+
+
+def test_parts_given_as_objects_are_used() -> None:
+    data = prepare(TABLE)
+    prior = taut.StandardNormal(2)
+    config = building.complete(ModelConfig(latent_dim=2), data.schema)
+    assert building.build(config, data.schema, parts={"prior": prior}).prior is prior
+
+
+@pytest.mark.parametrize(
+    ("source", "likelihood", "words"),
+    [
+        (GREY, "Bernoulli()", ("outside the support of the likelihood, 0 or 1", "--binarize dynamic")),
+        (GREY, "ContinuousBernoulli()", ("0 to 1", "DiscretizedLogistic()")),
+        (TABLE, "Bernoulli()", ("0 or 1", "Normal()")),
+        (TABLE, "ContinuousBernoulli()", ("0 to 1", "divided by 255")),
+        (BITS * 2, "Bernoulli()", ("0 or 1", "--binarize dynamic")),
+    ],
+)
+def test_data_outside_the_support_are_refused(source, likelihood: str, words: tuple[str, ...]) -> None:
+    data = prepare(source)
+    config = building.complete(ModelConfig(latent_dim=2, likelihood=likelihood), data.schema)
+    model = building.build(config, data.schema, building.summarize(data))
+    with pytest.raises(taut.DataError) as caught:
+        building.check_parts(model, taut.ELBO(), data, "my.npy")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("my.npy: ")
+    assert all(w in line for w in (*words, "the first is"))
+
+
+@pytest.mark.parametrize(
+    ("source", "parts", "words"),
+    [
+        (TABLE, {"likelihood": "Categorical()"}, "Categorical() needs low and high, which the data do not give"),
+        (BITS, {"likelihood": "Normal(scale='shared')"}, "Normal is a density, and the data are binary"),
+        (BITS, {"likelihood": "ContinuousBernoulli()"}, "--kind real"),
+        (TABLE, {"prior": "IndependentBernoulli()"}, "over different spaces"),
+        (TABLE, {"posterior": "IndependentBernoulli()"}, "over different spaces"),
+        (TABLE, {"encoder": "MLP(hidden=(0,))"}, "hidden must list the widths"),
+        (TABLE, {"prior": "StandardNormal(latent_dim=7)"}, "latent_dim follows from the data"),
+        (TABLE, {"encoder": "ConvEncoder()"}, "is no image"),
+    ],
+)
+def test_parts_whose_bound_would_mean_nothing_are_refused(source, parts: dict[str, str], words: str) -> None:
+    data = prepare(source)
+    config = building.complete(ModelConfig(latent_dim=2, **parts), data.schema)
+    with pytest.raises(taut.UsageError) as caught:
+        building.check_parts(building.build(config, data.schema, building.summarize(data)), taut.IWAE(), data, "my.npy")
+    assert words in str(caught.value)
+
+
+def test_the_first_value_outside_is_named_with_its_place() -> None:
+    x = torch.zeros(5000, 3)
+    x[4999, 2] = 0.5
+    model = taut.VAE(taut.StandardNormal(2), taut.Bernoulli((3,), 2), taut.DiagonalNormal((3,), 2))
+    line = building.unsupported(model, x, torch.zeros(1, 2))
+    assert "1 values (0.0%)" in line
+    assert "the first is 0.5 (row 4999, element 2)" in line
+    assert building.unsupported(model, torch.ones(5, 3), torch.zeros(1, 2)) is None
+
+
+def test_mixture_support_is_checked_too() -> None:
+    model, data = model_of(GREY, likelihood="DiscretizedLogistic(components=2)")
+    assert building.unsupported(model, data.train, torch.zeros(1, 2)) is None
+    assert building.unsupported(model, data.train.double() + 0.5, torch.zeros(1, 2)) is not None

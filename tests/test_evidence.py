@@ -1,0 +1,241 @@
+"""Estimates and their errors, against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from instances import LATENT
+from torch import nn
+from ztest import assert_mean, limit
+
+import taut
+from taut import posteriors
+from taut.build import Statistics
+from taut.data import Schema
+from taut.evidence import Estimate, Evidence, importance_blocks
+from taut.evidence.baseline import independent_marginals
+
+
+def wrong(problem: taut.LinearGaussian, dim_x: int = 5) -> taut.VAE:
+    return problem.model(taut.DiagonalNormal((dim_x,), problem.prior.bias.numel(), taut.Linear))
+
+
+@pytest.mark.parametrize("num_samples", [1, 3, 1000])
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_every_estimate_is_exact_under_the_exact_posterior(num_samples: int, context_dim: int) -> None:
+    problem = taut.LinearGaussian(context_dim=context_dim)
+    context = torch.randn(7, context_dim) if context_dim else None
+    x = problem.sample(7, context)
+    e = taut.importance(problem.model(), x, num_samples, context=context)
+    truth = problem.log_evidence(x, context).detach()
+    torch.testing.assert_close(e.log_evidence, truth, rtol=0, atol=1e-10)
+    torch.testing.assert_close(e.elbo, truth, rtol=0, atol=1e-10)
+    torch.testing.assert_close(e.gap, torch.zeros(7), rtol=0, atol=1e-10)
+    torch.testing.assert_close(e.ess, torch.full((7,), float(num_samples)), rtol=1e-10, atol=0)
+    torch.testing.assert_close(e.elbo, -(e.rate + e.distortion), rtol=0, atol=1e-10)
+    if num_samples > 1:
+        # errors are square roots of differences that rounding leaves at about 1e-14 of numbers of some hundred
+        torch.testing.assert_close(e.log_evidence_error, torch.zeros(7), rtol=0, atol=1e-6)
+        torch.testing.assert_close(e.elbo_error, torch.zeros(7), rtol=0, atol=1e-6)
+    else:
+        assert bool(e.log_evidence_error.isnan().all())
+
+
+def test_discrete_latents_too() -> None:
+    problem = taut.BinaryLatents()
+    x = problem.sample(7)
+    e = taut.importance(problem.model(), x, 10)
+    torch.testing.assert_close(e.log_evidence, problem.log_evidence(x).detach(), rtol=0, atol=1e-10)
+    model = problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear))
+    e = taut.importance(model, x.repeat_interleave(3000, 0), 20)
+    # The importance-weighted mean of w is unbiased for p(x), whatever the posterior.
+    relative = (e.log_evidence - problem.log_evidence(x).detach().repeat_interleave(3000)).exp().view(7, 3000).T
+    assert_mean(relative, torch.ones(7))
+
+
+def test_estimates_by_hand_from_the_same_draws() -> None:
+    """The streamed sums equal the plain formulas on the log-weights of one block."""
+    problem = taut.LinearGaussian()
+    model, x, k = wrong(problem), problem.sample(1), 400
+    from taut.seeds import stream
+
+    with stream(3, "importance", 0), torch.no_grad():
+        q = model.encode(x)
+        draw = model.draw(x, k, reparameterize=False, posterior=q)
+    lw = draw.log_weight[:, 0]
+    e = taut.importance(model, x, k, seed=3)
+    w = (lw - lw.max()).exp()
+    assert e.log_evidence.item() == pytest.approx((lw.logsumexp(0) - math.log(k)).item(), abs=1e-10)
+    assert e.ess.item() == pytest.approx((w.sum() ** 2 / (w**2).sum()).item(), rel=1e-10)
+    assert e.log_evidence_error.item() == pytest.approx((w.std() / w.mean() / math.sqrt(k)).item(), rel=1e-10)
+    assert e.elbo.item() == pytest.approx(lw.mean().item(), abs=1e-10)
+    assert e.elbo_error.item() == pytest.approx((lw.std() / math.sqrt(k)).item(), rel=1e-8)
+    influence = w / w.mean() - 1 - (lw - lw.mean())
+    assert e.gap_error.item() == pytest.approx((influence.std() / math.sqrt(k)).item(), rel=1e-8)
+    rate, distortion = draw.log_posterior - draw.log_prior, -draw.log_likelihood
+    assert e.rate.item() == pytest.approx(rate.mean().item(), abs=1e-10)
+    assert e.rate_error.item() == pytest.approx((rate.std() / math.sqrt(k)).item(), rel=1e-8)
+    assert e.distortion_error.item() == pytest.approx((distortion.std() / math.sqrt(k)).item(), rel=1e-8)
+    torch.testing.assert_close(e.posterior_mean, q.mean)
+
+
+@pytest.mark.parametrize("num_samples", [7, 512, 513, 1500])
+def test_streaming_over_samples_changes_nothing_but_the_draws(num_samples: int) -> None:
+    """However K is cut, the mean of w is unbiased: E[exp(log_evidence)] = p(x)."""
+    problem = taut.LinearGaussian()
+    x = problem.sample(1)
+    e = taut.importance(wrong(problem), x.expand(400, -1), num_samples)
+    assert_mean((e.log_evidence - problem.log_evidence(x).item()).exp(), 1.0)
+
+
+def test_monte_carlo_errors_are_those_of_repetition() -> None:
+    """Over 2000 repetitions z = (estimate - truth) / error has variance 1 where the ESS is large."""
+    problem = taut.LinearGaussian(scale=2.0)  # a gentle problem: the ESS is in the hundreds
+    model, x, n = wrong(problem), problem.sample(1), 2000
+    e = taut.importance(model, x.expand(n, -1), 500)
+    truth = problem.log_evidence(x).item()
+    assert float(e.ess.min()) > 50
+    for values, errors, expected in (
+        (e.log_evidence, e.log_evidence_error, truth),
+        (e.elbo, e.elbo_error, e.elbo.mean().item()),
+        (e.gap, e.gap_error, e.gap.mean().item()),
+        (e.rate, e.rate_error, e.rate.mean().item()),
+        (e.distortion, e.distortion_error, e.distortion.mean().item()),
+    ):
+        z = (values - expected) / errors
+        # The variance of n normal z has standard error sqrt(2 / n); the delta method and the estimated errors add some
+        # 1 / ESS each, for which 0.1 is allowed.
+        assert abs(float(z.var()) - 1) < limit(5) * math.sqrt(2 / n) + 0.1
+
+
+def test_a_mean_over_data_carries_both_errors() -> None:
+    values, errors = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.3, 0.4, 1.2])
+    estimate = Estimate.of(values, errors)
+    assert estimate.value == 3.0
+    assert estimate.mc_error == pytest.approx(1.3 / 3)
+    assert estimate.test_error == pytest.approx(math.sqrt(7 / 3))
+    halved = estimate.scaled(-0.5)
+    assert (halved.value, halved.mc_error, halved.test_error) == pytest.approx((-1.5, 1.3 / 6, math.sqrt(7 / 3) / 2))
+    alone = Estimate.of(values[:1], torch.tensor([math.nan]))
+    assert (alone.mc_error, alone.test_error) == (None, None)
+    assert Estimate(-math.inf, None, None).to_dict()["value"] is None
+
+
+def test_every_datum_is_counted_exactly_once_in_its_order() -> None:
+    """Each datum's estimate is its own log p(x), for numbers of data around the size of a block."""
+    problem = taut.LinearGaussian()
+    for n in (1, 127, 128, 129, 300):
+        x = problem.sample(n)
+        e = taut.importance(problem.model(), x, 4)  # 128 data a block
+        torch.testing.assert_close(e.log_evidence, problem.log_evidence(x).detach(), rtol=0, atol=1e-10)
+        assert len(list(importance_blocks(problem.model(), x, 4))) == math.ceil(n / 128)
+
+
+def test_the_encoder_runs_once_for_each_datum() -> None:
+    problem = taut.LinearGaussian()
+    model, rows = wrong(problem), []
+    model.posterior.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    taut.importance(model, problem.sample(10), 1300)
+    assert sum(rows) == 10
+
+
+def test_evaluation_is_in_evaluation_mode_and_gives_it_back() -> None:
+    """Dropout in training mode would change every number."""
+
+    class Dropping(taut.Network):
+        def __init__(self, in_shape, out_shape, context_dim: int = 0) -> None:
+            super().__init__()
+            self.inner, self.drop = taut.Linear(in_shape, out_shape), nn.Dropout(0.9)
+
+        def forward(self, x, context=None):
+            return self.drop(self.inner(x))
+
+    problem = taut.LinearGaussian()
+    plain, dropping = taut.DiagonalNormal((5,), 2, taut.Linear), taut.DiagonalNormal((5,), 2, Dropping)
+    dropping.encoder.inner.load_state_dict(plain.encoder.state_dict())
+    x = problem.sample(9)
+    model = problem.model(dropping).train()
+    torch.testing.assert_close(
+        taut.importance(model, x, 20).elbo, taut.importance(problem.model(plain), x, 20).elbo, rtol=0, atol=0
+    )
+    assert model.training
+
+
+def test_same_seed_same_numbers_and_the_global_stream_is_untouched() -> None:
+    problem = taut.LinearGaussian()
+    model, x = wrong(problem), problem.sample(200)
+    torch.manual_seed(1)
+    before = torch.rand(3)
+    torch.manual_seed(1)
+    a = taut.importance(model, x, 5)
+    assert torch.equal(torch.rand(3), before)
+    assert torch.equal(taut.importance(model, x, 5).elbo, a.elbo)
+    assert not torch.equal(taut.importance(model, x, 5, seed=1).elbo, a.elbo)
+    # blocks are seeded by their place: the first ones do not change when data are added behind them
+    assert torch.equal(taut.importance(model, x[:102], 5).elbo, a.elbo[:102])
+
+
+def test_impossible_data_have_probability_zero_and_are_named() -> None:
+    problem = taut.BinaryLatents()
+
+    class Sure(taut.Likelihood):
+        def forward(self, z, context=None):
+            return torch.distributions.Independent(torch.distributions.Uniform(-z.new_ones(*z.shape[:-1], 6), 0.5, False), 1)
+
+    model = taut.VAE(problem.prior, Sure(), posteriors.IndependentBernoulli((6,), 3, taut.Linear))
+    e = taut.importance(model, torch.tensor([[0.0] * 6, [1.0] * 6]), 10)
+    assert e.log_evidence.tolist() == [pytest.approx(-6 * math.log(1.5), abs=1.0), -math.inf]
+    assert e.ess[1] == 0
+    assert "1 data have probability zero under the model" in e.warnings
+    assert e.to_dict()["log_evidence"]["value"] is None
+
+
+def test_warnings_say_when_not_to_believe() -> None:
+    problem = taut.LinearGaussian(12, 4, scale=0.1)
+    x = problem.sample(20)
+    assert any("fewer than 10 effective samples" in w for w in taut.importance(wrong(problem, 12), x, 100).warnings)
+    assert any("one sample" in w for w in taut.importance(wrong(problem, 12), x, 1).warnings)
+    assert taut.importance(problem.model(), x, 100).warnings == []
+
+
+def test_active_units_by_the_variance_of_their_mean() -> None:
+    e = taut.importance(taut.LinearGaussian().model(), torch.randn(3, 5), 2)
+    from dataclasses import replace
+
+    base = torch.tensor([-1.0, 0.0, 1.0])  # variance 2/3 without Bessel's correction
+    scales = (0.011 * 1.5) ** 0.5, (0.009 * 1.5) ** 0.5, 0.0, 1.0
+    e = replace(e, posterior_mean=torch.stack([s * base + 7 for s in scales], 1))
+    assert e.active_units == 2
+
+
+def test_num_samples_must_be_positive() -> None:
+    problem = taut.LinearGaussian()
+    with pytest.raises(ValueError, match="at least 1"):
+        taut.importance(problem.model(), problem.sample(2), 0)
+
+
+def test_concatenated_blocks_are_the_whole() -> None:
+    problem = taut.LinearGaussian()
+    model, x = wrong(problem), problem.sample(300)
+    parts = list(importance_blocks(model, x, 4))
+    whole = Evidence.concatenate(parts)
+    assert whole.posterior_mean.shape == (300, LATENT)
+    assert torch.equal(whole.ess, torch.cat([p.ess for p in parts]))
+
+
+def test_baseline_of_levels_is_the_table_and_of_reals_their_normals() -> None:
+    table = torch.rand(3, 4).softmax(-1)
+    x = torch.tensor([[2, 3, 5], [4, 4, 2]])
+    statistics = Statistics(torch.zeros(3), torch.ones(3), table.log())
+    found = independent_marginals(statistics, x, Schema("levels", (3,), 2.0, 5.0))
+    by_hand = [table[0, 0] * table[1, 1] * table[2, 3], table[0, 2] * table[1, 2] * table[2, 0]]
+    torch.testing.assert_close(found.exp(), torch.stack(by_hand).double())
+    loc, scale = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0])
+    x = torch.randn(4, 2)
+    found = independent_marginals(Statistics(loc, scale, None), x, Schema("real", (2,), -5.0, 5.0))
+    torch.testing.assert_close(found, torch.distributions.Normal(loc, scale).log_prob(x).sum(-1))
+    still = independent_marginals(Statistics(loc, torch.tensor([0.0, 3.0]), None), x, Schema("real", (2,), -5.0, 5.0))
+    torch.testing.assert_close(still, torch.distributions.Normal(loc, (9 / 2) ** 0.5).log_prob(x).sum(-1))
+    assert independent_marginals(Statistics(loc, scale, None), x, Schema("levels", (2,), 0.0, 60000.0)) is None
