@@ -66,10 +66,9 @@ def main() -> None:
         "| objective | epochs | training, CPU min | -ELBO | -log p(x), K = 500 | ± MC | ± test set | active | measuring, CPU s |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    print(
-        f"| {options.objective} | {options.epochs} | {trained / 60:.1f} | {-elbo['value']:.2f} | {-nats['value']:.2f} | {nats['mc_error']:.3f} "
-        f"| {nats['test_error']:.2f} | {result['active_units']} | {measured:.0f} |"
-    )
+    cells = [options.objective, options.epochs, f"{trained / 60:.1f}", f"{-elbo['value']:.2f}", f"{-nats['value']:.2f}"]
+    cells += [f"{nats['mc_error']:.3f}", f"{nats['test_error']:.2f}", result["active_units"], f"{measured:.0f}"]
+    print("| " + " | ".join(map(str, cells)) + " |")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from taut.data.readers import shown
-from taut.errors import DataError, TautError, UsageError
+from taut.errors import DataError, TautError, UsageError, shown
 
 if TYPE_CHECKING:
     import torch

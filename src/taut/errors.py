@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def shown(text: object) -> str:
+    """Returns a text fit for one line of a terminal: line breaks and control characters are escaped."""
+    string = str(text)
+    return string if string.isprintable() else ascii(string)
+
+
 class TautError(Exception):
     """Base of every error that taut reports as one clear line; anything else is a bug of ours (exit code 1)."""
 

@@ -29,8 +29,7 @@ from taut import build as building
 from taut import storage
 from taut.config import Config
 from taut.data import Dataset, Schema, prepare
-from taut.data.readers import shown
-from taut.errors import DataError, StorageError, UsageError
+from taut.errors import DataError, StorageError, UsageError, shown
 from taut.measure import evaluate, measured_part
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective

@@ -18,8 +18,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from taut.data.readers import shown
-from taut.errors import StorageError
+from taut.errors import StorageError, shown
 
 __all__ = [
     "commit_folder", "read_checked", "read_checked_json", "read_json", "read_tensors", "remove_folder", "write_bytes",

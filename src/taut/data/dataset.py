@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from taut.data.readers import read, shown
+from taut.data.readers import read
 from taut.data.schema import (
     Kind,
     Schema,
@@ -31,7 +31,7 @@ from taut.data.schema import (
     problems,
 )
 from taut.data.split import fingerprint, num_duplicates, row_hashes, split
-from taut.errors import DataError, UsageError
+from taut.errors import DataError, UsageError, shown
 
 BINARIZE = ("none", "dynamic", "threshold")
 Input = str | Path | np.ndarray | torch.Tensor

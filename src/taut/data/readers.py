@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from taut.errors import DataError, UsageError
+from taut.errors import DataError, UsageError, shown
 
 MAX_UNCOMPRESSED_BYTES = 16 * 2**30
 MAX_GZIP_RATIO = 1032  # deflate cannot pack tighter, so a header that claims more lies
@@ -80,12 +80,6 @@ def read(source: object, key: str | None = None) -> Source:
     if not isinstance(source, np.ndarray):
         raise UsageError(f"data must be a path, a numpy array or a torch tensor, not {type(source).__name__}")
     return Source(_plain(source, "the array"), None, "")
-
-
-def shown(text: object) -> str:
-    """Returns ``text`` fit for one line of a terminal: line breaks and control characters are escaped."""
-    string = str(text)
-    return string if string.isprintable() else ascii(string)
 
 
 def _split_key(text: str) -> tuple[Path, str | None]:

@@ -11,8 +11,7 @@ import math
 import shutil
 from pathlib import Path
 
-from taut.data.readers import shown
-from taut.errors import StorageError
+from taut.errors import StorageError, shown
 from taut.storage import (
     commit_folder,
     read_checked_json,

@@ -1,0 +1,64 @@
+"""The core needs torch and numpy alone, importing it changes nothing, and nothing below the command line prints."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
+
+LEVELS = [  # imports point upwards in this list, from later to earlier, never back
+    {"errors", "types", "references", "seeds"},
+    {"networks", "distributions", "spec"},
+    {"model", "config", "storage"},
+    {"priors", "likelihoods", "posteriors", "objectives", "data", "pictures", "tasks"},
+    {"problems", "build"},
+    {"evidence", "training"},
+    {"measure"},
+    {"run"},
+    {"cli"},
+]
+
+
+def _module(path: Path) -> str:
+    return path.relative_to(SOURCES[0].parent).parts[0].removesuffix(".py")
+
+
+def test_importing_changes_nothing_and_needs_no_development_package() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('jaxtyping', 'beartype', 'typer', 'rich', 'sklearn', 'matplotlib'): sys.modules[name] = None\n"
+        "import torch\n"
+        "state, dtype, threads = torch.random.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()\n"
+        "import taut\n"
+        "assert torch.equal(state, torch.random.get_rng_state()) and dtype == torch.get_default_dtype()\n"
+        "assert threads == torch.get_num_threads() and torch.distributions.Distribution._validate_args\n"
+        "x = taut.LinearGaussian().sample(5)\n"
+        "print(tuple(taut.importance(taut.LinearGaussian().model(), x, 3).ess.shape))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("(5,)\n", "")
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__init__.py"], ids=lambda p: p.name)
+def test_imports_point_one_way(path: Path) -> None:
+    level = {name: number for number, names in enumerate(LEVELS) for name in names}
+    own = _module(path)
+    runtime = re.sub(r"if TYPE_CHECKING:\n(    .*\n)+", "", path.read_text())
+    imported = set(re.findall(r"^\s*from taut\.(\w+)", runtime, re.MULTILINE))
+    for line in re.findall(r"^\s*from taut import (.+)$", runtime, re.MULTILINE):
+        imported |= {name.split(" as ")[0].strip() for name in line.split(",")}
+    for name in imported - {own}:
+        assert level[name] < level[own] or own == "cli", (own, name)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+def test_only_the_command_line_prints_and_nothing_is_pickled(path: Path) -> None:
+    text = path.read_text()
+    assert path.name == "cli.py" or not re.search(r"^\s*print\(", text, re.MULTILINE)
+    unsafe = r"^\s*(import|from) pickle|(?<!safetensors\.)torch\.(load|save)\(|allow_pickle=True|(?<!\.)\beval\("
+    assert not re.search(unsafe, text, re.MULTILINE)
