@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context, set_forkserver_preload
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
@@ -557,31 +559,36 @@ def copy(source: Path, folder: Path) -> Path:
     return folder
 
 
+def run_tests(folder: Path, own: Path, tests: str) -> None:
+    """Runs tests of a copy. The process is forked from one that has imported everything but taut: that takes most of the time."""
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(folder / "src")
+    sys.path[:] = [str(folder / "src"), *(p for p in sys.path if Path(p) != ROOT / "tests")]
+    log = os.open(own / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--no-header", "--tb=short"]
+    sys.exit(int(pytest.main([*options, "--junitxml", str(own / "report"), "--basetemp", str(own / "temporary"), tests])))
+
+
 def failing(folder: Path, tests: str) -> tuple[str | None, str]:
     """Returns the first test that failed, or None, and why the tests say nothing, if so."""
     own = Path(tempfile.mkdtemp(dir=folder))
-    report = own / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header"]
-    try:
-        done = subprocess.run(
-            [*command, "--junitxml", str(report), "--basetemp", str(own / "temporary"), tests],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
+    process = get_context("forkserver").Process(target=run_tests, args=(folder, own, tests))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
         return None, f"hangs: {SECONDS} s are over"
-    if done.returncode not in (0, 1) or not report.exists():
-        return None, f"pytest exits with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
-    for case in ElementTree.parse(report).iter("testcase"):
+    if process.exitcode not in (0, 1) or not (own / "report").exists():
+        return None, f"pytest exits with {process.exitcode}: {(own / 'log').read_text()[-2000:]}"
+    for case in ElementTree.parse(own / "report").iter("testcase"):
         for kind in case:
             if kind.tag == "error" or (kind.tag == "failure" and kind.get("message", "").startswith(BROKEN)):
                 return None, f"{case.get('name')}: {kind.get('message')}"
             if kind.tag == "failure":
                 return case.get("name"), ""
-    return None, ""
+    return (None, "") if process.exitcode == 0 else (None, "pytest exits with 1 and no test failed")
 
 
 def plant(clean: Path, mutant: Mutant) -> str:
@@ -606,6 +613,8 @@ def try_out(clean: Path, mutant: Mutant) -> bool:
 
 def main() -> None:
     chosen = [m for m in MUTANTS if not sys.argv[1:] or any(word in m.name for word in sys.argv[1:])]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    set_forkserver_preload(["torch._dynamo", "pytest", "beartype", "sklearn.datasets", "safetensors.torch", "PIL.Image"])
     with tempfile.TemporaryDirectory(prefix="taut-clean-") as name, ThreadPoolExecutor(WORKERS) as pool:
         clean = copy(ROOT, Path(name).resolve())
         for mutant in chosen:

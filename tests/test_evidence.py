@@ -55,17 +55,20 @@ def test_discrete_latents_too() -> None:
     assert_mean(relative, torch.ones(7))
 
 
-def test_estimates_by_hand_from_the_same_draws() -> None:
-    """The streamed sums equal the plain formulas on the log-weights of one block."""
+@pytest.mark.parametrize("chunks", [(400,), (512, 512, 276)])
+def test_estimates_by_hand_from_the_same_draws(chunks: tuple[int, ...]) -> None:
+    """The streamed sums equal the plain formulas on the log-weights, also where the largest weight comes in a later chunk."""
     problem = taut.LinearGaussian()
-    model, x, k = wrong(problem), problem.sample(1), 400
+    model, x, k = wrong(problem), problem.sample(1), sum(chunks)
     from taut.seeds import stream
 
-    with stream(3, "importance", 0), torch.no_grad():
+    with stream(4, "importance", 0), torch.no_grad():
         q = model.encode(x)
-        draw = model.draw(x, k, reparameterize=False, posterior=q)
-    lw = draw.log_weight[:, 0]
-    e = taut.importance(model, x, k, seed=3)
+        draws = [model.draw(x, n, reparameterize=False, posterior=q) for n in chunks]
+    terms = [[getattr(d, f"log_{name}")[:, 0] for d in draws] for name in ("weight", "likelihood", "prior", "posterior")]
+    assert len(chunks) == 1 or max(c.max() for c in terms[0][1:]) > terms[0][0].max()
+    lw, log_likelihood, log_prior, log_posterior = (torch.cat(t) for t in terms)
+    e = taut.importance(model, x, k, seed=4)
     w = (lw - lw.max()).exp()
     assert e.log_evidence.item() == pytest.approx((lw.logsumexp(0) - math.log(k)).item(), abs=1e-10)
     assert e.ess.item() == pytest.approx((w.sum() ** 2 / (w**2).sum()).item(), rel=1e-10)
@@ -74,7 +77,7 @@ def test_estimates_by_hand_from_the_same_draws() -> None:
     assert e.elbo_error.item() == pytest.approx((lw.std() / math.sqrt(k)).item(), rel=1e-8)
     influence = w / w.mean() - 1 - (lw - lw.mean())
     assert e.gap_error.item() == pytest.approx((influence.std() / math.sqrt(k)).item(), rel=1e-8)
-    rate, distortion = draw.log_posterior - draw.log_prior, -draw.log_likelihood
+    rate, distortion = log_posterior - log_prior, -log_likelihood
     assert e.rate.item() == pytest.approx(rate.mean().item(), abs=1e-10)
     assert e.rate_error.item() == pytest.approx((rate.std() / math.sqrt(k)).item(), rel=1e-8)
     assert e.distortion_error.item() == pytest.approx((distortion.std() / math.sqrt(k)).item(), rel=1e-8)

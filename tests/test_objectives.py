@@ -254,6 +254,18 @@ def test_free_bits_are_free_in_each_dimension_by_its_mean_rate() -> None:
     torch.testing.assert_close(plain.surrogate + rate.sum(-1) - free.surrogate, paid, rtol=0, atol=1e-10)
 
 
+def test_vimco_puts_the_geometric_mean_of_the_others_in_the_place_of_each_weight() -> None:
+    """Any function of the others leaves the gradient unbiased, so only the surrogate itself shows which one it is."""
+    _, model, x = problem_and_mean_field()
+    torch.manual_seed(5)
+    draw = model.draw(x, 3, reparameterize=False)
+    a, b, c = draw.log_weight.exp()
+    bound = ((a + b + c) / 3).log()
+    without = [(((b * c).sqrt() + b + c) / 3).log(), (((a * c).sqrt() + a + c) / 3).log(), (((a * b).sqrt() + a + b) / 3).log()]
+    expected = bound + ((bound - torch.stack(without)) * draw.log_posterior).sum(0)
+    torch.testing.assert_close(at_same_noise(taut.VIMCO(num_samples=3), model, x).surrogate, expected, rtol=0, atol=1e-10)
+
+
 def test_free_bits_refuse_a_posterior_that_does_not_factorise() -> None:
     problem = taut.LinearGaussian()
     with pytest.raises(ValueError, match="factorise"):

@@ -1,7 +1,8 @@
 """The command line, one function a command. Results go to stdout, progress and messages to stderr.
 
-Only here is anything printed. Every error that a person can mend is one line and an exit code: 2 usage, 3 data refused,
-4 diverged, 5 reading or writing failed, 6 out of memory, 130 and 143 stopped with the state saved; 1 is a bug of ours.
+Only here and in ``terminal`` is anything printed. Every error that a person can mend is one line and an exit code: 2 usage,
+3 data refused, 4 diverged, 5 reading or writing failed, 6 out of memory, 130 and 143 stopped with the state saved; 1 is a bug
+of ours.
 """
 
 from __future__ import annotations
@@ -12,25 +13,21 @@ import json
 import os
 import signal
 import sys
-import tomllib
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
+from taut import terminal
+from taut.config import gather
 from taut.errors import DataError, TautError, UsageError, shown
 
 if TYPE_CHECKING:
     import torch
 
-    from taut.config import Config
     from taut.data import Dataset
     from taut.run import Run
     from taut.training.loop import State
@@ -128,13 +125,12 @@ def fit(
 ) -> None:
     """Train a model on DATA and measure it: held-out bound, log p(x) with its errors, and a folder with everything."""
     flags = {k: v for k, v in locals().items() if k not in ("data", "out", "config", "set_", "overwrite", "as_json")}
-    settings = _settings(flags, config, set_ or [])
+    settings = gather(flags, config, set_ or ())
     from taut.run import start
 
-    console = _stderr()
     run, dataset, state = start(data, out, settings, overwrite=overwrite)
-    _show_data(console, dataset, settings)
-    _train_and_measure(run, dataset, state, console, as_json)
+    terminal.show_data(terminal.message, dataset, settings)
+    _train_and_measure(run, dataset, state, as_json)
 
 
 @command
@@ -143,15 +139,14 @@ def resume(run: RunArg, trust: Trust = None, as_json: Json = False) -> None:
     from taut.run import load
     from taut.run import resume as resume_run
 
-    console = _stderr()
     if (run / "manifest.json").exists():
         finished = load(run, trust=trust or ())
-        console.print(Text(f"{shown(run)} is finished; nothing to resume"), soft_wrap=True)
-        _show_evaluation(finished, as_json)
+        terminal.message(f"{shown(run)} is finished; nothing to resume")
+        terminal.show_evaluation(finished, as_json)
         return
     resumed, dataset, state = resume_run(run, trust=trust or ())
-    console.print(Text(f"going on from step {state.step} of {state.total_steps}"))
-    _train_and_measure(resumed, dataset, state, console, as_json)
+    terminal.message(f"going on from step {state.step} of {state.total_steps}")
+    _train_and_measure(resumed, dataset, state, as_json)
 
 
 @command
@@ -168,7 +163,7 @@ def check(
 ) -> None:
     """Read DATA as fit would and say what was found, or list everything that is wrong with it."""
     flags = {k: v for k, v in locals().items() if k not in ("data", "config", "as_json")}
-    settings = _settings(flags, config, [])
+    settings = gather(flags, config)
     from taut.run import assemble
 
     _, dataset, _, _ = assemble(data, settings)
@@ -182,7 +177,7 @@ def check(
         }
         typer.echo(json.dumps(found, indent=2))
     else:
-        _show_data(_stdout(), dataset, settings)
+        terminal.show_data(terminal.answer, dataset, settings)
 
 
 @command
@@ -297,7 +292,7 @@ def score(
     target = _target(out or Path("scores.csv"), 2, overwrite)
     x = _data(loaded, data, key)
     blocks = []
-    with _progress(_stderr(), "scoring", len(x)) as advance:
+    with terminal.progress("scoring", len(x)) as advance:
         for block in importance_blocks(loaded.model, x, num_samples, seed=seed):
             blocks.append(block)
             advance(len(block.ess), "")
@@ -308,45 +303,8 @@ def score(
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
-        _show_numbers(result)
-        _stdout().print(Text(f"each datum's numbers are in {shown(target)}"), soft_wrap=True)
-
-
-def _settings(flags: Mapping[str, str | None], file: Path | None, sets: list[str]) -> Config:
-    """Returns the configuration: --set and flags over the environment over the file over the defaults."""
-    import dataclasses
-
-    from taut.config import Config
-    from taut.spec import nearest
-
-    values: dict[str, dict[str, Any]] = {name: {} for name in Config().to_dict()}
-    if file is not None:
-        try:
-            given = tomllib.loads(file.read_text("utf-8"))
-        except OSError as error:
-            raise UsageError(f"cannot read {shown(file)}: {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5000 digits
-            raise UsageError(f"{shown(file)} is not valid TOML: {error}") from None
-        values |= {k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()}
-    names = {s.name: f.name for f in dataclasses.fields(Config) for s in dataclasses.fields(getattr(Config(), f.name))}
-    variables = [f"TAUT_{name.upper()}" for name in names]
-    for variable in sorted(os.environ):
-        if variable.startswith("TAUT_") and variable not in variables:
-            raise UsageError(f"the environment variable {shown(variable)} is no setting{nearest(variable, variables)}")
-    for name, section_name in names.items():
-        section = values[section_name]
-        for source in (os.environ.get(f"TAUT_{name.upper()}"), flags.get(name)):
-            if source is not None and isinstance(section, dict):
-                section[name] = source
-    for item in sets:
-        path, equals, value = item.partition("=")
-        section_name, dot, name = path.partition(".")
-        if not (equals and dot):
-            raise UsageError(f"--set {item}: write it like --set training.patience=0.3")
-        section = values.setdefault(section_name, {})
-        if isinstance(section, dict):
-            section[name] = value
-    return Config.from_dict(values)
+        terminal.show_numbers(result)
+        terminal.answer(f"each datum's numbers are in {shown(target)}")
 
 
 def _load(path: Path, trust: list[str] | None) -> Run:
@@ -399,7 +357,7 @@ def _write(values: torch.Tensor, out: Path, run: Run, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"file": str(out), "shape": shape, "dtype": dtype}))
     else:
-        _stdout().print(Text(f"{shown(out)}: {'x'.join(map(str, shape))} {dtype}"), soft_wrap=True)
+        terminal.answer(f"{shown(out)}: {'x'.join(map(str, shape))} {dtype}")
 
 
 def _write_file(values: torch.Tensor, out: Path, run: Run, header: tuple[str, ...] = ()) -> None:
@@ -420,184 +378,55 @@ def _write_file(values: torch.Tensor, out: Path, run: Run, header: tuple[str, ..
     write_bytes(out, buffer.getvalue())
 
 
-def _train_and_measure(run: Run, dataset: Dataset, state: State, console: Console, as_json: bool) -> None:
+def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) -> None:
     try:
-        _train(run, dataset, state, console)
-        _measure(run, dataset, console)
+        _train(run, dataset, state)
+        _measure(run, dataset)
     except (KeyboardInterrupt, Terminated) as stop:
         if any((run.path / "checkpoints").glob("step-*")):
             stop.args = (f"stopped, the state is saved: go on with `taut resume {shown(run.path)}`",)
         raise
-    _show_evaluation(run, as_json)
+    terminal.show_evaluation(run, as_json)
 
 
-def _train(run: Run, dataset: Dataset, state: State, console: Console) -> None:
+def _train(run: Run, dataset: Dataset, state: State) -> None:
     from taut.run import train_run
 
+    done = state.step
     # closing: if a signal arrives here and not in the training, the training still gets to save its state
-    with _progress(console, "training", state.total_steps) as advance, closing(train_run(run, dataset, state)) as records:
-        done = 0
-        advance(state.step, "")
-        done = state.step
+    with terminal.progress("training", state.total_steps) as advance, closing(train_run(run, dataset, state)) as records:
+        advance(done, "")
         for record in records:
             bound = record.bound if record.validation is None else record.validation
             kind = "train" if record.validation is None else "held-out"
             note = f", {record.skipped} steps skipped" if record.skipped else ""
             advance(record.step - done, f"epoch {record.epoch:.0f}, {kind} bound {bound:.2f} nats{note}")
             done = record.step
-        if done < state.total_steps:
-            console.print(
-                Text(
-                    f"stopped at step {done} of {state.total_steps}: "
-                    + (
-                        "time is up"
-                        if run.config.training.minutes
-                        and state.best_step + run.config.training.patience * state.total_steps > done
-                        else "the held-out bound no longer grows"
-                    )
-                )
-            )
+    if done < state.total_steps:
+        training = run.config.training
+        waited = done - state.best_step > training.patience * state.total_steps
+        reason = "the held-out bound no longer grows" if waited or training.minutes is None else "time is up"
+        terminal.message(f"stopped at step {done} of {state.total_steps}: {reason}")
 
 
-def _measure(run: Run, dataset: Dataset, console: Console) -> None:
+def _measure(run: Run, dataset: Dataset) -> None:
     from taut.run import evaluate
 
     rows = len(dataset.test) or len(dataset.validation) or len(dataset.train)
-    with _progress(console, "measuring", rows) as advance:
+    with terminal.progress("measuring", rows) as advance:
         for block in evaluate(run, dataset):
             advance(len(block.ess), "")
 
 
-def _show_data(console: Console, dataset: Dataset, config: Config) -> None:
-    from taut.build import complete
-
-    model = complete(config.model, dataset.schema)
-    parts = f"train {len(dataset.train)}, validation {len(dataset.validation)}, test {len(dataset.test)}"
-    lines = [
-        ("data", f"{shown(dataset.name)}: {dataset.schema.describe()}"),
-        ("rows", parts),
-        ("binarize", dataset.binarize if dataset.binarize != "none" else ""),
-        (
-            "likelihood",
-            f"{model.likelihood}{'' if config.model.likelihood == model.likelihood else ', which follows from the data'}",
-        ),
-        ("prior", model.prior),
-        ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
-        ("networks", f"{model.encoder}, {model.decoder}"),
-        ("objective", config.training.objective),
-        *(("note", note) for note in dataset.notes),
-    ]
-    for name, text in lines:
-        if text:
-            console.print(Text(f"{name:<11}{_clean(text)}"), soft_wrap=True)
-
-
-def _show_evaluation(run: Run, as_json: bool) -> None:
-    result = run.evaluation()
-    if as_json:
-        typer.echo(json.dumps({"run": str(run.path), **result}, indent=2))
-        return
-    _show_numbers(result)
-    files = "samples.png and reconstructions.png are" if run.schema.is_image else "everything is"
-    _stdout().print(Text(f"\n{files} in {shown(run.path)}"), soft_wrap=True)
-
-
-NAMES = {
-    "elbo": "ELBO",
-    "rate": "rate, KL(q, prior)",
-    "distortion": "distortion, -E log p(x|z)",
-    "log_evidence": "log p(x)",
-    "inference_gap": "inference gap, log p(x) - ELBO",
-    "baseline": "baseline, independent marginals",
-}
-
-
-def _show_numbers(result: Mapping[str, Any]) -> None:
-    bits = result.get("bits_per_dimension", {})
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"{result['num_data']} held-out data" if "data" in result else f"{result['num_data']} data")
-    for title in ("nats per datum", "± Monte Carlo", "± test set", *(["bits per dim"] if bits else [])):
-        table.add_column(title, justify="right")
-    for name, title in NAMES.items():
-        if result.get(name):
-            row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
-            table.add_row(title, *row, *([_number(bits[name]["value"], 4) if name in bits else ""] if bits else []))
-    console = _stdout()
-    console.print(table)
-    ess = result["ess"]
-    console.print(
-        Text(
-            f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples {ess['mean']:.1f} in the mean, "
-            f"{ess['smallest']:.1f} at least\nactive units: {result['active_units']} of {result['latent_dim']}"
-        ),
-        soft_wrap=True,
-    )
-    for line in result["warnings"]:
-        console.print(Text(f"warning: {line}"), soft_wrap=True)
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "unknown" if value is None else f"{value:.{digits}f}"
-
-
-@contextmanager
-def _progress(console: Console, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Gives a function that advances a bar on a terminal, and prints a line each tenth of the way elsewhere."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(title, total=total, note="")
-            yield lambda amount, note: bar.update(task, advance=amount, note=note)
-        return
-    done, shown = 0, 0
-
-    def advance(amount: int, note: str) -> None:
-        nonlocal done, shown
-        done += amount
-        if done * 10 // total > shown:
-            shown = done * 10 // total
-            console.print(Text(f"{title} {100 * done // total} %{', ' + note if note else ''}"), soft_wrap=True)
-
-    yield advance
-
-
-class _Console(Console):
-    """A console that falls silent when its reader goes away (``taut fit ... | head``), so that the work goes on."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
-def _stdout() -> Console:
-    return _Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-
-
-def _stderr() -> Console:
-    return _Console(stderr=True, highlight=False)
-
-
-def _clean(text: str) -> str:
-    """Returns a text without control characters, which could write anything on a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def _fail(message: str, code: int) -> None:
-    lines = _clean(message).split("\n")
-    console = _stderr()
-    for line in lines:
-        console.print(Text(f"taut: {line}"), soft_wrap=True)
+    for line in message.split("\n"):
+        terminal.message(f"taut: {line}")
     raise typer.Exit(code)
 
 
 def _bug() -> typer.Exit:
     traceback.print_exc()
-    _stderr().print(Text("taut: this is a bug of ours; please report it with the lines above"))
+    terminal.message("taut: this is a bug of ours; please report it with the lines above")
     return typer.Exit(1)
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import reprlib
+import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from taut.errors import UsageError
+from taut.errors import UsageError, shown
 from taut.spec import nearest
 
-__all__ = ["Config", "DataConfig", "ModelConfig", "TrainingConfig"]
+__all__ = ["Config", "DataConfig", "ModelConfig", "TrainingConfig", "gather"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,47 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as nested mappings of plain values."""
         return dataclasses.asdict(self)
+
+
+def gather(flags: Mapping[str, str | None], file: Path | None = None, sets: Sequence[str] = ()) -> Config:
+    """Returns the configuration: --set and flags over the environment over the file over the defaults.
+
+    Args:
+        flags: Values by name, None where a flag was not given.
+        file: A TOML file.
+        sets: Texts such as training.patience=0.3.
+
+    Fails:
+        UsageError: the file cannot be read, or a name or value is wrong.
+    """
+    values: dict[str, dict[str, Any]] = {name: {} for name in Config().to_dict()}
+    if file is not None:
+        try:
+            given = tomllib.loads(file.read_text("utf-8"))
+        except OSError as error:
+            raise UsageError(f"cannot read {shown(file)}: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5000 digits
+            raise UsageError(f"{shown(file)} is not valid TOML: {error}") from None
+        values |= {k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()}
+    names = {s.name: f.name for f in dataclasses.fields(Config) for s in dataclasses.fields(getattr(Config(), f.name))}
+    variables = [f"TAUT_{name.upper()}" for name in names]
+    for variable in sorted(os.environ):
+        if variable.startswith("TAUT_") and variable not in variables:
+            raise UsageError(f"the environment variable {shown(variable)} is no setting{nearest(variable, variables)}")
+    for name, section_name in names.items():
+        section = values[section_name]
+        for source in (os.environ.get(f"TAUT_{name.upper()}"), flags.get(name)):
+            if source is not None and isinstance(section, dict):
+                section[name] = source
+    for item in sets:
+        path, equals, value = item.partition("=")
+        section_name, dot, name = path.partition(".")
+        if not (equals and dot):
+            raise UsageError(f"--set {item}: write it like --set training.patience=0.3")
+        section = values.setdefault(section_name, {})
+        if isinstance(section, dict):
+            section[name] = value
+    return Config.from_dict(values)
 
 
 _MANY = 2**31 - 1  # a count above it fits neither torch nor any memory
