@@ -72,7 +72,8 @@ def test_units_are_filled_in() -> None:
     s = building.summarize(data)
     pooled = s.scale.square().mean().sqrt()
     torch.testing.assert_close(images.likelihood.data_scale, pooled.expand(5, 6))
-    torch.testing.assert_close(images.posterior.standardize.scale, torch.full((5, 6), 255.0))
+    # 30 pixels together have the variance of ten
+    torch.testing.assert_close(images.posterior.standardize.scale, pooled.expand(5, 6) * 3**0.5)
     assert (images.likelihood.low, images.likelihood.high) == (0, 255)
 
 

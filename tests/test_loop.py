@@ -286,6 +286,18 @@ def test_the_running_average_follows_the_weights() -> None:
     torch.testing.assert_close(weights(m), start + average, rtol=0, atol=1e-8)
 
 
+def test_the_running_average_has_the_buffers_of_the_last_step() -> None:
+    class Ticking(Slope):
+        def __call__(self, model, x, context=None, progress=1.0) -> taut.Bound:
+            model.posterior.standardize.loc += 1
+            return super().__call__(model, x, context, progress)
+
+    m = model()
+    _, state = run(m, dataset(0.0), dataclasses.replace(PLAIN, averaging=0.9), 50, Ticking(lambda step: 1.0))
+    finish(m, state)
+    assert m.posterior.standardize.loc.item() == 5.0 + 50
+
+
 def test_keeps_the_weights_that_were_best_on_the_validation_data() -> None:
     """The objective rises on training data while it falls on validation data: the first weights are the best."""
 
@@ -306,6 +318,18 @@ def test_keeps_the_weights_that_were_best_on_the_validation_data() -> None:
     assert [r.best for r in records] == [True, False, False, False]
     torch.testing.assert_close(weights(m), kept[0], rtol=0, atol=0)
     assert not m.training
+
+
+def test_the_best_is_what_is_maximised_and_not_what_is_reported() -> None:
+    class Reweighted(taut.Objective):
+        def __call__(self, model, x, context=None, progress=1.0) -> taut.Bound:
+            value = next(model.parameters()).sum().expand(len(x))
+            return taut.Bound(value.detach(), value, -value.detach())
+
+    records, state = run(model(), dataset(), PLAIN, 300, Reweighted())
+    assert records[0].validation < records[1].validation < records[2].validation
+    assert [r.best for r in records] == [True, False, False]
+    assert state.best_target == pytest.approx(-records[0].validation, abs=1e-12)
 
 
 def test_stops_early_but_not_before_the_warm_up_is_over() -> None:

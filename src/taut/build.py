@@ -154,9 +154,9 @@ def build(
 def _scales(statistics: Statistics | None, schema: Schema) -> tuple[Tensor, Tensor]:
     """Returns the scales that the likelihood and the encoder standardize with, (*event) each.
 
-    Columns of a table have a unit each. Pixels and bits share one: the likelihood's is their pooled standard deviation, the
-    encoder's their range. With inputs of unit variance a step changes a unit of the first layer by hundreds of small moves
-    at once; on MNIST that cost 4 nats after 15 epochs (docs/design.md, decision 9).
+    Columns of a table have a unit each. Pixels and bits share one, their pooled standard deviation; the encoder's is larger, so
+    that the whole input has the variance of ten elements, not of hundreds: Adam moves all weights of a unit of the first layer
+    by the same small step, and many large inputs turn that into a large one (docs/design.md, decision 9).
     """
     if statistics is None:
         return torch.ones(schema.event_shape), torch.ones(schema.event_shape)
@@ -164,9 +164,8 @@ def _scales(statistics: Statistics | None, schema: Schema) -> tuple[Tensor, Tens
     own = torch.where(scale > 0, scale, 1.0)  # an element that never varies stays in the user's units
     if not schema.is_image and schema.kind != "binary":
         return own, own
-    span = schema.high - schema.low
-    pooled = scale.square().mean().sqrt()
-    return torch.full_like(scale, float(pooled) or 1.0), torch.full_like(scale, span or 1.0)
+    pooled = torch.full_like(scale, scale.square().mean().sqrt().item() or 1.0)
+    return pooled, pooled * max(1.0, (schema.num_elements / 10) ** 0.5)
 
 
 def _network(spec: str) -> Any:

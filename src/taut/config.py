@@ -88,7 +88,7 @@ class TrainingConfig:
         patience: Share of the planned training without a better validation bound after which it stops.
         checkpoint_seconds: Seconds between checkpoints.
         device: auto, cpu, cuda, cuda:1, mps.
-        threads: Threads of the CPU; by default torch's own choice.
+        threads: Threads of the CPU; by default torch's own choice, or one where a step is small.
         seed: Everything random is derived from it.
     """
 

@@ -41,6 +41,7 @@ from taut.training.loop import Record, State, finish, plan_steps, train
 __all__ = ["Run", "assemble", "data_of", "evaluate", "fit", "load", "read_data", "resume", "start", "train_run"]
 
 FORMAT = 1
+SMALL_STEP = 3e7  # multiplications: below it threads wait for each other longer than they work
 _FILES = {
     "run.json", "history.jsonl", "checkpoints", "model.safetensors", "evaluation.json", "samples.png", "reconstructions.png",
     storage.MANIFEST,
@@ -115,12 +116,16 @@ def fit(
         settings["objective"] = objective if isinstance(objective, str) else str(to_spec(objective))
     if isinstance(test, str | Path):
         settings["test"], test = str(test), None
-    run, data, state = start(source, out, _merge(config or Config(), settings), parts=parts, test=test)
-    with closing(train_run(run, data, state)) as records:
-        for _ in records:
+    threads = torch.get_num_threads()
+    try:
+        run, data, state = start(source, out, _merge(config or Config(), settings), parts=parts, test=test)
+        with closing(train_run(run, data, state)) as records:
+            for _ in records:
+                pass
+        for _ in evaluate(run, data):
             pass
-    for _ in evaluate(run, data):
-        pass
+    finally:
+        torch.set_num_threads(threads)
     return run
 
 
@@ -134,9 +139,9 @@ def start(
     overwrite: bool = False,
 ) -> tuple[Run, Dataset, State]:
     """Reads the data, builds the model and makes the folder; nothing is trained yet."""
-    _use_threads(config)
     device = find_device(config.training.device)
     config, data, model, objective = assemble(source, config, parts=parts, test=test)
+    _use_threads(config)
     model.to(device)
     path = _make_folder(out, data.name, overwrite)
     state = State(plan_steps(model, objective, to_device(data, device), config.training))
@@ -171,19 +176,17 @@ def assemble(
     """Returns the completed configuration, the data, the model and the objective, all checked: what a training needs."""
     data = read_data(source, config, test)
     measured_part(data)  # refused before the training, not after it
-    threads = config.training.threads or torch.get_num_threads()  # a resumed run adds in the same order
-    config = Config(
-        config.data,
-        building.complete(config.model, data.schema),
-        dataclasses.replace(config.training, threads=threads),
-        config.evaluation,
-    )
+    config = dataclasses.replace(config, model=building.complete(config.model, data.schema))
     objective = building.build_objective(config.training.objective)
     statistics = building.summarize(data)
     with stream(config.training.seed, "init"), _going_together():  # before the model is made: its first weights follow the seed
         model = building.build(config.model, data.schema, statistics, parts=parts)
     with stream(config.training.seed, "check"), _going_together():
         building.check_parts(model, objective, data, shown(data.name) or "the data")
+    if config.training.threads is None:  # decided once and stored: a resumed run must add in the same order
+        work = config.training.batch_size * sum(p.numel() for p in model.parameters())
+        threads = torch.get_num_threads() if work > SMALL_STEP else 1
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, threads=threads))
     return config, data, model, objective
 
 
