@@ -47,6 +47,7 @@ class Mutant(NamedTuple):
 OBJECTIVES, LIKELIHOODS, PROBLEMS = "tests/test_objectives.py", "tests/test_likelihoods.py", "tests/test_problems.py"
 EVIDENCE, BUILD, DATA, LOOP = "tests/test_evidence.py", "tests/test_build.py", "tests/test_data.py", "tests/test_loop.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
+PARETO = "tests/test_pareto.py"
 
 MUTANTS = [
     # --- Objectives -------------------------------------------------------------------------------------------------------
@@ -403,6 +404,29 @@ MUTANTS = [
         'x = batch(data.train, index, data.binarize == "dynamic", generator(0, "bits"))',
         LOOP,
     ),
+    Mutant(
+        "k-hat: of the losses (arviz-stats' sign)",
+        "evidence/pareto.py",
+        "(ordered - ordered[-1]).exp()",
+        "(ordered[0] - ordered).exp().flip(0)",
+        PARETO,
+    ),
+    Mutant("k-hat: not drawn toward one half", "evidence/pareto.py", "(m * k + 10 * 0.5) / (m + 10)", "k", PARETO),
+    Mutant("k-hat: tail of the first chunk alone", "evidence/importance.py", "torch.cat([self.tail, log_w])", "log_w", PARETO),
+    Mutant(
+        "k-hat: equal weights are not exact",
+        "evidence/pareto.py",
+        "ordered[-1] - ordered[0] <= rounding",
+        "ordered[-1] < ordered[0]",
+        PARETO,
+    ),
+    Mutant(
+        "k-hat: threshold by the natural logarithm",
+        "evidence/pareto.py",
+        "math.log10(num_samples)",
+        "math.log(num_samples)",
+        PARETO,
+    ),
     # --- Training ---------------------------------------------------------------------------------------------------------
     Mutant("loop: wrong sign", "training/loop.py", "loss = -bound.surrogate.mean()", "loss = bound.surrogate.mean()", LOOP),
     Mutant("loop: sum for mean", "training/loop.py", "loss = -bound.surrogate.mean()", "loss = -bound.surrogate.sum()", LOOP),
@@ -579,6 +603,7 @@ def failing(folder: Path, tests: str) -> tuple[str | None, str]:
     process.join(SECONDS)
     if process.is_alive():
         process.kill()
+        process.join()
         return None, f"hangs: {SECONDS} s are over"
     if process.exitcode not in (0, 1) or not (own / "report").exists():
         return None, f"pytest exits with {process.exitcode}: {(own / 'log').read_text()[-2000:]}"
@@ -613,6 +638,8 @@ def try_out(clean: Path, mutant: Mutant) -> bool:
 
 def main() -> None:
     chosen = [m for m in MUTANTS if not sys.argv[1:] or any(word in m.name for word in sys.argv[1:])]
+    if not chosen:
+        raise SystemExit(f"no mutant has a name with {' or '.join(sys.argv[1:])} in it")
     os.environ["OMP_NUM_THREADS"] = "1"
     set_forkserver_preload(["torch._dynamo", "pytest", "beartype", "sklearn.datasets", "safetensors.torch", "PIL.Image"])
     with tempfile.TemporaryDirectory(prefix="taut-clean-") as name, ThreadPoolExecutor(WORKERS) as pool:

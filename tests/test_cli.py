@@ -168,9 +168,9 @@ def test_what_a_run_is_asked_is_what_python_gives(here: Path):
     assert call("score", "run-bits", "test.npy", "--num-samples", 7, "--seed", 3, "--out", "given.csv").exit_code == DONE
     assert Path("scores.csv").read_bytes() == Path("given.csv").read_bytes()  # by default the held-out test rows
     evidence = taut.importance(run.model, test, num_samples=7, seed=3)
-    columns = [evidence.log_evidence, evidence.log_evidence_error, evidence.ess, evidence.elbo]
+    columns = [evidence.log_evidence, evidence.log_evidence_error, evidence.ess, evidence.khat, evidence.elbo]
     rows = [",".join(f"{float(v):.9g}" for v in row) for row in zip(*columns, strict=True)]
-    assert Path("scores.csv").read_text().splitlines() == ["log_evidence,log_evidence_error,ess,elbo", *rows]
+    assert Path("scores.csv").read_text().splitlines() == ["log_evidence,log_evidence_error,ess,khat,elbo", *rows]
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,12 @@ def test_impossible_data_have_probability_zero_and_are_named() -> None:
 def test_warnings_say_when_not_to_believe() -> None:
     problem = taut.LinearGaussian(12, 4, scale=0.1)
     x = problem.sample(20)
-    assert any("fewer than 10 effective samples" in w for w in taut.importance(wrong(problem, 12), x, 100).warnings)
+    assert any("k-hat above 0.50" in w for w in taut.importance(wrong(problem, 12), x, 100).warnings)
+    assert any("too few to tell by k-hat" in w for w in taut.importance(wrong(problem, 12), x, 10).warnings)
     assert any("one sample" in w for w in taut.importance(wrong(problem, 12), x, 1).warnings)
-    assert taut.importance(problem.model(), x, 100).warnings == []
+    exact = taut.importance(problem.model(), x, 100)
+    assert exact.warnings == []
+    assert bool((exact.khat == -math.inf).all())
 
 
 def test_active_units_by_the_variance_of_their_mean() -> None:

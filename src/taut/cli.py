@@ -283,7 +283,7 @@ def score(
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Say how likely each datum is: log p(x) in nats, its Monte Carlo error, the effective sample size and the ELBO."""
+    """Say how likely each datum is: log p(x) in nats, its Monte Carlo error, effective sample size, k-hat and ELBO."""
     import torch
 
     from taut.evidence import Evidence, importance_blocks
@@ -297,7 +297,7 @@ def score(
             blocks.append(block)
             advance(len(block.ess), "")
     evidence = Evidence.concatenate(blocks)
-    columns = ("log_evidence", "log_evidence_error", "ess", "elbo")
+    columns = ("log_evidence", "log_evidence_error", "ess", "khat", "elbo")
     _write_file(torch.stack([getattr(evidence, c) for c in columns], 1), target, loaded, columns)
     result = {"file": str(target), **evidence.to_dict()}
     if as_json:

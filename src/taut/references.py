@@ -19,8 +19,10 @@ REFERENCES = {
     "salimans2017": "Salimans et al. PixelCNN++: improving the PixelCNN with discretized logistic mixtures. ICLR 2017.",
     "tipping1999": "Tipping, Bishop. Probabilistic principal component analysis. JRSS B 61, 1999.",
     "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo objectives. ICLR 2019.",
+    "vehtari2024": "Vehtari et al. Pareto smoothed importance sampling. JMLR 25, 2024.",
     "williams1992": "Williams. Simple statistical gradient-following algorithms. Machine Learning 8, 1992.",
     "wu2017": "Wu et al. On the quantitative analysis of decoder-based generative models. ICLR 2017.",
+    "zhang2009": "Zhang, Stephens. A new and efficient estimation method for the generalized Pareto. Technometrics 51, 2009.",
 }
 
 

@@ -93,7 +93,8 @@ def show_numbers(result: Mapping[str, Any]) -> None:
     console.print(
         Text(
             f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples {ess['mean']:.1f} in the mean, "
-            f"{ess['smallest']:.1f} at least\nactive units: {result['active_units']} of {result['latent_dim']}"
+            f"{ess['smallest']:.1f} at least; k-hat finds {result['khat']['reliable_share']:.0%} of the data reliable\n"
+            f"active units: {result['active_units']} of {result['latent_dim']}"
         ),
         soft_wrap=True,
     )

@@ -5,7 +5,7 @@ is cut into blocks whose size depends on K and the size of a datum alone, each w
 setting of batch, thread or process changes a number.
 
 The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method), from the weights themselves:
-$\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$. Where few samples carry the weight it is too small: see the ESS.
+$\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$. Where few samples carry the weight it is too small: k-hat says where.
 
 References: burda2016, wu2017.
 """
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from taut.evidence.pareto import pareto_k, tail_length
 from taut.evidence.results import Evidence
 from taut.model import Draw, Model
 from taut.seeds import stream
@@ -27,6 +28,7 @@ __all__ = ["importance", "importance_blocks"]
 
 MAX_ROWS = 512  # decoded at a time: more falls out of the processor's cache
 MAX_ELEMENTS = 2**20  # of x in them
+ROUNDING = 1000.0  # units in the last place of its terms that a log-weight may be off by
 
 
 def importance(model: Model, x: Data, num_samples: int = 500, *, context: Context | None = None, seed: int = 0) -> Evidence:
@@ -65,28 +67,27 @@ def importance_blocks(
 
 def _block(model: Model, x: Tensor, context: Tensor | None, num_samples: int, rows: int) -> Evidence:
     posterior = model.encode(x, context)
-    sums: _Sums | None = None
+    sums = _Sums(len(x), num_samples, x.device)
     for first in range(0, num_samples, rows):
         count = min(rows, num_samples - first)
-        draw = model.draw(x, count, context=context, reparameterize=False, posterior=posterior)
-        sums = _Sums(draw) if sums is None else sums.add(draw)
-    assert sums is not None
+        sums.add(model.draw(x, count, context=context, reparameterize=False, posterior=posterior))
     return sums.evidence(posterior.mean)
 
 
 class _Sums:
     """Running sums over samples, (B,) each, in float64; those of w are relative to the largest log-weight so far."""
 
-    def __init__(self, draw: Draw) -> None:
-        n, device = draw.z.shape[1], draw.z.device
+    def __init__(self, n: int, num_samples: int, device: torch.device) -> None:
         self.count = 0
+        self.rounding = torch.zeros(n, dtype=torch.float64, device=device)  # nats that log w is known to
+        self.tail = torch.empty(0, n, dtype=torch.float64, device=device)  # the largest log-weights, for k-hat
+        self.tail_size = tail_length(num_samples) + 1
         self.largest = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
         self.w, self.w_squared, self.w_log = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(3))
         self.sums = torch.zeros(3, n, dtype=torch.float64, device=device)  # of log w, rate, distortion
         self.squares = torch.zeros_like(self.sums)
-        self.add(draw)
 
-    def add(self, draw: Draw) -> _Sums:
+    def add(self, draw: Draw) -> None:
         log_w = draw.log_weight.double()
         largest = torch.maximum(self.largest, log_w.amax(0))
         reference = torch.where(largest.isfinite(), largest, 0.0)  # all weights zero: any reference will do
@@ -97,10 +98,14 @@ class _Sums:
         self.w_log = self.w_log * shrink + torch.where(w > 0, w * log_w, 0.0).sum(0)
         self.largest = largest
         terms = torch.stack([log_w, (draw.log_posterior - draw.log_prior).double(), -draw.log_likelihood.double()])
+        unit = ROUNDING * torch.finfo(draw.log_likelihood.dtype).eps
+        size = torch.stack([draw.log_likelihood, draw.log_prior, draw.log_posterior]).double().abs().amax((0, 1))
+        self.rounding = torch.maximum(self.rounding, unit * size)
         self.sums += terms.sum(1)
         self.squares += terms.square().sum(1)
         self.count += len(log_w)
-        return self
+        candidates = torch.cat([self.tail, log_w])
+        self.tail = candidates.topk(min(self.tail_size, len(candidates)), dim=0).values
 
     def evidence(self, posterior_mean: Tensor) -> Evidence:
         k = self.count
@@ -126,6 +131,7 @@ class _Sums:
             distortion=means[2],
             distortion_error=errors[2],
             ess=ess,
+            khat=pareto_k(self.tail, self.rounding),
             posterior_mean=posterior_mean.double(),
         )
         return evidence.cpu()

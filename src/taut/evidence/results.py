@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taut.evidence.pareto import threshold
 from taut.types import PerDatum
 
 __all__ = ["Estimate", "Evidence"]
 
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
-SMALL_ESS = 10.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Evidence:
         distortion: Mean of -log p(x|z); ELBO = -(rate + distortion).
         distortion_error: Its Monte Carlo standard error.
         ess: Effective number of samples, $(\sum_k w_k)^2 / \sum_k w_k^2$, between 1 and K.
+        khat: Pareto k-hat of the weights: reliable up to ``pareto.threshold(K)``; -inf for equal weights (the exact posterior),
+            NaN where K is too small to tell.
         posterior_mean: Mean of q(z|x), (N, D).
     """
 
@@ -88,6 +90,7 @@ class Evidence:
     distortion: Tensor
     distortion_error: Tensor
     ess: Tensor
+    khat: Tensor
     posterior_mean: Tensor
 
     @classmethod
@@ -112,16 +115,25 @@ class Evidence:
         return int((self.posterior_mean.var(0, correction=0) > ACTIVE).sum())
 
     @property
+    def reliable(self) -> Tensor:
+        """Whether the estimate of each datum and its error can be believed, by its k-hat, (N,)."""
+        return self.khat <= threshold(self.num_samples)  # false for NaN
+
+    @property
     def warnings(self) -> list[str]:
         """What keeps the numbers from being believed, a line each."""
         lines = []
-        few = int((self.ess < SMALL_ESS).sum())
+        doubtful = int((~self.reliable).sum())
         if self.num_samples == 1:
             lines.append("one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use more samples")
-        elif few:
+        elif bool(self.khat.isnan().all()):
             lines.append(
-                f"{few} of {len(self.ess)} data have fewer than {SMALL_ESS:g} effective samples of {self.num_samples}: "
-                "their log p(x) is a lower bound, maybe a loose one, and its error too small; use more samples"
+                f"{self.num_samples} samples are too few to tell by k-hat whether log p(x) and its error can be believed"
+            )
+        elif doubtful:
+            lines.append(
+                f"{doubtful} of {len(self.khat)} data have a Pareto k-hat above {threshold(self.num_samples):.2f}: few samples "
+                "carry their weight, so log p(x) is a lower bound, maybe a loose one, and its error too small; use more samples"
             )
         impossible = int(torch.isneginf(self.log_evidence).sum())
         if impossible:
@@ -149,6 +161,10 @@ class Evidence:
             "num_samples": self.num_samples,
             **{name: estimate.to_dict() for name, estimate in self.summary().items()},
             "ess": {"mean": float(ess.mean()), "median": float(ess.median()), "smallest": float(ess.min())},
+            "khat": {
+                "threshold": threshold(self.num_samples) if self.num_samples > 1 else None,
+                "reliable_share": float(self.reliable.double().mean()),
+            },
             "active_units": self.active_units,
             "latent_dim": self.posterior_mean.shape[1],
             "warnings": self.warnings,
