@@ -41,6 +41,23 @@ def test_agrees_with_the_maximum_likelihood_of_scipy(shape: float) -> None:
     assert pareto_k(tail).item() == pytest.approx((m * reference + 5) / (m + 10), abs=10 / m)
 
 
+@pytest.mark.parametrize("num_samples", [30, 100, 500])
+def test_equals_the_published_algorithm_written_out(num_samples: int) -> None:
+    """Zhang and Stephens 2009 with Vehtari et al.'s prior, a datum and a grid point at a time."""
+    tail = largest(2 * torch.randn(num_samples, 4))
+    for datum in range(4):
+        w = sorted(math.exp(v - tail[:, datum].max().item()) for v in tail[:, datum].tolist())
+        x = [v - w[0] for v in w[1:]]
+        m, grid = len(x), 30 + int(len(x) ** 0.5)
+        b = [1 / x[-1] + (1 - (grid / (j - 0.5)) ** 0.5) / (3 * x[int(m / 4 + 0.5) - 1]) for j in range(1, grid + 1)]
+        k = [sum(math.log(1 - t * v) for v in x) / m for t in b]
+        profile = [m * (math.log(-t / s) - s - 1) for t, s in zip(b, k, strict=True)]
+        weight = [1 / sum(math.exp(other - own) for other in profile) for own in profile]
+        mean = sum(u * t for u, t in zip(weight, b, strict=True))
+        expected = (sum(math.log(1 - mean * v) for v in x) + 5) / (m + 10)
+        assert pareto_k(tail)[datum].item() == pytest.approx(expected, abs=1e-10)
+
+
 def test_does_not_depend_on_the_scale_of_the_weights_or_their_order() -> None:
     tail = largest(torch.randn(1000, 5))
     torch.testing.assert_close(pareto_k(tail + 700.0), pareto_k(tail), rtol=0, atol=1e-9)
