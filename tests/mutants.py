@@ -393,8 +393,8 @@ MUTANTS = [
     Mutant(
         "binarize: test set drawn anew each time",
         "data/dataset.py",
-        "return _bits(grey, torch.Generator().manual_seed(own)).to(torch.uint8)",
-        "return _bits(grey).to(torch.uint8)",
+        "return draw_bits(grey, torch.Generator().manual_seed(own)).to(torch.uint8)",
+        "return draw_bits(grey).to(torch.uint8)",
         DATA,
     ),
     Mutant(
@@ -426,6 +426,34 @@ MUTANTS = [
         "math.log10(num_samples)",
         "math.log(num_samples)",
         PARETO,
+    ),
+    Mutant(
+        "model: another dropout mask when q is evaluated again", "model.py", "set_generator_states(before)", "pass", OBJECTIVES
+    ),
+    Mutant("model: a forgotten Independent broadcasts", "model.py", "!= (num_samples, len(x))", "== ()", OBJECTIVES),
+    Mutant(
+        "test-set error: copies of a row count as data", "evidence/results.py", "if groups is not None:", "if False:", EVIDENCE
+    ),
+    Mutant(
+        "test-set error: of the data and not of their mean",
+        "evidence/results.py",
+        ".sum().sqrt() / n * math",
+        ".sum().sqrt() / n**0.5 * math",
+        EVIDENCE,
+    ),
+    Mutant(
+        "support: test data not checked",
+        "build.py",
+        "(dataset.train, dataset.validation, dataset.test)",
+        "(dataset.train, dataset.validation)",
+        BUILD,
+    ),
+    Mutant(
+        "continuous Bernoulli: not normalised",
+        "distributions.py",
+        "a.log() - torch.log(-torch.expm1(-a))",
+        "a.log()",
+        LIKELIHOODS,
     ),
     # --- Training ---------------------------------------------------------------------------------------------------------
     Mutant("loop: wrong sign", "training/loop.py", "loss = -bound.surrogate.mean()", "loss = bound.surrogate.mean()", LOOP),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +165,18 @@ def test_parts_whose_bound_would_mean_nothing_are_refused(source, parts: dict[st
     with pytest.raises(taut.UsageError) as caught:
         building.check_parts(building.build(config, data.schema, building.summarize(data)), taut.IWAE(), data, "my.npy")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_every_part_of_the_data_is_checked_against_the_support(part: str) -> None:
+    data = prepare(TABLE[:, :2] * 0 + RNG.random((60, 2)))
+    bad = getattr(data, part).clone()
+    bad[-1, 0] = 1.5
+    config = building.complete(ModelConfig(latent_dim=2, likelihood="ContinuousBernoulli()"), data.schema)
+    model = building.build(config, data.schema, building.summarize(data))
+    building.check_parts(model, taut.ELBO(), data, "my.npy")
+    with pytest.raises(taut.DataError, match=r"1 values .* 0 to 1; the first is 1.5"):
+        building.check_parts(model, taut.ELBO(), dataclasses.replace(data, **{part: bad}), "my.npy")
 
 
 def test_the_first_value_outside_is_named_with_its_place() -> None:

@@ -98,11 +98,12 @@ def test_fit_writes_a_run_and_prints_the_numbers_in_it(here: Path):
     result = call("fit", "bits.npy", "--out", "new", *QUICK)
     assert result.exit_code == DONE
     numbers = taut.load("new").evaluation()
-    table = {line.split("  ")[0]: line.split()[-4:] for line in result.stdout.splitlines()}
+    table = {line.split("  ")[0]: line.split()[-6:] for line in result.stdout.splitlines()}
     for title, key in (("ELBO", "elbo"), ("log p(x)", "log_evidence")):
         estimate = numbers[key]
         expected = [f"{estimate[k]:.3f}" for k in ("value", "mc_error", "test_error")]
-        assert table[title] == [*expected, f"{numbers['bits_per_dimension'][key]['value']:.4f}"]
+        bits = numbers["bits_per_dimension"][key]
+        assert table[title] == [*expected, f"{bits['value']:.4f}", "±", f"{bits['test_error']:.4f}"]
     assert result.stdout.splitlines()[-1] == "samples.png and reconstructions.png are in new"
     for line in ("likelihood Bernoulli(), which follows from the data", "rows       train 48, validation 6, test 6"):
         assert line in result.stderr.splitlines()

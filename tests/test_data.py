@@ -16,8 +16,8 @@ from sklearn.utils import Bunch
 from taut.data import (
     Schema,
     batch,
-    binarize,
     check_against,
+    draw_bits,
     fingerprint,
     infer,
     num_duplicates,
@@ -369,10 +369,10 @@ def test_importing_and_preparing_leave_global_state_alone():
 
 def test_bits_have_exactly_the_probability_of_their_grey():
     sure = torch.tensor([0, 255], dtype=torch.uint8).repeat(100_000)
-    assert torch.equal(binarize(sure), torch.tensor([0.0, 1.0]).repeat(100_000))
+    assert torch.equal(draw_bits(sure), torch.tensor([0.0, 1.0]).repeat(100_000))
     # 256 binomial counts of n = 40000 draws, each within 7 sd + 1 for the lattice: false alarm 256 * 2.6e-12 < 1e-9
     n = 40_000
-    counts = binarize(torch.arange(256, dtype=torch.uint8).expand(n, 256), torch.Generator().manual_seed(0)).sum(0)
+    counts = draw_bits(torch.arange(256, dtype=torch.uint8).expand(n, 256), torch.Generator().manual_seed(0)).sum(0)
     p = torch.arange(256) / 255
     assert ((counts - n * p).abs() <= 7 * (n * p * (1 - p)).sqrt() + 1).all()
 
@@ -380,14 +380,14 @@ def test_bits_have_exactly_the_probability_of_their_grey():
 def test_a_brighter_grey_is_never_a_darker_bit():
     # with one generator state both see the same r, and r < x implies r < x + 1
     low, high = torch.arange(255, dtype=torch.uint8), torch.arange(1, 256, dtype=torch.uint8)
-    a = binarize(low.expand(2000, 255), torch.Generator().manual_seed(5))
-    b = binarize(high.expand(2000, 255), torch.Generator().manual_seed(5))
+    a = draw_bits(low.expand(2000, 255), torch.Generator().manual_seed(5))
+    b = draw_bits(high.expand(2000, 255), torch.Generator().manual_seed(5))
     assert (b >= a).all()
 
 
 def test_float_probabilities_are_used_as_they_are():
     p = torch.tensor([0.0, 0.25, 1.0]).expand(100_000, 3)
-    bits = binarize(p, torch.Generator().manual_seed(0))
+    bits = draw_bits(p, torch.Generator().manual_seed(0))
     assert bits.dtype == torch.get_default_dtype()
     assert bits.sum(0)[[0, 2]].tolist() == [0, 100_000]
     # 7 sd of a binomial of n = 100000, p = 1/4: false alarm 2.6e-12
@@ -407,7 +407,7 @@ def test_dynamic_keeps_training_grey_and_fixes_the_rest():
     assert not torch.equal(other.test, data.test)  # equal by chance: below 2^-26 for 80 such pixels
     index, generator = torch.tensor([3, 0, 3]), torch.Generator().manual_seed(9)
     drawn = batch(data.train, index, True, generator)
-    assert torch.equal(drawn, binarize(grey.train[index], torch.Generator().manual_seed(9)))
+    assert torch.equal(drawn, draw_bits(grey.train[index], torch.Generator().manual_seed(9)))
 
 
 def test_dynamic_reads_grey_in_the_unit_interval():

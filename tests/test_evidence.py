@@ -126,6 +126,46 @@ def test_a_mean_over_data_carries_both_errors() -> None:
     assert Estimate(-math.inf, None, None).to_dict()["value"] is None
 
 
+def test_copies_of_a_row_count_as_one_observation() -> None:
+    """Two pairs: the deviations -2, -2, 1, 3 add up within a pair to -4 and 4, so the error is sqrt(32 * 2) / 4."""
+    values = torch.tensor([1.0, 1.0, 4.0, 6.0])
+    estimate = Estimate.of(values, None, torch.tensor([0, 0, 1, 1]))
+    assert estimate.value == 3.0
+    assert estimate.test_error == pytest.approx(math.sqrt(32 * 2) / 4)
+    apart = Estimate.of(values, None, torch.arange(4))
+    assert apart.test_error == pytest.approx(Estimate.of(values).test_error)
+    assert Estimate.of(values, None, torch.zeros(4, dtype=torch.long)).test_error is None
+
+
+def test_a_posterior_without_a_mean_has_that_of_its_samples() -> None:
+    class Shifted(taut.Posterior):
+        def forward(self, x, context=None):
+            base = torch.distributions.Normal(x[:, :2], 0.1)
+            moved = torch.distributions.AffineTransform(1.0, 2.0)
+            return torch.distributions.Independent(torch.distributions.TransformedDistribution(base, [moved]), 1)
+
+    problem = taut.LinearGaussian()
+    x = problem.sample(300)
+    e = taut.importance(problem.model(Shifted()), x, 600)
+    # 600 samples of standard deviation 0.2
+    assert_mean((e.posterior_mean - (1 + 2 * x[:, :2])) / (0.2 / 600**0.5), 0.0 * x[0, :2])
+
+
+def test_weights_that_hardly_differ_need_no_k_hat() -> None:
+    """A posterior a thousandth too wide: the effective samples are all of them, whatever shape the sliver of weights has."""
+
+    class Near(taut.Posterior):
+        def forward(self, x, context=None):
+            exact = problem.posterior(x)
+            return torch.distributions.MultivariateNormal(exact.mean, 1.002 * exact.covariance_matrix)
+
+    problem = taut.LinearGaussian()
+    e = taut.importance(problem.model(Near()), problem.sample(200), 500)
+    assert float(e.ess.min()) > 499
+    assert e.warnings == []
+    assert taut.importance(problem.model(Near()), problem.sample(20), 5).to_dict()["khat"]["reliable_share"] is None
+
+
 def test_every_datum_is_counted_exactly_once_in_its_order() -> None:
     """Each datum's estimate is its own log p(x), for numbers of data around the size of a block."""
     problem = taut.LinearGaussian()
@@ -220,6 +260,8 @@ def test_num_samples_must_be_positive() -> None:
     problem = taut.LinearGaussian()
     with pytest.raises(ValueError, match="at least 1"):
         taut.importance(problem.model(), problem.sample(2), 0)
+    with pytest.raises(ValueError, match="at least 1, not 5 and 0"):
+        taut.importance(problem.model(), torch.zeros(0, 5), 5)
 
 
 def test_concatenated_blocks_are_the_whole() -> None:
@@ -243,5 +285,5 @@ def test_baseline_of_levels_is_the_table_and_of_reals_their_normals() -> None:
     found = independent_marginals(Statistics(loc, scale, None), x, Schema("real", (2,), -5.0, 5.0))
     torch.testing.assert_close(found, torch.distributions.Normal(loc, scale).log_prob(x).sum(-1))
     still = independent_marginals(Statistics(loc, torch.tensor([0.0, 3.0]), None), x, Schema("real", (2,), -5.0, 5.0))
-    torch.testing.assert_close(still, torch.distributions.Normal(loc, (9 / 2) ** 0.5).log_prob(x).sum(-1))
+    torch.testing.assert_close(still, torch.distributions.Normal(loc, torch.tensor([(9 / 2) ** 0.5, 3.0])).log_prob(x).sum(-1))
     assert independent_marginals(Statistics(loc, scale, None), x, Schema("levels", (2,), 0.0, 60000.0)) is None

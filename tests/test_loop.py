@@ -362,6 +362,16 @@ def test_beta_is_stopped_by_its_target_and_reports_the_elbo() -> None:
     assert value > target
 
 
+def test_a_validation_bound_that_is_not_finite_is_none_and_never_the_best() -> None:
+    data = dataset()
+    data.validation[0, 0] = 1e300
+    m = model()
+    records, state = run(m, data, PLAIN, 200)
+    assert [(r.validation, r.best) for r in records] == [(None, False), (None, False)]
+    finish(m, state)  # the last weights are kept
+    torch.testing.assert_close(weights(m), torch.cat([state.tensors[f"model.{n}"].flatten() for n, _ in m.named_parameters()]))
+
+
 def test_goes_on_from_a_state_to_the_bit() -> None:
     data = dataset()
     config = dataclasses.replace(PLAIN, averaging=0.99)

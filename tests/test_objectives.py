@@ -179,6 +179,16 @@ def test_encoder_gradient_vanishes_at_the_exact_posterior(objective: taut.Object
     assert max(float(g.abs().max()) for g in noisy) > 1e-3  # the plain gradient does not
 
 
+@pytest.mark.parametrize("objective", [taut.DReG(num_samples=50), taut.StickingTheLanding(num_samples=50)], ids=repr)
+def test_noise_in_the_encoder_is_the_same_when_it_is_evaluated_again(objective: taut.Objective) -> None:
+    """With dropout, log q must be that of the q which z came from: else the weights mean nothing, and lie above log p(x)."""
+    problem = taut.LinearGaussian()
+    q = taut.DiagonalNormal((5,), 2, lambda *shapes: taut.MLP(*shapes, dropout=0.5)).train()
+    model, x = problem.model(q), problem.sample(7)
+    plain = taut.IWAE(num_samples=50) if isinstance(objective, taut.DReG) else taut.ELBO(num_samples=50)
+    torch.testing.assert_close(at_same_noise(objective, model, x).value, at_same_noise(plain, model, x).value, rtol=0, atol=1e-10)
+
+
 class Square(taut.Model):
     """log w = z^2 with z ~ N(mu, 1), one mu a datum: d/dmu E[z^2] = 2 mu has known variances."""
 
@@ -304,6 +314,24 @@ def test_stop_posterior_stops_its_parameters_and_not_its_samples() -> None:
     found = torch.autograd.grad(draw.log_posterior.sum(), parameters)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_a_given_posterior_cannot_be_stopped() -> None:
+    problem, model, x = problem_and_mean_field()
+    with pytest.raises(ValueError, match="no parameters to stop"):
+        model.draw(x, 3, stop_posterior=True, posterior=problem.posterior(x))
+
+
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_a_forgotten_independent_is_refused_and_never_broadcast(num_samples: int) -> None:
+    class Forgot(taut.Likelihood):
+        def forward(self, z, context=None):
+            return Independent(Normal(z @ torch.ones(2, 5), 1.0), 2)
+
+    _, model, _ = problem_and_mean_field()
+    model.likelihood = Forgot()
+    with pytest.raises(ValueError, match=r"log_likelihood of Forgot has shape \(\d,\), not \(\d, 4\)"):
+        model.draw(torch.randn(4, 5), num_samples)
 
 
 def test_frozen_gives_back_what_was_trainable() -> None:

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from taut import likelihoods, objectives, posteriors, priors
 from taut.config import ModelConfig
-from taut.data import Dataset, Schema
+from taut.data import Dataset, Schema, batch
 from taut.errors import DataError, UsageError
 from taut.model import VAE, Likelihood, Model, Posterior, Prior
 from taut.networks import Network
@@ -231,32 +231,34 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
         DataError: values outside the support of the likelihood; the line says what to choose instead.
         UsageError: a density for discrete data, or a prior and a posterior over different spaces.
     """
-    kind = dataset.schema.kind
-    x = dataset.train if dataset.binarize != "dynamic" else dataset.test
-    z = model.draw(dataset.train[:1].to(torch.get_default_dtype()), reparameterize=False).z[0]
-    problem = unsupported(model, x, z)
-    if problem is not None:
-        mend = {
-            "binary": "leave --likelihood away to get Bernoulli()",
-            "levels": "leave --likelihood away to get DiscretizedLogistic(), or make the values 0 and 1 with --binarize dynamic",
-            "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by 255 suit ContinuousBernoulli(), "
-            "undivided DiscretizedLogistic()",
-        }[kind]
-        raise DataError(f"{name}: {problem}; {mend}")
+    kind, x = dataset.schema.kind, batch(dataset.train, torch.arange(2), dataset.binarize == "dynamic")
+    z = model.draw(x[:1], reparameterize=False).z[0]
+    for rows in (dataset.train, dataset.validation, dataset.test):
+        if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits
+            continue
+        problem = unsupported(model, rows, z)
+        if problem is not None:
+            mend = {
+                "binary": "leave --likelihood away to get Bernoulli()",
+                "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 and 1 with --binarize dynamic",
+                "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by 255 suit ContinuousBernoulli(), "
+                "undivided DiscretizedLogistic()",
+            }[kind]
+            raise DataError(f"{name}: {problem}; {mend}")
     support = model.decode(z[None]).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:
         raise UsageError(
             f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound could grow without limit; "
             "leave --likelihood away, or read the data as real numbers with --kind real"
         )
-    prior, posterior = model.prior(), model.encode(dataset.train[:1].to(torch.get_default_dtype()))
+    prior, posterior = model.prior(), model.encode(x[:1])
     there, back = prior.support, posterior.support
     if not (there is None or back is None or (_all(there, z) and _all(back, prior.sample(torch.Size((1,)))))):
         raise UsageError(
             f"the prior {type(model.prior).__name__} and the posterior {type(model.posterior).__name__} are over different "
             "spaces, so their KL means nothing: take both discrete or both continuous"
         )
-    objective(model, dataset.train[:2].to(torch.get_default_dtype()))  # a wrong pair of parts fails here, not in the loop
+    objective(model, x)  # a wrong pair of parts fails here, not in the loop
 
 
 def _all(support: constraints.Constraint, z: Tensor) -> bool:

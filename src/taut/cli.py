@@ -315,12 +315,20 @@ def _load(path: Path, trust: list[str] | None) -> Run:
 
 def _data(run: Run, source: str | None, key: str | None) -> torch.Tensor:
     """Returns new data checked against the run's schema, or the data that the run itself held out."""
+    import torch
+
+    from taut import tasks
+    from taut.build import unsupported
     from taut.data import check_against
     from taut.run import data_of
 
     if source is not None:
         data = run.config.data
-        return check_against(source, run.schema, key=key, binarize=data.binarize, seed=run.config.training.seed)
+        x = check_against(source, run.schema, key=key, binarize=data.binarize, seed=run.config.training.seed)
+        latent = tasks.encode(run.model, x[:1])
+        if (problem := unsupported(run.model, x, latent.to(torch.get_default_dtype()))) is not None:
+            raise DataError(f"{shown(source)}: {problem}: the model gives them no probability")
+        return x
     dataset = data_of(run)
     if not len(dataset.test) + len(dataset.validation):
         raise UsageError(f"{shown(run.path)} held no data out: give DATA")

@@ -2,7 +2,8 @@ r"""Likelihoods $p(x \mid z)$, one class per kind of observation.
 
 Each is a normalised density or mass *of the datum in the user's own units*: standardizing happens inside, and its Jacobian
 is in the density because the location and the scale of the distribution are those of the user's data. A raw decoder output
-of zero means "like the marginal of the training data", so that training starts from the baseline.
+of zero means "like the marginal of the training data" (but for ``ContinuousBernoulli``, where it means uniform), so that
+training starts from the baseline.
 
 Each takes the class of a network (or a ``functools.partial`` of one) as ``decoder``, from z (D,) to P parameters of each
 element, (P, \*event).
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Categorical as CategoricalDistribution
-from torch.distributions import ContinuousBernoulli as ContinuousBernoulliDistribution
 from torch.distributions import Distribution, Independent, MixtureSameFamily
 from torch.distributions import Normal as NormalDistribution
 
@@ -254,7 +254,7 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).squeeze(-1 - self.event_dims)
-        return _independent(ContinuousBernoulliDistribution(logits=logits, validate_args=False), self.event_dims)
+        return _independent(distributions.ContinuousBernoulli(logits, validate_args=False), self.event_dims)
 
 
 def _independent(distribution: Distribution, event_dims: int) -> Distribution:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from taut import build as building
 from taut import pictures, storage
@@ -41,18 +42,42 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
         blocks.append(block)
         yield block
     evidence = Evidence.concatenate(blocks)
-    result = {"data": part, "seed": seed, **evidence.to_dict()}
+    groups = _copies(x)
+    result = {"data": part, "seed": seed, **evidence.to_dict(groups)}
+    result["warnings"] += _warnings(part, groups)
     baseline = independent_marginals(building.summarize(data), x, run.schema)
-    marginals = None if baseline is None else Estimate.of(baseline, torch.zeros_like(baseline))  # no samples, no such error
-    result["baseline"] = None if marginals is None else marginals.to_dict()
+    estimates = evidence.summary(groups)
+    if baseline is not None:  # it has no samples, hence no Monte Carlo error
+        estimates["baseline"] = Estimate.of(baseline, torch.zeros_like(baseline), groups)
+    result["baseline"] = estimates["baseline"].to_dict() if baseline is not None else None
     if run.schema.discrete:
         factor = -1 / (run.schema.num_elements * math.log(2))
-        estimates = evidence.summary() | ({} if marginals is None else {"baseline": marginals})
         names = ("elbo", "log_evidence", "baseline")
         result["bits_per_dimension"] = {n: estimates[n].scaled(factor).to_dict() for n in names if n in estimates}
     storage.write_json(run.path / "evaluation.json", result)
     _draw_pictures(run, x)
     storage.write_manifest(run.path)
+
+
+def _copies(x: Tensor) -> Tensor | None:
+    """Returns the group of equal rows that each datum belongs to, (N,); None where all are distinct."""
+    rows, groups = torch.unique(x.flatten(1), dim=0, return_inverse=True)
+    return groups if len(rows) < len(x) else None
+
+
+def _warnings(part: str, groups: Tensor | None) -> list[str]:
+    lines = []
+    if part == "train":
+        lines.append("nothing was held out: these are the data of the training, and the numbers are optimistic")
+    elif part == "validation":
+        lines.append("no test data: the validation data chose the weights that are measured on them, which is optimistic")
+    distinct = 0 if groups is None else int(groups.max()) + 1
+    if groups is not None and distinct < 0.95 * len(groups):
+        lines.append(
+            f"only {distinct} of {len(groups)} data are distinct; copies were kept on one side of the split, so the numbers are "
+            "for patterns that the training never saw, and their test-set error counts copies as one"
+        )
+    return lines
 
 
 def _draw_pictures(run: Run, x: Tensor) -> None:
@@ -64,10 +89,19 @@ def _draw_pictures(run: Run, x: Tensor) -> None:
         device = next(model.parameters()).device
         z = model.prior().sample(torch.Size((40,)))
         decoded = model.decode(z[None])
-        sheets = [pictures.grid(t[0], low, high, 10) for t in (decoded.mean, decoded.sample())]
+        sheets = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
         storage.write_bytes(run.path / "samples.png", pictures.to_png(sheets))
         data = x[:10].to(device=device, dtype=torch.get_default_dtype())
-        decoded = model.decode(model.encode(data).mean[None])
-        rows = [data, decoded.mean[0], decoded.sample()[0]]
+        posterior = model.encode(data)
+        decoded = model.decode(torch.stack(_mean(posterior) or [posterior.sample()]))
+        rows = [data, *(t[0] for t in (*_mean(decoded), decoded.sample()))]
         sheets = [pictures.grid(t, low, high, 10) for t in rows]
         storage.write_bytes(run.path / "reconstructions.png", pictures.to_png(sheets))
+
+
+def _mean(distribution: Distribution) -> list[Tensor]:
+    """Returns the mean of a distribution, or nothing where it has none (a flow, say)."""
+    try:
+        return [distribution.mean]
+    except NotImplementedError:
+        return []

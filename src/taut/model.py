@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from taut.seeds import generator_states, set_generator_states, untouched
 from taut.types import Context, Data, Latent, PerSample
 
 __all__ = ["VAE", "Draw", "Likelihood", "Model", "Posterior", "Prior", "frozen"]
@@ -117,7 +118,8 @@ class Model(nn.Module, abc.ABC):
             posterior: A $q(z \mid x)$ to draw from in place of the model's own, so that it need not be encoded again.
 
         Fails:
-            ValueError: reparameterization was asked for and the posterior has none.
+            ValueError: reparameterization was asked for and the posterior has none, ``stop_posterior`` was asked of a given
+                posterior, or a part's log-density is not (K, B).
         """
 
     @abc.abstractmethod
@@ -158,6 +160,9 @@ class VAE(Model):
         stop_posterior: bool = False,
         posterior: Distribution | None = None,
     ) -> Draw:
+        if stop_posterior and posterior is not None:
+            raise ValueError("stop_posterior needs the model's own posterior: a given one has no parameters to stop")
+        before = generator_states() if stop_posterior else []
         q = self.encode(x, context) if posterior is None else posterior
         if reparameterize and not q.has_rsample:
             raise ValueError(
@@ -167,13 +172,23 @@ class VAE(Model):
         shape = torch.Size((num_samples,))
         z = q.rsample(shape) if reparameterize else q.sample(shape)
         if stop_posterior:
-            # Evaluated again with its parameters frozen: right for any posterior, whatever it shares with z.
-            with frozen(self.posterior):
+            # Evaluated again with its parameters frozen, and with the same noise: dropout must not make it another q.
+            with frozen(self.posterior), untouched():
+                set_generator_states(before)
                 log_posterior = self.encode(x, context).log_prob(z)
         else:
             log_posterior = q.log_prob(z)
         prior = self.prior(context)
-        return Draw(z, self.decode(z, context).log_prob(x), prior.log_prob(z), log_posterior, prior, q)
+        draw = Draw(z, self.decode(z, context).log_prob(x), prior.log_prob(z), log_posterior, prior, q)
+        for name in ("log_likelihood", "log_prior", "log_posterior"):
+            # A forgotten Independent would broadcast: each datum would silently be trained on the sum of the batch.
+            if getattr(draw, name).shape != (num_samples, len(x)):
+                part = type(getattr(self, name.removeprefix("log_"))).__name__
+                raise ValueError(
+                    f"{name} of {part} has shape {tuple(getattr(draw, name).shape)}, not {(num_samples, len(x))}: its "
+                    "distribution needs the event dimensions of a datum, as Independent(distribution, dims) gives them"
+                )
+        return draw
 
     def sample(self, num_samples: int, *, context: Context | None = None) -> Tensor:
         prior = self.prior(context)

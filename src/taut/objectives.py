@@ -51,6 +51,8 @@ class Bound(NamedTuple):
 class Objective(abc.ABC):
     """Abstract objective.
 
+    One that changes in the course of a training keeps the share over which it does so as ``warmup``: early stopping waits for it.
+
     Args:
         num_samples: K, samples of the posterior for each datum.
     """

@@ -15,6 +15,7 @@ import platform
 import re
 import shutil
 import time
+import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from taut import build as building
 from taut import storage
 from taut.config import Config
 from taut.data import Dataset, Schema, prepare
-from taut.errors import DataError, StorageError, UsageError, shown
+from taut.errors import DataError, StorageError, TautError, UsageError, shown
 from taut.measure import evaluate, measured_part
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective
@@ -354,10 +355,16 @@ def _going_together() -> Iterator[None]:
     """Turns the complaints of parts that were wrongly put together into an error of usage."""
     try:
         yield
-    except (ValueError, TypeError, RuntimeError) as error:
+    except TautError:
+        raise
+    except Exception as error:  # parts can be a person's own: whatever is wrong with them is theirs to mend
         if "memory" in str(error):
             raise
-        raise UsageError(f"these parts do not go together: {str(error).partition(chr(10))[0]}") from error
+        line = str(error).partition("\n")[0]
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(
+            f"these parts do not go together: {type(error).__name__}: {line} ({Path(where.filename).name}, line {where.lineno})"
+        ) from error
 
 
 def _make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from taut.errors import UsageError
 from taut.model import VAE, Model
 from taut.seeds import stream
 
@@ -36,13 +38,13 @@ def sample(model: VAE, num_samples: int, *, mean: bool = False, seed: int = 0) -
 
 def reconstruct(model: Model, x: Tensor, *, draw: bool = False, seed: int = 0) -> Tensor:
     r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each datum, (N, \*event)."""
-    return _by_blocks(model, x, lambda rows: _decoded(model, model.encode(rows).mean, draw), seed, "reconstruct")
+    return _by_blocks(model, x, lambda rows: _decoded(model, _mean(model.encode(rows)), draw), seed, "reconstruct")
 
 
 def encode(model: Model, x: Tensor, num_samples: int | None = None, *, seed: int = 0) -> Tensor:
     r"""Returns the posterior mean of each datum, (N, D), or K draws of the posterior, (N, K, D)."""
     if num_samples is None:
-        return _by_blocks(model, x, lambda rows: model.encode(rows).mean, seed, "encode")
+        return _by_blocks(model, x, lambda rows: _mean(model.encode(rows)), seed, "encode")
     shape = torch.Size((num_samples,))
     return _by_blocks(model, x, lambda rows: model.encode(rows).sample(shape).transpose(0, 1), seed, "encode")
 
@@ -54,7 +56,16 @@ def decode(model: Model, z: Tensor, *, draw: bool = False, seed: int = 0) -> Ten
 
 def _decoded(model: Model, z: Tensor, draw: bool) -> Tensor:
     distribution = model.decode(z[None])
-    return (distribution.sample() if draw else distribution.mean)[0]
+    return (distribution.sample() if draw else _mean(distribution))[0]
+
+
+def _mean(distribution: Distribution) -> Tensor:
+    try:
+        return distribution.mean
+    except NotImplementedError:
+        raise UsageError(
+            f"a {type(distribution).__name__} has no mean: ask for draws (--draw, or --num-samples with encode)"
+        ) from None
 
 
 def _by_blocks(model: Model, rows: Tensor, function: Callable[[Tensor], Tensor], seed: int, name: str) -> Tensor:

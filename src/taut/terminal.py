@@ -80,20 +80,22 @@ def show_evaluation(run: Run, as_json: bool) -> None:
 def show_numbers(result: Mapping[str, Any]) -> None:
     bits = result.get("bits_per_dimension", {})
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"{result['num_data']} held-out data" if "data" in result else f"{result['num_data']} data")
+    table.add_column(f"{result['num_data']} {result['data'] + ' ' if 'data' in result else ''}data")
     for title in ("nats per datum", "± Monte Carlo", "± test set", *(["bits per dim"] if bits else [])):
         table.add_column(title, justify="right")
     for name, title in NAMES.items():
         if result.get(name):
             row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
-            table.add_row(title, *row, *([_number(bits[name]["value"], 4) if name in bits else ""] if bits else []))
+            table.add_row(title, *row, *([_bits(bits[name]) if name in bits else ""] if bits else []))
     console = _stdout()
     console.print(table)
-    ess = result["ess"]
+    ess, reliable = result["ess"], result["khat"]["reliable_share"]
     console.print(
         Text(
             f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples {ess['mean']:.1f} in the mean, "
-            f"{ess['smallest']:.1f} at least; k-hat finds {result['khat']['reliable_share']:.0%} of the data reliable\n"
+            f"{ess['smallest']:.1f} at least"
+            + ("" if reliable is None else f"; k-hat finds {reliable:.0%} of the data reliable")
+            + "\n"
             f"active units: {result['active_units']} of {result['latent_dim']}"
         ),
         soft_wrap=True,
@@ -102,8 +104,13 @@ def show_numbers(result: Mapping[str, Any]) -> None:
         console.print(Text(f"warning: {line}"), soft_wrap=True)
 
 
+def _bits(estimate: Mapping[str, float | None]) -> str:
+    error = estimate["test_error"]
+    return _number(estimate["value"], 4) + ("" if error is None else f" ± {error:.4f}")
+
+
 def _number(value: float | None, digits: int = 3) -> str:
-    return "unknown" if value is None else f"{value:.{digits}f}"
+    return "unknown" if value is None else f"{value:.{digits}f}" if abs(value) < 1e7 else f"{value:.4g}"
 
 
 @contextmanager

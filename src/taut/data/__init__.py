@@ -1,6 +1,6 @@
 """Data: read, understood, checked, split and ready in batches."""
 
-from taut.data.dataset import Dataset, batch, binarize, check_against, prepare
+from taut.data.dataset import Dataset, batch, check_against, draw_bits, prepare
 from taut.data.readers import Source, read
 from taut.data.schema import Schema, infer, problems
 from taut.data.split import fingerprint, num_duplicates, split
@@ -10,8 +10,8 @@ __all__ = [
     "Schema",
     "Source",
     "batch",
-    "binarize",
     "check_against",
+    "draw_bits",
     "fingerprint",
     "infer",
     "num_duplicates",

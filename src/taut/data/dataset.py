@@ -162,7 +162,7 @@ def check_against(
     return _fixed_bits(rows, seed, "test") if binarize == "dynamic" else rows
 
 
-def binarize(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def draw_bits(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """Returns bits, each 1 with its own probability p, in torch's default dtype.
 
     A byte x means p = x / 255, and r uniform on 0..254 is below x exactly that often (but for the 2^-32 of torch's
@@ -175,15 +175,12 @@ def binarize(x: torch.Tensor, generator: torch.Generator | None = None) -> torch
     return bits.to(torch.get_default_dtype())
 
 
-_bits = binarize  # in the functions here ``binarize`` is an argument
-
-
 def batch(
     data: torch.Tensor, index: torch.Tensor, binarize: bool = False, generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """Returns the rows ``index`` of ``data`` in torch's default dtype, binarised anew if asked."""
     rows = data[index]
-    return _bits(rows, generator) if binarize else rows.to(torch.get_default_dtype())
+    return draw_bits(rows, generator) if binarize else rows.to(torch.get_default_dtype())
 
 
 def _shaped(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> tuple[np.ndarray, list[str]]:
@@ -271,7 +268,7 @@ def _parts(
 def _fixed_bits(grey: torch.Tensor, seed: int, part: str) -> torch.Tensor:
     """Bits drawn once, stored as bytes, from a stream of their own: other users of ``seed`` must not repeat them."""
     own = int.from_bytes(blake2b(f"taut.data {part} {seed}".encode(), digest_size=7).digest(), "little")
-    return _bits(grey, torch.Generator().manual_seed(own)).to(torch.uint8)
+    return draw_bits(grey, torch.Generator().manual_seed(own)).to(torch.uint8)
 
 
 def _notes(array: np.ndarray, schema: Schema, binarize: str) -> list[str]:

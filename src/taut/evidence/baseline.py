@@ -16,7 +16,7 @@ __all__ = ["independent_marginals"]
 def independent_marginals(statistics: Statistics, x: Tensor, schema: Schema) -> PerDatum | None:
     r"""Returns log p(x) under a product of marginals fitted to the training data, (N,), nats.
 
-    Levels have their smoothed frequencies; reals a Normal each, with one pooled scale where an element never varied (the
+    Levels have their smoothed frequencies; reals a Normal each, with the pooled scale for an element that never varied (the
     density of a constant has no limit).
 
     Args:
@@ -34,6 +34,5 @@ def independent_marginals(statistics: Statistics, x: Tensor, schema: Schema) -> 
         element = torch.arange(len(table))
         return torch.cat([table[element, b.flatten(1).long() - int(schema.low)].sum(-1) for b in x.split(1024)])
     scale = statistics.scale.double()
-    if not bool((scale > 0).all()):
-        scale = scale.square().mean().sqrt().expand_as(scale)
+    scale = torch.where(scale > 0, scale, scale.square().mean().sqrt())
     return Independent(Normal(statistics.loc.double(), scale), scale.dim()).log_prob(x.double())

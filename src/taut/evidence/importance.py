@@ -1,6 +1,7 @@
 r"""Importance sampling: $\log p(x) \approx \log \frac1K \sum_k w_k$ with $z_k \sim q(z \mid x)$.
 
-The sums over K are streamed, so memory grows neither with K nor with N, and the encoder runs once for each datum. The work
+The sums over K are streamed, and only the tail of the weights is kept (three square roots of K), so memory hardly grows with K
+and not with N; the encoder runs once for each datum. The work
 is cut into blocks whose size depends on K and the size of a datum alone, each with its own stream of randomness: no
 setting of batch, thread or process changes a number.
 
@@ -48,8 +49,8 @@ def importance_blocks(
     model: Model, x: Data, num_samples: int = 500, *, context: Context | None = None, seed: int = 0
 ) -> Iterator[Evidence]:
     """Yields the evidence of one block of data after the other, for those who show progress or stop early."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, not {num_samples}")
+    if num_samples < 1 or not len(x):
+        raise ValueError(f"num_samples and the number of data must be at least 1, not {num_samples} and {len(x)}")
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows, sample_rows = max(1, rows // num_samples), min(rows, num_samples)
     device = next((p.device for p in model.parameters()), x.device)
@@ -71,7 +72,11 @@ def _block(model: Model, x: Tensor, context: Tensor | None, num_samples: int, ro
     for first in range(0, num_samples, rows):
         count = min(rows, num_samples - first)
         sums.add(model.draw(x, count, context=context, reparameterize=False, posterior=posterior))
-    return sums.evidence(posterior.mean)
+    try:
+        mean: Tensor = posterior.mean
+    except NotImplementedError:  # a flow, say: the mean of its samples then
+        mean = sums.z / num_samples
+    return sums.evidence(mean)
 
 
 class _Sums:
@@ -86,6 +91,7 @@ class _Sums:
         self.w, self.w_squared, self.w_log = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(3))
         self.sums = torch.zeros(3, n, dtype=torch.float64, device=device)  # of log w, rate, distortion
         self.squares = torch.zeros_like(self.sums)
+        self.z = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, draw: Draw) -> None:
         log_w = draw.log_weight.double()
@@ -103,6 +109,7 @@ class _Sums:
         self.rounding = torch.maximum(self.rounding, unit * size)
         self.sums += terms.sum(1)
         self.squares += terms.square().sum(1)
+        self.z = self.z + draw.z.sum(0, dtype=torch.float64)
         self.count += len(log_w)
         candidates = torch.cat([self.tail, log_w])
         self.tail = candidates.topk(min(self.tail_size, len(candidates)), dim=0).values

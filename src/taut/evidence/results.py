@@ -39,11 +39,22 @@ class Estimate:
     test_error: float | None
 
     @classmethod
-    def of(cls, values: PerDatum, mc_errors: PerDatum | None = None) -> Estimate:
-        """Returns the mean of values of independent data whose Monte Carlo errors are independent, (N,) each."""
+    def of(cls, values: PerDatum, mc_errors: PerDatum | None = None, groups: Tensor | None = None) -> Estimate:
+        """Returns the mean of values whose Monte Carlo errors are independent, (N,) each.
+
+        Args:
+            values: The values.
+            mc_errors: Their Monte Carlo standard errors.
+            groups: The group of each datum, (N,), numbered from 0: copies of a row are one observation and not several, so
+                deviations from the mean are added within a group before they are squared.
+        """
         n = len(values)
         mc = None if mc_errors is None or not bool(mc_errors.isfinite().all()) else float(mc_errors.square().sum().sqrt() / n)
-        spread = float(values.std() / math.sqrt(n)) if n > 1 else math.nan
+        deviation = values - values.mean()
+        if groups is not None:
+            deviation = torch.zeros(int(groups.max()) + 1, dtype=values.dtype).index_add(0, groups, deviation)
+        count = len(deviation)
+        spread = float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1))) if count > 1 else math.nan
         return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None)
 
     def scaled(self, factor: float) -> Estimate:
@@ -76,7 +87,7 @@ class Evidence:
         ess: Effective number of samples, $(\sum_k w_k)^2 / \sum_k w_k^2$, between 1 and K.
         khat: Pareto k-hat of the weights: reliable up to ``pareto.threshold(K)``; -inf for equal weights (the exact posterior),
             NaN where K is too small to tell.
-        posterior_mean: Mean of q(z|x), (N, D).
+        posterior_mean: Mean of q(z|x), (N, D); of its samples where the distribution has no mean.
     """
 
     num_samples: int
@@ -116,8 +127,11 @@ class Evidence:
 
     @property
     def reliable(self) -> Tensor:
-        """Whether the estimate of each datum and its error can be believed, by its k-hat, (N,)."""
-        return self.khat <= threshold(self.num_samples)  # false for NaN
+        """Whether the estimate of each datum and its error can be believed, (N,).
+
+        By its k-hat; or because the weights hardly differ (an ESS of at least K / 2): the shape of their tail says nothing then.
+        """
+        return (self.khat <= threshold(self.num_samples)) | (self.ess >= self.num_samples / 2)  # false for NaN
 
     @property
     def warnings(self) -> list[str]:
@@ -126,32 +140,30 @@ class Evidence:
         doubtful = int((~self.reliable).sum())
         if self.num_samples == 1:
             lines.append("one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use more samples")
-        elif bool(self.khat.isnan().all()):
-            lines.append(
-                f"{self.num_samples} samples are too few to tell by k-hat whether log p(x) and its error can be believed"
-            )
+        elif doubtful and bool(self.khat.isnan().all()):
+            lines.append(f"{self.num_samples} samples are too few to tell by k-hat if log p(x) and its error can be believed")
         elif doubtful:
             lines.append(
                 f"{doubtful} of {len(self.khat)} data have a Pareto k-hat above {threshold(self.num_samples):.2f}: few samples "
-                "carry their weight, so log p(x) is a lower bound, maybe a loose one, and its error too small; use more samples"
+                "carry their weight, so log p(x) is a lower bound, maybe a loose one, and its error too small"
             )
         impossible = int(torch.isneginf(self.log_evidence).sum())
         if impossible:
             lines.append(f"{impossible} data have probability zero under the model")
         return lines
 
-    def summary(self) -> dict[str, Estimate]:
-        """Returns the means over the data, by name."""
+    def summary(self, groups: Tensor | None = None) -> dict[str, Estimate]:
+        """Returns the means over the data, by name; for ``groups`` see ``Estimate.of``."""
         return {
-            "elbo": Estimate.of(self.elbo, self.elbo_error),
-            "rate": Estimate.of(self.rate, self.rate_error),
-            "distortion": Estimate.of(self.distortion, self.distortion_error),
-            "log_evidence": Estimate.of(self.log_evidence, self.log_evidence_error),
-            "inference_gap": Estimate.of(self.gap, self.gap_error),
+            "elbo": Estimate.of(self.elbo, self.elbo_error, groups),
+            "rate": Estimate.of(self.rate, self.rate_error, groups),
+            "distortion": Estimate.of(self.distortion, self.distortion_error, groups),
+            "log_evidence": Estimate.of(self.log_evidence, self.log_evidence_error, groups),
+            "inference_gap": Estimate.of(self.gap, self.gap_error, groups),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the summary as plain values for JSON."""
+    def to_dict(self, groups: Tensor | None = None) -> dict[str, Any]:
+        """Returns the summary as plain values for JSON; for ``groups`` see ``Estimate.of``."""
         ess = self.ess
         return {
             "method": "importance sampling with the posterior as proposal",
@@ -159,11 +171,11 @@ class Evidence:
             "unit": "nats per datum",
             "num_data": len(ess),
             "num_samples": self.num_samples,
-            **{name: estimate.to_dict() for name, estimate in self.summary().items()},
+            **{name: estimate.to_dict() for name, estimate in self.summary(groups).items()},
             "ess": {"mean": float(ess.mean()), "median": float(ess.median()), "smallest": float(ess.min())},
             "khat": {
                 "threshold": threshold(self.num_samples) if self.num_samples > 1 else None,
-                "reliable_share": float(self.reliable.double().mean()),
+                "reliable_share": None if bool(self.khat.isnan().all()) else float(self.reliable.double().mean()),
             },
             "active_units": self.active_units,
             "latent_dim": self.posterior_mean.shape[1],

@@ -105,7 +105,8 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
         progress = until / state.total_steps
         if len(data.validation):
             validation, target = validate(average, objective, data.validation, config.seed)
-            improved = progress >= warm and target > state.best_target
+            improved = progress >= warm and target > state.best_target  # false for NaN
+            validation = validation if math.isfinite(validation) else None
         if improved:
             state.best_step, state.best_target = until, target
             best = {k: v.clone() for k, v in average.state_dict().items()}
