@@ -119,7 +119,7 @@ MUTANTS = [
     Mutant(
         "DReG: hook forgotten", "objectives.py", "lambda gradient: weight[..., None] * gradient", "lambda _: None", OBJECTIVES
     ),
-    Mutant("posterior not stopped", "model.py", "with frozen(self.posterior):", "if stop_posterior:", OBJECTIVES),
+    Mutant("posterior not stopped", "model.py", "with frozen(self.posterior), untouched():", "with untouched():", OBJECTIVES),
     Mutant(
         "score function: weights not detached",
         "objectives.py",
@@ -346,7 +346,7 @@ MUTANTS = [
     Mutant(
         "mean over data: standard deviation for its error",
         "evidence/results.py",
-        "float(values.std() / math.sqrt(n))",
+        "float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1)))",
         "float(values.std())",
         EVIDENCE,
     ),
@@ -365,7 +365,7 @@ MUTANTS = [
     Mutant(
         "baseline: frequencies not smoothed",
         "build.py",
-        "return (counts + 1 / schema.num_levels) / (n + 1)",
+        "return (counts + extra) / (n + extra * schema.num_levels)",
         "return counts / n",
         BUILD,
     ),
@@ -454,6 +454,13 @@ MUTANTS = [
         "a.log() - torch.log(-torch.expm1(-a))",
         "a.log()",
         LIKELIHOODS,
+    ),
+    Mutant(
+        "baseline: pseudo-count by the fit and not by what is left out",
+        "build.py",
+        "(counts - 1 + extra).log()",
+        "(counts + extra).log()",
+        BUILD,
     ),
     # --- Training ---------------------------------------------------------------------------------------------------------
     Mutant("loop: wrong sign", "training/loop.py", "loss = -bound.surrogate.mean()", "loss = bound.surrogate.mean()", LOOP),
@@ -570,8 +577,8 @@ MUTANTS = [
     Mutant(
         "randomness of the user not given back",
         "seeds.py",
-        "torch.default_generator.set_state(before)",
-        "pass",
+        "    finally:\n        set_generator_states(before)",
+        "    finally:\n        pass",
         LOOP,
     ),
     # --- The run ----------------------------------------------------------------------------------------------------------

@@ -32,8 +32,24 @@ def test_summary_of_levels_is_their_smoothed_frequencies() -> None:
     torch.testing.assert_close(s.loc, x.mean(0), rtol=0, atol=1e-10)
     torch.testing.assert_close(s.scale, x.std(0, correction=0), rtol=0, atol=1e-10)
     counts = torch.stack([(x == level).sum(0) for level in range(256)], -1)
-    torch.testing.assert_close(s.log_frequencies.exp(), (counts + 1 / 256) / (len(x) + 1), rtol=0, atol=1e-12)
+    # the bytes are uniform, so of the six pseudo-counts the largest predicts a left-out datum best
+    torch.testing.assert_close(s.log_frequencies.exp(), (counts + 1.0) / (len(x) + 256), rtol=0, atol=1e-12)
     torch.testing.assert_close(s.log_frequencies.logsumexp(-1), torch.zeros(5, 6), rtol=0, atol=1e-12)
+
+
+def test_the_pseudo_count_is_that_of_the_best_leave_one_out_prediction() -> None:
+    """By brute force: every datum is predicted from the frequencies of all the others."""
+    for x in (RNG.integers(0, 9, (40, 1)), np.minimum(RNG.geometric(0.9, (40, 1)), 9) - 1):
+        data = prepare(x, levels=(0, 8), validation_fraction=0.0, test_fraction=0.1)
+        rows, n = data.train[:, 0].long(), len(data.train)
+        counts = torch.bincount(rows, minlength=9).double()
+
+        def left_out(extra: float, rows=rows, counts=counts, n=n) -> float:
+            return sum(((counts[v] - 1 + extra) / (n - 1 + 9 * extra)).log().item() for v in rows)
+
+        best = max((1 / 9, 0.01, 0.03, 0.1, 0.3, 1.0), key=left_out)
+        found = building.summarize(data).log_frequencies[0].exp()
+        torch.testing.assert_close(found, (counts + best) / (n + 9 * best), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("grey", [GREY, GREY / 255 + 1e-4 * (GREY < 200)], ids=["bytes", "probabilities"])

@@ -351,6 +351,10 @@ def test_notes_say_what_a_person_should_know():
     assert "columns (from 0) 1 repeat one value" in prepare(table).notes[0]
     ids = np.arange(2**24, 2**24 + 80 * 70000, 70000).reshape(40, 2)
     assert "lose digits in float32" in prepare(ids).notes[0]
+    offset = np.stack([RNG.standard_normal(40), 3e7 + 4 * RNG.standard_normal(40)], 1)
+    assert "columns (from 0) 1 hardly vary beside their size, so float32 rounds them" in prepare(offset).notes[0]
+    bits = np.where(GREY > 99, np.uint8(255), np.uint8(0))
+    assert prepare(bits).notes == ("only two values, 0 and 255: --binarize threshold makes them bits",)
 
 
 def test_importing_and_preparing_leave_global_state_alone():

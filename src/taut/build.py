@@ -38,8 +38,9 @@ class Statistics(NamedTuple):
     Args:
         loc: Mean of each element, (\*event), in the user's units.
         scale: Standard deviation of each element, (\*event); 0 for an element that never varies.
-        log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with 1 / levels pseudo-counts (Perks'
-            prior; for two levels that of Krichevsky and Trofimov); None for reals.
+        log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with a pseudo-count: one half for bits
+            (Krichevsky and Trofimov), else the one under which each training datum is best predicted from the others; None
+            for reals.
     """
 
     loc: Tensor
@@ -80,7 +81,23 @@ def _frequencies(dataset: Dataset, loc: Tensor) -> Tensor | None:
         for block in dataset.train.split(4096):
             counts += torch.bincount((block.flatten(1).long() + first).flatten(), minlength=size)
         counts = counts.view(*schema.event_shape, schema.num_levels)
-    return (counts + 1 / schema.num_levels) / (n + 1)
+    extra = 0.5 if schema.kind == "binary" else _pseudo_count(counts)
+    return (counts + extra) / (n + extra * schema.num_levels)
+
+
+def _pseudo_count(counts: Tensor) -> float:
+    r"""Returns the pseudo-count of each level under which every datum is best predicted from the others, of six.
+
+    Too few make a level that was not seen impossible, too many drown what was: a weak baseline would flatter the model. The
+    sum of the log-probabilities of each datum given the rest is $\sum_l c_l \log (c_l - 1 + a) / (n - 1 + a L)$.
+    """
+    n, levels = counts.sum(-1), counts.shape[-1]
+
+    def left_out(extra: float) -> float:
+        seen = torch.where(counts > 0, counts * (counts - 1 + extra).log(), 0.0).sum(-1)
+        return float((seen - n * (n - 1 + extra * levels).log()).sum())
+
+    return max((1 / levels, 0.01, 0.03, 0.1, 0.3, 1.0), key=left_out)
 
 
 def complete(config: ModelConfig, schema: Schema) -> ModelConfig:

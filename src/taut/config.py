@@ -80,7 +80,8 @@ class TrainingConfig:
         objective: What is maximised.
         batch_size: Data a step.
         max_epochs: Passes over the training data; by default as many as make 20,000 steps, at least 20 and at most 500.
-        minutes: Time for training, anew when it is resumed; the passes that fit in are measured before the first step, so that the schedule is known.
+        minutes: Time for training, anew when it is resumed; the passes that fit in are measured before the first step, so that
+            the schedule is known.
         learning_rate: Peak of the schedule: a linear warm-up over the first 2 %, then a cosine to zero.
         weight_decay: AdamW's; 0 maximises the objective and nothing else.
         clip_norm: Largest norm of the gradient of the mean over a batch, in nats per unit; longer ones are scaled down to it.

@@ -166,7 +166,7 @@ def draw_bits(x: torch.Tensor, generator: torch.Generator | None = None) -> torc
     """Returns bits, each 1 with its own probability p, in torch's default dtype.
 
     A byte x means p = x / 255, and r uniform on 0..254 is below x exactly that often (but for the 2^-32 of torch's
-    modulo of 32 random bits), at 0.8 of the time of ``torch.rand``; a float is p itself.
+    modulo of 32 random bits); a float is p itself.
     """
     if x.dtype == torch.uint8:
         bits = torch.empty_like(x).random_(0, 255, generator=generator) < x
@@ -289,6 +289,15 @@ def _notes(array: np.ndarray, schema: Schema, binarize: str) -> list[str]:
         often = np.flatnonzero((array == np.median(array, axis=0)).mean(axis=0) > 0.5)
         if len(often):
             lines.append(f"columns (from 0) {listing(often)} repeat one value in most rows: their density may have no bound")
+        # a stored number is known to eps times its size; a hundredth of the spread is where a density begins to show it
+        coarse = np.flatnonzero(np.finfo(float_storage()).eps * np.abs(array).max(axis=0) > 0.01 * array.std(axis=0))
+        if len(coarse):
+            stored = np.dtype(float_storage()).name
+            lines.append(
+                f"columns (from 0) {listing(coarse)} hardly vary beside their size, so {stored} rounds them: subtract a constant"
+            )
+    if schema.kind == "levels" and schema.high == 255 and all(bool(np.all((x == 0) | (x == 255))) for x in chunks(array)):
+        lines.append("only two values, 0 and 255: --binarize threshold makes them bits")
     return lines
 
 
