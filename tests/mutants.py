@@ -599,8 +599,8 @@ MUTANTS = [
     Mutant(
         "run: bits per dimension without log 2",
         "measure.py",
-        "-1 / (run.schema.num_elements * math.log(2))",
-        "-1 / run.schema.num_elements",
+        "-1 / (schema.num_elements * math.log(2))",
+        "-1 / schema.num_elements",
         RUN + "::test_what_is_measured",
     ),
     Mutant("manifest not checked", "storage.py", "if manifest.get(path.name) != _sha256(content):", "if not manifest:", STORAGE),

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from taut import build as building
-from taut import pictures, storage
+from taut import pictures
 from taut.data import Dataset
 from taut.errors import DataError
-from taut.evidence import Estimate, Evidence, importance_blocks
+from taut.evidence import Estimate, Evidence
 from taut.evidence.baseline import independent_marginals
+from taut.model import VAE
 from taut.seeds import stream
 
-if TYPE_CHECKING:
-    from taut.run import Run
-
-__all__ = ["evaluate", "measured_part"]
+__all__ = ["draw_pictures", "measured_part", "numbers"]
 
 
 def measured_part(data: Dataset) -> str:
@@ -32,31 +29,23 @@ def measured_part(data: Dataset) -> str:
     return part
 
 
-def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
-    """Measures the trained model on held-out data, block by block, and finishes the folder."""
-    part = measured_part(data)
+def numbers(evidence: Evidence, data: Dataset) -> dict[str, Any]:
+    """Returns what is known of a model from the evidence of the part of the data it is measured on, as plain values."""
+    part, schema = measured_part(data), data.schema
     x = getattr(data, part)
-    seed = run.config.training.seed
-    blocks = []
-    for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
-        blocks.append(block)
-        yield block
-    evidence = Evidence.concatenate(blocks)
     groups = _copies(x)
-    result = {"data": part, "seed": seed, **evidence.to_dict(groups)}
+    result = {"data": part, **evidence.to_dict(groups)}
     result["warnings"] += _warnings(part, groups)
-    baseline = independent_marginals(building.summarize(data), x, run.schema)
     estimates = evidence.summary(groups)
+    baseline = independent_marginals(building.summarize(data), x, schema)
     if baseline is not None:  # it has no samples, hence no Monte Carlo error
         estimates["baseline"] = Estimate.of(baseline, torch.zeros_like(baseline), groups)
     result["baseline"] = estimates["baseline"].to_dict() if baseline is not None else None
-    if run.schema.discrete:
-        factor = -1 / (run.schema.num_elements * math.log(2))
+    if schema.discrete:
+        factor = -1 / (schema.num_elements * math.log(2))
         names = ("elbo", "log_evidence", "baseline")
         result["bits_per_dimension"] = {n: estimates[n].scaled(factor).to_dict() for n in names if n in estimates}
-    storage.write_json(run.path / "evaluation.json", result)
-    _draw_pictures(run, x)
-    storage.write_manifest(run.path)
+    return result
 
 
 def _copies(x: Tensor) -> Tensor | None:
@@ -80,23 +69,19 @@ def _warnings(part: str, groups: Tensor | None) -> list[str]:
     return lines
 
 
-def _draw_pictures(run: Run, x: Tensor) -> None:
-    """Draws samples and reconstructions: for each, what the model says is typical (mean) and what it draws."""
-    if not run.schema.is_image:
-        return
-    low, high, model = run.schema.low, run.schema.high, run.model
-    with torch.no_grad(), stream(run.config.training.seed, "pictures"):
-        device = next(model.parameters()).device
-        z = model.prior().sample(torch.Size((40,)))
-        decoded = model.decode(z[None])
-        sheets = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
-        storage.write_bytes(run.path / "samples.png", pictures.to_png(sheets))
-        data = x[:10].to(device=device, dtype=torch.get_default_dtype())
-        posterior = model.encode(data)
+def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
+    """Returns PNG files by name: samples and reconstructions; for each, what is typical (mean) and what the model draws."""
+    if not data.schema.is_image:
+        return {}
+    low, high, x = data.schema.low, data.schema.high, getattr(data, measured_part(data))[:10]
+    with torch.no_grad(), stream(seed, "pictures"):
+        decoded = model.decode(model.prior().sample(torch.Size((1, 40))))
+        samples = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
+        shown = x.to(device=next(model.parameters()).device, dtype=torch.get_default_dtype())
+        posterior = model.encode(shown)
         decoded = model.decode(torch.stack(_mean(posterior) or [posterior.sample()]))
-        rows = [data, *(t[0] for t in (*_mean(decoded), decoded.sample()))]
-        sheets = [pictures.grid(t, low, high, 10) for t in rows]
-        storage.write_bytes(run.path / "reconstructions.png", pictures.to_png(sheets))
+        rows = [pictures.grid(t, low, high, 10) for t in (shown, *(t[0] for t in (*_mean(decoded), decoded.sample())))]
+    return {"samples.png": pictures.to_png(samples), "reconstructions.png": pictures.to_png(rows)}
 
 
 def _mean(distribution: Distribution) -> list[Tensor]:

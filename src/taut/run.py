@@ -31,7 +31,8 @@ from taut import storage
 from taut.config import Config
 from taut.data import Dataset, Schema, prepare
 from taut.errors import DataError, StorageError, TautError, UsageError, shown
-from taut.measure import evaluate, measured_part
+from taut.evidence import Evidence, importance_blocks
+from taut.measure import draw_pictures, measured_part, numbers
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective
 from taut.seeds import stream, untouched
@@ -223,6 +224,18 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
     finish(run.model, state)
     storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
+
+
+def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
+    """Measures the trained model on held-out data, yielding each block of them, and finishes the folder."""
+    seed, blocks = run.config.training.seed, []
+    for block in importance_blocks(run.model, getattr(data, measured_part(data)), run.config.evaluation.num_samples, seed=seed):
+        blocks.append(block)
+        yield block
+    storage.write_json(run.path / "evaluation.json", {"seed": seed, **numbers(Evidence.concatenate(blocks), data)})
+    for name, content in draw_pictures(run.model, data, seed).items():
+        storage.write_bytes(run.path / name, content)
+    storage.write_manifest(run.path)
 
 
 def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
