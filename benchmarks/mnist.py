@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from taut.config import Config
-from taut.run import evaluate, start, train_run
+from taut.fitting import evaluate, start, train_run
 
 
 def main() -> None:

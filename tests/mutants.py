@@ -584,7 +584,7 @@ MUTANTS = [
     # --- The run ----------------------------------------------------------------------------------------------------------
     Mutant(
         "run: seed set after initialisation (pythae)",
-        "run.py",
+        "fitting.py",
         'with stream(config.training.seed, "init"), _going_together():',
         "with _going_together():",
         RUN + "::test_the_same_seed_gives_the_same_bits_and_another_does_not",

@@ -20,6 +20,7 @@ LEVELS = [  # imports point upwards in this list, from later to earlier, never b
     {"evidence", "training"},
     {"measure"},
     {"run"},
+    {"fitting"},
     {"terminal"},
     {"cli"},
 ]

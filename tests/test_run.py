@@ -25,7 +25,8 @@ import taut
 from taut import storage
 from taut.config import Config
 from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
-from taut.run import data_of, evaluate, find_device, resume, start, train_run
+from taut.fitting import evaluate, resume, start, train_run
+from taut.run import data_of, find_device
 from taut.training import checkpoint
 
 RNG = np.random.default_rng(0)

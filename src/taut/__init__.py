@@ -14,6 +14,7 @@ from taut import likelihoods, networks, objectives, posteriors, priors, problems
 from taut.config import Config
 from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
 from taut.evidence import Estimate, Evidence, importance
+from taut.fitting import fit
 from taut.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogistic, Normal
 from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
 from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
@@ -21,7 +22,7 @@ from taut.objectives import ELBO, IWAE, VIMCO, Bound, DReG, Objective, ScoreFunc
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
 from taut.priors import StandardNormal
 from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
-from taut.run import Run, fit, load
+from taut.run import Run, load
 from taut.spec import parse, resolve, to_spec
 
 __all__ = [

@@ -126,7 +126,7 @@ def fit(
     """Train a model on DATA and measure it: held-out bound, log p(x) with its errors, and a folder with everything."""
     flags = {k: v for k, v in locals().items() if k not in ("data", "out", "config", "set_", "overwrite", "as_json")}
     settings = gather(flags, config, set_ or ())
-    from taut.run import start
+    from taut.fitting import start
 
     run, dataset, state = start(data, out, settings, overwrite=overwrite)
     terminal.show_data(terminal.message, dataset, settings)
@@ -136,8 +136,8 @@ def fit(
 @command
 def resume(run: RunArg, trust: Trust = None, as_json: Json = False) -> None:
     """Go on with a training that was stopped, from its last checkpoint, as if it had never been."""
+    from taut.fitting import resume as resume_run
     from taut.run import load
-    from taut.run import resume as resume_run
 
     if (run / "manifest.json").exists():
         finished = load(run, trust=trust or ())
@@ -164,7 +164,7 @@ def check(
     """Read DATA as fit would and say what was found, or list everything that is wrong with it."""
     flags = {k: v for k, v in locals().items() if k not in ("data", "config", "as_json")}
     settings = gather(flags, config)
-    from taut.run import assemble
+    from taut.fitting import assemble
 
     _, dataset, _, _ = assemble(data, settings)
     if as_json:
@@ -398,7 +398,7 @@ def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) 
 
 
 def _train(run: Run, dataset: Dataset, state: State) -> None:
-    from taut.run import train_run
+    from taut.fitting import train_run
 
     done = state.step
     # closing: if a signal arrives here and not in the training, the training still gets to save its state
@@ -418,7 +418,7 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
 
 
 def _measure(run: Run, dataset: Dataset) -> None:
-    from taut.run import evaluate
+    from taut.fitting import evaluate
 
     rows = len(dataset.test) or len(dataset.validation) or len(dataset.train)
     with terminal.progress("measuring", rows) as advance:

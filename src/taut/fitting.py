@@ -1,0 +1,327 @@
+"""Making a run: read the data, build the model, train it, measure it; and going on with one that was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import time
+import traceback
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taut import build as building
+from taut import storage
+from taut.config import Config
+from taut.data import Dataset
+from taut.errors import TautError, UsageError, shown
+from taut.evidence import Evidence, importance_blocks
+from taut.measure import draw_pictures, measured_part, numbers
+from taut.model import VAE, Likelihood, Posterior, Prior
+from taut.objectives import Objective
+from taut.run import FILES, FORMAT, Run, Source, check_fit, data_of, find_device, read_data, rebuild, run_folder, version
+from taut.seeds import stream
+from taut.spec import to_spec
+from taut.training import checkpoint
+from taut.training.loop import Record, State, finish, plan_steps, train
+
+__all__ = ["assemble", "evaluate", "fit", "resume", "start", "train_run"]
+
+SMALL_STEP = 3e7  # multiplications: below it threads wait for each other longer than they work
+
+
+def fit(
+    source: Source,
+    out: str | Path | None = None,
+    *,
+    config: Config | None = None,
+    objective: Objective | str | None = None,
+    prior: Prior | str | None = None,
+    likelihood: Likelihood | str | None = None,
+    posterior: Posterior | str | None = None,
+    test: Source | None = None,
+    **settings: Any,
+) -> Run:
+    """Trains a model on data, measures it and returns the run.
+
+    Args:
+        source: What ``taut fit`` takes (a file, digits, openml:NAME), an array or a tensor, (N, *event).
+        out: The folder to make; by default the next free one below runs/.
+        config: All settings at once; the arguments that follow are laid over it.
+        objective: An objective or its specification.
+        prior: A prior or its specification.
+        likelihood: A likelihood or its specification.
+        posterior: A posterior or its specification.
+        test: An official test set.
+        **settings: Any other setting of ``taut.config``, by its name: latent_dim, max_epochs, seed ...
+
+    Fails:
+        DataError: the data are refused.
+        UsageError: a setting is wrong, or the folder exists.
+        DivergedError: training met numbers that are not finite and could not be cured.
+
+    Examples:
+        >>> import taut, tempfile, torch
+        >>> x = torch.randn(200, 1) @ torch.randn(1, 5) + 0.1 * torch.randn(200, 5)
+        >>> run = taut.fit(x, tempfile.mkdtemp() + "/run", latent_dim=1, max_epochs=2)
+        >>> sorted(run.evaluation()["log_evidence"])
+        ['mc_error', 'test_error', 'value']
+    """
+    parts: dict[str, Prior | Likelihood | Posterior] = {}
+    for name, part in (("prior", prior), ("likelihood", likelihood), ("posterior", posterior)):
+        if isinstance(part, str):
+            settings[name] = part
+        elif part is not None:
+            parts[name], settings[name] = part, str(building.describe_part(part))
+    if objective is not None:
+        settings["objective"] = objective if isinstance(objective, str) else str(to_spec(objective))
+    if isinstance(test, str | Path):
+        settings["test"], test = str(test), None
+    threads = torch.get_num_threads()
+    try:
+        run, data, state = start(source, out, _merge(config or Config(), settings), parts=parts, test=test)
+        with closing(train_run(run, data, state)) as records:
+            for _ in records:
+                pass
+        for _ in evaluate(run, data):
+            pass
+    finally:
+        torch.set_num_threads(threads)
+    return run
+
+
+def start(
+    source: Source,
+    out: str | Path | None,
+    config: Config,
+    *,
+    parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
+    test: Source | None = None,
+    overwrite: bool = False,
+) -> tuple[Run, Dataset, State]:
+    """Reads the data, builds the model and makes the folder; nothing is trained yet."""
+    device = find_device(config.training.device)
+    config, data, model, objective = assemble(source, config, parts=parts, test=test)
+    _use_threads(config)
+    model.to(device)
+    path = _make_folder(out, data.name, overwrite)
+    state = State(plan_steps(model, objective, to_device(data, device), config.training))
+    info = {
+        "format": FORMAT,
+        "taut": version(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "source": _absolute(data.name),
+        "test": _absolute(config.data.test) if test is None else "",
+        "fingerprint": data.fingerprint,
+        "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+        "notes": list(data.notes),
+        "total_steps": state.total_steps,
+        "schema": data.schema.to_dict(),
+        "config": config.to_dict(),
+    }
+    storage.write_json(path / "run.json", info)
+    return Run(path, config, data.schema, model, objective, info), data, state
+
+
+def assemble(
+    source: Source,
+    config: Config,
+    *,
+    parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
+    test: Source | None = None,
+) -> tuple[Config, Dataset, VAE, Objective]:
+    """Returns the completed configuration, the data, the model and the objective, all checked: what a training needs."""
+    data = read_data(source, config, test)
+    measured_part(data)  # refused before the training, not after it
+    config = dataclasses.replace(config, model=building.complete(config.model, data.schema))
+    objective = building.build_objective(config.training.objective)
+    statistics = building.summarize(data)
+    with stream(config.training.seed, "init"), _going_together():  # before the model is made: its first weights follow the seed
+        model = building.build(config.model, data.schema, statistics, parts=parts)
+    with stream(config.training.seed, "check"), _going_together():
+        building.check_parts(model, objective, data, shown(data.name) or "the data")
+    if config.training.threads is None:  # decided once and stored: a resumed run must add in the same order
+        work = config.training.batch_size * sum(p.numel() for p in model.parameters())
+        threads = torch.get_num_threads() if work > SMALL_STEP else 1
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, threads=threads))
+    return config, data, model, objective
+
+
+def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, None]:
+    """Trains the model of a run from a state on, writing its history and its checkpoints, and yields each interval's record."""
+    folder, history = run.path / "checkpoints", run.path / "history.jsonl"
+    training = run.config.training
+    data = to_device(data, torch.device(run.info["device"]))
+    saved, began = time.monotonic(), time.monotonic()
+    whole = dataclasses.replace(state)  # a signal can arrive while ``train`` is in the midst of changing ``state``
+    if not state.step:
+        history.write_text("")
+    try:
+        with history.open("a") as file:
+            for record in train(run.model, run.objective, data, training, state):
+                file.write(json.dumps(record._asdict(), allow_nan=False) + "\n")
+                file.flush()
+                whole = dataclasses.replace(state)
+                if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
+                    os.fsync(file.fileno())
+                    checkpoint.save(folder, state)
+                    saved = time.monotonic()
+                yield record
+                if training.minutes is not None and time.monotonic() - began >= 60 * training.minutes:
+                    state.done = True
+    except BaseException:  # a signal, a full disk, a divergence: what is done is kept, then the error goes on its way
+        if not state.step:  # in the first interval the tensors are those of the start
+            whole = dataclasses.replace(whole, tensors=state.tensors)
+        if whole.tensors:
+            checkpoint.save(folder, whole)
+        raise
+    if training.minutes is not None:
+        checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
+    finish(run.model, state)
+    storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
+
+
+def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
+    """Measures the trained model on held-out data, yielding each block of them, and finishes the folder."""
+    seed, blocks = run.config.training.seed, []
+    for block in importance_blocks(run.model, getattr(data, measured_part(data)), run.config.evaluation.num_samples, seed=seed):
+        blocks.append(block)
+        yield block
+    storage.write_json(run.path / "evaluation.json", {"seed": seed, **numbers(Evidence.concatenate(blocks), data)})
+    for name, content in draw_pictures(run.model, data, seed).items():
+        storage.write_bytes(run.path / name, content)
+    storage.write_manifest(run.path)
+
+
+def resume(
+    path: str | Path, *, source: Source | None = None, test: Source | None = None, trust: Sequence[str] = ()
+) -> tuple[Run, Dataset, State]:
+    """Returns a run, its data and the state of its last checkpoint, ready for ``train_run`` and ``evaluate``.
+
+    Args:
+        path: The run folder.
+        source: The data, where they were an array or have moved.
+        test: The official test set, likewise.
+        trust: Outside modules that the run may import.
+
+    Fails:
+        DataError: the data are not those of the run.
+        StorageError: no checkpoint, or a damaged one.
+    """
+    path = run_folder(path)
+    run = rebuild(path, trust)
+    newest = checkpoint.latest(path / "checkpoints")
+    state = checkpoint.load(newest)
+    check_fit(run.model, {k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")}, newest)
+    _use_threads(run.config)
+    data = data_of(run, source, test)
+    run.model.to(find_device(run.info["device"]))
+    history = run.path / "history.jsonl"
+    kept = [line for line in history.read_text().splitlines() if _step(line) <= state.step]
+    storage.write_bytes(history, "".join(line + "\n" for line in kept).encode())
+    return run, data, state
+
+
+def to_device(data: Dataset, device: torch.device) -> Dataset:
+    """Returns the data with their training and validation rows on a device."""
+    return dataclasses.replace(data, train=data.train.to(device), validation=data.validation.to(device))
+
+
+def _merge(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Returns the configuration with settings laid over it by their bare names, which are unique across sections."""
+    values = config.to_dict()
+    sections = {f.name: section for section in values for f in dataclasses.fields(getattr(config, section))}
+    for name, value in settings.items():
+        if name in sections:
+            values[sections[name]][name] = value
+        else:
+            values.setdefault("training", {})[name] = value  # refused by name, with the nearest right one
+    return Config.from_dict(values)
+
+
+@contextmanager
+def _going_together() -> Iterator[None]:
+    """Turns the complaints of parts that were wrongly put together into an error of usage."""
+    try:
+        yield
+    except TautError:
+        raise
+    except Exception as error:  # parts can be a person's own: whatever is wrong with them is theirs to mend
+        if "memory" in str(error):
+            raise
+        line = str(error).partition("\n")[0]
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(
+            f"these parts do not go together: {type(error).__name__}: {line} ({Path(where.filename).name}, line {where.lineno})"
+        ) from error
+
+
+def _make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
+    if out is None:
+        return _next_folder(name)
+    path = Path(out)
+    where = shown(path)
+    try:
+        if path.exists() and not overwrite:
+            raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
+        if path.is_dir() and (inside := {p.name for p in path.iterdir()}):
+            if "run.json" not in inside:
+                raise UsageError(f"{where} is not a run folder, so it is not replaced: choose another --out")
+            if foreign := sorted(n for n in inside - FILES if not n.startswith(".")):
+                raise UsageError(f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or choose another --out")
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {where}: {error.strerror or error}; choose another --out") from None
+    return path
+
+
+def _next_folder(name: str) -> Path:
+    """Makes the next free folder below runs/; two trainings that start at once get two."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0] or "array"
+    number = 1
+    while True:
+        path = Path("runs") / f"{stem}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another with --out") from None
+        else:
+            return path
+
+
+def _use_threads(config: Config) -> None:
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+
+
+def _absolute(name: str | None) -> str:
+    """Returns a source that can be read from another folder too: the path of a file made absolute, all else as it is."""
+    if not name:
+        return ""
+    file, colon, key = name.rpartition(":")
+    if colon and Path(file).is_file():
+        return f"{Path(file).absolute()}:{key}"
+    return str(Path(name).absolute()) if Path(name).is_file() else name
+
+
+def _step(line: str) -> float:
+    """Returns the step of a line of the history; a line cut off by a kill belongs to no checkpoint."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
