@@ -126,14 +126,14 @@ def test_raw_zero_is_the_marginal_of_the_data() -> None:
 def test_normal_scales_are_shared_as_they_say() -> None:
     z = torch.randn(4, 5, 2)
     common = {"data_loc": torch.zeros(3), "data_scale": torch.tensor([1.0, 2.0, 3.0])}
-    shared = wild(taut.Normal((3,), 2, "shared", **common))(z).stddev
+    shared = wild(taut.Normal((3,), 2, "shared", **common), std=0.3)(z).stddev
     assert len(shared.unique()) == 1
-    datum = wild(taut.Normal((3,), 2, "per_datum", **common))(z).stddev
+    datum = wild(taut.Normal((3,), 2, "per_datum", **common), std=0.3)(z).stddev
     assert all(len(s.unique()) == 1 for s in datum.flatten(0, 1))
     assert len(datum[..., 0].unique()) == 20
-    feature = wild(taut.Normal((3,), 2, "per_feature", **common))(z).stddev
+    feature = wild(taut.Normal((3,), 2, "per_feature", **common), std=0.3)(z).stddev
     assert len(feature.unique()) == 3
-    fixed = wild(taut.Normal((3,), 2, 0.25, **common))(z).stddev
+    fixed = wild(taut.Normal((3,), 2, 0.25, **common), std=0.3)(z).stddev
     assert fixed.unique().tolist() == [0.25]
 
 

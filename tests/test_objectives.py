@@ -334,6 +334,14 @@ def test_a_forgotten_independent_is_refused_and_never_broadcast(num_samples: int
         model.draw(torch.randn(4, 5), num_samples)
 
 
+def test_a_scale_that_overflowed_is_a_number_to_skip_and_not_an_exception() -> None:
+    _, model, x = problem_and_mean_field()
+    with torch.no_grad():
+        model.posterior.encoder.map.bias[-1] = torch.nan
+    for objective in (taut.ScoreFunction(), taut.VIMCO(), taut.ELBO()):
+        assert bool(objective(model, x).surrogate.isnan().all())
+
+
 def test_frozen_gives_back_what_was_trainable() -> None:
     layer = nn.Linear(2, 2)
     layer.bias.requires_grad_(False)

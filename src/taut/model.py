@@ -170,7 +170,9 @@ class VAE(Model):
                 "or VIMCO(num_samples=8)"
             )
         shape = torch.Size((num_samples,))
-        z = q.rsample(shape) if reparameterize else q.sample(shape)
+        # By rsample without gradients too, where there is one: a scale that overflowed gives NaN, which training skips.
+        z = q.rsample(shape) if q.has_rsample else q.sample(shape)
+        z = z if reparameterize else z.detach()
         if stop_posterior:
             # Evaluated again with its parameters frozen, and with the same noise: dropout must not make it another q.
             with frozen(self.posterior), untouched():

@@ -72,7 +72,7 @@ class MLP(Network):
         out_shape: Sequence[int],
         context_dim: int = 0,
         hidden: Sequence[int] = (200, 200),
-        activation: str = "tanh",
+        activation: str = "silu",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

@@ -291,7 +291,10 @@ def _diagnose(model: Model, objective: Objective, data: Dataset, config: Trainin
     for step in range(state.step, min(state.step + 2000, state.total_steps)):
         with stream(config.seed, "step", step):
             x = batch(data.train, _rows(config.seed, len(data.train), size, step), data.binarize == "dynamic")
-            draw = model.draw(x, objective.num_samples, reparameterize=False)
+            try:
+                draw = model.draw(x, objective.num_samples, reparameterize=False)
+            except (ValueError, RuntimeError) as error:  # a distribution that checks what it is given
+                return f"the posterior cannot be sampled at step {step} ({str(error).partition(chr(10))[0]})"
         for term in ("log_likelihood", "log_prior", "log_posterior"):
             values = getattr(draw, term)
             if not torch.isfinite(values).all():
