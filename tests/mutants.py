@@ -462,9 +462,23 @@ MUTANTS = [
         "(counts + extra).log()",
         BUILD,
     ),
+    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & ~self.khat.isnan()", "", EVIDENCE),
+    Mutant("loop: a value that is not finite is counted", "training/loop.py", " & torch.isfinite(value)", "", LOOP),
     # --- Training ---------------------------------------------------------------------------------------------------------
-    Mutant("loop: wrong sign", "training/loop.py", "loss = -bound.surrogate.mean()", "loss = bound.surrogate.mean()", LOOP),
-    Mutant("loop: sum for mean", "training/loop.py", "loss = -bound.surrogate.mean()", "loss = -bound.surrogate.sum()", LOOP),
+    Mutant(
+        "loop: wrong sign",
+        "training/loop.py",
+        "loss, value = -bound.surrogate.mean()",
+        "loss, value = bound.surrogate.mean()",
+        LOOP,
+    ),
+    Mutant(
+        "loop: sum for mean",
+        "training/loop.py",
+        "loss, value = -bound.surrogate.mean()",
+        "loss, value = -bound.surrogate.sum()",
+        LOOP,
+    ),
     Mutant("loop: gradients pile up", "training/loop.py", "optimizer.zero_grad()", "pass", LOOP),
     Mutant(
         "loop: the same order in every epoch",

@@ -220,6 +220,30 @@ def test_same_seed_same_numbers_and_the_global_stream_is_untouched() -> None:
     assert torch.equal(taut.importance(model, x[:102], 5).elbo, a.elbo[:102])
 
 
+def test_between_blocks_the_callers_randomness_and_gradients_are_his_own() -> None:
+    problem = taut.LinearGaussian()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    drawn = []
+    for _ in importance_blocks(problem.model(), problem_data(300), 4):
+        drawn.append(torch.rand(1))
+        assert torch.is_grad_enabled()
+    assert torch.equal(torch.cat(drawn), expected)
+
+
+def problem_data(n: int) -> torch.Tensor:
+    return torch.linspace(-1, 1, 5 * n).view(n, 5)
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 10])
+def test_few_samples_are_never_called_reliable(num_samples: int) -> None:
+    problem = taut.LinearGaussian(12, 4, scale=0.1)
+    e = taut.importance(wrong(problem, 12), problem.sample(20), num_samples)
+    assert not bool(e.reliable.any())
+    assert len(e.warnings) == 1
+
+
 def test_impossible_data_have_probability_zero_and_are_named() -> None:
     problem = taut.BinaryLatents()
 

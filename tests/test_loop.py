@@ -194,6 +194,19 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is() -> None:
     torch.testing.assert_close(weights(m), before, rtol=0, atol=0)  # the other gradients are zero
 
 
+def test_a_value_that_is_not_finite_is_skipped_though_loss_and_gradient_are() -> None:
+    """A number that cannot be reported is no step to learn from: the history stays valid JSON."""
+
+    class Mute(Slope):
+        def __call__(self, model, x, context=None, progress=1.0) -> taut.Bound:
+            bound = super().__call__(model, x, context, progress)
+            return bound._replace(value=bound.value * (math.nan if len(self.calls) == 5 else 1.0))
+
+    records, _ = run(model(), dataset(0.0), PLAIN, 100, Mute(lambda step: 1.0))
+    assert records[-1].skipped == 1
+    assert math.isfinite(records[-1].bound)
+
+
 def test_rolls_back_to_the_interval_before_at_half_the_rate() -> None:
     """From its 120th call on the objective is broken for 100 calls: one interval of 100 is undone, then it goes on."""
     data, m = dataset(), model()

@@ -61,7 +61,8 @@ def importance_blocks(
             block = x[start : start + data_rows].to(device=device, dtype=torch.get_default_dtype())
             c = None if context is None else context[start : start + data_rows].to(device)
             with torch.no_grad(), stream(seed, "importance", number):
-                yield _block(model, block, c, num_samples, sample_rows)
+                evidence = _block(model, block, c, num_samples, sample_rows)
+            yield evidence  # outside: the caller's own randomness and gradients are none of ours
     finally:
         model.train(was_training)
 

@@ -131,7 +131,8 @@ class Evidence:
 
         By its k-hat; or because the weights hardly differ (an ESS of at least K / 2): the shape of their tail says nothing then.
         """
-        return (self.khat <= threshold(self.num_samples)) | (self.ess >= self.num_samples / 2)  # false for NaN
+        even = (self.ess >= self.num_samples / 2) & ~self.khat.isnan()
+        return (self.khat <= threshold(self.num_samples)) | even  # false for NaN: too few samples to tell
 
     @property
     def warnings(self) -> list[str]:

@@ -142,12 +142,12 @@ def _run(
         index = _rows(config.seed, len(data.train), size, step).to(device)
         x = batch(data.train, index, data.binarize == "dynamic")
         bound = step_module(x, step / state.total_steps)
-        loss = -bound.surrogate.mean()
+        loss, value = -bound.surrogate.mean(), bound.value.mean()
         optimizer.zero_grad()
         loss.backward()
         gradients = [p.grad for p in trainable if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        finite = torch.isfinite(norm) & torch.isfinite(loss) & torch.isfinite(value)
         # The fused optimizer divides the gradient by grad_scale and leaves weights and moments alone where found_inf is 1:
         # clipping and skipping cost no synchronisation with the device.
         optimizer.grad_scale = (norm / config.clip_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
@@ -158,7 +158,7 @@ def _run(
             decay = min(config.averaging, (1 + step) / (10 + step))
             with torch.no_grad():
                 torch._foreach_lerp_(averaged, parameters, 1 - decay)
-        total += torch.where(finite, bound.value.mean(), 0.0)
+        total += torch.where(finite, value, 0.0)
         skipped += ~finite
     if average is not model:
         for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
