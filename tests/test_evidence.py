@@ -16,6 +16,9 @@ from taut.build import Statistics
 from taut.data import Schema
 from taut.evidence import Estimate, Evidence, importance_blocks
 from taut.evidence.baseline import independent_marginals
+from taut.evidence.importance import curve_sizes, prior_proposal
+from taut.evidence.pareto import tail_length, tail_surplus
+from taut.evidence.results import bits_per_dimension
 
 
 def wrong(problem: taut.LinearGaussian, dim_x: int = 5) -> taut.VAE:
@@ -55,7 +58,7 @@ def test_discrete_latents_too() -> None:
     assert_mean(relative, torch.ones(7))
 
 
-@pytest.mark.parametrize("chunks", [(400,), (512, 512, 276)])
+@pytest.mark.parametrize("chunks", [(400,), (2048, 2048, 276)])
 def test_estimates_by_hand_from_the_same_draws(chunks: tuple[int, ...]) -> None:
     """The streamed sums equal the plain formulas on the log-weights, also where the largest weight comes in a later chunk."""
     problem = taut.LinearGaussian()
@@ -72,11 +75,25 @@ def test_estimates_by_hand_from_the_same_draws(chunks: tuple[int, ...]) -> None:
     w = (lw - lw.max()).exp()
     assert e.log_evidence.item() == pytest.approx((lw.logsumexp(0) - math.log(k)).item(), abs=1e-10)
     assert e.ess.item() == pytest.approx((w.sum() ** 2 / (w**2).sum()).item(), rel=1e-10)
-    assert e.log_evidence_error.item() == pytest.approx((w.std() / w.mean() / math.sqrt(k)).item(), rel=1e-10)
+    unseen = tail_surplus(lw.topk(tail_length(k) + 1).values[:, None]).item()  # in units of the squared smallest of them
+    unseen *= (lw.topk(tail_length(k) + 1).values[-1] - lw.logsumexp(0)).exp().item() ** 2 * k / (k - 1)
+    assert unseen > 0
+    expected = math.sqrt((w.std() / w.mean()).item() ** 2 / k + unseen)
+    assert e.log_evidence_error.item() == pytest.approx(expected, rel=1e-10)
     assert e.elbo.item() == pytest.approx(lw.mean().item(), abs=1e-10)
     assert e.elbo_error.item() == pytest.approx((lw.std() / math.sqrt(k)).item(), rel=1e-8)
     influence = w / w.mean() - 1 - (lw - lw.mean())
-    assert e.gap_error.item() == pytest.approx((influence.std() / math.sqrt(k)).item(), rel=1e-8)
+    assert e.gap_error.item() == pytest.approx(math.sqrt(influence.std().item() ** 2 / k + unseen), rel=1e-8)
+    log_joint = log_likelihood + log_prior
+    torch.testing.assert_close(lw, log_joint - log_posterior)
+    posterior = (lw - lw.logsumexp(0)).exp()
+    assert e.information.item() == pytest.approx(((posterior * log_likelihood).sum() - e.log_evidence).item(), abs=1e-10)
+    for column, size in enumerate(curve_sizes(k)):
+        groups = lw[: k // size * size].view(-1, size).logsumexp(1) - math.log(size)
+        assert e.curve[0, column].item() == pytest.approx(groups.mean().item(), abs=1e-10)
+        if len(groups) > 1:
+            assert e.curve_error[0, column].item() == pytest.approx(groups.std().item() / len(groups) ** 0.5, rel=1e-8)
+    assert e.curve_error[0, -1] == e.log_evidence_error
     rate, distortion = log_posterior - log_prior, -log_likelihood
     assert e.rate.item() == pytest.approx(rate.mean().item(), abs=1e-10)
     assert e.rate_error.item() == pytest.approx((rate.std() / math.sqrt(k)).item(), rel=1e-8)
@@ -84,7 +101,7 @@ def test_estimates_by_hand_from_the_same_draws(chunks: tuple[int, ...]) -> None:
     torch.testing.assert_close(e.posterior_mean, q.mean)
 
 
-@pytest.mark.parametrize("num_samples", [7, 512, 513, 1500])
+@pytest.mark.parametrize("num_samples", [7, 64, 65, 150])
 def test_streaming_over_samples_changes_nothing_but_the_draws(num_samples: int) -> None:
     """However K is cut, the mean of w is unbiased: E[exp(log_evidence)] = p(x)."""
     problem = taut.LinearGaussian()
@@ -113,14 +130,82 @@ def test_monte_carlo_errors_are_those_of_repetition() -> None:
         assert abs(float(z.var()) - 1) < limit(5) * math.sqrt(2 / n) + 0.1
 
 
+def test_the_interval_covers_the_truth_where_k_hat_says_reliable() -> None:
+    """300 random linear-Gaussian problems; their posteriors are shifted by some and scaled by about e^(+-1/2) standard deviations.
+
+    The share of covered truths among some 230 reliable data has a standard error of 0.014 at 0.95, so by chance it falls out of
+    92 to 98 % in 3 of 100 seeds; the seed is fixed. Over 3000 such data it is 94.6 % (K = 5000).
+    """
+    covered, reliable = [], []
+    for number in range(300):
+        dim_x, dim_z = int(torch.randint(2, 10, ())), int(torch.randint(1, 5, ()))
+        problem = taut.LinearGaussian(dim_x, dim_z, float(torch.rand(()) * 1.5 + 0.3))
+        shift, width = torch.randn(dim_z) * float(torch.rand(())), math.exp(float(torch.randn(())) / 2)
+
+        class Wrong(taut.Posterior):
+            def forward(self, x, context=None, problem=problem, shift=shift, width=width):
+                exact = problem.posterior(x)
+                return torch.distributions.MultivariateNormal(
+                    exact.mean + shift * exact.stddev, scale_tril=width * exact.scale_tril
+                )
+
+        x = problem.sample(1)
+        e = taut.importance(problem.model(Wrong()), x, 5000, seed=number)
+        covered.append((e.log_evidence - problem.log_evidence(x)).abs() < 1.96 * e.log_evidence_error)
+        reliable.append(e.reliable)
+    inside, sure = torch.cat(covered), torch.cat(reliable)
+    assert 200 < int(sure.sum()) < 290
+    assert 0.92 <= float(inside[sure].double().mean()) <= 0.98
+
+
+def test_the_prior_as_proposal_is_unbiased_and_says_that_it_fails() -> None:
+    problem = taut.LinearGaussian(dim_x=3, dim_z=1, scale=1.0)
+    x = problem.sample(1).expand(3000, -1)
+    e = taut.importance(problem.model(), x, 50, proposal=prior_proposal(problem.model()))
+    assert_mean((e.log_evidence - problem.log_evidence(x[:1]).item()).exp(), 1.0)
+    hard = taut.LinearGaussian(dim_x=12, dim_z=4, scale=0.1)
+    x = hard.sample(20)
+    e = taut.importance(hard.model(), x, 500, proposal=prior_proposal(hard.model()))
+    assert not bool(e.reliable.any())
+    assert float(e.ess.median()) < 5
+    context = torch.randn(4, 2)
+    conditional = taut.LinearGaussian(context_dim=2)
+    proposal = prior_proposal(conditional.model())(slice(0, 4), conditional.sample(4, context), context)
+    torch.testing.assert_close(proposal.mean, conditional.prior.loc(context))
+
+
+def test_information_is_the_rate_of_the_exact_posterior() -> None:
+    problem = taut.LinearGaussian(dim_x=6, dim_z=3, scale=0.5)
+    x = problem.sample(2000)
+    exact, prior = problem.posterior(x), torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
+    expected = torch.distributions.kl_divergence(exact, prior)
+    e = taut.importance(problem.model(), x, 100)
+    assert_mean(e.information - expected, 0.0)
+
+
+def test_the_curve_of_bounds_is_unbiased_and_rises() -> None:
+    """L_1 is the closed-form ELBO, and E of each point does not depend on how many samples there are in all."""
+    problem = taut.LinearGaussian(dim_x=4, dim_z=2)
+    model, x = wrong(problem, 4), problem.sample(1).expand(3000, -1)
+    many, few = taut.importance(model, x, 50, seed=1), taut.importance(model, x, 5, seed=2)
+    q, exact = model.encode(x[:1]), problem.posterior(x[:1])
+    full = torch.distributions.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+    assert_mean(many.curve[:, 0], problem.log_evidence(x[:1]) - torch.distributions.kl_divergence(full, exact))
+    assert curve_sizes(50)[:3] == curve_sizes(5)
+    assert_mean(many.curve[:, :3] - few.curve, torch.zeros(3))
+    assert bool((many.curve.mean(0).diff() > 0).all())
+
+
 def test_a_mean_over_data_carries_both_errors() -> None:
     values, errors = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([0.3, 0.4, 1.2])
     estimate = Estimate.of(values, errors)
     assert estimate.value == 3.0
     assert estimate.mc_error == pytest.approx(1.3 / 3)
     assert estimate.test_error == pytest.approx(math.sqrt(7 / 3))
-    halved = estimate.scaled(-0.5)
-    assert (halved.value, halved.mc_error, halved.test_error) == pytest.approx((-1.5, 1.3 / 6, math.sqrt(7 / 3) / 2))
+    bits = bits_per_dimension(estimate.to_dict(), 10)
+    assert bits == pytest.approx(
+        {k: v / (10 * math.log(2)) for k, v in (("value", -3.0), ("mc_error", 1.3 / 3), ("test_error", math.sqrt(7 / 3)))}
+    )
     alone = Estimate.of(values[:1], torch.tensor([math.nan]))
     assert (alone.mc_error, alone.test_error) == (None, None)
     assert Estimate(-math.inf, None, None).to_dict()["value"] is None
@@ -169,11 +254,11 @@ def test_weights_that_hardly_differ_need_no_k_hat() -> None:
 def test_every_datum_is_counted_exactly_once_in_its_order() -> None:
     """Each datum's estimate is its own log p(x), for numbers of data around the size of a block."""
     problem = taut.LinearGaussian()
-    for n in (1, 127, 128, 129, 300):
+    for n in (1, 31, 32, 33, 75):
         x = problem.sample(n)
-        e = taut.importance(problem.model(), x, 4)  # 128 data a block
+        e = taut.importance(problem.model(), x, 4)  # 32 data a block
         torch.testing.assert_close(e.log_evidence, problem.log_evidence(x).detach(), rtol=0, atol=1e-10)
-        assert len(list(importance_blocks(problem.model(), x, 4))) == math.ceil(n / 128)
+        assert len(list(importance_blocks(problem.model(), x, 4))) == math.ceil(n / 32)
 
 
 def test_the_encoder_runs_once_for_each_datum() -> None:
@@ -217,7 +302,7 @@ def test_same_seed_same_numbers_and_the_global_stream_is_untouched() -> None:
     assert torch.equal(taut.importance(model, x, 5).elbo, a.elbo)
     assert not torch.equal(taut.importance(model, x, 5, seed=1).elbo, a.elbo)
     # blocks are seeded by their place: the first ones do not change when data are added behind them
-    assert torch.equal(taut.importance(model, x[:102], 5).elbo, a.elbo[:102])
+    assert torch.equal(taut.importance(model, x[:96], 5).elbo, a.elbo[:96])
 
 
 def test_between_blocks_the_callers_randomness_and_gradients_are_his_own() -> None:
@@ -226,7 +311,7 @@ def test_between_blocks_the_callers_randomness_and_gradients_are_his_own() -> No
     expected = torch.rand(3)
     torch.manual_seed(1)
     drawn = []
-    for _ in importance_blocks(problem.model(), problem_data(300), 4):
+    for _ in importance_blocks(problem.model(), problem_data(90), 4):
         drawn.append(torch.rand(1))
         assert torch.is_grad_enabled()
     assert torch.equal(torch.cat(drawn), expected)

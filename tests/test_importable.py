@@ -18,9 +18,9 @@ LEVELS = [  # imports point upwards in this list, from later to earlier, never b
     {"priors", "likelihoods", "posteriors", "objectives", "data", "pictures", "tasks"},
     {"problems", "build"},
     {"evidence", "training"},
-    {"measure"},
+    {"measure", "report"},
     {"run"},
-    {"fitting"},
+    {"fitting", "auditing"},
     {"terminal"},
     {"cli"},
 ]

@@ -83,7 +83,7 @@ def test_a_tail_too_short_or_with_zero_weights_cannot_tell() -> None:
     assert pareto_k(torch.full((30, 1), -math.inf)).isnan().all()
 
 
-def test_ties_at_the_cutoff_have_a_finite_shape() -> None:
+def test_ties_at_the_cutoff_have_a_finite_fit() -> None:
     """Discrete latents have few different weights."""
     tail = torch.cat([torch.zeros(25, 1), torch.log(torch.tensor([[2.0], [2.0], [3.0], [3.0], [5.0]]))])
     assert -1 < pareto_k(tail).item() < 2

@@ -14,8 +14,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -48,6 +48,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")
 Out = Annotated[Path | None, typer.Option(help="The file to write: .npy, .csv, or .png for images.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")]
 Trust = Annotated[list[str] | None, typer.Option(help="An outside module that the run may import; repeatable.")]
 
 
@@ -307,6 +308,117 @@ def score(
         terminal.answer(f"each datum's numbers are in {shown(target)}")
 
 
+@command
+def audit(
+    run: RunArg,
+    data: HeldOut = None,
+    key: Key = None,
+    num_data: Annotated[int, typer.Option(min=1, help="Data looked at, at random if there are more.")] = 1000,
+    num_samples: Annotated[int, typer.Option(min=1, help="K of importance sampling.")] = 5000,
+    num_chains: Annotated[int, typer.Option(min=1, help="Chains of annealing for each datum.")] = 16,
+    max_temperatures: Annotated[int, typer.Option(min=1, help="Most temperatures of annealing.")] = 400,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Time for all of it; what it does not allow is left out.")
+    ] = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Say how good a model is, how loose its bound, why, and what would buy the next nat; audit.json and report.html."""
+    from taut.auditing import audit_run
+    from taut.evidence.audit import Effort
+
+    loaded = _load(run, trust)
+    _set_threads(threads)
+    effort = Effort(num_samples=num_samples, num_chains=num_chains, max_temperatures=max_temperatures, minutes=minutes)
+    with terminal.stages() as report, _interruptible() as stop:
+        result = audit_run(loaded, data, key=key, num_data=num_data, effort=effort, seed=seed, stop=stop, report=report)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        terminal.show_audit(result)
+        terminal.answer(f"\nthe report is {shown(run / 'report.html')}, its numbers are in {shown(run / 'audit.json')}")
+    if result["stopped"] == "stopped":
+        terminal.message("stopped: the audit holds what was done")
+        raise typer.Exit(130)
+
+
+@command
+def tighten(
+    run: RunArg,
+    out: Annotated[Path | None, typer.Option(help="The run folder to make; by default the next free below runs/.")] = None,
+    posterior: Annotated[str | None, typer.Option(help="A richer family, such as FullCovarianceNormal().")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="A larger network, such as 'MLP(hidden=(500, 500))'; it starts anew.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What is maximised; by default StickingTheLanding(num_samples=4).")
+    ] = None,
+    max_epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Time for training.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Peak of the schedule.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Data a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Everything random is derived from it.")] = None,
+    overwrite: Overwrite = False,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Train the posterior on with decoder and prior frozen: the ELBO rises toward the same log p(x)."""
+    from taut.fitting import tighten as tighten_run
+
+    given: dict[str, Any] = {"objective": objective, "max_epochs": max_epochs, "minutes": minutes, "learning_rate": learning_rate}
+    given |= {"batch_size": batch_size, "seed": seed}
+    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    old = _load(run, trust)
+    new, dataset, state = tighten_run(old, out, posterior=posterior, encoder=encoder, overwrite=overwrite, **settings)
+    terminal.message(f"decoder and prior of {shown(run)} stay as they are; {shown(new.path)} gets a better posterior")
+    _train_and_measure(new, dataset, state, as_json)
+    if not as_json:
+        terminal.show_tightening(new)
+
+
+@command
+def gradients(
+    run: RunArg,
+    batch_size: Annotated[int, typer.Option(min=1, help="Training data in the batch.")] = 100,
+    num_samples: Annotated[int, typer.Option(min=1, help="K of every estimator.")] = 8,
+    repeats: Annotated[int, typer.Option(min=2, help="Independent gradients of each estimator.")] = 100,
+    threads: Threads = None,
+    seed: Seed = 0,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Compare gradient estimators on the run's own model and data: bias, variance, signal and cost."""
+    from taut.auditing import gradients_run
+
+    loaded = _load(run, trust)
+    _set_threads(threads)
+    with terminal.stages() as report, _interruptible() as stop:
+        done = 0
+
+        def counted() -> bool:
+            nonlocal done
+            done += 1
+            report("gradients", done / (8 * repeats))
+            return stop()
+
+        result = gradients_run(loaded, batch_size=batch_size, num_samples=num_samples, repeats=repeats, seed=seed, stop=counted)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        terminal.show_gradients(result)
+        terminal.answer(f"\nthe numbers are in {shown(run / 'gradients.json')}")
+
+
+@command
+def report(run: RunArg, trust: Trust = None) -> None:
+    """Render report.html anew from audit.json and gradients.json."""
+    from taut.auditing import write_report
+
+    terminal.answer(shown(write_report(_load(run, trust))))
+
+
 def _load(path: Path, trust: list[str] | None) -> Run:
     from taut.run import load
 
@@ -315,24 +427,9 @@ def _load(path: Path, trust: list[str] | None) -> Run:
 
 def _data(run: Run, source: str | None, key: str | None) -> torch.Tensor:
     """Returns new data checked against the run's schema, or the data that the run itself held out."""
-    import torch
+    from taut.run import data_of, held_out, new_data
 
-    from taut import tasks
-    from taut.build import unsupported
-    from taut.data import check_against
-    from taut.run import data_of
-
-    if source is not None:
-        data = run.config.data
-        x = check_against(source, run.schema, key=key, binarize=data.binarize, seed=run.config.training.seed)
-        latent = tasks.encode(run.model, x[:1])
-        if (problem := unsupported(run.model, x, latent.to(torch.get_default_dtype()))) is not None:
-            raise DataError(f"{shown(source)}: {problem}: the model gives them no probability")
-        return x
-    dataset = data_of(run)
-    if not len(dataset.test) + len(dataset.validation):
-        raise UsageError(f"{shown(run.path)} held no data out: give DATA")
-    return dataset.test if len(dataset.test) else dataset.validation
+    return held_out(run, data_of(run)) if source is None else new_data(run, source, key)
 
 
 def _target(out: Path, rows: Run | int, overwrite: bool) -> Path:
@@ -424,6 +521,33 @@ def _measure(run: Run, dataset: Dataset) -> None:
     with terminal.progress("measuring", rows) as advance:
         for block in evaluate(run, dataset):
             advance(len(block.ess), "")
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Gives a function that is true once Ctrl-C or SIGTERM came, so that what is done can be kept; the second one ends at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        terminal.message("stopping after this block; once more to stop at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _fail(message: str, code: int) -> None:

@@ -33,8 +33,9 @@ from taut.spec import to_spec
 from taut.training import checkpoint
 from taut.training.loop import Record, State, finish, plan_steps, train
 
-__all__ = ["assemble", "evaluate", "fit", "resume", "start", "train_run"]
+__all__ = ["assemble", "evaluate", "fit", "resume", "start", "tighten", "train_run"]
 
+TIGHTENING = "StickingTheLanding(num_samples=4)"  # its noise vanishes as q approaches the posterior
 SMALL_STEP = 3e7  # multiplications: below it threads wait for each other longer than they work
 
 
@@ -232,6 +233,94 @@ def resume(
     kept = [line for line in history.read_text().splitlines() if _step(line) <= state.step]
     storage.write_bytes(history, "".join(line + "\n" for line in kept).encode())
     return run, data, state
+
+
+def tighten(
+    run: Run,
+    out: str | Path | None = None,
+    *,
+    posterior: str | None = None,
+    encoder: str | None = None,
+    source: Source | None = None,
+    test: Source | None = None,
+    overwrite: bool = False,
+    **settings: Any,
+) -> tuple[Run, Dataset, State]:
+    """Returns a new run whose posterior will be trained on under the same decoder and prior, ready for ``train_run`` and ``evaluate``.
+
+    For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from beneath.
+
+    Args:
+        run: The run, finished.
+        out: The folder to make; by default the next free one below runs/.
+        posterior: Another family. What fits of the old posterior is taken over: a full covariance starts as the diagonal one was.
+        encoder: Another network; its first weights are new.
+        source: The data, where they were an array or have moved.
+        test: The official test set, likewise.
+        overwrite: Whether a run folder that exists is replaced.
+        **settings: Any setting of ``taut.config.TrainingConfig``; the objective is StickingTheLanding() by default.
+
+    Fails:
+        UsageError: a posterior that cannot be reparameterized, or a setting is wrong.
+    """
+    data = data_of(run, source, test)
+    old = run.config
+    merged = _merge(old, {"objective": TIGHTENING, "max_epochs": None, "minutes": None, **settings})
+    config = dataclasses.replace(
+        merged,
+        model=building.complete(
+            dataclasses.replace(old.model, posterior=posterior or old.model.posterior, encoder=encoder or old.model.encoder),
+            data.schema,
+        ),
+    )
+    objective = building.build_objective(config.training.objective)
+    with stream(config.training.seed, "init"), _going_together():
+        model = building.build(config.model, data.schema, building.summarize(data))
+        model.prior.load_state_dict(run.model.prior.state_dict())
+        model.likelihood.load_state_dict(run.model.likelihood.state_dict())
+        if encoder is None:
+            _take_over(model.posterior, run.model.posterior)
+    model.prior.requires_grad_(False)
+    model.likelihood.requires_grad_(False)
+    with stream(config.training.seed, "check"), _going_together():
+        building.check_parts(model, objective, data, shown(data.name) or "the data")
+    device = find_device(config.training.device)
+    _use_threads(config)
+    model.to(device)
+    path = _make_folder(out, f"{run.path.name}-tight", overwrite)
+    state = State(plan_steps(model, objective, to_device(data, device), config.training))
+    before = {name: run.evaluation()[name] for name in ("elbo", "log_evidence", "inference_gap", "num_samples")}
+    info = {
+        **run.info,
+        "taut": version(),
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "total_steps": state.total_steps,
+        "config": config.to_dict(),
+        "tightened": {"from": run.path.name, "before": before},
+    }
+    storage.write_json(path / "run.json", info)
+    return Run(path, config, data.schema, model, objective, info), data, state
+
+
+def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:
+    """Gives a posterior the weights of another one.
+
+    An output layer that has more outputs than the old one takes over the first and starts the others at zero: a Normal with a full
+    covariance lists means and diagonal first, and so starts as the diagonal one it came from.
+    """
+    theirs = old.state_dict()
+    mine = new.state_dict()
+    for name, tensor in mine.items():
+        source = theirs.get(name)
+        if source is None or source.shape[1:] != tensor.shape[1:] or (source.dim() and len(source) > len(tensor)):
+            raise UsageError("the new posterior does not fit the old one's weights: give --encoder too, to start a new one")
+        if source.shape == tensor.shape:
+            mine[name] = source
+        else:
+            mine[name] = torch.cat([source, torch.zeros_like(tensor[len(source) :])])
+    new.load_state_dict(mine)
 
 
 def to_device(data: Dataset, device: torch.device) -> Dataset:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Categorical as CategoricalDistribution
 from torch.distributions import Distribution, Independent, MixtureSameFamily
 from torch.distributions import Normal as NormalDistribution
@@ -57,7 +56,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).squeeze(-1 - self.event_dims) + self.offset
-        return _independent(BernoulliDistribution(logits=logits, validate_args=False), self.event_dims)
+        return _independent(distributions.Bernoulli(logits=logits, validate_args=False), self.event_dims)
 
 
 class Categorical(Likelihood):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,10 +14,11 @@ from taut.data import Dataset
 from taut.errors import DataError
 from taut.evidence import Estimate, Evidence
 from taut.evidence.baseline import independent_marginals
+from taut.evidence.results import bits_per_dimension
 from taut.model import VAE
 from taut.seeds import stream
 
-__all__ = ["draw_pictures", "measured_part", "numbers"]
+__all__ = ["copies", "draw_pictures", "measured_part", "numbers"]
 
 
 def measured_part(data: Dataset) -> str:
@@ -33,7 +33,7 @@ def numbers(evidence: Evidence, data: Dataset) -> dict[str, Any]:
     """Returns what is known of a model from the evidence of the part of the data it is measured on, as plain values."""
     part, schema = measured_part(data), data.schema
     x = getattr(data, part)
-    groups = _copies(x)
+    groups = copies(x)
     result = {"data": part, **evidence.to_dict(groups)}
     result["warnings"] += _warnings(part, groups)
     estimates = evidence.summary(groups)
@@ -42,13 +42,12 @@ def numbers(evidence: Evidence, data: Dataset) -> dict[str, Any]:
         estimates["baseline"] = Estimate.of(baseline, torch.zeros_like(baseline), groups)
     result["baseline"] = estimates["baseline"].to_dict() if baseline is not None else None
     if schema.discrete:
-        factor = -1 / (schema.num_elements * math.log(2))
-        names = ("elbo", "log_evidence", "baseline")
-        result["bits_per_dimension"] = {n: estimates[n].scaled(factor).to_dict() for n in names if n in estimates}
+        names = [n for n in ("elbo", "log_evidence", "baseline") if n in estimates]
+        result["bits_per_dimension"] = {n: bits_per_dimension(result[n], schema.num_elements) for n in names}
     return result
 
 
-def _copies(x: Tensor) -> Tensor | None:
+def copies(x: Tensor) -> Tensor | None:
     """Returns the group of equal rows that each datum belongs to, (N,); None where all are distinct."""
     rows, groups = torch.unique(x.flatten(1), dim=0, return_inverse=True)
     return groups if len(rows) < len(x) else None

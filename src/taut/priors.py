@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from taut.model import Prior
+from taut.networks import positive
 from taut.types import Context
 
-__all__ = ["IndependentBernoulli", "StandardNormal"]
+__all__ = ["GaussianMixture", "IndependentBernoulli", "StandardNormal"]
 
 
 class StandardNormal(Prior):
@@ -44,3 +45,29 @@ class IndependentBernoulli(Prior):
 
     def forward(self, context: Context | None = None) -> Distribution:
         return Independent(Bernoulli(logits=self.logits, validate_args=False), 1, validate_args=False)
+
+
+class GaussianMixture(Prior):
+    r"""Creates $p(z) = \sum_c \pi_c \prod_j \mathcal{N}(z_j; m_{cj}, s_{cj}^2)$ with learned weights, means and scales.
+
+    It starts as components of scale 1 around points near zero: close to a standard Normal.
+
+    Args:
+        latent_dim: D.
+        components: Number of components.
+
+    References: tomczak2018.
+    """
+
+    def __init__(self, latent_dim: int, components: int = 20) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"components must be at least 1, not {components}")
+        self.components = components
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(0.5 * torch.randn(components, latent_dim))
+        self.raw_scale = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        parts = Independent(Normal(self.loc, positive(self.raw_scale), validate_args=False), 1, validate_args=False)
+        return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), parts, validate_args=False)

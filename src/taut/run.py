@@ -2,7 +2,8 @@
 
 ``run.json`` (resolved configuration, schema, versions, fingerprint of the data), ``history.jsonl`` (a line an interval),
 ``checkpoints/``, ``model.safetensors``, ``evaluation.json``, for images ``samples.png`` and ``reconstructions.png``, and
-``manifest.json`` (SHA-256 of each file), which is written last: a run that has one is finished. Nothing in it is pickled.
+``manifest.json`` (SHA-256 of each file), which is written last: a run that has one is finished. ``taut audit`` adds ``audit.json``,
+``taut gradients`` ``gradients.json``, and both ``report.html``. Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -22,22 +23,24 @@ from torch import Tensor
 from taut import build as building
 from taut import storage
 from taut.config import Config
-from taut.data import Dataset, Schema, prepare
+from taut.data import Dataset, Schema, check_against, prepare
 from taut.errors import DataError, StorageError, UsageError, shown
 from taut.model import VAE
 from taut.objectives import Objective
 from taut.seeds import untouched
 from taut.spec import parse
+from taut.tasks import encode
 
 __all__ = [
-    "FILES", "FORMAT", "Run", "Source", "check_fit", "data_of", "find_device", "load", "read_data", "rebuild", "run_folder",
+    "FILES", "FORMAT", "Run", "Source", "check_fit", "data_of", "find_device", "held_out", "load", "new_data",
+    "read_data", "rebuild", "run_folder",
     "version",
 ]  # fmt: skip
 
 FORMAT = 1
 FILES = {
     "run.json", "history.jsonl", "checkpoints", "model.safetensors", "evaluation.json", "samples.png", "reconstructions.png",
-    storage.MANIFEST,
+    "audit.json", "gradients.json", "report.html", storage.MANIFEST,
 }  # fmt: skip
 Source = str | Path | np.ndarray | Tensor
 
@@ -105,7 +108,9 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
         test = run.info["test"] or None
     where = shown(run.path)
     if isinstance(source, str) and not source:
-        raise UsageError(f"{where} was trained on an array in memory: give the data, from Python or as a file")
+        raise UsageError(
+            f"{where} was trained on an array in memory (fingerprint {run.info['fingerprint']}): give the data, from Python or as a file"
+        )
     if test is None and "+" in run.info["fingerprint"]:
         raise UsageError(f"{where} was trained with a test set that was an array in memory: give it again, from Python")
     data = read_data(source, config, test)
@@ -115,6 +120,24 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
             f"not {run.info['fingerprint']}); give back the original file or start a new run"
         )
     return data
+
+
+def held_out(run: Run, data: Dataset) -> Tensor:
+    """Returns the data that a run held out: its test data, else its validation data."""
+    if not len(data.test) + len(data.validation):
+        raise UsageError(f"{shown(run.path)} held no data out: give DATA")
+    return data.test if len(data.test) else data.validation
+
+
+def new_data(run: Run, source: Source, key: str | None = None) -> Tensor:
+    """Returns data that the model of a run has not seen, checked against its schema and its likelihood's support."""
+    settings = run.config
+    x = check_against(source, run.schema, key=key, binarize=settings.data.binarize, seed=settings.training.seed)
+    latent = encode(run.model, x[:1])
+    if (problem := building.unsupported(run.model, x, latent.to(torch.get_default_dtype()))) is not None:
+        name = shown(str(source)) if isinstance(source, str | Path) else "the array"
+        raise DataError(f"{name}: {problem}: the model gives them no probability")
+    return x
 
 
 def read_data(source: Source, config: Config, test: Source | None = None) -> Dataset:
@@ -177,6 +200,9 @@ def rebuild(path: Path, trust: Sequence[str]) -> Run:
         )
     with untouched():  # the first weights are drawn, to be replaced
         model = building.build(config.model, schema)
+    if "tightened" in info:  # a training that goes on must leave them alone
+        model.prior.requires_grad_(False)
+        model.likelihood.requires_grad_(False)
     return Run(path, config, schema, model, building.build_objective(config.training.objective), info)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from taut.errors import StorageError, shown
 
 __all__ = [
-    "commit_folder", "read_checked", "read_checked_json", "read_json", "read_tensors", "remove_folder", "write_bytes",
+    "add_to_manifest", "as_json", "commit_folder", "read_checked", "read_checked_json", "read_json", "read_tensors", "remove_folder", "write_bytes",
     "write_json", "write_manifest", "write_tensors",
 ]  # fmt: skip
 
@@ -51,7 +51,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a mapping as JSON; NaN and infinity are refused, since JSON has none."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, as_json(value))
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """Returns a mapping as the bytes of a JSON file."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -65,6 +70,15 @@ def write_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
     """Writes the SHA-256 of the named files of a folder (all of them by default) beside them."""
     chosen = names or (p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST and not p.name.startswith("."))
     write_json(folder / MANIFEST, {name: _sha256((folder / name).read_bytes()) for name in sorted(chosen)})
+
+
+def add_to_manifest(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files into a finished folder and their SHA-256 into its manifest; what the manifest says of others stays."""
+    manifest = read_json(folder / MANIFEST)
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+        manifest[name] = _sha256(content)
+    write_json(folder / MANIFEST, dict(sorted(manifest.items())))
 
 
 def commit_folder(temporary: Path, final: Path) -> None:

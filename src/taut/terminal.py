@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from taut.data import Dataset
     from taut.run import Run
 
-__all__ = ["answer", "message", "progress", "show_data", "show_evaluation", "show_numbers"]
+__all__ = [
+    "answer", "message", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers", "show_tightening",
+    "stages",
+]  # fmt: skip
 
 NAMES = {
     "elbo": "ELBO",
@@ -104,6 +107,111 @@ def show_numbers(result: Mapping[str, Any]) -> None:
         console.print(Text(f"warning: {line}"), soft_wrap=True)
 
 
+def show_audit(result: Mapping[str, Any]) -> None:
+    """Answers the four questions: how good, how loose, why, and what would buy the next nat."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"{result['num_data']} data, nats per datum")
+    for title in ("", "± Monte Carlo", "± test set"):
+        table.add_column(title, justify="right")
+    gaps = result["gaps"] or {}
+    rows = [
+        ("log p(x)", result["log_evidence"]),
+        ("ELBO", result["evidence"]["elbo"]),
+        ("  inference gap", gaps.get("inference_gap")),
+        ("  = approximation gap (the family)", gaps.get("approximation_gap")),
+        ("  + amortization gap (the encoder)", gaps.get("amortization_gap")),
+        ("log p(x), importance sampling", result["evidence"]["log_evidence"]),
+        ("log p(x), annealing", (result["annealing"] or {}).get("log_evidence")),
+        ("  sandwich on simulated data, width", (result["sandwich"] or {}).get("width")),
+        ("  importance sampling there short by", (result["sandwich"] or {}).get("importance_short_by")),
+        ("rate", (result["latents"] or {}).get("rate")),
+        ("  a better prior buys", (result["latents"] or {}).get("prior_gain")),
+        ("train - held-out log p(x)", ((result["overfitting"] or {}).get("log_evidence") or {}).get("difference")),
+        ("baseline, independent marginals", result["baseline"]),
+    ]
+    for title, estimate in rows:
+        if estimate:
+            table.add_row(
+                title, *(_number(estimate[k]) if estimate[k] is not None else "" for k in ("value", "mc_error", "test_error"))
+            )
+    console = _stdout()
+    console.print(table)
+    by = {
+        "importance": "importance sampling",
+        "importance_from_optimum": "importance sampling from the best Gaussian",
+        "annealing": "annealing",
+    }
+    how = ", ".join(f"{by[name]} for {count}" for name, count in result["log_evidence"]["by"].items() if count)
+    lines = [f"log p(x) is by {how}; reliable for {result['log_evidence']['reliable_share']:.0%} of the data"]
+    if found := result["latents"]:
+        lines.append(
+            f"active units: {found['active_units']} of {found['latent_dim']}; calibration: {result['calibration']['verdict']}"
+        )
+    sections = [result, *(result[name] or {} for name in ("gaps", "annealing", "latents", "samples", "blur"))]
+    warnings = [line for part in sections for line in part.get("warnings", [])]
+    lines += [f"note: {_clean(line)}" for line in (*result["notes"], *warnings)]
+    if result["stopped"]:
+        missing = [name for name in ("annealing", "gaps", "latents", "samples") if result[name] is None]
+        lines.append(
+            f"note: {'stopped' if result['stopped'] == 'stopped' else 'time was up'}; not done: {', '.join(missing) or 'nothing whole'}"
+        )
+    lines.append("")
+    lines += [] if result["findings"] else ["nothing worth changing"]
+    for number, finding in enumerate(result["findings"], 1):
+        worth = (
+            ""
+            if finding["nats"] is None
+            else f": {finding['nats']:.2f} nats" + (f" of {finding['raises']}" if finding["raises"] else "")
+        )
+        lines += [f"{number}. {finding['name']}{worth}", f"   {finding['what']}", f"   {finding['evidence']}"]
+        lines += [f"   {finding['action']}: {finding['command']}"]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def show_tightening(run: Run) -> None:
+    """Shows the bound before and after under the same ceiling."""
+    before, after = run.info["tightened"]["before"], run.evaluation()
+    console = _stdout()
+    console.print()
+    table = Table(box=None, pad_edge=False)
+    for title in ("the same decoder", "before", "after"):
+        table.add_column(title, justify="left" if title.startswith("the") else "right")
+    for name in ("elbo", "log_evidence", "inference_gap"):
+        table.add_row(NAMES[name], *(f"{_number(e[name]['value'])} ± {_number(e[name]['mc_error'])}" for e in (before, after)))
+    console.print(table)
+
+
+def show_gradients(result: Mapping[str, Any]) -> None:
+    """Shows what each estimator costs and how noisy it is, for encoder and decoder."""
+    table = Table(box=None, pad_edge=False)
+    titles = (
+        "estimator",
+        "bound",
+        "ms",
+        *(f"{part} {what}" for part in ("encoder", "decoder") for what in ("variance", "signal/noise", "bias z")),
+    )
+    for title in titles:
+        table.add_column(title, justify="left" if title == "estimator" else "right")
+    for row in result["estimators"]:
+        if "reason" in row:
+            table.add_row(row["name"], row["reason"])
+            continue
+        cells = [f"{row['name']} ({row['target']})", _number(row["bound"]["value"], 2)]
+        cells.append("" if row["seconds"] is None else f"{1000 * row['seconds']['value']:.1f}")
+        for part in ("encoder", "decoder"):
+            found = row[part]
+            if found is None:
+                cells += ["", "", ""]
+                continue
+            variance, signal, bias = found["relative_variance"], found["signal_to_noise"], found["bias"]
+            cells.append("" if variance is None else f"{variance['value']:.3g} x")
+            cells.append("below noise" if signal is None or signal["value"] is None else f"{signal['value']:.3g}")
+            cells.append("" if bias is None else f"{bias['z']:.1f}")
+        table.add_row(*cells)
+    _stdout().print(table)
+
+
 def _bits(estimate: Mapping[str, float | None]) -> str:
     error = estimate["test_error"]
     return _number(estimate["value"], 4) + ("" if error is None else f" ± {error:.4f}")
@@ -138,6 +246,35 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
             console.print(Text(f"{title} {100 * done // total} %{', ' + note if note else ''}"), soft_wrap=True)
 
     yield advance
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, float], None]]:
+    """Gives a function that is told the stage of a long computation and how much of it is done: a bar for each on a terminal."""
+    console, current = _stderr(), ""
+    if not console.is_terminal:
+
+        def say(title: str, share: float) -> None:
+            nonlocal current
+            if title != current:
+                console.print(Text(title), soft_wrap=True)
+            current = title
+
+        yield say
+        return
+    with Progress(
+        TextColumn("{task.description:<34}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def show(title: str, share: float) -> None:
+            nonlocal current
+            if title != current:
+                bar.reset(task, description=title)
+            current = title
+            bar.update(task, completed=share)
+
+        yield show
 
 
 class _Console(Console):

@@ -1,12 +1,19 @@
-r"""Importance sampling: $\log p(x) \approx \log \frac1K \sum_k w_k$ with $z_k \sim q(z \mid x)$.
+r"""Importance sampling: $\log p(x) \approx \log \frac1K \sum_k w_k$ with $z_k \sim r(z)$ and $w_k = p(x, z_k) / r(z_k)$.
 
-The sums over K are streamed, and only the tail of the weights is kept (three square roots of K), so memory hardly grows with K
-and not with N; the encoder runs once for each datum. The work
-is cut into blocks whose size depends on K and the size of a datum alone, each with its own stream of randomness: no
-setting of batch, thread or process changes a number.
+The proposal r is the posterior $q(z \mid x)$, unless another is given: with the prior it is naive Monte Carlo, the same estimator
+whose weights then show why nobody can use it.
 
-The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method), from the weights themselves:
-$\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$. Where few samples carry the weight it is too small: k-hat says where.
+The encoder runs once for each datum; the decoder sees a few samples of each datum of a block at a time, so that they stay in the
+processor's cache, and of each sample only its three log-densities are kept until the block is done: memory hardly grows with K,
+nor with N beyond the results. The size of the blocks depends on K and the size of a datum alone, and each has its own stream of
+randomness: no setting of batch, thread or process changes a number.
+
+The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method),
+$\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least what the fitted Pareto tail expects of it
+(``pareto.tail_surplus``). Where few samples carry the weight it is too small all the same: k-hat says where.
+
+The same samples give the whole *curve* of bounds $\mathcal{L}_1 \le \mathcal{L}_2 \le \dots \le \mathcal{L}_K$: the mean of
+$\log \frac1k \sum w$ over the $\lfloor K / k \rfloor$ disjoint groups of k samples is unbiased for $\mathcal{L}_k$.
 
 References: burda2016, wu2017.
 """
@@ -14,25 +21,40 @@ References: burda2016, wu2017.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from taut.evidence.pareto import pareto_k, tail_length
+from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
-from taut.model import Draw, Model
+from taut.model import Model
+from taut.objectives import log_mean_exp
 from taut.seeds import stream
 from taut.types import Context, Data
 
-__all__ = ["importance", "importance_blocks"]
+__all__ = ["Proposal", "curve_sizes", "importance", "importance_blocks", "prior_proposal"]
 
-MAX_ROWS = 512  # decoded at a time: more falls out of the processor's cache
-MAX_ELEMENTS = 2**20  # of x in them
+MAX_ROWS = 2048  # decoded at a time
+MAX_ELEMENTS = 2**18  # of x in them: more falls out of the processor's cache
+MAX_DATA = 32  # of a block
+MAX_WEIGHTS = 2**18  # of a block, kept until it is done
 ROUNDING = 1000.0  # units in the last place of its terms that a log-weight may be off by
 
+# From the rows of a block, their data and their context to r(z), batch shape (B,).
+Proposal = Callable[[slice, Data, Context | None], Distribution]
 
-def importance(model: Model, x: Data, num_samples: int = 500, *, context: Context | None = None, seed: int = 0) -> Evidence:
+
+def importance(
+    model: Model,
+    x: Data,
+    num_samples: int = 500,
+    *,
+    context: Context | None = None,
+    seed: int = 0,
+    proposal: Proposal | None = None,
+) -> Evidence:
     r"""Returns the importance-weighted estimate of log p(x) for each datum.
 
     Args:
@@ -41,105 +63,125 @@ def importance(model: Model, x: Data, num_samples: int = 500, *, context: Contex
         num_samples: K.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
+        proposal: What z is drawn from; by default the posterior. ``prior_proposal(model)`` is naive Monte Carlo.
     """
-    return Evidence.concatenate(list(importance_blocks(model, x, num_samples, context=context, seed=seed)))
+    blocks = importance_blocks(model, x, num_samples, context=context, seed=seed, proposal=proposal)
+    return Evidence.concatenate(list(blocks))
 
 
 def importance_blocks(
-    model: Model, x: Data, num_samples: int = 500, *, context: Context | None = None, seed: int = 0
+    model: Model,
+    x: Data,
+    num_samples: int = 500,
+    *,
+    context: Context | None = None,
+    seed: int = 0,
+    proposal: Proposal | None = None,
 ) -> Iterator[Evidence]:
     """Yields the evidence of one block of data after the other, for those who show progress or stop early."""
     if num_samples < 1 or not len(x):
         raise ValueError(f"num_samples and the number of data must be at least 1, not {num_samples} and {len(x)}")
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
-    data_rows, sample_rows = max(1, rows // num_samples), min(rows, num_samples)
+    data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
     device = next((p.device for p in model.parameters()), x.device)
     was_training = model.training
     model.eval()
     try:
         for number, start in enumerate(range(0, len(x), data_rows)):
-            block = x[start : start + data_rows].to(device=device, dtype=torch.get_default_dtype())
-            c = None if context is None else context[start : start + data_rows].to(device)
+            here = slice(start, min(start + data_rows, len(x)))
+            block = x[here].to(device=device, dtype=torch.get_default_dtype())
+            c = None if context is None else context[here].to(device)
             with torch.no_grad(), stream(seed, "importance", number):
-                evidence = _block(model, block, c, num_samples, sample_rows)
+                posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
+                evidence = _block(model, block, c, posterior, num_samples, max(1, rows // len(block)))
             yield evidence  # outside: the caller's own randomness and gradients are none of ours
     finally:
         model.train(was_training)
 
 
-def _block(model: Model, x: Tensor, context: Tensor | None, num_samples: int, rows: int) -> Evidence:
-    posterior = model.encode(x, context)
-    sums = _Sums(len(x), num_samples, x.device)
-    for first in range(0, num_samples, rows):
-        count = min(rows, num_samples - first)
-        sums.add(model.draw(x, count, context=context, reparameterize=False, posterior=posterior))
-    try:
-        mean: Tensor = posterior.mean
-    except NotImplementedError:  # a flow, say: the mean of its samples then
-        mean = sums.z / num_samples
-    return sums.evidence(mean)
+def prior_proposal(model: Model) -> Proposal:
+    """Returns the prior of a model as a proposal: the same for every datum."""
+
+    def proposal(rows: slice, x: Data, context: Context | None) -> Distribution:
+        prior = model.draw(x, context=context, reparameterize=False).prior
+        return prior if prior.batch_shape else prior.expand(torch.Size((len(x),)))
+
+    return proposal
 
 
-class _Sums:
-    """Running sums over samples, (B,) each, in float64; those of w are relative to the largest log-weight so far."""
+def curve_sizes(num_samples: int) -> list[int]:
+    """Returns the numbers of samples at which the curve of bounds is known: 1, 2, 5, 10, ... up to K.
 
-    def __init__(self, n: int, num_samples: int, device: torch.device) -> None:
-        self.count = 0
-        self.rounding = torch.zeros(n, dtype=torch.float64, device=device)  # nats that log w is known to
-        self.tail = torch.empty(0, n, dtype=torch.float64, device=device)  # the largest log-weights, for k-hat
-        self.tail_size = tail_length(num_samples) + 1
-        self.largest = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
-        self.w, self.w_squared, self.w_log = (torch.zeros(n, dtype=torch.float64, device=device) for _ in range(3))
-        self.sums = torch.zeros(3, n, dtype=torch.float64, device=device)  # of log w, rate, distortion
-        self.squares = torch.zeros_like(self.sums)
-        self.z = torch.zeros((), dtype=torch.float64, device=device)
+    Examples:
+        >>> curve_sizes(50)
+        [1, 2, 5, 10, 20, 50]
+    """
+    sizes = [m * 10**e for e in range(len(str(num_samples))) for m in (1, 2, 5)]
+    return [k for k in sizes if k < num_samples] + [num_samples]
 
-    def add(self, draw: Draw) -> None:
-        log_w = draw.log_weight.double()
-        largest = torch.maximum(self.largest, log_w.amax(0))
-        reference = torch.where(largest.isfinite(), largest, 0.0)  # all weights zero: any reference will do
-        shrink = (self.largest - reference).exp()
-        w = (log_w - reference).exp()
-        self.w = self.w * shrink + w.sum(0)
-        self.w_squared = self.w_squared * shrink.square() + w.square().sum(0)
-        self.w_log = self.w_log * shrink + torch.where(w > 0, w * log_w, 0.0).sum(0)
-        self.largest = largest
-        terms = torch.stack([log_w, (draw.log_posterior - draw.log_prior).double(), -draw.log_likelihood.double()])
+
+def _block(model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, num_samples: int, step: int) -> Evidence:
+    terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=x.device)  # log p(x|z), log p(z), log r(z)
+    z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=x.device), 0, 0.0
+    for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
+        draw = model.draw(x, count, context=context, reparameterize=False, posterior=proposal)
+        for term, values in zip(terms, (draw.log_likelihood, draw.log_prior, draw.log_posterior), strict=True):
+            term[first : first + count] = values
+        z_sum = z_sum + draw.z.sum(0, dtype=torch.float64)
         unit = ROUNDING * torch.finfo(draw.log_likelihood.dtype).eps
-        size = torch.stack([draw.log_likelihood, draw.log_prior, draw.log_posterior]).double().abs().amax((0, 1))
-        self.rounding = torch.maximum(self.rounding, unit * size)
-        self.sums += terms.sum(1)
-        self.squares += terms.square().sum(1)
-        self.z = self.z + draw.z.sum(0, dtype=torch.float64)
-        self.count += len(log_w)
-        candidates = torch.cat([self.tail, log_w])
-        self.tail = candidates.topk(min(self.tail_size, len(candidates)), dim=0).values
+        first += count
+    try:
+        mean: Tensor = proposal.mean
+    except NotImplementedError:  # a flow, say: the mean of its samples then
+        mean = z_sum / num_samples
+    return _summarize(terms, mean.double(), unit * terms.abs().amax((0, 1))).cpu()
 
-    def evidence(self, posterior_mean: Tensor) -> Evidence:
-        k = self.count
-        means = self.sums / k
-        # Differences that are zero in theory can come out below it by rounding: hence clamp_min, here and below.
-        variances = (self.squares / k - means.square()).clamp_min(0) * (k / (k - 1) if k > 1 else math.nan)
-        errors = (variances / k).sqrt()
-        log_evidence = self.w.log() + torch.where(self.largest.isfinite(), self.largest, 0.0) - math.log(k)
-        ess = torch.where(self.w > 0, self.w.square() / self.w_squared, 0.0)
-        relative = (k / ess - 1).clamp_min(0) / (k - 1) if k > 1 else torch.full_like(ess, math.nan)  # variance of mean(w) / p(x)
-        # log mean w and mean log w share their samples: covariance of w / p(x) with log w, over K.
-        shared = (self.w_log / self.w - means[0]) / (k - 1) if k > 1 else torch.full_like(ess, math.nan)
-        gap = (relative + errors[0].square() - 2 * shared).clamp_min(0)
-        evidence = Evidence(
-            num_samples=k,
-            log_evidence=log_evidence,
-            log_evidence_error=relative.sqrt(),
-            elbo=means[0],
-            elbo_error=errors[0],
-            gap_error=gap.sqrt(),
-            rate=means[1],
-            rate_error=errors[1],
-            distortion=means[2],
-            distortion_error=errors[2],
-            ess=ess,
-            khat=pareto_k(self.tail, self.rounding),
-            posterior_mean=posterior_mean.double(),
-        )
-        return evidence.cpu()
+
+def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor) -> Evidence:
+    """Returns the evidence in K samples of B data; a log-weight is known to so many nats of rounding, (B,)."""
+    log_likelihood, log_prior, log_proposal = terms
+    log_w = log_likelihood + log_prior - log_proposal
+    k = len(log_w)
+    log_evidence = log_mean_exp(log_w)
+    possible = log_evidence.isfinite()
+    share = torch.where(possible, log_w - log_evidence, -math.inf).exp() / k  # of each sample in the weight, (K, B)
+    ess = torch.where(possible, 1 / share.square().sum(0), 0.0)
+    influence = torch.where(possible, k * share - 1, math.nan)  # of each sample on log mean w, to first order
+    rate, distortion = log_proposal - log_prior, -log_likelihood
+    largest = log_w.topk(min(tail_length(k) + 1, k), dim=0).values
+    cutoff = torch.where(possible, largest[-1] - log_evidence, -math.inf).exp() / k
+    unseen = tail_surplus(largest) * cutoff.square() * (k / (k - 1) if k > 1 else math.nan)  # in the squared error
+    # Under the weights z follows p(z|x): its mean log p(x|z) is log p(x) + KL(p(z|x), p(z)).
+    information = torch.where(share > 0, share * log_likelihood, 0.0).sum(0) - log_evidence
+    log_evidence_error = (_error(influence).square() + unseen).sqrt()
+    curve, curve_error = zip(*(_bound(log_w, size) for size in curve_sizes(k)), strict=True)
+    return Evidence(
+        num_samples=k,
+        log_evidence=log_evidence,
+        log_evidence_error=log_evidence_error,
+        elbo=log_w.mean(0),
+        elbo_error=_error(log_w),
+        gap_error=(_error(influence - log_w).square() + unseen).sqrt(),
+        rate=rate.mean(0),
+        rate_error=_error(rate),
+        distortion=distortion.mean(0),
+        distortion_error=_error(distortion),
+        ess=ess,
+        khat=pareto_k(largest, rounding),
+        information=information,
+        curve=torch.stack(curve, 1),
+        curve_error=torch.stack([*curve_error[:-1], log_evidence_error], 1),
+        posterior_mean=mean,
+    )
+
+
+def _error(values: Tensor) -> Tensor:
+    """Returns the standard error of the mean over the first axis; NaN for a single value, or for values not finite."""
+    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+
+
+def _bound(log_w: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Returns the unbiased estimate of the bound of ``size`` samples and its standard error, (B,) each."""
+    groups = log_w[: len(log_w) // size * size].unflatten(0, (-1, size))
+    bounds = log_mean_exp(groups)
+    return bounds.mean(0), _error(bounds)

@@ -6,6 +6,11 @@ $\min(1 - 1 / \log_{10} K, \; 0.7)$; above it the estimate is biased low and its
 
 The fit is Zhang and Stephens' posterior mean on a grid, drawn toward 1/2 with the weight of ten observations.
 
+The same tail says how much of the weights' variance the sample has probably missed. The sample variance of heavy-tailed weights is too
+small more often than not, and so is the mean, in the same samples: of the 95 % intervals from it only some 75 % hold the truth at
+k = 1/2. Here the tail's mean square is that of the fitted distribution, up to the quantile that a thousand times as many
+samples would reach.
+
 References: vehtari2024, zhang2009.
 """
 
@@ -18,7 +23,9 @@ from torch import Tensor
 
 from taut.types import PerDatum
 
-__all__ = ["pareto_k", "tail_length", "threshold"]
+__all__ = ["pareto_k", "tail_length", "tail_surplus", "threshold"]
+
+BEYOND = 1000  # times as many samples, up to whose largest weight the tail is believed
 
 
 def tail_length(num_samples: int) -> int:
@@ -54,12 +61,39 @@ def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
     x = (weights[1:] - weights[0]).T  # exceedances of each datum, ascending, (B, M)
     constant = ordered[-1] - ordered[0] <= rounding
     x = torch.where(constant[:, None], torch.ones_like(x), x)  # any numbers: their answer is replaced below
-    k = torch.where(constant, -math.inf, _shape(x))
+    k = torch.where(constant, -math.inf, _fit(x)[0])
     return torch.where(ordered[0].isfinite(), k, math.nan)
 
 
-def _shape(x: Tensor) -> Tensor:
-    """Returns the shape of a generalized Pareto distribution fitted to each row of ascending exceedances (B, M)."""
+def tail_surplus(largest: Tensor) -> PerDatum:
+    r"""Returns what the squared weights of the tail add up to beyond those in the sample, in units of the squared cutoff, (B,).
+
+    Args:
+        largest: As for ``pareto_k``.
+
+    Returns:
+        0 where the sample's own tail is the heavier one, where the weights are equal, or the tail is too short to tell.
+    """
+    ordered = largest.double().sort(0).values
+    if len(ordered) < 6:
+        return torch.zeros(ordered.shape[1:], dtype=torch.float64, device=ordered.device)
+    tail = (ordered[1:] - ordered[0]).exp().T  # in units of the cutoff, (B, M)
+    x, m = tail - 1, tail.shape[1]
+    fits = ordered[0].isfinite() & (x[:, -1] > 0)
+    k, scale = _fit(torch.where(fits[:, None], x, torch.ones_like(x)))
+    k = torch.where(k.abs() < 1e-4, 1e-4, k)  # the formulas divide by it, and are smooth there
+    # The quantile at probability 1 - v is a + b v^-k; its square is integrated over v from epsilon to 1.
+    a, b, log_epsilon = 1 - scale / k, scale / k, -math.log(BEYOND * m)
+
+    def power(c: Tensor) -> Tensor:  # integral of v^(c - 1)
+        return -torch.where(c.abs() < 1e-9, log_epsilon, torch.expm1(c * log_epsilon) / c)
+
+    square = a.square() + 2 * a * b * power(1 - k) + b.square() * power(1 - 2 * k)
+    return torch.where(fits, (m * square - tail.square().sum(1)).clamp_min(0), 0.0)
+
+
+def _fit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns shape and scale of a generalized Pareto distribution fitted to each row of ascending exceedances (B, M)."""
     m = x.shape[1]
     quartile = x[:, int(m / 4 + 0.5) - 1]
     # Ties at the cutoff (discrete latents) can make the quartile zero: the smallest positive exceedance stands for it.
@@ -72,4 +106,4 @@ def _shape(x: Tensor) -> Tensor:
     profile = m * ((-b / k).log() - k - 1)
     b = (profile.softmax(-1) * b).sum(-1)
     k = torch.log1p(-b[:, None] * x).mean(-1)
-    return (m * k + 10 * 0.5) / (m + 10)
+    return (m * k + 10 * 0.5) / (m + 10), -k / b

@@ -19,7 +19,7 @@ from torch import Tensor
 from taut.evidence.pareto import threshold
 from taut.types import PerDatum
 
-__all__ = ["Estimate", "Evidence"]
+__all__ = ["Estimate", "Evidence", "bits_per_dimension"]
 
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
 
@@ -57,12 +57,6 @@ class Estimate:
         spread = float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1))) if count > 1 else math.nan
         return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None)
 
-    def scaled(self, factor: float) -> Estimate:
-        """Returns the estimate in another unit, such as bits per dimension."""
-        mc = None if self.mc_error is None else abs(factor) * self.mc_error
-        test = None if self.test_error is None else abs(factor) * self.test_error
-        return Estimate(factor * self.value, mc, test)
-
     def to_dict(self) -> dict[str, float | None]:
         """Returns plain values for JSON, which has no infinity."""
         value = self.value if math.isfinite(self.value) else None
@@ -71,7 +65,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    r"""What K samples of the posterior say about each of N data. Every tensor but the last is (N,), float64, in nats.
+    r"""What K samples of a proposal say about each of N data. A tensor is (N,), unless said otherwise, float64, in nats.
 
     Args:
         num_samples: K.
@@ -87,7 +81,11 @@ class Evidence:
         ess: Effective number of samples, $(\sum_k w_k)^2 / \sum_k w_k^2$, between 1 and K.
         khat: Pareto k-hat of the weights: reliable up to ``pareto.threshold(K)``; -inf for equal weights (the exact posterior),
             NaN where K is too small to tell.
-        posterior_mean: Mean of q(z|x), (N, D); of its samples where the distribution has no mean.
+        information: KL of the exact posterior p(z|x) to the prior, by the weighted samples. Naive Monte Carlo needs about its
+            exponential many samples for this datum.
+        curve: Unbiased estimates of the bounds $\mathcal{L}_k$ for k in ``importance.curve_sizes(K)``, (N, J).
+        curve_error: Their Monte Carlo standard errors, (N, J).
+        posterior_mean: Mean of the proposal, (N, D); of its samples where the distribution has no mean.
     """
 
     num_samples: int
@@ -102,6 +100,9 @@ class Evidence:
     distortion_error: Tensor
     ess: Tensor
     khat: Tensor
+    information: Tensor
+    curve: Tensor
+    curve_error: Tensor
     posterior_mean: Tensor
 
     @classmethod
@@ -182,3 +183,10 @@ class Evidence:
             "latent_dim": self.posterior_mean.shape[1],
             "warnings": self.warnings,
         }
+
+
+def bits_per_dimension(nats: dict[str, float | None], num_elements: int) -> dict[str, float | None]:
+    """Returns an estimate of log p(x), as ``Estimate.to_dict`` gives it, in bits for each element: there less is better."""
+    unit = num_elements * math.log(2)
+    errors = {k: None if (e := nats[k]) is None else e / unit for k in ("mc_error", "test_error")}
+    return {"value": None if nats["value"] is None else -nats["value"] / unit, **errors}

@@ -131,10 +131,12 @@ def _run(
 ) -> tuple[float, int]:
     """Runs the steps of one interval; returns the mean bound over the finite ones and how many were skipped."""
     step_module = Step(model, objective).train()
-    parameters: list[Tensor] = list(model.parameters())
-    averaged: list[Tensor] = list(average.parameters())
-    trainable = [p for p in parameters if p.requires_grad]
-    device = parameters[0].device
+    for part in model.children():
+        if not any(p.requires_grad for p in part.parameters()):
+            part.eval()  # a frozen part is seen as it will be used: no dropout, and no statistics that move
+    trainable: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    averaged: list[Tensor] = [p for p in average.parameters() if p.requires_grad]
+    device = next(model.parameters()).device
     total, skipped = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
     size = _batch_size(data, config)
     for step in range(state.step, until):
@@ -157,7 +159,7 @@ def _run(
         if average is not model:
             decay = min(config.averaging, (1 + step) / (10 + step))
             with torch.no_grad():
-                torch._foreach_lerp_(averaged, parameters, 1 - decay)
+                torch._foreach_lerp_(averaged, trainable, 1 - decay)
         total += torch.where(finite, value, 0.0)
         skipped += ~finite
     if average is not model:

@@ -1,0 +1,167 @@
+"""Auditing a run: its data, the audit, the gradients, and the files they leave in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taut import build as building
+from taut import storage
+from taut.data import Dataset, batch
+from taut.errors import DataError, StorageError, UsageError, shown
+from taut.evidence.audit import Effort, audit
+from taut.evidence.baseline import independent_marginals
+from taut.evidence.gradients import gradients
+from taut.evidence.results import bits_per_dimension
+from taut.measure import copies, measured_part
+from taut.report import render
+from taut.run import Run, Source, data_of, held_out, new_data, version
+from taut.seeds import generator
+
+__all__ = ["audit_run", "gradients_run", "write_report"]
+
+
+def audit_run(
+    run: Run,
+    source: Source | None = None,
+    *,
+    key: str | None = None,
+    num_data: int = 1000,
+    effort: Effort | None = None,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[str, float], None] = lambda title, share: None,
+) -> dict[str, Any]:
+    """Audits a run, writes ``audit.json`` and ``report.html`` into its folder and returns the audit.
+
+    Args:
+        run: The run.
+        source: Data to audit it on; by default those that the run itself held out.
+        key: Which array of an .npz file.
+        num_data: Data that are looked at, drawn at random if there are more.
+        effort: How much work.
+        seed: The same seed gives the same numbers.
+        stop: Asked between blocks of data; true ends the audit with what is done.
+        report: Told the stage and how much of it is done.
+
+    Fails:
+        UsageError: the run was trained on an array in memory and no data are given.
+        DataError: the data are not what the model was trained on, or have changed.
+    """
+    effort = effort or Effort()
+    notes = []
+    dataset: Dataset | None = None
+    try:
+        dataset = data_of(run)
+    except (UsageError, DataError) as error:
+        if source is None:
+            raise
+        notes.append(f"the training data are not at hand, so overfitting, copies and the baseline are not measured: {error}")
+    if source is not None:
+        part, x, name = "given", new_data(run, source, key), shown(str(source) if isinstance(source, str | Path) else "an array")
+    elif dataset is not None:
+        part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
+    if part == "validation":
+        notes.append("no test data: the validation data chose the weights that are measured on them, which is optimistic")
+    found = {"name": name, "part": part, "rows": len(x), "fingerprint": run.info["fingerprint"]}
+    x = _some(x, num_data, seed, "audit")
+    train = baseline = None
+    if dataset is not None:
+        size = max(effort.train, len(x))
+        # Drawn in a fixed order, so that the training data of an audit do not depend on how many of them are asked for.
+        index = torch.randperm(len(dataset.train), generator=generator(seed, "audit", 1))[:size]
+        train = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "audit", 2))
+        baseline = independent_marginals(building.summarize(dataset), x, run.schema)
+    result = audit(
+        run.model,
+        x.to(torch.get_default_dtype()),
+        train=train,
+        groups=copies(x),
+        baseline=baseline,
+        levels=(run.schema.low, run.schema.high) if run.schema.is_image else None,
+        effort=effort,
+        seed=seed,
+        stop=stop,
+        report=report,
+    )
+    result = {
+        "taut": version(),
+        "run": run.path.name,
+        "data": found,
+        "model": {
+            **dataclasses.asdict(run.config.model),
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+            "objective": run.config.training.objective,
+        },
+        "seed": seed,
+        "effort": dataclasses.asdict(effort),
+        "tightened": run.info.get("tightened"),
+        "history": [{k: line[k] for k in ("epoch", "step", "bound", "validation")} for line in run.history()],
+        **result,
+    }
+    if run.schema.discrete:
+        result["bits_per_dimension"] = {
+            name: bits_per_dimension(values, run.schema.num_elements)
+            for name, values in (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
+        }
+    result["notes"] = [*notes, *result["notes"]]
+    _write(run, {"audit.json": result})
+    return result
+
+
+def gradients_run(
+    run: Run,
+    *,
+    batch_size: int = 100,
+    num_samples: int = 8,
+    repeats: int = 100,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Compares gradient estimators on a batch of the run's training data; writes ``gradients.json`` and ``report.html``."""
+    dataset = data_of(run)
+    index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]
+    x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))
+    result = {
+        "taut": version(),
+        "run": run.path.name,
+        "seed": seed,
+        **gradients(run.model, x, num_samples=num_samples, repeats=repeats, seed=seed, stop=stop),
+    }
+    _write(run, {"gradients.json": result})
+    return result
+
+
+def write_report(run: Run) -> Path:
+    """Renders ``report.html`` anew from ``audit.json`` and ``gradients.json``.
+
+    Fails:
+        StorageError: the run has not been audited.
+    """
+    if not (run.path / "audit.json").exists():
+        raise StorageError(f"{shown(run.path)} has no audit.json: run `taut audit {shown(run.path)}` first")
+    _write(run, {})
+    return run.path / "report.html"
+
+
+def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
+    files = {name: storage.as_json(result) for name, result in results.items()}
+    parts = {
+        name: results.get(name) or (storage.read_checked_json(run.path / name) if (run.path / name).exists() else None)
+        for name in ("audit.json", "gradients.json")
+    }
+    if parts["audit.json"] is not None:
+        pictures = {
+            n: storage.read_checked(run.path / n) for n in ("samples.png", "reconstructions.png") if (run.path / n).exists()
+        }
+        files["report.html"] = render(parts["audit.json"], parts["gradients.json"], pictures).encode()
+    storage.add_to_manifest(run.path, files)
+
+
+def _some(x: torch.Tensor, count: int, seed: int, name: str) -> torch.Tensor:
+    """Returns so many rows at random, in a fixed order, if there are more."""
+    return x if len(x) <= count else x[torch.randperm(len(x), generator=generator(seed, name))[:count]]

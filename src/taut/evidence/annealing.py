@@ -1,0 +1,369 @@
+r"""Annealed importance sampling (AIS) with Hamiltonian Monte Carlo: log p(x) where no single proposal is good enough.
+
+A path of unnormalised densities leads from a normalised start r(z), the posterior $q(z \mid x)$ or the prior, to the joint density:
+
+$$ \log f_\beta(z) = (1 - \beta) \log r(z) + \beta \log p(x, z), \qquad U(z) = \log p(x, z) - \log r(z). $$
+
+A chain starts with $z_0 \sim r$ and moves at each temperature $0 = \beta_0 < \dots < \beta_T = 1$ by a transition that leaves $f_{\beta_t}$
+invariant; $\log w = \sum_t (\beta_t - \beta_{t-1}) \, U(z_{t-1})$ then has $\mathbb{E}[w] = p(x)$ exactly, however short the chains are, so
+$\log \frac1C \sum_c w_c$ is a lower bound of log p(x) in expectation. With T = 1 it is importance sampling.
+
+*The reverse* starts from an exact draw of p(z|x), walks back, and gives an upper bound in expectation, $-\log \frac1C \sum_c 1/w_c$.
+Exact draws exist for data that the model itself made, z first and then x. Both directions on such data are a *sandwich*: its width bounds
+the error of the estimator on this model.
+
+Invariance holds only for a transition that does not look at its chain's past. Hence the step size, the mass matrix and the schedule
+are chosen in a *pilot run* with noise of its own, never in the run that yields the weights. The pilot measures the thermodynamic
+length $\Lambda = \int_0^1 \sqrt{\mathrm{Var}_\beta[U]} \, d\beta$; temperatures equally spaced in it are the best schedule, and for chains that
+mix well $\mathrm{Var}[\log w] \approx \Lambda^2 / T$, from which follows the T that is needed.
+
+References: neal2001, grosse2015, wu2017, gelman1998, chatterjee2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, biject_to
+
+from taut.evidence.results import Estimate
+from taut.model import VAE, Model, frozen
+from taut.objectives import log_mean_exp
+from taut.seeds import derive, stream
+from taut.types import Context, Data
+
+__all__ = ["Annealed", "annealing", "annealing_blocks", "simulate"]
+
+ACCEPTANCE = 0.8  # aimed at by the pilot
+LEAPFROG = 4  # steps of a transition
+PILOT_TRANSITIONS = 6  # at each temperature of the pilot
+PILOT_STEP = 0.7  # thermodynamic length between the temperatures of the pilot
+PILOT_LIMIT = 100  # temperatures of the pilot
+VARIANCE = 0.1  # aimed at for log w of a chain, by the number of temperatures
+ROWS = 1600  # chains x data that move together
+
+
+@dataclass(frozen=True, eq=False)
+class Annealed:
+    r"""What C chains say about log p(x) of each of N data; tensors are (N,), float64, in nats.
+
+    Args:
+        num_chains: C.
+        direction: "lower bound in expectation" or, in reverse, "upper bound in expectation".
+        log_evidence: The estimate of log p(x).
+        log_evidence_error: Its Monte Carlo standard error by the delta method; NaN for one chain. In reverse the chains of a datum
+            share their start, which it does not see: there only the scatter over data is an honest error.
+        ess: Effective number of chains, between 1 and C.
+        acceptance: Share of the proposals that were accepted, in the mean over temperatures.
+        num_temperatures: T.
+        length: Thermodynamic length $\Lambda$ that the pilot found.
+    """
+
+    num_chains: int
+    direction: str
+    log_evidence: Tensor
+    log_evidence_error: Tensor
+    ess: Tensor
+    acceptance: Tensor
+    num_temperatures: Tensor
+    length: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: list[Annealed]) -> Annealed:
+        """Returns the estimates of several blocks of data as one."""
+        names = [f.name for f in fields(cls) if f.name not in ("num_chains", "direction")]
+        return cls(parts[0].num_chains, parts[0].direction, *(torch.cat([getattr(p, name) for p in parts]) for name in names))
+
+    @property
+    def reliable(self) -> Tensor:
+        """Whether the estimate of each datum can be believed, (N,): its chains agree (ESS of a third of them), and they moved."""
+        return (self.ess >= self.num_chains / 3) & (self.acceptance > 0.3) & (self.num_chains > 3)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What keeps the numbers from being believed, a line each."""
+        doubtful = int((~self.reliable).sum())
+        if not doubtful:
+            return []
+        return [f"annealing: the chains of {doubtful} of {len(self.ess)} data disagree (few effective chains) or hardly moved"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the summary as plain values for JSON."""
+        errors = self.log_evidence_error if self.direction.startswith("lower") else None
+        return {
+            "method": "annealed importance sampling with Hamiltonian Monte Carlo",
+            "direction": self.direction,
+            "unit": "nats per datum",
+            "num_data": len(self.ess),
+            "num_chains": self.num_chains,
+            "num_temperatures": float(self.num_temperatures.double().mean()),
+            "log_evidence": Estimate.of(self.log_evidence, errors).to_dict(),
+            "ess": {"mean": float(self.ess.mean()), "smallest": float(self.ess.min())},
+            "acceptance": float(self.acceptance.mean()),
+            "thermodynamic_length": float(self.length.mean()),
+            "reliable_share": float(self.reliable.double().mean()),
+            "warnings": self.warnings,
+        }
+
+
+def annealing(
+    model: Model,
+    x: Data,
+    num_chains: int = 16,
+    *,
+    start: str = "posterior",
+    exact: Tensor | None = None,
+    max_temperatures: int = 1000,
+    context: Context | None = None,
+    seed: int = 0,
+) -> Annealed:
+    r"""Returns the annealed estimate of log p(x) for each datum.
+
+    Args:
+        model: A model with continuous latent variables; it is evaluated in evaluation mode.
+        x: Data, (N, \*event).
+        num_chains: C, for each datum.
+        start: r(z): "posterior" or "prior".
+        exact: One exact draw of p(z|x) for each datum, (N, D), from ``simulate``: the chains then run in reverse.
+        max_temperatures: Largest T, if the pilot asks for more.
+        context: What the model is conditioned on, (N, C).
+        seed: The same seed gives the same numbers.
+
+    Fails:
+        ValueError: the latent variables are discrete, so that nothing can flow along their gradient.
+    """
+    blocks = annealing_blocks(
+        model, x, num_chains, start=start, exact=exact, max_temperatures=max_temperatures, context=context, seed=seed
+    )
+    return Annealed.concatenate(list(blocks))
+
+
+def annealing_blocks(
+    model: Model,
+    x: Data,
+    num_chains: int = 16,
+    *,
+    start: str = "posterior",
+    exact: Tensor | None = None,
+    max_temperatures: int = 1000,
+    context: Context | None = None,
+    seed: int = 0,
+) -> Iterator[Annealed]:
+    """Yields the estimates of one block of data after the other, for those who show progress or stop early."""
+    if num_chains < 1 or max_temperatures < 1 or not len(x):
+        raise ValueError("num_chains, max_temperatures and the number of data must be at least 1")
+    if start not in ("posterior", "prior"):
+        raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
+    rows = max(1, ROWS // num_chains)
+    device = next((p.device for p in model.parameters()), x.device)
+    was_training = model.training
+    model.eval()
+    try:
+        for number, first in enumerate(range(0, len(x), rows)):
+            here = slice(first, first + rows)
+            block = x[here].to(device=device, dtype=torch.get_default_dtype())
+            c = None if context is None else context[here].to(device)
+            z = None if exact is None else exact[here].to(block)
+            with torch.no_grad(), frozen(model):
+                with stream(seed, "pilot", number):
+                    path = _Path(model, block, c, start)
+                    plan = _pilot(path, num_chains, max_temperatures)
+                with stream(derive(seed, "annealing"), "reverse" if exact is not None else "forward", number):
+                    annealed = _run(path, plan, num_chains, z)
+            yield annealed
+    finally:
+        model.train(was_training)
+
+
+def simulate(model: VAE, num_data: int, *, context: Context | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Returns z, (N, D), drawn from the prior and x drawn from p(x|z): each z is an exact draw of the posterior of its x.
+
+    Args:
+        model: The model.
+        num_data: N.
+        context: What the model is conditioned on, (N, C).
+        seed: The same seed gives the same data.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), stream(seed, "simulate"):
+        prior = model.prior(context)
+        z = prior.sample(torch.Size(() if prior.batch_shape else (num_data,)))
+        x = model.decode(z[None], context).sample()[0]
+    model.train(was_training)
+    return z, x
+
+
+class _Point(NamedTuple):
+    """Where the chains are: u, unconstrained, (C, B, D), the log-densities of start and joint there and their gradients."""
+
+    u: Tensor
+    log_start: Tensor
+    log_joint: Tensor
+    grad_start: Tensor
+    grad_joint: Tensor
+
+    def log_density(self, beta: float) -> Tensor:
+        return (1 - beta) * self.log_start + beta * self.log_joint
+
+    def gradient(self, beta: float) -> Tensor:
+        return (1 - beta) * self.grad_start + beta * self.grad_joint
+
+    @property
+    def energy(self) -> Tensor:
+        """U, (C, B)."""
+        return self.log_joint - self.log_start
+
+
+class _Path:
+    """The densities between start and joint for a block of data, over unconstrained u with z = T(u)."""
+
+    def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str) -> None:
+        draw = model.draw(x, context=context, reparameterize=False)
+        support = draw.prior.support
+        if support is not None and support.is_discrete:
+            raise ValueError(
+                f"annealing needs continuous latent variables: the prior {type(draw.prior).__name__} is discrete, and "
+                "Hamiltonian Monte Carlo follows a gradient in z; importance sampling works for it"
+            )
+        self.decode: Callable[[Tensor], Distribution] = lambda z: model.decode(z, context)
+        self.x, self.prior = x, draw.prior
+        self.start = draw.posterior if start == "posterior" else draw.prior
+        if not self.start.batch_shape:
+            self.start = self.start.expand(torch.Size((len(x),)))
+        self.transform = biject_to(support)
+
+    def draw(self, num_chains: int) -> _Point:
+        return self.at(self.transform.inv(self.start.sample(torch.Size((num_chains,)))))
+
+    def at(self, u: Tensor) -> _Point:
+        """Returns a point with its densities and gradients: one pass through the decoder and back."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            z = self.transform(u)
+            jacobian = self.transform.log_abs_det_jacobian(u, z)
+            jacobian = jacobian.sum(-1) if jacobian.dim() == u.dim() else jacobian
+            log_start = self.start.log_prob(z) + jacobian
+            log_joint = self.decode(z).log_prob(self.x) + self.prior.log_prob(z) + jacobian
+            (grad_start,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
+            (grad_joint,) = torch.autograd.grad(log_joint.sum(), u)
+        return _Point(u.detach(), log_start.detach(), log_joint.detach(), grad_start, grad_joint)
+
+
+class _Plan(NamedTuple):
+    """What the pilot chose: for each temperature above zero its beta, the step sizes, (B,), and the scales of u, (B, D)."""
+
+    betas: list[float]
+    steps: list[Tensor]
+    scales: list[Tensor]
+    length: float
+
+
+def _transition(path: _Path, point: _Point, beta: float, step: Tensor, scale: Tensor) -> tuple[_Point, Tensor]:
+    """Returns the chains after one Hamiltonian transition that leaves f_beta invariant, and who accepted, (C, B)."""
+    size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]  # jitter: no trajectory is periodic
+    momentum = torch.randn_like(point.u)
+    start = point.log_density(beta) - 0.5 * momentum.square().sum(-1)
+    new = point
+    for _ in range(LEAPFROG):
+        momentum = momentum + 0.5 * size * scale * new.gradient(beta)
+        new = path.at(new.u + size * scale * momentum)
+        momentum = momentum + 0.5 * size * scale * new.gradient(beta)
+    log_ratio = new.log_density(beta) - 0.5 * momentum.square().sum(-1) - start
+    accepted = torch.rand_like(log_ratio).log() < log_ratio  # false for NaN: a trajectory that left the numbers is rejected
+    return _choose(accepted, new, point), accepted
+
+
+def _choose(accepted: Tensor, new: _Point, old: _Point) -> _Point:
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(accepted if a.dim() == accepted.dim() else accepted[..., None], a, b)
+
+    return _Point(*(pick(a, b) for a, b in zip(new, old, strict=True)))
+
+
+def _pilot(path: _Path, num_chains: int, max_temperatures: int) -> _Plan:
+    """Walks from start to joint in steps of about equal thermodynamic length, adapting the transitions on the way."""
+    point = path.draw(max(num_chains, 8))
+    scale = path.transform.inv(path.start.sample(torch.Size((100,)))).std(0)
+    step = torch.full((point.u.shape[1],), 0.5 * point.u.shape[-1] ** -0.25, dtype=point.u.dtype, device=point.u.device)
+    betas, lengths, steps, scales = [0.0], [0.0], [step], [scale]
+    while betas[-1] < 1:
+        speed = float(point.energy.var(0).mean().sqrt())
+        last = len(betas) >= PILOT_LIMIT or not betas[-1] + PILOT_STEP / max(speed, 1e-12) < 1
+        beta = 1.0 if last else betas[-1] + PILOT_STEP / speed
+        visited = []
+        for _ in range(PILOT_TRANSITIONS):
+            point, accepted = _transition(path, point, beta, step, scale)
+            step = step * (0.5 * (accepted.to(step).mean(0) - ACCEPTANCE)).exp()
+            visited.append(point.u)
+        scale = _scale(torch.cat(visited[PILOT_TRANSITIONS // 2 :]))
+        after = float(point.energy.var(0).mean().sqrt())
+        lengths.append(lengths[-1] + (beta - betas[-1]) * 0.5 * (speed + after))
+        betas.append(beta)
+        steps.append(step)
+        scales.append(scale)
+    return _plan(betas, lengths, steps, scales, max_temperatures)
+
+
+def _scale(u: Tensor) -> Tensor:
+    """Returns the scale of each dimension for each datum, (B, D), from (S, B, D): own variances drawn toward those of all data."""
+    own, common = u.var(0), u.var(0).mean(0)
+    return (0.5 * own + 0.5 * common).sqrt()
+
+
+def _plan(betas: list[float], lengths: list[float], steps: list[Tensor], scales: list[Tensor], limit: int) -> _Plan:
+    """Returns temperatures at equal steps of thermodynamic length, with the pilot's transitions interpolated."""
+    length = lengths[-1]
+    number = max(1, min(limit, math.ceil(length**2 / VARIANCE)))
+    chosen: list[tuple[float, Tensor, Tensor]] = []
+    i = 1
+    for t in range(1, number + 1):
+        target = length * t / number
+        while i < len(betas) - 1 and lengths[i] < target:
+            i += 1
+        width = lengths[i] - lengths[i - 1]
+        share = min(1.0, (target - lengths[i - 1]) / width) if width > 0 else 1.0
+        beta = 1.0 if t == number else betas[i - 1] + share * (betas[i] - betas[i - 1])
+        chosen.append((beta, torch.lerp(steps[i - 1], steps[i], share), torch.lerp(scales[i - 1], scales[i], share)))
+    return _Plan([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], length)
+
+
+def _run(path: _Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
+    """Returns the estimate of the chains that run with a plan: forward from the start, or back from exact draws."""
+    size = (num_chains, len(path.x))
+    log_w, acceptance = (torch.zeros(size, dtype=torch.float64, device=path.x.device) for _ in range(2))
+    temperatures = list(zip([0.0, *plan.betas[:-1]], plan.betas, plan.steps, plan.scales, strict=True))
+    if exact is None:
+        point = path.draw(num_chains)
+        for before, beta, step, scale in temperatures:
+            log_w += (beta - before) * point.energy
+            if beta < 1:
+                point, accepted = _transition(path, point, beta, step, scale)
+                acceptance += accepted
+    else:
+        point = path.at(path.transform.inv(exact).expand(num_chains, -1, -1))
+        for before, beta, step, scale in reversed(temperatures):
+            point, accepted = _transition(path, point, beta, step, scale)
+            acceptance += accepted
+            log_w += (beta - before) * point.energy
+    sign = 1 if exact is None else -1
+    log_mean = log_mean_exp(sign * log_w)
+    share = (sign * log_w - log_mean).exp() / num_chains
+    error = num_chains * share.std(0) / math.sqrt(num_chains) if num_chains > 1 else torch.full_like(log_mean, math.nan)
+    moves = len(temperatures) - (exact is None)
+    like = torch.ones_like(log_mean)
+    return Annealed(
+        num_chains,
+        f"{'lower' if exact is None else 'upper'} bound in expectation",
+        (sign * log_mean).cpu(),
+        error.cpu(),
+        (1 / share.square().sum(0)).cpu(),
+        (acceptance.mean(0) / moves if moves else like).cpu(),
+        (len(temperatures) * like).cpu(),
+        (plan.length * like).cpu(),
+    )

@@ -1,0 +1,294 @@
+"""The audit: how good is the model, how loose its bound, why, and what would buy the next nat.
+
+Each section is measured on the same data, in the order of importance; a section that time did not allow is None. Sections that go
+block by block stop between two blocks and report on the data that are done. The result is plain values: ``audit.json``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from taut.evidence import doctor
+from taut.evidence.annealing import Annealed, annealing_blocks, simulate
+from taut.evidence.gaps import Optima, best_evidence, decompose, optima_blocks
+from taut.evidence.importance import curve_sizes, importance, importance_blocks, prior_proposal
+from taut.evidence.latents import calibration, latents
+from taut.evidence.results import Estimate, Evidence
+from taut.evidence.samples import blur, sample_quality
+from taut.evidence.scale import scale_check
+from taut.model import VAE
+from taut.seeds import derive
+from taut.types import Data, PerDatum
+
+__all__ = ["Effort", "audit"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work an audit is.
+
+    Args:
+        num_samples: K of importance sampling.
+        num_chains: C of annealing.
+        max_temperatures: Largest T of annealing.
+        optimum_steps: Steps toward the best posterior of each datum.
+        simulated: Data that the model makes, to be sandwiched between both directions of annealing.
+        naive: Data on which the prior is tried as proposal.
+        train: Training data that the prior is fitted to and that overfitting and copies are looked for in.
+        samples: Samples compared with real data.
+        minutes: Time for all of it.
+    """
+
+    num_samples: int = 5000
+    num_chains: int = 16
+    max_temperatures: int = 400
+    optimum_steps: int = 200
+    simulated: int = 100
+    naive: int = 100
+    train: int = 10_000
+    samples: int = 1000
+    minutes: float | None = None
+
+
+class _Clock:
+    """Says when a stage is to stop: at a person's word, or when its share of the time and of all before it is over."""
+
+    def __init__(self, minutes: float | None, stop: Callable[[], bool], report: Callable[[str, float], None]) -> None:
+        self.minutes, self.word, self.report = minutes, stop, report
+        self.began, self.share, self.cut = time.monotonic(), 0.0, False
+
+    def stage(self, title: str, share: float) -> bool:
+        """Begins a stage; returns whether it is to be run at all."""
+        over = self.over()
+        self.title, self.share = title, self.share + share
+        self.report(title, 0.0)
+        return not over
+
+    def over(self) -> bool:
+        late = self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes * max(self.share, 1e-3)
+        if self.word() or late:
+            self.cut = True
+        return self.word() or late
+
+    def blocks(self, blocks: Iterable[T], size: Callable[[T], int], total: int) -> list[T]:
+        """Returns the blocks that the time allows, the first one in any case."""
+        done, rows = [], 0
+        for block in blocks:
+            done.append(block)
+            rows += size(block)
+            self.report(self.title, rows / total)
+            if rows < total and self.over():
+                break
+        return done
+
+
+def audit(
+    model: VAE,
+    x: Data,
+    *,
+    train: Data | None = None,
+    groups: Tensor | None = None,
+    baseline: PerDatum | None = None,
+    levels: tuple[float, float] | None = None,
+    effort: Effort | None = None,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[str, float], None] = lambda title, share: None,
+) -> dict[str, Any]:
+    r"""Returns the audit of a model on held-out data as plain values, in nats per datum.
+
+    Args:
+        model: The model.
+        x: Held-out data, (N, \*event).
+        train: Training data, (M, \*event), for what only they can tell; None where they are not at hand.
+        groups: The group of equal rows of each datum, (N,), where there are copies: see ``Estimate.of``.
+        baseline: log p(x) under independent marginals, (N,).
+        levels: Values shown black and white, where the data are images.
+        effort: How much work.
+        seed: The same seed gives the same numbers.
+        stop: Asked between blocks; true ends the audit with what is done.
+        report: Told the stage and how much of it is done.
+    """
+    if not len(x):
+        raise ValueError("an audit needs at least one datum")
+    effort = effort or Effort()
+    clock = _Clock(effort.minutes, stop, report)
+    notes: list[str] = []
+    clock.stage("log p(x) by importance sampling", 0.2)
+    parts = clock.blocks(importance_blocks(model, x, effort.num_samples, seed=seed), lambda e: len(e.ess), len(x))
+    evidence = Evidence.concatenate(parts)
+    n = len(evidence.ess)
+    x, groups = x[:n], None if groups is None else _renumbered(groups[:n])
+    result: dict[str, Any] = {
+        "num_data": n,
+        "evidence": {**evidence.to_dict(groups), "curve": _curve(evidence, groups)},
+        "baseline": None if baseline is None else Estimate.of(baseline[:n], torch.zeros(n), groups).to_dict(),
+        "gain_over_baseline": None
+        if baseline is None
+        else Estimate.of(evidence.log_evidence - baseline[:n], evidence.log_evidence_error, groups).to_dict(),
+    }
+    result["overfitting"] = _overfitting(model, train, evidence, groups, seed) if train is not None else None
+    result["scale"] = scale_check(model, x, seed=seed)
+    annealed: Annealed | None = None
+    result["annealing"], result["sandwich"] = None, None
+    if clock.stage("log p(x) by annealing", 0.3):
+        try:
+            blocks = annealing_blocks(model, x, effort.num_chains, max_temperatures=effort.max_temperatures, seed=seed)
+            annealed = Annealed.concatenate(clock.blocks(blocks, lambda a: len(a.ess), n))
+            result["annealing"] = annealed.to_dict()
+            if clock.stage("sandwich on simulated data", 0.1):
+                result["sandwich"] = _sandwich(model, effort, seed)
+        except ValueError as error:
+            notes.append(f"no annealing: {error}")
+    optima: list[Optima] = []
+    result["gaps"] = None
+    if clock.stage("the best posterior of each datum", 0.25):
+        try:
+            fitted = optima_blocks(model, x, steps=effort.optimum_steps, seed=seed)
+            optima = clock.blocks(fitted, lambda o: len(o.own.ess), n)
+            gaps = decompose(evidence, annealed, optima)
+            result["gaps"] = gaps.to_dict(groups if len(gaps.elbo) == n else None)
+        except ValueError as error:
+            notes.append(f"no gaps: {error}")
+    result["log_evidence"] = _log_evidence(evidence, annealed, optima, groups)
+    result["naive"] = None
+    if clock.stage("the prior as proposal", 0.03):
+        result["naive"] = _naive(model, x[: effort.naive], evidence, effort.num_samples, seed)
+    result["latents"], result["calibration"] = None, None
+    if clock.stage("use of the latent space", 0.04) and n > 1:
+        result["latents"] = latents(model, x, train=None if train is None else train[: effort.train], seed=seed)
+        result["calibration"] = calibration(model, seed=seed)
+    result["samples"], result["blur"] = None, None
+    if clock.stage("samples", 0.08) and train is not None and min(n, len(train)) > 9:
+        result["samples"] = sample_quality(model, train[: effort.train], x, num_data=effort.samples, seed=seed)
+        if levels is not None and clock.stage("sharpness", 0.0):
+            result["blur"] = blur(model, x[: effort.samples], low=levels[0], high=levels[1], seed=seed)
+    result["stopped"] = None if not clock.cut else "stopped" if stop() else "time"
+    result["notes"] = notes
+    result["findings"] = doctor.diagnose(result)
+    return result
+
+
+def _curve(evidence: Evidence, groups: Tensor | None) -> list[dict[str, Any]]:
+    values = zip(curve_sizes(evidence.num_samples), evidence.curve.T, evidence.curve_error.T, strict=True)
+    return [{"num_samples": k, **Estimate.of(v, e, groups).to_dict()} for k, v, e in values]
+
+
+def _overfitting(model: VAE, train: Data, evidence: Evidence, groups: Tensor | None, seed: int) -> dict[str, Any]:
+    """Returns how much better the training data are off, by the same bound with the same K on both sides."""
+    k = max(size for size in curve_sizes(evidence.num_samples) if size <= 500)
+    column = curve_sizes(evidence.num_samples).index(k)
+    seen = importance(model, train[: len(evidence.ess)], k, seed=derive(seed, "train"))
+    held, held_error = evidence.curve[:, column], evidence.curve_error[:, column]
+    pairs = {
+        "log_evidence": (Estimate.of(seen.log_evidence, seen.log_evidence_error), Estimate.of(held, held_error, groups)),
+        "elbo": (Estimate.of(seen.elbo, seen.elbo_error), Estimate.of(evidence.elbo, evidence.elbo_error, groups)),
+    }
+    return {
+        "num_data": len(seen.ess),
+        "num_samples": k,
+        **{name: {"train": a.to_dict(), "held_out": b.to_dict(), "difference": _minus(a, b)} for name, (a, b) in pairs.items()},
+    }
+
+
+def _minus(a: Estimate, b: Estimate) -> dict[str, float | None]:
+    """Returns the difference of means over different data, whose errors are independent."""
+
+    def both(p: float | None, q: float | None) -> float | None:
+        return None if p is None or q is None else math.hypot(p, q)
+
+    return Estimate(a.value - b.value, both(a.mc_error, b.mc_error), both(a.test_error, b.test_error)).to_dict()
+
+
+def _sandwich(model: VAE, effort: Effort, seed: int) -> dict[str, Any]:
+    """Returns both directions of annealing, and importance sampling, on data whose exact posterior draws are known."""
+    z, x = simulate(model, effort.simulated, seed=seed)
+    own = derive(seed, "sandwich")
+    both = [
+        Annealed.concatenate(
+            list(annealing_blocks(model, x, effort.num_chains, exact=e, max_temperatures=effort.max_temperatures, seed=own))
+        )
+        for e in (None, z)
+    ]
+    lower, upper = (a.log_evidence for a in both)
+    sampled = importance(model, x, effort.num_samples, seed=own)
+    return {
+        "num_data": len(x),
+        "lower": Estimate.of(lower, both[0].log_evidence_error).to_dict(),
+        "upper": Estimate.of(upper).to_dict(),
+        "width": Estimate.of(upper - lower).to_dict(),
+        "importance": Estimate.of(sampled.log_evidence, sampled.log_evidence_error).to_dict(),
+        "importance_short_by": Estimate.of(upper - sampled.log_evidence).to_dict(),
+    }
+
+
+def _log_evidence(evidence: Evidence, annealed: Annealed | None, optima: list[Optima], groups: Tensor | None) -> dict[str, Any]:
+    """Returns log p(x) of all data by the most reliable estimate that there is, and which that was.
+
+    Where the better estimates exist for the first data alone, their mean difference to importance sampling corrects the rest.
+    """
+    n = len(evidence.ess)
+    own = [(0, evidence.log_evidence, evidence.log_evidence_error, evidence.reliable)]
+    if optima:
+        gaps = decompose(evidence, annealed, optima)
+        value, error, method, reliable = gaps.log_evidence, gaps.log_evidence_error, gaps.method, gaps.reliable
+    elif annealed is not None:
+        m = len(annealed.ess)
+        cut = [(i, v[:m], e[:m], r[:m]) for i, v, e, r in own]
+        value, error, method, reliable = best_evidence(
+            [*cut, (2, annealed.log_evidence, annealed.log_evidence_error, annealed.reliable)]
+        )
+    else:
+        value, error, method, reliable = best_evidence(own)
+    m = len(value)
+    names = ("importance", "importance_from_optimum", "annealing")
+    if m == n:
+        estimate = Estimate.of(value, error, groups)
+    else:
+        correction, rest = Estimate.of(value - evidence.log_evidence[:m], error), Estimate.of(evidence.log_evidence, None, groups)
+        test = (
+            None
+            if correction.test_error is None or rest.test_error is None
+            else math.hypot(correction.test_error, rest.test_error)
+        )
+        estimate = Estimate(rest.value + correction.value, correction.mc_error, test)
+    return {
+        **estimate.to_dict(),
+        "num_data": n,
+        "by": {name: int((method == i).sum()) for i, name in enumerate(names)},
+        "reliable_share": float(reliable.double().mean()),
+        "above_importance": Estimate.of(value - evidence.log_evidence[:m]).to_dict(),
+    }
+
+
+def _naive(model: VAE, x: Data, evidence: Evidence, num_samples: int, seed: int) -> dict[str, Any]:
+    """Returns what the prior as proposal finds, and how many samples it would need: about exp(KL(p(z|x), p(z)))."""
+    n = len(x)
+    naive = importance(model, x, num_samples, seed=seed, proposal=prior_proposal(model))
+    information = evidence.information[:n]
+    return {
+        "num_data": n,
+        "num_samples": num_samples,
+        "log_evidence": Estimate.of(naive.log_evidence, naive.log_evidence_error).to_dict(),
+        "short_by": Estimate.of(evidence.log_evidence[:n] - naive.log_evidence).to_dict(),
+        "ess": {"mean": float(naive.ess.mean()), "median": float(naive.ess.median())},
+        "reliable_share": None if bool(naive.khat.isnan().all()) else float(naive.reliable.double().mean()),
+        "information": Estimate.of(information).to_dict(),
+        "samples_needed_log10": {
+            "median": float(information.median()) / math.log(10),
+            "largest": float(information.max()) / math.log(10),
+        },
+    }
+
+
+def _renumbered(groups: Tensor) -> Tensor:
+    return groups.unique(return_inverse=True)[1]

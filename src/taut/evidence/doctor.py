@@ -1,0 +1,255 @@
+"""The doctor: from an audit to findings, in the order of the nats they are worth, each with its evidence and a command.
+
+A finding needs a number that lies above ``WORTH`` and three standard errors above zero. "Nothing worth changing" is no finding at
+all. What raises the ELBO alone closes a gap below the same log p(x); what raises log p(x) makes a better model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["Finding", "diagnose"]
+
+WORTH = 0.1  # nats
+SURE = 3.0  # standard errors
+RELIABLE = 0.9  # share of the data whose log p(x) must be reliable
+
+
+class Finding(NamedTuple):
+    """Something worth changing.
+
+    Args:
+        name: One word for it.
+        nats: What it is worth, per datum; None where everything rests on it and no number can be said.
+        error: Standard error of that.
+        raises: "ELBO", "log p(x)", "density" (of the data, through its scale alone) or "" (the cost of computing alone).
+        what: What is wrong.
+        evidence: The numbers behind it.
+        action: What to do.
+        command: The command that does it.
+    """
+
+    name: str
+    nats: float | None
+    error: float | None
+    raises: str
+    what: str
+    evidence: str
+    action: str
+    command: str
+
+
+def diagnose(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the findings of an audit as plain values, the most valuable one first.
+
+    Args:
+        audit: What ``audit.audit`` returns; sections that are missing or None are passed over.
+    """
+    rules = (_collapse, _baseline, _scale, _overfitting, _amortization, _approximation, _prior, _noisy, _samples, _dead)
+    findings = [finding for rule in rules for finding in rule(audit)]
+    findings.sort(key=lambda f: -math.inf if f.nats is None else -f.nats)
+    if findings and findings[0].name == "collapse":  # the rest follows from it
+        findings = [f for f in findings if f.name != "dead dimensions"]
+    return [f._asdict() for f in findings]
+
+
+def _collapse(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found = audit.get("latents")
+    if not found or found["active_units"]:
+        return
+    gain = audit.get("gain_over_baseline")
+    beyond = f", and log p(x) is {_show(gain)} above independent marginals" if gain else ""
+    yield Finding(
+        "collapse",
+        None,
+        None,
+        "log p(x)",
+        "the posterior has collapsed onto the prior: z says nothing about x",
+        f"0 of {found['latent_dim']} latent dimensions are active; the rate is {_show(found['rate'])}{beyond}",
+        "let the rate grow before it is charged for: a warm-up, free bits, beta of at most 1, or a weaker decoder",
+        'taut fit DATA --objective "ELBO(warmup=0.2, free_bits=0.1)"',
+    )
+
+
+def _baseline(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    gain = audit.get("gain_over_baseline")
+    if not gain or _counts(gain):
+        return
+    yield Finding(
+        "baseline",
+        None,
+        None,
+        "log p(x)",
+        "the model hardly beats independent marginals: it has found no dependence between the elements",
+        f"log p(x) exceeds that of independent marginals by {_show(gain)}",
+        "check that rows and columns are what you think, give the latent space more dimensions, train longer",
+        "taut check DATA",
+    )
+
+
+def _scale(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found = audit.get("scale")
+    if not found:
+        return
+    floor = found["at_floor"] or 0.0
+    worth = _counts(found["gain"])
+    if not worth and floor == 0:
+        return
+    factor = found["factor"]
+    numbers = (
+        f"held-out residuals are {factor['median']:.3g} scales wide in the median ({factor['smallest']:.3g} to {factor['largest']:.3g}); refitting "
+        f"the scale alone gives {_show(found['gain'])}"
+    )
+    if floor > 0:
+        yield Finding(
+            "scale at its floor",
+            max(found["gain"]["value"], 0.0),
+            found["gain"]["test_error"],
+            "density",
+            "the scale of the Normal likelihood stands at its floor: the floor decides how good the density looks, not the data",
+            f"{floor:.0%} of the scales are within twice the floor; {numbers}",
+            "look for constant or rounded columns (levels have no density), or choose the floor on purpose",
+            "taut fit DATA --likelihood \"Normal(scale='per_feature', min_scale=0.0001)\"",
+        )
+        return
+    yield Finding(
+        "scale",
+        found["gain"]["value"],
+        found["gain"]["test_error"],
+        "density",
+        "the scale of the Normal likelihood does not fit the residuals",
+        numbers,
+        "let the scale be learned, for each feature",
+        "taut fit DATA --likelihood \"Normal(scale='per_feature')\"",
+    )
+
+
+def _overfitting(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found = audit.get("overfitting")
+    if not found or not _counts(found["log_evidence"]["difference"]):
+        return
+    gap = found["log_evidence"]["difference"]
+    yield Finding(
+        "overfitting",
+        gap["value"],
+        gap["test_error"],
+        "log p(x)",
+        "the training data are better off than held-out ones",
+        f"log p(x) differs by {_show(gap)}, the ELBO by {_show(found['elbo']['difference'])} (K = {found['num_samples']} on both sides)",
+        "more data, smaller or regularised networks, a shorter training; dynamic binarization where the data are grey levels",
+        'taut fit DATA --decoder "MLP(hidden=(200,), dropout=0.1)" --set training.weight_decay=0.01',
+    )
+
+
+def _amortization(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found = audit.get("gaps")
+    if not found or not _counts(found["amortization_gap"]):
+        return
+    gap = found["amortization_gap"]
+    yield Finding(
+        "amortization gap",
+        gap["value"],
+        gap["test_error"],
+        "ELBO",
+        "the encoder does not find the best posterior of its own family",
+        f"fitted to each datum on its own, the same family reaches a bound higher by {_show(gap)} (inference gap {_show(found['inference_gap'])})",
+        "train the posterior on with the decoder frozen, or give it a larger encoder",
+        "taut tighten RUN",
+    )
+
+
+def _approximation(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found = audit.get("gaps")
+    if not found or not _counts(found["approximation_gap"]):
+        return
+    gap, full = found["approximation_gap"], found.get("full_covariance_gain")
+    rich = f"; a full covariance closes {_show(full)} of it" if full else ""
+    yield Finding(
+        "approximation gap",
+        gap["value"],
+        gap["test_error"],
+        "ELBO",
+        "the best member of the posterior's family is far from the true posterior",
+        f"even fitted to each datum on its own, its bound lies {_show(gap)} below log p(x){rich}",
+        "a richer family of posteriors" if full else "a family beyond the Gaussian, or an objective with more samples",
+        'taut tighten RUN --posterior "FullCovarianceNormal()"' if full else 'taut fit DATA --objective "DReG(num_samples=8)"',
+    )
+
+
+def _prior(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    gain = (audit.get("latents") or {}).get("prior_gain")
+    if not gain or not _counts(gain):
+        return
+    yield Finding(
+        "prior",
+        gain["value"],
+        gain["test_error"],
+        "log p(x)",
+        "the prior is not where the posteriors are: samples of it fall into holes",
+        f"a Gaussian mixture in the place of the prior raises the held-out ELBO by {_show(gain)}, which is at most the marginal KL",
+        "a prior that is learned",
+        'taut fit DATA --prior "GaussianMixture(components=20)"',
+    )
+
+
+def _noisy(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found = audit.get("latents")
+    if not found or not found["noisy"] or not found["noisy_rate"] or not _counts(found["noisy_rate"]):
+        return
+    rate = found["noisy_rate"]
+    yield Finding(
+        "noisy dimensions",
+        rate["value"],
+        rate["test_error"],
+        "ELBO",
+        "some latent dimensions pay rate and carry no information",
+        f"{len(found['noisy'])} dimensions have a posterior that differs from the prior and is the same for all data: {_show(rate)}",
+        "train longer, or leave them out",
+        "taut tighten RUN",
+    )
+
+
+def _samples(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found, curve = audit.get("log_evidence"), (audit.get("evidence") or {}).get("curve")
+    if not found or found["reliable_share"] >= RELIABLE:
+        return
+    rise = curve[-1]["value"] - curve[-2]["value"] if curve and len(curve) > 1 else 0.0
+    yield Finding(
+        "too few samples",
+        max(rise, 0.0),
+        None,
+        "",
+        "log p(x) itself is not known well: what is reported is a lower bound",
+        f"the estimate is reliable for {found['reliable_share']:.0%} of the data; the bound still rose by {rise:.2f} nats with the last samples",
+        "more samples and temperatures",
+        "taut audit RUN --num-samples 50000 --max-temperatures 4000",
+    )
+
+
+def _dead(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found = audit.get("latents")
+    if not found or not found["dead"] or len(found["dead"]) <= found["latent_dim"] / 2:
+        return
+    yield Finding(
+        "dead dimensions",
+        0.0,
+        None,
+        "",
+        "most latent dimensions are not used; they cost no nats",
+        f"{len(found['dead'])} of {found['latent_dim']} have a rate below 0.01 nat",
+        "nothing, or fewer dimensions for the same numbers",
+        f"taut fit DATA --latent-dim {max(2, found['active_units'] + 2)}",
+    )
+
+
+def _counts(estimate: Mapping[str, float | None]) -> bool:
+    """Returns whether a number is worth mentioning and surely above zero."""
+    value, error = estimate["value"], max(estimate["test_error"] or 0.0, estimate["mc_error"] or 0.0)
+    return value is not None and value > max(WORTH, SURE * error)
+
+
+def _show(estimate: Mapping[str, float | None]) -> str:
+    value, error = estimate["value"], estimate["test_error"]
+    return f"{value:.2f}" + ("" if error is None else f" ± {error:.2f}") + " nats"

@@ -1,0 +1,294 @@
+r"""How the latent space is used: what z knows of x, where the aggregate posterior lies, and whether q is calibrated.
+
+With the aggregate posterior $q(z) = \frac1N \sum_n q(z \mid x_n)$ the mean rate splits (ELBO surgery) into
+
+$$ \frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = \underbrace{I_q(n; z)}_{\le \log N} + \underbrace{\mathrm{KL}(q(z) \,\|\, p(z))}_{\text{marginal KL: holes}} $$
+
+and $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ is the *total correlation*. For the N data themselves the mixture is known exactly. As a number
+about the population they come from, its logarithm is too large where it holds the datum's own component and too small where it is
+left out: hence two numbers for each of the three, which bracket it in expectation. Where the information exceeds log N the first
+only says so.
+
+*What a better prior would buy* does not saturate: for any density r fitted to other data, $\mathbb{E}_q[\log r(z) - \log p(z)]$ is what the held-out
+ELBO would rise by if r were the prior, and a lower bound of the marginal KL.
+
+*Simulation-based calibration*: for z drawn from the prior and x from p(x|z), the rank of z among draws of q(z|x) is uniform in each
+dimension if q is the posterior. A hollow middle says that q is too narrow.
+
+References: hoffman2016, chen2018, poole2019, tomczak2018, talts2018.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
+
+from taut.evidence.annealing import simulate
+from taut.evidence.results import ACTIVE, Estimate
+from taut.model import VAE
+from taut.seeds import derive, stream
+from taut.types import Context, Data, Latent
+
+__all__ = ["calibration", "latents", "prior_gain"]
+
+ROWS = 256  # data encoded, and components of the mixture evaluated, at a time
+DEAD = 0.01  # nats of rate below which a dimension is paid nothing
+COMPONENTS = (1, 5, 20)
+RANKS = 63  # draws that a simulated z is ranked among
+BINS = 8
+
+
+def latents(model: VAE, x: Data, *, train: Data | None = None, context: Context | None = None, seed: int = 0) -> dict[str, Any]:
+    r"""Returns the use of the latent space for N data as plain values, in nats per datum.
+
+    Args:
+        model: The model.
+        x: Data, (N, \*event), at least 2; the cost grows with $N^2$.
+        train: Data that a better prior is fitted to; without them half of x is, and the other half measured.
+        context: What the model is conditioned on, (N, C).
+        seed: The same seed gives the same numbers.
+
+    Returns:
+        ``rate``, ``information``, ``marginal_kl`` and ``total_correlation``, the last three with ``own`` and ``left_out`` (see above; None
+        where the posterior's marginals are not known), ``dimensions`` (``rate`` and ``mean_variance`` of each), ``active_units``,
+        ``dead`` and ``noisy`` dimensions, ``noisy_rate``, ``prior_gain`` (see that function), and ``warnings``.
+    """
+    if len(x) < 2:
+        raise ValueError("the use of the latent space shows over several data: give at least 2")
+    z, means, rates, log_q, log_prior = _encode(model, x, context, seed)
+    n = len(x)
+    joint, joint_left, marginal, marginal_left = _mixture(model, x, context, z)
+    information = {"own": log_q - joint, "left_out": log_q - joint_left}
+    rate = log_q - log_prior
+    variance = means.var(0, correction=0)
+    inactive = variance <= ACTIVE
+    mean_rate = None if rates is None else rates.mean(0)
+    empty = inactive if mean_rate is None else inactive & (mean_rate < DEAD)
+    noisy = inactive & ~empty
+    result: dict[str, Any] = {
+        "num_data": n,
+        "rate": Estimate.of(rate).to_dict(),
+        "information": {k: Estimate.of(v).to_dict() for k, v in information.items()},
+        "information_limit": math.log(n),
+        "marginal_kl": {k: Estimate.of(rate - v).to_dict() for k, v in information.items()},
+        "total_correlation": None,
+        "dimensions": {
+            "rate": None if mean_rate is None else mean_rate.tolist(),
+            "mean_variance": variance.tolist(),
+        },
+        "active_units": int((~inactive).sum()),
+        "latent_dim": z.shape[1],
+        "dead": empty.nonzero()[:, 0].tolist(),
+        "noisy": noisy.nonzero()[:, 0].tolist(),
+        "prior_gain": None,
+        "noisy_rate": Estimate.of(rates[:, noisy].sum(1)).to_dict() if rates is not None else None,
+        "warnings": [],
+    }
+    if marginal is not None and marginal_left is not None:
+        result["total_correlation"] = {
+            "own": Estimate.of(joint - marginal.sum(1)).to_dict(),
+            "left_out": Estimate.of(joint_left - marginal_left.sum(1)).to_dict(),
+        }
+    if context is None:
+        half = len(x) // 2
+        gain = prior_gain(model, x[:half], x[half:], seed=seed) if train is None else prior_gain(model, train, x, seed=seed)
+        result["prior_gain"] = None if gain is None else gain.to_dict()
+    if float(information["own"].mean()) > math.log(n) - 1:
+        result["warnings"].append(
+            f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds about that or more: the information is "
+            "at least, the marginal KL at most the first number of its pair, and the second ones are loose"
+        )
+    return result
+
+
+def prior_gain(model: VAE, train: Data, x: Data, *, seed: int = 0) -> Estimate | None:
+    r"""Returns what the ELBO of x would rise by if a Gaussian mixture, fitted to z of the training data, were the prior.
+
+    Args:
+        model: The model.
+        train: Data to fit to, (M, \*event); the number of components is chosen on a quarter of them.
+        x: Data to measure on, (N, \*event).
+        seed: The same seed gives the same numbers.
+
+    Returns:
+        None where z is not a vector of reals, or where M is too small (below 40) to fit anything.
+    """
+    import numpy as np
+    from sklearn.mixture import GaussianMixture
+
+    prior = model.prior()
+    if not _real(prior.support) or len(train) < 40:
+        return None
+    z_train, _, rates, _, _ = _encode(model, train, None, derive(seed, "prior gain"))
+    z, _, _, _, log_prior = _encode(model, x, None, seed)
+    factorised = isinstance(prior, Independent) and rates is not None
+    used = rates.mean(0) > DEAD if factorised and rates is not None else torch.ones(z.shape[1], dtype=torch.bool)
+    if not bool(used.any()):
+        return Estimate.of(torch.zeros(len(x)), torch.zeros(len(x)))
+    # A factorised prior stays as it is in the dimensions that carry nothing.
+    rest = prior.base_dist.log_prob(z.to(next(iter(model.parameters())))).double().cpu()[:, ~used].sum(1) if factorised else 0.0
+    fit, choose = np.split(z_train[:, used].numpy(), [len(z_train) * 3 // 4])
+    size = min(len(COMPONENTS), 1 + int(len(fit) >= 20 * z.shape[1]) + int(len(fit) >= 80 * z.shape[1]))
+    random = derive(seed, "mixture") % 2**32
+    mixtures = [GaussianMixture(c, reg_covar=1e-4, random_state=random).fit(fit) for c in COMPONENTS[:size]]
+    best = max(mixtures, key=lambda m: float(m.score(choose)))
+    gain = torch.from_numpy(best.score_samples(z[:, used].numpy())) + rest - log_prior
+    return Estimate.of(gain)
+
+
+def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str, Any]:
+    """Returns the simulation-based calibration of q on data that the model makes, as plain values.
+
+    Args:
+        model: The model.
+        num_data: Simulated data.
+        seed: The same seed gives the same numbers.
+
+    Returns:
+        ``histogram`` (counts of the ranks in 8 bins, of the active dimensions together), ``p_value`` (smallest over the dimensions, by a chi-square
+        test, times their number), ``coverage_90`` (how often the central 90 % of q hold z), ``spread`` (root mean square of (z - mean) / scale of q;
+        None where q has none) and ``verdict``.
+    """
+    z, x = simulate(model, num_data, seed=derive(seed, "calibration"))
+    device = z.device
+    ranks, scores, means = [], [], []
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), stream(seed, "ranks"):
+        for true, block in zip(z.split(ROWS), x.split(ROWS), strict=True):
+            q = model.encode(block)
+            draws = q.sample(torch.Size((RANKS,)))
+            ties = (draws == true).sum(0)
+            ranks.append((draws < true).sum(0) + (torch.rand(ties.shape, device=device) * (ties + 1)).floor())
+            means.append(_mean(q, draws))
+            if not isinstance(q, Independent | MultivariateNormal) or bool((q.stddev == 0).any()):
+                continue
+            scores.append((true - q.mean) / q.stddev)
+    model.train(was_training)
+    rank = torch.cat(ranks).cpu()
+    active = torch.cat(means).double().var(0, correction=0).cpu() > ACTIVE
+    active = active if bool(active.any()) else torch.ones_like(active)
+    bins = (rank[:, active] * BINS / (RANKS + 1)).long().clamp_max(BINS - 1)
+    counts = torch.stack([(bins == b).sum(0) for b in range(BINS)]).double()  # (bins, D)
+    expected = num_data / BINS
+    chi = ((counts - expected).square() / expected).sum(0)
+    p = torch.special.gammaincc(torch.full_like(chi, (BINS - 1) / 2), chi / 2)
+    inside = ((rank >= (RANKS + 1) * 0.05) & (rank < (RANKS + 1) * 0.95))[:, active].double().mean(1)
+    # (RANKS + 1) * 0.05 = 3.2: ranks 4 to 60 of 64 are inside, a share that is not quite 0.9
+    share = 57 / 64
+    coverage = Estimate.of(inside - share + 0.9)
+    spread = float(torch.cat(scores).double()[:, active.to(device)].square().mean().sqrt()) if scores else None
+    p_value = min(1.0, float(p.min()) * int(active.sum()))
+    return {
+        "num_data": num_data,
+        "histogram": counts.sum(1).long().tolist(),
+        "p_value": p_value,
+        "coverage_90": coverage.to_dict(),
+        "spread": spread,
+        "verdict": _verdict(p_value, counts.sum(1), coverage),
+    }
+
+
+def _verdict(p_value: float, counts: Tensor, coverage: Estimate) -> str:
+    if p_value > 1e-3:
+        return "calibrated, as far as these simulations can tell"
+    off = coverage.value - 0.9
+    if coverage.test_error is not None and off < -4 * coverage.test_error:
+        return "q is too narrow: it is surer of z than it may be"
+    if coverage.test_error is not None and off > 4 * coverage.test_error:
+        return "q is too wide: z lies nearer to its mean than it says"
+    return "q is off-centre in some dimension"
+
+
+def _encode(model: VAE, x: Data, context: Context | None, seed: int) -> tuple[Latent, Tensor, Tensor | None, Tensor, Tensor]:
+    """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log q(z|x) and log p(z), in float64."""
+    device = next((p.device for p in model.parameters()), x.device)
+    was_training = model.training
+    model.eval()
+    parts: list[list[Tensor]] = []
+    with torch.no_grad():
+        for number, first in enumerate(range(0, len(x), ROWS)):
+            c = None if context is None else context[first : first + ROWS].to(device)
+            block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
+            with stream(seed, "latents", number):
+                draw = model.draw(block, context=c, reparameterize=False)
+            rate = _rates(draw.posterior, draw.prior)
+            terms = [draw.z[0], _mean(draw.posterior, draw.z), draw.log_posterior[0], draw.log_prior[0]]
+            parts.append([t.double().cpu() for t in (*terms, *([] if rate is None else [rate]))])
+    model.train(was_training)
+    z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
+    return z, means, rates[0] if rates else None, log_q, log_prior
+
+
+def _mixture(model: VAE, x: Data, context: Context | None, z: Latent) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Returns log q(z_n) of the aggregate posterior with and without component n, (N,), and of its marginals, (N, D)."""
+    device = next((p.device for p in model.parameters()), x.device)
+    n, (s, d) = len(x), z.shape
+    joint = torch.full((2, s), -math.inf, dtype=torch.float64)
+    marginal: Tensor | None = torch.full((2, s, d), -math.inf, dtype=torch.float64)
+    points = z.to(device=device, dtype=torch.get_default_dtype())
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for first in range(0, n, ROWS):
+            c = None if context is None else context[first : first + ROWS].to(device)
+            q = model.encode(x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype()), c)
+            components = _marginals(q)
+            marginal = marginal if components is not None else None
+            own = torch.arange(first, min(first + ROWS, n))
+            for low in range(0, s, ROWS):
+                here = slice(low, low + ROWS)
+                mine = torch.arange(low, min(low + ROWS, s))[:, None] == own  # (S, B)
+                log_prob = q.log_prob(points[here, None]).double().cpu()
+                _add(joint[:, here], log_prob, mine)
+                if components is not None and marginal is not None:
+                    by_dimension = components.log_prob(points[here, None]).double().cpu()
+                    _add(marginal[:, here], by_dimension, mine[..., None])
+    model.train(was_training)
+    sizes = torch.tensor([n, n - 1], dtype=torch.float64).log()
+    joint = joint - sizes[:, None]
+    if marginal is None:
+        return joint[0], joint[1], None, None
+    marginal = marginal - sizes[:, None, None]
+    return joint[0], joint[1], marginal[0], marginal[1]
+
+
+def _add(total: Tensor, log_prob: Tensor, mine: Tensor) -> None:
+    """Adds components (S, B, ...) to the running logarithms of their sums, (2, S, ...): with all of them, and without one's own."""
+    total[0] = torch.logaddexp(total[0], log_prob.logsumexp(1))
+    total[1] = torch.logaddexp(total[1], log_prob.masked_fill(mine, -math.inf).logsumexp(1))
+
+
+def _marginals(q: Distribution) -> Distribution | None:
+    """Returns the marginals of q, batch shape (B, D), where they are known."""
+    if isinstance(q, Independent) and q.reinterpreted_batch_ndims == 1:
+        return q.base_dist
+    return Normal(q.mean, q.stddev, validate_args=False) if isinstance(q, MultivariateNormal) else None
+
+
+def _rates(q: Distribution, prior: Distribution) -> Tensor | None:
+    """Returns KL(q(z_j|x), p(z_j)), (B, D), where it has a closed form."""
+    marginals, base = _marginals(q), prior.base_dist if isinstance(prior, Independent) else None
+    if marginals is None or base is None:
+        return None
+    try:
+        return kl_divergence(marginals, base)
+    except NotImplementedError:
+        return None
+
+
+def _mean(q: Distribution, draws: Latent) -> Tensor:
+    try:
+        return q.mean
+    except NotImplementedError:
+        return draws.mean(0)
+
+
+def _real(support: constraints.Constraint | None) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
