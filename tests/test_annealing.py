@@ -108,7 +108,10 @@ def test_transitions_leave_their_density_invariant(beta: float) -> None:
     problem, chains = taut.LinearGaussian(dim_x=3, dim_z=2, scale=0.8), 6000
     model = problem.model(Off(problem))
     z, x = simulate(model, chains, seed=2)
-    step, scale = torch.full((chains,), 0.7 if beta < 1 else 1.1), (problem.posterior(x[:1]).stddev * torch.tensor([0.8, 1.1])).expand(chains, 2)
+    step, scale = (
+        torch.full((chains,), 0.7 if beta < 1 else 1.1),
+        (problem.posterior(x[:1]).stddev * torch.tensor([0.8, 1.1])).expand(chains, 2),
+    )
     if beta < 1:  # f is proportional to q^(1 - beta) p(z|x)^beta, a product of Gaussians
         q, p = model.encode(x), problem.posterior(x)
         precision = (1 - beta) * q.precision_matrix + beta * p.precision_matrix

@@ -27,6 +27,11 @@ STATISTICS = ("classifier", "precision", "recall", "density", "coverage", "neare
 IMAGES = ("data", "mean", "draw", "mean_at_optimum", "mean_from_prior", "draw_from_prior")
 
 
+@pytest.fixture(autouse=True)
+def _fewer_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "TREES", 40)  # less power, the same expectations: the tests are quicker
+
+
 def assert_close_to(found: dict[str, Any], expected: float, comparisons: int) -> None:
     """Asserts that an estimate is as expected, by its own error."""
     assert found["test_error"] > 0
@@ -96,6 +101,12 @@ def test_balls_by_hand(second: float, k: int, expected: tuple[float, ...]) -> No
     assert tuple(e.value for e in _balls(drawn, data, k).values()) == pytest.approx(expected, abs=1e-12)
 
 
+def test_equal_patterns_lie_in_each_others_balls() -> None:
+    """Of three bits each pattern is there many times: all radii are zero, and a ball of radius zero holds its copies."""
+    a, b = torch.randint(0, 2, (2, 200, 3)).double()
+    assert [_balls(a, b, 5)[name].value for name in ("precision", "recall", "coverage")] == [1, 1, 1]
+
+
 def test_density_and_coverage_of_one_distribution() -> None:
     """In expectation 1 and 1 - prod (N - i) / (2 N - i), whatever the distribution."""
     n, k = 30, 5
@@ -126,8 +137,8 @@ def test_jackknife_by_hand_and_by_repetition() -> None:
 
 
 def test_nearest_by_hand_and_exactly_zero_for_copies() -> None:
-    train = 1e6 + torch.randn(60, 4)
-    points = torch.cat([train[7:9], 1e6 + torch.randn(300, 4)])
+    train = 1e8 + torch.randn(60, 4)
+    points = torch.cat([train[7:9], 1e8 + torch.randn(300, 4)])
     expected = torch.tensor([min(math.dist(p, t) for t in train.tolist()) for p in points.tolist()])
     found = _nearest(points, train)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
@@ -159,6 +170,17 @@ def test_an_exact_model_is_not_told_apart() -> None:
         a, b = found[name]["samples"], found[name]["reference"]
         assert abs(a["value"] - b["value"]) < limit(2) * math.hypot(a["test_error"], b["test_error"])
     assert found["copies"]["samples"]["value"] == found["copies"]["held_out"]["value"] == 0
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_order_of_the_data_does_not_matter(which: int) -> None:
+    """Fewer than there are are compared: chosen at random, and not the first ones of a sorted set."""
+    problem = taut.LinearGaussian(dim_x=4)
+    data = [problem.sample(600), problem.sample(600)]
+    data[which] = data[which][data[which][:, 0].argsort()]
+    found = sample_quality(problem.model(), *data, num_data=100)
+    for name in ("samples", "reference"):
+        assert_close_to(found["classifier"][name], 0.5, comparisons=2)
 
 
 def test_a_wrong_model_is() -> None:
@@ -420,12 +442,54 @@ def test_the_split_adds_up() -> None:
     assert split["loss"] == pytest.approx(energy["data"] - energy["mean"], rel=1e-10)
 
 
+class Linearly(taut.Posterior):
+    """Creates a posterior around a linear function of the image, with z in some unit."""
+
+    def __init__(self, weight: Tensor, unit: float) -> None:
+        super().__init__()
+        self.weight, self.unit = weight, unit
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+        return Independent(Normal(x.flatten(1) @ self.weight / self.unit, 0.2 / self.unit), 1)
+
+
+def test_the_unit_of_z_does_not_matter() -> None:
+    """W a thousand times as large, means and scales of q so much smaller: the same way to z*, after any number of steps."""
+    problem, model = linear_images()
+    x, weight = problem.sample(6).unflatten(1, (4, 5)), 0.1 * torch.randn(20, 3)
+    found = []
+    for unit in (1.0, 1024.0):
+        with torch.no_grad():
+            problem.likelihood.weight.mul_(unit)
+        model = taut.VAE(model.prior, model.likelihood, Linearly(weight, unit))
+        found.append(blur(model, x, low=0.0, high=1.0, steps=20))
+    for name in ("value", "test_error"):
+        a, b = (f["high_frequency_energy"]["mean_at_optimum"][name] for f in found)
+        assert a == pytest.approx(b, rel=1e-10)
+        assert found[0]["optimum"]["rise"][name] == pytest.approx(found[1]["optimum"]["rise"][name], rel=1e-10)
+
+
 def test_too_few_steps_are_told() -> None:
     problem, model = linear_images(shift=30.0)
     x = problem.sample(20).unflatten(1, (4, 5))
     (warning,) = blur(model, x, low=0.0, high=1.0, steps=20)["warnings"]
     assert "z* was not reached" in warning
     assert blur(model, x, low=0.0, high=1.0, steps=1000)["warnings"] == []
+
+
+def test_a_rise_without_sharpness_is_told_too_and_so_is_sharpness_without_a_rise() -> None:
+    problem, model = linear_images(shift=30.0)
+    x = problem.sample(20).unflatten(1, (4, 5))
+    with torch.no_grad():
+        problem.likelihood.weight[:] = problem.likelihood.weight[:1]  # images of one grey
+    found = blur(model, x, low=0.0, high=1.0, steps=20)
+    assert abs(found["optimum"]["late_energy"]["value"]) < 1e-12
+    assert any("z* was not reached" in w for w in found["warnings"])
+    problem, model = linear_images(shift=5.0)
+    problem.likelihood.scale = 1000.0
+    found = blur(model, torch.randn(20, 4, 5), low=0.0, high=1.0, steps=20)
+    assert found["optimum"]["late_rise"]["value"] < 0.01
+    assert any("z* was not reached" in w for w in found["warnings"])
 
 
 @pytest.mark.parametrize("row", range(len(make_likelihoods())))

@@ -69,7 +69,7 @@ def _mean(distribution: Distribution) -> Tensor:
 
 
 def _by_blocks(model: Model, rows: Tensor, function: Callable[[Tensor], Tensor], seed: int, name: str) -> Tensor:
-    device = next(iter(model.parameters())).device
+    device = next((p.device for p in model.parameters()), rows.device)
     was_training = model.training
     model.eval()
     blocks = []

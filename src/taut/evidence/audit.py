@@ -95,7 +95,7 @@ def audit(
     model: VAE,
     x: Data,
     *,
-    train: Data | None = None,
+    train: Tensor | None = None,
     groups: Tensor | None = None,
     baseline: PerDatum | None = None,
     levels: tuple[float, float] | None = None,
@@ -183,7 +183,7 @@ def _curve(evidence: Evidence, groups: Tensor | None) -> list[dict[str, Any]]:
     return [{"num_samples": k, **Estimate.of(v, e, groups).to_dict()} for k, v, e in values]
 
 
-def _overfitting(model: VAE, train: Data, evidence: Evidence, groups: Tensor | None, seed: int) -> dict[str, Any]:
+def _overfitting(model: VAE, train: Tensor, evidence: Evidence, groups: Tensor | None, seed: int) -> dict[str, Any]:
     """Returns how much better the training data are off, by the same bound with the same K on both sides."""
     k = max(size for size in curve_sizes(evidence.num_samples) if size <= 500)
     column = curve_sizes(evidence.num_samples).index(k)

@@ -22,7 +22,7 @@ class Finding(NamedTuple):
 
     Args:
         name: One word for it.
-        nats: What it is worth, per datum; None where everything rests on it and no number can be said.
+        nats: What it is worth, per datum; None where no number can be said.
         error: Standard error of that.
         raises: "ELBO", "log p(x)", "density" (of the data, through its scale alone) or "" (the cost of computing alone).
         what: What is wrong.
@@ -49,8 +49,10 @@ def diagnose(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     rules = (_collapse, _baseline, _scale, _overfitting, _amortization, _approximation, _prior, _noisy, _samples, _dead)
     findings = [finding for rule in rules for finding in rule(audit)]
-    findings.sort(key=lambda f: -math.inf if f.nats is None else -f.nats)
-    if findings and findings[0].name == "collapse":  # the rest follows from it
+    # Without a number of its own: everything follows from a collapse; a model no better than the baseline follows from the others.
+    unnumbered = {"collapse": -math.inf, "baseline": math.inf}
+    findings.sort(key=lambda f: unnumbered.get(f.name, 0.0) if f.nats is None else -f.nats)
+    if findings and findings[0].name == "collapse":
         findings = [f for f in findings if f.name != "dead dimensions"]
     return [f._asdict() for f in findings]
 

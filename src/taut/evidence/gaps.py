@@ -265,7 +265,9 @@ def _family(q: Distribution) -> _Family:
     scale, kind = cast(Tensor, base.stddev), type(base)
     limits = [base.arg_constraints[n] for n in names]
     limits = [c if isinstance(c, constraints.Constraint) else constraints.real for c in limits]
-    parameters: list[Tensor] = [transform_to(c).inv(getattr(base, n)).detach().clone() for n, c in zip(names, limits, strict=True)]
+    parameters: list[Tensor] = [
+        transform_to(c).inv(getattr(base, n)).detach().clone() for n, c in zip(names, limits, strict=True)
+    ]
     units = [scale if n == "loc" else torch.ones_like(p) for n, p in zip(names, parameters, strict=True)]
     if "scale_tril" in names:  # a row of the factor below its diagonal has the unit of its dimension; the diagonal is a logarithm
         rows = scale[..., None].expand_as(parameters[1])

@@ -25,6 +25,7 @@ from taut.types import PerDatum
 
 __all__ = ["pareto_k", "tail_length", "tail_surplus", "threshold"]
 
+WORST = 0.7  # shape beyond which the tail is taken to be no heavier
 BEYOND = 1000  # times as many samples, up to whose largest weight the tail is believed
 
 
@@ -82,6 +83,7 @@ def tail_surplus(largest: Tensor) -> PerDatum:
     fits = ordered[0].isfinite() & (x[:, -1] > 0)
     k, scale = _fit(torch.where(fits[:, None], x, torch.ones_like(x)))
     k = torch.where(k.abs() < 1e-4, 1e-4, k)  # the formulas divide by it, and are smooth there
+    k = k.clamp_max(WORST)  # no error can be believed beyond: k-hat warns, and a number of millions of nats would help nobody
     # The quantile at probability 1 - v is a + b v^-k; its square is integrated over v from epsilon to 1.
     a, b, log_epsilon = 1 - scale / k, scale / k, -math.log(BEYOND * m)
 

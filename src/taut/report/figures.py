@@ -56,23 +56,24 @@ def emblem(audit: Mapping[str, Any]) -> str:
     elbo = found.get("elbo") or evidence.get("elbo") or {}
     ends = [(name, e) for name, e in (("log p(x)", ceiling), ("ELBO", elbo)) if e.get("value") is not None]
     parts = _parts(found, evidence, ceiling)
-    seen = (
-        [e["value"] for _, e in ends] + ([before["value"]] if before else []) + ([max(v for _, v in history)] if history else [])
-    )
+    values = [value for _, value in history]
+    seen = [e["value"] for _, e in ends] + [y for part in parts for y in part[:2]]
+    seen += ([max(values)] if values else []) + ([before["value"]] if before else [])
     if not seen:
         return ""
     low, high, band = min(seen), max(seen), error_of(ceiling) or 0.0
     span = max(high - low, band, 1e-6)
+    # The first epochs may lie far below: they are outside the picture, so that what is left can be seen.
+    bottom = max(low - 0.7 * span, min([low, *values]) - 0.2 * span)
     with _style():
         figure, width = _figure(330), 0.45 if history else 0.0
         right = figure.add_axes((0.13 + width, 0.14, 0.87 - width, 0.84))
-        # The first epochs may lie far below: they are outside the picture, so that what is left can be seen.
-        right.set(xlim=(0, 0.87 - width), ylim=(low - 0.7 * span, high + max(0.2 * span, 1.3 * band)))
+        right.set(xlim=(0, 0.87 - width), ylim=(bottom, high + max(0.2 * span, 1.3 * band)))
         right.axis("off")
         if history:
             left = figure.add_axes((0.13, 0.14, width, 0.84), sharey=right)
-            epochs, values = zip(*history, strict=True)
-            left.plot(epochs, values, "-" if len(epochs) > 1 else "o", color="black", linewidth=2, gid="history")
+            epochs, several = [epoch for epoch, _ in history], len(history) > 1
+            left.plot(epochs, values, "-" if several else "o", color="black", linewidth=2, clip_on=several, gid="history")
             left.set(xlabel="epochs", ylabel="held-out bound, nats per datum", xlim=(0, max(epochs)))
             if ends and ends[0][1] is ceiling:
                 _ceiling(left, ceiling)
@@ -101,7 +102,8 @@ def bounds(audit: Mapping[str, Any]) -> str:
         axes = figure.add_axes((0.13, 0.16, 0.85, 0.82))
         x, y, errors = ([c[name] or 0.0 for c in curve] for name in ("num_samples", "value", "mc_error"))
         label = "importance sampling with K samples"
-        axes.errorbar(x, y, errors, color=BLUE, marker="o", markersize=5, linewidth=1.5, label=label, gid="curve")
+        line, *_ = axes.errorbar(x, y, errors, color=BLUE, marker="o", markersize=5, linewidth=1.5, label=label)
+        line.set_gid("curve")
         for level, label, colour, line in (
             (best, "log p(x), by the best method for each datum", "black", "-"),
             (annealed, "log p(x), by annealing", ORANGE, "--"),
@@ -130,14 +132,14 @@ def gaps(found: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     height = 50 + 48 * len(rows)
-    middle = found["elbo"]["value"] + found["log_evidence"]["value"]
+    ends = [found[name]["value"] for row in rows for name in row[2:4]]
     with _style():
         figure = _figure(height)
         axes = figure.add_axes((0.04, 42 / height, 0.92, 1 - 44 / height))
         for i, (label, name, start, end, colour, hatch) in enumerate(rows):
             first, last = found[start]["value"], found[end]["value"]
             axes.barh(i, last - first, 0.4, first, color=colour, hatch=hatch, edgecolor="black", linewidth=0.8, gid=name)
-            side, place = ("left", min(first, last)) if first + last <= middle else ("right", max(first, last))
+            side, place = ("left", min(first, last)) if first + last <= min(ends) + max(ends) else ("right", max(first, last))
             axes.text(place, i - 0.27, f"{label}, {plus_minus(found[name])}", va="bottom", ha=side)
         axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="nats per datum")
         axes.spines["left"].set_visible(False)
@@ -213,7 +215,8 @@ def variance(found: Mapping[str, Any]) -> str:
             points = [(y, n["value"], n["mc_error"] or 0.0) for y, n in known if n["value"]]  # zero is nowhere on this axis
             if points:
                 y, x, errors = zip(*points, strict=True)
-                axes.errorbar(x, y, None, errors, mark, color=colour, markerfacecolor=face, label=part, gid=part)
+                line, *_ = axes.errorbar(x, y, None, errors, mark, color=colour, markerfacecolor=face, label=part)
+                line.set_gid(part)
             drawn = drawn or bool(points)
         if not drawn:
             return ""
@@ -258,8 +261,9 @@ def _parts(found: Mapping[str, Any], evidence: Mapping[str, Any], ceiling: Mappi
 def _stack(axes: Axes, parts: Sequence[_Part], ends: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Draws the parts on top of each other; their names and those of the two ends stand beside them, and never on each other."""
     labels = [(e["value"], f"{name}\n{plus_minus(e)}") for name, e in ends]
-    for part, colour, hatch in zip(parts, (ORANGE, BLUE), ("///", ""), strict=False):
+    for part in parts:
         height, name = part.end - part.start, part.name.replace(" ", "_")
+        colour, hatch = {"amortization gap": (ORANGE, "///"), "approximation gap": (BLUE, "")}.get(part.name, ("none", ""))
         axes.bar(
             BAR, height, THICK, part.start, align="edge", color=colour, hatch=hatch, edgecolor="black", linewidth=0.8, gid=name
         )

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taut.references import cite
 from taut.report import figures, text
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 __all__ = ["render"]
 
@@ -55,14 +59,9 @@ def render(
         gradients: What ``taut.evidence.gradients.gradients`` returns, or ``gradients.json``.
         pictures: PNG files by their name: ``samples.png`` and ``reconstructions.png``.
     """
-    from jinja2 import Environment, StrictUndefined
-
     audit, gradients, pictures = text.plain(audit), text.plain(gradients), pictures or {}
     found = dict.fromkeys(SECTIONS) | dict(audit)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {name: getattr(text, name) for name in ("number", "plus_minus", "share", "error_of")}
-    template = environment.from_string(resources.files("taut.report").joinpath("template.html.j2").read_text("utf-8"))
-    return template.render(
+    return _template().render(
         **found,
         gradients=gradients,
         figures={name: figures.inline(svg) for name, svg in _figures(audit, gradients).items()},
@@ -72,6 +71,15 @@ def render(
         references=_references({**found, "gradients": gradients}),
         warnings=[line for name in WARNING for line in (found[name] or {}).get("warnings", [])],
     )
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {name: getattr(text, name) for name in ("number", "plus_minus", "share", "error_of")}
+    return environment.from_string(resources.files("taut.report").joinpath("template.html.j2").read_text("utf-8"))
 
 
 def _figures(audit: Mapping[str, Any], gradients: Mapping[str, Any] | None) -> dict[str, str]:

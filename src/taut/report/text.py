@@ -14,7 +14,8 @@ from typing import Any
 __all__ = ["decimals", "error_of", "number", "plain", "plus_minus", "share"]
 
 ABSENT = "not measured"
-DECIMALS, LARGE = 6, 1e9  # beyond them, a power of ten
+DECIMALS = 6  # at most
+SMALL, LARGE = 1e-4, 1e9  # beyond them, a power of ten
 SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -34,10 +35,10 @@ def number(value: float | None, error: float | None = None) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
     places = decimals(error) if error else decimals(value) + 1 if value else 0
-    if places > DECIMALS or abs(value) >= LARGE:
+    if abs(value) >= LARGE or (places > DECIMALS and 0 < abs(value) < SMALL):
         mantissa, exponent = f"{value:.{1 if error == value else 2}e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
-    text = f"{value:,.{max(places, 0)}f}".replace("-", "−")
+    text = f"{value:,.{min(max(places, 0), DECIMALS)}f}".replace("-", "−")
     return text.removeprefix("−") if not text.strip("−0.,") else text  # what rounds to zero has no sign
 
 

@@ -1,0 +1,290 @@
+"""The audit on models with a planted fault, each of which the doctor must name first, and on healthy ones, which have none."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+
+import pytest
+import torch
+from test_gaps import MeanField
+from torch import nn
+
+import taut
+from taut import posteriors
+from taut.evidence.audit import Effort, audit
+from taut.evidence.doctor import diagnose
+
+QUICK = Effort(
+    num_samples=500, num_chains=8, max_temperatures=50, optimum_steps=150, simulated=20, naive=20, train=2000, samples=300
+)
+
+
+def linear(weight: torch.Tensor, scale: float = 0.5) -> taut.LinearGaussian:
+    problem = taut.LinearGaussian(*weight.shape, scale)
+    with torch.no_grad():
+        problem.likelihood.weight.copy_(weight)
+        problem.likelihood.bias.zero_()
+    return problem
+
+
+ORTHOGONAL = torch.tensor([[1.0, 1, 1, 1, 0, 0], [1, -1, 1, -1, 0, 0]]).T
+CORRELATED = torch.tensor([[1.0, 1, 1, 1, 1, 1], [1.0, 1, 1, 1, 1, 0.7]]).T
+
+
+def healthy() -> dict:
+    problem = linear(ORTHOGONAL)
+    return check(problem.model(), problem.sample(400), problem.sample(2000))
+
+
+def check(model: taut.VAE, x: torch.Tensor, train: torch.Tensor | None) -> dict:
+    baseline = None
+    if train is not None:
+        baseline = torch.distributions.Normal(train.mean(0), train.std(0)).log_prob(x).sum(1)
+    return audit(model, x, train=train, baseline=baseline, effort=QUICK)
+
+
+def small_encoder() -> dict:
+    problem = linear(ORTHOGONAL)  # the family holds the exact posterior, and every mean is off by 1.5 of its scales
+    return check(problem.model(MeanField(problem, 1.5)), problem.sample(300), problem.sample(2000))
+
+
+def poor_family() -> dict:
+    problem = linear(CORRELATED)
+    return check(problem.model(MeanField(problem)), problem.sample(300), problem.sample(2000))
+
+
+def simple_prior() -> dict:
+    problem = linear(torch.ones(6, 1), 0.3)
+
+    def clusters(n: int) -> torch.Tensor:  # z is at -1 or 1, not normal, with the prior's mean and variance
+        z = 2.0 * torch.randint(2, (n, 1)) - 1 + 0.1 * torch.randn(n, 1)
+        return z @ torch.ones(1, 6) + 0.3 * torch.randn(n, 6)
+
+    return check(problem.model(), clusters(600), clusters(2000))
+
+
+def overfitted() -> dict:
+    problem = linear(ORTHOGONAL, 1.0)
+    train, x = problem.sample(15), problem.sample(400)
+    best = taut.probabilistic_pca(train, 3)  # nine directions and a scale, fitted to fifteen rows
+    fitted = linear(best.weight, best.scale)
+    with torch.no_grad():
+        fitted.likelihood.bias.copy_(best.loc)
+    return check(fitted.model(), x, train)
+
+
+def collapsed() -> dict:
+    problem = linear(torch.zeros(6, 2))
+    return check(problem.model(), problem.sample(400), problem.sample(2000))
+
+
+def floored() -> dict:
+    problem = linear(ORTHOGONAL, 0.1)
+    train, x = problem.sample(1000), problem.sample(400)
+    settings = {"latent_dim": 2, "max_epochs": 60, "encoder": "Linear()", "decoder": "Linear()", "learning_rate": 0.03}
+    run = taut.fit(train, **settings, likelihood="Normal(min_scale=0.5)")
+    return check(run.model, x, train)
+
+
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [
+        (small_encoder, "amortization gap"),
+        (poor_family, "approximation gap"),
+        (simple_prior, "prior"),
+        (overfitted, "overfitting"),
+        (collapsed, "collapse"),
+        (floored, "scale at its floor"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_planted_fault_is_the_first_finding(make, first: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = make()["findings"]
+    assert [f["name"] for f in found][:1] == [first], found
+    worth = [f["nats"] for f in found if f["nats"] is not None]
+    assert worth == sorted(worth, reverse=True)
+    assert min(worth, default=0.0) >= 0
+
+
+def test_a_healthy_model_has_no_finding_and_every_section() -> None:
+    found = healthy()
+    assert found["findings"] == []
+    json.dumps(found, allow_nan=False)
+    problem = linear(ORTHOGONAL)
+    assert found["gaps"]["inference_gap"]["value"] == pytest.approx(0, abs=1e-9)
+    assert found["log_evidence"]["reliable_share"] == 1.0
+    assert found["sandwich"]["width"]["value"] == pytest.approx(0, abs=1e-9)
+    absent = [name for name, value in found.items() if value is None]
+    assert absent == ["blur", "stopped"]
+    torch.manual_seed(0)
+    x = linear(ORTHOGONAL).sample(400)
+    expected = problem.log_evidence(x).detach()
+    assert found["log_evidence"]["value"] == pytest.approx(expected.mean().item(), abs=4 * expected.std().item() / 20)
+
+
+def test_a_fitted_healthy_model_has_none_either(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    problem = linear(ORTHOGONAL)
+    train = problem.sample(2000)
+    run = taut.fit(train, latent_dim=2, max_epochs=40, encoder="Linear()", decoder="Linear()", learning_rate=0.02)
+    assert check(run.model, problem.sample(500), train)["findings"] == []
+
+
+def test_what_cannot_be_measured_is_said() -> None:
+    problem = taut.BinaryLatents()
+    model = problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear))
+    found = check(model, problem.sample(50), None)
+    assert found["annealing"] is None
+    assert found["gaps"] is None
+    assert any("no annealing" in n and "discrete" in n for n in found["notes"])
+    assert any("no gaps" in n and "cannot be reparameterized" in n for n in found["notes"])
+    assert found["log_evidence"]["by"]["importance"] == 50
+    assert found["overfitting"] is None
+
+
+@pytest.mark.parametrize(("n", "num_samples"), [(1, 500), (2, 1), (3, 20)])
+def test_few_data_and_few_samples(n: int, num_samples: int) -> None:
+    problem = linear(ORTHOGONAL)
+    posterior = taut.DiagonalNormal((6,), 2, taut.Linear)
+    found = audit(problem.model(posterior), problem.sample(n), effort=Effort(num_samples, 4, 5, 20, simulated=3, naive=2))
+    json.dumps(found, allow_nan=False)
+    assert found["num_data"] == n
+
+
+def test_stopping_keeps_what_is_done() -> None:
+    problem = linear(ORTHOGONAL)
+    model, x = problem.model(MeanField(problem)), problem.sample(200)
+    found = audit(model, x, effort=QUICK, stop=lambda: True)
+    assert (found["stopped"], found["num_data"]) == ("stopped", 32)  # one block
+    assert found["gaps"] is None
+    assert found["latents"] is None
+    asked = count()
+    found = audit(model, x, effort=QUICK, stop=lambda: next(asked) > 16)
+    assert found["num_data"] == 192 + 8
+    assert found["annealing"]["num_data"] in (100, 200)
+    json.dumps(found, allow_nan=False)
+    assert audit(model, x, effort=QUICK)["stopped"] is None
+    brief = audit(model, x, effort=Effort(**{**QUICK.__dict__, "minutes": 0.0}))
+    assert brief["stopped"] == "time"
+    assert brief["num_data"] == 32
+
+
+def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
+    """Where annealing stopped after 100 of 300 data, log p(x) of all is importance sampling plus the mean difference there."""
+    from taut.evidence.annealing import Annealed
+    from taut.evidence.audit import _log_evidence
+
+    problem = linear(CORRELATED)
+    evidence = taut.importance(problem.model(), problem.sample(300), 50)
+    better = evidence.log_evidence[:100] + 0.5
+    fine = torch.ones(100)
+    annealed = Annealed(16, "lower bound in expectation", better, 0.01 * fine, 16 * fine, 0.9 * fine, fine, fine)
+    from dataclasses import replace
+
+    doubtful = replace(evidence, khat=torch.full((300,), 2.0), ess=torch.full((300,), 1.0))
+    found = _log_evidence(doubtful, annealed, [], None)
+    assert found["value"] == pytest.approx(evidence.log_evidence.mean().item() + 0.5, abs=1e-9)
+    assert found["test_error"] == pytest.approx(evidence.log_evidence.std().item() / 300**0.5, abs=1e-9)
+    assert found["by"] == {"importance": 0, "importance_from_optimum": 0, "annealing": 100}
+    assert found["num_data"] == 300
+
+
+def estimate(value: float, error: float = 0.01) -> dict[str, float]:
+    return {"value": value, "mc_error": 0.0, "test_error": error}
+
+
+def test_findings_need_a_number_that_is_large_and_sure() -> None:
+    def gaps(value: float, error: float) -> list[str]:
+        sections = {name: estimate(0.0) for name in ("approximation_gap", "inference_gap")}
+        return [f["name"] for f in diagnose({"gaps": {**sections, "amortization_gap": estimate(value, error)}})]
+
+    assert gaps(0.5, 0.1) == ["amortization gap"]
+    assert gaps(0.5, 0.2) == []  # within three standard errors
+    assert gaps(0.09, 0.001) == []  # not worth it
+    assert diagnose({}) == []
+
+
+def test_findings_of_dimensions_samples_and_scales() -> None:
+    space = {
+        "active_units": 1, "latent_dim": 6, "dead": [1, 2, 3, 4], "noisy": [5], "noisy_rate": estimate(0.7), "rate": estimate(2.0),
+        "prior_gain": None,
+    }  # fmt: skip
+    curve = [{"num_samples": 10, **estimate(-5.0)}, {"num_samples": 100, **estimate(-4.5)}]
+    doubtful = {"log_evidence": {**estimate(-4.0), "reliable_share": 0.3}, "evidence": {"curve": curve}}
+    scale = {"gain": estimate(1.5), "factor": {"median": 1.0, "smallest": 0.5, "largest": 2.0}, "at_floor": None}
+    found = diagnose({"latents": space, "scale": scale, **doubtful})
+    assert [(f["name"], f["nats"]) for f in found] == [
+        ("scale", 1.5),
+        ("noisy dimensions", 0.7),
+        ("too few samples", 0.5),
+        ("dead dimensions", 0.0),
+    ]
+    assert "30%" in found[2]["evidence"]
+    gain = diagnose({"gain_over_baseline": estimate(0.05), "baseline": estimate(-7.0)})
+    assert [f["name"] for f in gain] == ["baseline"]
+
+
+def test_commands_of_findings_are_commands() -> None:
+    """Every command that the doctor names is one that taut has, with its options and with parts that can be built."""
+    import re
+    import shlex
+
+    from typer.testing import CliRunner
+
+    from taut.cli import app
+    from taut.spec import parse
+
+    number, no = estimate(1.0), estimate(0.0)
+    space = {
+        "active_units": 1,
+        "latent_dim": 9,
+        "dead": [1] * 7,
+        "noisy": [5],
+        "noisy_rate": number,
+        "rate": number,
+        "prior_gain": number,
+    }
+    gaps = {name: number for name in ("amortization_gap", "approximation_gap", "inference_gap", "full_covariance_gain")}
+    factor = {"median": 1.0, "smallest": 0.5, "largest": 2.0}
+    over = {"log_evidence": {"difference": number}, "elbo": {"difference": number}, "num_samples": 5}
+    whole = {
+        "latents": space, "gaps": gaps, "overfitting": over, "gain_over_baseline": no, "log_evidence": {**number, "reliable_share": 0.1},
+    }  # fmt: skip
+    few = {
+        **whole,
+        "gaps": {k: v for k, v in gaps.items() if k != "full_covariance_gain"},
+        "latents": {**space, "active_units": 0},
+    }
+    found = [
+        f
+        for floor in (None, 0.5)
+        for audited in (whole, few)
+        for f in diagnose({**audited, "scale": {"gain": number, "factor": factor, "at_floor": floor}})
+    ]
+    assert len({f["name"] for f in found}) == 11
+    for line in {f["command"] for f in found}:
+        words = shlex.split(line)
+        output = CliRunner().invoke(app, [words[1], "--help"]).output
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in output, line
+        for word in words[2:]:
+            if "(" in word:
+                parse(word)
+
+
+def test_modules_without_parameters_are_audited_too() -> None:
+    class Fixed(taut.Likelihood):
+        def forward(self, z, context=None):
+            return torch.distributions.Independent(torch.distributions.Normal(z, 0.5), 1)
+
+    class Known(taut.Posterior):
+        def forward(self, x, context=None):
+            return torch.distributions.Independent(torch.distributions.Normal(0.8 * x, 0.2**0.5), 1)
+
+    model = taut.VAE(taut.StandardNormal(2), Fixed(), Known())
+    assert not list(nn.ModuleList([model]).parameters())
+    x = 1.25**0.5 * torch.randn(200, 2)
+    found = audit(model, x, train=1.25**0.5 * torch.randn(500, 2), effort=QUICK)
+    assert found["gaps"]["inference_gap"]["value"] == pytest.approx(0, abs=1e-9)
