@@ -92,7 +92,11 @@ def make_priors() -> list[taut.Prior]:
     bernoulli = priors.IndependentBernoulli(LATENT)
     with torch.no_grad():
         bernoulli.logits.normal_()
-    return [taut.StandardNormal(LATENT), bernoulli]
+    mixture = taut.GaussianMixture(LATENT, components=3)
+    with torch.no_grad():
+        mixture.logits.normal_()
+        mixture.raw_scale.normal_()
+    return [taut.StandardNormal(LATENT), mixture, bernoulli]
 
 
 NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]] = [

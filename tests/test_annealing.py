@@ -91,7 +91,7 @@ def test_agrees_with_the_exact_evidence_and_brackets_it(start: str) -> None:
 
 
 def test_the_error_is_that_of_repetition() -> None:
-    """z = (estimate - truth) / error over 800 repetitions: of variance 1 but for the few chains, whose error itself is uncertain."""
+    """z = (estimate - truth) / error over 800 repetitions: of variance 1 but for the uncertain errors of few chains."""
     problem = taut.LinearGaussian(dim_x=4, dim_z=2, scale=1.0)
     x = problem.sample(1).expand(800, -1)
     a = annealing(problem.model(Off(problem)), x, 64, max_temperatures=4, seed=5)
@@ -184,7 +184,7 @@ def test_latent_variables_with_a_boundary(start: str) -> None:
 def test_discrete_latent_variables_are_refused_with_a_word() -> None:
     problem = taut.BinaryLatents()
     model = problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear))
-    with pytest.raises(ValueError, match="continuous latent variables.*is discrete.*importance sampling works"):
+    with pytest.raises(ValueError, match=r"continuous latent variables.*is discrete.*importance sampling works"):
         annealing(model, problem.sample(2))
 
 

@@ -208,7 +208,8 @@ def test_findings_need_a_number_that_is_large_and_sure() -> None:
 
 def test_findings_of_dimensions_samples_and_scales() -> None:
     space = {
-        "active_units": 1, "latent_dim": 6, "dead": [1, 2, 3, 4], "noisy": [5], "noisy_rate": estimate(0.7), "rate": estimate(2.0),
+        "active_units": 1, "latent_dim": 6, "dead": [1, 2, 3, 4], "noisy": [5], "noisy_rate": estimate(0.7),
+        "rate": estimate(2.0),
         "prior_gain": None,
     }  # fmt: skip
     curve = [{"num_samples": 10, **estimate(-5.0)}, {"num_samples": 100, **estimate(-4.5)}]
@@ -246,11 +247,12 @@ def test_commands_of_findings_are_commands() -> None:
         "rate": number,
         "prior_gain": number,
     }
-    gaps = {name: number for name in ("amortization_gap", "approximation_gap", "inference_gap", "full_covariance_gain")}
+    gaps = dict.fromkeys(("amortization_gap", "approximation_gap", "inference_gap", "full_covariance_gain"), number)
     factor = {"median": 1.0, "smallest": 0.5, "largest": 2.0}
     over = {"log_evidence": {"difference": number}, "elbo": {"difference": number}, "num_samples": 5}
     whole = {
-        "latents": space, "gaps": gaps, "overfitting": over, "gain_over_baseline": no, "log_evidence": {**number, "reliable_share": 0.1},
+        "latents": space, "gaps": gaps, "overfitting": over, "gain_over_baseline": no,
+        "log_evidence": {**number, "reliable_share": 0.1},
     }  # fmt: skip
     few = {
         **whole,

@@ -131,7 +131,7 @@ def test_monte_carlo_errors_are_those_of_repetition() -> None:
 
 
 def test_the_interval_covers_the_truth_where_k_hat_says_reliable() -> None:
-    """300 random linear-Gaussian problems; their posteriors are shifted by some and scaled by about e^(+-1/2) standard deviations.
+    """300 random linear-Gaussian problems; their posteriors are moved, and scaled by about e^(+-1/2) standard deviations.
 
     The share of covered truths among some 230 reliable data has a standard error of 0.014 at 0.95, so by chance it falls out of
     92 to 98 % in 3 of 100 seeds; the seed is fixed. Over 3000 such data it is 94.6 % (K = 5000).

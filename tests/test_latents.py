@@ -41,8 +41,8 @@ def gaussian_model(full: bool = False, a: torch.Tensor = A, scale: torch.Tensor 
 def test_information_marginal_kl_and_total_correlation_are_their_closed_forms(full: bool) -> None:
     r"""For x ~ N(0, I) the aggregate posterior is N(0, C) with C = A A^T + S: I = (log|C| - log|S|) / 2, and so on.
 
-    The data are a grid of normal quantiles, so that no number depends on which data were drawn; 0.01 nat is three standard errors of
-    the draws of z, and more than the bias of 3600 components.
+    The data are a grid of normal quantiles, so that no number depends on which data were drawn; 0.01 nat is three standard errors
+    of the draws of z, and more than the bias of 3600 components.
     """
     grid = Normal(0.0, 1.0).icdf((torch.arange(60) + 0.5) / 60)
     x = torch.cartesian_prod(grid, grid)

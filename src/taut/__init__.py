@@ -11,16 +11,20 @@ Examples:
 from typing import Any
 
 from taut import likelihoods, networks, objectives, posteriors, priors, problems
+from taut.auditing import audit_run
 from taut.config import Config
 from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
 from taut.evidence import Estimate, Evidence, importance
+from taut.evidence.annealing import Annealed, annealing
+from taut.evidence.audit import Effort, audit
+from taut.evidence.gradients import gradients
 from taut.fitting import fit
 from taut.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogistic, Normal
 from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
 from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
 from taut.objectives import ELBO, IWAE, VIMCO, Bound, DReG, Objective, ScoreFunction, StickingTheLanding
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
-from taut.priors import StandardNormal
+from taut.priors import GaussianMixture, StandardNormal
 from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
 from taut.run import Run, load
 from taut.spec import parse, resolve, to_spec
@@ -32,6 +36,7 @@ __all__ = [
     "PPCA",
     "VAE",
     "VIMCO",
+    "Annealed",
     "Bernoulli",
     "BinaryLatents",
     "Bound",
@@ -46,9 +51,11 @@ __all__ = [
     "DiscretizedLogistic",
     "DivergedError",
     "Draw",
+    "Effort",
     "Estimate",
     "Evidence",
     "FullCovarianceNormal",
+    "GaussianMixture",
     "Likelihood",
     "Linear",
     "LinearGaussian",
@@ -65,7 +72,11 @@ __all__ = [
     "StorageError",
     "TautError",
     "UsageError",
+    "annealing",
+    "audit",
+    "audit_run",
     "fit",
+    "gradients",
     "importance",
     "likelihoods",
     "load",

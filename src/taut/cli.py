@@ -525,7 +525,7 @@ def _measure(run: Run, dataset: Dataset) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Gives a function that is true once Ctrl-C or SIGTERM came, so that what is done can be kept; the second one ends at once."""
+    """Gives a function that is true once Ctrl-C or SIGTERM came, so that what is done is kept; the second one ends at once."""
     asked = False
 
     def ask(number: int, frame: object) -> None:

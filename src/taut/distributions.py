@@ -19,7 +19,7 @@ __all__ = ["Bernoulli", "CategoricalLevels", "ContinuousBernoulli", "Discretized
 
 
 class Bernoulli(TorchBernoulli):
-    r"""Creates torch's Bernoulli with $\log p(x) = -\mathrm{softplus}((1 - 2x) \ell)$: no difference of large numbers, and fewer passes."""
+    r"""Creates torch's Bernoulli with $\log p(x) = -\mathrm{softplus}((1 - 2x) \ell)$: fewer passes, no large differences."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

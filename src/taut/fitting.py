@@ -246,7 +246,8 @@ def tighten(
     overwrite: bool = False,
     **settings: Any,
 ) -> tuple[Run, Dataset, State]:
-    """Returns a new run whose posterior will be trained on under the same decoder and prior, ready for ``train_run`` and ``evaluate``.
+    """Returns a new run whose posterior will be trained on under the same decoder and prior, ready for ``train_run`` and
+    ``evaluate``.
 
     For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from beneath.
 
@@ -307,8 +308,8 @@ def tighten(
 def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:
     """Gives a posterior the weights of another one.
 
-    An output layer that has more outputs than the old one takes over the first and starts the others at zero: a Normal with a full
-    covariance lists means and diagonal first, and so starts as the diagonal one it came from.
+    An output layer that has more outputs than the old one takes over the first and starts the others at zero: a Normal with a
+    full covariance lists means and diagonal first, and so starts as the diagonal one it came from.
     """
     theirs = old.state_dict()
     mine = new.state_dict()

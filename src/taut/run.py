@@ -2,7 +2,8 @@
 
 ``run.json`` (resolved configuration, schema, versions, fingerprint of the data), ``history.jsonl`` (a line an interval),
 ``checkpoints/``, ``model.safetensors``, ``evaluation.json``, for images ``samples.png`` and ``reconstructions.png``, and
-``manifest.json`` (SHA-256 of each file), which is written last: a run that has one is finished. ``taut audit`` adds ``audit.json``,
+``manifest.json`` (SHA-256 of each file), which is written last: a run that has one is finished. ``taut audit`` adds
+``audit.json``,
 ``taut gradients`` ``gradients.json``, and both ``report.html``. Nothing in it is pickled.
 """
 
@@ -109,7 +110,8 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
     where = shown(run.path)
     if isinstance(source, str) and not source:
         raise UsageError(
-            f"{where} was trained on an array in memory (fingerprint {run.info['fingerprint']}): give the data, from Python or as a file"
+            f"{where} was trained on an array in memory (fingerprint {run.info['fingerprint']}): give the data, from Python or "
+            "as a file"
         )
     if test is None and "+" in run.info["fingerprint"]:
         raise UsageError(f"{where} was trained with a test set that was an array in memory: give it again, from Python")

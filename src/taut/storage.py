@@ -21,8 +21,8 @@ from torch import Tensor
 from taut.errors import StorageError, shown
 
 __all__ = [
-    "add_to_manifest", "as_json", "commit_folder", "read_checked", "read_checked_json", "read_json", "read_tensors", "remove_folder", "write_bytes",
-    "write_json", "write_manifest", "write_tensors",
+    "add_to_manifest", "as_json", "commit_folder", "read_checked", "read_checked_json", "read_json", "read_tensors",
+    "remove_folder", "write_bytes", "write_json", "write_manifest", "write_tensors",
 ]  # fmt: skip
 
 MANIFEST = "manifest.json"

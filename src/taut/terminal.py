@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from taut.run import Run
 
 __all__ = [
-    "answer", "message", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers", "show_tightening",
-    "stages",
+    "answer", "message", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers",
+    "show_tightening", "stages",
 ]  # fmt: skip
 
 NAMES = {
@@ -152,9 +152,9 @@ def show_audit(result: Mapping[str, Any]) -> None:
     lines += [f"note: {_clean(line)}" for line in (*result["notes"], *warnings)]
     if result["stopped"]:
         missing = [name for name in ("annealing", "gaps", "latents", "samples") if result[name] is None]
-        lines.append(
-            f"note: {'stopped' if result['stopped'] == 'stopped' else 'time was up'}; not done: {', '.join(missing) or 'nothing whole'}"
-        )
+        why = "stopped" if result["stopped"] == "stopped" else "time was up"
+        lines.append(f"note: {why}; not done: {', '.join(missing) or 'nothing whole'}")
+
     lines.append("")
     lines += [] if result["findings"] else ["nothing worth changing"]
     for number, finding in enumerate(result["findings"], 1):

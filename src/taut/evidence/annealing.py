@@ -1,21 +1,23 @@
 r"""Annealed importance sampling (AIS) with Hamiltonian Monte Carlo: log p(x) where no single proposal is good enough.
 
-A path of unnormalised densities leads from a normalised start r(z), the posterior $q(z \mid x)$ or the prior, to the joint density:
+A path of unnormalised densities leads from a normalised start r(z), the posterior $q(z \mid x)$ or the prior, to the joint
+density:
 
 $$ \log f_\beta(z) = (1 - \beta) \log r(z) + \beta \log p(x, z), \qquad U(z) = \log p(x, z) - \log r(z). $$
 
-A chain starts with $z_0 \sim r$ and moves at each temperature $0 = \beta_0 < \dots < \beta_T = 1$ by a transition that leaves $f_{\beta_t}$
-invariant; $\log w = \sum_t (\beta_t - \beta_{t-1}) \, U(z_{t-1})$ then has $\mathbb{E}[w] = p(x)$ exactly, however short the chains are, so
-$\log \frac1C \sum_c w_c$ is a lower bound of log p(x) in expectation. With T = 1 it is importance sampling.
+A chain starts with $z_0 \sim r$ and moves at each temperature $0 = \beta_0 < \dots < \beta_T = 1$ by a transition that leaves
+$f_{\beta_t}$ invariant; $\log w = \sum_t (\beta_t - \beta_{t-1}) \, U(z_{t-1})$ then has $\mathbb{E}[w] = p(x)$ exactly,
+however short the chains are, so $\log \frac1C \sum_c w_c$ is a lower bound of log p(x) in expectation. With T = 1 it is
+importance sampling.
 
-*The reverse* starts from an exact draw of p(z|x), walks back, and gives an upper bound in expectation, $-\log \frac1C \sum_c 1/w_c$.
-Exact draws exist for data that the model itself made, z first and then x. Both directions on such data are a *sandwich*: its width bounds
-the error of the estimator on this model.
+*The reverse* starts from an exact draw of p(z|x), walks back, and gives an upper bound in expectation, $-\log \frac1C \sum_c
+1/w_c$. Exact draws exist for data that the model itself made, z first and then x. Both directions on such data are a
+*sandwich*: its width bounds the error of the estimator on this model.
 
-Invariance holds only for a transition that does not look at its chain's past. Hence the step size, the mass matrix and the schedule
-are chosen in a *pilot run* with noise of its own, never in the run that yields the weights. The pilot measures the thermodynamic
-length $\Lambda = \int_0^1 \sqrt{\mathrm{Var}_\beta[U]} \, d\beta$; temperatures equally spaced in it are the best schedule, and for chains that
-mix well $\mathrm{Var}[\log w] \approx \Lambda^2 / T$, from which follows the T that is needed.
+Invariance holds only for a transition that does not look at its chain's past. Hence the step size, the mass matrix and the
+schedule are chosen in a *pilot run* with noise of its own, never in the run that yields the weights. The pilot measures the
+thermodynamic length $\Lambda = \int_0^1 \sqrt{\mathrm{Var}_\beta[U]} \, d\beta$; temperatures equally spaced in it are the best
+schedule, and for chains that mix well $\mathrm{Var}[\log w] \approx \Lambda^2 / T$, from which follows the T that is needed.
 
 References: neal2001, grosse2015, wu2017, gelman1998, chatterjee2018.
 """
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -56,8 +58,8 @@ class Annealed:
         num_chains: C.
         direction: "lower bound in expectation" or, in reverse, "upper bound in expectation".
         log_evidence: The estimate of log p(x).
-        log_evidence_error: Its Monte Carlo standard error by the delta method; NaN for one chain. In reverse the chains of a datum
-            share their start, which it does not see: there only the scatter over data is an honest error.
+        log_evidence_error: Its Monte Carlo standard error by the delta method; NaN for one chain. In reverse the chains of a
+            datum share their start, which it does not see: there only the scatter over data is an honest error.
         ess: Effective number of chains, between 1 and C.
         acceptance: Share of the proposals that were accepted, in the mean over temperatures.
         num_temperatures: T.
@@ -311,7 +313,7 @@ def _pilot(path: _Path, num_chains: int, max_temperatures: int) -> _Plan:
 
 
 def _scale(u: Tensor) -> Tensor:
-    """Returns the scale of each dimension for each datum, (B, D), from (S, B, D): own variances drawn toward those of all data."""
+    """Returns the scale of each dimension for each datum, (B, D), from (S, B, D): own variances drawn toward the common."""
     own, common = u.var(0), u.var(0).mean(0)
     return (0.5 * own + 0.5 * common).sqrt()
 

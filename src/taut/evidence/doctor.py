@@ -49,7 +49,8 @@ def diagnose(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     rules = (_collapse, _baseline, _scale, _overfitting, _amortization, _approximation, _prior, _noisy, _samples, _dead)
     findings = [finding for rule in rules for finding in rule(audit)]
-    # Without a number of its own: everything follows from a collapse; a model no better than the baseline follows from the others.
+    # Without a number of its own: everything follows from a collapse; a model no better than the baseline follows from the
+    # others.
     unnumbered = {"collapse": -math.inf, "baseline": math.inf}
     findings.sort(key=lambda f: unnumbered.get(f.name, 0.0) if f.nats is None else -f.nats)
     if findings and findings[0].name == "collapse":
@@ -101,8 +102,8 @@ def _scale(audit: Mapping[str, Any]) -> Iterator[Finding]:
         return
     factor = found["factor"]
     numbers = (
-        f"held-out residuals are {factor['median']:.3g} scales wide in the median ({factor['smallest']:.3g} to {factor['largest']:.3g}); refitting "
-        f"the scale alone gives {_show(found['gain'])}"
+        f"held-out residuals are {factor['median']:.3g} scales wide in the median ({factor['smallest']:.3g} to "
+        f"{factor['largest']:.3g}); refitting the scale alone gives {_show(found['gain'])}"
     )
     if floor > 0:
         yield Finding(
@@ -139,7 +140,8 @@ def _overfitting(audit: Mapping[str, Any]) -> Iterator[Finding]:
         gap["test_error"],
         "log p(x)",
         "the training data are better off than held-out ones",
-        f"log p(x) differs by {_show(gap)}, the ELBO by {_show(found['elbo']['difference'])} (K = {found['num_samples']} on both sides)",
+        f"log p(x) differs by {_show(gap)}, the ELBO by {_show(found['elbo']['difference'])} "
+        f"(K = {found['num_samples']} on both sides)",
         "more data, smaller or regularised networks, a shorter training; dynamic binarization where the data are grey levels",
         'taut fit DATA --decoder "MLP(hidden=(200,), dropout=0.1)" --set training.weight_decay=0.01',
     )
@@ -156,7 +158,8 @@ def _amortization(audit: Mapping[str, Any]) -> Iterator[Finding]:
         gap["test_error"],
         "ELBO",
         "the encoder does not find the best posterior of its own family",
-        f"fitted to each datum on its own, the same family reaches a bound higher by {_show(gap)} (inference gap {_show(found['inference_gap'])})",
+        f"fitted to each datum on its own, the same family reaches a bound higher by {_show(gap)} "
+        f"(inference gap {_show(found['inference_gap'])})",
         "train the posterior on with the decoder frozen, or give it a larger encoder",
         "taut tighten RUN",
     )
@@ -190,7 +193,7 @@ def _prior(audit: Mapping[str, Any]) -> Iterator[Finding]:
         gain["test_error"],
         "log p(x)",
         "the prior is not where the posteriors are: samples of it fall into holes",
-        f"a Gaussian mixture in the place of the prior raises the held-out ELBO by {_show(gain)}, which is at most the marginal KL",
+        f"a Gaussian mixture in the place of the prior raises the held-out ELBO by {_show(gain)}, a part of the marginal KL",
         "a prior that is learned",
         'taut fit DATA --prior "GaussianMixture(components=20)"',
     )
@@ -207,7 +210,7 @@ def _noisy(audit: Mapping[str, Any]) -> Iterator[Finding]:
         rate["test_error"],
         "ELBO",
         "some latent dimensions pay rate and carry no information",
-        f"{len(found['noisy'])} dimensions have a posterior that differs from the prior and is the same for all data: {_show(rate)}",
+        f"the posterior of {len(found['noisy'])} dimensions differs from the prior and is the same for all data: {_show(rate)}",
         "train longer, or leave them out",
         "taut tighten RUN",
     )
@@ -224,7 +227,8 @@ def _samples(audit: Mapping[str, Any]) -> Iterator[Finding]:
         None,
         "",
         "log p(x) itself is not known well: what is reported is a lower bound",
-        f"the estimate is reliable for {found['reliable_share']:.0%} of the data; the bound still rose by {rise:.2f} nats with the last samples",
+        f"the estimate is reliable for {found['reliable_share']:.0%} of the data; the bound still rose by {rise:.2f} nats with the "
+        "last samples",
         "more samples and temperatures",
         "taut audit RUN --num-samples 50000 --max-temperatures 4000",
     )

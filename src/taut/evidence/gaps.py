@@ -1,7 +1,8 @@
 r"""Why a bound is loose: inference gap = approximation gap + amortization gap.
 
-For one datum let $\mathcal{L}[q] = \mathbb{E}_q[\log p(x, z) - \log q(z)] = \log p(x) - \mathrm{KL}(q \,\|\, p(z \mid x))$ and let $q^*$ be the
-best member of the posterior's own family *for this datum*, found by gradient ascent on its own parameters. Then
+For one datum let $\mathcal{L}[q] = \mathbb{E}_q[\log p(x, z) - \log q(z)] = \log p(x) - \mathrm{KL}(q \,\|\, p(z \mid x))$ and
+let $q^*$ be the best member of the posterior's own family *for this datum*, found by gradient ascent on its own parameters.
+Then
 
 $$ \underbrace{\log p(x) - \mathcal{L}[q]}_{\text{inference}} =
    \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation: the family}} +
@@ -9,8 +10,8 @@ $$ \underbrace{\log p(x) - \mathcal{L}[q]}_{\text{inference}} =
 
 and the best Gaussian with a full covariance says how much of the approximation gap a richer family would close. The ascent starts
 from what the encoder says, in units of its standard deviations, and follows the gradient without its score term, whose noise
-vanishes as q approaches the posterior. An optimum that is not quite reached moves nats from the amortization to the approximation gap:
-how much the bound still rose over the last tenth of the steps is reported beside it.
+vanishes as q approaches the posterior. An optimum that is not quite reached moves nats from the amortization to the
+approximation gap: how much the bound still rose over the last tenth of the steps is reported beside it.
 
 References: cremer2018, roeder2017.
 """
@@ -111,14 +112,14 @@ class Gaps:
         doubtful = int((~self.reliable).sum())
         if doubtful:
             lines.append(
-                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: the largest of the lower bounds stands "
-                "for it, and the approximation gap is at least what is said"
+                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: the largest of the lower bounds "
+                "stands for it, and the approximation gap is at least what is said"
             )
         rise = self.rise.mean(0)
         if float(rise.max()) > 0.05:
             lines.append(
-                f"the best posteriors were not quite reached (their bound still rose by {float(rise.max()):.2f} nats in the last tenth of "
-                "the steps): the amortization gap is at least what is said"
+                f"the best posteriors were not quite reached (their bound still rose by {float(rise.max()):.2f} nats in the last "
+                "tenth of the steps): the amortization gap is at least what is said"
             )
         return lines
 
@@ -255,7 +256,8 @@ def _family(q: Distribution) -> _Family:
     dims = q.reinterpreted_batch_ndims if isinstance(q, Independent) else 0
     if not q.has_rsample:
         raise ValueError(
-            f"the best posterior of a datum is found by the gradient in z, and a {type(base).__name__} posterior cannot be reparameterized"
+            "the best posterior of a datum is found by the gradient in z, and a "
+            f"{type(base).__name__} posterior cannot be reparameterized"
         )
     names = (
         ["loc", "scale_tril"] if isinstance(base, MultivariateNormal) else [n for n in base.arg_constraints if n in vars(base)]
@@ -286,8 +288,8 @@ def _fit(
 ) -> tuple[_Family, Tensor]:
     """Returns the family around its best member for each datum, and how much the bound still rose in the last tenth, (B,)."""
     moved = [torch.zeros_like(p).requires_grad_() for p in family.parameters]
-    # Adam's eps is a gradient, in nats per standard deviation. Below it the steps are those of plain gradient descent at a rate of one
-    # half, which settles; with a small eps noise is blown up to whole steps.
+    # Adam's eps is a gradient, in nats per standard deviation. Below it the steps are those of plain gradient descent at a rate
+    # of one half, which settles; with a small eps noise is blown up to whole steps.
     optimizer = torch.optim.Adam(moved, lr=RATE, betas=(0.9, 0.99), eps=2 * RATE)
     values = []
     with torch.enable_grad():

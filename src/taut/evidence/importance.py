@@ -9,8 +9,8 @@ nor with N beyond the results. The size of the blocks depends on K and the size 
 randomness: no setting of batch, thread or process changes a number.
 
 The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method),
-$\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least what the fitted Pareto tail expects of it
-(``pareto.tail_surplus``). Where few samples carry the weight it is too small all the same: k-hat says where.
+$\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least what the fitted Pareto tail
+expects of it (``pareto.tail_surplus``). Where few samples carry the weight it is too small all the same: k-hat says where.
 
 The same samples give the whole *curve* of bounds $\mathcal{L}_1 \le \mathcal{L}_2 \le \dots \le \mathcal{L}_K$: the mean of
 $\log \frac1k \sum w$ over the $\lfloor K / k \rfloor$ disjoint groups of k samples is unbiased for $\mathcal{L}_k$.

@@ -2,18 +2,19 @@ r"""How the latent space is used: what z knows of x, where the aggregate posteri
 
 With the aggregate posterior $q(z) = \frac1N \sum_n q(z \mid x_n)$ the mean rate splits (ELBO surgery) into
 
-$$ \frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = \underbrace{I_q(n; z)}_{\le \log N} + \underbrace{\mathrm{KL}(q(z) \,\|\, p(z))}_{\text{marginal KL: holes}} $$
+$$ \frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = \underbrace{I_q(n; z)}_{\le \log N} + \underbrace{\mathrm{KL}(q(z)
+\,\|\, p(z))}_{\text{marginal KL: holes}} $$
 
-and $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ is the *total correlation*. For the N data themselves the mixture is known exactly. As a number
-about the population they come from, its logarithm is too large where it holds the datum's own component and too small where it is
-left out: hence two numbers for each of the three, which bracket it in expectation. Where the information exceeds log N the first
-only says so.
+and $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ is the *total correlation*. For the N data themselves the mixture is known
+exactly. As a number about the population they come from, its logarithm is too large where it holds the datum's own component
+and too small where it is left out: hence two numbers for each of the three, which bracket it in expectation. Where the
+information exceeds log N the first only says so.
 
-*What a better prior would buy* does not saturate: for any density r fitted to other data, $\mathbb{E}_q[\log r(z) - \log p(z)]$ is what the held-out
-ELBO would rise by if r were the prior, and a lower bound of the marginal KL.
+*What a better prior would buy* does not saturate: for any density r fitted to other data, $\mathbb{E}_q[\log r(z) - \log p(z)]$
+is what the held-out ELBO would rise by if r were the prior, and a lower bound of the marginal KL.
 
-*Simulation-based calibration*: for z drawn from the prior and x from p(x|z), the rank of z among draws of q(z|x) is uniform in each
-dimension if q is the posterior. A hollow middle says that q is too narrow.
+*Simulation-based calibration*: for z drawn from the prior and x from p(x|z), the rank of z among draws of q(z|x) is uniform in
+each dimension if q is the posterior. A hollow middle says that q is too narrow.
 
 References: hoffman2016, chen2018, poole2019, tomczak2018, talts2018.
 """
@@ -53,8 +54,9 @@ def latents(model: VAE, x: Data, *, train: Tensor | None = None, context: Contex
         seed: The same seed gives the same numbers.
 
     Returns:
-        ``rate``, ``information``, ``marginal_kl`` and ``total_correlation``, the last three with ``own`` and ``left_out`` (see above; None
-        where the posterior's marginals are not known), ``dimensions`` (``rate`` and ``mean_variance`` of each), ``active_units``,
+        ``rate``, ``information``, ``marginal_kl`` and ``total_correlation``, the last three with ``own`` and ``left_out`` (see
+        above; None where the posterior's marginals are not known), ``dimensions`` (``rate`` and ``mean_variance`` of each),
+        ``active_units``,
         ``dead`` and ``noisy`` dimensions, ``noisy_rate``, ``prior_gain`` (see that function), and ``warnings``.
     """
     if len(x) < 2:
@@ -99,7 +101,7 @@ def latents(model: VAE, x: Data, *, train: Tensor | None = None, context: Contex
         result["prior_gain"] = None if gain is None else gain.to_dict()
     if float(information["own"].mean()) > math.log(n) - 1:
         result["warnings"].append(
-            f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds about that or more: the information is "
+            f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds about that or more: information is "
             "at least, the marginal KL at most the first number of its pair, and the second ones are loose"
         )
     return result
@@ -151,9 +153,9 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
         seed: The same seed gives the same numbers.
 
     Returns:
-        ``histogram`` (counts of the ranks in 8 bins, of the active dimensions together), ``p_value`` (smallest over the dimensions, by a chi-square
-        test, times their number), ``coverage_90`` (how often the central 90 % of q hold z), ``spread`` (root mean square of (z - mean) / scale of q;
-        None where q has none) and ``verdict``.
+        ``histogram`` (counts of the ranks in 8 bins, of the active dimensions together), ``p_value`` (smallest over the
+        dimensions, by a chi-square test, times their number), ``coverage_90`` (how often the central 90 % of q hold z),
+        ``spread`` (root mean square of (z - mean) / scale of q; None where q has none) and ``verdict``.
     """
     z, x = simulate(model, num_data, seed=derive(seed, "calibration"))
     device = z.device
@@ -206,7 +208,7 @@ def _verdict(p_value: float, coverage: Estimate, off_centre: float) -> str:
 
 
 def _encode(model: VAE, x: Data, context: Context | None, seed: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log q(z|x) and log p(z), in float64."""
+    """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log q(z|x) and log p(z)."""
     device = next((p.device for p in model.parameters()), x.device)
     was_training = model.training
     model.eval()
@@ -259,7 +261,7 @@ def _mixture(model: VAE, x: Data, context: Context | None, z: Tensor) -> tuple[T
 
 
 def _add(total: Tensor, log_prob: Tensor, mine: Tensor) -> None:
-    """Adds components (S, B, ...) to the running logarithms of their sums, (2, S, ...): with all of them, and without one's own."""
+    """Adds components (S, B, ...) to the running logarithms of their sums, (2, S, ...): with all, and without one's own."""
     total[0] = torch.logaddexp(total[0], log_prob.logsumexp(1))
     total[1] = torch.logaddexp(total[1], log_prob.masked_fill(mine, -math.inf).logsumexp(1))
 

@@ -1,9 +1,9 @@
 r"""Whether the scale of a Normal likelihood is the right one, and whether it stands at its floor.
 
-With standardized residuals $e = (x - m(z)) / \sigma(z)$, $z \sim q(z \mid x)$, a right scale has $\mathbb{E}[e_i^2] = 1$. Multiplying it by
-$c_i = \sqrt{\mathbb{E}[e_i^2]}$, found on one half of the data, changes the log-likelihood of the other half by
-$\sum_i \tfrac12 e_i^2 (1 - c_i^{-2}) - \log c_i$: what a better scale would buy at once. A density has no upper limit, so a scale at its floor
-means that the floor, and not the data, decides how good the number looks.
+With standardized residuals $e = (x - m(z)) / \sigma(z)$, $z \sim q(z \mid x)$, a right scale has $\mathbb{E}[e_i^2] = 1$.
+Multiplying it by $c_i = \sqrt{\mathbb{E}[e_i^2]}$, found on one half of the data, changes the log-likelihood of the other half
+by $\sum_i \tfrac12 e_i^2 (1 - c_i^{-2}) - \log c_i$: what a better scale would buy at once. A density has no upper limit, so a
+scale at its floor means that the floor, and not the data, decides how good the number looks.
 
 References: rybkin2021.
 """
@@ -37,8 +37,8 @@ def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: in
         seed: The same seed gives the same numbers.
 
     Returns:
-        ``gain`` of a refit, ``factor`` (median, smallest and largest $c_i$), ``at_floor`` (share of the scales within twice the floor of
-        a learned scale; None where there is no floor). None for another likelihood.
+        ``gain`` of a refit, ``factor`` (median, smallest and largest $c_i$), ``at_floor`` (share of the scales within twice the
+        floor of a learned scale; None where there is no floor). None for another likelihood.
     """
     device = next((p.device for p in model.parameters()), x.device)
     residuals, floors = [], []
