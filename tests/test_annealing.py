@@ -229,3 +229,65 @@ def test_blocks_are_the_whole_and_leave_no_trace() -> None:
     assert all(p.requires_grad for p in model.parameters())
     assert [len(b.ess) for b in blocks] == [100, 100, 50]
     assert torch.equal(Annealed.concatenate(blocks).log_evidence, annealing(model, x, 16).log_evidence)
+
+
+def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are unbiased only for transitions that do not look at their own chains: steps are the plan's, noise is new."""
+    problem = taut.LinearGaussian(dim_x=4, dim_z=2)
+    model = problem.model(Off(problem))
+    z, x = simulate(model, 3)
+    plans, starts, used = [], [], []
+    plan, draw, transition = module._plan, module._Path.draw, module._transition
+
+    def planned(*arguments):
+        plans.append(plan(*arguments))
+        return plans[-1]
+
+    def drawn(path, num_chains):
+        starts.append(draw(path, num_chains))
+        return starts[-1]
+
+    def moved(path, point, beta, step, scale):
+        used.append((len(plans), step, scale))
+        return transition(path, point, beta, step, scale)
+
+    monkeypatch.setattr(module, "_plan", planned)
+    monkeypatch.setattr(module._Path, "draw", drawn)
+    monkeypatch.setattr(module, "_transition", moved)
+    annealing(model, x, 8, max_temperatures=9)
+    pilot, run = starts
+    assert not bool(torch.isclose(pilot.u, run.u).any())
+    own = [(step, scale) for done, step, scale in used if done]
+    assert len(own) == len(plans[0].steps) - 1 > 2  # at the last temperature nothing moves any more
+    assert all(a is s and b is c for (a, b), s, c in zip(own, plans[0].steps, plans[0].scales, strict=False))
+    used.clear()
+    annealing(model, x, 8, exact=z, max_temperatures=9)
+    own = [(step, scale) for done, step, scale in used if done == 2]
+    back = zip(own, reversed(plans[1].steps), reversed(plans[1].scales), strict=True)
+    assert all(a is s and b is c for (a, b), s, c in back)
+
+
+def test_temperatures_are_equally_spaced_in_length() -> None:
+    steps, scales = [torch.tensor([v]) for v in (1.0, 2.0, 4.0)], [torch.tensor([[v]]) for v in (1.0, 3.0, 5.0)]
+    plan = module._plan([0.0, 0.1, 1.0], [0.0, 1.0, 2.0], steps, scales, 4)
+    assert plan.betas == pytest.approx([0.05, 0.1, 0.55, 1.0])
+    assert torch.cat(plan.steps).tolist() == pytest.approx([1.5, 2.0, 3.0, 4.0])
+    assert torch.cat(plan.scales)[:, 0].tolist() == pytest.approx([2.0, 3.0, 4.0, 5.0])
+    assert len(module._plan([0.0, 1.0], [0.0, 2.0], steps[:2], scales[:2], 1000).betas) == 40  # 2^2 / 0.1
+
+
+def test_from_the_prior_the_posterior_does_not_matter() -> None:
+    problem = taut.LinearGaussian()
+    x = problem.sample(4)
+    found = [annealing(problem.model(Off(problem, width)), x, 4, start="prior", max_temperatures=5) for width in (0.3, 3.0)]
+    assert torch.equal(found[0].log_evidence, found[1].log_evidence)
+
+
+def test_in_reverse_only_the_scatter_over_data_is_an_error() -> None:
+    problem = taut.LinearGaussian()
+    model = problem.model(Off(problem))
+    z, x = simulate(model, 5)
+    forward, backward = (annealing(model, x, 4, exact=e, max_temperatures=3).to_dict()["log_evidence"] for e in (None, z))
+    assert forward["mc_error"] > 0
+    assert backward["mc_error"] is None
+    assert backward["test_error"] > 0

@@ -12,8 +12,10 @@ from torch import nn
 
 import taut
 from taut import posteriors
-from taut.evidence.audit import Effort, audit
+from taut.evidence.audit import Effort, _overfitting, _sandwich, audit
 from taut.evidence.doctor import diagnose
+from taut.evidence.importance import curve_sizes
+from taut.seeds import derive
 
 QUICK = Effort(
     num_samples=500, num_chains=8, max_temperatures=50, optimum_steps=150, simulated=20, naive=20, train=2000, samples=300
@@ -290,3 +292,27 @@ def test_modules_without_parameters_are_audited_too() -> None:
     x = 1.25**0.5 * torch.randn(200, 2)
     found = audit(model, x, train=1.25**0.5 * torch.randn(500, 2), effort=QUICK)
     assert found["gaps"]["inference_gap"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_overfitting_compares_the_same_bound_of_the_same_number_of_samples() -> None:
+    problem = linear(CORRELATED)
+    model, x, train = problem.model(MeanField(problem, 1.0)), problem.sample(40), problem.sample(50)
+    evidence = taut.importance(model, x, 2000, seed=3)
+    found = _overfitting(model, train, evidence, None, 0)
+    assert (found["num_data"], found["num_samples"]) == (40, 500)
+    seen, held = taut.importance(model, train[:40], 500, seed=derive(0, "train")), evidence.curve[:, curve_sizes(2000).index(500)]
+    expected = {"train": seen.log_evidence.mean().item(), "held_out": held.mean().item()}
+    found = {side: value["value"] for side, value in found["log_evidence"].items()}
+    assert found == pytest.approx({**expected, "difference": expected["train"] - expected["held_out"]}, abs=1e-12)
+
+
+def test_the_sandwich_has_its_upper_slice_above() -> None:
+    """With three temperatures the sides are apart by much more than their errors."""
+    problem = linear(CORRELATED, 0.2)
+    found = _sandwich(
+        problem.model(MeanField(problem, 2.0)), Effort(num_samples=20, num_chains=4, max_temperatures=3, simulated=200), 0
+    )
+    upper, lower, sampled = (found[name]["value"] for name in ("upper", "lower", "importance"))
+    assert found["width"]["value"] == pytest.approx(upper - lower, abs=1e-10)
+    assert found["importance_short_by"]["value"] == pytest.approx(upper - sampled, abs=1e-10)
+    assert found["width"]["value"] > 5 * found["width"]["test_error"]

@@ -31,7 +31,7 @@ def test_public_parts_say_what_they_are() -> None:
             assert thing.__doc__, name
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/notation.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/evidence.md", "docs/notation.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -45,13 +45,14 @@ def test_files_named_in_the_design_exist() -> None:
         assert (ROOT / "src/taut" / name).exists(), name
 
 
-def test_python_of_the_readme_runs(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/evidence.md"])
+def test_python_of_a_page_runs(page: str, tmp_path, monkeypatch) -> None:
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, page, "exec"), {})
 
 
 def test_options_of_the_readme_exist() -> None:
@@ -61,7 +62,7 @@ def test_options_of_the_readme_exist() -> None:
     from taut.cli import app
 
     helps: dict[str, str] = {}
-    for page in ("README.md", "CONTRIBUTING.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "docs/evidence.md"):
         for command, rest in re.findall(
             r"taut (fit|check|resume|sample|reconstruct|encode|decode|score)\b([^`\n]*)", (ROOT / page).read_text()
         ):

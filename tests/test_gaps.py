@@ -155,3 +155,33 @@ def test_blocks_are_the_whole_and_leave_no_trace() -> None:
     assert [len(b.own.ess) for b in blocks] == [100, 30]
     again = list(optima_blocks(model, x, steps=3, evaluation_samples=10))
     assert torch.equal(Evidence.concatenate([b.own for b in blocks]).elbo, Evidence.concatenate([b.own for b in again]).elbo)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_unit_of_z_does_not_matter(full: bool) -> None:
+    """With z in other units the ascent takes the same way, to rounding."""
+    x, weight, factor = torch.randn(5, 3), torch.randn(3, 2), torch.tensor([[0.5, 0.0], [0.3, 0.2]])
+
+    def fitted(unit: float) -> Optima:
+        class Prior(taut.Prior):
+            def forward(self, context=None):
+                return Independent(Normal(torch.zeros(2), unit), 1)
+
+        class Likelihood(taut.Likelihood):
+            def forward(self, z, context=None):
+                return Independent(Normal(z / unit @ weight.T, 0.3), 1)
+
+        class Posterior(taut.Posterior):
+            def forward(self, x, context=None):
+                loc = 0.3 * unit * x[:, :2]
+                if full:
+                    return MultivariateNormal(loc, scale_tril=unit * factor.expand(len(x), 2, 2))
+                return Independent(Normal(loc, unit * factor.diagonal().expand(len(x), 2)), 1)
+
+        return next(optima_blocks(taut.VAE(Prior(), Likelihood(), Posterior()), x, steps=30, evaluation_samples=50))
+
+    one, other = fitted(1.0), fitted(100.0)
+    torch.testing.assert_close(other.own.elbo, one.own.elbo, rtol=0, atol=1e-8)
+    torch.testing.assert_close(other.rise, one.rise, rtol=0, atol=1e-8)
+    if not full:
+        torch.testing.assert_close(other.full.elbo, one.full.elbo, rtol=0, atol=1e-8)

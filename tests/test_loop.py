@@ -311,6 +311,34 @@ def test_the_running_average_has_the_buffers_of_the_last_step() -> None:
     assert m.posterior.standardize.loc.item() == 5.0 + 50
 
 
+def test_a_frozen_part_keeps_every_bit_and_is_seen_as_it_will_be_used() -> None:
+    """Else dropout would blur the decoder that a posterior is fitted to, and its running statistics would move."""
+
+    class Counting(taut.Network):
+        def __init__(self, in_shape, out_shape, context_dim: int = 0) -> None:
+            super().__init__()
+            self.inner = taut.Linear(in_shape, out_shape)
+            self.register_buffer("trained", torch.zeros(()))
+
+        def forward(self, z, context=None):
+            self.trained += float(self.training)
+            return self.inner(z)
+
+    m = taut.VAE(
+        taut.GaussianMixture(2, 3), taut.Normal((3,), 2, decoder=Counting), taut.DiagonalNormal((3,), 2, Counting, data_loc=5.0)
+    )
+    for part in (m.prior, m.likelihood):
+        part.requires_grad_(False)
+    before = copy.deepcopy(m.state_dict())
+    _, state = run(m, dataset(), dataclasses.replace(PLAIN, averaging=0.9), 50)
+    finish(m, state)
+    after = m.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {n for n in before if not n.startswith("posterior")} <= same
+    assert after["posterior.encoder.trained"] == 50
+    assert not [n for n in same if n.startswith("posterior.encoder")]
+
+
 def test_keeps_the_weights_that_were_best_on_the_validation_data() -> None:
     """The objective rises on training data while it falls on validation data: the first weights are the best."""
 

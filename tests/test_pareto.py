@@ -9,7 +9,8 @@ import torch
 from scipy import stats
 
 import taut
-from taut.evidence.pareto import pareto_k, tail_length, threshold
+from taut.evidence import pareto as module
+from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 
 
 def largest(log_weights: torch.Tensor) -> torch.Tensor:
@@ -122,3 +123,29 @@ def test_says_when_the_error_can_be_believed() -> None:
     limit = threshold(20_000)
     assert (k(0.4) > limit).double().mean().item() > 0.8  # k = 0.84, and 0.14 / error = 2 standard errors above
     assert (k(1.3) < limit).double().mean().item() == 1.0
+
+
+def test_the_surplus_of_the_tail_is_the_integral_of_the_fitted_quantiles() -> None:
+    """The trapezoid rule in log v on the square of 1 + s (v^-k - 1) / k, down to v = 1 / (1000 M), with k at most 0.7."""
+    shape = torch.tensor([-0.4, 0.2, 0.3, 0.5, 0.65, 1.2]).repeat_interleave(5)
+    tail = largest(shape * torch.distributions.Exponential(torch.tensor(1.0)).sample((1000, len(shape))))
+    m = len(tail) - 1
+    ordered = (tail - tail.amin(0)).exp().sort(0).values[1:].T
+    fitted, scale = module._fit(ordered - 1)
+    torch.testing.assert_close(fitted, pareto_k(tail), rtol=0, atol=1e-9)
+    k = fitted.clamp_max(0.7)[:, None]
+    assert bool((fitted > 0.7).any())
+    y = torch.linspace(0, math.log(1000 * m), 100_001)  # -log v
+    square = (1 + scale[:, None] * torch.expm1(k * y) / k).square()
+    expected = m * torch.trapezoid(square * (-y).exp(), y) - ordered.square().sum(1)
+    assert bool((expected > 0).any() & (expected < 0).any())
+    # the rule is off by h^2 / 12 times a slope of at most some 100, and h is 1.2e-4
+    torch.testing.assert_close(tail_surplus(tail), expected.clamp_min(0), rtol=1e-6, atol=1e-6)
+
+
+def test_there_is_no_surplus_where_there_is_no_tail() -> None:
+    tail = torch.randn(30, 3)
+    tail[:, 1] = -300.0
+    tail[3, 2] = -math.inf
+    assert tail_surplus(tail)[1:].tolist() == [0, 0]
+    assert tail_surplus(torch.randn(5, 3)).tolist() == [0, 0, 0]

@@ -246,8 +246,7 @@ def tighten(
     overwrite: bool = False,
     **settings: Any,
 ) -> tuple[Run, Dataset, State]:
-    """Returns a new run whose posterior will be trained on under the same decoder and prior, ready for ``train_run`` and
-    ``evaluate``.
+    """Returns a new run whose posterior is to be trained on under the same decoder and prior, ready for ``train_run``.
 
     For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from beneath.
 

@@ -12,7 +12,7 @@ REFERENCES = {
     "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC curves. Biometrics 44, 1988.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
-    "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood by bidirectional Monte Carlo. arXiv:1511.02543.",
+    "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. arXiv:1511.02543.",
     "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained variational framework. ICLR 2017.",
     "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate Bayesian inference, 2016.",
     "kingma2014": "Kingma, Welling. Auto-encoding variational Bayes. ICLR 2014.",

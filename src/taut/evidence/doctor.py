@@ -227,8 +227,8 @@ def _samples(audit: Mapping[str, Any]) -> Iterator[Finding]:
         None,
         "",
         "log p(x) itself is not known well: what is reported is a lower bound",
-        f"the estimate is reliable for {found['reliable_share']:.0%} of the data; the bound still rose by {rise:.2f} nats with the "
-        "last samples",
+        f"the estimate is reliable for {found['reliable_share']:.0%} of the data; the bound still rose by {rise:.2f} nats with "
+        "the last samples",
         "more samples and temperatures",
         "taut audit RUN --num-samples 50000 --max-temperatures 4000",
     )

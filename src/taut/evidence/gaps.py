@@ -112,8 +112,8 @@ class Gaps:
         doubtful = int((~self.reliable).sum())
         if doubtful:
             lines.append(
-                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: the largest of the lower bounds "
-                "stands for it, and the approximation gap is at least what is said"
+                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: the largest of the lower "
+                "bounds stands for it, and the approximation gap is at least what is said"
             )
         rise = self.rise.mean(0)
         if float(rise.max()) > 0.05:

@@ -101,7 +101,7 @@ def latents(model: VAE, x: Data, *, train: Tensor | None = None, context: Contex
         result["prior_gain"] = None if gain is None else gain.to_dict()
     if float(information["own"].mean()) > math.log(n) - 1:
         result["warnings"].append(
-            f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds about that or more: information is "
+            f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds that or more: information is "
             "at least, the marginal KL at most the first number of its pair, and the second ones are loose"
         )
     return result
