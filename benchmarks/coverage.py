@@ -3,7 +3,7 @@
     python benchmarks/coverage.py [--problems 300]
 
 Random linear-Gaussian problems, whose log p(x) is known, ten data each, with posteriors that are moved and scaled. The naive
-error is the delta method's from the sample; taut's counts the tail that was not drawn. Prints a table in Markdown; about a minute.
+error is the delta method's from the sample; taut's counts the tail that was not drawn. Prints a table in Markdown.
 """
 
 from __future__ import annotations

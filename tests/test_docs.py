@@ -64,7 +64,8 @@ def test_options_of_the_readme_exist() -> None:
     helps: dict[str, str] = {}
     for page in ("README.md", "CONTRIBUTING.md", "docs/evidence.md"):
         for command, rest in re.findall(
-            r"taut (fit|check|resume|sample|reconstruct|encode|decode|score)\b([^`\n]*)", (ROOT / page).read_text()
+            r"taut (fit|check|resume|sample|reconstruct|encode|decode|score|audit|tighten|gradients|report)\b([^`\n]*)",
+            (ROOT / page).read_text(),
         ):
             if command not in helps:
                 helps[command] = CliRunner().invoke(app, [command, "--help"]).output

@@ -11,7 +11,7 @@ import torch
 
 from taut import build as building
 from taut import storage
-from taut.data import Dataset, batch
+from taut.data import Dataset, batch, fingerprint
 from taut.errors import DataError, StorageError, UsageError, shown
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
@@ -49,9 +49,11 @@ def audit_run(
         report: Told the stage and how much of it is done.
 
     Fails:
-        UsageError: the run was trained on an array in memory and no data are given.
+        UsageError: the run was trained on an array in memory and no data are given, or a key without data.
         DataError: the data are not what the model was trained on, or have changed.
     """
+    if key is not None and source is None:
+        raise UsageError("--key chooses an array of DATA: give DATA too")
     effort = effort or Effort()
     notes = []
     dataset: Dataset | None = None
@@ -60,14 +62,18 @@ def audit_run(
     except (UsageError, DataError) as error:
         if source is None:
             raise
-        notes.append(f"the training data are not at hand, so overfitting, copies and the baseline are not measured: {error}")
+        notes.append(
+            "the training data are not at hand, so overfitting, copies and the baseline are not measured: "
+            + str(error).replace("\n", "; ")
+        )
     if source is not None:
         part, x, name = "given", new_data(run, source, key), shown(str(source) if isinstance(source, str | Path) else "an array")
     elif dataset is not None:
         part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
     if part == "validation":
         notes.append("no test data: the validation data chose the weights that are measured on them, which is optimistic")
-    found = {"name": name, "part": part, "rows": len(x), "fingerprint": run.info["fingerprint"]}
+    mark = run.info["fingerprint"] if source is None else fingerprint(x.numpy())
+    found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark}
     x = _some(x, num_data, seed, "audit")
     train = baseline = None
     if dataset is not None:
@@ -90,7 +96,7 @@ def audit_run(
     )
     result = {
         "taut": version(),
-        "run": run.path.name,
+        "run": run.path.resolve().name,
         "data": found,
         "model": {
             **dataclasses.asdict(run.config.model),
@@ -128,7 +134,7 @@ def gradients_run(
     x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))
     result = {
         "taut": version(),
-        "run": run.path.name,
+        "run": run.path.resolve().name,
         "seed": seed,
         **gradients(run.model, x, num_samples=num_samples, repeats=repeats, seed=seed, stop=stop),
     }
@@ -149,17 +155,18 @@ def write_report(run: Run) -> Path:
 
 
 def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
-    files = {name: storage.as_json(result) for name, result in results.items()}
+    storage.add_to_manifest(run.path, {name: storage.as_json(result) for name, result in results.items()})
+    # The numbers are kept by now: a picture that turns out to be damaged costs only the page.
     parts = {
-        name: results.get(name) or (storage.read_checked_json(run.path / name) if (run.path / name).exists() else None)
+        name: storage.read_checked_json(run.path / name) if (run.path / name).exists() else None
         for name in ("audit.json", "gradients.json")
     }
     if parts["audit.json"] is not None:
         pictures = {
             n: storage.read_checked(run.path / n) for n in ("samples.png", "reconstructions.png") if (run.path / n).exists()
         }
-        files["report.html"] = render(parts["audit.json"], parts["gradients.json"], pictures).encode()
-    storage.add_to_manifest(run.path, files)
+        page = render(parts["audit.json"], parts["gradients.json"], pictures)
+        storage.add_to_manifest(run.path, {"report.html": page.encode()})
 
 
 def _some(x: torch.Tensor, count: int, seed: int, name: str) -> torch.Tensor:

@@ -48,7 +48,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")
 Out = Annotated[Path | None, typer.Option(help="The file to write: .npy, .csv, or .png for images.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of the processor.")]
 Trust = Annotated[list[str] | None, typer.Option(help="An outside module that the run may import; repeatable.")]
 
 
@@ -332,16 +332,14 @@ def audit(
     loaded = _load(run, trust)
     _set_threads(threads)
     effort = Effort(num_samples=num_samples, num_chains=num_chains, max_temperatures=max_temperatures, minutes=minutes)
-    with terminal.stages() as report, _interruptible() as stop:
-        result = audit_run(loaded, data, key=key, num_data=num_data, effort=effort, seed=seed, stop=stop, report=report)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        terminal.show_audit(result)
-        terminal.answer(f"\nthe report is {shown(run / 'report.html')}, its numbers are in {shown(run / 'audit.json')}")
-    if result["stopped"] == "stopped":
-        terminal.message("stopped: the audit holds what was done")
-        raise typer.Exit(130)
+    with _interruptible() as stop:
+        with terminal.stages() as report:
+            result = audit_run(loaded, data, key=key, num_data=num_data, effort=effort, seed=seed, stop=stop, report=report)
+        if as_json:
+            typer.echo(json.dumps(result, indent=2))
+        else:
+            terminal.show_audit(result)
+            terminal.answer(f"\nthe report is {shown(run / 'report.html')}, its numbers are in {shown(run / 'audit.json')}")
 
 
 @command
@@ -354,6 +352,9 @@ def tighten(
     ] = None,
     objective: Annotated[
         str | None, typer.Option(help="What is maximised; by default StickingTheLanding(num_samples=4).")
+    ] = None,
+    simulated: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of each batch that the model draws; 0.5 for few data, else 0.")
     ] = None,
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Time for training.")] = None,
@@ -368,7 +369,7 @@ def tighten(
     from taut.fitting import tighten as tighten_run
 
     given: dict[str, Any] = {"objective": objective, "max_epochs": max_epochs, "minutes": minutes, "learning_rate": learning_rate}
-    given |= {"batch_size": batch_size, "seed": seed}
+    given |= {"batch_size": batch_size, "simulated": simulated, "seed": seed}
     settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     old = _load(run, trust)
     new, dataset, state = tighten_run(old, out, posterior=posterior, encoder=encoder, overwrite=overwrite, **settings)
@@ -394,21 +395,24 @@ def gradients(
 
     loaded = _load(run, trust)
     _set_threads(threads)
-    with terminal.stages() as report, _interruptible() as stop:
-        done = 0
+    with _interruptible() as stop:
+        with terminal.stages() as report:
+            done = 0
 
-        def counted() -> bool:
-            nonlocal done
-            done += 1
-            report("gradients", done / (8 * repeats))
-            return stop()
+            def counted() -> bool:
+                nonlocal done
+                done += 1
+                report("gradients", done / (8 * repeats))
+                return stop()
 
-        result = gradients_run(loaded, batch_size=batch_size, num_samples=num_samples, repeats=repeats, seed=seed, stop=counted)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        terminal.show_gradients(result)
-        terminal.answer(f"\nthe numbers are in {shown(run / 'gradients.json')}")
+            result = gradients_run(
+                loaded, batch_size=batch_size, num_samples=num_samples, repeats=repeats, seed=seed, stop=counted
+            )
+        if as_json:
+            typer.echo(json.dumps(result, indent=2))
+        else:
+            terminal.show_gradients(result)
+            terminal.answer(f"\nthe numbers are in {shown(run / 'gradients.json')}")
 
 
 @command
@@ -525,22 +529,27 @@ def _measure(run: Run, dataset: Dataset) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Gives a function that is true once Ctrl-C or SIGTERM came, so that what is done is kept; the second one ends at once."""
-    asked = False
+    """Gives a function that is true once Ctrl-C or SIGTERM came, so that what is done is kept; the second one ends at once.
+
+    The exit code of the first one comes at the end, when what was done is kept and shown.
+    """
+    asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
-        nonlocal asked
         if asked:
-            raise KeyboardInterrupt
-        asked = True
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        asked.append(number)
         terminal.message("stopping after this block; once more to stop at once")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: bool(asked)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if asked:
+        terminal.message("stopped: what was done is kept")
+        raise typer.Exit(128 + asked[0])
 
 
 def _set_threads(threads: int | None) -> None:

@@ -86,6 +86,8 @@ class TrainingConfig:
         weight_decay: AdamW's; 0 maximises the objective and nothing else.
         clip_norm: Largest norm of the gradient of the mean over a batch, in nats per unit; longer ones are scaled down to it.
         averaging: Decay of the running average of the weights that is validated and kept; 0 keeps the weights themselves.
+        simulated: Share of each batch that the model itself draws, for ``taut tighten``: data that never repeat, under a decoder
+            that stays as it is. While the decoder is trained it must be 0.
         patience: Share of the planned training without a better validation bound after which it stops.
         checkpoint_seconds: Seconds between checkpoints.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -101,6 +103,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     clip_norm: float = 200.0
     averaging: float = 0.999
+    simulated: float = 0.0
     patience: float = 0.2
     checkpoint_seconds: float = 30.0
     device: str = "auto"
@@ -208,6 +211,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, math.inf),
     "clip_norm": (0, math.inf),
     "averaging": (0, 1),
+    "simulated": (0, 1),
     "patience": (0, math.inf),
     "checkpoint_seconds": (0, math.inf),
     "threads": (1, 1024),  # torch dies without a word where the system refuses that many

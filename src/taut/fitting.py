@@ -36,6 +36,8 @@ from taut.training.loop import Record, State, finish, plan_steps, train
 __all__ = ["assemble", "evaluate", "fit", "resume", "start", "tighten", "train_run"]
 
 TIGHTENING = "StickingTheLanding(num_samples=4)"  # its noise vanishes as q approaches the posterior
+FEW = 10_000  # training data that an encoder may learn by heart: half of each batch is then drawn by the model
+GENTLE = 0.2  # share of the rate at which an encoder is trained on: the full rate would first undo what it has learned
 SMALL_STEP = 3e7  # multiplications: below it threads wait for each other longer than they work
 
 
@@ -109,6 +111,8 @@ def start(
     overwrite: bool = False,
 ) -> tuple[Run, Dataset, State]:
     """Reads the data, builds the model and makes the folder; nothing is trained yet."""
+    if config.training.simulated:
+        raise UsageError("training.simulated is for `taut tighten`: a decoder that learns from its own draws learns nothing")
     device = find_device(config.training.device)
     config, data, model, objective = assemble(source, config, parts=parts, test=test)
     _use_threads(config)
@@ -248,7 +252,8 @@ def tighten(
 ) -> tuple[Run, Dataset, State]:
     """Returns a new run whose posterior is to be trained on under the same decoder and prior, ready for ``train_run``.
 
-    For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from beneath.
+    For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from beneath. Where the
+    training data are few, half of each batch is drawn by the model itself (``simulated``): of such data there is no end.
 
     Args:
         run: The run, finished.
@@ -263,9 +268,19 @@ def tighten(
     Fails:
         UsageError: a posterior that cannot be reparameterized, or a setting is wrong.
     """
+    if out is not None and Path(out).resolve() == run.path.resolve():
+        raise UsageError(f"{shown(out)} is the run that is tightened: choose another --out")
     data = data_of(run, source, test)
     old = run.config
-    merged = _merge(old, {"objective": TIGHTENING, "max_epochs": None, "minutes": None, **settings})
+    before = {name: run.evaluation()[name] for name in ("elbo", "log_evidence", "inference_gap", "num_samples")}
+    defaults = {
+        "objective": TIGHTENING,
+        "max_epochs": None,
+        "minutes": None,
+        "learning_rate": old.training.learning_rate * (1.0 if encoder else GENTLE),
+        "simulated": 0.5 if len(data.train) < FEW else 0.0,
+    }
+    merged = _merge(old, defaults | settings)
     config = dataclasses.replace(
         merged,
         model=building.complete(
@@ -287,9 +302,9 @@ def tighten(
     device = find_device(config.training.device)
     _use_threads(config)
     model.to(device)
-    path = _make_folder(out, f"{run.path.name}-tight", overwrite)
+    name = run.path.resolve().name
+    path = _make_folder(out, f"{name}-tight", overwrite)
     state = State(plan_steps(model, objective, to_device(data, device), config.training))
-    before = {name: run.evaluation()[name] for name in ("elbo", "log_evidence", "inference_gap", "num_samples")}
     info = {
         **run.info,
         "taut": version(),
@@ -298,7 +313,8 @@ def tighten(
         "device": str(device),
         "total_steps": state.total_steps,
         "config": config.to_dict(),
-        "tightened": {"from": run.path.name, "before": before},
+        "data_seed": run.info.get("data_seed", old.training.seed),
+        "tightened": {"from": name, "before": before},
     }
     storage.write_json(path / "run.json", info)
     return Run(path, config, data.schema, model, objective, info), data, state

@@ -101,7 +101,8 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
         DataError: they are not the same data any more (by their fingerprint).
         UsageError: they were an array in memory.
     """
-    config = run.config
+    training = dataclasses.replace(run.config.training, seed=_data_seed(run))
+    config = dataclasses.replace(run.config, training=training)
     if source is None:
         source = run.info["source"]
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, key=None))  # it is in the source
@@ -133,13 +134,17 @@ def held_out(run: Run, data: Dataset) -> Tensor:
 
 def new_data(run: Run, source: Source, key: str | None = None) -> Tensor:
     """Returns data that the model of a run has not seen, checked against its schema and its likelihood's support."""
-    settings = run.config
-    x = check_against(source, run.schema, key=key, binarize=settings.data.binarize, seed=settings.training.seed)
+    x = check_against(source, run.schema, key=key, binarize=run.config.data.binarize, seed=_data_seed(run))
     latent = encode(run.model, x[:1])
     if (problem := building.unsupported(run.model, x, latent.to(torch.get_default_dtype()))) is not None:
         name = shown(str(source)) if isinstance(source, str | Path) else "the array"
         raise DataError(f"{name}: {problem}: the model gives them no probability")
     return x
+
+
+def _data_seed(run: Run) -> int:
+    """Returns the seed that the bits of the data were drawn with: a tightened run keeps that of the run it came from."""
+    return int(run.info.get("data_seed", run.config.training.seed))
 
 
 def read_data(source: Source, config: Config, test: Source | None = None) -> Dataset:

@@ -147,7 +147,7 @@ def show_audit(result: Mapping[str, Any]) -> None:
         lines.append(
             f"active units: {found['active_units']} of {found['latent_dim']}; calibration: {result['calibration']['verdict']}"
         )
-    sections = [result, *(result[name] or {} for name in ("gaps", "annealing", "latents", "samples", "blur"))]
+    sections = [result, *(result[name] or {} for name in ("evidence", "gaps", "annealing", "latents", "samples", "blur"))]
     warnings = [line for part in sections for line in part.get("warnings", [])]
     lines += [f"note: {_clean(line)}" for line in (*result["notes"], *warnings)]
     if result["stopped"]:

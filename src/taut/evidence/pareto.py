@@ -7,7 +7,7 @@ $\min(1 - 1 / \log_{10} K, \; 0.7)$; above it the estimate is biased low and its
 The fit is Zhang and Stephens' posterior mean on a grid, drawn toward 1/2 with the weight of ten observations.
 
 The same tail says how much of the weights' variance the sample has probably missed. The sample variance of heavy-tailed weights
-is too small more often than not, and so is the mean, in the same samples: of the 95 % intervals from it only some 75 % hold the
+is too small more often than not, and so is the mean, in the same samples: of the 95 % intervals from it only some 80 % hold the
 truth at k = 1/2. Here the tail's mean square is that of the fitted distribution, up to the quantile that a thousand times as
 many samples would reach.
 

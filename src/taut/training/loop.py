@@ -139,10 +139,14 @@ def _run(
     device = next(model.parameters()).device
     total, skipped = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
     size = _batch_size(data, config)
+    drawn = round(config.simulated * size)
     for step in range(state.step, until):
         set_seed(derive(config.seed, "step", step))
         index = _rows(config.seed, len(data.train), size, step).to(device)
         x = batch(data.train, index, data.binarize == "dynamic")
+        if drawn:
+            with torch.no_grad():
+                x = torch.cat([x[drawn:], model.sample(drawn).to(x)])
         bound = step_module(x, step / state.total_steps)
         loss, value = -bound.surrogate.mean(), bound.value.mean()
         optimizer.zero_grad()
