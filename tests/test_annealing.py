@@ -236,27 +236,25 @@ def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(monkeypat
     problem = taut.LinearGaussian(dim_x=4, dim_z=2)
     model = problem.model(Off(problem))
     z, x = simulate(model, 3)
-    plans, starts, used = [], [], []
-    plan, draw, transition = module._plan, module._Path.draw, module._transition
+    plans, streams, used = [], [], []
+    plan, transition = module._plan, module._transition
 
     def planned(*arguments):
         plans.append(plan(*arguments))
         return plans[-1]
 
-    def drawn(path, num_chains):
-        starts.append(draw(path, num_chains))
-        return starts[-1]
+    def streamed(*key):
+        streams.append(key)
+        return stream(*key)
 
     def moved(path, point, beta, step, scale):
         used.append((len(plans), step, scale))
         return transition(path, point, beta, step, scale)
 
     monkeypatch.setattr(module, "_plan", planned)
-    monkeypatch.setattr(module._Path, "draw", drawn)
+    monkeypatch.setattr(module, "stream", streamed)
     monkeypatch.setattr(module, "_transition", moved)
     annealing(model, x, 8, max_temperatures=9)
-    pilot, run = starts
-    assert not bool(torch.isclose(pilot.u, run.u).any())
     own = [(step, scale) for done, step, scale in used if done]
     assert len(own) == len(plans[0].steps) - 1 > 2  # at the last temperature nothing moves any more
     assert all(a is s and b is c for (a, b), s, c in zip(own, plans[0].steps, plans[0].scales, strict=False))
@@ -265,6 +263,7 @@ def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(monkeypat
     own = [(step, scale) for done, step, scale in used if done == 2]
     back = zip(own, reversed(plans[1].steps), reversed(plans[1].scales), strict=True)
     assert all(a is s and b is c for (a, b), s, c in back)
+    assert len(set(streams)) == 3  # of the pilot, the same for both directions, and of each of them
 
 
 def test_temperatures_are_equally_spaced_in_length() -> None:

@@ -490,7 +490,11 @@ def test_a_hostile_name_of_a_run(here: Path, name: str):
 # One process imports taut; each job is a child of it, which signals meet before the n-th call of a function.
 HELPER = textwrap.dedent("""
     import importlib, json, os, sys
-    import taut, taut.cli, taut.auditing
+    import torch, taut, taut.cli, taut.auditing, taut.fitting
+
+    weights = torch.nn.Parameter(torch.zeros(3))
+    weights.grad = torch.ones(3)
+    torch.optim.AdamW([weights], fused=True).step()  # imports what an optimizer needs, once for all children
 
     def run(job):
         for descriptor, name in ((1, "stdout"), (2, "stderr")):

@@ -13,7 +13,7 @@ from ztest import limit
 import taut
 from taut import posteriors
 from taut.evidence import Evidence
-from taut.evidence.gaps import Gaps, Optima, best_evidence, decompose, optima_blocks
+from taut.evidence.gaps import Gaps, Optima, _family, _fit, best_evidence, decompose, optima_blocks
 
 
 class MeanField(taut.Posterior):
@@ -98,6 +98,11 @@ def test_errors_are_paired_and_those_of_repetition() -> None:
     found = gaps.summary()["approximation_gap"]
     assert found.mc_error == pytest.approx(float(errors.square().sum().sqrt()) / 400)
     assert found.test_error == pytest.approx(float(gap.std()) / 20)
+    # here both sides have an error
+    gap, errors = gaps.elbo_best - gaps.elbo, (gaps.elbo_best_error**2 + gaps.elbo_error**2).sqrt()
+    found = gaps.summary()["amortization_gap"]
+    assert found.mc_error == pytest.approx(float(errors.square().sum().sqrt()) / 400)
+    assert found.test_error == pytest.approx(float(gap.std()) / 20)
 
 
 def test_the_most_reliable_estimate_is_chosen() -> None:
@@ -124,6 +129,32 @@ def test_unreached_optima_and_unreliable_evidence_are_named() -> None:
     assert any("not quite reached" in line for line in gaps.warnings)
     assert any("no estimate of log p(x) is reliable" in line for line in gaps.warnings)
     assert gaps.to_dict()["reliable_share"] < 0.5
+
+
+def test_the_rise_is_that_of_the_last_tenth_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without noise, and 30 scales away, the gradient is 30 and a step of Adam is its rate, in each of two dimensions.
+
+    Its eps is 0.3 % of that gradient, which falls by 2 % in all.
+    """
+    problem = linear_in_two_dimensions()
+    x = torch.zeros(3, 2)
+    with torch.no_grad():
+        q = problem.model(MeanField(problem, 30.0)).encode(x)
+    monkeypatch.setattr(Normal, "rsample", lambda self, shape=(): self.loc.expand(self._extended_shape(shape)))
+    _, rise = _fit(problem.model(), x, None, _family(q), 20, 1)
+    rates = [0.05 * 0.5 * (1 + math.cos(math.pi * step / 20)) for step in range(20)]
+    moved = sum((sum(rates[i - 2 : i]) for i in (18, 19)), 0.0) / 2
+    slope = 2 * (30 - sum(rates[:18]))
+    torch.testing.assert_close(rise, torch.full((3,), slope * moved), rtol=0.02, atol=0)
+
+
+def linear_in_two_dimensions() -> taut.LinearGaussian:
+    """p(z|x) = N(x / 2, 1/2) in each of two dimensions."""
+    problem = taut.LinearGaussian(2, 2, 1.0)
+    with torch.no_grad():
+        problem.likelihood.weight.copy_(torch.eye(2))
+        problem.likelihood.bias.zero_()
+    return problem
 
 
 def test_posteriors_without_a_gradient_or_a_known_family_are_refused() -> None:

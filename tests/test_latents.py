@@ -11,7 +11,7 @@ from ztest import assert_mean, limit
 
 import taut
 from taut import posteriors
-from taut.evidence.latents import BINS, calibration, latents, prior_gain
+from taut.evidence.latents import BINS, _mixture, calibration, latents, prior_gain
 from taut.evidence.scale import scale_check
 
 
@@ -87,6 +87,15 @@ def test_two_data_by_hand() -> None:
     rate = (draw.log_posterior - draw.log_prior).mean().item()
     assert found["rate"]["value"] == pytest.approx(rate, abs=1e-10)
     assert found["marginal_kl"]["own"]["value"] == pytest.approx(rate - own, abs=1e-10)
+
+
+def test_each_datum_leaves_out_its_own_component_in_every_block() -> None:
+    model, x, z = gaussian_model(), torch.randn(300, 2), torch.randn(300, 2)  # blocks have 256
+    each = model.encode(x).log_prob(z[:, None])  # (points, components)
+    whole, left, *_ = _mixture(model, x, None, z)
+    torch.testing.assert_close(whole, each.logsumexp(1) - math.log(300), rtol=0, atol=1e-10)
+    others = each.masked_fill(torch.eye(300, dtype=torch.bool), -math.inf)
+    torch.testing.assert_close(left, others.logsumexp(1) - math.log(299), rtol=0, atol=1e-10)
 
 
 def test_saturated_information_is_said() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ztest import assert_mean
 
 import taut
-from taut.distributions import CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic
+from taut.distributions import Bernoulli, CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic
 
 LEVELS = torch.arange(2.0, 9.0, dtype=torch.float64)
 
@@ -41,6 +41,13 @@ def wild(part: taut.Likelihood, std: float = 1.5) -> taut.Likelihood:
 def test_masses_sum_to_one(part, support: Tensor) -> None:
     total = single(wild(part()), support.double()).logsumexp(0)
     torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-10)
+
+
+def test_bernoulli_is_its_closed_form_at_any_logit() -> None:
+    logit = torch.linspace(-60, 60, 241)
+    bits = Bernoulli(logits=logit, validate_args=False)
+    torch.testing.assert_close(bits.log_prob(torch.ones(241)), -torch.log1p((-logit).exp()), rtol=1e-14, atol=0)
+    torch.testing.assert_close(bits.log_prob(torch.zeros(241)), -torch.log1p(logit.exp()), rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("scale", ["per_feature", "shared", "per_datum", 2.5])

@@ -460,3 +460,44 @@ def test_steps_are_planned() -> None:
     planned = plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=1000, minutes=1e-6))
     assert planned == 1  # a minute fraction too short for any step still makes one
     assert torch.equal(weights(m), before)  # measuring trains a copy
+
+
+# --- A frozen part, and data that the model draws -------------------------------------------------------------------------
+
+
+class Spy(taut.ELBO):
+    """The ELBO, which keeps what it is given."""
+
+    def __call__(self, m, x, context=None, progress=1.0):
+        SEEN.append((x, m.likelihood.training, m.posterior.training))
+        return super().__call__(m, x, context, progress)
+
+
+SEEN: list[tuple[Tensor, bool, bool]] = []
+
+
+def test_a_frozen_part_stays_as_it_is_to_the_bit_and_is_evaluated() -> None:
+    m = model()
+    with torch.no_grad():
+        next(m.likelihood.parameters()).fill_(-0.0)  # which an average with itself would turn into 0.0
+    m.likelihood.requires_grad_(False)
+    before = {k: v.clone() for k, v in m.state_dict().items()}
+    SEEN.clear()
+    _, state = run(m, dataset(), dataclasses.replace(PLAIN, averaging=0.9), 40, Spy())
+    finish(m, state)
+    for name, tensor in m.state_dict().items():
+        same = torch.equal(torch.signbit(tensor), torch.signbit(before[name])) and torch.equal(tensor, before[name])
+        assert same == (not name.startswith("posterior.encoder"))
+    assert {(decoder, encoder) for _, decoder, encoder in SEEN} == {(False, True), (False, False)}  # training, validation
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0.0, 0), (0.5, 8), (1.0, 16)])
+def test_a_share_of_each_batch_is_drawn_by_the_model(share: float, drawn: int) -> None:
+    m, data = model(), dataset()
+    m.likelihood.requires_grad_(False)
+    SEEN.clear()
+    run(m, data, dataclasses.replace(PLAIN, simulated=share), 5, Spy())
+    batches = [x for x, _, training in SEEN if training]
+    known = torch.stack([(x[:, None] == data.train.to(x)).all(2).any(1) for x in batches])
+    assert known.sum(1).tolist() == [16 - drawn] * 5
+    assert len({float(x.sum()) for x in batches}) == 5

@@ -81,7 +81,7 @@ def emblem(audit: Mapping[str, Any]) -> str:
             if before:
                 left.axhline(before["value"], color="black", linewidth=1, linestyle=":", gid="before")
                 words = f"before: ELBO {plus_minus(before)} "
-                left.text(max(epochs), before["value"] - 0.02 * span, words, size=11, ha="right", va="top")
+                left.text(max(epochs), before["value"] + 0.01 * span, words, size=11, ha="right", va="bottom")
         _stack(right, parts, ends)
         told = [f"{name} {plus_minus(e)}" for name, e in ends] + [f"{part.name} {part.size}" for part in parts]
         return _svg(figure, "emblem", "The bound under log p(x)", f"In nats per datum: {'; '.join(told)}.")
