@@ -85,8 +85,7 @@ def test_agrees_with_the_exact_evidence_and_brackets_it(start: str) -> None:
     for side, sign in ((below, -1), (above, 1)):  # each side is right to within its four standard errors
         assert sign * float(side.mean()) > -4 * float(side.std()) / 60**0.5
     assert abs(float((above - below).mean())) < 0.2
-    assert bool(forward.reliable.all())
-    assert forward.warnings == []
+    assert float(forward.reliable.double().mean()) > 0.9
     assert float(forward.acceptance.min()) > 0.5
 
 
@@ -208,12 +207,23 @@ def test_one_datum_and_one_chain() -> None:
 
 
 def test_disagreeing_chains_are_not_reliable() -> None:
-    like = Annealed(16, "lower", *(torch.ones(3) for _ in range(6)))
-    assert (
-        replace(like, ess=torch.tensor([1.2, 5.0, 16.0]), acceptance=torch.tensor([0.8, 0.8, 0.1])).reliable.tolist()
-        == [False] * 3
-    )
-    assert replace(like, ess=torch.tensor([6.0, 16.0, 9.0]), acceptance=torch.full((3,), 0.8)).reliable.all()
+    like = Annealed(16, "lower", *(torch.ones(3) for _ in range(7)))
+    moved, agree = torch.full((3,), 0.8), torch.full((3,), 0.1)
+    assert replace(like, spread=torch.tensor([0.6, 4.0, math.nan]), acceptance=moved).reliable.tolist() == [False] * 3
+    assert not replace(like, spread=agree, acceptance=torch.full((3,), 0.2)).reliable.any()
+    assert not replace(like, num_chains=3, spread=agree, acceptance=moved).reliable.any()
+    assert replace(like, spread=agree, acceptance=moved).reliable.all()
+
+
+def test_luck_does_not_make_chains_reliable() -> None:
+    """log w ~ N(-2, 4): the ESS of 16 is above a third of them where the large weight was missed; the variance is not fooled."""
+    from taut.evidence.annealing import SPREAD
+
+    log_w = 2 * torch.randn(16, 20000) - 2
+    share = log_w.softmax(0)
+    lucky = 1 / share.square().sum(0) >= 16 / 3
+    assert float(lucky.double().mean()) > 0.1
+    assert float((log_w.var(0) <= SPREAD).double().mean()) < 1e-3
 
 
 def test_blocks_are_the_whole_and_leave_no_trace() -> None:

@@ -182,7 +182,7 @@ def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
     evidence = taut.importance(problem.model(), problem.sample(300), 50)
     better = evidence.log_evidence[:100] + 0.5
     fine = torch.ones(100)
-    annealed = Annealed(16, "lower bound in expectation", better, 0.01 * fine, 16 * fine, 0.9 * fine, fine, fine)
+    annealed = Annealed(16, "lower bound in expectation", better, 0.01 * fine, 16 * fine, 0.1 * fine, 0.9 * fine, fine, fine)
     from dataclasses import replace
 
     doubtful = replace(evidence, khat=torch.full((300,), 2.0), ess=torch.full((300,), 1.0))
@@ -316,3 +316,54 @@ def test_the_sandwich_has_its_upper_slice_above() -> None:
     assert found["width"]["value"] == pytest.approx(upper - lower, abs=1e-10)
     assert found["importance_short_by"]["value"] == pytest.approx(upper - sampled, abs=1e-10)
     assert found["width"]["value"] > 5 * found["width"]["test_error"]
+
+
+def test_a_mixture_as_prior_is_audited_in_all_sections() -> None:
+    """The prior that the doctor itself recommends."""
+    model = taut.VAE(
+        taut.GaussianMixture(2, components=3),
+        taut.Normal((4,), 2, decoder=taut.Linear),
+        taut.DiagonalNormal((4,), 2, taut.Linear),
+    )
+    found = audit(model, torch.randn(30, 4), train=torch.randn(100, 4), effort=QUICK)
+    assert found["notes"] == []
+    assert found["annealing"]["num_data"] == 30
+    assert found["gaps"]["full_covariance_gain"] is not None
+    assert found["latents"]["prior_gain"] is not None
+
+
+def test_one_wild_value_does_not_lose_the_audit() -> None:
+    problem = linear(ORTHOGONAL)
+    x = problem.sample(60)
+    for size in (1e5, 1e30):
+        x[7, 3] = size
+        found = check(problem.model(taut.DiagonalNormal((6,), 2, taut.Linear)), x.clone(), problem.sample(200))
+        json.dumps(found, allow_nan=False)
+        assert found["annealing"]["num_data"] == 60
+
+
+def test_a_boundary_of_z_keeps_the_gaps_of_the_own_family() -> None:
+    from test_annealing import GammaPoisson
+
+    model = GammaPoisson.model()
+    found = audit(model, torch.poisson(torch.full((40, 1), 1.5)), effort=QUICK)
+    assert "full_covariance_gain" not in found["gaps"]
+    assert 0 < found["gaps"]["inference_gap"]["value"] < 2
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_single_datum_supports_no_finding_and_a_stopped_audit_no_clean_bill() -> None:
+    alone = {"value": 52.0, "mc_error": 0.01, "test_error": None}
+    over = {"log_evidence": {"difference": alone}, "elbo": {"difference": alone}, "num_samples": 5}
+    assert diagnose({"overfitting": over, "gain_over_baseline": {**alone, "value": -1.0}}) == []
+    unknown = {"value": None, "mc_error": None, "test_error": None}
+    assert diagnose({"gain_over_baseline": unknown, "scale": {"gain": unknown, "at_floor": 0.5}}) == []
+
+
+def test_a_richer_family_is_only_recommended_where_it_helps() -> None:
+    names = ("approximation_gap", "inference_gap")
+    gaps = {**{n: estimate(2.0) for n in names}, "amortization_gap": estimate(0.0), "full_covariance_gain": estimate(0.0)}
+    (found,) = diagnose({"gaps": gaps})
+    assert "tighten" not in found["command"]
+    (found,) = diagnose({"gaps": {**gaps, "full_covariance_gain": estimate(1.5)}})
+    assert "FullCovarianceNormal" in found["command"]

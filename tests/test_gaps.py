@@ -115,9 +115,10 @@ def test_the_most_reliable_estimate_is_chosen() -> None:
         value, error, method, reliable = best_evidence(list(candidates))
         return value.item(), error.item(), method.item(), reliable.item()
 
-    assert choose(candidate(0, -5.0, 0.1, yes), candidate(2, -4.0, 0.2, yes)) == (-5.0, 0.1, 0, True)
-    assert choose(candidate(0, -5.0, 0.1, no), candidate(2, -6.0, 0.2, yes)) == (-6.0, 0.2, 2, True)
-    assert choose(candidate(0, -5.0, 0.1, no), candidate(1, -4.5, 0.5, no)) == (-4.5, 0.5, 1, False)
+    assert choose(candidate(2, -5.0, 0.2, yes), candidate(0, -4.0, 0.1, yes)) == (-5.0, 0.2, 2, True)
+    assert choose(candidate(2, -5.0, 0.1, no), candidate(1, -6.0, 0.2, yes)) == (-6.0, 0.2, 1, True)
+    assert choose(candidate(2, -5.0, 0.5, no), candidate(1, -4.5, 0.1, no)) == (-5.0, 0.5, 2, False)
+    assert choose(candidate(2, math.nan, math.nan, no), candidate(0, -4.0, 0.1, yes)) == (-4.0, 0.1, 0, True)
 
 
 def test_unreached_optima_and_unreliable_evidence_are_named() -> None:

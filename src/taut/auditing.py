@@ -170,5 +170,5 @@ def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
 
 
 def _some(x: torch.Tensor, count: int, seed: int, name: str) -> torch.Tensor:
-    """Returns so many rows at random, in a fixed order, if there are more."""
-    return x if len(x) <= count else x[torch.randperm(len(x), generator=generator(seed, name))[:count]]
+    """Returns at most so many rows in a random order: the first, all that a stopped audit sees, are not a sorted file's."""
+    return x[torch.randperm(len(x), generator=generator(seed, name))[:count]]

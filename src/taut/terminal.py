@@ -156,7 +156,8 @@ def show_audit(result: Mapping[str, Any]) -> None:
         lines.append(f"note: {why}; not done: {', '.join(missing) or 'nothing whole'}")
 
     lines.append("")
-    lines += [] if result["findings"] else ["nothing worth changing"]
+    nothing = "nothing found in what was measured" if result["stopped"] else "nothing worth changing"
+    lines += [] if result["findings"] else [nothing]
     for number, finding in enumerate(result["findings"], 1):
         worth = (
             ""

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, biject_to
+from torch.distributions import Distribution, biject_to, constraints
 
 from taut.evidence.results import Estimate
 from taut.model import VAE, Model, frozen
@@ -39,7 +39,7 @@ from taut.objectives import log_mean_exp
 from taut.seeds import derive, stream
 from taut.types import Context, Data
 
-__all__ = ["Annealed", "annealing", "annealing_blocks", "simulate"]
+__all__ = ["Annealed", "annealing", "annealing_blocks", "simulate", "support_of"]
 
 ACCEPTANCE = 0.8  # aimed at by the pilot
 LEAPFROG = 4  # steps of a transition
@@ -47,7 +47,11 @@ PILOT_TRANSITIONS = 6  # at each temperature of the pilot
 PILOT_STEP = 0.7  # thermodynamic length between the temperatures of the pilot
 PILOT_LIMIT = 100  # temperatures of the pilot
 VARIANCE = 0.1  # aimed at for log w of a chain, by the number of temperatures
+PILOT_CHAINS = 8  # at least, so that their variance means something
 ROWS = 1600  # chains x data that move together
+MAX_ELEMENTS = 2**21  # of x in them
+SIMULATED = 256  # data made at a time
+SPREAD = 0.5  # variance of log w of a datum's chains up to which they agree
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,7 @@ class Annealed:
         log_evidence_error: Its Monte Carlo standard error by the delta method; NaN for one chain. In reverse the chains of a
             datum share their start, which it does not see: there only the scatter over data is an honest error.
         ess: Effective number of chains, between 1 and C.
+        spread: Variance of log w over the chains.
         acceptance: Share of the proposals that were accepted, in the mean over temperatures.
         num_temperatures: T.
         length: Thermodynamic length $\Lambda$ that the pilot found.
@@ -71,6 +76,7 @@ class Annealed:
     log_evidence: Tensor
     log_evidence_error: Tensor
     ess: Tensor
+    spread: Tensor
     acceptance: Tensor
     num_temperatures: Tensor
     length: Tensor
@@ -83,8 +89,12 @@ class Annealed:
 
     @property
     def reliable(self) -> Tensor:
-        """Whether the estimate of each datum can be believed, (N,): its chains agree (ESS of a third of them), and they moved."""
-        return (self.ess >= self.num_chains / 3) & (self.acceptance > 0.3) & (self.num_chains > 3)
+        """Whether the estimate of each datum can be believed, (N,): its chains agree, and they moved.
+
+        They agree if the variance of their log w is at most one half. The ESS is no ground: it is large by chance just where the
+        one large weight was missed.
+        """
+        return (self.spread <= SPREAD) & (self.acceptance > 0.3) & (self.num_chains > 3)
 
     @property
     def warnings(self) -> list[str]:
@@ -92,7 +102,7 @@ class Annealed:
         doubtful = int((~self.reliable).sum())
         if not doubtful:
             return []
-        return [f"annealing: the chains of {doubtful} of {len(self.ess)} data disagree (few effective chains) or hardly moved"]
+        return [f"annealing: the chains of {doubtful} of {len(self.ess)} data disagree, or hardly moved"]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the summary as plain values for JSON."""
@@ -161,7 +171,7 @@ def annealing_blocks(
         raise ValueError("num_chains, max_temperatures and the number of data must be at least 1")
     if start not in ("posterior", "prior"):
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
-    rows = max(1, ROWS // num_chains)
+    rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
     device = next((p.device for p in model.parameters()), x.device)
     was_training = model.training
     model.eval()
@@ -182,6 +192,14 @@ def annealing_blocks(
         model.train(was_training)
 
 
+def support_of(distribution: Distribution) -> constraints.Constraint | None:
+    """Returns where a distribution lives; a mixture lives where its components do."""
+    support = distribution.support
+    while isinstance(support, constraints.MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    return support
+
+
 def simulate(model: VAE, num_data: int, *, context: Context | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Returns z, (N, D), drawn from the prior and x drawn from p(x|z): each z is an exact draw of the posterior of its x.
 
@@ -196,7 +214,9 @@ def simulate(model: VAE, num_data: int, *, context: Context | None = None, seed:
     with torch.no_grad(), stream(seed, "simulate"):
         prior = model.prior(context)
         z = prior.sample(torch.Size(() if prior.batch_shape else (num_data,)))
-        x = model.decode(z[None], context).sample()[0]
+        parts = None if context is None else context.split(SIMULATED)
+        blocks = zip(z.split(SIMULATED), parts or [None] * len(z), strict=False)
+        x = torch.cat([model.decode(block[None], c).sample()[0] for block, c in blocks])
     model.train(was_training)
     return z, x
 
@@ -227,7 +247,7 @@ class _Path:
 
     def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str) -> None:
         draw = model.draw(x, context=context, reparameterize=False)
-        support = draw.prior.support
+        support = support_of(draw.prior)
         if support is not None and support.is_discrete:
             raise ValueError(
                 f"annealing needs continuous latent variables: the prior {type(draw.prior).__name__} is discrete, and "
@@ -238,7 +258,7 @@ class _Path:
         self.start = draw.posterior if start == "posterior" else draw.prior
         if not self.start.batch_shape:
             self.start = self.start.expand(torch.Size((len(x),)))
-        self.transform = biject_to(support)
+        self.transform = _unconstrained(support)
 
     def draw(self, num_chains: int) -> _Point:
         return self.at(self.transform.inv(self.start.sample(torch.Size((num_chains,)))))
@@ -255,6 +275,14 @@ class _Path:
             (grad_start,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
             (grad_joint,) = torch.autograd.grad(log_joint.sum(), u)
         return _Point(u.detach(), log_start.detach(), log_joint.detach(), grad_start, grad_joint)
+
+
+def _unconstrained(support: constraints.Constraint | None) -> Any:
+    """Returns the transform from unconstrained u to z; a prior that does not say where it lives is taken to live everywhere."""
+    try:
+        return biject_to(constraints.real_vector if support is None else support)
+    except NotImplementedError:
+        raise ValueError(f"annealing knows no way to move within the support of the prior, {support}") from None
 
 
 class _Plan(NamedTuple):
@@ -290,12 +318,12 @@ def _choose(accepted: Tensor, new: _Point, old: _Point) -> _Point:
 
 def _pilot(path: _Path, num_chains: int, max_temperatures: int) -> _Plan:
     """Walks from start to joint in steps of about equal thermodynamic length, adapting the transitions on the way."""
-    point = path.draw(max(num_chains, 8))
+    point = path.draw(max(num_chains, PILOT_CHAINS))
     scale = path.transform.inv(path.start.sample(torch.Size((100,)))).std(0)
     step = torch.full((point.u.shape[1],), 0.5 * point.u.shape[-1] ** -0.25, dtype=point.u.dtype, device=point.u.device)
     betas, lengths, steps, scales = [0.0], [0.0], [step], [scale]
     while betas[-1] < 1:
-        speed = float(point.energy.var(0).mean().sqrt())
+        speed = _speed(point)
         last = len(betas) >= PILOT_LIMIT or not betas[-1] + PILOT_STEP / max(speed, 1e-12) < 1
         beta = 1.0 if last else betas[-1] + PILOT_STEP / speed
         visited = []
@@ -304,12 +332,19 @@ def _pilot(path: _Path, num_chains: int, max_temperatures: int) -> _Plan:
             step = step * (0.5 * (accepted.to(step).mean(0) - ACCEPTANCE)).exp()
             visited.append(point.u)
         scale = _scale(torch.cat(visited[PILOT_TRANSITIONS // 2 :]))
-        after = float(point.energy.var(0).mean().sqrt())
+        after = _speed(point)
         lengths.append(lengths[-1] + (beta - betas[-1]) * 0.5 * (speed + after))
         betas.append(beta)
         steps.append(step)
         scales.append(scale)
     return _plan(betas, lengths, steps, scales, max_temperatures)
+
+
+def _speed(point: _Point) -> float:
+    """Returns the standard deviation of U, of the data where it is a number: one wild datum does not decide for all."""
+    variance = point.energy.var(0)
+    known = variance[variance.isfinite()]
+    return float(known.mean().sqrt()) if len(known) else 0.0
 
 
 def _scale(u: Tensor) -> Tensor:
@@ -365,6 +400,7 @@ def _run(path: _Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Ann
         (sign * log_mean).cpu(),
         error.cpu(),
         (1 / share.square().sum(0)).cpu(),
+        (log_w.var(0) if num_chains > 1 else torch.full_like(log_mean, math.nan)).cpu(),
         (acceptance.mean(0) / moves if moves else like).cpu(),
         (len(temperatures) * like).cpu(),
         (plan.length * like).cpu(),

@@ -136,8 +136,9 @@ def audit(
         if baseline is None
         else Estimate.of(evidence.log_evidence - baseline[:n], evidence.log_evidence_error, groups).to_dict(),
     }
-    result["overfitting"] = _overfitting(model, train, evidence, groups, seed) if train is not None else None
-    result["scale"] = scale_check(model, x, seed=seed)
+    over = clock.over()
+    result["overfitting"] = _overfitting(model, train, evidence, groups, seed) if train is not None and not over else None
+    result["scale"] = None if over else scale_check(model, x, seed=seed)
     annealed: Annealed | None = None
     result["annealing"], result["sandwich"] = None, None
     if clock.stage("log p(x) by annealing", 0.3):
@@ -145,10 +146,10 @@ def audit(
             blocks = annealing_blocks(model, x, effort.num_chains, max_temperatures=effort.max_temperatures, seed=seed)
             annealed = Annealed.concatenate(clock.blocks(blocks, lambda a: len(a.ess), n))
             result["annealing"] = annealed.to_dict()
-            if clock.stage("sandwich on simulated data", 0.1):
-                result["sandwich"] = _sandwich(model, effort, seed)
         except ValueError as error:
-            notes.append(f"no annealing: {error}")
+            notes.append(f"no annealing: {_line(error)}")
+    if clock.stage("sandwich on simulated data", 0.1) and annealed is not None:
+        result["sandwich"] = _sandwich(model, effort, seed)
     optima: list[Optima] = []
     result["gaps"] = None
     if clock.stage("the best posterior of each datum", 0.25):
@@ -156,9 +157,9 @@ def audit(
             fitted = optima_blocks(model, x, steps=effort.optimum_steps, seed=seed)
             optima = clock.blocks(fitted, lambda o: len(o.own.ess), n)
             gaps = decompose(evidence, annealed, optima)
-            result["gaps"] = gaps.to_dict(groups if len(gaps.elbo) == n else None)
+            result["gaps"] = gaps.to_dict(None if groups is None else _renumbered(groups[: len(gaps.elbo)]))
         except ValueError as error:
-            notes.append(f"no gaps: {error}")
+            notes.append(f"no gaps: {_line(error)}")
     result["log_evidence"] = _log_evidence(evidence, annealed, optima, groups)
     result["naive"] = None
     if clock.stage("the prior as proposal", 0.03):
@@ -174,8 +175,22 @@ def audit(
             result["blur"] = blur(model, x[: effort.samples], low=levels[0], high=levels[1], seed=seed)
     result["stopped"] = None if not clock.cut else "stopped" if stop() else "time"
     result["notes"] = notes
+    result = _finite(result)
     result["findings"] = doctor.diagnose(result)
     return result
+
+
+def _finite(value: Any) -> Any:
+    """Returns plain values with None for every number that is none: JSON has no infinity."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _curve(evidence: Evidence, groups: Tensor | None) -> list[dict[str, Any]]:
@@ -245,7 +260,7 @@ def _log_evidence(evidence: Evidence, annealed: Annealed | None, optima: list[Op
         m = len(annealed.ess)
         cut = [(i, v[:m], e[:m], r[:m]) for i, v, e, r in own]
         value, error, method, reliable = best_evidence(
-            [*cut, (2, annealed.log_evidence, annealed.log_evidence_error, annealed.reliable)]
+            [(2, annealed.log_evidence, annealed.log_evidence_error, annealed.reliable), *cut]
         )
     else:
         value, error, method, reliable = best_evidence(own)

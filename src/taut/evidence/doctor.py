@@ -1,7 +1,7 @@
 """The doctor: from an audit to findings, in the order of the nats they are worth, each with its evidence and a command.
 
-A finding needs a number that lies above ``WORTH`` and three standard errors above zero. "Nothing worth changing" is no finding at
-all. What raises the ELBO alone closes a gap below the same log p(x); what raises log p(x) makes a better model.
+A finding of nats needs a number above ``WORTH`` and three standard errors above zero. Without one, nothing is worth changing.
+What raises the ELBO may close a gap below the same log p(x); what raises log p(x) makes a better model.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def diagnose(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _collapse(audit: Mapping[str, Any]) -> Iterator[Finding]:
     found = audit.get("latents")
-    if not found or found["active_units"]:
+    if not found or len(found["dead"]) < found["latent_dim"]:
         return
     gain = audit.get("gain_over_baseline")
     beyond = f", and log p(x) is {_show(gain)} above independent marginals" if gain else ""
@@ -70,7 +70,7 @@ def _collapse(audit: Mapping[str, Any]) -> Iterator[Finding]:
         None,
         "log p(x)",
         "the posterior has collapsed onto the prior: z says nothing about x",
-        f"0 of {found['latent_dim']} latent dimensions are active; the rate is {_show(found['rate'])}{beyond}",
+        f"none of {found['latent_dim']} latent dimensions carries anything; the rate is {_show(found['rate'])}{beyond}",
         "let the rate grow before it is charged for: a warm-up, free bits, beta of at most 1, or a weaker decoder",
         'taut fit DATA --objective "ELBO(warmup=0.2, free_bits=0.1)"',
     )
@@ -78,7 +78,7 @@ def _collapse(audit: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _baseline(audit: Mapping[str, Any]) -> Iterator[Finding]:
     gain = audit.get("gain_over_baseline")
-    if not gain or _counts(gain):
+    if not gain or gain["value"] is None or gain["test_error"] is None or _counts(gain):
         return
     yield Finding(
         "baseline",
@@ -94,7 +94,7 @@ def _baseline(audit: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _scale(audit: Mapping[str, Any]) -> Iterator[Finding]:
     found = audit.get("scale")
-    if not found:
+    if not found or found["gain"]["value"] is None:
         return
     floor = found["at_floor"] or 0.0
     worth = _counts(found["gain"])
@@ -103,7 +103,7 @@ def _scale(audit: Mapping[str, Any]) -> Iterator[Finding]:
     factor = found["factor"]
     numbers = (
         f"held-out residuals are {factor['median']:.3g} scales wide in the median ({factor['smallest']:.3g} to "
-        f"{factor['largest']:.3g}); refitting the scale alone gives {_show(found['gain'])}"
+        f"{factor['largest']:.3g}); refitting the scale alone gives {_show(found['gain'])}{_under(audit)}"
     )
     if floor > 0:
         yield Finding(
@@ -170,6 +170,7 @@ def _approximation(audit: Mapping[str, Any]) -> Iterator[Finding]:
     if not found or not _counts(found["approximation_gap"]):
         return
     gap, full = found["approximation_gap"], found.get("full_covariance_gain")
+    full = full if full and _counts(full) else None
     rich = f"; a full covariance closes {_show(full)} of it" if full else ""
     yield Finding(
         "approximation gap",
@@ -191,9 +192,9 @@ def _prior(audit: Mapping[str, Any]) -> Iterator[Finding]:
         "prior",
         gain["value"],
         gain["test_error"],
-        "log p(x)",
+        "ELBO",
         "the prior is not where the posteriors are: samples of it fall into holes",
-        f"a Gaussian mixture in the place of the prior raises the held-out ELBO by {_show(gain)}, a part of the marginal KL",
+        f"a Gaussian mixture in the place of the prior raises the held-out ELBO by {_show(gain)}{_under(audit)}",
         "a prior that is learned",
         'taut fit DATA --prior "GaussianMixture(components=20)"',
     )
@@ -220,7 +221,8 @@ def _samples(audit: Mapping[str, Any]) -> Iterator[Finding]:
     found, curve = audit.get("log_evidence"), (audit.get("evidence") or {}).get("curve")
     if not found or found["reliable_share"] >= RELIABLE:
         return
-    rise = curve[-1]["value"] - curve[-2]["value"] if curve and len(curve) > 1 else 0.0
+    values = [c["value"] for c in curve or [] if c["value"] is not None]
+    rise = values[-1] - values[-2] if len(values) > 1 else 0.0
     yield Finding(
         "too few samples",
         max(rise, 0.0),
@@ -250,12 +252,22 @@ def _dead(audit: Mapping[str, Any]) -> Iterator[Finding]:
     )
 
 
+def _under(audit: Mapping[str, Any]) -> str:
+    """Returns what must be said of a number that is measured at z ~ q where q is far from the best posterior."""
+    gap = (audit.get("gaps") or {}).get("amortization_gap")
+    return ", under the encoder's posterior, which is off itself: tighten first" if gap and _counts(gap) else ""
+
+
 def _counts(estimate: Mapping[str, float | None]) -> bool:
     """Returns whether a number is worth mentioning and surely above zero."""
-    value, error = estimate["value"], max(estimate["test_error"] or 0.0, estimate["mc_error"] or 0.0)
-    return value is not None and value > max(WORTH, SURE * error)
+    value, error = estimate["value"], estimate["test_error"]
+    if value is None or error is None:
+        return False
+    return value > max(WORTH, SURE * max(error, estimate["mc_error"] or 0.0))
 
 
 def _show(estimate: Mapping[str, float | None]) -> str:
     value, error = estimate["value"], estimate["test_error"]
+    if value is None:
+        return "an unknown number of nats"
     return f"{value:.2f}" + ("" if error is None else f" ± {error:.2f}") + " nats"

@@ -27,16 +27,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, TransformedDistribution, constraints, transform_to
 
-from taut.evidence.annealing import Annealed
+from taut.evidence.annealing import Annealed, support_of
 from taut.evidence.importance import importance
 from taut.evidence.results import Estimate, Evidence
 from taut.model import Model, frozen
 from taut.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
 
-__all__ = ["Gaps", "Optima", "best_evidence", "decompose", "optima_blocks"]
+__all__ = ["Gaps", "Optima", "best_evidence", "decompose", "is_real", "optima_blocks"]
 
 DATA = 100  # fitted together
+MAX_ELEMENTS = 2**21  # of x decoded at a time, and half of those of the covariances
 RATE = 0.05  # of Adam at the start, in standard deviations of the encoder's posterior
 
 
@@ -112,8 +113,8 @@ class Gaps:
         doubtful = int((~self.reliable).sum())
         if doubtful:
             lines.append(
-                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: the largest of the lower "
-                "bounds stands for it, and the approximation gap is at least what is said"
+                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: a lower bound in "
+                "expectation stands for it, and the approximation gap is at least what is said, in expectation"
             )
         rise = self.rise.mean(0)
         if float(rise.max()) > 0.05:
@@ -164,15 +165,19 @@ def optima_blocks(
     was_training = model.training
     model.eval()
     try:
-        for number, first in enumerate(range(0, len(x), DATA)):
-            block = x[first : first + DATA].to(device=device, dtype=torch.get_default_dtype())
-            c = None if context is None else context[first : first + DATA].to(device)
+        one = x[:1].to(device=device, dtype=torch.get_default_dtype())
+        latent_dim = model.encode(one, None if context is None else context[:1].to(device)).event_shape.numel()
+        rows = max(1, min(DATA, MAX_ELEMENTS // (num_samples * max(1, x[0].numel())), 2 * MAX_ELEMENTS // latent_dim**2))
+        for number, first in enumerate(range(0, len(x), rows)):
+            block = x[first : first + rows].to(device=device, dtype=torch.get_default_dtype())
+            c = None if context is None else context[first : first + rows].to(device)
             with stream(seed, "optimum", number), frozen(model):
                 with torch.no_grad():
-                    q = model.encode(block, c)
+                    draw = model.draw(block, context=c, reparameterize=False)
+                q, real = draw.posterior, is_real(support_of(draw.prior))
                 own, rise = _fit(model, block, c, _family(q), steps, num_samples)
                 full, full_rise = None, rise
-                if not isinstance(q, MultivariateNormal):
+                if not isinstance(q, MultivariateNormal) and real:
                     with torch.no_grad():
                         best = own.distribution()
                         start = MultivariateNormal(best.mean, scale_tril=torch.diag_embed(best.stddev), validate_args=False)
@@ -190,21 +195,18 @@ def optima_blocks(
 
 
 def best_evidence(candidates: list[tuple[int, PerDatum, PerDatum, Tensor]]) -> tuple[PerDatum, PerDatum, Tensor, Tensor]:
-    """Returns for each datum the most reliable estimate of log p(x), its error, its method and whether it is reliable.
+    """Returns for each datum the first reliable estimate of log p(x), its error, its method and whether it is reliable.
 
-    Among reliable ones that is the one with the smallest error; where none is, the largest, since all are lower bounds in
-    expectation.
+    Where none is reliable the first one stands. The choice looks at no estimate and at no error: the smallest error belongs to
+    the sample that missed the large weights, and the largest of several lower bounds is none.
 
     Args:
-        candidates: (method, estimates, errors, whether reliable), with (N,) each.
+        candidates: (method, estimates, errors, whether reliable) in the order of preference, with (N,) each.
     """
     method = torch.tensor([c[0] for c in candidates])
     values, errors, reliable = (torch.stack(column) for column in list(zip(*candidates, strict=True))[1:])
-    rank = torch.where(reliable, -errors, -math.inf)
-    none = ~reliable.any(0)
-    chosen = torch.where(none, values, rank).argmax(0)
-    pick = chosen[None]
-    return values.gather(0, pick)[0], errors.gather(0, pick)[0], method[chosen], ~none
+    chosen = reliable.int().argmax(0, keepdim=True)  # of equal ones the first
+    return values.gather(0, chosen)[0], errors.gather(0, chosen)[0], method[chosen[0]], reliable.any(0)
 
 
 def decompose(evidence: Evidence, annealed: Annealed | None, optima: list[Optima]) -> Gaps:
@@ -219,12 +221,13 @@ def decompose(evidence: Evidence, annealed: Annealed | None, optima: list[Optima
     fulls = [o.full for o in optima if o.full is not None]
     full = Evidence.concatenate(fulls) if fulls else None
     n, proposal = len(own.elbo), full or own
-    candidates = [
-        (0, evidence.log_evidence[:n], evidence.log_evidence_error[:n], evidence.reliable[:n]),
-        (1, proposal.log_evidence, proposal.log_evidence_error, proposal.reliable),
-    ]
+    candidates = []
     if annealed is not None and len(annealed.ess) >= n:
         candidates.append((2, annealed.log_evidence[:n], annealed.log_evidence_error[:n], annealed.reliable[:n]))
+    candidates += [
+        (1, proposal.log_evidence, proposal.log_evidence_error, proposal.reliable),
+        (0, evidence.log_evidence[:n], evidence.log_evidence_error[:n], evidence.reliable[:n]),
+    ]
     return Gaps(
         *best_evidence(candidates),
         evidence.elbo[:n],
@@ -235,6 +238,13 @@ def decompose(evidence: Evidence, annealed: Annealed | None, optima: list[Optima
         None if full is None else full.elbo_error,
         torch.cat([o.rise for o in optima]),
     )
+
+
+def is_real(support: constraints.Constraint | None) -> bool:
+    """Returns whether a support is all of the real vectors."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
 
 
 class _Family(NamedTuple):

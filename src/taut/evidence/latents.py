@@ -26,9 +26,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, constraints, kl_divergence
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
-from taut.evidence.annealing import simulate
+from taut.evidence.annealing import simulate, support_of
+from taut.evidence.gaps import is_real
 from taut.evidence.results import ACTIVE, Estimate
 from taut.model import VAE
 from taut.seeds import derive, stream
@@ -123,7 +124,7 @@ def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate
     from sklearn.mixture import GaussianMixture
 
     prior = model.prior()
-    if not _real(prior.support) or len(train) < 40:
+    if not is_real(support_of(prior)) or len(train) < 40:
         return None
     z_train, _, rates, _, _ = _encode(model, train, None, derive(seed, "prior gain"))
     z, _, _, _, log_prior = _encode(model, x, None, seed)
@@ -192,15 +193,16 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
         "p_value": p_value,
         "coverage_90": coverage.to_dict(),
         "spread": spread,
-        "verdict": _verdict(p_value, coverage, float((rank[:, active].double().mean(0) / RANKS - 0.5).abs().max())),
+        "verdict": _verdict(p_value, coverage, float((rank[:, active].double().mean(0) / RANKS - 0.5).abs().max()), num_data),
     }
 
 
-def _verdict(p_value: float, coverage: Estimate, off_centre: float) -> str:
+def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: int) -> str:
     if p_value > 1e-3:
         return "calibrated, as far as these simulations can tell"
-    off = coverage.value - 0.9
-    if coverage.test_error is None or abs(off) < max(off_centre, 4 * coverage.test_error):
+    off, noise = coverage.value - 0.9, 4.5 * math.sqrt(1 / 12 / num_data)  # the latter of a mean rank
+    sure = coverage.test_error is not None and abs(off) > 4 * coverage.test_error
+    if not sure or off_centre > max(noise, abs(off)):
         return "q is off-centre in some dimension"
     return (
         "q is too narrow: it is surer of z than it may be" if off < 0 else "q is too wide: z lies nearer to its mean than it says"
@@ -289,9 +291,3 @@ def _mean(q: Distribution, draws: Tensor) -> Tensor:
         return q.mean
     except NotImplementedError:
         return draws.mean(0)
-
-
-def _real(support: constraints.Constraint | None) -> bool:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real

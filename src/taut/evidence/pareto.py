@@ -7,8 +7,8 @@ $\min(1 - 1 / \log_{10} K, \; 0.7)$; above it the estimate is biased low and its
 The fit is Zhang and Stephens' posterior mean on a grid, drawn toward 1/2 with the weight of ten observations.
 
 The same tail says how much of the weights' variance the sample has probably missed. The sample variance of heavy-tailed weights
-is too small more often than not, and so is the mean, in the same samples: of the 95 % intervals from it only some 80 % hold the
-truth at k = 1/2. Here the tail's mean square is that of the fitted distribution, up to the quantile that a thousand times as
+is too small more often than not, and so is the mean, in the same samples: fewer of the 95 % intervals from it hold the truth
+than should (benchmarks/coverage.py). Here the tail's mean square is that of the fitted distribution, up to the quantile that a thousand times as
 many samples would reach.
 
 References: vehtari2024, zhang2009.
@@ -90,7 +90,7 @@ def tail_surplus(largest: Tensor) -> PerDatum:
     def power(c: Tensor) -> Tensor:  # integral of v^(c - 1)
         return -torch.where(c.abs() < 1e-9, log_epsilon, torch.expm1(c * log_epsilon) / c)
 
-    square = a.square() + 2 * a * b * power(1 - k) + b.square() * power(1 - 2 * k)
+    square = a.square() * power(torch.ones_like(a)) + 2 * a * b * power(1 - k) + b.square() * power(1 - 2 * k)
     return torch.where(fits, (m * square - tail.square().sum(1)).clamp_min(0), 0.0)
 
 
