@@ -85,7 +85,7 @@ def test_agrees_with_the_exact_evidence_and_brackets_it(start: str) -> None:
     for side, sign in ((below, -1), (above, 1)):  # each side is right to within its four standard errors
         assert sign * float(side.mean()) > -4 * float(side.std()) / 60**0.5
     assert abs(float((above - below).mean())) < 0.2
-    assert float(forward.reliable.double().mean()) > 0.9
+    assert float(forward.reliable.double().mean()) > (0.9 if start == "posterior" else 0.5)
     assert float(forward.acceptance.min()) > 0.5
 
 

@@ -8,8 +8,9 @@ The fit is Zhang and Stephens' posterior mean on a grid, drawn toward 1/2 with t
 
 The same tail says how much of the weights' variance the sample has probably missed. The sample variance of heavy-tailed weights
 is too small more often than not, and so is the mean, in the same samples: fewer of the 95 % intervals from it hold the truth
-than should (benchmarks/coverage.py). Here the tail's mean square is that of the fitted distribution, up to the quantile that a thousand times as
-many samples would reach.
+than should (benchmarks/coverage.py).
+Here the tail's mean square is that of the fitted distribution, up to the quantile that a thousand times as many samples would
+reach.
 
 References: vehtari2024, zhang2009.
 """
