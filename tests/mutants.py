@@ -267,8 +267,8 @@ MUTANTS = [
     Mutant(
         "evidence: in training mode",
         "evidence/importance.py",
-        "model.eval()",
-        "model.train()",
+        "    with evaluating(model):\n",
+        "    if model.train():\n",
         EVIDENCE,
     ),
     Mutant(
@@ -476,8 +476,8 @@ MUTANTS = [
     Mutant(
         "validation: in training mode",
         "training/loop.py",
-        "model.eval()\n    value = target = 0.0",
-        "value = target = 0.0",
+        "with torch.no_grad(), evaluating(model):",
+        "with torch.no_grad():",
         LOOP,
     ),
     Mutant(
@@ -886,10 +886,10 @@ MUTANTS = [
         ANNEALING + "::test_a_pilot_has_noise_of_its_own_and_chooses_by_thermodynamic_length",
     ),
     Mutant(
-        "AIS: in training mode for ever after",
-        "evidence/annealing.py",
-        "        model.train(was_training)\n\n\ndef support_of",
-        "        model.train(False)\n\n\ndef support_of",
+        "in evaluation mode for ever after",
+        "model.py",
+        "        module.train(was_training)\n",
+        "        pass\n",
         ANNEALING + "::test_blocks_are_the_whole_and_leave_no_trace",
     ),
     Mutant(
@@ -1243,7 +1243,7 @@ MUTANTS = [
         "_ratio(noise, cost)",
         GRADIENTS,
     ),
-    Mutant("gradients: in training mode", "evidence/gradients.py", "    model.eval()\n", "    model.train()\n", GRADIENTS),
+    Mutant("gradients: in training mode", "evidence/gradients.py", "with evaluating(model):", "if model.train():", GRADIENTS),
     # --- Audit, doctor and report ----------------------------------------------------------------------------------------
     Mutant(
         "audit: the correction of the rest forgotten",
@@ -1490,6 +1490,20 @@ MUTANTS = [
         "        model.likelihood.requires_grad_(False)\n",
         "",
         "tests/test_tighten.py",
+    ),
+    Mutant(
+        "tighten: the weights it started from are not kept",
+        "training/loop.py",
+        "if len(data.validation) and not all(p.requires_grad",
+        "if False and not all(p.requires_grad",
+        LOOP,
+    ),
+    Mutant(
+        "log p(x) of all: the correction carries the only error",
+        "evidence/audit.py",
+        "_both(correction.mc_error, rest.mc_error)",
+        "correction.mc_error",
+        AUDIT + "::test_better_estimates_of_the_first_data_correct_the_rest",
     ),
     Mutant(
         "a share drawn by the model comes on top",

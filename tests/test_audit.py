@@ -188,6 +188,8 @@ def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
     found = _log_evidence(doubtful, annealed, [], None)
     assert found["value"] == pytest.approx(evidence.log_evidence.mean().item() + 0.5, abs=1e-9)
     assert found["test_error"] == pytest.approx(evidence.log_evidence.std().item() / 300**0.5, abs=1e-9)
+    both = (0.01**2 / 100 + doubtful.log_evidence_error.square().sum().item() / 300**2) ** 0.5
+    assert found["mc_error"] == pytest.approx(both, rel=1e-9)
     assert found["by"] == {"importance": 0, "importance_from_optimum": 0, "annealing": 100}
     assert found["num_data"] == 300
 

@@ -501,3 +501,14 @@ def test_a_share_of_each_batch_is_drawn_by_the_model(share: float, drawn: int) -
     known = torch.stack([(x[:, None] == data.train.to(x)).all(2).any(1) for x in batches])
     assert known.sum(1).tolist() == [16 - drawn] * 5
     assert len({float(x.sum()) for x in batches}) == 5
+
+
+def test_a_tightening_that_only_gets_worse_keeps_what_it_started_from() -> None:
+    m, data = model(), dataset()
+    run(m, data, steps=300)
+    m.likelihood.requires_grad_(False)
+    before = weights(m)
+    records, state = run(m, data, dataclasses.replace(PLAIN, learning_rate=3.0), 20)
+    finish(m, state)
+    assert not any(r.best for r in records)
+    assert torch.equal(weights(m), before)

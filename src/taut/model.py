@@ -27,7 +27,7 @@ from torch.distributions import Distribution
 from taut.seeds import generator_states, set_generator_states, untouched
 from taut.types import Context, Data, Latent, PerSample
 
-__all__ = ["VAE", "Draw", "Likelihood", "Model", "Posterior", "Prior", "frozen"]
+__all__ = ["VAE", "Draw", "Likelihood", "Model", "Posterior", "Prior", "evaluating", "frozen"]
 
 
 class Prior(nn.Module, abc.ABC):
@@ -197,6 +197,17 @@ class VAE(Model):
         if context is not None and not prior.batch_shape:
             prior = prior.expand((len(context),))
         return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into evaluation mode for a block, whatever happens in it, and then back."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 @contextmanager

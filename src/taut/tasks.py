@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from taut.errors import UsageError
-from taut.model import VAE, Model
+from taut.model import VAE, Model, evaluating
 from taut.seeds import stream
 
 __all__ = ["decode", "encode", "reconstruct", "sample"]
@@ -70,12 +70,9 @@ def _mean(distribution: Distribution) -> Tensor:
 
 def _by_blocks(model: Model, rows: Tensor, function: Callable[[Tensor], Tensor], seed: int, name: str) -> Tensor:
     device = next((p.device for p in model.parameters()), rows.device)
-    was_training = model.training
-    model.eval()
     blocks = []
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for number, block in enumerate(rows.split(ROWS)):
             with stream(seed, name, number):
                 blocks.append(function(block.to(device=device, dtype=torch.get_default_dtype())).cpu())
-    model.train(was_training)
     return torch.cat(blocks)

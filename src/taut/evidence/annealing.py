@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints
 
 from taut.evidence.results import Estimate
-from taut.model import VAE, Model, frozen
+from taut.model import VAE, Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.seeds import derive, stream
 from taut.types import Context, Data
@@ -173,9 +173,7 @@ def annealing_blocks(
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
     rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
     device = next((p.device for p in model.parameters()), x.device)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for number, first in enumerate(range(0, len(x), rows)):
             here = slice(first, first + rows)
             block = x[here].to(device=device, dtype=torch.get_default_dtype())
@@ -188,8 +186,6 @@ def annealing_blocks(
                 with stream(derive(seed, "annealing"), "reverse" if exact is not None else "forward", number):
                     annealed = _run(path, plan, num_chains, z)
             yield annealed
-    finally:
-        model.train(was_training)
 
 
 def support_of(distribution: Distribution) -> constraints.Constraint | None:
@@ -209,15 +205,12 @@ def simulate(model: VAE, num_data: int, *, context: Context | None = None, seed:
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same data.
     """
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), stream(seed, "simulate"):
+    with torch.no_grad(), evaluating(model), stream(seed, "simulate"):
         prior = model.prior(context)
         z = prior.sample(torch.Size(() if prior.batch_shape else (num_data,)))
         parts = None if context is None else context.split(SIMULATED)
         blocks = zip(z.split(SIMULATED), parts or [None] * len(z), strict=False)
         x = torch.cat([model.decode(block[None], c).sample()[0] for block, c in blocks])
-    model.train(was_training)
     return z, x
 
 

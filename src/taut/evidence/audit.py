@@ -217,11 +217,11 @@ def _overfitting(model: VAE, train: Tensor, evidence: Evidence, groups: Tensor |
 
 def _minus(a: Estimate, b: Estimate) -> dict[str, float | None]:
     """Returns the difference of means over different data, whose errors are independent."""
+    return Estimate(a.value - b.value, _both(a.mc_error, b.mc_error), _both(a.test_error, b.test_error)).to_dict()
 
-    def both(p: float | None, q: float | None) -> float | None:
-        return None if p is None or q is None else math.hypot(p, q)
 
-    return Estimate(a.value - b.value, both(a.mc_error, b.mc_error), both(a.test_error, b.test_error)).to_dict()
+def _both(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else math.hypot(a, b)
 
 
 def _sandwich(model: VAE, effort: Effort, seed: int) -> dict[str, Any]:
@@ -269,13 +269,11 @@ def _log_evidence(evidence: Evidence, annealed: Annealed | None, optima: list[Op
     if m == n:
         estimate = Estimate.of(value, error, groups)
     else:
-        correction, rest = Estimate.of(value - evidence.log_evidence[:m], error), Estimate.of(evidence.log_evidence, None, groups)
-        test = (
-            None
-            if correction.test_error is None or rest.test_error is None
-            else math.hypot(correction.test_error, rest.test_error)
-        )
-        estimate = Estimate(rest.value + correction.value, correction.mc_error, test)
+        correction = Estimate.of(value - evidence.log_evidence[:m], error)
+        rest = Estimate.of(evidence.log_evidence, evidence.log_evidence_error, groups)
+        # Taken as independent, though they share samples and data: too large rather than too small.
+        errors = _both(correction.mc_error, rest.mc_error), _both(correction.test_error, rest.test_error)
+        estimate = Estimate(rest.value + correction.value, *errors)
     return {
         **estimate.to_dict(),
         "num_data": n,

@@ -30,7 +30,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, T
 from taut.evidence.annealing import Annealed, support_of
 from taut.evidence.importance import importance
 from taut.evidence.results import Estimate, Evidence
-from taut.model import Model, frozen
+from taut.model import Model, evaluating, frozen
 from taut.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
 
@@ -162,9 +162,7 @@ def optima_blocks(
         ValueError: the posterior cannot be reparameterized, or its family cannot be read off its distribution.
     """
     device = next((p.device for p in model.parameters()), x.device)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         one = x[:1].to(device=device, dtype=torch.get_default_dtype())
         latent_dim = model.encode(one, None if context is None else context[:1].to(device)).event_shape.numel()
         rows = max(1, min(DATA, MAX_ELEMENTS // (num_samples * max(1, x[0].numel())), 2 * MAX_ELEMENTS // latent_dim**2))
@@ -190,8 +188,6 @@ def optima_blocks(
             ]  # fmt: skip
             assert measured[0] is not None
             yield Optima(measured[0], measured[1], torch.stack([rise, full_rise], 1).double().cpu())
-    finally:
-        model.train(was_training)
 
 
 def best_evidence(candidates: list[tuple[int, PerDatum, PerDatum, Tensor]]) -> tuple[PerDatum, PerDatum, Tensor, Tensor]:

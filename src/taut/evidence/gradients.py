@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from taut.evidence.results import Estimate
-from taut.model import VAE, Model
+from taut.model import VAE, Model, evaluating
 from taut.objectives import ELBO, IWAE, VIMCO, DReG, Objective, ScoreFunction, StickingTheLanding
 from taut.seeds import generator, stream
 from taut.types import Context, Data
@@ -136,15 +136,11 @@ def gradients(
         for name, size in sizes.items()
         if size
     }
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         with stream(seed, "gradients"), torch.no_grad():
             reasons = _reasons(model.encode(x, context), model.prior(context), num_samples)
         runs = {k: _Run(k.make(num_samples), groups, signs) for k in KINDS if k.name not in reasons}
         _repeat(runs, model, x, context, repeats, seed, stop)
-    finally:
-        model.train(was_training)
     rows: list[dict[str, Any]] = []
     references: dict[str, tuple[str, _Run]] = {}
     for kind in KINDS:

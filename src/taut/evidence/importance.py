@@ -29,7 +29,7 @@ from torch.distributions import Distribution
 
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
-from taut.model import Model
+from taut.model import Model, evaluating
 from taut.objectives import log_mean_exp
 from taut.seeds import stream
 from taut.types import Context, Data
@@ -84,9 +84,7 @@ def importance_blocks(
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
     device = next((p.device for p in model.parameters()), x.device)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for number, start in enumerate(range(0, len(x), data_rows)):
             here = slice(start, min(start + data_rows, len(x)))
             block = x[here].to(device=device, dtype=torch.get_default_dtype())
@@ -95,8 +93,6 @@ def importance_blocks(
                 posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
                 evidence = _block(model, block, c, posterior, num_samples, max(1, rows // len(block)))
             yield evidence  # outside: the caller's own randomness and gradients are none of ours
-    finally:
-        model.train(was_training)
 
 
 def prior_proposal(model: Model) -> Proposal:

@@ -31,7 +31,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from taut.evidence.annealing import simulate, support_of
 from taut.evidence.gaps import is_real
 from taut.evidence.results import ACTIVE, Estimate
-from taut.model import VAE
+from taut.model import VAE, evaluating
 from taut.seeds import derive, stream
 from taut.types import Context, Data
 
@@ -57,8 +57,7 @@ def latents(model: VAE, x: Data, *, train: Tensor | None = None, context: Contex
     Returns:
         ``rate``, ``information``, ``marginal_kl`` and ``total_correlation``, the last three with ``own`` and ``left_out`` (see
         above; None where the posterior's marginals are not known), ``dimensions`` (``rate`` and ``mean_variance`` of each),
-        ``active_units``,
-        ``dead`` and ``noisy`` dimensions, ``noisy_rate``, ``prior_gain`` (see that function), and ``warnings``.
+        ``active_units``, ``dead`` and ``noisy`` dimensions, ``noisy_rate``, ``prior_gain`` (see that function), and ``warnings``.
     """
     if len(x) < 2:
         raise ValueError("the use of the latent space shows over several data: give at least 2")
@@ -161,9 +160,7 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
     z, x = simulate(model, num_data, seed=derive(seed, "calibration"))
     device = z.device
     ranks, scores, means = [], [], []
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), stream(seed, "ranks"):
+    with torch.no_grad(), evaluating(model), stream(seed, "ranks"):
         for true, block in zip(z.split(ROWS), x.split(ROWS), strict=True):
             q = model.encode(block)
             draws = q.sample(torch.Size((RANKS,)))
@@ -172,7 +169,6 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
             means.append(_mean(q, draws))
             if q.has_rsample and isinstance(q, Independent | MultivariateNormal):
                 scores.append((true - q.mean) / q.stddev)
-    model.train(was_training)
     rank = torch.cat(ranks).cpu()
     active = torch.cat(means).double().var(0, correction=0).cpu() > ACTIVE
     active = active if bool(active.any()) else torch.ones_like(active)
@@ -212,10 +208,8 @@ def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: in
 def _encode(model: VAE, x: Data, context: Context | None, seed: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
     """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log q(z|x) and log p(z)."""
     device = next((p.device for p in model.parameters()), x.device)
-    was_training = model.training
-    model.eval()
     parts: list[list[Tensor]] = []
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for number, first in enumerate(range(0, len(x), ROWS)):
             c = None if context is None else context[first : first + ROWS].to(device)
             block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
@@ -224,7 +218,6 @@ def _encode(model: VAE, x: Data, context: Context | None, seed: int) -> tuple[Te
             rate = _rates(draw.posterior, draw.prior)
             terms = [draw.z[0], _mean(draw.posterior, draw.z), draw.log_posterior[0], draw.log_prior[0]]
             parts.append([t.double().cpu() for t in (*terms, *([] if rate is None else [rate]))])
-    model.train(was_training)
     z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
     return z, means, rates[0] if rates else None, log_q, log_prior
 
@@ -236,9 +229,7 @@ def _mixture(model: VAE, x: Data, context: Context | None, z: Tensor) -> tuple[T
     joint = torch.full((2, s), -math.inf, dtype=torch.float64)
     marginal: Tensor | None = torch.full((2, s, d), -math.inf, dtype=torch.float64)
     points = z.to(device=device, dtype=torch.get_default_dtype())
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for first in range(0, n, ROWS):
             c = None if context is None else context[first : first + ROWS].to(device)
             q = model.encode(x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype()), c)
@@ -253,7 +244,6 @@ def _mixture(model: VAE, x: Data, context: Context | None, z: Tensor) -> tuple[T
                 if components is not None and marginal is not None:
                     by_dimension = components.log_prob(points[here, None]).double().cpu()
                     _add(marginal[:, here], by_dimension, mine[..., None])
-    model.train(was_training)
     sizes = torch.tensor([n, n - 1], dtype=torch.float64).log()
     joint = joint - sizes[:, None]
     if marginal is None:

@@ -51,7 +51,7 @@ from torch.distributions import Distribution
 
 from taut import tasks
 from taut.evidence.results import Estimate
-from taut.model import VAE, frozen
+from taut.model import VAE, evaluating, frozen
 from taut.seeds import derive, stream
 from taut.types import Data, PerDatum, image_layout
 
@@ -174,9 +174,7 @@ def blur(model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed
     device = next((p.device for p in model.parameters()), x.device)
     sharpness: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
     ascent: dict[str, list[Tensor]] = defaultdict(list)  # (B,) each
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for number, block in enumerate(x.split(max(1, min(ROWS, MAX_ELEMENTS // x[0].numel())))):
             with stream(seed, "blur", number), torch.no_grad(), frozen(model):
                 images, changes = _images(model, block.to(device=device, dtype=torch.get_default_dtype()), steps)
@@ -185,8 +183,6 @@ def blur(model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed
                 sharpness[name].append(_sharpness((planes.cpu().double() - low) / (high - low)))
             for name, change in changes.items():
                 ascent[name].append(change.cpu().double())
-    finally:
-        model.train(was_training)
     found = {name: torch.cat(parts, 1) for name, parts in sharpness.items()}
     before = found.pop("before_optimum", None)
     energy = {name: values[0] for name, values in found.items()}

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from taut.evidence.results import Estimate
-from taut.model import VAE
+from taut.model import VAE, evaluating
 from taut.seeds import stream
 from taut.types import Context, Data
 
@@ -42,9 +42,7 @@ def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: in
     """
     device = next((p.device for p in model.parameters()), x.device)
     residuals, floors = [], []
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for number, first in enumerate(range(0, len(x), ROWS)):
             c = None if context is None else context[first : first + ROWS].to(device)
             block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
@@ -53,11 +51,9 @@ def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: in
                 decoded = model.decode(q.sample(torch.Size((1,))), c)
             base = decoded.base_dist if isinstance(decoded, Independent) else decoded
             if not isinstance(base, Normal) or len(x) < 4:
-                model.train(was_training)
                 return None
             residuals.append(((block - base.loc[0]) / base.scale[0]).flatten(1).double().cpu())
             floors.append(_at_floor(model, base.scale[0]))
-    model.train(was_training)
     square = torch.cat(residuals).square()
     fit, measure = square[::2], square[1::2]
     factor = fit.mean(0).sqrt()

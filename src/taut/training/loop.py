@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from taut.config import TrainingConfig
 from taut.data import Dataset, batch
 from taut.errors import DivergedError
-from taut.model import Model
+from taut.model import Model, evaluating
 from taut.objectives import Bound, Objective
 from taut.seeds import derive, generator, set_seed, stream, untouched
 
@@ -91,6 +91,9 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
     if state.tensors:
         _restore(state.tensors, model, optimizer, average)
     else:
+        if len(data.validation) and not all(p.requires_grad for p in model.parameters()):
+            _, state.best_target = validate(average, objective, data.validation, config.seed)  # what is trained on can get worse
+            best = {k: v.clone() for k, v in average.state_dict().items()}
         state.tensors = _capture(model, optimizer, average, best)
     interval = min(max(math.ceil(len(data.train) / config.batch_size), 100), 2000)
     warm = getattr(objective, "warmup", 0.0)  # early stopping and the choice of the best wait for it
@@ -178,17 +181,14 @@ def validate(model: Model, objective: Objective, x: Tensor, seed: int, rows: int
 
     The target is what the objective maximises; it differs from the value where that is reweighted (beta, free bits).
     """
-    was_training = model.training
-    model.eval()
     value = target = 0.0
     size = max(1, rows // objective.num_samples)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for number, block in enumerate(x.split(size)):
             with stream(seed, "validation", number):
                 bound = objective(model, block.to(torch.get_default_dtype()))
             value += float(bound.value.sum(dtype=torch.float64))
             target += float((bound.value if bound.target is None else bound.target).sum(dtype=torch.float64))
-    model.train(was_training)
     return value / len(x), target / len(x)
 
 
