@@ -54,6 +54,14 @@ def fractions(n: int) -> Tensor:
     return torch.rand(n, *EVENT)
 
 
+def counts(n: int) -> Tensor:
+    return torch.randint(0, 30, (n, *EVENT)).to(torch.get_default_dtype())
+
+
+def positives(n: int) -> Tensor:
+    return torch.randn(n, *EVENT).exp()
+
+
 LEVELS = {"low": 2, "high": 8, "decoder": SMALL}
 
 
@@ -73,6 +81,19 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
         (taut.Normal(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
         (taut.Normal(EVENT, LATENT, 0.5, decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
         (taut.ContinuousBernoulli(EVENT, LATENT, SMALL), "fractions"),
+        (likelihoods.Poisson(EVENT, LATENT, decoder=SMALL, data_loc=loc), "counts"),
+        (likelihoods.NegativeBinomial(EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=2 * scale), "counts"),
+        (likelihoods.NegativeBinomial(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=2 * scale), "counts"),
+        (likelihoods.ZeroInflatedNegativeBinomial(EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=2 * scale), "counts"),
+        (likelihoods.ZeroInflatedNegativeBinomial(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc), "counts"),
+        (likelihoods.LogNormal(EVENT, LATENT, decoder=SMALL, log_loc=loc / 5, log_scale=scale / 6), "positives"),
+        (likelihoods.LogNormal(EVENT, LATENT, "shared", decoder=SMALL), "positives"),
+        (likelihoods.LogNormal(EVENT, LATENT, "per_datum", decoder=SMALL), "positives"),
+        (likelihoods.StudentT(EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
+        (likelihoods.StudentT(EVENT, LATENT, "shared", decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
+        (likelihoods.StudentT(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
+        (likelihoods.Ordinal(EVENT, LATENT, **LEVELS), "levels"),
+        (likelihoods.Binomial(EVENT, LATENT, **LEVELS), "levels"),
     ]
 
 

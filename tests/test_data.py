@@ -52,7 +52,7 @@ def test_digits_are_the_bundled_levels():
     assert (array.shape, array.dtype, array.min(), array.max()) == ((1797, 8, 8), np.uint8, 0, 16)
     assert labels is not None
     assert labels.shape == (1797,)
-    np.testing.assert_array_equal(read(name).array, array)
+    np.testing.assert_array_equal(read(name).data, array)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "i4", "u8", "i8", "f4", "f8", ">i2", ">f4", ">f8"])
@@ -65,15 +65,15 @@ def test_npy_gives_the_same_values_native_and_contiguous(tmp_path: Path, dtype: 
     assert array.dtype == values.dtype.newbyteorder("=")
     assert array.flags.c_contiguous
     assert labels is None
-    np.testing.assert_array_equal(read(name).array, values)
+    np.testing.assert_array_equal(read(name).data, values)
 
 
 def test_float16_and_bool_are_widened_exactly(tmp_path: Path):
     np.save(tmp_path / "half.npy", np.array([[0.1, -2.5]], np.float16))
-    half = read(tmp_path / "half.npy").array
+    half = read(tmp_path / "half.npy").data
     assert half.dtype == np.float32
     np.testing.assert_array_equal(half, np.array([[0.1, -2.5]], np.float16).astype(np.float32))
-    bits = read(np.array([[True, False]])).array
+    bits = read(np.array([[True, False]])).data
     assert (bits.dtype, bits.tolist()) == (np.uint8, [[1, 0]])
 
 
@@ -81,12 +81,12 @@ def test_float16_and_bool_are_widened_exactly(tmp_path: Path):
 def test_npz_by_key_by_syntax_and_alone(tmp_path: Path, save):
     path = tmp_path / "a.npz"
     save(path, one=GREY, two=GREY[:3].astype(">f8", order="F"))
-    np.testing.assert_array_equal(read(path, "one").array, GREY)
+    np.testing.assert_array_equal(read(path, "one").data, GREY)
     two = read(f"{path}:two")
-    np.testing.assert_array_equal(two.array, GREY[:3])
-    np.testing.assert_array_equal(read(two.name).array, GREY[:3])
+    np.testing.assert_array_equal(two.data, GREY[:3])
+    np.testing.assert_array_equal(read(two.name).data, GREY[:3])
     save(path, only=GREY)
-    np.testing.assert_array_equal(read(path).array, GREY)
+    np.testing.assert_array_equal(read(path).data, GREY)
 
 
 @pytest.mark.parametrize(("code", "dtype"), [(0x08, "u1"), (0x09, "i1"), (0x0B, "i2"), (0x0C, "i4"), (0x0D, "f4"), (0x0E, "f8")])
@@ -96,7 +96,7 @@ def test_idx_plain_and_packed(tmp_path: Path, code: int, dtype: str, name: str):
     (tmp_path / name).write_bytes(idx_bytes(values, code))
     (tmp_path / (name + ".gz")).write_bytes(gzip.compress(idx_bytes(values, code)))
     for path in (tmp_path / name, tmp_path / (name + ".gz")):
-        array = read(path).array
+        array = read(path).data
         np.testing.assert_array_equal(array, values)
         assert array.dtype == np.dtype(dtype)
 
@@ -105,10 +105,10 @@ def test_tensors_and_arrays_in_memory():
     tensor = torch.arange(6.0).reshape(3, 2).T.requires_grad_()
     array, labels, name = read(tensor)
     assert (array.tolist(), array.flags.c_contiguous, labels, name) == ([[0, 2, 4], [1, 3, 5]], True, None, "")
-    assert read(torch.tensor([[1.5]], dtype=torch.bfloat16)).array.tolist() == [[1.5]]
+    assert read(torch.tensor([[1.5]], dtype=torch.bfloat16)).data.tolist() == [[1.5]]
     frozen = np.arange(6).reshape(3, 2)
     frozen.flags.writeable = False
-    assert read(frozen).array.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert read(frozen).data.tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_openml_is_read_with_its_labels(monkeypatch: pytest.MonkeyPatch):

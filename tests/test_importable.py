@@ -13,10 +13,11 @@ SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
     {"errors", "types", "references", "seeds"},
-    {"networks", "distributions", "spec"},
+    {"networks", "distributions", "spec", "missing", "features"},
     {"model", "config", "storage"},
     {"priors", "likelihoods", "posteriors", "objectives", "data", "pictures", "tasks"},
-    {"problems", "build"},
+    {"problems", "tables"},
+    {"build"},
     {"evidence", "training"},
     {"measure", "report"},
     {"run"},

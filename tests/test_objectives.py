@@ -209,7 +209,7 @@ class Square(taut.Model):
         q = self.encode(x)
         z = q.rsample((num_samples,)) if reparameterize else q.sample((num_samples,))
         log_q = q.log_prob(z)
-        return Draw(z, z.square().squeeze(-1), log_q.detach(), log_q, q, q)
+        return Draw(z, z.square().squeeze(-1), log_q.detach(), log_q, q, q, q)
 
 
 @pytest.mark.parametrize(

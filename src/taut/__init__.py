@@ -12,6 +12,7 @@ from typing import Any
 
 from taut import likelihoods, networks, objectives, posteriors, priors, problems
 from taut.auditing import audit_run
+from taut.cells import Imputed, cell_scores, impute
 from taut.config import Config
 from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
 from taut.evidence import Estimate, Evidence, importance
@@ -19,7 +20,20 @@ from taut.evidence.annealing import Annealed, annealing
 from taut.evidence.audit import Effort, audit
 from taut.evidence.gradients import gradients
 from taut.fitting import fit
-from taut.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, DiscretizedLogistic, Normal
+from taut.likelihoods import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    LogNormal,
+    NegativeBinomial,
+    Normal,
+    Ordinal,
+    Poisson,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
+)
 from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
 from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
 from taut.objectives import ELBO, IWAE, VIMCO, Bound, DReG, Objective, ScoreFunction, StickingTheLanding
@@ -28,6 +42,7 @@ from taut.priors import GaussianMixture, StandardNormal
 from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
 from taut.run import Run, load
 from taut.spec import parse, resolve, to_spec
+from taut.tables import Columns
 
 __all__ = [
     "ELBO",
@@ -39,8 +54,10 @@ __all__ = [
     "Annealed",
     "Bernoulli",
     "BinaryLatents",
+    "Binomial",
     "Bound",
     "Categorical",
+    "Columns",
     "Config",
     "ContinuousBernoulli",
     "ConvDecoder",
@@ -56,13 +73,18 @@ __all__ = [
     "Evidence",
     "FullCovarianceNormal",
     "GaussianMixture",
+    "Imputed",
     "Likelihood",
     "Linear",
     "LinearGaussian",
+    "LogNormal",
     "Model",
+    "NegativeBinomial",
     "Network",
     "Normal",
     "Objective",
+    "Ordinal",
+    "Poisson",
     "Posterior",
     "Prior",
     "Run",
@@ -70,14 +92,18 @@ __all__ = [
     "StandardNormal",
     "StickingTheLanding",
     "StorageError",
+    "StudentT",
     "TautError",
     "UsageError",
+    "ZeroInflatedNegativeBinomial",
     "annealing",
     "audit",
     "audit_run",
+    "cell_scores",
     "fit",
     "gradients",
     "importance",
+    "impute",
     "likelihoods",
     "load",
     "networks",

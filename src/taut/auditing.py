@@ -11,7 +11,7 @@ import torch
 
 from taut import build as building
 from taut import storage
-from taut.data import Dataset, batch, fingerprint
+from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.errors import DataError, StorageError, UsageError, shown
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
@@ -67,12 +67,14 @@ def audit_run(
             + str(error).replace("\n", "; ")
         )
     if source is not None:
-        part, x, name = "given", new_data(run, source, key), shown(str(source) if isinstance(source, str | Path) else "an array")
+        part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
+        x, more, _ = new_data(run, source, key)
+        notes += more
     elif dataset is not None:
         part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
     if part == "validation":
         notes.append("no test data: the validation data chose the weights that are measured on them, which is optimistic")
-    mark = run.info["fingerprint"] if source is None else fingerprint(x.numpy())
+    mark = run.info["fingerprint"] if source is None else fingerprint(x.numpy() if isinstance(x, torch.Tensor) else hashes_of(x))
     found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark}
     x = _some(x, num_data, seed, "audit")
     train = baseline = None
@@ -109,7 +111,7 @@ def audit_run(
         "history": [{k: line[k] for k in ("epoch", "step", "bound", "validation")} for line in run.history()],
         **result,
     }
-    if run.schema.discrete:
+    if run.schema.kind in ("binary", "levels"):
         result["bits_per_dimension"] = {
             name: bits_per_dimension(values, run.schema.num_elements)
             for name, values in (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
@@ -169,6 +171,6 @@ def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
         storage.add_to_manifest(run.path, {"report.html": page.encode()})
 
 
-def _some(x: torch.Tensor, count: int, seed: int, name: str) -> torch.Tensor:
+def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:
     """Returns at most so many rows in a random order: the first, all that a stopped audit sees, are not a sorted file's."""
     return x[torch.randperm(len(x), generator=generator(seed, name))[:count]]

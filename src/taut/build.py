@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from taut import likelihoods, objectives, posteriors, priors
+from taut import likelihoods, objectives, posteriors, priors, tables
 from taut.config import ModelConfig
-from taut.data import Dataset, Schema, batch
-from taut.errors import DataError, UsageError
-from taut.model import VAE, Likelihood, Model, Posterior, Prior
+from taut.data import Dataset, Rows, Schema, batch, blocks
+from taut.errors import DataError, UsageError, shown
+from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
+from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.networks import Network
 from taut.objectives import Objective
 from taut.spec import Spec, parse, resolve, to_spec
@@ -22,10 +24,12 @@ from taut.spec import Spec, parse, resolve, to_spec
 __all__ = ["Statistics", "build", "build_objective", "check_parts", "complete", "describe_part", "summarize", "unsupported"]
 
 # Importing the modules registers their parts: they are found as subclasses of these.
-_FAMILIES = (priors, likelihoods, posteriors, objectives)
-_NETWORKS: dict[str, type] = {"encoder": Network, "decoder": Network}
+_FAMILIES = (priors, likelihoods, tables, posteriors, objectives)
+_FAMILY_NAMES = ("binary", "category", "ordinal", "levels", "count", "real", "positive")
+_NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | dict.fromkeys(_FAMILY_NAMES, Likelihood)
 _FILLED = (
-    "event_shape", "latent_dim", "context_dim", "low", "high", "data_loc", "data_scale", "log_frequencies",
+    "event_shape", "latent_dim", "context_dim", "low", "high", "data_loc", "data_scale", "log_frequencies", "log_loc",
+    "log_scale", "features", "kinds", "num_levels",
 )  # fmt: skip
 
 # A table of frequencies larger than this (entries) is not made: levels of large images are modelled without one.
@@ -33,56 +37,110 @@ MAX_FREQUENCIES = 50_000_000
 
 
 class Statistics(NamedTuple):
-    r"""What a model takes from the training data before the first step.
+    r"""What a model takes from the training data before the first step; missing entries count for nothing.
 
     Args:
         loc: Mean of each element, (\*event), in the user's units.
         scale: Standard deviation of each element, (\*event); 0 for an element that never varies.
+        log_loc: Mean of log x where x is positive by kind, of log(1 + x) for counts; (\*event).
+        log_scale: Standard deviation of the same.
         log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with a pseudo-count: one half for bits
             (Krichevsky and Trofimov), else the one under which each training datum is best predicted from the others; None
-            for reals.
+            for reals. Of a table -inf beyond the levels of a column.
+        mean_total: Mean of the sum of a row.
     """
 
     loc: Tensor
     scale: Tensor
+    log_loc: Tensor
+    log_scale: Tensor
     log_frequencies: Tensor | None
+    mean_total: float = 1.0
 
 
-def summarize(dataset: Dataset, rows: int = 4096) -> Statistics:
+def summarize(dataset: Dataset) -> Statistics:
     """Returns the statistics of the training data, read in blocks of rows."""
     schema = dataset.schema
     # Grey levels to be binarised are stored as bytes, p = x / 255, or as p itself.
     grey = 255.0 if dataset.binarize == "dynamic" and dataset.train.dtype == torch.uint8 else 1.0
-    total = torch.zeros(schema.event_shape, dtype=torch.float64)
-    square = torch.zeros_like(total)
-    blocks = dataset.train.split(rows)
-    for block in blocks:
-        total += block.sum(0, dtype=torch.float64) / grey
-    loc = total / len(dataset.train)
-    for block in blocks:
-        square += (block.double() / grey - loc).square().sum(0)
-    # A binarised grey level varies by p (1 - p), more than the level itself does.
-    variance = loc * (1 - loc) if dataset.binarize == "dynamic" else square / len(dataset.train)
+
+    def read() -> Iterator[Tensor]:
+        return (block.double() / grey for block in blocks(dataset.train))
+
+    count, loc, variance = _moments(read)
+    if dataset.binarize == "dynamic":  # a binarised grey level varies by p (1 - p), more than the level itself does
+        variance = loc * (1 - loc)
+    log_loc, log_variance = torch.zeros_like(loc), torch.ones_like(loc)
+    if (shift := _log_shift(schema)) is not None:
+        _, log_loc, log_variance = _moments(lambda: ((block + shift).log() for block in read()))
     dtype = torch.get_default_dtype()
-    frequencies = _frequencies(dataset, loc)
-    return Statistics(loc.to(dtype), variance.sqrt().to(dtype), None if frequencies is None else frequencies.log().to(dtype))
+    frequencies = _frequencies(dataset, loc, count)
+    return Statistics(
+        loc.to(dtype),
+        variance.sqrt().to(dtype),
+        log_loc.to(dtype),
+        log_variance.sqrt().to(dtype),
+        None if frequencies is None else frequencies.log().to(dtype),
+        float(loc.sum()),
+    )
 
 
-def _frequencies(dataset: Dataset, loc: Tensor) -> Tensor | None:
-    schema, n = dataset.schema, len(dataset.train)
-    if not schema.discrete or schema.num_levels * schema.num_elements > MAX_FREQUENCIES:
+def _moments(read: Callable[[], Iterator[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the number of observed entries of each element, their mean and their variance, in two passes."""
+
+    def total(function: Callable[[Tensor], Tensor]) -> Tensor:
+        return cast(Tensor, sum(torch.where(b.isfinite(), function(b), 0.0).sum(0) for b in read()))
+
+    count = total(torch.ones_like)
+    loc = total(lambda b: b) / count
+    return count, loc, total(lambda b: (b - loc).square()) / count
+
+
+def _log_shift(schema: Schema) -> Tensor | None:
+    """Returns what is added to each element before its logarithm is taken: 1 to counts; NaN where none is."""
+    if schema.kind == "table":
+        shifts = {"positive": 0.0, "count": 1.0}
+        return torch.tensor([shifts.get(c.kind, math.nan) for c in schema.modelled], dtype=torch.float64)
+    if schema.kind == "count":
+        return torch.ones(schema.event_shape, dtype=torch.float64)
+    return torch.zeros(schema.event_shape, dtype=torch.float64) if schema.kind == "real" and schema.low > 0 else None
+
+
+def _frequencies(dataset: Dataset, loc: Tensor, count: Tensor) -> Tensor | None:
+    schema = dataset.schema
+    if schema.kind == "table":
+        return _column_frequencies(dataset)
+    if schema.kind not in ("binary", "levels") or schema.num_levels * schema.num_elements > MAX_FREQUENCIES:
         return None
     if schema.kind == "binary":
-        counts = torch.stack([n * (1 - loc), n * loc], -1)
+        counts = torch.stack([count * (1 - loc), count * loc], -1)
     else:
         size = schema.num_levels * schema.num_elements
         first = torch.arange(schema.num_elements) * schema.num_levels - int(schema.low)
         counts = torch.zeros(size, dtype=torch.float64)
-        for block in dataset.train.split(4096):
-            counts += torch.bincount((block.flatten(1).long() + first).flatten(), minlength=size)
+        for block in blocks(dataset.train):
+            there = ~block.isnan() if block.is_floating_point() else torch.ones_like(block, dtype=torch.bool)
+            places = (torch.where(there, block, schema.low).flatten(1).long() + first)[there.flatten(1)]
+            counts += torch.bincount(places, minlength=size)
         counts = counts.view(*schema.event_shape, schema.num_levels)
     extra = 0.5 if schema.kind == "binary" else _pseudo_count(counts)
-    return (counts + extra) / (n + extra * schema.num_levels)
+    return (counts + extra) / (count[..., None] + extra * schema.num_levels)
+
+
+def _column_frequencies(dataset: Dataset) -> Tensor:
+    """Returns the smoothed frequencies of the levels of each column, zero beyond them and for numbers, (columns, levels)."""
+    columns = dataset.schema.modelled
+    sizes = [len(c.levels) for c in columns]
+    most = max([2, *sizes])
+    counts = torch.zeros(len(columns), most, dtype=torch.float64)
+    for block in blocks(dataset.train):
+        for i in (i for i, size in enumerate(sizes) if size):
+            counts[i] += torch.bincount(block[:, i][~block[:, i].isnan()].long(), minlength=most)
+    for i, size in enumerate(sizes):
+        if size:
+            extra = 0.5 if size == 2 else _pseudo_count(counts[i, :size])
+            counts[i, :size] = (counts[i, :size] + extra) / (counts[i].sum() + extra * size)
+    return counts
 
 
 def _pseudo_count(counts: Tensor) -> float:
@@ -106,14 +164,9 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     Fails:
         UsageError: a specification cannot be read.
     """
-    likelihood = (
-        config.likelihood
-        or {
-            "binary": "Bernoulli()",
-            "levels": "DiscretizedLogistic()",
-            "real": 'Normal(scale="per_feature")' if len(schema.event_shape) == 1 else 'Normal(scale="shared")',
-        }[schema.kind]
-    )
+    real = 'Normal(scale="per_feature")' if len(schema.event_shape) == 1 else 'Normal(scale="shared")'
+    usual = {"binary": "Bernoulli()", "levels": "DiscretizedLogistic()", "count": "NegativeBinomial()", "table": "Columns()"}
+    likelihood = config.likelihood or usual.get(schema.kind, real)
     large = schema.is_image and schema.num_elements > 1024
     return dataclasses.replace(
         config,
@@ -146,43 +199,96 @@ def build(
     Fails:
         UsageError: an unknown part or argument, or one that its constructor refuses.
     """
-    likelihood_scale, encoder_scale = _scales(statistics, schema)
-    fill: dict[str, Any] = {
-        "event_shape": schema.event_shape,
-        "latent_dim": config.latent_dim,
-        "context_dim": context_dim,
-        "data_loc": torch.zeros(schema.event_shape) if statistics is None else statistics.loc,
-        "data_scale": likelihood_scale,
-        "log_frequencies": None if statistics is None else statistics.log_frequencies,
-        "encoder": _network(cast(str, config.encoder)),
-        "decoder": _network(cast(str, config.decoder)),
-    }
-    if schema.discrete:
-        fill |= {"low": int(schema.low), "high": int(schema.high)}
+    library = ("library", True) in parse(cast(str, config.likelihood)).arguments
+    condition = _condition(schema, statistics, library)
+    context_dim += 0 if condition is None else condition.context_dim
+    fill = _fill(config, schema, statistics) | {"context_dim": context_dim}
     given = parts or {}
 
     def part(name: str, base: type, **own: Any) -> Any:
-        return given[name] if name in given else resolve(getattr(config, name), base, fill | own, _NETWORKS)
+        return given[name] if name in given else resolve(getattr(config, name), base, fill | own, _NESTED)
 
-    posterior = part("posterior", Posterior, data_scale=encoder_scale)
-    return VAE(part("prior", Prior), part("likelihood", Likelihood), posterior)
+    loc, scale = (fill["data_loc"], fill["data_scale"]) if statistics is None else _encoder_units(statistics, schema)
+    posterior = part("posterior", Posterior, data_loc=loc, data_scale=scale, features=_features(schema, statistics, loc, scale))
+    return VAE(part("prior", Prior), part("likelihood", Likelihood), posterior, condition)
 
 
-def _scales(statistics: Statistics | None, schema: Schema) -> tuple[Tensor, Tensor]:
-    """Returns the scales that the likelihood and the encoder standardize with, (*event) each.
+def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) -> dict[str, Any]:
+    """Returns the arguments of the parts that follow from the data and the other settings."""
+    zeros, ones = torch.zeros(schema.event_shape), torch.ones(schema.event_shape)
+    data: dict[str, Any] = {
+        "data_loc": zeros if statistics is None else statistics.loc,
+        "data_scale": ones if statistics is None else _units(statistics, schema),
+        "log_loc": zeros if statistics is None else statistics.log_loc,
+        "log_scale": ones if statistics is None else _never_zero(statistics.log_scale),
+        "log_frequencies": None if statistics is None else statistics.log_frequencies,
+    }
+    if schema.kind in ("binary", "levels"):
+        data |= {"low": int(schema.low), "high": int(schema.high)}
+    event_shape = schema.event_shape
+    if schema.kind == "table":
+        columns = [schema.modelled[i] for i in schema.rest]
+        ranges = torch.tensor([[c.low, c.high] for c in columns]).to(zeros)
+        data = {name: None if values is None else values[schema.rest] for name, values in data.items()}
+        data |= {"low": ranges[:, 0], "high": ranges[:, 1], "kinds": [c.kind for c in columns]}
+        data |= {"num_levels": [len(c.levels) for c in columns]}
+        event_shape = (len(columns),)
+    encoder, decoder = _network(cast(str, config.encoder)), _network(cast(str, config.decoder))
+    return data | {"event_shape": event_shape, "latent_dim": config.latent_dim, "encoder": encoder, "decoder": decoder}
 
-    Columns of a table have a unit each. Pixels and bits share one, their pooled standard deviation; the encoder's is larger, so
-    that the whole input has the variance of ten elements, not of hundreds: Adam moves all weights of a unit of the first layer
-    by the same small step, and many large inputs turn that into a large one (docs/design.md, decision 9).
+
+def _condition(schema: Schema, statistics: Statistics | None, library: bool) -> Condition | None:
+    if library and schema.kind != "count":
+        raise UsageError("library=True is for counts whose rows have totals: --kind count")
+    if library:
+        return Totals(1.0 if statistics is None else statistics.mean_total)
+    if not schema.condition:
+        return None
+    return Split(schema.given, len(schema.modelled), _column_features(schema, statistics, schema.given))
+
+
+def _features(schema: Schema, statistics: Statistics | None, loc: Tensor, scale: Tensor) -> Features:
+    if schema.kind == "table":
+        return _column_features(schema, statistics, schema.rest)
+    return Standardize(schema.event_shape, loc, scale, missing=schema.missing, counts=schema.kind == "count")
+
+
+def _column_features(schema: Schema, statistics: Statistics | None, which: list[int]) -> ColumnFeatures:
+    columns = [schema.modelled[i] for i in which]
+    logarithm = [{"positive": "log", "count": "log1p"}.get(c.kind, "none") for c in columns]
+    loc, scale = torch.zeros(len(which)), torch.ones(len(which))
+    if statistics is not None:
+        plain = torch.tensor([name == "none" for name in logarithm])
+        loc = torch.where(plain, statistics.loc[which], statistics.log_loc[which])
+        scale = _never_zero(torch.where(plain, statistics.scale[which], statistics.log_scale[which]))
+    hot = [len(c.levels) if c.kind == "category" else 0 for c in columns]
+    return ColumnFeatures(hot, logarithm, loc, scale, missing=schema.missing)
+
+
+def _never_zero(scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, scale, 1.0)  # an element that never varies stays in the user's units
+
+
+def _units(statistics: Statistics, schema: Schema) -> Tensor:
+    """Returns the scale that the likelihood standardizes with, (*event): pixels and bits share one, columns have one each."""
+    if schema.is_image or schema.kind == "binary":
+        return torch.full_like(statistics.scale, statistics.scale.square().mean().sqrt().item() or 1.0)
+    return statistics.scale if schema.kind == "count" else _never_zero(statistics.scale)
+
+
+def _encoder_units(statistics: Statistics, schema: Schema) -> tuple[Tensor, Tensor]:
+    """Returns the location and the scale that the encoder standardizes with, (*event) each; of log(1 + x) for counts.
+
+    Pixels, bits and the columns of a count matrix share a scale, so large that the whole input has the variance of ten elements,
+    not of hundreds: Adam moves all weights of a unit of the first layer by the same small step, and many large inputs turn that
+    into a large one (docs/design.md, decision 9).
     """
-    if statistics is None:
-        return torch.ones(schema.event_shape), torch.ones(schema.event_shape)
-    scale = statistics.scale
-    own = torch.where(scale > 0, scale, 1.0)  # an element that never varies stays in the user's units
-    if not schema.is_image and schema.kind != "binary":
-        return own, own
+    counts = schema.kind == "count"
+    loc, scale = (statistics.log_loc, statistics.log_scale) if counts else (statistics.loc, statistics.scale)
+    if not counts and not schema.is_image and schema.kind != "binary":
+        return loc, _never_zero(scale)
     pooled = torch.full_like(scale, scale.square().mean().sqrt().item() or 1.0)
-    return pooled, pooled * max(1.0, (schema.num_elements / 10) ** 0.5)
+    return loc, pooled * max(1.0, (schema.num_elements / 10) ** 0.5)
 
 
 def _network(spec: str) -> Any:
@@ -201,33 +307,39 @@ def describe_part(part: Any) -> Spec:
     return to_spec(part, _FILLED)
 
 
-def unsupported(model: Model, x: Tensor, latent: Tensor) -> str | None:
+def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None) -> str | None:
     """Returns what is wrong with data that the likelihood gives no probability, in one line, or None.
 
     Args:
         model: The model.
-        x: Data, (N, *event).
+        x: Data, (N, *event); what is missing is no problem.
         latent: Any one z, (1, D), to decode.
+        schema: Of a table: names its columns.
     """
-    with torch.no_grad():
-        support = model.decode(latent[None]).support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if support is None:
-        return None
-    bad, first, where = 0, 0.0, (0, 0)
-    for start, block in zip(range(0, len(x), 4096), x.split(4096), strict=True):
-        outside = ~support.check(block.to(torch.get_default_dtype())).reshape(len(block), -1)
+    bad, first, where, number, size = 0, 0.0, (0, 0), 0, 0
+    support = None
+    for stored in blocks(x):
+        with torch.no_grad():
+            block, context = model.split(stored.to(torch.get_default_dtype()))
+            if support is None:
+                support = model.decode(latent[None], None if context is None else context[:1]).support
+                while isinstance(support, constraints.independent):
+                    support = support.base_constraint
+                if support is None:
+                    return None
+        outside = ~(support.check(block) | block.isnan()).reshape(len(block), -1)
         if outside.any() and not bad:
             row, element = outside.nonzero()[0].tolist()
-            first, where = float(block.reshape(len(block), -1)[row, element]), (start + row, element)
-        bad += int(outside.sum())
-    if not bad:
+            first, where = float(block.reshape(len(block), -1)[row, element]), (number + row, element)
+        bad, number, size = bad + int(outside.sum()), number + len(block), size + outside.numel()
+    if not bad or support is None:
         return None
-    share = bad / x.numel()
+    place = f"element {where[1]}"
+    if schema is not None and schema.kind == "table":
+        place = f"column {shown(schema.modelled[schema.rest[where[1]]].name)}"
     return (
-        f"{bad} values ({share:.1%}) lie outside the support of the likelihood, {_words(support)}; "
-        f"the first is {first:g} (row {where[0]}, element {where[1]})"
+        f"{bad} values ({bad / size:.1%}) lie outside the support of the likelihood, {_words(support)}; "
+        f"the first is {first:g} (row {where[0]}, {place})"
     )
 
 
@@ -236,8 +348,15 @@ def _words(support: constraints.Constraint) -> str:
         return "0 or 1"
     if support is constraints.unit_interval:
         return "0 to 1"
+    if support is constraints.positive:
+        return "numbers above 0"
+    if support is constraints.nonnegative_integer:
+        return "whole numbers from 0"
+    if isinstance(support, tables.ColumnSupport):
+        return "a range for each column"
     if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
-        return f"whole numbers from {support.lower_bound:g} to {support.upper_bound:g}"
+        low, high = (float(torch.as_tensor(b).flatten()[0]) for b in (support.lower_bound, support.upper_bound))
+        return f"whole numbers from {low:g} to {high:g}"
     return str(support)
 
 
@@ -253,22 +372,25 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     for rows in (dataset.train, dataset.validation, dataset.test):
         if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits
             continue
-        problem = unsupported(model, rows, z)
+        problem = unsupported(model, rows, z, dataset.schema)
         if problem is not None:
             mend = {
                 "binary": "leave --likelihood away to get Bernoulli()",
                 "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 and 1 with --binarize dynamic",
                 "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by 255 suit ContinuousBernoulli(), "
                 "undivided DiscretizedLogistic()",
+                "count": "leave --likelihood away to get NegativeBinomial()",
+                "table": "take another family for that kind of column, or another kind in a --schema FILE",
             }[kind]
             raise DataError(f"{name}: {problem}; {mend}")
-    support = model.decode(z[None]).support
+    _, context = model.split(x)
+    support = model.decode(z[None], None if context is None else context[:1]).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:
         raise UsageError(
             f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound could grow without limit; "
             "leave --likelihood away, or read the data as real numbers with --kind real"
         )
-    prior, posterior = model.prior(), model.encode(x[:1])
+    prior, posterior = model.prior(None if context is None else context[:1]), model.encode(x[:1])
     there, back = prior.support, posterior.support
     if not (there is None or back is None or (_all(there, z) and _all(back, prior.sample(torch.Size((1,)))))):
         raise UsageError(

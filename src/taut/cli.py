@@ -28,7 +28,7 @@ from taut.errors import DataError, TautError, UsageError, shown
 if TYPE_CHECKING:
     import torch
 
-    from taut.data import Dataset
+    from taut.data import Dataset, New
     from taut.run import Run
     from taut.training.loop import State
 
@@ -40,15 +40,38 @@ app = typer.Typer(
 )
 F = TypeVar("F", bound=Callable[..., None])
 
-DataArg = Annotated[str, typer.Argument(metavar="DATA", help="A file (.npy, .npz, idx), digits, or openml:NAME.")]
+DataArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A table (.csv, .tsv, .parquet), a folder of images, counts (.h5ad), an array (.npy, .npz, idx), digits.",
+    ),
+]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that taut fit made.")]
 HeldOut = Annotated[str | None, typer.Argument(metavar="[DATA]", help="A file; by default the held-out data of the run itself.")]
 Key = Annotated[str | None, typer.Option(help="Which array of an .npz file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
-Out = Annotated[Path | None, typer.Option(help="The file to write: .npy, .csv, or .png for images.")]
+Out = Annotated[Path | None, typer.Option(help="The file to write: .csv or .parquet, .npy, or .png for images.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of the processor.")]
+Kind = Annotated[str | None, typer.Option(help="Of an array: binary, levels, real or count, in place of what is inferred.")]
+Levels = Annotated[str | None, typer.Option(help="Smallest and largest level of an array, such as 0:255.")]
+Shape = Annotated[str | None, typer.Option(help="Shape of one datum that is stored flat, such as 28x28.")]
+Binarize = Annotated[str | None, typer.Option(help="Read grey as probabilities: none, dynamic or threshold.")]
+Test = Annotated[str | None, typer.Option(help="An official test set: FILE or FILE.npz:KEY.")]
+SchemaFile = Annotated[str | None, typer.Option("--schema", help="A TOML file that says what the columns of a table are.")]
+MissingValues = Annotated[list[str] | None, typer.Option(help="A text or number that means missing in a table; repeatable.")]
+Condition = Annotated[list[str] | None, typer.Option(help="A column that the others are modelled given; repeatable.")]
+Delimiter = Annotated[str | None, typer.Option(help="Of a text table, in place of the one that is found.")]
+Decimal = Annotated[str | None, typer.Option(help="Decimal sign of a text table: . or ,")]
+Encoding = Annotated[str | None, typer.Option(help="Of a text table that is not UTF-8, such as latin-1.")]
+Layer = Annotated[str | None, typer.Option(help="Which matrix of an .h5ad file: a layer, or raw.")]
+Resize = Annotated[str | None, typer.Option(help="Height and width that images are scaled to, such as 64x64.")]
+Crop = Annotated[bool, typer.Option("--crop", help="Cut the centre out of images, so that their proportions stay.")]
+Alpha = Annotated[str | None, typer.Option(help="Transparent images: drop the transparency, or composite on white.")]
+SkipBad = Annotated[str | None, typer.Option(help="Share of unreadable images that may be left out, such as 0.01.")]
+Stream = Annotated[bool | None, typer.Option(help="Leave a Parquet file on disk, or read it whole; by default by its size.")]
 Trust = Annotated[list[str] | None, typer.Option(help="An outside module that the run may import; repeatable.")]
 
 
@@ -100,11 +123,23 @@ def fit(
         list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting, such as training.patience=0.3.")
     ] = None,
     key: Key = None,
-    kind: Annotated[str | None, typer.Option(help="binary, levels or real, in place of what is inferred.")] = None,
-    levels: Annotated[str | None, typer.Option(help="Smallest and largest level, such as 0:255.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Shape of one datum that is stored flat, such as 28x28.")] = None,
-    binarize: Annotated[str | None, typer.Option(help="Read grey as probabilities: none, dynamic or threshold.")] = None,
-    test: Annotated[str | None, typer.Option(help="An official test set: FILE or FILE.npz:KEY.")] = None,
+    kind: Kind = None,
+    levels: Levels = None,
+    shape: Shape = None,
+    binarize: Binarize = None,
+    schema: SchemaFile = None,
+    missing_values: MissingValues = None,
+    condition: Condition = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    layer: Layer = None,
+    resize: Resize = None,
+    crop: Crop = False,
+    alpha: Alpha = None,
+    skip_bad: SkipBad = None,
+    stream: Stream = None,
+    test: Test = None,
     latent_dim: Annotated[str | None, typer.Option(help="Dimensions of the latent space.")] = None,
     prior: Annotated[str | None, typer.Option(help="p(z), such as StandardNormal().")] = None,
     likelihood: Annotated[str | None, typer.Option(help="p(x|z); by default what follows from the data.")] = None,
@@ -126,7 +161,7 @@ def fit(
 ) -> None:
     """Train a model on DATA and measure it: held-out bound, log p(x) with its errors, and a folder with everything."""
     flags = {k: v for k, v in locals().items() if k not in ("data", "out", "config", "set_", "overwrite", "as_json")}
-    settings = gather(flags, config, set_ or ())
+    settings = gather(_given(flags), config, set_ or ())
     from taut.fitting import start
 
     run, dataset, state = start(data, out, settings, overwrite=overwrite)
@@ -153,21 +188,41 @@ def resume(run: RunArg, trust: Trust = None, as_json: Json = False) -> None:
 @command
 def check(
     data: DataArg,
+    out: Annotated[
+        Path | None, typer.Option(help="Write what the columns of a table are to this TOML file, to be edited.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file, as for fit.")] = None,
     key: Key = None,
-    kind: Annotated[str | None, typer.Option(help="binary, levels or real, in place of what is inferred.")] = None,
-    levels: Annotated[str | None, typer.Option(help="Smallest and largest level, such as 0:255.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Shape of one datum that is stored flat, such as 28x28.")] = None,
-    binarize: Annotated[str | None, typer.Option(help="Read grey as probabilities: none, dynamic or threshold.")] = None,
-    test: Annotated[str | None, typer.Option(help="An official test set: FILE or FILE.npz:KEY.")] = None,
+    kind: Kind = None,
+    levels: Levels = None,
+    shape: Shape = None,
+    binarize: Binarize = None,
+    schema: SchemaFile = None,
+    missing_values: MissingValues = None,
+    condition: Condition = None,
+    delimiter: Delimiter = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    layer: Layer = None,
+    resize: Resize = None,
+    crop: Crop = False,
+    alpha: Alpha = None,
+    skip_bad: SkipBad = None,
+    stream: Stream = None,
+    test: Test = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Read DATA as fit would and say what was found, or list everything that is wrong with it."""
-    flags = {k: v for k, v in locals().items() if k not in ("data", "config", "as_json")}
-    settings = gather(flags, config)
+    flags = {k: v for k, v in locals().items() if k not in ("data", "out", "config", "overwrite", "as_json")}
+    settings = gather(_given(flags), config)
+    from taut.export import check_target
     from taut.fitting import assemble
 
+    target = None if out is None else check_target(out, (".toml",), overwrite)
     _, dataset, _, _ = assemble(data, settings)
+    if target is not None:
+        _write_schema(dataset, target)
     if as_json:
         rows = {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)}
         found = {
@@ -179,12 +234,16 @@ def check(
         typer.echo(json.dumps(found, indent=2))
     else:
         terminal.show_data(terminal.answer, dataset, settings)
+        terminal.show_columns(dataset.schema)
 
 
 @command
 def sample(
     run: RunArg,
     num_samples: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
+    given: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE of what the model is conditioned on, or total=VALUE; repeatable.")
+    ] = None,
     mean: Annotated[
         bool, typer.Option("--mean", help="The mean of p(x|z) in place of a draw: smoother than any datum is.")
     ] = False,
@@ -195,11 +254,12 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw data from the model: z from the prior, then x from p(x|z)."""
-    from taut import tasks
+    from taut.run import sample_run
 
     loaded = _load(run, trust)
-    target = _target(out or Path("samples.npy"), loaded, overwrite)
-    _write(tasks.sample(loaded.model, num_samples, mean=mean, seed=seed), target, loaded, as_json)
+    target = _data_target(out, "samples", loaded, overwrite)
+    values = sample_run(loaded, num_samples, given=_assignments(given or []), mean=mean, seed=seed)
+    _write(values, target, loaded, as_json)
 
 
 @command
@@ -218,8 +278,8 @@ def reconstruct(
     from taut import tasks
 
     loaded = _load(run, trust)
-    target = _target(out or Path("reconstructions.npy"), loaded, overwrite)
-    x = _data(loaded, data, key)
+    target = _data_target(out, "reconstructions", loaded, overwrite)
+    x = _data(loaded, data, key).rows
     _write(tasks.reconstruct(loaded.model, x, draw=draw, seed=seed), target, loaded, as_json)
 
 
@@ -238,12 +298,56 @@ def encode(
     as_json: Json = False,
 ) -> None:
     """Embed DATA: the mean of the posterior q(z|x), a row for each datum, the same at every call."""
-    from taut import tasks
+    from taut import export, tasks
 
     loaded = _load(run, trust)
-    target = _target(out or Path("embedding.npy"), 2 if num_samples is None else 3, overwrite)
-    x = _data(loaded, data, key)
-    _write(tasks.encode(loaded.model, x, num_samples, seed=seed), target, loaded, as_json)
+    formats = export.NUMBERS if num_samples is None else export.ARRAYS
+    target = export.check_target(out or Path("embedding.npy"), formats, overwrite)
+    x = _data(loaded, data, key).rows
+    values = tasks.encode(loaded.model, x, num_samples, seed=seed)
+    export.write_numbers(values, target, [f"z{i}" for i in range(values.shape[-1])])
+    _say_written(target, values.shape, as_json)
+
+
+@command
+def impute(
+    run: RunArg,
+    data: HeldOut = None,
+    key: Key = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="K of the importance weights.")] = 1000,
+    num_imputations: Annotated[
+        int, typer.Option(min=0, help="Complete DATA so many times by draws, a file each, in place of once by means and modes.")
+    ] = 0,
+    out: Out = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Fill in what is missing in DATA; every observed cell stays exactly as it is."""
+    from taut import cells
+
+    loaded = _load(run, trust)
+    targets = _numbered(_data_target(out, "imputed", loaded, overwrite), num_imputations, overwrite)
+    new = _data(loaded, data, key)
+    result = cells.impute(loaded.model, new.rows, num_samples, num_imputations=num_imputations, seed=seed)
+    missing = sum(int(block.isnan().sum()) for block in new.rows.split(4096))
+    for values, target in zip(result.draws if num_imputations else [result.values], targets, strict=True):
+        if new.table is not None and target.suffix != ".npy":
+            from taut.data import fill
+            from taut.export import write_table
+
+            write_table(fill(new.table, values, loaded.schema), target)
+        else:
+            _write_data(values, target, loaded)
+    written = {"files": [str(t) for t in targets], "filled": missing, "median_ess": float(result.ess.median())}
+    if as_json:
+        typer.echo(json.dumps(written))
+    else:
+        terminal.answer(
+            f"{missing} missing entries filled in, in {', '.join(shown(t) for t in targets)}"
+            f" (median effective sample size {written['median_ess']:.0f} of {num_samples})"
+        )
 
 
 @command
@@ -264,9 +368,11 @@ def decode(
     from taut.data import read
 
     loaded = _load(run, trust)
-    target = _target(out or Path("decoded.npy"), loaded, overwrite)
+    if loaded.model.condition is not None:
+        raise UsageError("this model is conditioned on a context, which Z does not hold: use taut sample --given, or Python")
+    target = _data_target(out, "decoded", loaded, overwrite)
     latent = loaded.config.model.latent_dim
-    points = torch.from_numpy(read(z).array).to(torch.get_default_dtype())
+    points = torch.from_numpy(read(z).data).to(torch.get_default_dtype())
     if points.dim() != 2 or points.shape[1] != latent or not bool(points.isfinite().all()):
         raise DataError(f"{shown(z)}: latent points must be finite numbers of shape (N, {latent}), not {tuple(points.shape)}")
     _write(tasks.decode(loaded.model, points, draw=draw, seed=seed), target, loaded, as_json)
@@ -278,6 +384,12 @@ def score(
     data: HeldOut = None,
     key: Key = None,
     num_samples: Annotated[int, typer.Option(min=1, help="K of the importance-weighted estimate.")] = 500,
+    cells: Annotated[
+        bool, typer.Option("--cells", help="Also log p of each entry given the others of its row: why a row is odd.")
+    ] = False,
+    regret: Annotated[
+        bool, typer.Option("--regret", help="Also the likelihood regret: what the best posterior of each datum adds to its ELBO.")
+    ] = False,
     out: Out = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -285,27 +397,60 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Say how likely each datum is: log p(x) in nats, its Monte Carlo error, effective sample size, k-hat and ELBO."""
-    import torch
-
+    from taut import export
     from taut.evidence import Evidence, importance_blocks
 
     loaded = _load(run, trust)
-    target = _target(out or Path("scores.csv"), 2, overwrite)
-    x = _data(loaded, data, key)
+    target = export.check_target(out or Path("scores.csv"), export.NUMBERS, overwrite)
+    x = _data(loaded, data, key).rows
     blocks = []
     with terminal.progress("scoring", len(x)) as advance:
         for block in importance_blocks(loaded.model, x, num_samples, seed=seed):
             blocks.append(block)
             advance(len(block.ess), "")
     evidence = Evidence.concatenate(blocks)
-    columns = ("log_evidence", "log_evidence_error", "ess", "khat", "elbo")
-    _write_file(torch.stack([getattr(evidence, c) for c in columns], 1), target, loaded, columns)
+    columns = {c: getattr(evidence, c) for c in ("log_evidence", "log_evidence_error", "ess", "khat", "elbo")}
+    if regret:
+        columns |= _regret(loaded, x, evidence, seed)
+    odd = _cell_columns(loaded, x, num_samples, seed) if cells else {}
+    import torch
+
+    export.write_numbers(torch.stack([c.double() for c in (*columns.values(), *odd.values())], 1), target, [*columns, *odd])
     result = {"file": str(target), **evidence.to_dict()}
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         terminal.show_numbers(result)
+        if odd:
+            terminal.show_oddest(evidence.log_evidence, odd)
         terminal.answer(f"each datum's numbers are in {shown(target)}")
+
+
+def _regret(run: Run, x: Any, evidence: Any, seed: int) -> dict[str, torch.Tensor]:
+    import torch
+
+    from taut.evidence.gaps import optima_blocks
+
+    parts = []
+    with terminal.progress("best posteriors", len(x)) as advance:
+        for optima in optima_blocks(run.model, x, seed=seed):
+            parts.append(optima.own.elbo)
+            advance(len(parts[-1]), "")
+    return {"regret": torch.cat(parts) - evidence.elbo}
+
+
+def _cell_columns(run: Run, x: Any, num_samples: int, seed: int) -> dict[str, torch.Tensor]:
+    """Returns log p of each entry given the others of its row, by the name of its column."""
+    from taut.cells import cell_scores
+
+    schema = run.schema
+    if len(schema.event_shape) != 1:
+        raise UsageError("--cells is for rows of columns, not for images")
+    scores = cell_scores(run.model, x, num_samples, seed=seed)
+    names = (
+        [schema.modelled[i].name for i in schema.rest] if schema.kind == "table" else [f"x{i}" for i in range(scores.shape[1])]
+    )
+    return {f"log_p({name})": scores[:, i] for i, name in enumerate(names)}
 
 
 @command
@@ -429,62 +574,88 @@ def _load(path: Path, trust: list[str] | None) -> Run:
     return load(path, trust=trust or ())
 
 
-def _data(run: Run, source: str | None, key: str | None) -> torch.Tensor:
+def _data(run: Run, source: str | None, key: str | None) -> New:
     """Returns new data checked against the run's schema, or the data that the run itself held out."""
+    from taut.data import New
     from taut.run import data_of, held_out, new_data
 
-    return held_out(run, data_of(run)) if source is None else new_data(run, source, key)
+    if source is None:
+        return New(held_out(run, data_of(run)), ())
+    new = new_data(run, source, key)
+    for note in new.notes:
+        terminal.message(f"taut: {note}")
+    return new
 
 
-def _target(out: Path, rows: Run | int, overwrite: bool) -> Path:
-    """Returns the file to write after checking, before anything is computed, that it can hold such rows and is free.
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that were given as flags, as texts and lists; a switch that was not set says nothing."""
+    texts = {name: str(value).lower() if isinstance(value, bool) else value for name, value in flags.items()}
+    return {name: None if name == "crop" and value == "false" else value for name, value in texts.items()}
 
-    Args:
-        out: The file.
-        rows: The number of axes of what will be written, or the run whose data are.
-        overwrite: Whether a file that exists is replaced.
-    """
-    image = not isinstance(rows, int) and rows.schema.is_image
-    axes = rows if isinstance(rows, int) else 1 + len(rows.schema.event_shape)
-    where = shown(out)
-    if out.suffix not in (".npy", *([".csv"] if axes <= 2 else []), *([".png"] if image else [])):
-        formats = ".npy" + (", or .csv" if axes <= 2 else "") + (", or .png" if image else "")
-        raise UsageError(f"cannot write {where}: these are {'images' if image else f'rows of {axes} axes'}, so name it {formats}")
-    if out.exists() and not out.is_file():
-        raise UsageError(f"{where} is not a file: choose another --out")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {shown(out.parent)} to write {shown(out.name)} into")
-    return out
+
+def _assignments(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, (_, equals, _) in zip(texts, pairs, strict=True) if not equals]:
+        raise UsageError(f"--given {shown(wrong[0])}: write it like --given COLUMN=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def _data_target(out: Path | None, name: str, run: Run, overwrite: bool) -> Path:
+    """Returns the file to write data of a run into, checked before anything is computed."""
+    from taut import export
+
+    schema = run.schema
+    table = schema.kind == "table"
+    formats: tuple[str, ...] = export.IMAGES if schema.is_image else export.NUMBERS
+    if table:
+        formats = (*export.TABLES, ".npy")
+    elif not schema.is_image and len(schema.event_shape) != 1:
+        formats = export.ARRAYS
+    return export.check_target(out or Path(f"{name}.csv" if table else f"{name}.npy"), formats, overwrite)
+
+
+def _numbered(out: Path, count: int, overwrite: bool) -> list[Path]:
+    from taut.export import check_target
+
+    paths = [out.with_name(f"{out.stem}-{i + 1}{out.suffix}") for i in range(count)]
+    return [check_target(path, (out.suffix,), overwrite) for path in paths] or [out]
 
 
 def _write(values: torch.Tensor, out: Path, run: Run, as_json: bool) -> None:
-    """Writes rows and says so."""
-    _write_file(values, out, run)
-    shape, dtype = list(values.shape), str(values.dtype).removeprefix("torch.")
-    if as_json:
-        typer.echo(json.dumps({"file": str(out), "shape": shape, "dtype": dtype}))
+    """Writes data and says so."""
+    _write_data(values, out, run)
+    _say_written(out, values.shape, as_json)
+
+
+def _write_data(values: torch.Tensor, out: Path, run: Run) -> None:
+    """Writes data of a run: a table with its own types, images, or numbers."""
+    from taut import export
+    from taut.data import to_table
+
+    schema = run.schema
+    if schema.kind == "table" and out.suffix != ".npy":
+        columns = [c for i, c in enumerate(schema.modelled) if values.shape[1] == len(schema.modelled) or i in schema.rest]
+        export.write_table(to_table(values, columns), out)
+    elif schema.is_image:
+        export.write_images(values, out, schema.low, schema.high)
     else:
-        terminal.answer(f"{shown(out)}: {'x'.join(map(str, shape))} {dtype}")
+        export.write_numbers(values, out)
 
 
-def _write_file(values: torch.Tensor, out: Path, run: Run, header: tuple[str, ...] = ()) -> None:
-    """Writes rows in the format that the name of the file asks for."""
-    import numpy as np
+def _say_written(out: Path, shape: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), "shape": list(shape)}))
+    else:
+        terminal.answer(f"{shown(out)}: {'x'.join(map(str, shape))}")
 
-    from taut import pictures
+
+def _write_schema(dataset: Dataset, out: Path) -> None:
+    from taut.data import to_toml
     from taut.storage import write_bytes
 
-    array = values.numpy()
-    buffer = io.BytesIO()
-    if out.suffix == ".npy":
-        np.save(buffer, array, allow_pickle=False)
-    elif out.suffix == ".csv":
-        np.savetxt(buffer, array, delimiter=",", fmt="%.9g", header=",".join(header), comments="")
-    else:
-        buffer.write(pictures.to_png([pictures.grid(values, run.schema.low, run.schema.high, 10)]))
-    write_bytes(out, buffer.getvalue())
+    if dataset.schema.kind != "table":
+        raise UsageError("--out is for tables: what an array is is said by --kind and --levels")
+    write_bytes(out, to_toml(dataset.schema.columns, dataset.schema.missing_values).encode())
 
 
 def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) -> None:

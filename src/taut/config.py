@@ -31,11 +31,23 @@ class DataConfig:
 
     Args:
         key: Which array of an .npz file.
-        kind: binary, levels or real, in place of what is inferred.
+        kind: binary, levels, real or count, in place of what is inferred of an array.
         levels: Smallest and largest level, in place of those inferred.
         shape: Shape of one datum, where the file holds it flattened.
         binarize: "none"; "dynamic" (a grey level is the probability of a 1, drawn anew at each use) or "threshold" (half or
             more is a 1).
+        schema: A TOML file that says what the columns of a table are (``taut check DATA --out FILE`` writes one).
+        missing_values: Texts and numbers that mean missing in a table, beside the usual ones.
+        condition: Columns of a table that are the context of the others: p(the others | these) is modelled.
+        delimiter: Of a text table; by default the one that is found.
+        decimal: "." or ",", likewise.
+        encoding: Of a text table; by default UTF-8, or what its first bytes say.
+        layer: Which matrix of an .h5ad file: a layer, or raw.
+        resize: Height and width that images are scaled to.
+        crop: Whether the centre of an image is cut out, in place of changing its proportions.
+        alpha: What is done with transparent images: drop or composite.
+        skip_bad: Share of unreadable images that may be left out.
+        stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of the free memory.
         test: An official test set, FILE[:KEY] or FILE; none of the rest is then held out for testing.
         validation_fraction: Share held out to watch the training by; 0 for none, and then nothing is stopped early.
         test_fraction: Share held out for the final measurement.
@@ -46,6 +58,18 @@ class DataConfig:
     levels: tuple[int, int] | None = None
     shape: tuple[int, ...] | None = None
     binarize: str = "none"
+    schema: str | None = None
+    missing_values: tuple[str, ...] = ()
+    condition: tuple[str, ...] = ()
+    delimiter: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    layer: str | None = None
+    resize: tuple[int, int] | None = None
+    crop: bool = False
+    alpha: str | None = None
+    skip_bad: float = 0.0
+    stream: bool | None = None
     test: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
@@ -201,6 +225,7 @@ def gather(flags: Mapping[str, str | None], file: Path | None = None, sets: Sequ
 
 _MANY = 2**31 - 1  # a count above it fits neither torch nor any memory
 _RANGES: dict[str, tuple[float, float]] = {
+    "skip_bad": (0, 1),
     "validation_fraction": (0, 0.9),
     "test_fraction": (0, 0.9),
     "latent_dim": (1, _MANY),
@@ -218,7 +243,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "num_samples": (1, _MANY),
 }
 _POSITIVE = {"minutes", "clip_norm"}  # 0 is no time, and no step
-_CHOICES = {"binarize": ("none", "dynamic", "threshold"), "kind": ("binary", "levels", "real")}
+_CHOICES = {
+    "binarize": ("none", "dynamic", "threshold"),
+    "kind": ("binary", "levels", "real", "count"),
+    "decimal": (".", ","),
+    "alpha": ("drop", "composite"),
+}
 
 
 def _section(cls: type, section: str, given: Mapping[str, Any], problems: list[str]) -> Any:
@@ -255,6 +285,11 @@ def _convert(value: Any, hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         options = [h for h in typing.get_args(hint) if h is not type(None)]
         return None if value is None or value == "" else _convert(value, options[0])
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is str:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            raise TypeError(f"expected texts, such as a,b, not {reprlib.repr(value)}")
+        return tuple(parts)
     if typing.get_origin(hint) is tuple:
         parts = value.replace("x", ",").replace(":", ",").split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
@@ -266,6 +301,10 @@ def _convert(value: Any, hint: Any) -> Any:
         return converted
     if hint is str and isinstance(value, str):
         return value
+    if hint is bool:
+        if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false")):
+            return value if isinstance(value, bool) else value.lower() == "true"
+        raise TypeError(f"expected true or false, not {reprlib.repr(value)}")
     whole = isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
     if not isinstance(value, bool) and ((hint is float and isinstance(value, int | float | str)) or (hint is int and whole)):
         with suppress(ValueError, OverflowError):

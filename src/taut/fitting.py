@@ -150,7 +150,8 @@ def assemble(
     """Returns the completed configuration, the data, the model and the objective, all checked: what a training needs."""
     data = read_data(source, config, test)
     measured_part(data)  # refused before the training, not after it
-    config = dataclasses.replace(config, model=building.complete(config.model, data.schema))
+    read = dataclasses.replace(config.data, stream=data.streamed or None)  # decided once: it sets the order of the batches
+    config = dataclasses.replace(config, model=building.complete(config.model, data.schema), data=read)
     objective = building.build_objective(config.training.objective)
     statistics = building.summarize(data)
     with stream(config.training.seed, "init"), _going_together():  # before the model is made: its first weights follow the seed

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from taut import build as building
 from taut import pictures
-from taut.data import Dataset
+from taut.data import Dataset, Rows, hashes_of
 from taut.errors import DataError
 from taut.evidence import Estimate, Evidence
 from taut.evidence.baseline import independent_marginals
@@ -41,16 +42,16 @@ def numbers(evidence: Evidence, data: Dataset) -> dict[str, Any]:
     if baseline is not None:  # it has no samples, hence no Monte Carlo error
         estimates["baseline"] = Estimate.of(baseline, torch.zeros_like(baseline), groups)
     result["baseline"] = estimates["baseline"].to_dict() if baseline is not None else None
-    if schema.discrete:
+    if schema.kind in ("binary", "levels"):
         names = [n for n in ("elbo", "log_evidence", "baseline") if n in estimates]
         result["bits_per_dimension"] = {n: bits_per_dimension(result[n], schema.num_elements) for n in names}
     return result
 
 
-def copies(x: Tensor) -> Tensor | None:
+def copies(x: Rows) -> Tensor | None:
     """Returns the group of equal rows that each datum belongs to, (N,); None where all are distinct."""
-    rows, groups = torch.unique(x.flatten(1), dim=0, return_inverse=True)
-    return groups if len(rows) < len(x) else None
+    rows, groups = np.unique(hashes_of(x), return_inverse=True)
+    return torch.from_numpy(groups) if len(rows) < len(x) else None
 
 
 def _warnings(part: str, groups: Tensor | None) -> list[str]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from taut.features import Condition
 from taut.seeds import generator_states, set_generator_states, untouched
 from taut.types import Context, Data, Latent, PerSample
 
@@ -64,6 +65,7 @@ class Draw(NamedTuple):
         log_posterior: $\log q(z_k \mid x_b)$, (K, B).
         prior: The distribution that ``log_prior`` comes from: what an analytic KL needs.
         posterior: The distribution that z comes from.
+        likelihood: $p(x \mid z_k)$, batch shape (K, B): what single entries are judged and filled in by.
     """
 
     z: Latent
@@ -72,6 +74,7 @@ class Draw(NamedTuple):
     log_posterior: PerSample
     prior: Distribution
     posterior: Distribution
+    likelihood: Distribution
 
     @property
     def log_joint(self) -> PerSample:
@@ -134,18 +137,25 @@ class VAE(Model):
         prior: $p(z)$.
         likelihood: $p(x \mid z)$.
         posterior: $q(z \mid x)$.
+        condition: What of a datum is the context of the rest: columns, or a row's total. Everything said of x is then of
+            p(rest | context), and ``decode`` and ``sample`` need the context.
 
     References: kingma2014, rezende2014.
     """
 
-    def __init__(self, prior: Prior, likelihood: Likelihood, posterior: Posterior) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, posterior: Posterior, condition: Condition | None = None) -> None:
         super().__init__()
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
+        self.condition = condition
+
+    def split(self, x: Data, context: Context | None = None) -> tuple[Data, Context | None]:
+        """Returns what of a datum is modelled, and the context: the one that is given, or that of the condition."""
+        return (x, context) if self.condition is None else self.condition(x)
 
     def encode(self, x: Data, context: Context | None = None) -> Distribution:
-        return self.posterior(x, context)
+        return self.posterior(*self.split(x, context))
 
     def decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         return self.likelihood(z, context)
@@ -162,8 +172,9 @@ class VAE(Model):
     ) -> Draw:
         if stop_posterior and posterior is not None:
             raise ValueError("stop_posterior needs the model's own posterior: a given one has no parameters to stop")
+        x, context = self.split(x, context)
         before = generator_states() if stop_posterior else []
-        q = self.encode(x, context) if posterior is None else posterior
+        q = self.posterior(x, context) if posterior is None else posterior
         if reparameterize and not q.has_rsample:
             raise ValueError(
                 f"{type(self.posterior).__name__} cannot be reparameterized: train it with ScoreFunction(num_samples=8) "
@@ -177,11 +188,12 @@ class VAE(Model):
             # Evaluated again with its parameters frozen, and with the same noise: dropout must not make it another q.
             with frozen(self.posterior), untouched():
                 set_generator_states(before)
-                log_posterior = self.encode(x, context).log_prob(z)
+                log_posterior = self.posterior(x, context).log_prob(z)
         else:
             log_posterior = q.log_prob(z)
         prior = self.prior(context)
-        draw = Draw(z, self.decode(z, context).log_prob(x), prior.log_prob(z), log_posterior, prior, q)
+        likelihood = self.decode(z, context)
+        draw = Draw(z, likelihood.log_prob(x), prior.log_prob(z), log_posterior, prior, q, likelihood)
         for name in ("log_likelihood", "log_prior", "log_posterior"):
             # A forgotten Independent would broadcast: each datum would silently be trained on the sum of the batch.
             if getattr(draw, name).shape != (num_samples, len(x)):
@@ -193,6 +205,8 @@ class VAE(Model):
         return draw
 
     def sample(self, num_samples: int, *, context: Context | None = None) -> Tensor:
+        if self.condition is not None and context is None:
+            raise ValueError("this model is conditioned on a context: give it")
         prior = self.prior(context)
         if context is not None and not prior.batch_shape:
             prior = prior.expand((len(context),))

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from taut.types import image_layout
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network", "Standardize"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -182,21 +182,6 @@ class ConvDecoder(Network):
         elif self._axis == 2:
             image = image.movedim(2, -1)
         return image.unflatten(0, batch)
-
-
-class Standardize(nn.Module):
-    """Creates the fixed map (x - loc) / scale from the user's units to units a network likes."""
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, loc: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.get_default_dtype()).clone())
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.loc) / self.scale
 
 
 def _pyramid(height: int, width: int, channels: int) -> tuple[list[tuple[int, int]], list[int]]:

@@ -29,6 +29,7 @@ from torch.distributions import (
 )
 
 from taut import priors
+from taut.missing import Observed
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.types import Context, Data
 
@@ -42,7 +43,7 @@ class LinearGaussian:
 
     $$ p(z \mid x) = \mathcal{N}\big(P^{-1} [W^\top (x - b - Bc) / \sigma^2 + m + Ac], \; P^{-1}\big). $$
 
-    Without a context, m = 0 makes it probabilistic PCA.
+    Without a context, m = 0 makes it probabilistic PCA. Features that are NaN are missing: everything is then of the others.
 
     Args:
         dim_x: Features of x.
@@ -62,15 +63,25 @@ class LinearGaussian:
         w, sigma = self.likelihood.weight, self.likelihood.scale
         loc = self.prior.loc(context) @ w.T + self.likelihood.shift(context)
         eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
-        return MultivariateNormal(loc, w @ w.T + sigma**2 * eye).log_prob(x)
+        # A missing feature is made independent of the others, at its mean, with a variance that costs no nats: 1 / 2 pi.
+        there = (~x.isnan()).to(w)
+        covariance = (w @ w.T + sigma**2 * eye) * there[:, :, None] * there[:, None, :]
+        covariance = covariance + torch.diag_embed((1 - there) / (2 * math.pi))
+        return MultivariateNormal(loc, covariance).log_prob(torch.where(x.isnan(), loc, x))
 
     def posterior(self, x: Data, context: Context | None = None) -> Distribution:
         r"""Returns $p(z \mid x)$, batch shape (B,)."""
         w, sigma = self.likelihood.weight, self.likelihood.scale
-        precision = torch.eye(w.shape[1], dtype=w.dtype, device=w.device) + w.T @ w / sigma**2
-        rhs = (x - self.likelihood.shift(context)) @ w / sigma**2 + self.prior.loc(context)
-        loc = torch.linalg.solve(precision, rhs.mT).mT
-        return MultivariateNormal(loc, precision_matrix=precision.expand(len(x), -1, -1))
+        there = (~x.isnan()).to(w)  # a missing feature says nothing of z
+        eye = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
+        precision = eye + (w.T * there[:, None, :]) @ w / sigma**2
+        rhs = (x - self.likelihood.shift(context)).nan_to_num(0.0) @ w / sigma**2 + self.prior.loc(context)
+        return MultivariateNormal(torch.linalg.solve(precision, rhs), precision_matrix=precision)
+
+    def conditional_mean(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns x with its missing entries replaced by their mean given the observed ones, (B, dim_x)."""
+        decoded = self.posterior(x, context).mean @ self.likelihood.weight.T + self.likelihood.shift(context)
+        return torch.where(x.isnan(), decoded, x)
 
     def sample(self, num_samples: int, context: Context | None = None) -> Tensor:
         """Returns draws of x, (N, dim_x); for a context of N rows, one draw each."""
@@ -212,7 +223,7 @@ class _LinearLikelihood(Likelihood):
         return self.bias if context is None or self.map is None else self.bias + self.map(context)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
-        return Independent(Normal(z @ self.weight.T + self.shift(context), self.scale), 1)
+        return Observed(Normal(z @ self.weight.T + self.shift(context), self.scale), 1, self.bias)
 
 
 class _LinearBernoulli(Likelihood):
@@ -222,7 +233,7 @@ class _LinearBernoulli(Likelihood):
         self.bias = nn.Parameter(torch.randn(dim_x))
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
-        return Independent(Bernoulli(logits=z @ self.weight.T + self.bias), 1)
+        return Observed(Bernoulli(logits=z @ self.weight.T + self.bias), 1, 0.0)
 
 
 class _States(Distribution):

@@ -23,18 +23,19 @@ from torch import Tensor
 
 from taut import build as building
 from taut import storage
-from taut.config import Config
-from taut.data import Dataset, Schema, check_against, prepare
+from taut.config import Config, DataConfig
+from taut.data import Column, Dataset, New, Options, Rows, Schema, check_against, prepare
+from taut.data.columns import encode as encode_columns
 from taut.errors import DataError, StorageError, UsageError, shown
 from taut.model import VAE
 from taut.objectives import Objective
 from taut.seeds import untouched
 from taut.spec import parse
-from taut.tasks import encode
+from taut.tasks import context_of, encode, sample
 
 __all__ = [
     "FILES", "FORMAT", "Run", "Source", "check_fit", "data_of", "find_device", "held_out", "load", "new_data",
-    "read_data", "rebuild", "run_folder",
+    "read_data", "rebuild", "run_folder", "sample_run",
     "version",
 ]  # fmt: skip
 
@@ -43,7 +44,7 @@ FILES = {
     "run.json", "history.jsonl", "checkpoints", "model.safetensors", "evaluation.json", "samples.png", "reconstructions.png",
     "audit.json", "gradients.json", "report.html", storage.MANIFEST,
 }  # fmt: skip
-Source = str | Path | np.ndarray | Tensor
+Source = str | Path | np.ndarray | Tensor | Any  # a data frame, a sparse matrix, an AnnData
 
 
 @dataclass(eq=False)
@@ -116,7 +117,7 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
         )
     if test is None and "+" in run.info["fingerprint"]:
         raise UsageError(f"{where} was trained with a test set that was an array in memory: give it again, from Python")
-    data = read_data(source, config, test)
+    data = read_data(source, config, test, schema=run.schema if run.schema.kind == "table" else None)
     if data.fingerprint != run.info["fingerprint"]:
         raise DataError(
             f"{shown(data.name) or 'the data'}: these are not the data of {where} (fingerprint {data.fingerprint}, "
@@ -125,21 +126,77 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
     return data
 
 
-def held_out(run: Run, data: Dataset) -> Tensor:
+def held_out(run: Run, data: Dataset) -> Rows:
     """Returns the data that a run held out: its test data, else its validation data."""
     if not len(data.test) + len(data.validation):
         raise UsageError(f"{shown(run.path)} held no data out: give DATA")
     return data.test if len(data.test) else data.validation
 
 
-def new_data(run: Run, source: Source, key: str | None = None) -> Tensor:
+def new_data(run: Run, source: Source, key: str | None = None) -> New:
     """Returns data that the model of a run has not seen, checked against its schema and its likelihood's support."""
-    x = check_against(source, run.schema, key=key, binarize=run.config.data.binarize, seed=_data_seed(run))
-    latent = encode(run.model, x[:1])
-    if (problem := building.unsupported(run.model, x, latent.to(torch.get_default_dtype()))) is not None:
-        name = shown(str(source)) if isinstance(source, str | Path) else "the array"
+    options = dataclasses.replace(_options(run.config.data), delimiter=None, decimal=None, stream=None)  # of the file itself
+    new = check_against(source, run.schema, key=key, options=options, binarize=run.config.data.binarize, seed=_data_seed(run))
+    latent = encode(run.model, new.rows[:1])
+    if (problem := building.unsupported(run.model, new.rows, latent.to(torch.get_default_dtype()), run.schema)) is not None:
+        name = shown(str(source)) if isinstance(source, str | Path) else "the data"
         raise DataError(f"{name}: {problem}: the model gives them no probability")
-    return x
+    return new
+
+
+def sample_run(
+    run: Run, num_samples: int, *, given: Mapping[str, str] | None = None, mean: bool = False, seed: int = 0
+) -> Tensor:
+    r"""Returns draws of x of a run, (N, \*event); of a table the columns that are given are in them.
+
+    Args:
+        run: The run.
+        num_samples: N.
+        given: Values of what the model is conditioned on, by column, or ``total`` for counts.
+        mean: Whether to return the mean of p(x|z) in place of a draw.
+        seed: The same seed gives the same samples.
+
+    Fails:
+        UsageError: a column is not given that must be, or a value is none of its column.
+    """
+    schema, given = run.schema, dict(given or {})
+    wanted = list(schema.condition) or (["total"] if run.model.condition is not None else [])
+    if set(given) != set(wanted):
+        names = ", ".join(shown(name) for name in wanted) or "nothing"
+        raise UsageError(f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each")
+    if not wanted:
+        return sample(run.model, num_samples, mean=mean, seed=seed)
+    codes = torch.from_numpy(_given_codes(schema, given)).to(torch.get_default_dtype())
+    rows = sample(run.model, num_samples, mean=mean, context=context_of(run.model, codes), seed=seed)
+    if not schema.condition:
+        return rows
+    full = torch.empty(num_samples, len(schema.modelled))
+    full[:, schema.rest], full[:, schema.given] = rows, codes
+    return full
+
+
+def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
+    """Returns the codes of given values, (1, number of them)."""
+    if not schema.condition:
+        try:
+            return np.array([[float(given["total"])]])
+        except ValueError:
+            raise UsageError(f"--given total={shown(given['total'])}: a number is needed") from None
+    columns = [schema.modelled[i] for i in schema.given]
+    values, problems, notes = encode_columns(_one_row(given, columns), columns, "--given", missing_values=schema.missing_values)
+    if problems or notes:
+        raise UsageError("; ".join([*problems, *notes]))
+    return values
+
+
+def _one_row(given: Mapping[str, str], columns: Sequence[Column]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({c.name: [given[c.name]] for c in columns})
+
+
+def _options(config: DataConfig) -> Options:
+    return Options(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Options)})
 
 
 def _data_seed(run: Run) -> int:
@@ -147,11 +204,20 @@ def _data_seed(run: Run) -> int:
     return int(run.info.get("data_seed", run.config.training.seed))
 
 
-def read_data(source: Source, config: Config, test: Source | None = None) -> Dataset:
-    """Returns the data of a source as a configuration says they are to be read; the same for every command."""
-    options = dataclasses.asdict(config.data)
-    official = options.pop("test")
-    return prepare(source, test=official if test is None else test, seed=config.training.seed, **options)
+def read_data(source: Source, config: Config, test: Source | None = None, schema: Schema | None = None) -> Dataset:
+    """Returns the data of a source as a configuration says they are to be read; the same for every command.
+
+    Args:
+        source: The data.
+        config: Its section data says how.
+        test: An official test set, in place of that of the configuration.
+        schema: Of a table, as it was understood before.
+    """
+    own = dataclasses.asdict(config.data)
+    official, file = own.pop("test"), own.pop("schema")
+    options = Options(**{f.name: own.pop(f.name) for f in dataclasses.fields(Options)})
+    official = official if test is None else test
+    return prepare(source, options=options, schema=schema or file, test=official, seed=config.training.seed, **own)
 
 
 def find_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,37 +12,46 @@ from torch.distributions import Distribution
 from taut.errors import UsageError
 from taut.model import VAE, Model, evaluating
 from taut.seeds import stream
+from taut.types import Context
 
-__all__ = ["decode", "encode", "reconstruct", "sample"]
+__all__ = ["context_of", "decode", "encode", "reconstruct", "sample"]
 
 ROWS = 256
 
 
-def sample(model: VAE, num_samples: int, *, mean: bool = False, seed: int = 0) -> Tensor:
+def sample(model: VAE, num_samples: int, *, mean: bool = False, context: Context | None = None, seed: int = 0) -> Tensor:
     r"""Returns draws of x, (N, \*event): $z \sim p(z)$ and then $x \sim p(x \mid z)$, or the mean of $p(x \mid z)$.
 
     Args:
         model: The model.
         num_samples: N.
         mean: Whether to return $\mathbb{E}[x \mid z]$ in place of a draw: smoother than any datum is.
+        context: What all samples are conditioned on, (1, C), or what each is, (N, C).
         seed: The same seed gives the same samples.
     """
-    rows = torch.empty(num_samples)  # only their number counts
+    rows = torch.empty(num_samples, 0) if context is None else context.expand(num_samples, -1)
 
     def block(rows: Tensor) -> Tensor:
-        if mean:
-            return _decoded(model, model.prior().sample(torch.Size((len(rows),))), draw=False)
-        return model.sample(len(rows))
+        c = None if context is None else rows
+        if not mean:
+            return model.sample(len(rows)) if c is None else model.sample(1, context=c)[0]
+        prior = model.prior(c)
+        return _decoded(model, prior.sample() if prior.batch_shape else prior.sample(torch.Size((len(rows),))), False, c)
 
     return _by_blocks(model, rows, block, seed, "sample")
 
 
-def reconstruct(model: Model, x: Tensor, *, draw: bool = False, seed: int = 0) -> Tensor:
+def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> Tensor:
     r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each datum, (N, \*event)."""
-    return _by_blocks(model, x, lambda rows: _decoded(model, _mean(model.encode(rows)), draw), seed, "reconstruct")
+
+    def block(rows: Tensor) -> Tensor:
+        context = model.split(rows)[1] if isinstance(model, VAE) else None
+        return _decoded(model, _mean(model.encode(rows)), draw, context)
+
+    return _by_blocks(model, x, block, seed, "reconstruct")
 
 
-def encode(model: Model, x: Tensor, num_samples: int | None = None, *, seed: int = 0) -> Tensor:
+def encode(model: Model, x: Any, num_samples: int | None = None, *, seed: int = 0) -> Tensor:
     r"""Returns the posterior mean of each datum, (N, D), or K draws of the posterior, (N, K, D)."""
     if num_samples is None:
         return _by_blocks(model, x, lambda rows: _mean(model.encode(rows)), seed, "encode")
@@ -49,13 +59,25 @@ def encode(model: Model, x: Tensor, num_samples: int | None = None, *, seed: int
     return _by_blocks(model, x, lambda rows: model.encode(rows).sample(shape).transpose(0, 1), seed, "encode")
 
 
-def decode(model: Model, z: Tensor, *, draw: bool = False, seed: int = 0) -> Tensor:
-    r"""Returns the mean of (or a draw from) $p(x \mid z)$ for z (N, D), (N, \*event)."""
-    return _by_blocks(model, z, lambda rows: _decoded(model, rows, draw), seed, "decode")
+def decode(model: Model, z: Tensor, *, draw: bool = False, context: Context | None = None, seed: int = 0) -> Tensor:
+    r"""Returns the mean of (or a draw from) $p(x \mid z)$ for z (N, D), (N, \*event), given a context of one row or none."""
+    return _by_blocks(model, z, lambda rows: _decoded(model, rows, draw, context), seed, "decode")
 
 
-def _decoded(model: Model, z: Tensor, draw: bool) -> Tensor:
-    distribution = model.decode(z[None])
+def context_of(model: VAE, values: Tensor) -> Context:
+    """Returns the context of a model for values of what it is conditioned on: given columns (N, C), or totals (N, 1).
+
+    Fails:
+        UsageError: the model is not conditioned on anything.
+    """
+    if model.condition is None:
+        raise UsageError("this model is not conditioned on anything: train one with --condition COLUMN")
+    with torch.no_grad():
+        return model.condition.context(values)
+
+
+def _decoded(model: Model, z: Tensor, draw: bool, context: Context | None = None) -> Tensor:
+    distribution = model.decode(z[None], context)
     return (distribution.sample() if draw else _mean(distribution))[0]
 
 
@@ -68,8 +90,8 @@ def _mean(distribution: Distribution) -> Tensor:
         ) from None
 
 
-def _by_blocks(model: Model, rows: Tensor, function: Callable[[Tensor], Tensor], seed: int, name: str) -> Tensor:
-    device = next((p.device for p in model.parameters()), rows.device)
+def _by_blocks(model: Model, rows: Any, function: Callable[[Tensor], Tensor], seed: int, name: str) -> Tensor:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     blocks = []
     with torch.no_grad(), evaluating(model):
         for number, block in enumerate(rows.split(ROWS)):

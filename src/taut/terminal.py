@@ -18,7 +18,7 @@ from taut.errors import shown
 
 if TYPE_CHECKING:
     from taut.config import Config
-    from taut.data import Dataset
+    from taut.data import Dataset, Schema
     from taut.run import Run
 
 __all__ = [
@@ -68,6 +68,27 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     for name, text in lines:
         if text:
             show(f"{name:<11}{_clean(text)}")
+
+
+def show_columns(schema: Schema) -> None:
+    """Prints what each column of a table was understood to be."""
+    if not schema.columns:
+        return
+    rows = [(shown(c.name), *c.describe()) for c in schema.columns]
+    widths = [max(4, *(len(_clean(row[i])) for row in rows)) for i in range(3)]
+    answer("")
+    for name, kind, what, missing in rows:
+        answer(f"{_clean(name)[:40]:<{min(widths[0], 40)}}  {kind:<{widths[1]}}  {_clean(what):<{widths[2]}}  {missing}")
+
+
+def show_oddest(log_evidence: Any, cells: dict[str, Any], rows: int = 5, columns: int = 3) -> None:
+    """Prints the least likely rows, and the entries that make them so."""
+    answer("")
+    answer("the oddest rows (from 0), and their least likely entries given the others of the row")
+    for row in log_evidence.argsort()[:rows].tolist():
+        each = sorted((float(values[row]), name) for name, values in cells.items() if not values[row].isnan())
+        why = ", ".join(f"{_clean(shown(name))} {value:.1f}" for value, name in each[:columns])
+        answer(f"{row:>8}  log p(x) {float(log_evidence[row]):.1f}: {why}")
 
 
 def show_evaluation(run: Run, as_json: bool) -> None:

@@ -1,22 +1,36 @@
 """Data: read, understood, checked, split and ready in batches."""
 
-from taut.data.dataset import Dataset, batch, check_against, draw_bits, prepare
-from taut.data.readers import Source, read
+from taut.data.column import Column
+from taut.data.columns import decode, to_toml
+from taut.data.dataset import Dataset, New, batch, check_against, draw_bits, prepare
+from taut.data.readers import Options, Source, read
+from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema, infer, problems
-from taut.data.split import fingerprint, num_duplicates, split
+from taut.data.split import fingerprint, hashes_of, num_duplicates, split
+from taut.data.tabular import fill, to_table
 
 __all__ = [
+    "Column",
     "Dataset",
+    "New",
+    "Options",
+    "Rows",
     "Schema",
     "Source",
     "batch",
+    "blocks",
     "check_against",
+    "decode",
     "draw_bits",
+    "fill",
     "fingerprint",
+    "hashes_of",
     "infer",
     "num_duplicates",
     "prepare",
     "problems",
     "read",
     "split",
+    "to_table",
+    "to_toml",
 ]

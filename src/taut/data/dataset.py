@@ -9,14 +9,18 @@ fixed data. ``"threshold"`` asks p >= 1/2 instead, once, in all parts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from taut.data.readers import read
+from taut.data.counts import problems as problems_of_counts
+from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
+from taut.data.rows import Rows
 from taut.data.schema import (
     Kind,
     Schema,
@@ -25,12 +29,15 @@ from taut.data.schema import (
     exact_integers,
     float_storage,
     found,
+    has_gaps,
     infer,
     integers_only,
     listing,
     problems,
 )
-from taut.data.split import fingerprint, num_duplicates, row_hashes, split
+from taut.data.sparse import SparseRows
+from taut.data.split import fingerprint, num_duplicates, row_hashes, split, split_hashes
+from taut.data.tabular import MISSING_NOTE, Asked, check_table, prepare_tables
 from taut.errors import DataError, UsageError, shown
 
 BINARIZE = ("none", "dynamic", "threshold")
@@ -44,8 +51,8 @@ class Dataset:
 
     Args:
         schema: What one datum is, after binarising.
-        train: Training rows: uint8 if the levels fit, else float. With ``binarize="dynamic"`` they are grey: bytes mean
-            p = x / 255, floats are p.
+        train: Training rows: uint8 if the levels fit, else float; NaN is missing. With ``binarize="dynamic"`` they are grey:
+            bytes mean p = x / 255, floats are p.
         validation: Validation rows; they may be none.
         test: Test rows; they may be none.
         train_labels: Labels of the training rows, if the source has them.
@@ -55,12 +62,13 @@ class Dataset:
         fingerprint: Names exactly these data, before the split (with an official test set: ``train+test``).
         name: The string to read the training source again; empty for arrays.
         binarize: How grey became bits.
+        streamed: Whether the rows stay in their file.
     """
 
     schema: Schema
-    train: torch.Tensor
-    validation: torch.Tensor
-    test: torch.Tensor
+    train: Rows
+    validation: Rows
+    test: Rows
     train_labels: np.ndarray | None
     validation_labels: np.ndarray | None
     test_labels: np.ndarray | None
@@ -68,16 +76,21 @@ class Dataset:
     fingerprint: str
     name: str
     binarize: str
+    streamed: bool = False
 
 
 def prepare(
     source: object,
     *,
     key: str | None = None,
+    options: Options = AS_FOUND,
     kind: Kind | None = None,
     levels: tuple[int, int] | None = None,
     shape: tuple[int, ...] | None = None,
     binarize: str = "none",
+    schema: str | Path | Schema | None = None,
+    missing_values: tuple[str, ...] = (),
+    condition: tuple[str, ...] = (),
     test: object | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
@@ -88,11 +101,15 @@ def prepare(
     Args:
         source: What ``read`` takes.
         key: Which array of an .npz file.
-        kind: Overrides the inferred kind.
-        levels: Overrides the inferred levels (lowest, highest).
-        shape: Reshapes each row, such as (28, 28) for rows of 784.
-        binarize: Reads grey (levels 0..255, or reals in [0, 1]) as probabilities of a bit.
-        test: An official test set: nothing is split off for testing then, and ``test_fraction`` has no meaning.
+        options: How the source is read.
+        kind: Overrides the inferred kind of an array.
+        levels: Overrides the inferred levels (lowest, highest) of an array.
+        shape: Shape of one datum, where the source holds it flattened.
+        binarize: ``"none"``, ``"dynamic"`` or ``"threshold"``.
+        schema: For a table: a TOML file that says what columns are, or a schema made before, which is then kept.
+        missing_values: For a table: further texts and numbers that mean missing.
+        condition: For a table: names of the columns that are the context of the others.
+        test: An official test set; nothing is split off for testing then, and ``test_fraction`` has no meaning.
         validation_fraction: Share of the rows for validation; may be 0.
         test_fraction: Share of the rows for testing; may be 0.
         seed: Of the bits of validation and test under ``"dynamic"``. The split does not depend on it.
@@ -103,9 +120,42 @@ def prepare(
     """
     if binarize not in BINARIZE:
         raise UsageError(f"binarize must be one of {', '.join(BINARIZE)}, not {binarize!r}")
-    sources = [read(source, key)] + ([] if test is None else [read(test)])
-    names = [shown(s.name) or f"the {part} array" for s, part in zip(sources, ("data", "test"), strict=False)]
-    shaped = [_shaped(s.array, shape, name) for s, name in zip(sources, names, strict=True)]
+    sources = [read(source, key, options)]
+    if test is not None:
+        sources.append(read(test, None, options.only(kind_of(test))))
+    names = [shown(s.name) or f"the {part} data" for s, part in zip(sources, ("training", "test"), strict=False)]
+    fractions = (validation_fraction, 0.0 if test is not None else test_fraction)
+    if any(s.is_table for s in sources):
+        of_arrays = {"kind": kind, "levels": levels, "shape": shape, "binarize": None if binarize == "none" else binarize}
+        if wrong := [name for name, value in of_arrays.items() if value is not None]:
+            raise UsageError(f"--{wrong[0]} is for arrays and images; what the columns of a table are is said by --schema FILE")
+        given = schema if isinstance(schema, Schema) else None if schema is None else Path(schema)
+        return _table_dataset(sources, names, Asked(given, missing_values, condition), fractions)
+    of_tables = {
+        "schema": None if isinstance(schema, Schema) else schema,
+        "missing_values": missing_values,
+        "condition": condition,
+    }
+    if wrong := [name for name, value in of_tables.items() if value]:
+        raise UsageError(
+            f"--{wrong[0].replace('_', '-')} is for tables with named columns: a CSV or Parquet file, or a data frame"
+        )
+    if any(not isinstance(s.data, np.ndarray) for s in sources):
+        return _sparse_dataset(sources, names, kind, fractions)
+    return _array_dataset(sources, names, kind, levels, shape, binarize, fractions, seed)
+
+
+def _array_dataset(
+    sources: list[Source],
+    names: list[str],
+    kind: Kind | None,
+    levels: tuple[int, int] | None,
+    shape: tuple[int, ...] | None,
+    binarize: str,
+    fractions: tuple[float, float],
+    seed: int,
+) -> Dataset:
+    shaped = [_shaped(s.data, shape, name) for s, name in zip(sources, names, strict=True)]
     arrays, wrong = [array for array, _ in shaped], [line for _, lines in shaped for line in lines]
     if binarize == "none":
         known = (0, 16) if sources[0].name == "digits" and levels is None and kind in (None, "levels") else levels
@@ -118,48 +168,116 @@ def prepare(
     if wrong:
         raise DataError(wrong)
     stored = [_stored(array, seen, binarize) for array in arrays]
-    parts = split(stored[0], validation_fraction, 0.0 if test is not None else test_fraction)
+    parts = split(stored[0], *fractions)
     if binarize == "none" and (wrong := constant_columns(stored[0][parts[0]], seen, f"{names[0]}, its training rows")):
         raise DataError(wrong)
     rows, labels = _parts(stored, [s.labels for s in sources], parts)
     if binarize == "dynamic":
         rows[1:] = [_fixed_bits(x, seed, part) for x, part in zip(rows[1:], ("validation", "test"), strict=True)]
-    return Dataset(
-        schema=seen if binarize == "none" else Schema("binary", seen.event_shape, 0.0, 1.0),
-        train=rows[0],
-        validation=rows[1],
-        test=rows[2],
-        train_labels=labels[0],
-        validation_labels=labels[1],
-        test_labels=labels[2],
-        notes=(*_notes(arrays[0], seen, binarize), *_duplicate_notes(stored)),
-        fingerprint="+".join(fingerprint(s.array) for s in sources),
-        name=sources[0].name,
-        binarize=binarize,
-    )
+    notes = (*_notes(arrays[0], seen, binarize), *_duplicate_notes(stored))
+    final = seen if binarize == "none" else Schema("binary", seen.event_shape, 0.0, 1.0)
+    return _dataset(sources, final, rows, labels, notes, "+".join(fingerprint(s.data) for s in sources), binarize=binarize)
+
+
+def _sparse_dataset(sources: list[Source], names: list[str], kind: Kind | None, fractions: tuple[float, float]) -> Dataset:
+
+    if kind not in (None, "count"):
+        raise UsageError(f"a sparse matrix holds counts; for --kind {kind} give it dense, as .npy")
+    found_in = [problems_of_counts(s.data, name) for s, name in zip(sources, names, strict=True)]
+    wrong = [line for lines, _ in found_in for line in lines]
+    matrices = [s.data if isinstance(s.data, SparseRows) else SparseRows.of(s.data) for s in sources]
+    widths = {m.shape[1] for m in matrices}
+    if len(widths) > 1:
+        wrong.append(f"{names[1]}: rows have {matrices[1].shape[1]} columns, but {matrices[0].shape[1]} are needed")
+    if len(matrices[0]) < MIN_ROWS:
+        wrong.append(f"{names[0]}: has {len(matrices[0])} rows, but at least {MIN_ROWS} are needed; give more data")
+    if wrong:
+        raise DataError(wrong)
+    parts = split_hashes(matrices[0].row_hashes(), *fractions)
+    rows: list[Rows] = [matrices[0].subset(part) for part in parts]
+    labels = [None if sources[0].labels is None else sources[0].labels[part] for part in parts]
+    if len(matrices) > 1:
+        rows[2], labels[2] = matrices[1], sources[1].labels
+    schema = Schema("count", matrices[0].shape[1:], 0.0, float(max(m.largest() for m in matrices)))
+    notes = tuple(line for _, lines in found_in for line in lines)
+    return _dataset(sources, schema, rows, labels, notes, "+".join(m.fingerprint() for m in matrices))
+
+
+def _table_dataset(sources: list[Source], names: list[str], asked: Asked, fractions: tuple[float, float]) -> Dataset:
+    table = prepare_tables([s.data for s in sources], names, asked, fractions, MIN_ROWS)
+    streamed = any(isinstance(s.data, Streamed) for s in sources)
+    return _dataset(sources, table.schema, table.parts, [None] * 3, table.notes, table.fingerprint, streamed=streamed)
+
+
+def _dataset(
+    sources: list[Source],
+    schema: Schema,
+    rows: Sequence[Rows],
+    labels: Sequence[np.ndarray | None],
+    notes: Sequence[str],
+    mark: str,
+    binarize: str = "none",
+    streamed: bool = False,
+) -> Dataset:
+    (train, validation, test), (of_train, of_validation, of_test) = rows, labels
+    told = (*(line for s in sources for line in s.notes), *notes)
+    name = sources[0].name
+    return Dataset(schema, train, validation, test, of_train, of_validation, of_test, told, mark, name, binarize, streamed)
+
+
+class New(NamedTuple):
+    """New data for a trained model: its rows, what a person should know of them, and the table they came from, if one."""
+
+    rows: Rows
+    notes: tuple[str, ...]
+    table: Any = None
 
 
 def check_against(
-    source: object, schema: Schema, *, key: str | None = None, binarize: str = "none", seed: int = 0
-) -> torch.Tensor:
+    source: object,
+    schema: Schema,
+    *,
+    key: str | None = None,
+    options: Options = AS_FOUND,
+    binarize: str = "none",
+    seed: int = 0,
+) -> New:
     """Returns new data for a trained model, stored as its own test set was.
 
     Flat rows take the schema's event shape. Grey data are binarised once, with the bits that ``prepare`` gives an
-    official test set under this ``seed``; data that are bits already stay as they are.
+    official test set under this ``seed``; data that are bits already stay as they are. The columns of a table are found by name.
 
     Fails:
         DataError: the data are not what the model was trained on; it lists every problem.
     """
-    array, _, name = read(source, key)
+    data, _, name, notes = read(source, key, options.only(kind_of(source)))
+    where = shown(name) or "the data"
+    if schema.kind == "table":
+        if not Source(data, None, name).is_table:
+            raise DataError(f"{where}: is an array, and the model was trained on a table with named columns: give such a table")
+        rows, more, table = check_table(data, schema, where)
+        return New(rows, (*notes, *more), table)
+    if Source(data, None, name).is_table:
+        raise DataError(f"{where}: is a table, and the model was trained on {schema.describe()}: give an array")
+    if not isinstance(data, np.ndarray):
+        wrong = [] if data.shape[1:] == schema.event_shape else [_other_width(data.shape[1:], schema, where)]
+        wrong += [] if schema.kind == "count" else [f"{where}: is sparse, and the model is of {schema.kind} data: give it dense"]
+        if wrong := wrong + problems_of_counts(data, where)[0]:
+            raise DataError(wrong)
+        return New(data, notes)
+    array = data
     if array.ndim <= 2 and array.size == len(array) * schema.num_elements:
         array = array.reshape(len(array), *schema.event_shape)
     seen = schema if binarize == "none" else _grey_schema(array, None, None)
     shape_matters = Schema(seen.kind, schema.event_shape, seen.low, seen.high)
-    wrong = _problems(array, shape_matters, shown(name) or "the array", binarize, training=False)
-    if wrong:
+    if wrong := _problems(array, shape_matters, where, binarize, training=False):
         raise DataError(wrong)
     rows = torch.from_numpy(_stored(array, seen, binarize))
-    return _fixed_bits(rows, seed, "test") if binarize == "dynamic" else rows
+    return New(_fixed_bits(rows, seed, "test") if binarize == "dynamic" else rows, notes)
+
+
+def _other_width(shape: tuple[int, ...], schema: Schema, where: str) -> str:
+    return f"{where}: rows have shape {shape}, but {schema.event_shape} is needed; give the same columns in the same order"
 
 
 def draw_bits(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -175,9 +293,7 @@ def draw_bits(x: torch.Tensor, generator: torch.Generator | None = None) -> torc
     return bits.to(torch.get_default_dtype())
 
 
-def batch(
-    data: torch.Tensor, index: torch.Tensor, binarize: bool = False, generator: torch.Generator | None = None
-) -> torch.Tensor:
+def batch(data: Rows, index: torch.Tensor, binarize: bool = False, generator: torch.Generator | None = None) -> torch.Tensor:
     """Returns the rows ``index`` of ``data`` in torch's default dtype, binarised anew if asked."""
     rows = data[index]
     return draw_bits(rows, generator) if binarize else rows.to(torch.get_default_dtype())
@@ -249,7 +365,7 @@ def _stored(array: np.ndarray, schema: Schema, binarize: str) -> np.ndarray:
             return (grey >= (128 if bytes_only else 0.5)).astype(np.uint8)
         if bytes_only:
             return grey.astype(np.uint8)
-    elif schema.discrete and schema.low >= 0 and schema.high <= 255:
+    elif schema.kind != "real" and schema.low >= 0 and schema.high <= 255 and not has_gaps(array):
         return array.astype(np.uint8)
     exact = np.result_type(array.dtype, np.float32)
     return array.astype(np.float32 if exact == np.float32 else float_storage())
@@ -257,8 +373,8 @@ def _stored(array: np.ndarray, schema: Schema, binarize: str) -> np.ndarray:
 
 def _parts(
     stored: list[np.ndarray], labels: list[np.ndarray | None], parts: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> tuple[list[torch.Tensor], list[np.ndarray | None]]:
-    rows = [torch.from_numpy(stored[0][part]) for part in parts]
+) -> tuple[list[Any], list[np.ndarray | None]]:
+    rows: list[Any] = [torch.from_numpy(stored[0][part]) for part in parts]
     names = [None if labels[0] is None else labels[0][part] for part in parts]
     if len(stored) > 1:
         rows[2], names[2] = torch.from_numpy(stored[1]), labels[1]
@@ -275,6 +391,8 @@ def _notes(array: np.ndarray, schema: Schema, binarize: str) -> list[str]:
     if binarize != "none":
         return []
     lines = []
+    if schema.missing:
+        lines.append(f"{100 * float(np.isnan(array).mean()):.3g} % of the entries are missing: {MISSING_NOTE}")
     if array.dtype.kind == "f" and schema.discrete:
         lines.append(f"integers stored as {array.dtype}, read as {schema.kind}; --kind real reads them as real numbers")
     if schema.kind == "real" and _is_divided_by_255(array):
@@ -286,11 +404,13 @@ def _notes(array: np.ndarray, schema: Schema, binarize: str) -> list[str]:
         lines.append(f"integers above {exact_integers()} lose digits in {np.dtype(float_storage()).name}; are they ids?")
     if schema.kind == "real" and array.ndim == 2:
         # a value that fills more than half of a column must be its median
-        often = np.flatnonzero((array == np.median(array, axis=0)).mean(axis=0) > 0.5)
+        often = np.flatnonzero((array == np.nanmedian(array, axis=0)).mean(axis=0) > 0.5)
         if len(often):
             lines.append(f"columns (from 0) {listing(often)} repeat one value in most rows: their density may have no bound")
         # a stored number is known to eps times its size; a hundredth of the spread is where a density begins to show it
-        coarse = np.flatnonzero(np.finfo(float_storage()).eps * np.abs(array).max(axis=0) > 0.01 * array.std(axis=0))
+        coarse = np.flatnonzero(
+            np.finfo(float_storage()).eps * np.nanmax(np.abs(array), axis=0) > 0.01 * np.nanstd(array, axis=0)
+        )
         if len(coarse):
             stored = np.dtype(float_storage()).name
             lines.append(

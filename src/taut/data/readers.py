@@ -1,4 +1,4 @@
-"""Turns what a person has (a file, a bundled set, an array) into one plain numeric array.
+"""Turns what a person has (a file, a folder, a frame, an array) into one plain array, a table, or sparse counts.
 
 A file may come from anywhere, so its header is believed only as far as the file's size bears it out, and nothing is
 ever unpickled: reading data must not run code. Every refusal is one line: what is wrong, where, and how to mend it.
@@ -11,10 +11,12 @@ import gzip
 import http.client
 import lzma
 import math
+import os
 import re
 import stat
 import zipfile
 import zlib
+from dataclasses import dataclass, fields
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,7 +28,12 @@ from taut.errors import DataError, UsageError, shown
 
 MAX_UNCOMPRESSED_BYTES = 16 * 2**30
 MAX_GZIP_RATIO = 1032  # deflate cannot pack tighter, so a header that claims more lies
-SUPPORTED = ".npy, .npz, idx files (-ubyte, .idx, also .gz), digits, openml:NAME"
+SUPPORTED = (
+    ".csv, .tsv (also .gz), .parquet, .npy, .npz, .h5ad, idx files (-ubyte, .idx, also .gz), a folder of images or of Parquet"
+    " files, digits, openml:NAME"
+)
+TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
+PARQUET = {".parquet", ".pq"}
 PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".joblib"}
 IDX_NAME = re.compile(r"(\.idx|[.-]idx\d(-\w+)?|-ubyte)$|\.gz$", re.IGNORECASE)
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -42,44 +49,187 @@ REFUSED = {
 }
 
 
-class Source(NamedTuple):
-    """What was read: ``array`` (N first, native byte order, C order), ``labels``, and the ``name`` to read it again."""
+class Streamed(NamedTuple):
+    """A Parquet file, or a folder of them, that is read again and again in place of being held in memory."""
 
-    array: np.ndarray
+    path: Path
+
+
+class Source(NamedTuple):
+    """What was read.
+
+    Args:
+        data: An array (N first, native byte order, C order), a ``pyarrow.Table``, sparse counts, or a file to be streamed.
+        labels: Of the rows, if the source has them.
+        name: The string to read it again; empty for what was in memory.
+        notes: What a person should know, a line each.
+    """
+
+    data: Any
     labels: np.ndarray | None
     name: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_table(self) -> bool:
+        return isinstance(self.data, Streamed) or type(self.data).__module__.startswith("pyarrow")
 
 
-def read(source: object, key: str | None = None) -> Source:
+@dataclass(frozen=True)
+class Options:
+    """How a source is read, where there is a choice.
+
+    Args:
+        delimiter: Of a text table; by default the one that is found.
+        decimal: "." or ",", likewise.
+        encoding: Of a text table; by default UTF-8, or what its first bytes say.
+        layer: Which matrix of an .h5ad file: a layer, or raw.
+        resize: Height and width that images are scaled to.
+        crop: Whether the centre of an image is cut out, in place of changing its proportions.
+        alpha: What is done with transparent images: drop or composite.
+        skip_bad: Share of unreadable images that may be left out.
+        stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of the free memory.
+    """
+
+    delimiter: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    layer: str | None = None
+    resize: tuple[int, int] | None = None
+    crop: bool = False
+    alpha: str | None = None
+    skip_bad: float = 0.0
+    stream: bool | None = None
+
+    def only(self, kind: str) -> Options:
+        """Returns these options without those that mean nothing for a kind of source."""
+        return Options(**{name: getattr(self, name) for name in _MEANT_FOR[kind]})
+
+    def foreign(self, kind: str) -> list[str]:
+        """Returns the names of options that are set and mean nothing for a kind of source."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default and f.name not in _MEANT_FOR[kind]]
+
+
+AS_FOUND = Options()
+_MEANT_FOR: dict[str, tuple[str, ...]] = {
+    "text table": ("delimiter", "decimal", "encoding"),
+    "Parquet": ("stream",),
+    "images": ("resize", "crop", "alpha", "skip_bad"),
+    ".h5ad": ("layer",),
+    "array": (),
+}
+
+
+def kind_of(source: object) -> str:
+    """Returns which options a source has: text table, Parquet, images, .h5ad or array (everything else)."""
+    if not isinstance(source, str | Path):
+        return ".h5ad" if type(source).__name__ == "AnnData" else "array"
+    path = Path(source)
+    if path.is_dir():
+        return "Parquet" if any(p.suffix.lower() in PARQUET for p in path.iterdir()) else "images"
+    if path.suffix.lower() in PARQUET:
+        return "Parquet"
+    return "text table" if TEXT_TABLE.search(path.name) else ".h5ad" if path.suffix.lower() == ".h5ad" else "array"
+
+
+def read(source: object, key: str | None = None, options: Options = AS_FOUND) -> Source:
     """Returns the data that ``source`` names or is.
 
     Args:
-        source: A path, ``"FILE.npz:KEY"``, ``"digits"``, ``"openml:NAME"``, a numpy array or a torch tensor.
+        source: A path, ``"FILE.npz:KEY"``, ``"digits"``, ``"openml:NAME"``, a numpy array, a torch tensor, a data frame (pandas,
+            polars, Arrow), a scipy sparse matrix or an AnnData object.
         key: Which array of an .npz file to read.
+        options: How.
 
     Fails:
-        UsageError: the path is missing or unreadable, or ``key`` is given where there is nothing to choose.
-        DataError: the data are not a plain array of real numbers with at least one row.
+        UsageError: the path is missing or unreadable, or an option is given where there is nothing to choose.
+        DataError: the data cannot be read, or hold nothing that can be modelled.
     """
+    kind = kind_of(source)
+    if foreign := options.foreign(kind):
+        means = " and ".join(k for k, names in _MEANT_FOR.items() if foreign[0] in names)
+        raise UsageError(f"--{foreign[0].replace('_', '-')} is for {means}; {_called(source)} is read as {kind}: leave it away")
     if isinstance(source, str | Path):
-        text = str(source)
-        path, inner_key = _split_key(text)
-        if path.suffix.lower() == ".npz":
-            if key is not None and inner_key is not None:
-                raise UsageError(f"{shown(text)}: the key is given twice; leave --key {shown(key)} away")
-            return _read_file(path, key if key is not None else inner_key)
-        if key is not None:
-            raise UsageError(f"{shown(text)}: --key chooses an array of an .npz file; leave it away here")
-        if text == "digits":
-            return _digits()
-        return _openml(text) if text.startswith("openml:") else _read_file(path, None)
+        return _read_named(str(source), key, kind, options)
     if key is not None:
-        raise UsageError("--key chooses an array of an .npz file; leave it away for an array in memory")
+        raise UsageError("--key chooses an array of an .npz file; leave it away for data in memory")
+    return _read_memory(source, options)
+
+
+def _called(source: object) -> str:
+    return shown(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+
+
+def _read_named(text: str, key: str | None, kind: str, options: Options) -> Source:
+    path, inner_key = _split_key(text)
+    if path.suffix.lower() == ".npz":
+        if key is not None and inner_key is not None:
+            raise UsageError(f"{shown(text)}: the key is given twice; leave --key {shown(key)} away")
+        return _read_file(path, key if key is not None else inner_key)
+    if key is not None:
+        raise UsageError(f"{shown(text)}: --key chooses an array of an .npz file; leave it away here")
+    if text == "digits":
+        return _digits()
+    if text.startswith("openml:"):
+        return _openml(text)
+    name = str(path.absolute())
+    if kind != "images":
+        _regular_size(path, folder_too=kind == "Parquet")
+    if kind == "text table":
+        from taut.data.delimited import read_csv
+
+        table, notes = read_csv(path, delimiter=options.delimiter, decimal=options.decimal, encoding=options.encoding)
+        return Source(table, None, name, tuple(notes))
+    if kind == "Parquet":
+        return _read_parquet(path, options.stream, name)
+    if kind == "images":
+        from taut.data.images import read_folder
+
+        array, labels, notes = read_folder(
+            path, resize=options.resize, crop=options.crop, alpha=options.alpha, skip_bad=options.skip_bad
+        )
+        return Source(array, labels, name, tuple(notes))
+    if kind == ".h5ad":
+        from taut.data.counts import read_h5ad
+
+        matrix, labels, _, notes = read_h5ad(path, layer=options.layer)
+        return Source(matrix, labels, name, tuple(notes))
+    return _read_file(path, None)
+
+
+def _read_parquet(path: Path, stream: bool | None, name: str) -> Source:
+    from taut.data.parquet import num_bytes, read_parquet
+
+    if stream is None:
+        stream = num_bytes(path) > _free_memory() / 4
+    return Source(Streamed(path) if stream else read_parquet(path), None, name)
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        return 4 * 2**30
+
+
+def _read_memory(source: object, options: Options) -> Source:
+    from taut.data.counts import from_anndata
+    from taut.data.frames import from_frame
+    from taut.data.sparse import from_scipy
+
     if isinstance(source, torch.Tensor):
         source = _from_tensor(source)
-    if not isinstance(source, np.ndarray):
-        raise UsageError(f"data must be a path, a numpy array or a torch tensor, not {type(source).__name__}")
-    return Source(_plain(source, "the array"), None, "")
+    if isinstance(source, np.ndarray):
+        return Source(_plain(source, "the array"), None, "")
+    if type(source).__name__ == "AnnData":
+        matrix, labels, _, notes = from_anndata(source, options.layer)
+        return Source(matrix, labels, "", tuple(notes))
+    if type(source).__module__.startswith("scipy.sparse"):
+        return Source(from_scipy(source), None, "")
+    table = from_frame(source)
+    if table is None:
+        raise UsageError(f"data must be a path, an array, a tensor, a data frame or a sparse matrix, not {type(source).__name__}")
+    return Source(table, None, "")
 
 
 def _split_key(text: str) -> tuple[Path, str | None]:
@@ -112,7 +262,7 @@ def _read_file(path: Path, key: str | None) -> Source:
     return Source(_plain(array, where), None, name if key is None else f"{name}:{key}")
 
 
-def _regular_size(path: Path) -> int:
+def _regular_size(path: Path, folder_too: bool = False) -> int:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
@@ -120,6 +270,8 @@ def _regular_size(path: Path) -> int:
     except OSError as error:
         raise UsageError(f"{shown(path)}: cannot be read ({error.strerror})") from error
     if stat.S_ISDIR(status.st_mode):
+        if folder_too:
+            return 0
         raise DataError(f"{shown(path)}: is a folder; save its contents as one array in a .npy file and give that")
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{shown(path)}: is not a regular file; give a file: {SUPPORTED}")
@@ -298,7 +450,7 @@ def _plain(array: np.ndarray, where: str) -> np.ndarray:
     """Returns the same values in native byte order and C order; bool becomes uint8, float16 float32."""
     _check_dtype(array.dtype, where)
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        raise DataError(f"{where}: has masked entries; missing values are not supported, so fill them or drop the rows")
+        raise DataError(f"{where}: has masked entries; set them to NaN, which means missing")
     _check_shape(array.shape, where)
     array = np.asarray(array)
     if array.dtype.kind == "b":

@@ -14,10 +14,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from taut.data.columns import Column
+from taut.data.counts import problems as count_problems
 from taut.errors import DataError, UsageError
 from taut.types import image_layout
 
-Kind = Literal["binary", "levels", "real"]
+Kind = Literal["binary", "levels", "real", "count", "table"]
 MAX_LEVELS = 65536
 
 
@@ -26,16 +28,25 @@ class Schema:
     """Creates the description of one datum.
 
     Args:
-        kind: ``"binary"`` (0 or 1), ``"levels"`` (the integers low..high) or ``"real"``.
-        event_shape: The shape of one datum.
-        low: Smallest value: of the support, or for ``"real"`` of the values seen.
+        kind: ``"binary"`` (0 or 1), ``"levels"`` (the integers low..high), ``"count"`` (0, 1, 2, ...), ``"real"``, or
+            ``"table"``: a kind of its own for each column.
+        event_shape: The shape of one datum; of a table, its columns, those of the context included.
+        low: Smallest value: of the support, or for ``"real"`` and ``"count"`` of the values seen.
         high: Largest value, likewise.
+        missing: Whether entries were missing in the training data, so that the encoder is told which.
+        columns: Of a table, all columns of the source.
+        condition: Names of the columns that are the context of the others.
+        missing_values: Texts and numbers of the source that mean missing, beside the usual ones.
     """
 
     kind: Kind
     event_shape: tuple[int, ...]
     low: float
     high: float
+    missing: bool = False
+    columns: tuple[Column, ...] = ()
+    condition: tuple[str, ...] = ()
+    missing_values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -45,13 +56,28 @@ class Schema:
 
     @property
     def discrete(self) -> bool:
-        return self.kind != "real"
+        return all(c.discrete for c in self.modelled) if self.kind == "table" else self.kind != "real"
 
     @property
     def num_levels(self) -> int:
-        if not self.discrete:
-            raise UsageError("real data have no levels; --kind levels if they are integers")
+        if self.kind not in ("binary", "levels"):
+            raise UsageError(f"{self.kind} data have no levels of one kind; --kind levels if they are integers")
         return int(self.high - self.low) + 1
+
+    @property
+    def modelled(self) -> tuple[Column, ...]:
+        """The columns of a table that a datum holds: all but ids and constants, in this order."""
+        return tuple(c for c in self.columns if c.modelled)
+
+    @property
+    def given(self) -> list[int]:
+        """Numbers of the columns of a datum that are the context of the others."""
+        return [i for i, c in enumerate(self.modelled) if c.name in self.condition]
+
+    @property
+    def rest(self) -> list[int]:
+        """Numbers of the columns of a datum whose density is modelled."""
+        return [i for i, c in enumerate(self.modelled) if c.name not in self.condition]
 
     @property
     def num_elements(self) -> int:
@@ -66,13 +92,18 @@ class Schema:
         return min(height, width) >= 4
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "event_shape": list(self.event_shape), "low": self.low, "high": self.high}
+        fields: dict[str, Any] = {"kind": self.kind, "event_shape": list(self.event_shape), "low": self.low, "high": self.high}
+        fields |= {"missing": self.missing, "condition": list(self.condition), "missing_values": list(self.missing_values)}
+        return fields | {"columns": [c.to_dict() for c in self.columns]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Schema:
         try:
             shape = tuple(int(n) for n in fields["event_shape"])
-            return cls(fields["kind"], shape, float(fields["low"]), float(fields["high"]))
+            columns = tuple(Column.from_dict(c) for c in fields.get("columns", ()))
+            condition, values = (tuple(str(v) for v in fields.get(k, ())) for k in ("condition", "missing_values"))
+            missing = bool(fields.get("missing", False))
+            return cls(fields["kind"], shape, float(fields["low"]), float(fields["high"]), missing, columns, condition, values)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a schema ({type(error).__name__}: {error})") from error
 
@@ -80,10 +111,12 @@ class Schema:
         """Returns one line for people, such as ``8x8 images, 17 levels 0..16``."""
         sizes = "x".join(map(str, self.event_shape))
         columns = "1 column" if self.num_elements == 1 else f"{sizes} columns"
+        if self.kind == "table":
+            return f"a table of {len(self.columns)} columns, {len(self.modelled)} of them modelled"
         what = f"{sizes} images" if self.is_image else columns if len(self.event_shape) <= 1 else f"{sizes} arrays"
         if self.kind == "binary":
             return f"{what}, binary"
-        count = f"{self.num_levels} levels" if self.discrete else "real values"
+        count = f"{self.num_levels} levels" if self.kind == "levels" else "counts" if self.kind == "count" else "real values"
         return f"{what}, {count} {self.low:.6g}..{self.high:.6g}"
 
 
@@ -101,7 +134,7 @@ def infer(array: np.ndarray, kind: Kind | None = None, levels: tuple[int, int] |
     if levels is not None:
         if kind not in (None, "levels") or not levels[0] < levels[1] or levels[1] - levels[0] >= MAX_LEVELS:
             raise UsageError(f"--levels {levels[0]}:{levels[1]} needs LOW < HIGH, at most {MAX_LEVELS} levels, kind levels")
-        return Schema("levels", array.shape[1:], float(levels[0]), float(levels[1]))
+        return Schema("levels", array.shape[1:], float(levels[0]), float(levels[1]), has_gaps(array))
     if not any(np.isfinite(x).any() for x in chunks(array)):
         raise DataError("the data hold no finite value at all; check how they were saved")
     low, high = _finite_range(array)
@@ -114,7 +147,16 @@ def infer(array: np.ndarray, kind: Kind | None = None, levels: tuple[int, int] |
         low, high = (0.0, 255.0) if array.dtype == np.uint8 else (float(math.floor(low)), float(math.ceil(high)))
         if high - low >= MAX_LEVELS:
             raise UsageError(f"--kind levels takes at most {MAX_LEVELS} levels, the values span {low:g}..{high:g}; use real")
-    return Schema(kind, array.shape[1:], low, high)
+    elif kind == "count":
+        low = 0.0
+    elif kind == "table":
+        raise UsageError("--kind table is for tables with named columns: give a CSV or Parquet file, or a data frame")
+    return Schema(kind, array.shape[1:], low, high, has_gaps(array))
+
+
+def has_gaps(array: np.ndarray) -> bool:
+    """Returns whether rows of numbers have missing entries; an array of images or the like has none, NaN is an error there."""
+    return array.dtype.kind == "f" and array.ndim == 2 and any(bool(np.isnan(x).any()) for x in chunks(array))
 
 
 def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *, training: bool = True) -> list[str]:
@@ -134,8 +176,10 @@ def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *,
     if len(array) < min_rows:
         lines.append(f"{name}: has {len(array)} rows, but at least {min_rows} are needed; give more data")
     if array.dtype.kind == "f":
-        fill = "missing values are not supported, so fill them or drop the rows"
-        lines += found(name, array, np.isnan, "NaN", fill)
+        if array.ndim > 2:
+            lines += found(name, array, np.isnan, "NaN", "only rows of a table can have gaps, so fill them or drop those data")
+        elif training and array.ndim == 2 and len(empty := np.flatnonzero(_all(array, np.isnan))):
+            lines.append(f"{name}: columns (from 0) {listing(empty)} hold no value at all; remove them")
         lines += found(name, array, np.isinf, "infinite", "replace them or drop the rows")
     lines += _outside(array, schema, name)
     if training and len(array) > 1:
@@ -151,9 +195,9 @@ def constant_columns(array: np.ndarray, schema: Schema, name: str) -> list[str]:
     if schema.discrete or array.ndim != 2:
         return []
     with np.errstate(over="ignore"):
-        first = array[:1].astype(float_storage())
-        same = [(rows.astype(float_storage()) == first).all(axis=0) for rows in chunks(array)]
-    columns = np.flatnonzero(np.logical_and.reduce(same))
+        first = np.take_along_axis(array, (~np.isnan(array)).argmax(0)[None], 0).astype(float_storage())
+        same = _all(array, lambda x: (x.astype(float_storage()) == first) | np.isnan(x))
+    columns = np.flatnonzero(same & ~_all(array, np.isnan))
     if len(columns) == 0:
         return []
     precision = np.dtype(float_storage()).name
@@ -163,8 +207,15 @@ def constant_columns(array: np.ndarray, schema: Schema, name: str) -> list[str]:
     ]
 
 
+def _all(array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns for each column whether every row passes."""
+    return np.logical_and.reduce([test(rows).all(axis=0) for rows in chunks(array)])
+
+
 def _outside(array: np.ndarray, schema: Schema, name: str) -> list[str]:
     low, high = schema.low, schema.high
+    if schema.kind == "count":
+        return count_problems(array, name)[0]
     if schema.kind == "binary":
         return found(name, array, lambda x: np.isfinite(x) & (x != 0) & (x != 1), "neither 0 nor 1", _binary_mend(array))
     if schema.kind == "real":

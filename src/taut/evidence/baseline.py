@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, LogNormal, Normal
 
 from taut.build import Statistics
-from taut.data import Schema
+from taut.data import Rows, Schema, blocks
+from taut.distributions import DiscretizedLogistic, NegativeBinomial
 from taut.types import PerDatum
 
 __all__ = ["independent_marginals"]
 
 
-def independent_marginals(statistics: Statistics, x: Tensor, schema: Schema) -> PerDatum | None:
-    r"""Returns log p(x) under a product of marginals fitted to the training data, (N,), nats.
+def independent_marginals(statistics: Statistics, x: Rows, schema: Schema) -> PerDatum | None:
+    r"""Returns log p(x) under a product of marginals fitted to the training data, (N,), nats; what is missing drops out.
 
     Levels have their smoothed frequencies; reals a Normal each, with the pooled scale for an element that never varied (the
-    density of a constant has no limit).
+    density of a constant has no limit); positive numbers a log-Normal; counts a negative binomial by its moments, a Poisson
+    where they vary no more than one. In a table, integers in a small range have a discretized logistic.
 
     Args:
         statistics: Of the training data.
@@ -27,12 +29,52 @@ def independent_marginals(statistics: Statistics, x: Tensor, schema: Schema) -> 
     Returns:
         None where the levels are too many for a table of frequencies.
     """
-    if schema.discrete:
+    if schema.kind in ("binary", "levels"):
         if statistics.log_frequencies is None:
             return None
         table = statistics.log_frequencies.double().flatten(0, -2)
-        element = torch.arange(len(table))
-        return torch.cat([table[element, b.flatten(1).long() - int(schema.low)].sum(-1) for b in x.split(1024)])
-    scale = statistics.scale.double()
+        return torch.cat([_looked_up(table, b.flatten(1).double() - schema.low).sum(-1) for b in blocks(x)])
+    if schema.kind == "table":
+        return sum(_column(statistics, schema, x, i) for i in schema.rest)  # type: ignore[return-value]
+    loc, scale = statistics.loc.double(), statistics.scale.double()
+    if schema.kind == "count":
+        return torch.cat([_observed(_counts(loc, scale), b.double()).flatten(1).sum(1) for b in blocks(x)])
     scale = torch.where(scale > 0, scale, scale.square().mean().sqrt())
-    return Independent(Normal(statistics.loc.double(), scale), scale.dim()).log_prob(x.double())
+    return torch.cat([_observed(Normal(loc, scale), b.double()).flatten(1).sum(1) for b in blocks(x)])
+
+
+def _column(statistics: Statistics, schema: Schema, x: Rows, i: int) -> Tensor:
+    column = schema.modelled[i]
+    loc, scale = statistics.loc[i].double(), statistics.scale[i].double()
+    values = torch.cat([b[:, i].double() for b in blocks(x)])
+    if column.levels:
+        assert statistics.log_frequencies is not None
+        return _looked_up(statistics.log_frequencies[i : i + 1].double(), values[:, None])[:, 0]
+    if column.kind == "count":
+        return _observed(_counts(loc, scale), values)
+    if column.kind == "levels":  # a logistic of scale s has standard deviation s pi / sqrt(3)
+        low, high = (torch.tensor(v, dtype=torch.float64) for v in (column.low, column.high))
+        return _observed(DiscretizedLogistic(loc, 0.5513 * scale, low, high), values)
+    if column.kind == "positive":
+        return _observed(LogNormal(statistics.log_loc[i].double(), statistics.log_scale[i].double()), values)
+    return _observed(Normal(loc, scale), values)
+
+
+def _counts(loc: Tensor, scale: Tensor) -> Distribution:
+    """A negative binomial by its moments; a count that was never above zero has the mean that the likelihood starts it at."""
+    mean = loc.clamp(min=1e-4)
+    excess = (scale.square() - mean).clamp(min=1e-8)
+    return NegativeBinomial(mean.log(), (mean.square() / excess).clamp(max=1e8).log())
+
+
+def _looked_up(table: Tensor, values: Tensor) -> Tensor:
+    """Returns the entry of each column of ``values`` (N, columns) in its row of ``table`` (columns, levels); 0 where missing."""
+    missing = values.isnan()
+    index = values.nan_to_num(0.0).long()
+    return torch.where(missing, 0.0, table.gather(1, index.T).T)
+
+
+def _observed(distribution: Distribution, values: Tensor) -> Tensor:
+    missing = values.isnan()
+    fill = distribution.mean.expand_as(values).round() if isinstance(distribution, NegativeBinomial) else distribution.mean
+    return torch.where(missing, 0.0, distribution.log_prob(torch.where(missing, fill, values)))

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
 from taut.model import Model, evaluating
@@ -48,7 +49,7 @@ Proposal = Callable[[slice, Data, Context | None], Distribution]
 
 def importance(
     model: Model,
-    x: Data,
+    x: Rows,
     num_samples: int = 500,
     *,
     context: Context | None = None,
@@ -71,7 +72,7 @@ def importance(
 
 def importance_blocks(
     model: Model,
-    x: Data,
+    x: Rows,
     num_samples: int = 500,
     *,
     context: Context | None = None,
@@ -83,7 +84,7 @@ def importance_blocks(
         raise ValueError(f"num_samples and the number of data must be at least 1, not {num_samples} and {len(x)}")
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
-    device = next((p.device for p in model.parameters()), x.device)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with evaluating(model):
         for number, start in enumerate(range(0, len(x), data_rows)):
             here = slice(start, min(start + data_rows, len(x)))

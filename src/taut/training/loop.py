@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from taut.config import TrainingConfig
-from taut.data import Dataset, batch
+from taut.data import Dataset, Rows, batch, blocks
+from taut.data.parquet import ParquetRows, block_order
 from taut.errors import DivergedError
 from taut.model import Model, evaluating
 from taut.objectives import Bound, Objective
@@ -28,6 +30,7 @@ __all__ = ["Record", "State", "finish", "plan_steps", "train", "validate"]
 
 LR_WARMUP = 0.02  # share of the steps over which the rate grows
 MAX_ROLLBACKS = 3
+WINDOW = 4  # row groups of a file that are shuffled together: half of what its cache holds
 MAX_SKIPPED = 0.05  # share of an interval's steps that may be skipped before the interval is undone
 
 
@@ -145,7 +148,7 @@ def _run(
     drawn = round(config.simulated * size)
     for step in range(state.step, until):
         set_seed(derive(config.seed, "step", step))
-        index = _rows(config.seed, len(data.train), size, step).to(device)
+        index = _rows(config.seed, data.train, size, step).to(device)
         x = batch(data.train, index, data.binarize == "dynamic")
         if drawn:
             with torch.no_grad():
@@ -176,15 +179,14 @@ def _run(
     return float(total) / max(count - int(skipped), 1), int(skipped)
 
 
-def validate(model: Model, objective: Objective, x: Tensor, seed: int, rows: int = 2048) -> tuple[float, float]:
+def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int = 2048) -> tuple[float, float]:
     """Returns the mean value of the objective and of its target on x, with the same noise at every call.
 
     The target is what the objective maximises; it differs from the value where that is reweighted (beta, free bits).
     """
     value = target = 0.0
-    size = max(1, rows // objective.num_samples)
     with torch.no_grad(), evaluating(model):
-        for number, block in enumerate(x.split(size)):
+        for number, block in enumerate(blocks(x, most=max(1, rows // objective.num_samples))):
             with stream(seed, "validation", number):
                 bound = objective(model, block.to(torch.get_default_dtype()))
             value += float(bound.value.sum(dtype=torch.float64))
@@ -235,17 +237,20 @@ def _rate(step: int, config: TrainingConfig, state: State) -> float:
 
 
 @lru_cache(maxsize=2)
-def _permutation(seed: int, rows: int, epoch: int) -> Tensor:
-    return torch.randperm(rows, generator=generator(seed, "order", epoch))
+def _permutation(seed: int, rows: int, epoch: int, bounds: tuple[int, ...]) -> Tensor:
+    """Returns the order of an epoch; of rows that stay in a file it keeps those near each other that are read together."""
+    own = generator(seed, "order", epoch)
+    return block_order(np.array(bounds), WINDOW, own) if bounds else torch.randperm(rows, generator=own)
 
 
-def _rows(seed: int, rows: int, size: int, step: int) -> Tensor:
+def _rows(seed: int, data: Rows, size: int, step: int) -> Tensor:
     """Returns the rows of one step: batches run on across epochs, so all are of one size and none is lost."""
-    epoch, start = divmod(step * size, rows)
-    here = _permutation(seed, rows, epoch)[start : start + size]
+    bounds = tuple(data.blocks) if isinstance(data, ParquetRows) else ()
+    epoch, start = divmod(step * size, len(data))
+    here = _permutation(seed, len(data), epoch, bounds)[start : start + size]
     if len(here) == size:
         return here
-    return torch.cat([here, _permutation(seed, rows, epoch + 1)[: size - len(here)]])
+    return torch.cat([here, _permutation(seed, len(data), epoch + 1, bounds)[: size - len(here)]])
 
 
 def _capture(model: Model, optimizer: torch.optim.AdamW, average: Model, best: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -296,7 +301,7 @@ def _diagnose(model: Model, objective: Objective, data: Dataset, config: Trainin
     size = _batch_size(data, config)
     for step in range(state.step, min(state.step + 2000, state.total_steps)):
         with stream(config.seed, "step", step):
-            x = batch(data.train, _rows(config.seed, len(data.train), size, step), data.binarize == "dynamic")
+            x = batch(data.train, _rows(config.seed, data.train, size, step), data.binarize == "dynamic")
             try:
                 draw = model.draw(x, objective.num_samples, reparameterize=False)
             except (ValueError, RuntimeError) as error:  # a distribution that checks what it is given

@@ -1,0 +1,169 @@
+r"""What a model says of single entries: the missing ones filled in, and how odd each observed one is given the others.
+
+With $z_k \sim q(z \mid x_\mathrm{obs})$ and $\tilde w_k \propto p(x_\mathrm{obs}, z_k) / q(z_k \mid x_\mathrm{obs})$, of sum 1,
+
+$$ \mathbb{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] \approx \sum_k \tilde w_k \, \mathbb{E}[x_\mathrm{mis} \mid z_k], \qquad
+   \log p(x_i \mid x_{-i}) = -\log \mathbb{E}_{p(z \mid x)} \big[ p(x_i \mid z)^{-1} \big]
+   \approx -\log \sum_k \tilde w_k \, p(x_i \mid z_k)^{-1}. $$
+
+The second says *why* a row is odd: it is the log-probability of one entry given all others of its row, in nats. A multiple
+imputation draws one of the $z_k$ by its weight and then $x_\mathrm{mis} \sim p(x \mid z_k)$.
+
+References: mattei2019, gelfand1994.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
+
+from taut.features import Split
+from taut.missing import Observed, terms
+from taut.model import VAE, Draw, evaluating
+from taut.seeds import stream
+from taut.tables import NOMINAL, Joint, level_probs
+
+__all__ = ["Imputed", "cell_scores", "impute"]
+
+MAX_ELEMENTS = 2**20  # of K samples of x for the data of a block
+MAX_DATA = 64
+
+
+class Imputed(NamedTuple):
+    r"""Data with their gaps filled in.
+
+    Args:
+        values: The mean of a number, the most probable level of a category, (N, \*event); observed entries as they were.
+        draws: Multiple imputations, (M, N, \*event).
+        ess: Effective sample size of the weights, (N,).
+    """
+
+    values: Tensor
+    draws: Tensor
+    ess: Tensor
+
+
+def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0) -> Imputed:
+    r"""Returns the data with their missing entries filled in by importance-weighted means, and draws of them.
+
+    What the model is conditioned on is no part of what it models: it stays as it is, missing or not.
+
+    Args:
+        model: The model.
+        x: Data, (N, \*event), a tensor or rows; NaN is missing.
+        num_samples: K.
+        num_imputations: M, independent completions of each datum.
+        seed: The same seed gives the same numbers.
+    """
+
+    def block(rows: Tensor, draw: Draw, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        picked = torch.multinomial(share.T, num_imputations, replacement=True).T if num_imputations else share[:0].long()
+        drawn = draw.likelihood.sample()
+        chosen = drawn.gather(0, _like(picked, drawn).expand(-1, *drawn.shape[1:]))
+        filled = torch.cat([_typical(draw.likelihood, share)[None], chosen])
+        values = _complete(model, rows, filled)
+        return values[0], values[1:], 1 / share.square().sum(0)
+
+    values, draws, ess = zip(*_blocks(model, x, num_samples, seed, "impute", block), strict=True)
+    return Imputed(torch.cat(values), torch.cat(draws, 1), torch.cat(ess))
+
+
+def cell_scores(model: VAE, x: Any, num_samples: int = 1000, *, seed: int = 0) -> Tensor:
+    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, \*event), nats; NaN where missing.
+
+    Args:
+        model: The model, whose likelihood knows its elements one by one.
+        x: Data, (N, \*event); of a model with a condition the result is of the columns that are modelled.
+        num_samples: K.
+        seed: The same seed gives the same numbers.
+
+    Fails:
+        ValueError: the likelihood does not say how much each element contributes.
+    """
+
+    def block(rows: Tensor, draw: Draw, share: Tensor) -> Tensor:
+        modelled, _ = model.split(rows)
+        each = terms(draw.likelihood, modelled)
+        score = -(_like(share.log(), each) - each).logsumexp(0)
+        return torch.where(modelled.isnan(), torch.nan, score)
+
+    return torch.cat(list(_blocks(model, x, num_samples, seed, "cells", block)))
+
+
+def _blocks(
+    model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor, Draw, Tensor], Any]
+) -> Iterator[Any]:
+    """Yields a function of each block of data, its draw and its normalised weights (K, B), brought back to the processor."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    size = max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
+    with torch.no_grad(), evaluating(model):
+        for number, block in enumerate(x.split(size)):
+            rows = block.to(device=device, dtype=torch.get_default_dtype())
+            with stream(seed, name, number):
+                posterior = _mirrored(model.encode(rows))
+                draw = model.draw(rows, num_samples, reparameterize=False, posterior=posterior)
+                result = function(rows, draw, draw.log_weight.softmax(0))
+            yield tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()
+
+
+def _like(weights: Tensor, x: Tensor) -> Tensor:
+    """Returns (K, B) with the axes of an event appended."""
+    return weights[(..., *[None] * (x.dim() - weights.dim()))]
+
+
+def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
+    r"""Returns the weighted mean of each number and the most probable level of each category, (B, \*event)."""
+    if not isinstance(likelihood, Joint):
+        mean = likelihood.mean
+        mean = (_like(share, mean) * mean).sum(0)
+        bits = isinstance(likelihood, Observed) and isinstance(likelihood.base_dist, Bernoulli)
+        return (mean >= 0.5).to(mean) if bits else mean
+    columns = torch.empty(*likelihood.batch_shape[1:], *likelihood.event_shape, device=share.device)
+    for family in likelihood.families:
+        if family.kind in NOMINAL:
+            probs = level_probs(family)  # (levels, K, B, columns)
+            value = (probs * share[None, :, :, None]).sum(1).argmax(0).to(columns)
+        else:
+            value = (share[..., None] * family.distribution.mean).sum(0)
+        columns[..., family.columns] = value
+    return columns
+
+
+def _complete(model: VAE, rows: Tensor, filled: Tensor) -> Tensor:
+    r"""Returns M copies of the rows, (M, B, \*event), whose missing entries come from ``filled``."""
+    if model.condition is None or filled.shape[2:] == rows.shape[1:]:
+        return torch.where(rows.isnan(), filled, rows)
+    assert isinstance(model.condition, Split)
+    result, rest = rows.expand(len(filled), *rows.shape).clone(), model.condition.rest
+    result[..., rest] = torch.where(rows[:, rest].isnan(), filled, rows[:, rest])
+    return result
+
+
+class _Mirrored(Distribution):
+    """Pairs of samples that lie opposite each other about the mean: what is linear in z then has no noise at all.
+
+    Each sample has the distribution q, so importance weights are what they were; only pairs are not independent.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, q: Distribution) -> None:
+        self.q = q
+        super().__init__(q.batch_shape, q.event_shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        (count,) = sample_shape
+        z = self.q.sample(torch.Size(((count + 1) // 2,)))
+        return torch.stack([z, 2 * self.q.mean - z], 1).flatten(0, 1)[:count]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.q.log_prob(value)
+
+
+def _mirrored(q: Distribution) -> Distribution:
+    symmetric = isinstance(q, MultivariateNormal) or (isinstance(q, Independent) and isinstance(q.base_dist, Normal))
+    return _Mirrored(q) if symmetric else q

@@ -1,0 +1,116 @@
+"""What a person should know about columns that are accepted: what may mean missing, and what storage may lose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from taut.data.column import LEVEL_KINDS, MISSING, Column, exact_integers, float_storage, quoted
+from taut.data.columns_seen import Numbers, Seen
+from taut.errors import shown
+
+SUSPICIOUS = ("?", "-", ".", "unknown")
+FROM_0 = "(from 0, header not counted)"
+
+
+class View(NamedTuple):
+    """A column after rule 1: texts that are all numbers are numbers, texts that are all dates are dates."""
+
+    family: str
+    type: str
+    numbers: Numbers
+
+
+def mixed(first: Mapping[str, tuple[int, str]], others: Mapping[str, int], count: int) -> str:
+    for what in ("number", "date"):
+        if 0 < others[what] < 0.1 * count:
+            row, text = first[what]
+            share = f"{count - others[what]:,} of its {count:,} values are {what}s"
+            return f"; {share}, the first that is none ({quoted(text)}) in row {row} {FROM_0}"
+    return ""
+
+
+def _suspicious(text: str) -> bool:
+    return text.strip().lower() in SUSPICIOUS
+
+
+def only_other(seen: Seen) -> str:
+    """Returns the suspicious text that is all that keeps a column from being numbers, if there is one."""
+    first, others = seen.texts.first_other.get("number"), seen.texts.others["number"]
+    only = first is not None and _suspicious(first[1]) and seen.texts.counts.get(first[1], 0) == others < seen.texts.count
+    return first[1] if first is not None and only else ""
+
+
+def may_mean(text: str, count: int) -> str:
+    return f"{quoted(text)} ({count:,} values) may mean missing: --missing-values '{shown(text.strip())}'"
+
+
+def sentinel_notes(label: str, seen: Seen, view: View) -> list[str]:
+    if view.family == "text":
+        only = " (all its other values are numbers)" if only_other(seen) else ""
+        marks = [(quoted(t), n, t.strip()) for t, n in seen.texts.counts.items() if _suspicious(t)]
+    elif view.family == "number":
+        only, numbers = "", view.numbers
+        reach = 3 * (numbers.inner_high - numbers.inner_low)
+        far = [s for s in numbers.sentinels if s < numbers.inner_low - reach or s > numbers.inner_high + reach]
+        marks = [(str(s), numbers.sentinels[s], str(s)) for s in far if numbers.sentinels[s] >= 3]
+    else:
+        return []
+    way = "--missing-values={}" if view.family == "number" else "--missing-values '{}'"
+    return [f"{m} in {label} ({n:,} values) may mean missing: {way.format(shown(t))}{only}" for m, n, t in marks]
+
+
+def precision_notes(label: str, column: Column, view: View, problems: list[str]) -> list[str]:
+    """What storing in float32 loses."""
+    numbers, storage, notes = view.numbers, float_storage(), []
+    if column.kind in LEVEL_KINDS:
+        return []
+    precision, largest = np.dtype(storage).name, max(abs(column.low), abs(column.high))
+    if largest > min(float(np.finfo(storage).max), 1e150):
+        problems.append(f"column {label} holds values up to {largest:.3g}, beyond the range of {precision}; rescale it")
+        return []
+    if storage(column.low) == storage(column.high):
+        same = f"is constant in {precision}, where a density is infinite"
+        problems.append(f"column {label} {same}; subtract its mean, or remove it")
+        return []
+    if numbers.integers and column.kind != "date" and largest > exact_integers():
+        notes.append(f"{label} holds integers up to {largest:,.0f}; {precision} tells them apart only to {exact_integers():,}")
+    step = float(np.spacing(storage(largest))) * 1440
+    if column.type.startswith("timestamp") and step > 1:
+        notes.append(f"{label} is stored in {precision} as days: times are kept to {step:.2g} minutes")
+    return notes
+
+
+def unbounded_notes(densities: Sequence[tuple[str, Numbers]]) -> list[str]:
+    """Where a density may have no bound: a line each for all columns of one value, and of few."""
+    commonest = [(label, numbers.count, *numbers.most_common) for label, numbers in densities]
+    heavy = [(label, f"{times:,} of {count:,} are {value:.6g}") for label, count, value, times in commonest if times > count / 2]
+    few = [
+        (label, f"{numbers.distinct:,} in {numbers.count:,}")
+        for label, numbers in densities
+        if numbers.capped_at is None and numbers.count > 1000 and numbers.distinct < numbers.count / 10
+    ]
+    few = [pair for pair in few if pair[0] not in dict(heavy)]
+    lines = []
+    for found, what in ((heavy, "more than half of the values are one value"), (few, "rounded, few different values")):
+        if found:
+            label, how = found[0]
+            others = f" and {len(found) - 1} more columns" if found[1:] else ""
+            lines.append(
+                f"{what} in {label} ({how}){others}: a density may have no bound there, so log p(x) can grow without end"
+            )
+    return lines
+
+
+def token_notes(seen: Sequence[Seen]) -> list[str]:
+    """The texts that were read as missing although a person may have meant them, each once."""
+    lines = []
+    for token in dict.fromkeys(t for s in seen for t in s.tokens if t.strip()):
+        holders = [s for s in seen if token in s.tokens]
+        count, more = sum(s.tokens[token] for s in holders), f" and {len(holders) - 1} more columns" if holders[1:] else ""
+        if token.strip() in MISSING:
+            held = f"{quoted(token)} in {quoted(holders[0].name)}{more} ({count:,} values) is read as missing"
+            lines.append(f"{held}; levels in a schema file that name it keep it")
+    return lines

@@ -1,0 +1,330 @@
+"""Reads Parquet files, whole or a row group at a time: a file larger than memory is trained on from the disk.
+
+A row group is the least that can be read of such a file. One random row would cost a whole group, so an epoch's order
+(``block_order``) permutes the groups, takes a window of a few at a time and permutes the rows inside it: every row comes once,
+a batch needs only the groups of its window, and ``ParquetRows`` keeps their codes.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taut.errors import DataError, shown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ParquetRows", "block_order", "num_bytes", "read_parquet", "row_groups"]
+
+MAX_ROWS = 65_536  # of a piece; a larger row group is read in several
+ADVISED_ROWS, SMALL_ROWS = 50_000, 1000
+INDEX_NAME = re.compile(r"__index_level_\d+__")  # what pandas calls an index that has no name
+
+NO_STREAM: tuple[int, Iterator[Any]] = (-1, iter(()))
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Returns all rows of a Parquet file, or of a folder of them in the order of their names; pandas' index is dropped.
+
+    Fails:
+        DataError: a file is damaged, or empty, or its columns are not those of the first.
+    """
+    import pyarrow as pa
+
+    pieces = _Pieces([path])
+    tables, problems = [], []
+    for i in range(len(pieces)):
+        try:
+            tables.append(pieces.read(i))
+        except DataError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise DataError(problems)
+    return pa.concat_tables(tables)
+
+
+def num_bytes(path: Path) -> int:
+    """Returns what the rows take as float32, from the metadata alone.
+
+    Fails:
+        DataError: as ``read_parquet``.
+    """
+    pieces = _Pieces([path])
+    return 4 * int(pieces.starts[-1]) * len(pieces.columns)
+
+
+def row_groups(path: Path) -> Iterator[pa.Table]:
+    """Yields the rows in tables of at most 65,536, one or more for each row group.
+
+    Fails:
+        DataError: as ``read_parquet``.
+    """
+    pieces = _Pieces([path])
+    return (pieces.read(i) for i in range(len(pieces)))
+
+
+class ParquetRows:
+    """Creates the rows of Parquet files, read when they are asked for (it is ``taut.data.rows.Rows``).
+
+    Args:
+        paths: A file, a folder of them, or several.
+        encode: Returns the codes (n, C) of a table and the number of its first row.
+        num_columns: C, the columns that ``encode`` gives.
+        rows: The ascending numbers of the rows that belong to this part; ``None`` for all.
+        cache: How many pieces (row groups, or runs of 65,536 rows of larger ones) are kept as codes: those last used.
+
+    ``blocks`` are the boundaries of the pieces in the numbers of these rows, for ``block_order``; ``notes`` says what makes
+    reading slow.
+
+    Fails:
+        DataError: as ``read_parquet``; a damaged row group when it is read.
+    """
+
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        paths: Path | Sequence[Path],
+        encode: Callable[[Any, int], np.ndarray],
+        num_columns: int,
+        rows: np.ndarray | None = None,
+        cache: int = 8,
+    ) -> None:
+        self._pieces = _Pieces([paths] if isinstance(paths, Path) else list(paths))
+        self._encode = encode
+        self._num_columns = num_columns
+        self._rows = rows
+        self._cache_size = cache
+        self._cached: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._device = torch.device("cpu")
+        self.notes = self._pieces.notes
+        self.blocks = self._boundaries()
+
+    def _boundaries(self) -> np.ndarray:
+        starts = self._pieces.starts
+        return starts if self._rows is None else np.searchsorted(self._rows, starts)
+
+    def __len__(self) -> int:
+        return int(self.blocks[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self._num_columns
+
+    def __getitem__(self, index: int | slice | Tensor, /) -> Tensor:
+        if isinstance(index, slice):
+            return self._gather(np.arange(*index.indices(len(self))))
+        if isinstance(index, int):
+            return self._gather(np.array([index]))[0]
+        if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            raise TypeError(f"rows are taken by a vector of integers, not by {index.dtype} of shape {tuple(index.shape)}")
+        return self._gather(index.cpu().numpy().astype(np.int64))
+
+    def split(self, split_size: int, /) -> Iterator[Tensor]:
+        """Yields consecutive blocks of rows."""
+        return (self[start : start + split_size] for start in range(0, len(self), split_size))
+
+    def to(self, device: torch.device | str, /) -> ParquetRows:
+        """Returns the same rows, to come out on a device."""
+        moved = copy.copy(self)
+        moved._device = torch.device(device)
+        return moved
+
+    def subset(self, rows: np.ndarray) -> ParquetRows:
+        """Returns a part of these rows, by their ascending numbers, with a cache of its own."""
+        part = copy.copy(self)
+        part._rows = np.asarray(rows) if self._rows is None else self._rows[rows]
+        part._cached = OrderedDict()
+        part.blocks = part._boundaries()
+        return part
+
+    def _gather(self, index: np.ndarray) -> Tensor:
+        index = np.where(index < 0, index + len(self), index)
+        if len(index) and not (index.min() >= 0 and index.max() < len(self)):
+            raise IndexError(f"row numbers go from 0 to {len(self) - 1}")
+        codes = np.empty((len(index), self._num_columns), np.float32)
+        piece = np.searchsorted(self.blocks, index, side="right") - 1
+        # Those at hand first: reading another might throw them out.
+        for i in sorted(np.unique(piece).tolist(), key=lambda i: i not in self._cached):
+            here = np.flatnonzero(piece == i)
+            codes[here] = self._codes(i)[index[here] - self.blocks[i]]
+        return torch.from_numpy(codes).to(self._device)
+
+    def _codes(self, i: int) -> np.ndarray:
+        if i in self._cached:
+            self._cached.move_to_end(i)
+            return self._cached[i]
+        first, last = (int(start) for start in self._pieces.starts[i : i + 2])
+        while len(self._cached) >= self._cache_size:
+            self._cached.popitem(last=False)
+        codes = np.asarray(self._encode(self._pieces.read(i), first), np.float32)
+        if self._rows is not None and self.blocks[i + 1] - self.blocks[i] < last - first:
+            codes = codes[self._rows[self.blocks[i] : self.blocks[i + 1]] - first]
+        self._cached[i] = codes
+        return codes
+
+
+def block_order(blocks: np.ndarray, window: int, generator: torch.Generator) -> Tensor:
+    """Returns an order of the rows, each once, that stays inside a few blocks at a time.
+
+    The blocks are permuted, and then the rows inside each window of them. A batch no larger than a window reaches into two.
+
+    Args:
+        blocks: The boundaries of the blocks, ascending from 0: one more than there are blocks.
+        window: How many blocks make up a window: half of what a cache holds.
+        generator: Where the permutations come from, on the CPU.
+    """
+    starts = torch.from_numpy(np.asarray(blocks, np.int64))
+    order = torch.randperm(len(starts) - 1, generator=generator)
+    parts = []
+    for together in order.split(window):
+        rows = torch.cat([torch.arange(int(starts[i]), int(starts[i + 1])) for i in together])
+        parts.append(rows[torch.randperm(len(rows), generator=generator)])
+    return torch.cat(parts)
+
+
+class _Pieces:
+    """Creates the list of what is read at once: a row group, or a run of 65,536 rows of a larger one."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.files = [file for path in paths for file in _files(path)]
+        self.metadata, names = _metadata(self.files)
+        self.columns = [i for i, name in enumerate(names) if not INDEX_NAME.fullmatch(name)]
+        groups = [
+            (file, group, metadata.row_group(group).num_rows)
+            for file, metadata in enumerate(self.metadata)
+            for group in range(metadata.num_row_groups)
+        ]
+        self.places = [(file, group, start) for file, group, rows in groups for start in range(0, rows, MAX_ROWS)]
+        sizes = [min(MAX_ROWS, rows - start) for _, _, rows in groups for start in range(0, rows, MAX_ROWS)]
+        if not sizes:
+            raise DataError(f"{shown(paths[0])}: has no rows; give a file with at least one row of data")
+        self.starts = np.cumsum([0, *sizes])
+        self.notes = _notes(shown(paths[0]), [rows for _, _, rows in groups])
+        self.stream = NO_STREAM
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, i: int) -> pa.Table:
+        file, group, start = self.places[i]
+        rows = self.metadata[file].row_group(group).num_rows
+        with _damage(self.files[file], group, self.metadata[file]):
+            if rows <= MAX_ROWS:
+                with _open(self.files[file], self.metadata[file]) as opened:
+                    table = opened.read_row_group(group)
+            else:
+                table = self._streamed(i, start // MAX_ROWS)
+                if start + MAX_ROWS >= rows:
+                    self.stream = NO_STREAM
+        return table.select(self.columns)
+
+    def _streamed(self, i: int, before: int) -> pa.Table:
+        """Reads on where the last run of the same row group ended, because a row group can only be read from its start."""
+        upcoming, tables = self.stream
+        if not i - before < upcoming <= i:
+            file, group, _ = self.places[i]
+            upcoming, tables = i - before, _runs(self.files[file], self.metadata[file], group)
+        self.stream = NO_STREAM  # of a damaged group nothing must be read on
+        for _ in range(i - upcoming):
+            next(tables)
+        table = next(tables)
+        self.stream = (i + 1, tables)
+        return table
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".parquet" and file.name[0] not in "._")
+    if not files:
+        raise DataError(f"{shown(path)}: holds no .parquet files; give a folder that does, or a file")
+    return files
+
+
+def _metadata(files: Sequence[Path]) -> tuple[list[Any], list[str]]:
+    found: list[Any] = []
+    problems: list[str] = []
+    first = None
+    for file in files:
+        try:
+            with _open(file) as opened:
+                first = first or (opened.schema_arrow, file)
+                problems += _differences(opened.schema_arrow, file, *first)
+                found.append(opened.metadata)
+        except DataError as error:
+            problems += error.problems
+    if problems or first is None:
+        raise DataError(problems)
+    return found, first[0].names
+
+
+def _notes(where: str, groups: list[int]) -> list[str]:
+    large = [rows for rows in groups if rows > MAX_ROWS]
+    mean = sum(groups) / len(groups)
+    if len(large) == 1:
+        what = f"one row group of {large[0]:,} rows"
+    elif large:
+        what = f"{len(large)} row groups of up to {max(large):,} rows"
+    elif len(groups) > 8 and mean < SMALL_ROWS:
+        what = f"{len(groups)} row groups of {mean:,.0f} rows on average"
+    else:
+        return []
+    return [f"{where}: {what}: rewriting the file with row groups of {ADVISED_ROWS:,} trains faster"]
+
+
+def _differences(schema: pa.Schema, file: Path, first: pa.Schema, first_file: Path) -> list[str]:
+    held, wanted = ([(field.name, str(field.type)) for field in fields] for fields in (schema, first))
+    if held == wanted:
+        return []
+    pairs = zip_longest(held, wanted, fillvalue=("no column", ""))
+    here, there = next((shown(" ".join(a).strip()), shown(" ".join(b).strip())) for a, b in pairs if a != b)
+    return [f"{shown(file)}: has {here} where {shown(first_file)} has {there}; write all files of a folder with the same columns"]
+
+
+def _open(file: Path, metadata: Any = None, **options: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(file, metadata=metadata, page_checksum_verification=True, **options)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shown(file)}: is no Parquet file, or truncated or damaged ({shown(error)}); write it again") from error
+
+
+@contextmanager
+def _damage(file: Path, group: int, metadata: Any) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, StopIteration) as error:
+        place = f"row group {group} of {metadata.num_row_groups} (from 0)"
+        raise DataError(f"{shown(file)}: {place} is damaged ({shown(error)}); write or download the file again") from error
+
+
+def _runs(file: Path, metadata: Any, group: int) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    # Without these two, the whole row group is read at once.
+    with _open(file, metadata, pre_buffer=False, buffer_size=2**20) as opened:
+        rest = None
+        for batch in opened.iter_batches(MAX_ROWS, row_groups=[group]):  # which may be shorter than asked for
+            table = pa.Table.from_batches([batch])
+            rest = table if rest is None else pa.concat_tables([rest, table])
+            while rest.num_rows >= MAX_ROWS:
+                yield rest.slice(0, MAX_ROWS)
+                rest = rest.slice(MAX_ROWS)
+        if rest is not None and rest.num_rows:
+            yield rest

@@ -1,0 +1,211 @@
+"""Rows of a sparse matrix: kept sparse, handed out dense a batch at a time.
+
+A matrix of single cells is 95 % zeros, so its dense form would fill the memory for nothing. ``SparseRows`` keeps the
+non-zero values in the smallest integer type that holds them and scatters the wanted rows into zeros, on any device.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taut.errors import DataError, shown
+
+__all__ = ["SparseRows", "check_numbers", "float_dtype", "from_scipy", "only_counts"]
+
+BLOCK = 2**22  # values looked at in one step
+
+
+class SparseRows:
+    """Creates rows (``taut.data.rows.Rows``) over a sparse matrix: indexed like a tensor, they come out dense.
+
+    Values that are all counts are kept as uint8, int16, int32 or int64, whichever is smallest; others as they are.
+
+    Args:
+        matrix: A scipy CSR matrix or array (N, C). ``from_scipy`` takes the other formats, and checks.
+    """
+
+    def __init__(self, matrix: Any) -> None:
+        matrix = _canonical(matrix)
+        lengths = np.diff(matrix.indptr).astype(np.int64)
+        self._columns = torch.from_numpy(matrix.indices.astype(np.int32))
+        self._values = torch.from_numpy(_small(matrix.data))
+        self._lengths = torch.from_numpy(lengths)
+        self._starts = torch.from_numpy(np.cumsum(lengths) - lengths)
+        self._num_columns = int(matrix.shape[1])
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> SparseRows:
+        """Returns the rows of a dense array (N, C)."""
+        from scipy.sparse import csr_array
+
+        native = np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")  # scipy knows no others
+        return cls(csr_array(array.astype(native, copy=False)))
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self._num_columns
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return float_dtype()
+
+    @property
+    def device(self) -> torch.device:
+        return self._values.device
+
+    def __getitem__(self, index: Any, /) -> Tensor:
+        """Returns the rows of a slice or of an index tensor, dense; of an integer, that row."""
+        sizes = self._lengths[index].shape
+        where, lengths = self._where(index)
+        first = torch.arange(0, len(lengths) * self._num_columns, self._num_columns, device=self.device)
+        places = first.repeat_interleave(lengths, output_size=len(where)).add_(self._columns.index_select(0, where))
+        values = self._values.index_select(0, where).to(self.dtype)
+        dense = torch.zeros(len(lengths) * self._num_columns, dtype=self.dtype, device=self.device)
+        return dense.scatter_(0, places, values).view(*sizes, self._num_columns)
+
+    def split(self, split_size: int, /) -> Iterator[Tensor]:
+        """Returns consecutive blocks of rows, dense, made as they are asked for."""
+        return (self[start : start + split_size] for start in range(0, len(self), split_size))
+
+    def to(self, device: torch.device | str, /) -> SparseRows:
+        """Returns the same rows, to come out on a device: what travels there is sparse."""
+        return self._with(*(x.to(device) for x in (self._lengths, self._starts, self._columns, self._values)))
+
+    def subset(self, rows: np.ndarray) -> SparseRows:
+        """Returns the rows of these numbers, in that order, still sparse."""
+        index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.device)
+        where, lengths = self._where(index)
+        return self._with(lengths, lengths.cumsum(0) - lengths, self._columns[where], self._values[where])
+
+    def largest(self) -> float:
+        """Returns the largest value, 0 if none is above it."""
+        return max(float(self._values.max()) if len(self._values) else 0.0, 0.0)
+
+    def totals(self) -> Tensor:
+        """Returns the sum of each row, (N,), in float64: in single cells, the library size."""
+        totals = torch.zeros(len(self), dtype=torch.float64, device=self.device)
+        for rows, _, values in self.blocks():
+            totals.index_add_(0, rows, values)
+        return totals
+
+    def column_moments(self) -> tuple[Tensor, Tensor]:
+        """Returns the mean and the standard deviation (of the population, divided by N) of each column, (C,), in float64."""
+        sums, squares, counts = torch.zeros(3, self._num_columns, dtype=torch.float64, device=self.device)
+        for _, columns, values in self.blocks():
+            sums.index_add_(0, columns, values)
+            counts.index_add_(0, columns, torch.ones_like(values))
+        mean = sums / len(self)
+        for _, columns, values in self.blocks():
+            squares.index_add_(0, columns, (values - mean[columns]) ** 2)
+        return mean, ((squares + (len(self) - counts) * mean**2) / len(self)).sqrt()
+
+    def row_hashes(self) -> np.ndarray:
+        """Returns 128 bits for each row: equal for equal rows, however the matrix stored them."""
+        columns, lengths = self._columns.cpu().numpy(), self._lengths.tolist()
+        values, starts = self._values.cpu().numpy(), self._starts.tolist()
+        rows = (slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
+        bits = (columns[row].tobytes() + values[row].astype(np.float64).tobytes() for row in rows)
+        return np.array([blake2b(row, digest_size=16).digest() for row in bits], dtype="S16")
+
+    def fingerprint(self) -> str:
+        """Returns 128 bits in hex over shape and rows: the name of exactly these counts."""
+        return blake2b(f"{self.shape} sparse ".encode() + self.row_hashes().tobytes(), digest_size=16).hexdigest()
+
+    def _with(self, lengths: Tensor, starts: Tensor, columns: Tensor, values: Tensor) -> SparseRows:
+        other = copy.copy(self)
+        other._lengths, other._starts, other._columns, other._values = lengths, starts, columns, values
+        return other
+
+    def _where(self, index: Any) -> tuple[Tensor, Tensor]:
+        """The places of the stored values of rows, one row after the other, and how many each row has."""
+        starts, lengths = self._starts[index].reshape(-1), self._lengths[index].reshape(-1)
+        first = starts - lengths.cumsum(0) + lengths
+        where = first.repeat_interleave(lengths, output_size=int(lengths.sum()))
+        return where.add_(torch.arange(len(where), device=self.device)), lengths
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields row number, column number and value (float64) of the stored values, whole rows at a time."""
+        step = max(1, BLOCK * len(self) // max(1, len(self._values)))
+        for start in range(0, len(self), step):
+            rows = torch.arange(start, min(start + step, len(self)), device=self.device)
+            where, lengths = self._where(rows)
+            yield rows.repeat_interleave(lengths), self._columns[where].long(), self._values[where].double()
+
+
+def float_dtype() -> torch.dtype:
+    """Returns the type in which rows come out: float64 only if torch computes in it, else float32."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def from_scipy(matrix: Any, name: str = "the matrix") -> SparseRows:
+    """Returns the rows of a scipy sparse matrix or array of any format.
+
+    Args:
+        matrix: The matrix (N, C); it is not changed.
+        name: What to call it in an error.
+
+    Fails:
+        DataError: it is empty, holds no real numbers, or its indices are damaged.
+    """
+    check_numbers(matrix, name)
+    try:
+        if matrix.format in ("csr", "csc"):
+            matrix.check_format(full_check=True)  # scipy's loops trust the indices of a file, and would write anywhere
+    except ValueError as error:
+        raise DataError(f"{name}: its sparse indices are damaged ({shown(error)}); write it again") from error
+    return SparseRows(matrix if matrix.format == "csr" else _widened(matrix).tocsr())
+
+
+def check_numbers(matrix: Any, name: str) -> None:
+    """Refuses what is no matrix (N, C) of real numbers, sparse or dense.
+
+    Fails:
+        DataError: it has other axes, an empty one, or another type.
+    """
+    kind, itemsize = matrix.dtype.kind, matrix.dtype.itemsize
+    if len(matrix.shape) != 2 or 0 in matrix.shape:
+        raise DataError(f"{name}: has shape {tuple(matrix.shape)}; rows and columns are needed, at least one of each")
+    if kind not in "biuf" or itemsize > 8:
+        raise DataError(f"{name}: holds {matrix.dtype} values, not numbers; save it as integers or float32")
+
+
+def _canonical(matrix: Any) -> Any:
+    """The same matrix with sorted columns, nothing twice and no stored zeros: equal rows are equal bytes."""
+    if matrix.has_canonical_format and matrix.data.all():
+        return matrix
+    matrix = _widened(matrix).copy()
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _widened(matrix: Any) -> Any:
+    """Repeated entries are added up, which must not wrap around."""
+    return matrix.astype(np.int64) if matrix.dtype.kind in "biu" and matrix.dtype.itemsize < 8 else matrix
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind in "bu" or only_counts([values]):
+        high = int(values.max(initial=0))
+        smallest = next((t for t in (np.uint8, np.int16, np.int32, np.int64) if high <= np.iinfo(t).max), None)
+        if smallest is not None:
+            return values.astype(smallest)
+    return values.astype(np.float64 if values.dtype.kind == "u" else values.dtype)
+
+
+def only_counts(blocks: Iterable[Any]) -> bool:
+    """Returns whether all values of some arrays are finite integers from 0."""
+    arrays = (np.asarray(x) for x in blocks)
+    return all(
+        bool(np.all((x >= 0) & (x == np.trunc(x)) & (x < np.inf))) if x.dtype.kind in "iuf" else x.dtype == bool for x in arrays
+    )

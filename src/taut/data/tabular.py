@@ -1,0 +1,252 @@
+"""Tables: from what was read to the codes that a model sees, split by content; in memory, or from a file that stays on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from taut.data.column import Column
+from taut.data.columns import decode, encode, from_toml, infer
+from taut.data.columns_cells import Tokens, read_cells
+from taut.data.parquet import ParquetRows, row_groups
+from taut.data.readers import Streamed
+from taut.data.rows import Rows, blocks
+from taut.data.schema import Schema, float_storage
+from taut.data.split import row_hashes, split_hashes
+from taut.errors import DataError, UsageError, shown
+from taut.spec import nearest
+
+__all__ = ["MISSING_NOTE", "Asked", "Prepared", "check_table", "fill", "prepare_tables", "to_table"]
+
+MISSING_NOTE = "they leave log p(x), and the encoder sees where they are"
+
+
+class Asked(NamedTuple):
+    """What a person said of a table: a schema (a TOML file, or one made before), what means missing, what is the context."""
+
+    schema: Path | Schema | None
+    missing_values: tuple[str, ...]
+    condition: tuple[str, ...]
+
+
+class Prepared(NamedTuple):
+    """A table ready to train on: its schema, its three parts, what to know of it, and its name by content."""
+
+    schema: Schema
+    parts: list[Rows]
+    notes: list[str]
+    fingerprint: str
+
+
+class _Coded(NamedTuple):
+    hashes: np.ndarray  # of each row
+    rows: Any  # Rows, all of them
+    problems: list[str]
+    notes: list[str]
+    missing: int  # entries
+    empty: int  # rows
+
+
+def prepare_tables(
+    sources: Sequence[Any], names: Sequence[str], asked: Asked, fractions: tuple[float, float], min_rows: int
+) -> Prepared:
+    """Returns the training table (and an official test table, if there is one) understood, checked, coded and split.
+
+    Args:
+        sources: One or two tables, or files to be streamed.
+        names: What to call them in messages.
+        asked: What a person said of them.
+        fractions: Shares for validation and for testing.
+        min_rows: Fewest rows allowed.
+
+    Fails:
+        DataError: it lists every problem of both.
+        UsageError: the schema file cannot be read, or a column of the context is none.
+    """
+    schema, notes = (asked.schema, []) if isinstance(asked.schema, Schema) else _understood(sources[0], names[0], asked)
+    coded = [_code(s, schema, name) for s, name in zip(sources, names, strict=True)]
+    wrong = [line for c in coded for line in c.problems]
+    if len(coded[0].hashes) < min_rows:
+        wrong.append(f"{names[0]}: has {len(coded[0].hashes)} rows, but at least {min_rows} are needed; give more data")
+    if wrong:
+        raise DataError(wrong)
+    schema = replace(schema, missing=schema.missing or bool(coded[0].missing))
+    parts = split_hashes(coded[0].hashes, *fractions)
+    rows: list[Rows] = [_subset(coded[0].rows, part) for part in parts]
+    if len(coded) > 1:
+        rows[2] = coded[1].rows
+    if wrong := _constant(rows[0], schema, names[0]):
+        raise DataError(wrong)
+    notes = [*notes, *(line for c in coded for line in c.notes), *_told(coded, len(schema.modelled))]
+    return Prepared(schema, rows, notes, "+".join(_fingerprint(c.hashes, schema.modelled) for c in coded))
+
+
+def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]]:
+    """Returns the schema of a table that has none yet, and notes."""
+    given: dict[str, dict[str, Any]] = {}
+    missing_values = asked.missing_values
+    if isinstance(asked.schema, Path):
+        given, also = from_toml(_text(asked.schema), shown(asked.schema))
+        missing_values = (*missing_values, *also)
+    columns, notes, wrong = infer(_pieces(source), name, missing_values=missing_values, given=given)
+    modelled = [c.name for c in columns if c.modelled]
+    if not wrong and not modelled:
+        wrong = [f"{name}: no column is left to model; say what the columns are with --schema FILE (taut check DATA --out FILE)"]
+    if wrong:
+        raise DataError(wrong)
+    for wanted in asked.condition:
+        if wanted not in modelled:
+            known = ", ".join(shown(m) for m in modelled[:20])
+            raise UsageError(
+                f"--condition {shown(wanted)}: no such column is modelled{nearest(wanted, modelled)}; there are {known}"
+            )
+    if len(set(asked.condition)) == len(modelled):
+        raise UsageError("--condition names every column: none is left to model")
+    schema = Schema("table", (len(modelled),), 0.0, 0.0, False, tuple(columns), asked.condition, tuple(missing_values))
+    return schema, notes
+
+
+def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str], Any]:
+    """Returns new rows coded by the schema of a trained model, what to know of them, and the table itself.
+
+    Fails:
+        DataError: it lists every problem.
+    """
+    coded = _code(source, schema, name)
+    if coded.problems:
+        raise DataError(coded.problems)
+    if not len(coded.hashes):
+        raise DataError(f"{name}: holds no rows")
+    return coded.rows, coded.notes, None if isinstance(source, Streamed) else source
+
+
+def to_table(values: Any, columns: Sequence[Column]) -> Any:
+    """Returns the table of codes (N, C) that a model made: whole numbers where the data are whole, texts, dates.
+
+    Args:
+        values: An array or a tensor of codes; NaN becomes null.
+        columns: The columns that they are of.
+    """
+    whole = np.array([c.type == "int" or c.kind in ("count", "levels") for c in columns])
+    array = np.asarray(values, np.float64)
+    return decode(np.where(whole, np.round(array), array), columns)
+
+
+def fill(table: Any, values: Any, schema: Schema) -> Any:
+    """Returns a table whose missing entries come from codes (N, C); every other cell, and column, is as it was.
+
+    A level that the training never saw is missing to the model, but stays what it is.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    filled = to_table(values, schema.modelled)
+    for column in schema.modelled:
+        place = table.column_names.index(column.name)
+        old = table.column(place)
+        cells = read_cells(old, Tokens(schema.missing_values, column.levels))
+        assert not isinstance(cells, str)  # it was read before
+        if not cells.missing.any():
+            continue
+        kind = old.type.value_type if pa.types.is_dictionary(old.type) else old.type
+        new = filled.column(column.name)
+        if not new.type.equals(kind) and pa.types.is_integer(kind):
+            new = pc.round(new)
+        kind = pa.float64() if pa.types.is_null(kind) else kind
+        merged = pc.if_else(pa.array(cells.missing & ~np.isnan(np.asarray(values, np.float64)[:, schema.modelled.index(column)])),
+                            new.cast(kind), old.cast(kind))  # fmt: skip
+        table = table.set_column(place, pa.field(column.name, kind), merged)
+    return table
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the schema {shown(path)}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _pieces(source: Any) -> Iterable[Any]:
+    return row_groups(source.path) if isinstance(source, Streamed) else [source]
+
+
+def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
+    values, _, _ = encode(table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row)
+    return values.astype(float_storage())
+
+
+def _code(source: Any, schema: Schema, name: str) -> _Coded:
+    """Codes a table; of a streamed one only the hashes are kept, and the rows are coded again when they are asked for."""
+    hashes, kept, problems, notes, first_row = [], [], [], [], 0
+    missing, empty = 0, 0
+    for table in _pieces(source):
+        values, wrong, told = encode(table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row)
+        problems += wrong
+        notes += told
+        values = values.astype(float_storage())
+        hashes.append(row_hashes(values))
+        gaps = np.isnan(values)
+        missing, empty = missing + int(gaps.sum()), empty + int(gaps.all(1).sum())
+        first_row += len(values)
+        if not isinstance(source, Streamed):
+            kept.append(values)
+    rows: Any
+    if isinstance(source, Streamed):
+        rows = ParquetRows(source.path, partial(_codes, schema=schema, name=name), len(schema.modelled))
+    else:
+        rows = torch.from_numpy(np.concatenate(kept))
+    return _Coded(np.concatenate(hashes), rows, _once(problems), _once(notes), missing, empty)
+
+
+def _constant(rows: Rows, schema: Schema, name: str) -> list[str]:
+    """Returns a line for each real column that is constant in the training rows: its density would have no bound."""
+    low, high = torch.full((len(schema.modelled),), torch.inf), torch.full((len(schema.modelled),), -torch.inf)
+    for block in blocks(rows):
+        low = torch.minimum(low, block.nan_to_num(torch.inf).amin(0))
+        high = torch.maximum(high, block.nan_to_num(-torch.inf).amax(0))
+    constant = (low >= high).tolist()
+    return [
+        f"{name}: column {shown(c.name)} is constant in the training rows as they are stored ({np.dtype(float_storage()).name}),"
+        ' where a density is infinite; subtract a constant, or give it kind = "id" in a --schema FILE to leave it out'
+        for c, same in zip(schema.modelled, constant, strict=True)
+        if same and not c.discrete
+    ]
+
+
+def _once(lines: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(lines))
+
+
+def _subset(rows: Any, part: np.ndarray) -> Rows:
+    return rows[torch.from_numpy(part)] if isinstance(rows, torch.Tensor) else rows.subset(part)
+
+
+def _told(coded: Sequence[_Coded], num_columns: int) -> Iterator[str]:
+    n = len(coded[0].hashes)
+    if coded[0].missing:
+        share = 100 * coded[0].missing / (n * num_columns)
+        yield f"{share:.3g} % of the entries are missing: {MISSING_NOTE}"
+    if coded[0].empty:
+        yield f"{coded[0].empty} rows hold no value at all: they say nothing, and count as rows of log p(x) = 0"
+    copies = n - len(np.unique(coded[0].hashes))
+    if copies:
+        yield f"{copies} of {n} rows ({100 * copies / n:.3g} %) repeat another; copies stay on one side"
+    if len(coded) > 1:
+        shared = int(np.isin(coded[1].hashes, coded[0].hashes).sum())
+        if shared:
+            yield f"{shared} of {len(coded[1].hashes)} rows of the test set are also in the data: its score is optimistic"
+    if n < 10 * num_columns:
+        yield f"{n} rows for {num_columns} columns are few: expect a simple model, and wide errors"
+
+
+def _fingerprint(hashes: np.ndarray, columns: Sequence[Column]) -> str:
+    digest = blake2b(repr([(c.name, c.kind, c.levels) for c in columns]).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(hashes).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""Writing what a model gives: arrays, tables and images, in the format that the name of the file asks for.
+
+A spreadsheet runs what looks like a formula: in a CSV file a text (or a column's name) that begins with ``=``, ``+``, ``-``,
+``@`` or a tab gets an apostrophe before it. Parquet keeps every text as it is.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from taut import pictures
+from taut.errors import UsageError, shown
+from taut.storage import write_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ARRAYS", "IMAGES", "NUMBERS", "TABLES", "check_target", "write_images", "write_numbers", "write_table"]
+
+TABLES = (".csv", ".parquet")
+NUMBERS = (".npy", ".csv", ".parquet")
+ARRAYS = (".npy",)
+IMAGES = (".npy", ".png")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
+    """Returns the file to write after checking, before anything is computed, that its format is known and its place free.
+
+    Fails:
+        UsageError: another ending, a file that exists, a folder that does not.
+    """
+    where = shown(out)
+    if out.suffix not in formats:
+        raise UsageError(f"cannot write {where}: name it {', or '.join(formats)}")
+    if out.exists() and not out.is_file():
+        raise UsageError(f"{where} is not a file: choose another --out")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {shown(out.parent)} to write {shown(out.name)} into")
+    return out
+
+
+def write_numbers(values: torch.Tensor, out: Path, names: Sequence[str] = ()) -> None:
+    """Writes an array; in a table each column has its name, x0, x1, ... where none are given."""
+    array = values.numpy()
+    if out.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        write_bytes(out, buffer.getvalue())
+        return
+    import pyarrow as pa
+
+    names = names or [f"x{i}" for i in range(array.shape[1])]
+    write_table(pa.table({name: array[:, i] for i, name in enumerate(names)}), out)
+
+
+def write_images(values: torch.Tensor, out: Path, low: float, high: float) -> None:
+    """Writes images, as an array or as one picture of them all."""
+    if out.suffix == ".npy":
+        write_numbers(values, out)
+    else:
+        write_bytes(out, pictures.to_png([pictures.grid(values, low, high, 10)]))
+
+
+def write_table(table: pa.Table, out: Path) -> None:
+    """Writes a table; what is missing is an empty field in CSV and a null in Parquet."""
+    sink = io.BytesIO()
+    if out.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        parquet.write_table(table, sink)
+    else:
+        from pyarrow import csv
+
+        csv.write_csv(_without_formulas(table), sink)
+    write_bytes(out, sink.getvalue())
+
+
+def _without_formulas(table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def harmless(column: Any) -> Any:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            return column
+        return pc.replace_substring_regex(column, pattern=r"^([=+\-@\t\r])", replacement=r"'\1")
+
+    names = [f"'{name}" if name.startswith(FORMULA) else name for name in table.column_names]
+    return pa.table([harmless(column) for column in table.columns], names=names)

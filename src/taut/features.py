@@ -1,0 +1,175 @@
+r"""What a network sees of a datum: numbers of a convenient size, in place of the user's units, codes and gaps.
+
+Each is a module with fixed buffers and an ``out_shape``; what is missing becomes zero, and where a schema says that entries can
+be missing the mask goes along, so that the encoder can tell a mean from a gap. ``Condition`` and ``Totals`` give the *context*
+instead: what a model is conditioned on, taken from the datum itself.
+
+References: mattei2019.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from taut.types import Context, Data
+
+__all__ = ["ColumnFeatures", "Condition", "Features", "Split", "Standardize", "Totals"]
+
+
+class Features(nn.Module, abc.ABC):
+    r"""Abstract map from data (B, \*event) to what a network sees, (B, \*out_shape)."""
+
+    out_shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, x: Data) -> Tensor:
+        r"""Returns the features, (B, \*out_shape)."""
+
+
+class Standardize(Features):
+    r"""Creates the map (x - loc) / scale from the user's units to units a network likes.
+
+    Args:
+        event_shape: Shape of one datum.
+        loc: Mean of the training data.
+        scale: Standard deviation of the training data.
+        missing: Whether entries may be missing: the mask is stacked on the values then, (2, \*event).
+        counts: Whether x is a count, so that log(1 + x) is standardized; location and scale are those of the logarithm then.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        loc: Tensor | float = 0.0,
+        scale: Tensor | float = 1.0,
+        missing: bool = False,
+        counts: bool = False,
+    ) -> None:
+        super().__init__()
+        self.missing, self.counts = missing, counts
+        self.out_shape = (2, *event_shape) if missing else tuple(event_shape)
+        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone())
+
+    def forward(self, x: Data) -> Tensor:
+        values = (((x.log1p() if self.counts else x) - self.loc) / self.scale).nan_to_num(0.0, torch.inf, -torch.inf)
+        if not self.missing:
+            return values
+        return torch.stack([values, x.isnan().to(values)], 1)
+
+
+class ColumnFeatures(Features):
+    r"""Creates the features of a table: categories one-hot, logarithms of positive numbers and counts, all standardized.
+
+    Args:
+        num_levels: Of each column, (C,): the number of levels of a category, and 0 for what is a number.
+        logarithm: Of each column: "none", "log" (positive) or "log1p" (counts).
+        loc: Mean of each column, after the logarithm, (C,).
+        scale: Standard deviation of each column, likewise.
+        missing: Whether entries may be missing: C zeros and ones are joined then.
+    """
+
+    numbers: Tensor
+    owner: Tensor
+    level: Tensor
+    shift: Tensor
+    plain: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, num_levels: Sequence[int], logarithm: Sequence[str], loc: Tensor, scale: Tensor, missing: bool = False
+    ) -> None:
+        super().__init__()
+        self.missing = missing
+        numbers = [i for i, levels in enumerate(num_levels) if not levels]
+        owners = [(i, level) for i, levels in enumerate(num_levels) for level in range(levels)]
+        self.out_shape = (len(numbers) + len(owners) + missing * len(num_levels),)
+
+        def fixed(name: str, values: Sequence[int], dtype: torch.dtype = torch.long) -> None:
+            self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
+
+        fixed("numbers", numbers)
+        fixed("owner", [i for i, _ in owners])
+        fixed("level", [level for _, level in owners], torch.get_default_dtype())
+        fixed("shift", [logarithm[i] == "log1p" for i in numbers], torch.get_default_dtype())
+        fixed("plain", [logarithm[i] == "none" for i in numbers], torch.bool)
+        self.register_buffer("loc", loc[numbers].clone())
+        self.register_buffer("scale", scale[numbers].clone())
+
+    def forward(self, x: Data) -> Tensor:
+        numbers = x[:, self.numbers]
+        numbers = torch.where(self.plain, numbers, (torch.where(self.plain, 1.0, numbers) + self.shift).log())
+        values = ((numbers - self.loc) / self.scale).nan_to_num(0.0, torch.inf, -torch.inf)
+        parts = [values, (x[:, self.owner] == self.level).to(values)]
+        return torch.cat([*parts, x.isnan().to(values)] if self.missing else parts, 1)
+
+
+class Condition(nn.Module, abc.ABC):
+    """Abstract rule for what a model is conditioned on, taken from the datum: p(x) becomes p(the rest of x | context)."""
+
+    context_dim: int
+
+    @abc.abstractmethod
+    def forward(self, x: Data) -> tuple[Data, Context]:
+        r"""Returns what is modelled, (B, \*event), and the context, (B, C)."""
+
+    @abc.abstractmethod
+    def context(self, values: Tensor) -> Context:
+        """Returns the context, (N, C), for values of what is given, (N, number of them)."""
+
+
+class Split(Condition):
+    """Creates the rule that some columns of a table are the context of the others.
+
+    Args:
+        columns: Numbers of the columns that are the context.
+        num_columns: Of the whole table.
+        features: What a network sees of the context.
+    """
+
+    given: Tensor
+    rest: Tensor
+
+    def __init__(self, columns: Sequence[int], num_columns: int, features: Features) -> None:
+        super().__init__()
+        self.register_buffer("given", torch.tensor(columns), persistent=False)
+        rest = [i for i in range(num_columns) if i not in set(columns)]
+        self.register_buffer("rest", torch.tensor(rest), persistent=False)
+        self.features, self.context_dim = features, features.out_shape[0]
+
+    def forward(self, x: Data) -> tuple[Data, Context]:
+        return x[:, self.rest], self.context(x[:, self.given])
+
+    def context(self, values: Tensor) -> Context:
+        return self.features(values)
+
+
+class Totals(Condition):
+    """Creates the rule that the total of a row of counts (its library size) is its context: p(x | total).
+
+    The context is log(total / mean total); a total of zero counts as half a count there, for which every mean is next to zero.
+
+    Args:
+        mean_total: Mean total of the training data.
+    """
+
+    mean_total: Tensor
+
+    def __init__(self, mean_total: float | Tensor = 1.0) -> None:
+        super().__init__()
+        self.context_dim = 1
+        self.register_buffer("mean_total", torch.as_tensor(mean_total, dtype=torch.get_default_dtype()).clone())
+
+    def forward(self, x: Data) -> tuple[Data, Context]:
+        return x, self.context(x.nan_to_num(0.0).flatten(1).sum(1, keepdim=True))
+
+    def context(self, values: Tensor) -> Context:
+        return (values.clamp(min=0.5) / self.mean_total).log()

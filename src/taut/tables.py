@@ -1,0 +1,232 @@
+r"""Likelihood of a table: a family for each kind of column, one decoder for all of them.
+
+$$ p(x \mid z) = \prod_{\mathrm{families}} \; \prod_{i \in \mathrm{family}} p_i(x_i \mid z) $$
+
+The columns of one family are evaluated together, each family being one of the likelihoods for arrays, given its slice of the
+shared decoder's output in place of a decoder: a step costs as many calls as there are families, however many columns.
+
+References: nazabal2020.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from taut.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, LogNormal, NegativeBinomial, Normal, Ordinal
+from taut.missing import terms
+from taut.model import Likelihood
+from taut.networks import MLP, Network, NetworkFactory
+from taut.types import Context
+
+__all__ = ["ColumnSupport", "Columns", "Family", "Joint"]
+
+NOMINAL = ("binary", "category", "ordinal")
+LikelihoodFactory = Callable[..., Likelihood]
+
+
+class Family(NamedTuple):
+    """The columns of one family given z: the kind, which columns (as an index), how many levels at most, the distribution."""
+
+    kind: str
+    columns: Tensor
+    num_levels: int
+    distribution: Distribution
+
+
+class Joint(Distribution):
+    r"""Creates the joint distribution of the columns of a table, independent given z.
+
+    Its ``mean`` is what a person would fill in: the expectation of a number, the most probable level of a category.
+
+    Args:
+        families: The distributions, which together cover the columns 0, ..., C-1.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self.families = tuple(families)
+        self._order = torch.cat([f.columns for f in families]).argsort()
+        super().__init__(families[0].distribution.batch_shape, torch.Size((len(self._order),)), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Joint:
+        return Joint([f._replace(distribution=f.distribution.expand(batch_shape)) for f in self.families])
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return ColumnSupport(self.families, self._order)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._join([f.distribution.mean if f.kind not in NOMINAL else level_probs(f).argmax(0).to(f.distribution.mean)
+                           for f in self.families])  # fmt: skip
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        total: Any = sum(f.distribution.log_prob(value[..., f.columns]) for f in self.families)
+        return total
+
+    def terms(self, value: Tensor) -> Tensor:
+        r"""Returns the log-density of each column, (\*batch, C): zero where it is missing."""
+        return self._join([terms(f.distribution, value[..., f.columns]) for f in self.families])
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self._join([f.distribution.sample(torch.Size(sample_shape)) for f in self.families])
+
+    def _join(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts), -1)[..., self._order]
+
+
+def level_probs(family: Family) -> Tensor:
+    r"""Returns the probability of each level of nominal columns, (levels, \*batch, columns)."""
+    shape = family.distribution.batch_shape + family.distribution.event_shape
+    levels = torch.arange(family.num_levels, dtype=torch.get_default_dtype(), device=family.columns.device)
+    values = levels.view(-1, *(1 for _ in shape)).expand(-1, *shape)
+    return terms(family.distribution, values).exp()
+
+
+class Columns(Likelihood):
+    r"""Creates the likelihood of a table, a family for each kind of column.
+
+    Args:
+        kinds: Of each column: binary, category, ordinal, count, levels, real, date or positive.
+        num_levels: Of each column, 0 for numbers.
+        latent_dim: D.
+        decoder: Network from z to the parameters of all columns.
+        context_dim: C.
+        data_loc: Mean of each column in the training data, in its own units.
+        data_scale: Standard deviation of each column, likewise.
+        log_loc: Mean of the logarithm of each positive column.
+        log_scale: Standard deviation of it.
+        low: Smallest level of each column of integer levels.
+        high: Largest level, likewise.
+        log_frequencies: Log-probabilities of the levels of each column, (columns, most levels), -inf beyond its own.
+        binary: Likelihood of the binary columns.
+        category: Of those with unordered levels.
+        ordinal: Of those with ordered levels.
+        levels: Of integers in a small range.
+        count: Of counts.
+        real: Of real numbers and dates.
+        positive: Of positive numbers.
+
+    References: nazabal2020.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        num_levels: Sequence[int],
+        latent_dim: int,
+        decoder: NetworkFactory = MLP,
+        context_dim: int = 0,
+        data_loc: Tensor | None = None,
+        data_scale: Tensor | None = None,
+        log_loc: Tensor | None = None,
+        log_scale: Tensor | None = None,
+        low: Tensor | None = None,
+        high: Tensor | None = None,
+        log_frequencies: Tensor | None = None,
+        binary: LikelihoodFactory = Bernoulli,
+        category: LikelihoodFactory = Categorical,
+        ordinal: LikelihoodFactory = Ordinal,
+        levels: LikelihoodFactory = DiscretizedLogistic,
+        count: LikelihoodFactory = NegativeBinomial,
+        real: LikelihoodFactory = Normal,
+        positive: LikelihoodFactory = LogNormal,
+    ) -> None:
+        super().__init__()
+        self.binary, self.category, self.ordinal, self.levels = binary, category, ordinal, levels
+        self.count, self.real, self.positive = count, real, positive
+        zeros, ones = torch.zeros(len(kinds)), torch.ones(len(kinds))
+        statistics = {
+            "data_loc": zeros if data_loc is None else data_loc,
+            "data_scale": ones if data_scale is None else data_scale,
+            "log_loc": zeros if log_loc is None else log_loc,
+            "log_scale": ones if log_scale is None else log_scale,
+        }
+        ranges = {"low": zeros if low is None else low, "high": ones if high is None else high}
+        frequencies = _uniform(num_levels) if log_frequencies is None else log_frequencies
+        self.groups = _groups(kinds, num_levels)
+        self.parts, self.sizes = nn.ModuleList(), []
+        for kind, index, most in self.groups:
+            outputs: list[_Slice] = []
+            here = torch.tensor(index)
+            fill: dict[str, Any] = {name: values[here] for name, values in statistics.items()}
+            fill |= {"event_shape": (len(index),), "latent_dim": latent_dim, "context_dim": context_dim}
+            fill["decoder"] = partial(_make_slice, outputs)
+            if kind in NOMINAL:
+                fill |= {"low": 0, "high": most - 1, "log_frequencies": frequencies[here, :most]}
+            else:
+                fill |= {name: values[here] for name, values in ranges.items()}
+            family: LikelihoodFactory = getattr(self, kind)
+            wanted = inspect.signature(family).parameters
+            self.parts.append(family(**{name: value for name, value in fill.items() if name in wanted}))
+            self.sizes.append(sum(math.prod(o.out_shape) for o in outputs))
+            self.register_buffer(f"index_{len(self.parts) - 1}", here, persistent=False)
+        self.decoder = decoder((latent_dim,), (sum(self.sizes),), context_dim)
+
+    def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
+        raws = self.decoder(z, context).split(self.sizes, -1)
+        return Joint(
+            [
+                Family(kind, getattr(self, f"index_{i}"), most, part(raw, context))
+                for i, ((kind, _, most), part, raw) in enumerate(zip(self.groups, self.parts, raws, strict=True))
+            ]
+        )
+
+
+def _groups(kinds: Sequence[str], num_levels: Sequence[int]) -> list[tuple[str, list[int], int]]:
+    """Returns (kind, columns, most levels) of each family; levels are padded, so columns with very unequal numbers stay apart."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for i, (kind, levels) in enumerate(zip(kinds, num_levels, strict=True)):
+        padded = 1 << (levels - 1).bit_length() if kind in ("category", "ordinal") else 0
+        groups.setdefault(("real" if kind == "date" else kind, padded), []).append(i)
+    return [(kind, index, max(num_levels[i] for i in index)) for (kind, _), index in sorted(groups.items())]
+
+
+def _uniform(num_levels: Sequence[int]) -> Tensor:
+    level = torch.arange(max([2, *num_levels]))
+    return torch.where(level < torch.tensor(num_levels)[:, None], 0.0, -torch.inf).to(torch.get_default_dtype())
+
+
+class _Slice(Network):
+    """What a family has for a decoder: its part of the shared decoder's output, in the shape it asked for."""
+
+    def __init__(self, out_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.out_shape = out_shape
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return x.unflatten(-1, self.out_shape)
+
+
+def _make_slice(made: list[_Slice], in_shape: tuple[int, ...], out_shape: tuple[int, ...], context_dim: int = 0) -> _Slice:
+    made.append(_Slice(tuple(out_shape)))
+    return made[-1]
+
+
+class ColumnSupport(constraints.Constraint):
+    """The support of each column; what is missing is in it."""
+
+    def __init__(self, families: Sequence[Family], order: Tensor) -> None:
+        self._families, self._order = families, order
+        self.is_discrete = all(_elementwise(f.distribution).is_discrete for f in families)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        parts = [_elementwise(f.distribution).check(value[..., f.columns]) for f in self._families]
+        return torch.cat(parts, -1)[..., self._order]
+
+
+def _elementwise(distribution: Distribution) -> constraints.Constraint:
+    support: Any = distribution.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
