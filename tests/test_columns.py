@@ -337,14 +337,18 @@ def test_a_thousand_levels_are_too_many():
 
 def test_a_density_without_bound_is_told():
     heavy = [0.0] * 51 + [0.5 + i for i in range(49)]
-    end = "so log p(x) can grow without end"
-    assert one(heavy)[1] == [f"t: 51 of the 100 values of 'x' are 0: a density may have no bound there, {end}"]
+    end = "a density may have no bound there, so log p(x) can grow without end"
+    first = "t: more than half of the values are one value in 'x' (51 of 100 are 0)"
+    assert one(heavy)[1] == [f"{first}: {end}"]
     assert one(heavy[1:-1] + [9.25] * 3)[1] == []
     rounded = [i % 100 / 10 for i in range(1001)]
-    line = f"holds only 100 different values in 1,001: a density may have no bound at rounded values, {end}"
-    assert one(rounded)[1] == [f"t: 'x' {line}"]
+    few = "t: rounded, few different values in 'x' (100 in 1,001)"
+    assert one(rounded)[1] == [f"{few}: {end}"]
     assert one(rounded[:1000])[1] == []
     assert one([v * 10 for v in rounded], given={"x": {"kind": "levels"}})[1] == []
+    assert one([f"{v:.1f}" for v in rounded])[1] == [f"{few}: {end}"]
+    both = infer([table(x=heavy * 11, y=heavy * 11)], "t")[1]
+    assert both == [f"{first.replace('51 of 100', '561 of 1,100')} and 1 more column: {end}"]
 
 
 def test_what_storage_in_float32_loses():
@@ -538,7 +542,9 @@ def test_more_different_values_than_are_counted(monkeypatch):
     assert one([i * 2 for i in range(1101)])[0].kind == "id"
     assert one([0, *range(1101)])[0].kind == one([*range(1101)] * 2)[0].kind == "count"
     assert one(numbers + [1100.5] * 1200)[1] == []  # its first row is beyond what is counted
-    assert one([0.5] * 1200 + numbers)[1][0].startswith("t: 1,201 of the 2,301 values of 'x' are 0.5")
+    assert one([0.5] * 1200 + numbers)[1][0].startswith(
+        "t: more than half of the values are one value in 'x' (1,201 of 2,301 are 0.5)"
+    )
 
 
 # Codes and back

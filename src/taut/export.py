@@ -80,7 +80,7 @@ def write_table(table: pa.Table, out: Path) -> None:
     else:
         from pyarrow import csv
 
-        csv.write_csv(_without_formulas(table), sink)
+        csv.write_csv(_without_formulas(table), sink, csv.WriteOptions(quoting_style="needed"))
     write_bytes(out, sink.getvalue())
 
 

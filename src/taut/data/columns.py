@@ -51,7 +51,17 @@ from taut.data.column import (
 )
 from taut.data.columns_cells import Tokens, as_numbers, read_cells
 from taut.data.columns_codes import decode, encode
-from taut.data.columns_notes import FROM_0, View, may_mean, mixed, only_other, precision_notes, sentinel_notes, token_notes
+from taut.data.columns_notes import (
+    FROM_0,
+    View,
+    may_mean,
+    mixed,
+    only_other,
+    precision_notes,
+    sentinel_notes,
+    token_notes,
+    unbounded_notes,
+)
 from taut.data.columns_seen import CAP, Numbers, Seen, some
 from taut.data.columns_toml import from_toml, to_toml
 from taut.errors import shown
@@ -103,7 +113,8 @@ def infer(
     columns = [_column(one, given.get(one.name, {}), notes, problems) for one in seen]
     if not problems and not any(c is not None and c.modelled for c in columns):
         problems.append('has no column left to model; keep one with a schema file (such as kind = "category")')
-    notes += token_notes(seen)
+    pairs = [(s, c) for s, c in zip(seen, columns, strict=True) if c is not None and c.kind in ("real", "positive")]
+    notes += unbounded_notes([(quoted(c.name), _viewed(s, c.kind).numbers) for s, c in pairs]) + token_notes(seen)
     return tuple(c for c in columns if c is not None), [where + n for n in notes], [where + p for p in problems]
 
 

@@ -97,10 +97,8 @@ def unbounded_notes(densities: Sequence[tuple[str, Numbers]]) -> list[str]:
     for found, what in ((heavy, "more than half of the values are one value"), (few, "rounded, few different values")):
         if found:
             label, how = found[0]
-            others = f" and {len(found) - 1} more columns" if found[1:] else ""
-            lines.append(
-                f"{what} in {label} ({how}){others}: a density may have no bound there, so log p(x) can grow without end"
-            )
+            why = "a density may have no bound there, so log p(x) can grow without end"
+            lines.append(f"{what} in {label} ({how}){_more(found)}: {why}")
     return lines
 
 
@@ -109,8 +107,13 @@ def token_notes(seen: Sequence[Seen]) -> list[str]:
     lines = []
     for token in dict.fromkeys(t for s in seen for t in s.tokens if t.strip()):
         holders = [s for s in seen if token in s.tokens]
-        count, more = sum(s.tokens[token] for s in holders), f" and {len(holders) - 1} more columns" if holders[1:] else ""
         if token.strip() in MISSING:
-            held = f"{quoted(token)} in {quoted(holders[0].name)}{more} ({count:,} values) is read as missing"
+            count = sum(s.tokens[token] for s in holders)
+            held = f"{quoted(token)} in {quoted(holders[0].name)}{_more(holders)} ({count:,} values) is read as missing"
             lines.append(f"{held}; levels in a schema file that name it keep it")
     return lines
+
+
+def _more(columns: Sequence[object]) -> str:
+    others = len(columns) - 1
+    return f" and {others} more column{'s' if others > 1 else ''}" if others else ""

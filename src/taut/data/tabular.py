@@ -200,6 +200,7 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
     rows: Any
     if isinstance(source, Streamed):
         rows = ParquetRows(source.path, partial(_codes, schema=schema, name=name), len(schema.modelled))
+        notes += rows.notes
     else:
         rows = torch.from_numpy(np.concatenate(kept))
     return _Coded(np.concatenate(hashes), rows, _once(problems), _once(notes), missing, empty)
