@@ -276,12 +276,12 @@ def test_with_data_of_ones_own_the_training_data_may_be_away(here: Path, lost: s
     elif lost == "changed":
         np.save("real.npy", REAL[::-1])
     elif lost == "broken":  # with several lines of complaint
-        np.save("real.npy", np.concatenate([REAL, np.full((1, 3), np.nan), np.full((1, 3), np.inf)]))
+        np.save("real.npy", np.concatenate([REAL, np.full((1, 3), 1e300), np.full((1, 3), np.inf)]))
     result = done("audit", run, "own.npy", *LEAST)
     found = audit_of(run)
     assert found["overfitting"] is None
     assert found["baseline"] is None
-    words = {"memory": "array in memory", "vanished": "no such file", "changed": "not the data of", "broken": "NaN"}[lost]
+    words = {"memory": "array in memory", "vanished": "no such file", "changed": "not the data of", "broken": "infinite"}[lost]
     assert len(found["notes"]) == 1
     assert found["notes"][0].startswith("the training data are not at hand")
     assert words in found["notes"][0]
@@ -382,7 +382,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["audit", "run", "wide.npy"], DATA, ["wide.npy", "(4, 4)"]),
     (["audit", "run", "other.npy"], DATA, ["other.npy", "neither 0 nor 1"]),
     (["audit", "run", "grey.npy"], DATA, ["grey.npy", "neither 0 nor 1"]),
-    (["audit", "real", "nan.npy"], DATA, ["nan.npy", "NaN", "row 7"]),
+    (["audit", "run", "nan.npy"], DATA, ["nan.npy", "NaN", "row 7"]),
     (["audit", "run", "nothing.npy"], USAGE, ["nothing.npy", "no such file"]),
     (["audit", "run", "two.npz"], DATA, ["holds 2 arrays", "--key"]),
     (["audit", "run", "--key", "a"], USAGE, ["--key chooses an array of DATA: give DATA too"]),
@@ -422,9 +422,8 @@ def test_a_mistake_is_one_line_and_leaves_no_file(here: Path, arguments: list[st
 
 def prepare(arguments: list[str]) -> None:
     """Makes what a row above names."""
-    real = REAL.copy()
-    real[7, 1] = np.nan
-    for name, array in (("wide", BITS.reshape(200, 2, 8)), ("grey", 3 * BITS), ("other", BITS - 0.5), ("nan", real)):
+    nan = np.where(np.arange(len(BITS))[:, None, None] == 7, np.nan, BITS)
+    for name, array in (("wide", BITS.reshape(200, 2, 8)), ("grey", 3 * BITS), ("other", BITS - 0.5), ("nan", nan)):
         np.save(f"{name}.npy", array)
     np.savez("two.npz", a=BITS, b=BITS)
     for name, source in (("vanished", "gone.npy"), ("changed", "changed.npy"), ("all", "bits.npy"), ("full", "bits.npy")):

@@ -25,9 +25,10 @@ def model_of(source, latent_dim: int = 2, **model) -> tuple[taut.VAE, object]:
     return building.build(config, data.schema, building.summarize(data)), data
 
 
-def test_summary_of_levels_is_their_smoothed_frequencies() -> None:
+def test_summary_of_levels_is_their_smoothed_frequencies(monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepare(GREY)
-    s = building.summarize(data, rows=7)  # blocks that do not divide the rows
+    monkeypatch.setattr(building, "blocks", lambda rows: rows.split(7))  # blocks that do not divide the rows
+    s = building.summarize(data)
     x = data.train.double()
     torch.testing.assert_close(s.loc, x.mean(0), rtol=0, atol=1e-10)
     torch.testing.assert_close(s.scale, x.std(0, correction=0), rtol=0, atol=1e-10)
@@ -85,13 +86,13 @@ def test_units_are_filled_in() -> None:
     s = building.summarize(prepare(TABLE))
     torch.testing.assert_close(table.likelihood.data_loc, s.loc)
     torch.testing.assert_close(table.likelihood.data_scale, s.scale)
-    torch.testing.assert_close(table.posterior.standardize.scale, s.scale)
+    torch.testing.assert_close(table.posterior.features.scale, s.scale)
     images, data = model_of(GREY)
     s = building.summarize(data)
     pooled = s.scale.square().mean().sqrt()
     torch.testing.assert_close(images.likelihood.data_scale, pooled.expand(5, 6))
     # 30 pixels together have the variance of ten
-    torch.testing.assert_close(images.posterior.standardize.scale, pooled.expand(5, 6) * 3**0.5)
+    torch.testing.assert_close(images.posterior.features.scale, pooled.expand(5, 6) * 3**0.5)
     assert (images.likelihood.low, images.likelihood.high) == (0, 255)
 
 
@@ -100,7 +101,7 @@ def test_an_element_that_never_varies_keeps_its_units() -> None:
     still[:, 0, 0] = 7
     flat, _ = model_of(still.reshape(60, 30))
     assert flat.likelihood.data_scale[0] == 1
-    assert flat.posterior.standardize.scale[0] == 1
+    assert flat.posterior.features.scale[0] == 1
     blank, _ = model_of(TABLE, likelihood="Normal(scale='shared')")
     assert bool((blank.likelihood.data_scale > 0).all())
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 import taut
@@ -123,10 +124,10 @@ JSON = [
     (["fit", "bits.npy", "--out", "new", *QUICK], {"run", "elbo", "log_evidence", "baseline", "bits_per_dimension", "warnings"}),
     (["resume", "run-bits"], {"run", "elbo", "log_evidence", "baseline", "bits_per_dimension"}),
     (["check", "bits.npy"], {"schema", "rows", "notes", "fingerprint"}),
-    (["sample", "run-bits", "--num-samples", "3"], {"file", "shape", "dtype"}),
-    (["reconstruct", "run-bits"], {"file", "shape", "dtype"}),
-    (["encode", "run-bits"], {"file", "shape", "dtype"}),
-    (["decode", "run-bits", "z.npy"], {"file", "shape", "dtype"}),
+    (["sample", "run-bits", "--num-samples", "3"], {"file", "shape"}),
+    (["reconstruct", "run-bits"], {"file", "shape"}),
+    (["encode", "run-bits"], {"file", "shape"}),
+    (["decode", "run-bits", "z.npy"], {"file", "shape"}),
     (["score", "run-bits", "--num-samples", "3"], {"file", "elbo", "log_evidence", "num_data", "ess", "warnings"}),
     (["score", "run-bits", "--num-samples", "1"], {"file", "elbo", "log_evidence", "num_data", "ess", "warnings"}),
 ]
@@ -170,8 +171,17 @@ def test_what_a_run_is_asked_is_what_python_gives(here: Path):
     assert Path("scores.csv").read_bytes() == Path("given.csv").read_bytes()  # by default the held-out test rows
     evidence = taut.importance(run.model, test, num_samples=7, seed=3)
     columns = [evidence.log_evidence, evidence.log_evidence_error, evidence.ess, evidence.khat, evidence.elbo]
-    rows = [",".join(f"{float(v):.9g}" for v in row) for row in zip(*columns, strict=True)]
-    assert Path("scores.csv").read_text().splitlines() == ["log_evidence,log_evidence_error,ess,khat,elbo", *rows]
+    assert Path("scores.csv").read_text().splitlines()[0] == '"log_evidence","log_evidence_error","ess","khat","elbo"'
+    written = np.loadtxt("scores.csv", delimiter=",", skiprows=1)
+    np.testing.assert_array_equal(written, torch.stack(columns, 1).double().numpy())  # every digit of every number
+    assert call("score", "run-bits", "--num-samples", 7, "--seed", 3, "--out", "scores.parquet").exit_code == DONE
+    table = parquet.read_table("scores.parquet")
+    assert table.column_names == ["log_evidence", "log_evidence_error", "ess", "khat", "elbo"]
+    np.testing.assert_array_equal(np.stack([c.to_numpy() for c in table.columns], 1), written)
+    assert call("encode", "run-bits", "--out", "embedding.parquet").exit_code == DONE
+    table = parquet.read_table("embedding.parquet")
+    assert table.column_names == ["z0", "z1"]
+    np.testing.assert_array_equal(np.stack([c.to_numpy() for c in table.columns], 1), np.load("embedding.npy"))
 
 
 @pytest.mark.parametrize(
@@ -201,13 +211,14 @@ def test_shapes_and_seeds(here: Path, arguments: list[str], shape: tuple[int, ..
 def test_formats(here: Path):
     assert call("sample", "run-real", "--num-samples", 4, "--out", "s.csv").exit_code == DONE
     assert call("sample", "run-real", "--num-samples", 4, "--out", "s.npy").exit_code == DONE
-    np.testing.assert_array_equal(np.loadtxt("s.csv", delimiter=",", dtype=np.float32), np.load("s.npy"))
+    assert Path("s.csv").read_text().splitlines()[0] == '"x0","x1","x2"'
+    np.testing.assert_array_equal(np.loadtxt("s.csv", delimiter=",", dtype=np.float32, skiprows=1), np.load("s.npy"))
     for command in (["sample", "run-bits"], ["reconstruct", "run-bits"], ["decode", "run-bits", "z.npy"]):
         np.save("z.npy", np.zeros((1, 2)))
         result = call(*command, "--out", f"{command[0]}.png")
         assert result.exit_code == DONE
         assert Path(f"{command[0]}.png").read_bytes().startswith(b"\x89PNG")
-        assert re.fullmatch(rf"{command[0]}\.png: \d+x4x4 float32\n", result.stdout)
+        assert re.fullmatch(rf"{command[0]}\.png: \d+x4x4\n", result.stdout)
 
 
 def test_a_run_works_from_another_folder_and_after_it_was_moved(here: Path, monkeypatch: pytest.MonkeyPatch):
@@ -340,7 +351,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["fit", "nine.npy"], DATA, ["9 rows", "10"]),
     (["fit", "two.npz"], DATA, ["holds 2 arrays", "--key"]),
     (["fit", "weights.pt"], DATA, [".pt files are pickles"]),
-    (["fit", "."], DATA, ["is a folder"]),
+    (["fit", "."], DATA, ["."]),
     (["fit", "/dev/zero"], USAGE, ["not a regular file"]),
     (["check", "nine.npy"], DATA, ["9 rows"]),
     (["load", "run-bits"], USAGE, []),
@@ -351,7 +362,9 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["encode", "."], USAGE, [". is no run folder"]),
     (["encode", "run-bits", "wide.npy"], DATA, ["wide.npy", "(4, 4)"]),
     (["encode", "run-bits", "grey.npy"], DATA, ["neither 0 nor 1"]),
-    (["encode", "run-real", "nan.npy"], DATA, ["NaN", "row 7"]),
+    (["encode", "run-bits", "nan.npy"], DATA, ["nan.npy", "NaN", "row 7"]),
+    (["fit", "nan.npy"], DATA, ["nan.npy", "NaN", "row 7", "only rows of a table can have gaps"]),
+    (["fit", "hollow.npy"], DATA, ["hollow.npy", "columns (from 0) 1 hold no value at all; remove them"]),
     (["encode", "run-bits", "two.npz", "--key", "c"], DATA, ["no array c"]),
     (["decode", "run-bits", "real.npy"], DATA, ["finite numbers of shape (N, 2), not (60, 3)"]),
     (["decode", "run-bits", "nanz.npy"], DATA, ["finite numbers of shape (N, 2), not (4, 2)"]),
@@ -359,11 +372,11 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["decode", "run-bits", "nothing.npy"], USAGE, ["no such file"]),
     (["sample", "run-bits", "--out", "bits.npy"], USAGE, ["bits.npy exists", "--overwrite"]),
     (["sample", "run-bits", "--out", "nowhere/s.npy"], USAGE, ["there is no folder nowhere to write s.npy into"]),
-    (["sample", "run-bits", "--out", "s.txt"], USAGE, ["s.txt", "images", ".npy, or .png"]),
+    (["sample", "run-bits", "--out", "s.txt"], USAGE, ["cannot write s.txt: name it .npy, or .png"]),
     (["sample", "run-bits", "--out", "s.csv"], USAGE, ["s.csv", ".npy, or .png"]),
-    (["sample", "run-real", "--out", "s.png"], USAGE, ["s.png", ".npy, or .csv"]),
-    (["encode", "run-bits", "--num-samples", "2", "--out", "s.csv"], USAGE, ["3 axes", "name it .npy"]),
-    (["score", "run-bits", "--out", "s.png"], USAGE, ["s.png", ".npy, or .csv"]),
+    (["sample", "run-real", "--out", "s.png"], USAGE, ["s.png", ".npy, or .csv, or .parquet"]),
+    (["encode", "run-bits", "--num-samples", "2", "--out", "s.csv"], USAGE, ["cannot write s.csv: name it .npy"]),
+    (["score", "run-bits", "--out", "s.png"], USAGE, ["s.png", ".npy, or .csv, or .parquet"]),
     (["score", "run-bits", "--out", "run-bits"], USAGE, ["run-bits"]),
     (["score", "run-bits", "--out", "folder.csv", "--overwrite"], USAGE, ["folder.csv is not a file"]),
 ]
@@ -374,9 +387,8 @@ def test_a_mistake_is_one_line(here: Path, arguments: list[str], code: int, word
     np.save("nine.npy", BITS[:9])
     np.save("wide.npy", BITS.reshape(60, 2, 8))
     np.savez("two.npz", a=BITS, b=BITS)
-    real = REAL.copy()
-    real[7, 1] = np.nan
-    np.save("nan.npy", real)
+    np.save("nan.npy", np.where(np.arange(60)[:, None, None] == 7, np.nan, BITS))
+    np.save("hollow.npy", np.where(np.arange(3) == 1, np.nan, REAL))
     np.save("nanz.npy", np.full((4, 2), np.nan))
     Path("weights.pt").write_bytes(pickle.dumps(Bomb()))
     Path("folder.csv").mkdir()
@@ -567,7 +579,7 @@ def test_hostile_names_that_work_are_shown_escaped_too(here: Path):
     assert f"{escaped}.npy': 4x4 images, binary" in outputs[0].stderr
     assert f"reconstructions.png are in '{escaped}'" in outputs[0].stdout
     assert f"'{escaped}' is finished" in outputs[1].stderr
-    assert outputs[4].stdout == f"'{escaped}s.npy': 64x4x4 float32\n"
+    assert outputs[4].stdout == f"'{escaped}s.npy': 64x4x4\n"
 
 
 @pytest.mark.parametrize(
@@ -586,7 +598,7 @@ def test_each_failure_has_its_exit_code(here: Path, monkeypatch: pytest.MonkeyPa
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.tasks.sample", fail)
+    monkeypatch.setattr("taut.run.sample", fail)
     refused(call("sample", "run-bits"), code, words, lines=2 if isinstance(error, taut.DataError) else 1)
 
 
@@ -595,7 +607,7 @@ def test_what_nobody_foresaw_is_called_a_bug_of_ours(here: Path, monkeypatch: py
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.tasks.sample", fail)
+    monkeypatch.setattr("taut.run.sample", fail)
     result = call("sample", "run-bits")
     assert result.exit_code == BUG
     assert type(error).__name__ in result.stderr

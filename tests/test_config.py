@@ -91,7 +91,7 @@ BAD = [
     ("data", "shape", {"a": 1}, "expected whole numbers"),
     ("data", "binarize", "dynamc", "'dynamc' is none of none, dynamic, threshold; did you mean 'dynamic'?"),
     ("data", "binarize", "", "'' is none of none, dynamic, threshold"),
-    ("data", "kind", "binry", "'binry' is none of binary, levels, real; did you mean 'binary'?"),
+    ("data", "kind", "binry", "'binry' is none of binary, levels, real, count; did you mean 'binary'?"),
     ("data", "test_fraction", 0.95, "expected a number from 0 to 0.9"),
 ]
 

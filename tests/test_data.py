@@ -48,7 +48,7 @@ def idx_bytes(array: np.ndarray, code: int) -> bytes:
 
 
 def test_digits_are_the_bundled_levels():
-    array, labels, name = read("digits")
+    array, labels, name, _ = read("digits")
     assert (array.shape, array.dtype, array.min(), array.max()) == ((1797, 8, 8), np.uint8, 0, 16)
     assert labels is not None
     assert labels.shape == (1797,)
@@ -60,7 +60,7 @@ def test_digits_are_the_bundled_levels():
 def test_npy_gives_the_same_values_native_and_contiguous(tmp_path: Path, dtype: str, order: str):
     values = np.arange(24).reshape(4, 3, 2).astype(dtype, order=order)  # type: ignore[call-overload]
     np.save(tmp_path / "a.npy", values)
-    array, labels, name = read(tmp_path / "a.npy")
+    array, labels, name, _ = read(tmp_path / "a.npy")
     np.testing.assert_array_equal(array, values)
     assert array.dtype == values.dtype.newbyteorder("=")
     assert array.flags.c_contiguous
@@ -103,7 +103,7 @@ def test_idx_plain_and_packed(tmp_path: Path, code: int, dtype: str, name: str):
 
 def test_tensors_and_arrays_in_memory():
     tensor = torch.arange(6.0).reshape(3, 2).T.requires_grad_()
-    array, labels, name = read(tensor)
+    array, labels, name, _ = read(tensor)
     assert (array.tolist(), array.flags.c_contiguous, labels, name) == ([[0, 2, 4], [1, 3, 5]], True, None, "")
     assert read(torch.tensor([[1.5]], dtype=torch.bfloat16)).data.tolist() == [[1.5]]
     frozen = np.arange(6).reshape(3, 2)
@@ -118,7 +118,7 @@ def test_openml_is_read_with_its_labels(monkeypatch: pytest.MonkeyPatch):
         return Bunch(data=np.eye(2), target=target, feature_names=["u", "v"], categories={"class": ["a", "b"]})
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
-    array, labels, name = read("openml:iris")
+    array, labels, name, _ = read("openml:iris")
     assert (array.tolist(), name) == ([[1, 0], [0, 1]], "openml:iris")
     assert labels is not None
     assert (labels.tolist(), labels.dtype.kind) == (["a", "b"], "U")
@@ -278,7 +278,7 @@ def test_digits_prepared():
     assert data.schema == Schema("levels", (8, 8), 0, 16)
     assert [len(x) for x in (data.train, data.validation, data.test)] == [1437, 180, 180]
     assert (data.train.dtype, data.name, data.binarize, data.notes) == (torch.uint8, "digits", "none", ())
-    array, labels, _ = read("digits")
+    array, labels, _, _ = read("digits")
     assert labels is not None
     _, _, test = split(array, 0.1, 0.1)
     np.testing.assert_array_equal(data.test.numpy(), array[test])
@@ -447,13 +447,13 @@ def test_new_data_are_stored_as_the_test_set_was():
     for how in ("none", "dynamic", "threshold"):
         data = prepare(GREY, test=GREY[:7], binarize=how, seed=4)  # type: ignore[arg-type]
         new = check_against(GREY[:7].reshape(7, 20), data.schema, binarize=how, seed=4)  # type: ignore[arg-type]
-        assert torch.equal(new, data.test)
-        assert new.dtype == data.test.dtype
-    assert torch.equal(check_against(GREY[:1], Schema("levels", (4, 5), 0, 255)), torch.from_numpy(GREY[:1]))
+        assert torch.equal(new.rows, data.test)
+        assert (new.rows.dtype, new.notes, new.table) == (data.test.dtype, (), None)
+    assert torch.equal(check_against(GREY[:1], Schema("levels", (4, 5), 0, 255)).rows, torch.from_numpy(GREY[:1]))
 
 
 def test_checked_data_do_not_share_memory():
     mine = np.ones((3, 2), np.float32) / 2
-    theirs = check_against(mine, Schema("real", (2,), 0, 1))
+    theirs = check_against(mine, Schema("real", (2,), 0, 1)).rows
     theirs[0, 0] = 9
     assert mine[0, 0] == 0.5

@@ -404,14 +404,15 @@ def test_concatenated_blocks_are_the_whole() -> None:
 def test_baseline_of_levels_is_the_table_and_of_reals_their_normals() -> None:
     table = torch.rand(3, 4).softmax(-1)
     x = torch.tensor([[2, 3, 5], [4, 4, 2]])
-    statistics = Statistics(torch.zeros(3), torch.ones(3), table.log())
+    unused = torch.zeros(3), torch.ones(3)  # the moments of logarithms
+    statistics = Statistics(*unused, *unused, table.log())
     found = independent_marginals(statistics, x, Schema("levels", (3,), 2.0, 5.0))
     by_hand = [table[0, 0] * table[1, 1] * table[2, 3], table[0, 2] * table[1, 2] * table[2, 0]]
     torch.testing.assert_close(found.exp(), torch.stack(by_hand).double())
     loc, scale = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0])
     x = torch.randn(4, 2)
-    found = independent_marginals(Statistics(loc, scale, None), x, Schema("real", (2,), -5.0, 5.0))
+    found = independent_marginals(Statistics(loc, scale, *unused, None), x, Schema("real", (2,), -5.0, 5.0))
     torch.testing.assert_close(found, torch.distributions.Normal(loc, scale).log_prob(x).sum(-1))
-    still = independent_marginals(Statistics(loc, torch.tensor([0.0, 3.0]), None), x, Schema("real", (2,), -5.0, 5.0))
+    still = independent_marginals(Statistics(loc, torch.tensor([0.0, 3.0]), *unused, None), x, Schema("real", (2,), -5.0, 5.0))
     torch.testing.assert_close(still, torch.distributions.Normal(loc, torch.tensor([(9 / 2) ** 0.5, 3.0])).log_prob(x).sum(-1))
-    assert independent_marginals(Statistics(loc, scale, None), x, Schema("levels", (2,), 0.0, 60000.0)) is None
+    assert independent_marginals(Statistics(loc, scale, *unused, None), x, Schema("levels", (2,), 0.0, 60000.0)) is None

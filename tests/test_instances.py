@@ -70,7 +70,7 @@ def test_posterior_shapes_and_units(row: int) -> None:
     assert q.sample((3,)).shape == (3, 5, instances.LATENT)
     # Standardizing is inside: the same network fed with z-scores directly gives the same posterior.
     raw = type(posterior)(instances.EVENT, instances.LATENT, instances.SMALL)
-    raw.load_state_dict({**posterior.state_dict(), "standardize.loc": torch.tensor(0.0), "standardize.scale": torch.tensor(1.0)})
+    raw.load_state_dict({**posterior.state_dict(), "features.loc": torch.tensor(0.0), "features.scale": torch.tensor(1.0)})
     torch.testing.assert_close(raw((x - 10) / 3).mean, q.mean, rtol=0, atol=1e-10)
 
 

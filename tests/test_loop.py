@@ -80,7 +80,7 @@ def test_a_block_leaves_the_global_stream_where_it_was() -> None:
 def test_every_row_comes_up_equally_often_and_every_batch_is_full() -> None:
     """Batches run on across epochs: after a whole number of epochs each row has come up exactly as often."""
     n, size = 10, 4
-    rows = [loop._rows(7, n, size, step) for step in range(15)]  # 15 batches of 4 are 6 epochs of 10
+    rows = [loop._rows(7, torch.zeros(n, 1), size, step) for step in range(15)]  # 15 batches of 4 are 6 epochs of 10
     assert all(len(r) == size for r in rows)
     together = torch.cat(rows)
     assert torch.bincount(together, minlength=n).tolist() == [6] * n
@@ -110,7 +110,7 @@ def test_one_step_is_adam_on_the_mean_of_the_surrogate() -> None:
     list(train(m, taut.ELBO(), data, PLAIN, state))
     for step in range(3):
         set_seed(derive(0, "step", step))
-        x = data.train[loop._rows(0, len(data.train), 16, step)].to(torch.get_default_dtype())
+        x = data.train[loop._rows(0, data.train, 16, step)].to(torch.get_default_dtype())
         optimizer.zero_grad()
         (-taut.ELBO()(by_hand, x).surrogate.mean()).backward()
         cosine = 0.5 * (1 + math.cos(math.pi * step / 3))
@@ -302,13 +302,13 @@ def test_the_running_average_follows_the_weights() -> None:
 def test_the_running_average_has_the_buffers_of_the_last_step() -> None:
     class Ticking(Slope):
         def __call__(self, model, x, context=None, progress=1.0) -> taut.Bound:
-            model.posterior.standardize.loc += 1
+            model.posterior.features.loc += 1
             return super().__call__(model, x, context, progress)
 
     m = model()
     _, state = run(m, dataset(0.0), dataclasses.replace(PLAIN, averaging=0.9), 50, Ticking(lambda step: 1.0))
     finish(m, state)
-    assert m.posterior.standardize.loc.item() == 5.0 + 50
+    assert m.posterior.features.loc.item() == 5.0 + 50
 
 
 def test_a_frozen_part_keeps_every_bit_and_is_seen_as_it_will_be_used() -> None:

@@ -8,7 +8,7 @@ Examples:
     tensor([10.0000, 10.0000, 10.0000, 10.0000], dtype=torch.float64)
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taut import likelihoods, networks, objectives, posteriors, priors, problems
 from taut.auditing import audit_run
@@ -43,6 +43,9 @@ from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
 from taut.run import Run, load
 from taut.spec import parse, resolve, to_spec
 from taut.tables import Columns
+
+if TYPE_CHECKING:
+    from taut.estimator import VAEstimator, embed_anndata
 
 __all__ = [
     "ELBO",
@@ -95,11 +98,13 @@ __all__ = [
     "StudentT",
     "TautError",
     "UsageError",
+    "VAEstimator",
     "ZeroInflatedNegativeBinomial",
     "annealing",
     "audit",
     "audit_run",
     "cell_scores",
+    "embed_anndata",
     "fit",
     "gradients",
     "importance",
@@ -119,6 +124,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("VAEstimator", "embed_anndata"):  # scikit-learn is imported by those who ask for it
+        from taut import estimator
+
+        return getattr(estimator, name)
     if name == "IndependentBernoulli":
         raise AttributeError(
             "two parts are called IndependentBernoulli: taut.priors.IndependentBernoulli and taut.posteriors.IndependentBernoulli"

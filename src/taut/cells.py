@@ -2,19 +2,20 @@ r"""What a model says of single entries: the missing ones filled in, and how odd
 
 With $z_k \sim q(z \mid x_\mathrm{obs})$ and $\tilde w_k \propto p(x_\mathrm{obs}, z_k) / q(z_k \mid x_\mathrm{obs})$, of sum 1,
 
-$$ \mathbb{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] \approx \sum_k \tilde w_k \, \mathbb{E}[x_\mathrm{mis} \mid z_k], \qquad
-   \log p(x_i \mid x_{-i}) = -\log \mathbb{E}_{p(z \mid x)} \big[ p(x_i \mid z)^{-1} \big]
-   \approx -\log \sum_k \tilde w_k \, p(x_i \mid z_k)^{-1}. $$
+$$ \mathbb{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] \approx \sum_k \tilde w_k \, \mathbb{E}[x_\mathrm{mis} \mid z_k]; $$
 
-The second says *why* a row is odd: it is the log-probability of one entry given all others of its row, in nats. A multiple
-imputation draws one of the $z_k$ by its weight and then $x_\mathrm{mis} \sim p(x \mid z_k)$.
+a multiple imputation draws one of the $z_k$ by its weight and then $x_\mathrm{mis} \sim p(x \mid z_k)$.
 
-References: mattei2019, gelfand1994.
+*Why* a row is odd is said by the log-probability of each entry given all others of its row, $\log p(x) - \log p(x_{-i})$.
+Both are estimated from the same draws of $\tfrac12 q(z \mid x) + \tfrac12 q(z \mid x_{-i})$, where neither has weights with a heavy
+tail: the posterior with an odd entry and the one without lie far apart, and draws of one alone know little of the other.
+
+References: mattei2019.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Multivaria
 
 from taut.features import Split
 from taut.missing import Observed, terms
-from taut.model import VAE, Draw, evaluating
+from taut.model import VAE, evaluating
 from taut.seeds import stream
 from taut.tables import NOMINAL, Joint, level_probs
 
@@ -59,55 +60,73 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
         num_imputations: M, independent completions of each datum.
         seed: The same seed gives the same numbers.
     """
-
-    def block(rows: Tensor, draw: Draw, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        picked = torch.multinomial(share.T, num_imputations, replacement=True).T if num_imputations else share[:0].long()
-        drawn = draw.likelihood.sample()
-        chosen = drawn.gather(0, _like(picked, drawn).expand(-1, *drawn.shape[1:]))
-        filled = torch.cat([_typical(draw.likelihood, share)[None], chosen])
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for rows in _rows(model, x, num_samples, seed, "impute"):
+        draw = model.draw(rows, num_samples, reparameterize=False, posterior=_mirrored(model.encode(rows)))
+        share = draw.log_weight.softmax(0)
+        filled = _typical(draw.likelihood, share)[None]
+        if num_imputations:
+            drawn = draw.likelihood.sample()
+            picked = torch.multinomial(share.T, num_imputations, replacement=True).T
+            filled = torch.cat([filled, drawn.gather(0, _like(picked, drawn).expand(-1, *drawn.shape[1:]))])
         values = _complete(model, rows, filled)
-        return values[0], values[1:], 1 / share.square().sum(0)
-
-    values, draws, ess = zip(*_blocks(model, x, num_samples, seed, "impute", block), strict=True)
+        parts.append((values[0].cpu(), values[1:].cpu(), (1 / share.square().sum(0)).cpu()))
+    values, draws, ess = zip(*parts, strict=True)
     return Imputed(torch.cat(values), torch.cat(draws, 1), torch.cat(ess))
 
 
-def cell_scores(model: VAE, x: Any, num_samples: int = 1000, *, seed: int = 0) -> Tensor:
-    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, \*event), nats; NaN where missing.
+def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) -> Tensor:
+    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, C), nats; NaN where missing.
 
     Args:
         model: The model, whose likelihood knows its elements one by one.
-        x: Data, (N, \*event); of a model with a condition the result is of the columns that are modelled.
-        num_samples: K.
+        x: Data, (N, C); of a model with a condition the result is of the columns that are modelled.
+        num_samples: K, half of them drawn without the entry.
         seed: The same seed gives the same numbers.
 
     Fails:
         ValueError: the likelihood does not say how much each element contributes.
     """
+    half = (num_samples + 1) // 2
+    columns = model.condition.rest.tolist() if isinstance(model.condition, Split) else range(x.shape[1])
 
-    def block(rows: Tensor, draw: Draw, share: Tensor) -> Tensor:
-        modelled, _ = model.split(rows)
-        each = terms(draw.likelihood, modelled)
-        score = -(_like(share.log(), each) - each).logsumexp(0)
-        return torch.where(modelled.isnan(), torch.nan, score)
+    def block(rows: Tensor) -> Tensor:
+        modelled, context = model.split(rows)
+        prior = model.prior(context)
 
-    return torch.cat(list(_blocks(model, x, num_samples, seed, "cells", block)))
+        def drawn(q: Distribution) -> tuple[Tensor, Tensor, Tensor]:
+            z = q.sample(torch.Size((half,)))
+            return z, terms(model.decode(z, context), modelled), prior.log_prob(z)
+
+        q = model.encode(rows)
+        z, each, log_prior = drawn(q)
+        scores = torch.full_like(modelled, torch.nan)
+        for i, column in enumerate(columns):
+            there = ~rows[:, column].isnan()
+            without = rows.clone()
+            without[:, column] = torch.nan
+            other = model.encode(without)
+            z_i, each_i, log_prior_i = drawn(other)
+            both, densities = torch.cat([z, z_i]), []
+            for proposal in (q, other):
+                densities.append(proposal.log_prob(both))
+            log_terms = torch.cat([each, each_i])
+            log_weight = log_terms.sum(-1) + torch.cat([log_prior, log_prior_i]) - torch.logaddexp(*densities)
+            score = log_weight.logsumexp(0) - (log_weight - log_terms[..., i]).logsumexp(0)
+            scores[there, i] = score[there]
+        return scores
+
+    blocks = _rows(model, x, 2 * half, seed, "cells")
+    return torch.cat([block(rows).cpu() for rows in blocks])
 
 
-def _blocks(
-    model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor, Draw, Tensor], Any]
-) -> Iterator[Any]:
-    """Yields a function of each block of data, its draw and its normalised weights (K, B), brought back to the processor."""
+def _rows(model: VAE, x: Any, num_samples: int, seed: int, name: str) -> Iterator[Tensor]:
+    """Yields blocks of data on the device of the model, each in evaluation mode and with a stream of randomness of its own."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     size = max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
-    with torch.no_grad(), evaluating(model):
-        for number, block in enumerate(x.split(size)):
-            rows = block.to(device=device, dtype=torch.get_default_dtype())
-            with stream(seed, name, number):
-                posterior = _mirrored(model.encode(rows))
-                draw = model.draw(rows, num_samples, reparameterize=False, posterior=posterior)
-                result = function(rows, draw, draw.log_weight.softmax(0))
-            yield tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()
+    for number, block in enumerate(x.split(size)):
+        with torch.no_grad(), evaluating(model), stream(seed, name, number):
+            yield block.to(device=device, dtype=torch.get_default_dtype())
 
 
 def _like(weights: Tensor, x: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class Condition(nn.Module, abc.ABC):
     context_dim: int
 
     @abc.abstractmethod
-    def forward(self, x: Data) -> tuple[Data, Context]:
+    def forward(self, x: Data) -> tuple[Tensor, Context]:
         r"""Returns what is modelled, (B, \*event), and the context, (B, C)."""
 
     @abc.abstractmethod
@@ -145,7 +145,7 @@ class Split(Condition):
         self.register_buffer("rest", torch.tensor(rest), persistent=False)
         self.features, self.context_dim = features, features.out_shape[0]
 
-    def forward(self, x: Data) -> tuple[Data, Context]:
+    def forward(self, x: Data) -> tuple[Tensor, Context]:
         return x[:, self.rest], self.context(x[:, self.given])
 
     def context(self, values: Tensor) -> Context:
@@ -168,7 +168,7 @@ class Totals(Condition):
         self.context_dim = 1
         self.register_buffer("mean_total", torch.as_tensor(mean_total, dtype=torch.get_default_dtype()).clone())
 
-    def forward(self, x: Data) -> tuple[Data, Context]:
+    def forward(self, x: Data) -> tuple[Tensor, Context]:
         return x, self.context(x.nan_to_num(0.0).flatten(1).sum(1, keepdim=True))
 
     def context(self, values: Tensor) -> Context:

@@ -148,8 +148,11 @@ def assemble(
     test: Source | None = None,
 ) -> tuple[Config, Dataset, VAE, Objective]:
     """Returns the completed configuration, the data, the model and the objective, all checked: what a training needs."""
-    data = read_data(source, config, test)
-    measured_part(data)  # refused before the training, not after it
+    if isinstance(source, Dataset):
+        data = source
+    else:
+        data = read_data(source, config, test)
+        measured_part(data)  # refused before the training, not after it
     read = dataclasses.replace(config.data, stream=data.streamed or None)  # decided once: it sets the order of the batches
     config = dataclasses.replace(config, model=building.complete(config.model, data.schema), data=read)
     objective = building.build_objective(config.training.objective)

@@ -150,7 +150,7 @@ class VAE(Model):
         self.posterior = posterior
         self.condition = condition
 
-    def split(self, x: Data, context: Context | None = None) -> tuple[Data, Context | None]:
+    def split(self, x: Data, context: Context | None = None) -> tuple[Tensor, Context | None]:
         """Returns what of a datum is modelled, and the context: the one that is given, or that of the condition."""
         return (x, context) if self.condition is None else self.condition(x)
 

@@ -11,7 +11,6 @@ REFERENCES = {
     "cremer2018": "Cremer, Li, Duvenaud. Inference suboptimality in variational autoencoders. ICML 2018.",
     "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC curves. Biometrics 44, 1988.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
-    "gelfand1994": "Gelfand, Dey. Bayesian model choice: asymptotics and exact calculations. JRSS B 56, 1994.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. arXiv:1511.02543.",
     "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained variational framework. ICLR 2017.",

@@ -108,7 +108,7 @@ def infer(
             else:
                 one.add(read_cells(column, Tokens(missing_values, given.get(one.name, {}).get("levels", ()))))
     if not rows:
-        return (), [], [f"{where}holds no rows; at least one is needed"]
+        return (), [], [*problems, f"{where}holds no rows; at least one is needed"]
     notes: list[str] = []
     columns = [_column(one, given.get(one.name, {}), notes, problems) for one in seen]
     if not problems and not any(c is not None and c.modelled for c in columns):

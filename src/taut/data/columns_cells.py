@@ -68,7 +68,8 @@ class Tokens:
     def __contains__(self, text: str) -> bool:
         if text in self.levels:
             return False
-        return text.strip() in self.texts or (bool(self.numbers) and as_numbers([text])[0].item() in self.numbers)
+        text = text.strip()
+        return text in self.texts or bool(self.numbers and NUMBER.fullmatch(text) and float(text) in self.numbers)
 
 
 def read_cells(column: pa.ChunkedArray, tokens: Tokens) -> Cells | str:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from taut.data.column import exact_integers, float_storage
 from taut.data.counts import problems as problems_of_counts
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
@@ -26,8 +27,6 @@ from taut.data.schema import (
     Schema,
     chunks,
     constant_columns,
-    exact_integers,
-    float_storage,
     found,
     has_gaps,
     infer,

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 
-from taut.data.columns import Column
+from taut.data.column import Column, exact_integers, float_storage
 from taut.data.counts import problems as count_problems
 from taut.errors import DataError, UsageError
 from taut.types import image_layout
@@ -291,16 +290,6 @@ def listing(columns: np.ndarray) -> str:
     """Returns the first ten column numbers, and how many more there are."""
     more = f" and {len(columns) - 10} more" if len(columns) > 10 else ""
     return ", ".join(str(int(c)) for c in columns[:10]) + more
-
-
-def float_storage() -> type[np.float32] | type[np.float64]:
-    """Returns the type in which numbers other than bytes are stored: float64 only if torch computes in it."""
-    return np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
-
-
-def exact_integers() -> int:
-    """Returns the largest integer up to which stored floats hold every integer."""
-    return int(2 ** (np.finfo(float_storage()).nmant + 1))
 
 
 def _finite_range(array: np.ndarray) -> tuple[float, float]:

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from taut.data.column import Column
+from taut.data.column import Column, float_storage
 from taut.data.columns import decode, encode, from_toml, infer
 from taut.data.columns_cells import Tokens, read_cells
 from taut.data.parquet import ParquetRows, row_groups
 from taut.data.readers import Streamed
 from taut.data.rows import Rows, blocks
-from taut.data.schema import Schema, float_storage
+from taut.data.schema import Schema
 from taut.data.split import row_hashes, split_hashes
 from taut.errors import DataError, UsageError, shown
 from taut.spec import nearest

@@ -1,0 +1,551 @@
+r"""The scikit-learn face: a model that is fitted in memory, on arrays, data frames, sparse counts or an AnnData.
+
+What scikit-learn asks of an estimator, that the answer for a row depends on no other row, decides two things here. ``transform``
+computes in float64, whatever the model was trained in: sums of float32 come out differently in blocks of different sizes. And
+``score_samples`` draws for each row by itself, from a seed that follows from ``random_state`` and the row's own values: equal
+rows get equal numbers, different rows independent noise, whose error averages out in ``score``.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
+from torch import nn
+
+from taut import build as building
+from taut import cells
+from taut.config import Config
+from taut.data import Column, Dataset, Options, Schema, fill, read, to_table
+from taut.data.column import float_storage
+from taut.data.counts import SparseRows, to_obsm
+from taut.data.counts import problems as count_problems
+from taut.data.dataset import MIN_ROWS
+from taut.data.frames import from_frame
+from taut.data.schema import infer, listing, problems
+from taut.data.split import fingerprint, row_hashes, split, split_hashes
+from taut.data.tabular import Asked, prepare_tables
+from taut.errors import DataError, UsageError
+from taut.evidence import importance
+from taut.fitting import assemble, to_device
+from taut.model import Likelihood, Posterior, Prior
+from taut.objectives import Objective
+from taut.run import Run, check_fit, find_device, new_data, sample_run
+from taut.seeds import derive, untouched
+from taut.spec import to_spec
+from taut.tasks import decode, encode
+from taut.training.loop import State, finish, plan_steps, train
+
+__all__ = ["VAEstimator", "embed_anndata"]
+
+PARTS = ("prior", "likelihood", "posterior")
+MIN_TRAIN = 2
+SPELL = "give it as a specification, such as prior='GaussianMixture()'"
+
+
+class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """Creates a variational autoencoder that is used as any estimator of scikit-learn; its settings are those of ``taut.fit``.
+
+    X is an array (N, C), NaN where missing; a data frame (pandas, polars, Arrow) with categories, texts, dates and gaps, whose
+    columns are understood as ``taut.fit`` understands a table; a sparse matrix of counts; or an AnnData. Integers in an array are
+    levels, or bits, unless ``kind`` says otherwise. A column of real numbers that is constant in training is left out of the
+    model, since its density has no bound, and given back as it was. With fewer than 10 rows nothing is held out.
+
+    Args:
+        latent_dim: D; by default half the number of columns, at least 2 and at most 32.
+        prior: A prior or its specification.
+        likelihood: A likelihood or its specification; by default what follows from the data.
+        posterior: A posterior or its specification.
+        encoder: Specification of the network of the posterior.
+        decoder: Specification of the network of the likelihood.
+        objective: An objective or its specification.
+        max_epochs: Passes over the training rows; by default as many as make 20,000 steps, at least 20 and at most 500.
+        batch_size: Rows a step.
+        learning_rate: Peak of the schedule.
+        validation_fraction: Share held out to watch the training by; the weights that are best on it are kept.
+        num_samples: K of ``score_samples`` and ``impute``.
+        kind: Of an array: binary, levels, real or count, in place of what is inferred.
+        levels: Of an array: smallest and largest level.
+        schema: Of a data frame: a TOML file that says what its columns are, or a schema made before.
+        missing_values: Of a data frame: further texts and numbers that mean missing.
+        condition: Of a data frame: columns that are the context of the others.
+        layer: Of an AnnData: which matrix holds the counts.
+        device: Where it is trained: auto, cpu, cuda, mps.
+        random_state: Everything random follows from it.
+
+    Examples:
+        >>> import taut, torch
+        >>> x = torch.randn(200, 1) @ torch.randn(1, 5) + 0.1 * torch.randn(200, 5)
+        >>> estimator = taut.VAEstimator(latent_dim=1, max_epochs=2, random_state=0).fit(x.numpy())
+        >>> estimator.transform(x.numpy()).shape
+        (200, 1)
+    """
+
+    model_: Any
+    schema_: Schema
+    config_: Config
+    history_: list[dict[str, Any]]
+    notes_: tuple[str, ...]
+    n_iter_: int
+    seed_: int
+    _kept: Any
+    _constants: Any
+
+    def __init__(
+        self,
+        latent_dim: int | None = None,
+        *,
+        prior: Prior | str | None = "StandardNormal()",
+        likelihood: Likelihood | str | None = None,
+        posterior: Posterior | str | None = "DiagonalNormal()",
+        encoder: str | None = None,
+        decoder: str | None = None,
+        objective: Objective | str | None = "ELBO()",
+        max_epochs: int | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 2e-3,
+        validation_fraction: float = 0.1,
+        num_samples: int = 500,
+        kind: str | None = None,
+        levels: tuple[int, int] | None = None,
+        schema: str | Path | Schema | None = None,
+        missing_values: Sequence[str] = (),
+        condition: Sequence[str] = (),
+        layer: str | None = None,
+        device: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.prior = prior
+        self.likelihood = likelihood
+        self.posterior = posterior
+        self.encoder = encoder
+        self.decoder = decoder
+        self.objective = objective
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.num_samples = num_samples
+        self.kind = kind
+        self.levels = levels
+        self.schema = schema
+        self.missing_values = missing_values
+        self.condition = condition
+        self.layer = layer
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> VAEstimator:
+        """Trains the model on X, in memory.
+
+        Args:
+            X: The data.
+            y: Ignored.
+
+        Fails:
+            ValueError: the data are refused, or a setting is wrong.
+            DivergedError: training met numbers that are not finite and could not be cured.
+        """
+        with _session():
+            source = self._checked(X, fitting=True)
+            self.seed_ = _seed(self.random_state)
+            data = self._dataset(source, self._settings())
+            config, data, model, objective = assemble(data, self._settings(), parts=self._parts())
+            torch.set_num_threads(config.training.threads or torch.get_num_threads())
+            device = find_device(config.training.device)
+            data = to_device(data, device)
+            state = State(plan_steps(model.to(device), objective, data, config.training))
+            self.history_ = [record._asdict() for record in train(model, objective, data, config.training, state)]
+            finish(model, state)
+        self.model_, self.schema_, self.config_, self.notes_ = model, data.schema, config, data.notes
+        self.n_iter_ = max(1, round(self.history_[-1]["epoch"]))
+        self._library = type(X).__module__.partition(".")[0]
+        self._dtype = str(getattr(source, "dtype", "float64"))
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Returns the posterior mean of each row, (N, D)."""
+        check_is_fitted(self)
+        with _session(torch.float64):
+            source = self._checked(X)
+            run = self._run(torch.float64)
+            z = encode(run.model, new_data(run, self._modelled(source)).rows)
+        return z.numpy().astype(_float_like(str(getattr(source, "dtype", ""))))
+
+    def inverse_transform(self, Z: Any) -> Any:
+        """Returns the mean of p(x|z) of each z, (N, C): an array, or a frame if the model was fitted on one.
+
+        Of a category it is the most probable level, of a column that was left out its constant; an id is unknown.
+
+        Fails:
+            ValueError: the model is conditioned on what Z does not hold.
+        """
+        check_is_fitted(self)
+        z = check_array(Z, dtype=np.float64)
+        with _session(torch.float64):
+            run = self._run(torch.float64)
+            if run.model.condition is not None:
+                raise UsageError("this model is conditioned on a context, which Z does not hold: use sample(given=...)")
+            if z.shape[1] != self._n_features_out:
+                raise UsageError(f"Z has {z.shape[1]} columns, but the model has {self._n_features_out} latent dimensions")
+            return self._given_back(decode(run.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype))
+
+    def sample(self, n_samples: int = 1, *, given: Mapping[str, Any] | None = None) -> Any:
+        """Returns draws of x: an array, or a frame if the model was fitted on one; the same ones if ``random_state`` is a number.
+
+        Args:
+            n_samples: N.
+            given: Values of what the model is conditioned on, by column, or ``total`` for counts.
+        """
+        check_is_fitted(self)
+        with _session(self._precision):
+            texts = {name: str(value) for name, value in (given or {}).items()}
+            values = sample_run(self._run(), n_samples, given=texts, seed=_seed(self.random_state)).numpy()
+            return self._given_back(values, self._dtype if self.schema_.discrete else _float_like(self._dtype))
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        r"""Returns the importance-weighted estimate of $\log p(x)$ of each row in nats, (N,).
+
+        It is ``taut.importance`` of each row by itself: a lower bound on average, which ``num_samples`` tightens. Columns that
+        were left out have no part in it.
+        """
+        check_is_fitted(self)
+        with _session(self._precision):
+            run = self._run()
+            rows = new_data(run, self._modelled(self._checked(X))).rows
+            each = [_log_evidence(run.model, rows[i : i + 1], self.num_samples, self.seed_) for i in range(len(rows))]
+        return np.array(each, np.float64)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Returns the mean of ``score_samples``, in nats a row: what a grid search maximises."""
+        return float(self.score_samples(X).mean())
+
+    def impute(self, X: Any) -> Any:
+        """Returns X with what is missing filled in, by the mean of a number or the most probable level of a category.
+
+        Every observed cell stays as it is.
+        """
+        check_is_fitted(self)
+        with _session(self._precision):
+            source = self._checked(X)
+            run = self._run()
+            new = new_data(run, self._modelled(source))
+            if not any(bool(block.isnan().any()) for block in new.rows.split(4096)) and not _gaps(source).any():
+                return X.copy() if hasattr(X, "copy") else X
+            values = cells.impute(run.model, new.rows, self.num_samples, seed=self.seed_).values.numpy()
+            if new.table is not None:
+                return _completed(X, new.table, fill(new.table, values, self.schema_))
+        result = source.copy()
+        result[_gaps(source)] = self._whole(values)[_gaps(source)]
+        return result
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.config_.model.latent_dim or 0)
+
+    @property
+    def _precision(self) -> torch.dtype:
+        return next(p.dtype for p in self.model_.parameters())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = self.kind == "count"
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _settings(self) -> Config:
+        """Returns the configuration that the parameters of the same names stand for; what is None keeps its default."""
+        given = {name: value for name, value in self.get_params(deep=False).items() if value is not None}
+        for name in (*PARTS, "objective"):
+            if name in given:
+                given[name] = _written(given[name], placeholder=True)
+        given |= {"seed": self.seed_, "test_fraction": 0.0}
+        if isinstance(self.schema, Schema):
+            del given["schema"]
+        sections = Config().to_dict()
+        values = {name: {f: _plain(given[f]) for f in fields if f in given} for name, fields in sections.items()}
+        return Config.from_dict(values)
+
+    def _parts(self) -> dict[str, Any]:
+        """Returns copies of the parts that were given built: training changes them."""
+        return {name: copy.deepcopy(part) for name in PARTS if isinstance(part := getattr(self, name), nn.Module)}
+
+    def _checked(self, X: Any, *, fitting: bool = False) -> Any:
+        """Returns X as ``taut.data.read`` takes it, after scikit-learn's own checks of its shape and its names."""
+        if type(X).__name__ == "AnnData":
+            from pandas import DataFrame
+
+            names = X.raw.var_names if self.layer == "raw" else X.var_names
+            validate_data(self, DataFrame(columns=names.astype(str)), reset=fitting, skip_check_array=True)
+            return X
+        table = from_frame(X) if fitting or self.schema_.kind == "table" else None
+        if table is not None:
+            validate_data(self, X, reset=fitting, skip_check_array=True)
+            return table
+        of_table = not fitting and self.schema_.kind == "table"
+        array = validate_data(
+            self, X, reset=fitting, accept_sparse=True, dtype=None if of_table else "numeric", ensure_all_finite="allow-nan",
+            ensure_min_samples=MIN_TRAIN if fitting else 1,
+        )  # fmt: skip
+        return _as_table(array, [c.name for c in self.schema_.columns]) if of_table else array
+
+    def _dataset(self, source: Any, config: Config) -> Dataset:
+        """Returns the data to train on; their rows may be as few as two."""
+        table = type(source).__module__.startswith("pyarrow")
+        foreign = ("kind", "levels") if table else ("schema", "missing_values", "condition")
+        foreign = foreign if type(source).__name__ == "AnnData" else (*foreign, "layer")
+        if wrong := [name for name in foreign if getattr(self, name)]:
+            means = {"kind": "an array", "levels": "an array", "layer": "an AnnData"}.get(wrong[0], "a data frame")
+            raise UsageError(f"{wrong[0]} is for {means}, and X is a {type(source).__name__}: leave it away")
+        self._kept = self._constants = None
+        if table:
+            schema = self.schema if isinstance(self.schema, Schema) else None if self.schema is None else Path(self.schema)
+            return _table_data(source, Asked(schema, config.data.missing_values, config.data.condition), config)
+        data = read(source, None, Options(layer=self.layer)).data
+        if isinstance(data, SparseRows):
+            return _count_data(data, config)
+        if type(source).__name__ == "AnnData":
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, kind=config.data.kind or "count"))
+        dataset, self._kept, self._constants = _array_data(data, config)
+        return dataset
+
+    def _modelled(self, source: Any) -> Any:
+        """Returns the columns of an array that the model is of."""
+        return source[:, self._kept] if isinstance(source, np.ndarray) else source
+
+    def _run(self, dtype: torch.dtype | None = None) -> Run:
+        """Returns the fitted model as a run without a folder, its weights in a precision of choice."""
+        model = self.model_
+        if dtype not in (None, self._precision):
+            model = copy.deepcopy(model)
+            model = (model.cpu() if next(model.parameters()).device.type == "mps" else model).to(dtype)
+        return Run(Path(), self.config_, self.schema_, model, building.build_objective(self.config_.training.objective), {})
+
+    def _whole(self, values: np.ndarray) -> np.ndarray:
+        """Returns values of the modelled columns of an array with the constants of the others between them."""
+        if self._kept is None or self._kept.all():
+            return values
+        whole = np.broadcast_to(self._constants, (len(values), len(self._kept))).copy()
+        whole[:, self._kept] = values
+        return whole
+
+    def _given_back(self, values: np.ndarray, dtype: str) -> Any:
+        """Returns values that the model made as a person would give them: an array of a type, or a frame of their library."""
+        if self.schema_.kind != "table":
+            return self._whole(values).astype(dtype)
+        made = to_table(values, self.schema_.modelled)
+        parts = {c.name: made.column(c.name) if c.modelled else _left_out(c, len(values)) for c in self.schema_.columns}
+        return _in_library(type(made).from_pydict(parts), self._library)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns plain values and bytes: weights as safetensors, parts as specifications, nothing of torch's."""
+        state = dict(super().__getstate__())
+        with _session():
+            for name in (*PARTS, "objective"):
+                part = state[name]
+                if isinstance(part, nn.Module) and "model_" not in state and any(True for _ in part.parameters()):
+                    raise UsageError(
+                        f"{name} is a built part whose weights an estimator that is not fitted cannot carry: {SPELL}"
+                    )
+                state[name] = part if part is None else _written(part)
+            if "model_" in state:
+                tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.model_.state_dict().items()}
+                state |= {"schema_": self.schema_.to_dict(), "config_": self.config_.to_dict()}
+                state["model_"] = safetensors.torch.save(tensors)
+                if self._parts():
+                    _rebuilt(state)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "model_" in state:
+            state |= _rebuilt(state)
+        super().__setstate__(state)
+
+
+def embed_anndata(adata: Any, model: VAEstimator | Run, key: str = "X_taut") -> None:
+    """Writes the posterior mean of each row of an AnnData into ``adata.obsm[key]``.
+
+    Args:
+        adata: The AnnData; the matrix is read that the model was trained on.
+        model: A fitted estimator, or a run.
+        key: The name in ``obsm``; what was there is replaced.
+
+    Fails:
+        DataError: the counts are not what the model was trained on; of an estimator a ValueError.
+    """
+    if isinstance(model, Run):
+        to_obsm(adata, encode(model.model, new_data(model, adata).rows), key)
+    else:
+        to_obsm(adata, np.asarray(model.transform(adata)), key)
+
+
+@contextmanager
+def _session(dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Runs a block in a precision, with errors as scikit-learn wants them; afterwards torch is as it was before."""
+    threads, before = torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        with untouched():
+            torch.set_default_dtype(dtype or before)
+            yield
+    except (DataError, UsageError) as error:
+        raise ValueError(str(error)) from error
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_num_threads(threads)
+
+
+def _seed(random_state: Any) -> int:
+    """Returns a number itself, else one drawn from the generator that is meant."""
+    generator = check_random_state(random_state)
+    return int(random_state) if isinstance(random_state, Integral) else int(generator.randint(2**31 - 1))
+
+
+def _log_evidence(model: Any, row: torch.Tensor, num_samples: int, seed: int) -> float:
+    row = row.to(torch.get_default_dtype())
+    own = derive(seed, f"row {row_hashes(row.numpy())[0].hex()}")
+    return float(importance(model, row, num_samples, seed=own).log_evidence)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value
+
+
+def _float_like(dtype: str) -> str:
+    return "float32" if dtype == "float32" else "float64"
+
+
+def _gaps(source: Any) -> np.ndarray:
+    return np.isnan(source) if isinstance(source, np.ndarray) else np.zeros(1, bool)
+
+
+def _written(part: Any, placeholder: bool = False) -> str:
+    """Returns the specification of a part; where it has none, its class if that is enough."""
+    if isinstance(part, str):
+        return part
+    try:
+        return str(to_spec(part) if isinstance(part, Objective) else building.describe_part(part))
+    except UsageError as error:
+        if placeholder:
+            return f"{type(part).__name__}()"
+        raise UsageError(f"{type(part).__name__} cannot be pickled ({error}): {SPELL}") from error
+
+
+def _rebuilt(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns model, schema and configuration from what was pickled of them; the model is on the processor."""
+    config, schema = Config.from_dict(state["config_"]), Schema.from_dict(state["schema_"])
+    tensors = safetensors.torch.load(state["model_"])
+    with _session(next(t.dtype for t in tensors.values() if t.is_floating_point())):
+        model = building.build(config.model, schema)
+        check_fit(model, tensors, Path("the pickled estimator"))
+        model.load_state_dict(tensors)
+    return {"model_": model.eval(), "schema_": schema, "config_": config}
+
+
+def _fraction(rows: int, config: Config) -> float:
+    return config.data.validation_fraction if rows >= MIN_ROWS else 0.0
+
+
+def _table_data(table: Any, asked: Asked, config: Config) -> Dataset:
+    made = prepare_tables([table], ["X"], asked, (_fraction(table.num_rows, config), 0.0), MIN_TRAIN)
+    return _made(made.schema, made.parts, made.notes, made.fingerprint)
+
+
+def _count_data(counts: SparseRows, config: Config) -> Dataset:
+    if config.data.kind not in (None, "count"):
+        raise UsageError(f"a sparse matrix holds counts; for kind={config.data.kind!r} give it dense")
+    wrong, notes = count_problems(counts, "X, which is sparse")
+    if wrong:
+        raise DataError(wrong)
+    parts = split_hashes(counts.row_hashes(), _fraction(len(counts), config), 0.0)
+    schema = Schema("count", counts.shape[1:], 0.0, counts.largest())
+    return _made(schema, [counts.subset(part) for part in parts], notes, counts.fingerprint())
+
+
+def _array_data(array: np.ndarray, config: Config) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """Returns the data, which columns are modelled, and the value of each column that is constant in training."""
+    kind: Any = config.data.kind
+    schema = infer(array, kind, config.data.levels)
+    parts = split(array, _fraction(len(array), config), 0.0)
+    low, high = (f.reduce(array[parts[0]], 0) for f in (np.fmin, np.fmax))
+    kept = (low != high) | schema.discrete
+    if not kept.any():
+        raise DataError(f"X: each of its {len(kept)} columns is constant, there is nothing to learn; check how it was made")
+    notes = [f"columns (from 0) {listing(np.flatnonzero(~kept))} are constant, left out"] if not kept.all() else []
+    if array.dtype.kind == "f" and schema.discrete:
+        notes.append(f"integers stored as {array.dtype}, read as {schema.kind}; kind='real' reads them as real numbers")
+    array = array[:, kept]
+    schema = infer(array, schema.kind, config.data.levels)
+    wrong = problems(array, schema, "X", MIN_TRAIN) or problems(array[parts[0]], schema, "X, its training rows", MIN_TRAIN)
+    if wrong:
+        raise DataError(wrong)
+    stored = array.astype(float_storage())
+    return _made(schema, [torch.from_numpy(stored[part]) for part in parts], notes, fingerprint(array)), kept, low
+
+
+def _made(schema: Schema, parts: Sequence[Any], notes: Sequence[str], mark: str) -> Dataset:
+    train_rows, validation, test = parts
+    return Dataset(schema, train_rows, validation, test, None, None, None, tuple(notes), mark, "", "none")
+
+
+def _as_table(array: np.ndarray, names: Sequence[str]) -> Any:
+    """Returns an array of what a table holds as one, its columns in the order of the fitted frame's."""
+    import pyarrow as pa
+
+    columns = [array[:, i].tolist() if array.dtype == object else array[:, i] for i in range(array.shape[1])]
+    return pa.table([pa.array(column, from_pandas=True) for column in columns], names=list(names))
+
+
+def _left_out(column: Column, rows: int) -> Any:
+    """Returns the cells of a column that is not modelled: the constant, or nothing of an id."""
+    import pyarrow as pa
+
+    if column.kind == "id":
+        return pa.nulls(rows, pa.string())
+    if column.levels:
+        value = column.levels[0]
+        return pa.array([value.lower() == "true" if column.type == "bool" else value] * rows)
+    kind = "date" if column.type.startswith(("date", "timestamp")) else "real"
+    return to_table(np.full((rows, 1), column.low), [dataclasses.replace(column, kind=kind)]).column(0)
+
+
+def _in_library(table: Any, library: str) -> Any:
+    if library == "polars":
+        import polars
+
+        return polars.from_arrow(table)
+    return table.to_pandas() if library == "pandas" else table
+
+
+def _completed(X: Any, table: Any, filled: Any) -> Any:
+    """Returns the frame X, read as ``table``, with those cells from ``filled`` that are another there."""
+    import pyarrow.compute as pc
+
+    library = type(X).__module__.partition(".")[0]
+    if library == "polars":
+        import polars
+
+        types = {name: kind for name, kind in X.schema.items() if kind != polars.Null}
+        return polars.DataFrame(filled).cast(types)
+    if library != "pandas":
+        return filled
+    result = X.copy()
+    for i in range(table.num_columns):
+        old, new = table.column(i), filled.column(i)
+        if not old.equals(new):
+            same = pc.equal(old.cast(new.type), new).fill_null(False)
+            rows = np.flatnonzero(~same.to_numpy() & new.is_valid().to_numpy())
+            result.iloc[rows, i] = new.take(rows).to_pylist()
+    return result

@@ -1,0 +1,282 @@
+"""The likelihood of a table is the sum of its columns', whatever families they fall into, and a fit is a density of the table."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+from ztest import assert_mean
+
+import taut
+from taut import build as building
+from taut.cells import impute
+from taut.config import Config, ModelConfig
+from taut.data import Schema, prepare, to_table
+from taut.data.column import Column
+from taut.evidence.baseline import independent_marginals
+from taut.missing import terms
+from taut.run import new_data, sample_run
+from taut.tables import Columns, Joint, level_probs
+
+KINDS = ["category", "real", "binary", "category", "count", "ordinal", "positive", "levels", "date", "category", "real"]
+LEVELS = [3, 0, 2, 4, 0, 4, 0, 0, 0, 30, 0]
+SMALL = partial(taut.MLP, hidden=(7,))
+LOW = torch.tensor([0, 0, 0, 0, 0, 0, 0, 5.0, 0, 0, 0])
+HIGH = torch.tensor([0, 0, 0, 0, 9.0, 0, 0, 9.0, 0, 0, 0])
+
+
+def columns(**families: object) -> Columns:
+    loc = torch.tensor([0, 10.0, 0.5, 0, 3.0, 0, 2.0, 7.0, 19_000.0, 0, -1.0])
+    scale = torch.tensor([1, 3.0, 0.5, 1, 2.5, 1, 1.0, 1.5, 300.0, 1, 1e-3])
+    part = Columns(KINDS, LEVELS, 2, SMALL, data_loc=loc, data_scale=scale, low=LOW, high=HIGH, **families)  # type: ignore[arg-type]
+    for p in part.decoder.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return part
+
+
+def rows(n: int) -> Tensor:
+    """Data in the support of every column."""
+    part = [torch.randint(0, levels, (n,)).double() if levels else torch.zeros(n) for levels in LEVELS]
+    part[1], part[10], part[8] = 10 + 3 * torch.randn(n), -1 + 1e-3 * torch.randn(n), 19_000 + 300 * torch.randn(n)
+    part[4], part[6], part[7] = torch.randint(0, 9, (n,)).double(), torch.randn(n).exp(), torch.randint(5, 10, (n,)).double()
+    return torch.stack(part, 1)
+
+
+def test_a_table_is_the_sum_of_its_columns() -> None:
+    """Each family alone, on its own columns and the same raw outputs, gives the same terms."""
+    part, x, z = columns(), rows(6), torch.randn(3, 6, 2)
+    joint = part(z)
+    assert isinstance(joint, Joint)
+    each = joint.terms(x)
+    torch.testing.assert_close(joint.log_prob(x), each.sum(-1), rtol=0, atol=1e-10)
+    raws = part.decoder(z).split(part.sizes, -1)
+    seen = []
+    for (_, index, _), family, raw in zip(part.groups, part.parts, raws, strict=True):
+        torch.testing.assert_close(each[..., index], terms(family(raw), x[:, index]), rtol=0, atol=1e-12)
+        seen += index
+    assert sorted(seen) == list(range(len(KINDS)))
+
+
+def test_columns_of_a_family_go_together_and_padding_stays_below_half() -> None:
+    groups = {(kind, tuple(index)) for kind, index, _ in columns().groups}
+    assert ("real", (1, 8, 10)) in groups  # a date is a real number of days
+    assert ("category", (0, 3)) in groups  # 3 and 4 levels
+    assert ("category", (9,)) in groups  # 30 would pad them to 30
+    assert len(groups) == 8
+
+
+def test_every_discrete_column_sums_to_one_over_its_own_levels() -> None:
+    joint = columns()(torch.randn(2, 1, 2))
+    for family in joint.families:
+        if family.kind in ("binary", "category", "ordinal"):
+            probs = level_probs(family)
+            torch.testing.assert_close(probs.sum(0), torch.ones(2, 1, len(family.columns)), rtol=0, atol=1e-10)
+            for place, column in enumerate(family.columns.tolist()):
+                assert (probs[LEVELS[column] :, ..., place] == 0).all()
+
+
+def test_samples_lie_in_the_support_and_agree_with_the_mean() -> None:
+    joint = columns()(torch.randn(1, 1, 2))
+    x = joint.sample((4000,))
+    assert joint.support.check(x).all()
+    assert not joint.support.is_discrete
+    numbers = [i for i, levels in enumerate(LEVELS) if not levels and KINDS[i] not in ("positive", "levels")]
+    assert_mean(x[:, 0, 0][:, numbers], joint.mean[0, 0, numbers])
+    modes = joint.mean[0, 0]
+    for i, levels in enumerate(LEVELS):
+        if levels:
+            counts = torch.bincount(x[:, 0, 0, i].long(), minlength=levels)
+            assert counts[int(modes[i])] >= 0.9 * counts.max()
+    outside = x[0, 0, 0].clone()
+    outside[6] = -1.0
+    assert joint.support.check(outside).logical_not().nonzero().flatten().tolist() == [6]
+
+
+def test_a_family_of_ones_own_takes_the_place_of_the_usual_one() -> None:
+    part = columns(real=partial(taut.StudentT, scale="per_datum"), count=taut.Poisson)
+    kinds = {type(p).__name__ for p in part.parts}
+    assert {"StudentT", "Poisson"} <= kinds
+    assert not {"Normal", "NegativeBinomial"} & kinds
+    text = 'Columns(real=StudentT(scale="per_datum"), count=Poisson())'
+    schema = Schema("table", (2,), 0, 0, columns=(Column("a", "real", std=1.0), Column("b", "count", high=9.0)))
+    model = building.build(building.complete(ModelConfig(likelihood=text), schema), schema)
+    assert str(building.describe_part(model.likelihood)) == "Columns(count=Poisson(), real=StudentT(scale='per_datum'))"
+
+
+# --- From a frame to a run and back ---------------------------------------------------------------------------------------
+
+
+def frame(n: int = 400, seed: int = 0) -> pa.Table:
+    """A table whose columns hang on one hidden cause, with gaps."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=n)
+    size = np.exp(0.5 * z + 0.1 * rng.normal(size=n))
+    colour = np.where(z + 0.5 * rng.normal(size=n) > 0, "red", np.where(rng.random(n) < 0.5, "green", "=cmd()"))
+    visits = rng.poisson(np.exp(1 + 0.3 * z)) * 100
+    gap = rng.random((n, 2)) < 0.2
+    return pa.table(
+        {
+            "size": pa.array(np.where(gap[:, 0], np.nan, size), from_pandas=True),
+            "colour": pa.array(colour.tolist()),
+            "member": pa.array((z > 0).tolist(), mask=gap[:, 1]),
+            "visits": visits,
+            "heat": z * 3 + rng.normal(size=n),
+            "id": [f"row-{i}" for i in range(n)],
+            "planet": ["earth"] * n,
+        }
+    )
+
+
+def fit(table: pa.Table, path: Path, **settings: object) -> taut.Run:
+    torch.set_default_dtype(torch.float32)
+    small = {"max_epochs": 3, "latent_dim": 2, "num_samples": 20, "encoder": "MLP(hidden=(16,))", "decoder": "MLP(hidden=(16,))"}
+    return taut.fit(table, path, **small, **settings)  # type: ignore[arg-type]
+
+
+def test_a_frame_is_understood_fitted_and_read_again(tmp_path: Path) -> None:
+    run = fit(frame(), tmp_path / "run")
+    kinds = {c.name: c.kind for c in run.schema.columns}
+    assert kinds == {"size": "positive", "colour": "category", "member": "binary", "visits": "count", "heat": "real", "id": "id",
+                     "planet": "constant"}  # fmt: skip
+    again = taut.load(tmp_path / "run")
+    new = new_data(again, frame(30, 1).select(["visits", "heat", "member", "colour", "size"]))  # in another order, without an id
+    assert new.rows.shape == (30, 5)
+    one, two = (taut.importance(r.model, new.rows, 10).log_evidence for r in (run, again))
+    assert torch.equal(one, two)
+
+
+def test_the_baseline_is_the_product_of_the_marginals() -> None:
+    torch.set_default_dtype(torch.float64)
+    data = prepare(frame())
+    statistics = building.summarize(data)
+    x = data.test[:20]
+    total = torch.zeros(20)
+    train = data.train
+    for i, column in enumerate(data.schema.modelled):
+        seen = train[:, i][~train[:, i].isnan()]
+        here = x[:, i].nan_to_num(float(seen[0]))
+        if column.kind == "positive":
+            part = torch.distributions.LogNormal(seen.log().mean(), seen.log().std(correction=0)).log_prob(here)
+        elif column.kind == "real":
+            part = torch.distributions.Normal(seen.mean(), seen.std(correction=0)).log_prob(here)
+        elif column.kind == "count":
+            mean, variance = seen.mean(), seen.var(correction=0)
+            part = torch.distributions.NegativeBinomial(
+                mean**2 / (variance - mean), logits=((variance - mean) / mean).log()
+            ).log_prob(here)
+        else:
+            part = statistics.log_frequencies[i][here.long()]  # type: ignore[index]
+        total += torch.where(x[:, i].isnan(), 0.0, part)
+    torch.testing.assert_close(independent_marginals(statistics, x, data.schema), total, rtol=0, atol=1e-8)
+
+
+def test_frequencies_of_levels_count_what_was_seen() -> None:
+    data = prepare(
+        pa.table({"a": ["x", "y", None, "x"] * 10, "b": [float(i) + 0.5 for i in range(40)]}),
+        test_fraction=0,
+        validation_fraction=0,
+    )
+    statistics = building.summarize(data)
+    expected = torch.tensor([20.5 / 31, 10.5 / 31]).log()
+    torch.testing.assert_close(statistics.log_frequencies[0], expected)  # type: ignore[index]
+    assert statistics.loc[0] == pytest.approx(1 / 3)
+
+
+def test_the_untrained_model_is_near_the_marginals() -> None:
+    """A raw output of zero is the marginal: with the decoder's weights at zero p(x|z) is the baseline, but for dispersions."""
+    data = prepare(frame())
+    config = building.complete(Config().model, data.schema)
+    model = building.build(config, data.schema, building.summarize(data))
+    with torch.no_grad():
+        for p in model.likelihood.decoder.parameters():
+            p.zero_()
+        p = model.decode(torch.zeros(1, len(data.train), config.latent_dim or 1)).log_prob(data.train)[0]
+    baseline = independent_marginals(building.summarize(data), data.train, data.schema)
+    assert baseline is not None
+    assert abs(float(p.mean() - baseline.mean())) < 0.02
+
+
+def test_samples_are_tables_of_the_right_types(tmp_path: Path) -> None:
+    run = fit(frame(), tmp_path / "run")
+    table = to_table(sample_run(run, 50), run.schema.modelled)
+    assert table.column_names == ["size", "colour", "member", "visits", "heat"]
+    assert [str(t) for t in table.schema.types] == ["double", "string", "bool", "int64", "double"]
+    assert set(table["colour"].to_pylist()) <= {"red", "green", "=cmd()"}
+    assert min(table["visits"].to_pylist()) >= 0
+    assert min(table["size"].to_pylist()) > 0
+
+
+def test_a_condition_is_a_context_and_samples_have_it(tmp_path: Path) -> None:
+    run = fit(frame(), tmp_path / "run", condition=("colour",))
+    assert run.schema.rest == [0, 2, 3, 4]
+    rows = sample_run(run, 30, given={"colour": "green"})
+    table = to_table(rows, run.schema.modelled)
+    assert set(table["colour"].to_pylist()) == {"green"}
+    again = taut.load(tmp_path / "run")
+    assert torch.equal(sample_run(again, 30, given={"colour": "green"}), rows)
+    assert not torch.equal(sample_run(again, 30, given={"colour": "red"})[:, 4], rows[:, 4])
+    with pytest.raises(taut.UsageError, match="conditioned on colour: give exactly that"):
+        sample_run(again, 3)
+    with pytest.raises(taut.UsageError, match="teal"):
+        sample_run(again, 3, given={"colour": "teal"})
+    x = prepare(frame(), schema=run.schema).test
+    filled = impute(again.model, x, 20).values
+    assert not filled[:, run.schema.rest].isnan().any()
+    assert torch.equal(filled[:, 1], x[:, 1])
+
+
+def test_the_condition_is_left_out_of_the_density() -> None:
+    """log p(rest | given) of two rows that differ in the given column only differs by the context alone."""
+    data = prepare(frame(), condition=("heat",))
+    config = building.complete(Config().model, data.schema)
+    model = building.build(config, data.schema, building.summarize(data))
+    x = data.train[:5].double()
+    draw = model.draw(x, 7)
+    assert model.split(x)[0].shape == (5, 4)
+    expected = model.decode(draw.z, model.split(x)[1]).log_prob(x[:, data.schema.rest])
+    torch.testing.assert_close(draw.log_likelihood, expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="conditioned on a context"):
+        model.sample(3)
+
+
+def test_counts_given_their_total_scale_with_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(np.exp(rng.normal(size=(200, 1))) * np.array([[1.0, 5.0, 20.0]]))
+    torch.set_default_dtype(torch.float32)
+    run = taut.fit(
+        counts, tmp_path / "run", kind="count", likelihood="NegativeBinomial(library=True)", max_epochs=2, latent_dim=1
+    )
+    model = run.model.double()
+    context = torch.tensor([[0.0], [math.log(3.0)]], dtype=torch.float64)
+    decoder = model.likelihood.decoder
+    with torch.no_grad():
+        for p in decoder.parameters():
+            p.zero_()
+        mean = model.decode(torch.zeros(1, 2, 1, dtype=torch.float64), context).mean[0]
+    torch.testing.assert_close(mean[1], 3 * mean[0], rtol=1e-6, atol=0)
+    rows = sample_run(taut.load(tmp_path / "run"), 2000, given={"total": "500"})
+    assert 300 < float(rows.sum(1).mean()) < 750
+
+
+def test_sparse_counts_stay_sparse_and_give_the_numbers_of_dense_ones(tmp_path: Path) -> None:
+    from scipy import sparse
+
+    torch.set_default_dtype(torch.float32)
+    counts = np.random.default_rng(0).poisson(0.7, size=(120, 6))
+    settings = {"max_epochs": 2, "latent_dim": 2, "num_samples": 10}
+    dense = taut.fit(counts, tmp_path / "dense", kind="count", **settings)  # type: ignore[arg-type]
+    thin = taut.fit(sparse.csr_matrix(counts), tmp_path / "sparse", **settings)  # type: ignore[arg-type]
+    x = torch.from_numpy(counts[:20]).float()
+    assert thin.schema.kind == "count"
+    for run in (dense, thin):
+        assert run.info["rows"]["train"] + run.info["rows"]["validation"] + run.info["rows"]["test"] == 120
+    a, b = (
+        taut.importance(dense.model, rows, 10).log_evidence for rows in (x, new_data(dense, sparse.csc_matrix(counts[:20])).rows)
+    )
+    assert torch.equal(a, b)
