@@ -289,6 +289,18 @@ def test_with_data_of_ones_own_the_training_data_may_be_away(here: Path, lost: s
     assert "the training data are not at hand" in Path(run, "report.html").read_text()
 
 
+def test_rows_with_gaps_are_audited(here: Path):
+    gaps = np.where(RNG.random((30, REAL.shape[1])) < 0.3, np.nan, REAL[:30])
+    np.save("gaps.npy", gaps)
+    done("audit", "real", "gaps.npy", *LEAST, "--num-data", 30, "--num-samples", 50, "--seed", 5)
+    found = audit_of("real")
+    assert (found["data"]["rows"], found["num_data"]) == (30, 30)
+    order = torch.randperm(30, generator=generator(5, "audit"))
+    model = taut.load("real").model
+    expected = taut.importance(model, torch.from_numpy(gaps).float()[order], num_samples=50, seed=5).log_evidence
+    assert found["evidence"]["log_evidence"]["value"] == pytest.approx(float(expected.mean()), rel=1e-12)
+
+
 def test_one_datum_has_no_test_error(here: Path, cheap: None):
     np.save("one.npy", BITS[:1])
     done("audit", "run", "one.npy", *SMALL)

@@ -351,7 +351,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["fit", "nine.npy"], DATA, ["9 rows", "10"]),
     (["fit", "two.npz"], DATA, ["holds 2 arrays", "--key"]),
     (["fit", "weights.pt"], DATA, [".pt files are pickles"]),
-    (["fit", "."], DATA, ["."]),
+    (["fit", "."], DATA, [".: images of 2 sizes", "--resize"]),
     (["fit", "/dev/zero"], USAGE, ["not a regular file"]),
     (["check", "nine.npy"], DATA, ["9 rows"]),
     (["load", "run-bits"], USAGE, []),
@@ -425,6 +425,38 @@ def test_everything_wrong_with_the_data_at_once_and_check_says_what_fit_says(her
         refused(result, DATA, "NaN", "infinite", "not integers", "outside the levels 0..200", lines=lines)
     assert fit.stderr == check.stderr
     assert not Path("new").exists()
+
+
+def test_rows_with_gaps_are_trained_on_embedded_scored_and_filled(here: Path):
+    gaps = np.where(RNG.random(REAL.shape) < 0.2, np.nan, REAL)
+    np.save("gaps.npy", gaps)
+    result = call("fit", "gaps.npy", "--out", "new", *QUICK)
+    assert result.exit_code == DONE, result.stderr
+    share = f"{100 * np.isnan(gaps).mean():.3g} % of the entries are missing"
+    assert any(share in line for line in result.stderr.splitlines() if line.startswith("note "))
+    run = taut.load("new")
+    assert run.schema.missing
+    for command in ("encode", "score", "impute"):
+        result = call(command, "new", "gaps.npy", "--num-samples", 5, "--out", f"{command}.npy")
+        assert result.exit_code == DONE, result.stderr
+    assert np.load("encode.npy").shape == (60, 5, 2)
+    expected = taut.importance(run.model, torch.from_numpy(gaps).float(), num_samples=5, seed=0)
+    np.testing.assert_array_equal(np.load("score.npy")[:, 0], expected.log_evidence.double().numpy())
+    filled = np.load("impute.npy")
+    seen = ~np.isnan(gaps)
+    np.testing.assert_array_equal(filled[seen], gaps[seen].astype(np.float32))
+    assert not np.isnan(filled).any()
+
+
+def test_a_run_of_whole_rows_scores_what_is_observed_of_others(here: Path):
+    """Nothing is made up: of a row with a gap the marginal density of the rest is estimated."""
+    run, whole = taut.load("run-real"), torch.from_numpy(REAL).float()
+    np.save("gaps.npy", np.where(np.arange(3) == 1, np.nan, REAL))
+    result = call("score", "run-real", "gaps.npy", "--num-samples", 7, "--out", "s.npy")
+    assert result.exit_code == DONE, result.stderr
+    gaps = torch.where(torch.arange(3) == 1, torch.nan, whole)
+    expected = taut.importance(run.model, gaps, num_samples=7, seed=0).log_evidence
+    np.testing.assert_array_equal(np.load("s.npy")[:, 0], expected.double().numpy())
 
 
 def test_a_run_that_held_nothing_out_asks_for_data(here: Path):

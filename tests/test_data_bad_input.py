@@ -117,7 +117,8 @@ FILES = [
     ("a.pt", b"anything", [".pt", "pickles", "save the array as .npy"]),
     ("a.pkl", pickle.dumps(Bomb()), [".pkl", "pickles"]),
     ("a.joblib", pickle.dumps(Bomb()), [".joblib", "pickles"]),
-    ("a.csv", b"1,2\n3,4\n", [".csv", "supported: .npy, .npz, idx"]),
+    ("a.csv", b"1,2\n3,4\n", ["line 1 holds only numbers (1, 2)", "a header is missing"]),
+    ("a.xlsx", b"anything", ["cannot read .xlsx", "supported: .csv, .tsv"]),
     ("noname", b"abc", ["without a suffix", "supported"]),
 ]
 
@@ -149,8 +150,8 @@ def test_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, co
         ("a\0b.npy", None, UsageError, [r"'a\x00b.npy'", "no such file"]),
         ("a\nb.npy", None, UsageError, [r"'a\nb.npy'", "no such file"]),
         ("x" * 5000, None, UsageError, ["cannot be read", "too long"]),
-        ("", None, DataError, ["is a folder"]),
-        (".", None, DataError, ["is a folder", ".npy"]),
+        ("", None, DataError, [".: the folder holds no images"]),
+        (".", None, DataError, [".: the folder holds no images", "3 other files", ".npy: 1", ".npz: 1", ".png"]),
         ("fifo", None, UsageError, ["not a regular file"]),
         ("two.npz", "fist", DataError, ["no array fist", "did you mean first?", "second (40, 3)"]),
         ("two.npz:fist", None, DataError, ["did you mean first?"]),
@@ -183,9 +184,21 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         raise PermissionError(13, "Permission denied")
 
     np.save(tmp_path / "a.npy", GREY)
+    (tmp_path / "a.csv").write_text("x\n1\n")
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UsageError, match=r"a\.npy: cannot be read \(Permission denied\)"):
-        read(tmp_path / "a.npy")
+    for name in ("a.npy", "a.csv"):
+        with pytest.raises(UsageError, match=rf"{name}: cannot be read \(Permission denied\)"):
+            read(tmp_path / name)
+
+
+def test_a_folder_that_must_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match=r"the folder cannot be read \(Permission denied\)"):
+        read(tmp_path)
 
 
 def test_zip_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -193,7 +206,7 @@ def test_zip_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(10**6 + 1, np.uint8), y=np.ones(3))
     with pytest.raises(DataError, match=r"a\.npz:x: unpacks to .* \(limit 16\)"):
         read(tmp_path / "a.npz", "x")
-    assert read(tmp_path / "a.npz", "y").array.tolist() == [1, 1, 1]
+    assert read(tmp_path / "a.npz", "y").data.tolist() == [1, 1, 1]
 
 
 def test_every_truncation_and_flip_is_one_line_or_the_same_values(tmp_path: Path):
@@ -206,7 +219,7 @@ def test_every_truncation_and_flip_is_one_line_or_the_same_values(tmp_path: Path
         for bad in damaged:
             path.write_bytes(bad)
             try:
-                array = read(path).array
+                array = read(path).data
             except DataError as error:
                 check(error, [name])
             else:  # a flip in a time stamp or a name harms nothing; a .npy has no checksum
@@ -245,7 +258,14 @@ def put(array: np.ndarray, value: float, *place: int) -> np.ndarray:
 LEVELS = Schema("levels", (4, 5), 0, 16)
 VALUES = [
     # array, schema, what the lines must say, how many lines
-    (put(REAL, np.nan, 7, 2), Schema("real", (3,), -9, 9), ["1 values (0.833 %) are NaN", "row 7, column 2"], 1),
+    (put(REAL, np.nan, 7, 2), Schema("real", (3,), -9, 9), [], 0),  # missing
+    (np.where(np.arange(3) == 1, np.nan, REAL), Schema("real", (3,), -9, 9), ["columns (from 0) 1 hold no value at all"], 1),
+    (
+        put(REAL[:, None], np.nan, 7, 0, 2),
+        Schema("real", (1, 3), -9, 9),
+        ["1 values (0.833 %) are NaN", "row 7, element (0, 2)"],
+        1,
+    ),
     (put(REAL, np.inf, 7, 2), Schema("real", (3,), -9, 9), ["infinite", "row 7, column 2", "drop"], 1),
     (put(REAL, 1e39, 7, 2), Schema("real", (3,), -9, 9), ["beyond the range of float32", "rescale"], 1),
     (put(REAL, 1e30, 7, 2)[:, 2:], Schema("real", (1,), -9, 9), [], 0),
@@ -283,7 +303,7 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
 @pytest.mark.parametrize(
     ("arguments", "error", "parts", "lines"),
     [
-        ({"source": GREY[:9]}, DataError, ["the data array: has 9 rows", "at least 10"], 1),
+        ({"source": GREY[:9]}, DataError, ["the training data: has 9 rows", "at least 10"], 1),
         ({"source": np.arange(40)}, DataError, ["one-dimensional", "--shape 1"], 1),
         ({"source": GREY, "shape": (4, 6)}, DataError, ["20 values", "--shape 4x6, 24 values"], 1),
         ({"source": GREY, "shape": (0, 6)}, UsageError, ["--shape 0x6", "at least 1"], 1),
@@ -300,18 +320,18 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
         ({"source": np.r_[GREY[:1]].repeat(12, 0)}, DataError, ["identical"], 1),
         ({"source": np.r_[[[1.5, 2]], np.zeros((11, 2))]}, DataError, ["distinct rows", "3 parts"], 1),
         (
-            {"source": put(REAL, np.nan, 0, 0), "test": put(REAL[:, :2], np.inf, 1, 1)},
+            {"source": put(REAL, -np.inf, 0, 0), "test": put(REAL[:, :2], np.inf, 1, 1)},
             DataError,
             [
-                "the data array: 1 values",
-                "NaN",
-                "the test array: rows have shape (2,)",
-                "the test array: 1 values",
-                "infin",
+                "the training data: 1 values (0.833 %) are infinite",
+                "row 0, column 0",
+                "the test data: rows have shape (2,)",
+                "the test data: 1 values (1.25 %) are infinite",
+                "row 1, column 1",
             ],
             3,
         ),
-        ({"source": GREY % 17 + 0.0, "test": GREY[:3] + 0.0}, DataError, ["the test array", "--levels 0:2"], 1),
+        ({"source": GREY % 17 + 0.0, "test": GREY[:3] + 0.0}, DataError, ["the test data", "--levels 0:2"], 1),
     ],
     ids=range(18),
 )
@@ -352,7 +372,7 @@ def test_check_against_refuses(array: np.ndarray, binarize, parts: list[str]):
     schema = LEVELS if binarize == "none" else Schema("binary", (4, 5), 0, 1)
     with pytest.raises(DataError) as caught:
         check_against(array, schema, binarize=binarize)
-    check(caught.value, ["the array: ", *parts], len(caught.value.problems))
+    check(caught.value, ["the data: ", *parts], len(caught.value.problems))
 
 
 def test_check_against_lists_everything():

@@ -22,7 +22,7 @@ LEVELS = [  # imports point upwards in this list, from later to earlier, never b
     {"measure", "report"},
     {"run"},
     {"fitting", "auditing"},
-    {"terminal"},
+    {"terminal", "estimator"},
     {"cli"},
 ]
 

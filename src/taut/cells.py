@@ -7,8 +7,8 @@ $$ \mathbb{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] \approx \sum_k \tilde w_k \, \
 a multiple imputation draws one of the $z_k$ by its weight and then $x_\mathrm{mis} \sim p(x \mid z_k)$.
 
 *Why* a row is odd is said by the log-probability of each entry given all others of its row, $\log p(x) - \log p(x_{-i})$.
-Both are estimated from the same draws of $\tfrac12 q(z \mid x) + \tfrac12 q(z \mid x_{-i})$, where neither has weights with a heavy
-tail: the posterior with an odd entry and the one without lie far apart, and draws of one alone know little of the other.
+Both are estimated from the same draws of $\tfrac12 q(z \mid x) + \tfrac12 q(z \mid x_{-i})$, so that neither has weights of a
+heavy tail: the posterior with an odd entry and the one without lie far apart, and draws of one alone know little of the other.
 
 References: mattei2019.
 """

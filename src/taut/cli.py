@@ -335,9 +335,9 @@ def impute(
     for values, target in zip(result.draws if num_imputations else [result.values], targets, strict=True):
         if new.table is not None and target.suffix != ".npy":
             from taut.data import fill
-            from taut.export import write_table
+            from taut.export import shortest, write_table
 
-            write_table(fill(new.table, values, loaded.schema), target)
+            write_table(fill(new.table, shortest(values), loaded.schema), target)
         else:
             _write_data(values, target, loaded)
     written = {"files": [str(t) for t in targets], "filled": missing, "median_ess": float(result.ess.median())}
@@ -422,7 +422,7 @@ def score(
     else:
         terminal.show_numbers(result)
         if odd:
-            terminal.show_oddest(evidence.log_evidence, odd)
+            terminal.show_oddest(evidence.log_evidence, {name[len("log_p(") : -1]: values for name, values in odd.items()})
         terminal.answer(f"each datum's numbers are in {shown(target)}")
 
 
@@ -635,7 +635,7 @@ def _write_data(values: torch.Tensor, out: Path, run: Run) -> None:
     schema = run.schema
     if schema.kind == "table" and out.suffix != ".npy":
         columns = [c for i, c in enumerate(schema.modelled) if values.shape[1] == len(schema.modelled) or i in schema.rest]
-        export.write_table(to_table(values, columns), out)
+        export.write_table(to_table(export.shortest(values), columns), out)
     elif schema.is_image:
         export.write_images(values, out, schema.low, schema.high)
     else:

@@ -9,8 +9,8 @@ rows get equal numbers, different rows independent noise, whose error averages o
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -26,21 +26,17 @@ from torch import nn
 from taut import build as building
 from taut import cells
 from taut.config import Config
-from taut.data import Column, Dataset, Options, Schema, fill, read, to_table
-from taut.data.column import float_storage
-from taut.data.counts import SparseRows, to_obsm
-from taut.data.counts import problems as count_problems
-from taut.data.dataset import MIN_ROWS
+from taut.data import Dataset, Options, Schema, fill, read
+from taut.data.counts import to_obsm
 from taut.data.frames import from_frame
-from taut.data.schema import infer, listing, problems
-from taut.data.split import fingerprint, row_hashes, split, split_hashes
-from taut.data.tabular import Asked, prepare_tables
+from taut.data.memory import MIN_TRAIN, as_table, completed, from_array, from_counts, from_table, given_back
+from taut.data.split import row_hashes
+from taut.data.tabular import Asked
 from taut.errors import DataError, UsageError
 from taut.evidence import importance
 from taut.fitting import assemble, to_device
-from taut.model import Likelihood, Posterior, Prior
 from taut.objectives import Objective
-from taut.run import Run, check_fit, find_device, new_data, sample_run
+from taut.run import Run, find_device, new_data, sample_run
 from taut.seeds import derive, untouched
 from taut.spec import to_spec
 from taut.tasks import decode, encode
@@ -49,7 +45,6 @@ from taut.training.loop import State, finish, plan_steps, train
 __all__ = ["VAEstimator", "embed_anndata"]
 
 PARTS = ("prior", "likelihood", "posterior")
-MIN_TRAIN = 2
 SPELL = "give it as a specification, such as prior='GaussianMixture()'"
 
 
@@ -101,28 +96,29 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     _kept: Any
     _constants: Any
 
+    # scikit-learn gives a constructor anything and wants it stored: it is ``fit`` that says what is wrong.
     def __init__(
         self,
-        latent_dim: int | None = None,
+        latent_dim: Any = None,
         *,
-        prior: Prior | str | None = "StandardNormal()",
-        likelihood: Likelihood | str | None = None,
-        posterior: Posterior | str | None = "DiagonalNormal()",
-        encoder: str | None = None,
-        decoder: str | None = None,
-        objective: Objective | str | None = "ELBO()",
-        max_epochs: int | None = None,
-        batch_size: int = 128,
-        learning_rate: float = 2e-3,
-        validation_fraction: float = 0.1,
-        num_samples: int = 500,
-        kind: str | None = None,
-        levels: tuple[int, int] | None = None,
-        schema: str | Path | Schema | None = None,
-        missing_values: Sequence[str] = (),
-        condition: Sequence[str] = (),
-        layer: str | None = None,
-        device: str = "auto",
+        prior: Any = "StandardNormal()",
+        likelihood: Any = None,
+        posterior: Any = "DiagonalNormal()",
+        encoder: Any = None,
+        decoder: Any = None,
+        objective: Any = "ELBO()",
+        max_epochs: Any = None,
+        batch_size: Any = 128,
+        learning_rate: Any = 2e-3,
+        validation_fraction: Any = 0.1,
+        num_samples: Any = 500,
+        kind: Any = None,
+        levels: Any = None,
+        schema: Any = None,
+        missing_values: Any = (),
+        condition: Any = (),
+        layer: Any = None,
+        device: Any = "auto",
         random_state: Any = None,
     ) -> None:
         self.latent_dim = latent_dim
@@ -224,7 +220,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with _session(self._precision):
             run = self._run()
             rows = new_data(run, self._modelled(self._checked(X))).rows
-            each = [_log_evidence(run.model, rows[i : i + 1], self.num_samples, self.seed_) for i in range(len(rows))]
+            each = [_log_evidence(run.model, rows[i : i + 1], int(self.num_samples), self.seed_) for i in range(len(rows))]
         return np.array(each, np.float64)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -241,13 +237,15 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             source = self._checked(X)
             run = self._run()
             new = new_data(run, self._modelled(source))
-            if not any(bool(block.isnan().any()) for block in new.rows.split(4096)) and not _gaps(source).any():
-                return X.copy() if hasattr(X, "copy") else X
-            values = cells.impute(run.model, new.rows, self.num_samples, seed=self.seed_).values.numpy()
-            if new.table is not None:
-                return _completed(X, new.table, fill(new.table, values, self.schema_))
+            array = isinstance(source, np.ndarray)
+            gaps = np.isnan(source) if array else np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
+            if not gaps.any():
+                return source.copy() if array else X.copy() if hasattr(X, "copy") else X
+            values = cells.impute(run.model, new.rows, int(self.num_samples), seed=self.seed_).values.numpy()
+            if not array:
+                return completed(X, new.table, fill(new.table, values, self.schema_))
         result = source.copy()
-        result[_gaps(source)] = self._whole(values)[_gaps(source)]
+        result[gaps] = self._whole(values)[gaps]
         return result
 
     @property
@@ -299,31 +297,34 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             self, X, reset=fitting, accept_sparse=True, dtype=None if of_table else "numeric", ensure_all_finite="allow-nan",
             ensure_min_samples=MIN_TRAIN if fitting else 1,
         )  # fmt: skip
-        return _as_table(array, [c.name for c in self.schema_.columns]) if of_table else array
+        return as_table(array, self.schema_.columns) if of_table else array
 
     def _dataset(self, source: Any, config: Config) -> Dataset:
         """Returns the data to train on; their rows may be as few as two."""
-        table = type(source).__module__.startswith("pyarrow")
-        foreign = ("kind", "levels") if table else ("schema", "missing_values", "condition")
-        foreign = foreign if type(source).__name__ == "AnnData" else (*foreign, "layer")
-        if wrong := [name for name in foreign if getattr(self, name)]:
-            means = {"kind": "an array", "levels": "an array", "layer": "an AnnData"}.get(wrong[0], "a data frame")
-            raise UsageError(f"{wrong[0]} is for {means}, and X is a {type(source).__name__}: leave it away")
+        table, counted = type(source).__module__.startswith("pyarrow"), type(source).__name__ == "AnnData"
+        what = "a data frame" if table else "an AnnData" if counted else "an array"
+        meant = {"kind": "an array", "levels": "an array", "layer": "an AnnData"}
+        meant |= dict.fromkeys(("schema", "missing_values", "condition"), "a data frame")
+        for name, right in meant.items():
+            if getattr(self, name) and right != what and not (name == "kind" and counted):
+                raise UsageError(f"{name} is for {right}, and X is {what}: leave it away")
         self._kept = self._constants = None
+        share = config.data.validation_fraction
         if table:
             schema = self.schema if isinstance(self.schema, Schema) else None if self.schema is None else Path(self.schema)
-            return _table_data(source, Asked(schema, config.data.missing_values, config.data.condition), config)
+            return from_table(source, Asked(schema, config.data.missing_values, config.data.condition), share)
+        kind: Any = config.data.kind or ("count" if counted else None)
         data = read(source, None, Options(layer=self.layer)).data
-        if isinstance(data, SparseRows):
-            return _count_data(data, config)
-        if type(source).__name__ == "AnnData":
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, kind=config.data.kind or "count"))
-        dataset, self._kept, self._constants = _array_data(data, config)
-        return dataset
+        if isinstance(data, np.ndarray):
+            dataset, self._kept, self._constants = from_array(data, kind, config.data.levels, share)
+            return dataset
+        if kind not in (None, "count"):
+            raise UsageError(f"a sparse matrix holds counts; for kind={kind!r} give it dense")
+        return from_counts(data, share)
 
     def _modelled(self, source: Any) -> Any:
         """Returns the columns of an array that the model is of."""
-        return source[:, self._kept] if isinstance(source, np.ndarray) else source
+        return source if self._kept is None or not isinstance(source, np.ndarray) else source[:, self._kept]
 
     def _run(self, dtype: torch.dtype | None = None) -> Run:
         """Returns the fitted model as a run without a folder, its weights in a precision of choice."""
@@ -345,9 +346,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """Returns values that the model made as a person would give them: an array of a type, or a frame of their library."""
         if self.schema_.kind != "table":
             return self._whole(values).astype(dtype)
-        made = to_table(values, self.schema_.modelled)
-        parts = {c.name: made.column(c.name) if c.modelled else _left_out(c, len(values)) for c in self.schema_.columns}
-        return _in_library(type(made).from_pydict(parts), self._library)
+        return given_back(values, self.schema_, self._library)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns plain values and bytes: weights as safetensors, parts as specifications, nothing of torch's."""
@@ -401,10 +400,14 @@ def _session(dtype: torch.dtype | None = None) -> Iterator[None]:
             torch.set_default_dtype(dtype or before)
             yield
     except (DataError, UsageError) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(re.sub(r"--([a-z]+)-?([a-z]*)", _as_argument, str(error))) from error
     finally:
         torch.set_default_dtype(before)
         torch.set_num_threads(threads)
+
+
+def _as_argument(flag: re.Match[str]) -> str:
+    return "_".join(filter(None, flag.groups()))
 
 
 def _seed(random_state: Any) -> int:
@@ -427,10 +430,6 @@ def _float_like(dtype: str) -> str:
     return "float32" if dtype == "float32" else "float64"
 
 
-def _gaps(source: Any) -> np.ndarray:
-    return np.isnan(source) if isinstance(source, np.ndarray) else np.zeros(1, bool)
-
-
 def _written(part: Any, placeholder: bool = False) -> str:
     """Returns the specification of a part; where it has none, its class if that is enough."""
     if isinstance(part, str):
@@ -449,103 +448,8 @@ def _rebuilt(state: Mapping[str, Any]) -> dict[str, Any]:
     tensors = safetensors.torch.load(state["model_"])
     with _session(next(t.dtype for t in tensors.values() if t.is_floating_point())):
         model = building.build(config.model, schema)
-        check_fit(model, tensors, Path("the pickled estimator"))
-        model.load_state_dict(tensors)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UsageError(f"the weights do not fit the parts that {config.model} stands for: {SPELL}") from error
     return {"model_": model.eval(), "schema_": schema, "config_": config}
-
-
-def _fraction(rows: int, config: Config) -> float:
-    return config.data.validation_fraction if rows >= MIN_ROWS else 0.0
-
-
-def _table_data(table: Any, asked: Asked, config: Config) -> Dataset:
-    made = prepare_tables([table], ["X"], asked, (_fraction(table.num_rows, config), 0.0), MIN_TRAIN)
-    return _made(made.schema, made.parts, made.notes, made.fingerprint)
-
-
-def _count_data(counts: SparseRows, config: Config) -> Dataset:
-    if config.data.kind not in (None, "count"):
-        raise UsageError(f"a sparse matrix holds counts; for kind={config.data.kind!r} give it dense")
-    wrong, notes = count_problems(counts, "X, which is sparse")
-    if wrong:
-        raise DataError(wrong)
-    parts = split_hashes(counts.row_hashes(), _fraction(len(counts), config), 0.0)
-    schema = Schema("count", counts.shape[1:], 0.0, counts.largest())
-    return _made(schema, [counts.subset(part) for part in parts], notes, counts.fingerprint())
-
-
-def _array_data(array: np.ndarray, config: Config) -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """Returns the data, which columns are modelled, and the value of each column that is constant in training."""
-    kind: Any = config.data.kind
-    schema = infer(array, kind, config.data.levels)
-    parts = split(array, _fraction(len(array), config), 0.0)
-    low, high = (f.reduce(array[parts[0]], 0) for f in (np.fmin, np.fmax))
-    kept = (low != high) | schema.discrete
-    if not kept.any():
-        raise DataError(f"X: each of its {len(kept)} columns is constant, there is nothing to learn; check how it was made")
-    notes = [f"columns (from 0) {listing(np.flatnonzero(~kept))} are constant, left out"] if not kept.all() else []
-    if array.dtype.kind == "f" and schema.discrete:
-        notes.append(f"integers stored as {array.dtype}, read as {schema.kind}; kind='real' reads them as real numbers")
-    array = array[:, kept]
-    schema = infer(array, schema.kind, config.data.levels)
-    wrong = problems(array, schema, "X", MIN_TRAIN) or problems(array[parts[0]], schema, "X, its training rows", MIN_TRAIN)
-    if wrong:
-        raise DataError(wrong)
-    stored = array.astype(float_storage())
-    return _made(schema, [torch.from_numpy(stored[part]) for part in parts], notes, fingerprint(array)), kept, low
-
-
-def _made(schema: Schema, parts: Sequence[Any], notes: Sequence[str], mark: str) -> Dataset:
-    train_rows, validation, test = parts
-    return Dataset(schema, train_rows, validation, test, None, None, None, tuple(notes), mark, "", "none")
-
-
-def _as_table(array: np.ndarray, names: Sequence[str]) -> Any:
-    """Returns an array of what a table holds as one, its columns in the order of the fitted frame's."""
-    import pyarrow as pa
-
-    columns = [array[:, i].tolist() if array.dtype == object else array[:, i] for i in range(array.shape[1])]
-    return pa.table([pa.array(column, from_pandas=True) for column in columns], names=list(names))
-
-
-def _left_out(column: Column, rows: int) -> Any:
-    """Returns the cells of a column that is not modelled: the constant, or nothing of an id."""
-    import pyarrow as pa
-
-    if column.kind == "id":
-        return pa.nulls(rows, pa.string())
-    if column.levels:
-        value = column.levels[0]
-        return pa.array([value.lower() == "true" if column.type == "bool" else value] * rows)
-    kind = "date" if column.type.startswith(("date", "timestamp")) else "real"
-    return to_table(np.full((rows, 1), column.low), [dataclasses.replace(column, kind=kind)]).column(0)
-
-
-def _in_library(table: Any, library: str) -> Any:
-    if library == "polars":
-        import polars
-
-        return polars.from_arrow(table)
-    return table.to_pandas() if library == "pandas" else table
-
-
-def _completed(X: Any, table: Any, filled: Any) -> Any:
-    """Returns the frame X, read as ``table``, with those cells from ``filled`` that are another there."""
-    import pyarrow.compute as pc
-
-    library = type(X).__module__.partition(".")[0]
-    if library == "polars":
-        import polars
-
-        types = {name: kind for name, kind in X.schema.items() if kind != polars.Null}
-        return polars.DataFrame(filled).cast(types)
-    if library != "pandas":
-        return filled
-    result = X.copy()
-    for i in range(table.num_columns):
-        old, new = table.column(i), filled.column(i)
-        if not old.equals(new):
-            same = pc.equal(old.cast(new.type), new).fill_null(False)
-            rows = np.flatnonzero(~same.to_numpy() & new.is_valid().to_numpy())
-            result.iloc[rows, i] = new.take(rows).to_pylist()
-    return result

@@ -21,7 +21,7 @@ from taut.storage import write_bytes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ARRAYS", "IMAGES", "NUMBERS", "TABLES", "check_target", "write_images", "write_numbers", "write_table"]
+__all__ = ["ARRAYS", "IMAGES", "NUMBERS", "TABLES", "check_target", "shortest", "write_images", "write_numbers", "write_table"]
 
 TABLES = (".csv", ".parquet")
 NUMBERS = (".npy", ".csv", ".parquet")
@@ -60,6 +60,11 @@ def write_numbers(values: torch.Tensor, out: Path, names: Sequence[str] = ()) ->
 
     names = names or [f"x{i}" for i in range(array.shape[1])]
     write_table(pa.table({name: array[:, i] for i, name in enumerate(names)}), out)
+
+
+def shortest(values: torch.Tensor) -> np.ndarray:
+    """Returns numbers as float64 that are written as they would be in their own type: 70.26934, not 70.26934051513672."""
+    return values.numpy().astype(str).astype(np.float64)
 
 
 def write_images(values: torch.Tensor, out: Path, low: float, high: float) -> None:

@@ -200,7 +200,8 @@ def to_spec(part: Any, leave_out: Iterable[str] = ()) -> Spec:
         value = values.get(name, parameter.default)
         if isinstance(value, type | functools.partial) or type(value).__module__ not in ("builtins",):
             value = to_spec(value, left_out)
-        if value != parameter.default and not (isinstance(parameter.default, type) and value == to_spec(parameter.default, left_out)):
+        default = to_spec(parameter.default, left_out) if isinstance(parameter.default, type) else parameter.default
+        if value != default:
             arguments.append((name, value))
     ours = cls.__module__.partition(".")[0] == "taut"
     return Spec(cls.__name__, tuple(arguments), None if ours else cls.__module__)

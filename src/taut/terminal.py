@@ -78,16 +78,21 @@ def show_columns(schema: Schema) -> None:
     widths = [max(4, *(len(_clean(row[i])) for row in rows)) for i in range(3)]
     answer("")
     for name, kind, what, missing in rows:
-        answer(f"{_clean(name)[:40]:<{min(widths[0], 40)}}  {kind:<{widths[1]}}  {_clean(what):<{widths[2]}}  {missing}")
+        line = f"{_clean(name)[:40]:<{min(widths[0], 40)}}  {kind:<{widths[1]}}  {_clean(what):<{widths[2]}}  {missing}"
+        answer(line.rstrip())
 
 
 def show_oddest(log_evidence: Any, cells: dict[str, Any], rows: int = 5, columns: int = 3) -> None:
-    """Prints the least likely rows, and the entries that make them so."""
+    """Prints the least likely rows, and the entries that make them so: those furthest below the median of their column.
+
+    Densities of columns in different units cannot be compared, differences to the median of the same column can.
+    """
+    usual = {name: float(values.nanmedian()) for name, values in cells.items()}
     answer("")
-    answer("the oddest rows (from 0), and their least likely entries given the others of the row")
+    answer("the oddest rows (from 0), and their oddest entries: log p given the others of the row (median of the column)")
     for row in log_evidence.argsort()[:rows].tolist():
-        each = sorted((float(values[row]), name) for name, values in cells.items() if not values[row].isnan())
-        why = ", ".join(f"{_clean(shown(name))} {value:.1f}" for value, name in each[:columns])
+        each = sorted((float(v[row]) - usual[name], float(v[row]), name) for name, v in cells.items() if not v[row].isnan())
+        why = ", ".join(f"{_clean(shown(name))} {value:.1f} ({usual[name]:.1f})" for _, value, name in each[:columns])
         answer(f"{row:>8}  log p(x) {float(log_evidence[row]):.1f}: {why}")
 
 

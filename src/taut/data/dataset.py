@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from taut.data.column import exact_integers, float_storage
+from taut.data.array_notes import array_notes, drift_notes, duplicate_notes, few_notes, is_divided_by_255
+from taut.data.column import float_storage
 from taut.data.counts import problems as problems_of_counts
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
@@ -31,12 +32,11 @@ from taut.data.schema import (
     has_gaps,
     infer,
     integers_only,
-    listing,
     problems,
 )
 from taut.data.sparse import SparseRows
-from taut.data.split import fingerprint, num_duplicates, row_hashes, split, split_hashes
-from taut.data.tabular import MISSING_NOTE, Asked, check_table, prepare_tables
+from taut.data.split import fingerprint, split, split_hashes
+from taut.data.tabular import Asked, check_table, prepare_tables
 from taut.errors import DataError, UsageError, shown
 
 BINARIZE = ("none", "dynamic", "threshold")
@@ -173,7 +173,7 @@ def _array_dataset(
     rows, labels = _parts(stored, [s.labels for s in sources], parts)
     if binarize == "dynamic":
         rows[1:] = [_fixed_bits(x, seed, part) for x, part in zip(rows[1:], ("validation", "test"), strict=True)]
-    notes = (*_notes(arrays[0], seen, binarize), *_duplicate_notes(stored))
+    notes = (*(array_notes(arrays[0], seen, names[0]) if binarize == "none" else ()), *duplicate_notes(stored))
     final = seen if binarize == "none" else Schema("binary", seen.event_shape, 0.0, 1.0)
     return _dataset(sources, final, rows, labels, notes, "+".join(fingerprint(s.data) for s in sources), binarize=binarize)
 
@@ -219,7 +219,7 @@ def _dataset(
     streamed: bool = False,
 ) -> Dataset:
     (train, validation, test), (of_train, of_validation, of_test) = rows, labels
-    told = (*(line for s in sources for line in s.notes), *notes)
+    told = (*(line for s in sources for line in s.notes), *notes, *few_notes(len(train), schema))
     name = sources[0].name
     return Dataset(schema, train, validation, test, of_train, of_validation, of_test, told, mark, name, binarize, streamed)
 
@@ -272,6 +272,7 @@ def check_against(
     if wrong := _problems(array, shape_matters, where, binarize, training=False):
         raise DataError(wrong)
     rows = torch.from_numpy(_stored(array, seen, binarize))
+    notes = (*notes, *drift_notes(array, schema))
     return New(_fixed_bits(rows, seed, "test") if binarize == "dynamic" else rows, notes)
 
 
@@ -343,21 +344,12 @@ def _is_bits(array: np.ndarray) -> bool:
     return all(bool(np.all((x == 0) | (x == 1))) for x in chunks(array))
 
 
-def _is_divided_by_255(array: np.ndarray) -> bool:
-    """Whether every value is k / 255 but for two roundings in its own dtype (times 255, since 255 x is compared)."""
-    if array.dtype.kind != "f":
-        return False
-    tolerance = 2 * 255 * np.finfo(array.dtype).eps
-    inside = all(bool(np.all((x >= 0) & (x <= 1))) for x in chunks(array))
-    return inside and all(bool(np.all(np.abs(255.0 * x - np.rint(255.0 * x)) <= tolerance)) for x in chunks(array))
-
-
 def _stored(array: np.ndarray, schema: Schema, binarize: str) -> np.ndarray:
     """Bytes where the values are bytes; otherwise float32, or float64 if the data have it and torch computes in it."""
     if binarize != "none" and _is_bits(array):
         return array.astype(np.uint8) * np.uint8(255 if binarize == "dynamic" else 1)  # grey 255 is a sure 1
     if binarize != "none":
-        divided = _is_divided_by_255(array)
+        divided = is_divided_by_255(array)
         grey = np.rint(255.0 * array).astype(np.uint8) if divided else array
         bytes_only = divided or integers_only(array)
         if binarize == "threshold":
@@ -384,47 +376,3 @@ def _fixed_bits(grey: torch.Tensor, seed: int, part: str) -> torch.Tensor:
     """Bits drawn once, stored as bytes, from a stream of their own: other users of ``seed`` must not repeat them."""
     own = int.from_bytes(blake2b(f"taut.data {part} {seed}".encode(), digest_size=7).digest(), "little")
     return draw_bits(grey, torch.Generator().manual_seed(own)).to(torch.uint8)
-
-
-def _notes(array: np.ndarray, schema: Schema, binarize: str) -> list[str]:
-    if binarize != "none":
-        return []
-    lines = []
-    if schema.missing:
-        lines.append(f"{100 * float(np.isnan(array).mean()):.3g} % of the entries are missing: {MISSING_NOTE}")
-    if array.dtype.kind == "f" and schema.discrete:
-        lines.append(f"integers stored as {array.dtype}, read as {schema.kind}; --kind real reads them as real numbers")
-    if schema.kind == "real" and _is_divided_by_255(array):
-        lines.append(
-            "grey levels stored as k/255, read as real: a density of levels has no bound; better multiply by 255 and"
-            " round, or use --binarize"
-        )
-    if schema.kind == "real" and array.dtype.kind in "iu" and np.abs(array.astype(np.float64)).max() > exact_integers():
-        lines.append(f"integers above {exact_integers()} lose digits in {np.dtype(float_storage()).name}; are they ids?")
-    if schema.kind == "real" and array.ndim == 2:
-        # a value that fills more than half of a column must be its median
-        often = np.flatnonzero((array == np.nanmedian(array, axis=0)).mean(axis=0) > 0.5)
-        if len(often):
-            lines.append(f"columns (from 0) {listing(often)} repeat one value in most rows: their density may have no bound")
-        # a stored number is known to eps times its size; a hundredth of the spread is where a density begins to show it
-        coarse = np.flatnonzero(
-            np.finfo(float_storage()).eps * np.nanmax(np.abs(array), axis=0) > 0.01 * np.nanstd(array, axis=0)
-        )
-        if len(coarse):
-            stored = np.dtype(float_storage()).name
-            lines.append(
-                f"columns (from 0) {listing(coarse)} hardly vary beside their size, so {stored} rounds them: subtract a constant"
-            )
-    if schema.kind == "levels" and schema.high == 255 and all(bool(np.all((x == 0) | (x == 255))) for x in chunks(array)):
-        lines.append("only two values, 0 and 255: --binarize threshold makes them bits")
-    return lines
-
-
-def _duplicate_notes(stored: list[np.ndarray]) -> list[str]:
-    count, rows = num_duplicates(stored[0]), len(stored[0])
-    lines = [f"{count} of {rows} rows ({100 * count / rows:.3g} %) repeat another; copies stay on one side"] if count else []
-    if len(stored) > 1 and stored[0].dtype == stored[1].dtype:
-        shared = int(np.isin(row_hashes(stored[1]), row_hashes(stored[0])).sum())
-        if shared:
-            lines.append(f"{shared} of {len(stored[1])} rows of the test set are also in the data: its score is optimistic")
-    return lines

@@ -37,11 +37,23 @@ def from_frame(source: object) -> pa.Table | None:
     import pyarrow as pa
 
     try:
-        return pa.table(source)
+        return _without_views(pa.table(source))
     except pa.ArrowInvalid as error:
         if not hasattr(source, "columns"):  # a single column
             return None
         raise DataError(f"the frame: a column has a type that cannot be read ({shown(error)}); convert or drop it") from error
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """Returns a table whose levels are plain strings: polars has views of them, which Arrow can hardly do anything with."""
+    import pyarrow as pa
+
+    for i, field in enumerate(table.schema):
+        kind = field.type
+        if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+            plain = pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
+            table = table.set_column(i, field.with_type(plain), table.column(i).cast(plain))
+    return table
 
 
 def _from_pandas(frame: Any, pandas: Any) -> pa.Table:

@@ -112,24 +112,36 @@ class Options:
 
 AS_FOUND = Options()
 _MEANT_FOR: dict[str, tuple[str, ...]] = {
-    "text table": ("delimiter", "decimal", "encoding"),
-    "Parquet": ("stream",),
+    "text tables": ("delimiter", "decimal", "encoding"),
+    "Parquet files": ("stream",),
     "images": ("resize", "crop", "alpha", "skip_bad"),
-    ".h5ad": ("layer",),
-    "array": (),
+    ".h5ad files": ("layer",),
+    "arrays": (),
 }
 
 
 def kind_of(source: object) -> str:
     """Returns which options a source has: text table, Parquet, images, .h5ad or array (everything else)."""
     if not isinstance(source, str | Path):
-        return ".h5ad" if type(source).__name__ == "AnnData" else "array"
+        return ".h5ad files" if type(source).__name__ == "AnnData" else "arrays"
     path = Path(source)
-    if path.is_dir():
-        return "Parquet" if any(p.suffix.lower() in PARQUET for p in path.iterdir()) else "images"
+    if (folder := _folder_kind(path)) is not None:
+        return folder
     if path.suffix.lower() in PARQUET:
-        return "Parquet"
-    return "text table" if TEXT_TABLE.search(path.name) else ".h5ad" if path.suffix.lower() == ".h5ad" else "array"
+        return "Parquet files"
+    return "text tables" if TEXT_TABLE.search(path.name) else ".h5ad files" if path.suffix.lower() == ".h5ad" else "arrays"
+
+
+def _folder_kind(path: Path) -> str | None:
+    try:
+        if not path.is_dir():
+            return None
+    except OSError:  # such as a name that is too long: the reader says so
+        return None
+    try:
+        return "Parquet files" if any(p.suffix.lower() in PARQUET for p in path.iterdir()) else "images"
+    except OSError:  # it must not be listed: the reader says so
+        return "images"
 
 
 def read(source: object, key: str | None = None, options: Options = AS_FOUND) -> Source:
@@ -172,15 +184,22 @@ def _read_named(text: str, key: str | None, kind: str, options: Options) -> Sour
         return _digits()
     if text.startswith("openml:"):
         return _openml(text)
+    try:
+        return _read_path(path, kind, options)
+    except OSError as error:
+        raise UsageError(f"{shown(path)}: cannot be read ({error.strerror or shown(error)})") from error
+
+
+def _read_path(path: Path, kind: str, options: Options) -> Source:
     name = str(path.absolute())
     if kind != "images":
-        _regular_size(path, folder_too=kind == "Parquet")
-    if kind == "text table":
+        _regular_size(path, folder_too=kind == "Parquet files")
+    if kind == "text tables":
         from taut.data.delimited import read_csv
 
         table, notes = read_csv(path, delimiter=options.delimiter, decimal=options.decimal, encoding=options.encoding)
         return Source(table, None, name, tuple(notes))
-    if kind == "Parquet":
+    if kind == "Parquet files":
         return _read_parquet(path, options.stream, name)
     if kind == "images":
         from taut.data.images import read_folder
@@ -189,7 +208,7 @@ def _read_named(text: str, key: str | None, kind: str, options: Options) -> Sour
             path, resize=options.resize, crop=options.crop, alpha=options.alpha, skip_bad=options.skip_bad
         )
         return Source(array, labels, name, tuple(notes))
-    if kind == ".h5ad":
+    if kind == ".h5ad files":
         from taut.data.counts import read_h5ad
 
         matrix, labels, _, notes = read_h5ad(path, layer=options.layer)

@@ -226,9 +226,9 @@ def _outside(array: np.ndarray, schema: Schema, name: str) -> list[str]:
             f" subtract {low:.0f}"
         )
     smallest, largest = _finite_range(array)
-    scaled = smallest >= 0 and largest <= 1 < high
+    scaled = smallest >= 0 and largest <= 1
     if array.dtype.kind == "f":
-        mend = f"multiply by {high:g} and round if they were divided by it" if scaled else "use --kind real"
+        mend = f"multiply by {high if high > 1 else 255:g} and round if they were divided by it" if scaled else "use --kind real"
         lines += found(name, array, lambda x: np.isfinite(x) & (x != np.trunc(x)), "not integers", mend)
     if low <= smallest and largest <= high:
         return lines

@@ -243,8 +243,6 @@ def _told(coded: Sequence[_Coded], num_columns: int) -> Iterator[str]:
         shared = int(np.isin(coded[1].hashes, coded[0].hashes).sum())
         if shared:
             yield f"{shared} of {len(coded[1].hashes)} rows of the test set are also in the data: its score is optimistic"
-    if n < 10 * num_columns:
-        yield f"{n} rows for {num_columns} columns are few: expect a simple model, and wide errors"
 
 
 def _fingerprint(hashes: np.ndarray, columns: Sequence[Column]) -> str:

@@ -148,7 +148,10 @@ def audit(
             result["annealing"] = annealed.to_dict()
         except ValueError as error:
             notes.append(f"no annealing: {_line(error)}")
-    if clock.stage("sandwich on simulated data", 0.1) and annealed is not None:
+    simulates = getattr(model, "condition", None) is None
+    if not simulates:
+        notes.append("the model is conditioned on a context, which the data give: what needs data of its own making is left out")
+    if clock.stage("sandwich on simulated data", 0.1) and annealed is not None and simulates:
         result["sandwich"] = _sandwich(model, effort, seed)
     optima: list[Optima] = []
     result["gaps"] = None
@@ -167,9 +170,9 @@ def audit(
     result["latents"], result["calibration"] = None, None
     if clock.stage("use of the latent space", 0.04) and n > 1:
         result["latents"] = latents(model, x, train=None if train is None else train[: effort.train], seed=seed)
-        result["calibration"] = calibration(model, seed=seed)
+        result["calibration"] = calibration(model, seed=seed) if simulates else None
     result["samples"], result["blur"] = None, None
-    if clock.stage("samples", 0.08) and train is not None and min(n, len(train)) > 9:
+    if clock.stage("samples", 0.08) and simulates and train is not None and min(n, len(train)) > 9:
         result["samples"] = sample_quality(model, train[: effort.train], x, num_data=effort.samples, seed=seed)
         if levels is not None and clock.stage("sharpness", 0.0):
             result["blur"] = blur(model, x[: effort.samples], low=levels[0], high=levels[1], seed=seed)

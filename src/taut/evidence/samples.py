@@ -17,8 +17,8 @@ small in expectation (Efron and Stein), on Gaussians once to twice the true one.
 probability that of a sample and a held-out datum the sample is the nearer one; below 1/2 the samples lie off the data.
 
 All of these come with a *reference*: training data in the place of the samples. Units hardly matter: pixels and bits share one,
-in which the statistics do not change, and so stay as they are; the columns of a table are divided by their standard deviation
-in the training data.
+in which the statistics do not change, and so stay as they are; the columns of numbers are divided by their standard deviation in
+the training data. Of a table the encoder's features are compared, and samples are given the gaps of data where those have some.
 
 *Sharpness* of an image of H W pixels s in [0, 1], averaged over the channels: with $F_{uv}$ its discrete Fourier transform,
 
@@ -51,6 +51,7 @@ from torch.distributions import Distribution
 
 from taut import tasks
 from taut.evidence.results import Estimate
+from taut.features import ColumnFeatures
 from taut.model import VAE, evaluating, frozen
 from taut.seeds import derive, stream
 from taut.types import Data, PerDatum, image_layout
@@ -107,6 +108,9 @@ def sample_quality(model: VAE, train: Tensor, test: Tensor, *, num_data: int = 1
     samples = tasks.sample(model, n, seed=seed)
     with stream(seed, "sample quality"):
         train, test = train.cpu()[torch.randperm(len(train))], test.cpu()[torch.randperm(len(test))[:n]]
+        if train.isnan().any():  # samples are whole: they get the gaps of data, so that a gap tells nobody apart
+            samples = torch.where(train[torch.randint(len(train), (n,))].isnan(), torch.nan, samples)
+    samples, train, test = (_seen(model, t) for t in (samples, train, test))
     unit = _unit(train)
     samples, train, test = (t.flatten(1).double() / unit for t in (samples, train, test))
     k = min(NEIGHBOURS, n - 2)  # the jackknife leaves that many neighbours
@@ -135,6 +139,16 @@ def sample_quality(model: VAE, train: Tensor, test: Tensor, *, num_data: int = 1
         **{name: {which: e.to_dict() for which, e in pair.items()} for name, pair in statistics.items()},
         "warnings": warnings,
     }
+
+
+def _seen(model: VAE, x: Tensor) -> Tensor:
+    """Returns data in which distances mean something: levels one-hot and gaps as zeros with a mask, as the encoder sees them."""
+    features = getattr(model.posterior, "features", None)
+    if features is None or not (isinstance(features, ColumnFeatures) or x.isnan().any()):
+        return x
+    device = next((p.device for p in model.parameters()), x.device)
+    with torch.no_grad():
+        return features(x.to(device=device, dtype=torch.get_default_dtype())).flatten(1).cpu()
 
 
 def blur(model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed: int = 0) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""Synthetic rows of the adult table: can they be told from real ones, and can one learn from them?
+
+    python benchmarks/synthetic.py HIVAE.npz --json synthetic.json
+
+HIVAE.npz is the file of benchmarks/tables.py; its adult table has twelve columns and no income. Rows with a gap are left out
+(7 %), since only taut would take them. A random half of the rest trains each generator, which then makes as many rows as the other,
+real half holds:
+
+* taut: ``taut.fit(table)`` with its defaults (it holds out a fifth of the half to stop and to measure by), then ``sample_run``.
+* Gaussian copula: normal scores of each column, equal values in random order, one correlation matrix, the quantiles of the half.
+* independent columns: each drawn anew from the half.
+* real: the training half itself, which is what a perfect generator would come to.
+
+Measures, all against the held-out half:
+
+* told apart: AUC of boosted trees that tell synthetic from real rows, five-fold cross-validated; 0.5 is indistinguishable.
+* marginals: distance of each column, total variation of a category, Kolmogorov-Smirnov of a number, a mean over the columns.
+* learnt: boosted trees trained on the synthetic rows and tested on the real ones; AUC of sex, accuracy of marital status.
+
+Each measure is a mean over ``--draws`` independent draws of synthetic rows; the error is that of new rows: a jackknife over blocks of
+the held-out rows (told apart: over the held-out scores of both sides).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import ks_2samp, norm
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from tables import Array, Job, Table, from_arrow, jackknife, load, schema_file, show, to_arrow
+
+import taut
+from taut.data import to_table
+from taut.run import sample_run
+
+SEX, MARITAL = 8, 4
+MEASURES = ["told apart, AUC", "marginals", "sex, AUC", "marital, accuracy"]
+
+
+def taut_rows(table: Table, train: Array, settings: Job) -> tuple[Callable[[int, int], Array], Job]:
+    """Returns a generator of rows by taut, (how many, seed) -> (N, C), and what is known of the run."""
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        schema = schema_file(table, Path(folder) / "schema.toml")
+        run = taut.fit(to_arrow(table, train), f"{folder}/run", schema=str(schema), **settings)
+        evaluation, history = run.evaluation(), run.history()
+    told: Job = {name: evaluation[name] for name in ("log_evidence", "elbo", "baseline", "warnings")}
+    told |= {"notes": run.info["notes"], "epochs": history[-1]["epoch"], "fit_cpu_s": time.process_time() - began}
+
+    def draw(count: int, seed: int) -> Array:
+        return from_arrow(table, to_table(sample_run(run, count, seed=seed), run.schema.modelled))
+
+    return draw, told
+
+
+def copula(train: Array) -> Callable[[int, int], Array]:
+    """Returns a generator of rows by a Gaussian copula: the columns' own quantiles, joined by one correlation matrix."""
+    rng = np.random.default_rng(0)
+    n = len(train)
+    ranks = np.stack([np.lexsort((rng.random(n), column)).argsort() for column in train.T], 1)
+    factor = np.linalg.cholesky(np.corrcoef(norm.ppf((ranks + 0.5) / n), rowvar=False))
+    ordered = np.sort(train, 0)
+
+    def draw(count: int, seed: int) -> Array:
+        scores = np.random.default_rng(seed).standard_normal((count, train.shape[1])) @ factor.T
+        place = np.minimum((norm.cdf(scores) * n).astype(int), n - 1)
+        return np.take_along_axis(ordered, place, 0)
+
+    return draw
+
+
+def independent(train: Array) -> Callable[[int, int], Array]:
+    def draw(count: int, seed: int) -> Array:
+        place = np.random.default_rng(seed).integers(len(train), size=(count, train.shape[1]))
+        return np.take_along_axis(train, place, 0)
+
+    return draw
+
+
+def trees(nominal: Array) -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(early_stopping=False, categorical_features=nominal, random_state=0)
+
+
+def told_apart(table: Table, made: Array, real: Array) -> tuple[float, float]:
+    x = np.concatenate([made, real])
+    y = np.repeat([0, 1], [len(made), len(real)])
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    chance = cross_val_predict(trees(np.array(table.types) == "cat"), x, y, cv=folds, method="predict_proba")[:, 1]
+    pair = np.stack([chance, y], 1)[np.random.default_rng(0).permutation(len(y))]
+    return with_error(pair, lambda part: roc_auc_score(part[:, 1], part[:, 0]))
+
+
+def marginals(table: Table, made: Array, real: Array) -> tuple[float, float]:
+    def distance(real: Array) -> float:
+        each = []
+        for kind, levels, a, b in zip(table.types, table.levels, made.T, real.T, strict=True):
+            shares = [np.bincount(c.astype(int), minlength=levels + 1) / len(c) for c in (a, b)] if kind == "cat" else []
+            each.append(np.abs(shares[0] - shares[1]).sum() / 2 if shares else ks_2samp(a, b, method="asymp").statistic)
+        return float(np.mean(each))
+
+    return with_error(real, distance)
+
+
+def learnt(table: Table, target: int, made: Array, real: Array) -> tuple[float, float]:
+    others = np.arange(made.shape[1]) != target
+    fitted = trees((np.array(table.types) == "cat")[others]).fit(made[:, others], made[:, target])
+    chance, truth = fitted.predict_proba(real[:, others]), real[:, target]
+    if len(fitted.classes_) == 2:
+        pair = np.stack([chance[:, 1], truth == fitted.classes_[1]], 1)
+        return with_error(pair, lambda part: roc_auc_score(part[:, 1], part[:, 0]))
+    right = (fitted.classes_[chance.argmax(1)] == truth).astype(float)
+    return with_error(right, lambda part: part.mean())
+
+
+def with_error(rows: Array, statistic: Callable[[Array], float]) -> tuple[float, float]:
+    return float(statistic(rows)), float(jackknife(rows, lambda part: np.array(statistic(part))))
+
+
+def measure(table: Table, draw: Callable[[int, int], Array], real: Array, draws: int) -> Job:
+    """Returns the mean of each measure over draws, its error for new rows, and the spread of the draws."""
+    found = []
+    for seed in range(draws):
+        made = draw(len(real), seed)
+        found.append([told_apart(table, made, real), marginals(table, made, real)])
+        found[-1] += [learnt(table, target, made, real) for target in (SEX, MARITAL)]
+    mean, spread = np.mean(found, 0), np.std(found, 0)[:, 0]
+    return {
+        name: {"value": float(m[0]), "se": float(m[1]), "std_of_draws": float(s)}
+        for name, m, s in zip(MEASURES, mean, spread, strict=True)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--max-rows", type=int, help="of each half, for a quick look")
+    parser.add_argument("--max-epochs", type=int, help="for a quick look; by default taut's own")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    settings: Job = {"threads": 1} | ({"max_epochs": options.max_epochs} if options.max_epochs else {})
+    table = load(options.data, "adult")
+    whole = table.values[~np.isnan(table.values).any(1)]
+    order = np.random.default_rng(0).permutation(len(whole))
+    half = min(len(whole) // 2, options.max_rows or len(whole))
+    train, real = whole[order[:half]], whole[order[-half:]]
+    draw, run = taut_rows(table, train, settings)
+    generators = {"real": lambda count, seed: train, "taut": draw, "Gaussian copula": copula(train), "independent columns": independent(train)}
+    results, lines = {}, []
+    for name, generator in generators.items():
+        began = time.process_time()
+        results[name] = measure(table, generator, real, 1 if name == "real" else options.draws)
+        results[name]["measure_cpu_s"] = time.process_time() - began
+        lines.append([name, *("{value:.3f} ± {se:.3f}".format(**results[name][m]) for m in MEASURES)])
+    print(f"{len(train)} real rows to train on, {len(real)} held out; taut's fit: {run['fit_cpu_s']:.0f} CPU s, {run['epochs']:.0f} epochs\n")
+    show(["rows", *MEASURES], lines)
+    if options.json:
+        options.json.write_text(json.dumps({"settings": settings, "run": run, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

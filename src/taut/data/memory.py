@@ -1,0 +1,142 @@
+"""Data as a program holds them: understood for a training in memory, however few rows there are, and given back as they came.
+
+``prepare`` is for a person's files: it wants ten rows and refuses a constant column. Here both are expected: a program tries
+small pieces, and columns that do not vary in one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from taut.data.column import Column, float_storage
+from taut.data.counts import problems as count_problems
+from taut.data.dataset import MIN_ROWS, Dataset
+from taut.data.schema import Kind, Schema, infer, listing, problems
+from taut.data.sparse import SparseRows
+from taut.data.split import fingerprint, split, split_hashes
+from taut.data.tabular import Asked, prepare_tables, to_table
+from taut.errors import DataError
+
+__all__ = ["MIN_TRAIN", "as_table", "completed", "from_array", "from_counts", "from_table", "given_back"]
+
+MIN_TRAIN = 2
+
+
+def from_table(table: Any, asked: Asked, validation: float) -> Dataset:
+    """Returns the data of an Arrow table, a share held out for validation unless there are fewer than 10 rows."""
+    made = prepare_tables([table], ["X"], asked, (_share(table.num_rows, validation), 0.0), MIN_TRAIN)
+    return _dataset(made.schema, made.parts, made.notes, made.fingerprint)
+
+
+def from_counts(counts: SparseRows, validation: float) -> Dataset:
+    """Returns the data of sparse counts, likewise."""
+    wrong, notes = count_problems(counts, "X, which is sparse")
+    if wrong:
+        raise DataError(wrong)
+    parts = split_hashes(counts.row_hashes(), _share(len(counts), validation), 0.0)
+    schema = Schema("count", counts.shape[1:], 0.0, counts.largest())
+    return _dataset(schema, [counts.subset(part) for part in parts], notes, counts.fingerprint())
+
+
+def from_array(
+    array: np.ndarray, kind: Kind | None, levels: tuple[int, int] | None, validation: float
+) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """Returns the data of an array (N, C), which columns they hold, (C,), and the value of those that are constant, (C,).
+
+    A column of real numbers that is constant in the training rows is left out: its density would have no bound.
+    """
+    schema = infer(array, kind, levels)
+    parts = split(array, _share(len(array), validation), 0.0)
+    low, high = (f.reduce(array[parts[0]], 0) for f in (np.fmin, np.fmax))
+    kept = (low != high) | schema.discrete
+    if not kept.any():
+        raise DataError("X: every column is constant in training, there is nothing to learn; check how it was made")
+    notes = [f"columns (from 0) {listing(np.flatnonzero(~kept))} are constant, left out"] if not kept.all() else []
+    if array.dtype.kind == "f" and schema.discrete:
+        notes.append(f"integers stored as {array.dtype}, read as {schema.kind}; kind='real' reads them as real numbers")
+    array = array[:, kept]
+    schema = infer(array, schema.kind, levels)
+    wrong = problems(array, schema, "X", MIN_TRAIN) or problems(array[parts[0]], schema, "X, its training rows", MIN_TRAIN)
+    if wrong:
+        raise DataError(wrong)
+    stored = array.astype(float_storage())
+    return _dataset(schema, [torch.from_numpy(stored[part]) for part in parts], notes, fingerprint(array)), kept, low
+
+
+def _share(rows: int, validation: float) -> float:
+    return validation if rows >= MIN_ROWS else 0.0
+
+
+def _dataset(schema: Schema, parts: Sequence[Any], notes: Sequence[str], mark: str) -> Dataset:
+    train, validation, test = parts
+    return Dataset(schema, train, validation, test, None, None, None, tuple(notes), mark, "", "none")
+
+
+def as_table(array: np.ndarray, columns: Sequence[Column]) -> Any:
+    """Returns an array (N, C) that holds what a table of these columns does as one."""
+    import pyarrow as pa
+
+    cells = [array[:, i].tolist() if array.dtype == object else array[:, i] for i in range(len(columns))]
+    return pa.table([pa.array(values, from_pandas=True) for values in cells], names=[c.name for c in columns])
+
+
+def given_back(values: np.ndarray, schema: Schema, library: str) -> Any:
+    """Returns codes (N, C) that a model made as a frame with all columns of the source: an id is unknown, a constant known.
+
+    Args:
+        values: The codes of the modelled columns.
+        schema: Of the table.
+        library: ``"pandas"`` or ``"polars"``; any other gives an Arrow table.
+    """
+    import pyarrow as pa
+
+    made = to_table(values, schema.modelled)
+    parts = {c.name: made.column(c.name) if c.modelled else _left_out(c, len(values)) for c in schema.columns}
+    table = pa.table(parts)
+    if library == "polars":
+        import polars
+
+        return polars.from_arrow(table)
+    return table.to_pandas() if library == "pandas" else table
+
+
+def _left_out(column: Column, rows: int) -> Any:
+    import pyarrow as pa
+
+    if column.kind == "id":
+        return pa.nulls(rows, pa.string())
+    if column.levels:
+        value = column.levels[0]
+        return pa.array([value.lower() == "true" if column.type == "bool" else value] * rows)
+    kind = "date" if column.type.startswith(("date", "timestamp")) else "real"
+    return to_table(np.full((rows, 1), column.low), [replace(column, kind=kind)]).column(0)
+
+
+def completed(frame: Any, table: Any, filled: Any) -> Any:
+    """Returns a frame with the cells of ``filled`` where these are not those of ``table``, as which it was read.
+
+    The types of its columns stay what they are, and so does every other cell, bit for bit.
+    """
+    import pyarrow.compute as pc
+
+    library = type(frame).__module__.partition(".")[0]
+    if library == "polars":
+        import polars
+
+        types = {name: kind for name, kind in frame.schema.items() if kind != polars.Null}
+        return polars.DataFrame(filled).cast(types)
+    if library != "pandas":
+        return filled
+    result = frame.copy()
+    for i in range(table.num_columns):
+        old, new = table.column(i), filled.column(i)
+        if not old.equals(new):
+            same = pc.equal(old.cast(new.type), new).fill_null(False)
+            rows = np.flatnonzero(~same.to_numpy() & new.is_valid().to_numpy())
+            result.iloc[rows, i] = new.take(rows).to_pylist()
+    return result
