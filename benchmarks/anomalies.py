@@ -139,7 +139,9 @@ def compare(problem: Problem, max_rows: int, seed: int, settings: Job) -> Job:
     scores = [surprise, regret, *classical(problem.table.values, train, test, seed)]
     told |= {"train": len(train), "normal": int((~problem.odd[test]).sum()), "odd": int(problem.odd[test].sum())}
     largest = np.finfo(float).max
-    return told | {m: float(roc_auc_score(problem.odd[test], np.minimum(s, largest))) for m, s in zip(METHODS, scores, strict=True)}
+    return told | {
+        m: float(roc_auc_score(problem.odd[test], np.minimum(s, largest))) for m, s in zip(METHODS, scores, strict=True)
+    }
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
-"""Single imputation of six UCI tables with half of the entries missing completely at random: ``python benchmarks/imputation.py UCI.npz``.
+"""Single imputation of six UCI tables with half of the entries missing completely at random.
 
-Protocol of Mattei and Frellsen (MIWAE, 2019): columns z-scored, half of the entries removed, the methods see the incomplete table
-and fill it in; mean squared error over the removed entries. taut with its defaults, nothing chosen per table: ``taut.fit`` holds
-out a tenth of the rows to stop by, and ``taut.impute`` fills in the importance-weighted mean. Beside it: column means, the mean of
-10 nearest neighbours, iterated forests (missForest-style: scikit-learn's IterativeImputer with random forests), a Gaussian with full
-covariance fitted by EM, and the figures published for MIWAE, which are on other masks.
+    python benchmarks/imputation.py UCI.npz
+
+Protocol of Mattei and Frellsen (MIWAE, 2019): columns z-scored, half of the entries removed, the methods see the incomplete
+table and fill it in; mean squared error over the removed entries. taut with its defaults, nothing chosen per table: ``taut.fit``
+holds out a tenth of the rows to stop by, and ``taut.impute`` fills in the importance-weighted mean. Beside it: column means, the
+mean of 10 nearest neighbours, iterated forests (missForest-style: scikit-learn's IterativeImputer with random forests), a
+Gaussian with full covariance fitted by EM, and the figures published for MIWAE, which are on other masks.
 """
 
 from __future__ import annotations

@@ -156,14 +156,21 @@ def main() -> None:
     half = min(len(whole) // 2, options.max_rows or len(whole))
     train, real = whole[order[:half]], whole[order[-half:]]
     draw, run = taut_rows(table, train, settings)
-    generators = {"real": lambda count, seed: train, "taut": draw, "Gaussian copula": copula(train), "independent columns": independent(train)}
+    generators = {
+        "real": lambda count, seed: train,
+        "taut": draw,
+        "Gaussian copula": copula(train),
+        "independent columns": independent(train),
+    }
     results, lines = {}, []
     for name, generator in generators.items():
         began = time.process_time()
         results[name] = measure(table, generator, real, 1 if name == "real" else options.draws)
         results[name]["measure_cpu_s"] = time.process_time() - began
         lines.append([name, *("{value:.3f} ± {se:.3f}".format(**results[name][m]) for m in MEASURES)])
-    print(f"{len(train)} real rows to train on, {len(real)} held out; taut's fit: {run['fit_cpu_s']:.0f} CPU s, {run['epochs']:.0f} epochs\n")
+    print(
+        f"{len(train)} real rows to train on, {len(real)} held out; taut's fit: {run['fit_cpu_s']:.0f} CPU s, {run['epochs']:.0f} epochs\n"
+    )
     show(["rows", *MEASURES], lines)
     if options.json:
         options.json.write_text(json.dumps({"settings": settings, "run": run, "results": results}, indent=2) + "\n")

@@ -113,7 +113,9 @@ def taut_fills(table: Table, gappy: Array, rows: Array, folder: Path, settings: 
     imputed = taut.impute(run.model, new.rows)
     filled = from_arrow(table, fill(new.table, imputed.values, run.schema))
     evaluation, history = run.evaluation(), run.history()
-    told: Job = {name: evaluation[name] for name in ("log_evidence", "elbo", "baseline", "khat", "warnings") if name in evaluation}
+    told: Job = {
+        name: evaluation[name] for name in ("log_evidence", "elbo", "baseline", "khat", "warnings") if name in evaluation
+    }
     told |= {"notes": run.info["notes"], "rows": run.info["rows"], "kinds": [c.kind for c in run.schema.columns]}
     told |= {"latent_dim": run.config.model.latent_dim, "likelihood": run.config.model.likelihood}
     told |= {"epochs": history[-1]["epoch"], "steps_planned": run.info["total_steps"]}

@@ -1,4 +1,4 @@
-"""Writes the orders of a shop that does not exist: orders.csv (3,000 rows), orders-new.csv (200) and orders.parquet (100,000)."""
+"""Writes the orders of a shop that does not exist: orders.csv (3,000 rows), orders-new.csv (200) and orders.parquet (30,000)."""
 
 import numpy as np
 import pyarrow as pa
@@ -36,4 +36,4 @@ def orders(rows: int, first: int) -> pa.Table:
 
 csv.write_csv(orders(3000, 1000), "orders.csv", csv.WriteOptions(quoting_style="needed"))
 csv.write_csv(orders(200, 4000), "orders-new.csv", csv.WriteOptions(quoting_style="needed"))
-parquet.write_table(orders(100_000, 5000), "orders.parquet", row_group_size=20_000)
+parquet.write_table(orders(30_000, 5000), "orders.parquet", row_group_size=10_000)

@@ -48,6 +48,8 @@ OBJECTIVES, LIKELIHOODS, PROBLEMS = "tests/test_objectives.py", "tests/test_like
 EVIDENCE, BUILD, DATA, LOOP = "tests/test_evidence.py", "tests/test_build.py", "tests/test_data.py", "tests/test_loop.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN = "tests/test_tighten.py"
+MISSING, TABLES, EXPORT = "tests/test_missing.py", "tests/test_tables.py", "tests/test_export.py"
+FAMILY_TESTS, COUNTS, COLUMNS = "tests/test_likelihood_families.py", "tests/test_counts.py", "tests/test_columns.py"
 PARETO, ANNEALING, GAPS, LATENTS = (
     "tests/test_pareto.py",
     "tests/test_annealing.py",
@@ -199,23 +201,23 @@ MUTANTS = [
     Mutant(
         "categorical: one level too few",
         "likelihoods.py",
-        "levels = int(high) - self.low + 1",
-        "levels = int(high) - self.low",
+        "decoder((latent_dim,), (self.offset.shape[-1], *event_shape), context_dim)",
+        "decoder((latent_dim,), (self.offset.shape[-1] - 1, *event_shape), context_dim)",
         LIKELIHOODS,
     ),
     Mutant(
         "mixture: weights not normalised",
         "likelihoods.py",
-        "        return _independent(mixture, self.event_dims)",
+        "        return _independent(mixture, self.event_dims, self.low)",
         "        mixture.log_prob = lambda x: (parts.log_prob(x[..., None]) + logits).logsumexp(-1)\n"
-        "        return _independent(mixture, self.event_dims)",
+        "        return _independent(mixture, self.event_dims, self.low)",
         LIKELIHOODS,
     ),
     Mutant(
         "categorical: lowest level forgotten in the mass",
         "distributions.py",
-        "(value - self.low).long()",
-        "value.long()",
+        "index, logits = torch.broadcast_tensors((value - self.low).long()",
+        "index, logits = torch.broadcast_tensors(value.long()",
         LIKELIHOODS,
     ),
     Mutant(
@@ -228,14 +230,14 @@ MUTANTS = [
     Mutant(
         "discretized logistic: end levels without their tails",
         "distributions.py",
-        "torch.where(value <= self.low, log_below, torch.where(value >= self.high, log_above, inner))",
-        "inner",
+        "log_below = torch.where(value >= self.high, 0.0, functional.logsigmoid(upper))",
+        "log_below = functional.logsigmoid(upper)",
         LIKELIHOODS,
     ),
     Mutant(
         "discretized logistic: constant dropped",
         "distributions.py",
-        "log_below + log_above + torch.log(-torch.expm1(-1 / self.scale))",
+        "log_below + log_above + torch.where(inner, torch.log(-torch.expm1(-1 / self.scale)), 0.0)",
         "log_below + log_above",
         LIKELIHOODS,
     ),
@@ -247,7 +249,11 @@ MUTANTS = [
         LIKELIHOODS,
     ),
     Mutant(
-        "standardizing forgets the mean", "networks.py", "return (x - self.loc) / self.scale", "return x / self.scale", INSTANCES
+        "standardizing forgets the mean",
+        "features.py",
+        "(x.log1p() if self.counts else x) - self.loc) / self.scale",
+        "(x.log1p() if self.counts else x) - 0) / self.scale",
+        INSTANCES,
     ),
     Mutant(
         "ground truth: standard deviation for variance",
@@ -301,28 +307,38 @@ MUTANTS = [
     ),
     # --- Data and what is taken from them ---------------------------------------------------------------------------------
     Mutant(
-        "statistics: N - 1 for N", "build.py", "else square / len(dataset.train)", "else square / (len(dataset.train) - 1)", BUILD
+        "statistics: N - 1 for N",
+        "build.py",
+        "total(lambda b: (b - loc).square()) / count",
+        "total(lambda b: (b - loc).square()) / (count - 1)",
+        BUILD,
     ),
-    Mutant("statistics: variance for standard deviation", "build.py", "variance.sqrt().to(dtype)", "variance.to(dtype)", BUILD),
+    Mutant(
+        "statistics: variance for standard deviation",
+        "build.py",
+        "        variance.sqrt().to(dtype)",
+        "        variance.to(dtype)",
+        BUILD,
+    ),
     Mutant(
         "baseline: frequencies not smoothed",
         "build.py",
-        "return (counts + extra) / (n + extra * schema.num_levels)",
-        "return counts / n",
+        "return (counts + extra) / (count[..., None] + extra * schema.num_levels)",
+        "return counts / count[..., None]",
         BUILD,
     ),
     Mutant(
         "split: by position instead of hash",
         "data/split.py",
-        "_, group, sizes = np.unique(row_hashes(array), return_inverse=True, return_counts=True)",
-        "group, sizes = np.arange(len(array)), np.ones(len(array), int)",
+        "_, group, sizes = np.unique(hashes, return_inverse=True, return_counts=True)",
+        "group, sizes = np.arange(len(hashes)), np.ones(len(hashes), int)",
         DATA,
     ),
     Mutant(
         "split: copies of a row on both sides",
         "data/split.py",
-        "_, group, sizes = np.unique(row_hashes(array), return_inverse=True, return_counts=True)",
-        "group, sizes = row_hashes(array).argsort().argsort(), np.ones(len(array), int)",
+        "_, group, sizes = np.unique(hashes, return_inverse=True, return_counts=True)",
+        "group, sizes = hashes.argsort().argsort(), np.ones(len(hashes), int)",
         DATA,
     ),
     Mutant(
@@ -431,8 +447,8 @@ MUTANTS = [
     Mutant(
         "loop: last short batch dropped",
         "training/loop.py",
-        "epoch, start = divmod(step * size, rows)",
-        "epoch, start = step // (rows // size), step % (rows // size) * size",
+        "epoch, start = divmod(step * size, len(data))",
+        "epoch, start = step // (len(data) // size), step % (len(data) // size) * size",
         LOOP,
     ),
     Mutant(
@@ -483,8 +499,8 @@ MUTANTS = [
     Mutant(
         "validation: last batch lost",
         "training/loop.py",
-        "enumerate(x.split(size))",
-        "enumerate(x.split(size)[: max(1, len(x) // size)])",
+        "        for number, block in enumerate(blocks(x, most=max(1, rows // objective.num_samples))):",
+        "        for number, block in enumerate(list(blocks(x, most=max(1, rows // objective.num_samples)))[:-1] or [x]):",
         LOOP,
     ),
     Mutant(
@@ -1511,6 +1527,253 @@ MUTANTS = [
         "torch.cat([x[drawn:], ",
         "torch.cat([x, ",
         LOOP,
+    ),
+    # --- Gaps, tables, counts ---------------------------------------------------------------------------------------------
+    Mutant(
+        "gap: the fill is scored",
+        "missing.py",
+        "return torch.where(missing, 0.0, self.base_dist.log_prob(torch.where(missing, fill, value)))",
+        "return self.base_dist.log_prob(torch.where(missing, fill, value))",
+        MISSING,
+    ),
+    Mutant(
+        "gap: the density meets the NaN",
+        "missing.py",
+        "self.base_dist.log_prob(torch.where(missing, fill, value))",
+        "self.base_dist.log_prob(value)",
+        MISSING,
+    ),
+    Mutant(
+        "gap: a row with one is lost whole",
+        "missing.py",
+        "return torch.where(missing, 0.0, self",
+        "return torch.where(missing.any(-1, keepdim=True), 0.0, self",
+        MISSING,
+    ),
+    Mutant(
+        "encoder: no mask",
+        "features.py",
+        "return torch.stack([values, x.isnan().to(values)], 1)",
+        "return torch.stack([values, 0 * values], 1)",
+        MISSING,
+    ),
+    Mutant(
+        "encoder: a gap is no mean",
+        "features.py",
+        ").nan_to_num(0.0, torch.inf, -torch.inf)\n        if not",
+        ").nan_to_num(1.0, torch.inf, -torch.inf)\n        if not",
+        MISSING,
+    ),
+    Mutant(
+        "features: log for log(1 + x)",
+        "features.py",
+        "numbers) + self.shift).log())",
+        "numbers) + 0 * self.shift).log())",
+        MISSING,
+    ),
+    Mutant(
+        "features: levels shifted by one",
+        "features.py",
+        "(x[:, self.owner] == self.level)",
+        "(x[:, self.owner] == self.level + 1)",
+        MISSING,
+    ),
+    Mutant(
+        "condition: the given column is modelled too",
+        "features.py",
+        "rest = [i for i in range(num_columns) if i not in set(columns)]",
+        "rest = list(range(num_columns))",
+        TABLES,
+    ),
+    Mutant(
+        "total: not relative to the mean",
+        "features.py",
+        "return (values.clamp(min=0.5) / self.mean_total).log()",
+        "return values.clamp(min=0.5).log()",
+        MISSING,
+    ),
+    Mutant(
+        "table: columns in the order of the families",
+        "tables.py",
+        "return torch.cat(list(parts), -1)[..., self._order]",
+        "return torch.cat(list(parts), -1)",
+        TABLES,
+    ),
+    Mutant(
+        "table: padding has probability",
+        "tables.py",
+        "torch.where(level < torch.tensor(num_levels)[:, None], 0.0, -torch.inf)",
+        "torch.where(level < torch.tensor(num_levels)[:, None], 0.0, 0.0)",
+        TABLES,
+    ),
+    Mutant(
+        "table: the first family alone is scored",
+        "tables.py",
+        "for f in self.families)\n        return total",
+        "for f in self.families[:1])\n        return total",
+        TABLES,
+    ),
+    Mutant(
+        "table: statistics of other columns",
+        "tables.py",
+        "fill: dict[str, Any] = {name: values[here] for",
+        "fill: dict[str, Any] = {name: values[: len(here)] for",
+        TABLES,
+    ),
+    Mutant(
+        "table: a date is no real number",
+        "tables.py",
+        '("real" if kind == "date" else kind, padded)',
+        '("real" if kind == "date" else kind, padded + (kind == "date"))',
+        TABLES,
+    ),
+    Mutant(
+        "imputation: samples weighted alike",
+        "cells.py",
+        "share = draw.log_weight.softmax(0)",
+        "share = torch.full_like(draw.log_weight, 1 / num_samples)",
+        MISSING,
+    ),
+    Mutant(
+        "imputation: observed entries replaced",
+        "cells.py",
+        "return torch.where(rows.isnan(), filled, rows)",
+        "return filled + 0 * rows.nan_to_num()",
+        MISSING,
+    ),
+    Mutant(
+        "imputation: pairs that do not lie opposite",
+        "cells.py",
+        "return torch.stack([z, 2 * self.q.mean - z], 1)",
+        "return torch.stack([z, z], 1)",
+        MISSING,
+    ),
+    Mutant(
+        "imputation: the mean for a draw", "cells.py", "drawn = draw.likelihood.sample()", "drawn = draw.likelihood.mean", MISSING
+    ),
+    Mutant(
+        "imputation: draws without their weights",
+        "cells.py",
+        "torch.multinomial(share.T,",
+        "torch.multinomial(torch.ones_like(share.T),",
+        MISSING,
+    ),
+    Mutant(
+        "entry: scored with itself", "cells.py", "without[:, column] = torch.nan", "without[:, column] = rows[:, column]", MISSING
+    ),
+    Mutant(
+        "entry: its term left in", "cells.py", "(log_weight - log_terms[..., i]).logsumexp(0)", "log_weight.logsumexp(0)", MISSING
+    ),
+    Mutant("entry: one proposal for the mixture", "cells.py", "torch.logaddexp(*densities)", "densities[0]", MISSING),
+    Mutant("ground truth: a gap says something of z", "problems.py", "(w.T * there[:, None, :]) @ w", "w.T @ w", MISSING),
+    Mutant("ground truth: a gap costs nats", "problems.py", "(1 - there) / (2 * math.pi)", "(1 - there)", MISSING),
+    Mutant(
+        "statistics: gaps counted",
+        "build.py",
+        "loc = total(lambda b: b) / count",
+        "loc = total(lambda b: b) / count.max()",
+        TABLES,
+    ),
+    Mutant(
+        "statistics: log for log(1 + x)", "build.py", '{"positive": 0.0, "count": 1.0}', '{"positive": 0.0, "count": 0.0}', TABLES
+    ),
+    Mutant(
+        "frequencies: gaps are the first level",
+        "build.py",
+        "block[:, i][~block[:, i].isnan()].long()",
+        "block[:, i].nan_to_num().long()",
+        TABLES,
+    ),
+    Mutant(
+        "baseline: gaps scored",
+        "evidence/baseline.py",
+        "return torch.where(missing, 0.0, table",
+        "return torch.where(missing, table.mean(), table",
+        TABLES,
+    ),
+    Mutant(
+        "baseline: a Normal for positive numbers",
+        "evidence/baseline.py",
+        'if column.kind == "positive":',
+        'if column.kind == "never":',
+        TABLES,
+    ),
+    Mutant(
+        "negative binomial: the gamma of r lost",
+        "distributions.py",
+        "torch.lgamma(x + r) - torch.lgamma(r) - x * log_r",
+        "torch.lgamma(x + r) - x * log_r",
+        FAMILY_TESTS,
+    ),
+    Mutant(
+        "negative binomial: the factorial lost",
+        "distributions.py",
+        "return rising - torch.lgamma(x + 1) + x * log_mean",
+        "return rising + x * log_mean",
+        FAMILY_TESTS,
+    ),
+    Mutant(
+        "negative binomial: starts at r for 1 / r",
+        "likelihoods.py",
+        "self.data_loc.square() / excess",
+        "excess / self.data_loc.square()",
+        FAMILY_TESTS,
+    ),
+    Mutant(
+        "zero inflation: the rest keeps all its mass",
+        "distributions.py",
+        "return mixed - functional.softplus(self.logits, threshold=40.0)",
+        "return mixed",
+        FAMILY_TESTS,
+    ),
+    Mutant(
+        "zero inflation: zeros of one origin only",
+        "distributions.py",
+        "torch.where(value == 0, torch.logaddexp(self.logits, base), base)",
+        "torch.where(value == 0, self.logits.expand_as(base), base)",
+        FAMILY_TESTS,
+    ),
+    Mutant(
+        "ordinal: levels from the wrong end",
+        "distributions.py",
+        "lower, upper = edges.gather(-1, index[..., :1]).squeeze(-1)",
+        "lower, upper = edges.gather(-1, index[..., :1] * 0).squeeze(-1)",
+        FAMILY_TESTS,
+    ),
+    Mutant(
+        "library: the total ignored",
+        "likelihoods.py",
+        "log_rate = _log_mean(raw, self.data_loc, context, self.library)",
+        "log_rate = _log_mean(raw, self.data_loc, context, False)",
+        FAMILY_TESTS,
+    ),
+    Mutant(
+        "split: hashes of copies differ with -0.0",
+        "data/split.py",
+        "np.where(np.isnan(array), np.nan, array + 0.0)",
+        "np.where(np.isnan(array), np.nan, array)",
+        DATA,
+    ),
+    Mutant(
+        "codes: whole numbers are not rounded",
+        "data/tabular.py",
+        "return decode(np.where(whole, np.round(array), array), columns)",
+        "return decode(array, columns)",
+        EXPORT,
+    ),
+    Mutant(
+        "CSV: a formula is written as it is",
+        "export.py",
+        "csv.write_csv(_without_formulas(table)",
+        "csv.write_csv((table)",
+        EXPORT,
+    ),
+    Mutant(
+        "imputed table: what was observed is written anew",
+        "data/tabular.py",
+        "        if not cells.missing.any():\n            continue\n",
+        "",
+        EXPORT,
     ),
 ]
 

@@ -14,6 +14,7 @@ import torch
 from sklearn.utils import Bunch
 
 from taut.data import (
+    Dataset,
     Schema,
     batch,
     check_against,
@@ -273,6 +274,11 @@ def test_fingerprint_names_shape_dtype_and_bytes():
 # ---------------------------------------------------------------------------------------------------------- prepare
 
 
+def said(data: Dataset) -> tuple[str, ...]:
+    """The notes but for the one that such small data always get."""
+    return tuple(note for note in data.notes if "fewer than 10 for each" not in note)
+
+
 def test_digits_prepared():
     data = prepare("digits")
     assert data.schema == Schema("levels", (8, 8), 0, 16)
@@ -292,7 +298,7 @@ def test_the_split_does_not_depend_on_how_levels_are_stored():
     as_bytes, as_floats = prepare(GREY), prepare(GREY.astype(np.float64), levels=(0, 255))
     assert torch.equal(as_bytes.test, as_floats.test)
     assert as_floats.train.dtype == torch.uint8
-    assert as_floats.notes == ("integers stored as float64, read as levels; --kind real reads them as real numbers",)
+    assert said(as_floats) == ("integers stored as float64, read as levels; --kind real reads them as real numbers",)
 
 
 @pytest.mark.parametrize(
@@ -335,17 +341,17 @@ def test_an_official_test_set_is_kept_whole_and_compared(tmp_path: Path):
     np.savez(tmp_path / "a.npz", train=GREY, test=GREY[[3, 3, 5]] ^ np.array([0, 1, 0], np.uint8)[:, None, None])
     data = prepare(tmp_path / "a.npz", key="train", test=f"{tmp_path / 'a.npz'}:test")
     assert [len(x) for x in (data.train, data.validation, data.test)] == [36, 4, 3]
-    assert data.notes == ("2 of 3 rows of the test set are also in the data: its score is optimistic",)
+    assert said(data) == ("2 of 3 rows of the test set are also in the data: its score is optimistic",)
     assert data.name == f"{tmp_path / 'a.npz'}:train"
     assert len(data.fingerprint) == 65
 
 
 def test_notes_say_what_a_person_should_know():
     repeated = np.concatenate([GREY, GREY[:10]])
-    assert prepare(repeated).notes == ("10 of 50 rows (20 %) repeat another; copies stay on one side",)
+    assert said(prepare(repeated)) == ("10 of 50 rows (20 %) repeat another; copies stay on one side",)
     for divided in (GREY / 255, (GREY / 255).astype(np.float32), GREY.astype(np.float32) * np.float32(1 / 255)):
         assert "k/255" in prepare(divided).notes[0]
-    assert prepare(GREY / 254).notes == ()
+    assert said(prepare(GREY / 254)) == ()
     table = RNG.standard_normal((40, 3))
     table[:30, 1] = 0.0
     assert "columns (from 0) 1 repeat one value" in prepare(table).notes[0]
@@ -354,7 +360,36 @@ def test_notes_say_what_a_person_should_know():
     offset = np.stack([RNG.standard_normal(40), 3e7 + 4 * RNG.standard_normal(40)], 1)
     assert "columns (from 0) 1 hardly vary beside their size, so float32 rounds them" in prepare(offset).notes[0]
     bits = np.where(GREY > 99, np.uint8(255), np.uint8(0))
-    assert prepare(bits).notes == ("only two values, 0 and 255: --binarize threshold makes them bits",)
+    assert said(prepare(bits)) == ("only two values, 0 and 255: --binarize threshold makes them bits",)
+
+
+def test_few_rows_are_noted():
+    few = "32 training rows are fewer than 10 for each of 10 latent dimensions: expect a simple model and wide errors"
+    assert prepare(GREY).notes == (f"{few}, or give more data",)
+    enough = RNG.standard_normal((30, 5))  # of five columns a model makes two latent dimensions
+    assert len(prepare(enough[:20]).notes) == 1
+    assert prepare(enough, validation_fraction=0.1, test_fraction=0.1).notes == ()
+
+
+def test_a_density_of_integers_and_of_rounded_numbers_is_noted():
+    assert said(prepare(GREY, kind="real")) == (
+        "integers, read as real: a density of integers has no bound; without --kind real they are levels",
+    )
+    table = RNG.standard_normal((2000, 3))
+    table[:, 1] = table[:, 1].round(1)
+    (note,) = said(prepare(table))
+    assert note.startswith("columns (from 0) 1 are rounded to few different values: their density may have no bound")
+    assert said(prepare(table[:1000])) == ()  # so few numbers repeat by chance
+
+
+def test_dense_counts_say_what_sparse_ones_say():
+    counts = RNG.poisson(3.0, (60, 9))
+    counts[0], counts[1] = 0, 100_000 * counts[1] + 1
+    low, high = np.sort(counts.sum(1))[[1, -1]]
+    assert said(prepare(counts, kind="count")) == (
+        "the training data: 1 of 60 rows (from 0: 0) are all zero; they are kept",
+        f"the training data: the sums of the rows span {low}..{high}, more than a factor of 10^4; are all rows alike?",
+    )
 
 
 def test_importing_and_preparing_leave_global_state_alone():
@@ -450,6 +485,15 @@ def test_new_data_are_stored_as_the_test_set_was():
         assert torch.equal(new.rows, data.test)
         assert (new.rows.dtype, new.notes, new.table) == (data.test.dtype, (), None)
     assert torch.equal(check_against(GREY[:1], Schema("levels", (4, 5), 0, 255)).rows, torch.from_numpy(GREY[:1]))
+
+
+def test_new_data_of_another_scale_are_noted():
+    schema = Schema("real", (2,), -3, 3)
+    assert check_against(np.full((4, 2), 8.9), schema).notes == ()
+    assert check_against(np.full((4, 2), [9.5, np.nan]), schema).notes == (
+        "the mean is 9.5, far from the -3..3 of the training: is it the same data, in the same unit?",
+    )
+    assert check_against(np.full((4, 2), np.nan), schema).notes == ()
 
 
 def test_checked_data_do_not_share_memory():

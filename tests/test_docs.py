@@ -1,18 +1,39 @@
-"""The docs are tests: references exist, options in the README exist, every Python block of the README runs."""
+"""The docs are tests: references exist, links lead somewhere, and every command and Python block of every page runs.
+
+A page runs from top to bottom in a folder of its own, in the page's own spelling; only its trainings end after two epochs, and
+its audits make little effort (``_hurried``). What a page does not make itself, such as ``RUN`` or ``new.npy``, is in ``GIVEN``.
+
+``python tests/test_docs.py docs/tables.md FOLDER`` runs a page unhurried, in a new folder, and prints what the commands print.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import re
+import runpy
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import taut
+from taut.cli import app
+from taut.evidence.audit import Effort
 from taut.references import REFERENCES, cite
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "taut").rglob("*.py"))
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+COMMANDS = r"^(?:taut|python|make demo)\b.*"
+FILE = r"`([\w/-]+\.(?:csv|png|npy|toml|parquet|h5ad|json|jsonl|html|py|safetensors))`"
 
 
 def test_every_reference_is_known_and_used() -> None:
@@ -31,7 +52,7 @@ def test_public_parts_say_what_they_are() -> None:
             assert thing.__doc__, name
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/evidence.md", "docs/notation.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -41,33 +62,96 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_files_named_in_the_design_exist() -> None:
     tree = re.search(r"```\n(src/taut/.*?)```", (ROOT / "docs/design.md").read_text(), re.DOTALL)
     assert tree is not None
-    for name in re.findall(r"\b([a-z]+\.py|[a-z]+/)(?=\s)", tree[1].split("\n", 1)[1]):
-        assert (ROOT / "src/taut" / name).exists(), name
+    for name in re.findall(r"\b([a-z_]+\.py|[a-z]+/)(?=\s)", tree[1].split("\n", 1)[1]):
+        assert (ROOT / "src/taut" / name).exists() or (ROOT / "src/taut/data" / name).exists(), name
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/evidence.md"])
-def test_python_of_a_page_runs(page: str, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if re.search(COMMANDS, (ROOT / page).read_text(), re.MULTILINE)])
+def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, page, "exec"), {})
+    _hurried(monkeypatch)
+    GIVEN.get(page, lambda: None)()
+    _run(page)
+    there = {path.name for path in (*tmp_path.rglob("*"), *ROOT.rglob("src/taut/**/*.py"), *(ROOT / "tests").iterdir())}
+    missing = [name for name in re.findall(FILE, (ROOT / page).read_text()) if Path(name).name not in there]
+    assert not [name for name in missing if not (ROOT / name).exists()]
 
 
-def test_options_of_the_readme_exist() -> None:
-    """Every `taut COMMAND ... --option` that the pages show is one that the command has."""
-    from typer.testing import CliRunner
+def test_options_named_in_the_pages_exist() -> None:
+    """Every option in running text is one of some command."""
+    commands = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None]
+    known = set(re.findall(r"--[a-z-]+", "".join(CliRunner().invoke(app, [name, "--help"]).output for name in commands)))
+    for page in PAGES:
+        for span in re.findall(r"`(?:taut[^`\n]*)?(--[a-z-]+)[^`\n]*`", (ROOT / page).read_text()):
+            assert span in known, (page, span)
 
-    from taut.cli import app
 
-    helps: dict[str, str] = {}
-    for page in ("README.md", "CONTRIBUTING.md", "docs/evidence.md"):
-        for command, rest in re.findall(
-            r"taut (fit|check|resume|sample|reconstruct|encode|decode|score|audit|tighten|gradients|report)\b([^`\n]*)",
-            (ROOT / page).read_text(),
-        ):
-            if command not in helps:
-                helps[command] = CliRunner().invoke(app, [command, "--help"]).output
-            for option in re.findall(r"--[a-z-]+", rest):
-                assert option in helps[command], (command, option)
+def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
+    """Runs the blocks of a page in their order; ``say`` is told each command and what it printed."""
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE):
+        if language == "toml":  # its first line names the file
+            Path(block.split("\n")[0].removeprefix("# ")).write_text(block)
+        elif language == "python":
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block, page, "exec"), {})
+            say(f">>> {block}{printed.getvalue()}")
+        else:
+            for line in re.findall(COMMANDS, block, re.MULTILINE):
+                say(f"$ {line}\n{_command(line)}")
+
+
+def _command(line: str) -> str:
+    program, *arguments = shlex.split("taut fit digits" if line.startswith("make demo") else line, comments=True)
+    if program == "python":
+        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+        return ""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == (3 if "# refused" in line else 0), f"{line}\n{result.output}{result.exception!r}"
+    return result.output
+
+
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from taut.training.loop import plan_steps
+
+    def short(model: Any, objective: Any, data: Any, config: Any) -> int:
+        return plan_steps(model, objective, data, dataclasses.replace(config, max_epochs=2, minutes=None))
+
+    little = Effort(num_samples=100, num_chains=4, max_temperatures=5, optimum_steps=5, simulated=5, samples=20)
+    monkeypatch.setattr("taut.fitting.plan_steps", short)
+    monkeypatch.setattr("taut.estimator.plan_steps", short)
+    monkeypatch.setattr("taut.evidence.audit.Effort", lambda **_: little)
+    monkeypatch.setenv("TAUT_NUM_SAMPLES", "50")
+
+
+def _given_run() -> None:
+    """A finished run of small images, and files like those it was trained on."""
+    images = np.random.default_rng(0).integers(0, 17, (40, 8, 8)).astype(np.uint8)
+    np.save("images.npy", images)
+    np.save("new.npy", images[:5])
+    np.save("z.npy", np.zeros((3, 2)))
+    _command("taut fit images.npy --latent-dim 2 --out RUN")
+
+
+def _given_readme() -> None:
+    _given_run()
+    rng = np.random.default_rng(0)
+    digits = rng.integers(0, 256, (40, 28, 28)).astype(np.uint8)
+    np.savez("mnist.npz", train_images=digits, test_images=digits[:10, ::-1])
+    np.save("table.npy", rng.standard_normal((200, 11)))
+    for name in ("images", "orders", "cells"):
+        _command(f"python examples/make_{name}.py")
+
+
+GIVEN: dict[str, Callable[[], None]] = {"README.md": _given_readme, "docs/evidence.md": _given_run}
+
+
+if __name__ == "__main__":
+    import os
+
+    page, folder = sys.argv[1:]
+    Path(folder).mkdir()
+    os.chdir(folder)
+    GIVEN.get(page, lambda: None)()
+    _run(page, lambda text: print(text, flush=True))

@@ -110,9 +110,12 @@ def test_numbers_of_numpy_are_settings_too() -> None:
     assert estimator.transform(_normal()).shape == (60, 1)
 
 
-def test_torch_is_left_as_it_was() -> None:
+def test_torch_is_left_as_it_was(request: pytest.FixtureRequest) -> None:
     torch.set_default_dtype(torch.float32)
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    before = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(before))
+    torch.set_num_threads(2)
+    state = torch.get_rng_state()
     estimator = VAEstimator(**FAST).fit(_normal())
     estimator.score_samples(_normal())
     estimator.sample(3)
@@ -120,7 +123,7 @@ def test_torch_is_left_as_it_was() -> None:
     with pytest.raises(ValueError, match="latent dimensions"):
         estimator.inverse_transform(np.zeros((1, 9)))
     assert torch.get_default_dtype() == torch.float32
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2  # so small a model is trained on one
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -197,6 +200,7 @@ def test_impute_gives_the_conditional_mean_of_a_linear_model() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_observed_stays_bit_for_bit(dtype: type) -> None:
+    torch.set_default_dtype(torch.float32)
     x = _normal().astype(dtype)
     x[0, 0], x[1, 1], x[2] = np.nan, -0.0, np.nan
     estimator = VAEstimator(**FAST).fit(x)
@@ -206,6 +210,14 @@ def test_what_is_observed_stays_bit_for_bit(dtype: type) -> None:
     assert filled[seen].tobytes() == x[seen].tobytes()
     assert not np.isnan(filled).any()
     assert estimator.sample(2).dtype == estimator.inverse_transform(np.zeros((1, 2))).dtype == dtype
+
+
+def test_lists_are_arrays_and_none_is_missing() -> None:
+    estimator = VAEstimator(**FAST).fit(_normal(columns=2).tolist())
+    filled = estimator.impute([[1.0, None], [2.0, 3.0]])
+    assert filled[0, 0] == 1.0
+    assert filled[1].tolist() == [2.0, 3.0]
+    assert np.array_equal(filled, estimator.impute(np.array([[1.0, np.nan], [2.0, 3.0]])))
 
 
 # --- what arrays are
@@ -262,6 +274,8 @@ def test_a_constant_column_is_left_out_and_given_back() -> None:
         assert (given_back[:, 0] == 7.25).all()
         assert (given_back[:, 4] == -1e9).all()
         assert not np.isnan(given_back).any()
+    integers = np.column_stack([np.arange(40) % 7, np.full(40, 0.5)])
+    assert VAEstimator(**FAST).fit(integers).schema_.kind == "real"
     varying[3, 1] = np.nan
     alone = VAEstimator(**FAST).fit(varying)
     assert alone.notes_ == ()
@@ -301,6 +315,10 @@ def test_what_cannot_be_learned_from_is_a_value_error(array: np.ndarray, words: 
 def test_below_ten_rows_nothing_is_held_out() -> None:
     assert [r["validation"] for r in VAEstimator(**FAST).fit(_normal(9)).history_] == [None]
     assert VAEstimator(**FAST).fit(_normal(10)).history_[0]["validation"] is not None
+    counts = np.arange(40).reshape(20, 2)
+    for make in (sparse.csr_array, lambda x: pd.DataFrame(x / 7)):
+        assert VAEstimator(**FAST).fit(make(counts)).history_[0]["validation"] is not None
+        assert VAEstimator(**FAST).fit(make(counts[:9])).history_[0]["validation"] is None
     two = VAEstimator(**FAST).fit(_normal(2))
     assert two.transform(_normal(2)).shape == (2, 2)
     assert two.n_iter_ == 2
@@ -460,6 +478,24 @@ def test_a_pandas_frame_comes_back_as_one() -> None:
         assert estimator.transform(made).shape == (4, 2)
 
 
+def test_constants_of_each_type_are_given_back() -> None:
+    values = {"whole": 5, "half": 2.5, "day": pd.Timestamp("2024-01-01"), "truth": True, "text": "u"}
+    frame = pd.DataFrame({"x": _normal(30)[:, 0], **values})
+    estimator = VAEstimator(**FAST).fit(frame)
+    made = estimator.sample(2)
+    assert made.iloc[1, 1:].to_dict() == values
+    assert [made[name].dtype.kind for name in values] == ["i", "f", "M", "b", "O"]
+    assert estimator.transform(made).shape == (2, 2)
+
+
+def test_a_level_never_seen_stays_what_it_is() -> None:
+    frame = pd.DataFrame({"x": _normal(30)[:, 0], "level": ["a", "b", "c"] * 10})
+    estimator = VAEstimator(**FAST).fit(frame)
+    odd = frame.assign(level=["zebra", None, *frame["level"][2:]])
+    filled = estimator.impute(odd)["level"].tolist()
+    assert (filled[0], filled[1] in "abc", filled[2:]) == ("zebra", True, frame["level"].tolist()[2:])
+
+
 def test_a_frame_without_gaps_comes_back_as_it_was() -> None:
     frame = _mixed()[["height", "site"]].dropna().assign(weight=lambda f: f["height"] ** 2)
     filled = VAEstimator(**FAST).fit(frame).impute(frame)
@@ -561,6 +597,13 @@ def _cells(dense: bool = False) -> Any:
     cells = anndata.AnnData(counts if dense else sparse.csr_matrix(counts))
     cells.layers["raw counts"] = cells.X.copy()
     return cells
+
+
+def test_counts_may_be_given_their_totals() -> None:
+    counts = np.random.default_rng(0).poisson(3, (40, 4))
+    estimator = VAEstimator(**FAST, kind="count", likelihood="NegativeBinomial(library=True)").fit(counts)
+    few, many = (estimator.sample(200, given={"total": total}).sum(1).mean() for total in (10, 1000))
+    assert 50 < many / few < 200  # the mean is proportional to the total
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -225,7 +225,7 @@ KILLS = [(SYNC, n) for n in (12, 13, 14, 16, 18, 19, 20, 21, 29, 30, 31, 33, 36)
 EARLY = [(STEP, 1), (STEP, 77), (SYNC, 3), (SYNC, 10)]
 STOPS = [
     (STEP, 1), (STEP, 77), (STEP, 155), (STEP, 300), (CAPTURE, 3), (SYNC, 14), (SYNC, 19), (RECORD, 3),
-    (RECORD, 4), (SHOW, 8), (SHOW, 9), (SYNC, 32),
+    (RECORD, 4), (SHOW, 9), (SHOW, 10), (SYNC, 32),
 ]  # fmt: skip
 
 

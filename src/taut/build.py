@@ -21,7 +21,17 @@ from taut.networks import Network
 from taut.objectives import Objective
 from taut.spec import Spec, parse, resolve, to_spec
 
-__all__ = ["Statistics", "build", "build_objective", "check_parts", "complete", "describe_part", "summarize", "unsupported"]
+__all__ = [
+    "Statistics",
+    "build",
+    "build_objective",
+    "check_parts",
+    "complete",
+    "describe_part",
+    "summarize",
+    "unsupported",
+    "usual_objective",
+]
 
 # Importing the modules registers their parts: they are found as subclasses of these.
 _FAMILIES = (priors, likelihoods, tables, posteriors, objectives)
@@ -164,13 +174,13 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     Fails:
         UsageError: a specification cannot be read.
     """
-    real = 'Normal(scale="per_feature")' if len(schema.event_shape) == 1 else 'Normal(scale="shared")'
+    real = 'StudentT(scale="per_feature")' if schema.is_rows else 'Normal(scale="shared")'
     usual = {"binary": "Bernoulli()", "levels": "DiscretizedLogistic()", "count": "NegativeBinomial()", "table": "Columns()"}
     likelihood = config.likelihood or usual.get(schema.kind, real)
     large = schema.is_image and schema.num_elements > 1024
     return dataclasses.replace(
         config,
-        latent_dim=config.latent_dim or min(32, max(2, schema.num_elements // 2)),
+        latent_dim=config.latent_dim or min(32, max(2, len(schema.rest) or schema.num_elements // (1 if schema.is_rows else 2))),
         prior=str(parse(config.prior)),
         likelihood=str(parse(likelihood)),
         posterior=str(parse(config.posterior)),
@@ -295,6 +305,11 @@ def _network(spec: str) -> Any:
     return lambda in_shape, out_shape, context_dim: resolve(
         spec, Network, {"in_shape": in_shape, "out_shape": out_shape, "context_dim": context_dim}
     )
+
+
+def usual_objective(schema: Schema) -> str:
+    """Returns what is maximised unless a person says otherwise."""
+    return "DReG(num_samples=8)" if schema.missing else "ELBO()"
 
 
 def build_objective(objective: Objective | str) -> Objective:

@@ -71,8 +71,8 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
             filled = torch.cat([filled, drawn.gather(0, _like(picked, drawn).expand(-1, *drawn.shape[1:]))])
         values = _complete(model, rows, filled)
         parts.append((values[0].cpu(), values[1:].cpu(), (1 / share.square().sum(0)).cpu()))
-    values, draws, ess = zip(*parts, strict=True)
-    return Imputed(torch.cat(values), torch.cat(draws, 1), torch.cat(ess))
+    whole, completions, ess = zip(*parts, strict=True)
+    return Imputed(torch.cat(whole), torch.cat(completions, 1), torch.cat(ess))
 
 
 def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) -> Tensor:

@@ -80,7 +80,7 @@ class ModelConfig:
     """The parts of the model, each written as its constructor.
 
     Args:
-        latent_dim: D; by default half the number of elements of a datum, at least 2 and at most 32.
+        latent_dim: D; by default half the number of elements of a datum, of a table as many as columns, 2 to 32.
         prior: p(z).
         likelihood: p(x|z); by default what follows from the data.
         posterior: q(z|x).
@@ -101,9 +101,11 @@ class TrainingConfig:
     """How the model is trained.
 
     Args:
-        objective: What is maximised.
+        objective: What is maximised; by default ELBO(), and DReG(num_samples=8) where entries of the data are missing: the
+            posterior of a row with gaps is broad and skewed.
         batch_size: Data a step.
-        max_epochs: Passes over the training data; by default as many as make 20,000 steps, at least 20 and at most 500.
+        max_epochs: Passes over the training data; by default as many as make 20,000 steps, at least 20 and at most 500 (2000 for
+            tables, whose steps are small).
         minutes: Time for training, anew when it is resumed; the passes that fit in are measured before the first step, so that
             the schedule is known.
         learning_rate: Peak of the schedule: a linear warm-up over the first 2 %, then a cosine to zero.
@@ -119,7 +121,7 @@ class TrainingConfig:
         seed: Everything random is derived from it.
     """
 
-    objective: str = "ELBO()"
+    objective: str | None = None
     batch_size: int = 128
     max_epochs: int | None = None
     minutes: float | None = None

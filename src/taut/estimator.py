@@ -230,7 +230,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     def impute(self, X: Any) -> Any:
         """Returns X with what is missing filled in, by the mean of a number or the most probable level of a category.
 
-        Every observed cell stays as it is.
+        Every observed cell stays as it is, and so does what the model is conditioned on.
         """
         check_is_fitted(self)
         with _session(self._precision):
@@ -297,7 +297,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             self, X, reset=fitting, accept_sparse=True, dtype=None if of_table else "numeric", ensure_all_finite="allow-nan",
             ensure_min_samples=MIN_TRAIN if fitting else 1,
         )  # fmt: skip
-        return as_table(array, self.schema_.columns) if of_table else array
+        if of_table:
+            return as_table(array, self.schema_.columns)
+        return array.astype(np.float64) if array.dtype == object else array  # a list with None in it
 
     def _dataset(self, source: Any, config: Config) -> Dataset:
         """Returns the data to train on; their rows may be as few as two."""
@@ -332,7 +334,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if dtype not in (None, self._precision):
             model = copy.deepcopy(model)
             model = (model.cpu() if next(model.parameters()).device.type == "mps" else model).to(dtype)
-        return Run(Path(), self.config_, self.schema_, model, building.build_objective(self.config_.training.objective), {})
+        return Run(Path(), self.config_, self.schema_, model, building.build_objective(self.config_.training.objective or "ELBO()"), {})
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
         """Returns values of the modelled columns of an array with the constants of the others between them."""

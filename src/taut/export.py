@@ -83,10 +83,20 @@ def write_table(table: pa.Table, out: Path) -> None:
 
         parquet.write_table(table, sink)
     else:
-        from pyarrow import csv
-
-        csv.write_csv(_without_formulas(table), sink, csv.WriteOptions(quoting_style="needed"))
+        _write_csv(_without_formulas(table), sink)
     write_bytes(out, sink.getvalue())
+
+
+def _write_csv(table: pa.Table, sink: io.BytesIO) -> None:
+    """Writes texts in quotes only if one of them needs them: then pyarrow puts all of them in quotes."""
+    from pyarrow import ArrowInvalid, csv
+
+    try:
+        csv.write_csv(table, sink, csv.WriteOptions(quoting_style="none"))
+    except ArrowInvalid:
+        sink.seek(0)
+        sink.truncate()
+        csv.write_csv(table, sink, csv.WriteOptions(quoting_style="needed"))
 
 
 def _without_formulas(table: pa.Table) -> pa.Table:

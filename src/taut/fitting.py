@@ -154,8 +154,14 @@ def assemble(
         data = read_data(source, config, test)
         measured_part(data)  # refused before the training, not after it
     read = dataclasses.replace(config.data, stream=data.streamed or None)  # decided once: it sets the order of the batches
-    config = dataclasses.replace(config, model=building.complete(config.model, data.schema), data=read)
-    objective = building.build_objective(config.training.objective)
+    aim = config.training.objective or building.usual_objective(data.schema)
+    config = dataclasses.replace(
+        config,
+        model=building.complete(config.model, data.schema),
+        data=read,
+        training=dataclasses.replace(config.training, objective=aim),
+    )
+    objective = building.build_objective(aim)
     statistics = building.summarize(data)
     with stream(config.training.seed, "init"), _going_together():  # before the model is made: its first weights follow the seed
         model = building.build(config.model, data.schema, statistics, parts=parts)
@@ -292,7 +298,7 @@ def tighten(
             data.schema,
         ),
     )
-    objective = building.build_objective(config.training.objective)
+    objective = building.build_objective(config.training.objective or TIGHTENING)
     with stream(config.training.seed, "init"), _going_together():
         model = building.build(config.model, data.schema, building.summarize(data))
         model.prior.load_state_dict(run.model.prior.state_dict())

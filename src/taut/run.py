@@ -261,7 +261,7 @@ def rebuild(path: Path, trust: Sequence[str]) -> Run:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).replace("\n", "; ")
         raise StorageError(f"{shown(path / 'run.json')} is damaged: {reason}") from None
     specs = [
-        config.training.objective,
+        config.training.objective or building.usual_objective(schema),
         *(str(v) for v in dataclasses.asdict(config.model).values() if isinstance(v, str)),
     ]
     outside = set().union(*(parse(s).modules() for s in specs)) - set(trust)
@@ -276,7 +276,9 @@ def rebuild(path: Path, trust: Sequence[str]) -> Run:
     if "tightened" in info:  # a training that goes on must leave them alone
         model.prior.requires_grad_(False)
         model.likelihood.requires_grad_(False)
-    return Run(path, config, schema, model, building.build_objective(config.training.objective), info)
+    return Run(
+        path, config, schema, model, building.build_objective(config.training.objective or building.usual_objective(schema)), info
+    )
 
 
 def check_fit(model: VAE, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from taut.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, LogNormal, NegativeBinomial, Normal, Ordinal
+from taut.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, LogNormal, NegativeBinomial, Ordinal, StudentT
 from taut.missing import terms
 from taut.model import Likelihood
 from taut.networks import MLP, Network, NetworkFactory
@@ -138,7 +138,7 @@ class Columns(Likelihood):
         ordinal: LikelihoodFactory = Ordinal,
         levels: LikelihoodFactory = DiscretizedLogistic,
         count: LikelihoodFactory = NegativeBinomial,
-        real: LikelihoodFactory = Normal,
+        real: LikelihoodFactory = StudentT,
         positive: LikelihoodFactory = LogNormal,
     ) -> None:
         super().__init__()

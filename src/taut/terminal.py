@@ -47,7 +47,7 @@ def message(text: str) -> None:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build import complete
+    from taut.build import complete, usual_objective
 
     model = complete(config.model, dataset.schema)
     parts = f"train {len(dataset.train)}, validation {len(dataset.validation)}, test {len(dataset.test)}"
@@ -62,7 +62,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
         ("networks", f"{model.encoder}, {model.decoder}"),
-        ("objective", config.training.objective),
+        ("objective", config.training.objective or usual_objective(dataset.schema)),
         *(("note", note) for note in dataset.notes),
     ]
     for name, text in lines:

@@ -216,7 +216,8 @@ def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None
 
 def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str:
     span = numbers.high - numbers.low
-    if numbers.all_different and (is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)):
+    different = numbers.all_different or max(-numbers.low, numbers.high) >= 2**53  # a float no longer tells those apart
+    if different and (is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)):
         notes.append(f'{quoted(seen.name)} looks like an id, left out; kind = "count" or "real" in a schema file keeps it')
         return "id"
     return "levels" if span < 256 else "count" if numbers.low >= 0 else "real"

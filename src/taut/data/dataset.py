@@ -34,7 +34,7 @@ from taut.data.schema import (
     integers_only,
     problems,
 )
-from taut.data.sparse import SparseRows
+from taut.data.sparse import SparseRows, only_counts
 from taut.data.split import fingerprint, split, split_hashes
 from taut.data.tabular import Asked, check_table, prepare_tables
 from taut.errors import DataError, UsageError, shown
@@ -139,9 +139,21 @@ def prepare(
         raise UsageError(
             f"--{wrong[0].replace('_', '-')} is for tables with named columns: a CSV or Parquet file, or a data frame"
         )
+    of_dense = {"levels": levels, "shape": shape, "binarize": None if binarize == "none" else binarize}
+    wrong = [name for name, value in of_dense.items() if value is not None]
+    if not wrong and kind in (None, "count"):
+        sources = [_counted(s, given) for s, given in zip(sources, (source, test), strict=False)]
     if any(not isinstance(s.data, np.ndarray) for s in sources):
+        if wrong:
+            raise UsageError(f"--{wrong[0]} is for dense arrays; a sparse matrix holds counts: give it dense, as .npy")
         return _sparse_dataset(sources, names, kind, fractions)
     return _array_dataset(sources, names, kind, levels, shape, binarize, fractions, seed)
+
+
+def _counted(source: Source, given: object) -> Source:
+    """The counts of an AnnData become sparse however it stores them: the same counts are the same data, split alike."""
+    dense = isinstance(source.data, np.ndarray) and kind_of(given) == ".h5ad files"
+    return source._replace(data=SparseRows.of(source.data)) if dense and only_counts([source.data]) else source
 
 
 def _array_dataset(

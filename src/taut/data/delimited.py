@@ -13,7 +13,8 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,13 +71,24 @@ def read_csv(
     data = _utf8(_bytes(path, where), encoding, where).rstrip(b"\r\n")
     if not data.strip():
         raise DataError(f"{where}: is empty; give a file whose first line names the columns")
-    between = delimiter or _sniffed(data)
-    table, notes = _parsed(data, between, where, delimiter is None)
+    with _long_fields():
+        between = delimiter or _sniffed(data)
+        table, notes = _parsed(data, between, where, delimiter is None)
     table, comma, unsure = _with_points(table, decimal, {*MISSING, *missing_values})
     found = [f"delimiter {'tab' if between == chr(9) else repr(between)}"] if delimiter is None and between != "," else []
     found += ["decimal comma"] if decimal is None and comma else []
     notes = ([f"read with {' and '.join(found)}"] if found else []) + notes + unsure
     return table, [f"{where}: {note}" for note in notes]
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Python's reader ends at a field of 131,072 characters, whether a quote is not closed or the text is so long."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _bytes(path: Path, where: str) -> bytes:
@@ -192,7 +204,7 @@ def _names(data: bytes, delimiter: str, where: str) -> tuple[list[str], list[str
     try:
         names = [name.strip() for name in next(filter(None, reader))]
     except csv.Error as error:
-        raise DataError(f"{where}: line 1: a quote opens and is never closed; close it, or remove it") from error
+        raise DataError(f"{where}: line 1: {_broken(error)}") from error
     if len(names) >= 3 and names == list(map(str, range(len(names)))):  # pandas writes an array so
         return names, [f"the columns are named by their numbers, 0 to {len(names) - 1}"]
     if all(NUMBER.fullmatch(name) for name in names):
@@ -238,12 +250,14 @@ def _strictly(data: bytes, delimiter: str, width: int) -> tuple[int, int, list[s
                 ragged.append((line, len(row)))
             line = reader.line_num + 1
     except csv.Error as error:
-        if "expected after" in str(error):
-            mend = "text follows a closing quote; write a quote inside a quoted field twice"
-        else:
-            mend = "a quote opens and is never closed; close it, or remove it"
-        broken = [f"line {line}: {mend}"]
+        broken = [f"line {line}: {_broken(error)}"]
     return rows - blank, blank, _ragged(ragged, rows - blank - 1, width, delimiter) + broken
+
+
+def _broken(error: csv.Error) -> str:
+    if "expected after" in str(error):
+        return "text follows a closing quote; write a quote inside a quoted field twice"
+    return "a quote opens and is never closed; close it, or remove it"
 
 
 def _ragged(ragged: list[tuple[int, int]], rows: int, width: int, delimiter: str) -> list[str]:

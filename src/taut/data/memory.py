@@ -137,6 +137,6 @@ def completed(frame: Any, table: Any, filled: Any) -> Any:
         old, new = table.column(i), filled.column(i)
         if not old.equals(new):
             same = pc.equal(old.cast(new.type), new).fill_null(False)
-            rows = np.flatnonzero(~same.to_numpy() & new.is_valid().to_numpy())
+            rows = np.flatnonzero(~same.to_numpy())
             result.iloc[rows, i] = new.take(rows).to_pylist()
     return result

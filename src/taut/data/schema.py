@@ -83,6 +83,11 @@ class Schema:
         return math.prod(self.event_shape)
 
     @property
+    def is_rows(self) -> bool:
+        """Whether a datum is a row of columns, each in a unit of its own."""
+        return self.kind == "table" or (self.kind == "real" and len(self.event_shape) == 1)
+
+    @property
     def is_image(self) -> bool:
         try:
             _, height, width, _ = image_layout(self.event_shape)

@@ -198,7 +198,7 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
     """Returns the number of steps of the whole training, so that the schedule is known before the first one."""
     per_epoch = len(data.train) / _batch_size(data, config)
     if config.max_epochs is not None or config.minutes is None:
-        epochs = config.max_epochs or min(max(20_000 / per_epoch, 20), 500)
+        epochs = config.max_epochs or min(max(20_000 / per_epoch, 20), 2000 if data.schema.is_rows else 500)
         if config.minutes is None:
             return max(1, math.ceil(epochs * per_epoch))
     else:
