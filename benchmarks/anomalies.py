@@ -12,9 +12,9 @@ method; the other half and the anomalies are scored (of each at most ``--max-row
 * yeast of UCI.npz: 8 columns; the classes of fewer than 60 rows (ERL, EXC, ME1, ME2, POX, VAC).
 * digits of sklearn: 64 pixels, 17 levels; one digit, after the nine others: 0, 1, 2 by the seed (``--digits``).
 
-taut is ``taut.fit(table)`` with its defaults; -log p(x) is importance-weighted, the regret (Xiao et al. 2020) is the ELBO of the best
-posterior of each datum less that of the encoder's. Isolation forest has sklearn's defaults; the Mahalanobis distance its
-Ledoit-Wolf covariance. Both get gaps filled by the median and columns in units of their standard deviation (of the training rows).
+taut is ``taut.fit(table)`` with its defaults; -log p(x) is importance-weighted, the regret (Xiao et al. 2020) is the ELBO of the
+best posterior of each datum less that of the encoder's. Isolation forest has sklearn's defaults; the Mahalanobis distance its
+Ledoit-Wolf covariance. Both get gaps filled by the median of the training rows, and columns in units of their deviation.
 
 A mean over the seeds, and its standard error from their spread. A row that taut refuses (a value outside what the training made
 possible) has log p(x) of minus infinity: the oddest of all; how many there were is in the JSON.
@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -98,29 +97,36 @@ def taut_scores(problem: Problem, train: Array, test: Array, seed: int, settings
         run = taut.fit(source(train), f"{folder}/run", seed=seed, **settings)
         evaluation, epochs = run.evaluation(), run.history()[-1]["epoch"]
     fitted, began = time.process_time() - began, time.process_time()
-    kept, refusals = test, []
     try:
-        new = new_data(run, source(test))
+        refusals: list[str] = []
+        new, taken = new_data(run, source(test)), np.full(len(test), True)
     except DataError:  # row by row, to know which
-        kept = []
-        for row in test:
-            try:
-                new_data(run, source(np.array([row])))
-                kept.append(row)
-            except DataError as error:
-                refusals.append(str(error))
-        new = new_data(run, source(np.array(kept)))
-    taken = np.isin(test, kept)
-    evidence = taut.importance(run.model, new.rows, seed=seed)
+        refusals = [refusal(run, source(test[i : i + 1])) for i in range(len(test))]
+        taken = np.array([not text for text in refusals])
+        new = new_data(run, source(test[taken]))
+    rows = new.rows[:]
+    evidence = taut.importance(run.model, rows, seed=seed)
     measured, began = time.process_time() - began, time.process_time()
-    best = torch.cat([optima.own.elbo for optima in optima_blocks(run.model, new.rows, seed=seed)])
+    best = torch.cat([optima.own.elbo for optima in optima_blocks(run.model, rows, seed=seed)])
     scores = np.full((2, len(test)), np.inf)
     scores[0, taken], scores[1, taken] = -evidence.log_evidence.numpy(), (best - evidence.elbo).numpy()
     told = {"fit_cpu_s": fitted, "log_p_cpu_s": measured, "regret_cpu_s": time.process_time() - began, "epochs": epochs}
-    told |= {"notes": [*run.info["notes"], *new.notes], "refused": int((~taken).sum()), "refusals": sorted(set(refusals))[:5]}
+    told |= {
+        "notes": [*run.info["notes"], *new.notes],
+        "refused": int((~taken).sum()),
+        "refusals": sorted(set(refusals) - {""})[:5],
+    }
     told |= {name: evaluation[name] for name in ("log_evidence", "baseline", "warnings")}
     told |= {"reliable_share": float(evidence.reliable.double().mean())}
     return scores[0], scores[1], told
+
+
+def refusal(run: taut.Run, source: Any) -> str:
+    try:
+        new_data(run, source)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def classical(values: Array, train: Array, test: Array, seed: int) -> tuple[Array, Array]:

@@ -132,19 +132,17 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*Early stopping criterion not reached.*")
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
+    if args.out and args.out.exists():  # of other methods, say
+        results = json.loads(args.out.read_text())
     for name, x in tables(args.data).items():
-        results[name] = {method: [measure(x, seed, method) for seed in range(args.masks)] for method in args.only}
-        for method, runs in results[name].items():
-            print(
-                name,
-                method,
-                *(f"{run['mse']:.3f}" for run in runs),
-                f"{sum(r['cpu_seconds'] for r in runs):.0f} CPU s",
-                flush=True,
-            )
+        for method in args.only:
+            runs = [measure(x, seed, method) for seed in range(args.masks)]
+            results.setdefault(name, {})[method] = runs
+            seconds = sum(run["cpu_seconds"] for run in runs)
+            print(name, method, *(f"{run['mse']:.3f}" for run in runs), f"{seconds:.0f} CPU s", flush=True)
         if args.out:
             args.out.write_text(json.dumps(results, indent=2))
-    if set(args.only) == set(METHODS):
+    if all(set(methods) == set(METHODS) for methods in results.values()):
         print(markdown(results))
 
 

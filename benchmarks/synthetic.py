@@ -3,8 +3,8 @@
     python benchmarks/synthetic.py HIVAE.npz --json synthetic.json
 
 HIVAE.npz is the file of benchmarks/tables.py; its adult table has twelve columns and no income. Rows with a gap are left out
-(7 %), since only taut would take them. A random half of the rest trains each generator, which then makes as many rows as the other,
-real half holds:
+(7 %), since only taut would take them. A random half of the rest trains each generator, which then makes as many rows as the
+other, real half holds:
 
 * taut: ``taut.fit(table)`` with its defaults (it holds out a fifth of the half to stop and to measure by), then ``sample_run``.
 * Gaussian copula: normal scores of each column, equal values in random order, one correlation matrix, the quantiles of the half.
@@ -17,8 +17,8 @@ Measures, all against the held-out half:
 * marginals: distance of each column, total variation of a category, Kolmogorov-Smirnov of a number, a mean over the columns.
 * learnt: boosted trees trained on the synthetic rows and tested on the real ones; AUC of sex, accuracy of marital status.
 
-Each measure is a mean over ``--draws`` independent draws of synthetic rows; the error is that of new rows: a jackknife over blocks of
-the held-out rows (told apart: over the held-out scores of both sides).
+Each measure is a mean over ``--draws`` independent draws of synthetic rows; its error is that of other held-out rows, by a
+jackknife over blocks of them (told apart: over the scores of both sides).
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -168,9 +167,8 @@ def main() -> None:
         results[name] = measure(table, generator, real, 1 if name == "real" else options.draws)
         results[name]["measure_cpu_s"] = time.process_time() - began
         lines.append([name, *("{value:.3f} ± {se:.3f}".format(**results[name][m]) for m in MEASURES)])
-    print(
-        f"{len(train)} real rows to train on, {len(real)} held out; taut's fit: {run['fit_cpu_s']:.0f} CPU s, {run['epochs']:.0f} epochs\n"
-    )
+    print(f"{len(train)} real rows to train on, {len(real)} held out;", end=" ")
+    print(f"taut's fit: {run['fit_cpu_s']:.0f} CPU s, {run['epochs']:.0f} epochs\n")
     show(["rows", *MEASURES], lines)
     if options.json:
         options.json.write_text(json.dumps({"settings": settings, "run": run, "results": results}, indent=2) + "\n")

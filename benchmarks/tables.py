@@ -180,7 +180,8 @@ def jackknife(loss: Array, statistic: Callable[[Array], Array]) -> Array:
     """Returns the standard error of a statistic of rows by leaving out one block of them after the other."""
     block = np.arange(len(loss)) * BLOCKS // len(loss)
     left_out = np.array([statistic(loss[block != b]) for b in range(BLOCKS)])
-    return np.sqrt((BLOCKS - 1) / BLOCKS * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    error: Array = np.sqrt((BLOCKS - 1) / BLOCKS * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    return error
 
 
 def compare(table: Table, mask: Array, max_rows: int, settings: Job) -> Job:

@@ -66,7 +66,7 @@ def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
 
 @pytest.mark.parametrize(
     ("source", "likelihood"),
-    [(BITS, "Bernoulli()"), (GREY, "DiscretizedLogistic()"), (TABLE, "Normal(scale='per_feature')")],
+    [(BITS, "Bernoulli()"), (GREY, "DiscretizedLogistic()"), (TABLE, "StudentT(scale='per_feature')")],
 )
 def test_the_likelihood_follows_from_the_data(source, likelihood: str) -> None:
     config = building.complete(ModelConfig(), prepare(source).schema)
@@ -74,15 +74,21 @@ def test_the_likelihood_follows_from_the_data(source, likelihood: str) -> None:
     assert config.encoder == "MLP()"
 
 
+def test_gaps_ask_for_a_bound_of_several_samples() -> None:
+    assert building.usual_objective(Schema("real", (4,), 0.0, 1.0, missing=True)) == "DReG(num_samples=8)"
+    assert building.usual_objective(Schema("real", (4,), 0.0, 1.0)) == "ELBO()"
+
+
 def test_large_images_get_convolutions_and_small_data_few_latents() -> None:
     large = building.complete(ModelConfig(), Schema("levels", (3, 32, 32), 0.0, 255.0))
     assert (large.encoder, large.decoder, large.latent_dim) == ("ConvEncoder()", "ConvDecoder()", 32)
-    assert building.complete(ModelConfig(), Schema("real", (4,), 0.0, 1.0)).latent_dim == 2
+    assert building.complete(ModelConfig(), Schema("real", (4,), 0.0, 1.0)).latent_dim == 4
+    assert building.complete(ModelConfig(), Schema("binary", (8,), 0.0, 1.0)).latent_dim == 4
     assert building.complete(ModelConfig(), Schema("real", (1,), 0.0, 1.0)).latent_dim == 2
 
 
 def test_units_are_filled_in() -> None:
-    table, _ = model_of(TABLE)
+    table, _ = model_of(TABLE, likelihood="Normal()")
     s = building.summarize(prepare(TABLE))
     torch.testing.assert_close(table.likelihood.data_loc, s.loc)
     torch.testing.assert_close(table.likelihood.data_scale, s.scale)
@@ -111,7 +117,7 @@ def test_an_untrained_decoder_of_zeros_is_the_baseline(source) -> None:
     """Raw zero stands for the marginal of the training data, so a model starts where independent marginals end."""
     from taut.evidence.baseline import independent_marginals
 
-    model, data = model_of(source, likelihood=None if source is not GREY else "Categorical()")
+    model, data = model_of(source, likelihood="Categorical()" if source is GREY else "Normal()" if source is TABLE else None)
     with torch.no_grad():
         for p in model.likelihood.decoder.parameters():
             p.zero_()

@@ -78,7 +78,7 @@ BAD = [
     ("training", "clip_norm", 0, "expected a number above 0"),
     ("training", "threads", 10**8, "expected a number from 1 to 1024"),
     ("training", "objective", 5, "training.objective: expected text, not 5"),
-    ("training", "objective", None, "training.objective: expected text, not None"),
+    ("training", "device", None, "training.device: expected text, not None"),
     ("training", "seed", "1.5", "expected a whole number, not '1.5'"),
     ("training", "learnin_rate", 1, "unknown training.learnin_rate; did you mean 'learning_rate'?; there are objective, "),
     ("training", "Learning_Rate", 1, "did you mean 'learning_rate'?"),

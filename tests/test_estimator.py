@@ -31,7 +31,7 @@ from taut.seeds import derive
 
 FAST: dict[str, Any] = {
     "encoder": "MLP(hidden=[8])", "decoder": "MLP(hidden=[8])", "max_epochs": 2, "num_samples": 10, "device": "cpu",
-    "random_state": 0,
+    "random_state": 0, "latent_dim": 2,
 }  # fmt: skip
 
 
@@ -180,7 +180,7 @@ def test_impute_gives_the_conditional_mean_of_a_linear_model() -> None:
     The error is at most sd / sqrt(ESS), sd of E[x_mis | z] under the posterior; six of these fail once in 10^9 rows.
     """
     x = _normal(400, 4)
-    settings = FAST | {"decoder": "Linear()", "latent_dim": 2, "max_epochs": 60, "num_samples": 4000}
+    settings = FAST | {"decoder": "Linear()", "max_epochs": 60, "num_samples": 4000}
     estimator = VAEstimator(**settings).fit(x)
     with torch.no_grad():
         decoded = estimator.model_.decode(torch.cat([torch.zeros(1, 2), torch.eye(2)])[None])
@@ -388,7 +388,7 @@ def test_built_parts_are_used_as_they_are_and_not_changed() -> None:
     x = _normal()
     prior = taut.GaussianMixture(2, 3)
     before = {k: v.clone() for k, v in prior.state_dict().items()}
-    estimator = VAEstimator(**FAST | {"latent_dim": 2}, prior=prior, objective=taut.IWAE(num_samples=2))
+    estimator = VAEstimator(**FAST, prior=prior, objective=taut.IWAE(num_samples=2))
     assert clone(estimator).prior is not prior
     estimator.fit(x)
     assert {k: torch.equal(v, before[k]) for k, v in prior.state_dict().items()} == dict.fromkeys(before, True)
@@ -401,7 +401,7 @@ def test_built_parts_are_used_as_they_are_and_not_changed() -> None:
 
 
 def test_weights_that_a_pickle_would_lose_are_refused() -> None:
-    estimator = VAEstimator(**FAST | {"latent_dim": 2}, prior=taut.GaussianMixture(2, 3))
+    estimator = VAEstimator(**FAST, prior=taut.GaussianMixture(2, 3))
     with pytest.raises(ValueError, match="prior is a built part whose weights an estimator that is not fitted cannot carry"):
         pickle.dumps(estimator)
     assert pickle.loads(pickle.dumps(VAEstimator(prior=taut.StandardNormal(2)))).prior == "StandardNormal()"
@@ -417,7 +417,7 @@ class _Secret(taut.Prior):
 
 
 def test_a_part_that_cannot_be_written_down_is_fitted_but_not_pickled() -> None:
-    estimator = VAEstimator(**FAST | {"latent_dim": 2}, prior=_Secret(2, object())).fit(_normal())
+    estimator = VAEstimator(**FAST, prior=_Secret(2, object())).fit(_normal())
     assert estimator.transform(_normal()).shape == (60, 2)
     with pytest.raises(ValueError, match=r"_Secret cannot be pickled .*'hidden'.*give it as a specification"):
         pickle.dumps(estimator)
@@ -432,7 +432,8 @@ def test_grid_search_chooses_the_latent_dimension_by_score() -> None:
     assert search.best_params_ == {"latent_dim": [1, 2][int(scores.argmax())]}
     halves = [slice(30, 60), slice(0, 30)]
     by_hand = [
-        VAEstimator(**FAST, latent_dim=1).fit(_normal()[h]).score(_normal()[o]) for h, o in zip(halves, halves[::-1], strict=True)
+        VAEstimator(**FAST | {"latent_dim": 1}).fit(_normal()[h]).score(_normal()[o])
+        for h, o in zip(halves, halves[::-1], strict=True)
     ]
     assert scores[0] == pytest.approx(np.mean(by_hand), rel=1e-12)
 

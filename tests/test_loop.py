@@ -15,7 +15,7 @@ from ztest import assert_mean
 
 import taut
 from taut.config import TrainingConfig
-from taut.data import Dataset, prepare
+from taut.data import Dataset, Schema, prepare
 from taut.seeds import derive, generator, set_seed, stream, untouched
 from taut.training import loop
 from taut.training.loop import Record, State, finish, plan_steps, train, validate
@@ -455,7 +455,9 @@ def test_steps_are_planned() -> None:
     data, m = dataset(), model()
     n = len(data.train)
     assert plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=7)) == math.ceil(7 * n / 16)
-    assert plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=None)) == math.ceil(500 * n / 16)
+    assert plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=None)) == math.ceil(2000 * n / 16)
+    images = dataclasses.replace(data, schema=Schema("binary", (4,), 0.0, 1.0))
+    assert plan_steps(m, taut.ELBO(), images, dataclasses.replace(PLAIN, max_epochs=None)) == math.ceil(500 * n / 16)
     before = weights(m).clone()
     planned = plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=1000, minutes=1e-6))
     assert planned == 1  # a minute fraction too short for any step still makes one

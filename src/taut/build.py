@@ -180,7 +180,7 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     large = schema.is_image and schema.num_elements > 1024
     return dataclasses.replace(
         config,
-        latent_dim=config.latent_dim or min(32, max(2, len(schema.rest) or schema.num_elements // (1 if schema.is_rows else 2))),
+        latent_dim=config.latent_dim or schema.usual_latent_dim,
         prior=str(parse(config.prior)),
         likelihood=str(parse(likelihood)),
         posterior=str(parse(config.posterior)),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -57,14 +57,15 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     model, since its density has no bound, and given back as it was. With fewer than 10 rows nothing is held out.
 
     Args:
-        latent_dim: D; by default half the number of columns, at least 2 and at most 32.
+        latent_dim: D; by default half the number of columns, of a data frame as many as columns, 2 to 32.
         prior: A prior or its specification.
         likelihood: A likelihood or its specification; by default what follows from the data.
         posterior: A posterior or its specification.
         encoder: Specification of the network of the posterior.
         decoder: Specification of the network of the likelihood.
-        objective: An objective or its specification.
-        max_epochs: Passes over the training rows; by default as many as make 20,000 steps, at least 20 and at most 500.
+        objective: An objective or its specification; by default ELBO(), and DReG(num_samples=8) where entries are missing.
+        max_epochs: Passes over the training rows; by default as many as make 20,000 steps, at least 20 and at most 500 (2000 for
+            a data frame).
         batch_size: Rows a step.
         learning_rate: Peak of the schedule.
         validation_fraction: Share held out to watch the training by; the weights that are best on it are kept.
@@ -106,7 +107,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         posterior: Any = "DiagonalNormal()",
         encoder: Any = None,
         decoder: Any = None,
-        objective: Any = "ELBO()",
+        objective: Any = None,
         max_epochs: Any = None,
         batch_size: Any = 128,
         learning_rate: Any = 2e-3,
@@ -334,7 +335,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if dtype not in (None, self._precision):
             model = copy.deepcopy(model)
             model = (model.cpu() if next(model.parameters()).device.type == "mps" else model).to(dtype)
-        return Run(Path(), self.config_, self.schema_, model, building.build_objective(self.config_.training.objective or "ELBO()"), {})
+        objective = building.build_objective(cast(str, self.config_.training.objective))  # decided by ``fit``
+        return Run(Path(), self.config_, self.schema_, model, objective, {})
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
         """Returns values of the modelled columns of an array with the constants of the others between them."""

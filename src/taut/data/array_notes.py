@@ -90,10 +90,9 @@ def duplicate_notes(stored: list[np.ndarray]) -> list[str]:
 
 def few_notes(num_rows: int, schema: Schema) -> list[str]:
     """Returns a line if there are fewer than ten training rows for each latent dimension that a model gets by default."""
-    latent_dim = min(32, max(2, schema.num_elements // 2))  # as taut.build has it
-    if num_rows >= 10 * latent_dim:
+    if num_rows >= 10 * schema.usual_latent_dim:
         return []
-    few = f"{num_rows} training rows are fewer than 10 for each of {latent_dim} latent dimensions"
+    few = f"{num_rows} training rows are fewer than 10 for each of {schema.usual_latent_dim} latent dimensions"
     return [f"{few}: expect a simple model and wide errors, or give more data"]
 
 

@@ -88,6 +88,11 @@ class Schema:
         return self.kind == "table" or (self.kind == "real" and len(self.event_shape) == 1)
 
     @property
+    def usual_latent_dim(self) -> int:
+        """How many latent dimensions a model gets by default: one for each column of rows, else one for two elements, 2 to 32."""
+        return min(32, max(2, len(self.rest) or self.num_elements // (1 if self.is_rows else 2)))
+
+    @property
     def is_image(self) -> bool:
         try:
             _, height, width, _ = image_layout(self.event_shape)
