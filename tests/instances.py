@@ -62,6 +62,17 @@ def positives(n: int) -> Tensor:
     return torch.randn(n, *EVENT).exp()
 
 
+KINDS = ["category", "real", "binary", "count", "ordinal", "positive", "levels", "date"]
+NUM_LEVELS = [3, 0, 2, 0, 4, 0, 0, 0]
+
+
+def columns(n: int) -> Tensor:
+    """Returns a table with a column of each kind."""
+    numbers = [torch.randn(n), torch.randint(0, 9, (n,)), torch.randn(n).exp(), torch.randint(0, 2, (n,)), torch.randn(n)]
+    values = iter(numbers)
+    return torch.stack([torch.randint(0, k, (n,)) if k else next(values) for k in NUM_LEVELS], 1).to(torch.get_default_dtype())
+
+
 LEVELS = {"low": 2, "high": 8, "decoder": SMALL}
 
 
@@ -71,6 +82,7 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
     level = {"data_loc": torch.full(EVENT, 5.0), "data_scale": torch.full(EVENT, 2.0)}
     odds = torch.log(torch.tensor([0.3, 0.7])).expand(*EVENT, 2)
     return [
+        (taut.Columns(KINDS, NUM_LEVELS, LATENT, SMALL), "columns"),
         (taut.Bernoulli(EVENT, LATENT, SMALL), "bits"),
         (taut.Bernoulli(EVENT, LATENT, SMALL, log_frequencies=odds), "bits"),
         (taut.Categorical(EVENT, LATENT, **LEVELS), "levels"),

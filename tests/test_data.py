@@ -366,9 +366,9 @@ def test_notes_say_what_a_person_should_know():
 def test_few_rows_are_noted():
     few = "32 training rows are fewer than 10 for each of 10 latent dimensions: expect a simple model and wide errors"
     assert prepare(GREY).notes == (f"{few}, or give more data",)
-    enough = RNG.standard_normal((30, 5))  # of five columns a model makes two latent dimensions
-    assert len(prepare(enough[:20]).notes) == 1
-    assert prepare(enough, validation_fraction=0.1, test_fraction=0.1).notes == ()
+    enough = RNG.standard_normal((64, 5))  # of five columns a model makes five latent dimensions
+    assert len(prepare(enough[:60]).notes) == 1
+    assert prepare(enough).notes == ()
 
 
 def test_a_density_of_integers_and_of_rounded_numbers_is_noted():

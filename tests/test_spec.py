@@ -24,6 +24,7 @@ def test_likelihoods_there_and_back(row: int) -> None:
     part, _ = instances.make_likelihoods()[row]
     spec = build.describe_part(part)
     fill = {"event_shape": instances.EVENT, "latent_dim": instances.LATENT, "low": 2, "high": 8}
+    fill |= {"kinds": instances.KINDS, "num_levels": instances.NUM_LEVELS}
     again = resolve(parse(str(spec)), taut.Likelihood, fill, {"decoder": taut.Network})
     assert build.describe_part(again) == spec
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in part.state_dict().items()}

@@ -24,6 +24,7 @@ from taut.likelihoods import (
     Bernoulli,
     Binomial,
     Categorical,
+    Columns,
     ContinuousBernoulli,
     DiscretizedLogistic,
     LogNormal,
@@ -42,7 +43,6 @@ from taut.priors import GaussianMixture, StandardNormal
 from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
 from taut.run import Run, load
 from taut.spec import parse, resolve, to_spec
-from taut.tables import Columns
 
 if TYPE_CHECKING:
     from taut.estimator import VAEstimator, embed_anndata

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from taut import likelihoods, objectives, posteriors, priors, tables
+from taut import likelihoods, objectives, posteriors, priors
 from taut.config import ModelConfig
 from taut.data import Dataset, Rows, Schema, batch, blocks
 from taut.errors import DataError, UsageError, shown
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
+from taut.likelihoods.columns import ColumnSupport
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.networks import Network
 from taut.objectives import Objective
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 # Importing the modules registers their parts: they are found as subclasses of these.
-_FAMILIES = (priors, likelihoods, tables, posteriors, objectives)
+_FAMILIES = (priors, likelihoods, posteriors, objectives)
 _FAMILY_NAMES = ("binary", "category", "ordinal", "levels", "count", "real", "positive")
 _NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | dict.fromkeys(_FAMILY_NAMES, Likelihood)
 _FILLED = (
@@ -367,7 +368,7 @@ def _words(support: constraints.Constraint) -> str:
         return "numbers above 0"
     if support is constraints.nonnegative_integer:
         return "whole numbers from 0"
-    if isinstance(support, tables.ColumnSupport):
+    if isinstance(support, ColumnSupport):
         return "a range for each column"
     if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
         low, high = (float(torch.as_tensor(b).flatten()[0]) for b in (support.lower_bound, support.upper_bound))

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
 from taut.features import Split
+from taut.likelihoods.columns import NOMINAL, Joint, level_probs
 from taut.missing import Observed, terms
 from taut.model import VAE, evaluating
 from taut.seeds import stream
-from taut.tables import NOMINAL, Joint, level_probs
 
 __all__ = ["Imputed", "cell_scores", "impute"]
 

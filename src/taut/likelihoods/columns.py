@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from taut.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, LogNormal, NegativeBinomial, Ordinal, StudentT
+from taut.likelihoods.counts import NegativeBinomial
+from taut.likelihoods.levels import Bernoulli, Categorical, DiscretizedLogistic, Ordinal
+from taut.likelihoods.reals import LogNormal, StudentT
 from taut.missing import terms
 from taut.model import Likelihood
 from taut.networks import MLP, Network, NetworkFactory
