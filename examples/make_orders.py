@@ -1,4 +1,6 @@
-"""Writes the orders of a shop that does not exist: orders.csv (3,000 rows), orders-new.csv (200) and orders.parquet (30,000)."""
+"""Writes orders of a shop that does not exist: orders.csv (3,000 rows), orders-new.csv, orders-bad.csv and orders.parquet."""
+
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,12 @@ def orders(rows: int, first: int) -> pa.Table:
     )
 
 
-csv.write_csv(orders(3000, 1000), "orders.csv", csv.WriteOptions(quoting_style="needed"))
-csv.write_csv(orders(200, 4000), "orders-new.csv", csv.WriteOptions(quoting_style="needed"))
+plain = csv.WriteOptions(quoting_style="none")
+csv.write_csv(orders(3000, 1000), "orders.csv", plain)
+csv.write_csv(orders(200, 4000), "orders-new.csv", plain)
 parquet.write_table(orders(30_000, 5000), "orders.parquet", row_group_size=10_000)
+Path("orders-bad.csv").write_text("""\
+date,country,member,items,parcel,price,stars
+2026-01-02,Italy,yes,120,large,950.00,4
+2026-01-03,Germany,no,2,small,-12.90,4.5
+""")

@@ -1616,8 +1616,8 @@ MUTANTS = [
     Mutant(
         "table: statistics of other columns",
         "likelihoods/columns.py",
-        "fill: dict[str, Any] = {name: values[here] for",
-        "fill: dict[str, Any] = {name: values[: len(here)] for",
+        "fill: dict[str, Any] = {name: given[name][here] for",
+        "fill: dict[str, Any] = {name: given[name][: len(here)] for",
         TABLES,
     ),
     Mutant(

@@ -32,7 +32,7 @@ from taut.references import REFERENCES, cite
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "taut").rglob("*.py"))
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-COMMANDS = r"^(?:taut|python|make demo)\b.*"
+COMMANDS = r"^(?:taut |python |make demo).*"
 FILE = r"`([\w/-]+\.(?:csv|png|npy|toml|parquet|h5ad|json|jsonl|html|py|safetensors))`"
 
 

@@ -20,9 +20,9 @@ from taut.config import Config, ModelConfig
 from taut.data import Schema, prepare, to_table
 from taut.data.column import Column
 from taut.evidence.baseline import independent_marginals
+from taut.likelihoods.columns import Columns, Joint, level_probs
 from taut.missing import terms
 from taut.run import new_data, sample_run
-from taut.likelihoods.columns import Columns, Joint, level_probs
 
 KINDS = ["category", "real", "binary", "category", "count", "ordinal", "positive", "levels", "date", "category", "real"]
 LEVELS = [3, 0, 2, 4, 0, 4, 0, 0, 0, 30, 0]

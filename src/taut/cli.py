@@ -328,7 +328,8 @@ def impute(
     from taut import cells
 
     loaded = _load(run, trust)
-    targets = _numbered(_data_target(out, "imputed", loaded, overwrite), num_imputations, overwrite)
+    base = _data_target(out, "imputed", loaded, overwrite or num_imputations > 0)
+    targets = _numbered(base, num_imputations, overwrite)
     new = _data(loaded, data, key)
     result = cells.impute(loaded.model, new.rows, num_samples, num_imputations=num_imputations, seed=seed)
     missing = sum(int(block.isnan().sum()) for block in new.rows.split(4096))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from taut.likelihoods.common import full
 from taut.likelihoods.counts import NegativeBinomial
 from taut.likelihoods.levels import Bernoulli, Categorical, DiscretizedLogistic, Ordinal
 from taut.likelihoods.reals import LogNormal, StudentT
@@ -128,12 +129,12 @@ class Columns(Likelihood):
         latent_dim: int,
         decoder: NetworkFactory = MLP,
         context_dim: int = 0,
-        data_loc: Tensor | None = None,
-        data_scale: Tensor | None = None,
-        log_loc: Tensor | None = None,
-        log_scale: Tensor | None = None,
-        low: Tensor | None = None,
-        high: Tensor | None = None,
+        data_loc: Tensor | float = 0.0,
+        data_scale: Tensor | float = 1.0,
+        log_loc: Tensor | float = 0.0,
+        log_scale: Tensor | float = 1.0,
+        low: Tensor | float = 0.0,
+        high: Tensor | float = 1.0,
         log_frequencies: Tensor | None = None,
         binary: LikelihoodFactory = Bernoulli,
         category: LikelihoodFactory = Categorical,
@@ -146,27 +147,22 @@ class Columns(Likelihood):
         super().__init__()
         self.binary, self.category, self.ordinal, self.levels = binary, category, ordinal, levels
         self.count, self.real, self.positive = count, real, positive
-        zeros, ones = torch.zeros(len(kinds)), torch.ones(len(kinds))
-        statistics = {
-            "data_loc": zeros if data_loc is None else data_loc,
-            "data_scale": ones if data_scale is None else data_scale,
-            "log_loc": zeros if log_loc is None else log_loc,
-            "log_scale": ones if log_scale is None else log_scale,
-        }
-        ranges = {"low": zeros if low is None else low, "high": ones if high is None else high}
+        statistics = {"data_loc": data_loc, "data_scale": data_scale, "log_loc": log_loc, "log_scale": log_scale}
+        ranges = {"low": low, "high": high}
+        given = {name: full(value, (len(kinds),)) for name, value in (statistics | ranges).items()}
         frequencies = _uniform(num_levels) if log_frequencies is None else log_frequencies
         self.groups = _groups(kinds, num_levels)
         self.parts, self.sizes = nn.ModuleList(), []
         for kind, index, most in self.groups:
             outputs: list[_Slice] = []
             here = torch.tensor(index)
-            fill: dict[str, Any] = {name: values[here] for name, values in statistics.items()}
+            fill: dict[str, Any] = {name: given[name][here] for name in statistics}
             fill |= {"event_shape": (len(index),), "latent_dim": latent_dim, "context_dim": context_dim}
             fill["decoder"] = partial(_make_slice, outputs)
             if kind in NOMINAL:
                 fill |= {"low": 0, "high": most - 1, "log_frequencies": frequencies[here, :most]}
             else:
-                fill |= {name: values[here] for name, values in ranges.items()}
+                fill |= {name: given[name][here] for name in ranges}
             family: LikelihoodFactory = getattr(self, kind)
             wanted = inspect.signature(family).parameters
             self.parts.append(family(**{name: value for name, value in fill.items() if name in wanted}))
