@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
 from taut.data import Schema, check_against, prepare, problems, read, readers
@@ -332,8 +333,12 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
             3,
         ),
         ({"source": GREY % 17 + 0.0, "test": GREY[:3] + 0.0}, DataError, ["the test data", "--levels 0:2"], 1),
+        ({"source": GREY / 255, "kind": "levels"}, DataError, ["not integers", "multiply by 255 and round"], 1),
+        ({"source": csr_array(GREY[:, 0]), "binarize": "dynamic"}, UsageError, ["--binarize is for dense arrays"], 1),
+        ({"source": csr_array(GREY[:, 0]), "levels": (0, 255)}, UsageError, ["--levels is for dense arrays"], 1),
+        ({"source": csr_array(GREY[:, 0]), "kind": "real"}, UsageError, ["for --kind real give it dense"], 1),
     ],
-    ids=range(18),
+    ids=range(22),
 )
 def test_prepare_refuses(arguments: dict, error: type[TautError], parts: list[str], lines: int):
     with pytest.raises(error) as caught:

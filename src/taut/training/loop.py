@@ -245,7 +245,7 @@ def _permutation(seed: int, rows: int, epoch: int, bounds: tuple[int, ...]) -> T
 
 def _rows(seed: int, data: Rows, size: int, step: int) -> Tensor:
     """Returns the rows of one step: batches run on across epochs, so all are of one size and none is lost."""
-    bounds = tuple(data.blocks) if isinstance(data, ParquetRows) else ()
+    bounds = tuple(data.blocks.tolist()) if isinstance(data, ParquetRows) else ()
     epoch, start = divmod(step * size, len(data))
     here = _permutation(seed, len(data), epoch, bounds)[start : start + size]
     if len(here) == size:
