@@ -13,7 +13,8 @@ standard errors are a jackknife over 50 blocks of rows: of the mean over new row
 
 Beside: the mean, median (ordinal) or mode of each column; and iterated trees in the manner of missForest, with boosted trees of
 sklearn in place of forests: each column in turn is predicted from all others, three rounds. Both are fitted on all rows; taut
-holds out 20 % of them to stop and to measure by. Large tables are scored on some of their rows, the same for all.
+holds out 20 % of them to stop and to measure by. Large tables are scored on some of their rows, the same for all, and those of
+more than 10,000 rows with the first of the shares alone, unless ``--every-share`` is given.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ SHARES = (10, 20, 30, 40, 50)  # of the cells, ten masks each, in this order
 NUMERIC = ("count", "pos", "real")
 GROUPS = {"numeric": NUMERIC, "category": ("cat",), "ordinal": ("ordinal",), "all": (*NUMERIC, "cat", "ordinal")}
 BLOCKS = 50
+LARGE = 10_000
 Array = np.ndarray[Any, Any]
 Job = dict[str, Any]
 
@@ -237,6 +239,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     parser.add_argument("--shares", nargs="+", type=int, default=[20, 50], choices=SHARES)
+    parser.add_argument("--every-share", action="store_true", help="of large tables too")
     parser.add_argument("--mask", type=int, default=0, help="which of the ten masks of a share")
     parser.add_argument("--max-rows", type=int, default=2000, help="rows that are scored")
     parser.add_argument("--max-epochs", type=int, help="for a quick look; by default taut's own")
@@ -248,7 +251,8 @@ def main() -> None:
     imputed, likely = [], []
     for name in options.tables:
         table = load(options.data, name)
-        for share in options.shares:
+        large = len(table.values) > LARGE and not options.every_share
+        for share in options.shares[: 1 if large else None]:
             mask = mask_of(options.data, table, 10 * SHARES.index(share) + options.mask)
             try:
                 result = compare(table, mask, options.max_rows, settings)

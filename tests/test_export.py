@@ -85,10 +85,28 @@ def test_a_spreadsheet_gets_no_formula(tmp_path: Path) -> None:
     text = (tmp_path / "a.csv").read_bytes().decode().split("\n")
     assert text[0].startswith("'=head") or text[0].startswith('"\'=head"')
     read = csv.read_csv(tmp_path / "a.csv", convert_options=csv.ConvertOptions(column_types={"'=head": pa.string()}))
-    assert read["'=head"].to_pylist()[:9] == ["'=1+1", "'+1", "'-x", "'@cmd", "'\tx", "fine", "it's", "a,b", "'-"]
+    assert read["'=head"].to_pylist()[:9] == ["'=1+1", "+1", "'-x", "'@cmd", "'\tx", "fine", "it's", "a,b", "'-"]
     assert read["number"].to_pylist() == [-1.5] * 10
     write_table(table, tmp_path / "a.parquet")
     assert parquet.read_table(tmp_path / "a.parquet").equals(table)
+
+
+def test_a_number_is_no_formula_and_a_persons_own_table_stays_as_it_is(tmp_path: Path) -> None:
+    table = pa.table({"x": ["-1.524", "+3", "-1e-5", "-.5", "=1+1", "-x"]})
+    write_table(table, tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().replace('"', "").split() == ["x", "-1.524", "+3", "-1e-5", "-.5", "'=1+1", "'-x"]
+    write_table(table, tmp_path / "own.csv", own=True)
+    assert (tmp_path / "own.csv").read_text().replace('"', "").split() == ["x", *table["x"].to_pylist()]
+
+
+def test_a_filled_number_that_does_not_fit_widens_its_column() -> None:
+    table = pa.table({"n": pa.array([1, 60_000, None] * 19 + [7, 8, 9], pa.uint16()), "b": ["x", "y", "x"] * 20})
+    schema = prepare(table).schema
+    values = np.full((60, 2), 1.0)
+    values[:, [c.name for c in schema.modelled].index("n")] = -3.4
+    filled = fill(table, values, schema)
+    assert filled["n"].type == pa.int64()
+    assert filled["n"].to_pylist()[:3] == [1, 60_000, -3]
 
 
 def test_numbers_are_written_exactly(tmp_path: Path) -> None:

@@ -109,6 +109,23 @@ def prepare_table(file: Path) -> pa.Table:
     return parquet.read_table(file)
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+def test_where_the_rows_are_is_decided_once(file: Path, tmp_path: Path, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a test set that is larger than memory: it follows the training data."""
+    config = Config.from_dict({**settings(max_epochs=1).to_dict(), "data": {"stream": streamed, "test": str(file)}})
+    run, data, _ = start(file, tmp_path / "run", config)
+    monkeypatch.setattr("taut.data.readers._free_memory", lambda: 1000 if not streamed else 10**12)
+    again = data_of(run)
+    for part in (data.train, data.test, again.train, again.test):
+        assert isinstance(part, ParquetRows) is streamed
+
+
+def test_a_folder_with_something_else_in_it_is_refused(file: Path) -> None:
+    (file.parent / "note.txt").write_text("x")
+    with pytest.raises(taut.DataError, match=r"note\.txt beside Parquet files"):
+        prepare(file.parent)
+
+
 def test_a_file_is_streamed_only_where_it_would_fill_the_memory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not prepare(file).streamed
     monkeypatch.setattr("taut.data.readers._free_memory", lambda: 1000)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from torch import Tensor
 from ztest import assert_mean
 
@@ -17,7 +18,7 @@ import taut
 from taut import build as building
 from taut.cells import impute
 from taut.config import Config, ModelConfig
-from taut.data import Schema, prepare, to_table
+from taut.data import Schema, check_against, prepare, to_table
 from taut.data.column import Column
 from taut.evidence.baseline import independent_marginals
 from taut.likelihoods.columns import Columns, Joint, level_probs
@@ -133,7 +134,7 @@ def frame(n: int = 400, seed: int = 0) -> pa.Table:
     )
 
 
-def fit(table: pa.Table, path: Path, **settings: object) -> taut.Run:
+def fit(table: pa.Table | str, path: Path, **settings: object) -> taut.Run:
     torch.set_default_dtype(torch.float32)
     small = {"max_epochs": 3, "latent_dim": 2, "num_samples": 20, "encoder": "MLP(hidden=(16,))", "decoder": "MLP(hidden=(16,))"}
     return taut.fit(table, path, **small, **settings)  # type: ignore[arg-type]
@@ -262,6 +263,96 @@ def test_counts_given_their_total_scale_with_it(tmp_path: Path) -> None:
     torch.testing.assert_close(mean[1], 3 * mean[0], rtol=1e-6, atol=0)
     rows = sample_run(taut.load(tmp_path / "run"), 2000, given={"total": "500"})
     assert 300 < float(rows.sum(1).mean()) < 750
+
+
+def test_large_counts_of_new_data_do_not_wrap_around() -> None:
+    """Training counts fit into bytes, those of the test set do not."""
+    train = np.random.default_rng(0).poisson(3, (60, 4))
+    test = train[:5].copy()
+    test[0, 0] = 300
+    data = prepare(train, kind="count", test=test)
+    assert float(data.test[0, 0]) == 300.0
+    assert float(check_against(test, data.schema).rows[0, 0]) == 300.0
+
+
+@pytest.mark.parametrize("how", ["columns", "total"])
+def test_a_conditioned_model_is_audited(how: str, tmp_path: Path) -> None:
+    from taut.evidence.audit import Effort
+
+    if how == "columns":
+        parquet.write_table(frame(), tmp_path / "rows.parquet")
+        run = fit(str(tmp_path / "rows.parquet"), tmp_path / "run", condition=("colour",))
+    else:
+        torch.set_default_dtype(torch.float32)
+        np.save(tmp_path / "counts.npy", np.random.default_rng(0).poisson(3, (80, 4)))
+        library = "NegativeBinomial(library=True)"
+        run = taut.fit(
+            str(tmp_path / "counts.npy"), tmp_path / "run", kind="count", likelihood=library, max_epochs=2, latent_dim=1
+        )
+    effort = Effort(num_samples=50, num_chains=4, max_temperatures=8, optimum_steps=5)
+    result = taut.audit_run(run, num_data=10, effort=effort)
+    assert result["samples"] is None
+    assert result["gaps"] is not None
+    assert result["annealing"] is not None
+    assert any("conditioned on a context" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([5] * 38 + [6, 7], None),  # levels that are constant in the training rows: measured all the same
+        ([None] * 38 + [6, 7], "holds no value in the training rows"),
+        ([None] * 38 + [0.5, 7.25], "holds no value in the training rows"),
+    ],
+)
+def test_what_the_training_rows_do_not_show(
+    values: list[float | None], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"a": values, "b": [i + 0.5 for i in range(40)]})
+    parts = (np.arange(30), np.arange(30, 34), np.arange(34, 40))
+    monkeypatch.setattr("taut.data.tabular.split_hashes", lambda *_: parts)
+    if words is None:
+        data = prepare(table)
+        assert independent_marginals(building.summarize(data), data.test, data.schema) is not None
+    else:
+        with pytest.raises(taut.DataError, match=words):
+            prepare(table)
+
+
+def test_an_array_column_without_a_value_in_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(0).normal(size=(40, 2))
+    array[:38, 0] = np.nan
+    monkeypatch.setattr("taut.data.dataset.split", lambda *_: (np.arange(30), np.arange(30, 34), np.arange(34, 40)))
+    with pytest.raises(taut.DataError, match=r"training rows: columns \(from 0\) 0 hold no value"):
+        prepare(array)
+
+
+def test_empty_tables_are_one_line() -> None:
+    with pytest.raises(taut.DataError, match="no rows"):
+        check_against(frame(5).slice(0, 0), prepare(frame()).schema)
+
+
+def test_a_log_normal_may_stand_for_real_columns_that_are_positive() -> None:
+    table = pa.table({"a": (10 + np.random.default_rng(0).normal(size=100)).tolist(), "b": ["x", "y"] * 50})
+    data = prepare(table)
+    config = building.complete(ModelConfig(likelihood="Columns(real=LogNormal())"), data.schema)
+    model = building.build(config, data.schema, building.summarize(data))
+    assert not taut.ELBO()(model, data.train.double()).value.isnan().any()
+
+
+@pytest.mark.parametrize("total", ["nan", "inf", "-5", "many"])
+def test_a_total_must_be_a_number(total: str, tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    counts = np.random.default_rng(0).poisson(3, (60, 3))
+    library = "Poisson(library=True)"
+    run = taut.fit(counts, tmp_path / "run", kind="count", likelihood=library, max_epochs=1, latent_dim=1, num_samples=5)
+    with pytest.raises(taut.UsageError, match="at least 0"):
+        sample_run(run, 3, given={"total": total})
+
+
+def test_a_total_is_for_a_matrix_of_counts_only() -> None:
+    with pytest.raises(ValueError, match="library=True is for a matrix"):
+        columns(count=partial(taut.NegativeBinomial, library=True))
 
 
 def test_sparse_counts_stay_sparse_and_give_the_numbers_of_dense_ones(tmp_path: Path) -> None:

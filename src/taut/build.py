@@ -110,8 +110,8 @@ def _moments(read: Callable[[], Iterator[Tensor]]) -> tuple[Tensor, Tensor, Tens
 def _log_shift(schema: Schema) -> Tensor | None:
     """Returns what is added to each element before its logarithm is taken: 1 to counts; NaN where none is."""
     if schema.kind == "table":
-        shifts = {"positive": 0.0, "count": 1.0}
-        return torch.tensor([shifts.get(c.kind, math.nan) for c in schema.modelled], dtype=torch.float64)
+        shifts = [1.0 if c.kind == "count" else 0.0 if c.low > 0 else math.nan for c in schema.modelled]
+        return torch.tensor(shifts, dtype=torch.float64)
     if schema.kind == "count":
         return torch.ones(schema.event_shape, dtype=torch.float64)
     return torch.zeros(schema.event_shape, dtype=torch.float64) if schema.kind == "real" and schema.low > 0 else None
@@ -333,12 +333,12 @@ def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = Non
         schema: Of a table: names its columns.
     """
     bad, first, where, number, size = 0, 0.0, (0, 0), 0, 0
-    support = None
+    support, device = None, next((p.device for p in model.parameters()), torch.device("cpu"))
     for stored in blocks(x):
         with torch.no_grad():
-            block, context = model.split(stored.to(torch.get_default_dtype()))
+            block, context = model.split(stored.to(device=device, dtype=torch.get_default_dtype()))
             if support is None:
-                support = model.decode(latent[None], None if context is None else context[:1]).support
+                support = model.decode(latent[None].to(device), None if context is None else context[:1]).support
                 while isinstance(support, constraints.independent):
                     support = support.base_constraint
                 if support is None:
@@ -383,7 +383,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
         DataError: values outside the support of the likelihood; the line says what to choose instead.
         UsageError: a density for discrete data, or a prior and a posterior over different spaces.
     """
-    kind, x = dataset.schema.kind, batch(dataset.train, torch.arange(2), dataset.binarize == "dynamic")
+    kind, x = dataset.schema.kind, batch(dataset.train, torch.arange(min(2, len(dataset.train))), dataset.binarize == "dynamic")
     z = model.draw(x[:1], reparameterize=False).z[0]
     for rows in (dataset.train, dataset.validation, dataset.test):
         if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits

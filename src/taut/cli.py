@@ -332,13 +332,15 @@ def impute(
     targets = _numbered(base, num_imputations, overwrite)
     new = _data(loaded, data, key)
     result = cells.impute(loaded.model, new.rows, num_samples, num_imputations=num_imputations, seed=seed)
-    missing = sum(int(block.isnan().sum()) for block in new.rows.split(4096))
+    missing = sum(
+        int((a.isnan() & ~b.isnan()).sum()) for a, b in zip(new.rows.split(4096), result.values.split(4096), strict=True)
+    )
     for values, target in zip(result.draws if num_imputations else [result.values], targets, strict=True):
         if new.table is not None and target.suffix != ".npy":
             from taut.data import fill
             from taut.export import shortest, write_table
 
-            write_table(fill(new.table, shortest(values), loaded.schema), target)
+            write_table(fill(new.table, shortest(values), loaded.schema), target, own=True)
         else:
             _write_data(values, target, loaded)
     written = {"files": [str(t) for t in targets], "filled": missing, "median_ess": float(result.ess.median())}

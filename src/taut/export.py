@@ -1,7 +1,8 @@
 """Writing what a model gives: arrays, tables and images, in the format that the name of the file asks for.
 
 A spreadsheet runs what looks like a formula: in a CSV file a text (or a column's name) that begins with ``=``, ``+``, ``-``,
-``@`` or a tab gets an apostrophe before it. Parquet keeps every text as it is.
+``@`` or a tab, and is no number, gets an apostrophe before it. Parquet keeps every text as it is, and so does a person's own
+table that was only filled in.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ TABLES = (".csv", ".parquet")
 NUMBERS = (".npy", ".csv", ".parquet")
 ARRAYS = (".npy",)
 IMAGES = (".npy", ".png")
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -75,15 +77,21 @@ def write_images(values: torch.Tensor, out: Path, low: float, high: float) -> No
         write_bytes(out, pictures.to_png([pictures.grid(values, low, high, 10)]))
 
 
-def write_table(table: pa.Table, out: Path) -> None:
-    """Writes a table; what is missing is an empty field in CSV and a null in Parquet."""
+def write_table(table: pa.Table, out: Path, *, own: bool = False) -> None:
+    """Writes a table; what is missing is an empty field in CSV and a null in Parquet.
+
+    Args:
+        table: The table.
+        out: The file.
+        own: Whether it is the person's own table, whose cells stay as they are.
+    """
     sink = io.BytesIO()
     if out.suffix == ".parquet":
         import pyarrow.parquet as parquet
 
         parquet.write_table(table, sink)
     else:
-        _write_csv(_without_formulas(table), sink)
+        _write_csv(table if own else _without_formulas(table), sink)
     write_bytes(out, sink.getvalue())
 
 
@@ -108,7 +116,8 @@ def _without_formulas(table: pa.Table) -> pa.Table:
             column = column.cast(column.type.value_type)
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             return column
-        return pc.replace_substring_regex(column, pattern=r"^([=+\-@\t\r])", replacement=r"'\1")
+        escaped = pc.replace_substring_regex(column, pattern=r"^([=+\-@\t\r])", replacement=r"'\1")
+        return pc.if_else(pc.match_substring_regex(column, NUMBER), column, escaped)
 
     names = [f"'{name}" if name.startswith(FORMULA) else name for name in table.column_names]
     return pa.table([harmless(column) for column in table.columns], names=names)

@@ -22,6 +22,7 @@ from taut import build as building
 from taut import storage
 from taut.config import Config
 from taut.data import Dataset
+from taut.data.readers import kind_of
 from taut.errors import TautError, UsageError, shown
 from taut.evidence import Evidence, importance_blocks
 from taut.measure import draw_pictures, measured_part, numbers
@@ -153,7 +154,9 @@ def assemble(
     else:
         data = read_data(source, config, test)
         measured_part(data)  # refused before the training, not after it
-    read = dataclasses.replace(config.data, stream=data.streamed or None)  # decided once: it sets the order of the batches
+    from_file = isinstance(source, str | Path) and kind_of(source) == "Parquet files"
+    # Decided once and kept: it sets the order of the batches.
+    read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
     aim = config.training.objective or building.usual_objective(data.schema)
     config = dataclasses.replace(
         config,
@@ -431,7 +434,7 @@ def _absolute(name: str | None) -> str:
     file, colon, key = name.rpartition(":")
     if colon and Path(file).is_file():
         return f"{Path(file).absolute()}:{key}"
-    return str(Path(name).absolute()) if Path(name).is_file() else name
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def _step(line: str) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def held_out(run: Run, data: Dataset) -> Rows:
 
 def new_data(run: Run, source: Source, key: str | None = None) -> New:
     """Returns data that the model of a run has not seen, checked against its schema and its likelihood's support."""
-    options = dataclasses.replace(_options(run.config.data), delimiter=None, decimal=None, stream=None)  # of the file itself
+    options = dataclasses.replace(_options(run.config.data), delimiter=None, stream=None)  # of the file itself
     new = check_against(source, run.schema, key=key, options=options, binarize=run.config.data.binarize, seed=_data_seed(run))
     latent = encode(run.model, new.rows[:1])
     if (problem := building.unsupported(run.model, new.rows, latent.to(torch.get_default_dtype()), run.schema)) is not None:
@@ -179,13 +180,16 @@ def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
     """Returns the codes of given values, (1, number of them)."""
     if not schema.condition:
         try:
-            return np.array([[float(given["total"])]])
+            total = float(given["total"])
         except ValueError:
-            raise UsageError(f"--given total={shown(given['total'])}: a number is needed") from None
+            total = math.nan
+        if not 0 <= total < math.inf:
+            raise UsageError(f"--given total={shown(given['total'])}: a number of at least 0 is needed")
+        return np.array([[total]])
     columns = [schema.modelled[i] for i in schema.given]
     values, problems, notes = encode_columns(_one_row(given, columns), columns, "--given", missing_values=schema.missing_values)
-    if problems or notes:
-        raise UsageError("; ".join([*problems, *notes]))
+    if problems or np.isnan(values).any():  # a level that was never seen is read as missing, and noted
+        raise UsageError("; ".join([*problems, *notes]) or "--given: a value of what is given is missing; write COLUMN=VALUE")
     return values
 
 

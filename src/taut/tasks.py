@@ -73,7 +73,8 @@ def context_of(model: VAE, values: Tensor) -> Context:
     if model.condition is None:
         raise UsageError("this model is not conditioned on anything: train one with --condition COLUMN")
     with torch.no_grad():
-        return model.condition.context(values)
+        device = next((p.device for p in model.parameters()), values.device)
+        return model.condition.context(values.to(device))
 
 
 def _decoded(model: Model, z: Tensor, draw: bool, context: Context | None = None) -> Tensor:

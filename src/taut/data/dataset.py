@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from taut.data.schema import (
     Schema,
     chunks,
     constant_columns,
+    empty_columns,
     found,
     has_gaps,
     infer,
@@ -121,7 +122,8 @@ def prepare(
         raise UsageError(f"binarize must be one of {', '.join(BINARIZE)}, not {binarize!r}")
     sources = [read(source, key, options)]
     if test is not None:
-        sources.append(read(test, None, options.only(kind_of(test))))
+        streamed = isinstance(sources[0].data, Streamed) if kind_of(source) == "Parquet files" else None
+        sources.append(read(test, None, replace(options, stream=streamed).only(kind_of(test))))
     names = [shown(s.name) or f"the {part} data" for s, part in zip(sources, ("training", "test"), strict=False)]
     fractions = (validation_fraction, 0.0 if test is not None else test_fraction)
     if any(s.is_table for s in sources):
@@ -180,7 +182,8 @@ def _array_dataset(
         raise DataError(wrong)
     stored = [_stored(array, seen, binarize) for array in arrays]
     parts = split(stored[0], *fractions)
-    if binarize == "none" and (wrong := constant_columns(stored[0][parts[0]], seen, f"{names[0]}, its training rows")):
+    trained, where = stored[0][parts[0]], f"{names[0]}, its training rows"
+    if binarize == "none" and (wrong := empty_columns(trained, where) + constant_columns(trained, seen, where)):
         raise DataError(wrong)
     rows, labels = _parts(stored, [s.labels for s in sources], parts)
     if binarize == "dynamic":
@@ -216,7 +219,7 @@ def _sparse_dataset(sources: list[Source], names: list[str], kind: Kind | None, 
 
 def _table_dataset(sources: list[Source], names: list[str], asked: Asked, fractions: tuple[float, float]) -> Dataset:
     table = prepare_tables([s.data for s in sources], names, asked, fractions, MIN_ROWS)
-    streamed = any(isinstance(s.data, Streamed) for s in sources)
+    streamed = isinstance(sources[0].data, Streamed)
     return _dataset(sources, table.schema, table.parts, [None] * 3, table.notes, table.fingerprint, streamed=streamed)
 
 
@@ -368,7 +371,7 @@ def _stored(array: np.ndarray, schema: Schema, binarize: str) -> np.ndarray:
             return (grey >= (128 if bytes_only else 0.5)).astype(np.uint8)
         if bytes_only:
             return grey.astype(np.uint8)
-    elif schema.kind != "real" and schema.low >= 0 and schema.high <= 255 and not has_gaps(array):
+    elif schema.kind != "real" and array.size and array.min() >= 0 and array.max() <= 255 and not has_gaps(array):
         return array.astype(np.uint8)
     exact = np.result_type(array.dtype, np.float32)
     return array.astype(np.float32 if exact == np.float32 else float_storage())

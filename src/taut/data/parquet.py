@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetRows", "block_order", "num_bytes", "read_parquet", "row_groups"]
 
+SUFFIXES = (".parquet", ".pq")
 MAX_ROWS = 65_536  # of a piece; a larger row group is read in several
 ADVISED_ROWS, SMALL_ROWS = 50_000, 1000
 INDEX_NAME = re.compile(r"__index_level_\d+__")  # what pandas calls an index that has no name
@@ -247,9 +248,13 @@ class _Pieces:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".parquet" and file.name[0] not in "._")
+    seen = sorted(file for file in path.iterdir() if file.name[0] not in "._")
+    files = [file for file in seen if file.suffix.lower() in SUFFIXES]
     if not files:
         raise DataError(f"{shown(path)}: holds no .parquet files; give a folder that does, or a file")
+    if len(files) < len(seen):
+        other = next(file for file in seen if file not in files)
+        raise DataError(f"{shown(path)}: holds {shown(other.name)} beside Parquet files; give a folder with nothing else in it")
     return files
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
+from taut.data.parquet import SUFFIXES
 from taut.errors import DataError, UsageError, shown
 
 MAX_UNCOMPRESSED_BYTES = 16 * 2**30
@@ -33,7 +34,6 @@ SUPPORTED = (
     " files, digits, openml:NAME"
 )
 TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
-PARQUET = {".parquet", ".pq"}
 PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".joblib"}
 IDX_NAME = re.compile(r"(\.idx|[.-]idx\d(-\w+)?|-ubyte)$|\.gz$", re.IGNORECASE)
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -127,7 +127,7 @@ def kind_of(source: object) -> str:
     path = Path(source)
     if (folder := _folder_kind(path)) is not None:
         return folder
-    if path.suffix.lower() in PARQUET:
+    if path.suffix.lower() in SUFFIXES:
         return "Parquet files"
     return "text tables" if TEXT_TABLE.search(path.name) else ".h5ad files" if path.suffix.lower() == ".h5ad" else "arrays"
 
@@ -139,7 +139,7 @@ def _folder_kind(path: Path) -> str | None:
     except OSError:  # such as a name that is too long: the reader says so
         return None
     try:
-        return "Parquet files" if any(p.suffix.lower() in PARQUET for p in path.iterdir()) else "images"
+        return "Parquet files" if any(p.suffix.lower() in SUFFIXES for p in path.iterdir()) else "images"
     except OSError:  # it must not be listed: the reader says so
         return "images"
 

@@ -187,8 +187,8 @@ def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *,
     if array.dtype.kind == "f":
         if array.ndim > 2:
             lines += found(name, array, np.isnan, "NaN", "only rows of a table can have gaps, so fill them or drop those data")
-        elif training and array.ndim == 2 and len(empty := np.flatnonzero(_all(array, np.isnan))):
-            lines.append(f"{name}: columns (from 0) {listing(empty)} hold no value at all; remove them")
+        elif training:
+            lines += empty_columns(array, name)
         lines += found(name, array, np.isinf, "infinite", "replace them or drop the rows")
     lines += _outside(array, schema, name)
     if training and len(array) > 1:
@@ -197,6 +197,13 @@ def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *,
         else:
             lines += constant_columns(array, schema, name)
     return lines
+
+
+def empty_columns(array: np.ndarray, name: str) -> list[str]:
+    """Returns a line if columns hold no value at all."""
+    if array.dtype.kind != "f" or array.ndim != 2 or not len(empty := np.flatnonzero(_all(array, np.isnan))):
+        return []
+    return [f"{name}: columns (from 0) {listing(empty)} hold no value at all; remove them"]
 
 
 def constant_columns(array: np.ndarray, schema: Schema, name: str) -> list[str]:

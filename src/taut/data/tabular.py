@@ -122,8 +122,6 @@ def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str]
     coded = _code(source, schema, name)
     if coded.problems:
         raise DataError(coded.problems)
-    if not len(coded.hashes):
-        raise DataError(f"{name}: holds no rows")
     return coded.rows, coded.notes, None if isinstance(source, Streamed) else source
 
 
@@ -160,10 +158,22 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
         if not new.type.equals(kind) and pa.types.is_integer(kind):
             new = pc.round(new)
         kind = pa.float64() if pa.types.is_null(kind) else kind
+        if pa.types.is_integer(kind) and new.null_count < len(new) and not _fits(new, kind):
+            kind = pa.int64()
         merged = pc.if_else(pa.array(cells.missing & ~np.isnan(np.asarray(values, np.float64)[:, schema.modelled.index(column)])),
                             new.cast(kind), old.cast(kind))  # fmt: skip
         table = table.set_column(place, pa.field(column.name, kind), merged)
     return table
+
+
+def _fits(numbers: Any, kind: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        numbers.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _text(path: Path) -> str:
@@ -186,6 +196,8 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
     """Codes a table; of a streamed one only the hashes are kept, and the rows are coded again when they are asked for."""
     hashes, kept, problems, notes, first_row = [], [], [], [], 0
     missing, empty = 0, 0
+    if not isinstance(source, Streamed) and not source.num_rows:
+        raise DataError(f"{name}: holds no rows")
     for table in _pieces(source):
         values, wrong, told = encode(table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row)
         problems += wrong
@@ -207,13 +219,18 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
 
 
 def _constant(rows: Rows, schema: Schema, name: str) -> list[str]:
-    """Returns a line for each real column that is constant in the training rows: its density would have no bound."""
+    """Returns a line for each column without a value in the training rows, and each real one that is constant there."""
     low, high = torch.full((len(schema.modelled),), torch.inf), torch.full((len(schema.modelled),), -torch.inf)
     for block in blocks(rows):
         low = torch.minimum(low, block.nan_to_num(torch.inf).amin(0))
         high = torch.maximum(high, block.nan_to_num(-torch.inf).amax(0))
-    constant = (low >= high).tolist()
-    return [
+    constant, empty = (low == high).tolist(), (low > high).tolist()
+    lines = [
+        f"{name}: column {shown(c.name)} holds no value in the training rows; remove it"
+        for c, nothing in zip(schema.modelled, empty, strict=True)
+        if nothing
+    ]
+    return lines + [
         f"{name}: column {shown(c.name)} is constant in the training rows as they are stored ({np.dtype(float_storage()).name}),"
         ' where a density is infinite; subtract a constant, or give it kind = "id" in a --schema FILE to leave it out'
         for c, same in zip(schema.modelled, constant, strict=True)

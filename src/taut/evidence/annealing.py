@@ -240,6 +240,8 @@ class _Path:
 
     def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str) -> None:
         draw = model.draw(x, context=context, reparameterize=False)
+        if isinstance(model, VAE):
+            x, context = model.split(x, context)
         support = support_of(draw.prior)
         if support is not None and support.is_discrete:
             raise ValueError(

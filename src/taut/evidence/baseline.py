@@ -35,7 +35,7 @@ def independent_marginals(statistics: Statistics, x: Rows, schema: Schema) -> Pe
         table = statistics.log_frequencies.double().flatten(0, -2)
         return torch.cat([_looked_up(table, b.flatten(1).double() - schema.low).sum(-1) for b in blocks(x)])
     if schema.kind == "table":
-        return sum(_column(statistics, schema, x, i) for i in schema.rest)  # type: ignore[return-value]
+        return torch.cat([torch.stack([_column(statistics, schema, b, i) for i in schema.rest]).sum(0) for b in blocks(x)])
     loc, scale = statistics.loc.double(), statistics.scale.double()
     if schema.kind == "count":
         return torch.cat([_observed(_counts(loc, scale), b.double()).flatten(1).sum(1) for b in blocks(x)])
@@ -43,18 +43,18 @@ def independent_marginals(statistics: Statistics, x: Rows, schema: Schema) -> Pe
     return torch.cat([_observed(Normal(loc, scale), b.double()).flatten(1).sum(1) for b in blocks(x)])
 
 
-def _column(statistics: Statistics, schema: Schema, x: Rows, i: int) -> Tensor:
+def _column(statistics: Statistics, schema: Schema, block: Tensor, i: int) -> Tensor:
     column = schema.modelled[i]
     loc, scale = statistics.loc[i].double(), statistics.scale[i].double()
-    values = torch.cat([b[:, i].double() for b in blocks(x)])
+    values = block[:, i].double()
     if column.levels:
         assert statistics.log_frequencies is not None
         return _looked_up(statistics.log_frequencies[i : i + 1].double(), values[:, None])[:, 0]
     if column.kind == "count":
         return _observed(_counts(loc, scale), values)
-    if column.kind == "levels":  # a logistic of scale s has standard deviation s pi / sqrt(3)
+    if column.kind == "levels":  # a logistic of scale s has standard deviation s pi / sqrt(3); its floor is the likelihood's
         low, high = (torch.tensor(v, dtype=torch.float64) for v in (column.low, column.high))
-        return _observed(DiscretizedLogistic(loc, 0.5513 * scale, low, high), values)
+        return _observed(DiscretizedLogistic(loc, 0.01 + 0.5513 * scale, low, high), values)
     if column.kind == "positive":
         return _observed(LogNormal(statistics.log_loc[i].double(), statistics.log_scale[i].double()), values)
     return _observed(Normal(loc, scale), values)

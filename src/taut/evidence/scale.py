@@ -46,8 +46,9 @@ def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: in
         for number, first in enumerate(range(0, len(x), ROWS)):
             c = None if context is None else context[first : first + ROWS].to(device)
             block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
+            block, c = model.split(block, c)
             with stream(seed, "scale", number):
-                q = model.encode(block, c)
+                q = model.posterior(block, c)
                 decoded = model.decode(q.sample(torch.Size((1,))), c)
             base = decoded.base_dist if isinstance(decoded, Independent) else decoded
             if not isinstance(base, Normal) or len(x) < 4:
@@ -56,8 +57,8 @@ def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: in
             floors.append(_at_floor(model, base.scale[0]))
     square = torch.cat(residuals).square()
     fit, measure = square[::2], square[1::2]
-    factor = fit.mean(0).sqrt()
-    gain = (0.5 * measure * (1 - factor**-2) - factor.log()).sum(1)
+    factor = fit.nanmean(0).sqrt()  # what is missing has no residual
+    gain = torch.where(measure.isnan(), 0.0, 0.5 * measure * (1 - factor**-2) - factor.log()).sum(1)
     known = [f for f in floors if f is not None]
     return {
         "gain": Estimate.of(gain).to_dict(),

@@ -164,6 +164,8 @@ class Columns(Likelihood):
             else:
                 fill |= {name: given[name][here] for name in ranges}
             family: LikelihoodFactory = getattr(self, kind)
+            if isinstance(family, partial) and family.keywords.get("library"):
+                raise ValueError("library=True is for a matrix of counts, whose rows have totals, not for columns of a table")
             wanted = inspect.signature(family).parameters
             self.parts.append(family(**{name: value for name, value in fill.items() if name in wanted}))
             self.sizes.append(sum(math.prod(o.out_shape) for o in outputs))

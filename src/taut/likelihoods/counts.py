@@ -17,6 +17,7 @@ from taut.types import Context
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
 
+# A count that training never saw starts at this rate, half a count in 5,000 data: at zero one such count would be impossible.
 UNSEEN_RATE = 1e-4
 
 

@@ -259,6 +259,3 @@ def _log_frequencies(given: Tensor | None, low: int | Tensor, high: int | Tensor
     level = torch.arange(int(last.max()) + 1)
     frequencies = torch.zeros(*event_shape, len(level)) if given is None else given
     return frequencies.masked_fill(level > last[..., None], -torch.inf)
-
-
-# A count that training never saw starts at this rate, half a count in 5,000 data: at zero one such count would be impossible.
