@@ -1743,8 +1743,8 @@ MUTANTS = [
     Mutant(
         "library: the total ignored",
         "likelihoods/counts.py",
-        "log_rate = _log_mean(raw, self.data_loc, context, self.library)",
-        "log_rate = _log_mean(raw, self.data_loc, context, False)",
+        "log_rate = _log_mean(self.known * raw, self.data_loc, context, self.library)",
+        "log_rate = _log_mean(self.known * raw, self.data_loc, context, False)",
         FAMILY_TESTS,
     ),
     Mutant(

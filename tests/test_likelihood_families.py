@@ -148,20 +148,32 @@ def test_student_t_integrates_to_one_and_has_its_variance_in_the_users_units(sca
 
 
 def test_raw_zero_has_the_mean_and_the_variance_of_the_counts() -> None:
-    loc, scale = f64(3.0, 0.5, 40.0), f64(4.0, 0.6, 7.0)  # the second varies less than a Poisson's, which r = 10,000 is near
+    loc, scale = f64(3.0, 0.5, 40.0), f64(4.0, 0.6, 7.0)  # the second varies less than a Poisson's: it starts at r = 5, ten means
     assert zero(lk.Poisson((3,), 2, data_loc=loc)).mean[0, 0].tolist() == pytest.approx(loc.tolist(), rel=1e-14)
     for dispersion in ("per_feature", "per_datum"):
         d = zero(lk.NegativeBinomial((3,), 2, dispersion, data_loc=loc, data_scale=scale))
         torch.testing.assert_close(d.mean[0, 0], loc)
-        torch.testing.assert_close(d.variance[0, 0], f64(16.0, 0.5 + 0.25 / 1e4, 49.0))
+        torch.testing.assert_close(d.variance[0, 0], f64(16.0, 0.5 + 0.25 / 5, 49.0))
         inflated = zero(lk.ZeroInflatedNegativeBinomial((3,), 2, dispersion, data_loc=loc, data_scale=scale))
         torch.testing.assert_close(inflated.mean[0, 0], 0.99 * loc)
+
+
+def test_an_element_of_few_counts_stays_near_its_mean() -> None:
+    for part in (lk.Poisson, lk.NegativeBinomial, lk.ZeroInflatedNegativeBinomial):
+        built = part((3,), 2, data_loc=2.0, data_total=f64(0.0, 200.0, 1800.0))
+        assert built.known.tolist() == pytest.approx([0.0, 0.5, 0.9])
+        z = torch.randn(1, 4, 2)
+        raw = built.decoder(z).flatten(-2)[..., :3]
+        base = built(z).base_dist
+        log_mean = base.log_rate if part is lk.Poisson else getattr(base, "base", base).log_mean
+        torch.testing.assert_close(log_mean, math.log(2.0) + built.known * raw)
+        assert part((3,), 2).known.tolist() == [1.0] * 3
 
 
 def test_counts_that_training_never_saw_start_at_half_a_count_in_5000() -> None:
     part = lk.NegativeBinomial((2,), 2, data_loc=f64(0.0, 3.0), data_scale=f64(1.0, 3.0))
     torch.testing.assert_close(zero(part).mean[0, 0], f64(1e-4, 3.0))
-    assert part.log_concentration.tolist() == pytest.approx([math.log(1e-2), math.log(9 / 6)])
+    assert (10 * part.raw_concentration).tolist() == pytest.approx([math.log(1e-2), math.log(9 / 6)])
     torch.testing.assert_close(zero(lk.Poisson((1,), 2, data_loc=0.0)).mean[0, 0], f64(1e-4))
 
 

@@ -39,8 +39,8 @@ _FAMILIES = (priors, likelihoods, posteriors, objectives)
 _FAMILY_NAMES = ("binary", "category", "ordinal", "levels", "count", "real", "positive")
 _NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | dict.fromkeys(_FAMILY_NAMES, Likelihood)
 _FILLED = (
-    "event_shape", "latent_dim", "context_dim", "low", "high", "data_loc", "data_scale", "log_frequencies", "log_loc",
-    "log_scale", "features", "kinds", "num_levels",
+    "event_shape", "latent_dim", "context_dim", "low", "high", "data_loc", "data_scale", "data_total", "log_frequencies",
+    "log_loc", "log_scale", "features", "kinds", "num_levels",
 )  # fmt: skip
 
 # A table of frequencies larger than this (entries) is not made: levels of large images are modelled without one.
@@ -59,6 +59,7 @@ class Statistics(NamedTuple):
             (Krichevsky and Trofimov), else the one under which each training datum is best predicted from the others; None
             for reals. Of a table -inf beyond the levels of a column.
         mean_total: Mean of the sum of a row.
+        rows: Number of training rows.
     """
 
     loc: Tensor
@@ -67,6 +68,7 @@ class Statistics(NamedTuple):
     log_scale: Tensor
     log_frequencies: Tensor | None
     mean_total: float = 1.0
+    rows: int = 0
 
 
 def summarize(dataset: Dataset) -> Statistics:
@@ -93,6 +95,7 @@ def summarize(dataset: Dataset) -> Statistics:
         log_variance.sqrt().to(dtype),
         None if frequencies is None else frequencies.log().to(dtype),
         float(loc.sum()),
+        len(dataset.train),
     )
 
 
@@ -232,6 +235,7 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
         "data_scale": ones if statistics is None else _units(statistics, schema),
         "log_loc": zeros if statistics is None else statistics.log_loc,
         "log_scale": ones if statistics is None else _never_zero(statistics.log_scale),
+        "data_total": ones if statistics is None else statistics.loc * statistics.rows,
         "log_frequencies": None if statistics is None else statistics.log_frequencies,
     }
     if schema.kind in ("binary", "levels"):
@@ -290,9 +294,9 @@ def _units(statistics: Statistics, schema: Schema) -> Tensor:
 def _encoder_units(statistics: Statistics, schema: Schema) -> tuple[Tensor, Tensor]:
     """Returns the location and the scale that the encoder standardizes with, (*event) each; of log(1 + x) for counts.
 
-    Pixels, bits and the columns of a count matrix share a scale, so large that the whole input has the variance of ten elements,
-    not of hundreds: Adam moves all weights of a unit of the first layer by the same small step, and many large inputs turn that
-    into a large one (docs/design.md, decision 9).
+    Pixels and bits share a scale, so large that the whole input has the variance of ten elements, not of hundreds: Adam moves all
+    weights of a unit of the first layer by the same small step, and many large inputs turn that into a large one (docs/design.md,
+    decision 9). So do the columns of a count matrix.
     """
     counts = schema.kind == "count"
     loc, scale = (statistics.log_loc, statistics.log_scale) if counts else (statistics.loc, statistics.scale)

@@ -59,6 +59,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
             "likelihood",
             f"{model.likelihood}{'' if config.model.likelihood == model.likelihood else ', which follows from the data'}",
         ),
+        ("given", _given(dataset.schema.condition, str(model.likelihood))),
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
         ("networks", f"{model.encoder}, {model.decoder}"),
@@ -68,6 +69,13 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     for name, text in lines:
         if text:
             show(f"{name:<11}{_clean(text)}")
+
+
+def _given(condition: tuple[str, ...], likelihood: str) -> str:
+    """Says what the model is conditioned on, since log p(x) is another quantity then."""
+    if condition:
+        return f"{', '.join(map(shown, condition))}; log p(x) means log p(the other columns | what is given)"
+    return "the total of each row; log p(x) means log p(x | total)" if "library=True" in likelihood else ""
 
 
 def show_columns(schema: Schema) -> None:

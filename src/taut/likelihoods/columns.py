@@ -106,6 +106,7 @@ class Columns(Likelihood):
         context_dim: C.
         data_loc: Mean of each column in the training data, in its own units.
         data_scale: Standard deviation of each column, likewise.
+        data_total: Sum of each column, likewise.
         log_loc: Mean of the logarithm of each positive column.
         log_scale: Standard deviation of it.
         low: Smallest level of each column of integer levels.
@@ -131,6 +132,7 @@ class Columns(Likelihood):
         context_dim: int = 0,
         data_loc: Tensor | float = 0.0,
         data_scale: Tensor | float = 1.0,
+        data_total: Tensor | float = math.inf,
         log_loc: Tensor | float = 0.0,
         log_scale: Tensor | float = 1.0,
         low: Tensor | float = 0.0,
@@ -147,7 +149,13 @@ class Columns(Likelihood):
         super().__init__()
         self.binary, self.category, self.ordinal, self.levels = binary, category, ordinal, levels
         self.count, self.real, self.positive = count, real, positive
-        statistics = {"data_loc": data_loc, "data_scale": data_scale, "log_loc": log_loc, "log_scale": log_scale}
+        statistics = {
+            "data_loc": data_loc,
+            "data_scale": data_scale,
+            "data_total": data_total,
+            "log_loc": log_loc,
+            "log_scale": log_scale,
+        }
         ranges = {"low": low, "high": high}
         given = {name: full(value, (len(kinds),)) for name, value in (statistics | ranges).items()}
         frequencies = _uniform(num_levels) if log_frequencies is None else log_frequencies

@@ -19,6 +19,9 @@ __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
 
 # A count that training never saw starts at this rate, half a count in 5,000 data: at zero one such count would be impossible.
 UNSEEN_RATE = 1e-4
+# Steps of log r for one of its parameter: r moves over orders of magnitude while Adam moves a parameter by its small rate.
+GAIN = 10.0
+FEW_COUNTS = 200.0
 
 
 class Poisson(Likelihood):
@@ -34,9 +37,12 @@ class Poisson(Likelihood):
         decoder: Network from z to m, (1, \*event).
         context_dim: C.
         data_loc: Mean of the training data.
+        data_total: Sum of the training data: m is the decoder's output times total / (total + 200), so that an element of few
+            counts, of which little can be known, stays near its mean for longer.
     """
 
     data_loc: Tensor
+    known: Tensor
 
     def __init__(
         self,
@@ -46,16 +52,18 @@ class Poisson(Likelihood):
         decoder: NetworkFactory = MLP,
         context_dim: int = 0,
         data_loc: Tensor | float = 1.0,
+        data_total: Tensor | float = math.inf,
     ) -> None:
         super().__init__()
         _check_library(library, context_dim)
         self.event_dims, self.library = len(event_shape), library
         self.register_buffer("data_loc", _rates(data_loc, event_shape))
+        self.register_buffer("known", 1 / (1 + FEW_COUNTS / full(data_total, event_shape)))
         self.decoder = decoder((latent_dim,), (1, *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).squeeze(-1 - self.event_dims)
-        log_rate = _log_mean(raw, self.data_loc, context, self.library)
+        log_rate = _log_mean(self.known * raw, self.data_loc, context, self.library)
         return independent(distributions.Poisson(log_rate, validate_args=False), self.event_dims, 0.0)
 
 
@@ -63,6 +71,7 @@ class _NegativeBinomial(Likelihood):
     """What the two negative binomials share: their constructor, and the distribution without zero inflation."""
 
     data_loc: Tensor
+    known: Tensor
     maps = 1
 
     def __init__(
@@ -75,6 +84,7 @@ class _NegativeBinomial(Likelihood):
         context_dim: int = 0,
         data_loc: Tensor | float = 1.0,
         data_scale: Tensor | float = 1.5,
+        data_total: Tensor | float = math.inf,
     ) -> None:
         super().__init__()
         if dispersion not in ("per_feature", "per_datum"):
@@ -82,15 +92,20 @@ class _NegativeBinomial(Likelihood):
         _check_library(library, context_dim)
         self.event_dims, self.dispersion, self.library = len(event_shape), dispersion, library
         self.register_buffer("data_loc", _rates(data_loc, event_shape))
+        self.register_buffer("known", 1 / (1 + FEW_COUNTS / full(data_total, event_shape)))
         excess = full(data_scale, event_shape).square() - self.data_loc
         moments = torch.where(excess > 0, self.data_loc.square() / excess, torch.inf)
-        self.log_concentration = nn.Parameter(moments.clamp(1e-2, 1e4).log())
+        # A rare count that looks like a Poisson's is not known to be one: its variance starts at 1.1 means at least.
+        moments = torch.minimum(moments, 10 * self.data_loc)
+        self.raw_concentration = nn.Parameter(moments.clamp(1e-2, 1e4).log() / GAIN)
         maps = self.maps + (dispersion == "per_datum")
         self.decoder = decoder((latent_dim,), (maps, *event_shape), context_dim)
 
     def _base(self, raw: Tensor, context: Context | None) -> Distribution:
-        log_mean = _log_mean(raw[0], self.data_loc, context, self.library)
-        log_concentration = self.log_concentration + raw[-1] if self.dispersion == "per_datum" else self.log_concentration
+        log_mean = _log_mean(self.known * raw[0], self.data_loc, context, self.library)
+        log_concentration = GAIN * self.raw_concentration
+        if self.dispersion == "per_datum":
+            log_concentration = log_concentration + raw[-1]
         return distributions.NegativeBinomial(log_mean, log_concentration, validate_args=False)
 
 
@@ -98,8 +113,8 @@ class NegativeBinomial(_NegativeBinomial):
     r"""Creates $p(x \mid z) = \prod_i \mathrm{NB}(x_i; \mu_i, r_i)$ for counts that vary more than a Poisson's.
 
     The mean is $\mu_i = \lambda_i e^{m_i(z)}$ with $\lambda$ the mean of the data, the variance $\mu_i + \mu_i^2 / r_i$. An
-    element starts with the r that gives the variance of the data, between 0.01 and 10,000; one whose training data are all zero
-    starts at a mean of 1e-4, half a count in 5,000 data.
+    element starts with the r that gives the variance of the data, between 0.01 and ten times its mean; one whose training data
+    are all zero starts at a mean of 1e-4, half a count in 5,000 data.
 
     Args:
         event_shape: Shape of one datum.
@@ -110,6 +125,8 @@ class NegativeBinomial(_NegativeBinomial):
         decoder: Network from z to m, and log r relative to that of the element if decoded, (1 or 2, \*event).
         context_dim: C.
         data_loc: Mean of the training data.
+        data_total: Sum of the training data: m is the decoder's output times total / (total + 200), so that an element of few
+            counts, of which little can be known, stays near its mean for longer.
         data_scale: Standard deviation of the training data.
     """
 
@@ -131,6 +148,8 @@ class ZeroInflatedNegativeBinomial(_NegativeBinomial):
         decoder: Network from z to m, the logit of the share relative to 1%, and log r if decoded, (2 or 3, \*event).
         context_dim: C.
         data_loc: Mean of the training data.
+        data_total: Sum of the training data: m is the decoder's output times total / (total + 200), so that an element of few
+            counts, of which little can be known, stays near its mean for longer.
         data_scale: Standard deviation of the training data.
     """
 
