@@ -1,6 +1,6 @@
 """Counts of single cells: log p(x) under each family of counts, memory, and what the embedding knows of the cell types.
 
-    python benchmarks/counts.py COUNTS.npz --max-epochs 100
+    python benchmarks/counts.py COUNTS.npz
 
 COUNTS.npz holds a matrix of cells by genes as the parts of scipy's CSR (data, indices, indptr, shape) and labels (from 1; the
 cell types). Each family is fitted through what ``taut.fit`` is made of, from the sparse matrix, in a process of its own with one
@@ -117,7 +117,7 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--max-epochs", type=int, default=100)
+    parser.add_argument("--max-epochs", type=int, default=40)
     parser.add_argument("--latent-dim", type=int, default=10)
     parser.add_argument("--num-samples", type=int, default=500, help="K of the held-out log p(x)")
     parser.add_argument("--seed", type=int, default=0)

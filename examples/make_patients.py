@@ -1,4 +1,4 @@
-"""Writes scikit-learn's diabetes table: patients-complete.csv, and patients.csv, where a quarter of the entries has become a "?"."""
+"""Writes scikit-learn's diabetes table: patients-complete.csv, and patients.csv, where a quarter of the entries is a "?"."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Writes scikit-learn's breast cancer table: benign.csv (300 benign tumours) and scans.csv (57 benign ones, then 60 malignant)."""
+"""Writes scikit-learn's breast cancer table: benign.csv (300 benign tumours), scans.csv (57 benign ones, then 60 malignant)."""
 
 import numpy as np
 import pyarrow as pa

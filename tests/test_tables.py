@@ -371,3 +371,19 @@ def test_sparse_counts_stay_sparse_and_give_the_numbers_of_dense_ones(tmp_path: 
         taut.importance(dense.model, rows, 10).log_evidence for rows in (x, new_data(dense, sparse.csc_matrix(counts[:20])).rows)
     )
     assert torch.equal(a, b)
+
+
+def test_ordered_levels_are_filled_in_by_their_median_and_others_by_their_mode() -> None:
+    from torch.distributions import Independent
+
+    from taut.cells import _typical
+    from taut.distributions import CategoricalLevels
+    from taut.likelihoods.columns import Family
+
+    probs = torch.tensor([[0.4, 0.15, 0.15, 0.3], [0.4, 0.15, 0.15, 0.3]]).log()[None, None]  # (1, 1, 2 columns, 4 levels)
+    part = Independent(CategoricalLevels(probs, 0), 1)
+    part.terms = part.base_dist.log_prob  # type: ignore[attr-defined]
+    share = torch.ones(1, 1)
+    for kind, level in (("category", 0.0), ("ordinal", 1.0)):
+        joint = Joint([Family(kind, torch.tensor([0, 1]), 4, part)])
+        assert _typical(joint, share).tolist() == [[level, level]]

@@ -38,7 +38,8 @@ class Imputed(NamedTuple):
     r"""Data with their gaps filled in.
 
     Args:
-        values: The mean of a number, the most probable level of a category, (N, \*event); observed entries as they were.
+        values: The mean of a number, the median of ordered levels, the most probable level of a category, (N, \*event);
+            observed entries as they were.
         draws: Multiple imputations, (M, N, \*event).
         ess: Effective sample size of the weights, (N,).
     """
@@ -135,7 +136,7 @@ def _like(weights: Tensor, x: Tensor) -> Tensor:
 
 
 def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
-    r"""Returns the weighted mean of each number and the most probable level of each category, (B, \*event)."""
+    r"""Returns the weighted mean of each number, the median or the most probable of levels, (B, \*event)."""
     if not isinstance(likelihood, Joint):
         mean = likelihood.mean
         mean = (_like(share, mean) * mean).sum(0)
@@ -144,8 +145,9 @@ def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
     columns = torch.empty(*likelihood.batch_shape[1:], *likelihood.event_shape, device=share.device)
     for family in likelihood.families:
         if family.kind in NOMINAL:
-            probs = level_probs(family)  # (levels, K, B, columns)
-            value = (probs * share[None, :, :, None]).sum(1).argmax(0).to(columns)
+            probs = (level_probs(family) * share[None, :, :, None]).sum(1)  # (levels, B, columns)
+            median = (probs.cumsum(0) < 0.5).sum(0).clamp(max=len(probs) - 1)
+            value = (median if family.kind == "ordinal" else probs.argmax(0)).to(columns)
         else:
             value = (share[..., None] * family.distribution.mean).sum(0)
         columns[..., family.columns] = value
