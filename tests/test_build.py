@@ -74,6 +74,28 @@ def test_the_likelihood_follows_from_the_data(source, likelihood: str) -> None:
     assert config.encoder == "MLP()"
 
 
+def test_a_likelihood_that_does_not_know_gaps_is_refused() -> None:
+    class Plain(taut.Likelihood):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = taut.Linear((2,), (4,))
+
+        def forward(self, z, context=None):
+            return torch.distributions.Independent(torch.distributions.Normal(self.decoder(z), 1.0, validate_args=False), 1)
+
+    gaps = np.where(np.random.default_rng(0).random(TABLE.shape) < 0.2, np.nan, TABLE)
+    data = prepare(gaps)
+    config = building.complete(ModelConfig(latent_dim=2), data.schema)
+    for likelihood, right in ((Plain(), False), (None, True)):
+        parts = {} if likelihood is None else {"likelihood": likelihood}
+        model = building.build(config, data.schema, building.summarize(data), parts=parts)
+        if right:
+            building.check_parts(model, taut.ELBO(), data, "x")
+        else:
+            with pytest.raises(taut.UsageError, match=r"Plain gives no density .* taut\.missing\.Observed"):
+                building.check_parts(model, taut.ELBO(), data, "x")
+
+
 def test_gaps_ask_for_a_bound_of_several_samples() -> None:
     assert building.usual_objective(Schema("real", (4,), 0.0, 1.0, missing=True)) == "DReG(num_samples=8)"
     assert building.usual_objective(Schema("real", (4,), 0.0, 1.0)) == "ELBO()"

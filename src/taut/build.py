@@ -389,6 +389,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     """
     kind, x = dataset.schema.kind, batch(dataset.train, torch.arange(min(2, len(dataset.train))), dataset.binarize == "dynamic")
     z = model.draw(x[:1], reparameterize=False).z[0]
+    _check_gaps(model, dataset)
     for rows in (dataset.train, dataset.validation, dataset.test):
         if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits
             continue
@@ -418,6 +419,22 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
             "spaces, so their KL means nothing: take both discrete or both continuous"
         )
     objective(model, x)  # a wrong pair of parts fails here, not in the loop
+
+
+def _check_gaps(model: VAE, dataset: Dataset) -> None:
+    """Refuses a likelihood, a person's own say, whose density of a datum with gaps is no number."""
+    if not dataset.schema.missing:
+        return
+    for block in blocks(dataset.train):
+        gaps = block[block.flatten(1).isnan().any(1)][:1].to(torch.get_default_dtype())
+        if len(gaps):
+            if bool(model.draw(gaps, reparameterize=False).log_likelihood.isnan().any()):
+                name = type(model.likelihood).__name__
+                raise UsageError(
+                    f"{name} gives no density to data with missing entries: let it return taut.missing.Observed(distribution, "
+                    "dims, fill) in place of Independent(distribution, dims), or fill the gaps"
+                )
+            return
 
 
 def _all(support: constraints.Constraint, z: Tensor) -> bool:
