@@ -21,14 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import scipy.sparse
 import torch
 from typer.testing import CliRunner
 
 import taut
+from taut import terminal
 from taut.cli import app
+from taut.config import Config
 from taut.evidence.audit import Effort
 from taut.references import REFERENCES, cite
+from taut.run import read_data
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "taut").rglob("*.py"))
@@ -90,6 +95,34 @@ def test_options_named_in_the_pages_exist() -> None:
     for page in PAGES:
         for span in re.findall(r"`(?:taut[^`\n]*)?(--[a-z-]+)[^`\n]*`", _text(page)):
             assert span in known, (page, span)
+
+
+def test_the_oddest_entry_is_the_one_furthest_below_its_column(capsys: pytest.CaptureFixture[str]) -> None:
+    """A column in small units has low densities in every row, which makes no row odd."""
+    cells = {"small_units": torch.tensor([-9.0, -9.0, -9.5]), "price": torch.tensor([1.0, 1.0, -6.0])}
+    terminal.show_oddest(torch.tensor([-8.0, -8.0, -15.5]), cells, rows=1, columns=2)
+    assert "2  log p(x) -15.5: price -6.0 (1.0), small_units -9.5 (-9.0)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "given"),
+    [
+        (
+            pa.table({"size": ["a", "b"] * 20, "price": [float(i) for i in range(40)]}),
+            {"data": {"condition": ["size"]}},
+            "given      size; log p(x) means log p(the other columns | what is given)",
+        ),
+        (
+            scipy.sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 3))),
+            {"model": {"likelihood": "NegativeBinomial(library=True)"}},
+            "given      the total of each row; log p(x) means log p(x | total)",
+        ),
+    ],
+)
+def test_what_is_given_is_said(source: Any, settings: dict[str, Any], given: str) -> None:
+    config, lines = Config.from_dict(settings), []
+    terminal.show_data(lines.append, read_data(source, config), config)
+    assert given in lines
 
 
 def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
