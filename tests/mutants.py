@@ -1675,7 +1675,7 @@ MUTANTS = [
         TABLES,
     ),
     Mutant(
-        "statistics: log for log(1 + x)", "build.py", '{"positive": 0.0, "count": 1.0}', '{"positive": 0.0, "count": 0.0}', TABLES
+        "statistics: log for log(1 + x)", "build.py", '1.0 if c.kind == "count" else', '0.0 if c.kind == "count" else', TABLES
     ),
     Mutant(
         "frequencies: gaps are the first level",
@@ -1764,8 +1764,8 @@ MUTANTS = [
     Mutant(
         "CSV: a formula is written as it is",
         "export.py",
-        "_write_csv(_without_formulas(table)",
-        "_write_csv((table)",
+        "table if own else _without_formulas(table)",
+        "table",
         EXPORT,
     ),
     Mutant(
