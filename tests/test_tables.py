@@ -177,6 +177,15 @@ def test_the_baseline_is_the_product_of_the_marginals() -> None:
     torch.testing.assert_close(independent_marginals(statistics, x, data.schema), total, rtol=0, atol=1e-8)
 
 
+def test_the_logarithm_of_a_count_is_of_one_more() -> None:
+    data = prepare(frame())
+    place = [c.name for c in data.schema.modelled].index("visits")
+    seen = data.train[:, place].double().log1p()
+    statistics = building.summarize(data)
+    assert float(statistics.log_loc[place]) == pytest.approx(float(seen.mean()))
+    assert float(statistics.log_scale[place]) == pytest.approx(float(seen.std(correction=0)))
+
+
 def test_frequencies_of_levels_count_what_was_seen() -> None:
     data = prepare(
         pa.table({"a": ["x", "y", None, "x"] * 10, "b": [float(i) + 0.5 for i in range(40)]}),
