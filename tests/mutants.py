@@ -1768,13 +1768,6 @@ MUTANTS = [
         "table",
         EXPORT,
     ),
-    Mutant(
-        "imputed table: what was observed is written anew",
-        "data/tabular.py",
-        "        if not cells.missing.any():\n            continue\n",
-        "",
-        EXPORT,
-    ),
 ]
 
 

@@ -137,13 +137,14 @@ def test_multiple_imputations_are_draws_of_the_conditional() -> None:
     problem = taut.LinearGaussian(4, 2)
     x = problem.sample(1)
     x[0, :2] = torch.nan
-    draws = torch.cat([impute(problem.model(), x.expand(50, -1), 200, num_imputations=20, seed=s).draws for s in range(10)], 1)
+    model = problem.model(Wide(problem, shift=0.7))  # the draws are right by their weights alone
+    draws = torch.cat([impute(model, x.expand(50, -1), 2000, num_imputations=20, seed=s).draws for s in range(10)], 1)
     assert torch.equal(draws[..., 2:], x[0, 2:].expand_as(draws[..., 2:]))
     w, sigma = problem.likelihood.weight.detach(), problem.likelihood.scale
     covariance = w @ w.T + sigma**2 * torch.eye(4)
     gain = covariance[:2, 2:] @ torch.linalg.inv(covariance[2:, 2:])
     conditional = covariance[:2, :2] - gain @ covariance[2:, :2]
-    # One imputation of each of the 500 copies: the others of a copy share its 200 points z.
+    # One imputation of each of the 500 copies: the others of a copy share its 2,000 points z.
     one = draws[0, :, :2] - problem.conditional_mean(x).detach()[0, :2]
     assert_mean(one, torch.zeros(2))
     assert_mean(one.square(), conditional.diagonal())
