@@ -494,7 +494,7 @@ def test_B26_constant_column() -> None:
     assert kinds(found) == {"x": "real", "c": "constant", "k": "constant"}
     noted(found, "'c' is constant ('same'), left out")
     # the columns of an array have no names to be left out by: the person drops them
-    refused(["check", npy(np.c_[REAL, np.ones(60)])], "1 of 4 columns (from 0: 3) are constant in float32", "infinite; drop them")
+    refused(["check", npy(np.c_[REAL, np.ones(60)])], "columns (from 0) 3 are constant in float32", "infinite; remove them")
 
 
 def test_B27_rounded_and_nearly_constant_columns() -> None:
@@ -662,16 +662,25 @@ def test_B37_column_of_ids() -> None:
 def test_B38_one_text_late_among_numbers() -> None:
     rows = [f"{x},{'abc'[i % 3]}" for i, x in enumerate(X * 5)]
     rows[291] = "oops,a"
-    found = checked(csv("x,c\n" + "\n".join(rows)))
-    noted(
-        found, "'x'", "299 of its 300 values are numbers, the first that is none ('oops') in row 291 (from 0, header not counted)"
+    refused(
+        ["check", csv("x,c\n" + "\n".join(rows))],
+        "a.csv: column 'x': 299 of its 300 values are numbers, but not 'oops', the first in row 291 (from 0, header not counted)",
+        'correct the file, or --missing-values \'oops\' if that means missing, or kind = "category" or "id" in a --schema FILE',
     )
+    csv('[columns.x]\nkind = "category"\n', "kept.toml")
+    assert kinds(checked("a.csv", "--schema", "kept.toml"))["x"] == "category"
     csv('[columns.x]\nkind = "real"\n', "schema.toml")
     refused(
         ["check", "a.csv", "--schema", "schema.toml"],
         "kind real needs numbers, but it holds texts, the first ('oops') in row 291",
     )
-    assert kinds(checked("a.csv", "--schema", "schema.toml", "--missing-values", "oops"))["x"] == "real"
+    for flags in (["--schema", "schema.toml"], []):
+        found = checked("a.csv", *flags, "--missing-values", "oops")
+        assert (column(found, "x")["kind"], column(found, "x")["missing"]) == ("real", 1)
+    few = ["oops,a", *(f"{i % 7},{'abc'[i % 3]}" for i in range(299))]  # seven numbers may be levels: not refused, but said
+    found = checked(csv("x,c\n" + "\n".join(few)))
+    assert kinds(found)["x"] == "category"
+    noted(found, "'x' is read as a category; 299 of its 300 values are numbers, the first that is none ('oops') in row 0")
 
 
 def test_B39_ragged_rows_open_quotes_nul_bytes() -> None:

@@ -250,11 +250,44 @@ def test_stand_ins_for_missing_are_reported_and_not_guessed(values, notes):
     assert ([*told], problems, column.missing) == ([f"t: {note}" for note in notes], [], 0)
 
 
+def test_few_texts_among_many_different_numbers_are_refused():
+    numbers, mend = [str(i / 4) for i in range(20)] * 4, 'kind = "category" or "id" in a --schema FILE'
+    for words, told in (
+        (["oops"], "'oops'"),
+        (["n.d.", "?", "n.d.", "?"], "'n.d.', '?'"),
+        (["a", "b", "c", "d"], "'a', 'b', 'c', ..."),
+    ):
+        column, _, problems = one([*numbers, *words, None])
+        share = f"80 of its {80 + len(words)} values are numbers, but not {told}, the first in row 80 {ROW}"
+        missing = f"correct the file, or --missing-values '{words[0]}' if that means missing"
+        assert (column, problems) == (None, [f"t: column 'x': {share}; {missing}, or {mend}"])
+        assert one([*numbers, *words], missing_values=words)[0].kind == "real"
+        assert one([*numbers, *words], given={"x": {"kind": "category"}})[0].num_levels == 20 + len(set(words))
+        assert one([*numbers, *words], given={"x": {"kind": "id"}})[0].kind == "id"
+    dates = [f"2020-01-{1 + i % 20:02d}" for i in range(80)]
+    assert "80 of its 81 values are dates, but not 'soon', the first in row 80" in one([*dates, "soon"])[2][0]
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "kind"),
+    [
+        ([str(i % 19) for i in range(380)] + ["a"], "x", "category"),  # one number fewer than are no levels
+        ([str(i % 20) for i in range(80)] + ["a"] * 5, "x", "category"),  # more than a twentieth
+        (["0", "1", "2"] * 200 + ["unknown"], "x", "category"),
+        ([str(i) for i in range(400)] + ["a17"], "user_id", "id"),
+        (unordered([str(i % 40) for i in range(400)] + ["a"]), "x", "category"),  # a person has said so
+    ],
+)
+def test_levels_that_are_mostly_numbers_are_kept(values, name, kind):
+    column, _, problems = one(values, name)
+    assert (column.kind, problems) == (kind, [])
+
+
 @pytest.mark.parametrize("wide", [False, True])
 def test_the_one_text_among_many_numbers_is_told_where_the_column_is_lost(wide):
-    values = [str(i) for i in range(1200)] * (3 if wide else 1) + ["?"] * 2
+    values = [str(i) for i in range(1200)] * (3 if wide else 1) + ["?"] * 200  # more than a twentieth
     _, notes, problems = one(values)
-    hint = "all its other values are numbers, so '?' (2 values) may mean missing: --missing-values '?'"
+    hint = "all its other values are numbers, so '?' (200 values) may mean missing: --missing-values '?'"
     if wide:
         ways = 'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a schema file'
         assert problems == [f"t: column 'x' holds 1,201 different texts, too many for a category; {ways}; {hint}"]

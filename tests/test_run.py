@@ -24,8 +24,10 @@ import torch
 import taut
 from taut import storage
 from taut.config import Config
+from taut.data import Dataset, Schema
 from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
 from taut.fitting import evaluate, resume, start, train_run
+from taut.measure import draw_pictures
 from taut.run import data_of, find_device
 from taut.training import checkpoint
 
@@ -90,6 +92,23 @@ def test_a_run_leaves_everything_and_each_file_has_its_checksum(tmp_path: Path):
     assert run.config.model.likelihood == "Bernoulli()"  # resolved: what followed from the data is written down
     for name in ("samples.png", "reconstructions.png"):
         assert found[name].startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(95, [0, 9, 19, 28, 38, 47, 57, 66, 76, 85]), (10, list(range(10))), (3, [0, 1, 2])]
+)
+def test_reconstructions_are_spread_over_rows_that_are_sorted_by_class(
+    count: int, shown: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids: list[torch.Tensor] = []
+    monkeypatch.setattr("taut.measure.pictures.grid", lambda x, *_: grids.append(x) or torch.zeros(1, 1))
+    monkeypatch.setattr("taut.measure.pictures.to_png", lambda _: b"")
+    rows = torch.arange(count, dtype=torch.float32)[:, None, None].expand(-1, 4, 4)
+    data = Dataset(Schema("levels", (4, 4), 0.0, 99.0), rows[:1], rows[:0], rows, None, None, None, (), "", "", "none")
+    model = taut.VAE(taut.StandardNormal(2), taut.Normal((4, 4), 2), taut.DiagonalNormal((4, 4), 2))
+    draw_pictures(model, data, 0)
+    assert [x.shape[0] for x in grids] == [40, 40, *[len(shown)] * 3]
+    assert grids[2][:, 0, 0].tolist() == shown
 
 
 def test_loading_gives_the_model_that_was_measured(tmp_path: Path):

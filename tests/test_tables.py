@@ -233,8 +233,11 @@ def test_a_condition_is_a_context_and_samples_have_it(tmp_path: Path) -> None:
     assert not torch.equal(sample_run(again, 30, given={"colour": "red"})[:, 4], rows[:, 4])
     with pytest.raises(taut.UsageError, match="conditioned on colour: give exactly that"):
         sample_run(again, 3)
-    with pytest.raises(taut.UsageError, match="teal"):
-        sample_run(again, 3, given={"colour": "teal"})
+    levels = "none of the column's 3 levels: =cmd(), green, red"
+    for value, mend in (("teal", "give one of them"), ("reed", "did you mean 'red'?"), ("NA", "give one of them")):
+        with pytest.raises(taut.UsageError) as caught:
+            sample_run(again, 3, given={"colour": value})
+        assert str(caught.value) == f"--given colour={value}: {levels}; {mend}"
     x = prepare(frame(), schema=run.schema).test
     filled = impute(again.model, x, 20).values
     assert not filled[:, run.schema.rest].isnan().any()
@@ -310,8 +313,9 @@ def test_a_conditioned_model_is_audited(how: str, tmp_path: Path) -> None:
     ("values", "words"),
     [
         ([5] * 38 + [6, 7], None),  # levels that are constant in the training rows: measured all the same
-        ([None] * 38 + [6, 7], "holds no value in the training rows"),
-        ([None] * 38 + [0.5, 7.25], "holds no value in the training rows"),
+        ([None] * 38 + [6, 7], "its training rows: columns 'a' hold no value at all"),
+        ([None] * 38 + [0.5, 7.25], "its training rows: columns 'a' hold no value at all"),
+        ([1.5] * 38 + [0.5, 7.25], "its training rows: columns 'a' are constant in float64, where a density is infinite"),
     ],
 )
 def test_what_the_training_rows_do_not_show(

@@ -229,7 +229,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return float(self.score_samples(X).mean())
 
     def impute(self, X: Any) -> Any:
-        """Returns X with what is missing filled in, by the mean of a number or the most probable level of a category.
+        """Returns X with what is missing filled in: the mean of a number, the median of ordered levels, any other's likeliest.
 
         Every observed cell stays as it is, and so does what the model is conditioned on.
         """

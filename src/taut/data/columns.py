@@ -10,8 +10,9 @@ one value                                                             constant: 
 texts that are all numbers, or all ISO dates                          what such numbers or dates are
 an ordered categorical                                                ordinal (binary if it has two levels)
 two texts, truth values or integers                                   binary; levels sorted: false < true, no < yes
-texts: a name such as ``user_id``, or more than 50 of which more      id: left out, noted
-than half differ
+texts: a name such as ``user_id``                                     id: left out, noted
+texts that are 20 or more different numbers, or dates, but for 5 %    refused, saying which and how to mend it
+texts: more than 50 of which more than half differ                    id: left out, noted
 texts, or the numbers of a categorical                                category; refused beyond 1,000 levels
 dates and times                                                       date: days since 1970-01-01 in UTC
 integers that all differ: with a name such as ``id``; or 50 or more,  id: left out, noted
@@ -59,6 +60,7 @@ from taut.data.columns_notes import (
     only_other,
     precision_notes,
     sentinel_notes,
+    strays,
     token_notes,
     unbounded_notes,
 )
@@ -203,7 +205,11 @@ def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None
     only = only_other(seen)
     if only:
         hint = f"; all its other values are numbers, so {may_mean(only, texts.counts[only])}"
-    if is_id_name(seen.name) or (texts.count > 50 and texts.share_different > 0.5):
+    id_name = is_id_name(seen.name)
+    if not id_name and not seen.declared and (wrong := strays(seen)):
+        problems.append(f"column {label}: {wrong}")
+        return None
+    if id_name or (texts.count > 50 and texts.share_different > 0.5):
         notes.append(f'{label} looks like an id, left out; kind = "category" in a schema file keeps it{hint}')
         return "id"
     if texts.distinct > MAX_CATEGORIES:

@@ -1,4 +1,4 @@
-"""What a person should know about columns that are accepted: what may mean missing, and what storage may lose."""
+"""What a person should know about columns: what may mean missing, what keeps one from being numbers, what storage may lose."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from taut.data.column import LEVEL_KINDS, MISSING, Column, exact_integers, float_storage, quoted
-from taut.data.columns_seen import Numbers, Seen
+from taut.data.columns_cells import as_days, as_numbers
+from taut.data.columns_seen import Numbers, Seen, some
 from taut.errors import shown
 
 SUSPICIOUS = ("?", "-", ".", "unknown")
 FROM_0 = "(from 0, header not counted)"
+MANY, FEW = 20, 0.05
+"""So many different numbers are no levels, and such a share of other texts among them are mistakes, or stand for missing."""
 
 
 class View(NamedTuple):
@@ -29,6 +32,21 @@ def mixed(first: Mapping[str, tuple[int, str]], others: Mapping[str, int], count
             row, text = first[what]
             share = f"{count - others[what]:,} of its {count:,} values are {what}s"
             return f"; {share}, the first that is none ({quoted(text)}) in row {row} {FROM_0}"
+    return ""
+
+
+def strays(seen: Seen) -> str:
+    """Returns what is wrong with a column of many different numbers, or dates, that holds a few other texts; else nothing."""
+    texts = seen.texts
+    for what, values, parsed in (("number", texts.numbers, as_numbers), ("date", texts.days, lambda t: as_days(t)[0])):
+        if 0 < texts.others[what] <= FEW * texts.count and values.distinct >= MANY:
+            held = list(texts.counts)
+            row, first = texts.first_other[what]
+            words = list(dict.fromkeys([first, *(held[i] for i in np.flatnonzero(np.isnan(parsed(held))))]))
+            share = f"{texts.count - texts.others[what]:,} of its {texts.count:,} values are {what}s"
+            means = f"--missing-values '{shown(first.strip())}' if that means missing"
+            kinds = 'kind = "category" or "id" in a --schema FILE'
+            return f"{share}, but not {some(words)}, the first in row {row} {FROM_0}; correct the file, or {means}, or {kinds}"
     return ""
 
 

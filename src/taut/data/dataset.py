@@ -27,8 +27,7 @@ from taut.data.schema import (
     Kind,
     Schema,
     chunks,
-    constant_columns,
-    empty_columns,
+    flat_columns,
     found,
     has_gaps,
     infer,
@@ -183,7 +182,7 @@ def _array_dataset(
     stored = [_stored(array, seen, binarize) for array in arrays]
     parts = split(stored[0], *fractions)
     trained, where = stored[0][parts[0]], f"{names[0]}, its training rows"
-    if binarize == "none" and (wrong := empty_columns(trained, where) + constant_columns(trained, seen, where)):
+    if binarize == "none" and trained.ndim == 2 and (wrong := flat_columns(chunks(trained), seen, where)):
         raise DataError(wrong)
     rows, labels = _parts(stored, [s.labels for s in sources], parts)
     if binarize == "dynamic":

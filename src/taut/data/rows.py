@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["Rows", "blocks"]
+__all__ = ["Rows", "block_size", "blocks"]
 
 
 @runtime_checkable
@@ -41,4 +41,9 @@ class Rows(Protocol):
 
 def blocks(rows: Rows, elements: int = 2**22, most: int = 4096) -> Iterable[Tensor]:
     """Returns the rows in consecutive dense blocks of a few million values."""
-    return rows.split(max(1, min(most, elements // max(1, math.prod(rows.shape[1:])))))
+    return rows.split(block_size(rows, elements, most))
+
+
+def block_size(rows: Rows, elements: int = 2**22, most: int = 4096) -> int:
+    """Returns how many rows have a few million values."""
+    return max(1, min(most, elements // max(1, math.prod(rows.shape[1:]))))

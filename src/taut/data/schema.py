@@ -7,13 +7,13 @@ values, shown, saved with the run, and every later array is checked against it: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from taut.data.column import Column, exact_integers, float_storage
+from taut.data.column import Column, exact_integers, float_storage, quoted
 from taut.data.counts import problems as count_problems
 from taut.errors import DataError, UsageError
 from taut.types import image_layout
@@ -187,45 +187,38 @@ def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *,
     if array.dtype.kind == "f":
         if array.ndim > 2:
             lines += found(name, array, np.isnan, "NaN", "only rows of a table can have gaps, so fill them or drop those data")
-        elif training:
-            lines += empty_columns(array, name)
         lines += found(name, array, np.isinf, "infinite", "replace them or drop the rows")
     lines += _outside(array, schema, name)
     if training and len(array) > 1:
         if all((rows == array[0]).all() for rows in chunks(array)):
             lines.append(f"{name}: all {len(array)} rows are identical, there is nothing to learn; check how they were saved")
-        else:
-            lines += constant_columns(array, schema, name)
+        elif array.ndim == 2:
+            lines += flat_columns(chunks(array), schema, name)
     return lines
 
 
-def empty_columns(array: np.ndarray, name: str) -> list[str]:
-    """Returns a line if columns hold no value at all."""
-    if array.dtype.kind != "f" or array.ndim != 2 or not len(empty := np.flatnonzero(_all(array, np.isnan))):
-        return []
-    return [f"{name}: columns (from 0) {listing(empty)} hold no value at all; remove them"]
+def flat_columns(pieces: Iterable[np.ndarray], schema: Schema, name: str) -> list[str]:
+    """Returns a line if columns hold no value at all, and one if real ones are constant once stored: their density has no bound.
 
-
-def constant_columns(array: np.ndarray, schema: Schema, name: str) -> list[str]:
-    """Returns a line if columns of a real table are constant once stored: their density has no bound."""
-    if schema.discrete or array.ndim != 2:
-        return []
-    with np.errstate(over="ignore"):
-        first = np.take_along_axis(array, (~np.isnan(array)).argmax(0)[None], 0).astype(float_storage())
-        same = _all(array, lambda x: (x.astype(float_storage()) == first) | np.isnan(x))
-    columns = np.flatnonzero(same & ~_all(array, np.isnan))
-    if len(columns) == 0:
-        return []
-    precision = np.dtype(float_storage()).name
-    return [
-        f"{name}: {len(columns)} of {array.shape[1]} columns (from 0: {listing(columns)}) are constant in {precision},"
-        " where a density is infinite; drop them"
-    ]
-
-
-def _all(array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Returns for each column whether every row passes."""
-    return np.logical_and.reduce([test(rows).all(axis=0) for rows in chunks(array)])
+    Args:
+        pieces: The rows, (n, C) each.
+        schema: What one row is.
+        name: What to call the data in the lines.
+    """
+    low = high = np.array(np.nan)
+    for rows in pieces:
+        with np.errstate(over="ignore"):
+            stored = rows.astype(float_storage())
+        low, high = np.fmin(low, np.fmin.reduce(stored)), np.fmax(high, np.fmax.reduce(stored))
+    real = np.array([not c.discrete for c in schema.modelled]) if schema.columns else not schema.discrete
+    constant = f"are constant in {np.dtype(float_storage()).name}, where a density is infinite"
+    lines = []
+    for flat, what in ((np.isnan(low), "hold no value at all"), ((low == high) & real, constant)):
+        which = np.flatnonzero(flat)
+        names = [quoted(schema.modelled[i].name) for i in which] if schema.columns else which
+        where, leave = ("", ', or set kind = "id" in a schema file') if schema.columns else ("(from 0) ", "")
+        lines += [f"{name}: columns {where}{listing(names)} {what}; remove them{leave}"] if len(which) else []
+    return lines
 
 
 def _outside(array: np.ndarray, schema: Schema, name: str) -> list[str]:
@@ -303,10 +296,10 @@ def integers_only(array: np.ndarray) -> bool:
     return all(bool(np.all(~np.isfinite(x) | (x == np.trunc(x)))) for x in chunks(array))
 
 
-def listing(columns: np.ndarray) -> str:
-    """Returns the first ten column numbers, and how many more there are."""
+def listing(columns: np.ndarray | Sequence[str]) -> str:
+    """Returns the numbers or names of the first ten columns, and how many more there are."""
     more = f" and {len(columns) - 10} more" if len(columns) > 10 else ""
-    return ", ".join(str(int(c)) for c in columns[:10]) + more
+    return ", ".join(map(str, columns[:10])) + more
 
 
 def _finite_range(array: np.ndarray) -> tuple[float, float]:

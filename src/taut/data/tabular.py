@@ -18,7 +18,7 @@ from taut.data.columns_cells import Tokens, read_cells
 from taut.data.parquet import ParquetRows, row_groups
 from taut.data.readers import Streamed
 from taut.data.rows import Rows, blocks
-from taut.data.schema import Schema
+from taut.data.schema import Schema, flat_columns
 from taut.data.split import row_hashes, split_hashes
 from taut.errors import DataError, UsageError, shown
 from taut.spec import nearest
@@ -82,7 +82,7 @@ def prepare_tables(
     rows: list[Rows] = [_subset(coded[0].rows, part) for part in parts]
     if len(coded) > 1:
         rows[2] = coded[1].rows
-    if wrong := _constant(rows[0], schema, names[0]):
+    if wrong := flat_columns((x.numpy() for x in blocks(rows[0])), schema, f"{names[0]}, its training rows"):
         raise DataError(wrong)
     notes = [*notes, *(line for c in coded for line in c.notes), *_told(coded, len(schema.modelled))]
     return Prepared(schema, rows, notes, "+".join(_fingerprint(c.hashes, schema.modelled) for c in coded))
@@ -216,26 +216,6 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
     else:
         rows = torch.from_numpy(np.concatenate(kept))
     return _Coded(np.concatenate(hashes), rows, _once(problems), _once(notes), missing, empty)
-
-
-def _constant(rows: Rows, schema: Schema, name: str) -> list[str]:
-    """Returns a line for each column without a value in the training rows, and each real one that is constant there."""
-    low, high = torch.full((len(schema.modelled),), torch.inf), torch.full((len(schema.modelled),), -torch.inf)
-    for block in blocks(rows):
-        low = torch.minimum(low, block.nan_to_num(torch.inf).amin(0))
-        high = torch.maximum(high, block.nan_to_num(-torch.inf).amax(0))
-    constant, empty = (low == high).tolist(), (low > high).tolist()
-    lines = [
-        f"{name}: column {shown(c.name)} holds no value in the training rows; remove it"
-        for c, nothing in zip(schema.modelled, empty, strict=True)
-        if nothing
-    ]
-    return lines + [
-        f"{name}: column {shown(c.name)} is constant in the training rows as they are stored ({np.dtype(float_storage()).name}),"
-        ' where a density is infinite; subtract a constant, or give it kind = "id" in a --schema FILE to leave it out'
-        for c, same in zip(schema.modelled, constant, strict=True)
-        if same and not c.discrete
-    ]
 
 
 def _once(lines: Iterable[str]) -> list[str]:
