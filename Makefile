@@ -1,12 +1,13 @@
 # make demo    train on scikit-learn's digits and say where the report is
 # make test    lint, types, and the whole test suite
 # make mutants plant bugs on purpose and see the tests catch them
+# make bench   speed beside the peers, in short: about ten minutes, and as many more to install them on the first run
 # Each sets up .venv first, where that is not done.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test mutants clean
+.PHONY: demo test mutants bench clean
 
 demo: .venv/installed
 	$(BIN)/taut fit digits
@@ -19,6 +20,11 @@ test: .venv/installed
 
 mutants: .venv/installed
 	$(BIN)/python tests/mutants.py
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/speed.py train --short
+	$(BIN)/python benchmarks/speed.py evaluate --short
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf .venv

@@ -47,7 +47,7 @@ class Mutant(NamedTuple):
 OBJECTIVES, LIKELIHOODS, PROBLEMS = "tests/test_objectives.py", "tests/test_likelihoods.py", "tests/test_problems.py"
 EVIDENCE, BUILD, DATA, LOOP = "tests/test_evidence.py", "tests/test_build.py", "tests/test_data.py", "tests/test_loop.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
-TIGHTEN = "tests/test_tighten.py"
+TIGHTEN, PARALLEL = "tests/test_tighten.py", "tests/test_parallel.py"
 MISSING, TABLES, EXPORT = "tests/test_missing.py", "tests/test_tables.py", "tests/test_export.py"
 FAMILY_TESTS, COUNTS, COLUMNS = "tests/test_likelihood_families.py", "tests/test_counts.py", "tests/test_columns.py"
 PARETO, ANNEALING, GAPS, LATENTS = (
@@ -287,7 +287,7 @@ MUTANTS = [
     Mutant(
         "evidence: the same noise in every block",
         "evidence/importance.py",
-        'stream(seed, "importance", number)',
+        'stream(seed, "importance", start // data_rows)',
         'stream(seed, "importance")',
         EVIDENCE,
     ),
@@ -499,22 +499,22 @@ MUTANTS = [
     Mutant(
         "validation: last batch lost",
         "training/loop.py",
-        "        for number, block in enumerate(blocks(x, most=max(1, rows // objective.num_samples))):",
-        "        for number, block in enumerate(list(blocks(x, most=max(1, rows // objective.num_samples)))[:-1] or [x]):",
+        "in_order(range(0, len(x), size), compute)",
+        "in_order(range(0, max(1, len(x) - size), size), compute)",
         LOOP,
     ),
     Mutant(
         "validation: mean of batch means (pythae, scVI)",
         "training/loop.py",
-        "value += float(bound.value.sum(dtype=torch.float64))",
-        "value += float(bound.value.mean(dtype=torch.float64)) * len(x) / len(x.split(size))",
+        "return float(bound.value.sum(dtype=torch.float64)), float",
+        "return float(bound.value.mean(dtype=torch.float64)) * len(x) / len(x.split(size)), float",
         LOOP,
     ),
     Mutant(
         "validation: new noise at each call",
         "training/loop.py",
-        'with stream(seed, "validation", number):',
-        "if number >= 0:",
+        'with stream(seed, "validation", first // size):',
+        "if first >= 0:",
         LOOP,
     ),
     Mutant(
@@ -1767,6 +1767,98 @@ MUTANTS = [
         "table if own else _without_formulas(table)",
         "table",
         EXPORT,
+    ),
+    # --- Several processes --------------------------------------------------------------------------------------------------
+    Mutant(
+        "ranks: each draws the noise of its own rows, from one seed",
+        "parallel.py",
+        "if func not in RANDOM or kwargs.get",
+        "if func in RANDOM or kwargs.get",
+        f"{PARALLEL}::test_noise_does_not_depend_on_the_number_of_ranks",
+    ),
+    Mutant(
+        "ranks: each keeps the first rows of the noise",
+        "parallel.py",
+        "axis, self.own.first, self.own.rows",
+        "axis, 0, self.own.rows",
+        f"{PARALLEL}::test_noise_does_not_depend_on_the_number_of_ranks",
+    ),
+    Mutant(
+        "ranks: bits are drawn for one's own rows, from one seed",
+        "training/loop.py",
+        "with own.noise():",
+        "if own.rows:",
+        f"{PARALLEL}::test_two_processes_train_as_one",
+    ),
+    Mutant(
+        "ranks: DDP's wrapper is passed by",
+        "training/step.py",
+        "with own.noise(self.objective.num_samples):\n                bound = self.forward(",
+        "with own.noise(self.objective.num_samples):\n                bound = self.module(",
+        f"{PARALLEL}::test_gradients_are_added_up_only_through_the_wrapper",
+    ),
+    Mutant(
+        "ranks: the mean of the gradients in place of their sum",
+        "training/step.py",
+        "(parallel.world() * loss).backward()",
+        "loss.backward()",
+        f"{PARALLEL}::test_gradients_are_added_up_only_through_the_wrapper",
+    ),
+    Mutant(
+        "ranks: a rank without a row counts the copy it was given",
+        "parallel.py",
+        "Share(0, 1, total, 0.0)",
+        "Share(0, 1, total, 1.0)",
+        f"{PARALLEL}::test_two_processes_train_as_one",
+    ),
+    Mutant(
+        "ranks: equal shares, and the rows left over are lost",
+        "parallel.py",
+        "(number * total // world() for",
+        "(number * (total // world()) for",
+        f"{PARALLEL}::test_every_row_is_in_one_share",
+    ),
+    Mutant(
+        "ranks: results in another order than their tasks",
+        "parallel.py",
+        "for each in _gather(result)[: len(now)]:",
+        "for each in _gather(result)[: len(now)][::-1]:",
+        f"{PARALLEL}::test_tasks_are_divided_and_their_results_come_in_order",
+    ),
+    Mutant(
+        "ranks: weights that differ are let pass",
+        "parallel.py",
+        "if each != digests[0]]",
+        "if each == digests]",
+        f"{PARALLEL}::test_the_ranks_agree",
+    ),
+    Mutant(
+        "ranks: an error of one is kept from the others",
+        "parallel.py",
+        "raise result.error",
+        "return result.error",
+        f"{PARALLEL}::test_an_error_of_one_is_an_error_of_all",
+    ),
+    Mutant(
+        "ranks: who follows ends with a code of its own",
+        "parallel.py",
+        'return False, int(_store.get("code"))',
+        "return False, code",
+        f"{PARALLEL}::test_who_fails_first_speaks_and_all_end_with_its_code",
+    ),
+    Mutant(
+        "ranks: all of them speak",
+        "cli.py",
+        "if parallel.launched():  # one process speaks for all",
+        "if parallel.launched() > 9:  # one process speaks for all",
+        f"{PARALLEL}::test_an_error_is_said_once_and_ends_both",
+    ),
+    Mutant(
+        "ranks: a restart begins anew",
+        "fitting.py",
+        'if left is not None and any((left / "checkpoints").glob("step-*")):',
+        'if left is not None and any((left / "checkpoint").glob("step-*")):',
+        f"{PARALLEL}::test_a_killed_process_is_an_error_and_torchrun_goes_on_from_the_last_checkpoint",
     ),
 ]
 

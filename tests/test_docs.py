@@ -152,7 +152,7 @@ def _command(line: str) -> str:
 
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     from taut.auditing import gradients_run
-    from taut.training.loop import plan_steps
+    from taut.training.pace import plan_steps
 
     def short(model: Any, objective: Any, data: Any, config: Any) -> int:
         return plan_steps(model, objective, data, dataclasses.replace(config, max_epochs=2, minutes=None))

@@ -18,7 +18,8 @@ from taut.config import TrainingConfig
 from taut.data import Dataset, Schema, prepare
 from taut.seeds import derive, generator, set_seed, stream, untouched
 from taut.training import loop
-from taut.training.loop import Record, State, finish, plan_steps, train, validate
+from taut.training.loop import Record, State, finish, train, validate
+from taut.training.pace import plan_steps
 
 TABLE = np.random.default_rng(0).normal(size=(90, 3)) @ np.random.default_rng(1).normal(size=(3, 3)) + 5.0
 PLAIN = TrainingConfig(batch_size=16, learning_rate=1e-2, averaging=0.0, patience=10.0, max_epochs=30)

@@ -257,6 +257,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[
         f for k, v in SMALL.items() if k not in ("checkpoint_seconds", "patience") for f in (f"--{k.replace('_', '-')}", str(v))
     ]
     flags += ["--set", "training.checkpoint_seconds=0", "--set", "training.patience=5"]
+    flags += ["--threads", "1", "--set", "training.compile=off"]  # nothing is measured before the first step
     signals = [signal.SIGTERM, signal.SIGINT]
     wanted = [(at, n, int(signal.SIGKILL)) for at, n in KILLS + EARLY]
     wanted += [(at, n, int(signals[i % 2])) for i, (at, n) in enumerate(STOPS)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from taut import build as building
-from taut import storage
+from taut import parallel, storage
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.errors import DataError, StorageError, UsageError, shown
 from taut.evidence.audit import Effort, audit
@@ -157,6 +157,10 @@ def write_report(run: Run) -> Path:
 
 
 def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
+    parallel.on_main(lambda: _write_all(run, results))
+
+
+def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
     storage.add_to_manifest(run.path, {name: storage.as_json(result) for name, result in results.items()})
     # The numbers are kept by now: a picture that turns out to be damaged costs only the page.
     parts = {

@@ -15,8 +15,8 @@ References: mattei2019.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,12 +26,15 @@ from taut.features import Split
 from taut.likelihoods.columns import NOMINAL, Joint, level_probs
 from taut.missing import Observed, terms
 from taut.model import VAE, evaluating
+from taut.parallel import in_order
 from taut.seeds import stream
 
 __all__ = ["Imputed", "cell_scores", "impute"]
 
 MAX_ELEMENTS = 2**20  # of K samples of x for the data of a block
 MAX_DATA = 64
+
+T = TypeVar("T")
 
 
 class Imputed(NamedTuple):
@@ -61,8 +64,8 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
         num_imputations: M, independent completions of each datum.
         seed: The same seed gives the same numbers.
     """
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows in _rows(model, x, num_samples, seed, "impute"):
+
+    def block(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         draw = model.draw(rows, num_samples, reparameterize=False, posterior=_mirrored(model.encode(rows)))
         share = draw.log_weight.softmax(0)
         filled = _typical(draw.likelihood, share)[None]
@@ -71,8 +74,9 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
             picked = torch.multinomial(share.T, num_imputations, replacement=True).T
             filled = torch.cat([filled, drawn.gather(0, _like(picked, drawn).expand(-1, *drawn.shape[1:]))])
         values = _complete(model, rows, filled)
-        parts.append((values[0].cpu(), values[1:].cpu(), (1 / share.square().sum(0)).cpu()))
-    whole, completions, ess = zip(*parts, strict=True)
+        return values[0].cpu(), values[1:].cpu(), (1 / share.square().sum(0)).cpu()
+
+    whole, completions, ess = zip(*_by_blocks(model, x, num_samples, seed, "impute", block), strict=True)
     return Imputed(torch.cat(whole), torch.cat(completions, 1), torch.cat(ess))
 
 
@@ -115,19 +119,23 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
             log_weight = log_terms.sum(-1) + torch.cat([log_prior, log_prior_i]) - torch.logaddexp(*densities)
             score = log_weight.logsumexp(0) - (log_weight - log_terms[..., i]).logsumexp(0)
             scores[there, i] = score[there]
-        return scores
+        return scores.cpu()
 
-    blocks = _rows(model, x, 2 * half, seed, "cells")
-    return torch.cat([block(rows).cpu() for rows in blocks])
+    return torch.cat(list(_by_blocks(model, x, 2 * half, seed, "cells", block)))
 
 
-def _rows(model: VAE, x: Any, num_samples: int, seed: int, name: str) -> Iterator[Tensor]:
-    """Yields blocks of data on the device of the model, each in evaluation mode and with a stream of randomness of its own."""
+def _by_blocks(model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor], T]) -> Iterator[T]:
+    """Yields what a function makes of each block of data, in evaluation mode and with a stream of randomness of its own."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     size = max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
-    for number, block in enumerate(x.split(size)):
-        with torch.no_grad(), evaluating(model), stream(seed, name, number):
-            yield block.to(device=device, dtype=torch.get_default_dtype())
+
+    def compute(first: int) -> T:
+        block = x[first : first + size].to(device=device, dtype=torch.get_default_dtype())
+        with torch.no_grad(), stream(seed, name, first // size):
+            return function(block)
+
+    with evaluating(model):
+        yield from in_order(range(0, max(len(x), 1), size), compute)
 
 
 def _like(weights: Tensor, x: Tensor) -> Tensor:

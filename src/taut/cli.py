@@ -1,8 +1,8 @@
 """The command line, one function a command. Results go to stdout, progress and messages to stderr.
 
 Only here and in ``terminal`` is anything printed. Every error that a person can mend is one line and an exit code: 2 usage,
-3 data refused, 4 diverged, 5 reading or writing failed, 6 out of memory, 130 and 143 stopped with the state saved; 1 is a bug
-of ours.
+3 data refused, 4 diverged, 5 reading or writing failed, 6 out of memory, 7 a process was lost, 130 and 143 stopped with the
+state saved; 1 is a bug of ours. Of several processes (``torchrun``) the first one prints, and all end with the same code.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from taut import terminal
+from taut import parallel, terminal
 from taut.config import gather
-from taut.errors import DataError, TautError, UsageError, shown
+from taut.errors import DataError, ParallelError, TautError, UsageError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +78,10 @@ Trust = Annotated[list[str] | None, typer.Option(help="An outside module that th
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # torch's words on its three systems
 
 
+LOST = "another process was lost; what was saved is kept: go on with `taut resume RUN`"
+TOGETHER = ("fit", "resume", "tighten", "audit", "score", "encode", "impute")  # what several processes share; the rest is for one
+
+
 class Terminated(BaseException):
     """SIGTERM arrived."""
 
@@ -88,11 +92,22 @@ def command(function: F) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         signal.signal(signal.SIGTERM, _terminate)
+        if function.__name__ in TOGETHER:
+            with ExitStack() as joined:  # until the error has been said: the others end when this process goes
+                run(joined, args, kwargs)
+        elif not parallel.launched():
+            run(None, args, kwargs)
+
+    def run(joined: ExitStack | None, args: Any, kwargs: Any) -> None:
         try:
+            if joined is not None:
+                joined.enter_context(parallel.ranks())
             function(*args, **kwargs)
         except KeyboardInterrupt as stop:
             _fail(str(stop) or "stopped", 130)
         except Terminated as stop:
+            if parallel.lost(stop):  # torchrun ends those that are left
+                _fail(LOST, ParallelError.exit_code)
             _fail(str(stop) or "terminated", 143)
         except typer.Exit:
             raise
@@ -104,6 +119,8 @@ def command(function: F) -> F:
         except OSError as error:
             _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
         except (MemoryError, RuntimeError) as error:
+            if parallel.lost(error):
+                _fail(LOST, ParallelError.exit_code)
             if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
                 _fail("out of memory: use a smaller batch size or fewer data, or a machine with more", 6)
             raise _bug() from error
@@ -166,6 +183,10 @@ def fit(
 
     run, dataset, state = start(data, out, settings, overwrite=overwrite)
     terminal.show_data(terminal.message, dataset, settings)
+    if run.info["pace"]:
+        terminal.message(run.info["pace"])
+    if state.step:
+        terminal.message(f"started again: going on from step {state.step} of {state.total_steps}")
     _train_and_measure(run, dataset, state, as_json)
 
 
@@ -305,7 +326,7 @@ def encode(
     target = export.check_target(out or Path("embedding.npy"), formats, overwrite)
     x = _data(loaded, data, key).rows
     values = tasks.encode(loaded.model, x, num_samples, seed=seed)
-    export.write_numbers(values, target, [f"z{i}" for i in range(values.shape[-1])])
+    parallel.on_main(lambda: export.write_numbers(values, target, [f"z{i}" for i in range(values.shape[-1])]))
     _say_written(target, values.shape, as_json)
 
 
@@ -335,14 +356,18 @@ def impute(
     missing = sum(
         int((a.isnan() & ~b.isnan()).sum()) for a, b in zip(new.rows.split(4096), result.values.split(4096), strict=True)
     )
-    for values, target in zip(result.draws if num_imputations else [result.values], targets, strict=True):
-        if new.table is not None and target.suffix != ".npy":
-            from taut.data import fill
-            from taut.export import shortest, write_table
 
-            write_table(fill(new.table, shortest(values), loaded.schema), target, own=True)
-        else:
-            _write_data(values, target, loaded)
+    def write() -> None:
+        for values, target in zip(result.draws if num_imputations else [result.values], targets, strict=True):
+            if new.table is not None and target.suffix != ".npy":
+                from taut.data import fill
+                from taut.export import shortest, write_table
+
+                write_table(fill(new.table, shortest(values), loaded.schema), target, own=True)
+            else:
+                _write_data(values, target, loaded)
+
+    parallel.on_main(write)
     written = {"files": [str(t) for t in targets], "filled": missing, "median_ess": float(result.ess.median())}
     if as_json:
         typer.echo(json.dumps(written))
@@ -418,7 +443,8 @@ def score(
     odd = _cell_columns(loaded, x, num_samples, seed) if cells else {}
     import torch
 
-    export.write_numbers(torch.stack([c.double() for c in (*columns.values(), *odd.values())], 1), target, [*columns, *odd])
+    table = torch.stack([c.double() for c in (*columns.values(), *odd.values())], 1)
+    parallel.on_main(lambda: export.write_numbers(table, target, [*columns, *odd]))
     result = {"file": str(target), **evidence.to_dict()}
     if as_json:
         typer.echo(json.dumps(result, indent=2))
@@ -669,7 +695,8 @@ def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) 
         if any((run.path / "checkpoints").glob("step-*")):
             stop.args = (f"stopped, the state is saved: go on with `taut resume {shown(run.path)}`",)
         raise
-    terminal.show_evaluation(run, as_json)
+    if parallel.main():
+        terminal.show_evaluation(run, as_json)
 
 
 def _train(run: Run, dataset: Dataset, state: State) -> None:
@@ -734,15 +761,31 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    for line in message.split("\n"):
-        terminal.message(f"taut: {line}")
+    first, code = parallel.claim(code)
+    if first:
+        with _speaking():
+            for line in message.split("\n"):
+                terminal.message(f"taut: {line}")
     raise typer.Exit(code)
 
 
+@contextmanager
+def _speaking() -> Iterator[None]:
+    """Lets a process that is silent speak, for an error that it alone has."""
+    silent, sys.stderr = sys.stderr, sys.__stderr__ or sys.stderr if parallel.launched() else sys.stderr
+    try:
+        yield
+    finally:
+        sys.stderr = silent
+
+
 def _bug() -> typer.Exit:
-    traceback.print_exc()
-    terminal.message("taut: this is a bug of ours; please report it with the lines above")
-    return typer.Exit(1)
+    first, code = parallel.claim(1)
+    if first:
+        with _speaking():
+            traceback.print_exc()
+            terminal.message("taut: this is a bug of ours; please report it with the lines above")
+    return typer.Exit(code)
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -771,4 +814,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal of another encoding shows a question mark, and no traceback
-    app()
+    if parallel.launched():  # one process speaks for all
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (until the end)
+    if not parallel.is_launched():
+        app()
+        return
+    code: Any = 0
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0)  # threads of gloo that outlive the interpreter would abort the process

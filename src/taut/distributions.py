@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Categorical, Distribution, Gamma, constraints
+from torch.distributions import Categorical, Chi2, Distribution, Gamma, constraints
 from torch.distributions import StudentT as TorchStudentT
 from torch.nn import functional
 
@@ -40,7 +40,12 @@ class Bernoulli(TorchBernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return -functional.softplus((1 - 2 * value) * self.logits, threshold=40.0)  # beyond it exp(-40) is below any rounding
+        wrong = (1 - 2 * value) * self.logits
+        if wrong.requires_grad:
+            return -functional.softplus(wrong, threshold=40.0)  # beyond it exp(-40) is below any rounding
+        # The same in half the time, in place: evaluations of log p(x) spend much of theirs here.
+        beyond = functional.relu(wrong - 40.0)
+        return wrong.clamp_(max=40.0).exp_().log1p_().add_(beyond).neg_()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Bernoulli:
         return Bernoulli(logits=self.logits.expand(batch_shape), validate_args=False)
@@ -454,7 +459,9 @@ class StudentT(TorchStudentT):
 
     def __init__(self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
         self._each_df = df  # torch's df is expanded to the whole batch
-        super().__init__(df, loc, scale, validate_args=validate_args)
+        self.df, self.loc, self.scale = torch.broadcast_tensors(df, loc, scale)
+        self._chi2 = Chi2(self.df, validate_args=False)  # torch's own would check it in every step
+        Distribution.__init__(self, self.df.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> StudentT:
         return StudentT(self._each_df, self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)

@@ -43,3 +43,9 @@ class StorageError(TautError):
     """A file of a run could not be read, written or trusted."""
 
     exit_code = 5
+
+
+class ParallelError(TautError):
+    """The processes of one run lost each other, or no longer agree."""
+
+    exit_code = 7

@@ -40,7 +40,8 @@ from taut.run import Run, find_device, new_data, sample_run
 from taut.seeds import derive, untouched
 from taut.spec import to_spec
 from taut.tasks import decode, encode
-from taut.training.loop import State, finish, plan_steps, train
+from taut.training.loop import State, finish, train
+from taut.training.pace import plan_steps
 
 __all__ = ["VAEstimator", "embed_anndata"]
 

@@ -13,13 +13,14 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from taut import build as building
-from taut import storage
+from taut import parallel, storage
 from taut.config import Config
 from taut.data import Dataset
 from taut.data.readers import kind_of
@@ -32,14 +33,14 @@ from taut.run import FILES, FORMAT, Run, Source, check_fit, data_of, find_device
 from taut.seeds import stream
 from taut.spec import to_spec
 from taut.training import checkpoint
-from taut.training.loop import Record, State, finish, plan_steps, train
+from taut.training.loop import Record, State, finish, train
+from taut.training.pace import choose, plan_steps
 
 __all__ = ["assemble", "evaluate", "fit", "resume", "start", "tighten", "train_run"]
 
 TIGHTENING = "StickingTheLanding(num_samples=4)"  # its noise vanishes as q approaches the posterior
 FEW = 10_000  # training data that an encoder may learn by heart: half of each batch is then drawn by the model
 GENTLE = 0.2  # share of the rate at which an encoder is trained on: the full rate would first undo what it has learned
-SMALL_STEP = 3e7  # multiplications: below it threads wait for each other longer than they work
 
 
 def fit(
@@ -111,15 +112,23 @@ def start(
     test: Source | None = None,
     overwrite: bool = False,
 ) -> tuple[Run, Dataset, State]:
-    """Reads the data, builds the model and makes the folder; nothing is trained yet."""
+    """Reads the data, builds the model and makes the folder; nothing is trained yet.
+
+    Where torchrun restarted the processes, it is the training that they were in the midst of, and its last checkpoint.
+    """
     if config.training.simulated:
         raise UsageError("training.simulated is for `taut tighten`: a decoder that learns from its own draws learns nothing")
     device = find_device(config.training.device)
     config, data, model, objective = assemble(source, config, parts=parts, test=test)
     _use_threads(config)
     model.to(device)
-    path = _make_folder(out, data.name, overwrite)
-    state = State(plan_steps(model, objective, to_device(data, device), config.training))
+    left = parallel.on_main(lambda: _left_behind(out, config, data)) if parallel.restarts() else None
+    if left is not None and any((left / "checkpoints").glob("step-*")):
+        info = storage.read_json(left / "run.json")
+        run = Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info)
+        return run, data, _last_state(run)
+    path = parallel.on_main(lambda: _make_folder(left or out, data.name, overwrite or left is not None))
+    config, note, state = _paced(model, objective, to_device(data, device), config)
     info = {
         "format": FORMAT,
         "taut": version(),
@@ -133,11 +142,12 @@ def start(
         "fingerprint": data.fingerprint,
         "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         "notes": list(data.notes),
+        "pace": note,
         "total_steps": state.total_steps,
         "schema": data.schema.to_dict(),
         "config": config.to_dict(),
     }
-    storage.write_json(path / "run.json", info)
+    parallel.on_main(lambda: storage.write_json(path / "run.json", info))
     return Run(path, config, data.schema, model, objective, info), data, state
 
 
@@ -170,10 +180,7 @@ def assemble(
         model = building.build(config.model, data.schema, statistics, parts=parts)
     with stream(config.training.seed, "check"), _going_together():
         building.check_parts(model, objective, data, shown(data.name) or "the data")
-    if config.training.threads is None:  # decided once and stored: a resumed run must add in the same order
-        work = config.training.batch_size * sum(p.numel() for p in model.parameters())
-        threads = torch.get_num_threads() if work > SMALL_STEP else 1
-        config = dataclasses.replace(config, training=dataclasses.replace(config.training, threads=threads))
+        parallel.check_divisible(model, objective)
     return config, data, model, objective
 
 
@@ -183,32 +190,40 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     training = run.config.training
     data = to_device(data, torch.device(run.info["device"]))
     saved, began = time.monotonic(), time.monotonic()
+    written = state.step if state.tensors else -1  # the last checkpoint
     whole = dataclasses.replace(state)  # a signal can arrive while ``train`` is in the midst of changing ``state``
-    if not state.step:
-        history.write_text("")
+
+    def keep(record: Record) -> None:
+        nonlocal saved, whole, written
+        file.write(json.dumps(record._asdict(), allow_nan=False) + "\n")
+        file.flush()
+        whole = dataclasses.replace(state)
+        if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
+            os.fsync(file.fileno())
+            checkpoint.save(folder, state)
+            saved, written = time.monotonic(), state.step
+
     try:
-        with history.open("a") as file:
+        with Path(history if parallel.main() else os.devnull).open("a" if state.step else "w") as file:
             for record in train(run.model, run.objective, data, training, state):
-                file.write(json.dumps(record._asdict(), allow_nan=False) + "\n")
-                file.flush()
-                whole = dataclasses.replace(state)
-                if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
-                    os.fsync(file.fileno())
-                    checkpoint.save(folder, state)
-                    saved = time.monotonic()
+                parallel.on_main(partial(keep, record))
                 yield record
-                if training.minutes is not None and time.monotonic() - began >= 60 * training.minutes:
+                if training.minutes is not None and parallel.agreed(time.monotonic() - began >= 60 * training.minutes):
                     state.done = True
     except BaseException:  # a signal, a full disk, a divergence: what is done is kept, then the error goes on its way
         if not state.step:  # in the first interval the tensors are those of the start
             whole = dataclasses.replace(whole, tensors=state.tensors)
-        if whole.tensors:
+        if whole.tensors and whole.step != written and parallel.main():
             checkpoint.save(folder, whole)
         raise
-    if training.minutes is not None:
-        checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
+
+    def end() -> None:
+        if training.minutes is not None:
+            checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
+        storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
+
     finish(run.model, state)
-    storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
+    parallel.on_main(end)
 
 
 def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
@@ -217,10 +232,14 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
     for block in importance_blocks(run.model, getattr(data, measured_part(data)), run.config.evaluation.num_samples, seed=seed):
         blocks.append(block)
         yield block
-    storage.write_json(run.path / "evaluation.json", {"seed": seed, **numbers(Evidence.concatenate(blocks), data)})
-    for name, content in draw_pictures(run.model, data, seed).items():
-        storage.write_bytes(run.path / name, content)
-    storage.write_manifest(run.path)
+
+    def write() -> None:
+        storage.write_json(run.path / "evaluation.json", {"seed": seed, **numbers(Evidence.concatenate(blocks), data)})
+        for name, content in draw_pictures(run.model, data, seed).items():
+            storage.write_bytes(run.path / name, content)
+        storage.write_manifest(run.path)
+
+    parallel.on_main(write)
 
 
 def resume(
@@ -240,16 +259,51 @@ def resume(
     """
     path = run_folder(path)
     run = rebuild(path, trust)
-    newest = checkpoint.latest(path / "checkpoints")
-    state = checkpoint.load(newest)
-    check_fit(run.model, {k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")}, newest)
+    state = _last_state(run)
     _use_threads(run.config)
     data = data_of(run, source, test)
     run.model.to(find_device(run.info["device"]))
-    history = run.path / "history.jsonl"
-    kept = [line for line in history.read_text().splitlines() if _step(line) <= state.step]
-    storage.write_bytes(history, "".join(line + "\n" for line in kept).encode())
     return run, data, state
+
+
+def _last_state(run: Run) -> State:
+    """Returns the state of the last checkpoint of a run, whose history is cut off there."""
+    newest = checkpoint.latest(run.path / "checkpoints")
+    state = checkpoint.load(newest)
+    check_fit(run.model, {k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")}, newest)
+
+    def cut() -> None:
+        history = run.path / "history.jsonl"
+        kept = [line for line in history.read_text().splitlines() if _step(line) <= state.step]
+        storage.write_bytes(history, "".join(line + "\n" for line in kept).encode())
+
+    parallel.on_main(cut)
+    return state
+
+
+def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path | None:
+    """Returns the unfinished folder that these processes left before torchrun restarted them, if they made one."""
+    names = (
+        [Path(out)] if out is not None else sorted(Path("runs").glob(f"{_stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
+    )
+    if not names or not names[-1].is_dir():
+        return None
+    path = names[-1]
+    if not any(path.iterdir()):
+        return path
+    if not (path / "run.json").is_file() or (path / storage.MANIFEST).exists():
+        return None
+    info = storage.read_json(path / "run.json")
+    asked = json.loads(json.dumps(config.to_dict()))
+    asked["training"] |= {name: info["config"]["training"][name] for name in ("compile", "threads")}  # decided since
+    return path if info["config"] == asked and info["fingerprint"] == data.fingerprint else None
+
+
+def _paced(model: VAE, objective: Objective, data: Dataset, config: Config) -> tuple[Config, str, State]:
+    """Returns the configuration with the pace decided, what was measured, and a training that is to begin."""
+    training, note = choose(model, objective, data, config.training)
+    steps = plan_steps(model, objective, data, training)
+    return dataclasses.replace(config, training=training), note, State(parallel.on_main(lambda: steps))
 
 
 def tighten(
@@ -316,20 +370,21 @@ def tighten(
     _use_threads(config)
     model.to(device)
     name = run.path.resolve().name
-    path = _make_folder(out, f"{name}-tight", overwrite)
-    state = State(plan_steps(model, objective, to_device(data, device), config.training))
+    path = parallel.on_main(lambda: _make_folder(out, f"{name}-tight", overwrite))
+    config, note, state = _paced(model, objective, to_device(data, device), config)
     info = {
         **run.info,
         "taut": version(),
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "device": str(device),
+        "pace": note,
         "total_steps": state.total_steps,
         "config": config.to_dict(),
         "data_seed": run.info.get("data_seed", old.training.seed),
         "tightened": {"from": name, "before": before},
     }
-    storage.write_json(path / "run.json", info)
+    parallel.on_main(lambda: storage.write_json(path / "run.json", info))
     return Run(path, config, data.schema, model, objective, info), data, state
 
 
@@ -408,8 +463,7 @@ def _make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
 
 def _next_folder(name: str) -> Path:
     """Makes the next free folder below runs/; two trainings that start at once get two."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0] or "array"
-    number = 1
+    stem, number = _stem(name), 1
     while True:
         path = Path("runs") / f"{stem}-{number}"
         try:
@@ -420,6 +474,10 @@ def _next_folder(name: str) -> Path:
             raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another with --out") from None
         else:
             return path
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0] or "array"
 
 
 def _use_threads(config: Config) -> None:

@@ -73,7 +73,9 @@ def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
     """Returns PNG files by name: samples and reconstructions; for each, what is typical (mean) and what the model draws."""
     if not data.schema.is_image:
         return {}
-    low, high, x = data.schema.low, data.schema.high, getattr(data, measured_part(data))[:10]
+    low, high, x = data.schema.low, data.schema.high, getattr(data, measured_part(data))
+    count = min(10, len(x))
+    x = x[torch.arange(count) * len(x) // count]  # spread evenly: the rows of a folder are sorted by class
     with torch.no_grad(), stream(seed, "pictures"):
         decoded = model.decode(model.prior().sample(torch.Size((1, 40))))
         samples = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]

@@ -64,14 +64,14 @@ class Objective(abc.ABC):
             raise ValueError(f"num_samples must be a whole number of at least 1, not {self.num_samples!r}")
 
     @abc.abstractmethod
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float = 1.0) -> Bound:
+    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
         r"""Returns the bound at x.
 
         Args:
             model: Any model.
             x: Data, (B, \*event).
             context: What the model is conditioned on, (B, C).
-            progress: Share of the training that is done, from 0 to 1: what a warm-up goes by.
+            progress: Share of the training that is done, from 0 to 1: what a warm-up goes by; a compiled step gives a tensor.
         """
 
 
@@ -109,9 +109,11 @@ class ELBO(Objective):
             if not isinstance(value, int | float) or not 0 <= value <= limit:
                 raise ValueError(f"{name} must be a number between 0 and {limit:g}, not {value!r}")
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float = 1.0) -> Bound:
+    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
         draw = model.draw(x, self.num_samples, context=context)
-        beta = self.beta * (min(progress / self.warmup, 1.0) if self.warmup else 1.0)
+        beta: float | Tensor = self.beta
+        if self.warmup:  # as a tensor, since a compiled step is given the progress as one
+            beta = self.beta * torch.as_tensor(progress / self.warmup, dtype=torch.float64).clamp(max=1.0)
         surrogate = draw.log_likelihood.mean(0) - beta * self._rate(draw)
         return Bound(draw.log_weight.detach().mean(0), surrogate, surrogate.detach() if self._reweighted else None)
 
@@ -144,7 +146,7 @@ class IWAE(Objective):
 
     num_samples: int = 5
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float = 1.0) -> Bound:
+    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
         bound = log_mean_exp(model.draw(x, self.num_samples, context=context).log_weight)
         return Bound(bound.detach(), bound)
 
@@ -159,7 +161,7 @@ class StickingTheLanding(Objective):
     References: roeder2017.
     """
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float = 1.0) -> Bound:
+    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
         elbo = model.draw(x, self.num_samples, context=context, stop_posterior=True).log_weight.mean(0)
         return Bound(elbo.detach(), elbo)
 
@@ -180,7 +182,7 @@ class DReG(Objective):
 
     num_samples: int = 5
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float = 1.0) -> Bound:
+    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
         draw = model.draw(x, self.num_samples, context=context, stop_posterior=True)
         log_weight = draw.log_weight
         weight = log_weight.detach().softmax(0)
@@ -215,7 +217,7 @@ class ScoreFunction(Objective):
         if self.baseline == "leave_one_out" and self.num_samples < 2:
             raise ValueError("a leave-one-out baseline needs num_samples of at least 2")
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float = 1.0) -> Bound:
+    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
         draw = model.draw(x, self.num_samples, context=context, reparameterize=False)
         log_weight = draw.log_weight.detach()
         baseline: Tensor | float = 0.0
@@ -248,7 +250,7 @@ class VIMCO(Objective):
         if self.num_samples < 2:
             raise ValueError("VIMCO needs num_samples of at least 2")
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float = 1.0) -> Bound:
+    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
         draw = model.draw(x, self.num_samples, context=context, reparameterize=False)
         bound = log_mean_exp(draw.log_weight)
         log_weight = draw.log_weight.detach()

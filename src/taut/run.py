@@ -26,6 +26,7 @@ from taut import build as building
 from taut import storage
 from taut.config import Config, DataConfig
 from taut.data import Column, Dataset, New, Options, Rows, Schema, check_against, prepare
+from taut.data.column import nearest_to
 from taut.data.columns import encode as encode_columns
 from taut.errors import DataError, StorageError, UsageError, shown
 from taut.model import VAE
@@ -187,10 +188,16 @@ def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
             raise UsageError(f"--given total={shown(given['total'])}: a number of at least 0 is needed")
         return np.array([[total]])
     columns = [schema.modelled[i] for i in schema.given]
-    values, problems, notes = encode_columns(_one_row(given, columns), columns, "--given", missing_values=schema.missing_values)
-    if problems or np.isnan(values).any():  # a level that was never seen is read as missing, and noted
-        raise UsageError("; ".join([*problems, *notes]) or "--given: a value of what is given is missing; write COLUMN=VALUE")
+    values, problems, _ = encode_columns(_one_row(given, columns), columns, "--given", missing_values=schema.missing_values)
+    problems += [_no_level(given[c.name], c) for c, x in zip(columns, values[0], strict=True) if c.levels and np.isnan(x)]
+    if problems or np.isnan(values).any():
+        raise UsageError("; ".join(problems) or "--given: a value of what is given is missing; write COLUMN=VALUE")
     return values
+
+
+def _no_level(value: str, column: Column) -> str:
+    near = nearest_to(value, column.levels) or "; give one of them"
+    return f"--given {shown(column.name)}={shown(value)}: none of the column's {column.describe()[1]}{near}"
 
 
 def _one_row(given: Mapping[str, str], columns: Sequence[Column]) -> Any:

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from taut.errors import UsageError
 from taut.model import VAE, Model, evaluating
+from taut.parallel import in_order
 from taut.seeds import stream
 from taut.types import Context
 
@@ -93,9 +94,11 @@ def _mean(distribution: Distribution) -> Tensor:
 
 def _by_blocks(model: Model, rows: Any, function: Callable[[Tensor], Tensor], seed: int, name: str) -> Tensor:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    blocks = []
+
+    def compute(first: int) -> Tensor:
+        block = rows[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
+        with stream(seed, name, first // ROWS):
+            return function(block).cpu()
+
     with torch.no_grad(), evaluating(model):
-        for number, block in enumerate(rows.split(ROWS)):
-            with stream(seed, name, number):
-                blocks.append(function(block.to(device=device, dtype=torch.get_default_dtype())).cpu())
-    return torch.cat(blocks)
+        return torch.cat(list(in_order(range(0, max(len(rows), 1), ROWS), compute)))

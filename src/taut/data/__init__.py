@@ -4,7 +4,7 @@ from taut.data.column import Column
 from taut.data.columns import decode, to_toml
 from taut.data.dataset import Dataset, New, batch, check_against, draw_bits, prepare
 from taut.data.readers import Options, Source, read
-from taut.data.rows import Rows, blocks
+from taut.data.rows import Rows, block_size, blocks
 from taut.data.schema import Schema, infer, problems
 from taut.data.split import fingerprint, hashes_of, num_duplicates, split
 from taut.data.tabular import fill, to_table
@@ -18,6 +18,7 @@ __all__ = [
     "Schema",
     "Source",
     "batch",
+    "block_size",
     "blocks",
     "check_against",
     "decode",

@@ -36,6 +36,7 @@ from torch.distributions import Distribution, biject_to, constraints
 from taut.evidence.results import Estimate
 from taut.model import VAE, Model, evaluating, frozen
 from taut.objectives import log_mean_exp
+from taut.parallel import in_order
 from taut.seeds import derive, stream
 from taut.types import Context, Data
 
@@ -173,19 +174,21 @@ def annealing_blocks(
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
     rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
     device = next((p.device for p in model.parameters()), x.device)
+
+    def compute(first: int) -> Annealed:
+        here, number = slice(first, first + rows), first // rows
+        block = x[here].to(device=device, dtype=torch.get_default_dtype())
+        c = None if context is None else context[here].to(device)
+        z = None if exact is None else exact[here].to(block)
+        with torch.no_grad(), frozen(model):
+            with stream(seed, "pilot", number):
+                path = _Path(model, block, c, start)
+                plan = _pilot(path, num_chains, max_temperatures)
+            with stream(derive(seed, "annealing"), "reverse" if exact is not None else "forward", number):
+                return _run(path, plan, num_chains, z)
+
     with evaluating(model):
-        for number, first in enumerate(range(0, len(x), rows)):
-            here = slice(first, first + rows)
-            block = x[here].to(device=device, dtype=torch.get_default_dtype())
-            c = None if context is None else context[here].to(device)
-            z = None if exact is None else exact[here].to(block)
-            with torch.no_grad(), frozen(model):
-                with stream(seed, "pilot", number):
-                    path = _Path(model, block, c, start)
-                    plan = _pilot(path, num_chains, max_temperatures)
-                with stream(derive(seed, "annealing"), "reverse" if exact is not None else "forward", number):
-                    annealed = _run(path, plan, num_chains, z)
-            yield annealed
+        yield from in_order(range(0, len(x), rows), compute)
 
 
 def support_of(distribution: Distribution) -> constraints.Constraint | None:

@@ -24,6 +24,7 @@ from taut.evidence.results import Estimate, Evidence
 from taut.evidence.samples import blur, sample_quality
 from taut.evidence.scale import scale_check
 from taut.model import VAE
+from taut.parallel import agreed
 from taut.seeds import derive
 from taut.types import Data, PerDatum
 
@@ -75,9 +76,9 @@ class _Clock:
 
     def over(self) -> bool:
         late = self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes * max(self.share, 1e-3)
-        if self.word() or late:
-            self.cut = True
-        return self.word() or late
+        over = agreed(self.word() or late)
+        self.cut = self.cut or over
+        return over
 
     def blocks(self, blocks: Iterable[T], size: Callable[[T], int], total: int) -> list[T]:
         """Returns the blocks that the time allows, the first one in any case."""
@@ -176,7 +177,7 @@ def audit(
         result["samples"] = sample_quality(model, train[: effort.train], x, num_data=effort.samples, seed=seed)
         if levels is not None and clock.stage("sharpness", 0.0):
             result["blur"] = blur(model, x[: effort.samples], low=levels[0], high=levels[1], seed=seed)
-    result["stopped"] = None if not clock.cut else "stopped" if stop() else "time"
+    result["stopped"] = None if not clock.cut else "stopped" if agreed(stop()) else "time"
     result["notes"] = notes
     result = _finite(result)
     result["findings"] = doctor.diagnose(result)

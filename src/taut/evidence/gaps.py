@@ -31,6 +31,7 @@ from taut.evidence.annealing import Annealed, support_of
 from taut.evidence.importance import importance
 from taut.evidence.results import Estimate, Evidence
 from taut.model import Model, evaluating, frozen
+from taut.parallel import in_order
 from taut.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
 
@@ -166,7 +167,9 @@ def optima_blocks(
         one = x[:1].to(device=device, dtype=torch.get_default_dtype())
         latent_dim = model.encode(one, None if context is None else context[:1].to(device)).event_shape.numel()
         rows = max(1, min(DATA, MAX_ELEMENTS // (num_samples * max(1, x[0].numel())), 2 * MAX_ELEMENTS // latent_dim**2))
-        for number, first in enumerate(range(0, len(x), rows)):
+
+        def compute(first: int) -> Optima:
+            number = first // rows
             block = x[first : first + rows].to(device=device, dtype=torch.get_default_dtype())
             c = None if context is None else context[first : first + rows].to(device)
             with stream(seed, "optimum", number), frozen(model):
@@ -187,7 +190,9 @@ def optima_blocks(
                 for name, f in (("own", own), ("full", full))
             ]  # fmt: skip
             assert measured[0] is not None
-            yield Optima(measured[0], measured[1], torch.stack([rise, full_rise], 1).double().cpu())
+            return Optima(measured[0], measured[1], torch.stack([rise, full_rise], 1).double().cpu())
+
+        yield from in_order(range(0, len(x), rows), compute)
 
 
 def best_evidence(candidates: list[tuple[int, PerDatum, PerDatum, Tensor]]) -> tuple[PerDatum, PerDatum, Tensor, Tensor]:

@@ -32,6 +32,7 @@ from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
 from taut.model import Model, evaluating
 from taut.objectives import log_mean_exp
+from taut.parallel import in_order
 from taut.seeds import stream
 from taut.types import Context, Data
 
@@ -85,15 +86,17 @@ def importance_blocks(
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def compute(start: int) -> Evidence:
+        here = slice(start, min(start + data_rows, len(x)))
+        block = x[here].to(device=device, dtype=torch.get_default_dtype())
+        c = None if context is None else context[here].to(device)
+        with torch.no_grad(), stream(seed, "importance", start // data_rows):
+            posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
+            return _block(model, block, c, posterior, num_samples, max(1, rows // len(block)))
+
     with evaluating(model):
-        for number, start in enumerate(range(0, len(x), data_rows)):
-            here = slice(start, min(start + data_rows, len(x)))
-            block = x[here].to(device=device, dtype=torch.get_default_dtype())
-            c = None if context is None else context[here].to(device)
-            with torch.no_grad(), stream(seed, "importance", number):
-                posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
-                evidence = _block(model, block, c, posterior, num_samples, max(1, rows // len(block)))
-            yield evidence  # outside: the caller's own randomness and gradients are none of ours
+        yield from in_order(range(0, len(x), data_rows), compute)
 
 
 def prior_proposal(model: Model) -> Proposal:

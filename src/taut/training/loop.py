@@ -6,9 +6,7 @@ prints nothing and knows no path. Between two records ``State`` is complete: wha
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,17 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from taut import parallel
 from taut.config import TrainingConfig
-from taut.data import Dataset, Rows, batch, blocks
+from taut.data import Dataset, Rows, batch, block_size
 from taut.data.parquet import ParquetRows, block_order
 from taut.errors import DivergedError
 from taut.model import Model, evaluating
-from taut.objectives import Bound, Objective
+from taut.objectives import Objective
 from taut.seeds import derive, generator, set_seed, stream, untouched
+from taut.training.step import Learner
 
-__all__ = ["Record", "State", "finish", "plan_steps", "train", "validate"]
+__all__ = ["Record", "State", "batch_size", "finish", "run_steps", "train", "validate"]
 
 LR_WARMUP = 0.02  # share of the steps over which the rate grows
 MAX_ROLLBACKS = 3
@@ -62,17 +62,6 @@ class State:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Step(nn.Module):
-    """One evaluation of the objective as a module: DDP averages gradients only of what runs through ``forward``."""
-
-    def __init__(self, model: Model, objective: Objective) -> None:
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, x: Tensor, progress: float) -> Bound:
-        return self.objective(self.model, x, None, progress)
-
-
 def train(model: Model, objective: Objective, data: Dataset, config: TrainingConfig, state: State) -> Iterator[Record]:
     """Trains the model in place until the planned steps are done or the validation bound stays behind its best.
 
@@ -86,26 +75,28 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
     Fails:
         DivergedError: non-finite numbers remained after three rollbacks, each at half the rate.
     """
-    average = copy.deepcopy(model) if config.averaging else model
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=config.weight_decay, fused=True
-    )
+    learner = Learner(model, objective, config)
+    average = learner.average
     best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
+    if config.compile == "on" and parallel.world() == 1:  # several processes go on eagerly with what one has begun
+        with stream(config.seed, "compile"):
+            learner.compile(batch(data.train, torch.arange(batch_size(data, config)), data.binarize == "dynamic"))
     if state.tensors:
-        _restore(state.tensors, model, optimizer, average)
+        _restore(state.tensors, learner)
     else:
         if len(data.validation) and not all(p.requires_grad for p in model.parameters()):
             _, state.best_target = validate(average, objective, data.validation, config.seed)  # what is trained on can get worse
             best = {k: v.clone() for k, v in average.state_dict().items()}
-        state.tensors = _capture(model, optimizer, average, best)
+        state.tensors = _capture(learner, best)
+    parallel.check_same(model.state_dict(), f"at step {state.step}")
     interval = min(max(math.ceil(len(data.train) / config.batch_size), 100), 2000)
     warm = getattr(objective, "warmup", 0.0)  # early stopping and the choice of the best wait for it
     while not state.done:
         until = min(state.step + interval, state.total_steps)
         with untouched():
-            bound, skipped = _run(model, objective, data, config, state, until, optimizer, average)
+            bound, skipped = run_steps(learner, data, state, until)
         if skipped > MAX_SKIPPED * (until - state.step):
-            _roll_back(model, objective, data, config, state, optimizer, average)
+            _roll_back(learner, data, state)
             continue
         validation, improved = None, False
         progress = until / state.total_steps
@@ -119,64 +110,37 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
         state.step, state.skipped = until, state.skipped + skipped
         waited = (until - max(state.best_step, warm * state.total_steps)) / state.total_steps
         state.done = until == state.total_steps or (validation is not None and waited > config.patience)
-        state.tensors = _capture(model, optimizer, average, best)
+        state.tensors = _capture(learner, best)
+        parallel.check_same(model.state_dict(), f"after step {until}")
         rate = _rate(until - 1, config, state)
-        epoch = until * _batch_size(data, config) / len(data.train)
+        epoch = until * batch_size(data, config) / len(data.train)
         yield Record(until, epoch, bound, validation, rate, state.skipped, state.rollbacks, improved)
 
 
-def _run(
-    model: Model,
-    objective: Objective,
-    data: Dataset,
-    config: TrainingConfig,
-    state: State,
-    until: int,
-    optimizer: torch.optim.AdamW,
-    average: Model,
-) -> tuple[float, int]:
+def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tuple[float, int]:
     """Runs the steps of one interval; returns the mean bound over the finite ones and how many were skipped."""
-    step_module = Step(model, objective).train()
-    for part in model.children():
-        if not any(p.requires_grad for p in part.parameters()):
-            part.eval()  # a frozen part is seen as it will be used: no dropout, and no statistics that move
-    trainable: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    averaged: list[Tensor] = [p for p in average.parameters() if p.requires_grad]
-    device = next(model.parameters()).device
-    total, skipped = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device)
-    size = _batch_size(data, config)
+    config, model = learner.config, learner.model
+    device = learner.total.device
+    size = batch_size(data, config)
     drawn = round(config.simulated * size)
-    for step in range(state.step, until):
-        set_seed(derive(config.seed, "step", step))
-        index = _rows(config.seed, data.train, size, step).to(device)
-        x = batch(data.train, index, data.binarize == "dynamic")
-        if drawn:
-            with torch.no_grad():
-                x = torch.cat([x[drawn:], model.sample(drawn).to(x)])
-        bound = step_module(x, step / state.total_steps)
-        loss, value = -bound.surrogate.mean(), bound.value.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        gradients = [p.grad for p in trainable if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        finite = torch.isfinite(norm) & torch.isfinite(loss) & torch.isfinite(value)
-        # The fused optimizer divides the gradient by grad_scale and leaves weights and moments alone where found_inf is 1:
-        # clipping and skipping cost no synchronisation with the device.
-        optimizer.grad_scale = (norm / config.clip_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
-        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        optimizer.param_groups[0]["lr"] = _rate(step, config, state)
-        optimizer.step()
-        if average is not model:
+    own = parallel.share(size) if parallel.world() > 1 else None
+    with learner.interval():
+        for step in range(state.step, until):
+            set_seed(derive(config.seed, "step", step))
+            index = _rows(config.seed, data.train, size, step).to(device)
+            if own is not None and not drawn:
+                with own.noise():
+                    x = batch(data.train, own.of(index), data.binarize == "dynamic")
+            else:
+                x = batch(data.train, index, data.binarize == "dynamic")
+            if drawn:
+                with torch.no_grad():
+                    x = torch.cat([x[drawn:], model.sample(drawn).to(x)])
+                x = x if own is None else own.of(x)
             decay = min(config.averaging, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(averaged, trainable, 1 - decay)
-        total += torch.where(finite, value, 0.0)
-        skipped += ~finite
-    if average is not model:
-        for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
-            kept.copy_(buffer)
-    count = until - state.step
-    return float(total) / max(count - int(skipped), 1), int(skipped)
+            learner.step(x, _rate(step, config, state), decay, step / state.total_steps, own)
+    skipped = int(learner.skipped)
+    return float(learner.total) / max(until - state.step - skipped, 1), skipped
 
 
 def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int = 2048) -> tuple[float, float]:
@@ -184,39 +148,18 @@ def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int =
 
     The target is what the objective maximises; it differs from the value where that is reweighted (beta, free bits).
     """
-    value = target = 0.0
+    size = block_size(x, most=max(1, rows // objective.num_samples))
+
+    def compute(first: int) -> tuple[float, float]:
+        with stream(seed, "validation", first // size):
+            bound = objective(model, x[first : first + size].to(torch.get_default_dtype()))
+        target = bound.value if bound.target is None else bound.target
+        return float(bound.value.sum(dtype=torch.float64)), float(target.sum(dtype=torch.float64))
+
     with torch.no_grad(), evaluating(model):
-        for number, block in enumerate(blocks(x, most=max(1, rows // objective.num_samples))):
-            with stream(seed, "validation", number):
-                bound = objective(model, block.to(torch.get_default_dtype()))
-            value += float(bound.value.sum(dtype=torch.float64))
-            target += float((bound.value if bound.target is None else bound.target).sum(dtype=torch.float64))
-    return value / len(x), target / len(x)
-
-
-def plan_steps(model: Model, objective: Objective, data: Dataset, config: TrainingConfig) -> int:
-    """Returns the number of steps of the whole training, so that the schedule is known before the first one."""
-    per_epoch = len(data.train) / _batch_size(data, config)
-    if config.max_epochs is not None or config.minutes is None:
-        epochs = config.max_epochs or min(max(20_000 / per_epoch, 20), 2000 if data.schema.is_rows else 500)
-        if config.minutes is None:
-            return max(1, math.ceil(epochs * per_epoch))
-    else:
-        epochs = math.inf
-    trial, count = State(total_steps=10**9), 50
-    trial_model = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(trial_model.parameters(), lr=0.0, fused=True)
-    seconds = []
-    with untouched():
-        for _ in range(3):  # the first one warms up; the faster of the others counts
-            start = time.perf_counter()
-            _run(trial_model, objective, data, config, trial, count, optimizer, copy.deepcopy(model))
-            seconds.append((time.perf_counter() - start) / count)
-    if len(data.validation):
-        start = time.perf_counter()
-        validate(trial_model, objective, data.validation, config.seed)
-        seconds = [s + (time.perf_counter() - start) / min(max(per_epoch, 100), 2000) for s in seconds]
-    return max(1, math.ceil(min(epochs * per_epoch, config.minutes * 60 / min(seconds[1:]))))
+        sums = list(parallel.in_order(range(0, len(x), size), compute))
+    value, target = (sum(each) / len(x) for each in zip(*sums, strict=True))
+    return value, target
 
 
 def finish(model: Model, state: State) -> None:
@@ -226,7 +169,8 @@ def finish(model: Model, state: State) -> None:
     model.eval()
 
 
-def _batch_size(data: Dataset, config: TrainingConfig) -> int:
+def batch_size(data: Dataset, config: TrainingConfig) -> int:
+    """Returns the data of a step: all of them where there are fewer than a batch holds."""
     return min(config.batch_size, len(data.train))
 
 
@@ -253,52 +197,45 @@ def _rows(seed: int, data: Rows, size: int, step: int) -> Tensor:
     return torch.cat([here, _permutation(seed, len(data), epoch + 1, bounds)[: size - len(here)]])
 
 
-def _capture(model: Model, optimizer: torch.optim.AdamW, average: Model, best: dict[str, Tensor]) -> dict[str, Tensor]:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
+def _capture(learner: Learner, best: dict[str, Tensor]) -> dict[str, Tensor]:
+    tensors = {f"model.{k}": v for k, v in learner.model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in learner.average.state_dict().items()}
+    for number, state in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
     return {k: v.detach().clone() for k, v in tensors.items()} | {f"best.{k}": v for k, v in best.items()}
 
 
-def _restore(tensors: dict[str, Tensor], model: Model, optimizer: torch.optim.AdamW, average: Model) -> None:
+def _restore(tensors: dict[str, Tensor], learner: Learner) -> None:
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
 
-    model.load_state_dict(part("model."))
-    average.load_state_dict(part("average."))
+    learner.model.load_state_dict(part("model."))
+    learner.average.load_state_dict(part("average."))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in part("optimizer.").items():
         number, key = name.split(".", 1)
         moments.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    learner.optimizer.load_state_dict({"state": moments, "param_groups": learner.optimizer.state_dict()["param_groups"]})
 
 
-def _roll_back(
-    model: Model,
-    objective: Objective,
-    data: Dataset,
-    config: TrainingConfig,
-    state: State,
-    optimizer: torch.optim.AdamW,
-    average: Model,
-) -> None:
+def _roll_back(learner: Learner, data: Dataset, state: State) -> None:
     """Undoes the interval and halves the rate, or gives up with a diagnosis."""
     if state.rollbacks == MAX_ROLLBACKS:
-        reason = _diagnose(model, objective, data, config, state)
+        reason = _diagnose(learner, data, state)
         raise DivergedError(
             f"training diverged after step {state.step}: {reason}; {MAX_ROLLBACKS} rollbacks at half the rate each "
-            f"did not help (last rate {config.learning_rate * state.lr_scale:.2g}). The weights of step {state.step} are kept. "
-            "Try a lower learning rate, or look for extreme values in the data with `taut check`"
+            f"did not help (last rate {learner.config.learning_rate * state.lr_scale:.2g}). The weights of step {state.step} are "
+            "kept. Try a lower learning rate, or look for extreme values in the data with `taut check`"
         )
-    _restore(state.tensors, model, optimizer, average)
+    _restore(state.tensors, learner)
     state.rollbacks += 1
     state.lr_scale /= 2
 
 
-def _diagnose(model: Model, objective: Objective, data: Dataset, config: TrainingConfig, state: State) -> str:
+def _diagnose(learner: Learner, data: Dataset, state: State) -> str:
     """Returns which term of the bound, or whose gradient, is not finite."""
-    size = _batch_size(data, config)
+    model, objective, config = learner.model, learner.objective, learner.config
+    size = batch_size(data, config)
     for step in range(state.step, min(state.step + 2000, state.total_steps)):
         with stream(config.seed, "step", step):
             x = batch(data.train, _rows(config.seed, data.train, size, step), data.binarize == "dynamic")

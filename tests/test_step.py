@@ -1,0 +1,286 @@
+"""The two forms of a step: what is recorded does what the eager step does, for every part; which form is taken."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import instances
+import pytest
+import torch
+from instances import EVENT, FREE_BITS, LATENT, OBJECTIVES, SMALL, bits, make_likelihoods, make_posteriors, make_priors
+from torch import Tensor
+
+import taut
+from taut import likelihoods, posteriors, priors
+from taut.config import TrainingConfig
+from taut.data import Dataset, prepare
+from taut.errors import UsageError
+from taut.seeds import set_seed
+from taut.training import pace, step
+from taut.training.loop import State, train
+from taut.training.pace import choose
+from taut.training.step import CannotCompileError, Learner
+
+CONFIG = TrainingConfig(clip_norm=0.5, weight_decay=0.01, averaging=0.9, learning_rate=0.01)
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def model(**parts: Any) -> taut.VAE:
+    prior = parts.get("prior", priors.StandardNormal(LATENT))
+    likelihood = parts.get("likelihood", likelihoods.Bernoulli(EVENT, LATENT, decoder=SMALL))
+    return taut.VAE(prior, likelihood, parts.get("posterior", posteriors.DiagonalNormal(EVENT, LATENT, encoder=SMALL)))
+
+
+def run(learner: Learner, batches: list[Tensor], graph: Any = None) -> dict[str, Tensor]:
+    """Takes a step on each batch and returns everything that they changed."""
+    learner._graph = graph
+    with learner.interval():
+        for number, x in enumerate(batches):
+            set_seed(number)
+            learner.step(x, 0.01 * (number + 1), 0.5, 0.2 * number)
+    states = [learner.optimizer.state[p] for p in learner.trainable]
+    changed: dict[str, Tensor] = {"total": learner.total, "skipped": learner.skipped}
+    for i, (p, s) in enumerate(zip(learner.trainable, states, strict=True)):
+        changed |= {f"{i}.weight": p, **{f"{i}.{k}": v for k, v in s.items()}}
+    changed |= {f"average {n}": p for n, p in learner.average.state_dict().items()}
+    return {k: v.detach().clone() for k, v in changed.items()}
+
+
+def assert_same(learner: Learner, batches: list[Tensor]) -> dict[str, Tensor]:
+    """Checks that the recorded steps do what the eager ones do, and that they do something; returns what they did."""
+    eager = run(learner.twin(), batches)
+    recorded = run(learner.twin(), batches, learner.record(batches[0]))
+    assert eager.keys() == recorded.keys()
+    assert any(not torch.equal(eager[f"{i}.weight"], p) for i, p in enumerate(learner.trainable))
+    for name, value in eager.items():
+        torch.testing.assert_close(recorded[name], value, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+    return eager
+
+
+@pytest.mark.parametrize("objective", [*(o for o, *_ in OBJECTIVES), FREE_BITS], ids=repr)
+def test_recorded_step_is_the_eager_one_for_every_objective(objective: taut.Objective) -> None:
+    assert_same(Learner(model(), objective, CONFIG), [bits(6) for _ in range(4)])
+
+
+@pytest.mark.parametrize("index", range(len(make_likelihoods())))
+def test_recorded_step_is_the_eager_one_for_every_likelihood(index: int) -> None:
+    likelihood, data = make_likelihoods()[index]
+    x = getattr(instances, data)(6)
+    posterior = posteriors.DiagonalNormal(tuple(x.shape[1:]), LATENT, encoder=SMALL, data_loc=5.0, data_scale=5.0)
+    assert_same(Learner(model(likelihood=likelihood, posterior=posterior), taut.ELBO(), CONFIG), [x, x.flip(0)])
+
+
+def test_recorded_step_is_the_eager_one_for_data_with_gaps() -> None:
+    whole, gaps = bits(6), bits(6)
+    gaps[0, 1], gaps[3] = math.nan, math.nan
+    assert_same(Learner(model(), taut.DReG(num_samples=3), CONFIG), [whole, gaps, whole])
+
+
+@pytest.mark.parametrize("index", range(len(make_posteriors())))
+def test_recorded_step_is_the_eager_one_for_every_posterior(index: int) -> None:
+    posterior = make_posteriors()[index]
+    discrete = isinstance(posterior, posteriors.IndependentBernoulli)
+    prior = make_priors()[2] if discrete else priors.StandardNormal(LATENT)
+    objective = taut.VIMCO(num_samples=3) if discrete else taut.StickingTheLanding()
+    assert_same(Learner(model(posterior=posterior, prior=prior), objective, CONFIG), [bits(6), bits(6)])
+
+
+def test_recorded_step_is_the_eager_one_for_a_learned_prior() -> None:
+    assert_same(Learner(model(prior=make_priors()[1]), taut.ELBO(), CONFIG), [bits(6), bits(6)])
+
+
+def test_recorded_step_leaves_out_what_is_not_finite_as_the_eager_one_does() -> None:
+    broken = bits(6)
+    broken[0] = math.inf
+    did = assert_same(Learner(model(), taut.ELBO(), CONFIG), [bits(6), broken, bits(6)])
+    assert did["skipped"] == 1
+    assert did["0.step"] == 2
+
+
+def test_recorded_step_leaves_frozen_parts_alone() -> None:
+    m = model()
+    m.likelihood.requires_grad_(False)
+    before = copy.deepcopy(m.likelihood.state_dict())
+    did = assert_same(Learner(m, taut.StickingTheLanding(num_samples=2), CONFIG), [bits(6), bits(6)])
+    for name, value in before.items():
+        assert torch.equal(did[f"average likelihood.{name}"], value)
+
+
+def test_recorded_step_moves_the_statistics_of_a_part_and_its_average() -> None:
+    class Normalized(taut.MLP):
+        """A network with a buffer that moves in training."""
+
+        def __init__(self, *shapes: Any) -> None:
+            super().__init__(*shapes, hidden=(7,))
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+            if self.training:
+                self.seen += x.detach().mean()
+            return super().forward(x, context)
+
+    m = model(posterior=posteriors.DiagonalNormal(EVENT, LATENT, encoder=Normalized))
+    batches = [bits(6), bits(6)]
+    did = assert_same(Learner(m, taut.ELBO(), CONFIG), batches)
+    assert did["average posterior.encoder.seen"] == pytest.approx(float(sum(x.mean() for x in batches)), abs=1e-12)
+
+
+def test_recorded_step_has_no_average_where_none_is_kept() -> None:
+    assert_same(Learner(model(), taut.ELBO(), dataclasses.replace(CONFIG, averaging=0.0)), [bits(6), bits(6)])
+
+
+class Branching(taut.MLP):
+    """A network whose Python asks for a number in a tensor."""
+
+    def __init__(self, *shapes: Any) -> None:
+        super().__init__(*shapes, hidden=(7,))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x, context)
+
+
+class Remembering(taut.MLP):
+    """A network whose Python changes from step to step: what was recorded once is not what it does next."""
+
+    def __init__(self, *shapes: Any) -> None:
+        super().__init__(*shapes, hidden=(7,))
+        self.calls = 0
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        self.calls += 1
+        return super().forward(x * self.calls, context)
+
+
+def test_a_branch_on_a_number_is_not_recorded() -> None:
+    m = model(posterior=posteriors.DiagonalNormal(EVENT, LATENT, encoder=Branching))
+    with pytest.raises(CannotCompileError, match="depends on the numbers in a tensor"):
+        Learner(m, taut.ELBO(), CONFIG).record(bits(6))
+
+
+def test_a_compiled_step_that_is_not_the_eager_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
+    m = model(posterior=posteriors.DiagonalNormal(EVENT, LATENT, encoder=Remembering))
+    with pytest.raises(CannotCompileError, match="is not the eager one"):
+        Learner(m, taut.ELBO(), CONFIG).compile(bits(6))
+    Learner(model(), taut.ELBO(), CONFIG).compile(bits(6))  # and a usual one is not
+
+
+def test_compiled_step_is_the_eager_one_and_changes_nothing_by_itself() -> None:
+    # torch's compiler at work, once: seconds. In float32, whose rounding it is free to choose.
+    torch.set_default_dtype(torch.float32)
+    learner, batches = Learner(model(), taut.DReG(num_samples=2), CONFIG), [bits(6) for _ in range(3)]
+    before, generator = copy.deepcopy(learner.model.state_dict()), torch.get_rng_state()
+    learner.compile(batches[0])
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(v, before[k]) for k, v in learner.model.state_dict().items())
+    eager, compiled = run(learner.twin(), batches), run(learner.twin(), batches, learner._graph)
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def dataset(n: int = 80) -> Dataset:
+    return prepare(bits(n).numpy(), validation_fraction=0.2, test_fraction=0.0)
+
+
+def test_a_training_of_seconds_is_eager_in_one_thread_and_not_measured_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "compile", lambda *_: pytest.fail("compiled"))
+    threads = torch.get_num_threads()
+    try:
+        chosen, note = choose(model(), taut.ELBO(), dataset(), dataclasses.replace(CONFIG, max_epochs=2))
+    finally:
+        torch.set_num_threads(threads)
+    assert (chosen.threads, chosen.compile) == (1, "off")
+    assert note == "steps: eager, 1 thread"
+
+
+def test_where_all_is_given_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "run_steps", lambda *_: pytest.fail("measured"))
+    config = dataclasses.replace(CONFIG, threads=torch.get_num_threads(), compile="off")
+    assert choose(model(), taut.ELBO(), dataset(), config) == (config, "")
+
+
+class Clock:
+    """Says how long a step takes in each form and number of threads, in place of measuring it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[bool, int], float], overhead: float) -> None:
+        self.seconds = seconds
+        monkeypatch.setattr(pace, "_seconds", self)
+        monkeypatch.setattr(pace, "_overhead", lambda *_: overhead)
+        monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
+
+    def __call__(self, learner: Learner, *_: Any) -> float:
+        return self.seconds[learner._graph is not None, torch.get_num_threads()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "overhead", "epochs", "threads", "form"),
+    [
+        ({(False, 1): 4e-3, (False, 2): 2e-3, (True, 2): 1e-3}, 1e-3, 20_000, 2, "on"),
+        ({(False, 1): 4e-3, (False, 2): 3.9e-3, (True, 1): 1e-3}, 1e-3, 20_000, 1, "on"),  # two threads: not clearly faster
+        ({(False, 1): 4e-3, (False, 2): 6e-3, (True, 1): 5e-3}, 1e-3, 20_000, 1, "off"),  # compiled: slower
+        ({(False, 1): 4e-3, (False, 2): 6e-3}, 1e-3, 2_000, 1, "off"),  # 40 s of training: a saving of 5 s does not repay it
+        ({(False, 1): 4e-3}, 1e-3, 500, 1, "off"),  # 8 s: nothing is measured
+    ],
+)
+def test_threads_and_form_are_the_fastest_that_repay(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[tuple[bool, int], float],
+    overhead: float,
+    epochs: int,
+    threads: int,
+    form: str,
+) -> None:
+    Clock(monkeypatch, seconds, overhead)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        config = dataclasses.replace(CONFIG, max_epochs=epochs, batch_size=16)
+        chosen, note = choose(model(), taut.ELBO(), dataset(), config)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert (chosen.threads, chosen.compile) == (threads, form), note
+    taken = f"{'compiled' if form == 'on' else 'eager'}, {threads} thread{'s' * (threads > 1)}"
+    assert note.startswith(f"steps: {taken}")
+    assert len(seconds) == 1 or f"{taken} {1e3 * seconds[form == 'on', threads]:.3g} ms" in note
+
+
+def test_compile_on_where_it_is_not_possible_is_one_line() -> None:
+    m = model(posterior=posteriors.DiagonalNormal(EVENT, LATENT, encoder=Branching))
+    config = dataclasses.replace(CONFIG, max_epochs=1, threads=1, compile="on")
+    with pytest.raises(UsageError, match=r"training\.compile on: not possible for this model here .*; leave it away"):
+        choose(m, taut.ELBO(), dataset(), config)
+
+
+def test_training_goes_through_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
+    weights = []
+    for form in ("off", "on"):
+        torch.manual_seed(1)
+        m, state = model(), State(40)
+        config = dataclasses.replace(CONFIG, compile=form, batch_size=16)
+        records = list(train(m, taut.ELBO(), dataset(), config, state))
+        weights.append((torch.cat([p.detach().flatten() for p in m.parameters()]), records[-1].bound))
+    torch.testing.assert_close(weights[0][0], weights[1][0], rtol=1e-8, atol=1e-8)
+    assert weights[0][1] == pytest.approx(weights[1][1], rel=1e-8)
+
+
+def test_a_model_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: (calls.append(1), graph)[1])
+    m, x = model(), bits(6)
+    for objective in (taut.ELBO(), taut.ELBO(), taut.IWAE(num_samples=2)):
+        Learner(m, objective, CONFIG).compile(x)
+    assert len(calls) == 2
+    assert len(step._GRAPHS) >= 1
