@@ -129,8 +129,8 @@ def interpreter(peer: str, environments: Path) -> Path:
     return python
 
 
-def measured(side: Side, job: Result, python: Path) -> Result:
-    """Returns the result of a worker process."""
+def measured(side: Side, job: Result, python: Path, seconds: float = SECONDS) -> Result:
+    """Returns the result of a worker process, which has so many seconds."""
     threads = str(job["threads"])
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), threads)
     # JAX: NPROC is the size of XLA's pool of threads; its matrix products have a pool of their own.
@@ -140,9 +140,9 @@ def measured(side: Side, job: Result, python: Path) -> Result:
         given = json.dumps(job | {"variant": side.variant, "folder": folder})
         command: list[str | Path] = [python, "-m", f"peers.{side.peer}", given]
         try:
-            done = subprocess.run(command, cwd=HERE, env=os.environ | limits, capture_output=True, text=True, timeout=SECONDS)
+            done = subprocess.run(command, cwd=HERE, env=os.environ | limits, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired:
-            return {"error": f"took more than {SECONDS} s"}
+            return {"error": f"took more than {seconds:.0f} s"}
     if done.returncode:
         return {"error": last_line(done.stderr)}
     result: Result = json.loads(done.stdout.splitlines()[-1])

@@ -47,7 +47,8 @@ class Mutant(NamedTuple):
 OBJECTIVES, LIKELIHOODS, PROBLEMS = "tests/test_objectives.py", "tests/test_likelihoods.py", "tests/test_problems.py"
 EVIDENCE, BUILD, DATA, LOOP = "tests/test_evidence.py", "tests/test_build.py", "tests/test_data.py", "tests/test_loop.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
-TIGHTEN, PARALLEL = "tests/test_tighten.py", "tests/test_parallel.py"
+TIGHTEN, PARALLEL, MEMORY = "tests/test_tighten.py", "tests/test_parallel.py", "tests/test_memory.py"
+STEP, AFFINE = "tests/test_step.py", "tests/test_affine.py"
 MISSING, TABLES, EXPORT = "tests/test_missing.py", "tests/test_tables.py", "tests/test_export.py"
 FAMILY_TESTS, COUNTS, COLUMNS = "tests/test_likelihood_families.py", "tests/test_counts.py", "tests/test_columns.py"
 PARETO, ANNEALING, GAPS, LATENTS = (
@@ -420,23 +421,29 @@ MUTANTS = [
         BUILD,
     ),
     Mutant("evidence: a few samples called reliable", "evidence/results.py", " & ~self.khat.isnan()", "", EVIDENCE),
-    Mutant("loop: a value that is not finite is counted", "training/loop.py", " & torch.isfinite(value)", "", LOOP),
+    Mutant(
+        "loop: a value that is not finite is counted",
+        "training/step.py",
+        " & torch.isfinite(value)\n        # The fused",
+        "\n        # The fused",
+        LOOP,
+    ),
     # --- Training ---------------------------------------------------------------------------------------------------------
     Mutant(
         "loop: wrong sign",
-        "training/loop.py",
-        "loss, value = -bound.surrogate.mean()",
-        "loss, value = bound.surrogate.mean()",
+        "training/step.py",
+        "loss, value = -bound.surrogate.mean(), bound.value.mean()\n            loss.backward()",
+        "loss, value = bound.surrogate.mean(), bound.value.mean()\n            loss.backward()",
         LOOP,
     ),
     Mutant(
         "loop: sum for mean",
-        "training/loop.py",
-        "loss, value = -bound.surrogate.mean()",
-        "loss, value = -bound.surrogate.sum()",
+        "training/step.py",
+        "loss, value = -bound.surrogate.mean(), bound.value.mean()\n            loss.backward()",
+        "loss, value = -bound.surrogate.sum(), bound.value.mean()\n            loss.backward()",
         LOOP,
     ),
-    Mutant("loop: gradients pile up", "training/loop.py", "optimizer.zero_grad()", "pass", LOOP),
+    Mutant("loop: gradients pile up", "training/step.py", "self.optimizer.zero_grad()", "pass", LOOP),
     Mutant(
         "loop: the same order in every epoch",
         "training/loop.py",
@@ -467,28 +474,34 @@ MUTANTS = [
     ),
     Mutant(
         "loop: non-finite step not skipped",
-        "training/loop.py",
+        "training/step.py",
         "optimizer.found_inf = (~finite)",
         "optimizer.found_inf = torch.zeros_like(finite)",
         LOOP,
     ),
-    Mutant("loop: clip not applied", "training/loop.py", "(norm / config.clip_norm)", "torch.ones_like(norm)", LOOP),
+    Mutant(
+        "loop: clip not applied",
+        "training/step.py",
+        "grad_scale = (norm / self.config.clip_norm)",
+        "grad_scale = torch.ones_like(norm)",
+        LOOP,
+    ),
     Mutant("loop: rollback at the same rate", "training/loop.py", "state.lr_scale /= 2", "state.lr_scale /= 1", LOOP),
     Mutant(
         "loop: rollback without the weights",
         "training/loop.py",
-        "    _restore(state.tensors, model, optimizer, average)\n    state.rollbacks += 1",
+        "    _restore(state.tensors, learner)\n    state.rollbacks += 1",
         "    state.rollbacks += 1",
         LOOP,
     ),
     Mutant(
         "loop: decay of the running average swapped",
-        "training/loop.py",
-        "_foreach_lerp_(averaged, trainable, 1 - decay)",
-        "_foreach_lerp_(averaged, trainable, decay)",
+        "training/step.py",
+        "_foreach_lerp_(self.averaged, list(self.trainable), 1 - decay)",
+        "_foreach_lerp_(self.averaged, list(self.trainable), decay)",
         LOOP,
     ),
-    Mutant("loop: buffers of the average left behind", "training/loop.py", "kept.copy_(buffer)", "pass", LOOP),
+    Mutant("loop: buffers of the average left behind", "training/step.py", "kept.copy_(buffer)", "pass", LOOP),
     Mutant(
         "validation: in training mode",
         "training/loop.py",
@@ -513,8 +526,8 @@ MUTANTS = [
     Mutant(
         "validation: new noise at each call",
         "training/loop.py",
-        'with stream(seed, "validation", first // size):',
-        "if first >= 0:",
+        'with stream(seed, "validation", first // size), own',
+        "with own",
         LOOP,
     ),
     Mutant(
@@ -579,12 +592,16 @@ MUTANTS = [
     Mutant(
         "evidence: encoder run for each chunk of samples (pythae, NVAE)",
         "evidence/importance.py",
-        "reparameterize=False, posterior=proposal)",
+        "reparameterize=False, posterior=_Given(proposal, own.of(z)))",
         "reparameterize=False)",
         EVIDENCE,
     ),
     Mutant(
-        "evidence: later chunks in the place of the second", "evidence/importance.py", "first += count", "first = count", EVIDENCE
+        "evidence: later chunks in the place of the second",
+        "evidence/importance.py",
+        "dtype).eps, last",
+        "dtype).eps, len(draw.z)",
+        EVIDENCE,
     ),
     Mutant(
         "ESS: K in place of its formula", "evidence/importance.py", "1 / share.square().sum(0), 0.0)", "float(k), 0.0)", EVIDENCE
@@ -1391,15 +1408,15 @@ MUTANTS = [
     Mutant(
         "Bernoulli: zeros taken for ones",
         "distributions.py",
-        "softplus((1 - 2 * value) * self.logits, ",
-        "softplus((2 * value - 1) * self.logits, ",
+        "wrong = (1 - 2 * value) * self.logits",
+        "wrong = (2 * value - 1) * self.logits",
         LIKELIHOODS,
     ),
     Mutant(
         "Bernoulli: linear too early (torch's default)",
         "distributions.py",
-        "* self.logits, threshold=40.0)",
-        "* self.logits)",
+        "softplus(wrong, threshold=40.0)",
+        "softplus(wrong)",
         LIKELIHOODS,
     ),
     Mutant(
@@ -1418,16 +1435,16 @@ MUTANTS = [
     ),
     Mutant(
         "loop: a frozen part is in training mode",
-        "training/loop.py",
+        "training/step.py",
         "part.eval()  # a",
         "pass  # a",
         LOOP + "::test_a_frozen_part_keeps_every_bit_and_is_seen_as_it_will_be_used",
     ),
     Mutant(
         "loop: a frozen part is trained",
-        "training/loop.py",
-        "[p for p in model.parameters() if p.requires_grad], lr=0.0",
-        "[p.requires_grad_() for p in model.parameters()], lr=0.0",
+        "training/step.py",
+        "self.average = copy.deepcopy(model) if",
+        "self.average = copy.deepcopy(model.requires_grad_()) if",
         LOOP + "::test_a_frozen_part_keeps_every_bit_and_is_seen_as_it_will_be_used",
     ),
     Mutant(
@@ -1768,6 +1785,182 @@ MUTANTS = [
         "table",
         EXPORT,
     ),
+    # --- The step in its two forms, and the pace ------------------------------------------------------------------------------
+    Mutant(
+        "compiled step: second moment corrected without its root",
+        "training/step.py",
+        "correction2.sqrt().to(w.dtype) + EPS",
+        "correction2.to(w.dtype) + EPS",
+        f"{STEP}::test_recorded_step_has_no_average_where_none_is_kept",
+    ),
+    Mutant(
+        "compiled step: second moment with the decay of the first",
+        "training/step.py",
+        "BETAS[1] * v + (1 - BETAS[1]) * g.square()",
+        "BETAS[0] * v + (1 - BETAS[0]) * g.square()",
+        f"{STEP}::test_recorded_step_has_no_average_where_none_is_kept",
+    ),
+    Mutant(
+        "compiled step: weight decay without the rate",
+        "training/step.py",
+        "(1 - rate * self.config.weight_decay)",
+        "(1 - scalars.new_tensor(self.config.weight_decay))",
+        f"{STEP}::test_recorded_step_has_no_average_where_none_is_kept",
+    ),
+    Mutant(
+        "compiled step: small gradients are scaled up",
+        "training/step.py",
+        ".clamp(min=1.0).float()  # as the",
+        ".float()  # as the",
+        f"{STEP}::test_recorded_step_clips_as_the_eager_one_does",
+    ),
+    Mutant(
+        "compiled step: a value that is not finite is counted",
+        "training/step.py",
+        " & torch.isfinite(value)\n            clip",
+        "\n            clip",
+        f"{STEP}::test_recorded_step_leaves_out_what_has_no_finite_value_as_the_eager_one_does",
+    ),
+    Mutant(
+        "compiled step: a skipped step is counted by the optimizer",
+        "training/step.py",
+        "taken = steps + finite",
+        "taken = steps + 1",
+        f"{STEP}::test_recorded_step_leaves_out_what_is_not_finite_as_the_eager_one_does",
+    ),
+    Mutant(
+        "compiled step: decay of the running average swapped",
+        "training/step.py",
+        "(1 - decay).to(w.dtype)",
+        "decay.to(w.dtype)",
+        f"{STEP}::test_recorded_step_leaves_frozen_parts_alone",
+    ),
+    Mutant(
+        "compiled step: steps counted for the first weight alone",
+        "training/step.py",
+        '["step"].copy_(self.optimizer',
+        '["step"].add_(0 * self.optimizer',
+        f"{STEP}::test_recorded_step_has_no_average_where_none_is_kept",
+    ),
+    Mutant(
+        "compiled step: a graph of another clipping",
+        "training/step.py",
+        "config.averaging > 0, config.clip_norm,",
+        "config.averaging > 0,",
+        f"{STEP}::test_a_model_is_compiled_once_for_each_way_to_train_it",
+    ),
+    Mutant(
+        "compiled step: verified against itself",
+        "training/step.py",
+        "        trials[1]._graph = graph\n",
+        "",
+        f"{STEP}::test_a_compiled_step_that_is_not_the_eager_one_is_refused",
+    ),
+    Mutant(
+        "compiled step: verified without what happens to the weights",
+        "training/step.py",
+        "for each in off)",
+        "for each in off[:1])",
+        f"{STEP}::test_a_compiler_that_makes_a_mistake_is_found_out",
+    ),
+    Mutant(
+        "pace: the model itself is measured, and so trained",
+        "training/pace.py",
+        "Learner(copy.deepcopy(model), objective, config)",
+        "Learner(model, objective, config)",
+        f"{STEP}::test_a_training_of_seconds_is_eager_in_one_thread_and_not_measured_further",
+    ),
+    Mutant(
+        "pace: the number of threads tried last",
+        "training/pace.py",
+        "                threads, eager = count, name\n        torch.set_num_threads(threads)\n",
+        "                threads, eager = count, name\n",
+        f"{STEP}::test_threads_and_form_are_the_fastest_that_repay",
+    ),
+    Mutant(
+        "pace: more threads for a hair",
+        "training/pace.py",
+        "if measured[name] < CLEARLY * measured[eager]:",
+        "if measured[name] < measured[eager]:",
+        f"{STEP}::test_threads_and_form_are_the_fastest_that_repay",
+    ),
+    Mutant(
+        "pace: compiled though it does not repay",
+        "training/pace.py",
+        "or saving > COMPILING:",
+        "or saving > 0:",
+        f"{STEP}::test_threads_and_form_are_the_fastest_that_repay",
+    ),
+    Mutant(
+        "pace: the slowest run and not the fastest",
+        "training/pace.py",
+        "best = min(best,",
+        "best = max(0.0 if best == math.inf else best,",
+        f"{STEP}::test_the_seconds_of_a_step_are_those_of_the_fastest_run_without_the_first",
+    ),
+    Mutant(
+        "affine: gradients by another order of the arguments",
+        "affine.py",
+        "needs_x, needs_weight, needs_bias = ctx",
+        "needs_weight, needs_x, needs_bias = ctx",
+        AFFINE,
+    ),
+    Mutant(
+        "affine: the mean of the bias's gradients",
+        "affine.py",
+        "gradient.sum(0) if",
+        "gradient.mean(0) if",
+        AFFINE,
+    ),
+    Mutant(
+        "affine: no bias where nothing is differentiated",
+        "affine.py",
+        "    return _product(x, weight, bias)\n\n\nclass",
+        "    return _product(x, weight, None)\n\n\nclass",
+        AFFINE,
+    ),
+    Mutant(
+        "affine: axes of the rows exchanged",
+        "affine.py",
+        ".unflatten(0, x.shape[:-1])",
+        ".unflatten(0, x.shape[:-1][::-1]).transpose(0, -2)",
+        AFFINE,
+    ),
+    Mutant(
+        "Bernoulli: the exponential overflows",
+        "distributions.py",
+        "functional.relu(wrong - 40.0)\n        return wrong.clamp_(max=40.0)",
+        "functional.relu(wrong - 400.0)\n        return wrong.clamp_(max=400.0)",
+        LIKELIHOODS,
+    ),
+    Mutant(
+        "Bernoulli: what lies beyond is taken off below",
+        "distributions.py",
+        "beyond = functional.relu(wrong - 40.0)",
+        "beyond = wrong - 40.0",
+        LIKELIHOODS,
+    ),
+    Mutant(
+        "gaps: a row with some of them is taken for whole",
+        "missing.py",
+        "not value.sum().isnan()",
+        "not value.isnan().all()",
+        MISSING,
+    ),
+    Mutant(
+        "gaps: a recorded step keeps the answer for its first batch",
+        "missing.py",
+        "get_proxy_mode() is None and not value.sum().isnan()",
+        "(get_proxy_mode() is not None or not value.sum().isnan())",
+        f"{STEP}::test_recorded_step_is_the_eager_one_for_data_with_gaps",
+    ),
+    Mutant(
+        "tanh: half as steep",
+        "networks.py",
+        "2 * torch.sigmoid(2 * x) - 1",
+        "2 * torch.sigmoid(x) - 1",
+        INSTANCES,
+    ),
     # --- Several processes --------------------------------------------------------------------------------------------------
     Mutant(
         "ranks: each draws the noise of its own rows, from one seed",
@@ -1793,8 +1986,8 @@ MUTANTS = [
     Mutant(
         "ranks: DDP's wrapper is passed by",
         "training/step.py",
-        "with own.noise(self.objective.num_samples):\n                bound = self.forward(",
-        "with own.noise(self.objective.num_samples):\n                bound = self.module(",
+        "bound = self.forward(x, progress)\n            loss, value = -own",
+        "bound = self.module(x, progress)\n            loss, value = -own",
         f"{PARALLEL}::test_gradients_are_added_up_only_through_the_wrapper",
     ),
     Mutant(
@@ -1814,8 +2007,8 @@ MUTANTS = [
     Mutant(
         "ranks: equal shares, and the rows left over are lost",
         "parallel.py",
-        "(number * total // world() for",
-        "(number * (total // world()) for",
+        "[number * total // count for",
+        "[number * (total // count) for",
         f"{PARALLEL}::test_every_row_is_in_one_share",
     ),
     Mutant(
@@ -1859,6 +2052,35 @@ MUTANTS = [
         'if left is not None and any((left / "checkpoints").glob("step-*")):',
         'if left is not None and any((left / "checkpoint").glob("step-*")):',
         f"{PARALLEL}::test_a_killed_process_is_an_error_and_torchrun_goes_on_from_the_last_checkpoint",
+    ),
+    # --- Memory -----------------------------------------------------------------------------------------------------------
+    Mutant(
+        "memory: each micro-batch draws on where the one before ended",
+        "training/step.py",
+        "            set_generator_states(before)\n            with own.noise(",
+        "            with own.noise(",
+        f"{MEMORY}::test_a_step_in_micro_batches_is_the_step",
+    ),
+    Mutant(
+        "memory: after a compiled step only the first weight has counted",
+        "training/step.py",
+        "            self._count_all()\n            self._graph = None",
+        "            self._graph = None",
+        f"{MEMORY}::test_a_compiled_step_goes_on_eagerly",
+    ),
+    Mutant(
+        "memory: a failed chunk is left out",
+        "memory.py",
+        "                continue  # out",
+        "                first += rows\n                continue  # out",
+        f"{MEMORY}::test_chunks_are_halved_from_then_on",
+    ),
+    Mutant(
+        "memory: a resumed run begins with whole batches",
+        "training/checkpoint.py",
+        'if f.name != "tensors"}',
+        'if f.name not in ("tensors", "micro_batches")}',
+        f"{MEMORY}::test_a_run_records_it_and_resumes_with_it",
     ),
 ]
 

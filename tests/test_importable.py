@@ -12,8 +12,9 @@ import pytest
 SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
-    {"errors", "types", "references", "seeds"},
+    {"errors", "types", "references", "seeds", "affine"},
     {"networks", "distributions", "spec", "missing", "features", "parallel"},
+    {"memory"},
     {"model", "config", "storage"},
     {"priors", "likelihoods", "posteriors", "objectives", "data", "pictures", "tasks"},
     {"problems", "tables", "export"},

@@ -120,6 +120,12 @@ def test_network_shapes_and_context(factory, in_shape, out_shape, context_dim: i
         assert not torch.allclose(network(x, context + 1), y)
 
 
+def test_tanh_is_torchs_to_the_rounding_of_one() -> None:
+    x = torch.linspace(-30, 30, 1001)
+    network = taut.MLP((1001,), (1001,), hidden=(1001,), activation="tanh")
+    torch.testing.assert_close(network.layers[1](x), x.tanh(), rtol=0, atol=4 * torch.finfo().eps)
+
+
 def test_convolutions_keep_the_layout_of_the_image() -> None:
     # The same image, channels first and channels last, through the same weights.
     first, last = taut.ConvEncoder((3, 9, 7), (4,)), taut.ConvEncoder((9, 7, 3), (4,))

@@ -43,11 +43,15 @@ def test_masses_sum_to_one(part, support: Tensor) -> None:
     torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-10)
 
 
-def test_bernoulli_is_its_closed_form_at_any_logit() -> None:
-    logit = torch.linspace(-60, 60, 241)
-    bits = Bernoulli(logits=logit, validate_args=False)
-    torch.testing.assert_close(bits.log_prob(torch.ones(241)), -torch.log1p((-logit).exp()), rtol=1e-14, atol=0)
-    torch.testing.assert_close(bits.log_prob(torch.zeros(241)), -torch.log1p(logit.exp()), rtol=1e-14, atol=0)
+@pytest.mark.parametrize("differentiated", [False, True])  # another formula in each
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+def test_bernoulli_is_its_closed_form_at_any_logit(differentiated: bool, dtype: torch.dtype, rounding: float) -> None:
+    logit = torch.cat([torch.linspace(-60, 60, 241), torch.tensor([-300.0, 300.0])])
+    bits = Bernoulli(logits=logit.to(dtype).requires_grad_(differentiated), validate_args=False)
+    for value, right in ((1.0, -torch.log1p((-logit).exp())), (0.0, -torch.log1p(logit.exp()))):
+        log_prob = bits.log_prob(torch.full_like(bits.logits, value)).detach()
+        torch.testing.assert_close(log_prob, right.to(dtype), rtol=rounding, atol=0)
+    assert torch.equal(bits.logits, logit.to(dtype))  # not what was computed in place
 
 
 @pytest.mark.parametrize("scale", ["per_feature", "shared", "per_datum", 2.5])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import taut
 from taut import likelihoods, posteriors, priors
+from taut.affine import FEWEST_ROWS, Affine
 from taut.config import TrainingConfig
 from taut.data import Dataset, prepare
 from taut.errors import UsageError
@@ -25,6 +26,7 @@ from taut.training.loop import State, train
 from taut.training.pace import choose
 from taut.training.step import CannotCompileError, Learner
 
+IN_THE_GRAPH = ("averaging", "clip_norm", "weight_decay")  # settings that are constants of what is recorded
 CONFIG = TrainingConfig(clip_norm=0.5, weight_decay=0.01, averaging=0.9, learning_rate=0.01)
 
 
@@ -48,7 +50,7 @@ def run(learner: Learner, batches: list[Tensor], graph: Any = None) -> dict[str,
     with learner.interval():
         for number, x in enumerate(batches):
             set_seed(number)
-            learner.step(x, 0.01 * (number + 1), 0.5, 0.2 * number)
+            learner.step(x, 0.01 * (number + 1), 0.4, 0.2 * number)
     states = [learner.optimizer.state[p] for p in learner.trainable]
     changed: dict[str, Tensor] = {"total": learner.total, "skipped": learner.skipped}
     for i, (p, s) in enumerate(zip(learner.trainable, states, strict=True)):
@@ -108,6 +110,27 @@ def test_recorded_step_leaves_out_what_is_not_finite_as_the_eager_one_does() -> 
     assert did["0.step"] == 2
 
 
+class Doubtful(taut.ELBO):
+    """The ELBO, whose value alone is not finite where a datum has a 2 in it."""
+
+    def __call__(self, *arguments: Any) -> taut.Bound:
+        bound = super().__call__(*arguments)
+        return bound._replace(value=torch.where((arguments[1] > 1).any(), math.inf, bound.value))
+
+
+def test_recorded_step_leaves_out_what_has_no_finite_value_as_the_eager_one_does() -> None:
+    did = assert_same(Learner(model(), Doubtful(), CONFIG), [bits(6), 2 * bits(6), bits(6)])
+    assert did["skipped"] == 1
+    assert did["0.step"] == 2
+
+
+@pytest.mark.parametrize("clip_norm", [1e-3, 1e3])  # far below and far above the norm of the gradients
+def test_recorded_step_clips_as_the_eager_one_does(clip_norm: float) -> None:
+    did = assert_same(Learner(model(), taut.ELBO(), dataclasses.replace(CONFIG, clip_norm=clip_norm)), [bits(6)])
+    moment = torch.cat([v.flatten() for k, v in did.items() if k.endswith("exp_avg")])
+    assert float(moment.norm()) == pytest.approx(1e-4, rel=1e-6) if clip_norm < 1 else 1e-3 < float(moment.norm()) < 1
+
+
 def test_recorded_step_leaves_frozen_parts_alone() -> None:
     m = model()
     m.likelihood.requires_grad_(False)
@@ -138,6 +161,33 @@ def test_recorded_step_moves_the_statistics_of_a_part_and_its_average() -> None:
 
 def test_recorded_step_has_no_average_where_none_is_kept() -> None:
     assert_same(Learner(model(), taut.ELBO(), dataclasses.replace(CONFIG, averaging=0.0)), [bits(6), bits(6)])
+
+
+def test_networks_in_bfloat16_and_the_bound_in_the_usual_precision() -> None:
+    torch.set_default_dtype(torch.float32)
+    m, seen = model(), []
+    for part in (m.posterior.encoder, m.likelihood.decoder):
+        part.layers[0].register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    learner = Learner(m, taut.IWAE(num_samples=3), dataclasses.replace(CONFIG, precision="bfloat16", averaging=0.0))
+    x = bits(64)
+    with learner.interval():
+        set_seed(0)
+        bound = learner.module(x, 1.0)
+        assert seen == [torch.bfloat16] * 2
+        assert bound.value.dtype == torch.float32
+        low = torch.autograd.grad(bound.surrogate.mean(), learner.trainable)
+    set_seed(0)
+    usual = learner.module(x, 1.0)  # outside the block nothing is left of it
+    assert seen[2:] == [torch.float32] * 2
+    full = torch.autograd.grad(usual.surrogate.mean(), learner.trainable)
+    # bfloat16 has 8 bits: a relative rounding of 2^-9 each in two layers of sums, here below 2 % of the gradient's norm.
+    torch.testing.assert_close(bound.value, usual.value, rtol=0.02, atol=0.02)
+    a, b = (torch.cat([g.flatten() for g in gradients]) for gradients in (low, full))
+    assert 0 < float((a - b).norm() / b.norm()) < 0.02
+
+
+def test_recorded_step_is_the_eager_one_in_bfloat16() -> None:
+    assert_same(Learner(model(), taut.ELBO(), dataclasses.replace(CONFIG, precision="bfloat16")), [bits(6), bits(6)])
 
 
 class Branching(taut.MLP):
@@ -176,10 +226,37 @@ def test_a_compiled_step_that_is_not_the_eager_one_is_refused(monkeypatch: pytes
     Learner(model(), taut.ELBO(), CONFIG).compile(bits(6))  # and a usual one is not
 
 
+@pytest.mark.parametrize("wrong", ["rate", "data", "bound", "last weights", "nothing"])
+def test_a_compiler_that_makes_a_mistake_is_found_out(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(graph: Any, *_: Any, **__: Any) -> Any:
+        def call(*tensors: Tensor) -> None:
+            *state, total, skipped, x, scalars = tensors
+            x = x.flip(1) if wrong == "data" else x
+            scalars = scalars * torch.tensor([0.9, 1.0, 1.0]) if wrong == "rate" else scalars
+            graph(*state, total, skipped, x, scalars)
+            total += wrong == "bound"
+            if wrong == "last weights" and scalars[2] > 0:  # which no later gradient shows
+                state[0].fill_(math.nan)
+
+        return call
+
+    monkeypatch.setattr("torch._inductor.compile", compiled)
+    learner = Learner(model(), taut.ELBO(), CONFIG)
+    if wrong == "nothing":
+        learner.compile(bits(6))
+    else:
+        with pytest.raises(CannotCompileError, match="is not the eager one"):
+            learner.compile(bits(6))
+
+
 def test_compiled_step_is_the_eager_one_and_changes_nothing_by_itself() -> None:
     # torch's compiler at work, once: seconds. In float32, whose rounding it is free to choose.
     torch.set_default_dtype(torch.float32)
-    learner, batches = Learner(model(), taut.DReG(num_samples=2), CONFIG), [bits(6) for _ in range(3)]
+    m, batches = model(), [bits(FEWEST_ROWS) for _ in range(3)]
+    for part in m.modules():
+        if isinstance(part, Affine):
+            part._onednn = torch.backends.mkldnn.is_available()  # its products are an operator that the compiler has to know
+    learner = Learner(m, taut.DReG(num_samples=2), CONFIG)
     before, generator = copy.deepcopy(learner.model.state_dict()), torch.get_rng_state()
     learner.compile(batches[0])
     assert torch.equal(torch.get_rng_state(), generator)
@@ -195,11 +272,14 @@ def dataset(n: int = 80) -> Dataset:
 
 def test_a_training_of_seconds_is_eager_in_one_thread_and_not_measured_further(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learner, "compile", lambda *_: pytest.fail("compiled"))
-    threads = torch.get_num_threads()
+    threads, m, data = torch.get_num_threads(), model(), dataset()
+    before, generator = copy.deepcopy(m.state_dict()), torch.get_rng_state()
     try:
-        chosen, note = choose(model(), taut.ELBO(), dataset(), dataclasses.replace(CONFIG, max_epochs=2))
+        chosen, note = choose(m, taut.ELBO(), data, dataclasses.replace(CONFIG, max_epochs=2))
     finally:
         torch.set_num_threads(threads)
+    assert all(torch.equal(v, before[k]) for k, v in m.state_dict().items())  # what was measured was a copy
+    assert torch.equal(torch.get_rng_state(), generator)
     assert (chosen.threads, chosen.compile) == (1, "off")
     assert note == "steps: eager, 1 thread"
 
@@ -213,13 +293,16 @@ def test_where_all_is_given_nothing_is_measured(monkeypatch: pytest.MonkeyPatch)
 class Clock:
     """Says how long a step takes in each form and number of threads, in place of measuring it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[bool, int], float], overhead: float) -> None:
-        self.seconds = seconds
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, m: taut.VAE, seconds: dict[tuple[bool, int], float], overhead: float
+    ) -> None:
+        self.model, self.seconds = m, seconds
         monkeypatch.setattr(pace, "_seconds", self)
-        monkeypatch.setattr(pace, "_overhead", lambda *_: overhead)
+        monkeypatch.setattr(pace, "_overhead", lambda _, x: overhead * len(x) / 2)  # asked of two data
         monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
 
     def __call__(self, learner: Learner, *_: Any) -> float:
+        assert learner.model is not self.model  # measuring trains
         return self.seconds[learner._graph is not None, torch.get_num_threads()]
 
 
@@ -241,12 +324,13 @@ def test_threads_and_form_are_the_fastest_that_repay(
     threads: int,
     form: str,
 ) -> None:
-    Clock(monkeypatch, seconds, overhead)
+    m = model()
+    Clock(monkeypatch, m, seconds, overhead)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         config = dataclasses.replace(CONFIG, max_epochs=epochs, batch_size=16)
-        chosen, note = choose(model(), taut.ELBO(), dataset(), config)
+        chosen, note = choose(m, taut.ELBO(), dataset(), config)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -254,6 +338,20 @@ def test_threads_and_form_are_the_fastest_that_repay(
     taken = f"{'compiled' if form == 'on' else 'eager'}, {threads} thread{'s' * (threads > 1)}"
     assert note.startswith(f"steps: {taken}")
     assert len(seconds) == 1 or f"{taken} {1e3 * seconds[form == 'on', threads]:.3g} ms" in note
+
+
+def test_the_seconds_of_a_step_are_those_of_the_fastest_run_without_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, costs = 0.0, iter([100.0, 3.0, 3.0, 2.0, 2.0, 5.0])  # of a step to warm up, then of ten steps each
+
+    def run_steps(*_: Any) -> None:
+        nonlocal now
+        now += next(costs)
+
+    monkeypatch.setattr(pace, "run_steps", run_steps)
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now)
+    learner = Learner(model(), taut.ELBO(), CONFIG)
+    assert pace._seconds(learner, dataset(), 10, 4.0) == 0.2  # 6 s for 20 steps, 4 s for 20, 5 s for 10
+    assert next(costs, None) is None
 
 
 def test_compile_on_where_it_is_not_possible_is_one_line() -> None:
@@ -276,11 +374,22 @@ def test_training_goes_through_the_graph(monkeypatch: pytest.MonkeyPatch) -> Non
     assert weights[0][1] == pytest.approx(weights[1][1], rel=1e-8)
 
 
-def test_a_model_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_compiled_once_for_each_way_to_train_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: (calls.append(1), graph)[1])
     m, x = model(), bits(6)
-    for objective in (taut.ELBO(), taut.ELBO(), taut.IWAE(num_samples=2)):
-        Learner(m, objective, CONFIG).compile(x)
-    assert len(calls) == 2
+    ways = [
+        (taut.ELBO(), CONFIG, x),
+        (taut.IWAE(num_samples=2), CONFIG, x),
+        (taut.ELBO(), CONFIG, bits(7)),
+        *((taut.ELBO(), dataclasses.replace(CONFIG, **{k: 0.0 if k == "averaging" else 0.1}), x) for k in IN_THE_GRAPH),
+    ]
+    for number, (objective, config, data) in enumerate(ways * 2):
+        Learner(m, objective, config).compile(data)
+        assert len(calls) == min(number + 1, len(ways))
+    Learner(m, taut.ELBO(), dataclasses.replace(CONFIG, learning_rate=0.1, max_epochs=9)).compile(x)  # arguments of the graph
+    assert len(calls) == len(ways)
+    m.likelihood.requires_grad_(False)
+    Learner(m, taut.ELBO(), CONFIG).compile(x)
+    assert len(calls) == len(ways) + 1
     assert len(step._GRAPHS) >= 1

@@ -6,7 +6,6 @@ the clipping of the gradient, which the peers do not have, are on as they are by
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from peers.common import LATENT, Job, Memory, Watch, answer, bits, cpu_seconds, factors, grey, job_given, log_normal
 
 import taut
-from taut.config import Config, TrainingConfig
+from taut.config import Config
 from taut.fitting import start
 from taut.training.loop import State, train
 
@@ -25,14 +24,6 @@ NETWORKS = {
     "conv": {"encoder": "ConvEncoder(channels=32)", "decoder": "ConvDecoder(channels=32)"},
 }
 OBJECTIVES = {"elbo": "ELBO()", "iwae50": "IWAE(num_samples=50)"}
-
-
-def compiling(variant: str) -> dict[str, str]:
-    """Returns the setting that switches the compiler on or off; none where this taut has no such setting."""
-    known = "compile" in {f.name for f in dataclasses.fields(TrainingConfig)}
-    if variant == "compiled" and not known:
-        raise SystemExit("this version of taut has no compiled step")
-    return {"compile": "on" if variant == "compiled" else "off"} if known else {}
 
 
 def configured(job: Job, **data: Any) -> Config:
@@ -47,7 +38,7 @@ def configured(job: Job, **data: Any) -> Config:
                 "threads": job["threads"],
                 "device": "cpu",
                 "seed": job["seed"],
-                **compiling(job["variant"]),
+                "compile": "on" if job["variant"] == "compiled" else "off",
             },
         }
     )

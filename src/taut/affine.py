@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 __all__ = ["Affine"]
 
@@ -32,26 +31,28 @@ class Affine(nn.Linear):
         if not self._onednn or usual or x.numel() < FEWEST_ROWS * self.in_features:
             return super().forward(x)
         rows = x.reshape(-1, self.in_features)
-        if torch.is_grad_enabled():
-            y: Tensor = _Product.apply(rows, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        else:
-            y = _product(rows, self.weight, self.bias)
-        return y.unflatten(0, x.shape[:-1])
+        return _multiply(rows, self.weight, self.bias).unflatten(0, x.shape[:-1])
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.is_grad_enabled():
+        return _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return _product(x, weight, bias)
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _product(gradient, weight.T, None) if needs_x else None,
-            _product(gradient.T, x.T, None) if needs_weight else None,
+            _multiply(gradient, weight.T, None) if needs_x else None,  # differentiable itself, where that is asked for
+            _multiply(gradient.T, x.T, None) if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
         )
 
@@ -75,7 +76,7 @@ _product = torch.ops.taut.product.default
 def _onednn_is_faster() -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    x, weight, bias = torch.ones(128, 400), torch.ones(400, 400), torch.ones(400)
+    x, weight, bias = (torch.ones(shape, dtype=torch.float32, device="cpu") for shape in ((128, 400), (400, 400), (400,)))
     times = {True: [0.0], False: [0.0]}
     with torch.no_grad():
         for _ in range(8):

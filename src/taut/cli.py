@@ -23,7 +23,8 @@ import typer
 
 from taut import parallel, terminal
 from taut.config import gather
-from taut.errors import DataError, ParallelError, TautError, UsageError, shown
+from taut.errors import DataError, OutOfMemoryError, ParallelError, TautError, UsageError, shown
+from taut.memory import out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -75,9 +76,6 @@ Stream = Annotated[bool | None, typer.Option(help="Leave a Parquet file on disk,
 Trust = Annotated[list[str] | None, typer.Option(help="An outside module that the run may import; repeatable.")]
 
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # torch's words on its three systems
-
-
 LOST = "another process was lost; what was saved is kept: go on with `taut resume RUN`"
 TOGETHER = ("fit", "resume", "tighten", "audit", "score", "encode", "impute")  # what several processes share; the rest is for one
 
@@ -121,8 +119,8 @@ def command(function: F) -> F:
         except (MemoryError, RuntimeError) as error:
             if parallel.lost(error):
                 _fail(LOST, ParallelError.exit_code)
-            if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-                _fail("out of memory: use a smaller batch size or fewer data, or a machine with more", 6)
+            if out_of_memory(error):
+                _fail("out of memory: use a smaller batch size or fewer data, or a machine with more", OutOfMemoryError.exit_code)
             raise _bug() from error
         except Exception as error:
             raise _bug() from error
@@ -712,6 +710,8 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
             note = f", {record.skipped} steps skipped" if record.skipped else ""
             advance(record.step - done, f"epoch {record.epoch:.0f}, {kind} bound {bound:.2f} nats{note}")
             done = record.step
+    if state.micro_batches > 1:
+        terminal.message(f"memory was short: each step was taken in {state.micro_batches} micro-batches, with the same result")
     if done < state.total_steps:
         training = run.config.training
         waited = done - state.best_step > training.patience * state.total_steps

@@ -118,6 +118,8 @@ class TrainingConfig:
         checkpoint_seconds: Seconds between checkpoints.
         device: auto, cpu, cuda, cuda:1, mps.
         compile: Whether a step runs as one compiled graph: on, off, or auto, which measures both in a training of minutes.
+        precision: Of the networks in training: float32, or bfloat16 for accelerators that have it. The bound, the weights and
+            every evaluation stay in float32.
         threads: Threads of the CPU; by default measured, and one in a training of seconds.
         seed: Everything random is derived from it.
     """
@@ -135,6 +137,7 @@ class TrainingConfig:
     checkpoint_seconds: float = 30.0
     device: str = "auto"
     compile: str = "auto"
+    precision: str = "float32"
     threads: int | None = None
     seed: int = 0
 
@@ -253,6 +256,7 @@ _CHOICES = {
     "decimal": (".", ","),
     "alpha": ("drop", "composite"),
     "compile": ("auto", "on", "off"),
+    "precision": ("float32", "bfloat16"),
 }
 
 

@@ -45,6 +45,12 @@ class StorageError(TautError):
     exit_code = 5
 
 
+class OutOfMemoryError(TautError):
+    """The data need more memory than there is."""
+
+    exit_code = 6
+
+
 class ParallelError(TautError):
     """The processes of one run lost each other, or no longer agree."""
 

@@ -21,8 +21,9 @@ from taut.types import image_layout
 
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network"]
 
+
 class Tanh(nn.Module):
-    r"""Creates tanh as $2 \\sigma(2 x) - 1$: to the rounding of 1 the same, and five times as fast as torch's own on a processor."""
+    r"""Creates $\tanh x = 2 \sigma(2 x) - 1$: the same to the rounding of 1, in a fifth of the time that torch's own takes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * torch.sigmoid(2 * x) - 1

@@ -20,9 +20,9 @@ import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -32,8 +32,8 @@ from torch.overrides import TorchFunctionMode
 from taut.errors import ParallelError, UsageError
 
 __all__ = [
-    "Share", "agreed", "check_divisible", "check_same", "claim", "in_order", "is_launched", "launched", "lost", "main",
-    "on_main", "rank", "ranks", "restarts", "share", "sum_over_ranks", "world", "wrapped",
+    "Share", "agreed", "check_divisible", "check_same", "claim", "in_order", "indivisible", "is_launched", "launched", "lost",
+    "main", "on_main", "rank", "ranks", "restarts", "share", "shares", "sum_over_ranks", "world", "wrapped",
 ]  # fmt: skip
 
 MINUTES = 30  # without a word from a rank whose machine is gone; a process that dies is noticed at once
@@ -213,19 +213,24 @@ class Share(NamedTuple):
         """Returns this rank's part of the mean over all rows: the parts of all ranks add up to it."""
         return values.sum() * (self.weight / self.total)
 
-    def noise(self, num_samples: int = 1) -> TorchFunctionMode:
+    def noise(self, num_samples: int = 1) -> AbstractContextManager[object]:
         """Returns a mode in which whatever is random is drawn for the rows of all ranks, of which this one keeps its own.
 
         Args:
             num_samples: K of tensors (K, B, ...); others are taken to be (B, ...).
         """
-        return _Noise(self, num_samples)
+        return nullcontext() if self.rows == self.total else _Noise(self, num_samples)
 
 
 def share(total: int) -> Share:
     """Returns this rank's share of the rows of a step."""
-    first, end = (number * total // world() for number in (rank(), rank() + 1))
-    return Share(first, end - first, total, 1.0) if end > first else Share(0, 1, total, 0.0)
+    return shares(total, world())[rank()]
+
+
+def shares(total: int, count: int) -> list[Share]:
+    """Returns the rows of a step in so many shares."""
+    ends = [number * total // count for number in range(count + 1)]
+    return [Share(a, b - a, total, 1.0) if b > a else Share(0, 1, total, 0.0) for a, b in pairwise(ends)]
 
 
 def check_divisible(model: nn.Module, objective: object) -> None:
@@ -234,14 +239,19 @@ def check_divisible(model: nn.Module, objective: object) -> None:
     Fails:
         UsageError: the objective has free bits, or the model has batch normalisation.
     """
-    if world() == 1:
-        return
-    one = "train in one process"
+    if world() > 1 and (reason := indivisible(model, objective)):
+        raise UsageError(f"{reason}, and no process has it: train in one process")
+
+
+def indivisible(model: nn.Module, objective: object) -> str:
+    """Returns what looks at the rows of a step together; nothing where each row can be computed alone."""
     if getattr(objective, "free_bits", 0):
-        raise UsageError(f"free_bits goes by the mean over a whole batch, which no process has: {one}")
+        return "free_bits goes by the mean over a whole batch"
     for name, part in model.named_modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and not isinstance(part, nn.SyncBatchNorm):
-            raise UsageError(f"{name} is a {type(part).__name__}, which goes by the whole batch, and no process has it: {one}")
+        # Among processes SyncBatchNorm does see the whole.
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (world() == 1 or not isinstance(part, nn.SyncBatchNorm)):
+            return f"{name} is a {type(part).__name__}, which goes by the whole batch"
+    return ""
 
 
 def wrapped(module: nn.Module) -> Callable[..., Any]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from taut.errors import UsageError
+from taut.memory import Chunks
 from taut.model import VAE, Model, evaluating
-from taut.parallel import in_order
+from taut.parallel import Share, in_order
 from taut.seeds import stream
 from taut.types import Context
 
@@ -57,7 +58,7 @@ def encode(model: Model, x: Any, num_samples: int | None = None, *, seed: int = 
     if num_samples is None:
         return _by_blocks(model, x, lambda rows: _mean(model.encode(rows)), seed, "encode")
     shape = torch.Size((num_samples,))
-    return _by_blocks(model, x, lambda rows: model.encode(rows).sample(shape).transpose(0, 1), seed, "encode")
+    return _by_blocks(model, x, lambda rows: model.encode(rows).sample(shape).transpose(0, 1), seed, "encode", num_samples)
 
 
 def decode(model: Model, z: Tensor, *, draw: bool = False, context: Context | None = None, seed: int = 0) -> Tensor:
@@ -92,13 +93,21 @@ def _mean(distribution: Distribution) -> Tensor:
         ) from None
 
 
-def _by_blocks(model: Model, rows: Any, function: Callable[[Tensor], Tensor], seed: int, name: str) -> Tensor:
+def _by_blocks(
+    model: Model, rows: Any, function: Callable[[Tensor], Tensor], seed: int, name: str, num_samples: int = 1
+) -> Tensor:
+    """Returns what a function makes of the rows, block by block; one too large for the memory in parts, with the same noise."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    chunks = Chunks(ROWS)
 
     def compute(first: int) -> Tensor:
         block = rows[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-        with stream(seed, name, first // ROWS):
-            return function(block).cpu()
+
+        def part(own: Share) -> Tensor:
+            with stream(seed, name, first // ROWS), own.noise(num_samples):
+                return function(own.of(block)).cpu()
+
+        return torch.cat(list(chunks(len(block), part)))
 
     with torch.no_grad(), evaluating(model):
         return torch.cat(list(in_order(range(0, max(len(rows), 1), ROWS), compute)))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from taut.data.sparse import BLOCK, SparseRows, check_numbers, float_dtype, from_scipy, only_counts
 from taut.errors import DataError, TautError, UsageError, shown
+from taut.memory import check_fits
 
 __all__ = ["SparseRows", "from_anndata", "from_scipy", "problems", "read_h5ad", "to_obsm"]
 
@@ -195,6 +196,8 @@ def _load(matrix: Any, where: str) -> SparseRows | np.ndarray:
     if hasattr(matrix, "file"):  # of h5py
         from anndata.io import read_elem
 
+        parts = matrix.values() if hasattr(matrix, "keys") else [matrix]
+        check_fits(sum(part.nbytes for part in parts), where, "store it sparse (CSR)")
         matrix = read_elem(matrix)
     if hasattr(matrix, "tocsr"):
         return from_scipy(matrix, where)

@@ -11,7 +11,6 @@ import gzip
 import http.client
 import lzma
 import math
-import os
 import re
 import stat
 import zipfile
@@ -26,9 +25,11 @@ import torch
 
 from taut.data.parquet import SUFFIXES
 from taut.errors import DataError, UsageError, shown
+from taut.memory import available, check_fits
 
 MAX_UNCOMPRESSED_BYTES = 16 * 2**30
 MAX_GZIP_RATIO = 1032  # deflate cannot pack tighter, so a header that claims more lies
+SMALLER = "save it as a smaller type (uint8, float32)"
 SUPPORTED = (
     ".csv, .tsv (also .gz), .parquet, .npy, .npz, .h5ad, idx files (-ubyte, .idx, also .gz), a folder of images or of Parquet"
     " files, digits, openml:NAME"
@@ -192,11 +193,11 @@ def _read_named(text: str, key: str | None, kind: str, options: Options) -> Sour
 
 def _read_path(path: Path, kind: str, options: Options) -> Source:
     name = str(path.absolute())
-    if kind != "images":
-        _regular_size(path, folder_too=kind == "Parquet files")
+    size = 0 if kind == "images" else _regular_size(path, folder_too=kind == "Parquet files")
     if kind == "text tables":
         from taut.data.delimited import read_csv
 
+        check_fits(size, shown(path), "convert it to Parquet, which can stay on the disk (--stream)")
         table, notes = read_csv(path, delimiter=options.delimiter, decimal=options.decimal, encoding=options.encoding)
         return Source(table, None, name, tuple(notes))
     if kind == "Parquet files":
@@ -225,10 +226,7 @@ def _read_parquet(path: Path, stream: bool | None, name: str) -> Source:
 
 
 def _free_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        return 4 * 2**30
+    return available() or 4 * 2**30  # not every system tells
 
 
 def _read_memory(source: object, options: Options) -> Source:
@@ -325,6 +323,7 @@ def _read_npy(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
             f"{where}: its header claims shape {shape}, {claimed} bytes, but {held} bytes follow (truncated, damaged,"
             " or several arrays in one file); write it again with numpy.save"
         )
+    check_fits(claimed, where, SMALLER)
     flat = _fill(stream, dtype, math.prod(shape), where)
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
 
@@ -392,6 +391,7 @@ def _read_idx(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
         room = min(size * MAX_GZIP_RATIO, MAX_UNCOMPRESSED_BYTES) if packed else size - 4 - len(sizes)
         if len(shape) < magic[3] or claimed > room:
             raise DataError(f"{where}: is truncated: its header claims shape {shape}, {claimed} bytes; download it again")
+        check_fits(claimed, where, SMALLER)
         array = _fill(plain, dtype, math.prod(shape), where)
         if plain.read(1):
             raise DataError(f"{where}: holds more than the {claimed} bytes of its header's {shape}; download it again")

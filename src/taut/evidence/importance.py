@@ -6,7 +6,8 @@ whose weights then show why nobody can use it.
 The encoder runs once for each datum; the decoder sees a few samples of each datum of a block at a time, so that they stay in the
 processor's cache, and of each sample only its three log-densities are kept until the block is done: memory hardly grows with K,
 nor with N beyond the results. The size of the blocks depends on K and the size of a datum alone, and each has its own stream of
-randomness: no setting of batch, thread or process changes a number.
+randomness: no setting of batch, thread or process changes a number. Where memory runs out, fewer of the samples are decoded at a
+time; they are drawn before, and so are the same.
 
 The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method),
 $\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least what the fitted Pareto tail
@@ -22,6 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +33,10 @@ from torch.distributions import Distribution
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
-from taut.model import Model, evaluating
+from taut.memory import Chunks
+from taut.model import Draw, Model, evaluating
 from taut.objectives import log_mean_exp
-from taut.parallel import in_order
+from taut.parallel import Share, in_order
 from taut.seeds import stream
 from taut.types import Context, Data
 
@@ -86,6 +90,7 @@ def importance_blocks(
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    chunks = Chunks(rows)
 
     def compute(start: int) -> Evidence:
         here = slice(start, min(start + data_rows, len(x)))
@@ -93,7 +98,7 @@ def importance_blocks(
         c = None if context is None else context[here].to(device)
         with torch.no_grad(), stream(seed, "importance", start // data_rows):
             posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
-            return _block(model, block, c, posterior, num_samples, max(1, rows // len(block)))
+            return _block(model, block, c, posterior, num_samples, max(1, rows // len(block)), chunks)
 
     with evaluating(model):
         yield from in_order(range(0, len(x), data_rows), compute)
@@ -120,21 +125,45 @@ def curve_sizes(num_samples: int) -> list[int]:
     return [k for k in sizes if k < num_samples] + [num_samples]
 
 
-def _block(model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, num_samples: int, step: int) -> Evidence:
+def _block(
+    model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, num_samples: int, step: int, chunks: Chunks
+) -> Evidence:
     terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=x.device)  # log p(x|z), log p(z), log r(z)
     z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=x.device), 0, 0.0
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
-        draw = model.draw(x, count, context=context, reparameterize=False, posterior=proposal)
-        for term, values in zip(terms, (draw.log_likelihood, draw.log_prior, draw.log_posterior), strict=True):
-            term[first : first + count] = values
-        z_sum = z_sum + draw.z.sum(0, dtype=torch.float64)
-        unit = ROUNDING * torch.finfo(draw.log_likelihood.dtype).eps
-        first += count
+        z = (proposal.rsample if proposal.has_rsample else proposal.sample)(torch.Size((count,)))
+        z_sum = z_sum + z.sum(0, dtype=torch.float64)
+        for draw in chunks(count, partial(_drawn, model, x, context, proposal, z)):
+            last = first + len(draw.z)
+            for term, values in zip(terms, (draw.log_likelihood, draw.log_prior, draw.log_posterior), strict=True):
+                term[first:last] = values
+            unit, first = ROUNDING * torch.finfo(draw.log_likelihood.dtype).eps, last
     try:
         mean: Tensor = proposal.mean
     except NotImplementedError:  # a flow, say: the mean of its samples then
         mean = z_sum / num_samples
     return _summarize(terms, mean.double(), unit * terms.abs().amax((0, 1))).cpu()
+
+
+def _drawn(model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, z: Tensor, own: Share) -> Draw:
+    """Returns the draw of a share of the samples z of a proposal, (K, B, D)."""
+    return model.draw(x, own.rows, context=context, reparameterize=False, posterior=_Given(proposal, own.of(z)))
+
+
+class _Given(Distribution):
+    """A distribution whose next samples are given."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, base: Distribution, z: Tensor) -> None:
+        self.base, self.z = base, z
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.z
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base.log_prob(value)
 
 
 def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor) -> Evidence:

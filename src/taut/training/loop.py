@@ -21,12 +21,14 @@ from taut.config import TrainingConfig
 from taut.data import Dataset, Rows, batch, block_size
 from taut.data.parquet import ParquetRows, block_order
 from taut.errors import DivergedError
+from taut.memory import Chunks, out_of_memory
 from taut.model import Model, evaluating
 from taut.objectives import Objective
+from taut.parallel import Share
 from taut.seeds import derive, generator, set_seed, stream, untouched
 from taut.training.step import Learner
 
-__all__ = ["Record", "State", "batch_size", "finish", "run_steps", "train", "validate"]
+__all__ = ["Record", "State", "batch_size", "finish", "first_batch", "run_steps", "train", "validate"]
 
 LR_WARMUP = 0.02  # share of the steps over which the rate grows
 MAX_ROLLBACKS = 3
@@ -45,6 +47,7 @@ class Record(NamedTuple):
     skipped: int  # steps skipped so far, for a loss or gradient that was not finite
     rollbacks: int  # intervals undone so far
     best: bool  # whether these weights are the best so far
+    micro_batches: int  # in which a step is taken; more than one since memory ran out
 
 
 @dataclass
@@ -56,6 +59,7 @@ class State:
     lr_scale: float = 1.0
     skipped: int = 0
     rollbacks: int = 0
+    micro_batches: int = 1
     best_step: int = 0
     best_target: float = -math.inf
     done: bool = False
@@ -78,9 +82,9 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
     learner = Learner(model, objective, config)
     average = learner.average
     best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
-    if config.compile == "on" and parallel.world() == 1:  # several processes go on eagerly with what one has begun
-        with stream(config.seed, "compile"):
-            learner.compile(batch(data.train, torch.arange(batch_size(data, config)), data.binarize == "dynamic"))
+    # Several processes go on eagerly with what one has begun, and so does a training for which memory was too short.
+    if config.compile == "on" and parallel.world() == 1 and state.micro_batches == 1:
+        learner.compile(first_batch(data, config))
     if state.tensors:
         _restore(state.tensors, learner)
     else:
@@ -114,31 +118,46 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
         parallel.check_same(model.state_dict(), f"after step {until}")
         rate = _rate(until - 1, config, state)
         epoch = until * batch_size(data, config) / len(data.train)
-        yield Record(until, epoch, bound, validation, rate, state.skipped, state.rollbacks, improved)
+        yield Record(until, epoch, bound, validation, rate, state.skipped, state.rollbacks, improved, state.micro_batches)
 
 
 def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tuple[float, int]:
-    """Runs the steps of one interval; returns the mean bound over the finite ones and how many were skipped."""
+    """Runs the steps of one interval; returns the mean bound over the finite ones and how many were skipped.
+
+    A step for which memory is too short is taken again in twice as many micro-batches, and so are all that follow.
+    """
     config, model = learner.config, learner.model
     device = learner.total.device
     size = batch_size(data, config)
     drawn = round(config.simulated * size)
     own = parallel.share(size) if parallel.world() > 1 else None
+
+    def take(step: int) -> None:
+        set_seed(derive(config.seed, "step", step))
+        index = _rows(config.seed, data.train, size, step).to(device)
+        if own is not None and not drawn:
+            with own.noise():
+                x = batch(data.train, own.of(index), data.binarize == "dynamic")
+        else:
+            x = batch(data.train, index, data.binarize == "dynamic")
+        if drawn:
+            with torch.no_grad():
+                x = torch.cat([x[drawn:], model.sample(drawn).to(x)])
+            x = x if own is None else own.of(x)
+        decay = min(config.averaging, (1 + step) / (10 + step))
+        learner.step(x, _rate(step, config, state), decay, step / state.total_steps, own, state.micro_batches)
+
+    step = state.step
     with learner.interval():
-        for step in range(state.step, until):
-            set_seed(derive(config.seed, "step", step))
-            index = _rows(config.seed, data.train, size, step).to(device)
-            if own is not None and not drawn:
-                with own.noise():
-                    x = batch(data.train, own.of(index), data.binarize == "dynamic")
-            else:
-                x = batch(data.train, index, data.binarize == "dynamic")
-            if drawn:
-                with torch.no_grad():
-                    x = torch.cat([x[drawn:], model.sample(drawn).to(x)])
-                x = x if own is None else own.of(x)
-            decay = min(config.averaging, (1 + step) / (10 + step))
-            learner.step(x, _rate(step, config, state), decay, step / state.total_steps, own)
+        while step < until:
+            try:
+                take(step)
+                step += 1
+            except (MemoryError, RuntimeError) as error:
+                whole = own is not None or parallel.indivisible(model, learner.objective)
+                if whole or state.micro_batches >= size or not out_of_memory(error):
+                    raise
+                state.micro_batches = min(2 * state.micro_batches, size)
     skipped = int(learner.skipped)
     return float(learner.total) / max(until - state.step - skipped, 1), skipped
 
@@ -149,16 +168,22 @@ def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int =
     The target is what the objective maximises; it differs from the value where that is reweighted (beta, free bits).
     """
     size = block_size(x, most=max(1, rows // objective.num_samples))
+    chunks = Chunks(size, least=size if getattr(objective, "free_bits", 0) else 1)
 
-    def compute(first: int) -> tuple[float, float]:
-        with stream(seed, "validation", first // size):
-            bound = objective(model, x[first : first + size].to(torch.get_default_dtype()))
-        target = bound.value if bound.target is None else bound.target
-        return float(bound.value.sum(dtype=torch.float64)), float(target.sum(dtype=torch.float64))
+    def compute(first: int) -> list[tuple[float, float]]:
+        block = x[first : first + size].to(torch.get_default_dtype())
+
+        def sums(own: Share) -> tuple[float, float]:
+            with stream(seed, "validation", first // size), own.noise(objective.num_samples):
+                bound = objective(model, own.of(block))
+            target = bound.value if bound.target is None else bound.target
+            return float(bound.value.sum(dtype=torch.float64)), float(target.sum(dtype=torch.float64))
+
+        return list(chunks(len(block), sums))
 
     with torch.no_grad(), evaluating(model):
-        sums = list(parallel.in_order(range(0, len(x), size), compute))
-    value, target = (sum(each) / len(x) for each in zip(*sums, strict=True))
+        parts = [part for block in parallel.in_order(range(0, len(x), size), compute) for part in block]
+    value, target = (sum(each) / len(x) for each in zip(*parts, strict=True))
     return value, target
 
 
@@ -172,6 +197,12 @@ def finish(model: Model, state: State) -> None:
 def batch_size(data: Dataset, config: TrainingConfig) -> int:
     """Returns the data of a step: all of them where there are fewer than a batch holds."""
     return min(config.batch_size, len(data.train))
+
+
+def first_batch(data: Dataset, config: TrainingConfig) -> Tensor:
+    """Returns a batch to try a step on: the first rows."""
+    with stream(config.seed, "trial"):
+        return batch(data.train, torch.arange(batch_size(data, config)), data.binarize == "dynamic")
 
 
 def _rate(step: int, config: TrainingConfig, state: State) -> float:
@@ -234,6 +265,8 @@ def _roll_back(learner: Learner, data: Dataset, state: State) -> None:
 
 def _diagnose(learner: Learner, data: Dataset, state: State) -> str:
     """Returns which term of the bound, or whose gradient, is not finite."""
+    if state.micro_batches > 1:  # of a whole batch, for which memory was too short
+        return "a loss or a gradient was not finite"
     model, objective, config = learner.model, learner.objective, learner.config
     size = batch_size(data, config)
     for step in range(state.step, min(state.step + 2000, state.total_steps)):

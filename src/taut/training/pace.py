@@ -14,13 +14,13 @@ import time
 import torch
 
 from taut.config import TrainingConfig
-from taut.data import Dataset, batch
+from taut.data import Dataset
 from taut.errors import UsageError
 from taut.model import Model
 from taut.objectives import Objective
 from taut.parallel import agreed, world
-from taut.seeds import stream, untouched
-from taut.training.loop import State, batch_size, run_steps, validate
+from taut.seeds import untouched
+from taut.training.loop import State, batch_size, first_batch, run_steps, validate
 from taut.training.step import CannotCompileError, Learner
 
 __all__ = ["choose", "plan_steps"]
@@ -33,7 +33,9 @@ MOST_THREADS = 64
 
 
 def choose(model: Model, objective: Objective, data: Dataset, config: TrainingConfig) -> tuple[TrainingConfig, str]:
-    """Returns the configuration with threads and form of the step decided, torch set to the threads, and a line that says why, empty where all was given.
+    """Returns the configuration with threads and form of the step decided, and torch set to the threads.
+
+    Beside it a line that says why, empty where all was given.
 
     Args:
         model: The model, on its device; it is not changed.
@@ -76,11 +78,11 @@ def choose(model: Model, objective: Objective, data: Dataset, config: TrainingCo
     form, why = eager, ""
     saving = 0.0
     if config.compile == "auto" and steps * measured[eager] > COMPILING:
-        saving = SAVED * steps * _overhead(learner, _first(data, config)[:2])
+        saving = SAVED * steps * _overhead(learner, first_batch(data, config)[:2])
     if config.compile == "on" or saving > COMPILING:
         try:
             compiled = Learner(model, objective, config)
-            compiled.compile(_first(data, config))
+            compiled.compile(first_batch(data, config))
         except CannotCompileError as error:
             if config.compile == "on":
                 raise UsageError(f"training.compile on: not possible for this model here ({error}); leave it away") from None
@@ -104,7 +106,7 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
     epochs = math.inf if config.max_epochs is None else config.max_epochs
     learner = Learner(model, objective, config)
     if config.compile == "on":
-        learner.compile(_first(data, config))
+        learner.compile(first_batch(data, config))
     learner = learner.twin()
     seconds = _seconds(learner, data, 50)
     if len(data.validation):
@@ -140,11 +142,6 @@ def _overhead(learner: Learner, x: torch.Tensor) -> float:
         for _ in range(20):
             learner.step(x, 0.0, 0.0, 0.0)
         return (time.perf_counter() - start) / 20
-
-
-def _first(data: Dataset, config: TrainingConfig) -> torch.Tensor:
-    with stream(config.seed, "compile"):
-        return batch(data.train, torch.arange(batch_size(data, config)), data.binarize == "dynamic")
 
 
 def _doubling(most: int) -> list[int]:

@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,9 +32,10 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from taut import parallel
 from taut.config import TrainingConfig
 from taut.model import Model
+from taut.networks import Network
 from taut.objectives import Bound, Objective
 from taut.parallel import Share
-from taut.seeds import set_seed, untouched
+from taut.seeds import generator_states, set_generator_states, set_seed, untouched
 
 __all__ = ["CannotCompileError", "Learner", "Step"]
 
@@ -99,15 +101,17 @@ class Learner:
         self.total.zero_()
         self.skipped.zero_()
         self._inputs = self._tensors()
-        yield
-        if self._graph is not None:  # it counts in the first
-            for p in self.trainable[1:]:
-                self.optimizer.state[p]["step"].copy_(self.optimizer.state[self.trainable[0]]["step"])
+        with _networks_in(self.module, self.config.precision):
+            yield
+        if self._graph is not None:
+            self._count_all()
         if self.average is not self.model:
             for kept, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
                 kept.copy_(buffer)
 
-    def step(self, x: Tensor, rate: float, decay: float, progress: float, own: Share | None = None) -> None:
+    def step(
+        self, x: Tensor, rate: float, decay: float, progress: float, own: Share | None = None, micro_batches: int = 1
+    ) -> None:
         r"""Takes one step on x, (B, \*event); one whose loss or gradient is not finite changes nothing and is counted.
 
         Args:
@@ -116,12 +120,19 @@ class Learner:
             decay: Of the running average.
             progress: Share of the training that is done.
             own: Which rows of a larger batch these are, where several processes take a step together.
+            micro_batches: In how many parts the gradient of one process is computed, where memory is short; from 2 on the
+                form is eager.
         """
+        if self._graph is not None and micro_batches > 1:
+            self._count_all()
+            self._graph = None
         if self._graph is not None:
             self._graph(*self._inputs, x, _scalars(rate, decay, progress))
             return
         self.optimizer.zero_grad()
-        if own is None:
+        if own is None and micro_batches > 1:
+            loss, value = self._accumulate(x, progress, micro_batches)
+        elif own is None:
             bound = self.forward(x, progress)
             loss, value = -bound.surrogate.mean(), bound.value.mean()
             loss.backward()
@@ -146,6 +157,24 @@ class Learner:
         self.total += torch.where(finite, value, 0.0)
         self.skipped += ~finite
 
+    def _count_all(self) -> None:
+        """Tells all weights how many steps were taken: the compiled form counts in the first."""
+        for p in self.trainable[1:]:
+            self.optimizer.state[p]["step"].copy_(self.optimizer.state[self.trainable[0]]["step"])
+
+    def _accumulate(self, x: Tensor, progress: float, count: int) -> tuple[Tensor, Tensor]:
+        """Adds up the gradient over parts of x, each with its rows of the noise of all; returns loss and value of all."""
+        before = generator_states()
+        loss, value = torch.zeros_like(self.total), torch.zeros_like(self.total)
+        for own in parallel.shares(len(x), count):
+            set_generator_states(before)
+            with own.noise(self.objective.num_samples):
+                bound = self.forward(own.of(x), progress)
+            part = -own.mean(bound.surrogate)
+            part.backward()
+            loss, value = loss + part.detach(), value + own.mean(bound.value)
+        return loss, value
+
     def compile(self, x: Tensor) -> None:
         """Goes over to the compiled form of the step, for batches like x, after taking two steps in either form on copies.
 
@@ -155,7 +184,8 @@ class Learner:
             CannotCompileError: the step cannot be recorded or compiled, or the two forms disagree.
         """
         config = self.config
-        key = (self.objective, config.averaging > 0, config.clip_norm, config.weight_decay, x.shape, torch.get_num_threads())
+        how = (config.averaging > 0, config.clip_norm, config.weight_decay, config.precision, torch.get_num_threads())
+        key = (self.objective, x.shape, tuple(p.requires_grad for p in self.model.parameters()), *how)
         known = _GRAPHS.setdefault(self.model, {})
         if key in known:
             self._graph = known[key]
@@ -184,7 +214,7 @@ class Learner:
         """
         tensors = [*self._tensors(), x, _scalars(0.0, 0.0, 0.0)]
         try:
-            with untouched():
+            with untouched(), self.interval():
                 graph = make_fx(self._recorded, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
         except (DataDependentOutputException, GuardOnDataDependentSymNode):
             raise CannotCompileError("a part of it depends on the numbers in a tensor") from None
@@ -267,12 +297,32 @@ class Learner:
         apart = [e - c for e, c in zip(eager, compiled, strict=True)]
         weights = [w - v for w, v in zip(*(trial.trainable for trial in trials), strict=True)]
         moved = [w - v for w, v in zip(trials[0].trainable, self.trainable, strict=True)]
-        off = max(_norm(apart) / _norm(eager), _norm(weights) / _norm(moved))
+        off = [_norm(apart) / _norm(eager), _norm(weights) / _norm(moved)]
         bounds = [float(trial.total) for trial in trials]
-        if not (off <= AGREEMENT and math.isclose(*bounds, rel_tol=AGREEMENT)):
+        if not (all(each <= AGREEMENT for each in off) and math.isclose(*bounds, rel_tol=AGREEMENT)):
             raise CannotCompileError(
-                f"the compiled step is not the eager one (bounds {bounds[0]:.6g}, {bounds[1]:.6g}; gradients apart by {off:.1g})"
+                f"the compiled step is not the eager one (bounds {bounds[0]:.6g}, {bounds[1]:.6g}; "
+                f"gradients apart by {off[0]:.1g}, weights by {off[1]:.1g})"
             )
+
+
+@contextmanager
+def _networks_in(module: nn.Module, precision: str) -> Iterator[None]:
+    """Computes the networks in a precision for a block; what they return, and so the bound, is in torch's default one."""
+    low = precision == "bfloat16"
+    networks = [m for m in module.modules() if isinstance(m, Network)] if low else []
+    for network in networks:
+        network.forward = partial(_in_bfloat16, network.forward)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for network in networks:
+            del network.forward  # what the class has
+
+
+def _in_bfloat16(forward: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return forward(x, *rest).to(torch.get_default_dtype())
 
 
 def _scalars(rate: float, decay: float, progress: float) -> Tensor:

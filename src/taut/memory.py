@@ -1,0 +1,80 @@
+"""What is done where memory is short: rows in smaller chunks, with the same numbers; or a word before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from taut.errors import OutOfMemoryError
+from taut.parallel import Share
+
+__all__ = ["Chunks", "available", "check_fits", "out_of_memory"]
+
+# torch's words: of its allocators on three systems, and of the libraries that an accelerator calls.
+WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+COPIES = 3  # of the data, held at once while they are read, checked and split; 3.6 to 6.2 were measured
+MEMINFO = Path("/proc/meminfo")
+T = TypeVar("T")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that memory ran out."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS))
+
+
+class Chunks:
+    """Goes through rows in chunks, which are halved, from then on, when one does not fit into memory.
+
+    Args:
+        most: Rows of a chunk.
+        least: Rows that are not divided any more: the error is raised.
+    """
+
+    def __init__(self, most: int, least: int = 1) -> None:
+        self.most, self.least = most, least
+
+    def __call__(self, total: int, compute: Callable[[Share], T]) -> Iterator[T]:
+        """Yields what is computed of each share of so many rows; an empty block is one share."""
+        first = 0
+        while True:
+            rows = min(self.most, total - first)
+            try:
+                result = compute(Share(first, rows, total, 1.0))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or rows <= self.least:
+                    raise
+                self.most = (rows + 1) // 2
+                continue  # out of here first: the error holds on to what its frames have allocated
+            yield result
+            first += rows
+            if first >= total:
+                return
+
+
+def available() -> int | None:
+    """Returns how many bytes can be had without swapping; ``None`` where the system does not tell (it is Linux that does)."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else 1024 * int(found[1])
+
+
+def check_fits(num_bytes: int, where: str, mend: str) -> None:
+    """Refuses data that are certain not to fit, before they are read.
+
+    Args:
+        num_bytes: Of the data themselves.
+        where: What they are called.
+        mend: What to do, beside fewer rows and a larger machine.
+
+    Fails:
+        OutOfMemoryError: they need more than there is.
+    """
+    needed, there = COPIES * num_bytes, available()
+    if there is not None and needed > there:
+        held, needs, free = (f"{size / 2**30:.3g} GiB" for size in (num_bytes, needed, there))
+        sizes = f"{held} of data need at least {needs} of memory, {free} are free"
+        raise OutOfMemoryError(f"{where}: {sizes}: {mend}, give fewer rows, or take a machine with more")
