@@ -196,7 +196,7 @@ MUTANTS = [
         "Bernoulli: probabilities taken for logits (pythae)",
         "likelihoods/levels.py",
         "independent(distributions.Bernoulli(logits=logits,",
-        "_independent(distributions.Bernoulli(logits=logits.sigmoid(),",
+        "independent(distributions.Bernoulli(logits=logits.sigmoid(),",
         LIKELIHOODS,
     ),
     Mutant(
