@@ -15,19 +15,19 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from peers.common import HIDDEN, LATENT, SIDE
 from peers.quality import configured
-from speed import HERE, Result, Side, interpreter, measured, write_images
+from speed import HERE, Result, Side, interpreter, last_line, measured, write_images
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
@@ -36,6 +36,7 @@ from taut.run import read_data
 
 CHECKED = 500  # test images whose ELBO a peer computes itself
 FALSE_ALARM = 5.0  # standard errors: once in two million runs
+OTHER = "not the same model"
 # What is printed, and the environment.
 PEERS = {"pythae": ("pythae", "pythae"), "plain": ("plain loop", "plain"), "lean": ("plain loop, lean", "plain")}
 
@@ -63,26 +64,44 @@ def peers_model(weights: Path) -> VAE:
     return VAE(StandardNormal(LATENT), likelihood, LogVariance(encoder))
 
 
-def checked(who: str, own: Result, evidence: Evidence) -> str:
-    """Returns a line that compares a peer's own ELBO of the first test images with that of its weights in a taut model.
+def measured_points(training: Result, x: Tensor, num_samples: int) -> tuple[list[Result], list[str]]:
+    """Returns a row of the table for each budget of a training, and what there is to say about it."""
+    if "error" in training:
+        return [], [f"{training['who']}, {training['minutes']} min: {training['error']}"]
+    rows = []
+    for point in training.pop("points"):
+        path = Path(point.pop("weights"))
+        evidence = importance(load(path).model if path.is_dir() else peers_model(path), x, num_samples)
+        values = {n: Estimate.of(getattr(evidence, n), getattr(evidence, f"{n}_error")) for n in ("elbo", "log_evidence")}
+        rows.append({"who": training["who"], **point, **{n: value.to_dict() for n, value in values.items()}})
+    return rows, [checked(training["who"], training["own"], evidence)] if "own" in training else []
 
-    Fails:
-        SystemExit: they are not the same.
-    """
+
+def checked(who: str, own: Result, evidence: Evidence) -> str:
+    """Returns a line that compares a peer's own ELBO of the first test images with that of its weights in a taut model."""
     n = min(CHECKED, len(evidence.elbo))
     here, error = float(evidence.elbo[:n].mean()), float(evidence.elbo_error[:n].square().sum().sqrt()) / n
+    same = abs(here - own["elbo"]) < FALSE_ALARM * math.hypot(error, own["error"])
     theirs = f"{own['elbo']:.3f} ± {own['error']:.3f} by its own formula"
     line = f"{who}, ELBO of {n} test images: {theirs}, {here:.3f} ± {error:.3f} by taut"
-    if not abs(here - own["elbo"]) < FALSE_ALARM * math.hypot(error, own["error"]):
-        sys.exit(f"not the same model: {line}")
-    return line
+    return line if same else f"{OTHER}: {line}"
+
+
+def table(rows: list[Result]) -> str:
+    lines = ["| who | training, CPU min | epochs | -ELBO | -log p(x) | ± MC | ± test set |", "|---" * 7 + "|"]
+    for row in rows:
+        nats = row["log_evidence"]
+        cells = [row["who"], f"{row['cpu_s'] / 60:.2f}", f"{row['epochs']:.1f}", f"{-row['elbo']['value']:.2f}"]
+        cells += [f"{-nats['value']:.2f}", f"{nats['mc_error']:.3f}", f"{nats['test_error']:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help=".npz with train_images and test_images, uint8, 28 x 28")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.25, 2.5, 5.0], help="of CPU, for each training")
-    parser.add_argument("--objectives", nargs="+", default=["ELBO()", "DReG(num_samples=5)"], help="of taut")
+    parser.add_argument("--objectives", nargs="*", default=["ELBO()", "DReG(num_samples=5)"], help="of taut")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--test-images", type=int, default=2000, help="the first so many")
@@ -94,71 +113,46 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    options, rows, checks = arguments(), list[Result](), list[str]()
+    options = arguments()
     torch.set_num_threads(1)
-    minutes = sorted(options.minutes)
-    common = {"threads": 1, "seed": options.seed, "source": str(options.data.resolve())}
-    pythons = {peer: interpreter(PEERS[peer][1], options.environments.resolve()) for peer in options.peers}
+    common: Result = {"threads": 1, "seed": options.seed, "source": str(options.data.resolve())}
+    pythons: dict[str, Path | str] = {"taut": Path(sys.executable)}
+    for peer in options.peers:
+        try:
+            pythons[peer] = interpreter(PEERS[peer][1], options.environments.resolve())
+        except subprocess.CalledProcessError as error:
+            pythons[peer] = f"not installed: {last_line(error.stderr)}"
     x = read_data(f"{options.data}:train_images", configured(common)).test[: options.test_images]
+    minutes = sorted(options.minutes)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
         write_images(options.data, f"{folder}/images.npy")
         np.save(f"{folder}/test.npy", x[:CHECKED].to(torch.float32).numpy())
         common |= {"data": f"{folder}/images.npy", "test": f"{folder}/test.npy"}
 
-        def trained(who: str, variant: str, python: Path, **job: Any) -> Result:
-            seconds = 600 + 240 * job["minutes"][-1]
-            result = measured(Side(who, "quality", variant), common | job, python, seconds)
+        def trained(job: Result) -> Result:
+            who, python, last = job["who"], pythons[job["variant"]], job["minutes"][-1]
+            if isinstance(python, str):
+                return {"who": who, "minutes": job["minutes"], "error": python}
+            result = measured(Side(who, "quality", job["variant"]), common | job, python, 600 + 240 * last)
             print(f"{who}, {job['minutes']} min:", result.get("error", "trained"), file=sys.stderr, flush=True)
-            return {"who": who, "job": job} | result
+            return {"who": who, "minutes": job["minutes"]} | result
 
-        peers = [(PEERS[p][0], p, pythons[p], {"minutes": minutes, "out": folder}) for p in options.peers]
-        own = [
-            (
-                f"taut, {objective}",
-                "taut",
-                Path(sys.executable),
-                {"minutes": [m], "out": f"{folder}/{number}-{m}", "objective": objective},
-            )
-            for number, objective in enumerate(options.objectives)
-            for m in minutes
-        ]
-        longest_first = sorted(peers + own, key=lambda each: -each[3]["minutes"][-1])
-        waiting = [pool.submit(trained, *each, **job) for *each, job in longest_first]
-        trainings = [future.result() for future in waiting]
-        for training in trainings:
-            for point in training.get("points", []):
-                path = Path(point.pop("weights"))
-                model = load(path).model if path.is_dir() else peers_model(path)
-                evidence = importance(model, x, options.num_samples)
-                elbo, nats = (
-                    Estimate.of(getattr(evidence, n), getattr(evidence, f"{n}_error")) for n in ("elbo", "log_evidence")
-                )
-                rows.append({"who": training["who"], **point, "elbo": elbo.to_dict(), "log_evidence": nats.to_dict()})
-            if "own" in training:
-                checks.append(checked(training["who"], training["own"], evidence))
+        jobs = [{"who": PEERS[p][0], "variant": p, "minutes": minutes, "out": folder} for p in options.peers]
+        for number, objective in enumerate(options.objectives):
+            own = {"who": f"taut, {objective}", "variant": "taut", "objective": objective}
+            jobs += [own | {"minutes": [m], "out": f"{folder}/{number}-{m}"} for m in minutes]
+        trainings = list(pool.map(trained, sorted(jobs, key=lambda job: -job["minutes"][-1])))  # the longest first
+        results = [measured_points(training, x, options.num_samples) for training in trainings]
+    rows, notes = ([each for part in parts for each in part] for parts in zip(*results, strict=True))
     rows.sort(key=lambda row: (not row["who"].startswith("taut"), row["who"], row["minutes"]))
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}"
-    print(f"{len(x)} test images, K = {options.num_samples}; {machine}, {options.jobs} at a time\n")
-    print("| who | training, CPU min | epochs | -ELBO | -log p(x) | ± MC | ± test set |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        nats = row["log_evidence"]
-        cells = [row["who"], f"{row['cpu_s'] / 60:.2f}", f"{row['epochs']:.1f}", f"{-row['elbo']['value']:.2f}"]
-        cells += [f"{-nats['value']:.2f}", f"{nats['mc_error']:.3f}", f"{nats['test_error']:.2f}"]
-        print("| " + " | ".join(cells) + " |")
-    print("", *checks, *(f"{t['who']}, {t['job']['minutes']} min: {t['error']}" for t in trainings if "error" in t), sep="\n")
+    what = f"{len(x)} test images, K = {options.num_samples}; {machine}, trainings at a time: {options.jobs}"
+    print(f"{what}\n\n{table(rows)}\n", *notes, sep="\n")
     if options.json:
-        for training in trainings:
-            training.pop("points", None)
-        report = {
-            "machine": machine,
-            "seed": options.seed,
-            "jobs": options.jobs,
-            "rows": rows,
-            "checks": checks,
-            "trainings": trainings,
-        }
+        report = {"what": what, "seed": options.seed, "rows": rows, "notes": notes, "trainings": trainings}
         options.json.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    if any(note.startswith(OTHER) for note in notes):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
