@@ -20,5 +20,6 @@ def check_and_die(*arguments: object) -> None:
     check_same(*arguments)
 
 
-parallel.check_same = check_and_die
-main()
+if __name__ == "__main__":
+    parallel.check_same = check_and_die
+    main()

@@ -182,7 +182,7 @@ def fit(
     run, dataset, state = start(data, out, settings, overwrite=overwrite)
     terminal.show_data(terminal.message, dataset, settings)
     if run.info["pace"]:
-        terminal.message(run.info["pace"])
+        terminal.message(f"{'steps':<11}{run.info['pace']}")
     if state.step:
         terminal.message(f"started again: going on from step {state.step} of {state.total_steps}")
     _train_and_measure(run, dataset, state, as_json)

@@ -94,7 +94,7 @@ def choose(model: Model, objective: Objective, data: Dataset, config: TrainingCo
                 form = name
     # A training of seconds leaves the same files each time, and so no milliseconds.
     listing = "; ".join(f"{name} {1e3 * s:.3g} ms" for name, s in measured.items()) if len(measured) > 1 else ""
-    note = f"steps: {form}" + (f" ({listing})" if listing else "") + why
+    note = form + (f" ({listing})" if listing else "") + why
     return dataclasses.replace(config, threads=threads, compile="on" if form.startswith("compiled") else "off"), note
 
 
