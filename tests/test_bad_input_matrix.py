@@ -159,7 +159,7 @@ def test_B01_missing_no_permission_socket(monkeypatch: pytest.MonkeyPatch) -> No
         listening.bind("a.npy")
         refused(["check", "a.npy"], "a.npy: is not a regular file", code=USAGE)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
