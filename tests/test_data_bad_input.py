@@ -181,7 +181,7 @@ def test_bad_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source, key
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     np.save(tmp_path / "a.npy", GREY)
@@ -193,7 +193,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_folder_that_must_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)

@@ -1,13 +1,15 @@
 """The affine layer of all networks: torch's ``nn.Linear``, its products computed by the faster of two libraries.
 
 On a processor torch multiplies float32 matrices with MKL, which on processors of other makers than its own runs at half of what
-oneDNN, also inside torch, gets out of the same cores. Which is faster here is measured once a process, in a few milliseconds.
+oneDNN, also inside torch, gets out of the same cores: 100 and 200 GFLOP/s a core were measured on an AMD EPYC with AVX-512
+(``benchmarks/speed.py``, the two rows of multiplications alone).
 """
 
 from __future__ import annotations
 
-import time
+import platform
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 __all__ = ["Affine"]
 
 FEWEST_ROWS = 16  # below it the call costs more than the product
-CLEARLY = 0.8  # share of MKL's time from which on oneDNN is taken: a choice that noise does not turn
+MAKERS = ("AuthenticAMD", "HygonGenuine")  # as Linux and Windows name them
+CPUINFO = Path("/proc/cpuinfo")
 
 
 class Affine(nn.Linear):
@@ -74,14 +77,11 @@ _product = torch.ops.taut.product.default
 
 @lru_cache(maxsize=1)
 def _onednn_is_faster() -> bool:
+    """Returns whether the processor is one on which MKL is slow: by its maker's name, since a resumed run must add alike."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    x, weight, bias = (torch.ones(shape, dtype=torch.float32, device="cpu") for shape in ((128, 400), (400, 400), (400,)))
-    times = {True: [0.0], False: [0.0]}
-    with torch.no_grad():
-        for _ in range(8):
-            for onednn, runs in times.items():
-                start = time.perf_counter()
-                _product(x, weight, bias) if onednn else nn.functional.linear(x, weight, bias)
-                runs.append(time.perf_counter() - start)
-    return min(times[True][2:]) < CLEARLY * min(times[False][2:])
+    try:
+        processor = CPUINFO.read_text()
+    except OSError:
+        processor = platform.processor()
+    return any(maker in processor for maker in MAKERS)

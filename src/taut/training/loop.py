@@ -59,11 +59,11 @@ class State:
     lr_scale: float = 1.0
     skipped: int = 0
     rollbacks: int = 0
-    micro_batches: int = 1
     best_step: int = 0
     best_target: float = -math.inf
     done: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    micro_batches: int = 1
 
 
 def train(model: Model, objective: Objective, data: Dataset, config: TrainingConfig, state: State) -> Iterator[Record]:
