@@ -134,7 +134,7 @@ def test_imputation_by_a_wrong_posterior_converges_to_the_conditional_mean() -> 
 
 
 def test_multiple_imputations_are_draws_of_the_conditional() -> None:
-    problem = taut.LinearGaussian(4, 2)
+    problem = taut.LinearGaussian(4, 2, scale=2.0)  # most of the variance is that of x given z: a mean is no draw
     x = problem.sample(1)
     x[0, :2] = torch.nan
     model = problem.model(Wide(problem, shift=0.7))  # the draws are right by their weights alone
