@@ -190,6 +190,15 @@ def test_recorded_step_is_the_eager_one_in_bfloat16() -> None:
     assert_same(Learner(model(), taut.ELBO(), dataclasses.replace(CONFIG, precision="bfloat16")), [bits(6), bits(6)])
 
 
+def test_a_step_in_bfloat16_goes_over_to_its_compiled_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
+    torch.set_default_dtype(torch.float32)
+    learner = Learner(model(), taut.ELBO(), dataclasses.replace(CONFIG, precision="bfloat16"))
+    learner.compile(bits(6))
+    assert learner._graph is not None
+    assert not any("forward" in vars(part) for part in learner.module.modules())  # nothing of it is left
+
+
 class Branching(taut.MLP):
     """A network whose Python asks for a number in a tensor."""
 

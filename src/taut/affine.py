@@ -1,8 +1,8 @@
 """The affine layer of all networks: torch's ``nn.Linear``, its products computed by the faster of two libraries.
 
-On a processor torch multiplies float32 matrices with MKL, which on processors of other makers than its own runs at half of what
-oneDNN, also inside torch, gets out of the same cores: 100 and 200 GFLOP/s a core were measured on an AMD EPYC with AVX-512
-(``benchmarks/speed.py``, the two rows of multiplications alone).
+On a processor torch multiplies float32 matrices with MKL, which on processors of other makers than its own is slower than
+oneDNN, also inside torch: 0.54 of its rate on an AMD EPYC with AVX-512 (``benchmarks/speed.py``, the two rows of
+multiplications alone).
 """
 
 from __future__ import annotations

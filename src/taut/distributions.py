@@ -43,7 +43,7 @@ class Bernoulli(TorchBernoulli):
         wrong = (1 - 2 * value) * self.logits
         if wrong.requires_grad:
             return -functional.softplus(wrong, threshold=40.0)  # beyond it exp(-40) is below any rounding
-        # The same in half the time, in place: evaluations of log p(x) spend much of theirs here.
+        # The same in fewer passes, in place: evaluations of log p(x) spend much of theirs here.
         beyond = functional.relu(wrong - 40.0)
         return wrong.clamp_(max=40.0).exp_().log1p_().add_(beyond).neg_()
 

@@ -23,7 +23,7 @@ __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network"]
 
 
 class Tanh(nn.Module):
-    r"""Creates $\tanh x = 2 \sigma(2 x) - 1$: the same to the rounding of 1, in a fifth of the time that torch's own takes."""
+    r"""Creates $\tanh x = 2 \sigma(2 x) - 1$: the same to the rounding of 1, and faster than torch's own on a processor."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * torch.sigmoid(2 * x) - 1

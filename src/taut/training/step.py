@@ -190,13 +190,13 @@ class Learner:
         if key in known:
             self._graph = known[key]
             return
-        with untouched(), self.interval():
+        with untouched():  # and outside of an interval: each of the steps makes its own
             try:
                 graph = self.record(x)
                 with torch.no_grad(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of torch's compiler about itself
                     graph = torch._inductor.compile(
-                        graph, [*self._inputs, x, _scalars(0.0, 0.0, 0.0)], options=_options(x.device)
+                        graph, [*self._tensors(), x, _scalars(0.0, 0.0, 0.0)], options=_options(x.device)
                     )
                 self._verify(graph, x)
             except CannotCompileError:
