@@ -343,10 +343,24 @@ MUTANTS = [
         DATA,
     ),
     Mutant(
-        "binarize: <= for <",
+        "binarize: a tie of the first byte is a 0",
         "data/dataset.py",
-        "random_(0, 255, generator=generator) < x",
-        "random_(0, 255, generator=generator) <= x",
+        "bits[row, column] = (state",
+        "bits[row, column] = 0 * (state",
+        DATA,
+    ),
+    Mutant(
+        "binarize: ties of a row decided by one number",
+        "data/dataset.py",
+        " + (column + 1).astype(np.uint64) *",
+        " + np.ones_like(column).astype(np.uint64) *",
+        DATA,
+    ),
+    Mutant(
+        "binarize: ties decided by numbers that follow each other",
+        "data/dataset.py",
+        "for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):",
+        "for shift, factor in ((30, 0xBF58476D1CE4E5B9),):",
         DATA,
     ),
     Mutant(
@@ -1803,8 +1817,8 @@ MUTANTS = [
     Mutant(
         "compiled step: weight decay without the rate",
         "training/step.py",
-        "(1 - rate * self.config.weight_decay)",
-        "(1 - scalars.new_tensor(self.config.weight_decay))",
+        "kept = 1 - rate * self.config.weight_decay",
+        "kept = 1 - scalars.new_tensor(self.config.weight_decay)",
         f"{STEP}::test_recorded_step_has_no_average_where_none_is_kept",
     ),
     Mutant(
@@ -1831,9 +1845,30 @@ MUTANTS = [
     Mutant(
         "compiled step: decay of the running average swapped",
         "training/step.py",
-        "(1 - decay).to(w.dtype)",
-        "decay.to(w.dtype)",
+        "finite.double(), 1 - decay\n",
+        "finite.double(), decay\n",
         f"{STEP}::test_recorded_step_leaves_frozen_parts_alone",
+    ),
+    Mutant(
+        "compiled step: a step that is not finite changes the weights",
+        "training/step.py",
+        "torch.where(valid > 0, new, old)",
+        "torch.where(valid >= 0, new, old)",
+        f"{STEP}::test_recorded_step_leaves_out_what_is_not_finite_as_the_eager_one_does",
+    ),
+    Mutant(
+        "compiled step: infinite features are replaced",
+        "training/step.py",
+        "torch.where(x.ne(x), nan or 0.0, x)",
+        "torch.where(x.sub(x).ne(0), nan or 0.0, x)",
+        f"{STEP}::test_what_is_recorded_in_another_form_has_the_same_values",
+    ),
+    Mutant(
+        "compiled step: replacements that were asked for are forgotten",
+        "training/step.py",
+        "torch.where(x.eq(found), value, y)",
+        "y",
+        f"{STEP}::test_what_is_recorded_in_another_form_has_the_same_values",
     ),
     Mutant(
         "compiled step: steps counted for the first weight alone",

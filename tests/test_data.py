@@ -414,6 +414,23 @@ def test_bits_have_exactly_the_probability_of_their_grey():
     counts = draw_bits(torch.arange(256, dtype=torch.uint8).expand(n, 256), torch.Generator().manual_seed(0)).sum(0)
     p = torch.arange(256) / 255
     assert ((counts - n * p).abs() <= 7 * (n * p * (1 - p)).sqrt() + 1).all()
+    # all of them together, where one byte of noise alone would be 15 sd low: 7 sd, false alarm 2.6e-12
+    assert abs((counts - n * p).sum()) <= 7 * (n * p * (1 - p)).sum().sqrt()
+
+
+def test_where_the_first_byte_does_not_decide_the_bits_are_independent(monkeypatch):
+    def tied(noise: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        noise.view(torch.uint8)[:] = 64
+        noise[:, -1] = torch.arange(len(noise))  # seeds that are as alike as can be
+        return noise
+
+    monkeypatch.setattr(torch.Tensor, "random_", tied)
+    n, p = 2000, 64 / 255
+    bits = draw_bits(torch.full((n, 500), 64, dtype=torch.uint8)).double() - p
+    # the mean, and the correlation with the next column, the next row and the one across: 7 sd each, false alarm 1.1e-11
+    for other in (torch.ones_like(bits), bits.roll(1, 1), bits.roll(1, 0), bits.roll((1, -1), (0, 1))):
+        scale = other.square().mean().sqrt() * math.sqrt(p * (1 - p) / bits.numel())
+        assert abs((bits * other).mean()) <= 7 * scale
 
 
 def test_a_brighter_grey_is_never_a_darker_bit():

@@ -13,6 +13,7 @@ import pytest
 import torch
 from instances import EVENT, FREE_BITS, LATENT, OBJECTIVES, SMALL, bits, make_likelihoods, make_posteriors, make_priors
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import taut
 from taut import likelihoods, posteriors, priors
@@ -129,6 +130,22 @@ def test_recorded_step_clips_as_the_eager_one_does(clip_norm: float) -> None:
     did = assert_same(Learner(model(), taut.ELBO(), dataclasses.replace(CONFIG, clip_norm=clip_norm)), [bits(6)])
     moment = torch.cat([v.flatten() for k, v in did.items() if k.endswith("exp_avg")])
     assert float(moment.norm()) == pytest.approx(1e-4, rel=1e-6) if clip_norm < 1 else 1e-3 < float(moment.norm()) < 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.isnan,
+        torch.nan_to_num,
+        lambda x: x.nan_to_num(0.0, torch.inf, -torch.inf),
+        lambda x: x.nan_to_num(2.0, torch.inf, -torch.inf),
+        lambda x: x.nan_to_num(2.0, 3.0, -torch.inf),
+        lambda x: x.nan_to_num(2.0, torch.inf, -4.0),
+    ],
+)
+def test_what_is_recorded_in_another_form_has_the_same_values(function: Any) -> None:
+    x = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf, -0.0])
+    assert torch.equal(make_fx(function, step.FASTER)(x)(x), function(x))
 
 
 def test_recorded_step_leaves_frozen_parts_alone() -> None:

@@ -55,7 +55,7 @@ class _Product(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             _multiply(gradient, weight.T, None) if needs_x else None,  # differentiable itself, where that is asked for
-            _multiply(gradient.T, x.T, None) if needs_weight else None,
+            _multiply(gradient.T.contiguous(), x.T, None) if needs_weight else None,  # a copy that is fused, when compiled
             gradient.sum(0) if needs_bias else None,
         )
 

@@ -45,7 +45,7 @@ class Observed(Independent[Distribution]):
         # Asking costs less than the mask, but on an accelerator it would wait, and a step that is being recorded has no answer.
         if value.device.type == "cpu" and get_proxy_mode() is None and not value.sum().isnan():
             return self.base_dist.log_prob(value)
-        missing = torch.ne(value, value)  # isnan, which torch's compiler computes number by number
+        missing = value.isnan()
         fill = torch.as_tensor(self.fill, dtype=value.dtype, device=value.device)
         return torch.where(missing, 0.0, self.base_dist.log_prob(torch.where(missing, fill, value)))
 

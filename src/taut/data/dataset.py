@@ -295,21 +295,40 @@ def _other_width(shape: tuple[int, ...], schema: Schema, where: str) -> str:
 
 
 def draw_bits(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Returns bits, each 1 with its own probability p, in torch's default dtype.
-
-    A byte x means p = x / 255, and r uniform on 0..254 is below x exactly that often (but for the 2^-32 of torch's
-    modulo of 32 random bits); a float is p itself.
-    """
-    if x.dtype == torch.uint8:
-        bits = torch.empty_like(x).random_(0, 255, generator=generator) < x
+    """Returns bits, each 1 with its own probability p, in torch's default dtype: a byte x means p = x / 255, a float p itself."""
+    if x.dtype == torch.uint8 and x.device.type == "cpu":
+        bits = torch.from_numpy(_bits_of_bytes(x, generator).view(np.uint8))  # torch widens bytes faster than booleans
     else:
-        bits = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator) < x
+        p = x / 255 if x.dtype == torch.uint8 else x
+        bits = torch.rand(p.shape, dtype=p.dtype, device=p.device, generator=generator) < p
     return bits.to(torch.get_default_dtype())
+
+
+def _bits_of_bytes(x: torch.Tensor, generator: torch.Generator | None) -> np.ndarray:
+    """Returns bits of probability x / 255, from one random byte each.
+
+    In base 256, x / 255 is 0.xxx...: a uniform number is below it if its first digit is below x, and where that digit is x the
+    next ones decide. Those come from one more number for each row, by the generator of Steele, Lea and Flood (2014).
+    """
+    grey = x.reshape(len(x), math.prod(x.shape[1:])).numpy()
+    words = math.ceil(grey.shape[1] / 8)
+    noise = torch.empty(len(x), words + 1, dtype=torch.int64).random_(-(2**63), None, generator=generator).numpy()
+    digits = noise.view(np.uint8)[:, : grey.shape[1]]
+    bits = digits < grey
+    tie = np.flatnonzero(digits == grey)
+    if len(tie):
+        row, column = np.divmod(tie, grey.shape[1])
+        state = noise[row, words].view(np.uint64) + (column + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+        state ^= state >> np.uint64(31)
+        bits[row, column] = (state >> np.uint64(11)) * 2.0**-53 < grey[row, column] / 255
+    return bits.reshape(x.shape)
 
 
 def batch(data: Rows, index: torch.Tensor, binarize: bool = False, generator: torch.Generator | None = None) -> torch.Tensor:
     """Returns the rows ``index`` of ``data`` in torch's default dtype, binarised anew if asked."""
-    rows = data[index]
+    rows = data.index_select(0, index) if isinstance(data, torch.Tensor) else data[index]  # a tenth of the time of data[index]
     return draw_bits(rows, generator) if binarize else rows.to(torch.get_default_dtype())
 
 

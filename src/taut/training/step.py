@@ -43,6 +43,20 @@ BETAS, EPS = (0.9, 0.999), 1e-8  # AdamW's own defaults
 AGREEMENT = 1e-2  # of what two steps do in either form, relative to its norm: rounding is far below, other noise far above
 
 
+def _isnan(x: Tensor) -> Tensor:
+    return x.ne(x)
+
+
+def _nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+    y, most = torch.where(x.ne(x), nan or 0.0, x), torch.finfo(x.dtype).max
+    for found, value in ((math.inf, most if posinf is None else posinf), (-math.inf, -most if neginf is None else neginf)):
+        y = y if value == found else torch.where(x.eq(found), value, y)
+    return y
+
+
+# What torch's compiler computes number by number, in a form that it computes sixteen at a time.
+FASTER: dict[Any, Callable[..., Any]] = {torch.ops.aten.isnan.default: _isnan, torch.ops.aten.nan_to_num.default: _nan_to_num}
+
 # What was compiled, by model: a graph takes all tensors as arguments, and so serves every learner of a model like it.
 _GRAPHS: WeakKeyDictionary[Model, dict[Any, Callable[..., Any]]] = WeakKeyDictionary()
 
@@ -215,7 +229,7 @@ class Learner:
         tensors = [*self._tensors(), x, _scalars(0.0, 0.0, 0.0)]
         try:
             with untouched(), self.interval():
-                graph = make_fx(self._recorded, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+                graph = make_fx(self._recorded, FASTER, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
         except (DataDependentOutputException, GuardOnDataDependentSymNode):
             raise CannotCompileError("a part of it depends on the numbers in a tensor") from None
         return graph
@@ -267,19 +281,21 @@ class Learner:
             clip = (norm / self.config.clip_norm).clamp(min=1.0).float()  # as the fused optimizer wants it
             taken = steps + finite
             correction1, correction2 = (1 - beta ** taken.double() for beta in BETAS)
-            unclip, unbias = 1 / clip.double(), 1 / correction2.sqrt()  # a division costs as much as all else of an element
+            kept = 1 - rate * self.config.weight_decay
+            numbers = 1 / clip.double(), 1 / correction2.sqrt(), rate / correction1, kept, finite.double(), 1 - decay
+            factors = torch.stack(numbers)  # computed once a step: a bare scalar is worked out anew for every 16 elements
             for w, m, v, g in zip(weights, first, second, gradients, strict=True):
                 if g is None:  # as in torch's own: a weight without a gradient stays
                     continue
-                g = g * unclip.to(w.dtype)
+                unclip, unbias, size, kept, valid, _ = factors.to(w.dtype).unbind()
+                g = g * unclip
                 new_m, new_v = torch.lerp(m, g, 1 - BETAS[0]), BETAS[1] * v + (1 - BETAS[1]) * g.square()
-                update = (rate / correction1).to(w.dtype) * new_m / (new_v.sqrt() * unbias.to(w.dtype) + EPS)
-                new_w = w * (1 - rate * self.config.weight_decay).to(w.dtype) - update
+                new_w = w * kept - size * new_m / (new_v.sqrt() * unbias + EPS)
                 for old, new in ((w, new_w), (m, new_m), (v, new_v)):
-                    old.copy_(torch.where(finite, new, old))
+                    old.copy_(torch.where(valid > 0, new, old))
             for group in averaged:
                 for a, w in zip(group, weights, strict=True):
-                    a.copy_(torch.lerp(a, w, (1 - decay).to(w.dtype)))
+                    a.add_((w - a) * factors[-1].to(w.dtype))
             steps.copy_(taken)
             total += torch.where(finite, value, 0.0)
             skipped += ~finite
