@@ -269,7 +269,7 @@ class Learner:
         steps, *fixed = rest[len(groups) * count :]
         names = [n for n, p in self.module.named_parameters() if p.requires_grad]
         leaves = [w.detach().requires_grad_() for w in weights]
-        given = dict(zip(names, map(_for_convolutions, leaves), strict=True)) | dict(zip(self._fixed(), fixed, strict=True))
+        given = dict(zip(names, leaves, strict=True)) | dict(zip(self._fixed(), fixed, strict=True))
         rate, decay, progress = scalars.unbind()
         bound: Bound = functional_call(self.module, given, (x, progress))
         loss, value = -bound.surrogate.mean(), bound.value.mean()
@@ -340,11 +340,6 @@ def _networks_in(module: nn.Module, precision: str) -> Iterator[None]:
 def _in_bfloat16(forward: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
     with torch.autocast(x.device.type, torch.bfloat16):
         return forward(x, *rest).to(torch.get_default_dtype())
-
-
-def _for_convolutions(weight: Tensor) -> Tensor:
-    """Returns a weight in the layout in which compiled convolutions are fastest: channels last."""
-    return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
 
 
 def _scalars(rate: float, decay: float, progress: float) -> Tensor:
