@@ -2111,6 +2111,20 @@ MUTANTS = [
         f"{MEMORY}::test_chunks_are_halved_from_then_on",
     ),
     Mutant(
+        "compiled step: its average is not compared",
+        "training/step.py",
+        "[*trial.trainable, *trial.averaged] for",
+        "[*trial.trainable, *trial.trainable] for",
+        f"{STEP}::test_a_compiler_that_makes_a_mistake_is_found_out",
+    ),
+    Mutant(
+        "memory: only the innermost group has a limit",
+        "memory.py",
+        "for group in (folder, *folder.parents):",
+        "for group in (folder,):",
+        f"{MEMORY}::test_available_memory_is_what_the_limits_of_a_container_leave",
+    ),
+    Mutant(
         "memory: a resumed run begins with whole batches",
         "training/checkpoint.py",
         'if f.name != "tensors"}',

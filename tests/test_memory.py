@@ -401,6 +401,36 @@ def test_the_command_ends_with_the_code_of_memory(tmp_path: Path, monkeypatch: p
 
 def test_available_memory_is_what_the_kernel_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:  24684092 kB\nMemFree:  100 kB\nMemAvailable:   2000 kB\n")
+    monkeypatch.setattr("taut.memory.OWN_GROUPS", tmp_path / "none")
     for file, value in (("meminfo", 2_048_000), ("nothing", None)):
         monkeypatch.setattr("taut.memory.MEMINFO", tmp_path / file)
         assert available() == value
+
+
+@pytest.mark.parametrize(
+    ("line", "files"),
+    [
+        ("0::/jobs/7", ("", "memory.max", "memory.current", "inactive_file")),
+        ("3:cpuset:/\n4:memory:/jobs/7", ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_available_memory_is_what_the_limits_of_a_container_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: tuple[str, ...]
+) -> None:
+    place, limit, used, cache = files
+    (tmp_path / "meminfo").write_text("MemAvailable:   2000 kB\n")
+    (tmp_path / "own").write_text(f"1:cpu:/\n{line}\n")
+    for name, own in (("MEMINFO", "meminfo"), ("OWN_GROUPS", "own"), ("GROUPS", "groups")):
+        monkeypatch.setattr(f"taut.memory.{name}", tmp_path / own)
+    job = tmp_path / "groups" / place / "jobs" / "7"
+    job.mkdir(parents=True)
+    for group, most in ((job, "max"), (job.parent, "90000")):
+        (group / limit).write_text(f"{most}\n")
+        (group / used).write_text("60000\n")
+        (group / "memory.stat").write_text(f"anon 1\n{cache} 500\nactive_file 7\n")
+    assert available() == 90_000 - 60_000 + 500
+    (job / limit).write_text("60001\n")
+    assert available() == 501
+    for group in (job, job.parent):
+        (group / limit).write_text("9223372036854771712\n")  # version 1 for no limit
+    assert available() == 2_048_000

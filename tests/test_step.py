@@ -252,13 +252,13 @@ def test_a_compiled_step_that_is_not_the_eager_one_is_refused(monkeypatch: pytes
     Learner(model(), taut.ELBO(), CONFIG).compile(bits(6))  # and a usual one is not
 
 
-@pytest.mark.parametrize("wrong", ["rate", "data", "bound", "last weights", "nothing"])
+@pytest.mark.parametrize("wrong", ["rate", "decay", "data", "bound", "last weights", "nothing"])
 def test_a_compiler_that_makes_a_mistake_is_found_out(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def compiled(graph: Any, *_: Any, **__: Any) -> Any:
         def call(*tensors: Tensor) -> None:
             *state, total, skipped, x, scalars = tensors
             x = x.flip(1) if wrong == "data" else x
-            scalars = scalars * torch.tensor([0.9, 1.0, 1.0]) if wrong == "rate" else scalars
+            scalars = scalars * torch.tensor([1.0 - 0.1 * (wrong == "rate"), 1.0 - 0.1 * (wrong == "decay"), 1.0])
             graph(*state, total, skipped, x, scalars)
             total += wrong == "bound"
             if wrong == "last weights" and scalars[2] > 0:  # which no later gradient shows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,12 @@ __all__ = ["Chunks", "available", "check_fits", "out_of_memory"]
 WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 COPIES = 3  # of the data, held at once while they are read, checked and split; 3.6 to 6.2 were measured
 MEMINFO = Path("/proc/meminfo")
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+# The line of a process, where its group is, and the files: the limit, what is used, and the name of what of it can be given back.
+GROUP_VERSIONS = (
+    ("0::", "", "memory.max", "memory.current", "inactive_file"),
+    (r"\d+:[\w,]*memory[\w,]*:", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 T = TypeVar("T")
 
 
@@ -59,7 +66,23 @@ def available() -> int | None:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
     except OSError:
         return None
-    return None if found is None else 1024 * int(found[1])
+    return None if found is None else min([1024 * int(found[1]), *_left_in_groups()])
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Yields what is left of each limit that a container or a batch system has set: control groups of Linux."""
+    try:
+        own = OWN_GROUPS.read_text()
+    except OSError:
+        return
+    for line, place, limit, used, cache in GROUP_VERSIONS:
+        for path in re.findall(rf"^{line}/(.*)$", own, re.MULTILINE):
+            folder = GROUPS / place / path
+            for group in (folder, *folder.parents):
+                with suppress(OSError, ValueError):  # no such file above the last group, and "max" where there is no limit
+                    free = int((group / limit).read_text()) - int((group / used).read_text())
+                    found = re.search(rf"^{cache} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+                    yield free + (0 if found is None else int(found[1]))
 
 
 def check_fits(num_bytes: int, where: str, mend: str) -> None:

@@ -312,8 +312,9 @@ class Learner:
         # The moments are linear in the gradients; in the update a rounding can turn the sign where a gradient is nearly zero.
         eager, compiled = ([trial.optimizer.state[w]["exp_avg"] for w in trial.trainable] for trial in trials)
         apart = [e - c for e, c in zip(eager, compiled, strict=True)]
-        weights = [w - v for w, v in zip(*(trial.trainable for trial in trials), strict=True)]
-        moved = [w - v for w, v in zip(trials[0].trainable, self.trainable, strict=True)]
+        kept = [[*trial.trainable, *trial.averaged] for trial in trials]
+        weights = [w - v for w, v in zip(*kept, strict=True)]
+        moved = [w - v for w, v in zip(kept[0], [*self.trainable, *self.averaged], strict=True)]
         off = [_norm(apart) / _norm(eager), _norm(weights) / _norm(moved)]
         bounds = [float(trial.total) for trial in trials]
         if not (all(each <= AGREEMENT for each in off) and math.isclose(*bounds, rel_tol=AGREEMENT)):
