@@ -43,6 +43,7 @@ VARIANTS = {
     "rate 5e-4": Variant({"learning_rate": 5e-4}),
     "rate 1e-3": Variant({"learning_rate": 1e-3}),
     "rate 4e-3": Variant({"learning_rate": 4e-3}),
+    "rate 8e-3": Variant({"learning_rate": 8e-3}),
     "constant rate": Variant({}, "constant"),
     "batches of 64": Variant({"batch_size": 64}),
     "batches of 256": Variant({"batch_size": 256}),

@@ -2118,6 +2118,13 @@ MUTANTS = [
         f"{STEP}::test_a_compiler_that_makes_a_mistake_is_found_out",
     ),
     Mutant(
+        "rate: a given one gives way to the usual one",
+        "fitting.py",
+        "building.usual_rate(data) if rate is None else rate",
+        "building.usual_rate(data)",
+        BUILD,
+    ),
+    Mutant(
         "memory: only the innermost group has a limit",
         "memory.py",
         "for group in (folder, *folder.parents):",

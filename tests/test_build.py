@@ -10,8 +10,9 @@ import torch
 
 import taut
 from taut import build as building
-from taut.config import ModelConfig
+from taut.config import Config, ModelConfig, TrainingConfig
 from taut.data import Schema, prepare
+from taut.fitting import assemble
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2, (60, 5, 6)).astype(np.uint8)
@@ -99,6 +100,19 @@ def test_a_likelihood_that_does_not_know_gaps_is_refused() -> None:
 def test_gaps_ask_for_a_bound_of_several_samples() -> None:
     assert building.usual_objective(Schema("real", (4,), 0.0, 1.0, missing=True)) == "DReG(num_samples=8)"
     assert building.usual_objective(Schema("real", (4,), 0.0, 1.0)) == "ELBO()"
+
+
+@pytest.mark.parametrize(
+    ("rows", "form", "rate"), [(10_000, "bits", 4e-3), (9_999, "bits", 2e-3), (10_000, "levels", 4e-3), (10_000, "real", 2e-3)]
+)
+def test_many_images_get_a_larger_rate_and_a_given_rate_stays(rows: int, form: str, rate: float) -> None:
+    x = {"bits": RNG.integers(0, 2, (rows, 3)), "levels": RNG.integers(0, 9, (rows, 3)), "real": RNG.normal(size=(rows, 3))}[form]
+    data = prepare(x, validation_fraction=0.0, test_fraction=0.0)
+    assert len(data.train) == rows
+    for given, expected in ((None, rate), (0.0, 0.0), (1e-3, 1e-3)):
+        config = Config(training=TrainingConfig(learning_rate=given))
+        assert assemble(data, config)[0].training.peak == expected
+    assert TrainingConfig().peak == 2e-3
 
 
 def test_large_images_get_convolutions_and_small_data_few_latents() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from taut import likelihoods, objectives, posteriors, priors
-from taut.config import ModelConfig
+from taut.config import LEARNING_RATE, ModelConfig
 from taut.data import Dataset, Rows, Schema, batch, blocks
 from taut.errors import DataError, UsageError, shown
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
@@ -45,6 +45,7 @@ _FILLED = (
 
 # A table of frequencies larger than this (entries) is not made: levels of large images are modelled without one.
 MAX_FREQUENCIES = 50_000_000
+MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
 class Statistics(NamedTuple):
@@ -315,6 +316,11 @@ def _network(spec: str) -> Any:
 def usual_objective(schema: Schema) -> str:
     """Returns what is maximised unless a person says otherwise."""
     return "DReG(num_samples=8)" if schema.missing else "ELBO()"
+
+
+def usual_rate(data: Dataset) -> float:
+    """Returns the peak of the learning rate unless a person says otherwise."""
+    return LEARNING_RATE * (2 if data.schema.kind in ("binary", "levels") and len(data.train) >= MANY else 1)
 
 
 def build_objective(objective: Objective | str) -> Objective:

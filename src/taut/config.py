@@ -25,6 +25,9 @@ from taut.spec import nearest
 __all__ = ["Config", "DataConfig", "ModelConfig", "TrainingConfig", "gather"]
 
 
+LEARNING_RATE = 2e-3
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """How the data are read.
@@ -108,7 +111,8 @@ class TrainingConfig:
             tables, whose steps are small).
         minutes: Time for training, anew when it is resumed; the passes that fit in are measured before the first step, so that
             the schedule is known.
-        learning_rate: Peak of the schedule: a linear warm-up over the first 2 %, then a cosine to zero.
+        learning_rate: Peak of the schedule: a linear warm-up over the first 2 %, then a cosine to zero. By default 2e-3, and 4e-3
+            for 10,000 training data or more of bits or levels, images for the most part (``benchmarks/study.py``).
         weight_decay: AdamW's; 0 maximises the objective and nothing else.
         clip_norm: Largest norm of the gradient of the mean over a batch, in nats per unit; longer ones are scaled down to it.
         averaging: Decay of the running average of the weights that is validated and kept; 0 keeps the weights themselves.
@@ -128,7 +132,7 @@ class TrainingConfig:
     batch_size: int = 128
     max_epochs: int | None = None
     minutes: float | None = None
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.0
     clip_norm: float = 200.0
     averaging: float = 0.999
@@ -140,6 +144,11 @@ class TrainingConfig:
     precision: str = "float32"
     threads: int | None = None
     seed: int = 0
+
+    @property
+    def peak(self) -> float:
+        """The learning rate; what follows from the data is in the configuration of a run."""
+        return LEARNING_RATE if self.learning_rate is None else self.learning_rate
 
 
 @dataclass(frozen=True)

@@ -167,12 +167,13 @@ def assemble(
     from_file = isinstance(source, str | Path) and kind_of(source) == "Parquet files"
     # Decided once and kept: it sets the order of the batches.
     read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
-    aim = config.training.objective or building.usual_objective(data.schema)
+    aim, rate = config.training.objective or building.usual_objective(data.schema), config.training.learning_rate
+    rate = building.usual_rate(data) if rate is None else rate
     config = dataclasses.replace(
         config,
         model=building.complete(config.model, data.schema),
         data=read,
-        training=dataclasses.replace(config.training, objective=aim),
+        training=dataclasses.replace(config.training, objective=aim, learning_rate=rate),
     )
     objective = building.build_objective(aim)
     statistics = building.summarize(data)
@@ -344,7 +345,7 @@ def tighten(
         "objective": TIGHTENING,
         "max_epochs": None,
         "minutes": None,
-        "learning_rate": old.training.learning_rate * (1.0 if encoder else GENTLE),
+        "learning_rate": old.training.peak * (1.0 if encoder else GENTLE),
         "simulated": 0.5 if len(data.train) < FEW else 0.0,
     }
     merged = _merge(old, defaults | settings)

@@ -208,7 +208,7 @@ def first_batch(data: Dataset, config: TrainingConfig) -> Tensor:
 def _rate(step: int, config: TrainingConfig, state: State) -> float:
     warm = max(1.0, LR_WARMUP * state.total_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * step / state.total_steps))
-    return config.learning_rate * state.lr_scale * min((step + 1) / warm, 1.0) * cosine
+    return config.peak * state.lr_scale * min((step + 1) / warm, 1.0) * cosine
 
 
 @lru_cache(maxsize=2)
@@ -255,7 +255,7 @@ def _roll_back(learner: Learner, data: Dataset, state: State) -> None:
         reason = _diagnose(learner, data, state)
         raise DivergedError(
             f"training diverged after step {state.step}: {reason}; {MAX_ROLLBACKS} rollbacks at half the rate each "
-            f"did not help (last rate {learner.config.learning_rate * state.lr_scale:.2g}). The weights of step {state.step} are "
+            f"did not help (last rate {learner.config.peak * state.lr_scale:.2g}). The weights of step {state.step} are "
             "kept. Try a lower learning rate, or look for extreme values in the data with `taut check`"
         )
     _restore(state.tensors, learner)
