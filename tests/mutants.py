@@ -2125,6 +2125,20 @@ MUTANTS = [
         BUILD,
     ),
     Mutant(
+        "pace: weights stay laid out for the form that was not taken",
+        "training/pace.py",
+        "compiled.lay_out(torch.contiguous_format)",
+        "pass",
+        f"{STEP}::test_convolutions_are_laid_out_for_the_form_of_the_step",
+    ),
+    Mutant(
+        "compiled step: a graph that is known gets weights in another layout",
+        "training/step.py",
+        "        self.lay_out(torch.channels_last)\n        if key in known:\n            self._graph = known[key]\n            return\n",
+        "        if key in known:\n            self._graph = known[key]\n            return\n        self.lay_out(torch.channels_last)\n",
+        f"{STEP}::test_convolutions_are_laid_out_for_the_form_of_the_step",
+    ),
+    Mutant(
         "memory: only the innermost group has a limit",
         "memory.py",
         "for group in (folder, *folder.parents):",

@@ -6,9 +6,11 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import instances
+import numpy as np
 import pytest
 import torch
 from instances import EVENT, FREE_BITS, LATENT, OBJECTIVES, SMALL, bits, make_likelihoods, make_posteriors, make_priors
@@ -250,6 +252,42 @@ def test_a_compiled_step_that_is_not_the_eager_one_is_refused(monkeypatch: pytes
     with pytest.raises(CannotCompileError, match="is not the eager one"):
         Learner(m, taut.ELBO(), CONFIG).compile(bits(6))
     Learner(model(), taut.ELBO(), CONFIG).compile(bits(6))  # and a usual one is not
+
+
+def images_model() -> taut.VAE:
+    encoder, decoder = (partial(part, channels=2) for part in (taut.ConvEncoder, taut.ConvDecoder))
+    posterior = posteriors.DiagonalNormal((16, 16), 2, encoder=encoder)
+    return taut.VAE(priors.StandardNormal(2), likelihoods.Bernoulli((16, 16), 2, decoder=decoder), posterior)
+
+
+def layouts(learner: Learner) -> set[bool]:
+    """Returns whether weights of convolutions, averages and moments are channels last."""
+    moments = [s for p in learner.trainable for s in learner.optimizer.state[p].values()]
+    tensors = [t for t in (*learner.trainable, *learner.averaged, *moments) if t.dim() == 4 and t.shape[1] > 1]
+    return {t.is_contiguous(memory_format=torch.channels_last) for t in tensors}
+
+
+def test_convolutions_are_laid_out_for_the_form_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randint(0, 2, (6, 16, 16)).to(torch.get_default_dtype())
+    m = images_model()
+    learner = Learner(m, taut.ELBO(), CONFIG)
+    eager = run(learner.twin(), [x, x])
+    assert layouts(learner) == {False}
+    monkeypatch.setattr("torch._inductor.compile", lambda *_, **__: 1 / 0)
+    with pytest.raises(CannotCompileError):
+        learner.compile(x)
+    assert layouts(learner) == {False}
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
+    for each in (learner, Learner(m, taut.ELBO(), CONFIG)):  # the second takes what the first has compiled
+        each.compile(x)
+        assert layouts(each) == layouts(each.twin()) == {True}
+        for name, value in run(each.twin(), [x, x], each._graph).items():
+            torch.testing.assert_close(value, eager[name], rtol=1e-10, atol=1e-10)
+    monkeypatch.setattr(pace, "_seconds", lambda learner, *_: 1.0 + (learner._graph is not None))
+    monkeypatch.setattr(pace, "_overhead", lambda *_: 1.0)
+    data = prepare(x.repeat(2, 1, 1).numpy().astype(np.uint8), validation_fraction=0.0, test_fraction=0.0)
+    chosen, note = choose(m, taut.ELBO(), data, dataclasses.replace(CONFIG, threads=1, batch_size=6, max_epochs=100))
+    assert (chosen.compile, layouts(Learner(m, taut.ELBO(), CONFIG))) == ("off", {False}), note
 
 
 @pytest.mark.parametrize("wrong", ["rate", "decay", "data", "bound", "last weights", "nothing"])

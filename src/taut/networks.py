@@ -101,13 +101,6 @@ class MLP(Network):
         return self.layers(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)
 
 
-def _channels_last(convolutions: nn.Sequential) -> nn.Sequential:
-    """Returns the same with weights in the layout in which convolutions are fastest on a processor, and Adam beside them."""
-    for p in convolutions.parameters():
-        p.data = p.data.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p.data
-    return convolutions
-
-
 class ConvEncoder(Network):
     """Creates a convolutional encoder for images of any size, (H, W), (H, W, C) or (C, H, W).
 
@@ -137,7 +130,7 @@ class ConvEncoder(Network):
         layers: list[nn.Module] = []
         for a, b in zip([image_channels, *widths[:-1]], widths, strict=True):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), _activation(activation)]
-        self.convolutions = _channels_last(nn.Sequential(*layers))
+        self.convolutions = nn.Sequential(*layers)
         self.head = Affine(widths[-1] * math.prod(sides[-1]) + context_dim, math.prod(out_shape))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -186,7 +179,7 @@ class ConvDecoder(Network):
             padding = tuple(t - (2 * s - 1) for t, s in zip(target, side, strict=True))
             layers += [_activation(activation), nn.ConvTranspose2d(last, out, 3, 2, 1, output_padding=padding)]  # type: ignore[arg-type]
             side, last = target, out
-        self.convolutions = _channels_last(nn.Sequential(*layers))
+        self.convolutions = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         features = _join(_flatten(x, len(self.in_shape)), context)

@@ -92,6 +92,8 @@ def choose(model: Model, objective: Objective, data: Dataset, config: TrainingCo
             measured[name] = _seconds(compiled.twin(), data)
             if config.compile == "on" or measured[name] < CLEARLY * measured[eager]:
                 form = name
+            else:
+                compiled.lay_out(torch.contiguous_format)
     # A training of seconds leaves the same files each time, and so no milliseconds.
     listing = "; ".join(f"{name} {1e3 * s:.3g} ms" for name, s in measured.items()) if len(measured) > 1 else ""
     note = form + (f" ({listing})" if listing else "") + why
