@@ -2134,8 +2134,8 @@ MUTANTS = [
     Mutant(
         "compiled step: a graph that is known gets weights in another layout",
         "training/step.py",
-        "        self.lay_out(torch.channels_last)\n        if key in known:\n            self._graph = known[key]\n            return\n",
-        "        if key in known:\n            self._graph = known[key]\n            return\n        self.lay_out(torch.channels_last)\n",
+        "        self.lay_out(torch.channels_last)\n        if key in known:",
+        "        self.lay_out(torch.contiguous_format if key in known else torch.channels_last)\n        if key in known:",
         f"{STEP}::test_convolutions_are_laid_out_for_the_form_of_the_step",
     ),
     Mutant(
