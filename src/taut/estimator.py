@@ -68,7 +68,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         max_epochs: Passes over the training rows; by default as many as make 20,000 steps, at least 20 and at most 500 (2000 for
             a data frame).
         batch_size: Rows a step.
-        learning_rate: Peak of the schedule.
+        learning_rate: Peak of the schedule; by default as in ``taut fit``.
         validation_fraction: Share held out to watch the training by; the weights that are best on it are kept.
         num_samples: K of ``score_samples`` and ``impute``.
         kind: Of an array: binary, levels, real or count, in place of what is inferred.
@@ -111,7 +111,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         objective: Any = None,
         max_epochs: Any = None,
         batch_size: Any = 128,
-        learning_rate: Any = 2e-3,
+        learning_rate: Any = None,
         validation_fraction: Any = 0.1,
         num_samples: Any = 500,
         kind: Any = None,
