@@ -4,10 +4,11 @@
 
 Bytes are images, binarised anew in each pass, under the network 784-200-200-50 with tanh; a table has taut's own network. A fifth
 of the rows, at most 2,000, are held out by one draw for all trainings, and log p(x) of each is estimated with K = 200. A cell of
-the table is the mean over the seeds of log p(x) less that of the defaults, from the same seed, in nats, and in brackets the least
-and the most of the seeds; the last column is the CPU time of the training, relative to the defaults. What taut does by default
-and has no option for (a cosine, an output that starts at the marginal of the data, batches of one size) is changed inside of it,
-in the process of that training (``peers/study.py``).
+the table is the mean over the seeds of log p(x) less that of the defaults, from the same seed, in nats, with its standard error
+from the held-out rows (another seed's training is not in it) and in brackets the least and the most of the seeds. The last column
+is the CPU time of the training, relative to the defaults. What taut does by default and has no option for (a cosine, an output
+that starts at the marginal of the data, batches of one size) is changed inside of it, in the process of that training
+(``peers/study.py``).
 """
 
 from __future__ import annotations
@@ -64,9 +65,15 @@ def difference(results: list[Result], base: list[Result]) -> str:
     for result in results + base:
         if "error" in result:
             return str(result["error"]).replace("|", "/")
-    gains = [float(np.mean(np.subtract(a["log_evidence"], b["log_evidence"]))) for a, b in zip(results, base, strict=True)]
-    middle = f"{statistics.mean(gains):+.2f}"
+    each = [np.subtract(a["log_evidence"], b["log_evidence"]) for a, b in zip(results, base, strict=True)]
+    gains = [float(gain.mean()) for gain in each]
+    middle = f"{statistics.mean(gains):+.2f} ± {error_of(np.mean(each, 0)):.2f}"  # all seeds have the same rows
     return f"{middle} ({min(gains):+.2f} to {max(gains):+.2f})" if len(gains) > 1 else middle
+
+
+def error_of(values: Any) -> float:
+    """Returns the standard error of the mean of independent numbers."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def cost(results: list[list[Result]], base: list[list[Result]]) -> str:
@@ -82,8 +89,11 @@ def table(results: dict[tuple[str, str], list[Result]], sources: list[str]) -> s
         rows = [results.get((source, name), []) for source in sources]
         base = [results[source, DEFAULTS] if row else [] for source, row in zip(sources, rows, strict=True)]
         if name == DEFAULTS:
-            values = [[float(np.mean(r["log_evidence"])) for r in row if "error" not in r] for row in rows]
-            cells = [f"log p(x) {statistics.mean(v):.2f}" if v else row[0]["error"] for v, row in zip(values, rows, strict=True)]
+            cells = []
+            for row in rows:
+                known = [r["log_evidence"] for r in row if "error" not in r]
+                value = f"log p(x) {np.mean(known):.2f} ± {error_of(np.mean(known, 0)):.2f}" if known else row[0]["error"]
+                cells.append(value)
         else:
             cells = [difference(row, b) if row else "" for row, b in zip(rows, base, strict=True)]
         if any(rows):
@@ -110,8 +120,11 @@ def main() -> None:
     jobs = []
     for source in options.data:
         file, _, key = source.rpartition(":")
-        with np.load(file) as arrays:
-            images = arrays[key].dtype == np.uint8
+        try:
+            with np.load(file) as arrays:
+                images = arrays[key].dtype == np.uint8
+        except (OSError, KeyError, ValueError) as error:
+            sys.exit(f"{source}: {error}; give FILE.npz:KEY")
         job = {"file": str(Path(file).resolve()), "key": key, "threads": 1, "steps": options.steps}
         job |= {"test_rows": options.test_rows, "num_samples": options.num_samples}
         for seed in range(options.seeds):

@@ -214,11 +214,10 @@ class Learner:
                         graph, [*self._tensors(), x, _scalars(0.0, 0.0, 0.0)], options=_options(x.device)
                     )
                 self._verify(graph, x)
-            except CannotCompileError:
-                self.lay_out(torch.contiguous_format)
-                raise
             except Exception as error:  # whatever torch's compiler says: the eager form is always there
                 self.lay_out(torch.contiguous_format)
+                if isinstance(error, CannotCompileError):
+                    raise
                 reason = str(error).strip().partition("\n")[0][:200]
                 raise CannotCompileError(f"{type(error).__name__}: {reason}") from None
         self._graph = known[key] = graph
