@@ -16,6 +16,7 @@ from taut import affine, likelihoods, posteriors, priors
 from taut.affine import FEWEST_ROWS, Affine
 from taut.config import TrainingConfig
 from taut.seeds import set_seed
+from taut.training.graph import record
 from taut.training.step import Learner
 
 pytestmark = pytest.mark.skipif(
@@ -241,7 +242,7 @@ def test_recorded_step_multiplies_with_onednn_as_the_eager_one_does() -> None:
     for part in layers:
         part._onednn = True
     learner, x = Learner(m, taut.ELBO(), TrainingConfig()), bits(FEWEST_ROWS)
-    graph = learner.record(x)
+    graph = record(learner, x)
     products = [node for node in graph.graph.nodes if node.target == torch.ops.taut.product.default]
     assert len(products) == 3 * len(layers) - 1  # each with two gradients, but none of the data
     gradients = []

@@ -26,7 +26,8 @@ from taut.fitting import evaluate, resume, start, train_run
 from taut.memory import COPIES, Chunks, available, check_fits, out_of_memory
 from taut.parallel import Share
 from taut.training import checkpoint
-from taut.training.loop import State, run_steps, train, validate
+from taut.training.graph import Graph, record
+from taut.training.loop import State, first_batch, run_steps, train, validate
 from taut.training.step import Learner
 
 WORDS = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 137438953472 bytes."
@@ -167,10 +168,12 @@ def test_a_compiled_step_goes_on_eagerly(narrow: Any) -> None:
     for fails in (False, True):
         learner, state = Learner(_model(), taut.ELBO(), SETTINGS), State(12)
 
-        def graph(*tensors: Tensor, own: Learner = learner, fails: bool = fails) -> None:
+        recorded = record(learner, first_batch(data, SETTINGS))
+
+        def graph(*tensors: Tensor, own: Learner = learner, recorded: Graph = recorded, fails: bool = fails) -> None:
             if fails and float(own.optimizer.state[own.trainable[0]]["step"]) == 7:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            own.__class__._recorded(own, *tensors)
+            recorded(*tensors)
 
         learner._graph = graph
         bound, skipped = run_steps(learner, data, state, 12)

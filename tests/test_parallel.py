@@ -26,7 +26,9 @@ from taut.config import TrainingConfig
 from taut.data import prepare
 from taut.errors import ParallelError, UsageError
 from taut.parallel import Share
-from taut.training.loop import State, run_steps, validate
+from taut.training import pace
+from taut.training.graph import CannotCompileError
+from taut.training.loop import State, first_batch, run_steps, validate
 from taut.training.step import Learner
 
 
@@ -171,6 +173,7 @@ OBJECTIVES = {
     "score": taut.ScoreFunction(num_samples=2),
     "sticking": taut.StickingTheLanding(num_samples=2),
 }
+Trained = tuple[list[float], np.ndarray, float]
 SETTINGS = TrainingConfig(batch_size=11, learning_rate=1e-2, averaging=0.9, max_epochs=3, patience=10.0)
 
 
@@ -195,12 +198,14 @@ def _data() -> Any:
     return prepare(grey, binarize="dynamic", validation_fraction=0.3, test_fraction=0.0)
 
 
-def _trained(
-    model: taut.VAE, objective: taut.Objective, config: TrainingConfig = SETTINGS
-) -> tuple[list[float], np.ndarray, float]:
+def _trained(model: taut.VAE, objective: taut.Objective, config: TrainingConfig = SETTINGS, recorded: bool = False) -> Trained:
     """Trains for 12 steps; returns the bounds of each step, the weights and the validation bound."""
     bounds = []
     learner = Learner(model, objective, config)
+    if recorded:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
+            learner.compile(first_batch(_data(), config))
     state = State(12)
     for step in range(12):
         state.step = step
@@ -209,23 +214,24 @@ def _trained(
     return bounds, torch.cat([p.detach().flatten() for p in model.parameters()]).numpy(), validation
 
 
-def _trained_by_name(name: str) -> Any:
+def _trained_by_name(name: str, recorded: bool = False) -> Trained:
     if name == "partial":
-        return _trained(_model(Partial), ELBO())
+        return _trained(_model(Partial), ELBO(), recorded=recorded)
     if name == "dropout":
-        return _trained(_model(dropout=0.3), taut.IWAE(num_samples=2))
+        return _trained(_model(dropout=0.3), taut.IWAE(num_samples=2), recorded=recorded)
     if name == "tiny":
-        return _trained(_model(), ELBO(), dataclasses.replace(SETTINGS, batch_size=1))
+        return _trained(_model(), ELBO(), dataclasses.replace(SETTINGS, batch_size=1), recorded)
     if name == "simulated":
-        return _trained(_model(Partial), ELBO(), dataclasses.replace(SETTINGS, simulated=0.5))
-    return _trained(_model(), OBJECTIVES[name])
+        return _trained(_model(Partial), ELBO(), dataclasses.replace(SETTINGS, simulated=0.5), recorded)
+    return _trained(_model(), OBJECTIVES[name], recorded=recorded)
 
 
+@pytest.mark.parametrize("recorded", [False, True], ids=["eager", "recorded"])
 @pytest.mark.parametrize("name", [*OBJECTIVES, "partial", "dropout", "tiny", "simulated"])
-def test_two_processes_train_as_one(two: Ranks, name: str) -> None:
+def test_two_processes_train_as_one(two: Ranks, name: str, recorded: bool) -> None:
     """Steps of 11 rows in shares of 5 and 6, of 1 row and none; in float64, so that only the order of sums differs."""
     alone = _trained_by_name(name)
-    for bounds, weights, validation in two(_trained_by_name, name):
+    for bounds, weights, validation in two(_trained_by_name, name, recorded):
         np.testing.assert_allclose(bounds, alone[0], rtol=1e-9)
         np.testing.assert_allclose(weights, alone[1], rtol=1e-7, atol=1e-9)
         assert validation == pytest.approx(alone[2], rel=1e-7)
@@ -247,6 +253,60 @@ def test_gradients_are_added_up_only_through_the_wrapper(two: Ranks) -> None:
     assert joined[0] == joined[1]
     assert bare[0] != bare[1]
     np.testing.assert_allclose(joined[0], _gradients(False), rtol=1e-9, atol=1e-12)
+
+
+def _uncompiled() -> tuple[str, str]:
+    """Returns why no step is compiled where the first rank alone could, and the form that a training of minutes takes then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph if parallel.main() else 1 / 0)
+        learner = Learner(_model(), ELBO(), SETTINGS)
+        try:
+            learner.compile(first_batch(_data(), SETTINGS))
+            reason = "nothing"
+        except CannotCompileError as error:
+            reason = str(error)
+        patch.setattr(pace, "COMPILING", 0.0)
+        _, note = pace.choose(_model(), ELBO(), _data(), SETTINGS)
+    return reason, note
+
+
+def test_all_processes_compile_or_none(two: Ranks) -> None:
+    """One whose compiler fails would wait for gradients that the others never send."""
+    (first, note), (second, _) = two(_uncompiled)
+    assert (first, second) == ("another process cannot", "ZeroDivisionError: division by zero")
+    assert note == "2 processes, each eager, 1 thread; not compiled: another process cannot"
+
+
+def _form(seconds: float) -> tuple[str, str]:
+    """Returns the form that is chosen where a step takes so many seconds, compiled ones half as many on the first rank alone."""
+
+    def measured(learner: Learner, *_: Any) -> float:
+        compiled = learner._graph is not None and parallel.main()
+        return parallel.on_main(lambda: 0.5 * seconds if compiled else seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
+        patch.setattr(pace, "_seconds", measured)
+        patch.setattr(pace, "_overhead", measured)
+        config, note = pace.choose(_model(), ELBO(), _data(), SETTINGS)
+    return config.compile, note
+
+
+def test_the_form_of_the_step_is_chosen_for_all(two: Ranks) -> None:
+    compiled = "2 processes, each compiled, 1 thread (eager, 1 thread 1e+05 ms; compiled, 1 thread 5e+04 ms)"
+    assert two(_form, 100.0) == [("on", compiled)] * 2
+    assert two(_form, 1e-3) == [("off", "2 processes, each eager, 1 thread")] * 2
+
+
+def _timed() -> tuple[float, float]:
+    learner = Learner(_model(), ELBO(), SETTINGS)
+    return pace._seconds(learner, _data(), 1, 0.0), pace._overhead(learner, first_batch(_data(), SETTINGS)[:2])
+
+
+def test_times_are_those_of_one_process(two: Ranks) -> None:
+    """What is decided by them is then decided alike."""
+    first, second = two(_timed)
+    assert first == second
 
 
 def _refused(name: str) -> str:

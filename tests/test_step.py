@@ -25,9 +25,10 @@ from taut.data import Dataset, prepare
 from taut.errors import UsageError
 from taut.seeds import set_seed
 from taut.training import pace, step
+from taut.training.graph import FASTER, CannotCompileError, record
 from taut.training.loop import State, train
 from taut.training.pace import choose
-from taut.training.step import CannotCompileError, Learner
+from taut.training.step import Learner
 
 IN_THE_GRAPH = ("averaging", "clip_norm", "weight_decay")  # settings that are constants of what is recorded
 CONFIG = TrainingConfig(clip_norm=0.5, weight_decay=0.01, averaging=0.9, learning_rate=0.01)
@@ -65,7 +66,7 @@ def run(learner: Learner, batches: list[Tensor], graph: Any = None) -> dict[str,
 def assert_same(learner: Learner, batches: list[Tensor]) -> dict[str, Tensor]:
     """Checks that the recorded steps do what the eager ones do, and that they do something; returns what they did."""
     eager = run(learner.twin(), batches)
-    recorded = run(learner.twin(), batches, learner.record(batches[0]))
+    recorded = run(learner.twin(), batches, record(learner, batches[0]))
     assert eager.keys() == recorded.keys()
     assert any(not torch.equal(eager[f"{i}.weight"], p) for i, p in enumerate(learner.trainable))
     for name, value in eager.items():
@@ -147,7 +148,7 @@ def test_recorded_step_clips_as_the_eager_one_does(clip_norm: float) -> None:
 )
 def test_what_is_recorded_in_another_form_has_the_same_values(function: Any) -> None:
     x = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf, -0.0])
-    assert torch.equal(make_fx(function, step.FASTER)(x)(x), function(x))
+    assert torch.equal(make_fx(function, FASTER)(x)(x), function(x))
 
 
 def test_recorded_step_leaves_frozen_parts_alone() -> None:
@@ -243,7 +244,7 @@ class Remembering(taut.MLP):
 def test_a_branch_on_a_number_is_not_recorded() -> None:
     m = model(posterior=posteriors.DiagonalNormal(EVENT, LATENT, encoder=Branching))
     with pytest.raises(CannotCompileError, match="depends on the numbers in a tensor"):
-        Learner(m, taut.ELBO(), CONFIG).record(bits(6))
+        record(Learner(m, taut.ELBO(), CONFIG), bits(6))
 
 
 def test_a_compiled_step_that_is_not_the_eager_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

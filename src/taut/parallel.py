@@ -32,8 +32,8 @@ from torch.overrides import TorchFunctionMode
 from taut.errors import ParallelError, UsageError
 
 __all__ = [
-    "Share", "agreed", "check_divisible", "check_same", "claim", "in_order", "indivisible", "is_launched", "launched", "lost",
-    "main", "on_main", "rank", "ranks", "restarts", "share", "shares", "sum_over_ranks", "world", "wrapped",
+    "Share", "agreed", "check_divisible", "check_same", "claim", "divided", "in_order", "indivisible", "is_launched", "launched",
+    "lost", "main", "on_main", "rank", "ranks", "restarts", "share", "shares", "sum_over_ranks", "world", "wrapped",
 ]  # fmt: skip
 
 MINUTES = 30  # without a word from a rank whose machine is gone; a process that dies is noticed at once
@@ -225,6 +225,11 @@ class Share(NamedTuple):
 def share(total: int) -> Share:
     """Returns this rank's share of the rows of a step."""
     return shares(total, world())[rank()]
+
+
+def divided(total: int) -> Share | None:
+    """Returns this rank's share of the rows of a step where there are several processes; one takes them all."""
+    return share(total) if world() > 1 else None
 
 
 def shares(total: int, count: int) -> list[Share]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from taut.model import Model, evaluating
 from taut.objectives import Objective
 from taut.parallel import Share
 from taut.seeds import derive, generator, set_seed, stream, untouched
+from taut.training.graph import CannotCompileError
 from taut.training.step import Learner
 
 __all__ = ["Record", "State", "batch_size", "finish", "first_batch", "run_steps", "train", "validate"]
@@ -82,9 +84,10 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
     learner = Learner(model, objective, config)
     average = learner.average
     best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
-    # Several processes go on eagerly with what one has begun, and so does a training for which memory was too short.
-    if config.compile == "on" and parallel.world() == 1 and state.micro_batches == 1:
-        learner.compile(first_batch(data, config))
+    # A training for which memory was too short goes on eagerly, and so does one that has left the machine with the compiler.
+    if config.compile == "on" and state.micro_batches == 1:
+        with suppress(CannotCompileError):
+            learner.compile(first_batch(data, config))
     if state.tensors:
         _restore(state.tensors, learner)
     else:
@@ -130,7 +133,7 @@ def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tupl
     device = learner.total.device
     size = batch_size(data, config)
     drawn = round(config.simulated * size)
-    own = parallel.share(size) if parallel.world() > 1 else None
+    own = parallel.divided(size)
 
     def take(step: int) -> None:
         set_seed(derive(config.seed, "step", step))

@@ -18,10 +18,11 @@ from taut.data import Dataset
 from taut.errors import UsageError
 from taut.model import Model
 from taut.objectives import Objective
-from taut.parallel import agreed, world
+from taut.parallel import agreed, on_main, world
 from taut.seeds import untouched
+from taut.training.graph import CannotCompileError
 from taut.training.loop import State, batch_size, first_batch, run_steps, validate
-from taut.training.step import CannotCompileError, Learner
+from taut.training.step import Learner
 
 __all__ = ["choose", "plan_steps"]
 
@@ -46,13 +47,12 @@ def choose(model: Model, objective: Objective, data: Dataset, config: TrainingCo
     Fails:
         UsageError: ``compile="on"`` was asked for and is not possible.
     """
-    if world() > 1:  # torchrun gives each process its threads, and DDP works on eager steps
-        if config.compile == "on":
-            raise UsageError("training.compile on: is for one process; leave it away with torchrun")
-        return dataclasses.replace(config, compile="off", threads=torch.get_num_threads()), f"{world()} processes, eager steps"
+    together = ""
+    if world() > 1:  # torchrun gives each process its threads
+        config, together = dataclasses.replace(config, threads=torch.get_num_threads()), f"{world()} processes, each "
     if config.threads is not None and config.compile == "off":
         torch.set_num_threads(config.threads)
-        return config, ""
+        return config, f"{together}eager" if together else ""
     learner = Learner(copy.deepcopy(model), objective, config)
     on_processor = learner.total.device.type == "cpu"
     most = torch.get_num_threads() if config.threads is None else config.threads
@@ -96,7 +96,7 @@ def choose(model: Model, objective: Objective, data: Dataset, config: TrainingCo
                 compiled.lay_out(torch.contiguous_format)
     # A training of seconds leaves the same files each time, and so no milliseconds.
     listing = "; ".join(f"{name} {1e3 * s:.3g} ms" for name, s in measured.items()) if len(measured) > 1 else ""
-    note = form + (f" ({listing})" if listing else "") + why
+    note = together + form + (f" ({listing})" if listing else "") + why
     return dataclasses.replace(config, threads=threads, compile="on" if form.startswith("compiled") else "off"), note
 
 
@@ -124,7 +124,10 @@ def _epochs(data: Dataset, config: TrainingConfig) -> float:
 
 
 def _seconds(learner: Learner, data: Dataset, count: int = 10, at_least: float = 0.2) -> float:
-    """Returns the seconds of a step: the fastest of three runs after one to warm up, each of so many steps or seconds."""
+    """Returns the seconds of a step: the fastest of three runs after one to warm up, each of so many steps or seconds.
+
+    They are those of the first rank, so that all decide alike.
+    """
     trial, best = State(total_steps=10**9), math.inf
     with untouched():
         run_steps(learner, data, trial, 1)
@@ -134,7 +137,7 @@ def _seconds(learner: Learner, data: Dataset, count: int = 10, at_least: float =
                 run_steps(learner, data, trial, count)
                 steps += count
             best = min(best, (time.perf_counter() - start) / steps)
-    return best
+    return on_main(lambda: best)
 
 
 def _overhead(learner: Learner, x: torch.Tensor) -> float:
@@ -143,7 +146,8 @@ def _overhead(learner: Learner, x: torch.Tensor) -> float:
         start = time.perf_counter()
         for _ in range(20):
             learner.step(x, 0.0, 0.0, 0.0)
-        return (time.perf_counter() - start) / 20
+        seconds = (time.perf_counter() - start) / 20
+    return on_main(lambda: seconds)
 
 
 def _doubling(most: int) -> list[int]:
