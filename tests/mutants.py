@@ -583,8 +583,8 @@ MUTANTS = [
     Mutant(
         "run: seed set after initialisation (pythae)",
         "fitting.py",
-        'with stream(config.training.seed, "init"), _going_together():  # before',
-        "with _going_together():  # before",
+        'with stream(config.training.seed, "init"), going_together():  # before',
+        "with going_together():  # before",
         RUN + "::test_the_same_seed_gives_the_same_bits_and_another_does_not",
     ),
     Mutant(
@@ -1463,21 +1463,21 @@ MUTANTS = [
     ),
     Mutant(
         "tighten: the decoder is trained, too",
-        "fitting.py",
+        "tightening.py",
         "    model.prior.requires_grad_(False)\n    model.likelihood.requires_grad_(False)\n",
         "    model.prior.requires_grad_(False)\n",
         TIGHTEN + "::test_the_bound_rises_under_the_same_ceiling[real]",
     ),
     Mutant(
         "tighten: rows that are added start at random",
-        "fitting.py",
+        "tightening.py",
         "torch.zeros_like(tensor[len(source) :])",
         "tensor[len(source) :]",
         TIGHTEN + "::test_it_starts_as_the_posterior_it_came_from",
     ),
     Mutant(
         "tighten: the old posterior is not taken over",
-        "fitting.py",
+        "tightening.py",
         "_take_over(model.posterior, run.model.posterior)",
         "pass",
         TIGHTEN + "::test_it_starts_as_the_posterior_it_came_from",
@@ -2130,6 +2130,27 @@ MUTANTS = [
         "            set_generator_states(before)\n            with own.noise(",
         "            with own.noise(",
         f"{MEMORY}::test_a_step_in_micro_batches_is_the_step",
+    ),
+    Mutant(
+        "memory: what was freed is kept, but for large tensors",
+        "memory.py",
+        "            mallopt(M_MMAP_THRESHOLD, LARGEST)\n",
+        "",
+        f"{MEMORY}::test_what_was_freed_is_kept_unless_a_person_said_how",
+    ),
+    Mutant(
+        "memory: a person's settings of malloc are overruled",
+        "memory.py",
+        'startswith(("MALLOC_", "GLIBC_TUNABLES"))',
+        'startswith("GLIBC_TUNABLES")',
+        f"{MEMORY}::test_what_was_freed_is_kept_unless_a_person_said_how",
+    ),
+    Mutant(
+        "memory: chains that were computed apart are mixed up",
+        "evidence/annealing.py",
+        "zip(*parts, strict=True)",
+        "zip(*parts[::-1], strict=True)",
+        f"{MEMORY}::test_annealing_with_fewer_chains_at_a_time",
     ),
     Mutant(
         "memory: after a compiled step only the first weight has counted",

@@ -23,7 +23,7 @@ LEVELS = [  # imports point upwards in this list, from later to earlier, never b
     {"measure", "report"},
     {"run"},
     {"fitting", "auditing"},
-    {"terminal", "estimator"},
+    {"terminal", "estimator", "tightening"},
     {"cli"},
     {"__main__"},
 ]

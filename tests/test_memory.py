@@ -6,6 +6,10 @@ import dataclasses
 import gzip
 import json
 import math
+import os
+import platform
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from taut.config import Config, TrainingConfig
 from taut.data import prepare
 from taut.errors import OutOfMemoryError, UsageError
 from taut.evidence import importance
+from taut.evidence.annealing import annealing
 from taut.fitting import evaluate, resume, start, train_run
 from taut.memory import COPIES, Chunks, available, check_fits, out_of_memory
 from taut.parallel import Share
@@ -280,6 +285,16 @@ def test_importance_sampling_with_fewer_samples_at_a_time(narrow: Any) -> None:
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True, msg=field.name)
 
 
+def test_annealing_with_fewer_chains_at_a_time(narrow: Any) -> None:
+    x = (torch.rand(3, 5, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    whole = annealing(_model(), x, 7, seed=3, max_temperatures=5)
+    narrow(samples=3 * 3)
+    again = annealing(_model(), x, 7, seed=3, max_temperatures=5)
+    assert Narrow.failures == 2  # 8 and 4 chains of the pilot
+    torch.testing.assert_close(again.log_evidence, whole.log_evidence, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(again.acceptance, whole.acceptance, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("objective", [taut.ELBO(), taut.DReG(num_samples=3), taut.ELBO(beta=2.0)])
 def test_validation_in_smaller_blocks(narrow: Any, objective: taut.Objective) -> None:
     x = torch.bernoulli(torch.full((100, 5), 0.5))
@@ -437,3 +452,32 @@ def test_available_memory_is_what_the_limits_of_a_container_leave(
     for group in (job, job.parent):
         (group / limit).write_text("9223372036854771712\n")  # version 1 for no limit
     assert available() == 2_048_000
+
+
+# --- Enough memory --------------------------------------------------------------------------------------------------------
+
+FAULTS = """
+import resource, torch
+from taut.model import evaluating
+torch.set_num_threads(1)
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        [torch.ones(250_000) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with evaluating(torch.nn.Linear(1, 1)):
+    faults()
+    print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
+@pytest.mark.parametrize("told", [{}, {"MALLOC_TRIM_THRESHOLD_": "100000"}], ids=["by us", "by a person"])
+def test_what_was_freed_is_kept_unless_a_person_said_how(told: dict[str, str]) -> None:
+    """Pages that the system hands out: 8 MB are freed and asked for fifty times, 1,950 pages of 4 KiB each."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))} | told
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
+    pages = int(done.stdout)
+    assert pages > 50_000 if told else pages < 500

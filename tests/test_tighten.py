@@ -24,8 +24,9 @@ import taut
 from taut import storage
 from taut.cli import app
 from taut.errors import StorageError, UsageError
-from taut.fitting import evaluate, resume, tighten, train_run
+from taut.fitting import evaluate, resume, train_run
 from taut.run import Run, data_of, new_data
+from taut.tightening import tighten
 from taut.training import checkpoint
 
 RNG = np.random.default_rng(0)

@@ -538,7 +538,7 @@ def tighten(
     as_json: Json = False,
 ) -> None:
     """Train the posterior on with decoder and prior frozen: the ELBO rises toward the same log p(x)."""
-    from taut.fitting import tighten as tighten_run
+    from taut.tightening import tighten as tighten_run
 
     given: dict[str, Any] = {"objective": objective, "max_epochs": max_epochs, "minutes": minutes, "learning_rate": learning_rate}
     given |= {"batch_size": batch_size, "simulated": simulated, "seed": seed}

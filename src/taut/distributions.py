@@ -43,9 +43,8 @@ class Bernoulli(TorchBernoulli):
         wrong = (1 - 2 * value) * self.logits
         if wrong.requires_grad:
             return -functional.softplus(wrong, threshold=40.0)  # beyond it exp(-40) is below any rounding
-        # The same in fewer passes, in place: evaluations of log p(x) spend much of theirs here.
-        beyond = functional.relu(wrong - 40.0)
-        return wrong.clamp_(max=40.0).exp_().log1p_().add_(beyond).neg_()
+        # In place: evaluations of log p(x) spend much of theirs here, and a new tensor of a megabyte costs more than filling it.
+        return torch.ops.aten.softplus.out(wrong, 1, 40.0, out=wrong).neg_()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Bernoulli:
         return Bernoulli(logits=self.logits.expand(batch_shape), validate_args=False)

@@ -7,8 +7,6 @@ import json
 import math
 import os
 import platform
-import re
-import shutil
 import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -29,18 +27,29 @@ from taut.evidence import Evidence, importance_blocks
 from taut.measure import draw_pictures, measured_part, numbers
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective
-from taut.run import FILES, FORMAT, Run, Source, check_fit, data_of, find_device, read_data, rebuild, run_folder, version
+from taut.run import (
+    FORMAT,
+    Run,
+    Source,
+    check_fit,
+    data_of,
+    find_device,
+    make_folder,
+    read_data,
+    rebuild,
+    run_folder,
+    stem,
+    version,
+)
 from taut.seeds import stream
 from taut.spec import to_spec
 from taut.training import checkpoint
 from taut.training.loop import Record, State, finish, train
 from taut.training.pace import choose, plan_steps
 
-__all__ = ["assemble", "evaluate", "fit", "resume", "start", "tighten", "train_run"]
-
-TIGHTENING = "StickingTheLanding(num_samples=4)"  # its noise vanishes as q approaches the posterior
-FEW = 10_000  # training data that an encoder may learn by heart: half of each batch is then drawn by the model
-GENTLE = 0.2  # share of the rate at which an encoder is trained on: the full rate would first undo what it has learned
+__all__ = [
+    "assemble", "evaluate", "fit", "going_together", "merge", "paced", "resume", "start", "to_device", "train_run", "use_threads",
+]  # fmt: skip
 
 
 def fit(
@@ -92,7 +101,7 @@ def fit(
         settings["test"], test = str(test), None
     threads = torch.get_num_threads()
     try:
-        run, data, state = start(source, out, _merge(config or Config(), settings), parts=parts, test=test)
+        run, data, state = start(source, out, merge(config or Config(), settings), parts=parts, test=test)
         with closing(train_run(run, data, state)) as records:
             for _ in records:
                 pass
@@ -120,15 +129,15 @@ def start(
         raise UsageError("training.simulated is for `taut tighten`: a decoder that learns from its own draws learns nothing")
     device = find_device(config.training.device)
     config, data, model, objective = assemble(source, config, parts=parts, test=test)
-    _use_threads(config)
+    use_threads(config)
     model.to(device)
     left = parallel.on_main(lambda: _left_behind(out, config, data)) if parallel.restarts() else None
     if left is not None and any((left / "checkpoints").glob("step-*")):
         info = storage.read_json(left / "run.json")
         run = Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info)
         return run, data, _last_state(run)
-    path = parallel.on_main(lambda: _make_folder(left or out, data.name, overwrite or left is not None))
-    config, note, state = _paced(model, objective, to_device(data, device), config)
+    path = parallel.on_main(lambda: make_folder(left or out, data.name, overwrite or left is not None))
+    config, note, state = paced(model, objective, to_device(data, device), config)
     info = {
         "format": FORMAT,
         "taut": version(),
@@ -177,9 +186,9 @@ def assemble(
     )
     objective = building.build_objective(aim)
     statistics = building.summarize(data)
-    with stream(config.training.seed, "init"), _going_together():  # before the model is made: its first weights follow the seed
+    with stream(config.training.seed, "init"), going_together():  # before the model is made: its first weights follow the seed
         model = building.build(config.model, data.schema, statistics, parts=parts)
-    with stream(config.training.seed, "check"), _going_together():
+    with stream(config.training.seed, "check"), going_together():
         building.check_parts(model, objective, data, shown(data.name) or "the data")
         parallel.check_divisible(model, objective)
     return config, data, model, objective
@@ -261,7 +270,7 @@ def resume(
     path = run_folder(path)
     run = rebuild(path, trust)
     state = _last_state(run)
-    _use_threads(run.config)
+    use_threads(run.config)
     data = data_of(run, source, test)
     run.model.to(find_device(run.info["device"]))
     return run, data, state
@@ -284,9 +293,7 @@ def _last_state(run: Run) -> State:
 
 def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path | None:
     """Returns the unfinished folder that these processes left before torchrun restarted them, if they made one."""
-    names = (
-        [Path(out)] if out is not None else sorted(Path("runs").glob(f"{_stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
-    )
+    names = [Path(out)] if out is not None else sorted(Path("runs").glob(f"{stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
     if not names or not names[-1].is_dir():
         return None
     path = names[-1]
@@ -300,112 +307,11 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
     return path if info["config"] == asked and info["fingerprint"] == data.fingerprint else None
 
 
-def _paced(model: VAE, objective: Objective, data: Dataset, config: Config) -> tuple[Config, str, State]:
+def paced(model: VAE, objective: Objective, data: Dataset, config: Config) -> tuple[Config, str, State]:
     """Returns the configuration with the pace decided, what was measured, and a training that is to begin."""
     training, note = choose(model, objective, data, config.training)
     steps = plan_steps(model, objective, data, training)
     return dataclasses.replace(config, training=training), note, State(parallel.on_main(lambda: steps))
-
-
-def tighten(
-    run: Run,
-    out: str | Path | None = None,
-    *,
-    posterior: str | None = None,
-    encoder: str | None = None,
-    source: Source | None = None,
-    test: Source | None = None,
-    overwrite: bool = False,
-    **settings: Any,
-) -> tuple[Run, Dataset, State]:
-    """Returns a new run whose posterior is to be trained on under the same decoder and prior, ready for ``train_run``.
-
-    For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from beneath. Where the
-    training data are few, half of each batch is drawn by the model itself (``simulated``): of such data there is no end.
-
-    Args:
-        run: The run, finished.
-        out: The folder to make; by default the next free one below runs/.
-        posterior: Another family. What fits of the old posterior is taken over: a full covariance starts as the diagonal one was.
-        encoder: Another network; its first weights are new.
-        source: The data, where they were an array or have moved.
-        test: The official test set, likewise.
-        overwrite: Whether a run folder that exists is replaced.
-        **settings: Any setting of ``taut.config.TrainingConfig``; the objective is StickingTheLanding() by default.
-
-    Fails:
-        UsageError: a posterior that cannot be reparameterized, or a setting is wrong.
-    """
-    if out is not None and Path(out).resolve() == run.path.resolve():
-        raise UsageError(f"{shown(out)} is the run that is tightened: choose another --out")
-    data = data_of(run, source, test)
-    old = run.config
-    before = {name: run.evaluation()[name] for name in ("elbo", "log_evidence", "inference_gap", "num_samples")}
-    defaults = {
-        "objective": TIGHTENING,
-        "max_epochs": None,
-        "minutes": None,
-        "learning_rate": old.training.peak * (1.0 if encoder else GENTLE),
-        "simulated": 0.5 if len(data.train) < FEW else 0.0,
-    }
-    merged = _merge(old, defaults | settings)
-    config = dataclasses.replace(
-        merged,
-        model=building.complete(
-            dataclasses.replace(old.model, posterior=posterior or old.model.posterior, encoder=encoder or old.model.encoder),
-            data.schema,
-        ),
-    )
-    objective = building.build_objective(config.training.objective or TIGHTENING)
-    with stream(config.training.seed, "init"), _going_together():
-        model = building.build(config.model, data.schema, building.summarize(data))
-        model.prior.load_state_dict(run.model.prior.state_dict())
-        model.likelihood.load_state_dict(run.model.likelihood.state_dict())
-        if encoder is None:
-            _take_over(model.posterior, run.model.posterior)
-    model.prior.requires_grad_(False)
-    model.likelihood.requires_grad_(False)
-    with stream(config.training.seed, "check"), _going_together():
-        building.check_parts(model, objective, data, shown(data.name) or "the data")
-    device = find_device(config.training.device)
-    _use_threads(config)
-    model.to(device)
-    name = run.path.resolve().name
-    path = parallel.on_main(lambda: _make_folder(out, f"{name}-tight", overwrite))
-    config, note, state = _paced(model, objective, to_device(data, device), config)
-    info = {
-        **run.info,
-        "taut": version(),
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "pace": note,
-        "total_steps": state.total_steps,
-        "config": config.to_dict(),
-        "data_seed": run.info.get("data_seed", old.training.seed),
-        "tightened": {"from": name, "before": before},
-    }
-    parallel.on_main(lambda: storage.write_json(path / "run.json", info))
-    return Run(path, config, data.schema, model, objective, info), data, state
-
-
-def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:
-    """Gives a posterior the weights of another one.
-
-    An output layer that has more outputs than the old one takes over the first and starts the others at zero: a Normal with a
-    full covariance lists means and diagonal first, and so starts as the diagonal one it came from.
-    """
-    theirs = old.state_dict()
-    mine = new.state_dict()
-    for name, tensor in mine.items():
-        source = theirs.get(name)
-        if source is None or source.shape[1:] != tensor.shape[1:] or (source.dim() and len(source) > len(tensor)):
-            raise UsageError("the new posterior does not fit the old one's weights: give --encoder too, to start a new one")
-        if source.shape == tensor.shape:
-            mine[name] = source
-        else:
-            mine[name] = torch.cat([source, torch.zeros_like(tensor[len(source) :])])
-    new.load_state_dict(mine)
 
 
 def to_device(data: Dataset, device: torch.device) -> Dataset:
@@ -413,7 +319,7 @@ def to_device(data: Dataset, device: torch.device) -> Dataset:
     return dataclasses.replace(data, train=data.train.to(device), validation=data.validation.to(device))
 
 
-def _merge(config: Config, settings: Mapping[str, Any]) -> Config:
+def merge(config: Config, settings: Mapping[str, Any]) -> Config:
     """Returns the configuration with settings laid over it by their bare names, which are unique across sections."""
     values = config.to_dict()
     sections = {f.name: section for section in values for f in dataclasses.fields(getattr(config, section))}
@@ -426,7 +332,7 @@ def _merge(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 @contextmanager
-def _going_together() -> Iterator[None]:
+def going_together() -> Iterator[None]:
     """Turns the complaints of parts that were wrongly put together into an error of usage."""
     try:
         yield
@@ -442,46 +348,7 @@ def _going_together() -> Iterator[None]:
         ) from error
 
 
-def _make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
-    if out is None:
-        return _next_folder(name)
-    path = Path(out)
-    where = shown(path)
-    try:
-        if path.exists() and not overwrite:
-            raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
-        if path.is_dir() and (inside := {p.name for p in path.iterdir()}):
-            if "run.json" not in inside:
-                raise UsageError(f"{where} is not a run folder, so it is not replaced: choose another --out")
-            if foreign := sorted(n for n in inside - FILES if not n.startswith(".")):
-                raise UsageError(f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or choose another --out")
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {where}: {error.strerror or error}; choose another --out") from None
-    return path
-
-
-def _next_folder(name: str) -> Path:
-    """Makes the next free folder below runs/; two trainings that start at once get two."""
-    stem, number = _stem(name), 1
-    while True:
-        path = Path("runs") / f"{stem}-{number}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another with --out") from None
-        else:
-            return path
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0] or "array"
-
-
-def _use_threads(config: Config) -> None:
+def use_threads(config: Config) -> None:
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
 

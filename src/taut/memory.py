@@ -1,17 +1,24 @@
-"""What is done where memory is short: rows in smaller chunks, with the same numbers; or a word before anything is loaded."""
+"""What is done where memory is short: rows in smaller chunks, with the same numbers; or a word before anything is loaded.
+
+And where there is enough: what was freed is kept for what comes next.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from taut.errors import OutOfMemoryError
 from taut.parallel import Share
 
-__all__ = ["Chunks", "available", "check_fits", "out_of_memory"]
+__all__ = ["Chunks", "available", "check_fits", "keep_freed", "out_of_memory"]
 
 # torch's words: of its allocators on three systems, and of the libraries that an accelerator calls.
 WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
@@ -23,6 +30,8 @@ GROUP_VERSIONS = (
     ("0::", "", "memory.max", "memory.current", "inactive_file"),
     (r"\d+:[\w,]*memory[\w,]*:", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as <malloc.h> has them
+KEPT, LARGEST = 128 * 2**20, 32 * 2**20  # bytes: kept in all, and of one tensor; larger ones go back at once
 T = TypeVar("T")
 
 
@@ -58,6 +67,21 @@ class Chunks:
             first += rows
             if first >= total:
                 return
+
+
+@lru_cache(maxsize=1)
+def keep_freed() -> None:
+    """Has the C library of Linux (glibc) keep some memory that was freed, for this process and from now on.
+
+    By default it gives what is freed at the end of its heap back to the system and asks for it anew: to get a tensor of a
+    megabyte then takes longer than to fill it, and an evaluation makes thousands. Whoever has set ``MALLOC_...`` or
+    ``GLIBC_TUNABLES`` is left alone.
+    """
+    if sys.platform == "linux" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        with suppress(OSError, AttributeError):  # another C library, without this
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_THRESHOLD, LARGEST)
+            mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def available() -> int | None:

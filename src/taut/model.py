@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from taut.features import Condition
+from taut.memory import keep_freed
 from taut.seeds import generator_states, set_generator_states, untouched
 from taut.types import Context, Data, Latent, PerSample
 
@@ -216,6 +217,7 @@ class VAE(Model):
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Puts a module into evaluation mode for a block, whatever happens in it, and then back."""
+    keep_freed()
     was_training = module.training
     module.eval()
     try:

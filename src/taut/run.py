@@ -13,6 +13,8 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +38,8 @@ from taut.spec import parse
 from taut.tasks import context_of, encode, sample
 
 __all__ = [
-    "FILES", "FORMAT", "Run", "Source", "check_fit", "data_of", "find_device", "held_out", "load", "new_data",
-    "read_data", "rebuild", "run_folder", "sample_run",
-    "version",
+    "FILES", "FORMAT", "Run", "Source", "check_fit", "data_of", "find_device", "held_out", "load",
+    "make_folder", "new_data", "read_data", "rebuild", "run_folder", "sample_run", "stem", "version",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -257,6 +258,51 @@ def run_folder(path: str | Path) -> Path:
     if not (path / "run.json").is_file():
         raise UsageError(f"{shown(path)} is no run folder: there is no run.json in it")
     return path
+
+
+def make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
+    """Makes the folder of a new run and returns it: a given one, or the next free one below runs/.
+
+    Fails:
+        UsageError: it cannot be made, or exists and is not to be replaced.
+    """
+    if out is None:
+        return _next_folder(name)
+    path = Path(out)
+    where = shown(path)
+    try:
+        if path.exists() and not overwrite:
+            raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
+        if path.is_dir() and (inside := {p.name for p in path.iterdir()}):
+            if "run.json" not in inside:
+                raise UsageError(f"{where} is not a run folder, so it is not replaced: choose another --out")
+            if foreign := sorted(n for n in inside - FILES if not n.startswith(".")):
+                raise UsageError(f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or choose another --out")
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {where}: {error.strerror or error}; choose another --out") from None
+    return path
+
+
+def _next_folder(name: str) -> Path:
+    """Makes the next free folder below runs/; two trainings that start at once get two."""
+    start, number = stem(name), 1
+    while True:
+        path = Path("runs") / f"{start}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another with --out") from None
+        else:
+            return path
+
+
+def stem(name: str) -> str:
+    """Returns what the folders of runs on some data are called, less their number."""
+    return re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0] or "array"
 
 
 def rebuild(path: Path, trust: Sequence[str]) -> Run:

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints
 
 from taut.evidence.results import Estimate
+from taut.memory import Chunks
 from taut.model import VAE, Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.parallel import in_order
@@ -257,12 +258,17 @@ class _Path:
         if not self.start.batch_shape:
             self.start = self.start.expand(torch.Size((len(x),)))
         self.transform = _unconstrained(support)
+        self.chunks = Chunks(ROWS)  # of chains
 
     def draw(self, num_chains: int) -> _Point:
         return self.at(self.transform.inv(self.start.sample(torch.Size((num_chains,)))))
 
     def at(self, u: Tensor) -> _Point:
         """Returns a point with its densities and gradients: one pass through the decoder and back."""
+        parts = list(self.chunks(len(u), lambda own: self._at(own.of(u))))
+        return parts[0] if len(parts) == 1 else _Point(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _at(self, u: Tensor) -> _Point:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             z = self.transform(u)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from taut import parallel
 from taut.config import TrainingConfig
+from taut.memory import keep_freed
 from taut.model import Model
 from taut.networks import Network
 from taut.objectives import Bound, Objective
@@ -54,6 +55,7 @@ class Learner:
     """
 
     def __init__(self, model: Model, objective: Objective, config: TrainingConfig) -> None:
+        keep_freed()
         self.model, self.objective, self.config = model, objective, config
         self.average = copy.deepcopy(model) if config.averaging else model
         self.module = Step(model, objective)
