@@ -1964,15 +1964,15 @@ MUTANTS = [
     Mutant(
         "Bernoulli: the exponential overflows",
         "distributions.py",
-        "functional.relu(wrong - 40.0)\n        return wrong.clamp_(max=40.0)",
-        "functional.relu(wrong - 400.0)\n        return wrong.clamp_(max=400.0)",
+        "softplus.out(wrong, 1, 40.0,",
+        "softplus.out(wrong, 1, 400.0,",
         LIKELIHOODS,
     ),
     Mutant(
-        "Bernoulli: what lies beyond is taken off below",
+        "Bernoulli: linear too early without gradients, too",
         "distributions.py",
-        "beyond = functional.relu(wrong - 40.0)",
-        "beyond = wrong - 40.0",
+        "softplus.out(wrong, 1, 40.0,",
+        "softplus.out(wrong, 1, 20.0,",
         LIKELIHOODS,
     ),
     Mutant(
