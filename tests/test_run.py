@@ -701,6 +701,13 @@ def test_what_does_not_go_together_is_refused_before_a_folder_is_made(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_pace_that_is_not_possible_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch._inductor.compile", lambda *_, **__: 1 / 0)
+    with pytest.raises(UsageError, match="compile on: not possible"):
+        start(BITS, tmp_path / "run", settings(QUICK | {"compile": "on"}))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folders_are_numbered_and_never_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for file in ("bits.v2.npy", "b c\x1b[31m;rm.npy", "..npy"):

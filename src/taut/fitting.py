@@ -10,7 +10,7 @@ import platform
 import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,12 @@ def start(
         run = Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info)
         return run, data, _last_state(run)
     path = parallel.on_main(lambda: make_folder(left or out, data.name, overwrite or left is not None))
-    config, note, state = paced(model, objective, to_device(data, device), config)
+    try:
+        config, note, state = paced(model, objective, to_device(data, device), config)
+    except UsageError:  # the corrected command finds the folder free
+        with suppress(OSError):
+            parallel.on_main(path.rmdir)
+        raise
     info = {
         "format": FORMAT,
         "taut": version(),
