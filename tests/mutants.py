@@ -2019,6 +2019,20 @@ MUTANTS = [
         f"{PARALLEL}::test_two_processes_train_as_one",
     ),
     Mutant(
+        "compiled step: a run cannot leave the machine with the compiler",
+        "training/loop.py",
+        "with suppress(CannotCompileError):",
+        "with suppress(KeyError):",
+        f"{STEP}::test_a_training_that_was_compiled_elsewhere_goes_on_where_there_is_no_compiler",
+    ),
+    Mutant(
+        "pace: a folder in which nothing began stays",
+        "fitting.py",
+        "parallel.on_main(path.rmdir)",
+        "pass",
+        f"{RUN}::test_a_pace_that_is_not_possible_leaves_no_folder",
+    ),
+    Mutant(
         "ranks, compiled: each keeps its own gradients",
         "training/graph.py",
         "parallel.sum_over_ranks(first(*given))()",

@@ -439,6 +439,22 @@ def test_training_goes_through_the_graph(monkeypatch: pytest.MonkeyPatch) -> Non
     assert weights[0][1] == pytest.approx(weights[1][1], rel=1e-8)
 
 
+def test_a_training_that_was_compiled_elsewhere_goes_on_where_there_is_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst, from a state that compiled steps have made; all as in one that was eager from its start."""
+    weights = []
+    for form in ("off", "on"):
+        torch.manual_seed(1)
+        m, state = model(), State(200)
+        config = dataclasses.replace(CONFIG, compile=form, batch_size=16)
+        monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph)
+        assert next(train(m, taut.ELBO(), dataset(), config, state)).step == 100
+        other = model()  # in another process nothing is known of what was compiled
+        monkeypatch.setattr("torch._inductor.compile", lambda *_, **__: 1 / 0)
+        assert [record.step for record in train(other, taut.ELBO(), dataset(), config, state)] == [200]
+        weights.append(torch.cat([p.detach().flatten() for p in other.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-8, atol=1e-8)
+
+
 def test_a_model_is_compiled_once_for_each_way_to_train_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr("torch._inductor.compile", lambda graph, *_, **__: (calls.append(1), graph)[1])

@@ -137,12 +137,7 @@ def start(
         run = Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info)
         return run, data, _last_state(run)
     path = parallel.on_main(lambda: make_folder(left or out, data.name, overwrite or left is not None))
-    try:
-        config, note, state = paced(model, objective, to_device(data, device), config)
-    except UsageError:  # the corrected command finds the folder free
-        with suppress(OSError):
-            parallel.on_main(path.rmdir)
-        raise
+    config, note, state = paced(path, model, objective, to_device(data, device), config)
     info = {
         "format": FORMAT,
         "taut": version(),
@@ -312,9 +307,14 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
     return path if info["config"] == asked and info["fingerprint"] == data.fingerprint else None
 
 
-def paced(model: VAE, objective: Objective, data: Dataset, config: Config) -> tuple[Config, str, State]:
-    """Returns the configuration with the pace decided, what was measured, and a training that is to begin."""
-    training, note = choose(model, objective, data, config.training)
+def paced(path: Path, model: VAE, objective: Objective, data: Dataset, config: Config) -> tuple[Config, str, State]:
+    """Returns the configuration with the pace decided, what was measured, and a training that is to begin in a new folder."""
+    try:
+        training, note = choose(model, objective, data, config.training)
+    except UsageError:  # the corrected command finds the folder free
+        with suppress(OSError):
+            parallel.on_main(path.rmdir)
+        raise
     steps = plan_steps(model, objective, data, training)
     return dataclasses.replace(config, training=training), note, State(parallel.on_main(lambda: steps))
 

@@ -89,7 +89,7 @@ def tighten(
     model.to(device)
     name = run.path.resolve().name
     path = parallel.on_main(lambda: make_folder(out, f"{name}-tight", overwrite))
-    config, note, state = paced(model, objective, to_device(data, device), config)
+    config, note, state = paced(path, model, objective, to_device(data, device), config)
     info = {
         **run.info,
         "taut": version(),
