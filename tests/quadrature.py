@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import optimize, special, stats
 from scipy.special import expit, gammaln, log_expit, logsumexp
 from torch import Tensor
 
@@ -29,7 +29,7 @@ import taut
 
 Array = np.ndarray
 TOLERANCE = 1e-9  # share of p(x) that all splits together may still move
-FAR = 100.0  # the box of z reaches this far from zero
+FAR = 1000.0  # the box of z reaches this far from zero
 NODES = {1: 10, 2: 5}  # Gauss-Legendre nodes an axis of a cell
 MOST_POINTS = 4_000_000  # evaluations of the decoder for one row
 
@@ -353,49 +353,75 @@ class Oracle:
             z = np.array(list(itertools.product((0.0, 1.0), repeat=self.dim)))
             log_f = self.log_joint(z, x)
             return z, log_f - logsumexp(log_f), float(logsumexp(log_f))
+        # A sum over cells can miss a narrow peak between its points and invents none. So it is
+        # taken twice, over z as it is and in the units of the highest peak, and the larger stands.
+        plain = self._sum(x, np.zeros(self.dim), np.eye(self.dim))
+        near = self._sum(x, *self._peak(x, plain[0][plain[1].argmax()]))
+        return max(plain, near, key=lambda result: result[2])
+
+    def _sum(self, x: Array, center: Array, unit: Array) -> tuple[Array, Array, float]:
+        """Sums over z = center + unit u, cell by cell of u."""
+
+        def values_of(low: Array, high: Array) -> tuple[Array, Array]:
+            points = center + _points(low, high) @ unit.T
+            log_f = self.log_joint(points.reshape(-1, self.dim), x).reshape(len(low), -1)
+            log_size = np.log(high - low).sum(1) + np.linalg.slogdet(unit)[1]
+            return points, log_f + _log_rule(self.dim) + log_size[:, None]
+
         low, high = _first_cells(self.dim)
-        points, values, _ = self._integrate(low, high, x)
-        log_cells = logsumexp(values, axis=1)
+        points, values = values_of(low, high)
         done: list[tuple[Array, Array]] = []
-        spent, total = values.size, float(logsumexp(log_cells))
-        while True:
-            # A cell is split where it may still matter: what it holds, or might hold by its
-            # largest value, is not negligible beside the whole.
-            size = np.prod(high - low, 1)
-            peak = (values - _log_rule(self.dim) - np.log(size)[:, None]).max(1) + np.log(size)
-            peak = peak + np.log(2.0**self.dim)
-            matters = peak > total + math.log(TOLERANCE) - math.log(len(low) + 1)
+        spent, log_cells = values.size, logsumexp(values, axis=1)
+        total = float(logsumexp(log_cells))
+        while len(low):
+            # A cell is split where it may matter: its largest value, over all of it, is not
+            # negligible beside the whole.
+            peak = (values - _log_rule(self.dim)).max(1)
+            matters = peak > total + math.log(TOLERANCE / len(values))
             done.append((points[~matters].reshape(-1, self.dim), values[~matters].ravel()))
-            low, high, parents = low[matters], high[matters], log_cells[matters]
+            parents = log_cells[matters]
+            low, high = _halves(low[matters], high[matters])
             if not len(low):
                 break
-            low, high = _halves(low, high)
-            points, values, _ = self._integrate(low, high, x)
+            points, values = values_of(low, high)
             spent += values.size
             if spent > MOST_POINTS:
                 raise ArithmeticError("the sum over z did not settle")
             log_cells = logsumexp(values, axis=1)
             children = logsumexp(log_cells.reshape(2**self.dim, -1), axis=0)
-            rest = logsumexp(np.concatenate([v for _, v in done])) if done else -np.inf
+            rest = logsumexp(np.concatenate([v for _, v in done]))
             total = float(np.logaddexp(rest, logsumexp(log_cells)))
-            moved = np.abs(np.exp(children - total) - np.exp(parents - total))
+            with np.errstate(over="ignore"):  # of a parent that was far too large
+                moved = np.abs(np.exp(children - total) - np.exp(parents - total))
             settled = np.tile(moved < TOLERANCE / 100, 2**self.dim)
             done.append((points[settled].reshape(-1, self.dim), values[settled].ravel()))
             low, high, log_cells = low[~settled], high[~settled], log_cells[~settled]
             points, values = points[~settled], values[~settled]
-            if not len(low):
-                break
         z = np.concatenate([p for p, _ in done])
         log_f = np.concatenate([v for _, v in done])
         total = float(logsumexp(log_f))
         keep = log_f > total - 60
         return z[keep], log_f[keep] - total, total
 
-    def _integrate(self, low: Array, high: Array, x: Array) -> tuple[Array, Array, Array]:
-        points = _points(low, high)
-        size = np.prod(high - low, 1)
-        log_f = self.log_joint(points.reshape(-1, self.dim), x).reshape(len(low), -1)
-        return points, log_f + _log_rule(self.dim) + np.log(size)[:, None], size
+    def _peak(self, x: Array, start: Array) -> tuple[Array, Array]:
+        """Returns the highest point of log p(x, z) near a start and a unit of length there."""
+
+        def height(z: Array) -> float:
+            return float(self.log_joint(z[None], x)[0])
+
+        options = {"xatol": 1e-10, "fatol": 1e-9, "maxiter": 2000}
+        best = optimize.minimize(lambda z: -height(z), start, method="Nelder-Mead", options=options)
+        top, steps = best.x, np.ones(self.dim)
+        for i, axis in enumerate(np.eye(self.dim)):
+            while -best.fun - height(top + steps[i] * axis) > 0.5 and steps[i] > 1e-12:
+                steps[i] /= 2
+        precision = np.empty((self.dim, self.dim))
+        for i, j in itertools.product(range(self.dim), repeat=2):
+            a, b = steps[i] * np.eye(self.dim)[i], steps[j] * np.eye(self.dim)[j]
+            twice = height(top + a + b) - height(top + a - b) - height(top - a + b)
+            precision[i, j] = -(twice + height(top - a - b)) / (4 * steps[i] * steps[j])
+        size, axes = np.linalg.eigh((precision + precision.T) / 2)
+        return top, axes / np.sqrt(np.maximum(size, 1e-6 * max(size.max(), 1.0)))
 
     # What it says
 
@@ -454,7 +480,7 @@ def _first_cells(dim: int) -> tuple[Array, Array]:
     near = 8.0 if dim == 1 else 6.0
     width = 0.1 if dim == 1 else 0.5
     half = np.arange(0, near + width / 2, width)
-    far = near * (FAR / near) ** (np.arange(1, 13) / 12)
+    far = near * (FAR / near) ** (np.arange(1, 19) / 18)
     edges = np.concatenate([-far[::-1], -half[:0:-1], half, far])
     axes = [np.stack(np.meshgrid(*[e] * dim, indexing="ij"), -1).reshape(-1, dim)
             for e in (edges[:-1], edges[1:])]  # fmt: skip
