@@ -26,6 +26,7 @@ from taut.memory import Chunks, out_of_memory
 from taut.model import Model, evaluating
 from taut.objectives import Objective
 from taut.parallel import Share
+from taut.precision import wide
 from taut.seeds import derive, generator, set_seed, stream, untouched
 from taut.training.graph import CannotCompileError
 from taut.training.step import Learner
@@ -180,7 +181,7 @@ def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int =
             with stream(seed, "validation", first // size), own.noise(objective.num_samples):
                 bound = objective(model, own.of(block))
             target = bound.value if bound.target is None else bound.target
-            return float(bound.value.sum(dtype=torch.float64)), float(target.sum(dtype=torch.float64))
+            return float(wide(bound.value).sum()), float(wide(target).sum())
 
         return list(chunks(len(block), sums))
 
