@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from unittest import mock
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.utils import _foreach_utils
 from torch.overrides import TorchFunctionMode
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -46,9 +46,7 @@ class OnDevice(Tensor):
         return self.inner.tolist()
 
     @classmethod
-    def __torch_dispatch__(
-        cls, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         return run(func, args, dict(kwargs or {}))
 
 
@@ -82,18 +80,14 @@ def run(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
 class _Factories(TorchDispatchMode):
     """Catches the operations that make tensors on the device out of none."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         return run(func, args, dict(kwargs or {}))
 
 
 class _Numbers(TorchFunctionMode):
     """Makes ``torch.tensor`` and ``torch.as_tensor``, which dispatch nothing, reach the device."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
         device = kwargs.get("device")
         made = func in (torch.tensor, torch.as_tensor) and device is not None
@@ -106,7 +100,8 @@ class _Numbers(TorchFunctionMode):
 def no_float64() -> Iterator[torch.device]:
     """Runs a block in which ``DEVICE`` exists, and has the fused optimizers that MPS has."""
     fused = [*_foreach_utils._get_fused_kernels_supported_devices(), DEVICE.type]
-    own = mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: fused)
+    name = "torch.optim.optimizer._get_fused_kernels_supported_devices"
+    own = mock.patch(name, return_value=fused)
     with own, _Numbers(), _Factories():
         yield DEVICE
 
