@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 NUMBER = 300  # inputs a reader
-SECONDS = 10
+SECONDS = 10  # of work for one input
+PATIENCE = 120  # seconds for one on a busy machine
 MEMORY = 2**30  # beyond what the process has when it starts
 SEED = 1
 ROWS = 40
@@ -258,16 +259,17 @@ def fuzz(make: Make, use: Callable[[Path], None], number: int) -> list[str]:
     process = context.Process(target=attack, args=(make, use, number, faults, current))
     process.start()
     found: list[str] = []
-    before = None
+    before, waited = None, 0
     while True:
         try:
-            line = faults.get(timeout=2 * SECONDS)
+            line = faults.get(timeout=1)
         except queue.Empty:
-            if current.value != before and process.is_alive():
-                before = current.value
+            waited = waited + 1 if current.value == before else 0
+            before = current.value
+            if process.is_alive() and waited < PATIENCE:
                 continue
             # No signal reaches Python in a library that hangs.
-            found.append(f"input {current.value}: hangs, or ended with {process.exitcode}")
+            found.append(f"input {before}: hangs, or ended with {process.exitcode}")
             process.kill()
             break
         if line is None:
