@@ -184,7 +184,7 @@ def annealing_blocks(
         z = None if exact is None else exact[here].to(block)
         with torch.no_grad(), frozen(model):
             with stream(seed, "pilot", number):
-                path = _Path(model, block, c, start if isinstance(start, str) else start(here, block, c))
+                path = Path(model, block, c, start if isinstance(start, str) else start(here, block, c))
                 plan = _pilot(path, num_chains, max_temperatures)
             with stream(derive(seed, "annealing"), "reverse" if exact is not None else "forward", number):
                 return _run(path, plan, num_chains, z)
@@ -240,7 +240,7 @@ class _Point(NamedTuple):
         return self.log_joint - self.log_start
 
 
-class _Path:
+class Path:
     """The densities between start and joint for a block of data, over unconstrained u with z = T(u)."""
 
     def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str | Distribution) -> None:
@@ -301,7 +301,7 @@ class _Plan(NamedTuple):
     length: float
 
 
-def _transition(path: _Path, point: _Point, beta: float, step: Tensor, scale: Tensor) -> tuple[_Point, Tensor]:
+def _transition(path: Path, point: _Point, beta: float, step: Tensor, scale: Tensor) -> tuple[_Point, Tensor]:
     """Returns the chains after one Hamiltonian transition that leaves f_beta invariant, and who accepted, (C, B)."""
     size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]  # jitter: no trajectory is periodic
     momentum = torch.randn_like(point.u)
@@ -323,7 +323,7 @@ def _choose(accepted: Tensor, new: _Point, old: _Point) -> _Point:
     return _Point(*(pick(a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _pilot(path: _Path, num_chains: int, max_temperatures: int) -> _Plan:
+def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
     """Walks from start to joint in steps of about equal thermodynamic length, adapting the transitions on the way."""
     point = path.draw(max(num_chains, PILOT_CHAINS))
     scale = path.transform.inv(path.start.sample(torch.Size((100,)))).std(0)
@@ -377,7 +377,7 @@ def _plan(betas: list[float], lengths: list[float], steps: list[Tensor], scales:
     return _Plan([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], length)
 
 
-def _run(path: _Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
+def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
     """Returns the estimate of the chains that run with a plan: forward from the start, or back from exact draws."""
     size = (num_chains, len(path.x))
     log_w, acceptance = (torch.zeros(size, dtype=torch.float64, device=path.x.device) for _ in range(2))

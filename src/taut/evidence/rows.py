@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Independent, MultivariateNormal, constraints
+from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, constraints
 
 from taut.data import Rows
-from taut.evidence.annealing import annealing, support_of
+from taut.evidence.annealing import Path, annealing, support_of
 from taut.evidence.gaps import _family, _fit, is_real
 from taut.evidence.importance import Defensive, Given, Proposal, importance, prior_proposal
 from taut.evidence.results import Estimate, Evidence, some_rows
@@ -47,8 +47,9 @@ SURPRISE = 2.0  # nats by which the prior's estimate must not exceed the posteri
 BLOCK = 128  # rows that climb together
 MAX_ELEMENTS = 2**22  # of x decoded at a time
 PILOT = 500  # samples from which a Gaussian starts
-ROUNDS = 12
-STEPS = 150  # of its ascent
+ROUNDS = 8  # of matching it to weighted samples
+STEPS = 150  # of an ascent
+REACH = 0.5  # first step of the ascent in z
 CHAINS = 16
 TEMPERATURES = 400
 
@@ -256,23 +257,47 @@ class _Ladder:
         return lambda here, x, context: Defensive(proposal(here, x, context), prior(here, x, context))
 
     def best(self, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Returns mean and factor of the best Gaussian of each row, (B, D) and (B, D, D)."""
+        """Returns mean and factor of a Gaussian close to p(z|x) of each row, (B, D) and (B, D, D).
+
+        First the mode is looked for, from what is best of draws from the posterior and the prior; then samples around it are
+        weighted and matched by a Gaussian, and its samples again, until enough of them carry the weight. In many dimensions
+        weighted samples say too little, and the bound is followed by its gradient.
+        """
         x, context = self.given(rows)
         with stream(seed, "best"):
             pilot = self.defended(lambda here, x, context: self.model.encode(x, context))(slice(None), x, context)
+            assert isinstance(pilot, Defensive)
+            prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
+            weight = self.weights(x, context, pilot, z) + pilot.log_prob(z)
+            z = z.gather(0, weight.argmax(0)[None, :, None].expand(1, *z.shape[1:]))
+            loc = self.ascend(x, context, prior, z)
+            factor = torch.diag_embed(prior.sample(torch.Size((100,))).std(0))
             for _ in range(ROUNDS):
+                best = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+                if loc.shape[-1] > CHECKED:
+                    return _fitted(self.model, x, context, best)
+                pilot = Defensive(best, prior, 0.2)
                 z = pilot.sample(torch.Size((PILOT,)))
-                draw = self.model.draw(x, PILOT, context=context, reparameterize=False, posterior=Given(pilot, z))
-                loc, covariance, arrived = _moments(z.double(), draw.log_weight.double())
-                factor = torch.linalg.cholesky(covariance)
-                best = MultivariateNormal(loc.to(z), scale_tril=factor.to(z), validate_args=False)
-                if arrived or z.shape[-1] > CHECKED:
+                mean, covariance, arrived = _moments(z.double(), self.weights(x, context, pilot, z))
+                loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
+                if arrived:
                     break
-                pilot = Defensive(best, pilot.prior, 0.2)
-            if z.shape[-1] > CHECKED:
-                family, _ = _fit(self.model, x, context, _family(best), STEPS, 8)
-                best = family.distribution()
-        return best.mean, best.scale_tril
+        return loc, factor
+
+    def weights(self, x: Tensor, context: Tensor | None, q: Distribution, z: Tensor) -> Tensor:
+        """Returns the log-weights of samples z (K, B, D) of q; one that is no number is none."""
+        draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(q, z))
+        return draw.log_weight.double().nan_to_num(-torch.inf)
+
+    def ascend(self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor) -> Tensor:
+        """Returns where log p(x, z) is large, (B, D), uphill from z, (1, B, D)."""
+        path, z = Path(self.model, x, context, prior), z.clone()
+        optimizer = torch.optim.Adam([z], lr=REACH)
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = REACH * (1 - step / STEPS)
+            z.grad = -path.at(z).grad_joint.nan_to_num(0.0, 0.0, 0.0)
+            optimizer.step()
+        return z[0]
 
     def check(self) -> None:
         """Doubts the rows of which a few draws of the prior see more than the posterior does: it lies elsewhere."""
@@ -307,6 +332,12 @@ class _Ladder:
 
 def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
     return lambda here, x, context: MultivariateNormal(loc[here], scale_tril=factor[here], validate_args=False)
+
+
+def _fitted(model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal) -> tuple[Tensor, Tensor]:
+    best = _fit(model, x, context, _family(start), STEPS, 8)[0].distribution()
+    assert isinstance(best, MultivariateNormal)
+    return best.mean, best.scale_tril
 
 
 def _moments(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, bool]:
