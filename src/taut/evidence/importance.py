@@ -48,7 +48,7 @@ MAX_DATA = 32  # of a block
 MAX_WEIGHTS = 2**18  # of a block, kept until it is done
 ROUNDING = 1000.0  # units in the last place of its terms by which equal log-weights may differ
 COARSE = 0.1  # nats of rounding beyond which weights say nothing
-NARROW = 0.4  # nats a dimension by which samples that carry the weight may be more surprising than others
+NARROW = 0.6  # nats a dimension by which samples that carry the weight may be more surprising than others
 NEAR = 100.0  # units in the last place by which samples must differ to be different
 
 # From the rows of a block, their data and their context to r(z), batch shape (B,).

@@ -206,5 +206,6 @@ def some_rows(without: Tensor) -> str:
     """Returns the warning about rows, (N,), that have no number; it names the first of them, from 0."""
     rows = without.nonzero()[:, 0].tolist()
     names = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-    have = "row has" if len(rows) == 1 else "rows have"
-    return f"{len(rows)} of {len(without)} {have} no number: row {names} (from 0); means are over the others"
+    have = "has" if len(rows) == 1 else "have"
+    which = "row" if len(rows) == 1 else "rows"
+    return f"{len(rows)} of {len(without)} rows {have} no number, {which} {names} (from 0): the means are over the others"

@@ -201,7 +201,7 @@ class _Ladder:
             self.check()
         rows = self.doubtful()[:climbing]
         size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
-        for number, some in enumerate(rows.split(size)):
+        for number, some in enumerate(rows.split(size) if len(rows) else ()):
             annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
             advance(len(some))
 
@@ -345,7 +345,7 @@ def _moments(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, bool]:
 
     And whether enough of them count without.
     """
-    log_weight = log_weight.nan_to_num(-torch.inf)
+    log_weight = torch.where(log_weight.isfinite().any(0), log_weight, 0.0)
     power = torch.ones_like(log_weight[0])
     few = max(20.0, 2.0 * z.shape[-1])
     for _ in range(60):
