@@ -50,7 +50,9 @@ def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
     return out
 
 
-def write_numbers(values: torch.Tensor, out: Path, names: Sequence[str] = (), words: Mapping[str, Sequence[str]] | None = None) -> None:
+def write_numbers(
+    values: torch.Tensor, out: Path, names: Sequence[str] = (), words: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Writes an array; in a table each column has its name, x0, x1, ... where none are given.
 
     Args:

@@ -19,7 +19,9 @@ from torch import Tensor
 from taut.evidence.pareto import threshold
 from taut.types import PerDatum
 
-__all__ = ["Estimate", "Evidence", "bits_per_dimension", "some_rows"]
+__all__ = ["METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods", "some_rows"]
+
+METHODS = ("importance", "importance_from_optimum", "annealing", "defensive", "enumeration")  # of log p(x), by their numbers
 
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
 
@@ -164,12 +166,19 @@ class Evidence:
         known = self.log_evidence.isfinite() & self.elbo.isfinite()
         return lines if bool(known.all()) else [*lines, some_rows(~known)]
 
+    def of(self, rows: Tensor) -> Evidence:
+        """Returns the evidence of some of the data."""
+        tensors = (f.name for f in fields(self) if f.name != "num_samples")
+        return replace(self, **{name: getattr(self, name)[rows] for name in tensors})
+
     def summary(self, groups: Tensor | None = None) -> dict[str, Estimate]:
         """Returns the means over the data, by name; for ``groups`` see ``Estimate.of``."""
+        known = self.elbo.isfinite()
+        rate, distortion = (torch.where(known, values, math.nan) for values in (self.rate, self.distortion))
         return {
             "elbo": Estimate.of(self.elbo, self.elbo_error, groups),
-            "rate": Estimate.of(self.rate, self.rate_error, groups),
-            "distortion": Estimate.of(self.distortion, self.distortion_error, groups),
+            "rate": Estimate.of(rate, self.rate_error, groups),
+            "distortion": Estimate.of(distortion, self.distortion_error, groups),
             "log_evidence": Estimate.of(self.log_evidence, self.log_evidence_error, groups),
             "inference_gap": Estimate.of(self.gap, self.gap_error, groups),
         }
@@ -202,10 +211,17 @@ def bits_per_dimension(nats: dict[str, float | None], num_elements: int) -> dict
     return {"value": None if nats["value"] is None else -nats["value"] / unit, **errors}
 
 
-def some_rows(without: Tensor) -> str:
+def count_methods(method: Tensor, known: Tensor) -> dict[str, int]:
+    """Returns how many rows each method gave, of those with a number, and how many have none; the usual methods always."""
+    counts = {name: int(((method == i) & known).sum()) for i, name in enumerate(METHODS)}
+    counts["none"] = int((~known).sum())
+    return {name: count for name, count in counts.items() if count or name in METHODS[:3]}
+
+
+def some_rows(without: Tensor, what: str = "number") -> str:
     """Returns the warning about rows, (N,), that have no number; it names the first of them, from 0."""
     rows = without.nonzero()[:, 0].tolist()
     names = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
     have = "has" if len(rows) == 1 else "have"
     which = "row" if len(rows) == 1 else "rows"
-    return f"{len(rows)} of {len(without)} rows {have} no number, {which} {names} (from 0): the means are over the others"
+    return f"{len(rows)} of {len(without)} rows {have} no {what}, {which} {names} (from 0): the means are over the others"

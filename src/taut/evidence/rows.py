@@ -32,13 +32,13 @@ from taut.data import Rows
 from taut.evidence.annealing import Path, annealing, support_of
 from taut.evidence.gaps import _family, _fit, is_real
 from taut.evidence.importance import Defensive, Given, Proposal, importance, prior_proposal
-from taut.evidence.results import Estimate, Evidence, some_rows
+from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.seeds import derive, stream
 from taut.types import Context
 
-METHODS = ("importance", "defensive", "importance_from_optimum", "annealing", "enumeration")
+OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION = 1, 2, 3, 4
 BITS = 12  # up to which all values of z are summed
 SAMPLES = 2000  # of the better proposals, at least
 CHECK = 64  # draws of the prior
@@ -91,7 +91,7 @@ class RowEvidence:
 
     @property
     def gap(self) -> Tensor:
-        """log p(x) - ELBO."""
+        """The inference gap, log p(x) - ELBO."""
         return self.log_evidence - self.first.elbo
 
     @property
@@ -117,6 +117,8 @@ class RowEvidence:
             )
         if not bool(self.known.all()):
             lines.append(some_rows(~self.known))
+        elif not bool(first.elbo.isfinite().all()):
+            lines.append(some_rows(~first.elbo.isfinite(), "ELBO"))
         return lines
 
     def to_dict(self, groups: Tensor | None = None) -> dict[str, Any]:
@@ -127,14 +129,21 @@ class RowEvidence:
             "method": "importance sampling; where it fails, better proposals and annealing",
             "log_evidence": Estimate.of(self.log_evidence, self.log_evidence_error, groups).to_dict(),
             "inference_gap": Estimate.of(self.gap, self.gap_error, groups).to_dict(),
-            "by": {name: self.methods.count(name) for name in (*METHODS, "none") if name in self.methods},
+            "by": {name: count for name, count in count_methods(self.method, self.known).items() if count},
             "reliable_share": None if bool(share) else float(self.reliable.double().mean()),
             "warnings": self.warnings,
         }
 
 
 def log_evidence(
-    model: Model, x: Rows, num_samples: int = 500, *, context: Context | None = None, seed: int = 0, **budget: int
+    model: Model,
+    x: Rows,
+    num_samples: int = 500,
+    *,
+    context: Context | None = None,
+    seed: int = 0,
+    climbing: int = 1000,
+    annealed: int = 100,
 ) -> RowEvidence:
     r"""Returns log p(x) of each datum, by the best method that it needs.
 
@@ -144,9 +153,11 @@ def log_evidence(
         num_samples: K of the first method.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
-        **budget: See ``settle``.
+        climbing: Rows that climb, at most.
+        annealed: Rows that reach annealing, at most.
     """
-    return settle(model, x, importance(model, x, num_samples, context=context, seed=seed), context=context, seed=seed, **budget)
+    first = importance(model, x, num_samples, context=context, seed=seed)
+    return settle(model, x, first, context=context, seed=seed, climbing=climbing, annealed=annealed)
 
 
 def settle(
@@ -217,11 +228,11 @@ class _Ladder:
     def lift(self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int) -> int:
         """Takes a block of rows up, and returns how many of them reached annealing."""
         proposal: Proposal = lambda here, x, context: self.model.encode(x, context)  # noqa: E731
-        rows = self.sample(rows, proposal, 1, seed)
+        rows = self.sample(rows, proposal, DEFENSIVE, seed)
         if is_real(support) and len(rows):
             loc, factor = self.best(rows, seed)
             proposal = _gaussian(loc, factor)
-            left = self.sample(rows, proposal, 2, seed)
+            left = self.sample(rows, proposal, OPTIMUM, seed)
             kept = torch.isin(rows, left)
             proposal, rows = _gaussian(loc[kept], factor[kept]), left
         rows = rows[:annealed]
@@ -230,7 +241,7 @@ class _Ladder:
         x, context = self.given(rows)
         start = self.defended(proposal)
         found = annealing(self.model, x, CHAINS, start=start, max_temperatures=TEMPERATURES, context=context, seed=seed)
-        self.take(rows, 3, found.log_evidence, found.log_evidence_error, found.reliable)
+        self.take(rows, ANNEALING, found.log_evidence, found.log_evidence_error, found.reliable)
         return len(rows)
 
     def given(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -327,7 +338,7 @@ class _Ladder:
                 parts.append(draw.log_joint.double())
             value = torch.cat(parts).logsumexp(0).cpu()
             rounding = torch.finfo(codes.dtype).eps * value.abs()
-            self.take(rows, 4, value, rounding, torch.ones_like(rows, dtype=torch.bool))
+            self.take(rows, ENUMERATION, value, rounding, torch.ones_like(rows, dtype=torch.bool))
 
 
 def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
