@@ -434,7 +434,7 @@ MUTANTS = [
         "(counts + extra).log()",
         BUILD,
     ),
-    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & ~self.khat.isnan()", "", EVIDENCE),
+    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & (self.khat < math.inf)", "", EVIDENCE),
     Mutant(
         "loop: a value that is not finite is counted",
         "training/step.py",
