@@ -1,5 +1,6 @@
 # make demo    train on scikit-learn's digits and say where the report is
 # make test    lint, types, and the whole test suite
+# make slow    the tests that compile for minutes: signals that meet compiled steps
 # make mutants plant bugs on purpose and see the tests catch them
 # make bench   speed beside the peers, in short: about ten minutes, and as many more to install them on the first run
 # Each sets up .venv first, where that is not done.
@@ -7,7 +8,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test mutants bench clean
+.PHONY: demo test slow mutants bench clean
 
 demo: .venv/installed
 	$(BIN)/taut fit digits
@@ -17,6 +18,9 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+slow: .venv/installed
+	$(BIN)/pytest -m slow
 
 mutants: .venv/installed
 	$(BIN)/python tests/mutants.py

@@ -42,6 +42,7 @@ from taut.run import (
     version,
 )
 from taut.seeds import stream
+from taut.signals import held, watched
 from taut.spec import to_spec
 from taut.training import checkpoint
 from taut.training.loop import Record, State, finish, train
@@ -224,7 +225,8 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         if not state.step:  # in the first interval the tensors are those of the start
             whole = dataclasses.replace(whole, tensors=state.tensors)
         if whole.tensors and whole.step != written and parallel.main():
-            checkpoint.save(folder, whole)
+            with watched(), held():  # people press Ctrl-C twice
+                checkpoint.save(folder, whole)
         raise
 
     def end() -> None:
