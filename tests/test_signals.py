@@ -24,6 +24,9 @@ from taut.signals import Terminated, held, watched
 
 INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
 BITS = (np.random.default_rng(0).random((60, 4, 4)) < 0.4).astype(np.uint8)
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONPATH": str(Path(taut.__file__).parents[1]),
+}  # fmt: skip
 FLAGS = [
     "--latent-dim", "2", "--encoder", "MLP(hidden=(8,))", "--decoder", "MLP(hidden=(8,))", "--num-samples", "6",
     "--batch-size", "40", "--threads", "1", "--set", "training.checkpoint_seconds=0", "--set", "training.patience=9",
@@ -43,6 +46,14 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def send_within(number: int, done: list[str]) -> None:
+    with held():
+        with held():
+            send(number)
+            done.append("inner")
+        done.append("outer")
+
+
 # ------------------------------------------------------------------------------------------------------------------- the block
 
 
@@ -50,19 +61,20 @@ def send(number: int) -> None:
 def test_a_signal_is_obeyed_at_the_end_of_what_is_held(number: int, error: type[BaseException]):
     done = []
     with watched(command=True):
-        with pytest.raises(error), held():
-            with held():
-                send(number)
-                done.append("inner")
-            done.append("outer")
+        with pytest.raises(error):
+            send_within(number, done)
         assert signals.came() == number
     assert done == ["inner", "outer"]
 
 
 def test_an_error_of_the_block_gives_way_to_the_signal():
-    with watched(), pytest.raises(KeyboardInterrupt), held():
-        send(INT)
-        raise RuntimeError("API call failed")
+    def fail() -> None:
+        with held():
+            send(INT)
+            raise RuntimeError("API call failed")
+
+    with watched(), pytest.raises(KeyboardInterrupt):
+        fail()
 
 
 def test_outside_of_it_a_signal_is_obeyed_at_once_and_the_next_ones_are_not():
@@ -162,7 +174,7 @@ def stopped(folder: Path, out: str, flags: list[str], numbers: list[int], wait: 
         stderr=subprocess.PIPE,
         text=True,
         pass_fds=[write],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "READY": str(write)},
+        env=ENVIRONMENT | {"READY": str(write)},
     )
     os.close(write)
     os.read(read, 1)  # nothing, where the process has gone
@@ -175,7 +187,7 @@ def stopped(folder: Path, out: str, flags: list[str], numbers: list[int], wait: 
 
 
 def assert_stopped(folder: Path, out: str, number: int, code: int, lines: list[str]) -> None:
-    assert code == {INT: 130, TERM: 143}[number], lines
+    assert code == {INT: 130, TERM: 143}[number], "\n".join(lines)
     assert lines[-1] == f"taut: stopped, the state is saved: go on with `taut resume {out}`"
     assert not any("Traceback" in line for line in lines)
     assert sum(line.startswith("taut: ") for line in lines) == 1
@@ -207,6 +219,7 @@ def test_twenty_signals_into_compiled_steps(tmp_path: Path):
         code, lines = stopped(tmp_path, out, flags, [kind], float(wait))
         assert_stopped(tmp_path, out, kind, code, lines)
         if number < 4:  # each kind twice: a resumed training is compiled again
-            done = subprocess.run([sys.executable, "-m", "taut", "resume", out], cwd=tmp_path, capture_output=True, text=True)
+            command = [sys.executable, "-m", "taut", "resume", out]
+            done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             assert (tmp_path / out / "model.safetensors").read_bytes() == expected

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -21,9 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from taut import parallel, signals, terminal
+from taut import locks, parallel, signals, terminal
 from taut.config import gather
-from taut.errors import DataError, OutOfMemoryError, ParallelError, TautError, UsageError, shown
+from taut.errors import DataError, OutOfMemoryError, ParallelError, TautError, TautWarning, UsageError, shown
 from taut.memory import out_of_memory
 from taut.signals import Terminated
 
@@ -86,7 +87,7 @@ def command(function: F) -> F:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        with signals.watched(command=True):
+        with signals.watched(command=True), _warnings_in_a_line():
             if function.__name__ in TOGETHER:
                 with ExitStack() as joined:  # until the error has been said: the others end when this process goes
                     run(joined, args, kwargs)
@@ -121,6 +122,8 @@ def command(function: F) -> F:
             if signals.came():
                 _stopped(error)
             raise _bug() from error
+        finally:
+            locks.release_all()
 
     app.command()(wrapped)
     return function
@@ -771,6 +774,24 @@ def _speaking() -> Iterator[None]:
         yield
     finally:
         sys.stderr = silent
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+        ) -> None:
+            if issubclass(category, TautWarning):
+                terminal.message(f"taut: {message}")
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", TautWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _stopped(stop: BaseException) -> None:
