@@ -2034,8 +2034,8 @@ MUTANTS = [
     Mutant(
         "pace: a folder in which nothing began stays",
         "fitting.py",
-        "parallel.on_main(path.rmdir)",
-        "pass",
+        "            with watched(), held():\n                abandon(path)\n",
+        "            pass\n",
         f"{RUN}::test_a_pace_that_is_not_possible_leaves_no_folder",
     ),
     Mutant(
