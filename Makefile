@@ -2,7 +2,7 @@
 # make test    lint, types, and the whole test suite
 # make mutants plant bugs on purpose and see the tests catch them
 # make mutants-generic  the same with small edits drawn at random, by Cosmic Ray: about an hour
-# make slow    what takes longer than a test may: the whole fuzzing of readers and run folders
+# make slow    what takes longer than a test may: signals that meet compiled steps, fuzzing of readers and run folders
 # make bench   speed beside the peers, in short: about ten minutes, and as many more to install them on the first run
 # Each sets up .venv first, where that is not done.
 
@@ -28,6 +28,7 @@ mutants-generic: .venv/installed
 	$(BIN)/python tests/mutants_generic.py
 
 slow: .venv/installed
+	$(BIN)/pytest -m slow
 	$(BIN)/python tests/fuzz.py
 
 bench: .venv/installed

@@ -27,6 +27,7 @@ from taut.objectives import Bound, Objective
 from taut.parallel import Share
 from taut.precision import wide_dtype
 from taut.seeds import generator_states, set_generator_states
+from taut.signals import held
 from taut.training.graph import CannotCompileError, Graph, compiled, scalars
 
 __all__ = ["Learner", "Step"]
@@ -108,6 +109,10 @@ class Learner:
             micro_batches: In how many parts the gradient of one process is computed, where memory is short; from 2 on the
                 form is eager.
         """
+        with held():
+            self._take(x, rate, decay, progress, own, micro_batches)
+
+    def _take(self, x: Tensor, rate: float, decay: float, progress: float, own: Share | None, micro_batches: int) -> None:
         if self._graph is not None and micro_batches > 1:
             self._count_all()
             self._graph = None
