@@ -14,6 +14,7 @@ from taut import build as building
 from taut import locks, parallel, records, storage
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.errors import DataError, StorageError, UsageError, shown
+from taut.evidence import doctor
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
@@ -26,6 +27,7 @@ from taut.seeds import generator
 __all__ = ["audit_run", "gradients_run", "write_report"]
 
 RESULTS = {"audit.json": records.AUDIT, "gradients.json": records.GRADIENTS}
+HISTORY = ("epoch", "step", "bound", "validation", "learning_rate", "best")  # of each line, what an audit keeps
 
 
 def audit_run(
@@ -125,7 +127,8 @@ def _audit(
         "seed": seed,
         "effort": dataclasses.asdict(effort),
         "tightened": run.info.get("tightened"),
-        "history": [{k: line[k] for k in ("epoch", "step", "bound", "validation")} for line in run.history()],
+        "training": {"ended": run.info.get("ended"), "minutes": run.config.training.minutes},
+        "history": [{k: line[k] for k in HISTORY} for line in run.history()],
         **result,
     }
     if run.schema.kind in ("binary", "levels"):
@@ -134,6 +137,8 @@ def _audit(
             for name, values in (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
         }
     result["notes"] = [*notes, *result["notes"]]
+    # Once more, with what a run knows of its training beside what was measured.
+    result["findings"] = doctor.with_names(doctor.diagnose(result), str(run.path), _near(run.info["source"]))
     _write(run, {"audit.json": result})
     return result
 
@@ -219,6 +224,12 @@ def _result(path: Path, shape: Any) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = records.checked(storage.read_checked_json(path), shape, path)
     return found
+
+
+def _near(source: str) -> str:
+    """Returns a source as a person would type it here: a path below this folder without what leads to it."""
+    path = Path(source)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else source
 
 
 def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -189,18 +190,30 @@ def fit(
 
 
 @command
-def resume(run: RunArg, trust: Trust = None, as_json: Json = False) -> None:
-    """Go on with a training that was stopped, from its last checkpoint, as if it had never been."""
+def resume(
+    run: RunArg,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Train for so long from here on, a finished run too.")] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Train up to so many passes over the training data in all, a finished run too.")
+    ] = None,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a training that was stopped, from its last checkpoint, as if it had never been; or make one longer."""
     from taut.fitting import resume as resume_run
     from taut.run import load
 
+    longer = minutes is not None or max_epochs is not None
     if (run / "manifest.json").exists():
         finished = load(run, trust=trust or ())
-        terminal.message(f"{shown(run)} is finished; nothing to resume")
-        terminal.show_evaluation(finished, as_json)
-        return
-    resumed, dataset, state = resume_run(run, trust=trust or ())
+        if not longer:
+            terminal.message(f"{shown(run)} is finished; nothing to resume: --minutes or --max-epochs makes its training longer")
+            terminal.show_evaluation(finished, as_json)
+            return
+    resumed, dataset, state = resume_run(run, minutes=minutes, max_epochs=max_epochs, trust=trust or ())
     terminal.message(f"going on from step {state.step} of {state.total_steps}")
+    if longer:
+        terminal.message("the added steps have a schedule of their own; the best weights of the whole training are kept")
     _train_and_measure(resumed, dataset, state, as_json)
 
 
@@ -691,6 +704,7 @@ def _write_schema(dataset: Dataset, out: Path) -> None:
 
 
 def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) -> None:
+    began = time.monotonic()
     try:
         _train(run, dataset, state)
         _measure(run, dataset)
@@ -700,6 +714,7 @@ def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) 
         raise
     if parallel.main():
         terminal.show_evaluation(run, as_json)
+        terminal.show_next(run, time.monotonic() - began)
 
 
 def _train(run: Run, dataset: Dataset, state: State) -> None:
@@ -718,9 +733,7 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
     if state.micro_batches > 1:
         terminal.message(f"memory was short: each step was taken in {state.micro_batches} micro-batches, with the same result")
     if done < state.total_steps:
-        training = run.config.training
-        waited = done - state.best_step > training.patience * state.total_steps
-        reason = "the held-out bound no longer grows" if waited or training.minutes is None else "time is up"
+        reason = "time is up" if run.info["ended"] == "time" else "the held-out bound no longer grows"
         terminal.message(f"stopped at step {done} of {state.total_steps}: {reason}")
 
 

@@ -19,11 +19,11 @@ import torch
 
 from taut import build as building
 from taut import locks, parallel, records, storage
-from taut.config import Config
+from taut.config import Config, TrainingConfig
 from taut.data import Dataset
 from taut.data.readers import kind_of
 from taut.errors import StorageError, TautError, TautWarning, UsageError, shown
-from taut.evidence import Evidence, importance_blocks, settle
+from taut.evidence import Evidence, doctor, importance_blocks, settle
 from taut.measure import draw_pictures, measured_part, numbers
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective
@@ -46,7 +46,7 @@ from taut.seeds import stream
 from taut.signals import held, watched
 from taut.spec import to_spec
 from taut.training import checkpoint
-from taut.training.loop import Record, State, finish, train
+from taut.training.loop import Record, State, batch_size, finish, train
 from taut.training.pace import choose, plan_steps
 
 __all__ = [
@@ -229,6 +229,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     saved, began = time.monotonic(), time.monotonic()
     written = state.step if state.tensors else -1  # the last checkpoint
     whole = dataclasses.replace(state)  # a signal can arrive while ``train`` is in the midst of changing ``state``
+    late, ended = False, None if not state.done else run.info.get("ended")
 
     def keep(record: Record) -> None:
         nonlocal saved, whole, written
@@ -246,7 +247,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
                 parallel.on_main(partial(keep, record))
                 yield record
                 if training.minutes is not None and parallel.agreed(time.monotonic() - began >= 60 * training.minutes):
-                    state.done = True
+                    state.done = late = True
     except BaseException:  # a signal, a full disk, a divergence: what is done is kept, then the error goes on its way
         if not state.step:  # in the first interval the tensors are those of the start
             whole = dataclasses.replace(whole, tensors=state.tensors)
@@ -259,17 +260,28 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         raise
 
     def end() -> None:
+        storage.write_json(run.path / "run.json", run.info)
         if training.minutes is not None:
             checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
     finish(run.model, state)
+    run.info["ended"] = ended or _why_ended(training, data, state, late)
     parallel.on_main(end)
 
 
 def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines | None]:
     """Opens the history, where this is the process that writes it."""
     return closing(storage.Lines(path, keep=state.step > 0)) if parallel.main() else nullcontext()
+
+
+def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool) -> str:
+    """Returns what ended a training: ``time``, ``epochs`` (those that were planned) or ``patience`` (nothing grew any more)."""
+    if state.step < state.total_steps:
+        return "time" if late else "patience"
+    per_epoch = len(data.train) / batch_size(data, training)
+    shortened = training.max_epochs is None or state.step < training.max_epochs * per_epoch
+    return "time" if training.minutes is not None and shortened else "epochs"
 
 
 def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
@@ -287,7 +299,13 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
         rows = settle(run.model, x, first, seed=seed, climbing=CLIMBING, annealed=0)
 
         def write() -> None:
-            storage.write_json(run.path / "evaluation.json", {"seed": seed, **numbers(rows, data)})
+            found = numbers(rows, data)
+            ended = run.info.get("ended")
+            found["unfinished"] = doctor.unfinished(run.history(), ended, run.config.training)
+            storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
+            # Of a run that was extended these are of other weights.
+            for name in ("audit.json", "gradients.json", "report.html"):
+                (run.path / name).unlink(missing_ok=True)
             for name, content in draw_pictures(run.model, data, seed).items():
                 storage.write_bytes(run.path / name, content)
             storage.write_manifest(run.path)
@@ -298,12 +316,24 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
 
 
 def resume(
-    path: str | Path, *, source: Source | None = None, test: Source | None = None, trust: Sequence[str] = ()
+    path: str | Path,
+    *,
+    minutes: float | None = None,
+    max_epochs: int | None = None,
+    source: Source | None = None,
+    test: Source | None = None,
+    trust: Sequence[str] = (),
 ) -> tuple[Run, Dataset, State]:
     """Returns a run, its data and the state of its last checkpoint, ready for ``train_run`` and ``evaluate``.
 
+    Without a time or passes it goes on as if it had never been stopped, to the bit. With either a training that has ended, too,
+    is made longer: the steps that are added have a schedule of their own, the rate rises to its peak again and falls to zero,
+    and all of them are taken, since the bound first falls while the rate is high. The best weights of the whole are kept.
+
     Args:
         path: The run folder.
+        minutes: Time to train for from here on.
+        max_epochs: Passes over the training data in all, those that are done among them.
         source: The data, where they were an array or have moved.
         test: The official test set, likewise.
         trust: Outside modules that the run may import.
@@ -311,6 +341,7 @@ def resume(
     Fails:
         DataError: the data are not those of the run.
         StorageError: no checkpoint, or a damaged one.
+        UsageError: so many passes are done already.
     """
     path = run_folder(path)
     parallel.on_main(lambda: locks.acquire(path))
@@ -321,7 +352,41 @@ def resume(
     use_threads(run.config)
     data = data_of(run, source, test)
     run.model.to(find_device(run.info["device"]))
+    if minutes is not None or max_epochs is not None:
+        run = _extend(run, data, state, minutes, max_epochs)
     return run, data, state
+
+
+def _extend(run: Run, data: Dataset, state: State, minutes: float | None, max_epochs: int | None) -> Run:
+    """Plans more steps for a run, in its state and its folder, and returns it so."""
+    data = to_device(data, torch.device(run.info["device"]))
+    training = dataclasses.replace(run.config.training, minutes=minutes, max_epochs=max_epochs, patience=1.0)
+    config = Config.from_dict(dataclasses.replace(run.config, training=training).to_dict())  # checks the numbers
+    passes = state.step * batch_size(data, training) / len(data.train)
+    if max_epochs is not None and max_epochs <= passes:
+        raise UsageError(
+            f"{shown(run.path)} has made {passes:g} passes over its training data: give --max-epochs a larger number, "
+            "or --minutes"
+        )
+    more = math.inf
+    if minutes is not None:
+        more = plan_steps(run.model, run.objective, data, dataclasses.replace(training, max_epochs=None))
+    if max_epochs is not None:
+        whole = plan_steps(run.model, run.objective, data, dataclasses.replace(training, minutes=None))
+        more = min(more, whole - state.step)
+    more = parallel.on_main(lambda: more)
+    state.since, state.total_steps, state.done = state.step, state.step + int(more), False
+    info = {k: v for k, v in run.info.items() if k != "ended"} | {"total_steps": state.total_steps, "config": config.to_dict()}
+    info["extended"] = [*run.info.get("extended", []), state.step]
+
+    def write() -> None:
+        # In this order: a kill between two of them leaves a training that goes on, with the old plan or with the new one.
+        (run.path / storage.MANIFEST).unlink(missing_ok=True)
+        checkpoint.save(run.path / "checkpoints", state)
+        storage.write_json(run.path / "run.json", info)
+
+    parallel.on_main(write)
+    return dataclasses.replace(run, config=config, info=info)
 
 
 def _last_state(path: Path) -> tuple[Path, State, dict[str, tuple[int, ...]]]:

@@ -70,6 +70,7 @@ MANIFEST = Each(Either((TEXT, [TEXT])))
 STATE = {
     "total_steps": SIZE, "step": COUNT, "lr_scale": NUMBER, "skipped": COUNT, "rollbacks": COUNT, "best_step": COUNT,
     "best_target": KNOWN, "done": TRUTH, "micro_batches?": SIZE,
+    "since?": COUNT,
 }  # fmt: skip
 HISTORY = {
     "step": COUNT, "epoch": NUMBER, "bound?": NUMBER, "validation?": NUMBER, "learning_rate": NUMBER, "skipped": COUNT,
@@ -79,6 +80,7 @@ RUN = {
     "format": WHOLE, "taut": TEXT, "torch": TEXT, "python": TEXT, "machine": TEXT, "threads": SIZE, "device": TEXT,
     "source": TEXT, "test": TEXT, "fingerprint": TEXT, "rows": {"train": COUNT, "validation": COUNT, "test": COUNT},
     "notes": [TEXT], "pace": TEXT, "total_steps": SIZE, "config": SECTION, "data_seed?": WHOLE, "tightened?": TIGHTENED,
+    "ended?": TEXT, "extended?": [COUNT],
     "schema": {
         "kind": TEXT, "event_shape": [SIZE], "low": NUMBER, "high": NUMBER, "missing?": TRUTH, "condition?": [TEXT],
         "missing_values?": [TEXT], "columns?": [SECTION],

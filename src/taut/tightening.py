@@ -84,6 +84,9 @@ def tighten(
     model.likelihood.requires_grad_(False)
     with stream(config.training.seed, "check"), going_together():
         building.check_parts(model, objective, data, shown(data.name) or "the data")
+        if config.training.simulated:  # what cannot be drawn fails here, before there is a folder
+            with torch.no_grad():
+                model.redraw(data.train[:2].to(torch.get_default_dtype()))
     device = find_device(config.training.device)
     use_threads(config)
     model.to(device)

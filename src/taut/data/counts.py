@@ -143,9 +143,7 @@ def _look_first(path: Path, where: str) -> None:
     so many seconds of a processor.
     """
     seconds = LOOK_SECONDS + path.stat().st_size // LOOK_BYTES
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK, str(path), str(seconds)], capture_output=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", LOOK, str(path), str(seconds)], capture_output=True, check=False)
     if done.returncode < 0:  # ended by a signal; what else is wrong is said where the file is read
         raise DataError(f"{where}: is damaged: reading it does not end; download it again")
 

@@ -68,6 +68,7 @@ class State:
     done: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict)
     micro_batches: int = 1
+    since: int = 0  # the step at which the present schedule began: later than 0 where a training was extended
 
 
 def train(model: Model, objective: Objective, data: Dataset, config: TrainingConfig, state: State) -> Iterator[Record]:
@@ -147,7 +148,7 @@ def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tupl
             x = batch(data.train, index, data.binarize == "dynamic")
         if drawn:
             with torch.no_grad():
-                x = torch.cat([x[drawn:], model.sample(drawn).to(x)])
+                x = torch.cat([x[drawn:], model.redraw(x[:drawn])])
             x = x if own is None else own.of(x)
         decay = min(config.averaging, (1 + step) / (10 + step))
         learner.step(x, _rate(step, config, state), decay, step / state.total_steps, own, state.micro_batches)
@@ -212,9 +213,10 @@ def first_batch(data: Dataset, config: TrainingConfig) -> Tensor:
 
 
 def _rate(step: int, config: TrainingConfig, state: State) -> float:
-    warm = max(1.0, LR_WARMUP * state.total_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * step / state.total_steps))
-    return config.peak * state.lr_scale * min((step + 1) / warm, 1.0) * cosine
+    done, whole = step - state.since, state.total_steps - state.since
+    warm = max(1.0, LR_WARMUP * whole)
+    cosine = 0.5 * (1 + math.cos(math.pi * done / whole))
+    return config.peak * state.lr_scale * min((done + 1) / warm, 1.0) * cosine
 
 
 @lru_cache(maxsize=2)
