@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from taut import build as building
@@ -88,7 +89,7 @@ def audit_run(
         run.model,
         x.to(torch.get_default_dtype()),
         train=train,
-        groups=copies(x),
+        groups=copies(x, np.empty(0, "S16") if dataset is None else dataset.divided),
         baseline=baseline,
         levels=(run.schema.low, run.schema.high) if run.schema.is_image else None,
         effort=effort,

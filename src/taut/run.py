@@ -16,6 +16,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,8 @@ def rebuild(path: Path, trust: Sequence[str]) -> Run:
         raise StorageError(
             f"{shown(path)} has format {info.get('format')!r}, {made}; this taut ({version()}) reads format {FORMAT}"
         )
+    with suppress(KeyError, TypeError, AttributeError):  # said below
+        info["config"]["data"].setdefault("split", "copies")  # as every run was split before this could be said
     try:
         config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
