@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from taut import build as building
@@ -107,7 +108,7 @@ def _audit(
         run.model,
         x.to(torch.get_default_dtype()),
         train=train,
-        groups=copies(x),
+        groups=copies(x, np.empty(0, "S16") if dataset is None else dataset.divided),
         baseline=baseline,
         levels=(run.schema.low, run.schema.high) if run.schema.is_image else None,
         effort=effort,
