@@ -13,9 +13,10 @@ SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
     {"errors", "types", "references", "seeds", "affine", "precision"},
-    {"networks", "distributions", "spec", "missing", "features", "parallel"},
+    {"networks", "distributions", "spec", "missing", "features", "parallel", "signals", "records"},
     {"memory"},
     {"model", "config", "storage"},
+    {"locks"},
     {"priors", "likelihoods", "posteriors", "objectives", "data", "pictures", "tasks"},
     {"problems", "tables", "export"},
     {"build", "cells"},

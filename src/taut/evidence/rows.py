@@ -202,7 +202,8 @@ class _Ladder:
 
     def climb(self, climbing: int, annealed: int, advance: Callable[[int], None]) -> None:
         x, context = self.given(torch.arange(1))
-        draw = self.model.draw(x, context=context, reparameterize=False)
+        with stream(self.seed, "support"):
+            draw = self.model.draw(x, context=context, reparameterize=False)
         support, latent_dim = support_of(draw.prior), draw.z.shape[-1]
         bits = isinstance(draw.prior, Independent) and isinstance(draw.prior.base_dist, Bernoulli)
         if bits and latent_dim <= BITS:
