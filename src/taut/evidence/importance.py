@@ -149,7 +149,8 @@ def _block(
         mean: Tensor = proposal.mean
     except NotImplementedError:  # a flow, say: the mean of its samples then
         mean = z_sum / num_samples
-    assert low is not None and high is not None
+    assert low is not None
+    assert high is not None
     apart = high - low > NEAR * unit * torch.maximum(low.abs(), high.abs())
     moved = apart.all(-1) if proposal.has_rsample else apart.any(-1)  # a bit may be certain, a real number never is
     rounding = unit * terms.nan_to_num(0.0, 0.0, 0.0).abs().amax((0, 1))
