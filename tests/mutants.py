@@ -630,8 +630,8 @@ MUTANTS = [
     Mutant(
         "Monte Carlo error: variance for standard error",
         "evidence/importance.py",
-        "log_evidence_error = (_error(influence).square() + unseen).sqrt()",
-        "log_evidence_error = _error(influence).square() + unseen",
+        "log_evidence_error = (_error(influence).square() + unseen + rounding.square()).sqrt()",
+        "log_evidence_error = _error(influence).square() + unseen + rounding.square()",
         EVIDENCE,
     ),
     Mutant(
@@ -696,7 +696,7 @@ MUTANTS = [
     Mutant(
         "tail surplus: left out",
         "evidence/importance.py",
-        "log_evidence_error = (_error(influence).square() + unseen).sqrt()",
+        "log_evidence_error = (_error(influence).square() + unseen + rounding.square()).sqrt()",
         "log_evidence_error = _error(influence)",
         EVIDENCE + "::test_the_interval_covers_the_truth_where_the_variance_of_the_weights_is_infinite",
     ),
@@ -900,8 +900,8 @@ MUTANTS = [
     Mutant(
         "AIS: error of a chain instead of their mean",
         "evidence/annealing.py",
-        "num_chains * share.std(0) / math.sqrt(num_chains)",
-        "num_chains * share.std(0)",
+        ".div(chains).sqrt()",
+        ".sqrt()",
         ANNEALING + "::test_the_error_is_that_of_repetition",
     ),
     Mutant(
