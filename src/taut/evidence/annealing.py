@@ -307,13 +307,16 @@ def _transition(path: Path, point: _Point, beta: float, step: Tensor, scale: Ten
     size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]  # jitter: no trajectory is periodic
     momentum = torch.randn_like(point.u)
     start = point.log_density(beta) - 0.5 * momentum.square().sum(-1)
-    new = point
+    new, left = point, torch.zeros_like(point.log_joint, dtype=torch.bool)
     for _ in range(LEAPFROG):
         momentum = momentum + 0.5 * size * scale * new.gradient(beta)
-        new = path.at(new.u + size * scale * momentum)
+        u = new.u + size * scale * momentum
+        left |= ~u.isfinite().all(-1)
+        new = path.at(torch.where(left[..., None], point.u, u))
         momentum = momentum + 0.5 * size * scale * new.gradient(beta)
     log_ratio = new.log_density(beta) - 0.5 * momentum.square().sum(-1) - start
-    accepted = torch.rand_like(log_ratio).log() < log_ratio  # false for NaN: a trajectory that left the numbers is rejected
+    # A trajectory that left the numbers is rejected; the comparison is false for NaN.
+    accepted = (torch.rand_like(log_ratio).log() < log_ratio) & ~left
     return _choose(accepted, new, point), accepted
 
 
