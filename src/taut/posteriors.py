@@ -86,8 +86,8 @@ class DiagonalNormal(Posterior):
 class FullCovarianceNormal(Posterior):
     r"""Creates $q(z \mid x) = \mathcal{N}(m(x), L(x) L(x)^\top)$ with a lower-triangular $L$ of positive diagonal.
 
-    The density of z needs $L^{-1} (z - m)$. An entry of L that is huge beside the two diagonal entries of its row and column makes
-    that a difference of large numbers, so entries are bounded by their product, smoothly and far above what data ask for.
+    The density of z needs $L^{-1} (z - m)$. An entry of L that is huge beside the diagonal entries of its row and its column
+    makes that a difference of large numbers, so entries are bounded by their product, smoothly and far above what data ask for.
 
     Args:
         event_shape: Shape of one datum.

@@ -199,8 +199,8 @@ def best_evidence(
 ) -> tuple[PerDatum, PerDatum, Tensor, Tensor]:
     """Returns for each datum the first reliable estimate of log p(x), its error, its method and whether it is reliable.
 
-    Where none is reliable the first one that is a number stands. The choice looks at no estimate and at no error: the smallest error belongs to
-    the sample that missed the large weights, and the largest of several lower bounds is none.
+    Where none is reliable the first one that is a number stands. The choice looks at no estimate and at no error: the smallest
+    error belongs to the sample that missed the large weights, and the largest of several lower bounds is none.
 
     Args:
         candidates: (method, estimates, errors, whether reliable) in the order of preference, with (N,) each.
