@@ -145,25 +145,26 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    filled = to_table(values, schema.modelled)
-    for column in schema.modelled:
-        place = table.column_names.index(column.name)
-        old = table.column(place)
+    filled, codes = to_table(values, schema.modelled), np.asarray(values, np.float64)
+    fields, arrays = list(table.schema), list(table.columns)
+    places = {header: i for i, header in enumerate(table.column_names)}
+    for j, column in enumerate(schema.modelled):
+        place = places[column.name]
+        old = arrays[place]
         cells = read_cells(old, Tokens(schema.missing_values, column.levels))
         assert not isinstance(cells, str)  # it was read before
         if not cells.missing.any():
             continue
         kind = old.type.value_type if pa.types.is_dictionary(old.type) else old.type
-        new = filled.column(column.name)
+        new = filled.column(j)
         if not new.type.equals(kind) and pa.types.is_integer(kind):
             new = pc.round(new)
         kind = pa.float64() if pa.types.is_null(kind) else kind
         if pa.types.is_integer(kind) and new.null_count < len(new) and not _fits(new, kind):
             kind = pa.int64()
-        merged = pc.if_else(pa.array(cells.missing & ~np.isnan(np.asarray(values, np.float64)[:, schema.modelled.index(column)])),
-                            new.cast(kind), old.cast(kind))  # fmt: skip
-        table = table.set_column(place, pa.field(column.name, kind), merged)
-    return table
+        gaps = pa.array(cells.missing & ~np.isnan(codes[:, j]))
+        arrays[place], fields[place] = pc.if_else(gaps, new.cast(kind), old.cast(kind)), pa.field(column.name, kind)
+    return pa.table(arrays, schema=pa.schema(fields, table.schema.metadata))
 
 
 def _fits(numbers: Any, kind: Any) -> bool:
