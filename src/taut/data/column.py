@@ -103,7 +103,11 @@ class Column:
     def values(self, codes: Any) -> Any:
         """Returns the numbers that codes stand for: the inverse of ``codes``, on the grid to the last digit."""
         numbers = np.asarray(codes, np.float64) * (self._unit if self.kind == "levels" else 1.0) + self.offset
-        return np.round(numbers, decimals(self.step)) if self.step else numbers
+        if not self.step:
+            return numbers
+        if self.kind == "date":
+            return np.round(numbers / self.step) * self.step
+        return np.round(numbers, max(decimals(self.step), decimals(self.low)))
 
     def settled(self, codes: Any) -> Any:
         """Returns codes that a model made, moved to the grid and into the range of the data where the column has one."""
@@ -111,7 +115,8 @@ class Column:
         if self.kind in ("count", "levels"):
             made = np.round(made)
         elif self.step:
-            made = np.round(made / self.step) * self.step
+            start = self.codes(self.low)
+            made = start + np.round((made - start) / self.step) * self.step
         elif self.type == "int":
             made = np.round(made)
         ranged = self.kind in ("levels", "mixed", "date")
@@ -205,9 +210,13 @@ def value_text(value: float) -> str:
     return str(int(value)) if math.isfinite(value) and value == math.trunc(value) else repr(float(value))
 
 
-def decimals(step: float) -> int:
-    """Returns how many decimals the multiples of a step have, 12 at most."""
-    return next((k for k in range(12) if abs(step * 10**k - round(step * 10**k)) < 1e-6 * step * 10**k), 12)
+def decimals(value: float) -> int:
+    """Returns how many decimals a number has, 12 at most."""
+    for k in range(12):
+        scaled = abs(value) * 10**k
+        if abs(scaled - round(scaled)) <= 1e-9 * max(1.0, scaled) and (round(scaled) or not value):
+            return k
+    return 12
 
 
 def day_text(days: float) -> str:
@@ -290,6 +299,6 @@ def _listed(levels: tuple[str, ...], width: int = 60) -> str:
 
 
 def _number(value: float, type_: str) -> str:
-    if type_.startswith(("date", "timestamp")):
+    if type_.startswith(("date", "timestamp", "yyyymmdd")):
         return day_text(value)
     return f"{int(value):,}" if value == math.trunc(value) and abs(value) < 1e15 else f"{value:.6g}"
