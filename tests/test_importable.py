@@ -12,7 +12,7 @@ import pytest
 SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
-    {"errors", "types", "references", "seeds", "affine", "precision"},
+    {"errors", "types", "references", "seeds", "affine", "precision", "warps"},
     {"networks", "distributions", "spec", "missing", "features", "parallel", "signals", "records"},
     {"memory"},
     {"model", "config", "storage"},

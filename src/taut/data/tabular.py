@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from taut.data.column import Column, float_storage
+from taut.data.column import LEVEL_KINDS, Column, float_storage
 from taut.data.columns import decode, encode, from_toml, infer
 from taut.data.columns_cells import Tokens, read_cells
 from taut.data.parquet import ParquetRows, row_groups
@@ -134,15 +134,16 @@ def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str]
 
 
 def to_table(values: Any, columns: Sequence[Column]) -> Any:
-    """Returns the table of codes (N, C) that a model made: whole numbers where the data are whole, texts, dates.
+    """Returns the table of codes (N, C) that a model made: on the grid and in the range of the data, texts, dates.
 
     Args:
         values: An array or a tensor of codes; NaN becomes null.
         columns: The columns that they are of.
     """
-    whole = np.array([c.type == "int" or c.kind in ("count", "levels") for c in columns])
-    array = np.asarray(values, np.float64)
-    return decode(np.where(whole, np.round(array), array), columns)
+    array = np.asarray(values, np.float64).copy()
+    for j, column in enumerate(columns):
+        array[:, j] = array[:, j] if column.kind in LEVEL_KINDS else column.settled(array[:, j])
+    return decode(array, columns)
 
 
 def fill(table: Any, values: Any, schema: Schema) -> Any:
@@ -250,6 +251,6 @@ def _told(coded: Sequence[_Coded], num_columns: int, copies: Copies) -> Iterator
 
 
 def _fingerprint(hashes: np.ndarray, columns: Sequence[Column]) -> str:
-    digest = blake2b(repr([(c.name, c.kind, c.levels) for c in columns]).encode(), digest_size=16)
+    digest = blake2b(repr([(c.name, c.kind, c.levels, c.offset, c.step) for c in columns]).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(hashes).tobytes())
     return digest.hexdigest()
