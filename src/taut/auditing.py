@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from taut import build as building
 from taut import parallel, storage
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.errors import DataError, StorageError, UsageError, shown
@@ -84,7 +83,7 @@ def audit_run(
         # Drawn in a fixed order, so that the training data of an audit do not depend on how many of them are asked for.
         index = torch.randperm(len(dataset.train), generator=generator(seed, "audit", 1))[:size]
         train = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "audit", 2))
-        baseline = independent_marginals(building.summarize(dataset), x, run.schema)
+        baseline = independent_marginals(dataset, x)
     result = audit(
         run.model,
         x.to(torch.get_default_dtype()),

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut import build as building
 from taut import pictures
 from taut.data import Dataset, Rows, hashes_of
 from taut.errors import DataError
@@ -38,7 +37,7 @@ def numbers(evidence: Evidence, data: Dataset) -> dict[str, Any]:
     result = {"data": part, **evidence.to_dict(groups)}
     result["warnings"] += _warnings(part, x, data.divided, groups)
     estimates = evidence.summary(groups)
-    baseline = independent_marginals(building.summarize(data), x, schema)
+    baseline = independent_marginals(data, x)
     if baseline is not None:  # it has no samples, hence no Monte Carlo error
         estimates["baseline"] = Estimate.of(baseline, torch.zeros_like(baseline), groups)
     result["baseline"] = estimates["baseline"].to_dict() if baseline is not None else None
