@@ -1765,6 +1765,13 @@ MUTANTS = [
         EVIDENCE,
     ),
     Mutant(
+        "bits per dimension: of missing elements, too",
+        "evidence/results.py",
+        "sum((~block.isnan()).sum() for block in blocks(x))",
+        "sum(block.numel() for block in blocks(x))",
+        "tests/test_missing.py",
+    ),
+    Mutant(
         "baseline: one component",
         "evidence/baseline.py",
         "shares = torch.softmax(mixtures.log_terms(y), -1) * weights[..., None]",

@@ -16,7 +16,7 @@ from taut.errors import DataError, StorageError, UsageError, shown
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
-from taut.evidence.results import bits_per_dimension
+from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.measure import copies, measured_part
 from taut.report import render
 from taut.run import Run, Source, data_of, held_out, new_data, version
@@ -113,7 +113,7 @@ def audit_run(
     }
     if run.schema.kind in ("binary", "levels"):
         result["bits_per_dimension"] = {
-            name: bits_per_dimension(values, run.schema.num_elements)
+            name: bits_per_dimension(values, observed_elements(x))
             for name, values in (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
         }
     result["notes"] = [*notes, *result["notes"]]

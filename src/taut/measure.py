@@ -14,7 +14,7 @@ from taut.data import Dataset, Rows, hashes_of
 from taut.errors import DataError
 from taut.evidence import Estimate, Evidence
 from taut.evidence.baseline import independent_marginals
-from taut.evidence.results import bits_per_dimension
+from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.model import VAE
 from taut.seeds import stream
 
@@ -43,7 +43,8 @@ def numbers(evidence: Evidence, data: Dataset) -> dict[str, Any]:
     result["baseline"] = estimates["baseline"].to_dict() if baseline is not None else None
     if schema.kind in ("binary", "levels"):
         names = [n for n in ("elbo", "log_evidence", "baseline") if n in estimates]
-        result["bits_per_dimension"] = {n: bits_per_dimension(result[n], schema.num_elements) for n in names}
+        elements = observed_elements(x)
+        result["bits_per_dimension"] = {n: bits_per_dimension(result[n], elements) for n in names}
     return result
 
 
