@@ -38,6 +38,7 @@ class Column:
         mean: Mean of the values seen (count, levels, real, positive, date).
         std: Their standard deviation.
         rows: How many rows were seen.
+        notation: In what dress its numbers or dates were read, empty if in none (``taut.data.notation``).
     """
 
     name: str
@@ -50,6 +51,7 @@ class Column:
     mean: float = 0.0
     std: float = 0.0
     rows: int = 0
+    notation: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -106,6 +108,8 @@ class Column:
                 raise TypeError("name must be a text, levels a list")
             if not all(isinstance(level, str) for level in values["levels"]):
                 raise TypeError("levels must be texts")
+            if not re.fullmatch(r"|DMY|MDY|YMD|[^#]{0,12}#[.,][^#]{0,16}", values.get("notation", "")):
+                raise ValueError("its notation is unknown")
             values["levels"] = tuple(values["levels"])
             for field in fields(cls):
                 if field.type in ("float", "int"):
