@@ -106,7 +106,9 @@ class ColumnFeatures(Features):
 
     def forward(self, x: Data) -> Tensor:
         numbers = x[:, self.numbers]
-        numbers = torch.where(self.plain, numbers, (torch.where(self.plain, 1.0, numbers) + self.shift).log())
+        shifted = torch.where(self.plain, 1.0, numbers) + self.shift
+        logarithm = torch.where(shifted > 0, shifted, torch.nan).log()  # a zero among positive numbers is as good as missing here
+        numbers = torch.where(self.plain, numbers, logarithm)
         values = ((numbers - self.loc) / self.scale).nan_to_num(0.0, torch.inf, -torch.inf)
         parts = [values, (x[:, self.owner] == self.level).to(values)]
         return torch.cat([*parts, x.isnan().to(values)] if self.missing else parts, 1)
