@@ -483,7 +483,7 @@ MUTANTS = [
         "(counts + extra).log()",
         BUILD,
     ),
-    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & ~self.khat.isnan()", "", EVIDENCE),
+    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & (self.khat < math.inf)", "", EVIDENCE),
     Mutant(
         "loop: a value that is not finite is counted",
         "training/step.py",
@@ -679,8 +679,8 @@ MUTANTS = [
     Mutant(
         "Monte Carlo error: variance for standard error",
         "evidence/importance.py",
-        "log_evidence_error = (_error(influence).square() + unseen).sqrt()",
-        "log_evidence_error = _error(influence).square() + unseen",
+        "log_evidence_error = (_error(influence).square() + unseen + rounding.square()).sqrt()",
+        "log_evidence_error = _error(influence).square() + unseen + rounding.square()",
         EVIDENCE,
     ),
     Mutant(
@@ -745,7 +745,7 @@ MUTANTS = [
     Mutant(
         "tail surplus: left out",
         "evidence/importance.py",
-        "log_evidence_error = (_error(influence).square() + unseen).sqrt()",
+        "log_evidence_error = (_error(influence).square() + unseen + rounding.square()).sqrt()",
         "log_evidence_error = _error(influence)",
         EVIDENCE + "::test_the_interval_covers_the_truth_where_the_variance_of_the_weights_is_infinite",
     ),
@@ -949,8 +949,8 @@ MUTANTS = [
     Mutant(
         "AIS: error of a chain instead of their mean",
         "evidence/annealing.py",
-        "num_chains * share.std(0) / math.sqrt(num_chains)",
-        "num_chains * share.std(0)",
+        ".div(chains).sqrt()",
+        ".sqrt()",
         ANNEALING + "::test_the_error_is_that_of_repetition",
     ),
     Mutant(

@@ -170,14 +170,16 @@ def test_what_a_run_is_asked_is_what_python_gives(here: Path):
     assert call("score", "run-bits", "test.npy", "--num-samples", 7, "--seed", 3, "--out", "given.csv").exit_code == DONE
     assert Path("scores.csv").read_bytes() == Path("given.csv").read_bytes()  # by default the held-out test rows
     evidence = taut.importance(run.model, test, num_samples=7, seed=3)
-    columns = [evidence.log_evidence, evidence.log_evidence_error, evidence.ess, evidence.khat, evidence.elbo]
-    assert Path("scores.csv").read_text().splitlines()[0] == '"log_evidence","log_evidence_error","ess","khat","elbo"'
-    written = np.loadtxt("scores.csv", delimiter=",", skiprows=1)
-    np.testing.assert_array_equal(written, torch.stack(columns, 1).double().numpy())  # every digit of every number
+    names = ["log_evidence", "log_evidence_error", "reliable", "method", "ess", "khat", "elbo"]
+    columns = [getattr(evidence, name) for name in names if name != "method"]
+    assert Path("scores.csv").read_text().splitlines()[0] == ",".join(f'"{name}"' for name in names)
+    written = np.loadtxt("scores.csv", delimiter=",", skiprows=1, usecols=(0, 1, 2, 4, 5, 6))
+    np.testing.assert_array_equal(written, torch.stack([c.double() for c in columns], 1).numpy())  # every digit of every number
     assert call("score", "run-bits", "--num-samples", 7, "--seed", 3, "--out", "scores.parquet").exit_code == DONE
     table = parquet.read_table("scores.parquet")
-    assert table.column_names == ["log_evidence", "log_evidence_error", "ess", "khat", "elbo"]
-    np.testing.assert_array_equal(np.stack([c.to_numpy() for c in table.columns], 1), written)
+    assert table.column_names == names
+    assert set(table.column("method").to_pylist()) == {"importance"}
+    np.testing.assert_array_equal(np.stack([table.column(n).to_numpy() for n in names if n != "method"], 1), written)
     assert call("encode", "run-bits", "--out", "embedding.parquet").exit_code == DONE
     table = parquet.read_table("embedding.parquet")
     assert table.column_names == ["z0", "z1"]

@@ -422,9 +422,12 @@ def score(
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Say how likely each datum is: log p(x) in nats, its Monte Carlo error, effective sample size, k-hat and ELBO."""
+    """Say how likely each row is: log p(x) in nats, its Monte Carlo error, whether it is reliable and by which method.
+
+    Where importance sampling fails, up to 1,000 rows get a better proposal each, and up to 100 of them annealing.
+    """
     from taut import export
-    from taut.evidence import Evidence, importance_blocks
+    from taut.evidence import Evidence, importance_blocks, settle
 
     loaded = _load(run, trust)
     target = export.check_target(out or Path("scores.csv"), export.NUMBERS, overwrite)
@@ -435,21 +438,23 @@ def score(
             blocks.append(block)
             advance(len(block.ess), "")
     evidence = Evidence.concatenate(blocks)
-    columns = {c: getattr(evidence, c) for c in ("log_evidence", "log_evidence_error", "ess", "khat", "elbo")}
+    rows = settle(loaded.model, x, evidence, seed=seed)
+    columns = {c: getattr(rows, c) for c in ("log_evidence", "log_evidence_error", "reliable", "method")}
+    columns |= {c: getattr(evidence, c) for c in ("ess", "khat", "elbo")}
     if regret:
         columns |= _regret(loaded, x, evidence, seed)
     odd = _cell_columns(loaded, x, num_samples, seed) if cells else {}
     import torch
 
     table = torch.stack([c.double() for c in (*columns.values(), *odd.values())], 1)
-    parallel.on_main(lambda: export.write_numbers(table, target, [*columns, *odd]))
-    result = {"file": str(target), **evidence.to_dict()}
+    parallel.on_main(lambda: export.write_numbers(table, target, [*columns, *odd], {"method": rows.methods}))
+    result = {"file": str(target), **rows.to_dict()}
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         terminal.show_numbers(result)
         if odd:
-            terminal.show_oddest(evidence.log_evidence, {name[len("log_p(") : -1]: values for name, values in odd.items()})
+            terminal.show_oddest(rows.log_evidence, {name[len("log_p(") : -1]: values for name, values in odd.items()})
         terminal.answer(f"each datum's numbers are in {shown(target)}")
 
 
