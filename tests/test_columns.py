@@ -704,38 +704,25 @@ LIST = "mend them, or list what means missing in --missing-values"
         ),
         (
             Column("x", "count"),
-            [1, -3, -2],
-            f"2 values (66.7 %) of 'x' are negative (largest -2, first -3 in row 11 {ROW}); give raw counts",
+            [1, -3, -2] * 4,
+            f"8 values (66.7 %) of 'x' are negative (largest -2, first -3 in row 11 {ROW}); give raw counts",
         ),
         (
             Column("x", "count"),
-            [0, 1.5, 2.25],
-            "2 values (66.7 %) of 'x' are not integers (largest 2.25, first 1.5 in "
+            [0, 1.5, 2.25] * 4,
+            "8 values (66.7 %) of 'x' are not integers (largest 2.25, first 1.5 in "
             f"row 11 {ROW}); they look log-normalised: give raw counts",
         ),
         (
             Column("x", "count"),
-            [0, 1.5, 200],
-            f"1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row 11 {ROW}); give raw counts",
+            [1.5, 0.5, 200] * 4,
+            f"8 values (66.7 %) of 'x' are not integers (largest 1.5, first 1.5 in row 10 {ROW}); give raw counts",
         ),
         (
             Column("x", "levels", high=9),
-            [0, 1.5, 2],
-            "1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row "
-            f'11 {ROW}); correct them, or train with kind = "real"',
-        ),
-        (
-            Column("x", "levels", high=9),
-            [0, 10, 2],
-            "1 values (33.3 %) of 'x' are outside the levels 0..9 (largest 10, first "
-            f"10 in row 11 {ROW}); correct them, or train with low = 0 and high = 10 "
-            "in a schema file",
-        ),
-        (
-            Column("x", "positive"),
-            [1, 0, -2],
-            "2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 "
-            f'{ROW}); correct them, or train with kind = "real"',
+            [0.5, 1.5, 2] * 4,
+            "8 values (66.7 %) of 'x' are not integers (largest 1.5, first 0.5 in row "
+            f'10 {ROW}); correct them, or train with kind = "real"',
         ),
         (
             Column("x", "real"),
@@ -747,6 +734,88 @@ LIST = "mend them, or list what means missing in --missing-values"
 def test_values_that_are_refused(column, values, line):
     problems = encode(table(x=values), [column], "t", first_row=10)[1]
     assert problems == [f"t: {line}"]
+
+
+EXPECT = "log p(x) of their rows is finite, but low; train with {} in a schema file to expect them"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "line"),
+    [
+        (
+            Column("x", "levels", high=9),
+            [0, 10, 2],
+            f"1 values (33.3 %) of 'x' are outside the levels 0..9 (largest 10, first 10 in row 11 {ROW}); "
+            + EXPECT.format("low = 0 and high = 10"),
+        ),
+        (
+            Column("x", "levels", high=9),
+            [0, 1.5, 2],
+            f"1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row 11 {ROW}); "
+            + EXPECT.format('kind = "real"'),
+        ),
+        (
+            Column("x", "positive"),
+            [1, 0, -2],
+            f"2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 {ROW}); " + EXPECT.format('kind = "real"'),
+        ),
+    ],
+)
+def test_values_that_training_never_saw_are_kept_and_noted(column, values, line):
+    codes, problems, notes = encode(table(x=values), [column], "t", first_row=10)
+    assert codes[:, 0].tolist() == values
+    assert problems == []
+    assert notes == [f"t: {line}"]
+
+
+def test_counts_that_cannot_be_are_kept_for_the_model_to_judge():
+    codes, problems, notes = encode(table(x=[0, 1.5, -2]), [Column("x", "count", high=9)], "t")
+    assert codes[:, 0].tolist() == [0, 1.5, -2]
+    assert problems == notes == []
+
+
+@pytest.mark.parametrize(
+    ("levels", "type_", "values"),
+    [
+        (("false", "true"), "bool", [0, 1]),
+        (("false", "true"), "bool", [0.0, 1.0]),
+        (("false", "true"), "bool", ["n", "Y"]),
+        (("false", "true"), "bool", ["False", "TRUE"]),
+        (("0", "1"), "int", [False, True]),
+        (("0", "1"), "int", ["no", "yes"]),
+        (("n", "y"), "text", [False, True]),
+        (("f", "t"), "text", [0, 1]),
+        (("yes", "no"), "text", [True, False]),
+    ],
+)
+def test_truth_values_are_the_same_in_all_their_spellings(levels, type_, values):
+    column = Column("x", "binary", levels, type=type_)
+    codes, problems, notes = encode(table(x=[*values, None, *values]), [column], "t")
+    assert [0 if c == 0 else 1 if c == 1 else None for c in codes[:, 0]] == [0, 1, None, 0, 1]
+    assert problems == notes == []
+
+
+@pytest.mark.parametrize(("levels", "values"), [(("no", "yes"), ["no", "1"]), (("a", "b"), [0, 1]), (("0", "2"), [False, True])])
+def test_what_is_no_spelling_of_the_same_truth_is_a_new_level(levels, values):
+    codes, _, notes = encode(table(x=values), [Column("x", "binary", levels, type="text")], "t")
+    assert np.isnan(codes[-1, 0])
+    assert "levels never seen in training" in notes[0]
+
+
+def test_a_whole_column_of_new_levels_is_another_column():
+    column = Column("x", "category", ("red", "green"), type="text")
+    assert encode(table(x=["rouge", "vert"] * 5), [column], "t")[1:] == (
+        [
+            "t: all 10 values of 'x' are levels never seen in training ('rouge', 'vert'); "
+            "it was trained on 'red', 'green': write them like that, or leave them empty"
+        ],
+        [],
+    )
+    assert encode(table(x=["rouge"] * 9), [column], "t")[1:] == (
+        [],
+        ["t: 9 values of 'x' are levels never seen in training ('rouge'): read as missing"],
+    )
+    assert encode(table(x=["rouge"] * 10 + ["red"]), [column], "t")[1] == []
 
 
 def test_beyond_float32():

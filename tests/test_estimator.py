@@ -14,11 +14,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sklearn.datasets
 import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -255,10 +256,10 @@ def test_kind_and_levels_overrule_it() -> None:
     assert VAEstimator(**FAST, levels=(0, 20)).fit(x).schema_.num_levels == 21
     counts = VAEstimator(**FAST, kind="count").fit(x)
     assert type(counts.model_.likelihood) is taut.NegativeBinomial
-    with pytest.raises(
-        ValueError, match=r"outside the levels 0..8, the first at row 0, column 0 \(from 0\); .* or train with levels 0:13"
+    with pytest.warns(
+        UserWarning, match=r"outside the levels 0..8, the first at row 0, column 0 \(from 0\); .* low; train with levels 0:13"
     ):
-        VAEstimator(**FAST).fit(x).score(x + 5)
+        assert np.isfinite(VAEstimator(**FAST).fit(x).score(x + 5))
 
 
 def test_a_constant_column_is_left_out_and_given_back() -> None:
@@ -493,8 +494,83 @@ def test_a_level_never_seen_stays_what_it_is() -> None:
     frame = pd.DataFrame({"x": _normal(30)[:, 0], "level": ["a", "b", "c"] * 10})
     estimator = VAEstimator(**FAST).fit(frame)
     odd = frame.assign(level=["zebra", None, *frame["level"][2:]])
-    filled = estimator.impute(odd)["level"].tolist()
+    with pytest.warns(UserWarning, match="1 values of 'level' are levels never seen in training \\('zebra'\\): read as missing"):
+        filled = estimator.impute(odd)["level"].tolist()
     assert (filled[0], filled[1] in "abc", filled[2:]) == ("zebra", True, frame["level"].tolist()[2:])
+
+
+def test_tomorrows_rows_have_a_number_each_and_odd_ones_a_low_one() -> None:
+    r = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "age": r.integers(19, 90, 300),
+            "price": np.exp(r.normal(3, 1, 300)),
+            "flag": r.random(300) < 0.5,
+            "real": r.normal(size=300),
+        }
+    )
+    estimator = VAEstimator(**FAST).fit(frame)
+    assert [c.kind for c in estimator.schema_.columns] == ["levels", "positive", "binary", "real"]
+    usual = frame[:1].astype({"age": float})
+    scores = []
+    for column, value in (("age", 18), ("age", 200), ("age", 30.5), ("price", 0.0), ("price", -7.5)):
+        with pytest.warns(UserWarning, match=f"1 values .* of '{column}' are .*: log p|1 values .* of '{column}' are .*; log p"):
+            scores.append(float(estimator.score_samples(usual.assign(**{column: value}))[0]))
+    assert np.isfinite(scores).all()
+    assert max(scores) < estimator.score(frame) - 15  # 2^-24 is 16.6 nats
+    for same in (
+        usual.astype(str),
+        usual.assign(flag=usual["flag"].astype(int)),
+        usual.assign(flag=np.where(usual["flag"], "Y", "N")),
+    ):
+        assert estimator.score_samples(same) == estimator.score_samples(usual)
+
+
+def test_truth_values_contradict_their_row_in_any_spelling() -> None:
+    truth = np.random.default_rng(0).random(200) < 0.5
+    frame = pd.DataFrame({"ok": truth, "y": np.where(truth, 3, -3) + np.random.default_rng(1).normal(size=200)})
+    estimator = VAEstimator(**FAST | {"max_epochs": 200}).fit(frame)
+    right, wrong = estimator.score(frame), estimator.score(frame.assign(ok=~frame["ok"]))
+    assert estimator.score(frame.assign(ok=truth.astype(int))) == right
+    assert estimator.score(frame.assign(ok=(~truth).astype(int))) == wrong < right - 0.5
+    with pytest.raises(
+        ValueError, match=r"all 200 values of 'ok' are levels never seen in training \('ja', 'nein'\)|\('nein', 'ja'\)"
+    ):
+        estimator.score(frame.assign(ok=np.where(truth, "ja", "nein")))
+
+
+def test_what_is_impossible_is_minus_infinity_and_said() -> None:
+    r = np.random.default_rng(0)
+    frame = pd.DataFrame({"count": r.poisson(300, 100) * (r.random(100) < 0.5), "x": r.normal(size=100)})
+    estimator = VAEstimator(**FAST, schema=None).fit(frame)
+    assert estimator.schema_.columns[0].kind == "count"
+    odd = frame.astype({"count": float})
+    odd.loc[3, "count"], odd.loc[5, "count"] = -1.0, 2.5
+    with pytest.warns(UserWarning, match="2 values .* outside the support .*: log p.* of 2 rows is minus infinity"):
+        scores = estimator.score_samples(odd)
+    rest = np.delete(np.arange(100), [3, 5])
+    assert np.isneginf(scores[[3, 5]]).all()
+    assert np.array_equal(scores[rest], estimator.score_samples(frame)[rest])
+    with pytest.warns(UserWarning, match="minus infinity"):
+        assert estimator.score(odd) == -np.inf
+    with pytest.warns(UserWarning, match="minus infinity"):
+        filled = estimator.impute(odd.assign(x=odd["x"].mask(odd.index < 9)))
+    assert filled["count"].equals(odd["count"])
+    assert filled["x"].notna().all()
+    with pytest.raises(ValueError, match="are negative"):
+        estimator.score(frame.assign(count=-1.0 - frame["count"]))
+
+
+@pytest.mark.parametrize("name", ["diabetes", "iris", "wine", "breast_cancer", "linnerud", "digits"])
+@pytest.mark.filterwarnings("ignore:the data. :UserWarning")
+def test_cross_validation_is_finite_on_the_frames_of_scikit_learn(name: str) -> None:
+    settings = {"scaled": False} if name == "diabetes" else {}
+    frame = getattr(sklearn.datasets, f"load_{name}")(as_frame=True, **settings).data[:400]
+    for data in (frame, frame.to_numpy()):
+        scores = cross_val_score(VAEstimator(**FAST), data, cv=5, error_score="raise")
+        assert np.isfinite(scores).all()
+    search = GridSearchCV(VAEstimator(**FAST), {"latent_dim": [1, 2]}, cv=2, error_score="raise").fit(frame)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 def test_a_frame_without_gaps_comes_back_as_it_was() -> None:

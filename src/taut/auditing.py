@@ -87,8 +87,11 @@ def _audit(
         )
     if source is not None:
         part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
-        x, more, _ = new_data(run, source, key)
-        notes += more
+        new = new_data(run, source, key)
+        x, notes = new.rows, [*notes, *new.notes]
+        if new.impossible:
+            x = x[torch.tensor([i for i in range(len(x)) if i not in set(new.impossible)])]
+            notes.append(f"{len(new.impossible)} rows of log p(x) = -inf are left out of this audit")
     elif dataset is not None:
         part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
     if part == "validation":

@@ -18,7 +18,7 @@ from taut.data import Dataset, Rows, Schema, batch, blocks
 from taut.data.column import float_storage
 from taut.errors import DataError, UsageError, shown
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
-from taut.likelihoods.columns import ColumnSupport
+from taut.likelihoods.columns import ColumnSupport, reach_of
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.networks import Network
 from taut.objectives import Objective
@@ -357,22 +357,27 @@ def describe_part(part: Any) -> Spec:
     return to_spec(part, _FILLED)
 
 
-def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None) -> str | None:
-    """Returns what is wrong with data that the likelihood gives no probability, in one line, or None.
+def unsupported(
+    model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None, *, new: bool = False
+) -> tuple[str, Tensor] | None:
+    """Returns what is wrong with data that the likelihood gives no probability, and (row, column) of each such value, or None.
 
     Args:
         model: The model.
         x: Data, (N, *event); what is missing is no problem.
         latent: Any one z, (1, D), to decode.
         schema: Of a table: names its columns.
+        new: Whether the data were not trained on: they may lie wherever the density is not zero, however small it is.
     """
     bad, first, where, number, size = 0, 0.0, (0, 0), 0, 0
     support, device = None, next((p.device for p in model.parameters()), torch.device("cpu"))
+    places = []
     for stored in blocks(x):
         with torch.no_grad():
             block, context = model.split(stored.to(device=device, dtype=torch.get_default_dtype()))
             if support is None:
-                support = model.decode(latent[None].to(device), None if context is None else context[:1]).support
+                decoded = model.decode(latent[None].to(device), None if context is None else context[:1])
+                support = reach_of(decoded) if new else decoded.support
                 while isinstance(support, constraints.independent):
                     support = support.base_constraint
                 if support is None:
@@ -382,6 +387,7 @@ def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = Non
             row, element = outside.nonzero()[0].tolist()
             first, where = float(block.reshape(len(block), -1)[row, element]), (number + row, element)
         bad, number, size = bad + int(outside.sum()), number + len(block), size + outside.numel()
+        places.append(outside.nonzero().cpu() + torch.tensor([[number - len(block), 0]]))
     if not bad or support is None:
         return None
     place = f"element {where[1]}"
@@ -390,7 +396,14 @@ def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = Non
     return (
         f"{bad} values ({bad / size:.1%}) lie outside the support of the likelihood, {_words(support)}; "
         f"the first is {first:g} (row {where[0]}, {place})"
-    )
+    ), _of_table(torch.cat(places), schema)
+
+
+def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
+    """Returns places among the columns that are modelled as places among all of a datum, those of the context included."""
+    if schema is not None and schema.kind == "table":
+        places[:, 1] = torch.tensor(schema.rest)[places[:, 1]]
+    return places
 
 
 def _words(support: constraints.Constraint) -> str:
@@ -423,8 +436,8 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     for rows in (dataset.train, dataset.validation, dataset.test):
         if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits
             continue
-        problem = unsupported(model, rows, z, dataset.schema)
-        if problem is not None:
+        found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
+        if found is not None:
             mend = {
                 "binary": "leave --likelihood away to get Bernoulli()",
                 "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 and 1 with --binarize dynamic",
@@ -433,7 +446,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
                 "count": "leave --likelihood away to get NegativeBinomial()",
                 "table": "take another family for that kind of column, or another kind in a --schema FILE",
             }[kind]
-            raise DataError(f"{name}: {problem}; {mend}")
+            raise DataError(f"{name}: {found[0]}; {mend}")
     _, context = model.split(x)
     support = model.decode(z[None], None if context is None else context[:1]).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:

@@ -122,7 +122,10 @@ class ColumnFeatures(Features):
 
     def forward(self, x: Data) -> Tensor:
         numbers = x[:, self.numbers]
-        numbers = torch.where(self.plain, numbers, (torch.where(self.plain, 1.0, numbers) + self.shift).log())
+        shifted = torch.where(self.plain, 1.0, numbers) + self.shift
+        # A zero among positive numbers is as good as missing here.
+        logarithm = torch.where(shifted > 0, shifted, torch.nan).log()
+        numbers = torch.where(self.plain, numbers, logarithm)
         values = (numbers - self.loc) / self.scale
         if len(self.warped):
             values = values.index_copy(-1, self.warped_numbers, self._warped_values(x[:, self.warped]))
