@@ -434,7 +434,7 @@ MUTANTS = [
         "(counts + extra).log()",
         BUILD,
     ),
-    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & ~self.khat.isnan()", "", EVIDENCE),
+    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & (self.khat < math.inf)", "", EVIDENCE),
     Mutant(
         "loop: a value that is not finite is counted",
         "training/step.py",
@@ -540,7 +540,7 @@ MUTANTS = [
     Mutant(
         "validation: new noise at each call",
         "training/loop.py",
-        'with stream(seed, "validation", first // size), own',
+        'with held(), stream(seed, "validation", first // size), own',
         "with own",
         LOOP,
     ),
@@ -601,7 +601,13 @@ MUTANTS = [
         "unit = num_elements",
         EVIDENCE,
     ),
-    Mutant("manifest not checked", "storage.py", "if manifest.get(path.name) != _sha256(content):", "if not manifest:", STORAGE),
+    Mutant(
+        "manifest not checked",
+        "storage.py",
+        "if _sha256(content) not in _sums(manifest, path.name):",
+        "if not manifest:",
+        STORAGE,
+    ),
     # --- Importance sampling, its curve and its tail ---------------------------------------------------------------------
     Mutant(
         "evidence: encoder run for each chunk of samples (pythae, NVAE)",
@@ -2028,8 +2034,8 @@ MUTANTS = [
     Mutant(
         "pace: a folder in which nothing began stays",
         "fitting.py",
-        "parallel.on_main(path.rmdir)",
-        "pass",
+        "            with watched(), held():\n                abandon(path)\n",
+        "            pass\n",
         f"{RUN}::test_a_pace_that_is_not_possible_leaves_no_folder",
     ),
     Mutant(

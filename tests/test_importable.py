@@ -12,7 +12,7 @@ import pytest
 SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
-    {"errors", "types", "references", "seeds", "affine"},
+    {"errors", "types", "references", "seeds", "affine", "precision"},
     {"networks", "distributions", "spec", "missing", "features", "parallel"},
     {"memory"},
     {"model", "config", "storage"},

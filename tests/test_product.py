@@ -1,7 +1,7 @@
 """``audit`` and ``tighten`` on every kind of model: likelihood x condition x gaps x prior x posterior.
 
-The suite takes each likelihood once, with the rest of the product in turn, so that each of the others meets several; ``make slow``
-takes the whole product.
+The suite takes each likelihood once, with the rest of the product in turn, so that each of the others meets several of them;
+`make slow` takes the whole product.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ NET = "MLP(hidden=(4,))"
 TINY: dict[str, Any] = {
     "latent_dim": 2, "encoder": NET, "decoder": NET, "max_epochs": 1, "batch_size": 16, "num_samples": 10, "threads": 1,
 }  # fmt: skip
-LEAST = Effort(
-    num_samples=20, num_chains=2, max_temperatures=3, optimum_steps=3, simulated=3, naive=3, train=30, samples=12
-)
+LEAST = Effort(num_samples=20, num_chains=2, max_temperatures=3, optimum_steps=3, simulated=3, naive=3, train=30, samples=12)
 COUNTS = RNG.poisson(np.exp(Z).clip(max=30))
 ARRAYS: dict[str, np.ndarray] = {
     "binary": (Z > 0).astype(float), "levels": np.digitize(Z, [-1, 0, 1]), "real": Z, "count": COUNTS,

@@ -29,7 +29,7 @@ from taut.data import Dataset, Schema
 from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
 from taut.fitting import evaluate, resume, start, train_run
 from taut.measure import draw_pictures
-from taut.run import Run, data_of, find_device
+from taut.run import Run, abandon, data_of, find_device, make_folder
 from taut.training import checkpoint
 from taut.training.loop import Record
 
@@ -245,8 +245,8 @@ RECORD, SHOW = "json.dumps", "taut.terminal.Text"
 KILLS = [(SYNC, n) for n in (12, 13, 14, 16, 18, 19, 20, 21, 29, 30, 31, 33, 36)] + [(STEP, 117), (STEP, 299), (CAPTURE, 3)]
 EARLY = [(STEP, 1), (STEP, 77), (SYNC, 3), (SYNC, 10)]
 STOPS = [
-    (STEP, 1), (STEP, 77), (STEP, 155), (STEP, 300), (CAPTURE, 3), (SYNC, 14), (SYNC, 19), (RECORD, 3),
-    (RECORD, 4), (SHOW, 9), (SHOW, 10), (SYNC, 32),
+    (STEP, 1), (STEP, 77), (STEP, 155), (STEP, 300), (CAPTURE, 3), (SYNC, 14), (SYNC, 19), (RECORD, 5),
+    (RECORD, 6), (SHOW, 9), (SHOW, 10), (SYNC, 32),
 ]  # fmt: skip
 
 
@@ -316,9 +316,14 @@ def test_killed_before_the_first_checkpoint_there_is_nothing_to_resume(
 ):
     folder, codes = stopped
     assert codes[at, n, signal.SIGKILL] == -signal.SIGKILL
+    path = folder / name(at, n, signal.SIGKILL)
     with pytest.raises(StorageError) as caught:
-        resume(folder / name(at, n, signal.SIGKILL))
-    one_line(caught, "no checkpoint", "nothing was trained yet", "--overwrite")
+        resume(path)
+    one_line(caught, "no checkpoint", "nothing was trained yet", "`taut fit` again")
+    assert make_folder(path, "", overwrite=False) == path  # and for that it is free
+    assert [p.name for p in path.iterdir()] == [".lock"]
+    abandon(path)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(("number", "at", "n"), [((signal.SIGTERM, signal.SIGINT)[i % 2], *s) for i, s in enumerate(STOPS)])
@@ -344,7 +349,7 @@ def test_a_line_of_the_history_that_a_kill_cut_off_is_dropped(
     for file in ("manifest.json", "model.safetensors", "evaluation.json"):
         (path / file).unlink()
     shutil.rmtree(path / "checkpoints" / "step-000000300")
-    (path / ".model.safetensors.tmp").write_bytes(b"half a file")
+    (path / ".taut-0123456789abcdef").write_bytes(b"half a file")
     history = (path / "history.jsonl").read_bytes()
     (path / "history.jsonl").write_bytes(history[:-20])
     run, _, state = resume(path)
@@ -559,7 +564,7 @@ def edit(path: Path, **changes: Any) -> None:
     [
         ({"format": 2, "taut": "9.9"}, ["has format 2", "made by taut 9.9", "reads format 1"]),
         ({"format": ...}, ["has format None"]),
-        ({"config": ...}, ["run.json is damaged", "it has no 'config'"]),
+        ({"config": ...}, ["run.json is damaged", "config is missing"]),
         ({"config": {"training": {"sed": 1, "batch_size": 0}}}, ["run.json is damaged", "'seed'", "; training.batch_size"]),
         ({"config": [1]}, ["run.json is damaged"]),
         ({"schema": {"kind": "bits"}}, ["run.json is damaged"]),
@@ -605,7 +610,7 @@ def test_a_pickle_in_the_place_of_the_weights_is_never_opened(copy: Path, monkey
     storage.write_manifest(copy)
     with pytest.raises(StorageError) as caught:
         taut.load(copy)
-    one_line(caught, "model.safetensors is no safetensors file")
+    one_line(caught, "model.safetensors is damaged: it is no safetensors file")
     assert not Path("unpickled").exists()
 
 
@@ -819,16 +824,17 @@ def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, monkeypatch
         start(BITS, out, config, overwrite=overwrite)
 
     make("run", False)
-    for path, words in (("run", "exists: choose another --out, or --overwrite"), ("file", "exists"), ("empty", "exists")):
+    (Path("run") / "checkpoints" / "step-000000007").mkdir(parents=True)
+    for path, words in (("run", "exists: choose another --out, or --overwrite"), ("file", "exists")):
         Path("file").write_bytes(b"mine")
-        Path("empty").mkdir(exist_ok=True)
         with pytest.raises(UsageError) as caught:
             make(path, False)
         one_line(caught, words)
-    make("empty", True)
-    (Path("run") / "checkpoints" / "step-000000007").mkdir(parents=True)
+    Path("empty").mkdir()
+    make("empty", False)  # there is nothing to lose
+    make("empty", False)  # and neither is where nothing was trained
     make("run", True)
-    assert [p.name for p in Path("run").iterdir()] == ["run.json"]
+    assert sorted(p.name for p in Path("run").iterdir()) == [".lock", "run.json"]
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("mine")
     np.save("run/data.npy", BITS)

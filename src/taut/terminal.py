@@ -36,6 +36,15 @@ NAMES = {
     "baseline": "baseline, independent marginals",
 }
 
+METHODS = {
+    "importance": "importance sampling",
+    "defensive": "importance sampling with a share of the prior",
+    "importance_from_optimum": "importance sampling from the best Gaussian",
+    "annealing": "annealing",
+    "enumeration": "the sum over all latent values",
+    "none": "no method",
+}
+
 
 def answer(text: str) -> None:
     """Prints a line of result."""
@@ -135,18 +144,25 @@ def show_numbers(result: Mapping[str, Any]) -> None:
     console = _stdout()
     console.print(table)
     ess, reliable = result["ess"], result["khat"]["reliable_share"]
+    by = _by(result["by"]) if result.get("by", {}).keys() - {"importance"} else ""
     console.print(
         Text(
             f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples {ess['mean']:.1f} in the mean, "
             f"{ess['smallest']:.1f} at least"
             + ("" if reliable is None else f"; k-hat finds {reliable:.0%} of the data reliable")
             + "\n"
-            f"active units: {result['active_units']} of {result['latent_dim']}"
+            + (f"log p(x) is by {by}; reliable for {result['reliable_share'] or 0:.0%} of the rows\n" if by else "")
+            + f"active units: {result['active_units']} of {result['latent_dim']}"
         ),
         soft_wrap=True,
     )
     for line in result["warnings"]:
         console.print(Text(f"warning: {line}"), soft_wrap=True)
+
+
+def _by(counts: Mapping[str, int]) -> str:
+    """Returns how many rows each method gave."""
+    return ", ".join(f"{METHODS[name]} for {count}" for name, count in counts.items() if count)
 
 
 def show_audit(result: Mapping[str, Any]) -> None:
@@ -177,12 +193,7 @@ def show_audit(result: Mapping[str, Any]) -> None:
             table.add_row(title, _number(estimate["value"]), *errors)
     console = _stdout()
     console.print(table)
-    by = {
-        "importance": "importance sampling",
-        "importance_from_optimum": "importance sampling from the best Gaussian",
-        "annealing": "annealing",
-    }
-    how = ", ".join(f"{by[name]} for {count}" for name, count in result["log_evidence"]["by"].items() if count)
+    how = _by(result["log_evidence"]["by"])
     lines = [f"log p(x) is by {how}; reliable for {result['log_evidence']['reliable_share']:.0%} of the data"]
     if found := result["latents"]:
         lines.append(f"active units: {found['active_units']} of {found['latent_dim']}")

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints
 
+from taut.evidence.importance import Proposal
 from taut.evidence.results import Estimate
 from taut.memory import Chunks
 from taut.model import VAE, Model, evaluating, frozen
@@ -130,7 +131,7 @@ def annealing(
     x: Data,
     num_chains: int = 16,
     *,
-    start: str = "posterior",
+    start: str | Proposal = "posterior",
     exact: Tensor | None = None,
     max_temperatures: int = 1000,
     context: Context | None = None,
@@ -142,7 +143,7 @@ def annealing(
         model: A model with continuous latent variables; it is evaluated in evaluation mode.
         x: Data, (N, \*event).
         num_chains: C, for each datum.
-        start: r(z): "posterior" or "prior".
+        start: r(z): "posterior", "prior", or a proposal.
         exact: One exact draw of p(z|x) for each datum, (N, D), from ``simulate``: the chains then run in reverse.
         max_temperatures: Largest T, if the pilot asks for more.
         context: What the model is conditioned on, (N, C).
@@ -162,7 +163,7 @@ def annealing_blocks(
     x: Data,
     num_chains: int = 16,
     *,
-    start: str = "posterior",
+    start: str | Proposal = "posterior",
     exact: Tensor | None = None,
     max_temperatures: int = 1000,
     context: Context | None = None,
@@ -171,7 +172,7 @@ def annealing_blocks(
     """Yields the estimates of one block of data after the other, for those who show progress or stop early."""
     if num_chains < 1 or max_temperatures < 1 or not len(x):
         raise ValueError("num_chains, max_temperatures and the number of data must be at least 1")
-    if start not in ("posterior", "prior"):
+    if isinstance(start, str) and start not in ("posterior", "prior"):
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
     rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
     device = next((p.device for p in model.parameters()), x.device)
@@ -183,7 +184,7 @@ def annealing_blocks(
         z = None if exact is None else exact[here].to(block)
         with torch.no_grad(), frozen(model):
             with stream(seed, "pilot", number):
-                path = _Path(model, block, c, start)
+                path = Path(model, block, c, start if isinstance(start, str) else start(here, block, c))
                 plan = _pilot(path, num_chains, max_temperatures)
             with stream(derive(seed, "annealing"), "reverse" if exact is not None else "forward", number):
                 return _run(path, plan, num_chains, z)
@@ -239,10 +240,10 @@ class _Point(NamedTuple):
         return self.log_joint - self.log_start
 
 
-class _Path:
+class Path:
     """The densities between start and joint for a block of data, over unconstrained u with z = T(u)."""
 
-    def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str) -> None:
+    def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str | Distribution) -> None:
         draw = model.draw(x, context=context, reparameterize=False)
         if isinstance(model, VAE):
             x, context = model.split(x, context)
@@ -254,7 +255,9 @@ class _Path:
             )
         self.decode: Callable[[Tensor], Distribution] = lambda z: model.decode(z, context)
         self.x, self.prior = x, draw.prior
-        self.start = draw.posterior if start == "posterior" else draw.prior
+        if isinstance(start, str):
+            start = draw.posterior if start == "posterior" else draw.prior
+        self.start = start
         if not self.start.batch_shape:
             self.start = self.start.expand(torch.Size((len(x),)))
         self.transform = _unconstrained(support)
@@ -298,7 +301,7 @@ class _Plan(NamedTuple):
     length: float
 
 
-def _transition(path: _Path, point: _Point, beta: float, step: Tensor, scale: Tensor) -> tuple[_Point, Tensor]:
+def _transition(path: Path, point: _Point, beta: float, step: Tensor, scale: Tensor) -> tuple[_Point, Tensor]:
     """Returns the chains after one Hamiltonian transition that leaves f_beta invariant, and who accepted, (C, B)."""
     size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]  # jitter: no trajectory is periodic
     momentum = torch.randn_like(point.u)
@@ -320,7 +323,7 @@ def _choose(accepted: Tensor, new: _Point, old: _Point) -> _Point:
     return _Point(*(pick(a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _pilot(path: _Path, num_chains: int, max_temperatures: int) -> _Plan:
+def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
     """Walks from start to joint in steps of about equal thermodynamic length, adapting the transitions on the way."""
     point = path.draw(max(num_chains, PILOT_CHAINS))
     scale = path.transform.inv(path.start.sample(torch.Size((100,)))).std(0)
@@ -374,7 +377,7 @@ def _plan(betas: list[float], lengths: list[float], steps: list[Tensor], scales:
     return _Plan([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], length)
 
 
-def _run(path: _Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
+def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
     """Returns the estimate of the chains that run with a plan: forward from the start, or back from exact draws."""
     size = (num_chains, len(path.x))
     log_w, acceptance = (torch.zeros(size, dtype=torch.float64, device=path.x.device) for _ in range(2))

@@ -26,7 +26,9 @@ from taut.memory import Chunks, out_of_memory
 from taut.model import Model, evaluating
 from taut.objectives import Objective
 from taut.parallel import Share
+from taut.precision import wide
 from taut.seeds import derive, generator, set_seed, stream, untouched
+from taut.signals import held, watched
 from taut.training.graph import CannotCompileError
 from taut.training.step import Learner
 
@@ -152,10 +154,11 @@ def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tupl
         learner.step(x, _rate(step, config, state), decay, step / state.total_steps, own, state.micro_batches)
 
     step = state.step
-    with learner.interval():
+    with watched(), learner.interval():
         while step < until:
             try:
-                take(step)
+                with held():
+                    take(step)
                 step += 1
             except (MemoryError, RuntimeError) as error:
                 whole = own is not None or parallel.indivisible(model, learner.objective)
@@ -178,10 +181,10 @@ def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int =
         block = x[first : first + size].to(torch.get_default_dtype())
 
         def sums(own: Share) -> tuple[float, float]:
-            with stream(seed, "validation", first // size), own.noise(objective.num_samples):
+            with held(), stream(seed, "validation", first // size), own.noise(objective.num_samples):
                 bound = objective(model, own.of(block))
             target = bound.value if bound.target is None else bound.target
-            return float(bound.value.sum(dtype=torch.float64)), float(target.sum(dtype=torch.float64))
+            return float(wide(bound.value).sum()), float(wide(target).sum())
 
         return list(chunks(len(block), sums))
 
