@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from instances import LATENT
@@ -13,12 +14,13 @@ from ztest import assert_mean, limit
 import taut
 from taut import posteriors
 from taut.build import Statistics
-from taut.data import Schema
+from taut.data import Schema, hashes_of
 from taut.evidence import Estimate, Evidence, importance_blocks
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.importance import curve_sizes, prior_proposal
 from taut.evidence.pareto import tail_length, tail_surplus
 from taut.evidence.results import bits_per_dimension
+from taut.measure import copies
 
 
 def wrong(problem: taut.LinearGaussian, dim_x: int = 5) -> taut.VAE:
@@ -391,6 +393,21 @@ def test_num_samples_must_be_positive() -> None:
         taut.importance(problem.model(), problem.sample(2), 0)
     with pytest.raises(ValueError, match="at least 1, not 5 and 0"):
         taut.importance(problem.model(), torch.zeros(0, 5), 5)
+
+
+def test_rows_that_were_divided_are_observations_of_their_own() -> None:
+    """[a a b b b c]: b was divided among the parts, so each b is an observation; a was kept whole, so both are one."""
+    x = torch.tensor([0, 0, 1, 1, 1, 2], dtype=torch.uint8)[:, None]
+    divided = hashes_of(x[2:3])
+    groups = copies(x, divided)
+    assert groups is not None
+    same = groups[:, None] == groups
+    expected = torch.eye(6, dtype=torch.bool)
+    expected[0, 1] = expected[1, 0] = True
+    assert torch.equal(same, expected)
+    assert sorted(set(groups.tolist())) == list(range(5))
+    assert copies(x[1:], divided) is None
+    assert copies(x, np.empty(0, "S16")).max() == 2  # type: ignore[union-attr]
 
 
 def test_concatenated_blocks_are_the_whole() -> None:

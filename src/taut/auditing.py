@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from taut import build as building
@@ -26,8 +27,8 @@ from taut.seeds import generator
 
 __all__ = ["audit_run", "gradients_run", "write_report"]
 
-HISTORY = ("epoch", "step", "bound", "validation", "learning_rate", "best")  # of each line, what an audit keeps
 RESULTS = {"audit.json": records.AUDIT, "gradients.json": records.GRADIENTS}
+HISTORY = ("epoch", "step", "bound", "validation", "learning_rate", "best")  # of each line, what an audit keeps
 
 
 def audit_run(
@@ -107,7 +108,7 @@ def _audit(
         run.model,
         x.to(torch.get_default_dtype()),
         train=train,
-        groups=copies(x),
+        groups=copies(x, np.empty(0, "S16") if dataset is None else dataset.divided),
         baseline=baseline,
         levels=(run.schema.low, run.schema.high) if run.schema.is_image else None,
         effort=effort,
@@ -218,18 +219,18 @@ def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
         storage.add_to_manifest(run.path, {"report.html": page.encode()})
 
 
-def _near(source: str) -> str:
-    """Returns a source as a person would type it here: a path below this folder without what leads to it."""
-    path = Path(source)
-    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else source
-
-
 def _result(path: Path, shape: Any) -> dict[str, Any] | None:
     """Returns what an audit or a comparison of gradients left, if there was one."""
     if not (path.exists() or path.is_symlink()):
         return None
     found: dict[str, Any] = records.checked(storage.read_checked_json(path), shape, path)
     return found
+
+
+def _near(source: str) -> str:
+    """Returns a source as a person would type it here: a path below this folder without what leads to it."""
+    path = Path(source)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else source
 
 
 def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:

@@ -76,6 +76,7 @@ Crop = Annotated[bool, typer.Option("--crop", help="Cut the centre out of images
 Alpha = Annotated[str | None, typer.Option(help="Transparent images: drop the transparency, or composite on white.")]
 SkipBad = Annotated[str | None, typer.Option(help="Share of unreadable images that may be left out, such as 0.01.")]
 Stream = Annotated[bool | None, typer.Option(help="Leave a Parquet file on disk, or read it whole; by default by its size.")]
+Split = Annotated[str | None, typer.Option(help="By rows, or all copies of a row in one part; by default what is right.")]
 Trust = Annotated[list[str] | None, typer.Option(help="An outside module that the run may import; repeatable.")]
 
 
@@ -155,6 +156,7 @@ def fit(
     alpha: Alpha = None,
     skip_bad: SkipBad = None,
     stream: Stream = None,
+    split: Split = None,
     test: Test = None,
     latent_dim: Annotated[str | None, typer.Option(help="Dimensions of the latent space.")] = None,
     prior: Annotated[str | None, typer.Option(help="p(z), such as StandardNormal().")] = None,
@@ -241,6 +243,7 @@ def check(
     alpha: Alpha = None,
     skip_bad: SkipBad = None,
     stream: Stream = None,
+    split: Split = None,
     test: Test = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

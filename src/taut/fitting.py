@@ -270,6 +270,11 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     parallel.on_main(end)
 
 
+def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines | None]:
+    """Opens the history, where this is the process that writes it."""
+    return closing(storage.Lines(path, keep=state.step > 0)) if parallel.main() else nullcontext()
+
+
 def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool) -> str:
     """Returns what ended a training: ``time``, ``epochs`` (those that were planned) or ``patience`` (nothing grew any more)."""
     if state.step < state.total_steps:
@@ -277,11 +282,6 @@ def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool
     per_epoch = len(data.train) / batch_size(data, training)
     shortened = training.max_epochs is None or state.step < training.max_epochs * per_epoch
     return "time" if training.minutes is not None and shortened else "epochs"
-
-
-def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines | None]:
-    """Opens the history, where this is the process that writes it."""
-    return closing(storage.Lines(path, keep=state.step > 0)) if parallel.main() else nullcontext()
 
 
 def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
@@ -300,9 +300,11 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
 
         def write() -> None:
             found = numbers(rows, data)
-            found["unfinished"] = doctor.unfinished(run.history(), run.info.get("ended"), run.config.training)
+            ended = run.info.get("ended")
+            found["unfinished"] = doctor.unfinished(run.history(), ended, run.config.training)
             storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
-            for name in ("audit.json", "gradients.json", "report.html"):  # of an extended run they are of other weights
+            # Of a run that was extended these are of other weights.
+            for name in ("audit.json", "gradients.json", "report.html"):
                 (run.path / name).unlink(missing_ok=True)
             for name, content in draw_pictures(run.model, data, seed).items():
                 storage.write_bytes(run.path / name, content)

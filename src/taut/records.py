@@ -69,7 +69,8 @@ TIGHTENED = {"from": TEXT, "before": BEFORE}
 MANIFEST = Each(Either((TEXT, [TEXT])))
 STATE = {
     "total_steps": SIZE, "step": COUNT, "lr_scale": NUMBER, "skipped": COUNT, "rollbacks": COUNT, "best_step": COUNT,
-    "best_target": KNOWN, "done": TRUTH, "micro_batches?": SIZE, "since?": COUNT,
+    "best_target": KNOWN, "done": TRUTH, "micro_batches?": SIZE,
+    "since?": COUNT,
 }  # fmt: skip
 HISTORY = {
     "step": COUNT, "epoch": NUMBER, "bound?": NUMBER, "validation?": NUMBER, "learning_rate": NUMBER, "skipped": COUNT,

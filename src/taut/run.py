@@ -364,6 +364,8 @@ def rebuild(path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ..
     if not (path / storage.MANIFEST).exists() and not storage.unbroken(info):  # of a finished run the manifest knows it
         raise StorageError(f"{shown(file)} is damaged: its SHA-256 is not the one in it; restore it from a copy")
     records.checked(info, records.RUN, file)
+    with suppress(KeyError, TypeError, AttributeError):  # said below
+        info["config"]["data"].setdefault("split", "copies")  # as every run was split before this could be said
     with _damaged(file):
         config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
     specs = [

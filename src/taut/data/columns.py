@@ -31,6 +31,7 @@ A schema file overrides each. What looks like a stand-in for a missing value ("?
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -125,9 +126,10 @@ def _header_problems(headers: list[str], given: Mapping[str, Any], where: str) -
     if nameless := [i for i, header in enumerate(headers) if not header.strip()]:
         pandas = "; pandas writes its index so, which index=False leaves away" if nameless == [0] else ""
         lines.append(f"column {', '.join(map(str, nameless[:10]))} (from 0) has no name; give it one, or remove it{pandas}")
-    if twice := [h for h in dict.fromkeys(headers) if headers.count(h) > 1 and h.strip()]:
+    if twice := [h for h, n in Counter(headers).items() if n > 1 and h.strip()]:
         lines.append(f"{some(twice)} names more than one column; rename all but one")
-    extra = [h for h in given if h not in headers]
+    known = set(headers)
+    extra = [h for h in given if h not in known]
     lines += [f"the schema file describes {quoted(h)}, which is no column{nearest_to(h, headers)}" for h in extra]
     return [where + line for line in lines]
 

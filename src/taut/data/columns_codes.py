@@ -45,11 +45,15 @@ def encode(
     where = f"{shown(name)}: "
     problems, notes = _header_problems(table.column_names, columns), []
     modelled = [c for c in columns if c.modelled]
+    times = Counter(table.column_names)  # a search for each would take long: a table may have 10,000 columns
+    places = {header: i for i, header in enumerate(table.column_names) if times[header] == 1}
+    further = Tokens(missing_values)
     values = np.full((table.num_rows, len(modelled)), np.nan)
     for j, column in enumerate(modelled):
-        if table.column_names.count(column.name) != 1:
+        if column.name not in places:
             continue
-        cells = read_cells(table.column(column.name), Tokens(missing_values, column.levels))
+        tokens = Tokens(missing_values, column.levels) if column.levels else further
+        cells = read_cells(table.column(places[column.name]), tokens)
         if isinstance(cells, str):
             problems.append(f"column {quoted(column.name)} {cells}")
         elif column.kind in LEVEL_KINDS and cells.family == "date":
@@ -86,10 +90,10 @@ def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
 
 
 def _header_problems(headers: list[str], columns: Sequence[Column]) -> list[str]:
-    absent = [c.name for c in columns if c.modelled and c.name not in headers]
-    known = {c.name for c in columns}
-    extra = [h for h in dict.fromkeys(headers) if h not in known]
-    twice = [h for h in dict.fromkeys(headers) if headers.count(h) > 1]
+    times, known = Counter(headers), {c.name for c in columns}
+    absent = [c.name for c in columns if c.modelled and c.name not in times]
+    extra = [h for h in times if h not in known]
+    twice = [h for h, n in times.items() if n > 1]
     lines = []
     if absent:
         near = nearest_to(absent[0], extra)

@@ -319,7 +319,7 @@ def _log_evidence(evidence: Evidence, best: Best, groups: Tensor | None) -> dict
     n = len(evidence.ess)
     value, error, method, reliable = best
     m = len(value)
-    reliable = reliable & value.isfinite() & error.isfinite()  # what is no number is not reliable, whatever a method says
+    reliable = reliable & value.isfinite() & error.isfinite()  # what is not a number is not reliable
     if m == n:
         estimate = Estimate.of(value, error, groups)
     else:

@@ -72,9 +72,8 @@ class Learner:
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self.optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
         device = next(model.parameters()).device
-        self.total = torch.zeros(
-            (), dtype=wide_dtype(device), device=device
-        )  # of the bounds of an interval, over its finite steps
+        # Of the bounds of an interval, over its finite steps.
+        self.total = torch.zeros((), dtype=wide_dtype(device), device=device)
         self.skipped = torch.zeros((), dtype=wide_dtype(device), device=device)
         self._graph: Graph | None = None
         self._inputs: list[Tensor] = []
