@@ -98,7 +98,7 @@ AUDIT = {
     "effort": Each(KNOWN),
     "history?": [{"epoch": NUMBER, "step": COUNT, "bound": KNOWN, "validation": KNOWN, "learning_rate?": NUMBER, "best?": TRUTH}],
     "training?": {"ended?": TEXT, "minutes?": NUMBER}, "missing?": Each(TEXT),
-    "tightened?": TIGHTENED,
+    "tightened?": {**TIGHTENED, "after?": BEFORE},
     "evidence": {**MEASURED, "curve?": [{"num_samples": COUNT, **ESTIMATE}]},
     "baseline?": ESTIMATE, "gain_over_baseline?": ESTIMATE, "bits_per_dimension?": BITS,
     "overfitting?": {
