@@ -1507,6 +1507,49 @@ MUTANTS = [
         '(("elbo_best", "log_evidence", "amortization"), ("elbo", "elbo_best", "approximation"))',
         REPORT + "::test_the_emblem_stands_where_the_numbers_say",
     ),
+    Mutant(
+        "report: the curve of the training stands on its own data",
+        "report/figures.py",
+        'points = [(h["epoch"], h["validation"] + shift) for h in lines]',
+        'points = [(h["epoch"], h["validation"]) for h in lines]',
+        REPORT + "::test_the_emblem_stands_where_the_numbers_say",
+    ),
+    # --- A training that was cut ------------------------------------------------------------------------------------------
+    Mutant(
+        "as long again: followed over the steps, whose rate falls to zero",
+        "evidence/progress.py",
+        "between = (rate + np.append(rate[:1], rate[:-1])) / 2",
+        "between = np.ones_like(rate)",
+        "tests/test_progress.py::test_as_long_again_is_foretold_within_its_error",
+    ),
+    Mutant(
+        "as long again: one shape alone, without the error of not knowing it",
+        "evidence/progress.py",
+        "weight /= weight.sum()",
+        "weight = (weight == weight.max()).astype(float)",
+        "tests/test_progress.py::test_as_long_again_is_foretold_within_its_error",
+    ),
+    Mutant(
+        "doctor: a training that was cut is no finding",
+        "evidence/doctor.py",
+        "elif value > max(WORTH, RISING * error):",
+        "elif value > 1e9:",
+        "tests/test_progress.py::test_a_training_that_was_cut_is_the_first_finding",
+    ),
+    Mutant(
+        "resume: an extension goes on with a rate of zero",
+        "training/loop.py",
+        "done, whole = step - state.since, state.total_steps - state.since",
+        "done, whole = min(step, state.since), state.since or state.total_steps",
+        "tests/test_run.py::test_a_finished_run_is_extended_with_a_schedule_of_its_own",
+    ),
+    Mutant(
+        "tighten: what is given is drawn, too",
+        "features.py",
+        "whole[:, self.rest] = modelled",
+        "whole[:] = modelled[:, :1]",
+        "tests/test_tighten.py::test_what_the_model_draws_is_under_the_conditions_of_the_rows",
+    ),
     # --- What the audit needed of the rest -------------------------------------------------------------------------------
     Mutant(
         "Bernoulli: zeros taken for ones",

@@ -129,7 +129,7 @@ def _audit(
         },
         "seed": seed,
         "effort": dataclasses.asdict(effort),
-        "tightened": run.info.get("tightened"),
+        "tightened": _tightened(run),
         "training": {"ended": run.info.get("ended"), "minutes": run.config.training.minutes},
         "history": [{k: line[k] for k in HISTORY} for line in run.history()],
         **result,
@@ -227,6 +227,15 @@ def _result(path: Path, shape: Any) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = records.checked(storage.read_checked_json(path), shape, path)
     return found
+
+
+def _tightened(run: Run) -> dict[str, Any] | None:
+    """Returns what a tightening started from, and what it reached on the same data."""
+    known = run.info.get("tightened")
+    if known is None:
+        return None
+    after = run.evaluation()
+    return {**known, "after": {name: after[name] for name in known["before"]}}
 
 
 def _near(source: str) -> str:
