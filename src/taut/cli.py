@@ -70,6 +70,7 @@ Condition = Annotated[list[str] | None, typer.Option(help="A column that the oth
 Delimiter = Annotated[str | None, typer.Option(help="Of a text table, in place of the one that is found.")]
 Decimal = Annotated[str | None, typer.Option(help="Decimal sign of a text table: . or ,")]
 Encoding = Annotated[str | None, typer.Option(help="Of a text table that is not UTF-8, such as latin-1.")]
+Header = Annotated[bool | None, typer.Option(help="Whether the first line of a text table names its columns.")]
 Layer = Annotated[str | None, typer.Option(help="Which matrix of an .h5ad file: a layer, or raw.")]
 Resize = Annotated[str | None, typer.Option(help="Height and width that images are scaled to, such as 64x64.")]
 Crop = Annotated[bool, typer.Option("--crop", help="Cut the centre out of images, so that their proportions stay.")]
@@ -150,6 +151,7 @@ def fit(
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
+    header: Header = None,
     layer: Layer = None,
     resize: Resize = None,
     crop: Crop = False,
@@ -237,6 +239,7 @@ def check(
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
+    header: Header = None,
     layer: Layer = None,
     resize: Resize = None,
     crop: Crop = False,

@@ -34,7 +34,7 @@ SUPPORTED = (
     ".csv, .tsv (also .gz), .parquet, .npy, .npz, .h5ad, idx files (-ubyte, .idx, also .gz), a folder of images or of Parquet"
     " files, digits, openml:NAME"
 )
-TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
+TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.(gz|zip|bz2|xz))?$", re.IGNORECASE)
 PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".joblib"}
 IDX_NAME = re.compile(r"(\.idx|[.-]idx\d(-\w+)?|-ubyte)$|\.gz$", re.IGNORECASE)
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -84,6 +84,7 @@ class Options:
         delimiter: Of a text table; by default the one that is found.
         decimal: "." or ",", likewise.
         encoding: Of a text table; by default UTF-8, or what its first bytes say.
+        header: Whether its first line names the columns; by default it does, unless it looks like a row.
         layer: Which matrix of an .h5ad file: a layer, or raw.
         resize: Height and width that images are scaled to.
         crop: Whether the centre of an image is cut out, in place of changing its proportions.
@@ -95,6 +96,7 @@ class Options:
     delimiter: str | None = None
     decimal: str | None = None
     encoding: str | None = None
+    header: bool | None = None
     layer: str | None = None
     resize: tuple[int, int] | None = None
     crop: bool = False
@@ -113,7 +115,7 @@ class Options:
 
 AS_FOUND = Options()
 _MEANT_FOR: dict[str, tuple[str, ...]] = {
-    "text tables": ("delimiter", "decimal", "encoding"),
+    "text tables": ("delimiter", "decimal", "encoding", "header"),
     "Parquet files": ("stream",),
     "images": ("resize", "crop", "alpha", "skip_bad"),
     ".h5ad files": ("layer",),
@@ -198,7 +200,13 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
         from taut.data.delimited import read_csv
 
         check_fits(size, shown(path), "convert it to Parquet, which can stay on the disk (--stream)")
-        table, notes = read_csv(path, delimiter=options.delimiter, decimal=options.decimal, encoding=options.encoding)
+        table, notes = read_csv(
+            path,
+            delimiter=options.delimiter,
+            decimal=options.decimal,
+            encoding=options.encoding,
+            header=options.header,
+        )
         return Source(table, None, name, tuple(notes))
     if kind == "Parquet files":
         return _read_parquet(path, options.stream, name)
