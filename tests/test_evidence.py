@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from instances import LATENT
@@ -13,12 +14,13 @@ from ztest import assert_mean, limit
 import taut
 from taut import posteriors
 from taut.build import Statistics
-from taut.data import Schema
+from taut.data import Schema, hashes_of
 from taut.evidence import Estimate, Evidence, importance_blocks
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.importance import curve_sizes, prior_proposal
 from taut.evidence.pareto import tail_length, tail_surplus
 from taut.evidence.results import bits_per_dimension
+from taut.measure import copies
 
 
 def wrong(problem: taut.LinearGaussian, dim_x: int = 5) -> taut.VAE:
@@ -75,15 +77,17 @@ def test_estimates_by_hand_from_the_same_draws(chunks: tuple[int, ...]) -> None:
     w = (lw - lw.max()).exp()
     assert e.log_evidence.item() == pytest.approx((lw.logsumexp(0) - math.log(k)).item(), abs=1e-10)
     assert e.ess.item() == pytest.approx((w.sum() ** 2 / (w**2).sum()).item(), rel=1e-10)
-    unseen = tail_surplus(lw.topk(tail_length(k) + 1).values[:, None]).item()  # in units of the squared smallest of them
-    unseen *= (lw.topk(tail_length(k) + 1).values[-1] - lw.logsumexp(0)).exp().item() ** 2 * k / (k - 1)
+    unseen = tail_surplus(lw.topk(tail_length(k) + 1).values[:, None]).item()  # in units of the squared largest of them
+    unseen *= (lw.max() - lw.logsumexp(0)).exp().item() ** 2 * k / (k - 1)
     assert unseen > 0
     expected = math.sqrt((w.std() / w.mean()).item() ** 2 / k + unseen)
     assert e.log_evidence_error.item() == pytest.approx(expected, rel=1e-10)
     assert e.elbo.item() == pytest.approx(lw.mean().item(), abs=1e-10)
     assert e.elbo_error.item() == pytest.approx((lw.std() / math.sqrt(k)).item(), rel=1e-8)
     influence = w / w.mean() - 1 - (lw - lw.mean())
-    assert e.gap_error.item() == pytest.approx(math.sqrt(influence.std().item() ** 2 / k + unseen), rel=1e-8)
+    second = (influence - influence.mean() + e.gap.item()).log()  # log of w - 1 - log w
+    beyond = tail_surplus(second.topk(tail_length(k) + 1).values[:, None]).item() * second.max().exp().item() ** 2 / k / (k - 1)
+    assert e.gap_error.item() == pytest.approx(math.sqrt(influence.std().item() ** 2 / k + max(unseen, beyond)), rel=1e-8)
     log_joint = log_likelihood + log_prior
     torch.testing.assert_close(lw, log_joint - log_posterior)
     posterior = (lw - lw.logsumexp(0)).exp()
@@ -359,8 +363,9 @@ def test_impossible_data_have_probability_zero_and_are_named() -> None:
     e = taut.importance(model, torch.tensor([[0.0] * 6, [1.0] * 6]), 10)
     assert e.log_evidence.tolist() == [pytest.approx(-6 * math.log(1.5), abs=1.0), -math.inf]
     assert e.ess[1] == 0
-    assert "1 data have probability zero under the model" in e.warnings
-    assert e.to_dict()["log_evidence"]["value"] is None
+    assert "1 of 2 rows has no number, row 1 (from 0): the means are over the others" in e.warnings
+    found = e.to_dict()["log_evidence"]
+    assert (found["value"], found["without_number"]) == (float(e.log_evidence[0]), 1)
 
 
 def test_warnings_say_when_not_to_believe() -> None:
@@ -390,6 +395,21 @@ def test_num_samples_must_be_positive() -> None:
         taut.importance(problem.model(), problem.sample(2), 0)
     with pytest.raises(ValueError, match="at least 1, not 5 and 0"):
         taut.importance(problem.model(), torch.zeros(0, 5), 5)
+
+
+def test_rows_that_were_divided_are_observations_of_their_own() -> None:
+    """[a a b b b c]: b was divided among the parts, so each b is an observation; a was kept whole, so both are one."""
+    x = torch.tensor([0, 0, 1, 1, 1, 2], dtype=torch.uint8)[:, None]
+    divided = hashes_of(x[2:3])
+    groups = copies(x, divided)
+    assert groups is not None
+    same = groups[:, None] == groups
+    expected = torch.eye(6, dtype=torch.bool)
+    expected[0, 1] = expected[1, 0] = True
+    assert torch.equal(same, expected)
+    assert sorted(set(groups.tolist())) == list(range(5))
+    assert copies(x[1:], divided) is None
+    assert copies(x, np.empty(0, "S16")).max() == 2  # type: ignore[union-attr]
 
 
 def test_concatenated_blocks_are_the_whole() -> None:

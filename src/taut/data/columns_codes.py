@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from taut.data.column import LEVEL_KINDS, Column, float_storage, nearest_to, quoted, value_text
-from taut.data.columns_cells import TICKS, Cells, Tokens, as_days, as_numbers, read_cells
+from taut.data.columns_cells import TICKS, Cells, Tokens, as_days, as_numbers, days_of, read_cells, yyyymmdd
 from taut.data.columns_seen import some
 from taut.errors import DataError, UsageError, shown
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_DRIFT = 10.0
+LARGE_MEND = 'leave the column out with kind = "id" in a schema file, or divide it'
 
 
 class _Coded(NamedTuple):
@@ -45,11 +46,15 @@ def encode(
     where = f"{shown(name)}: "
     problems, notes = _header_problems(table.column_names, columns), []
     modelled = [c for c in columns if c.modelled]
+    times = Counter(table.column_names)  # a search for each would take long: a table may have 10,000 columns
+    places = {header: i for i, header in enumerate(table.column_names) if times[header] == 1}
+    further = Tokens(missing_values)
     values = np.full((table.num_rows, len(modelled)), np.nan)
     for j, column in enumerate(modelled):
-        if table.column_names.count(column.name) != 1:
+        if column.name not in places:
             continue
-        cells = read_cells(table.column(column.name), Tokens(missing_values, column.levels))
+        tokens = Tokens(missing_values, column.levels) if column.levels else further
+        cells = read_cells(table.column(places[column.name]), tokens)
         if isinstance(cells, str):
             problems.append(f"column {quoted(column.name)} {cells}")
         elif column.kind in LEVEL_KINDS and cells.family == "date":
@@ -59,8 +64,8 @@ def encode(
             problems += _infinite(cells.numbers, column, first_row)
             notes += lines
         else:
-            coded = _day_codes(cells) if column.kind == "date" else _number_codes(cells)
-            values[:, j] = coded.values
+            coded = _day_codes(cells, column) if column.kind == "date" else _number_codes(cells)
+            values[:, j] = column.codes(coded.values)
             problems += _wrong_type(coded, column, first_row) or _wrong_values(coded.values, column, first_row)
             notes += _drift(coded.values, column)
     return values, [where + line for line in problems], [where + line for line in notes]
@@ -81,15 +86,15 @@ def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
     modelled = [c for c in columns if c.modelled]
     if values.ndim != 2 or values.shape[1] != len(modelled):
         raise UsageError(f"codes of shape {values.shape} do not fit {len(modelled)} columns")
-    cells = [_decoded(np.asarray(values[:, j], np.float64), column) for j, column in enumerate(modelled)]
+    cells = [_decoded(_numbers(values[:, j], column), column) for j, column in enumerate(modelled)]
     return pa.table(cells, names=[c.name for c in modelled])
 
 
 def _header_problems(headers: list[str], columns: Sequence[Column]) -> list[str]:
-    absent = [c.name for c in columns if c.modelled and c.name not in headers]
-    known = {c.name for c in columns}
-    extra = [h for h in dict.fromkeys(headers) if h not in known]
-    twice = [h for h in dict.fromkeys(headers) if headers.count(h) > 1]
+    times, known = Counter(headers), {c.name for c in columns}
+    absent = [c.name for c in columns if c.modelled and c.name not in times]
+    extra = [h for h in times if h not in known]
+    twice = [h for h, n in times.items() if n > 1]
     lines = []
     if absent:
         near = nearest_to(absent[0], extra)
@@ -112,7 +117,16 @@ def _number_codes(cells: Cells) -> _Coded:
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "dates")
 
 
-def _day_codes(cells: Cells) -> _Coded:
+def _day_codes(cells: Cells, column: Column) -> _Coded:
+    if column.type == "yyyymmdd" and cells.family in ("number", "text"):
+        numbers = _number_codes(cells)
+        if (numbers.wrong >= 0).any():
+            return numbers
+        days = days_of(numbers.values)
+        wrong = np.isnan(days) & ~np.isnan(numbers.values)
+        others = [value_text(x) for x in np.unique(numbers.values[wrong])]
+        which = np.searchsorted(np.unique(numbers.values[wrong]), np.where(wrong, numbers.values, -np.inf))
+        return _Coded(days, np.where(wrong, which, -1), others)
     if cells.family in ("date", "null"):
         return _all_right(cells.numbers)
     if cells.family == "text":
@@ -187,16 +201,29 @@ def _wrong_type(coded: _Coded, column: Column, first_row: int) -> list[str]:
 
 def _wrong_values(x: np.ndarray, column: Column, first_row: int) -> list[str]:
     finite, integer = np.isfinite(x), x == np.trunc(x)
-    largest = float(np.finfo(float_storage()).max)
+    storage = np.finfo(float_storage())
     tests = [
-        (finite & (np.abs(x) > largest), "beyond the range of " + np.dtype(float_storage()).name, "rescale the column"),
+        (finite & (np.abs(x) > float(storage.max)), f"beyond the range of {storage.dtype.name}", "rescale the column"),
     ]
-    if column.kind in ("count", "levels"):
+    if column.kind == "count" or (column.kind == "levels" and column.step in (0.0, 1.0)):
         tests.append((finite & ~integer, "not integers", _integer_mend(x[finite], column)))
     if column.kind == "count":
         tests.append((finite & (x < 0), "negative", "give raw counts"))
+        tests.append((finite & (x >= 2.0**53), "integers from 2^53 on, which floats do not tell apart", LARGE_MEND))
     if column.kind == "positive":
         tests.append((finite & (x <= 0), "not above 0", 'correct them, or train with kind = "real"'))
+        small = f"above 0 and below {float(storage.tiny):.3g}, the smallest {storage.dtype.name}"
+        tests.append((finite & (x > 0) & (x < float(storage.tiny)), small, "give their logarithms"))
+    if column.kind == "levels" and column.step not in (0.0, 1.0):
+        codes = column.codes(x)
+        off = f"not on the grid of steps of {column.step:g}"
+        tests.append((finite & (codes != np.round(codes)), off, 'correct them, or train with kind = "real"'))
+    if column.kind == "mixed" and column.bounded:
+        low, high = column.support
+        past = finite & ((column.codes(x) < low) | (column.codes(x) > high))
+        ends = {"low": "below", "high": "above", "both": "outside"}[column.bounded]
+        held = {"low": f"{column.low:g}", "high": f"{column.high:g}", "both": f"{column.low:g}..{column.high:g}"}[column.bounded]
+        tests.append((past, f"{ends} {held}, which the training data never pass", 'correct them, or train with kind = "real"'))
     if column.kind == "levels":
         outside = finite & ((x < column.low) | (x > column.high))
         wider = f"low = {min(column.low, x[finite].min(initial=column.low)):.0f}"
@@ -236,6 +263,10 @@ def _drift(x: np.ndarray, column: Column) -> list[str]:
     return [f"{far}; check its unit"] if drift > MAX_DRIFT else []
 
 
+def _numbers(codes: np.ndarray, column: Column) -> np.ndarray:
+    return np.asarray(codes, np.float64) if column.kind in LEVEL_KINDS else np.asarray(column.values(codes))
+
+
 def _decoded(x: np.ndarray, column: Column) -> pa.Array:
     import pyarrow as pa
 
@@ -265,6 +296,8 @@ def _level_array(column: Column) -> pa.Array:
 def _days_array(x: np.ndarray, gone: np.ndarray, column: Column) -> pa.Array:
     import pyarrow as pa
 
+    if column.type == "yyyymmdd":
+        return pa.array(np.where(gone, 0, yyyymmdd(x)).astype(np.int64), mask=gone)
     if column.type == "date":
         kind, width, per_day = pa.date32(), 32, 1
     else:

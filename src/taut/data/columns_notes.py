@@ -85,19 +85,23 @@ def precision_notes(label: str, column: Column, view: View, problems: list[str])
     numbers, storage, notes = view.numbers, float_storage(), []
     if column.kind in LEVEL_KINDS:
         return []
-    precision, largest = np.dtype(storage).name, max(abs(column.low), abs(column.high))
+    precision, ends = np.dtype(storage).name, (float(column.codes(column.low)), float(column.codes(column.high)))
+    largest = max(map(abs, ends))
     if largest > min(float(np.finfo(storage).max), 1e150):
         problems.append(f"column {label} holds values up to {largest:.3g}, beyond the range of {precision}; rescale it")
         return []
-    if storage(column.low) == storage(column.high):
+    if storage(ends[0]) == storage(ends[1]):
         same = f"is constant in {precision}, where a density is infinite"
         problems.append(f"column {label} {same}; subtract its mean, or remove it")
         return []
-    if numbers.integers and column.kind != "date" and largest > exact_integers():
+    if column.kind == "count" and largest > exact_integers():
         notes.append(f"{label} holds integers up to {largest:,.0f}; {precision} tells them apart only to {exact_integers():,}")
-    step = float(np.spacing(storage(largest))) * 1440
-    if column.type.startswith("timestamp") and step > 1:
-        notes.append(f"{label} is stored in {precision} as days: times are kept to {step:.2g} minutes")
+    finest = float(np.spacing(storage(largest)))
+    if column.type.startswith("timestamp") and finest * 1440 > max(1 / 60, column.step * 1440):
+        notes.append(f"{label} is stored in {precision} as days: times are kept to {finest * 1440:.2g} minutes")
+    if column.kind in ("real", "mixed") and column.step and finest > column.step:
+        few = f"{label} spans more than {precision} tells apart: its values are kept to {finest:.2g}"
+        notes.append(f"{few}, its last digit is {column.step:.2g}")
     return notes
 
 

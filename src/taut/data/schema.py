@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -63,20 +64,22 @@ class Schema:
             raise UsageError(f"{self.kind} data have no levels of one kind; --kind levels if they are integers")
         return int(self.high - self.low) + 1
 
-    @property
+    @cached_property
     def modelled(self) -> tuple[Column, ...]:
         """The columns of a table that a datum holds: all but ids and constants, in this order."""
         return tuple(c for c in self.columns if c.modelled)
 
-    @property
+    @cached_property
     def given(self) -> list[int]:
         """Numbers of the columns of a datum that are the context of the others."""
-        return [i for i, c in enumerate(self.modelled) if c.name in self.condition]
+        context = set(self.condition)
+        return [i for i, c in enumerate(self.modelled) if c.name in context]
 
-    @property
+    @cached_property
     def rest(self) -> list[int]:
         """Numbers of the columns of a datum whose density is modelled."""
-        return [i for i, c in enumerate(self.modelled) if c.name not in self.condition]
+        context = set(self.given)
+        return [i for i in range(len(self.modelled)) if i not in context]
 
     @property
     def num_elements(self) -> int:

@@ -8,8 +8,9 @@ from torch.distributions import Distribution, LogNormal, Normal
 
 from taut.build import Statistics
 from taut.data import Rows, Schema, blocks
-from taut.distributions import DiscretizedLogistic, NegativeBinomial
+from taut.distributions import NegativeBinomial
 from taut.types import PerDatum
+from taut.warps import Warped
 
 __all__ = ["independent_marginals"]
 
@@ -19,7 +20,7 @@ def independent_marginals(statistics: Statistics, x: Rows, schema: Schema) -> Pe
 
     Levels have their smoothed frequencies; reals a Normal each, with the pooled scale for an element that never varied (the
     density of a constant has no limit); positive numbers a log-Normal; counts a negative binomial by its moments, a Poisson
-    where they vary no more than one. In a table, integers in a small range have a discretized logistic.
+    where they vary no more than one. In a table, levels, mixed numbers and dates have the marginal that their likelihood starts from.
 
     Args:
         statistics: Of the training data.
@@ -52,9 +53,12 @@ def _column(statistics: Statistics, schema: Schema, block: Tensor, i: int) -> Te
         return _looked_up(statistics.log_frequencies[i : i + 1].double(), values[:, None])[:, 0]
     if column.kind == "count":
         return _observed(_counts(loc, scale), values)
-    if column.kind == "levels":  # a logistic of scale s has standard deviation s pi / sqrt(3); its floor is the likelihood's
-        low, high = (torch.tensor(v, dtype=torch.float64) for v in (column.low, column.high))
-        return _observed(DiscretizedLogistic(loc, 0.01 + 0.5513 * scale, low, high), values)
+    if column.kind in ("levels", "mixed", "date"):
+        assert statistics.knots is not None
+        knots, zero = statistics.knots[i : i + 1].double(), torch.zeros(1, dtype=torch.float64)
+        ends = (torch.tensor([end], dtype=torch.float64) for end in column.support)
+        marginal = Warped(zero, zero + 1, knots, *ends, column.kind == "levels", column.kind == "mixed")
+        return _observed(marginal, values[:, None])[:, 0]
     if column.kind == "positive":
         return _observed(LogNormal(statistics.log_loc[i].double(), statistics.log_scale[i].double()), values)
     return _observed(Normal(loc, scale), values)
