@@ -482,11 +482,14 @@ def _regret(run: Run, x: Any, evidence: Any, seed: int) -> dict[str, torch.Tenso
 
     from taut.evidence.gaps import optima_blocks
 
-    parts = []
+    parts, arrived = [], []
     with terminal.progress("best posteriors", len(x)) as advance:
         for optima in optima_blocks(run.model, x, seed=seed):
             parts.append(optima.own.elbo)
+            arrived.append(optima.arrived[:, 0])
             advance(len(parts[-1]), "")
+    if away := terminal.name_rows(~torch.cat(arrived)):
+        terminal.message(f"warning: the best posterior was not quite reached in {away}: the regret is at least what is said")
     return {"regret": torch.cat(parts) - evidence.elbo}
 
 

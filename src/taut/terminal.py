@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taut.run import Run
 
 __all__ = [
-    "answer", "message", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers",
+    "answer", "message", "name_rows", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers",
     "show_tightening", "stages",
 ]  # fmt: skip
 
@@ -112,6 +112,13 @@ def show_oddest(log_evidence: Any, cells: dict[str, Any], rows: int = 5, columns
         each = sorted((float(v[row]) - usual[name], float(v[row]), name) for name, v in cells.items() if not v[row].isnan())
         why = ", ".join(f"{_clean(shown(name))} {value:.1f} ({usual[name]:.1f})" for _, value, name in each[:columns])
         answer(f"{row:>8}  log p(x) {float(log_evidence[row]):.1f}: {why}")
+
+
+def name_rows(chosen: Any, most: int = 10) -> str:
+    """Returns how many rows are chosen, (N,), and which, from 0: "2 of 30 rows (4, 7)"; nothing where none is."""
+    rows = chosen.nonzero()[:, 0].tolist()
+    more = ", ..." if len(rows) > most else ""
+    return f"{len(rows)} of {len(chosen)} rows ({', '.join(map(str, rows[:most]))}{more})" if rows else ""
 
 
 def show_evaluation(run: Run, as_json: bool) -> None:
