@@ -784,7 +784,13 @@ MUTANTS = [
         EVIDENCE + "::test_the_interval_covers_the_truth_where_the_variance_of_the_weights_is_infinite",
     ),
     Mutant(
-        "tail surplus: the cutoff not squared",
+        Mutant(
+            "tail surplus: the unit not squared",
+            "evidence/importance.py",
+            "unseen = tail_surplus(largest) * unit.square()",
+            "unseen = tail_surplus(largest) * unit",
+            EVIDENCE,
+        ),
         "evidence/importance.py",
         "largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)  #",
         "largest) * unit * (k / (k - 1) if k > 1 else math.nan)  #",
