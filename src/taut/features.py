@@ -19,6 +19,10 @@ from taut.types import Context, Data
 
 __all__ = ["ColumnFeatures", "Condition", "Features", "Split", "Standardize", "Totals"]
 
+FAR = 20.0
+"""Standard deviations: beyond them a network sees a wild value as one that is merely far, or a single one in the training data
+would take all weights with it. What the likelihood makes of the value is not touched."""
+
 
 class Features(nn.Module, abc.ABC):
     r"""Abstract map from data (B, \*event) to what a network sees, (B, \*out_shape)."""
@@ -59,7 +63,7 @@ class Standardize(Features):
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone())
 
     def forward(self, x: Data) -> Tensor:
-        values = (((x.log1p() if self.counts else x) - self.loc) / self.scale).nan_to_num(0.0, torch.inf, -torch.inf)
+        values = (((x.log1p() if self.counts else x) - self.loc) / self.scale).nan_to_num(0.0).clamp(-FAR, FAR)
         if not self.missing:
             return values
         return torch.stack([values, x.isnan().to(values)], 1)
@@ -108,7 +112,7 @@ class ColumnFeatures(Features):
         numbers = x[:, self.numbers]
         numbers = torch.where(self.plain, numbers, (torch.where(self.plain, 1.0, numbers) + self.shift).log())
         values = ((numbers - self.loc) / self.scale).nan_to_num(0.0, torch.inf, -torch.inf)
-        parts = [values, (x[:, self.owner] == self.level).to(values)]
+        parts = [values.clamp(-FAR, FAR), (x[:, self.owner] == self.level).to(values)]
         return torch.cat([*parts, x.isnan().to(values)] if self.missing else parts, 1)
 
 
