@@ -1743,8 +1743,8 @@ MUTANTS = [
     Mutant(
         "encoder: a gap is no mean",
         "features.py",
-        ").nan_to_num(0.0, torch.inf, -torch.inf)\n        if not",
-        ").nan_to_num(1.0, torch.inf, -torch.inf)\n        if not",
+        ").nan_to_num(0.0).clamp(-FAR, FAR)\n        if not",
+        ").nan_to_num(1.0).clamp(-FAR, FAR)\n        if not",
         MISSING,
     ),
     Mutant(
@@ -1894,6 +1894,41 @@ MUTANTS = [
         "sum((~block.isnan()).sum() for block in blocks(x))",
         "sum(block.numel() for block in blocks(x))",
         "tests/test_missing.py",
+    ),
+    Mutant(
+        "statistics: wild values make the scale",
+        "build.py",
+        "return lambda: (block.clamp(low, high) for block in read())",
+        "return read",
+        BUILD,
+    ),
+    Mutant(
+        "statistics: of a spike there is no spread",
+        "data/numeric_notes.py",
+        "others = values[values != median]",
+        "others = values[:0]",
+        BUILD,
+    ),
+    Mutant(
+        "features: a wild value is seen at its full size",
+        "features.py",
+        ").nan_to_num(0.0).clamp(-FAR, FAR)\n        if not",
+        ").nan_to_num(0.0)\n        if not",
+        BUILD,
+    ),
+    Mutant(
+        "notes: columns that hardly differ from a function are called one",
+        "data/numeric_notes.py",
+        "if used and rest <= min(rounding, 0.05 * scale[j]):",
+        "if used:",
+        DATA,
+    ),
+    Mutant(
+        "notes: a column of rounded numbers is no function of another",
+        "data/numeric_notes.py",
+        "return step + 4 *",
+        "return 4 *",
+        DATA,
     ),
     Mutant(
         "baseline: one component",

@@ -16,6 +16,7 @@ from taut import likelihoods, objectives, posteriors, priors
 from taut.config import LEARNING_RATE, ModelConfig
 from taut.data import Dataset, Rows, Schema, batch, blocks
 from taut.data.column import float_storage
+from taut.data.numeric_notes import spread
 from taut.errors import DataError, UsageError, shown
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
 from taut.likelihoods.columns import ColumnSupport, reach_of
@@ -48,6 +49,7 @@ _FILLED = (
 
 # A table of frequencies larger than this (entries) is not made: levels of large images are modelled without one.
 MAX_FREQUENCIES = 50_000_000
+FENCE = 20.0  # robust standard deviations: beyond them a number is taken to be wild
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -55,8 +57,8 @@ class Statistics(NamedTuple):
     r"""What a model takes from the training data before the first step; missing entries count for nothing.
 
     Args:
-        loc: Mean of each element, (\*event), in the user's units.
-        scale: Standard deviation of each element, (\*event); 0 for an element that never varies.
+        loc: Mean of each element, (\*event), in the user's units; of real numbers, wild ones pulled in.
+        scale: Standard deviation of each element, (\*event), likewise; 0 for an element that never varies.
         log_loc: Mean of log x where x is positive by kind, of log(1 + x) for counts; (\*event).
         log_scale: Standard deviation of the same.
         log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with a pseudo-count: one half for bits
@@ -86,12 +88,13 @@ def summarize(dataset: Dataset) -> Statistics:
     def read() -> Iterator[Tensor]:
         return (block.double() / grey for block in blocks(dataset.train))
 
-    count, loc, variance = _moments(read)
+    real = _real_elements(schema)
+    count, loc, variance = _moments(_resisting(read, real))
     if dataset.binarize == "dynamic":  # a binarised grey level varies by p (1 - p), more than the level itself does
         variance = loc * (1 - loc)
     log_loc, log_variance = torch.zeros_like(loc), torch.ones_like(loc)
     if (shift := _log_shift(schema)) is not None:
-        _, log_loc, log_variance = _moments(lambda: ((block + shift).log() for block in read()))
+        _, log_loc, log_variance = _moments(_resisting(lambda: ((block + shift).log() for block in read()), real))
     dtype = torch.get_default_dtype()
     frequencies = _frequencies(dataset, loc, count)
     return Statistics(
@@ -120,6 +123,32 @@ def _knots(dataset: Dataset) -> Tensor | None:
         atoms = np.asarray(column.codes(column.atoms)).astype(float_storage()).astype(np.float64)
         knots[place] = padded(fit_knots(seen, atoms, column.support, column.kind == "levels"))
     return knots
+
+
+def _real_elements(schema: Schema) -> Tensor:
+    r"""Returns which elements are real numbers outside images, (\*event)."""
+    if schema.kind == "table":
+        return torch.tensor([not c.discrete for c in schema.modelled])
+    return torch.full(schema.event_shape, schema.kind == "real" and not schema.is_image)
+
+
+def _resisting(read: Callable[[], Iterator[Tensor]], real: Tensor) -> Callable[[], Iterator[Tensor]]:
+    """Returns a reader whose real numbers are pulled to within FENCE robust standard deviations of the median.
+
+    One wild value, a slip of the unit or of a digit, would otherwise make a scale of its own beside which the column is a
+    constant. The fence is so far out that the mean and the standard deviation of regular data are what they were, to the bit.
+    """
+    if not bool(real.any()):
+        return read
+    some = torch.cat([block[:: max(1, len(block) * real.numel() // 2**16)] for block in read()])
+    low, high = (torch.full(real.shape, end, dtype=torch.float64) for end in (-math.inf, math.inf))
+    for index in real.nonzero().tolist():
+        place = tuple(index)
+        median, distance = spread(some[(slice(None), *place)].numpy())
+        if distance > 0:
+            reach = FENCE * distance / 1.349  # the quartiles of a Normal are 1.349 standard deviations apart
+            low[place], high[place] = median - reach, median + reach
+    return lambda: (block.clamp(low, high) for block in read())
 
 
 def _moments(read: Callable[[], Iterator[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ import torch
 from taut.data.array_notes import array_notes, drift_notes, few_notes, is_divided_by_255, shared_notes
 from taut.data.column import float_storage
 from taut.data.counts import problems as problems_of_counts
+from taut.data.numeric_notes import number_notes
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
 from taut.data.schema import (
@@ -257,7 +258,7 @@ def _dataset(
     copies: Copies,
 ) -> Dataset:
     (train, validation, test), (of_train, of_validation, of_test) = rows, labels
-    told = (*(line for s in sources for line in s.notes), *notes, *few_notes(len(train), schema))
+    told = (*(line for s in sources for line in s.notes), *notes, *number_notes(train, schema), *few_notes(len(train), schema))
     name = sources[0].name
     labelled = (of_train, of_validation, of_test)
     return Dataset(schema, train, validation, test, *labelled, told, mark, name, binarize, streamed, copies.divided)
