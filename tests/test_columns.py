@@ -879,7 +879,8 @@ def test_all_that_is_wrong_with_a_schema_file():
             'missing_values must be a list of texts and numbers, such as ["?", -999]',
             "column 'a': must be a table, such as [columns.\"a\"]",
             f"column 'b': unknown kind 'rael'; did you mean 'real'?; it is one of {kinds}",
-            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high', 'step', 'atoms'",
+            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high', "
+            "'step', 'atoms'",
             'column \'c\': low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or remove them',
         ]
     )

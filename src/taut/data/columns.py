@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taut.data import columns_shape as shape
 from taut.data.column import (
     KINDS,
     LEVEL_KINDS,
@@ -57,7 +58,6 @@ from taut.data.column import (
     quoted,
     value_text,
 )
-from taut.data import columns_shape as shape
 from taut.data.columns_cells import Tokens, as_numbers, days_of, read_cells
 from taut.data.columns_codes import decode, encode
 from taut.data.columns_notes import (
@@ -162,7 +162,7 @@ def _column(seen: Seen, entry: Mapping[str, Any], notes: list[str], problems: li
         return None
     column = _built(seen, view, kind, entry, problems)
     if column is not None and column.modelled:
-        notes += precision_notes(label, column, view, problems)
+        notes += precision_notes(label, column, problems)
     elif column is not None and kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
         notes.append(f"{label} is constant ({column.describe()[1]}{gone}), left out")

@@ -80,9 +80,9 @@ def sentinel_notes(label: str, seen: Seen, view: View) -> list[str]:
     return [f"{m} in {label} ({n:,} values) may mean missing: {way.format(shown(t))}{only}" for m, n, t in marks]
 
 
-def precision_notes(label: str, column: Column, view: View, problems: list[str]) -> list[str]:
+def precision_notes(label: str, column: Column, problems: list[str]) -> list[str]:
     """What storing in float32 loses."""
-    numbers, storage, notes = view.numbers, float_storage(), []
+    storage, notes = float_storage(), []
     if column.kind in LEVEL_KINDS:
         return []
     precision, ends = np.dtype(storage).name, (float(column.codes(column.low)), float(column.codes(column.high)))

@@ -57,7 +57,10 @@ def num_steps(numbers: Numbers, step: float) -> float:
 
 def few_values(numbers: Numbers, step: float) -> bool:
     """Returns whether numbers that are no integers are levels: on a grid, with ten rows or more for each value."""
-    enough = numbers.count >= MIN_ROWS and numbers.capped_at is None and 10 * numbers.distinct <= numbers.count
+    if numbers.count < MIN_ROWS or numbers.capped_at is not None:
+        return False
+    beside = numbers.count - numbers.most_common[1]  # what one value repeats says nothing of the others
+    enough = 10 * numbers.distinct <= numbers.count and 5 * numbers.distinct <= beside
     return enough and num_steps(numbers, step) < MAX_LEVELS
 
 

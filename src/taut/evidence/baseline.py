@@ -20,7 +20,8 @@ def independent_marginals(statistics: Statistics, x: Rows, schema: Schema) -> Pe
 
     Levels have their smoothed frequencies; reals a Normal each, with the pooled scale for an element that never varied (the
     density of a constant has no limit); positive numbers a log-Normal; counts a negative binomial by its moments, a Poisson
-    where they vary no more than one. In a table, levels, mixed numbers and dates have the marginal that their likelihood starts from.
+    where they vary no more than one. In a table, levels, mixed numbers and dates have the marginal that their
+    likelihood starts from.
 
     Args:
         statistics: Of the training data.
@@ -56,8 +57,8 @@ def _column(statistics: Statistics, schema: Schema, block: Tensor, i: int) -> Te
     if column.kind in ("levels", "mixed", "date"):
         assert statistics.knots is not None
         knots, zero = statistics.knots[i : i + 1].double(), torch.zeros(1, dtype=torch.float64)
-        ends = (torch.tensor([end], dtype=torch.float64) for end in column.support)
-        marginal = Warped(zero, zero + 1, knots, *ends, column.kind == "levels", column.kind == "mixed")
+        low, high = (torch.tensor([end], dtype=torch.float64) for end in column.support)
+        marginal = Warped(zero, zero + 1, knots, low, high, column.kind == "levels", column.kind == "mixed")
         return _observed(marginal, values[:, None])[:, 0]
     if column.kind == "positive":
         return _observed(LogNormal(statistics.log_loc[i].double(), statistics.log_scale[i].double()), values)
