@@ -248,7 +248,7 @@ def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None
     large = max(-numbers.low, numbers.high) >= 2**53  # a float no longer tells those apart
     if large:
         keep = 'give it as text with kind = "category" in a schema file to keep it'
-        notes.append(f"{label} holds integers from 2^53 on, which no float tells apart: left out as an id; {keep}")
+        notes.append(f"{label} looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}")
         return "id"
     if numbers.all_different and (is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)):
         notes.append(f'{label} looks like an id, left out; kind = "count" or "real" in a schema file keeps it')
