@@ -506,6 +506,9 @@ def test_B27_rounded_and_nearly_constant_columns() -> None:
     noted(found, "columns (from 0) 1 are rounded to few different values", "integers", "are read as levels")
     rows = "".join(",".join(f"{v:.6g}" for v in row) + "\n" for row in rounded)
     found = checked(csv("a,b,c\n" + rows))
+    assert kinds(found) == {"a": "real", "b": "levels", "c": "mixed"}  # both have probabilities where values repeat
+    csv('[columns.b]\nkind = "real"\n[columns.c]\nkind = "real"\n', "real.toml")
+    found = checked("a.csv", "--schema", "real.toml")
     noted(found, "more than half of the values are one value in 'c' (1,900 of 2,000 are 0)", "can grow without end")
     noted(found, "rounded, few different values in 'b'", "can grow without end")
     whole = checked(npy((10 * rounded[:, 1:2]).round()))  # what the note offers

@@ -401,7 +401,7 @@ def test_what_storage_in_float32_loses():
     close = [1e9, 1e9 + 1, 1e9 + 0.5]
     assert one(integers)[1] == one(days)[1] == one(close)[2] == one([1e40, 1.5, 2.5])[2] == []
     keep = 'give it as text with kind = "category" in a schema file to keep it'
-    assert one([0, 2**53, 5])[1] == [f"t: 'x' holds integers from 2^53 on, which no float tells apart: left out as an id; {keep}"]
+    assert one([0, 2**53, 5])[1] == [f"t: 'x' looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}"]
     assert one([1e200, 1.5, 2.5])[2] == ["t: column 'x' holds values up to 1e+200, beyond the range of float64; rescale it"]
     torch.set_default_dtype(torch.float32)
     assert one(integers)[1] == ["t: 'x' holds integers up to 16,777,217; float32 tells them apart only to 16,777,216"]
@@ -958,7 +958,8 @@ def test_all_that_is_wrong_with_a_schema_file():
             'missing_values must be a list of texts and numbers, such as ["?", -999]',
             "column 'a': must be a table, such as [columns.\"a\"]",
             f"column 'b': unknown kind 'rael'; did you mean 'real'?; it is one of {kinds}",
-            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high', 'step', 'atoms'",
+            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high', "
+            "'step', 'atoms'",
             'column \'c\': low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or remove them',
         ]
     )

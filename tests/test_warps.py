@@ -59,7 +59,7 @@ def made(name: str, loc: float, scale: float, whole: bool = False) -> tuple[Warp
 
 
 def integral(d: Warped, low: float, high: float) -> float:
-    """By Gauss and Legendre on each segment, the tails in steps that grow: what is left beyond 1e40 times a unit is below 1e-12."""
+    """By Gauss and Legendre on each segment, the tails in steps that grow up to 1e40 units and more."""
     x = d.knots[0, 0]
     x = x[x.isfinite()].unique()
     steps = torch.logspace(-3, 80 if d.scale < 1 else 40, 1500)

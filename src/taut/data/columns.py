@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taut.data import columns_shape as shape
 from taut.data.column import (
     KINDS,
     LEVEL_KINDS,
@@ -58,7 +59,6 @@ from taut.data.column import (
     quoted,
     value_text,
 )
-from taut.data import columns_shape as shape
 from taut.data.columns_cells import Tokens, as_numbers, days_of, read_cells
 from taut.data.columns_codes import decode, encode
 from taut.data.columns_notes import (
@@ -174,7 +174,7 @@ def _column(seen: Seen, entry: Mapping[str, Any], notes: list[str], problems: li
     if column is not None and kind != "id":
         notes += dress_notes(label, seen, view)
     if column is not None and column.modelled:
-        notes += precision_notes(label, column, view, problems)
+        notes += precision_notes(label, column, problems)
     elif column is not None and kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
         notes.append(f"{label} is constant ({column.describe()[1]}{gone}), left out")
@@ -266,7 +266,7 @@ def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None
     large = max(-numbers.low, numbers.high) >= 2**53  # a float no longer tells those apart
     if large:
         keep = 'give it as text with kind = "category" in a schema file to keep it'
-        notes.append(f"{label} holds integers from 2^53 on, which no float tells apart: left out as an id; {keep}")
+        notes.append(f"{label} looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}")
         return "id"
     if numbers.all_different and (is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)):
         notes.append(f'{label} looks like an id, left out; kind = "count" or "real" in a schema file keeps it')

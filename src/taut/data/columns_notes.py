@@ -165,9 +165,9 @@ def _day_marks(seen: Seen, numbers: Numbers) -> list[tuple[str, int, str]]:
     return [(quoted(names[s]), numbers.sentinels[s], names[s]) for s in far if np.isfinite(reach)]
 
 
-def precision_notes(label: str, column: Column, view: View, problems: list[str]) -> list[str]:
+def precision_notes(label: str, column: Column, problems: list[str]) -> list[str]:
     """What storing in float32 loses."""
-    numbers, storage, notes = view.numbers, float_storage(), []
+    storage, notes = float_storage(), []
     if column.kind in LEVEL_KINDS:
         return []
     precision, ends = np.dtype(storage).name, (float(column.codes(column.low)), float(column.codes(column.high)))
