@@ -31,14 +31,13 @@ from taut.data import Dataset, New, Options, Schema, fill, read
 from taut.data.counts import to_obsm
 from taut.data.frames import from_frame
 from taut.data.memory import MIN_TRAIN, as_table, completed, from_array, from_counts, from_table, given_back
-from taut.data.split import row_hashes
 from taut.data.tabular import Asked
 from taut.errors import DataError, UsageError
-from taut.evidence import importance
+from taut.evidence.own import own_evidence
 from taut.fitting import assemble, to_device
 from taut.objectives import Objective
 from taut.run import Run, find_device, new_data, sample_run
-from taut.seeds import derive, untouched
+from taut.seeds import untouched
 from taut.spec import to_spec
 from taut.tasks import decode, encode
 from taut.training.loop import State, finish, train
@@ -217,17 +216,22 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Returns the importance-weighted estimate of $\log p(x)$ of each row in nats, (N,).
 
-        It is ``taut.importance`` of each row by itself: a lower bound on average, which ``num_samples`` tightens. Columns that
-        were left out have no part in it.
+        It is ``taut.importance`` of each row with noise of its own: a lower bound on average, which ``num_samples`` tightens. Where
+        that fails, a few rows get a better proposal each. Columns that were left out have no part in it.
         """
         check_is_fitted(self)
         with _session(self._precision):
             run = self._run()
             new = self._new(run, self._checked(X))
-            rows = new.rows
-            each = [_log_evidence(run.model, rows[i : i + 1], int(self.num_samples), self.seed_) for i in range(len(rows))]
-        scores = np.array(each, np.float64)
+            value, reliable = own_evidence(run.model, new.rows, int(self.num_samples), seed=self.seed_)
+        scores: np.ndarray = value.numpy()
         scores[list(new.impossible)] = -np.inf
+        if doubtful := int((~reliable).sum()):
+            warnings.warn(
+                f"log p(x) of {doubtful} of {len(scores)} rows is not reliable: few samples carry their weight, so it is a lower "
+                "bound, maybe a loose one; a larger num_samples may help",
+                stacklevel=2,
+            )
         return scores
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -431,12 +435,6 @@ def _seed(random_state: Any) -> int:
     """Returns a number itself, else one drawn from the generator that is meant."""
     generator = check_random_state(random_state)
     return int(random_state) if isinstance(random_state, Integral) else int(generator.randint(2**31 - 1))
-
-
-def _log_evidence(model: Any, row: torch.Tensor, num_samples: int, seed: int) -> float:
-    row = row.to(torch.get_default_dtype())
-    own = derive(seed, f"row {row_hashes(row.numpy())[0].hex()}")
-    return float(importance(model, row, num_samples, seed=own).log_evidence)
 
 
 def _plain(value: Any) -> Any:
