@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 import taut
@@ -29,8 +31,10 @@ from taut import locks, records, storage
 from taut.auditing import _write_all, write_report
 from taut.cli import app
 from taut.config import Config
-from taut.errors import StorageError, TautWarning, UsageError
+from taut.data import tabular
+from taut.errors import DataError, StorageError, TautWarning, UsageError
 from taut.fitting import evaluate, merge, resume, start, train_run
+from taut.training import checkpoint
 
 BITS = (np.random.default_rng(0).random((60, 4, 4)) < 0.4).astype(np.uint8)
 MLP = "MLP(hidden=(8,))"
@@ -589,3 +593,93 @@ def test_a_file_that_may_not_grow_leaves_a_name_that_is_free(here: Path):
         assert "Traceback" not in result.stderr
         assert "File too large" in lines[-1]
     assert call("fit", "bits.npy", "--out", "new", *QUICK).exit_code == DONE
+
+
+# ---------------------------------------------------------------------------------------------------------------------- sources
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "gone"])
+def test_a_source_that_changes_while_it_streams_ends_the_training_and_the_state_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    """Same columns, same rows, same size: nothing but the time or the number of the file tells."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+
+    def write(name: str) -> None:
+        table = pa.table({f"x{i}": rng.normal(size=400) for i in range(3)})
+        parquet.write_table(table, name, row_group_size=20, compression="none", use_dictionary=False)
+
+    write("a.parquet")
+    original = Path("a.parquet").read_bytes()
+    run, data, state = start("a.parquet", "run", settings(stream=True, max_epochs=20))
+    assert data.streamed
+    records_ = train_run(run, data, state)
+    assert next(records_).step == 100
+    write("b.parquet")
+    if how == "replaced":
+        Path("b.parquet").replace("a.parquet")
+    elif how == "gone":
+        Path("a.parquet").unlink()
+    else:
+        Path("a.parquet").write_bytes(Path("b.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"a\.parquet: has changed while it was read") as caught:
+        list(records_)
+    assert "\n" not in str(caught.value)
+    assert checkpoint.latest(Path("run/checkpoints")).name == "step-000000100"
+    Path("a.parquet").write_bytes(original)
+    run, data, state = resume("run")
+    assert state.step == 100
+    assert next(train_run(run, data, state)).step == 200
+
+
+def test_a_source_that_changes_between_two_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"x": np.arange(400) / 7, "y": np.arange(400) / 3}), path, row_group_size=20)
+    original = tabular.flat_columns
+
+    def touched(*arguments: Any) -> Any:
+        os.utime(path, ns=(1, 1))
+        return original(*arguments)
+
+    monkeypatch.setattr(tabular, "flat_columns", touched)
+    with pytest.raises(DataError, match="has changed while it was read"):
+        start(path, tmp_path / "run", settings(stream=True))
+    assert not (tmp_path / "run").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- names and memory
+
+
+def test_a_path_that_is_not_utf8(here: Path):
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copy("bits.npy", f"{name}.npy")
+    for command in (["fit", f"{name}.npy", "--out", name, *QUICK], ["audit", name, *EFFORT], ["sample", name]):
+        result = call(*command)
+        assert result.exit_code == DONE, result.output
+    refused(["sample", name], USAGE, "samples.npy exists")
+    refused(["fit", f"{name}.npy", "--out", name], USAGE, r"caf\udce9' exists")
+    process = [sys.executable, "-c", "from taut.cli import main; main()", "fit", "bits.npy", "--out", os.fsencode(name) + b"2"]
+    result = subprocess.run([*process, *QUICK], env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == DONE, result.stderr
+
+
+class PanicException(BaseException):
+    """As a library written in Rust raises it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        ImportError("libx.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+        PanicException("called `Result::unwrap()` on an `Err` value: Cannot allocate memory (os error 12)"),
+    ],
+)
+def test_little_address_space_is_memory(here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException):
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("taut.run.sample", fail)
+    refused(["sample", "run"], MEMORY, "out of memory")
