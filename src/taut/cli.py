@@ -104,26 +104,22 @@ def command(function: F) -> F:
             function(*args, **kwargs)
         except (KeyboardInterrupt, Terminated) as stop:
             _stopped(stop)
-        except typer.Exit:
+        except (typer.Exit, SystemExit):
             raise
         except TautError as error:
             _fail(str(error), error.exit_code)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the pipe went away
             raise typer.Exit(0) from None
-        except OSError as error:
-            _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
-        except (MemoryError, RuntimeError) as error:
+        except BaseException as error:  # a library in Rust has one of its own
             if signals.came():
                 _stopped(error)
             if parallel.lost(error):
                 _fail(LOST, ParallelError.exit_code)
             if out_of_memory(error):
                 _fail("out of memory: use a smaller batch size or fewer data, or a machine with more", OutOfMemoryError.exit_code)
-            raise _bug() from error
-        except Exception as error:
-            if signals.came():
-                _stopped(error)
+            if isinstance(error, OSError):
+                _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
             raise _bug() from error
         finally:
             locks.release_all()

@@ -54,6 +54,7 @@ class Streamed(NamedTuple):
     """A Parquet file, or a folder of them, that is read again and again in place of being held in memory."""
 
     path: Path
+    marks: tuple[tuple[int, int, int] | None, ...] = ()  # of its files, to see that they do not change
 
 
 class Source(NamedTuple):
@@ -226,11 +227,11 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
 
 
 def _read_parquet(path: Path, stream: bool | None, name: str) -> Source:
-    from taut.data.parquet import num_bytes, read_parquet
+    from taut.data.parquet import marks, num_bytes, read_parquet
 
     if stream is None:
         stream = num_bytes(path) > _free_memory() / 4
-    return Source(Streamed(path) if stream else read_parquet(path), None, name)
+    return Source(Streamed(path, marks(path)) if stream else read_parquet(path), None, name)
 
 
 def _free_memory() -> int:

@@ -209,7 +209,7 @@ def _text(path: Path) -> str:
 
 
 def _pieces(source: Any) -> Iterable[Any]:
-    return row_groups(source.path) if isinstance(source, Streamed) else [source]
+    return row_groups(source.path, source.marks) if isinstance(source, Streamed) else [source]
 
 
 def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
@@ -236,7 +236,8 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
             kept.append(values)
     rows: Any
     if isinstance(source, Streamed):
-        rows = ParquetRows(source.path, partial(_codes, schema=schema, name=name), len(schema.modelled))
+        code = partial(_codes, schema=schema, name=name)
+        rows = ParquetRows(source.path, code, len(schema.modelled), marks=source.marks)
         notes += rows.notes
     else:
         rows = torch.from_numpy(np.concatenate(kept))
