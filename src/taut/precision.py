@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-__all__ = ["has_float64", "wide", "wide_dtype"]
+__all__ = ["has_float64", "home", "wide", "wide_dtype"]
 
 
 @cache
@@ -22,9 +22,14 @@ def has_float64(kind: str) -> bool:
     return True
 
 
+def home(device: torch.device) -> torch.device:
+    """Returns where sums in float64 of what a device holds are kept: there, or on the processor."""
+    return device if has_float64(device.type) else torch.device("cpu")
+
+
 def wide(x: Tensor) -> Tensor:
     """Returns a tensor in float64, on the processor if its own device has none."""
-    return x.double() if has_float64(x.device.type) else x.cpu().double()
+    return x.to(home(x.device)).double()
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:

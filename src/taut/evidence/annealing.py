@@ -39,6 +39,7 @@ from taut.memory import Chunks
 from taut.model import VAE, Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.parallel import in_order
+from taut.precision import home, wide
 from taut.seeds import derive, stream
 from taut.types import Context, Data
 
@@ -385,21 +386,21 @@ def _plan(betas: list[float], lengths: list[float], steps: list[Tensor], scales:
 def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
     """Returns the estimate of the chains that run with a plan: forward from the start, or back from exact draws."""
     size = (num_chains, len(path.x))
-    log_w, acceptance = (torch.zeros(size, dtype=torch.float64, device=path.x.device) for _ in range(2))
+    log_w, acceptance = (torch.zeros(size, dtype=torch.float64, device=home(path.x.device)) for _ in range(2))
     temperatures = list(zip([0.0, *plan.betas[:-1]], plan.betas, plan.steps, plan.scales, strict=True))
     if exact is None:
         point = path.draw(num_chains)
         for before, beta, step, scale in temperatures:
-            log_w += (beta - before) * point.energy
+            log_w += (beta - before) * wide(point.energy)
             if beta < 1:
                 point, accepted = _transition(path, point, beta, step, scale)
-                acceptance += accepted
+                acceptance += wide(accepted)
     else:
         point = path.at(path.transform.inv(exact).expand(num_chains, -1, -1))
         for before, beta, step, scale in reversed(temperatures):
             point, accepted = _transition(path, point, beta, step, scale)
-            acceptance += accepted
-            log_w += (beta - before) * point.energy
+            acceptance += wide(accepted)
+            log_w += (beta - before) * wide(point.energy)
     sign = 1 if exact is None else -1
     log_mean = log_mean_exp(sign * log_w)
     share = (sign * log_w - log_mean).exp() / num_chains

@@ -141,7 +141,7 @@ def _sample(rows: Rows, columns: Sequence[int]) -> Tensor:
     """Returns some training rows in a random order that is always the same, as columns, (C, n), float64."""
     count = min(ROWS, len(rows), max(500, 4 * ENTRIES // max(1, len(columns))))
     index = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count].sort().values
-    picked = [rows[part].flatten(1)[:, columns].double().cpu() for part in index.split(4096)]
+    picked = [rows[part].flatten(1)[:, columns].cpu().double() for part in index.split(4096)]
     picked_rows = torch.cat(picked)
     return picked_rows[torch.randperm(count, generator=torch.Generator().manual_seed(1))].T.contiguous()
 

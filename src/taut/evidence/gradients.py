@@ -208,7 +208,7 @@ class _Run:
         if not keep:
             return
         self.seconds.append(seconds if x.device.type == "cpu" else math.nan)
-        self.values.append(bound.value.double().cpu())
+        self.values.append(bound.value.cpu().double())
         for name, moments in self.moments.items():
             moments.add(torch.cat([next(found).flatten() for _ in self.groups[name]]).cpu().double())
 

@@ -37,6 +37,7 @@ from taut.memory import Chunks
 from taut.model import Draw, Model, evaluating
 from taut.objectives import log_mean_exp
 from taut.parallel import Share, in_order
+from taut.precision import home, wide
 from taut.seeds import stream
 from taut.types import Context, Data
 
@@ -131,12 +132,13 @@ def curve_sizes(num_samples: int) -> list[int]:
 def _block(
     model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, num_samples: int, step: int, chunks: Chunks
 ) -> Evidence:
-    terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=x.device)  # log p(x|z), log p(z), log r(z)
-    z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=x.device), 0, 0.0
+    place = home(x.device)
+    terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=place)  # log p(x|z), log p(z), log r(z)
+    z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=place), 0, 0.0
     low = high = None
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
         z = (proposal.rsample if proposal.has_rsample else proposal.sample)(torch.Size((count,)))
-        z_sum = z_sum + z.sum(0, dtype=torch.float64)
+        z_sum = z_sum + wide(z).sum(0)
         least, most = z.aminmax(dim=0)
         low = least if low is None else torch.minimum(low, least)
         high = most if high is None else torch.maximum(high, most)
@@ -152,10 +154,11 @@ def _block(
     assert low is not None
     assert high is not None
     apart = high - low > NEAR * unit * torch.maximum(low.abs(), high.abs())
+    apart = apart.to(place)
     moved = apart.all(-1) if proposal.has_rsample else apart.any(-1)  # a bit may be certain, a real number never is
     rounding = unit * terms.nan_to_num(0.0, 0.0, 0.0).abs().amax((0, 1))
     sound = moved & _sound(proposal, terms[2]) & (rounding < COARSE) & _wide(proposal, terms)
-    return _summarize(terms, mean.double(), rounding, sound).cpu()
+    return _summarize(terms, wide(mean), rounding, sound).cpu()
 
 
 def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
@@ -182,7 +185,7 @@ def _sound(proposal: Distribution, log_proposal: Tensor) -> Tensor:
     """
     if not isinstance(proposal, MultivariateNormal):
         return torch.ones_like(log_proposal[0], dtype=torch.bool)
-    surprise = (log_proposal.mean(0) + proposal.entropy()).abs()
+    surprise = (log_proposal.mean(0) + wide(proposal.entropy())).abs()
     return surprise < 10 * math.sqrt(0.5 * proposal.event_shape.numel() / len(log_proposal)) + 0.1
 
 

@@ -134,7 +134,7 @@ def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate
     rest: Tensor | float = 0.0
     if factorised:  # it stays as it is in the dimensions that carry nothing
         with torch.no_grad():
-            rest = prior.base_dist.log_prob(z.to(prior.mean)).double().cpu()[:, ~used].sum(1)
+            rest = prior.base_dist.log_prob(z.to(prior.mean)).cpu().double()[:, ~used].sum(1)
     fit, choose = np.split(z_train[:, used].numpy(), [len(z_train) * 3 // 4])
     size = min(len(COMPONENTS), 1 + int(len(fit) >= 20 * z.shape[1]) + int(len(fit) >= 80 * z.shape[1]))
     random = derive(seed, "mixture") % 2**32
@@ -170,7 +170,7 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
             if q.has_rsample and isinstance(q, Independent | MultivariateNormal):
                 scores.append((true - q.mean) / q.stddev)
     rank = torch.cat(ranks).cpu()
-    active = torch.cat(means).double().var(0, correction=0).cpu() > ACTIVE
+    active = torch.cat(means).cpu().double().var(0, correction=0) > ACTIVE
     active = active if bool(active.any()) else torch.ones_like(active)
     bins = (rank[:, active] * BINS / (RANKS + 1)).long().clamp_max(BINS - 1)
     counts = torch.stack([(bins == b).sum(0) for b in range(BINS)]).double()  # (bins, D)
@@ -181,7 +181,7 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
     # (RANKS + 1) * 0.05 = 3.2: ranks 4 to 60 of 64 are inside, a share that is not quite 0.9
     share = 57 / 64
     coverage = Estimate.of(inside - share + 0.9)
-    spread = float(torch.cat(scores).double()[:, active.to(device)].square().mean().sqrt()) if scores else None
+    spread = float(torch.cat(scores).cpu().double()[:, active].square().mean().sqrt()) if scores else None
     p_value = min(1.0, float(p.min()) * int(active.sum()))
     return {
         "num_data": num_data,
@@ -217,7 +217,7 @@ def _encode(model: VAE, x: Data, context: Context | None, seed: int) -> tuple[Te
                 draw = model.draw(block, context=c, reparameterize=False)
             rate = _rates(draw.posterior, draw.prior)
             terms = [draw.z[0], _mean(draw.posterior, draw.z), draw.log_posterior[0], draw.log_prior[0]]
-            parts.append([t.double().cpu() for t in (*terms, *([] if rate is None else [rate]))])
+            parts.append([t.cpu().double() for t in (*terms, *([] if rate is None else [rate]))])
     z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
     return z, means, rates[0] if rates else None, log_q, log_prior
 
@@ -239,10 +239,10 @@ def _mixture(model: VAE, x: Data, context: Context | None, z: Tensor) -> tuple[T
             for low in range(0, s, ROWS):
                 here = slice(low, low + ROWS)
                 mine = torch.arange(low, min(low + ROWS, s))[:, None] == own  # (S, B)
-                log_prob = q.log_prob(points[here, None]).double().cpu()
+                log_prob = q.log_prob(points[here, None]).cpu().double()
                 _add(joint[:, here], log_prob, mine)
                 if components is not None and marginal is not None:
-                    by_dimension = components.log_prob(points[here, None]).double().cpu()
+                    by_dimension = components.log_prob(points[here, None]).cpu().double()
                     _add(marginal[:, here], by_dimension, mine[..., None])
     sizes = torch.tensor([n, n - 1], dtype=torch.float64).log()
     joint = joint - sizes[:, None]

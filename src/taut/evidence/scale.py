@@ -53,7 +53,7 @@ def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: in
             base = decoded.base_dist if isinstance(decoded, Independent) else decoded
             if not isinstance(base, Normal) or len(x) < 4:
                 return None
-            residuals.append(((block - base.loc[0]) / base.scale[0]).flatten(1).double().cpu())
+            residuals.append(((block - base.loc[0]) / base.scale[0]).flatten(1).cpu().double())
             floors.append(_at_floor(model, base.scale[0]))
     square = torch.cat(residuals).square()
     fit, measure = square[::2], square[1::2]
