@@ -38,7 +38,7 @@ from torch.distributions import (
 
 from taut.data import Rows
 from taut.evidence.annealing import Path, annealing, support_of
-from taut.evidence.gaps import _family, _fit, is_real
+from taut.evidence.ascent import best_members, is_real
 from taut.evidence.importance import Defensive, Given, Proposal, importance, prior_proposal
 from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
 from taut.model import Model, evaluating, frozen
@@ -211,7 +211,8 @@ class _Ladder:
 
     def climb(self, climbing: int, annealed: int, advance: Callable[[int], None]) -> None:
         x, context = self.given(torch.arange(1))
-        draw = self.model.draw(x, context=context, reparameterize=False)
+        with stream(self.seed, "support"):
+            draw = self.model.draw(x, context=context, reparameterize=False)
         support, latent_dim = support_of(draw.prior), draw.z.shape[-1]
         bits = isinstance(draw.prior, Independent) and isinstance(draw.prior.base_dist, Bernoulli)
         if bits and latent_dim <= BITS:
@@ -366,7 +367,7 @@ def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
 
 
 def _fitted(model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal) -> tuple[Tensor, Tensor]:
-    best = _fit(model, x, context, _family(start), STEPS, 8)[0].distribution()
+    best = best_members(model, x, context, [start], STEPS, 8).q
     assert isinstance(best, MultivariateNormal)
     return best.mean, best.scale_tril
 
