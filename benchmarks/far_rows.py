@@ -3,9 +3,9 @@
     python benchmarks/far_rows.py [--short]
 
 Six small models of data that scikit-learn brings: three likelihoods, three posteriors, three priors. Each scores 2,000 rows:
-those it was trained on with one entry times 10^-6 to 10^6, or bits turned over, and 100 rows of another class. `--short` takes 100 rows
-of each. The referee, tests/quadrature.py, sums over z in float64, for 2,000 rows where z has one dimension and 300 where it has
-two. Prints a table in Markdown.
+those it was trained on with one entry times 10^-6 to 10^6, or bits turned over, and 100 rows of another class. `--short` takes
+100 rows of each. The referee, tests/quadrature.py, sums over z in float64, for 2,000 rows where z has one dimension and 300
+where it has two. Prints a table in Markdown.
 """
 
 from __future__ import annotations
