@@ -2,14 +2,16 @@
 
     python benchmarks/far_rows.py [--short]
 
-Six small models of data that scikit-learn brings: three likelihoods, three posteriors, three priors. Each scores 2,000 rows: held-out
-ones with one entry times 10^-6 to 10^6, or bits turned over, and 100 rows of another class. `--short` takes 200 rows of each. The
-referee, tests/quadrature.py, sums over z in float64. Prints a table in Markdown.
+Six small models of data that scikit-learn brings: three likelihoods, three posteriors, three priors. Each scores 2,000 rows:
+those it was trained on with one entry times 10^-6 to 10^6, or bits turned over, and 100 rows of another class. `--short` takes
+100 rows of each. The referee, tests/quadrature.py, sums over z in float64, for 2,000 rows where z has one dimension and 300
+where it has two. Prints a table in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -24,7 +26,7 @@ import taut
 from taut.evidence import settle
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import quadrature  # noqa: E402
+import quadrature
 
 quadrature.TOLERANCE = 1e-4  # of p(x): 0.0001 nats are enough here
 FACTORS = 10.0 ** np.arange(-6, 7)
@@ -72,7 +74,7 @@ def far(x: np.ndarray, other: np.ndarray, number: int, rng: np.random.Generator)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true")
-    number = 200 if parser.parse_args().short else 2000
+    number = 100 if parser.parse_args().short else 2000
     rng = np.random.default_rng(0)
     print("| model | no number | first method reliable | reliable | reliable up to a factor of 100 | above by 4 errors |", end="")
     print(" reliable, off by 4 errors | largest error of a reliable row | CPU s: first, all, referee |")
@@ -87,11 +89,13 @@ def main() -> None:
             found = settle(run.model, rows, first, climbing=len(rows))
             clock.append(time.process_time())
             referee = quadrature.Oracle(run.model)
-            exact = torch.tensor([_exact(referee, row) for row in rows.double().numpy()])
+            judged = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: 300 if referee.dim == 2 else None]
+            exact = torch.tensor([_exact(referee, row) for row in rows[judged].double().numpy()])
             clock.append(time.process_time())
-            off, allowed = found.log_evidence - exact, 4 * found.log_evidence_error + quadrature.TOLERANCE
+            off = found.log_evidence[judged] - exact
+            allowed = 4 * found.log_evidence_error[judged] + quadrature.TOLERANCE
             near = (factors <= 100) & (factors >= 0.01)
-            sure = found.reliable
+            sure, judged_sure = found.reliable, found.reliable[judged]
             cells = [
                 name,
                 int((~found.known).sum()),
@@ -99,9 +103,9 @@ def main() -> None:
                 f"{float(sure.double().mean()):.1%}",
                 f"{float(sure[near].double().mean()):.1%}",
                 int((off > allowed).sum()),
-                f"{float((off.abs() > allowed)[sure].double().mean()):.2%}",
-                f"{float(off[sure].abs().max()):.2f}",
-                ", ".join(f"{b - a:.1f}" for a, b in zip(clock[:-1], clock[1:], strict=True)),
+                f"{float((off.abs() > allowed)[judged_sure].double().mean()):.2%}",
+                f"{float(off[judged_sure].abs().max()):.2f}",
+                ", ".join(f"{b - a:.1f}" for a, b in itertools.pairwise(clock)),
             ]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
             if not bool(exact.isfinite().all()):

@@ -51,6 +51,7 @@ TIGHTEN, PARALLEL, MEMORY = "tests/test_tighten.py", "tests/test_parallel.py", "
 STEP, AFFINE = "tests/test_step.py", "tests/test_affine.py"
 MISSING, TABLES, EXPORT = "tests/test_missing.py", "tests/test_tables.py", "tests/test_export.py"
 FAMILY_TESTS, COUNTS, COLUMNS = "tests/test_likelihood_families.py", "tests/test_counts.py", "tests/test_columns.py"
+ROWS = "tests/test_rows.py"
 PARETO, ANNEALING, GAPS, LATENTS = (
     "tests/test_pareto.py",
     "tests/test_annealing.py",
@@ -877,24 +878,80 @@ MUTANTS = [
     ),
     # --- Annealing -------------------------------------------------------------------------------------------------------
     Mutant(
+        "rows: a posterior that collapses",
+        "posteriors.py",
+        "positive(raw) + min_scale * (1 + loc.abs())",
+        "positive(raw)",
+        ROWS + "::test_no_posterior_collapses_and_its_density_is_stable",
+    ),
+    Mutant(
+        "rows: a floor that does not know the distance",
+        "posteriors.py",
+        "min_scale * (1 + loc.abs())",
+        "min_scale",
+        ROWS + "::test_the_floor_is_in_units_of_the_prior_and_of_the_distance",
+    ),
+    Mutant(
+        "rows: a factor without bounds",
+        "posteriors.py",
+        "lower / (1 + (lower / limit).square()).sqrt()",
+        "lower",
+        ROWS + "::test_no_posterior_collapses_and_its_density_is_stable",
+    ),
+    Mutant(
+        "rows: equal samples are evidence",
+        "evidence/importance.py",
+        "torch.where(sound | khat.isnan(), khat, math.inf)",
+        "khat",
+        ROWS + "::test_a_point_is_no_good_proposal_however_equal_its_weights",
+    ),
+    Mutant(
+        "rows: the prior's share without its density",
+        "evidence/importance.py",
+        "torch.logaddexp(own + math.log1p(-self.share), prior + math.log(self.share))",
+        "own + math.log1p(-self.share)",
+        ROWS + "::test_a_share_of_the_prior_bounds_the_weights_and_keeps_them_unbiased",
+    ),
+    Mutant(
+        "rows: the rest of a share always dropped",
+        "evidence/importance.py",
+        "int(count * self.share + float(torch.rand(())))",
+        "int(count * self.share)",
+        ROWS + "::test_a_share_of_the_prior_bounds_the_weights_and_keeps_them_unbiased",
+    ),
+    Mutant(
+        "rows: one without a number blanks the mean",
+        "evidence/results.py",
+        "known = values.isfinite()\n        without",
+        "known = torch.ones_like(values, dtype=torch.bool)\n        without",
+        ROWS + "::test_a_row_without_a_number_is_counted_and_named_and_blanks_nothing",
+    ),
+    Mutant(
+        "rows: the best climb first",
+        "evidence/rows.py",
+        "badness.argsort(descending=True",
+        "badness.argsort(descending=False",
+        ROWS + "::test_the_budget_is_kept_and_the_worst_rows_climb_first",
+    ),
+    Mutant(
         "HMC: the momentum goes down first",
         "evidence/annealing.py",
-        "momentum = momentum + 0.5 * size * scale * new.gradient(beta)\n        new =",
-        "momentum = momentum - 0.5 * size * scale * new.gradient(beta)\n        new =",
+        "momentum = momentum + 0.5 * size * scale * new.gradient(beta)\n        u =",
+        "momentum = momentum - 0.5 * size * scale * new.gradient(beta)\n        u =",
         ANNEALING + "::test_transitions_leave_their_density_invariant",
     ),
     Mutant(
         "HMC: the first half step is whole",
         "evidence/annealing.py",
-        "momentum = momentum + 0.5 * size * scale * new.gradient(beta)\n        new =",
-        "momentum = momentum + size * scale * new.gradient(beta)\n        new =",
+        "momentum = momentum + 0.5 * size * scale * new.gradient(beta)\n        u =",
+        "momentum = momentum + size * scale * new.gradient(beta)\n        u =",
         ANNEALING + "::test_transitions_leave_their_density_invariant",
     ),
     Mutant(
         "HMC: the last half step forgotten",
         "evidence/annealing.py",
-        "new.u + size * scale * momentum)\n        momentum = momentum + 0.5 * size",
-        "new.u + size * scale * momentum)\n        momentum = momentum + 0.0 * size",
+        "point.u, u))\n        momentum = momentum + 0.5 * size",
+        "point.u, u))\n        momentum = momentum + 0.0 * size",
         ANNEALING + "::test_transitions_leave_their_density_invariant",
     ),
     Mutant(
@@ -907,7 +964,7 @@ MUTANTS = [
     Mutant(
         "HMC: everything accepted",
         "evidence/annealing.py",
-        "accepted = torch.rand_like(log_ratio).log() < log_ratio",
+        "accepted = (torch.rand_like(log_ratio).log() < log_ratio) & ~left",
         "accepted = log_ratio.isfinite()",
         ANNEALING + "::test_transitions_leave_their_density_invariant",
     ),

@@ -214,7 +214,7 @@ class Defensive(Distribution):
         self.base = base
         self.prior = prior if prior.batch_shape else prior.expand(base.batch_shape)
         self.share = share
-        one = base.sample()
+        one = base.sample(torch.Size((1,)))[0]
         self.usable = one.isfinite().all(-1) & base.log_prob(one).isfinite()
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 

@@ -26,7 +26,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, constraints
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    constraints,
+)
 
 from taut.data import Rows
 from taut.evidence.annealing import Path, annealing, support_of
@@ -49,6 +57,7 @@ MAX_ELEMENTS = 2**22  # of x decoded at a time
 PILOT = 500  # samples from which a Gaussian starts
 ROUNDS = 8  # of matching it to weighted samples
 STEPS = 150  # of an ascent
+ASIDE = (2.0, 8.0)  # times as far out as the prior does an ascent begin, too
 REACH = 0.5  # first step of the ascent in z
 CHAINS = 16
 TEMPERATURES = 400
@@ -271,9 +280,9 @@ class _Ladder:
     def best(self, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Returns mean and factor of a Gaussian close to p(z|x) of each row, (B, D) and (B, D, D).
 
-        First the mode is looked for, from what is best of draws from the posterior and the prior; then samples around it are
-        weighted and matched by a Gaussian, and its samples again, until enough of them carry the weight. In many dimensions
-        weighted samples say too little, and the bound is followed by its gradient.
+        First modes are looked for, from what is best of draws from the posterior and the prior, and from both sides of it; then
+        samples around them are weighted and matched by a Gaussian, and its samples again, until enough of them carry the weight.
+        In many dimensions weighted samples say too little, and the bound is followed by its gradient from the highest mode.
         """
         x, context = self.given(rows)
         with stream(seed, "best"):
@@ -281,17 +290,23 @@ class _Ladder:
             assert isinstance(pilot, Defensive)
             prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
             log_joint = self.weights(x, context, pilot, z) + pilot.log_prob(z).cpu().double()
-            z = z.gather(0, log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:]))
-            loc = self.ascend(x, context, prior, z)
+            best = log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:])
+            aside = prior.sample(torch.Size((len(ASIDE),))) * torch.tensor(ASIDE, device=z.device).to(z)[:, None, None]
+            ends, height = self.ascend(x, context, prior, torch.cat([z.gather(0, best), aside, -aside]))
             factor = torch.diag_embed(prior.sample(torch.Size((100,))).std(0))
+            if ends.shape[-1] > CHECKED:
+                top = height.argmax(0)
+                loc = ends[top, torch.arange(len(top), device=top.device)]
+                return _fitted(self.model, x, context, MultivariateNormal(loc, scale_tril=factor, validate_args=False))
+            around = MultivariateNormal(ends.transpose(0, 1), scale_tril=factor[:, None], validate_args=False)
+            even = Categorical(logits=torch.zeros_like(height.T), validate_args=False)
+            proposal: Distribution = MixtureSameFamily(even, around, validate_args=False)
             for _ in range(ROUNDS):
-                best = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
-                if loc.shape[-1] > CHECKED:
-                    return _fitted(self.model, x, context, best)
-                pilot = Defensive(best, prior, 0.2)
+                pilot = Defensive(proposal, prior, 0.2)
                 z = pilot.sample(torch.Size((PILOT,)))
                 mean, covariance, arrived = _moments(z.cpu().double(), self.weights(x, context, pilot, z))
                 loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
+                proposal = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
                 if arrived:
                     break
         return loc, factor
@@ -301,15 +316,15 @@ class _Ladder:
         draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(q, z))
         return draw.log_weight.cpu().double().nan_to_num(-torch.inf)
 
-    def ascend(self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor) -> Tensor:
-        """Returns where log p(x, z) is large, (B, D), uphill from z, (1, B, D)."""
+    def ascend(self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns where log p(x, z) is large, uphill from z, (S, B, D), and how large it is, (S, B)."""
         path, z = Path(self.model, x, context, prior), z.clone()
         optimizer = torch.optim.Adam([z], lr=REACH)
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = REACH * (1 - step / STEPS)
             z.grad = -path.at(z).grad_joint.nan_to_num(0.0, 0.0, 0.0)
             optimizer.step()
-        return z[0]
+        return z, path.at(z).log_joint.nan_to_num(-torch.inf)
 
     def check(self) -> None:
         """Doubts the rows of which a few draws of the prior see more than the posterior does: it lies elsewhere."""
@@ -342,7 +357,13 @@ class _Ladder:
 
 
 def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
-    return lambda here, x, context: MultivariateNormal(loc[here], scale_tril=factor[here], validate_args=False)
+    """Returns Gaussians as a proposal, a third of each three times as wide: a posterior may be longer than its Gaussian."""
+
+    def proposal(here: slice, x: Tensor, context: Tensor | None) -> Distribution:
+        own, wide = (MultivariateNormal(loc[here], scale_tril=c * factor[here], validate_args=False) for c in (1, 3))
+        return Defensive(own, wide, 1 / 3)
+
+    return proposal
 
 
 def _fitted(model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal) -> tuple[Tensor, Tensor]:
