@@ -96,7 +96,7 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
 
     def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
         draw = model.draw(rows, count, reparameterize=False, posterior=q)
-        log_weight = draw.log_weight.nan_to_num(-torch.inf, posinf=-torch.inf)
+        log_weight = _numbers(draw.log_weight)
         known = log_weight.isfinite().any(0)
         share = torch.where(known, log_weight, 0.0).softmax(0)
         values = _typical(draw.likelihood, share)[None]
@@ -114,7 +114,7 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
         doubtful = result.ess == 0
         if tail_length(num_samples) > 4:  # else they are too few to tell
             doubtful |= ~(result.reliable & importance(model, rows, num_samples, seed=seed).reliable)
-        again = doubtful.nonzero()[:, 0]
+        again = (doubtful & rows.isnan().flatten(1).any(1).cpu()).nonzero()[:, 0]
         for some in again.split(max(1, MAX_ELEMENTS // (max(SAMPLES, num_samples) * rows[:1].numel()))) if len(again) else ():
             part = rows[some.to(rows.device)]
             better = filled(part, max(SAMPLES, num_samples), _proposal(model, part, [part], derive(seed, "impute", number)))
@@ -192,8 +192,8 @@ def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, 
     """
     each, rest, column = each.cpu().double(), rest.cpu().double(), column.expand(each.shape[1])
     own = each.gather(-1, column.expand(len(each), -1)[..., None])[..., 0]
-    weight = (each.sum(-1) + rest).nan_to_num(-torch.inf, posinf=-torch.inf)
-    without = ((each.sum(-1) - own) + rest).nan_to_num(-torch.inf, posinf=-torch.inf)
+    weight = _numbers(each.sum(-1) + rest)
+    without = _numbers(each.sum(-1) - own + rest)
     value, k = weight.logsumexp(0) - without.logsumexp(0), len(each)
     known = value.isfinite()
     influence = k * (torch.where(known, weight, 0.0).softmax(0) - torch.where(known, without, 0.0).softmax(0))
@@ -207,7 +207,13 @@ def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, 
 def _khat(log_weight: Tensor) -> Tensor:
     """Returns k-hat of log-weights (K, B); infinite where too few have a number to tell."""
     k = len(log_weight)
-    return pareto_k(log_weight.double().topk(min(tail_length(k) + 1, k), dim=0).values, 1e-3).nan_to_num(torch.inf, neginf=-torch.inf)
+    khat = pareto_k(log_weight.topk(min(tail_length(k) + 1, k), dim=0).values, 1e-3)
+    return torch.where(khat.isnan(), torch.inf, khat)
+
+
+def _numbers(log_weight: Tensor) -> Tensor:
+    """Returns log-weights of which those that are no number are none."""
+    return torch.where(log_weight < torch.inf, log_weight, -torch.inf)
 
 
 def _picked(share: Tensor, count: int) -> Tensor:

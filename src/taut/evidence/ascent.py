@@ -190,7 +190,8 @@ def modes(
         drawn = drawn if prior.batch_shape else drawn[:, None]
         centre, unit = drawn.mean(0), drawn.std(0)
         drawn = torch.cat([centre[None], drawn]).expand(-1, len(x), -1)
-        value = model.draw(x, len(drawn), context=context, posterior=_At(drawn)).log_joint.nan_to_num(nan=-math.inf)
+        value = model.draw(x, len(drawn), context=context, posterior=_At(drawn)).log_joint
+        value = torch.where(value < math.inf, value, -math.inf)  # NaN is the last choice too
         from_prior = drawn.gather(0, value.argmax(0)[None, :, None].expand(1, -1, drawn.shape[-1]))
         mean = q.mean
         mean = torch.where(mean.isfinite(), mean, centre).clamp(centre - FARTHEST * unit, centre + FARTHEST * unit)
