@@ -283,20 +283,30 @@ def test_levels_that_are_mostly_numbers_are_kept(values, name, kind):
     assert (column.kind, problems) == (kind, [])
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_the_one_text_among_many_numbers_is_told_where_the_column_is_lost(wide):
-    values = [str(i) for i in range(1200)] * (3 if wide else 1) + ["?"] * 200  # more than a twentieth
+ABSENT = ["?", "missing", "n.a.", "#N/A", "--", "nil", "ND", "*", "N.D.", "#DIV/0!", "no data", "<NA>", "Unknown", "none"]
+
+
+@pytest.mark.parametrize("word", ABSENT)
+@pytest.mark.parametrize("share", [0.02, 0.12, 0.7])
+def test_a_word_for_missing_among_many_numbers_is_refused_at_any_share(word, share):
+    values = [f"{i / 7:.3f}" for i in range(1000)]
+    rows = range(3, 3 + int(share * 900))
+    for i in rows:
+        values[i] = word
+    held = f"t: column 'x': {1000 - len(rows)} of its 1,000 values are numbers, but not {word!r}, the first in row 3 {ROW}"
+    column, _, problems = one(values)
+    assert column is None
+    assert problems[0].startswith(f"{held}; correct the file, or --missing-values {word!r} if that means missing")
+    kept = one(values, missing_values=[word])[0]
+    assert (kept.kind, kept.missing) == ("real", len(rows))
+
+
+def test_many_other_words_among_many_numbers_are_told_where_the_column_is_lost():
+    values = [str(i) for i in range(1200)] + [f"PC {i}" for i in range(400)]
     _, notes, problems = one(values)
-    hint = "all its other values are numbers, so '?' (200 values) may mean missing: --missing-values '?'"
-    if wide:
-        ways = 'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a schema file'
-        assert problems == [f"t: column 'x' holds 1,201 different texts, too many for a category; {ways}; {hint}"]
-    else:
-        assert (notes[1], problems) == (
-            f"t: 'x' looks like an id, left out; kind = \"category\" in a schema file keeps it; {hint}",
-            [],
-        )
-    assert one(values, missing_values=["?"])[0].kind == "levels"
+    hint = "1,200 of its 1,600 values are numbers, the first that is none ('PC 0') in row 1200"
+    assert problems == []
+    assert f'looks like an id, left out; kind = "category" in a schema file keeps it; {hint}' in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -391,7 +401,7 @@ def test_what_storage_in_float32_loses():
     close = [1e9, 1e9 + 1, 1e9 + 0.5]
     assert one(integers)[1] == one(days)[1] == one(close)[2] == one([1e40, 1.5, 2.5])[2] == []
     keep = 'give it as text with kind = "category" in a schema file to keep it'
-    assert one([0, 2**53, 5])[1] == [f"t: 'x' holds integers from 2^53 on, which no float tells apart: left out as an id; {keep}"]
+    assert one([0, 2**53, 5])[1] == [f"t: 'x' looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}"]
     assert one([1e200, 1.5, 2.5])[2] == ["t: column 'x' holds values up to 1e+200, beyond the range of float64; rescale it"]
     torch.set_default_dtype(torch.float32)
     assert one(integers)[1] == ["t: 'x' holds integers up to 16,777,217; float32 tells them apart only to 16,777,216"]
@@ -574,7 +584,7 @@ def test_pieces_that_contradict_each_other():
 def test_more_different_values_than_are_counted(monkeypatch):
     monkeypatch.setattr("taut.data.columns_seen.CAP", 1100)
     monkeypatch.setattr("taut.data.columns.CAP", 1100)
-    texts, numbers = [f"{i}x" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
+    texts, numbers = [f"x{i}" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
     assert one(texts)[0].kind == "id"
     assert one(texts * 3)[2][0].startswith("t: column 'x' holds more than 1,099 different texts, too many for a category")
     assert one([i * 2 for i in range(1101)])[0].kind == "id"
@@ -694,38 +704,25 @@ LIST = "mend them, or list what means missing in --missing-values"
         ),
         (
             Column("x", "count"),
-            [1, -3, -2],
-            f"2 values (66.7 %) of 'x' are negative (largest -2, first -3 in row 11 {ROW}); give raw counts",
+            [1, -3, -2] * 4,
+            f"8 values (66.7 %) of 'x' are negative (largest -2, first -3 in row 11 {ROW}); give raw counts",
         ),
         (
             Column("x", "count"),
-            [0, 1.5, 2.25],
-            "2 values (66.7 %) of 'x' are not integers (largest 2.25, first 1.5 in "
+            [0, 1.5, 2.25] * 4,
+            "8 values (66.7 %) of 'x' are not integers (largest 2.25, first 1.5 in "
             f"row 11 {ROW}); they look log-normalised: give raw counts",
         ),
         (
             Column("x", "count"),
-            [0, 1.5, 200],
-            f"1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row 11 {ROW}); give raw counts",
+            [1.5, 0.5, 200] * 4,
+            f"8 values (66.7 %) of 'x' are not integers (largest 1.5, first 1.5 in row 10 {ROW}); give raw counts",
         ),
         (
             Column("x", "levels", high=9),
-            [0, 1.5, 2],
-            "1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row "
-            f'11 {ROW}); correct them, or train with kind = "real"',
-        ),
-        (
-            Column("x", "levels", high=9),
-            [0, 10, 2],
-            "1 values (33.3 %) of 'x' are outside the levels 0..9 (largest 10, first "
-            f"10 in row 11 {ROW}); correct them, or train with low = 0 and high = 10 "
-            "in a schema file",
-        ),
-        (
-            Column("x", "positive"),
-            [1, 0, -2],
-            "2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 "
-            f'{ROW}); correct them, or train with kind = "real"',
+            [0.5, 1.5, 2] * 4,
+            "8 values (66.7 %) of 'x' are not integers (largest 1.5, first 0.5 in row "
+            f'10 {ROW}); correct them, or train with kind = "real"',
         ),
         (
             Column("x", "real"),
@@ -737,6 +734,88 @@ LIST = "mend them, or list what means missing in --missing-values"
 def test_values_that_are_refused(column, values, line):
     problems = encode(table(x=values), [column], "t", first_row=10)[1]
     assert problems == [f"t: {line}"]
+
+
+EXPECT = "log p(x) of their rows is finite, but low; train with {} in a schema file to expect them"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "line"),
+    [
+        (
+            Column("x", "levels", high=9),
+            [0, 10, 2],
+            f"1 values (33.3 %) of 'x' are outside the levels 0..9 (largest 10, first 10 in row 11 {ROW}); "
+            + EXPECT.format("low = 0 and high = 10"),
+        ),
+        (
+            Column("x", "levels", high=9),
+            [0, 1.5, 2],
+            f"1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row 11 {ROW}); "
+            + EXPECT.format('kind = "real"'),
+        ),
+        (
+            Column("x", "positive"),
+            [1, 0, -2],
+            f"2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 {ROW}); " + EXPECT.format('kind = "real"'),
+        ),
+    ],
+)
+def test_values_that_training_never_saw_are_kept_and_noted(column, values, line):
+    codes, problems, notes = encode(table(x=values), [column], "t", first_row=10)
+    assert codes[:, 0].tolist() == values
+    assert problems == []
+    assert notes == [f"t: {line}"]
+
+
+def test_counts_that_cannot_be_are_kept_for_the_model_to_judge():
+    codes, problems, notes = encode(table(x=[0, 1.5, -2]), [Column("x", "count", high=9)], "t")
+    assert codes[:, 0].tolist() == [0, 1.5, -2]
+    assert problems == notes == []
+
+
+@pytest.mark.parametrize(
+    ("levels", "type_", "values"),
+    [
+        (("false", "true"), "bool", [0, 1]),
+        (("false", "true"), "bool", [0.0, 1.0]),
+        (("false", "true"), "bool", ["n", "Y"]),
+        (("false", "true"), "bool", ["False", "TRUE"]),
+        (("0", "1"), "int", [False, True]),
+        (("0", "1"), "int", ["no", "yes"]),
+        (("n", "y"), "text", [False, True]),
+        (("f", "t"), "text", [0, 1]),
+        (("yes", "no"), "text", [True, False]),
+    ],
+)
+def test_truth_values_are_the_same_in_all_their_spellings(levels, type_, values):
+    column = Column("x", "binary", levels, type=type_)
+    codes, problems, notes = encode(table(x=[*values, None, *values]), [column], "t")
+    assert [0 if c == 0 else 1 if c == 1 else None for c in codes[:, 0]] == [0, 1, None, 0, 1]
+    assert problems == notes == []
+
+
+@pytest.mark.parametrize(("levels", "values"), [(("no", "yes"), ["no", "1"]), (("a", "b"), [0, 1]), (("0", "2"), [False, True])])
+def test_what_is_no_spelling_of_the_same_truth_is_a_new_level(levels, values):
+    codes, _, notes = encode(table(x=values), [Column("x", "binary", levels, type="text")], "t")
+    assert np.isnan(codes[-1, 0])
+    assert "levels never seen in training" in notes[0]
+
+
+def test_a_whole_column_of_new_levels_is_another_column():
+    column = Column("x", "category", ("red", "green"), type="text")
+    assert encode(table(x=["rouge", "vert"] * 5), [column], "t")[1:] == (
+        [
+            "t: all 10 values of 'x' are levels never seen in training ('rouge', 'vert'); "
+            "it was trained on 'red', 'green': write them like that, or leave them empty"
+        ],
+        [],
+    )
+    assert encode(table(x=["rouge"] * 9), [column], "t")[1:] == (
+        [],
+        ["t: 9 values of 'x' are levels never seen in training ('rouge'): read as missing"],
+    )
+    assert encode(table(x=["rouge"] * 10 + ["red"]), [column], "t")[1] == []
 
 
 def test_beyond_float32():
@@ -879,7 +958,8 @@ def test_all_that_is_wrong_with_a_schema_file():
             'missing_values must be a list of texts and numbers, such as ["?", -999]',
             "column 'a': must be a table, such as [columns.\"a\"]",
             f"column 'b': unknown kind 'rael'; did you mean 'real'?; it is one of {kinds}",
-            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high', 'step', 'atoms'",
+            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high', "
+            "'step', 'atoms'",
             'column \'c\': low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or remove them',
         ]
     )

@@ -39,8 +39,11 @@ def rows_and_run(kind: str, where: Path) -> tuple[torch.Tensor, taut.Run]:
 
 @pytest.mark.parametrize("kind", ["reals", "full", "positive", "bits"])
 def test_rows_with_a_wild_entry_have_the_right_number_or_are_not_called_reliable(kind: str, tmp_path: Path) -> None:
-    """One entry of each of 6 rows times 10^-6 to 10^6. Of the reliable ones, 4 errors and 0.05 nats are allowed: with normal errors
-    one in 15,000 is beyond, and there are at most 42; the error is of the first order, hence the nats."""
+    """One entry of each of 6 rows times 10^-6 to 10^6.
+
+    Of the reliable ones, 4 errors and 0.05 nats are allowed: with normal errors one in 15,000 is beyond, and there are at most
+    42; the error is of the first order, hence the nats.
+    """
     x, run = rows_and_run(kind, tmp_path)
     referee = Oracle(run.model)
     factors = [1e-6, 1e-3, 1.0, 10.0, 100.0, 1e3, 1e6]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from ztest import assert_mean
 
+from taut.distributions import OUTSIDE
 from taut.warps import Warped, fit_knots, padded
 
 RNG = np.random.default_rng(0)
@@ -58,7 +59,7 @@ def made(name: str, loc: float, scale: float, whole: bool = False) -> tuple[Warp
 
 
 def integral(d: Warped, low: float, high: float) -> float:
-    """By Gauss and Legendre on each segment, the tails in steps that grow: what is left beyond 1e40 times a unit is below 1e-12."""
+    """By Gauss and Legendre on each segment, the tails in steps that grow up to 1e40 units and more."""
     x = d.knots[0, 0]
     x = x[x.isfinite()].unique()
     steps = torch.logspace(-3, 80 if d.scale < 1 else 40, 1500)
@@ -82,7 +83,9 @@ def integral(d: Warped, low: float, high: float) -> float:
 def test_atoms_and_density_together_are_one(name: str, loc: float, scale: float) -> None:
     d, _, atoms = made(name, loc, scale)
     masses = sum(float(d.log_prob(torch.tensor([[a]])).exp()) for a in atoms)
-    assert masses + integral(d, float(d.low), float(d.high)) == pytest.approx(1, abs=1e-10)
+    left = OUTSIDE if math.isfinite(float(d.low)) or math.isfinite(float(d.high)) else 0.0
+    inside = masses + integral(d, float(d.low), float(d.high))
+    assert inside == pytest.approx(1 - left, abs=1e-10)
 
 
 @pytest.mark.parametrize("name", LEVELS)
@@ -90,8 +93,15 @@ def test_atoms_and_density_together_are_one(name: str, loc: float, scale: float)
 def test_levels_sum_to_one_and_have_a_mean(name: str, loc: float, scale: float) -> None:
     d, _, _ = made(name, loc, scale, True)
     levels = torch.arange(float(d.low), float(d.high) + 1)
-    p = d.log_prob(levels[:, None])[:, 0].exp()
+    # A share lies beyond the ends, and the same share of all between the levels.
+    p = d.log_prob(levels[:, None])[:, 0].exp() / (1 - OUTSIDE) ** 2
     assert float(p.sum()) == pytest.approx(1, abs=1e-10)
+    distance = torch.arange(1.0, 1e4)[:, None]
+    beyond = [float(d.log_prob(end + step).exp().sum()) for end, step in ((d.low, -distance), (d.high, distance))]
+    # What 4 / (d (d + 1) (d + 2)) leaves from d on is 2 / (d (d + 1)).
+    assert sum(beyond) / (1 - OUTSIDE) == pytest.approx(OUTSIDE * (1 - 2e-8), rel=1e-10)
+    between = d.log_prob(levels[:, None] + 0.25)[:, 0].exp()
+    assert float(between.sum()) == pytest.approx(OUTSIDE * (1 - OUTSIDE), rel=1e-10)
     # The mean is that of 64 parts of equal probability: each is off by less than its own width.
     upper = [float(levels[int((p.cumsum(0) < q).sum().clamp(max=len(p) - 1))]) for q in torch.linspace(0, 1, 65).tolist()]
     widest = float(np.diff(upper).max())
@@ -113,7 +123,8 @@ def test_levels_that_are_all_seen_have_their_frequencies() -> None:
     d, values, _ = made("uniform", 0.0, 1.0, True)
     counts = np.bincount(values, minlength=37)
     expected = torch.tensor((counts + 1 / 37) / 1501)  # no level was seen once: the unseen share one count
-    torch.testing.assert_close(d.log_prob(torch.arange(37.0)[:, None])[:, 0].exp(), expected, rtol=0, atol=1e-10)
+    p = d.log_prob(torch.arange(37.0)[:, None])[:, 0].exp() / (1 - OUTSIDE) ** 2
+    torch.testing.assert_close(p, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", REALS)
@@ -162,13 +173,19 @@ def parts_of(d: Warped) -> tuple[Tensor, ...]:
     return d.loc, d.scale, d.knots, d.low, d.high
 
 
-def test_nothing_outside_the_ends_is_possible_and_gradients_are_numbers() -> None:
+def test_little_lies_outside_the_ends_and_gradients_are_numbers() -> None:
     loc, scale = torch.zeros(1, requires_grad=True), torch.ones(1, requires_grad=True)
     for name in REALS:
         d, values, atoms = made(name, 0.0, 1.0)
         own = Warped(loc, scale, d.knots, d.low, d.high, False, d.cut)
         if math.isfinite(float(d.high)):
-            assert float(own.log_prob(d.high[None] + 1e-3).detach()) == -math.inf
+            # A half of Cauchy's distribution as wide as the knots: its middle is one width away.
+            far = float(d.knots[0, 0][d.knots[0, 0].isfinite()].diff().sum()) * torch.tan(
+                torch.linspace(0, math.pi / 2, 2001)[1:-1]
+            )
+            density = own.log_prob(d.high + far[:, None])[:, 0].exp().detach()
+            ends = 1 + math.isfinite(float(d.low))
+            assert float(torch.trapezoid(density, far)) == pytest.approx(OUTSIDE / ends, rel=1e-3)
         x = torch.tensor([*atoms, *values[:50]])[:, None]
         slopes = torch.autograd.grad(own.log_prob(x).sum(), (loc, scale))
         assert all(bool(s.isfinite().all()) for s in slopes), name

@@ -16,9 +16,10 @@ from taut import likelihoods, objectives, posteriors, priors
 from taut.config import LEARNING_RATE, ModelConfig
 from taut.data import Dataset, Rows, Schema, batch, blocks
 from taut.data.column import float_storage
+from taut.data.numeric_notes import spread
 from taut.errors import DataError, UsageError, shown
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
-from taut.likelihoods.columns import ColumnSupport
+from taut.likelihoods.columns import ColumnSupport, reach_of
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.networks import Network
 from taut.objectives import Objective
@@ -48,6 +49,7 @@ _FILLED = (
 
 # A table of frequencies larger than this (entries) is not made: levels of large images are modelled without one.
 MAX_FREQUENCIES = 50_000_000
+FENCE = 20.0  # robust standard deviations: beyond them a number is taken to be wild
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -55,8 +57,8 @@ class Statistics(NamedTuple):
     r"""What a model takes from the training data before the first step; missing entries count for nothing.
 
     Args:
-        loc: Mean of each element, (\*event), in the user's units.
-        scale: Standard deviation of each element, (\*event); 0 for an element that never varies.
+        loc: Mean of each element, (\*event), in the user's units; of real numbers, wild ones pulled in.
+        scale: Standard deviation of each element, (\*event), likewise; 0 for an element that never varies.
         log_loc: Mean of log x where x is positive by kind, of log(1 + x) for counts; (\*event).
         log_scale: Standard deviation of the same.
         log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with a pseudo-count: one half for bits
@@ -86,12 +88,13 @@ def summarize(dataset: Dataset) -> Statistics:
     def read() -> Iterator[Tensor]:
         return (block.double() / grey for block in blocks(dataset.train))
 
-    count, loc, variance = _moments(read)
+    real = _real_elements(schema)
+    count, loc, variance = _moments(_resisting(read, real))
     if dataset.binarize == "dynamic":  # a binarised grey level varies by p (1 - p), more than the level itself does
         variance = loc * (1 - loc)
     log_loc, log_variance = torch.zeros_like(loc), torch.ones_like(loc)
     if (shift := _log_shift(schema)) is not None:
-        _, log_loc, log_variance = _moments(lambda: ((block + shift).log() for block in read()))
+        _, log_loc, log_variance = _moments(_resisting(lambda: ((block + shift).log() for block in read()), real))
     dtype = torch.get_default_dtype()
     frequencies = _frequencies(dataset, loc, count)
     return Statistics(
@@ -120,6 +123,32 @@ def _knots(dataset: Dataset) -> Tensor | None:
         atoms = np.asarray(column.codes(column.atoms)).astype(float_storage()).astype(np.float64)
         knots[place] = padded(fit_knots(seen, atoms, column.support, column.kind == "levels"))
     return knots
+
+
+def _real_elements(schema: Schema) -> Tensor:
+    r"""Returns which elements are real numbers outside images, (\*event)."""
+    if schema.kind == "table":
+        return torch.tensor([not c.discrete for c in schema.modelled])
+    return torch.full(schema.event_shape, schema.kind == "real" and not schema.is_image)
+
+
+def _resisting(read: Callable[[], Iterator[Tensor]], real: Tensor) -> Callable[[], Iterator[Tensor]]:
+    """Returns a reader whose real numbers are pulled to within FENCE robust standard deviations of the median.
+
+    One wild value, a slip of the unit or of a digit, would otherwise make a scale of its own beside which the column is a
+    constant. The fence is so far out that the mean and the standard deviation of regular data are what they were, to the bit.
+    """
+    if not bool(real.any()):
+        return read
+    some = torch.cat([block[:: max(1, len(block) * real.numel() // 2**16)] for block in read()])
+    low, high = (torch.full(real.shape, end, dtype=torch.float64) for end in (-math.inf, math.inf))
+    for index in real.nonzero().tolist():
+        place = tuple(index)
+        median, distance = spread(some[(slice(None), *place)].numpy())
+        if distance > 0:
+            reach = FENCE * distance / 1.349  # the quartiles of a Normal are 1.349 standard deviations apart
+            low[place], high[place] = median - reach, median + reach
+    return lambda: (block.clamp(low, high) for block in read())
 
 
 def _moments(read: Callable[[], Iterator[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -357,22 +386,27 @@ def describe_part(part: Any) -> Spec:
     return to_spec(part, _FILLED)
 
 
-def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None) -> str | None:
-    """Returns what is wrong with data that the likelihood gives no probability, in one line, or None.
+def unsupported(
+    model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None, *, new: bool = False
+) -> tuple[str, Tensor] | None:
+    """Returns what is wrong with data that the likelihood gives no probability, and (row, column) of each such value, or None.
 
     Args:
         model: The model.
         x: Data, (N, *event); what is missing is no problem.
         latent: Any one z, (1, D), to decode.
         schema: Of a table: names its columns.
+        new: Whether the data were not trained on: they may lie wherever the density is not zero, however small it is.
     """
     bad, first, where, number, size = 0, 0.0, (0, 0), 0, 0
     support, device = None, next((p.device for p in model.parameters()), torch.device("cpu"))
+    places = []
     for stored in blocks(x):
         with torch.no_grad():
             block, context = model.split(stored.to(device=device, dtype=torch.get_default_dtype()))
             if support is None:
-                support = model.decode(latent[None].to(device), None if context is None else context[:1]).support
+                decoded = model.decode(latent[None].to(device), None if context is None else context[:1])
+                support = reach_of(decoded) if new else decoded.support
                 while isinstance(support, constraints.independent):
                     support = support.base_constraint
                 if support is None:
@@ -382,6 +416,7 @@ def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = Non
             row, element = outside.nonzero()[0].tolist()
             first, where = float(block.reshape(len(block), -1)[row, element]), (number + row, element)
         bad, number, size = bad + int(outside.sum()), number + len(block), size + outside.numel()
+        places.append(outside.nonzero().cpu() + torch.tensor([[number - len(block), 0]]))
     if not bad or support is None:
         return None
     place = f"element {where[1]}"
@@ -390,7 +425,14 @@ def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = Non
     return (
         f"{bad} values ({bad / size:.1%}) lie outside the support of the likelihood, {_words(support)}; "
         f"the first is {first:g} (row {where[0]}, {place})"
-    )
+    ), _of_table(torch.cat(places), schema)
+
+
+def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
+    """Returns places among the columns that are modelled as places among all of a datum, those of the context included."""
+    if schema is not None and schema.kind == "table":
+        places[:, 1] = torch.tensor(schema.rest)[places[:, 1]]
+    return places
 
 
 def _words(support: constraints.Constraint) -> str:
@@ -423,8 +465,8 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     for rows in (dataset.train, dataset.validation, dataset.test):
         if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits
             continue
-        problem = unsupported(model, rows, z, dataset.schema)
-        if problem is not None:
+        found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
+        if found is not None:
             mend = {
                 "binary": "leave --likelihood away to get Bernoulli()",
                 "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 and 1 with --binarize dynamic",
@@ -433,7 +475,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
                 "count": "leave --likelihood away to get NegativeBinomial()",
                 "table": "take another family for that kind of column, or another kind in a --schema FILE",
             }[kind]
-            raise DataError(f"{name}: {problem}; {mend}")
+            raise DataError(f"{name}: {found[0]}; {mend}")
     _, context = model.split(x)
     support = model.decode(z[None], None if context is None else context[:1]).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:

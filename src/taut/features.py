@@ -20,6 +20,10 @@ from taut.warps import MAX_KNOTS, heights
 
 __all__ = ["ColumnFeatures", "Condition", "Features", "Split", "Standardize", "Totals"]
 
+FAR = 20.0
+"""Standard deviations: beyond them a network sees a wild value as one that is merely far, or a single one in the training data
+would take all weights with it. What the likelihood makes of the value is not touched."""
+
 
 class Features(nn.Module, abc.ABC):
     r"""Abstract map from data (B, \*event) to what a network sees, (B, \*out_shape)."""
@@ -60,7 +64,7 @@ class Standardize(Features):
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone())
 
     def forward(self, x: Data) -> Tensor:
-        values = (((x.log1p() if self.counts else x) - self.loc) / self.scale).nan_to_num(0.0, torch.inf, -torch.inf)
+        values = (((x.log1p() if self.counts else x) - self.loc) / self.scale).nan_to_num(0.0).clamp(-FAR, FAR)
         if not self.missing:
             return values
         return torch.stack([values, x.isnan().to(values)], 1)
@@ -122,12 +126,15 @@ class ColumnFeatures(Features):
 
     def forward(self, x: Data) -> Tensor:
         numbers = x[:, self.numbers]
-        numbers = torch.where(self.plain, numbers, (torch.where(self.plain, 1.0, numbers) + self.shift).log())
+        shifted = torch.where(self.plain, 1.0, numbers) + self.shift
+        # A zero among positive numbers is as good as missing here.
+        logarithm = torch.where(shifted > 0, shifted, torch.nan).log()
+        numbers = torch.where(self.plain, numbers, logarithm)
         values = (numbers - self.loc) / self.scale
         if len(self.warped):
             values = values.index_copy(-1, self.warped_numbers, self._warped_values(x[:, self.warped]))
         values = values.nan_to_num(0.0, torch.inf, -torch.inf)
-        parts = [values, (x[:, self.owner] == self.level).to(values)]
+        parts = [values.clamp(-FAR, FAR), (x[:, self.owner] == self.level).to(values)]
         return torch.cat([*parts, x.isnan().to(values)] if self.missing else parts, 1)
 
     def _warped_values(self, x: Tensor) -> Tensor:

@@ -260,13 +260,14 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         raise
 
     def end() -> None:
+        # First: the checkpoint is that of an end whose reason is kept.
         storage.write_json(run.path / "run.json", storage.fingerprinted(run.info))
         if training.minutes is not None:
             checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
     finish(run.model, state)
-    run.info["ended"] = ended or _why_ended(training, data, state, late)
+    run.info.update(storage.fingerprinted({**run.info, "ended": ended or _why_ended(training, data, state, late)}))
     parallel.on_main(end)
 
 
@@ -377,7 +378,7 @@ def _extend(run: Run, data: Dataset, state: State, minutes: float | None, max_ep
     more = parallel.on_main(lambda: more)
     state.since, state.total_steps, state.done = state.step, state.step + int(more), False
     info = {k: v for k, v in run.info.items() if k != "ended"} | {"total_steps": state.total_steps, "config": config.to_dict()}
-    info["extended"] = [*run.info.get("extended", []), state.step]
+    info = storage.fingerprinted({**info, "extended": [*run.info.get("extended", []), state.step]})
 
     def write() -> None:
         # In this order: a kill between two of them leaves a training that goes on, with the old plan or with the new one.

@@ -86,7 +86,7 @@ RUN = {
         "missing_values?": [TEXT], "columns?": [SECTION],
     },
 }  # fmt: skip
-EVALUATION = {**MEASURED, "seed": WHOLE, "data": TEXT, "baseline?": ESTIMATE, "bits_per_dimension?": BITS}
+EVALUATION = {**MEASURED, "seed": WHOLE, "data": TEXT, "baseline?": ESTIMATE, "bits_per_dimension?": BITS, "unfinished?": [TEXT]}
 FINDING = {
     "name": TEXT, "nats?": NUMBER, "error?": NUMBER, "raises?": TEXT, "what": TEXT, "evidence": TEXT, "action": TEXT,
     "command": TEXT,
@@ -96,8 +96,9 @@ AUDIT = {
     "data": {"name": TEXT, "part": TEXT, "rows": COUNT, "fingerprint": TEXT},
     "model": {"parameters": COUNT},
     "effort": Each(KNOWN),
-    "history?": [{"epoch": NUMBER, "step": COUNT, "bound": KNOWN, "validation": KNOWN}],
-    "tightened?": TIGHTENED,
+    "history?": [{"epoch": NUMBER, "step": COUNT, "bound": KNOWN, "validation": KNOWN, "learning_rate?": NUMBER, "best?": TRUTH}],
+    "training?": {"ended?": TEXT, "minutes?": NUMBER}, "missing?": Each(TEXT),
+    "tightened?": {**TIGHTENED, "after?": BEFORE},
     "evidence": {**MEASURED, "curve?": [{"num_samples": COUNT, **ESTIMATE}]},
     "baseline?": ESTIMATE, "gain_over_baseline?": ESTIMATE, "bits_per_dimension?": BITS,
     "overfitting?": {
@@ -119,7 +120,8 @@ AUDIT = {
         "warnings?": [TEXT],
     },
     "log_evidence": {
-        **ESTIMATE, "num_data": COUNT, "by": Each(COUNT), "reliable_share?": NUMBER, "above_importance?": ESTIMATE,
+        **ESTIMATE, "num_data": COUNT, "num_unknown?": COUNT, "by": Each(COUNT), "reliable_share?": NUMBER,
+        "above_importance?": ESTIMATE,
     },
     "naive?": {
         "num_data": COUNT, "num_samples": COUNT, "short_by": ESTIMATE, "ess": {"mean": NUMBER}, "information": ESTIMATE,

@@ -14,7 +14,9 @@ so that $m = 0, s = 1$ gives back the marginal of the data, whatever its shape, 
 * Of levels all is probability: $\sigma((G(x + 1/2) - m) / s) - \sigma((G(x - 1/2) - m) / s)$, the end levels taking the tails.
 
 G is given by knots (x, y) and is linear between them (linear in log x where x grows by more than a half from one to the next);
-beyond the last ones it goes on likewise, so that tails are exponential, or powers, but for the ends that nothing can pass.
+beyond the last ones it goes on likewise, so that tails are exponential, or powers, but for the ends that nothing passed in
+training: beyond them, and between levels, lies the share ``distributions.OUTSIDE``, so that
+tomorrow's rows are improbable and not impossible.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn import functional
+
+from taut.distributions import OUTSIDE
 
 __all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "padded"]
 
@@ -112,15 +116,44 @@ class Warped(Distribution):
             return constraints.integer_interval(self.low, self.high)
         return constraints.interval(self.low, self.high)
 
+    @property
+    def reach(self) -> constraints.Constraint:
+        """Where its mass or density is not zero: wider than the support, which is what it is for."""
+        return constraints.real
+
     def log_prob(self, value: Tensor) -> Tensor:
+        near = value.round() if self.whole else value
+        inside = torch.minimum(torch.maximum(near, self.low), self.high)
+        log_p = self._log_inside_support(inside)
+        ends = self.low.isfinite().to(value) + self.high.isfinite()
+        # Beyond each end lies a share of what is left for there, of integers or a half of Cauchy's.
+        distance = (near - inside).abs()
+        if self.whole:
+            tail = math.log(4) - (distance * (distance + 1) * (distance + 2)).log()
+        else:
+            unit = self._width()
+            tail = math.log(2 / math.pi) - unit.log() - torch.log1p((distance / unit).square())
+        beyond = math.log(OUTSIDE) + tail - ends.clamp(min=1).log()
+        rest = torch.where(ends > 0, math.log1p(-OUTSIDE), 0.0)
+        log_p = torch.where(distance > 0, beyond, log_p + rest)
+        if self.whole:  # with the same small share a level has noise between -1/2 and 1/2 on it
+            log_p = log_p + torch.where(value == near, math.log1p(-OUTSIDE), math.log(OUTSIDE))
+        return log_p
+
+    def _width(self) -> Tensor:
+        r"""Returns how far the knots reach, (\*event)."""
+        x = self.knots[..., 0, :]
+        width = _pick(x, _last(x)) - x[..., 0]
+        return torch.where(width > 0, width, 1.0)
+
+    def _log_inside_support(self, value: Tensor) -> Tensor:
         at = heights(value, self.knots, self.whole)
         below, above = (at.upper - self.loc) / self.scale, (at.lower - self.loc) / self.scale
         at_low, at_high = at.atom & (value <= self.low), at.atom & (value >= self.high)
         inner = torch.log(-torch.expm1(-at.gap / self.scale))
         inside = torch.where(at_low | at_high, 0.0, torch.where(at.atom, inner, at.log_slope - self.scale.log()))
         log_p = torch.where(at_high, 0.0, functional.logsigmoid(below)) + torch.where(at_low, 0.0, functional.logsigmoid(-above))
-        log_p = log_p + inside - (self._log_inside() if self.cut else 0.0)
-        return torch.where((value < self.low) | (value > self.high), -torch.inf, log_p)
+        return log_p + inside - (self._log_inside() if self.cut else 0.0)
 
     @property
     def mean(self) -> Tensor:

@@ -39,11 +39,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taut.data import columns_shape as shape
 from taut.data.column import (
     KINDS,
     LEVEL_KINDS,
@@ -57,13 +59,14 @@ from taut.data.column import (
     quoted,
     value_text,
 )
-from taut.data import columns_shape as shape
 from taut.data.columns_cells import Tokens, as_numbers, days_of, read_cells
 from taut.data.columns_codes import decode, encode
 from taut.data.columns_notes import (
     FROM_0,
     MANY,
     View,
+    disguise,
+    dress_notes,
     may_mean,
     mixed,
     only_other,
@@ -71,10 +74,12 @@ from taut.data.columns_notes import (
     sentinel_notes,
     strays,
     token_notes,
+    two_notations,
     unbounded_notes,
 )
 from taut.data.columns_seen import CAP, Numbers, Seen, some
 from taut.data.columns_toml import from_toml, to_toml
+from taut.data.notation import affix, is_currency
 from taut.errors import shown
 
 if TYPE_CHECKING:
@@ -155,14 +160,21 @@ def _column(seen: Seen, entry: Mapping[str, Any], notes: list[str], problems: li
         problems.append(_infinite(label, view.numbers, seen.rows))
         return None
     notes += sentinel_notes(label, seen, view)
+    if view.family == "date" and (both := two_notations(seen)) and kind is None:
+        problems.append(f"column {label} {both}")
+        return None
     if kind is not None and not _fits(kind, label, view, seen, problems):
         return None
     kind = kind or _guess(seen, view, notes, problems)
     if kind is None:
         return None
     column = _built(seen, view, kind, entry, problems)
+    if column is not None and column.modelled and view.family in ("number", "date") and seen.family == "text":
+        column = replace(column, notation=seen.texts.dress.notation)
+    if column is not None and kind != "id":
+        notes += dress_notes(label, seen, view)
     if column is not None and column.modelled:
-        notes += precision_notes(label, column, view, problems)
+        notes += precision_notes(label, column, problems)
     elif column is not None and kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
         notes.append(f"{label} is constant ({column.describe()[1]}{gone}), left out")
@@ -173,14 +185,20 @@ def _viewed(seen: Seen, kind: str | None) -> View:
     """Texts that a person calls levels stay texts (01234 is a postcode); two of them are read as rule 1 would."""
     texts = seen.texts
     if seen.family != "text":
-        return View(seen.family, seen.type, seen.numbers)
+        return View(seen.family, seen.type, seen.days if seen.family == "date" else seen.numbers)
     if (seen.declared and kind in (None, "constant", *LEVEL_KINDS)) or kind in ("category", "ordinal"):
         return View("text", "text", Numbers())
-    if not texts.others["number"]:
+    if not texts.others["number"] and not (kind is None and _may_be_levels(seen)):
         return View("number", "int" if texts.integers else "float", texts.numbers)
     if not texts.others["date"]:
         return View("date", texts.day_type, texts.days)
     return View("text", "text", Numbers())
+
+
+def _may_be_levels(seen: Seen) -> bool:
+    """A few texts such as 4dr and 5dr name things; %, and a currency, are of numbers, and so is a unit beside many."""
+    worn = affix(seen.texts.dress.notation)
+    return bool(worn) and seen.texts.numbers.distinct < MANY and worn != "%" and not is_currency(worn)
 
 
 def _guess(seen: Seen, view: View, notes: list[str], problems: list[str]) -> str | None:
@@ -223,12 +241,12 @@ def _guess_density(numbers: Numbers) -> str:
 
 def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None:
     label, texts = quoted(seen.name), seen.texts
-    hint = mixed(texts.first_other, texts.others, texts.count)
+    hint = mixed(texts)
     only = only_other(seen)
     if only:
         hint = f"; all its other values are numbers, so {may_mean(only, texts.counts[only])}"
     id_name = is_id_name(seen.name)
-    if not id_name and not seen.declared and (wrong := strays(seen)):
+    if not id_name and not seen.declared and (wrong := strays(seen) or disguise(seen)):
         problems.append(f"column {label}: {wrong}")
         return None
     if id_name or (texts.count > 50 and texts.share_different > 0.5):
@@ -248,7 +266,7 @@ def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None
     large = max(-numbers.low, numbers.high) >= 2**53  # a float no longer tells those apart
     if large:
         keep = 'give it as text with kind = "category" in a schema file to keep it'
-        notes.append(f"{label} holds integers from 2^53 on, which no float tells apart: left out as an id; {keep}")
+        notes.append(f"{label} looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}")
         return "id"
     if numbers.all_different and (is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)):
         notes.append(f'{label} looks like an id, left out; kind = "count" or "real" in a schema file keeps it')

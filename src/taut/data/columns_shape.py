@@ -57,7 +57,10 @@ def num_steps(numbers: Numbers, step: float) -> float:
 
 def few_values(numbers: Numbers, step: float) -> bool:
     """Returns whether numbers that are no integers are levels: on a grid, with ten rows or more for each value."""
-    enough = numbers.count >= MIN_ROWS and numbers.capped_at is None and 10 * numbers.distinct <= numbers.count
+    if numbers.count < MIN_ROWS or numbers.capped_at is not None:
+        return False
+    beside = numbers.count - numbers.most_common[1]  # what one value repeats says nothing of the others
+    enough = 10 * numbers.distinct <= numbers.count and 5 * numbers.distinct <= beside
     return enough and num_steps(numbers, step) < MAX_LEVELS
 
 
@@ -100,10 +103,11 @@ def has_edge(numbers: Numbers) -> bool:
     if numbers.count < MIN_EDGE_ROWS:
         return False
     width = 0.02 * (numbers.high - numbers.low)
-    near_low = int(numbers.counts[numbers.values <= numbers.low + width].sum())
-    near_high = int(numbers.counts[numbers.values >= numbers.high - width].sum())
-    # Half of what a uniform distribution has there; of a normal one of 1,500 values it is 0.2 %.
-    return max(near_low, near_high) >= max(10.0, 0.01 * float(numbers.counts.sum()))
+    for near in (numbers.values <= numbers.low + width, numbers.values >= numbers.high - width):
+        # Half of what a uniform distribution has there; of a normal one of 1,500 values it is 0.2 %.
+        if np.count_nonzero(near) >= 5 and numbers.counts[near].sum() >= max(10.0, 0.01 * numbers.counts.sum()):
+            return True
+    return False
 
 
 def median(numbers: Numbers) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -85,8 +86,9 @@ def prepare_tables(
     if wrong:
         raise DataError(wrong)
     schema = replace(schema, missing=schema.missing or bool(coded[0].missing))
-    copies = copies_of(coded[0].hashes, *fractions, by, by_nature=all(c.discrete for c in schema.modelled))
-    parts = split_hashes(coded[0].hashes, *fractions, copies.most)
+    with _causes(notes):
+        copies = copies_of(coded[0].hashes, *fractions, by, by_nature=all(c.discrete for c in schema.modelled))
+        parts = split_hashes(coded[0].hashes, *fractions, copies.most)
     rows: list[Rows] = [_subset(coded[0].rows, part) for part in parts]
     if len(coded) > 1:
         rows[2] = coded[1].rows
@@ -108,7 +110,7 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
     if not wrong and not modelled:
         wrong = [f"{name}: no column is left to model; say what the columns are with --schema FILE (taut check DATA --out FILE)"]
     if wrong:
-        raise DataError(wrong)
+        raise DataError([*wrong, *_left_out(notes)])
     for wanted in asked.condition:
         if wanted not in modelled:
             known = ", ".join(shown(m) for m in modelled[:20])
@@ -119,6 +121,19 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
         raise UsageError("--condition names every column: none is left to model")
     schema = Schema("table", (len(modelled),), 0.0, 0.0, False, tuple(columns), asked.condition, tuple(missing_values))
     return schema, notes
+
+
+@contextmanager
+def _causes(notes: Sequence[str]) -> Iterator[None]:
+    """Too few different rows may be so because of what was left out, which is said with the error."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError([*error.problems, *_left_out(notes)]) from error
+
+
+def _left_out(notes: Iterable[str]) -> list[str]:
+    return [note for note in notes if "left out" in note or "read as a category" in note]
 
 
 def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str], Any]:
@@ -194,7 +209,7 @@ def _text(path: Path) -> str:
 
 
 def _pieces(source: Any) -> Iterable[Any]:
-    return row_groups(source.path) if isinstance(source, Streamed) else [source]
+    return row_groups(source.path, source.marks) if isinstance(source, Streamed) else [source]
 
 
 def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
@@ -221,7 +236,8 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
             kept.append(values)
     rows: Any
     if isinstance(source, Streamed):
-        rows = ParquetRows(source.path, partial(_codes, schema=schema, name=name), len(schema.modelled))
+        code = partial(_codes, schema=schema, name=name)
+        rows = ParquetRows(source.path, code, len(schema.modelled), marks=source.marks)
         notes += rows.notes
     else:
         rows = torch.from_numpy(np.concatenate(kept))

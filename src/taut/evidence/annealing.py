@@ -67,7 +67,8 @@ class Annealed:
         direction: "lower bound in expectation" or, in reverse, "upper bound in expectation".
         log_evidence: The estimate of log p(x).
         log_evidence_error: Its Monte Carlo standard error, such that 1.96 of it are a 95 % interval; NaN for one chain. In
-            reverse the chains of a datum share their start, which it does not see: there only the scatter over data is an honest error.
+            reverse the chains of a datum share their start, which it does not see: there only the scatter over data is an
+            honest error.
         ess: Effective number of chains, between 1 and C.
         spread: Variance of log w over the chains.
         acceptance: Share of the proposals that were accepted, in the mean over temperatures.

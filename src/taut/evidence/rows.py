@@ -280,8 +280,8 @@ class _Ladder:
             pilot = self.defended(lambda here, x, context: self.model.encode(x, context))(slice(None), x, context)
             assert isinstance(pilot, Defensive)
             prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
-            weight = self.weights(x, context, pilot, z) + pilot.log_prob(z)
-            z = z.gather(0, weight.argmax(0)[None, :, None].expand(1, *z.shape[1:]))
+            log_joint = self.weights(x, context, pilot, z) + pilot.log_prob(z).cpu().double()
+            z = z.gather(0, log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:]))
             loc = self.ascend(x, context, prior, z)
             factor = torch.diag_embed(prior.sample(torch.Size((100,))).std(0))
             for _ in range(ROUNDS):
@@ -290,7 +290,7 @@ class _Ladder:
                     return _fitted(self.model, x, context, best)
                 pilot = Defensive(best, prior, 0.2)
                 z = pilot.sample(torch.Size((PILOT,)))
-                mean, covariance, arrived = _moments(z.double(), self.weights(x, context, pilot, z))
+                mean, covariance, arrived = _moments(z.cpu().double(), self.weights(x, context, pilot, z))
                 loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
                 if arrived:
                     break
@@ -299,7 +299,7 @@ class _Ladder:
     def weights(self, x: Tensor, context: Tensor | None, q: Distribution, z: Tensor) -> Tensor:
         """Returns the log-weights of samples z (K, B, D) of q; one that is no number is none."""
         draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(q, z))
-        return draw.log_weight.double().nan_to_num(-torch.inf)
+        return draw.log_weight.cpu().double().nan_to_num(-torch.inf)
 
     def ascend(self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor) -> Tensor:
         """Returns where log p(x, z) is large, (B, D), uphill from z, (1, B, D)."""
@@ -319,7 +319,7 @@ class _Ladder:
             x, context = self.given(rows)
             with stream(self.seed, "check", first // BLOCK):
                 prior = prior_proposal(self.model)(slice(None), x, context)
-                seen = log_mean_exp(self.weights(x, context, prior, prior.sample(shape))).cpu()
+                seen = log_mean_exp(self.weights(x, context, prior, prior.sample(shape)))
             usual = seen < self.value[rows] + SURPRISE + 4 * self.error[rows]
             self.reliable[rows] &= usual | torch.isneginf(self.first.khat[rows])  # equal weights are better evidence
 
@@ -335,8 +335,8 @@ class _Ladder:
             for some in codes.to(self.device).split(step):
                 z = some[:, None].expand(-1, len(x), -1)
                 draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(prior, z))
-                parts.append(draw.log_joint.double())
-            value = torch.cat(parts).logsumexp(0).cpu()
+                parts.append(draw.log_joint.cpu().double())
+            value = torch.cat(parts).logsumexp(0)
             rounding = torch.finfo(codes.dtype).eps * value.abs()
             self.take(rows, ENUMERATION, value, rounding, torch.ones_like(rows, dtype=torch.bool))
 

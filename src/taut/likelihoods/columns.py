@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
 
 from taut.likelihoods.common import full
 from taut.likelihoods.counts import NegativeBinomial
@@ -30,7 +30,7 @@ from taut.model import Likelihood
 from taut.networks import MLP, Network, NetworkFactory
 from taut.types import Context
 
-__all__ = ["ColumnSupport", "Columns", "Family", "Joint"]
+__all__ = ["ColumnSupport", "Columns", "Family", "Joint", "reach_of"]
 
 NOMINAL = ("binary", "category", "ordinal")
 LikelihoodFactory = Callable[..., Likelihood]
@@ -230,13 +230,14 @@ def _make_slice(made: list[_Slice], in_shape: tuple[int, ...], out_shape: tuple[
 class ColumnSupport(constraints.Constraint):
     """The support of each column; what is missing is in it."""
 
-    def __init__(self, families: Sequence[Family], order: Tensor) -> None:
-        self._families, self._order = families, order
-        self.is_discrete = all(_elementwise(f.distribution).is_discrete for f in families)
+    def __init__(self, families: Sequence[Family], order: Tensor, of: Callable[[Distribution], Any] | None = None) -> None:
+        self._order = order
+        self._parts = [(f.columns, (of or _elementwise)(f.distribution)) for f in families]
+        self.is_discrete = all(part.is_discrete for _, part in self._parts)
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        parts = [_elementwise(f.distribution).check(value[..., f.columns]) for f in self._families]
+        parts = [part.check(value[..., columns]) for columns, part in self._parts]
         return torch.cat(parts, -1)[..., self._order]
 
 
@@ -245,3 +246,18 @@ def _elementwise(distribution: Distribution) -> constraints.Constraint:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def reach_of(distribution: Distribution) -> constraints.Constraint | None:
+    r"""Returns where a density or a mass is not zero, for each element of a datum, (\*batch, \*event).
+
+    It is the support, but of families that leave a little beyond the range of the training (``distributions.OUTSIDE``).
+    """
+    if isinstance(distribution, Joint):
+        return ColumnSupport(distribution.families, distribution._order, reach_of)
+    single: Any = distribution
+    while isinstance(single, Independent):
+        single = single.base_dist
+    if isinstance(single, MixtureSameFamily):
+        single = single.component_distribution
+    return getattr(single, "reach", None) or (None if distribution.support is None else _elementwise(distribution))

@@ -37,10 +37,10 @@ class _Warped(Likelihood):
     ) -> None:
         super().__init__()
         self.event_dims, self.event_shape, self.min_scale = len(event_shape), tuple(event_shape), min_scale
-        ends = [full(end, event_shape) for end in (low, high)]
-        self.low, self.high = (nn.Buffer(end, persistent=False) for end in ends)
-        self.cut = not self.whole and bool(torch.stack(ends).isfinite().any())
-        self.register_buffer("knots", _plain(*ends, self.whole) if knots is None else knots.clone())
+        first, last = (full(end, event_shape) for end in (low, high))
+        self.low, self.high = nn.Buffer(first, persistent=False), nn.Buffer(last, persistent=False)
+        self.cut = not self.whole and bool((first.isfinite() | last.isfinite()).any())
+        self.register_buffer("knots", _plain(first, last, self.whole) if knots is None else knots.clone())
         self.decoder = decoder((latent_dim,), (2, *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
