@@ -1173,8 +1173,8 @@ MUTANTS = [
     Mutant(
         "gaps: the end of a block, where its rate is zero, for the block",
         "evidence/ascent.py",
-        "for q in (before, after))",
-        "for q in (after, after))",
+        "measured(x, context, (before, after), FRESH)",
+        "measured(x, context, (after, after), FRESH)",
         GAPS + "::test_unreached_optima_and_unreliable_evidence_are_named",
     ),
     Mutant(
