@@ -1230,8 +1230,8 @@ MUTANTS = [
     Mutant(
         "gaps: the end of a block, where its rate is zero, for the block",
         "evidence/ascent.py",
-        "for q in (before, after))",
-        "for q in (after, after))",
+        "measured(x, context, (before, after), FRESH)",
+        "measured(x, context, (after, after), FRESH)",
         GAPS + "::test_unreached_optima_and_unreliable_evidence_are_named",
     ),
     Mutant(
@@ -1898,8 +1898,8 @@ MUTANTS = [
     Mutant(
         "imputation: samples weighted alike",
         "cells.py",
-        "share = draw.log_weight.softmax(0)",
-        "share = torch.full_like(draw.log_weight, 1 / num_samples)",
+        "share = torch.where(known, log_weight, 0.0).softmax(0)",
+        "share = torch.full_like(log_weight, 1 / count)",
         MISSING,
     ),
     Mutant(
@@ -1916,23 +1916,39 @@ MUTANTS = [
         "return torch.stack([z, z], 1)",
         MISSING,
     ),
-    Mutant(
-        "imputation: the mean for a draw", "cells.py", "drawn = draw.likelihood.sample()", "drawn = draw.likelihood.mean", MISSING
-    ),
+    Mutant("imputation: the mean for a draw", "cells.py", "split(rows)[1]).sample()])", "split(rows)[1]).mean])", MISSING),
     Mutant(
         "imputation: draws without their weights",
         "cells.py",
-        "torch.multinomial(share.T,",
-        "torch.multinomial(torch.ones_like(share.T),",
+        "_picked(share, num_imputations)",
+        "_picked(torch.full_like(share, 1 / count), num_imputations)",
         MISSING,
     ),
     Mutant(
         "entry: scored with itself", "cells.py", "without[:, column] = torch.nan", "without[:, column] = rows[:, column]", MISSING
     ),
+    Mutant("entry: its term left in", "cells.py", "without.logsumexp(0)", "weight.logsumexp(0)", MISSING),
     Mutant(
-        "entry: its term left in", "cells.py", "(log_weight - log_terms[..., i]).logsumexp(0)", "log_weight.logsumexp(0)", MISSING
+        "entry: one proposal for the mixture",
+        "cells.py",
+        "torch.logaddexp(q.log_prob(z), other.log_prob(z))",
+        "q.log_prob(z)",
+        MISSING,
     ),
-    Mutant("entry: one proposal for the mixture", "cells.py", "torch.logaddexp(*densities)", "densities[0]", MISSING),
+    Mutant(
+        "entry: the errors of both as if they shared no samples",
+        "cells.py",
+        ".softmax(0) - torch.where(known, without, 0.0).softmax(0))",
+        ".softmax(0) + torch.where(known, without, 0.0).softmax(0))",
+        MISSING,
+    ),
+    Mutant(
+        "entry: the encoder's answer where it does not serve",
+        "cells.py",
+        "(~reliable if telling else False)",
+        "False",
+        MISSING,
+    ),
     Mutant("ground truth: a gap says something of z", "problems.py", "(w.T * there[:, None, :]) @ w", "w.T @ w", MISSING),
     Mutant("ground truth: a gap costs nats", "problems.py", "(1 - there) / (2 * math.pi)", "(1 - there)", MISSING),
     Mutant(

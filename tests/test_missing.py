@@ -13,7 +13,7 @@ from torch.distributions import Independent, Normal
 from ztest import assert_mean
 
 import taut
-from taut.cells import cell_scores, impute
+from taut.cells import _picked, cell_scores, impute
 from taut.evidence.gaps import decompose, optima_blocks
 from taut.features import ColumnFeatures, Split, Standardize, Totals
 from taut.missing import Observed, terms
@@ -158,12 +158,72 @@ def test_the_score_of_an_entry_is_its_log_probability_given_the_others() -> None
     problem = taut.LinearGaussian(4, 2)
     x = with_gaps(problem.sample(10), 0.2)
     scores = cell_scores(problem.model(), x, 50_000)
-    assert torch.equal(scores.isnan(), x.isnan())
+    assert torch.equal(scores.value.isnan(), x.isnan())
+    assert torch.equal(scores.reliable, ~x.isnan())
     for row, element in (~x.isnan()).nonzero().tolist():
         without = x[row : row + 1].clone()
         without[0, element] = torch.nan
         exact = (problem.log_evidence(x[row : row + 1]) - problem.log_evidence(without)).detach()
-        assert abs(float(scores[row, element] - exact)) < 0.15
+        assert abs(float(scores.value[row, element] - exact)) < 0.15
+
+
+def test_scores_of_entries_and_their_errors_hold_where_the_encoder_is_far_off() -> None:
+    """Thirty posterior scales away, the answers are the closed form's, and the errors cover it."""
+    problem = taut.LinearGaussian(4, 2)
+    x = problem.sample(60)
+    scores = cell_scores(problem.model(Wide(problem, shift=30.0)), x)
+    exact = torch.empty_like(x)
+    for element in range(4):
+        without = x.clone()
+        without[:, element] = torch.nan
+        exact[:, element] = (problem.log_evidence(x) - problem.log_evidence(without)).detach()
+    assert scores.reliable.all()
+    assert float((scores.value - exact).abs().quantile(0.9)) < 0.3
+    z = (scores.value - exact) / scores.error
+    assert_mean(z.mean(1), torch.zeros(()))  # entries of a row share no samples, but their model
+    assert 0.5 < float(z.square().mean()) < 1.5  # 240 of them: a standard error of some 0.1
+
+
+def test_imputations_of_rows_far_from_the_encoder_are_draws_and_do_not_repeat() -> None:
+    problem = taut.LinearGaussian(4, 2, scale=2.0)
+    x = problem.sample(1)
+    x[0, :2] = torch.nan
+    found = impute(problem.model(Wide(problem, shift=30.0)), x.expand(40, -1), num_imputations=20)
+    assert found.reliable.all()
+    assert all(len(found.draws[:, row, 0].unique()) == 20 for row in range(40))
+    mean = problem.conditional_mean(x).detach()[0, :2]
+    w, sigma = problem.likelihood.weight.detach(), problem.likelihood.scale
+    covariance = w @ w.T + sigma**2 * torch.eye(4)
+    gain = covariance[:2, 2:] @ torch.linalg.inv(covariance[2:, 2:])
+    conditional = covariance[:2, :2] - gain @ covariance[2:, :2]
+    assert (found.values[:, :2] - mean).abs().max() < 0.3  # of a spread of two and more
+    assert_mean((found.draws[..., :2] - mean).mean(0), torch.zeros(2))
+    spread = (found.draws[..., :2] - mean).square().mean((0, 1)) / conditional.diagonal()
+    assert ((spread > 0.8) & (spread < 1.2)).all()  # of 800 draws: a standard error of 0.05
+
+
+def test_a_row_that_no_latent_point_explains_keeps_its_gaps_and_spoils_no_other() -> None:
+    problem = taut.LinearGaussian(4, 2)
+    x = with_gaps(problem.sample(6))
+    x[2] = torch.tensor([torch.nan, 1e200, -1e200, 1e200])  # their squares overflow
+    alone = torch.arange(6) != 2
+    found = impute(problem.model(), x, num_imputations=3)
+    assert found.values[2, 0].isnan()
+    assert found.draws[:, 2, 0].isnan().all()
+    assert found.ess[2] == 0
+    assert not found.reliable[2]
+    assert not found.values[alone].isnan().any()
+    torch.testing.assert_close(found.values[alone], problem.conditional_mean(x[alone]).detach(), rtol=0, atol=1e-8)
+
+
+def test_picks_are_as_even_as_the_shares() -> None:
+    """Of 10 systematic picks a share of 0.25 gets two or three, and one of 0.5 gets five, in a random order."""
+    share = torch.tensor([[0.25, 0.25, 0.5]]).T.expand(-1, 500)
+    picked = _picked(share, 10)
+    counts = torch.stack([(picked == k).sum(0) for k in range(3)])
+    assert ((counts[:2] == 2) | (counts[:2] == 3)).all()
+    assert (counts[2] == 5).all()
+    assert_mean((picked[0] == 2).double(), torch.tensor(0.5))
 
 
 def test_what_is_missing_costs_nothing_and_leaves_the_rest_alone() -> None:

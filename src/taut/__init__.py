@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from taut import likelihoods, networks, objectives, posteriors, priors, problems
 from taut.auditing import audit_run
-from taut.cells import Imputed, cell_scores, impute
+from taut.cells import CellScores, Imputed, cell_scores, impute
 from taut.config import Config
 from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
 from taut.evidence import Estimate, Evidence, importance
@@ -60,6 +60,7 @@ __all__ = [
     "Binomial",
     "Bound",
     "Categorical",
+    "CellScores",
     "Columns",
     "Config",
     "ContinuousBernoulli",

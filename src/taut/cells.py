@@ -4,37 +4,64 @@ With $z_k \sim q(z \mid x_\mathrm{obs})$ and $\tilde w_k \propto p(x_\mathrm{obs
 
 $$ \mathbb{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] \approx \sum_k \tilde w_k \, \mathbb{E}[x_\mathrm{mis} \mid z_k]; $$
 
-a multiple imputation draws one of the $z_k$ by its weight and then $x_\mathrm{mis} \sim p(x \mid z_k)$.
+multiple imputations pick the $z_k$ by their weights, as evenly as the weights allow, and draw $x_\mathrm{mis} \sim p(x \mid z_k)$
+again for each pick.
 
 *Why* a row is odd is said by the log-probability of each entry given all others of its row, $\log p(x) - \log p(x_{-i})$.
 Both are estimated from the same draws of $\tfrac12 q(z \mid x) + \tfrac12 q(z \mid x_{-i})$, so that neither has weights of a
 heavy tail: the posterior with an odd entry and the one without lie far apart, and draws of one alone know little of the other.
 
-References: mattei2019.
+Where the weights say that the encoder's posteriors do not serve, as on odd rows, the best Gaussians of the very row, and of the
+row without the entry, take their place, beside copies three times as wide and a share of prior samples.
+
+References: mattei2019, owen2000, kitagawa1996.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
+from taut.evidence.ascent import best_gaussians
+from taut.evidence.importance import Defensive, importance
+from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.features import Split
 from taut.likelihoods.columns import NOMINAL, Joint, level_probs
 from taut.missing import Observed, terms
 from taut.model import VAE, evaluating
 from taut.parallel import in_order
-from taut.seeds import stream
+from taut.seeds import derive, stream
 
-__all__ = ["Imputed", "cell_scores", "impute"]
+__all__ = ["CellScores", "Imputed", "cell_scores", "impute"]
 
 MAX_ELEMENTS = 2**20  # of K samples of x for the data of a block
 MAX_DATA = 64
+SAMPLES = 2000  # of the better proposals, at least
+WIDE = 3.0  # times as wide as the best Gaussian is its copy
+PRIOR = 0.2  # share of prior samples beside the best Gaussians
+FEWEST = 20.0  # effective samples below which an imputation is named
 
 T = TypeVar("T")
+
+
+class CellScores(NamedTuple):
+    r"""$\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, C) each; NaN where missing.
+
+    Args:
+        value: The log-probability, nats.
+        error: Its Monte Carlo standard error.
+        reliable: Whether both can be believed; false where missing.
+    """
+
+    value: Tensor
+    error: Tensor
+    reliable: Tensor
 
 
 class Imputed(NamedTuple):
@@ -42,14 +69,16 @@ class Imputed(NamedTuple):
 
     Args:
         values: The mean of a number, the median of ordered levels, the most probable level of a category, (N, \*event);
-            observed entries as they were.
+            observed entries as they were. A datum to which no z gives a number keeps its gaps.
         draws: Multiple imputations, (M, N, \*event).
-        ess: Effective sample size of the weights, (N,).
+        ess: Effective sample size of the weights, (N,); 0 for a datum without a number.
+        reliable: Whether the weights are even enough to be believed, (N,).
     """
 
     values: Tensor
     draws: Tensor
     ess: Tensor
+    reliable: Tensor
 
 
 def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0) -> Imputed:
@@ -65,66 +94,168 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
         seed: The same seed gives the same numbers.
     """
 
-    def block(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        draw = model.draw(rows, num_samples, reparameterize=False, posterior=_mirrored(model.encode(rows)))
-        share = draw.log_weight.softmax(0)
-        filled = _typical(draw.likelihood, share)[None]
+    def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
+        draw = model.draw(rows, count, reparameterize=False, posterior=q)
+        log_weight = _numbers(draw.log_weight)
+        known = log_weight.isfinite().any(0)
+        share = torch.where(known, log_weight, 0.0).softmax(0)
+        values = _typical(draw.likelihood, share)[None]
         if num_imputations:
-            drawn = draw.likelihood.sample()
-            picked = torch.multinomial(share.T, num_imputations, replacement=True).T
-            filled = torch.cat([filled, drawn.gather(0, _like(picked, drawn).expand(-1, *drawn.shape[1:]))])
-        values = _complete(model, rows, filled)
-        return values[0].cpu(), values[1:].cpu(), (1 / share.square().sum(0)).cpu()
+            z = draw.z.gather(0, _picked(share, num_imputations)[..., None].expand(-1, -1, draw.z.shape[-1]))
+            values = torch.cat([values, model.decode(z, model.split(rows)[1]).sample()])
+        values = torch.where(_like(known[None], values), values, torch.nan)
+        values = _complete(model, rows, values)
+        ess = torch.where(known, 1 / share.square().sum(0), 0.0)
+        reliable = known & (_khat(log_weight) <= threshold(count)) & (ess >= min(FEWEST, count / 2))
+        return Imputed(values[0].cpu(), values[1:].cpu(), ess.cpu(), (reliable | (ess >= count / 2)).cpu())
 
-    whole, completions, ess = zip(*_by_blocks(model, x, num_samples, seed, "impute", block), strict=True)
-    return Imputed(torch.cat(whole), torch.cat(completions, 1), torch.cat(ess))
+    def block(rows: Tensor, number: int) -> Imputed:
+        result = filled(rows, num_samples, _mirrored(model.encode(rows)))
+        doubtful = result.ess == 0
+        if tail_length(num_samples) > 4:  # else they are too few to tell
+            doubtful |= ~(result.reliable & importance(model, rows, num_samples, seed=seed).reliable)
+        again = (doubtful & rows.isnan().flatten(1).any(1).cpu()).nonzero()[:, 0]
+        for some in again.split(max(1, MAX_ELEMENTS // (max(SAMPLES, num_samples) * rows[:1].numel()))) if len(again) else ():
+            part = rows[some.to(rows.device)]
+            better = filled(part, max(SAMPLES, num_samples), _proposal(model, part, [part], derive(seed, "impute", number)))
+            result.values[some], result.draws[:, some] = better.values, better.draws
+            result.ess[some], result.reliable[some] = better.ess, better.reliable
+        return result
+
+    parts = list(_by_blocks(model, x, num_samples, seed, "impute", block))
+    return Imputed(*(torch.cat(c, 1 if i == 1 else 0) for i, c in enumerate(zip(*parts, strict=True))))
 
 
-def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) -> Tensor:
-    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, C), nats; NaN where missing.
+def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
+    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum.
 
     Args:
         model: The model, whose likelihood knows its elements one by one.
         x: Data, (N, C); of a model with a condition the result is of the columns that are modelled.
-        num_samples: K, half of them drawn without the entry.
+        num_samples: K, half of them drawn without the entry; more where the encoder's posteriors do not serve.
         seed: The same seed gives the same numbers.
 
     Fails:
         ValueError: the likelihood does not say how much each element contributes.
     """
     half = (num_samples + 1) // 2
-    columns = model.condition.rest.tolist() if isinstance(model.condition, Split) else range(x.shape[1])
+    columns = model.condition.rest.tolist() if isinstance(model.condition, Split) else list(range(x.shape[1]))
 
-    def block(rows: Tensor) -> Tensor:
+    def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns samples, the terms of each, and their log p(z)."""
         modelled, context = model.split(rows)
-        prior = model.prior(context)
+        z = q.sample(torch.Size((count,)))
+        return z, terms(model.decode(z, context), modelled), model.prior(context).log_prob(z)
 
-        def drawn(q: Distribution) -> tuple[Tensor, Tensor, Tensor]:
-            z = q.sample(torch.Size((half,)))
-            return z, terms(model.decode(z, context), modelled), prior.log_prob(z)
-
+    def block(rows: Tensor, number: int) -> CellScores:
         q = model.encode(rows)
-        z, each, log_prior = drawn(q)
-        scores = torch.full_like(modelled, torch.nan)
+        first = drawn(rows, q, half)
+        shape = model.split(rows)[0].shape
+        value = torch.full(shape, torch.nan, dtype=torch.float64)
+        error, reliable = value.clone(), torch.zeros(shape, dtype=torch.bool)
+        sound = importance(model, rows, num_samples, seed=seed).reliable
         for i, column in enumerate(columns):
-            there = ~rows[:, column].isnan()
+            there = ~rows[:, column].isnan().cpu()
             without = rows.clone()
             without[:, column] = torch.nan
             other = model.encode(without)
-            z_i, each_i, log_prior_i = drawn(other)
-            both, densities = torch.cat([z, z_i]), []
-            for proposal in (q, other):
-                densities.append(proposal.log_prob(both))
-            log_terms = torch.cat([each, each_i])
-            log_weight = log_terms.sum(-1) + torch.cat([log_prior, log_prior_i]) - torch.logaddexp(*densities)
-            score = log_weight.logsumexp(0) - (log_weight - log_terms[..., i]).logsumexp(0)
-            scores[there, i] = score[there]
-        return scores.cpu()
+            z, each, log_prior = (torch.cat(pair) for pair in zip(first, drawn(rows, other, half), strict=True))
+            log_q = torch.logaddexp(q.log_prob(z), other.log_prob(z))
+            found = _ratio(each, log_prior - log_q, torch.tensor(i))
+            for whole, part in zip((value, error, reliable), found, strict=True):
+                whole[there, i] = part[there]
+            reliable[:, i] &= sound
+        observed = ~rows[:, columns].isnan().cpu()
+        telling = tail_length(2 * half) > 4  # else the samples are too few to tell
+        b, i = (observed & (value.isnan() | (~reliable if telling else False))).nonzero().T
+        count = max(SAMPLES, num_samples)
+        for few in torch.arange(len(b)).split(max(1, MAX_ELEMENTS // (count * len(columns)))) if len(b) else ():
+            part, c = rows[b[few]], torch.tensor(columns)[i[few]]
+            without = part.clone()
+            without[torch.arange(len(few)), c] = torch.nan
+            proposal = _proposal(model, part, [part, without], derive(seed, "cells", number))
+            z, each, log_prior = drawn(part, proposal, count)
+            found = _ratio(each, log_prior - proposal.log_prob(z), i[few])
+            value[b[few], i[few]], error[b[few], i[few]], reliable[b[few], i[few]] = found
+        return CellScores(value, error, reliable)
 
-    return torch.cat(list(_by_blocks(model, x, 2 * half, seed, "cells", block)))
+    return CellScores(*map(torch.cat, zip(*_by_blocks(model, x, 2 * half, seed, "cells", block), strict=True)))
 
 
-def _by_blocks(model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor], T]) -> Iterator[T]:
+def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns log p(x) - log p(x without an entry), its error and whether both weights can be believed, (B,) each.
+
+    Args:
+        each: Log-density of each entry given z, (K, B, C).
+        rest: log p(z) - log r(z), (K, B).
+        column: Of the entry in question, () or (B,).
+    """
+    each, rest, column = each.cpu().double(), rest.cpu().double(), column.expand(each.shape[1])
+    own = each.gather(-1, column.expand(len(each), -1)[..., None])[..., 0]
+    weight = _numbers(each.sum(-1) + rest)
+    without = _numbers(each.sum(-1) - own + rest)
+    value, k = weight.logsumexp(0) - without.logsumexp(0), len(each)
+    known = value.isfinite()
+    influence = k * (torch.where(known, weight, 0.0).softmax(0) - torch.where(known, without, 0.0).softmax(0))
+    tail = influence.abs().clamp_min(1e-300).log().topk(min(tail_length(k) + 1, k), dim=0).values
+    unseen = tail_surplus(tail) * (tail[0].exp() / k).square()
+    error = (influence.var(0) / k + unseen).sqrt()
+    reliable = known & (_khat(weight) <= threshold(k)) & (_khat(without) <= threshold(k))
+    return torch.where(known, value, torch.nan), torch.where(known, error, torch.nan), reliable
+
+
+def _khat(log_weight: Tensor) -> Tensor:
+    """Returns k-hat of log-weights (K, B); infinite where too few have a number to tell."""
+    k = len(log_weight)
+    khat = pareto_k(log_weight.topk(min(tail_length(k) + 1, k), dim=0).values, 1e-3)
+    return torch.where(khat.isnan(), torch.inf, khat)
+
+
+def _numbers(log_weight: Tensor) -> Tensor:
+    """Returns log-weights of which those that are no number are none."""
+    return torch.where(log_weight < torch.inf, log_weight, -torch.inf)
+
+
+def _picked(share: Tensor, count: int) -> Tensor:
+    """Returns which of K samples are picked by their shares (K, B), (M, B): systematically, in a random order."""
+    points = (torch.arange(count, device=share.device)[:, None] + torch.rand(share.shape[1:], device=share.device)) / count
+    picked = torch.searchsorted(share.cumsum(0).T.contiguous(), points.T.contiguous()).clamp_max(len(share) - 1).T
+    return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
+
+
+def _proposal(model: VAE, rows: Tensor, targets: list[Tensor], seed: int) -> Distribution:
+    """Returns the mixture of the best Gaussians of targets, of copies three times as wide, and of the prior."""
+    parts: list[Distribution] = []
+    for number, target in enumerate(targets):
+        best = best_gaussians(model, target, seed=derive(seed, "best", number))
+        parts.append(best)
+        if isinstance(best, MultivariateNormal):
+            parts.append(MultivariateNormal(best.mean, scale_tril=WIDE * best.scale_tril, validate_args=False))
+    prior = model.prior(model.split(rows)[1])
+    return Defensive(_Mixture(parts), prior, PRIOR)
+
+
+class _Mixture(Distribution):
+    """An even mixture, whose samples are stratified: each part gives its share of them."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, parts: list[Distribution]) -> None:
+        self.parts = parts
+        super().__init__(parts[0].batch_shape, parts[0].event_shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        if not sample_shape:
+            return self.parts[0].sample()
+        (count,) = sample_shape
+        bounds = [count * i // len(self.parts) for i in range(len(self.parts) + 1)]
+        return torch.cat([q.sample(torch.Size((b - a,))) for q, (a, b) in zip(self.parts, pairwise(bounds), strict=True)])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.stack([q.log_prob(value) for q in self.parts]).logsumexp(0) - math.log(len(self.parts))
+
+
+def _by_blocks(model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor, int], T]) -> Iterator[T]:
     """Yields what a function makes of each block of data, in evaluation mode and with a stream of randomness of its own."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     size = max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
@@ -132,7 +263,7 @@ def _by_blocks(model: VAE, x: Any, num_samples: int, seed: int, name: str, funct
     def compute(first: int) -> T:
         block = x[first : first + size].to(device=device, dtype=torch.get_default_dtype())
         with torch.no_grad(), stream(seed, name, first // size):
-            return function(block)
+            return function(block, first // size)
 
     with evaluating(model):
         yield from in_order(range(0, max(len(x), 1), size), compute)

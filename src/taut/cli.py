@@ -359,6 +359,8 @@ def impute(
     as_json: Json = False,
 ) -> None:
     """Fill in what is missing in DATA; every observed cell stays exactly as it is."""
+    import torch
+
     from taut import cells
 
     loaded = _load(run, trust)
@@ -381,7 +383,19 @@ def impute(
                 _write_data(values, target, loaded)
 
     parallel.on_main(write)
-    written = {"files": [str(t) for t in targets], "filled": missing, "median_ess": float(result.ess.median())}
+    gaps = torch.cat([a.isnan().flatten(1).any(1) for a in new.rows.split(4096)])
+    without, uneven = gaps & (result.ess == 0), gaps & (result.ess > 0) & ~result.reliable
+    if away := terminal.name_rows(without):
+        terminal.message(f"warning: no latent point gives a number to {away}: their gaps stay")
+    if away := terminal.name_rows(uneven):
+        terminal.message(f"warning: few effective samples carry what is filled in, in {away}: do not rely on it there")
+    written = {
+        "files": [str(t) for t in targets],
+        "filled": missing,
+        "median_ess": float(result.ess.median()),
+        "uneven_rows": int(uneven.sum()),
+        "rows_without_a_number": int(without.sum()),
+    }
     if as_json:
         typer.echo(json.dumps(written))
     else:
@@ -459,17 +473,19 @@ def score(
     if regret:
         columns |= _regret(loaded, x, evidence, seed)
     odd = _cell_columns(loaded, x, num_samples, seed) if cells else {}
+    for name, (value, error, reliable) in odd.items():
+        columns |= {f"log_p({name})": value, f"log_p_error({name})": error, f"log_p_reliable({name})": reliable}
     import torch
 
-    table = torch.stack([c.double() for c in (*columns.values(), *odd.values())], 1)
-    parallel.on_main(lambda: export.write_numbers(table, target, [*columns, *odd], {"method": rows.methods}))
+    table = torch.stack([c.double() for c in columns.values()], 1)
+    parallel.on_main(lambda: export.write_numbers(table, target, list(columns), {"method": rows.methods}))
     result = {"file": str(target), **rows.to_dict()}
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         terminal.show_numbers(result)
         if odd:
-            terminal.show_oddest(rows.log_evidence, {name[len("log_p(") : -1]: values for name, values in odd.items()})
+            terminal.show_oddest(rows.log_evidence, {name: found[0] for name, found in odd.items()})
         terminal.answer(f"each datum's numbers are in {shown(target)}")
 
 
@@ -489,8 +505,8 @@ def _regret(run: Run, x: Any, evidence: Any, seed: int) -> dict[str, torch.Tenso
     return {"regret": torch.cat(parts) - evidence.elbo}
 
 
-def _cell_columns(run: Run, x: Any, num_samples: int, seed: int) -> dict[str, torch.Tensor]:
-    """Returns log p of each entry given the others of its row, by the name of its column."""
+def _cell_columns(run: Run, x: Any, num_samples: int, seed: int) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Returns log p of each entry given the others of its row, its error and whether it is reliable, by its column."""
     from taut.cells import cell_scores
 
     schema = run.schema
@@ -498,9 +514,13 @@ def _cell_columns(run: Run, x: Any, num_samples: int, seed: int) -> dict[str, to
         raise UsageError("--cells is for rows of columns, not for images")
     scores = cell_scores(run.model, x, num_samples, seed=seed)
     names = (
-        [schema.modelled[i].name for i in schema.rest] if schema.kind == "table" else [f"x{i}" for i in range(scores.shape[1])]
+        [schema.modelled[i].name for i in schema.rest]
+        if schema.kind == "table"
+        else [f"x{i}" for i in range(scores.value.shape[1])]
     )
-    return {f"log_p({name})": scores[:, i] for i, name in enumerate(names)}
+    if away := terminal.name_rows((~scores.reliable & ~scores.value.isnan()).any(1)):
+        terminal.message(f"warning: log p of some entries is not reliable in {away}: see log_p_reliable(NAME)")
+    return {name: tuple(part[:, i] for part in scores) for i, name in enumerate(names)}
 
 
 @command

@@ -35,7 +35,7 @@ BLOCKS = 12  # at most; of half of ``steps`` steps each
 LEAP = 1.0  # nats in a block: the next one has twice the rate
 PACES = (0.25, 8.0)  # times the rate, at least and at most
 TOLERANCE = 0.05  # nats
-FRESH = 64  # samples that measure a block
+FRESH, MORE = 64, 512  # samples that measure a block; those where the first cannot tell
 DRAWN = 32  # of the prior, of which the best is a start
 CLIMBS = 120  # evaluations of L-BFGS
 MEMORY = 10
@@ -113,7 +113,7 @@ def best_members(
         before = members(best, here)
         after = _block(model, part, c, before, pace[rows], max(1, steps // 2), num_samples)
         with torch.no_grad():
-            gain, error = _difference(*(_log_weights(model, part, c, q, FRESH, seed=block + 1) for q in (before, after)))
+            gain, error = _rise(model, part, c, before, after, block + 1)
         best = _put(best, here, _where(gain > 0, after, before))
         rise[rows] = gain
         arrived[rows] = gain.abs() + 2 * error <= TOLERANCE  # false for NaN
@@ -148,6 +148,23 @@ def _log_weights(model: Model, x: Tensor, context: Tensor | None, q: Distributio
     """Returns log w of samples whose noise is that of the seed, (K, B)."""
     with stream(seed, "bound"):
         return model.draw(x, num_samples, context=context, posterior=q).log_weight.cpu().double()
+
+
+def _rise(
+    model: Model, x: Tensor, context: Tensor | None, before: Distribution, after: Distribution, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Returns by how much the bound is larger after a block than before and its standard error, (B,)."""
+
+    def measured(part: Tensor, c: Tensor | None, pair: tuple[Distribution, Distribution], count: int) -> tuple[Tensor, Tensor]:
+        return _difference(*(_log_weights(model, part, c, q, count, seed) for q in pair))
+
+    gain, error = measured(x, context, (before, after), FRESH)
+    unclear = ((gain.abs() - TOLERANCE).abs() < 2 * error).nonzero()[:, 0]
+    for some in unclear.split(max(1, len(x) * FRESH // MORE)) if len(unclear) else ():
+        here = some.to(x.device)
+        pair = members(before, here), members(after, here)
+        gain[some], error[some] = measured(x[here], None if context is None else context[here], pair, MORE)
+    return gain, error
 
 
 def _difference(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +207,8 @@ def modes(
         drawn = drawn if prior.batch_shape else drawn[:, None]
         centre, unit = drawn.mean(0), drawn.std(0)
         drawn = torch.cat([centre[None], drawn]).expand(-1, len(x), -1)
-        value = model.draw(x, len(drawn), context=context, posterior=_At(drawn)).log_joint.nan_to_num(nan=-math.inf)
+        value = model.draw(x, len(drawn), context=context, posterior=_At(drawn)).log_joint
+        value = torch.where(value < math.inf, value, -math.inf)  # NaN is the last choice too
         from_prior = drawn.gather(0, value.argmax(0)[None, :, None].expand(1, -1, drawn.shape[-1]))
         mean = q.mean
         mean = torch.where(mean.isfinite(), mean, centre).clamp(centre - FARTHEST * unit, centre + FARTHEST * unit)
