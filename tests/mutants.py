@@ -343,6 +343,34 @@ MUTANTS = [
         DATA,
     ),
     Mutant(
+        "split: rows that repeat by nature stay together",
+        "data/split.py",
+        "elif parts and by is None and by_nature:",
+        "elif parts and by is None and False:",
+        DATA,
+    ),
+    Mutant(
+        "split: the test part has the first copies and not its share of each row",
+        "data/split.py",
+        "chosen = steps[1:] > steps[:-1]",
+        "chosen = np.arange(len(loose)) < steps[-1]",
+        DATA,
+    ),
+    Mutant(
+        "split: validation has its share of what the test part left",
+        "data/split.py",
+        "left = len(hashes) - (wanted_test if number == 1 else 0)",
+        "left = len(hashes)",
+        DATA,
+    ),
+    Mutant(
+        "test-set error: copies that were drawn one by one count as one",
+        "measure.py",
+        "groups[single] = len(rows) + np.arange(single.sum())",
+        "pass",
+        EVIDENCE,
+    ),
+    Mutant(
         "binarize: a tie of the first byte is a 0",
         "data/dataset.py",
         "bits[row, column] = (state",
@@ -434,7 +462,7 @@ MUTANTS = [
         "(counts + extra).log()",
         BUILD,
     ),
-    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & ~self.khat.isnan()", "", EVIDENCE),
+    Mutant("evidence: a few samples called reliable", "evidence/results.py", " & (self.khat < math.inf)", "", EVIDENCE),
     Mutant(
         "loop: a value that is not finite is counted",
         "training/step.py",
@@ -540,7 +568,7 @@ MUTANTS = [
     Mutant(
         "validation: new noise at each call",
         "training/loop.py",
-        'with stream(seed, "validation", first // size), own',
+        'with held(), stream(seed, "validation", first // size), own',
         "with own",
         LOOP,
     ),
@@ -601,12 +629,18 @@ MUTANTS = [
         "unit = num_elements",
         EVIDENCE,
     ),
-    Mutant("manifest not checked", "storage.py", "if manifest.get(path.name) != _sha256(content):", "if not manifest:", STORAGE),
+    Mutant(
+        "manifest not checked",
+        "storage.py",
+        "if _sha256(content) not in _sums(manifest, path.name):",
+        "if not manifest:",
+        STORAGE,
+    ),
     # --- Importance sampling, its curve and its tail ---------------------------------------------------------------------
     Mutant(
         "evidence: encoder run for each chunk of samples (pythae, NVAE)",
         "evidence/importance.py",
-        "reparameterize=False, posterior=_Given(proposal, own.of(z)))",
+        "reparameterize=False, posterior=Given(proposal, own.of(z)))",
         "reparameterize=False)",
         EVIDENCE,
     ),
@@ -630,8 +664,8 @@ MUTANTS = [
     Mutant(
         "Monte Carlo error: variance for standard error",
         "evidence/importance.py",
-        "log_evidence_error = (_error(influence).square() + unseen).sqrt()",
-        "log_evidence_error = _error(influence).square() + unseen",
+        "log_evidence_error = (_error(influence).square() + unseen + rounding.square()).sqrt()",
+        "log_evidence_error = _error(influence).square() + unseen + rounding.square()",
         EVIDENCE,
     ),
     Mutant(
@@ -644,15 +678,15 @@ MUTANTS = [
     Mutant(
         "gap error: covariance ignored",
         "evidence/importance.py",
-        "(_error(influence - log_w).square() + unseen)",
-        "(_error(influence).square() + _error(log_w).square() + unseen)",
+        "(_error(second).square() + torch",
+        "(_error(influence).square() + _error(log_w).square() + torch",
         EVIDENCE,
     ),
     Mutant(
         "k-hat: tail of the first chunk alone",
         "evidence/importance.py",
-        "largest = log_w.topk(",
-        "largest = log_w[: max(512, tail_length(k) + 1)].topk(",
+        "largest = weight.topk(",
+        "largest = weight[: max(512, tail_length(k) + 1)].topk(",
         PARETO,
     ),
     Mutant(
@@ -696,15 +730,21 @@ MUTANTS = [
     Mutant(
         "tail surplus: left out",
         "evidence/importance.py",
-        "log_evidence_error = (_error(influence).square() + unseen).sqrt()",
+        "log_evidence_error = (_error(influence).square() + unseen + rounding.square()).sqrt()",
         "log_evidence_error = _error(influence)",
         EVIDENCE + "::test_the_interval_covers_the_truth_where_the_variance_of_the_weights_is_infinite",
     ),
-    Mutant("tail surplus: the cutoff not squared", "evidence/importance.py", "cutoff.square()", "cutoff", EVIDENCE),
+    Mutant(
+        "tail surplus: the cutoff not squared",
+        "evidence/importance.py",
+        "largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)  #",
+        "largest) * unit * (k / (k - 1) if k > 1 else math.nan)  #",
+        EVIDENCE,
+    ),
     Mutant(
         "tail surplus: added to the standard error",
         "evidence/importance.py",
-        "(_error(influence).square() + unseen).sqrt()",
+        "(_error(influence).square() + unseen + rounding.square()).sqrt()",
         "_error(influence) + unseen",
         EVIDENCE,
     ),
@@ -722,10 +762,10 @@ MUTANTS = [
         "tail surplus: no limit of the shape", "evidence/pareto.py", "k = k.clamp_max(WORST)", "k = k.clamp_max(math.inf)", PARETO
     ),
     Mutant(
-        "tail surplus: in units of the largest weight",
+        "tail surplus: in units of the cutoff",
         "evidence/pareto.py",
-        "(ordered[1:] - ordered[0]).exp()",
         "(ordered[1:] - ordered[-1]).exp()",
+        "(ordered[1:] - ordered[0]).exp()",
         PARETO,
     ),
     Mutant(
@@ -893,15 +933,15 @@ MUTANTS = [
     Mutant(
         "AIS: the start asked for is ignored",
         "evidence/annealing.py",
-        'self.start = draw.posterior if start == "posterior" else draw.prior',
-        "self.start = draw.posterior",
+        'start = draw.posterior if start == "posterior" else draw.prior',
+        "start = draw.posterior",
         ANNEALING + "::test_from_the_prior_the_posterior_does_not_matter",
     ),
     Mutant(
         "AIS: error of a chain instead of their mean",
         "evidence/annealing.py",
-        "num_chains * share.std(0) / math.sqrt(num_chains)",
-        "num_chains * share.std(0)",
+        ".div(chains).sqrt()",
+        ".sqrt()",
         ANNEALING + "::test_the_error_is_that_of_repetition",
     ),
     Mutant(
@@ -1001,22 +1041,22 @@ MUTANTS = [
     Mutant(
         "best evidence: always the largest",
         "evidence/gaps.py",
-        "reliable.int().argmax(0, keepdim=True)",
+        "(known.int() + reliable.int()).argmax(0, keepdim=True)",
         "values.argmax(0, keepdim=True)",
         GAPS + "::test_the_most_reliable_estimate_is_chosen",
     ),
     Mutant(
         "best evidence: the smallest error, reliable or not",
         "evidence/gaps.py",
-        "reliable.int().argmax(0, keepdim=True)",
+        "(known.int() + reliable.int()).argmax(0, keepdim=True)",
         "errors.argmin(0, keepdim=True)",
         GAPS + "::test_the_most_reliable_estimate_is_chosen",
     ),
     Mutant(
         "best evidence: the last one, reliable or not",
         "evidence/gaps.py",
-        "reliable.int().argmax(0, keepdim=True)",
-        "reliable.int().argmin(0, keepdim=True)",
+        "(known.int() + reliable.int()).argmax(0, keepdim=True)",
+        "(known.int() + reliable.int()).argmin(0, keepdim=True)",
         GAPS + "::test_the_most_reliable_estimate_is_chosen",
     ),
     Mutant(
@@ -1443,8 +1483,8 @@ MUTANTS = [
     Mutant(
         "mixture prior: one scale for ever",
         "priors.py",
-        "Normal(self.loc, positive(self.raw_scale), validate_args=False)",
-        "Normal(self.loc, positive(0 * self.raw_scale), validate_args=False)",
+        "self.min_scale + positive(self.raw_scale)",
+        "self.min_scale + positive(0 * self.raw_scale)",
         INSTANCES,
     ),
     Mutant(
@@ -1723,11 +1763,46 @@ MUTANTS = [
         TABLES,
     ),
     Mutant(
-        "baseline: a Normal for positive numbers",
+        "baseline: a density of the logarithm and not of the number",
         "evidence/baseline.py",
-        'if column.kind == "positive":',
-        'if column.kind == "never":',
-        TABLES,
+        "return slope - (y * self.scale[:, None] + self.loc[:, None]) if self.log else slope",
+        "return slope",
+        EVIDENCE,
+    ),
+    Mutant(
+        "baseline: the worst marginal of those tried",
+        "evidence/baseline.py",
+        "best = torch.stack(scores).argmax(0)",
+        "best = torch.stack(scores).argmin(0)",
+        EVIDENCE,
+    ),
+    Mutant(
+        "bits per dimension: of missing elements, too",
+        "evidence/results.py",
+        "sum((~block.isnan()).sum() for block in blocks(x))",
+        "sum(block.numel() for block in blocks(x))",
+        "tests/test_missing.py",
+    ),
+    Mutant(
+        "baseline: one component",
+        "evidence/baseline.py",
+        "shares = torch.softmax(mixtures.log_terms(y), -1) * weights[..., None]",
+        "shares = torch.full_like(mixtures.log_terms(y), 1 / components) * weights[..., None]",
+        EVIDENCE,
+    ),
+    Mutant(
+        "baseline: counts have their frequencies alone",
+        "evidence/baseline.py",
+        "strength = strengths[torch.stack(left_out).argmax(0)][:, None]",
+        "strength = strengths[0]",
+        EVIDENCE,
+    ),
+    Mutant(
+        "baseline: nothing where no row was",
+        "evidence/baseline.py",
+        "result[columns] = torch.logaddexp(near + (n / (n + 1)).log(), far - (n + 1).log())",
+        "result[columns] = near",
+        EVIDENCE,
     ),
     Mutant(
         "negative binomial: the gamma of r lost",
@@ -2070,8 +2145,8 @@ MUTANTS = [
     Mutant(
         "pace: a folder in which nothing began stays",
         "fitting.py",
-        "parallel.on_main(path.rmdir)",
-        "pass",
+        "            with watched(), held():\n                abandon(path)\n",
+        "            pass\n",
         f"{RUN}::test_a_pace_that_is_not_possible_leaves_no_folder",
     ),
     Mutant(

@@ -283,20 +283,30 @@ def test_levels_that_are_mostly_numbers_are_kept(values, name, kind):
     assert (column.kind, problems) == (kind, [])
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_the_one_text_among_many_numbers_is_told_where_the_column_is_lost(wide):
-    values = [str(i) for i in range(1200)] * (3 if wide else 1) + ["?"] * 200  # more than a twentieth
+ABSENT = ["?", "missing", "n.a.", "#N/A", "--", "nil", "ND", "*", "N.D.", "#DIV/0!", "no data", "<NA>", "Unknown", "none"]
+
+
+@pytest.mark.parametrize("word", ABSENT)
+@pytest.mark.parametrize("share", [0.02, 0.12, 0.7])
+def test_a_word_for_missing_among_many_numbers_is_refused_at_any_share(word, share):
+    values = [f"{i / 7:.3f}" for i in range(1000)]
+    rows = range(3, 3 + int(share * 900))
+    for i in rows:
+        values[i] = word
+    held = f"t: column 'x': {1000 - len(rows)} of its 1,000 values are numbers, but not {word!r}, the first in row 3 {ROW}"
+    column, _, problems = one(values)
+    assert column is None
+    assert problems[0].startswith(f"{held}; correct the file, or --missing-values {word!r} if that means missing")
+    kept = one(values, missing_values=[word])[0]
+    assert (kept.kind, kept.missing) == ("mixed", len(rows))  # uniform numbers have edges
+
+
+def test_many_other_words_among_many_numbers_are_told_where_the_column_is_lost():
+    values = [str(i) for i in range(1200)] + [f"PC {i}" for i in range(400)]
     _, notes, problems = one(values)
-    hint = "all its other values are numbers, so '?' (200 values) may mean missing: --missing-values '?'"
-    if wide:
-        ways = 'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a schema file'
-        assert problems == [f"t: column 'x' holds 1,201 different texts, too many for a category; {ways}; {hint}"]
-    else:
-        assert (notes[1], problems) == (
-            f"t: 'x' looks like an id, left out; kind = \"category\" in a schema file keeps it; {hint}",
-            [],
-        )
-    assert one(values, missing_values=["?"])[0].kind == "levels"
+    hint = "1,200 of its 1,600 values are numbers, the first that is none ('PC 0') in row 1200"
+    assert problems == []
+    assert f'looks like an id, left out; kind = "category" in a schema file keeps it; {hint}' in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -574,7 +584,7 @@ def test_pieces_that_contradict_each_other():
 def test_more_different_values_than_are_counted(monkeypatch):
     monkeypatch.setattr("taut.data.columns_seen.CAP", 1100)
     monkeypatch.setattr("taut.data.columns.CAP", 1100)
-    texts, numbers = [f"{i}x" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
+    texts, numbers = [f"x{i}" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
     assert one(texts)[0].kind == "id"
     assert one(texts * 3)[2][0].startswith("t: column 'x' holds more than 1,099 different texts, too many for a category")
     assert one([i * 2 for i in range(1101)])[0].kind == "id"

@@ -12,10 +12,11 @@ import pytest
 SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
-    {"errors", "types", "references", "seeds", "affine", "warps"},
-    {"networks", "distributions", "spec", "missing", "features", "parallel"},
+    {"errors", "types", "references", "seeds", "affine", "precision", "warps"},
+    {"networks", "distributions", "spec", "missing", "features", "parallel", "signals", "records"},
     {"memory"},
     {"model", "config", "storage"},
+    {"locks"},
     {"priors", "likelihoods", "posteriors", "objectives", "data", "pictures", "tasks"},
     {"problems", "tables", "export"},
     {"build", "cells"},

@@ -98,7 +98,11 @@ def _audit() -> dict[str, Any]:
         "seed": 0,
         "effort": vars(effort),
         "tightened": None,
-        "history": [{"epoch": e + 1.0, "step": 9, "bound": -90.0, "validation": -40.0 / (e + 1) - 12} for e in range(6)],
+        "history": [
+            {"epoch": e + 1.0, "step": 9 * e + 9, "bound": -90.0, "validation": -40.0 / (e + 1) - 12, "learning_rate": 2e-3}
+            for e in range(6)
+        ],
+        "training": {"ended": "epochs", "minutes": None},
         "bits_per_dimension": {"elbo": dict(found["evidence"]["elbo"]), "log_evidence": dict(estimate)},
         "scale": {"gain": estimate, "at_floor": 0.5, "factor": {"median": 1.1, "smallest": 0.9, "largest": 1.2}},
         "notes": ["a note"],
@@ -388,7 +392,7 @@ def test_the_reason_is_given_where_there_is_one() -> None:
 
 
 def test_nothing_worth_changing_is_said() -> None:
-    assert "Nothing worth changing." in render({**dict.fromkeys(_audit()), "findings": []})
+    assert "Nothing worth changing: no gap above 0.1 nat in the bound." in render({**dict.fromkeys(_audit()), "findings": []})
 
 
 # --- Figures ---------------------------------------------------------------------------------------------------------------

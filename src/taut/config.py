@@ -54,6 +54,8 @@ class DataConfig:
         test: An official test set, FILE[:KEY] or FILE; none of the rest is then held out for testing.
         validation_fraction: Share held out to watch the training by; 0 for none, and then nothing is stopped early.
         test_fraction: Share held out for the final measurement.
+        split: "copies" keeps all copies of a row in one part, "rows" splits each by itself; by default rows of many copies
+            are divided where a part would otherwise be unlike the data.
     """
 
     key: str | None = None
@@ -76,6 +78,7 @@ class DataConfig:
     test: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,7 @@ _CHOICES = {
     "kind": ("binary", "levels", "real", "count"),
     "decimal": (".", ","),
     "alpha": ("drop", "composite"),
+    "split": ("rows", "copies"),
     "compile": ("auto", "on", "off"),
     "precision": ("float32", "bfloat16"),
 }

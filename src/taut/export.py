@@ -8,7 +8,7 @@ table that was only filled in.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,17 @@ def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
     return out
 
 
-def write_numbers(values: torch.Tensor, out: Path, names: Sequence[str] = ()) -> None:
-    """Writes an array; in a table each column has its name, x0, x1, ... where none are given."""
+def write_numbers(
+    values: torch.Tensor, out: Path, names: Sequence[str] = (), words: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Writes an array; in a table each column has its name, x0, x1, ... where none are given.
+
+    Args:
+        values: The numbers, (N, C).
+        out: The file.
+        names: Of the columns.
+        words: What stands in a table for the numbers of a column, by its name.
+    """
     array = values.numpy()
     if out.suffix == ".npy":
         buffer = io.BytesIO()
@@ -61,7 +70,8 @@ def write_numbers(values: torch.Tensor, out: Path, names: Sequence[str] = ()) ->
     import pyarrow as pa
 
     names = names or [f"x{i}" for i in range(array.shape[1])]
-    write_table(pa.table({name: array[:, i] for i, name in enumerate(names)}), out)
+    columns = {name: array[:, i] for i, name in enumerate(names)}
+    write_table(pa.table(columns | dict(words or {})), out)
 
 
 def shortest(values: torch.Tensor) -> np.ndarray:

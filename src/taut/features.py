@@ -149,6 +149,10 @@ class Condition(nn.Module, abc.ABC):
     def context(self, values: Tensor) -> Context:
         """Returns the context, (N, C), for values of what is given, (N, number of them)."""
 
+    def join(self, x: Data, modelled: Tensor) -> Data:
+        r"""Returns whole data, (B, \*event): what is given as in x, and the rest as in ``modelled``."""
+        return modelled
+
 
 class Split(Condition):
     """Creates the rule that some columns of a table are the context of the others.
@@ -174,6 +178,11 @@ class Split(Condition):
 
     def context(self, values: Tensor) -> Context:
         return self.features(values)
+
+    def join(self, x: Data, modelled: Tensor) -> Data:
+        whole = x.clone()
+        whole[:, self.rest] = modelled
+        return whole
 
 
 class Totals(Condition):

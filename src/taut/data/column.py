@@ -48,6 +48,7 @@ class Column:
             to the support, otherwise what a model makes is rounded to it.
         atoms: Of ``mixed`` and ``date``, the values that have a probability of their own, ascending.
         bounded: Which of low and high no value can pass, of ``mixed``: one of ``ENDS``.
+        notation: In what dress its numbers or dates were read, empty if in none (``taut.data.notation``).
     """
 
     name: str
@@ -64,6 +65,7 @@ class Column:
     step: float = 0.0
     atoms: tuple[float, ...] = ()
     bounded: str = ""
+    notation: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -170,6 +172,8 @@ class Column:
                 raise TypeError("name must be a text, levels a list")
             if not all(isinstance(level, str) for level in values["levels"]):
                 raise TypeError("levels must be texts")
+            if not re.fullmatch(r"|DMY|MDY|YMD|[^#]{0,12}#[.,][^#]{0,16}", values.get("notation", "")):
+                raise ValueError("its notation is unknown")
             if not isinstance(values["atoms"], list | tuple) or not isinstance(values["bounded"], str):
                 raise TypeError("atoms must be a list of numbers, bounded a text")
             values["levels"], values["atoms"] = tuple(values["levels"]), tuple(float(a) for a in values["atoms"])

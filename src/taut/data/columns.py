@@ -39,6 +39,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ from taut.data.columns_notes import (
     FROM_0,
     MANY,
     View,
+    disguise,
+    dress_notes,
     may_mean,
     mixed,
     only_other,
@@ -71,10 +74,12 @@ from taut.data.columns_notes import (
     sentinel_notes,
     strays,
     token_notes,
+    two_notations,
     unbounded_notes,
 )
 from taut.data.columns_seen import CAP, Numbers, Seen, some
 from taut.data.columns_toml import from_toml, to_toml
+from taut.data.notation import affix, is_currency
 from taut.errors import shown
 
 if TYPE_CHECKING:
@@ -155,12 +160,19 @@ def _column(seen: Seen, entry: Mapping[str, Any], notes: list[str], problems: li
         problems.append(_infinite(label, view.numbers, seen.rows))
         return None
     notes += sentinel_notes(label, seen, view)
+    if view.family == "date" and (both := two_notations(seen)) and kind is None:
+        problems.append(f"column {label} {both}")
+        return None
     if kind is not None and not _fits(kind, label, view, seen, problems):
         return None
     kind = kind or _guess(seen, view, notes, problems)
     if kind is None:
         return None
     column = _built(seen, view, kind, entry, problems)
+    if column is not None and column.modelled and view.family in ("number", "date") and seen.family == "text":
+        column = replace(column, notation=seen.texts.dress.notation)
+    if column is not None and kind != "id":
+        notes += dress_notes(label, seen, view)
     if column is not None and column.modelled:
         notes += precision_notes(label, column, problems)
     elif column is not None and kind == "constant":
@@ -173,14 +185,20 @@ def _viewed(seen: Seen, kind: str | None) -> View:
     """Texts that a person calls levels stay texts (01234 is a postcode); two of them are read as rule 1 would."""
     texts = seen.texts
     if seen.family != "text":
-        return View(seen.family, seen.type, seen.numbers)
+        return View(seen.family, seen.type, seen.days if seen.family == "date" else seen.numbers)
     if (seen.declared and kind in (None, "constant", *LEVEL_KINDS)) or kind in ("category", "ordinal"):
         return View("text", "text", Numbers())
-    if not texts.others["number"]:
+    if not texts.others["number"] and not (kind is None and _may_be_levels(seen)):
         return View("number", "int" if texts.integers else "float", texts.numbers)
     if not texts.others["date"]:
         return View("date", texts.day_type, texts.days)
     return View("text", "text", Numbers())
+
+
+def _may_be_levels(seen: Seen) -> bool:
+    """A few texts such as 4dr and 5dr name things; %, and a currency, are of numbers, and so is a unit beside many."""
+    worn = affix(seen.texts.dress.notation)
+    return bool(worn) and seen.texts.numbers.distinct < MANY and worn != "%" and not is_currency(worn)
 
 
 def _guess(seen: Seen, view: View, notes: list[str], problems: list[str]) -> str | None:
@@ -223,12 +241,12 @@ def _guess_density(numbers: Numbers) -> str:
 
 def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None:
     label, texts = quoted(seen.name), seen.texts
-    hint = mixed(texts.first_other, texts.others, texts.count)
+    hint = mixed(texts)
     only = only_other(seen)
     if only:
         hint = f"; all its other values are numbers, so {may_mean(only, texts.counts[only])}"
     id_name = is_id_name(seen.name)
-    if not id_name and not seen.declared and (wrong := strays(seen)):
+    if not id_name and not seen.declared and (wrong := strays(seen) or disguise(seen)):
         problems.append(f"column {label}: {wrong}")
         return None
     if id_name or (texts.count > 50 and texts.share_different > 0.5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from taut.data.column import LEVEL_KINDS, Column, float_storage, nearest_to, quoted, value_text
 from taut.data.columns_cells import TICKS, Cells, Tokens, as_days, as_numbers, days_of, read_cells, yyyymmdd
 from taut.data.columns_seen import some
+from taut.data.notation import days_in, numbers_in
 from taut.errors import DataError, UsageError, shown
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def encode(
             problems += _infinite(cells.numbers, column, first_row)
             notes += lines
         else:
-            coded = _day_codes(cells, column) if column.kind == "date" else _number_codes(cells)
+            coded = _day_codes(cells, column) if column.kind == "date" else _number_codes(cells, column)
             values[:, j] = column.codes(coded.values)
             problems += _wrong_type(coded, column, first_row) or _wrong_values(coded.values, column, first_row)
             notes += _drift(coded.values, column)
@@ -109,17 +111,20 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(quoted(n) for n in names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _number_codes(cells: Cells) -> _Coded:
+def _number_codes(cells: Cells, column: Column) -> _Coded:
     if cells.family in ("number", "null"):
         return _all_right(cells.numbers)
     if cells.family == "text":
-        return _parsed(cells, as_numbers(cells.texts))
+        plain = as_numbers(cells.texts)
+        return _parsed(
+            cells, np.where(np.isnan(plain), numbers_in(cells.texts, column.notation), plain) if column.notation else plain
+        )
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "dates")
 
 
 def _day_codes(cells: Cells, column: Column) -> _Coded:
     if column.type == "yyyymmdd" and cells.family in ("number", "text"):
-        numbers = _number_codes(cells)
+        numbers = _number_codes(cells, column)
         if (numbers.wrong >= 0).any():
             return numbers
         days = days_of(numbers.values)
@@ -130,7 +135,10 @@ def _day_codes(cells: Cells, column: Column) -> _Coded:
     if cells.family in ("date", "null"):
         return _all_right(cells.numbers)
     if cells.family == "text":
-        return _parsed(cells, as_days(cells.texts)[0])
+        plain = as_days(cells.texts)[0]
+        return _parsed(
+            cells, np.where(np.isnan(plain), days_in(cells.texts, column.notation)[0], plain) if column.notation else plain
+        )
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "numbers")
 
 
@@ -157,6 +165,9 @@ def _level_codes(cells: Cells, column: Column) -> tuple[np.ndarray, list[str]]:
         place[~cells.missing] = index
     else:
         texts, place = cells.texts, cells.place if cells.family == "text" else np.full(len(cells.numbers), -1)
+    if column.notation:
+        worn = numbers_in(texts, column.notation).tolist()
+        texts = [text if math.isnan(x) else value_text(x) for text, x in zip(texts, worn, strict=True)]
     plain = _comparable(cells, column)
     codes = {plain(level): code for code, level in enumerate(column.levels)}
     code = np.array([codes.get(plain(text), np.nan) for text in texts] + [np.nan], np.float64)

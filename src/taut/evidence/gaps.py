@@ -19,7 +19,7 @@ References: cremer2018, roeder2017.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -29,7 +29,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, T
 
 from taut.evidence.annealing import Annealed, support_of
 from taut.evidence.importance import importance
-from taut.evidence.results import Estimate, Evidence
+from taut.evidence.results import Estimate, Evidence, count_methods
 from taut.model import Model, evaluating, frozen
 from taut.parallel import in_order
 from taut.seeds import derive, stream
@@ -63,7 +63,7 @@ class Gaps:
     Args:
         log_evidence: log p(x) by the method named for each datum.
         log_evidence_error: Its error.
-        method: 0 for importance sampling from the encoder's posterior, 1 from the best Gaussian of the datum, 2 for annealing.
+        method: Its number in ``results.METHODS``.
         reliable: Whether the chosen estimate is reliable by its own health.
         elbo: L[q], the encoder's.
         elbo_error: Its error.
@@ -127,11 +127,10 @@ class Gaps:
 
     def to_dict(self, groups: Tensor | None = None) -> dict[str, Any]:
         """Returns the summary as plain values for JSON."""
-        names = ("importance", "importance_from_optimum", "annealing")
         return {
             "num_data": len(self.elbo),
             **{name: estimate.to_dict() for name, estimate in self.summary(groups).items()},
-            "log_evidence_by": {name: int((self.method == i).sum()) for i, name in enumerate(names)},
+            "log_evidence_by": count_methods(self.method, self.log_evidence.isfinite()),
             "reliable_share": float(self.reliable.double().mean()),
             "rise": {"family": float(self.rise[:, 0].mean()), "full_covariance": float(self.rise[:, 1].mean())},
             "warnings": self.warnings,
@@ -195,19 +194,24 @@ def optima_blocks(
         yield from in_order(range(0, len(x), rows), compute)
 
 
-def best_evidence(candidates: list[tuple[int, PerDatum, PerDatum, Tensor]]) -> tuple[PerDatum, PerDatum, Tensor, Tensor]:
+def best_evidence(
+    candidates: Sequence[tuple[int | Tensor, PerDatum, PerDatum, Tensor]],
+) -> tuple[PerDatum, PerDatum, Tensor, Tensor]:
     """Returns for each datum the first reliable estimate of log p(x), its error, its method and whether it is reliable.
 
-    Where none is reliable the first one stands. The choice looks at no estimate and at no error: the smallest error belongs to
-    the sample that missed the large weights, and the largest of several lower bounds is none.
+    Where none is reliable the first one that is a number stands. The choice looks at no estimate and at no error: the smallest
+    error belongs to the sample that missed the large weights, and the largest of several lower bounds is none.
 
     Args:
         candidates: (method, estimates, errors, whether reliable) in the order of preference, with (N,) each.
     """
-    method = torch.tensor([c[0] for c in candidates])
+    method = torch.stack([torch.as_tensor(c[0]).expand(len(c[1])) for c in candidates])
     values, errors, reliable = (torch.stack(column) for column in list(zip(*candidates, strict=True))[1:])
-    chosen = reliable.int().argmax(0, keepdim=True)  # of equal ones the first
-    return values.gather(0, chosen)[0], errors.gather(0, chosen)[0], method[chosen[0]], reliable.any(0)
+    known = values.isfinite()
+    reliable = reliable & known
+    chosen = (known.int() + reliable.int()).argmax(0, keepdim=True)  # of equal ones the first
+    value, error, method = (column.gather(0, chosen)[0] for column in (values, errors, method))
+    return value, error, method, reliable.any(0)
 
 
 def decompose(evidence: Evidence, annealed: Annealed | None, optima: list[Optima]) -> Gaps:
