@@ -2123,6 +2123,13 @@ MUTANTS = [
         "tests/test_warps.py",
     ),
     Mutant(
+        "counts: rounding noise where they are large",
+        "distributions.py",
+        "bool((x > MANY_COUNTS).any())",
+        "False",
+        "tests/test_likelihood_families.py",
+    ),
+    Mutant(
         "warp: no Jacobian of the logarithm",
         "warps.py",
         "rise.log() - width.log() - ratio.log()",

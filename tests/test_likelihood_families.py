@@ -600,3 +600,29 @@ def test_ranges_of_the_elements_move_with_the_part_and_are_not_stored() -> None:
 def test_refuses(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("r", [0.01, 3.0, 14.0, 1e5])
+@pytest.mark.parametrize("x", [1.1e8, 1e12, 1e15, 1e17])
+def test_large_counts_have_no_rounding_noise(x: float, r: float) -> None:
+    """A negative binomial of a large mean is a gamma distribution on integers, but for terms of the order of r / mean."""
+    for share in (0.9, 1.0, 1.02):
+        mean = x / share
+        d = NegativeBinomial(torch.tensor([math.log(mean)]), torch.tensor([math.log(r)]))
+        ours = d.log_prob(torch.tensor([x]))
+        exact = torch.distributions.Gamma(r, r / torch.tensor([math.exp(math.log(mean))])).log_prob(torch.tensor([x]))
+        # a mean known to 1e-16 of its logarithm, 39, is known to 7e-15 of itself: times r (x - mean) / mean
+        assert float(ours) == pytest.approx(float(exact), abs=2e-8 + 10 * r * (1 + r) / mean)
+
+
+def test_the_two_formulas_for_counts_agree_where_they_meet() -> None:
+    log_mean, log_r = torch.linspace(18, 19, 5), torch.linspace(-4, 12, 9)[:, None]
+    below = NegativeBinomial(log_mean, log_r).log_prob(torch.tensor(1e8))
+    above = NegativeBinomial(log_mean, log_r).log_prob(torch.tensor(1e8 + 1))
+    slope = (1e8 + torch.exp(log_r)) / 1e8 - 1 - torch.exp(log_r) / log_mean.exp()  # of log p from a count to the next
+    torch.testing.assert_close(above - below, slope - 1 / 1e8, rtol=1e-2, atol=3e-6)
+
+
+def test_a_rate_beyond_what_floats_count_is_that_limit() -> None:
+    x = Poisson(torch.tensor([40.0, 800.0])).sample((50,))
+    assert bool((x == 2.0**53).all())

@@ -19,6 +19,7 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical, Chi2, Distribution, Gamma, constraints
 from torch.distributions import LogNormal as TorchLogNormal
 from torch.distributions import StudentT as TorchStudentT
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional
 
 from taut.precision import wide
@@ -44,6 +45,10 @@ OUTSIDE = 2.0**-24
 Integers and a range that were seen in training are not a law: tomorrow's rows may hold a half, or a value beyond. With exact
 zeros, one such value would make the mean of log p(x) over a test set minus infinity.
 """
+
+
+LARGEST_COUNT = 2.0**53
+MANY_COUNTS = 1e8  # from here on terms of x log x would leave nothing of a log-probability but rounding
 
 
 class Bernoulli(TorchBernoulli):
@@ -287,7 +292,7 @@ class Poisson(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
+            return _poisson(self.mean.expand(self._extended_shape(sample_shape)))
 
 
 class NegativeBinomial(Distribution):
@@ -332,15 +337,54 @@ class NegativeBinomial(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             share = Gamma(self.log_concentration.exp(), 1.0, validate_args=False).sample(sample_shape)
-            return torch.poisson(share * (self.log_mean - self.log_concentration).exp())
+            return _poisson(share * (self.log_mean - self.log_concentration).exp())
+
+
+def _poisson(rate: Tensor) -> Tensor:
+    """Returns Poisson draws; of a rate beyond 2^53, where floats do not count any more, 2^53 and not a number that wrapped."""
+    return torch.where(
+        rate < LARGEST_COUNT, torch.poisson(rate.clamp(max=LARGEST_COUNT).nan_to_num(LARGEST_COUNT)), LARGEST_COUNT
+    )
 
 
 def _negative_binomial(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Tensor:
     r = log_r.exp()
+    if get_proxy_mode() is None and bool((x > MANY_COUNTS).any()):
+        few = x <= MANY_COUNTS
+        return torch.where(few, _negative_binomial(torch.where(few, x, 1.0), log_mean, log_r), _saddle(x, log_mean.exp(), r))
     exact = torch.lgamma(x + r) - torch.lgamma(r) - x * log_r
     stirling = (x + r - 0.5) * torch.log1p(x / r) - x - x / (12 * r * (x + r))
     rising = torch.where(r < 1e4, exact, stirling)
     return rising - torch.lgamma(x + 1) + x * log_mean - (x + r) * functional.softplus(log_mean - log_r, threshold=40.0)
+
+
+def _saddle(x: Tensor, mean: Tensor, r: Tensor) -> Tensor:
+    r"""Returns the same for large counts by Loader's expansion, in which no terms cancel: right at any x that a float64 holds.
+
+    With $n = x + r$ and $D(a) = (1 + a) \log (1 + a) - a$, $\log p(x) = \log (r / n) + \delta(n) - \delta(r) - \delta(x)
+    - n p \, D(a_r) - n q \, D(a_x) - \log (2 \pi r x / n) / 2$, $p = r / (\mu + r)$, $q = 1 - p$, where $n p (1 + a_r) = r$,
+    $n q (1 + a_x) = x$, and $\delta$ is the error of Stirling's formula.
+    """
+    n, total = x + r, mean + r
+    far_r, far_x = (mean - x) / n, (x - mean) * r / (n * mean)
+    deviance = n * r / total * _deviance(far_r) + n * mean / total * _deviance(far_x)
+    series = _stirling_error(n) - _stirling_error(r) - _stirling_error(x)
+    return (r / n).log() + series - deviance - 0.5 * (2 * math.pi * r * x / n).log()
+
+
+def _deviance(a: Tensor) -> Tensor:
+    """Returns (1 + a) log(1 + a) - a, without cancellation where a is small."""
+    small = a.abs() < 1e-3
+    series = a.square() * (0.5 - a * (1 / 6 - a * (1 / 12 - a * (1 / 20 - a / 30))))
+    return torch.where(small, series, (1 + a) * torch.log1p(a) - a)
+
+
+def _stirling_error(x: Tensor) -> Tensor:
+    r"""Returns $\log \Gamma(x + 1) - (x + 1/2) \log x + x - \log (2 \pi) / 2$."""
+    large = x.clamp(min=15.0)
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / 1680 / large.square()) / large.square()) / large.square()) / large
+    plain = torch.lgamma(x + 1) - (x + 0.5) * x.log() + x - 0.5 * math.log(2 * math.pi)
+    return torch.where(x < 15, plain, series)
 
 
 def _count_log_prob(value: Tensor, at_zero: Tensor, log_mass: Callable[..., Tensor], *parameters: Tensor) -> Tensor:

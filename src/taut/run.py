@@ -31,6 +31,7 @@ from taut.data import Column, Dataset, New, Options, Rows, Schema, check_against
 from taut.data.column import nearest_to
 from taut.data.columns import encode as encode_columns
 from taut.data.columns_codes import MANY
+from taut.distributions import LARGEST_COUNT
 from taut.errors import DataError, StorageError, UsageError, shown
 from taut.model import VAE
 from taut.objectives import Objective
@@ -172,7 +173,8 @@ def sample_run(
         seed: The same seed gives the same samples.
 
     Fails:
-        UsageError: a column is not given that must be, or a value is none of its column.
+        UsageError: a column is not given that must be, a value is none of its column, or it lies so far outside of the
+            training data that counts pass what floats can count.
     """
     schema, given = run.schema, dict(given or {})
     wanted = list(schema.condition) or (["total"] if run.model.condition is not None else [])
@@ -183,6 +185,12 @@ def sample_run(
         return sample(run.model, num_samples, mean=mean, seed=seed)
     codes = torch.from_numpy(_given_codes(schema, given)).to(torch.get_default_dtype())
     rows = sample(run.model, num_samples, mean=mean, context=context_of(run.model, codes), seed=seed)
+    counts = [c.kind == "count" for c in (schema.modelled[i] for i in schema.rest)] if schema.condition else ...
+    if not bool((rows[:, counts] < LARGEST_COUNT).all()):
+        said = ", ".join(f"{shown(name)}={shown(value)}" for name, value in given.items())
+        raise UsageError(
+            f"--given {said}: counts pass 2^53 there, more than floats can count; give values like those of training"
+        )
     if not schema.condition:
         return rows
     full = torch.empty(num_samples, len(schema.modelled))

@@ -107,10 +107,11 @@ def _warped(schema: Schema, statistics: building.Statistics, i: int) -> Callable
     low, high = (torch.tensor([end], dtype=torch.float64) for end in column.support)
     knots, cut = statistics.knots[i : i + 1].double(), column.kind == "mixed"
     marginal = Warped(zero, zero + 1, knots, low, high, False, cut)
+    middle = marginal.quantile(zero + 0.5)
 
     def log_prob(values: Tensor) -> Tensor:
         missing = values.isnan()
-        return torch.where(missing, 0.0, marginal.log_prob(torch.where(missing, low, values)))
+        return torch.where(missing, 0.0, marginal.log_prob(torch.where(missing, middle, values)))
 
     return log_prob
 
@@ -121,7 +122,7 @@ def _ranges(schema: Schema, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
     if schema.kind == "table":
         for place, column in enumerate(schema.modelled[i] for i in columns):
             if column.kind == "levels":
-                ranges[place] = torch.tensor([column.low, column.high], dtype=torch.float64)
+                ranges[place] = torch.tensor(column.support, dtype=torch.float64)
     return ranges[:, 0], ranges[:, 1]
 
 
