@@ -120,7 +120,7 @@ def test_transitions_leave_their_density_invariant(beta: float) -> None:
     accepted = []
     for number in range(8):
         with torch.no_grad(), stream(number, "geweke"):
-            path = module._Path(model, x, None, "posterior")
+            path = module.Path(model, x, None, "posterior")
             point = path.at(z[None])
             for _ in range(2):
                 point, moved = module._transition(path, point, beta, step, scale)

@@ -133,6 +133,29 @@ def test_a_fitted_healthy_model_has_none_either(tmp_path, monkeypatch) -> None:
     assert check(run.model, problem.sample(500), train)["findings"] == []
 
 
+def test_a_row_without_a_number_is_found_and_is_not_reliable() -> None:
+    class Broken(taut.Likelihood):
+        def forward(self, z, context=None):
+            return torch.distributions.Independent(torch.distributions.Normal(z, 1.0, False), 1, validate_args=False)
+
+    class Overflowing(taut.Posterior):
+        def forward(self, x, context=None):
+            far = (x.abs() > 1e6).any(1, keepdim=True)
+            q = torch.distributions.Normal(torch.where(far, torch.nan, x / 2), 0.7, False)
+            return torch.distributions.Independent(q, 1, validate_args=False)
+
+    x = torch.randn(40, 2)
+    x[7, 1] = 1e8
+    x[9] = torch.inf
+    found = audit(taut.VAE(taut.StandardNormal(2), Broken(), Overflowing()), x, effort=Effort(50, 2, 3, 3, 3, 3, 3, 3))
+    count = found["log_evidence"]["num_unknown"]
+    assert count >= 1
+    assert found["log_evidence"]["reliable_share"] <= 1 - count / 40
+    (finding,) = [f for f in found["findings"] if f["name"] == "rows without a number"]
+    assert finding["evidence"].startswith(f"{count} of 40 rows")
+    json.dumps(found, allow_nan=False)
+
+
 def test_what_cannot_be_measured_is_said() -> None:
     problem = taut.BinaryLatents()
     model = problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear))
@@ -141,7 +164,8 @@ def test_what_cannot_be_measured_is_said() -> None:
     assert found["gaps"] is None
     assert any("no annealing" in n and "discrete" in n for n in found["notes"])
     assert any("no gaps" in n and "cannot be reparameterized" in n for n in found["notes"])
-    assert found["log_evidence"]["by"]["importance"] == 50
+    by = found["log_evidence"]["by"]
+    assert by["importance"] + by.get("enumeration", 0) == 50  # three bits can be summed where k-hat fails
     assert found["overfitting"] is None
 
 
@@ -175,7 +199,7 @@ def test_stopping_keeps_what_is_done() -> None:
 def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
     """Where annealing stopped after 100 of 300 data, log p(x) of all is importance sampling plus the mean difference there."""
     from taut.evidence.annealing import Annealed
-    from taut.evidence.audit import _log_evidence
+    from taut.evidence.audit import _best, _log_evidence
 
     problem = linear(CORRELATED)
     evidence = taut.importance(problem.model(), problem.sample(300), 50)
@@ -186,7 +210,7 @@ def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
 
     error = torch.linspace(0.01, 0.03, 300, dtype=torch.float64)  # with the exact posterior there is none of importance sampling
     doubtful = replace(evidence, khat=torch.full((300,), 2.0), ess=torch.full((300,), 1.0), log_evidence_error=error)
-    found = _log_evidence(doubtful, annealed, [], None)
+    found = _log_evidence(doubtful, _best(doubtful, annealed, []), None)
     assert found["value"] == pytest.approx(evidence.log_evidence.mean().item() + 0.5, abs=1e-9)
     assert found["test_error"] == pytest.approx(evidence.log_evidence.std().item() / 300**0.5, abs=1e-9)
     both = (0.01**2 / 100 + error.square().sum().item() / 300**2) ** 0.5

@@ -246,7 +246,8 @@ def test_the_first_value_outside_is_named_with_its_place() -> None:
     x = torch.zeros(5000, 3)
     x[4999, 2] = 0.5
     model = taut.VAE(taut.StandardNormal(2), taut.Bernoulli((3,), 2), taut.DiagonalNormal((3,), 2))
-    line = building.unsupported(model, x, torch.zeros(1, 2))
+    line, places = building.unsupported(model, x, torch.zeros(1, 2))
+    assert places.tolist() == [[4999, 2]]
     assert "1 values (0.0%)" in line
     assert "the first is 0.5 (row 4999, element 2)" in line
     assert building.unsupported(model, torch.ones(5, 3), torch.zeros(1, 2)) is None

@@ -78,15 +78,17 @@ def test_estimates_by_hand_from_the_same_draws(chunks: tuple[int, ...]) -> None:
     w = (lw - lw.max()).exp()
     assert e.log_evidence.item() == pytest.approx((lw.logsumexp(0) - math.log(k)).item(), abs=1e-10)
     assert e.ess.item() == pytest.approx((w.sum() ** 2 / (w**2).sum()).item(), rel=1e-10)
-    unseen = tail_surplus(lw.topk(tail_length(k) + 1).values[:, None]).item()  # in units of the squared smallest of them
-    unseen *= (lw.topk(tail_length(k) + 1).values[-1] - lw.logsumexp(0)).exp().item() ** 2 * k / (k - 1)
+    unseen = tail_surplus(lw.topk(tail_length(k) + 1).values[:, None]).item()  # in units of the squared largest of them
+    unseen *= (lw.max() - lw.logsumexp(0)).exp().item() ** 2 * k / (k - 1)
     assert unseen > 0
     expected = math.sqrt((w.std() / w.mean()).item() ** 2 / k + unseen)
     assert e.log_evidence_error.item() == pytest.approx(expected, rel=1e-10)
     assert e.elbo.item() == pytest.approx(lw.mean().item(), abs=1e-10)
     assert e.elbo_error.item() == pytest.approx((lw.std() / math.sqrt(k)).item(), rel=1e-8)
     influence = w / w.mean() - 1 - (lw - lw.mean())
-    assert e.gap_error.item() == pytest.approx(math.sqrt(influence.std().item() ** 2 / k + unseen), rel=1e-8)
+    second = (influence - influence.mean() + e.gap.item()).log()  # log of w - 1 - log w
+    beyond = tail_surplus(second.topk(tail_length(k) + 1).values[:, None]).item() * second.max().exp().item() ** 2 / k / (k - 1)
+    assert e.gap_error.item() == pytest.approx(math.sqrt(influence.std().item() ** 2 / k + max(unseen, beyond)), rel=1e-8)
     log_joint = log_likelihood + log_prior
     torch.testing.assert_close(lw, log_joint - log_posterior)
     posterior = (lw - lw.logsumexp(0)).exp()
@@ -362,8 +364,9 @@ def test_impossible_data_have_probability_zero_and_are_named() -> None:
     e = taut.importance(model, torch.tensor([[0.0] * 6, [1.0] * 6]), 10)
     assert e.log_evidence.tolist() == [pytest.approx(-6 * math.log(1.5), abs=1.0), -math.inf]
     assert e.ess[1] == 0
-    assert "1 data have probability zero under the model" in e.warnings
-    assert e.to_dict()["log_evidence"]["value"] is None
+    assert "1 of 2 rows has no number, row 1 (from 0): the means are over the others" in e.warnings
+    found = e.to_dict()["log_evidence"]
+    assert (found["value"], found["without_number"]) == (float(e.log_evidence[0]), 1)
 
 
 def test_warnings_say_when_not_to_believe() -> None:

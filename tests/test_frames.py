@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from taut.data import check_against, fill, prepare
 from taut.data.frames import from_frame
+from taut.data.memory import given_back
 from taut.errors import DataError
 
 DAY = datetime.date(2024, 2, 29)
@@ -152,3 +156,43 @@ def test_what_is_no_frame_is_none(source: object) -> None:
 def test_nothing_is_imported_for_it() -> None:
     code = "import sys, taut.data.frames as f; f.from_frame([1]); print({'pandas', 'polars', 'pyarrow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def _calls(function: Callable[[], object]) -> int:
+    """Returns how many calls of Python functions, generators' steps among them, something takes: time without a clock."""
+    count = 0
+
+    def counted(frame: object, event: str, arg: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(counted)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_wide_frames_cost_as_many_calls_as_they_have_columns() -> None:
+    """Twice the columns take at most twice the calls; a search of all columns for each would take four times as many."""
+    r = np.random.default_rng(0)
+    frames = [pd.DataFrame(r.normal(size=(12, n))).mask(r.random((12, n)) < 0.1).add_prefix("x") for n in (100, 200, 400)]
+    schemas = [prepare(frame).schema for frame in frames]
+    values = [np.zeros(frame.shape) for frame in frames]
+    tables = [from_frame(frame) for frame in frames]
+    for act in (
+        lambda i: prepare(frames[i]),
+        lambda i: check_against(frames[i], schemas[i]),
+        lambda i: fill(tables[i], values[i], schemas[i]),
+        lambda i: given_back(values[i], schemas[i], "pandas"),
+    ):
+        act(0)  # what is made at the first use
+        counts = [_calls(partial(act, i)) for i in range(3)]
+        assert counts[2] - counts[1] < 2.2 * (counts[1] - counts[0])
+
+
+def test_names_are_found_once_however_many_columns_there_are() -> None:
+    schema = prepare(pd.DataFrame({"x": np.arange(12) / 7, "y": np.arange(12) / 3})).schema
+    assert schema.modelled is schema.modelled
+    assert schema.rest is schema.rest

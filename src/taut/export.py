@@ -8,15 +8,16 @@ table that was only filled in.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from taut import pictures
+from taut import locks, parallel, pictures
 from taut.errors import UsageError, shown
+from taut.run import FILES
 from taut.storage import write_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
     """Returns the file to write after checking, before anything is computed, that its format is known and its place free.
 
     Fails:
-        UsageError: another ending, a file that exists, a folder that does not.
+        UsageError: another ending, a file that exists, a folder that does not, a run folder that is in use.
     """
     where = shown(out)
     if out.suffix not in formats:
@@ -47,11 +48,26 @@ def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
         raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {shown(out.parent)} to write {shown(out.name)} into")
+    if out.is_symlink():
+        raise UsageError(f"{where} is a link, and links are not followed: give the file itself")
+    if (out.parent / "run.json").exists():
+        if out.name in FILES:
+            raise UsageError(f"{where} is a file of the run itself: choose another --out")
+        parallel.on_main(lambda: locks.acquire(out.parent))  # another process may be writing there
     return out
 
 
-def write_numbers(values: torch.Tensor, out: Path, names: Sequence[str] = ()) -> None:
-    """Writes an array; in a table each column has its name, x0, x1, ... where none are given."""
+def write_numbers(
+    values: torch.Tensor, out: Path, names: Sequence[str] = (), words: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Writes an array; in a table each column has its name, x0, x1, ... where none are given.
+
+    Args:
+        values: The numbers, (N, C).
+        out: The file.
+        names: Of the columns.
+        words: What stands in a table for the numbers of a column, by its name.
+    """
     array = values.numpy()
     if out.suffix == ".npy":
         buffer = io.BytesIO()
@@ -61,7 +77,8 @@ def write_numbers(values: torch.Tensor, out: Path, names: Sequence[str] = ()) ->
     import pyarrow as pa
 
     names = names or [f"x{i}" for i in range(array.shape[1])]
-    write_table(pa.table({name: array[:, i] for i, name in enumerate(names)}), out)
+    columns = {name: array[:, i] for i, name in enumerate(names)}
+    write_table(pa.table(columns | dict(words or {})), out)
 
 
 def shortest(values: torch.Tensor) -> np.ndarray:

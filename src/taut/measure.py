@@ -12,9 +12,10 @@ from torch.distributions import Distribution
 from taut import pictures
 from taut.data import Dataset, Rows, hashes_of
 from taut.errors import DataError
-from taut.evidence import Estimate, Evidence
+from taut.evidence import Estimate
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.results import bits_per_dimension, observed_elements
+from taut.evidence.rows import RowEvidence
 from taut.model import VAE
 from taut.seeds import stream
 
@@ -29,20 +30,19 @@ def measured_part(data: Dataset) -> str:
     return part
 
 
-def numbers(evidence: Evidence, data: Dataset) -> dict[str, Any]:
+def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
     """Returns what is known of a model from the evidence of the part of the data it is measured on, as plain values."""
     part, schema = measured_part(data), data.schema
     x = getattr(data, part)
     groups = copies(x, data.divided)
-    result = {"data": part, **evidence.to_dict(groups)}
+    result = {"data": part, **rows.to_dict(groups)}
     result["warnings"] += _warnings(part, x, data.divided, groups)
-    estimates = evidence.summary(groups)
     baseline = independent_marginals(data, x)
-    if baseline is not None:  # it has no samples, hence no Monte Carlo error
-        estimates["baseline"] = Estimate.of(baseline, torch.zeros_like(baseline), groups)
-    result["baseline"] = estimates["baseline"].to_dict() if baseline is not None else None
+    # It has no samples, hence no Monte Carlo error.
+    known = None if baseline is None else Estimate.of(baseline, torch.zeros_like(baseline), groups)
+    result["baseline"] = None if known is None else known.to_dict()
     if schema.kind in ("binary", "levels"):
-        names = [n for n in ("elbo", "log_evidence", "baseline") if n in estimates]
+        names = [n for n in ("elbo", "log_evidence", "baseline") if result[n] is not None]
         elements = observed_elements(x)
         result["bits_per_dimension"] = {n: bits_per_dimension(result[n], elements) for n in names}
     return result

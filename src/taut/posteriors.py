@@ -2,6 +2,10 @@ r"""Approximate posteriors $q(z \mid x)$: amortized inference, one encoder for a
 
 Each takes the class of a network (or a ``functools.partial`` of one) as ``encoder``, which sees the ``features`` of x: by default
 x standardized with the location and scale of the training data.
+
+An encoder says nothing sensible of rows far from those it was trained on, but what it says stays a distribution that can be drawn
+from: it sees no difference beyond ``FAR`` standard deviations, and the scales of a Gaussian have a floor, ``min_scale``. Without
+it they would shrink until all samples are equal, which looks just like the exact posterior.
 """
 
 from __future__ import annotations
@@ -19,6 +23,29 @@ from taut.types import Context, Data
 
 __all__ = ["DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"]
 
+FAR = 1000.0  # standard deviations; a million training rows hold no larger value
+MIN_SCALE = 1e-4
+STEEP = 1e4  # largest correlation of rounding errors: with it float32 knows the noise of a sample to a thousandth
+
+
+def _seen(features: Features, x: Data) -> Tensor:
+    """Returns what the encoder sees of data, bounded."""
+    return features(x).clamp(-FAR, FAR)
+
+
+def _scale(raw: Tensor, loc: Tensor, min_scale: float) -> Tensor:
+    """Returns positive scales that are at least ``min_scale`` of the prior's unit, and of the distance from its centre.
+
+    The second keeps samples apart from each other in the precision of numbers as large as their mean.
+    """
+    return positive(raw) + min_scale * (1 + loc.abs())
+
+
+def _positive(min_scale: float) -> float:
+    if not min_scale > 0:
+        raise ValueError(f"min_scale must be positive, not {min_scale}")
+    return min_scale
+
 
 class DiagonalNormal(Posterior):
     r"""Creates $q(z \mid x) = \mathcal{N}(m(x), \mathrm{diag}(s(x)^2))$, the mean-field Gaussian.
@@ -31,6 +58,7 @@ class DiagonalNormal(Posterior):
         data_loc: Mean of the training data, in the user's units.
         data_scale: Standard deviation of the training data, likewise.
         features: What the encoder sees of a datum, in place of its standardized values.
+        min_scale: Smallest scale, in units of the prior and of the mean's distance from its centre.
     """
 
     def __init__(
@@ -42,18 +70,24 @@ class DiagonalNormal(Posterior):
         data_loc: Tensor | float = 0.0,
         data_scale: Tensor | float = 1.0,
         features: Features | None = None,
+        min_scale: float = MIN_SCALE,
     ) -> None:
         super().__init__()
+        self.min_scale = _positive(min_scale)
         self.features = features or Standardize(event_shape, data_loc, data_scale)
         self.encoder = encoder(self.features.out_shape, (2, latent_dim), context_dim)
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
-        loc, raw_scale = self.encoder(self.features(x), context).unbind(-2)
-        return Independent(Normal(loc, positive(raw_scale), validate_args=False), 1, validate_args=False)
+        loc, raw_scale = self.encoder(_seen(self.features, x), context).unbind(-2)
+        scale = _scale(raw_scale, loc, self.min_scale)
+        return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
 
 
 class FullCovarianceNormal(Posterior):
     r"""Creates $q(z \mid x) = \mathcal{N}(m(x), L(x) L(x)^\top)$ with a lower-triangular $L$ of positive diagonal.
+
+    The density of z needs $L^{-1} (z - m)$. An entry of L that is huge beside the diagonal entries of its row and its column
+    makes that a difference of large numbers, so entries are bounded by their product, smoothly and far above what data ask for.
 
     Args:
         event_shape: Shape of one datum.
@@ -63,6 +97,7 @@ class FullCovarianceNormal(Posterior):
         data_loc: Mean of the training data, in the user's units.
         data_scale: Standard deviation of the training data, likewise.
         features: What the encoder sees of a datum, in place of its standardized values.
+        min_scale: Smallest scale, in units of the prior and of the mean's distance from its centre.
     """
 
     rows: Tensor
@@ -77,9 +112,10 @@ class FullCovarianceNormal(Posterior):
         data_loc: Tensor | float = 0.0,
         data_scale: Tensor | float = 1.0,
         features: Features | None = None,
+        min_scale: float = MIN_SCALE,
     ) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.min_scale = latent_dim, _positive(min_scale)
         self.features = features or Standardize(event_shape, data_loc, data_scale)
         rows, columns = torch.tril_indices(latent_dim, latent_dim, offset=-1)
         self.register_buffer("rows", rows, persistent=False)
@@ -88,9 +124,13 @@ class FullCovarianceNormal(Posterior):
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
         d = self.latent_dim
-        loc, raw_diagonal, lower = self.encoder(self.features(x), context).split([d, d, len(self.rows)], -1)
-        scale_tril = torch.diag_embed(positive(raw_diagonal))
-        scale_tril[..., self.rows, self.columns] = lower
+        seen = _seen(self.features, x)
+        loc, raw_diagonal, lower = self.encoder(seen, context).split([d, d, len(self.rows)], -1)
+        scale = _scale(raw_diagonal, loc, self.min_scale)
+        known = STEEP * scale / (1 + loc.abs() + scale)  # in units of the rounding of z
+        limit = scale[..., self.rows] * known[..., self.columns]
+        scale_tril = torch.diag_embed(scale)
+        scale_tril[..., self.rows, self.columns] = lower / (1 + (lower / limit).square()).sqrt()
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
 
@@ -122,5 +162,5 @@ class IndependentBernoulli(Posterior):
         self.encoder = encoder(self.features.out_shape, (latent_dim,), context_dim)
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
-        logits = self.encoder(self.features(x), context)
+        logits = self.encoder(_seen(self.features, x), context)
         return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)

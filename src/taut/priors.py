@@ -55,19 +55,23 @@ class GaussianMixture(Prior):
     Args:
         latent_dim: D.
         components: Number of components.
+        min_scale: Smallest scale of a component, in units of the scales at the start: no component collapses to a point.
 
     References: tomczak2018.
     """
 
-    def __init__(self, latent_dim: int, components: int = 20) -> None:
+    def __init__(self, latent_dim: int, components: int = 20, min_scale: float = 1e-3) -> None:
         super().__init__()
         if components < 1:
             raise ValueError(f"components must be at least 1, not {components}")
-        self.components = components
+        if not min_scale > 0:
+            raise ValueError(f"min_scale must be positive, not {min_scale}")
+        self.components, self.min_scale = components, min_scale
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(0.5 * torch.randn(components, latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(components, latent_dim))
 
     def forward(self, context: Context | None = None) -> Distribution:
-        parts = Independent(Normal(self.loc, positive(self.raw_scale), validate_args=False), 1, validate_args=False)
+        scale = self.min_scale + positive(self.raw_scale)
+        parts = Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
         return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), parts, validate_args=False)

@@ -27,6 +27,7 @@ REFERENCES = {
     "naeem2020": "Naeem et al. Reliable fidelity and diversity metrics for generative models. ICML 2020.",
     "nazabal2020": "Nazabal, Olmos, Ghahramani, Valera. Incomplete heterogeneous data with VAEs. Pattern Recognition 107, 2020.",
     "neal2001": "Neal. Annealed importance sampling. Statistics and Computing 11, 2001.",
+    "owen2000": "Owen, Zhou. Safe and effective importance sampling. JASA 95, 2000.",
     "poole2019": "Poole et al. On variational bounds of mutual information. ICML 2019.",
     "rainforth2018": "Rainforth et al. Tighter variational bounds are not necessarily better. ICML 2018.",
     "rezende2014": "Rezende, Mohamed, Wierstra. Stochastic backpropagation and approximate inference. ICML 2014.",

@@ -117,8 +117,8 @@ def given_back(values: np.ndarray, schema: Schema, library: str) -> Any:
     """
     import pyarrow as pa
 
-    made = to_table(values, schema.modelled)
-    parts = {c.name: made.column(c.name) if c.modelled else _left_out(c, len(values)) for c in schema.columns}
+    made = iter(to_table(values, schema.modelled).columns)
+    parts = {c.name: next(made) if c.modelled else _left_out(c, len(values)) for c in schema.columns}
     table = pa.table(parts)
     if library == "polars":
         import polars

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints
 
+from taut.evidence.importance import Proposal
 from taut.evidence.results import Estimate
 from taut.memory import Chunks
 from taut.model import VAE, Model, evaluating, frozen
@@ -53,6 +54,7 @@ PILOT_CHAINS = 8  # at least, so that their variance means something
 ROWS = 1600  # chains x data that move together
 MAX_ELEMENTS = 2**21  # of x in them
 SIMULATED = 256  # data made at a time
+NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
 SPREAD = 0.5  # variance of log w of a datum's chains up to which they agree
 
 
@@ -64,8 +66,9 @@ class Annealed:
         num_chains: C.
         direction: "lower bound in expectation" or, in reverse, "upper bound in expectation".
         log_evidence: The estimate of log p(x).
-        log_evidence_error: Its Monte Carlo standard error by the delta method; NaN for one chain. In reverse the chains of a
-            datum share their start, which it does not see: there only the scatter over data is an honest error.
+        log_evidence_error: Its Monte Carlo standard error, such that 1.96 of it are a 95 % interval; NaN for one chain. In
+            reverse the chains of a datum share their start, which it does not see: there only the scatter over data is an
+            honest error.
         ess: Effective number of chains, between 1 and C.
         spread: Variance of log w over the chains.
         acceptance: Share of the proposals that were accepted, in the mean over temperatures.
@@ -130,7 +133,7 @@ def annealing(
     x: Data,
     num_chains: int = 16,
     *,
-    start: str = "posterior",
+    start: str | Proposal = "posterior",
     exact: Tensor | None = None,
     max_temperatures: int = 1000,
     context: Context | None = None,
@@ -142,7 +145,7 @@ def annealing(
         model: A model with continuous latent variables; it is evaluated in evaluation mode.
         x: Data, (N, \*event).
         num_chains: C, for each datum.
-        start: r(z): "posterior" or "prior".
+        start: r(z): "posterior", "prior", or a proposal.
         exact: One exact draw of p(z|x) for each datum, (N, D), from ``simulate``: the chains then run in reverse.
         max_temperatures: Largest T, if the pilot asks for more.
         context: What the model is conditioned on, (N, C).
@@ -162,7 +165,7 @@ def annealing_blocks(
     x: Data,
     num_chains: int = 16,
     *,
-    start: str = "posterior",
+    start: str | Proposal = "posterior",
     exact: Tensor | None = None,
     max_temperatures: int = 1000,
     context: Context | None = None,
@@ -171,7 +174,7 @@ def annealing_blocks(
     """Yields the estimates of one block of data after the other, for those who show progress or stop early."""
     if num_chains < 1 or max_temperatures < 1 or not len(x):
         raise ValueError("num_chains, max_temperatures and the number of data must be at least 1")
-    if start not in ("posterior", "prior"):
+    if isinstance(start, str) and start not in ("posterior", "prior"):
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
     rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
     device = next((p.device for p in model.parameters()), x.device)
@@ -183,7 +186,7 @@ def annealing_blocks(
         z = None if exact is None else exact[here].to(block)
         with torch.no_grad(), frozen(model):
             with stream(seed, "pilot", number):
-                path = _Path(model, block, c, start)
+                path = Path(model, block, c, start if isinstance(start, str) else start(here, block, c))
                 plan = _pilot(path, num_chains, max_temperatures)
             with stream(derive(seed, "annealing"), "reverse" if exact is not None else "forward", number):
                 return _run(path, plan, num_chains, z)
@@ -239,10 +242,10 @@ class _Point(NamedTuple):
         return self.log_joint - self.log_start
 
 
-class _Path:
+class Path:
     """The densities between start and joint for a block of data, over unconstrained u with z = T(u)."""
 
-    def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str) -> None:
+    def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str | Distribution) -> None:
         draw = model.draw(x, context=context, reparameterize=False)
         if isinstance(model, VAE):
             x, context = model.split(x, context)
@@ -254,7 +257,9 @@ class _Path:
             )
         self.decode: Callable[[Tensor], Distribution] = lambda z: model.decode(z, context)
         self.x, self.prior = x, draw.prior
-        self.start = draw.posterior if start == "posterior" else draw.prior
+        if isinstance(start, str):
+            start = draw.posterior if start == "posterior" else draw.prior
+        self.start = start
         if not self.start.batch_shape:
             self.start = self.start.expand(torch.Size((len(x),)))
         self.transform = _unconstrained(support)
@@ -298,18 +303,21 @@ class _Plan(NamedTuple):
     length: float
 
 
-def _transition(path: _Path, point: _Point, beta: float, step: Tensor, scale: Tensor) -> tuple[_Point, Tensor]:
+def _transition(path: Path, point: _Point, beta: float, step: Tensor, scale: Tensor) -> tuple[_Point, Tensor]:
     """Returns the chains after one Hamiltonian transition that leaves f_beta invariant, and who accepted, (C, B)."""
     size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]  # jitter: no trajectory is periodic
     momentum = torch.randn_like(point.u)
     start = point.log_density(beta) - 0.5 * momentum.square().sum(-1)
-    new = point
+    new, left = point, torch.zeros_like(point.log_joint, dtype=torch.bool)
     for _ in range(LEAPFROG):
         momentum = momentum + 0.5 * size * scale * new.gradient(beta)
-        new = path.at(new.u + size * scale * momentum)
+        u = new.u + size * scale * momentum
+        left |= ~u.isfinite().all(-1)
+        new = path.at(torch.where(left[..., None], point.u, u))
         momentum = momentum + 0.5 * size * scale * new.gradient(beta)
     log_ratio = new.log_density(beta) - 0.5 * momentum.square().sum(-1) - start
-    accepted = torch.rand_like(log_ratio).log() < log_ratio  # false for NaN: a trajectory that left the numbers is rejected
+    # A trajectory that left the numbers is rejected; the comparison is false for NaN.
+    accepted = (torch.rand_like(log_ratio).log() < log_ratio) & ~left
     return _choose(accepted, new, point), accepted
 
 
@@ -320,7 +328,7 @@ def _choose(accepted: Tensor, new: _Point, old: _Point) -> _Point:
     return _Point(*(pick(a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _pilot(path: _Path, num_chains: int, max_temperatures: int) -> _Plan:
+def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
     """Walks from start to joint in steps of about equal thermodynamic length, adapting the transitions on the way."""
     point = path.draw(max(num_chains, PILOT_CHAINS))
     scale = path.transform.inv(path.start.sample(torch.Size((100,)))).std(0)
@@ -374,7 +382,7 @@ def _plan(betas: list[float], lengths: list[float], steps: list[Tensor], scales:
     return _Plan([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], length)
 
 
-def _run(path: _Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
+def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
     """Returns the estimate of the chains that run with a plan: forward from the start, or back from exact draws."""
     size = (num_chains, len(path.x))
     log_w, acceptance = (torch.zeros(size, dtype=torch.float64, device=path.x.device) for _ in range(2))
@@ -395,7 +403,8 @@ def _run(path: _Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Ann
     sign = 1 if exact is None else -1
     log_mean = log_mean_exp(sign * log_w)
     share = (sign * log_w - log_mean).exp() / num_chains
-    error = num_chains * share.std(0) / math.sqrt(num_chains) if num_chains > 1 else torch.full_like(log_mean, math.nan)
+    spread = log_w.var(0) if num_chains > 1 else torch.full_like(log_mean, math.nan)
+    error = _error(num_chains * share, spread)
     moves = len(temperatures) - (exact is None)
     like = torch.ones_like(log_mean)
     return Annealed(
@@ -404,8 +413,29 @@ def _run(path: _Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Ann
         (sign * log_mean).cpu(),
         error.cpu(),
         (1 / share.square().sum(0)).cpu(),
-        (log_w.var(0) if num_chains > 1 else torch.full_like(log_mean, math.nan)).cpu(),
+        spread.cpu(),
         (acceptance.mean(0) / moves if moves else like).cpu(),
         (len(temperatures) * like).cpu(),
         (plan.length * like).cpu(),
     )
+
+
+def _error(weight: Tensor, spread: Tensor) -> Tensor:
+    r"""Returns the standard error of the log of a mean of C weights, given relative to it, (C, B).
+
+    It is the larger of the delta method's and that of a log-normal with the variance of log w: few chains seldom hold the large
+    weights that make the first one right. And it is widened so that 1.96 of it are the 95 % of Student's t with C - 1 degrees.
+    """
+    chains = len(weight)
+    if chains < 2:
+        return torch.full_like(spread, math.nan)
+    error = torch.maximum(weight.var(0), torch.expm1(spread)).div(chains).sqrt()
+    return error * _student(chains - 1) / NORMAL
+
+
+def _student(df: int) -> float:
+    """Returns the 97.5 % quantile of Student's t, by its expansion in 1 / df."""
+    z, n = NORMAL, df
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / n + second / n**2 + third / n**3

@@ -1,7 +1,8 @@
 """The audit: how good is the model, how loose its bound, why, and what would buy the next nat.
 
-Each section is measured on the same data, in the order of importance; a section that time did not allow is None. Sections that go
-block by block stop between two blocks and report on the data that are done. The result is plain values: ``audit.json``.
+Each section is measured on the same data, in the order of importance; a section that was not measured is None, and ``missing``
+says why: an empty reason means that it is for models or data of another kind. Sections that go block by block stop between two
+blocks and report on the data that are done. The result is plain values: ``audit.json``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +21,8 @@ from taut.evidence.annealing import Annealed, annealing_blocks, simulate
 from taut.evidence.gaps import Optima, best_evidence, decompose, optima_blocks
 from taut.evidence.importance import curve_sizes, importance, importance_blocks, prior_proposal
 from taut.evidence.latents import calibration, latents
-from taut.evidence.results import Estimate, Evidence
+from taut.evidence.results import Estimate, Evidence, count_methods, some_rows
+from taut.evidence.rows import settle
 from taut.evidence.samples import blur, sample_quality
 from taut.evidence.scale import scale_check
 from taut.model import VAE
@@ -30,7 +32,9 @@ from taut.types import Data, PerDatum
 
 __all__ = ["Effort", "audit"]
 
+FEW = 9  # data, with which samples are not compared
 T = TypeVar("T")
+Best = tuple[Tensor, Tensor, Tensor, Tensor]  # log p(x), its error, the number of its method, whether it is reliable
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def audit(
     effort = effort or Effort()
     clock = _Clock(effort.minutes, stop, report)
     notes: list[str] = []
+    reasons: dict[str, str] = {}
     clock.stage("log p(x) by importance sampling", 0.2)
     parts = clock.blocks(importance_blocks(model, x, effort.num_samples, seed=seed), lambda e: len(e.ess), len(x))
     evidence = Evidence.concatenate(parts)
@@ -148,10 +153,12 @@ def audit(
             annealed = Annealed.concatenate(clock.blocks(blocks, lambda a: len(a.ess), n))
             result["annealing"] = annealed.to_dict()
         except ValueError as error:
-            notes.append(f"no annealing: {_line(error)}")
+            reasons["annealing"] = _line(error)
+            notes.append(f"no annealing: {reasons['annealing']}")
     simulates = getattr(model, "condition", None) is None
     if not simulates:
         notes.append("the model is conditioned on a context, which the data give: what needs data of its own making is left out")
+        reasons |= dict.fromkeys(("sandwich", "calibration", "samples"), "the model is conditioned and makes no data of its own")
     if clock.stage("sandwich on simulated data", 0.1) and annealed is not None and simulates:
         result["sandwich"] = _sandwich(model, effort, seed)
     optima: list[Optima] = []
@@ -160,28 +167,69 @@ def audit(
         try:
             fitted = optima_blocks(model, x, steps=effort.optimum_steps, seed=seed)
             optima = clock.blocks(fitted, lambda o: len(o.own.ess), n)
-            gaps = decompose(evidence, annealed, optima)
-            result["gaps"] = gaps.to_dict(None if groups is None else _renumbered(groups[: len(gaps.elbo)]))
         except ValueError as error:
-            notes.append(f"no gaps: {_line(error)}")
-    result["log_evidence"] = _log_evidence(evidence, annealed, optima, groups)
+            reasons["gaps"] = _line(error)
+            notes.append(f"no gaps: {reasons['gaps']}")
+    best = _best(evidence, annealed, optima)
+    if not clock.over():
+        best = _settled(model, x, evidence, best, seed)
+    if optima:
+        gaps = decompose(evidence, annealed, optima)
+        names = ("log_evidence", "log_evidence_error", "method", "reliable")
+        gaps = replace(gaps, **dict(zip(names, best, strict=True)))
+        result["gaps"] = gaps.to_dict(None if groups is None else _renumbered(groups[: len(gaps.elbo)]))
+    result["log_evidence"] = _log_evidence(evidence, best, groups)
+    if not bool(best[0].isfinite().all()):
+        notes.append(some_rows(~best[0].isfinite()))
+    notes += _more_precise(result["evidence"], result["log_evidence"])
     result["naive"] = None
     if clock.stage("the prior as proposal", 0.03):
         result["naive"] = _naive(model, x[: effort.naive], evidence, effort.num_samples, seed)
     result["latents"], result["calibration"] = None, None
+    few = f"{n} data are too few"
+    if n < 2:
+        reasons |= dict.fromkeys(("latents", "calibration"), few)
     if clock.stage("use of the latent space", 0.04) and n > 1:
         result["latents"] = latents(model, x, train=None if train is None else train[: effort.train], seed=seed)
         result["calibration"] = calibration(model, seed=seed) if simulates else None
     result["samples"], result["blur"] = None, None
-    if clock.stage("samples", 0.08) and simulates and train is not None and min(n, len(train)) > 9:
+    if levels is None:
+        reasons["blur"] = ""
+    if train is None:
+        reasons |= dict.fromkeys(("baseline", "overfitting", "samples"), "the training data are not at hand")
+    elif min(n, len(train)) <= FEW:
+        reasons.setdefault("samples", few if n <= FEW else f"{len(train)} training data are too few")
+    if clock.stage("samples", 0.08) and "samples" not in reasons and train is not None:
         result["samples"] = sample_quality(model, train[: effort.train], x, num_data=effort.samples, seed=seed)
         if levels is not None and clock.stage("sharpness", 0.0):
             result["blur"] = blur(model, x[: effort.samples], low=levels[0], high=levels[1], seed=seed)
     result["stopped"] = None if not clock.cut else "stopped" if agreed(stop()) else "time"
     result["notes"] = notes
+    result["missing"] = _missing(result, reasons)
     result = _finite(result)
     result["findings"] = doctor.diagnose(result)
     return result
+
+
+def _more_precise(sampled: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
+    """Returns a note where importance sampling is reliable and much more precise than what the fixed order of methods chose."""
+    share, one, two = sampled["khat"]["reliable_share"], sampled["log_evidence"], chosen
+    errors = one["mc_error"], two["mc_error"]
+    if share is None or share < doctor.RELIABLE or None in errors or one["value"] is None or errors[0] > errors[1] / 2:
+        return []
+    return [
+        f"importance sampling alone is reliable for {share:.0%} of the data and more precise: it says log p(x) "
+        f"{one['value']:.4f} ± {errors[0]:.4f} (Monte Carlo), and the first reliable method of each {two['value']:.4f} ± "
+        f"{errors[1]:.4f}"
+    ]
+
+
+def _missing(result: dict[str, Any], reasons: dict[str, str]) -> dict[str, str]:
+    """Returns why each section that is None was not measured; an empty text says that it is for something else."""
+    over = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}.get(result["stopped"], "")
+    after = {"sandwich": "annealing", "blur": "samples"}  # what is measured only where another section is
+    names = [name for name, value in result.items() if value is None and name not in ("stopped", "gain_over_baseline")]
+    return {name: reasons.get(name, reasons.get(after.get(name, ""), over)) for name in names}
 
 
 def _finite(value: Any) -> Any:
@@ -250,26 +298,42 @@ def _sandwich(model: VAE, effort: Effort, seed: int) -> dict[str, Any]:
     }
 
 
-def _log_evidence(evidence: Evidence, annealed: Annealed | None, optima: list[Optima], groups: Tensor | None) -> dict[str, Any]:
-    """Returns log p(x) of all data by the most reliable estimate that there is, and which that was.
+def _best(evidence: Evidence, annealed: Annealed | None, optima: list[Optima]) -> Best:
+    """Returns log p(x) of the first data by the most reliable estimate that there is, its error, its method and whether it is."""
+    if optima:
+        gaps = decompose(evidence, annealed, optima)
+        return gaps.log_evidence, gaps.log_evidence_error, gaps.method, gaps.reliable
+    own = (0, evidence.log_evidence, evidence.log_evidence_error, evidence.reliable)
+    if annealed is None:
+        return best_evidence([own])
+    m = len(annealed.ess)
+    other = (2, annealed.log_evidence, annealed.log_evidence_error, annealed.reliable)
+    return best_evidence([other, (0, own[1][:m], own[2][:m], own[3][:m])])
+
+
+def _settled(model: VAE, x: Data, evidence: Evidence, best: Best, seed: int) -> Best:
+    """Returns the same where the data that none of these methods can tell have climbed the ladder of ``rows``."""
+    rows = (~best[3]).nonzero()[:, 0]
+    if not len(rows):
+        return best
+    found = settle(model, x[rows], evidence.of(rows), seed=derive(seed, "settle"))
+    ladder = (found.log_evidence, found.log_evidence_error, found.method, found.reliable)
+    value, error, method, reliable = (column.clone() for column in best)
+    taken = found.known & (found.reliable | ~value[rows].isfinite())
+    for column, new in zip((value, error, method, reliable), ladder, strict=True):
+        column[rows[taken]] = new[taken]
+    return value, error, method, reliable
+
+
+def _log_evidence(evidence: Evidence, best: Best, groups: Tensor | None) -> dict[str, Any]:
+    """Returns log p(x) of all data by the best method of each, and which those were.
 
     Where the better estimates exist for the first data alone, their mean difference to importance sampling corrects the rest.
     """
     n = len(evidence.ess)
-    own = [(0, evidence.log_evidence, evidence.log_evidence_error, evidence.reliable)]
-    if optima:
-        gaps = decompose(evidence, annealed, optima)
-        value, error, method, reliable = gaps.log_evidence, gaps.log_evidence_error, gaps.method, gaps.reliable
-    elif annealed is not None:
-        m = len(annealed.ess)
-        cut = [(i, v[:m], e[:m], r[:m]) for i, v, e, r in own]
-        value, error, method, reliable = best_evidence(
-            [(2, annealed.log_evidence, annealed.log_evidence_error, annealed.reliable), *cut]
-        )
-    else:
-        value, error, method, reliable = best_evidence(own)
+    value, error, method, reliable = best
     m = len(value)
-    names = ("importance", "importance_from_optimum", "annealing")
+    reliable = reliable & value.isfinite() & error.isfinite()  # what is not a number is not reliable
     if m == n:
         estimate = Estimate.of(value, error, groups)
     else:
@@ -277,11 +341,12 @@ def _log_evidence(evidence: Evidence, annealed: Annealed | None, optima: list[Op
         rest = Estimate.of(evidence.log_evidence, evidence.log_evidence_error, groups)
         # Taken as independent, though they share samples and data: too large rather than too small.
         errors = _both(correction.mc_error, rest.mc_error), _both(correction.test_error, rest.test_error)
-        estimate = Estimate(rest.value + correction.value, *errors)
+        estimate = Estimate(rest.value + correction.value, *errors, rest.without)
     return {
         **estimate.to_dict(),
         "num_data": n,
-        "by": {name: int((method == i).sum()) for i, name in enumerate(names)},
+        "num_unknown": int((~torch.cat([value, evidence.log_evidence[m:]]).isfinite()).sum()),
+        "by": count_methods(method, value.isfinite()),
         "reliable_share": float(reliable.double().mean()),
         "above_importance": Estimate.of(value - evidence.log_evidence[:m]).to_dict(),
     }

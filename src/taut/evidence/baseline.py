@@ -25,6 +25,7 @@ from taut import build as building
 from taut.data import Dataset, Rows, Schema, blocks
 from taut.distributions import NegativeBinomial
 from taut.types import PerDatum
+from taut.warps import Warped
 
 __all__ = ["independent_marginals"]
 
@@ -40,8 +41,9 @@ ENTRIES = 2**22
 def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
     r"""Returns log p(x) under a product of marginals fitted to the training data, (N,), nats; what is missing drops out.
 
-    Images of real numbers have a Normal each, with the pooled scale for a pixel that never varied (the density of a constant has
-    no limit).
+    In a table, mixed numbers and dates have the marginal that their likelihood starts from. Images of
+    real numbers have a Normal each, with the pooled scale for a pixel that never varied (the density
+    of a constant has no limit).
 
     Args:
         data: Whose training part the marginals are fitted to.
@@ -73,6 +75,10 @@ def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
         assert statistics.log_frequencies is not None
         table = statistics.log_frequencies[levels].double()
         parts.append(_Part(levels, lambda values: _looked_up(table, values)))
+    warped = [i for i in numbers if schema.columns and kinds[i] in ("mixed", "date")]
+    numbers = [i for i in numbers if i not in warped]
+    if warped:
+        parts += [_Part([i], _warped(schema, statistics, i)) for i in warped]
     if whole:
         low, high = _ranges(schema, whole)
         moments = statistics.loc.flatten()[whole].double(), statistics.scale.flatten()[whole].double()
@@ -92,6 +98,21 @@ class _Part(NamedTuple):
 
     columns: list[int]
     log_prob: Callable[[Tensor], Tensor]
+
+
+def _warped(schema: Schema, statistics: building.Statistics, i: int) -> Callable[[Tensor], Tensor]:
+    """Returns the log-probabilities of one column of mixed numbers or dates, from values (N, 1)."""
+    column, zero = schema.modelled[i], torch.zeros(1, dtype=torch.float64)
+    assert statistics.knots is not None
+    low, high = (torch.tensor([end], dtype=torch.float64) for end in column.support)
+    knots, cut = statistics.knots[i : i + 1].double(), column.kind == "mixed"
+    marginal = Warped(zero, zero + 1, knots, low, high, False, cut)
+
+    def log_prob(values: Tensor) -> Tensor:
+        missing = values.isnan()
+        return torch.where(missing, 0.0, marginal.log_prob(torch.where(missing, low, values)))
+
+    return log_prob
 
 
 def _ranges(schema: Schema, columns: Sequence[int]) -> tuple[Tensor, Tensor]:

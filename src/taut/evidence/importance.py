@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MultivariateNormal
 
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
@@ -40,13 +40,16 @@ from taut.parallel import Share, in_order
 from taut.seeds import stream
 from taut.types import Context, Data
 
-__all__ = ["Proposal", "curve_sizes", "importance", "importance_blocks", "prior_proposal"]
+__all__ = ["Defensive", "Given", "Proposal", "curve_sizes", "importance", "importance_blocks", "prior_proposal"]
 
 MAX_ROWS = 2048  # decoded at a time
 MAX_ELEMENTS = 2**18  # of x in them: more falls out of the processor's cache
 MAX_DATA = 32  # of a block
 MAX_WEIGHTS = 2**18  # of a block, kept until it is done
-ROUNDING = 1000.0  # units in the last place of its terms that a log-weight may be off by
+ROUNDING = 1000.0  # units in the last place of its terms by which equal log-weights may differ
+COARSE = 0.1  # nats of rounding beyond which weights say nothing
+NARROW = 0.6  # nats a dimension by which samples that carry the weight may be more surprising than others
+NEAR = 100.0  # units in the last place by which samples must differ to be different
 
 # From the rows of a block, their data and their context to r(z), batch shape (B,).
 Proposal = Callable[[slice, Data, Context | None], Distribution]
@@ -130,27 +133,102 @@ def _block(
 ) -> Evidence:
     terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=x.device)  # log p(x|z), log p(z), log r(z)
     z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=x.device), 0, 0.0
+    low = high = None
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
         z = (proposal.rsample if proposal.has_rsample else proposal.sample)(torch.Size((count,)))
         z_sum = z_sum + z.sum(0, dtype=torch.float64)
+        least, most = z.aminmax(dim=0)
+        low = least if low is None else torch.minimum(low, least)
+        high = most if high is None else torch.maximum(high, most)
         for draw in chunks(count, partial(_drawn, model, x, context, proposal, z)):
             last = first + len(draw.z)
             for term, values in zip(terms, (draw.log_likelihood, draw.log_prior, draw.log_posterior), strict=True):
                 term[first:last] = values
-            unit, first = ROUNDING * torch.finfo(draw.log_likelihood.dtype).eps, last
+            unit, first = torch.finfo(draw.log_likelihood.dtype).eps, last
     try:
         mean: Tensor = proposal.mean
     except NotImplementedError:  # a flow, say: the mean of its samples then
         mean = z_sum / num_samples
-    return _summarize(terms, mean.double(), unit * terms.abs().amax((0, 1))).cpu()
+    assert low is not None
+    assert high is not None
+    apart = high - low > NEAR * unit * torch.maximum(low.abs(), high.abs())
+    moved = apart.all(-1) if proposal.has_rsample else apart.any(-1)  # a bit may be certain, a real number never is
+    rounding = unit * terms.nan_to_num(0.0, 0.0, 0.0).abs().amax((0, 1))
+    sound = moved & _sound(proposal, terms[2]) & (rounding < COARSE) & _wide(proposal, terms)
+    return _summarize(terms, mean.double(), rounding, sound).cpu()
+
+
+def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
+    r"""Returns whether a proposal is about as wide as what its samples say of p(z|x), (B,).
+
+    Under the weights $-\log r$ is on average what it is for the samples themselves, if r is right. Where r is far too narrow, or
+    lies elsewhere, the samples at its rim carry the weight, and it is more. A tail of that few samples can look harmless: the
+    weights of a narrow Gaussian have a k-hat of 1, which one in ten samples of 500 takes for less than 0.6.
+    """
+    log_likelihood, log_prior, log_r = terms
+    share = getattr(proposal, "share", 0.0)
+    own = (1 - share * (log_prior - log_r).exp()).clamp(0, 1)  # how much of each sample is not the prior's
+    surprise = torch.where(own > 0, -log_r - own.log(), 0.0)
+    weight = own * (log_likelihood + log_prior - log_r).nan_to_num(-math.inf).softmax(0)
+    more = (weight * surprise).sum(0) / weight.sum(0) - (own * surprise).sum(0) / own.sum(0)
+    limit = NARROW * proposal.event_shape.numel()
+    return ~((more > limit) & (weight.sum(0) > 0.5))
+
+
+def _sound(proposal: Distribution, log_proposal: Tensor) -> Tensor:
+    """Returns whether the density of a proposal at its own samples, (K, B), is what it must be: minus its entropy on average.
+
+    The triangular system that the density of a full covariance solves can be hopeless in the precision at hand.
+    """
+    if not isinstance(proposal, MultivariateNormal):
+        return torch.ones_like(log_proposal[0], dtype=torch.bool)
+    surprise = (log_proposal.mean(0) + proposal.entropy()).abs()
+    return surprise < 10 * math.sqrt(0.5 * proposal.event_shape.numel() / len(log_proposal)) + 0.1
 
 
 def _drawn(model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, z: Tensor, own: Share) -> Draw:
     """Returns the draw of a share of the samples z of a proposal, (K, B, D)."""
-    return model.draw(x, own.rows, context=context, reparameterize=False, posterior=_Given(proposal, own.of(z)))
+    return model.draw(x, own.rows, context=context, reparameterize=False, posterior=Given(proposal, own.of(z)))
 
 
-class _Given(Distribution):
+class Defensive(Distribution):
+    r"""Creates the mixture $(1 - a) \, r(z) + a \, p(z)$ of a proposal and the prior: no weight exceeds $p(x \mid z) / a$.
+
+    Samples are stratified: of K just the share a comes from the prior, and what is left over of a sample by chance. A proposal
+    that has no numbers for a datum leaves it to the prior.
+
+    Args:
+        base: r(z), batch shape (B,).
+        prior: p(z), batch shape () or (B,).
+        share: a.
+
+    References: owen2000.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, base: Distribution, prior: Distribution, share: float = 0.5) -> None:
+        self.base = base
+        self.prior = prior if prior.batch_shape else prior.expand(base.batch_shape)
+        self.share = share
+        one = base.sample()
+        self.usable = one.isfinite().all(-1) & base.log_prob(one).isfinite()
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        (count,) = sample_shape
+        number = int(count * self.share + float(torch.rand(())))
+        z = self.prior.sample(torch.Size((count,)))
+        own = self.base.sample(torch.Size((count - number,)))
+        return torch.cat([z[:number], torch.where(self.usable[:, None], own, z[number:])])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        prior = self.prior.log_prob(value)
+        own = torch.where(self.usable, self.base.log_prob(value), prior)
+        return torch.logaddexp(own + math.log1p(-self.share), prior + math.log(self.share))
+
+
+class Given(Distribution):
     """A distribution whose next samples are given."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
@@ -166,23 +244,32 @@ class _Given(Distribution):
         return self.base.log_prob(value)
 
 
-def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor) -> Evidence:
-    """Returns the evidence in K samples of B data; a log-weight is known to so many nats of rounding, (B,)."""
+def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> Evidence:
+    """Returns the evidence in K samples of B data.
+
+    Args:
+        terms: log p(x|z), log p(z) and log r(z), (3, K, B).
+        mean: Of the proposal, (B, D).
+        rounding: Nats by which a term may be off, (B,).
+        sound: Whether the samples differ and their density can be believed, (B,): equal samples have equal weights, too.
+    """
     log_likelihood, log_prior, log_proposal = terms
     log_w = log_likelihood + log_prior - log_proposal
     k = len(log_w)
-    log_evidence = log_mean_exp(log_w)
+    weight = log_w.masked_fill(log_w.isnan(), -math.inf)  # a sample too far out for a number has none
+    log_evidence = log_mean_exp(weight)
     possible = log_evidence.isfinite()
-    share = torch.where(possible, log_w - log_evidence, -math.inf).exp() / k  # of each sample in the weight, (K, B)
+    share = torch.where(possible, weight - log_evidence, -math.inf).exp() / k  # of each sample in the weight, (K, B)
     ess = torch.where(possible, 1 / share.square().sum(0), 0.0)
     influence = torch.where(possible, k * share - 1, math.nan)  # of each sample on log mean w, to first order
     rate, distortion = log_proposal - log_prior, -log_likelihood
-    largest = log_w.topk(min(tail_length(k) + 1, k), dim=0).values
-    cutoff = torch.where(possible, largest[-1] - log_evidence, -math.inf).exp() / k
-    unseen = tail_surplus(largest) * cutoff.square() * (k / (k - 1) if k > 1 else math.nan)  # in the squared error
+    largest = weight.topk(min(tail_length(k) + 1, k), dim=0).values
+    unit = torch.where(possible, largest[0] - log_evidence, -math.inf).exp() / k
+    unseen = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)  # in the squared error
+    khat = pareto_k(largest, (ROUNDING * rounding).clamp_max(COARSE))
     # Under the weights z follows p(z|x): its mean log p(x|z) is log p(x) + KL(p(z|x), p(z)).
     information = torch.where(share > 0, share * log_likelihood, 0.0).sum(0) - log_evidence
-    log_evidence_error = (_error(influence).square() + unseen).sqrt()
+    log_evidence_error = (_error(influence).square() + unseen + rounding.square()).sqrt()
     curve, curve_error = zip(*(_bound(log_w, size) for size in curve_sizes(k)), strict=True)
     return Evidence(
         num_samples=k,
@@ -190,18 +277,31 @@ def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor) -> Evidence:
         log_evidence_error=log_evidence_error,
         elbo=log_w.mean(0),
         elbo_error=_error(log_w),
-        gap_error=(_error(influence - log_w).square() + unseen).sqrt(),
+        gap_error=_gap_error(influence, log_w - log_evidence, unseen),
         rate=rate.mean(0),
         rate_error=_error(rate),
         distortion=distortion.mean(0),
         distortion_error=_error(distortion),
         ess=ess,
-        khat=pareto_k(largest, rounding),
+        khat=torch.where(sound | khat.isnan(), khat, math.inf),
         information=information,
         curve=torch.stack(curve, 1),
         curve_error=torch.stack([*curve_error[:-1], log_evidence_error], 1),
         posterior_mean=mean,
     )
+
+
+def _gap_error(influence: Tensor, log_w: Tensor, unseen: Tensor) -> Tensor:
+    """Returns the standard error of log mean w - mean log w, from the influence of each sample on the first; log w is relative.
+
+    Weights that are nearly equal leave a gap of second order, w - 1 - log w, whose tail is heavier than that of the weights. What
+    each tail probably holds beyond the sample is counted, and the larger of both stands.
+    """
+    k, second = len(influence), influence - log_w
+    largest = second.clamp_min(torch.finfo(second.dtype).tiny).log().topk(min(tail_length(k) + 1, k), dim=0).values
+    unit = largest[0].exp() / k
+    beyond = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
+    return (_error(second).square() + torch.maximum(unseen, beyond)).sqrt()
 
 
 def _error(values: Tensor) -> Tensor:

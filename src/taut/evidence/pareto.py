@@ -68,7 +68,7 @@ def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
 
 
 def tail_surplus(largest: Tensor) -> PerDatum:
-    r"""Returns what the squared weights of the tail add up to beyond those in the sample, in units of the squared cutoff, (B,).
+    r"""Returns what the squared weights of the tail add up to beyond those in the sample, in units of the largest squared, (B,).
 
     Args:
         largest: As for ``pareto_k``.
@@ -79,14 +79,15 @@ def tail_surplus(largest: Tensor) -> PerDatum:
     ordered = largest.double().sort(0).values
     if len(ordered) < 6:
         return torch.zeros(ordered.shape[1:], dtype=torch.float64, device=ordered.device)
-    tail = (ordered[1:] - ordered[0]).exp().T  # in units of the cutoff, (B, M)
-    x, m = tail - 1, tail.shape[1]
+    tail = (ordered[1:] - ordered[-1]).exp().T  # in units of the largest, (B, M): the cutoff may be too far below for a number
+    cutoff = (ordered[0] - ordered[-1]).exp()
+    x, m = tail - cutoff[:, None], tail.shape[1]
     fits = ordered[0].isfinite() & (x[:, -1] > 0)
     k, scale = _fit(torch.where(fits[:, None], x, torch.ones_like(x)))
     k = torch.where(k.abs() < 1e-4, 1e-4, k)  # the formulas divide by it, and are smooth there
     k = k.clamp_max(WORST)  # no error can be believed beyond: k-hat warns, and a number of millions of nats would help nobody
     # The quantile at probability 1 - v is a + b v^-k; its square is integrated over v from epsilon to 1.
-    a, b, log_epsilon = 1 - scale / k, scale / k, -math.log(BEYOND * m)
+    a, b, log_epsilon = cutoff - scale / k, scale / k, -math.log(BEYOND * m)
 
     def power(c: Tensor) -> Tensor:  # integral of v^(c - 1)
         return -torch.where(c.abs() < 1e-9, log_epsilon, torch.expm1(c * log_epsilon) / c)

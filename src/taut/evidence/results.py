@@ -20,7 +20,12 @@ from taut.data.rows import Rows, blocks
 from taut.evidence.pareto import threshold
 from taut.types import PerDatum
 
-__all__ = ["Estimate", "Evidence", "bits_per_dimension", "observed_elements"]
+__all__ = [
+    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods",
+    "observed_elements", "some_rows",
+]  # fmt: skip
+
+METHODS = ("importance", "importance_from_optimum", "annealing", "defensive", "enumeration")  # of log p(x), by their numbers
 
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
 
@@ -30,38 +35,49 @@ class Estimate:
     r"""A mean over data, with its errors (one standard error each).
 
     Args:
-        value: The mean, in nats per datum unless said otherwise.
+        value: The mean, in nats per datum unless said otherwise, over the data that have a number; NaN where none has.
         mc_error: Standard error for these data, from the finite number of samples; None where one sample cannot tell.
         test_error: Standard error for new data, $s / \sqrt{N}$; None for a single datum.
+        without: Data that have no number and are not in the mean.
     """
 
     value: float
     mc_error: float | None
     test_error: float | None
+    without: int = 0
 
     @classmethod
     def of(cls, values: PerDatum, mc_errors: PerDatum | None = None, groups: Tensor | None = None) -> Estimate:
         """Returns the mean of values whose Monte Carlo errors are independent, (N,) each.
 
         Args:
-            values: The values.
+            values: The values; one that is not finite is not in the mean, and counted.
             mc_errors: Their Monte Carlo standard errors.
             groups: The group of each datum, (N,), numbered from 0: copies of a row are one observation and not several, so
                 deviations from the mean are added within a group before they are squared.
         """
+        known = values.isfinite()
+        without = int((~known).sum())
+        if without:
+            values = values[known]
+            mc_errors = None if mc_errors is None else mc_errors[known]
+            groups = None if groups is None else groups[known].unique(return_inverse=True)[1]
         n = len(values)
+        if not n:
+            return cls(math.nan, None, None, without)
         mc = None if mc_errors is None or not bool(mc_errors.isfinite().all()) else float(mc_errors.square().sum().sqrt() / n)
         deviation = values - values.mean()
         if groups is not None:
             deviation = torch.zeros(int(groups.max()) + 1, dtype=values.dtype).index_add(0, groups, deviation)
         count = len(deviation)
         spread = float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1))) if count > 1 else math.nan
-        return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None)
+        return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None, without)
 
     def to_dict(self) -> dict[str, float | None]:
         """Returns plain values for JSON, which has no infinity."""
         value = self.value if math.isfinite(self.value) else None
-        return {"value": value, "mc_error": self.mc_error, "test_error": self.test_error}
+        result: dict[str, float | None] = {"value": value, "mc_error": self.mc_error, "test_error": self.test_error}
+        return result | {"without_number": self.without} if self.without else result
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +96,9 @@ class Evidence:
         distortion: Mean of -log p(x|z); ELBO = -(rate + distortion).
         distortion_error: Its Monte Carlo standard error.
         ess: Effective number of samples, $(\sum_k w_k)^2 / \sum_k w_k^2$, between 1 and K.
-        khat: Pareto k-hat of the weights: reliable up to ``pareto.threshold(K)``; -inf for equal weights (the exact posterior),
-            NaN where K is too small to tell.
+        khat: Pareto k-hat of the weights: reliable up to ``pareto.threshold(K)``; -inf for equal weights of different samples
+            (the exact posterior), inf where the samples are equal or their density cannot be believed, NaN where K is too small
+            to tell.
         information: KL of the exact posterior p(z|x) to the prior, by the weighted samples. Naive Monte Carlo needs about its
             exponential many samples for this datum.
         curve: Unbiased estimates of the bounds $\mathcal{L}_k$ for k in ``importance.curve_sizes(K)``, (N, J).
@@ -133,7 +150,7 @@ class Evidence:
 
         By its k-hat; or because the weights hardly differ (an ESS of at least K / 2): the shape of their tail says nothing then.
         """
-        even = (self.ess >= self.num_samples / 2) & ~self.khat.isnan()
+        even = (self.ess >= self.num_samples / 2) & (self.khat < math.inf)
         return (self.khat <= threshold(self.num_samples)) | even  # false for NaN: too few samples to tell
 
     @property
@@ -150,17 +167,22 @@ class Evidence:
                 f"{doubtful} of {len(self.khat)} data have a Pareto k-hat above {threshold(self.num_samples):.2f}: few samples "
                 "carry their weight, so log p(x) is a lower bound, maybe a loose one, and its error too small"
             )
-        impossible = int(torch.isneginf(self.log_evidence).sum())
-        if impossible:
-            lines.append(f"{impossible} data have probability zero under the model")
-        return lines
+        known = self.log_evidence.isfinite() & self.elbo.isfinite()
+        return lines if bool(known.all()) else [*lines, some_rows(~known)]
+
+    def of(self, rows: Tensor) -> Evidence:
+        """Returns the evidence of some of the data."""
+        tensors = (f.name for f in fields(self) if f.name != "num_samples")
+        return replace(self, **{name: getattr(self, name)[rows] for name in tensors})
 
     def summary(self, groups: Tensor | None = None) -> dict[str, Estimate]:
         """Returns the means over the data, by name; for ``groups`` see ``Estimate.of``."""
+        known = self.elbo.isfinite()
+        rate, distortion = (torch.where(known, values, math.nan) for values in (self.rate, self.distortion))
         return {
             "elbo": Estimate.of(self.elbo, self.elbo_error, groups),
-            "rate": Estimate.of(self.rate, self.rate_error, groups),
-            "distortion": Estimate.of(self.distortion, self.distortion_error, groups),
+            "rate": Estimate.of(rate, self.rate_error, groups),
+            "distortion": Estimate.of(distortion, self.distortion_error, groups),
             "log_evidence": Estimate.of(self.log_evidence, self.log_evidence_error, groups),
             "inference_gap": Estimate.of(self.gap, self.gap_error, groups),
         }
@@ -201,3 +223,19 @@ def bits_per_dimension(nats: dict[str, float | None], num_elements: float) -> di
 def observed_elements(x: Rows) -> float:
     """Returns the number of elements of a row that are observed, a mean over the rows."""
     return float(sum((~block.isnan()).sum() for block in blocks(x))) / max(1, len(x))
+
+
+def count_methods(method: Tensor, known: Tensor) -> dict[str, int]:
+    """Returns how many rows each method gave, of those with a number, and how many have none; the usual methods always."""
+    counts = {name: int(((method == i) & known).sum()) for i, name in enumerate(METHODS)}
+    counts["none"] = int((~known).sum())
+    return {name: count for name, count in counts.items() if count or name in METHODS[:3]}
+
+
+def some_rows(without: Tensor, what: str = "number") -> str:
+    """Returns the warning about rows, (N,), that have no number; it names the first of them, from 0."""
+    rows = without.nonzero()[:, 0].tolist()
+    names = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    have = "has" if len(rows) == 1 else "have"
+    which = "row" if len(rows) == 1 else "rows"
+    return f"{len(rows)} of {len(without)} rows {have} no {what}, {which} {names} (from 0): the means are over the others"

@@ -1,0 +1,370 @@
+r"""log p(x) of any row, by the cheapest method that its own health calls reliable, and openly unsure where none is.
+
+The encoder is trained on rows like those of its training data. Of any other row it knows little: its posterior may lie anywhere,
+and importance sampling from there may find nothing of p(x). Each row therefore climbs a ladder until a method is reliable:
+
+0. importance sampling from the encoder's posterior: ``importance``, and what the ELBO and its parts are measured by;
+1. from the same posterior with a *defensive* half of prior samples, so that no weight exceeds $2 \, p(x \mid z)$;
+2. from the datum's own best Gaussian, found by gradient ascent, with such a half;
+3. annealing that starts from that mixture.
+
+With few bits as latent variables the sum over all of them is exact and comes first. Two checks send a row up: k-hat, and a few
+draws of the prior, which must not see more of p(x) than the posterior does. The choice looks at no estimate: the largest of
+several lower bounds is none. A row that is not reliable at the end has the estimate of the last method that it came to.
+
+The ladder has a budget: so many rows climb, those without a number and of the worst k-hat first, and so many reach annealing.
+
+References: owen2000, vehtari2024.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, constraints
+
+from taut.data import Rows
+from taut.evidence.annealing import Path, annealing, support_of
+from taut.evidence.ascent import best_members, is_real
+from taut.evidence.importance import Defensive, Given, Proposal, importance, prior_proposal
+from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
+from taut.model import Model, evaluating, frozen
+from taut.objectives import log_mean_exp
+from taut.seeds import derive, stream
+from taut.types import Context
+
+OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION = 1, 2, 3, 4
+BITS = 12  # up to which all values of z are summed
+SAMPLES = 2000  # of the better proposals, at least
+CHECK = 64  # draws of the prior
+CHECKED = 8  # latent dimensions up to which they see anything
+SURPRISE = 2.0  # nats by which the prior's estimate must not exceed the posterior's
+BLOCK = 128  # rows that climb together
+MAX_ELEMENTS = 2**22  # of x decoded at a time
+PILOT = 500  # samples from which a Gaussian starts
+ROUNDS = 8  # of matching it to weighted samples
+STEPS = 150  # of an ascent
+REACH = 0.5  # first step of the ascent in z
+CHAINS = 16
+TEMPERATURES = 400
+
+__all__ = ["METHODS", "RowEvidence", "log_evidence", "settle"]
+
+
+@dataclass(frozen=True, eq=False)
+class RowEvidence:
+    """log p(x) of N rows, each by the method that its health allows; tensors are (N,), float64, in nats.
+
+    Args:
+        first: Importance sampling from the encoder's posterior, of all rows.
+        log_evidence: log p(x); NaN or infinite where no method gave a number.
+        log_evidence_error: Its Monte Carlo standard error.
+        method: Number of the method in ``METHODS``.
+        reliable: Whether the estimate and its error can be believed.
+    """
+
+    first: Evidence
+    log_evidence: Tensor
+    log_evidence_error: Tensor
+    method: Tensor
+    reliable: Tensor
+
+    @property
+    def methods(self) -> list[str]:
+        """The name of each row's method; ``none`` for a row without a number."""
+        return [METHODS[m] if known else "none" for m, known in zip(self.method.tolist(), self.known.tolist(), strict=True)]
+
+    @property
+    def known(self) -> Tensor:
+        """Whether there is a number."""
+        return self.log_evidence.isfinite()
+
+    @property
+    def order(self) -> Tensor:
+        """The rows from the least likely one on; those without a number come first."""
+        return torch.where(self.known, self.log_evidence, -torch.inf).argsort(stable=True)
+
+    @property
+    def gap(self) -> Tensor:
+        """The inference gap, log p(x) - ELBO."""
+        return self.log_evidence - self.first.elbo
+
+    @property
+    def gap_error(self) -> Tensor:
+        """Monte Carlo standard error of the gap: of the first method both share their samples."""
+        apart = torch.hypot(self.log_evidence_error, self.first.elbo_error)
+        return torch.where(self.method == 0, self.first.gap_error, apart)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What keeps the numbers from being believed, a line each."""
+        n, first = len(self.method), self.first
+        doubtful = int((~self.reliable & self.known).sum())
+        lines = []
+        if first.num_samples == 1:
+            lines.append("one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use more samples")
+        elif doubtful and bool(first.khat.isnan().all()):
+            lines.append(f"{first.num_samples} samples are too few to tell by k-hat if log p(x) and its error can be believed")
+        elif doubtful:
+            lines.append(
+                f"log p(x) of {doubtful} of {n} rows is not reliable: few samples carry their weight, so it is a lower bound, "
+                "maybe a loose one, and its error too small"
+            )
+        if not bool(self.known.all()):
+            lines.append(some_rows(~self.known))
+        elif not bool(first.elbo.isfinite().all()):
+            lines.append(some_rows(~first.elbo.isfinite(), "ELBO"))
+        return lines
+
+    def to_dict(self, groups: Tensor | None = None) -> dict[str, Any]:
+        """Returns the summary as plain values for JSON: that of the first method with log p(x) by the best; see ``Evidence``."""
+        share = self.first.khat.isnan().all()
+        return {
+            **self.first.to_dict(groups),
+            "method": "importance sampling; where it fails, better proposals and annealing",
+            "log_evidence": Estimate.of(self.log_evidence, self.log_evidence_error, groups).to_dict(),
+            "inference_gap": Estimate.of(self.gap, self.gap_error, groups).to_dict(),
+            "by": {name: count for name, count in count_methods(self.method, self.known).items() if count},
+            "reliable_share": None if bool(share) else float(self.reliable.double().mean()),
+            "warnings": self.warnings,
+        }
+
+
+def log_evidence(
+    model: Model,
+    x: Rows,
+    num_samples: int = 500,
+    *,
+    context: Context | None = None,
+    seed: int = 0,
+    climbing: int = 1000,
+    annealed: int = 100,
+) -> RowEvidence:
+    r"""Returns log p(x) of each datum, by the best method that it needs.
+
+    Args:
+        model: Any model.
+        x: Data, (N, \*event).
+        num_samples: K of the first method.
+        context: What the model is conditioned on, (N, C).
+        seed: The same seed gives the same numbers.
+        climbing: Rows that climb, at most.
+        annealed: Rows that reach annealing, at most.
+    """
+    first = importance(model, x, num_samples, context=context, seed=seed)
+    return settle(model, x, first, context=context, seed=seed, climbing=climbing, annealed=annealed)
+
+
+def settle(
+    model: Model,
+    x: Rows,
+    first: Evidence,
+    *,
+    context: Context | None = None,
+    seed: int = 0,
+    climbing: int = 1000,
+    annealed: int = 100,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> RowEvidence:
+    r"""Returns log p(x) of each datum, given what importance sampling from the posterior says.
+
+    Args:
+        model: Any model.
+        x: Data, (N, \*event).
+        first: Their ``importance``.
+        context: What the model is conditioned on, (N, C).
+        seed: The same seed gives the same numbers.
+        climbing: Rows that climb, at most.
+        annealed: Rows that reach annealing, at most.
+        advance: Told how many of the climbing rows are done.
+    """
+    ladder = _Ladder(model, x, first, context, derive(seed, "rows"))
+    with torch.no_grad(), evaluating(model), frozen(model):
+        ladder.climb(climbing, annealed, advance)
+    return RowEvidence(first, ladder.value, ladder.error, ladder.method, ladder.reliable)
+
+
+class _Ladder:
+    """What is known of each row so far, and the methods."""
+
+    def __init__(self, model: Model, x: Rows, first: Evidence, context: Tensor | None, seed: int) -> None:
+        self.model, self.x, self.context, self.first, self.seed = model, x, context, first, seed
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.num_samples = max(SAMPLES, first.num_samples)
+        self.value, self.error = first.log_evidence.clone(), first.log_evidence_error.clone()
+        self.method = torch.zeros(len(self.value), dtype=torch.long)
+        self.reliable = first.reliable & first.log_evidence.isfinite()
+
+    def climb(self, climbing: int, annealed: int, advance: Callable[[int], None]) -> None:
+        x, context = self.given(torch.arange(1))
+        with stream(self.seed, "support"):
+            draw = self.model.draw(x, context=context, reparameterize=False)
+        support, latent_dim = support_of(draw.prior), draw.z.shape[-1]
+        bits = isinstance(draw.prior, Independent) and isinstance(draw.prior.base_dist, Bernoulli)
+        if bits and latent_dim <= BITS:
+            self.enumerate(latent_dim)
+            return
+        if latent_dim <= CHECKED:
+            self.check()
+        rows = self.doubtful()[:climbing]
+        size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
+        for number, some in enumerate(rows.split(size) if len(rows) else ()):
+            annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
+            advance(len(some))
+
+    def doubtful(self) -> Tensor:
+        """The rows that climb, those that need it most first."""
+        number = self.value.isfinite()
+        # So few samples were asked for that nothing can be said of them: only what has no number climbs.
+        doubtful = ~number if bool(self.first.khat.isnan().all()) else ~self.reliable
+        badness = torch.where(number, self.first.khat.nan_to_num(torch.inf), torch.inf)
+        rows = badness.argsort(descending=True, stable=True)
+        return rows[doubtful[rows]]
+
+    def lift(self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int) -> int:
+        """Takes a block of rows up, and returns how many of them reached annealing."""
+        proposal: Proposal = lambda here, x, context: self.model.encode(x, context)  # noqa: E731
+        rows = self.sample(rows, proposal, DEFENSIVE, seed)
+        if is_real(support) and len(rows):
+            loc, factor = self.best(rows, seed)
+            proposal = _gaussian(loc, factor)
+            left = self.sample(rows, proposal, OPTIMUM, seed)
+            kept = torch.isin(rows, left)
+            proposal, rows = _gaussian(loc[kept], factor[kept]), left
+        rows = rows[:annealed]
+        if not len(rows) or (support is not None and support.is_discrete):
+            return 0
+        x, context = self.given(rows)
+        start = self.defended(proposal)
+        found = annealing(self.model, x, CHAINS, start=start, max_temperatures=TEMPERATURES, context=context, seed=seed)
+        self.take(rows, ANNEALING, found.log_evidence, found.log_evidence_error, found.reliable)
+        return len(rows)
+
+    def given(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns rows and their context, on the model's device."""
+        x = self.x[rows].to(device=self.device, dtype=torch.get_default_dtype())
+        return x, None if self.context is None else self.context[rows].to(self.device)
+
+    def take(self, rows: Tensor, method: int, value: Tensor, error: Tensor, reliable: Tensor) -> None:
+        """Takes what a method says of rows, where it is a number."""
+        known = value.isfinite()
+        rows, value, error, reliable = rows[known], value[known], error[known], reliable[known]
+        self.value[rows], self.error[rows], self.reliable[rows], self.method[rows] = value, error, reliable, method
+
+    def sample(self, rows: Tensor, proposal: Proposal, method: int, seed: int) -> Tensor:
+        """Tries a proposal with a defensive share of prior samples, and returns the rows that it leaves."""
+        x, context = self.given(rows)
+        seed = derive(seed, METHODS[method])
+        found = importance(self.model, x, self.num_samples, context=context, seed=seed, proposal=self.defended(proposal))
+        self.take(rows, method, found.log_evidence, found.log_evidence_error, found.reliable)
+        return rows[~self.reliable[rows]]
+
+    def defended(self, proposal: Proposal) -> Proposal:
+        prior = prior_proposal(self.model)
+        return lambda here, x, context: Defensive(proposal(here, x, context), prior(here, x, context))
+
+    def best(self, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Returns mean and factor of a Gaussian close to p(z|x) of each row, (B, D) and (B, D, D).
+
+        First the mode is looked for, from what is best of draws from the posterior and the prior; then samples around it are
+        weighted and matched by a Gaussian, and its samples again, until enough of them carry the weight. In many dimensions
+        weighted samples say too little, and the bound is followed by its gradient.
+        """
+        x, context = self.given(rows)
+        with stream(seed, "best"):
+            pilot = self.defended(lambda here, x, context: self.model.encode(x, context))(slice(None), x, context)
+            assert isinstance(pilot, Defensive)
+            prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
+            log_joint = self.weights(x, context, pilot, z) + pilot.log_prob(z).cpu().double()
+            z = z.gather(0, log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:]))
+            loc = self.ascend(x, context, prior, z)
+            factor = torch.diag_embed(prior.sample(torch.Size((100,))).std(0))
+            for _ in range(ROUNDS):
+                best = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+                if loc.shape[-1] > CHECKED:
+                    return _fitted(self.model, x, context, best)
+                pilot = Defensive(best, prior, 0.2)
+                z = pilot.sample(torch.Size((PILOT,)))
+                mean, covariance, arrived = _moments(z.cpu().double(), self.weights(x, context, pilot, z))
+                loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
+                if arrived:
+                    break
+        return loc, factor
+
+    def weights(self, x: Tensor, context: Tensor | None, q: Distribution, z: Tensor) -> Tensor:
+        """Returns the log-weights of samples z (K, B, D) of q; one that is no number is none."""
+        draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(q, z))
+        return draw.log_weight.cpu().double().nan_to_num(-torch.inf)
+
+    def ascend(self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor) -> Tensor:
+        """Returns where log p(x, z) is large, (B, D), uphill from z, (1, B, D)."""
+        path, z = Path(self.model, x, context, prior), z.clone()
+        optimizer = torch.optim.Adam([z], lr=REACH)
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = REACH * (1 - step / STEPS)
+            z.grad = -path.at(z).grad_joint.nan_to_num(0.0, 0.0, 0.0)
+            optimizer.step()
+        return z[0]
+
+    def check(self) -> None:
+        """Doubts the rows of which a few draws of the prior see more than the posterior does: it lies elsewhere."""
+        shape = torch.Size((CHECK,))
+        for first in range(0, len(self.value), BLOCK):
+            rows = torch.arange(first, min(first + BLOCK, len(self.value)))
+            x, context = self.given(rows)
+            with stream(self.seed, "check", first // BLOCK):
+                prior = prior_proposal(self.model)(slice(None), x, context)
+                seen = log_mean_exp(self.weights(x, context, prior, prior.sample(shape)))
+            usual = seen < self.value[rows] + SURPRISE + 4 * self.error[rows]
+            self.reliable[rows] &= usual | torch.isneginf(self.first.khat[rows])  # equal weights are better evidence
+
+    def enumerate(self, latent_dim: int) -> None:
+        """Sums over all values of the bits."""
+        codes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=latent_dim))).to(torch.get_default_dtype())
+        step = max(1, MAX_ELEMENTS // max(1, self.x[:1].numel()) // BLOCK)
+        for first in range(0, len(self.value), BLOCK):
+            rows = torch.arange(first, min(first + BLOCK, len(self.value)))
+            x, context = self.given(rows)
+            prior = prior_proposal(self.model)(slice(None), x, context)
+            parts = []
+            for some in codes.to(self.device).split(step):
+                z = some[:, None].expand(-1, len(x), -1)
+                draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(prior, z))
+                parts.append(draw.log_joint.cpu().double())
+            value = torch.cat(parts).logsumexp(0)
+            rounding = torch.finfo(codes.dtype).eps * value.abs()
+            self.take(rows, ENUMERATION, value, rounding, torch.ones_like(rows, dtype=torch.bool))
+
+
+def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
+    return lambda here, x, context: MultivariateNormal(loc[here], scale_tril=factor[here], validate_args=False)
+
+
+def _fitted(model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal) -> tuple[Tensor, Tensor]:
+    best = best_members(model, x, context, [start], STEPS, 8).q
+    assert isinstance(best, MultivariateNormal)
+    return best.mean, best.scale_tril
+
+
+def _moments(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Returns mean and covariance of weighted samples (K, B, D), of weights to a power at which enough samples count.
+
+    And whether enough of them count without.
+    """
+    log_weight = torch.where(log_weight.isfinite().any(0), log_weight, 0.0)
+    power = torch.ones_like(log_weight[0])
+    few = max(20.0, 2.0 * z.shape[-1])
+    for _ in range(60):
+        share = (power * log_weight).softmax(0)
+        power = torch.where(1 / share.square().sum(0) < few, 0.7 * power, power)
+    share = (power * log_weight).softmax(0)
+    loc = (share[..., None] * z).sum(0)
+    apart = z - loc
+    covariance = torch.einsum("kb,kbi,kbj->bij", share, apart, apart)
+    unit = covariance.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-8
+    return loc, 1.2 * covariance + 1e-3 * torch.diag_embed(unit[:, None].expand_as(loc)), bool((power == 1).all())
