@@ -392,6 +392,12 @@ def test_columns_that_are_a_function_of_others_are_said():
     (note,) = [note for note in prepare(columns_of_columns()).notes if "to the last digit" in note]
     assert note.startswith("'gross' = 'net' + 'tax'; 'f' = 1.8 'c' + 32, to the last digit")
     assert 'kind = "id"' in note
+    north = (5413000 + RNG.normal(0, 3, 500)).round(2)  # stored without its offset
+    table = pa.table(
+        {"north": north, "h": RNG.normal(size=500), "near": (north - 5400000).round(2), "half": RNG.normal(size=500)}
+    )
+    (note,) = [note for note in prepare(table).notes if "to the last digit" in note]
+    assert note.startswith("'near' = 'north' - 5400000, to the last digit")
     x = RNG.normal(size=(500, 5))
     x = np.column_stack([x, x[:, 1], x[:, 0] - 2.5 * x[:, 2] + x[:, 3], x.sum(1)])
     (note,) = said(prepare(x))

@@ -121,7 +121,7 @@ def _ranges(schema: Schema, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
     if schema.kind == "table":
         for place, column in enumerate(schema.modelled[i] for i in columns):
             if column.kind == "levels":
-                ranges[place] = torch.tensor([column.low, column.high], dtype=torch.float64)
+                ranges[place] = torch.tensor(column.support, dtype=torch.float64)
     return ranges[:, 0], ranges[:, 1]
 
 
