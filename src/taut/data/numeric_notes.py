@@ -76,9 +76,9 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
     numeric = [i for i in range(some.shape[1]) if not columns or not columns[i].levels]
     codes = some[:, numeric]
     codes = codes[np.isfinite(codes).all(1)]
-    x = np.column_stack([columns[i].values(code) for i, code in zip(numeric, codes.T, strict=True)]) if columns else codes
-    if not 2 <= len(numeric) <= MOST or len(x) < 2 * len(numeric) + 20:
+    if not 2 <= len(numeric) <= MOST or len(codes) < 2 * len(numeric) + 20:
         return []
+    x = np.column_stack([columns[i].values(code) for i, code in zip(numeric, codes.T, strict=True)]) if columns else codes
     mean, scale = x.mean(0), x.std(0)
     z = (x - mean) / np.where(scale > 0, scale, 1.0)
     coarse = np.array([_rounding(value, code) for value, code in zip(x.T, codes.T, strict=True)])
