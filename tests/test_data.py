@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet as pq
+from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
 from taut.data import (
@@ -28,6 +30,7 @@ from taut.data import (
     read,
     split,
 )
+from taut.data.readers import Options
 from taut.data.split import copies_of, row_hashes, split_hashes
 from taut.errors import DataError, UsageError
 from taut.types import image_layout
@@ -327,6 +330,23 @@ def test_who_decides_on_copies_and_what_is_said(tmp_path: Path):
     assert "each is split by itself" in alone.notes[0]
     with pytest.raises(UsageError, match="--split is rows or copies, not 'row'"):
         prepare(x, split="row")
+
+
+def test_sparse_counts_and_streamed_tables_are_divided_by_the_same_rule(tmp_path: Path):
+    x = survey(np.random.default_rng(0))
+    divided = (np.unique(row_hashes(x), return_counts=True)[1] > 4).sum()
+    sparse = prepare(csr_array(x))
+    names = [f"q{i}" for i in range(x.shape[1])]
+    table = pa.table(dict(zip(names, x.T, strict=True)))
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=400)
+    held = prepare(table)
+    streamed = prepare(tmp_path / "x.parquet", options=Options(stream=True))
+    assert len(sparse.divided) == len(held.divided) == len(streamed.divided) == divided
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(streamed, part)[:], getattr(held, part)[:])
+        assert abs(len(getattr(sparse, part)) - len(getattr(held, part))) < 4
+    (note,) = [note for note in sparse.notes if "repeat another" in note]
+    assert note in held.notes
 
 
 def test_copied_rows_of_real_numbers_and_images_stay_on_one_side():
