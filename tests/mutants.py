@@ -2027,8 +2027,8 @@ MUTANTS = [
     Mutant(
         "notes: a column of rounded numbers is no function of another",
         "data/numeric_notes.py",
-        "return step + 4 *",
-        "return 4 *",
+        "return float(np.diff(different).min()) + 4",
+        "return 4",
         DATA,
     ),
     Mutant(

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet as pq
+from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
 from taut.data import (
@@ -28,6 +30,7 @@ from taut.data import (
     read,
     split,
 )
+from taut.data.readers import Options
 from taut.data.split import copies_of, row_hashes, split_hashes
 from taut.errors import DataError, UsageError
 from taut.types import image_layout
@@ -329,6 +332,23 @@ def test_who_decides_on_copies_and_what_is_said(tmp_path: Path):
         prepare(x, split="row")
 
 
+def test_sparse_counts_and_streamed_tables_are_divided_by_the_same_rule(tmp_path: Path):
+    x = survey(np.random.default_rng(0))
+    divided = (np.unique(row_hashes(x), return_counts=True)[1] > 4).sum()
+    sparse = prepare(csr_array(x))
+    names = [f"q{i}" for i in range(x.shape[1])]
+    table = pa.table(dict(zip(names, x.T, strict=True)))
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=400)
+    held = prepare(table)
+    streamed = prepare(tmp_path / "x.parquet", options=Options(stream=True))
+    assert len(sparse.divided) == len(held.divided) == len(streamed.divided) == divided
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(streamed, part)[:], getattr(held, part)[:])
+        assert abs(len(getattr(sparse, part)) - len(getattr(held, part))) < 4
+    (note,) = [note for note in sparse.notes if "repeat another" in note]
+    assert note in held.notes
+
+
 def test_copied_rows_of_real_numbers_and_images_stay_on_one_side():
     """Nobody measures the same real numbers twice: ten copies of each were made, to balance classes, say."""
     reals, pictures = RNG.standard_normal((60, 3)), RNG.integers(0, 256, (60, 8, 8)).astype(np.uint8)
@@ -392,6 +412,12 @@ def test_columns_that_are_a_function_of_others_are_said():
     (note,) = [note for note in prepare(columns_of_columns()).notes if "to the last digit" in note]
     assert note.startswith("'gross' = 'net' + 'tax'; 'f' = 1.8 'c' + 32, to the last digit")
     assert 'kind = "id"' in note
+    north = (5413000 + RNG.normal(0, 3, 500)).round(2)  # stored without its offset
+    table = pa.table(
+        {"north": north, "h": RNG.normal(size=500), "near": (north - 5400000).round(2), "half": RNG.normal(size=500)}
+    )
+    (note,) = [note for note in prepare(table).notes if "to the last digit" in note]
+    assert note.startswith("'near' = 'north' - 5400000, to the last digit")
     x = RNG.normal(size=(500, 5))
     x = np.column_stack([x, x[:, 1], x[:, 0] - 2.5 * x[:, 2] + x[:, 3], x.sum(1)])
     (note,) = said(prepare(x))

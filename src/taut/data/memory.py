@@ -63,7 +63,7 @@ def from_array(
     if not kept.any():
         raise DataError("X: every column is constant in training, there is nothing to learn; check how it was made")
     notes = [f"columns (from 0) {listing(np.flatnonzero(~kept))} are constant, left out"] if not kept.all() else []
-    notes += copies.notes
+    notes += copies.notes if len(copies.divided) else []
     if array.dtype.kind == "f" and schema.discrete:
         notes.append(f"integers stored as {array.dtype}, read as {schema.kind}; kind='real' reads them as real numbers")
     array = array[:, kept]

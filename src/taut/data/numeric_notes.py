@@ -49,7 +49,7 @@ def _label(schema: Schema, i: int) -> str:
 
 def _wild(rows: Rows, some: np.ndarray, schema: Schema) -> list[str]:
     kinds = [c.kind for c in schema.modelled] if schema.columns else [schema.kind] * schema.num_elements
-    real = np.flatnonzero([kind in ("real", "date") for kind in kinds])
+    real = np.flatnonzero([kind in ("real", "date", "mixed") for kind in kinds])
     if not len(real):
         return []
     median, distance = np.array([spread(some[:, i]) for i in real]).T
@@ -74,12 +74,14 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
     """Finds columns that are a linear function of those before them, up to the rounding of the numbers as they stand."""
     columns = schema.modelled
     numeric = [i for i in range(some.shape[1]) if not columns or not columns[i].levels]
-    x = some[:, numeric]
-    x = x[np.isfinite(x).all(1)]
-    if not 2 <= len(numeric) <= MOST or len(x) < 2 * len(numeric) + 20:
+    codes = some[:, numeric]
+    codes = codes[np.isfinite(codes).all(1)]
+    if not 2 <= len(numeric) <= MOST or len(codes) < 2 * len(numeric) + 20:
         return []
+    x = np.column_stack([columns[i].values(code) for i, code in zip(numeric, codes.T, strict=True)]) if columns else codes
     mean, scale = x.mean(0), x.std(0)
     z = (x - mean) / np.where(scale > 0, scale, 1.0)
+    coarse = np.array([_rounding(value, code) for value, code in zip(x.T, codes.T, strict=True)])
     left = np.abs(np.diag(np.linalg.qr(z, mode="r"))) / len(z) ** 0.5
     free = [j for j in range(len(numeric)) if left[j] > CLOSE]
     found = []
@@ -89,7 +91,7 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
         used = [i for i, weight in zip(before, weights, strict=True) if abs(weight) > 0.01]
         slopes = np.linalg.lstsq(x[:, used] - mean[used], x[:, j] - mean[j], rcond=None)[0]
         rest = np.abs(x[:, j] - mean[j] - (x[:, used] - mean[used]) @ slopes).max()
-        rounding = _rounding(x[:, j]) + sum(abs(s) * _rounding(x[:, i]) for s, i in zip(slopes, used, strict=True))
+        rounding = coarse[j] + float(np.abs(slopes) @ coarse[used])
         if used and rest <= min(rounding, 0.05 * scale[j]):
             constant = mean[j] - mean[used] @ slopes
             constant = 0.0 if abs(constant) <= rounding else round(constant, math.ceil(-math.log10(rounding)))
@@ -104,11 +106,13 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
     ]
 
 
-def _rounding(values: np.ndarray) -> float:
-    """Returns how far a stored value can be from what was meant: the least distance of two values, and the storage."""
+def _rounding(values: np.ndarray, codes: np.ndarray) -> float:
+    """Returns how far a value can be from what was meant: the least distance of two values, and what storing codes rounds."""
     different = np.unique(values)
-    step = float(np.diff(different).min()) if len(different) > 1 else 0.0
-    return step + 4 * float(np.finfo(float_storage()).eps) * float(np.abs(values).max())
+    if len(different) < 2:
+        return 0.0
+    unit = float(np.ptp(values) / np.ptp(codes))
+    return float(np.diff(different).min()) + 4 * unit * float(np.finfo(float_storage()).eps * np.abs(codes).max())
 
 
 def _formula(schema: Schema, j: int, used: list[int], slopes: np.ndarray, constant: float) -> str:
@@ -118,5 +122,5 @@ def _formula(schema: Schema, j: int, used: list[int], slopes: np.ndarray, consta
     for slope, i in zip(slopes, used, strict=True):
         size = "" if abs(abs(slope) - 1) < 1e-4 else f"{abs(slope):.5g} "
         text += f"{' - ' if slope < 0 else ' + '}{size}{_label(schema, i)}"
-    text += f"{' - ' if constant < 0 else ' + '}{abs(constant):.6g}" if constant else ""
+    text += f"{' - ' if constant < 0 else ' + '}{abs(constant):.10g}" if constant else ""
     return f"{_label(schema, j)} = {text.removeprefix(' + ').strip()}"
