@@ -734,7 +734,10 @@ def test_B42_names_of_columns() -> None:
 def test_B43_header_alone_nothing_no_header() -> None:
     refused(["check", csv("x,c,k\n")], "a.csv: has a header but no rows; give a file with at least one row of data")
     refused(["check", csv("")], "a.csv: is empty; give a file whose first line names the columns")
-    refused(["check", csv("1,2\n3,4\n")], "line 1 holds only numbers (1, 2): a header is missing; --no-header, or add a first line with names")
+    refused(
+        ["check", csv("1,2\n3,4\n")],
+        "line 1 holds only numbers (1, 2): a header is missing; --no-header, or add a first line with names",
+    )
 
 
 def test_B44_dates_times_durations_truth_values() -> None:

@@ -56,7 +56,7 @@ def read_h5ad(path: Path, *, layer: str | None = None, labels: str | None = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # anndata warns of the formats that it reads
             import anndata  # noqa: F401
-            import h5py  # type: ignore[import-untyped]
+            import h5py
     except ImportError as error:
         raise UsageError(f"{where}: needs anndata to be read; pip install 'taut[anndata]'") from error
     if not path.is_file():
