@@ -66,12 +66,14 @@ class Source(NamedTuple):
         labels: Of the rows, if the source has them.
         name: The string to read it again; empty for what was in memory.
         notes: What a person should know, a line each.
+        columns: The names of the columns of counts, if the source has them.
     """
 
     data: Any
     labels: np.ndarray | None
     name: str
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def is_table(self) -> bool:
@@ -246,8 +248,8 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
     if kind == ".h5ad files":
         from taut.data.counts import read_h5ad
 
-        matrix, labels, _, notes = read_h5ad(path, layer=options.layer)
-        return Source(matrix, labels, name, tuple(notes))
+        matrix, labels, genes, notes = read_h5ad(path, layer=options.layer)
+        return Source(matrix, labels, name, tuple(notes), tuple(genes))
     return _read_file(path, None)
 
 
@@ -272,8 +274,8 @@ def _read_memory(source: object, options: Options) -> Source:
     if isinstance(source, np.ndarray):
         return Source(_plain(source, "the array"), None, "")
     if type(source).__name__ == "AnnData":
-        matrix, labels, _, notes = from_anndata(source, options.layer)
-        return Source(matrix, labels, "", tuple(notes))
+        matrix, labels, genes, notes = from_anndata(source, options.layer)
+        return Source(matrix, labels, "", tuple(notes), tuple(genes))
     if type(source).__module__.startswith("scipy.sparse"):
         return Source(from_scipy(source), None, "")
     table = from_frame(source)
