@@ -577,8 +577,12 @@ def test_B31_what_is_no_count() -> None:
         share = f"1 values ({100 / nonzero:.3g} % of those not zero)"
         refused(["check", write(below), *flags], f"{share} are negative, the first at row {row}, column {col}", "smallest is -2")
         logged = np.log1p(COUNTS)
-        words = ["are not integers", f"the largest is {logged.max():.6g}, so they look log-normalised", "choose the raw layer"]
-        refused(["check", write(logged), *flags], *words, "--layer")
+        words = [
+            "are not integers",
+            f"the largest is {logged.max():.6g}, so they look log-normalised",
+            "raw counts" if "h5ad" in name else "counts are needed",
+        ]
+        refused(["check", write(logged), *flags], *words)
 
 
 def test_B32_row_of_zeros() -> None:

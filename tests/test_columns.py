@@ -1050,3 +1050,12 @@ def test_hostile_texts_are_shown_short_and_escaped():
     assert note.isprintable()
     _, notes, problems = infer([pa.table({huge: [huge] * 3, "x": [1, 2, np.inf]})], "t\x1b")
     assert all(line.isprintable() and len(line) < 250 for line in notes + problems)
+
+
+def test_many_constant_columns_are_one_line():
+    pixels = {f"pixel{i}": [0] * 30 if i < 20 else range(i, i + 30) for i in range(24)}
+    columns, notes, _ = infer([table(**pixels)], "t")
+    assert sum(c.kind == "constant" for c in columns) == 20
+    assert [n for n in notes if "constant" in n] == ["t: 20 columns are constant, left out: 'pixel0', 'pixel1', 'pixel2', ..."]
+    notes = infer([table(a=[1, 1], b=["x", "x"], c=[0.5, 1.5])], "t")[1]
+    assert notes == ["t: 'a' is constant (1), left out", "t: 'b' is constant ('x'), left out"]

@@ -19,6 +19,9 @@ with warnings.catch_warnings():
     import anndata
 
 from taut.data.counts import SparseRows, from_anndata, from_scipy, problems, read_h5ad, to_obsm
+from taut.data.dataset import prepare
+from taut.data.memory import from_counts
+from taut.data.readers import Options
 from taut.errors import DataError, UsageError
 
 COUNTS = np.random.default_rng(0).poisson(0.4, (12, 7)).astype(np.float32)
@@ -484,7 +487,7 @@ def changed(**at: float) -> np.ndarray:
     return array
 
 
-LAYER = "counts are needed; choose the raw layer with --layer"
+LAYER = "counts are needed"
 
 
 @pytest.mark.parametrize(
@@ -581,3 +584,63 @@ def test_dense_counts_of_more_axes_are_checked_too() -> None:
 def test_b33_a_wide_span_of_library_sizes_is_noted(form: Any, high: int, noted: list[str]) -> None:
     notes = problems(form(np.array([[1, 1], [high, 0], [high - 1, 1]])), "cells")[1]
     assert notes == [f"cells: the sums of the rows span {s}, more than a factor of 10^4; are all rows alike?" for s in noted]
+
+
+def dense_file(path: Path, matrix: np.ndarray, **options: Any) -> Path:
+    made = anndata.AnnData(matrix.astype("f4"), **options)
+    made.var_names = [f"GENE{i}" for i in range(matrix.shape[1])]
+    made.write_h5ad(path)
+    return path
+
+
+TALLY = np.random.default_rng(0).poisson(1.0, (300, 20)).astype("f4")
+NORMALISED = np.log1p(TALLY / TALLY.sum(1, keepdims=True) * 1e4)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize(
+    ("matrix", "said"),
+    [
+        (NORMALISED, "are not integers, the first at row 0, column"),
+        (NORMALISED - NORMALISED.mean(0), "are negative, the first at row 0, column"),
+        (np.where(np.arange(20) + np.arange(300)[:, None] == 7, -1, TALLY), "are negative, the first at row 0, column 7 (GENE7)"),
+        (np.where(np.arange(20) + np.arange(300)[:, None] == 9, np.nan, TALLY), "are NaN, the first at row 0, column 9 (GENE9)"),
+    ],
+)
+def test_what_is_no_count_in_a_file_is_refused_however_it_is_stored(
+    tmp_path: Path, matrix: np.ndarray, said: str, form: Any
+) -> None:
+    path = tmp_path / "cells.h5ad"
+    made = anndata.AnnData(form(matrix.astype("f4")))
+    made.var_names = [f"GENE{i}" for i in range(20)]
+    made.write_h5ad(path)
+    with pytest.raises(DataError) as caught:
+        prepare(path)
+    assert said in str(caught.value)
+    assert "NaN" in said or "no matrix of the file holds counts; give raw counts with another --layer or file" in str(
+        caught.value
+    )
+    if form is np.asarray and "NaN" not in said:
+        assert prepare(path, kind="real").schema.kind == "real"
+
+
+def test_a_layer_that_holds_no_counts_is_not_asked_for_again(tmp_path: Path) -> None:
+    path = dense_file(tmp_path / "cells.h5ad", TALLY, layers={"logged": sparse.csr_matrix(NORMALISED)})
+    with pytest.raises(DataError, match="counts are not in --layer logged; give raw counts with another --layer"):
+        prepare(path, options=Options(layer="logged"))
+
+
+def test_genes_that_are_never_seen_are_named_and_bits_are_told(tmp_path: Path) -> None:
+    bits = (TALLY > 0).astype("f4")
+    bits[:, 7] = 0
+    notes = prepare(dense_file(tmp_path / "cells.h5ad", bits)).notes
+    assert any("1 of 20 columns (from 0: 7 GENE7) are all zero; they are kept" in note for note in notes)
+    assert any("holds nothing but 0 and 1, read as counts" in note for note in notes)
+
+
+def test_a_sparse_matrix_of_other_numbers_is_told_to_be_made_dense() -> None:
+    weights = sparse.random(200, 30, 0.1, random_state=0, format="csr")
+    with pytest.raises(DataError, match=r"give other numbers dense: \.toarray\(\), or sparse_output=False"):
+        prepare(weights)
+    with pytest.raises(DataError, match=r"give other numbers dense: X\.toarray\(\), or sparse_output=False"):
+        from_counts(SparseRows(weights), 0.1)

@@ -54,7 +54,7 @@ def idx_bytes(array: np.ndarray, code: int) -> bytes:
 
 
 def test_digits_are_the_bundled_levels():
-    array, labels, name, _ = read("digits")
+    array, labels, name, *_ = read("digits")
     assert (array.shape, array.dtype, array.min(), array.max()) == ((1797, 8, 8), np.uint8, 0, 16)
     assert labels is not None
     assert labels.shape == (1797,)
@@ -66,7 +66,7 @@ def test_digits_are_the_bundled_levels():
 def test_npy_gives_the_same_values_native_and_contiguous(tmp_path: Path, dtype: str, order: str):
     values = np.arange(24).reshape(4, 3, 2).astype(dtype, order=order)  # type: ignore[call-overload]
     np.save(tmp_path / "a.npy", values)
-    array, labels, name, _ = read(tmp_path / "a.npy")
+    array, labels, name, *_ = read(tmp_path / "a.npy")
     np.testing.assert_array_equal(array, values)
     assert array.dtype == values.dtype.newbyteorder("=")
     assert array.flags.c_contiguous
@@ -109,7 +109,7 @@ def test_idx_plain_and_packed(tmp_path: Path, code: int, dtype: str, name: str):
 
 def test_tensors_and_arrays_in_memory():
     tensor = torch.arange(6.0).reshape(3, 2).T.requires_grad_()
-    array, labels, name, _ = read(tensor)
+    array, labels, name, *_ = read(tensor)
     assert (array.tolist(), array.flags.c_contiguous, labels, name) == ([[0, 2, 4], [1, 3, 5]], True, None, "")
     assert read(torch.tensor([[1.5]], dtype=torch.bfloat16)).data.tolist() == [[1.5]]
     frozen = np.arange(6).reshape(3, 2)
@@ -124,7 +124,7 @@ def test_openml_is_read_with_its_labels(monkeypatch: pytest.MonkeyPatch):
         return Bunch(data=np.eye(2), target=target, feature_names=["u", "v"], categories={"class": ["a", "b"]})
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
-    array, labels, name, _ = read("openml:iris")
+    array, labels, name, *_ = read("openml:iris")
     assert (array.tolist(), name) == ([[1, 0], [0, 1]], "openml:iris")
     assert labels is not None
     assert (labels.tolist(), labels.dtype.kind) == (["a", "b"], "U")
@@ -457,7 +457,7 @@ def test_digits_prepared():
     assert data.schema == Schema("levels", (8, 8), 0, 16)
     assert [len(x) for x in (data.train, data.validation, data.test)] == [1437, 180, 180]
     assert (data.train.dtype, data.name, data.binarize, data.notes) == (torch.uint8, "digits", "none", ())
-    array, labels, _, _ = read("digits")
+    array, labels, _, *_ = read("digits")
     assert labels is not None
     _, _, test = split(array, 0.1, 0.1)
     np.testing.assert_array_equal(data.test.numpy(), array[test])

@@ -373,7 +373,10 @@ def test_b08_palettes_become_their_colours_or_grey(tmp_path: Path) -> None:
     read, _, notes = read_folder(tmp_path)
     assert read[2].tolist() == [[[1, 2, 3], [4, 5, 6]], [[4, 5, 6], [1, 2, 3]]]
     assert read[1, 0].tolist() == [[1, 1, 1], [2, 2, 2]]
-    assert notes == ["1 of 3 images grey, made RGB beside the coloured ones"]
+    assert notes == [
+        "1 of 3 images grey, made RGB beside the coloured ones",
+        "2 of 3 images of a palette, read as its colours, RGB",
+    ]
 
 
 def test_b08_grey_beside_colour_becomes_rgb(tmp_path: Path) -> None:
@@ -524,7 +527,36 @@ def test_b10_orientation_stored_after_the_pixels_of_a_png(tmp_path: Path) -> Non
 # B11: more than one picture in a file.
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.png", "a.webp"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_pages_of_a_single_tiff_are_images(tmp_path: Path, dtype: type) -> None:
+    stack = np.random.default_rng(0).integers(0, 200, (12, 6, 5)).astype(dtype)
+    pages = [Image.fromarray(page) for page in stack]
+    pages[0].save(tmp_path / "v.tif", save_all=True, append_images=pages[1:])
+    read, labels, notes = read_folder(tmp_path)
+    np.testing.assert_array_equal(read, stack)
+    assert (labels, notes) == (None, ["12 pages of v.tif are read as images"])
+    pages[0].save(tmp_path / "w.tif", save_all=True, append_images=pages[1:])
+    read, _, notes = read_folder(tmp_path)
+    np.testing.assert_array_equal(read, stack[[0, 0]])
+    assert notes == ["2 of 2 images with several frames or pages: only the first is read"]
+
+
+def test_pages_that_are_not_alike_refuse_the_stack(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.zeros((6, 5), np.uint8)), Image.fromarray(np.zeros((6, 5, 3), np.uint8))]
+    pages[0].save(tmp_path / "v.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=r"its page 1 \(from 0\) is RGB, the first L; save them alike"):
+        read_folder(tmp_path)
+
+
+def test_a_palette_of_colours_is_noted(tmp_path: Path) -> None:
+    mask = Image.new("P", (4, 4))
+    mask.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    mask.putdata([i % 3 for i in range(16)])
+    mask.save(tmp_path / "a.png")
+    assert read_folder(tmp_path)[2] == ["1 of 1 image of a palette, read as its colours, RGB"]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 def test_b11_first_frame_only_with_a_note(tmp_path: Path, name: str) -> None:
     frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (10, 200)]
     save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {}))

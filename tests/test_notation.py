@@ -12,7 +12,8 @@ from taut.data.column import Column
 from taut.data.columns import encode, infer
 from taut.data.dataset import prepare
 from taut.data.notation import days_in, find, numbers_in
-from taut.data.tabular import Asked, prepare_tables
+from taut.data.schema import Schema
+from taut.data.tabular import Asked, fill, prepare_tables
 from taut.errors import DataError, UsageError
 
 VALUES = np.round(np.random.default_rng(0).lognormal(7, 1, 300), 2)
@@ -234,3 +235,16 @@ def test_a_file_of_disguised_numbers_becomes_a_data_set(tmp_path):
     rows = (f'"${x:,.2f}",{day:%m/%d/%Y},{y:.1f}%' for x, y, day in zip(VALUES, SIGNED, DAYS, strict=True))
     path.write_text("\n".join(["price,when,share", *rows]))
     assert [c.kind for c in prepare(path).schema.columns] == ["positive", "date", "real"]
+
+
+def test_gaps_of_disguised_numbers_are_filled_and_the_rest_stays():
+    texts = [f"{x:.1f} kg" for x in SIGNED]
+    texts[3] = "NA"
+    table = pa.table({"w": texts, "y": VALUES})
+    columns = infer([table], "t")[0]
+    values = encode(table, columns, "t")[0]
+    values[3, 0] = 71.5
+    schema = Schema("table", (2,), 0.0, 0.0, True, tuple(columns))
+    filled = fill(table, values, schema)
+    assert filled["w"].to_pylist() == [*texts[:3], "71.5", *texts[4:]]
+    assert encode(filled, columns, "t")[0][:5, 0].tolist() == [*SIGNED[:3], 71.5, SIGNED[4]]

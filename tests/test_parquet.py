@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from taut.data.parquet import MAX_ROWS, ParquetRows, block_order, num_bytes, read_parquet, row_groups
+from taut.data.readers import kind_of
 from taut.errors import DataError
 
 
@@ -174,13 +175,13 @@ def test_a_damaged_huge_row_group_is_named_once_B46(path: Path) -> None:
 
 
 def test_files_of_other_columns_are_all_named(tmp_path: Path) -> None:
-    for name, columns in {"a": {"x": [1]}, "b": {"x": [0.5]}, "c": {"x": [1], "y": [1]}, "d": {"x": [2]}}.items():
+    for name, columns in {"a": {"x": [1]}, "b": {"x": ["a"]}, "c": {"x": [1], "y": [1]}, "d": {"x": [2]}}.items():
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
     with pytest.raises(DataError) as caught:
         read_parquet(tmp_path)
     same = f"where {tmp_path}/a.parquet has"
     assert caught.value.problems == [
-        f"{tmp_path}/b.parquet: has x double {same} x int64; write all files of a folder with the same columns",
+        f"{tmp_path}/b.parquet: has x string {same} x int64; write all files of a folder with the same columns",
         f"{tmp_path}/c.parquet: has y int64 {same} no column; write all files of a folder with the same columns",
     ]
 
@@ -390,3 +391,60 @@ def test_block_order_permutes_rows_inside_a_window() -> None:
     counts = Counter(tuple(block_order(np.array([0, 3]), 1, generator).tolist()) for _ in range(6000))
     assert len(counts) == 6
     assert max(abs(count - 1000) for count in counts.values()) < 5 * 28.9
+
+
+def test_folders_that_are_columns_are_read_as_such(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"y": np.arange(6) / 2, "k": ["a", "b/c", None] * 2, "year": [2020, 2020, 2020, 2021, 2021, 2021]})
+    frame.to_parquet(tmp_path / "part", partition_cols=["year", "k"])
+    assert kind_of(tmp_path / "part") == "Parquet files"
+    table = read_parquet(tmp_path / "part")
+    rows = sorted(zip(*table.select(["y", "year", "k"]).to_pydict().values(), strict=True))
+    assert rows == [
+        (0, "2020", "a"),
+        (0.5, "2020", "b/c"),
+        (1, "2020", None),
+        (1.5, "2021", "a"),
+        (2, "2021", "b/c"),
+        (2.5, "2021", None),
+    ]
+    assert num_bytes(tmp_path / "part") == 4 * 6 * 3
+    assert pa.concat_tables(row_groups(tmp_path / "part")).equals(table)
+
+
+def test_parts_of_other_order_and_narrower_types_are_taken_in(tmp_path: Path) -> None:
+    parts = {
+        "a": {"n": pa.nulls(2), "x": pa.array([1, 2]), "t": pa.array([0, 1], pa.timestamp("us")), "k": pa.array(["p", "q"])},
+        "b": {
+            "k": pa.array(["r"]).dictionary_encode(),
+            "x": pa.array([0.5]),
+            "n": pa.array([3.5]),
+            "t": pa.array([2], pa.timestamp("ms")),
+        },
+        "c": {"x": pa.array([7], pa.int8()), "n": pa.array([4]), "t": pa.array([3000], pa.timestamp("ns")), "k": pa.array(["s"])},
+    }
+    for name, columns in parts.items():
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    table = read_parquet(tmp_path)
+    assert table.column_names == ["n", "x", "t", "k"]
+    assert table["n"].to_pylist() == [None, None, 3.5, 4.0]
+    assert table["x"].to_pylist() == [1.0, 2.0, 0.5, 7.0]
+    assert table["t"].cast(pa.int64()).to_pylist() == [0, 1, 2000, 3]
+    assert table["k"].to_pylist() == ["p", "q", "r", "s"]
+    pq.write_table(pa.table({"n": ["z"], "x": [1], "t": [1], "k": ["s"]}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="has t int64 where"):
+        read_parquet(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_text_that_is_not_utf_8_is_refused_with_its_place(path: Path, kind: pa.DataType) -> None:
+    texts = pa.array(["ab", "cdef", "gh"] * 4)
+    spoilt = pa.Array.from_buffers(pa.string(), 12, [None, texts.buffers()[1], pa.py_buffer(b"ab\xff\xfeefgh" + b"abcdefgh" * 3)])
+    table = pa.table({"i": np.arange(12), "s": pa.array(["ok"] * 12)})
+    values = spoilt.dictionary_encode() if pa.types.is_dictionary(kind) else spoilt if kind == pa.string() else spoilt.cast(kind)
+    pq.write_table(table.set_column(1, "s", values), path, row_group_size=6)
+    for read in (read_parquet, lambda path: list(row_groups(path))):
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert caught.value.problems[0] == (
+            f"{path}: column s, row group 0 (from 0): holds text that is not UTF-8; write it again as UTF-8"
+        )

@@ -4,8 +4,8 @@ Each takes the class of a network (or a ``functools.partial`` of one) as ``encod
 x standardized with the location and scale of the training data.
 
 An encoder says nothing sensible of rows far from those it was trained on, but what it says stays a distribution that can be drawn
-from: it sees no difference beyond ``features.FAR`` standard deviations, and the scales of a Gaussian have a floor, ``min_scale``. Without
-it they would shrink until all samples are equal, which looks just like the exact posterior.
+from: it sees no difference beyond ``features.FAR`` standard deviations, and the scales of a Gaussian have a floor, ``min_scale``.
+Without it they would shrink until all samples are equal, which looks just like the exact posterior.
 """
 
 from __future__ import annotations

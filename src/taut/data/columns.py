@@ -88,6 +88,8 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "MISSING", "Column", "decode", "encode", "from_toml", "infer", "to_toml"]
 
 MAX_CATEGORIES = 1000
+CONSTANT = " is constant ("
+LISTED = 3  # columns of which each gets a line of its own
 
 
 def infer(
@@ -131,7 +133,20 @@ def infer(
         problems.append('has no column left to model; keep one with a schema file (such as kind = "category")')
     pairs = [(s, c) for s, c in zip(seen, columns, strict=True) if c is not None and c.kind in ("real", "positive")]
     notes += unbounded_notes([(quoted(c.name), _viewed(s, c.kind).numbers) for s, c in pairs]) + token_notes(seen)
+    notes = _condensed(notes)
     return tuple(c for c in columns if c is not None), [where + n for n in notes], [where + p for p in problems]
+
+
+def _condensed(notes: list[str]) -> list[str]:
+    """Many columns that do not vary, such as the border of images, are one line."""
+    constant = [note for note in notes if CONSTANT in note and note.endswith(", left out")]
+    if len(constant) <= LISTED:
+        return notes
+    names = [note.partition(CONSTANT)[0] for note in constant]
+    first = notes.index(constant[0])
+    others = [note for note in notes if note not in set(constant)]
+    told = f"{len(constant)} columns are constant, left out: {', '.join(names[:3])}, ..."
+    return [*others[:first], told, *others[first:]]
 
 
 def _header_problems(headers: list[str], given: Mapping[str, Any], where: str) -> list[str]:
@@ -177,7 +192,7 @@ def _column(seen: Seen, entry: Mapping[str, Any], notes: list[str], problems: li
         notes += precision_notes(label, column, problems)
     elif column is not None and kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
-        notes.append(f"{label} is constant ({column.describe()[1]}{gone}), left out")
+        notes.append(f"{label}{CONSTANT}{column.describe()[1]}{gone}), left out")
     return column
 
 

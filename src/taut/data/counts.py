@@ -12,7 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ def read_h5ad(path: Path, *, layer: str | None = None, labels: str | None = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # anndata warns of the formats that it reads
             import anndata  # noqa: F401
-            import h5py  # type: ignore[import-untyped]
+            import h5py
     except ImportError as error:
         raise UsageError(f"{where}: needs anndata to be read; pip install 'taut[anndata]'") from error
     if not path.is_file():
@@ -278,12 +278,16 @@ def _brief(error: Exception) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def problems(counts: SparseRows | np.ndarray, name: str) -> tuple[list[str], list[str]]:
+def problems(
+    counts: SparseRows | np.ndarray, name: str, advice: str = "", columns: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
     """Returns (problems, notes) of data of kind count, a line each, in one pass over the non-zero values.
 
     Args:
         counts: The counts (N, C), sparse or dense.
         name: What to call the data in the lines.
+        advice: What to do where the numbers are no counts.
+        columns: The names of the columns, if they have any.
     """
     marked: dict[str, tuple[int, str]] = {}
     stored, low, high = 0, 0.0, 0.0
@@ -292,20 +296,24 @@ def problems(counts: SparseRows | np.ndarray, name: str) -> tuple[list[str], lis
         np.zeros(len(counts), bool),
         np.zeros(math.prod(counts.shape[1:]), bool),
     )
-    for rows, columns, values in _nonzero(counts):
+    for rows, columns_of, values in _nonzero(counts):
         finite = values[np.isfinite(values)]
         stored, low, high = stored + len(values), min(low, finite.min(initial=0)), max(high, finite.max(initial=0))
         totals += np.bincount(rows, values, minlength=len(counts))
-        row_seen[rows], column_seen[columns] = True, True
+        row_seen[rows], column_seen[columns_of] = True, True
         for what, places in _wrong(values).items():
             if len(places):
-                count, first = marked.get(what, (0, f"row {rows[places[0]]}, column {columns[places[0]]}"))
+                column = columns_of[places[0]]
+                called = f" ({shown(columns[column])})" if len(columns) else ""
+                count, first = marked.get(what, (0, f"row {rows[places[0]]}, column {column}{called}"))
                 marked[what] = count + len(places), first
     lines = []
     for what, (count, first) in marked.items():
         share = f"{100 * count / stored:.3g} % of those not zero"
-        lines.append(f"{name}: {count} values ({share}) are {what}, the first at {first} (from 0); {_mend(what, low, high)}")
-    return lines, _notes(name, row_seen, column_seen, totals) if not lines else []
+        lines.append(
+            f"{name}: {count} values ({share}) are {what}, the first at {first} (from 0); {_mend(what, low, high, advice)}"
+        )
+    return lines, _notes(name, row_seen, column_seen, totals, high, columns) if not lines else []
 
 
 def _nonzero(counts: SparseRows | np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -335,25 +343,34 @@ def _exact() -> int:
     return int(2 / torch.finfo(float_dtype()).eps)
 
 
-def _mend(what: str, low: float, high: float) -> str:
+def _mend(what: str, low: float, high: float, advice: str) -> str:
+    advice = advice or "counts are needed"
     if what == "negative":
-        return f"the smallest is {low:.6g}: counts are needed; choose the raw layer with --layer"
+        return f"the smallest is {low:.6g}: {advice}"
     if what == "not integers":
         look = ", so they look log-normalised" if high < 20 else ""
-        return f"the largest is {high:.6g}{look}: counts are needed; choose the raw layer with --layer"
+        return f"the largest is {high:.6g}{look}: {advice}"
     if what == "too large":
         return f"the largest is {high:.0f}, and only up to {_exact()} are integers exact once stored; drop the columns"
     return "counts cannot be missing or infinite, so drop the rows or the columns"
 
 
-def _notes(name: str, row_seen: np.ndarray, column_seen: np.ndarray, totals: np.ndarray) -> list[str]:
+def _notes(
+    name: str, row_seen: np.ndarray, column_seen: np.ndarray, totals: np.ndarray, high: float, columns: Sequence[str]
+) -> list[str]:
     lines = []
+    if high == 1:
+        more = "which give mass to 2 and more; a dense array of them is modelled as bits"
+        lines.append(f"{name}: holds nothing but 0 and 1, read as counts, {more}")
     for what, seen in (("rows", row_seen), ("columns", column_seen)):
         if not seen.all():
             empty = np.flatnonzero(~seen)
-            first = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
+            called = [f"{i} {shown(columns[i])}" if what == "columns" and len(columns) else str(i) for i in empty[:10]]
+            first = ", ".join(called) + (", ..." if len(empty) > 10 else "")
             lines.append(f"{name}: {len(empty)} of {len(seen)} {what} (from 0: {first}) are all zero; they are kept")
-    low, high = totals[row_seen].min(initial=np.inf), totals.max(initial=0)
-    if high > 1e4 * low:
-        lines.append(f"{name}: the sums of the rows span {low:.0f}..{high:.0f}, more than a factor of 10^4; are all rows alike?")
+    least, most = totals[row_seen].min(initial=np.inf), totals.max(initial=0)
+    if most > 1e4 * least:
+        lines.append(
+            f"{name}: the sums of the rows span {least:.0f}..{most:.0f}, more than a factor of 10^4; are all rows alike?"
+        )
     return lines

@@ -36,7 +36,7 @@ from taut.data.schema import (
     outside_levels,
     problems,
 )
-from taut.data.sparse import SparseRows, only_counts
+from taut.data.sparse import SparseRows
 from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_hashes
 from taut.data.tabular import Asked, check_table, prepare_tables
 from taut.errors import DataError, UsageError, shown
@@ -154,14 +154,23 @@ def prepare(
     if any(not isinstance(s.data, np.ndarray) for s in sources):
         if wrong:
             raise UsageError(f"--{wrong[0]} is for dense arrays; a sparse matrix holds counts: give it dense, as .npy")
-        return _sparse_dataset(sources, names, kind, fractions, split)
+        advice = [_advice(s, given, options) for s, given in zip(sources, (source, test), strict=False)]
+        return _sparse_dataset(sources, names, kind, fractions, split, advice)
     return _array_dataset(sources, names, kind, levels, shape, binarize, fractions, split, seed)
 
 
 def _counted(source: Source, given: object) -> Source:
-    """The counts of an AnnData become sparse however it stores them: the same counts are the same data, split alike."""
+    """What an AnnData holds are counts, however it stores them: the same are the same data, split alike; others are refused."""
     dense = isinstance(source.data, np.ndarray) and kind_of(given) == ".h5ad files"
-    return source._replace(data=SparseRows.of(source.data)) if dense and only_counts([source.data]) else source
+    return source._replace(data=SparseRows.of(source.data)) if dense else source
+
+
+def _advice(source: Source, given: object, options: Options) -> str:
+    """What to do with a matrix that holds no counts."""
+    if kind_of(given) != ".h5ad files":
+        return "a sparse matrix holds counts; give other numbers dense: .toarray(), or sparse_output=False where it was made"
+    here = "no matrix of the file holds counts" if options.layer is None else f"counts are not in --layer {shown(options.layer)}"
+    return f"{here}; give raw counts with another --layer or file, or read a dense matrix with --kind real"
 
 
 def _array_dataset(
@@ -209,11 +218,16 @@ def _array_dataset(
 
 
 def _sparse_dataset(
-    sources: list[Source], names: list[str], kind: Kind | None, fractions: tuple[float, float], by: str | None
+    sources: list[Source],
+    names: list[str],
+    kind: Kind | None,
+    fractions: tuple[float, float],
+    by: str | None,
+    advice: Sequence[str],
 ) -> Dataset:
     if kind not in (None, "count"):
         raise UsageError(f"a sparse matrix holds counts; for --kind {kind} give it dense, as .npy")
-    found_in = [problems_of_counts(s.data, name) for s, name in zip(sources, names, strict=True)]
+    found_in = [problems_of_counts(s.data, n, way, s.columns) for s, n, way in zip(sources, names, advice, strict=True)]
     wrong = [line for lines, _ in found_in for line in lines]
     matrices = [s.data if isinstance(s.data, SparseRows) else SparseRows.of(s.data) for s in sources]
     widths = {m.shape[1] for m in matrices}
@@ -297,7 +311,7 @@ def check_against(
     Fails:
         DataError: the data are not what the model was trained on; it lists every problem.
     """
-    data, _, name, notes = read(source, key, options.only(kind_of(source)))
+    data, _, name, notes, _ = read(source, key, options.only(kind_of(source)))
     where = shown(name) or "the data"
     if schema.kind == "table":
         if not Source(data, None, name).is_table:

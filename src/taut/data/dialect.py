@@ -9,6 +9,7 @@ import csv
 import io
 import re
 from collections import Counter
+from itertools import islice
 from typing import NamedTuple
 
 __all__ = ["NUMBER", "Plain", "plain", "repeats_a_row"]
@@ -16,7 +17,7 @@ __all__ = ["NUMBER", "Plain", "plain", "repeats_a_row"]
 SAMPLE_BYTES = 2**18
 MOST_BEFORE = 50  # lines before a header
 NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*")
-SEP = re.compile(rb'"?sep=(.|\\t)"?[ \t]*\r?\n', re.IGNORECASE)
+SEP = re.compile(rb'"?sep=([,;:|\t]|\\t)"?[ \t]*\r?\n', re.IGNORECASE)
 COMMENT = re.compile(rb"^#[^\n]*\n?", re.MULTILINE)
 BLANKS = re.compile(rb"[ \t]+")
 ENDS = re.compile(rb"^[ \t]+|[ \t]+(?=\r?$)", re.MULTILINE)
@@ -60,7 +61,7 @@ def before_header(data: bytes, delimiter: str) -> int:
     rows: list[tuple[int, list[str]]] = []
     start = 0
     try:
-        for row in reader:
+        for row in islice(reader, 4 * MOST_BEFORE):
             while len(row) > 1 and not row[-1].strip():
                 row.pop()
             rows.append((start, row))
@@ -124,8 +125,8 @@ def _is_header(names: str, first: str) -> bool:
 def _has_blanks(data: bytes, asked: bool) -> bool:
     """Whether every line has as many words as the first, of which many are numbers, and no other delimiter is there."""
     text = data[:SAMPLE_BYTES].decode(errors="ignore")
-    lines = text.splitlines()
-    lines = [line for line in (lines if len(data) <= SAMPLE_BYTES else lines[:-1]) if line.strip()]
+    lines = text.splitlines()[:2000]
+    lines = [line for line in (lines if len(data) <= len(text) else lines[:-1]) if line.strip()]
     if asked:
         return True
     if len(lines) < 2 or any(c in line for line in lines[:20] for c in ";\t|"):

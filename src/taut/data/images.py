@@ -32,6 +32,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 16 * 2**30
+MAX_PAGES = 1_000_000
 LISTED = 10
 GREY = {"1", "L", "LA"}
 PALETTE = {"P", "PA"}
@@ -44,10 +45,11 @@ class _Header(NamedTuple):
     path: Path
     size: tuple[int, int]  # height and width, once upright
     mode: str
-    several: bool  # an animation, or more than one page
+    frames: int  # of an animation, or pages
     stretched: bool  # Pillow maps its fewer levels to 0..255
     turned: bool
     clear: bool = False  # some pixel is transparent: known only once decoded
+    page: int = 0
 
 
 class _Plan(NamedTuple):
@@ -106,7 +108,8 @@ def read_folder(
         plan, more = _choose(where, headers, resize, crop, alpha)
         if problems or more:
             raise DataError(problems + more)
-        array, kept, worse = _decode(path, headers, plan)
+        pages, told = _pages(where, headers)
+        array, kept, worse = _decode(path, pages, plan)
     bad += worse
     problems = _too_many_bad(where, bad, len(files), skip_bad)
     clear = [_name(path, header.path) for header in kept if header.clear]
@@ -120,7 +123,7 @@ def read_folder(
     if bad:
         notes.append(f"left out {len(bad)} of {_count(len(files), 'image')} that cannot be read: {', '.join(_first(bad))}")
     labels, named = _labels(path, kept)
-    return array, labels, notes + _decisions(kept, plan, array) + named
+    return array, labels, notes + told + _decisions(kept, plan, array) + named
 
 
 @contextmanager
@@ -228,8 +231,11 @@ def _read_header(path: Path) -> _Header:
         if image.mode not in DEEP and (raw.endswith((";16B", ";16L", ";16N")) or (most or 0) > 255):
             raise ValueError("has 16 bits a channel, of which Pillow keeps 8; save it with 8, or all in one .npy file")
         stretched = image.mode == "1" or raw in ("L;2", "L;4") or (image.mode not in DEEP and most not in (None, 255))
-        several = bool(getattr(image, "is_animated", False))
-        return _Header(path, (height, width), image.mode, several, stretched, turned)
+        frames = 1 + bool(getattr(image, "is_animated", False))  # how many of others would mean to decode them
+        if frames > 1 and image.format == "TIFF":
+            frames = int(getattr(image, "n_frames", 1))
+            image.seek(0)
+        return _Header(path, (height, width), image.mode, frames, stretched, turned)
 
 
 def _stored_as(image: ImageFile) -> tuple[str, int | None]:
@@ -314,6 +320,18 @@ def _layout(headers: Sequence[_Header], size: tuple[int, int]) -> tuple[tuple[in
     return (len(headers), *size, *channels), np.dtype(np.uint8 if modes.isdisjoint(DEEP) else np.uint16)
 
 
+def _pages(where: str, headers: Sequence[_Header]) -> tuple[list[_Header], list[str]]:
+    """Returns a header for each page where a single TIFF is all there is, as microscopes write their stacks; else those given."""
+    if len(headers) > 1 or headers[0].frames == 1 or headers[0].path.suffix.lower() not in (".tif", ".tiff"):
+        return list(headers), []
+    needed = headers[0].frames * math.prod(headers[0].size)
+    if headers[0].frames > MAX_PAGES or needed > MAX_BYTES:
+        claimed = f"{headers[0].frames} pages of {headers[0].size[0]}x{headers[0].size[1]}"
+        raise DataError(f"{where}: {shown(headers[0].path.name)} claims {claimed}; save them as one array in a .npy file")
+    pages = [headers[0]._replace(page=i, frames=1) for i in range(headers[0].frames)]
+    return pages, [f"{len(pages)} pages of {shown(headers[0].path.name)} are read as images"]
+
+
 def _decode(root: Path, headers: Sequence[_Header], plan: _Plan) -> tuple[np.ndarray, list[_Header], list[str]]:
     shape, dtype = _layout(headers, plan.size)
     array = np.empty(shape, dtype)
@@ -339,6 +357,10 @@ def _pixels(header: _Header, plan: _Plan) -> tuple[np.ndarray, _Header]:
 
     # A stream, not a path: Pillow maps a path's raw TIFF into memory, where it scrambles one that lies on its side.
     with header.path.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
+        if header.page:
+            opened.seek(header.page)
+            if opened.mode != header.mode:
+                raise ValueError(f"its page {header.page} (from 0) is {opened.mode}, the first {header.mode}; save them alike")
         most = _stored_as(opened)[1]
         opened.load()
         image: Image.Image = opened
@@ -410,7 +432,7 @@ def _decisions(kept: Sequence[_Header], plan: _Plan, array: np.ndarray) -> list[
     bits = "; --binarize threshold makes bits of black and white" if set(modes) == {"1"} else ""
     notes = [
         (sum(header.turned for header in kept), "turned upright, as their EXIF orientation says"),
-        (sum(header.several for header in kept), "with several frames or pages: only the first is read"),
+        (sum(header.frames > 1 for header in kept), "with several frames or pages: only the first is read"),
         (sum(header.stretched for header in kept), f"with fewer levels, stretched to 0..255{bits}"),
         (
             sum(header.clear for header in kept),
@@ -418,6 +440,7 @@ def _decisions(kept: Sequence[_Header], plan: _Plan, array: np.ndarray) -> list[
         ),
         (sum(modes[mode] for mode in GREY) if array.ndim == 4 else 0, "grey, made RGB beside the coloured ones"),
         *((modes[mode], f"converted from {mode} to RGB") for mode in ("CMYK", "YCbCr", "LAB")),
+        (sum(modes[mode] for mode in PALETTE) if array.ndim == 4 else 0, "of a palette, read as its colours, RGB"),
         (other_size if plan.resize else 0, scaled + (", which changes their aspect ratio" if distorted else "")),
         (sum(h < H or w < W for h, w in sizes), f"smaller than {H}x{W}, enlarged: their finest detail is made up"),
         (0 if plan.resize else other_size, f"cut to their centre, {H}x{W}, the smallest height and width"),

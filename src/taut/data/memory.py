@@ -36,7 +36,8 @@ def from_table(table: Any, asked: Asked, validation: float) -> Dataset:
 
 def from_counts(counts: SparseRows, validation: float) -> Dataset:
     """Returns the data of sparse counts, likewise."""
-    wrong, notes = count_problems(counts, "X, which is sparse")
+    dense = "a sparse X holds counts; give other numbers dense: X.toarray(), or sparse_output=False where it was made"
+    wrong, notes = count_problems(counts, "X, which is sparse", dense)
     if wrong:
         raise DataError(wrong)
     hashes, shares = counts.row_hashes(), (_share(len(counts), validation), 0.0)

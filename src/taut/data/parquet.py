@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -25,11 +26,15 @@ from taut.errors import DataError, shown
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Mark", "ParquetRows", "block_order", "marks", "num_bytes", "read_parquet", "row_groups"]
+__all__ = [
+    "Mark", "ParquetRows", "block_order", "holds_parquet", "marks", "num_bytes", "read_parquet", "row_groups",
+]  # fmt: skip
 
 SUFFIXES = (".parquet", ".pq")
 MAX_ROWS = 65_536  # of a piece; a larger row group is read in several
 ADVISED_ROWS, SMALL_ROWS = 50_000, 1000
+PARTITION = re.compile(r"([^=/]+)=([^/]*)")  # a folder of Hive's, which is a column: country=Italy
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 INDEX_NAME = re.compile(r"__index_level_\d+__")  # what pandas calls an index that has no name
 
 Mark = tuple[int, int, int] | None  # inode, size and time of the last change of a file
@@ -213,8 +218,17 @@ class _Pieces:
             raise DataError(f"{shown(paths[0])}: files came or went while it was read; give back the original folder")
         for file in range(len(self.files)):
             self._check_same(file)
-        self.metadata, names = _metadata(self.files)
-        self.columns = [i for i, name in enumerate(names) if not INDEX_NAME.fullmatch(name)]
+        self.metadata, self.schema = _metadata(self.files)
+        roots = [path for path in paths for _ in _files(path)]
+        self.partitions = [_partition(file, root) for file, root in zip(self.files, roots, strict=True)]
+        keys = list(dict.fromkeys(key for partition in self.partitions for key in partition))
+        self.keys = [key for key in keys if key not in self.schema.names]
+        if any(set(partition) != set(keys) for partition in self.partitions):
+            raise DataError(
+                f"{shown(paths[0])}: its folders KEY=VALUE are not the same for all files; write it with one set of keys"
+            )
+        self.kept = [i for i, name in enumerate(self.schema.names) if not INDEX_NAME.fullmatch(name)]
+        self.columns = [*self.kept, *self.keys]
         groups = [
             (file, group, metadata.row_group(group).num_rows)
             for file, metadata in enumerate(self.metadata)
@@ -243,8 +257,24 @@ class _Pieces:
                 table = self._streamed(i, start // MAX_ROWS)
                 if start + MAX_ROWS >= rows:
                     self.stream = NO_STREAM
-        self._check_same(file)
-        return table.select(self.columns)
+            self._check_same(file)
+            return self._aligned(table, file, group)
+
+    def _aligned(self, table: pa.Table, file: int, group: int) -> pa.Table:
+        """The columns in the order and the types of all files, with those that the names of folders are."""
+        import pyarrow as pa
+
+        _check_texts(table, self.files[file], group)
+        if not table.schema.equals(self.schema):
+            names = table.column_names
+            order = range(len(names)) if names == self.schema.names else [names.index(n) for n in self.schema.names]
+            columns = [_promoted(table.column(i), field.type) for i, field in zip(order, self.schema, strict=True)]
+            table = pa.Table.from_arrays(columns, names=self.schema.names)
+        table = table.select(self.kept)
+        for key in self.keys:
+            value = self.partitions[file][key]
+            table = table.append_column(key, pa.array([value] * table.num_rows, pa.string()))
+        return table
 
     def _check_same(self, file: int) -> None:
         """Refuses a file that was written, or replaced, since it was opened first: its rows are not those that were checked."""
@@ -280,34 +310,118 @@ def _mark(file: Path) -> Mark:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def holds_parquet(folder: Path) -> bool:
+    """Returns whether a folder, or folders KEY=VALUE in it, hold Parquet files.
+
+    Fails:
+        OSError: it must not be listed.
+    """
+    entries = list(folder.iterdir())
+    if any(entry.suffix.lower() in SUFFIXES for entry in entries):
+        return True
+    return any(holds_parquet(entry) for entry in entries if PARTITION.fullmatch(entry.name) and entry.is_dir())
+
+
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     seen = sorted(file for file in path.iterdir() if file.name[0] not in "._")
-    files = [file for file in seen if file.suffix.lower() in SUFFIXES]
-    if not files:
+    folders = [file for file in seen if PARTITION.fullmatch(file.name) and file.is_dir()]
+    files = [file for file in seen if file.suffix.lower() in SUFFIXES and file not in folders]
+    if not files and not folders:
         raise DataError(f"{shown(path)}: holds no .parquet files; give a folder that does, or a file")
-    if len(files) < len(seen):
-        other = next(file for file in seen if file not in files)
+    if len(files) + len(folders) < len(seen):
+        other = next(file for file in seen if file not in files and file not in folders)
         raise DataError(f"{shown(path)}: holds {shown(other.name)} beside Parquet files; give a folder with nothing else in it")
-    return files
+    return files + [file for folder in folders for file in _files(folder)]
 
 
-def _metadata(files: Sequence[Path]) -> tuple[list[Any], list[str]]:
+def _partition(file: Path, root: Path) -> dict[str, str | None]:
+    parts = file.relative_to(root).parts[:-1] if file != root else ()
+    pairs = [match.groups() for part in parts if (match := PARTITION.fullmatch(part)) is not None]
+    return {unquote(key): None if value == NO_VALUE else unquote(value) for key, value in pairs}
+
+
+def _metadata(files: Sequence[Path]) -> tuple[list[Any], pa.Schema]:
+    """Returns the metadata of the files, and the schema that takes all of theirs in."""
+    import pyarrow as pa
+
     found: list[Any] = []
     problems: list[str] = []
-    first = None
+    schemas: list[Any] = []
     for file in files:
         try:
             with _open(file) as opened:
-                first = first or (opened.schema_arrow, file)
-                problems += _differences(opened.schema_arrow, file, *first)
+                schema = opened.schema_arrow.remove_metadata()
+                if schemas and not schema.equals(schemas[0]):
+                    problems += _differences(schema, file, schemas[0], files[0])
+                schemas.append(schema)
                 found.append(opened.metadata)
         except DataError as error:
             problems += error.problems
-    if problems or first is None:
+    if problems or not schemas:
         raise DataError(problems)
-    return found, first[0].names
+    if all(schema.equals(schemas[0]) for schema in schemas):
+        return found, schemas[0]
+    fields = []
+    for field in schemas[0]:
+        kinds = list(dict.fromkeys(schema.field(field.name).type for schema in schemas))
+        if (kind := _common(kinds)) is None:
+            held = shown(" and ".join(map(str, kinds)))
+            problems.append(
+                f"{shown(files[0].parent)}: its files hold {held} in column {shown(field.name)}; write it as one type"
+            )
+        fields.append(pa.field(field.name, kind or field.type))
+    if problems:
+        raise DataError(problems)
+    return found, pa.schema(fields)
+
+
+def _common(kinds: Sequence[Any]) -> Any:
+    """Returns the type that takes several in: a number's where others hold numbers or nothing, or None if there is none."""
+    import pyarrow as pa
+
+    kinds = [kind for kind in kinds if not pa.types.is_null(kind)] or [pa.null()]
+    if len(set(map(str, kinds))) == 1:
+        return kinds[0]
+    plain = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
+    tests = pa.types
+    if all(tests.is_integer(kind) for kind in plain):
+        return pa.int64()
+    if all(tests.is_integer(kind) or tests.is_floating(kind) or tests.is_decimal(kind) for kind in plain):
+        return pa.float64()
+    if all(tests.is_string(kind) or tests.is_large_string(kind) or tests.is_string_view(kind) for kind in plain):
+        return pa.large_string()
+    if all(tests.is_timestamp(kind) or tests.is_date(kind) for kind in plain):
+        zones = {kind.tz for kind in plain if tests.is_timestamp(kind)}
+        return pa.timestamp("us", next(iter(zones), None)) if len(zones) <= 1 else None
+    return None
+
+
+def _promoted(column: pa.ChunkedArray, kind: Any) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    if column.type.equals(kind):
+        return column
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(kind, safe=not pa.types.is_floating(kind))
+
+
+def _check_texts(table: pa.Table, file: Path, group: int) -> None:
+    import pyarrow as pa
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+            continue
+        for chunk in column.chunks:
+            texts = chunk.dictionary if pa.types.is_dictionary(column.type) else chunk
+            try:
+                texts.validate(full=True)
+            except pa.ArrowInvalid as error:
+                place = f"column {shown(name)}, row group {group} (from 0)"
+                raise DataError(f"{shown(file)}: {place}: holds text that is not UTF-8; write it again as UTF-8") from error
 
 
 def _notes(where: str, groups: list[int]) -> list[str]:
@@ -325,11 +439,17 @@ def _notes(where: str, groups: list[int]) -> list[str]:
 
 
 def _differences(schema: pa.Schema, file: Path, first: pa.Schema, first_file: Path) -> list[str]:
-    held, wanted = ([(field.name, str(field.type)) for field in fields] for fields in (schema, first))
-    if held == wanted:
-        return []
-    pairs = zip_longest(held, wanted, fillvalue=("no column", ""))
-    here, there = next((shown(" ".join(a).strip()), shown(" ".join(b).strip())) for a, b in pairs if a != b)
+    """Columns may be in any order, and of types of which one takes the other in."""
+    unique = len(set(schema.names)) == len(schema.names) == len(first.names)
+    if unique and set(schema.names) == set(first.names):
+        other = [name for name in first.names if _common([schema.field(name).type, first.field(name).type]) is None]
+        if not other:
+            return []
+        here, there = (shown(f"{other[0]} {one.field(other[0]).type}") for one in (schema, first))
+    else:
+        held, wanted = ([(field.name, str(field.type)) for field in fields] for fields in (schema, first))
+        pairs = zip_longest(held, wanted, fillvalue=("no column", ""))
+        here, there = next((shown(" ".join(a).strip()), shown(" ".join(b).strip())) for a, b in pairs if a != b)
     return [f"{shown(file)}: has {here} where {shown(first_file)} has {there}; write all files of a folder with the same columns"]
 
 

@@ -23,7 +23,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from taut.data.parquet import SUFFIXES
+from taut.data.formats import COUNTS, TABLES, conversion, is_counts_folder
+from taut.data.parquet import SUFFIXES, holds_parquet
+from taut.data.sparse import SparseRows, from_scipy
 from taut.errors import DataError, UsageError, shown
 from taut.memory import available, check_fits
 
@@ -31,8 +33,8 @@ MAX_UNCOMPRESSED_BYTES = 16 * 2**30
 MAX_GZIP_RATIO = 1032  # deflate cannot pack tighter, so a header that claims more lies
 SMALLER = "save it as a smaller type (uint8, float32)"
 SUPPORTED = (
-    ".csv, .tsv (also .gz), .parquet, .npy, .npz, .h5ad, idx files (-ubyte, .idx, also .gz), a folder of images or of Parquet"
-    " files, digits, openml:NAME"
+    ".csv, .tsv (also .gz, .zip, .bz2, .xz), .parquet, .feather, .jsonl, .xlsx, .npy, .npz, .h5ad, 10x .h5, .mtx, idx files"
+    " (-ubyte, .idx, also .gz), a folder of images or of Parquet files, digits, openml:NAME"
 )
 TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.(gz|zip|bz2|xz))?$", re.IGNORECASE)
 PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".joblib"}
@@ -65,12 +67,14 @@ class Source(NamedTuple):
         labels: Of the rows, if the source has them.
         name: The string to read it again; empty for what was in memory.
         notes: What a person should know, a line each.
+        columns: The names of the columns of counts, if the source has them.
     """
 
     data: Any
     labels: np.ndarray | None
     name: str
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def is_table(self) -> bool:
@@ -120,6 +124,8 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
     "Parquet files": ("stream",),
     "images": ("resize", "crop", "alpha", "skip_bad"),
     ".h5ad files": ("layer",),
+    "tables of another format": (),
+    "matrices of counts": (),
     "arrays": (),
 }
 
@@ -133,6 +139,10 @@ def kind_of(source: object) -> str:
         return folder
     if path.suffix.lower() in SUFFIXES:
         return "Parquet files"
+    if path.suffix.lower() in TABLES:
+        return "tables of another format"
+    if path.name.lower().endswith(COUNTS):
+        return "matrices of counts"
     return "text tables" if TEXT_TABLE.search(path.name) else ".h5ad files" if path.suffix.lower() == ".h5ad" else "arrays"
 
 
@@ -143,7 +153,9 @@ def _folder_kind(path: Path) -> str | None:
     except OSError:  # such as a name that is too long: the reader says so
         return None
     try:
-        return "Parquet files" if any(p.suffix.lower() in SUFFIXES for p in path.iterdir()) else "images"
+        if is_counts_folder(path):
+            return "matrices of counts"
+        return "Parquet files" if holds_parquet(path) else "images"
     except OSError:  # it must not be listed: the reader says so
         return "images"
 
@@ -186,6 +198,9 @@ def _read_named(text: str, key: str | None, kind: str, options: Options) -> Sour
         raise UsageError(f"{shown(text)}: --key chooses an array of an .npz file; leave it away here")
     if text == "digits":
         return _digits()
+    if (url := re.match(r"(https?|ftp|s3|gs|file)://", text)) is not None:
+        command = "curl -LO" if url[1] in ("http", "https", "ftp") else "aws s3 cp" if url[1] == "s3" else "gsutil cp"
+        raise UsageError(f"{shown(text)}: is an address, and only files are read; fetch it first: {command} {shown(text)}")
     if text.startswith("openml:"):
         return _openml(text)
     try:
@@ -196,7 +211,20 @@ def _read_named(text: str, key: str | None, kind: str, options: Options) -> Sour
 
 def _read_path(path: Path, kind: str, options: Options) -> Source:
     name = str(path.absolute())
-    size = 0 if kind == "images" else _regular_size(path, folder_too=kind == "Parquet files")
+    folder_too = kind in ("Parquet files", "matrices of counts")
+    size = 0 if kind == "images" else _regular_size(path, folder_too)
+    if kind == "images" and path.suffix.lower() in (".zarr",):
+        raise DataError(f"{shown(path)}: cannot be read; convert it: {conversion(path)}")
+    if kind == "tables of another format":
+        from taut.data.formats import read_table
+
+        table, notes = read_table(path)
+        return Source(table, None, name, tuple(notes))
+    if kind == "matrices of counts":
+        from taut.data.formats import read_counts
+
+        counts, notes = read_counts(path)
+        return Source(counts, None, name, tuple(notes))
     if kind == "text tables":
         from taut.data.delimited import read_csv
 
@@ -221,8 +249,8 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
     if kind == ".h5ad files":
         from taut.data.counts import read_h5ad
 
-        matrix, labels, _, notes = read_h5ad(path, layer=options.layer)
-        return Source(matrix, labels, name, tuple(notes))
+        matrix, labels, genes, notes = read_h5ad(path, layer=options.layer)
+        return Source(matrix, labels, name, tuple(notes), tuple(genes))
     return _read_file(path, None)
 
 
@@ -241,15 +269,14 @@ def _free_memory() -> int:
 def _read_memory(source: object, options: Options) -> Source:
     from taut.data.counts import from_anndata
     from taut.data.frames import from_frame
-    from taut.data.sparse import from_scipy
 
     if isinstance(source, torch.Tensor):
         source = _from_tensor(source)
     if isinstance(source, np.ndarray):
         return Source(_plain(source, "the array"), None, "")
     if type(source).__name__ == "AnnData":
-        matrix, labels, _, notes = from_anndata(source, options.layer)
-        return Source(matrix, labels, "", tuple(notes))
+        matrix, labels, genes, notes = from_anndata(source, options.layer)
+        return Source(matrix, labels, "", tuple(notes), tuple(genes))
     if type(source).__module__.startswith("scipy.sparse"):
         return Source(from_scipy(source), None, "")
     table = from_frame(source)
@@ -274,6 +301,7 @@ def _read_file(path: Path, key: str | None) -> Source:
         with path.open("rb") as stream:
             magic = stream.read(4)
             stream.seek(0)
+            array: Any
             if suffix == ".npy":
                 array = _read_npy(stream, size, where)
             elif suffix == ".npz":
@@ -281,10 +309,13 @@ def _read_file(path: Path, key: str | None) -> Source:
             elif IDX_NAME.search(path.name) or (len(magic) == 4 and _is_idx(magic)):
                 array = _read_idx(stream, size, where)
             else:
-                raise DataError(f"{where}: cannot read {suffix or 'a file without a suffix'}; supported: {SUPPORTED}")
+                way = f"convert it: {command}" if (command := conversion(path)) else f"supported: {SUPPORTED}"
+                raise DataError(f"{where}: cannot read {suffix or 'a file without a suffix'}; {way}")
     except OSError as error:
         raise UsageError(f"{where}: cannot be read ({error.strerror or shown(error)})") from error
     name = str(path.absolute())
+    if type(array) is SparseRows:
+        return Source(array, None, name)
     return Source(_plain(array, where), None, name if key is None else f"{name}:{key}")
 
 
@@ -337,10 +368,12 @@ def _read_npy(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
 
 
-def _read_npz(stream: BufferedIOBase, key: str | None, where: str) -> np.ndarray:
+def _read_npz(stream: BufferedIOBase, key: str | None, where: str) -> np.ndarray | SparseRows:
     try:
         with zipfile.ZipFile(stream) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if key is None and {"format", "shape", "data"} <= set(members):
+                return _read_sparse(archive, members, where)
             key = _choose(archive, members, key, where)
             info, place = members[key], f"{where}:{shown(key)}"
             if info.file_size > MAX_UNCOMPRESSED_BYTES:
@@ -352,6 +385,36 @@ def _read_npz(stream: BufferedIOBase, key: str | None, where: str) -> np.ndarray
         raise DataError(
             f"{where}: is no .npz file, or truncated or damaged ({shown(error)}); write it again with numpy.savez"
         ) from error
+
+
+def _read_sparse(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], where: str) -> SparseRows:
+    """Returns what scipy.sparse.save_npz has written, in the formats whose rows or columns are packed."""
+    import scipy.sparse
+
+    with archive.open(members["format"]) as member:
+        stored = member.read(1024)
+    kind = next(
+        (k for k in ("csr", "csc", "coo") if stored.endswith((k.encode(), "".join(c + "\0\0\0" for c in k).encode()))), ""
+    )
+    if not kind:
+        raise DataError(f"{where}: holds a sparse matrix that is neither csr, csc nor coo; save matrix.tocsr()")
+    parts: dict[str, np.ndarray] = {}
+    for name in ("shape", "data", *(("row", "col") if kind == "coo" else ("indices", "indptr"))):
+        if name not in members:
+            raise DataError(f"{where}: holds a sparse matrix without {name}; write it again with scipy.sparse.save_npz")
+        info = members[name]
+        with archive.open(info) as member:
+            parts[name] = _read_npy(cast(BufferedIOBase, member), info.file_size, f"{where}:{name}")
+    shape = tuple(int(n) for n in parts["shape"])
+    if len(shape) != 2 or min(shape) < 1 or max(shape) > 2**31:
+        raise DataError(f"{where}: holds a sparse matrix of shape {shape}; rows and columns are needed")
+    check_fits(8 * shape[0] + 12 * len(parts["data"]), where, SMALLER)
+    if kind == "coo":
+        matrix = scipy.sparse.coo_matrix((parts["data"], (parts["row"], parts["col"])), shape)
+    else:
+        make = scipy.sparse.csr_matrix if kind == "csr" else scipy.sparse.csc_matrix
+        matrix = make((parts["data"], parts["indices"], parts["indptr"]), shape)
+    return from_scipy(matrix, where)
 
 
 def _choose(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], key: str | None, where: str) -> str:

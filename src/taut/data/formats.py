@@ -1,0 +1,232 @@
+"""Reads what is neither text, Parquet, array nor .h5ad: Arrow, Feather, JSON lines, Excel, counts of 10x and Matrix Market.
+
+What cannot be read is refused with the one command that converts it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taut.data.sparse import SparseRows, from_scipy
+from taut.errors import DataError, OutOfMemoryError, TautError, UsageError, shown
+from taut.memory import check_fits
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["CONVERT", "COUNTS", "TABLES", "conversion", "is_counts_folder", "read_counts", "read_table"]
+
+TABLES = (".feather", ".arrow", ".ipc", ".jsonl", ".ndjson", ".xlsx")
+COUNTS = (".mtx", ".mtx.gz", ".h5")
+MATRICES = ("matrix.mtx", "matrix.mtx.gz")
+SMALLER = "convert it to Parquet, which can stay on the disk (--stream)"
+CONVERT = {
+    ".mat": "import numpy, scipy.io; numpy.save('{0}.npy', scipy.io.loadmat('{1}')['NAME'])",
+    ".dcm": "import numpy, pydicom; numpy.save('{0}.npy', pydicom.dcmread('{1}').pixel_array[None])",
+    ".zarr": "import anndata; anndata.read_zarr('{1}').write_h5ad('{0}.h5ad')",
+    ".h5": "import h5py, numpy; numpy.save('{0}.npy', h5py.File('{1}')['NAME'][:])",
+    ".hdf5": "import h5py, numpy; numpy.save('{0}.npy', h5py.File('{1}')['NAME'][:])",
+    ".loom": "import anndata; anndata.read_loom('{1}').write_h5ad('{0}.h5ad')",
+    ".json": "import pandas; pandas.read_json('{1}').to_parquet('{0}.parquet')",
+    ".xls": "import pandas; pandas.read_excel('{1}').to_parquet('{0}.parquet')",
+    ".ods": "import pandas; pandas.read_excel('{1}').to_parquet('{0}.parquet')",
+    ".orc": "import pandas; pandas.read_orc('{1}').to_parquet('{0}.parquet')",
+    ".dta": "import pandas; pandas.read_stata('{1}').to_parquet('{0}.parquet')",
+    ".sav": "import pandas; pandas.read_spss('{1}').to_parquet('{0}.parquet')",
+    ".sas7bdat": "import pandas; pandas.read_sas('{1}').to_parquet('{0}.parquet')",
+    ".nii": "import nibabel, numpy; numpy.save('{0}.npy', nibabel.load('{1}').get_fdata())",
+    ".nc": "import xarray; xarray.open_dataset('{1}').to_dataframe().reset_index().to_parquet('{0}.parquet')",
+}
+
+
+def conversion(path: Path) -> str | None:
+    """Returns the command that makes a file of a format that can be read, if its suffix tells which."""
+    code = CONVERT.get(path.suffix.lower())
+    return None if code is None else f'python -c "{code.format(shown(path.stem), shown(path.name))}"'
+
+
+def is_counts_folder(path: Path) -> bool:
+    """Returns whether a folder holds the matrix of counts that Cell Ranger and STARsolo write."""
+    return any((path / name).is_file() for name in MATRICES)
+
+
+def read_table(path: Path) -> tuple[pa.Table, list[str]]:
+    """Returns the table of a file whose suffix is one of ``TABLES``, and notes.
+
+    Fails:
+        DataError: it is damaged, or holds no table.
+        UsageError: a library is missing.
+        OutOfMemoryError: it does not fit.
+    """
+    import pyarrow as pa
+
+    where, suffix = shown(path), path.suffix.lower()
+    check_fits(path.stat().st_size, where, SMALLER)
+    try:
+        if suffix == ".xlsx":
+            return _sheet(path, where)
+        table = _json_lines(path) if suffix in (".jsonl", ".ndjson") else _arrow(path)
+        table.validate(full=True)
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError(f"{where}: is no {suffix} file, or truncated or damaged ({shown(error)}); write it again") from error
+    if not table.num_rows:
+        raise DataError(f"{where}: has no rows; give a file with at least one row of data")
+    return table, []
+
+
+def _arrow(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.feather
+
+    with path.open("rb") as stream:
+        magic = stream.read(6)
+    if magic in (b"ARROW1", b"FEA1\0\0") or magic.startswith(b"FEA1"):
+        return pyarrow.feather.read_table(path, memory_map=False)
+    with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as reader:
+        return reader.read_all()
+
+
+def _json_lines(path: Path) -> pa.Table:
+    import pyarrow.json
+
+    return pyarrow.json.read_json(path, pyarrow.json.ReadOptions(block_size=2**24))
+
+
+def _sheet(path: Path, where: str) -> tuple[pa.Table, list[str]]:
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise UsageError(f"{where}: needs openpyxl to be read; pip install 'taut[excel]', or save the sheet as CSV") from error
+    try:
+        with zipfile.ZipFile(path) as archive:  # before anything is unpacked
+            check_fits(2 * sum(info.file_size for info in archive.infolist()), where, SMALLER)
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        sheet, others = book.worksheets[0], book.sheetnames[1:]
+        rows = [list(row) for row in sheet.iter_rows(values_only=True)]
+        book.close()
+    except TautError:
+        raise
+    except Exception as error:  # a damaged file raises whatever zipfile, the XML parser and openpyxl meet
+        raise DataError(f"{where}: is no .xlsx file, or truncated or damaged ({shown(error)}); save it again") from error
+    return _of_cells(rows, where), [
+        f"{where}: only its first sheet is read, not {shown(', '.join(others[:5]))}"
+    ] if others else []
+
+
+def _of_cells(rows: list[list[Any]], where: str) -> pa.Table:
+    import pyarrow as pa
+
+    rows = [row for row in rows if any(cell is not None for cell in row)]
+    if len(rows) < 2:
+        raise DataError(f"{where}: its first sheet has no header and rows; give one whose first row names the columns")
+    width = max(i + 1 for row in rows for i, cell in enumerate(row) if cell is not None)
+    names = ["" if name is None else str(name).strip() for name in (rows[0] + [None] * width)[:width]]
+    columns = [[row[i] if i < len(row) else None for row in rows[1:]] for i in range(width)]
+    return pa.Table.from_arrays([_typed(cells) for cells in columns], names=names)
+
+
+def _typed(cells: list[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds == {int, float}:
+        return pa.array([None if cell is None else float(cell) for cell in cells])
+    try:
+        if len(kinds) <= 1:
+            return pa.array(cells)
+    except (pa.ArrowException, OverflowError):
+        pass
+    return pa.array([None if cell is None else str(cell) for cell in cells], pa.string())
+
+
+def read_counts(path: Path) -> tuple[SparseRows, list[str]]:
+    """Returns the counts (cells, genes) of a 10x .h5 file, a .mtx file, or a folder of one, and notes.
+
+    Fails:
+        DataError: it is damaged, or holds other things.
+        UsageError: a library is missing.
+        OutOfMemoryError: it does not fit.
+    """
+    where = shown(path)
+    try:
+        import scipy.io
+        import scipy.sparse
+    except ImportError as error:
+        raise UsageError(f"{where}: needs scipy to be read; pip install scipy") from error
+    try:
+        if path.is_dir():
+            file = next(path / name for name in MATRICES if (path / name).is_file())
+            matrix = scipy.sparse.csr_matrix(_matrix_market(file, shown(file)).T)  # genes are its rows
+            return from_scipy(matrix, where), [f"{where}: {matrix.shape[0]:,} cells and {matrix.shape[1]:,} genes of {file.name}"]
+        if path.suffix.lower() == ".h5":
+            return from_scipy(_ten_x(path, where), where), []
+        rows = scipy.sparse.csr_matrix(_matrix_market(path, where))  # a dense one is taken, too
+        return from_scipy(rows, where), [f"{where}: the rows of the matrix are the rows of the data"]
+    except (TautError, MemoryError, OutOfMemoryError):
+        raise
+    except PermissionError as error:
+        raise UsageError(f"{where}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # a damaged file raises whatever h5py and scipy meet
+        raise DataError(f"{where}: is no matrix of counts, or truncated or damaged ({shown(error)}); write it again") from error
+
+
+def _matrix_market(path: Path, where: str) -> Any:
+    import scipy.io
+
+    size = path.stat().st_size
+    check_fits(size, where, "save it as .h5ad")
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+        stream.seek(0)
+        data = bytearray()
+        plain: Any = gzip.GzipFile(fileobj=stream) if packed else stream
+        try:
+            while piece := plain.read(2**24):
+                data += piece
+                check_fits(len(data), where, "save it as .h5ad")
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{where}: is truncated or damaged ({shown(error)}); write or download it again") from error
+    head = next((line for line in bytes(data[: 2**16]).splitlines() if line.strip() and not line.startswith(b"%")), b"")
+    sizes = [int(word) for word in head.split()]
+    entries = sizes[2] if len(sizes) == 3 else sizes[0] * sizes[1]
+    if entries * 2 > len(data) or max(sizes[:2]) > max(2**24, len(data)):
+        raise DataError(f"{where}: its header claims {head.decode(errors='replace')!r}, more than its {len(data)} bytes can hold")
+    check_fits(16 * entries + 8 * sum(sizes[:2]), where, "save it as .h5ad")
+    return scipy.io.mmread(io.BytesIO(bytes(data)))
+
+
+def _ten_x(path: Path, where: str) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise UsageError(f"{where}: needs h5py to be read; pip install 'taut[anndata]'") from error
+    import scipy.sparse
+
+    with h5py.File(path, "r") as file:
+        group = file.get("matrix")
+        if group is None or not hasattr(group, "keys") or not {"data", "indices", "indptr", "shape"} <= set(group.keys()):
+            raise DataError(
+                f"{where}: is an HDF5 file, but no matrix of 10x; {conversion(path) or 'save it as .h5ad'} makes an array"
+            )
+        parts = {name: group[name] for name in ("data", "indices", "indptr", "shape")}
+        for name, part in parts.items():
+            claimed, held = part.size * part.dtype.itemsize, part.id.get_storage_size()
+            if claimed > max(2**20, 1032 * held):
+                raise DataError(f"{where}, {name}: claims {claimed} bytes where the file holds {held}; download it again")
+        check_fits(2 * sum(part.size * part.dtype.itemsize for part in parts.values()), where, "save it as .h5ad")
+        arrays = {name: np.asarray(part[()]) for name, part in parts.items()}
+    genes, cells = (int(n) for n in arrays["shape"])
+    if len(arrays["indptr"]) != cells + 1 or genes < 1:
+        raise DataError(f"{where}: claims {cells} cells, but its indptr has {len(arrays['indptr'])} entries; download it again")
+    matrix = scipy.sparse.csr_matrix((cells, genes), dtype=arrays["data"].dtype)
+    matrix.data, matrix.indices, matrix.indptr = arrays["data"], arrays["indices"], arrays["indptr"]
+    return matrix  # a column for each cell is a row of the transposed matrix; from_scipy checks the indices
