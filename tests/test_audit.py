@@ -133,6 +133,29 @@ def test_a_fitted_healthy_model_has_none_either(tmp_path, monkeypatch) -> None:
     assert check(run.model, problem.sample(500), train)["findings"] == []
 
 
+def test_a_row_without_a_number_is_found_and_is_not_reliable() -> None:
+    class Broken(taut.Likelihood):
+        def forward(self, z, context=None):
+            return torch.distributions.Independent(torch.distributions.Normal(z, 1.0, False), 1, validate_args=False)
+
+    class Overflowing(taut.Posterior):
+        def forward(self, x, context=None):
+            far = (x.abs() > 1e6).any(1, keepdim=True)
+            q = torch.distributions.Normal(torch.where(far, torch.nan, x / 2), 0.7, False)
+            return torch.distributions.Independent(q, 1, validate_args=False)
+
+    x = torch.randn(40, 2)
+    x[7, 1] = 1e8
+    x[9] = torch.inf
+    found = audit(taut.VAE(taut.StandardNormal(2), Broken(), Overflowing()), x, effort=Effort(50, 2, 3, 3, 3, 3, 3, 3))
+    count = found["log_evidence"]["num_unknown"]
+    assert count >= 1
+    assert found["log_evidence"]["reliable_share"] <= 1 - count / 40
+    (finding,) = [f for f in found["findings"] if f["name"] == "rows without a number"]
+    assert finding["evidence"].startswith(f"{count} of 40 rows")
+    json.dumps(found, allow_nan=False)
+
+
 def test_what_cannot_be_measured_is_said() -> None:
     problem = taut.BinaryLatents()
     model = problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear))

@@ -487,7 +487,7 @@ def test_a_damaged_run_is_one_line(here: Path, file: str, damage: str):
     content = path.read_bytes()
     path.write_bytes(content[:-9] + bytes([content[-9] ^ 16]) + content[-8:] if damage == "flip" else content[:-9])
     for command in (["sample", "run-bits"], ["resume", "run-bits"]):
-        refused(call(*command), STORAGE, f"{path} is damaged", "manifest.json")
+        refused(call(*command), STORAGE, f"{path} is damaged", "restore it from a copy")
 
 
 def test_resuming_what_cannot_be_resumed(here: Path):
@@ -501,9 +501,23 @@ def test_resuming_what_cannot_be_resumed(here: Path):
     (step / "state.safetensors").write_bytes(content[:-1])
     refused(call("resume", "new"), STORAGE, f"{step}/state.safetensors is damaged")
     shutil.copytree(step, step.with_name("step-000000000"))
-    refused(call("resume", "new"), STORAGE, f"remove {step} to go on from step-000000000")
+    (step.with_name("step-000000000") / "state.safetensors").write_bytes(content)
+    result = call("resume", "new")
+    assert result.exit_code == DONE
+    assert f"taut: {step}/state.safetensors is damaged: " in result.stderr
+    assert "; going on from step-000000000\n" in result.stderr
+    Path("new/manifest.json").unlink()
     shutil.rmtree("new/checkpoints")
-    refused(call("resume", "new"), STORAGE, "no checkpoint in new/checkpoints", "--overwrite")
+    refused(call("resume", "new"), STORAGE, "no checkpoint in new/checkpoints", "`taut fit` again")
+
+
+def test_a_lost_history_is_said_and_ends_nothing(here: Path):
+    assert call("fit", "bits.npy", "--out", "new", *QUICK).exit_code == DONE
+    Path("new/manifest.json").unlink()
+    Path("new/history.jsonl").unlink()
+    result = call("resume", "new")
+    assert result.exit_code == DONE
+    assert "taut: cannot read new/history.jsonl: No such file or directory; the lines before step 1 are lost" in result.stderr
 
 
 # ------------------------------------------------------------------------------------------------------------- parts of one's own
@@ -589,7 +603,7 @@ def test_a_hostile_name_is_shown_escaped_in_one_line(here: Path, arguments: list
     for name in (HOSTILE + ".pt", HOSTILE + ".pkl"):
         Path(name).write_bytes(b"")
     if arguments[1:3] == ["bits.npy", "--out"] and arguments[3] == HOSTILE:
-        Path(HOSTILE).mkdir()
+        Path(HOSTILE, "mine").mkdir(parents=True)
     result = call(*arguments)
     refused(result, result.exit_code, r"\x1b[2J[red]\n\r\x9b31mx")
     assert result.exit_code in (USAGE, DATA)
@@ -654,6 +668,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(here: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
     refused(call("sample", "run-bits"), STORAGE, "cannot write samples.npy: No space left on device")
     assert not list(here.glob("*samples*"))
 
@@ -677,7 +692,7 @@ def test_a_file_larger_than_the_system_allows(here: Path):
     result = taut_process("resume", "new", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1)))
     lines = result.stderr.decode().splitlines()
     assert result.returncode == STORAGE, lines
-    assert "cannot write new/checkpoints/.tmp/state.safetensors: File too large" in lines[-1]
+    assert re.search(r"cannot write new/checkpoints/\.taut-\w+/state\.safetensors: File too large", lines[-1])
     assert not any("Traceback" in line for line in lines)
     assert checkpoint.load(checkpoint.latest(Path("new/checkpoints"))).step == 200
     assert call("resume", "new").exit_code == DONE

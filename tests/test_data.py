@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.utils import Bunch
@@ -27,6 +28,7 @@ from taut.data import (
     read,
     split,
 )
+from taut.data.split import copies_of, row_hashes, split_hashes
 from taut.errors import DataError, UsageError
 from taut.types import image_layout
 
@@ -257,6 +259,101 @@ def test_split_refuses_the_impossible():
             split(GREY, *shares)
 
 
+def bits(share: float, rows: int, columns: int):
+    return lambda rng: (rng.random((rows, columns)) < share).astype(np.uint8)
+
+
+def survey(rng: np.random.Generator) -> np.ndarray:
+    """Six questions of five answers that one opinion decides."""
+    opinion = rng.normal(size=(1500, 1))
+    return np.clip(np.round(2 + opinion + 0.5 * rng.normal(size=(1500, 6))), 0, 4).astype(np.uint8)
+
+
+def contingency(rng: np.random.Generator) -> np.ndarray:
+    patterns = np.stack(np.meshgrid(range(2), range(2), range(6)), -1).reshape(-1, 3)
+    return patterns[rng.choice(24, 1000, p=rng.dirichlet(np.ones(24)))].astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "draw", [bits(0.003, 400, 50), bits(0.02, 2000, 30), survey, contingency], ids=["sparse", "bits", "survey", "contingency"]
+)
+def test_rows_that_repeat_by_nature_leave_every_part_like_the_data(draw):
+    """50 seeds: each part within a fifth of its size, each pattern's share in training within four standard errors; a pattern of
+    at least five rows, of which one side alone would be more, to within two rows."""
+    for seed in range(50):
+        x = draw(np.random.default_rng(seed))
+        hashes = row_hashes(x)
+        copies = copies_of(hashes, 0.1, 0.1, None, by_nature=True)
+        parts = split_hashes(hashes, 0.1, 0.1, copies.most)
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(x)))
+        for part, share in zip(parts, (0.8, 0.1, 0.1), strict=True):
+            assert abs(len(part) - share * len(x)) <= 0.2 * share * len(x)
+        _, group, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
+        for part, share in zip(parts, (0.8, 0.1, 0.1), strict=True):
+            there = np.bincount(group[part], minlength=len(sizes))
+            assert np.all(np.abs(there - share * sizes)[sizes > 4] < 2)
+        trained = np.bincount(group[parts[0]], minlength=len(sizes))
+        assert np.all(np.abs(trained - 0.8 * sizes) <= 4 * np.sqrt(0.16 * sizes) + 1e-9)
+
+
+def test_divided_rows_are_split_alike_in_any_order():
+    x = survey(np.random.default_rng(0))
+    shuffled = x[np.random.default_rng(1).permutation(len(x))]
+    for by in (None, "rows"):
+        held = []
+        for rows in (x, shuffled):
+            hashes = row_hashes(rows)
+            parts = split_hashes(hashes, 0.1, 0.2, copies_of(hashes, 0.1, 0.2, by, by_nature=True).most)
+            held.append([sorted(map(bytes, rows[part])) for part in parts])
+        assert held[0] == held[1]
+    assert [len(part) for part in held[0]] == [1050, 150, 300]
+
+
+def test_who_decides_on_copies_and_what_is_said(tmp_path: Path):
+    x = survey(np.random.default_rng(0))
+    own = prepare(x)
+    assert len(own.divided) == (np.unique(row_hashes(x), return_counts=True)[1] > 4).sum() > 50
+    (note,) = said(own)
+    assert "occur more than 4 times" in note
+    assert "divided among the parts" in note
+    assert "--split copies" in note
+    together = prepare(x, split="copies")
+    assert not len(together.divided)
+    assert "copies stay on one side" in together.notes[0]
+    parts = [set(map(bytes, p.numpy())) for p in (together.train, together.validation, together.test)]
+    assert parts[0].isdisjoint(parts[1] | parts[2])
+    alone = prepare(x, split="rows")
+    assert [len(p) for p in (alone.train, alone.validation, alone.test)] == [1200, 150, 150]
+    assert "each is split by itself" in alone.notes[0]
+    with pytest.raises(UsageError, match="--split is rows or copies, not 'row'"):
+        prepare(x, split="row")
+
+
+def test_copied_rows_of_real_numbers_and_images_stay_on_one_side():
+    """Nobody measures the same real numbers twice: ten copies of each were made, to balance classes, say."""
+    reals, pictures = RNG.standard_normal((60, 3)), RNG.integers(0, 256, (60, 8, 8)).astype(np.uint8)
+    for distinct in (reals, pictures):
+        data = prepare(distinct.repeat(10, 0))
+        assert not len(data.divided)
+        parts = [{bytes(np.ascontiguousarray(row)) for row in p.numpy()} for p in (data.train, data.validation, data.test)]
+        assert parts[0].isdisjoint(parts[1] | parts[2])
+    spoilt = np.concatenate([reals, np.zeros((40, 3))])  # but what is larger than a fifth of a part would be all of it
+    data = prepare(spoilt, levels=None)
+    assert len(data.divided) == 1
+    assert [int((p == 0).all(1).sum()) for p in (data.train, data.validation, data.test)] == [32, 4, 4]
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.4, 0.5), (0.0, 0.3), (0.3, 0.0), (0.0, 0.0), (0.01, 0.01)])
+def test_every_part_has_rows_where_copies_are_divided(shares: tuple[float, float]):
+    for sizes in ((20, 20), (5, 35), (39, 1), (6, 6, 6, 1, 1), (12, 1)):
+        hashes = row_hashes(np.repeat(np.arange(len(sizes)), sizes)[:, None])
+        for by in (None, "rows"):
+            parts = split_hashes(hashes, *shares, copies_of(hashes, *shares, by, by_nature=True).most)
+            assert sorted(np.concatenate(parts).tolist()) == list(range(sum(sizes)))
+            for part, share in zip(parts, (1.0, *shares), strict=True):
+                assert (len(part) > 0) == (share > 0)
+
+
 def test_duplicates_are_counted():
     assert num_duplicates(np.array([[1], [2], [1], [1], [3], [2]])) == 3
 
@@ -269,6 +366,56 @@ def test_fingerprint_names_shape_dtype_and_bytes():
     changed[0, 0, 0] ^= 1
     others = {fingerprint(x) for x in (changed, GREY.reshape(40, 20), GREY.astype(np.int8))}
     assert len(others | {same}) == 4
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def columns_of_columns() -> pa.Table:
+    r, n = np.random.default_rng(0), 2000
+    net, celsius = r.lognormal(3, 0.6, n).round(2), r.normal(15, 8, n).round(1)
+    tax = (net * r.choice([0.07, 0.19], n)).round(2)
+    gaps = [r.random(n) < 0.2 for _ in range(3)]
+    return pa.table(
+        {
+            "net": pa.array(net, mask=gaps[0]),
+            "tax": pa.array(tax, mask=gaps[1]),
+            "gross": pa.array((net + tax).round(2), mask=gaps[2]),
+            "c": celsius,
+            "f": (1.8 * celsius + 32).round(1),
+            "other": celsius + 0.2 * r.normal(size=n),
+        }
+    )
+
+
+def test_columns_that_are_a_function_of_others_are_said():
+    (note,) = [note for note in prepare(columns_of_columns()).notes if "to the last digit" in note]
+    assert note.startswith("'gross' = 'net' + 'tax'; 'f' = 1.8 'c' + 32, to the last digit")
+    assert 'kind = "id"' in note
+    x = RNG.normal(size=(500, 5))
+    x = np.column_stack([x, x[:, 1], x[:, 0] - 2.5 * x[:, 2] + x[:, 3], x.sum(1)])
+    (note,) = said(prepare(x))
+    assert note.startswith(
+        "column 5 (from 0) = column 1 (from 0); "
+        "column 6 (from 0) = column 0 (from 0) - 2.5 column 2 (from 0) + column 3 (from 0); "
+        "column 7 (from 0) is a linear function of 5 other columns, to the last digit"
+    )
+    counts = RNG.poisson(500, (500, 3))
+    (note,) = said(prepare(np.column_stack([counts, counts[:, 0] + counts[:, 1]])))
+    assert note.startswith("column 3 (from 0) = column 0 (from 0) + column 1 (from 0)")
+    assert said(prepare(np.column_stack([x[:, :5], x[:, 0] + 1e-3 * RNG.normal(size=500)]))) == ()
+
+
+def test_a_wild_value_is_said():
+    x = RNG.standard_t(3, size=(500, 3))
+    assert said(prepare(x)) == ()
+    x[:, 1] = -1e6 * (np.arange(500) < 300)
+    x[:, 1] += RNG.normal(size=500)
+    assert not any("largest" in note for note in said(prepare(x)))  # two places, either of many rows
+    x[:, 2] = np.where(np.arange(500) % 3 > 0, 0.0, x[:, 2])
+    x[RNG.permutation(500)[:5], 2] = 1e7
+    (note,) = [note for note in said(prepare(x)) if "largest" in note]
+    assert note.startswith("column 2 (from 0): the largest |x - median| is")
 
 
 # ---------------------------------------------------------------------------------------------------------- prepare

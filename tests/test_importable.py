@@ -12,10 +12,12 @@ import pytest
 SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
-    {"errors", "types", "references", "seeds", "affine"},
-    {"networks", "distributions", "spec", "missing", "features", "parallel"},
-    {"memory"},
+    {"errors", "types", "references", "seeds", "affine", "precision"},
+    {"networks", "distributions", "spec", "missing", "parallel", "signals", "records"},
+    {"memory", "warps"},
+    {"features"},
     {"model", "config", "storage"},
+    {"locks"},
     {"priors", "likelihoods", "posteriors", "objectives", "data", "pictures", "tasks"},
     {"problems", "tables", "export"},
     {"build", "cells"},

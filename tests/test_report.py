@@ -98,7 +98,11 @@ def _audit() -> dict[str, Any]:
         "seed": 0,
         "effort": vars(effort),
         "tightened": None,
-        "history": [{"epoch": e + 1.0, "step": 9, "bound": -90.0, "validation": -40.0 / (e + 1) - 12} for e in range(6)],
+        "history": [
+            {"epoch": e + 1.0, "step": 9 * e + 9, "bound": -90.0, "validation": -40.0 / (e + 1) - 12, "learning_rate": 2e-3}
+            for e in range(6)
+        ],
+        "training": {"ended": "epochs", "minutes": None},
         "bits_per_dimension": {"elbo": dict(found["evidence"]["elbo"]), "log_evidence": dict(estimate)},
         "scale": {"gain": estimate, "at_floor": 0.5, "factor": {"median": 1.1, "smallest": 0.9, "largest": 1.2}},
         "notes": ["a note"],
@@ -388,7 +392,7 @@ def test_the_reason_is_given_where_there_is_one() -> None:
 
 
 def test_nothing_worth_changing_is_said() -> None:
-    assert "Nothing worth changing." in render({**dict.fromkeys(_audit()), "findings": []})
+    assert "Nothing worth changing: no gap above 0.1 nat in the bound." in render({**dict.fromkeys(_audit()), "findings": []})
 
 
 # --- Figures ---------------------------------------------------------------------------------------------------------------
@@ -436,8 +440,11 @@ def test_the_emblem_stands_where_the_numbers_say() -> None:
         ys = [y for _, y in points]
         assert max(ys) - min(ys) == pytest.approx(height * nat, abs=1e-4)
     history = _points(svg, "emblem-history")
-    assert [y for _, y in history[-2:]] == pytest.approx([ceiling + 7.0 * nat, ceiling + 6.0 * nat], abs=1e-4)
-    assert history[-1][0] - history[-2][0] == pytest.approx((history[-1][0] - 62.4) / 5, abs=0.1)  # the axis begins at epoch zero
+    # The last step was kept: it stands at the ELBO, as the curve does with it.
+    assert [y for _, y in history[-2:]] == pytest.approx([ceiling + 5.0 * nat, ceiling + 4.0 * nat], abs=1e-4)
+    assert _marks(svg, "emblem-kept") == [pytest.approx(history[-1], abs=1e-4)]
+    (start, _), (end, _) = _points(svg, "emblem-ceiling")
+    assert history[-1][0] - history[-2][0] == pytest.approx((end - start) / 5, abs=0.1)  # the axis begins at epoch zero
     bottom_of_view = ceiling + 180.0 * nat
     assert bottom_of_view > 330
     assert nat * 4.0 > 330 / 5
@@ -463,6 +470,63 @@ def test_the_emblem_says_less_where_less_is_known() -> None:
     # Without the gaps their sum is known only if log p(x) is the estimate that it was computed with.
     assert "3.50\xa0±\xa00.10 nats" not in figures.emblem({**example, "gaps": None})
     assert "3.50\xa0±\xa00.10 nats" in figures.emblem({**example, "gaps": None, "log_evidence": _estimate(-88.5)})
+
+
+def test_the_curve_of_the_emblem_is_moved_to_the_data_of_the_audit() -> None:
+    """It keeps its shape; the kept step stands at the bound that was trained, and what was before at what was gained."""
+    example = _example()
+    kept = [{**line, "best": line["epoch"] == 4.0} for line in example["history"]]
+    svg = figures.emblem({**example, "history": kept})
+    (elbo, ceiling), points = (max(y for _, y in _points(svg, "emblem-amortization_gap")), 0.0), _points(svg, "emblem-history")
+    (_, ceiling), _ = _points(svg, "emblem-ceiling")
+    nat = (elbo - ceiling) / 4
+    assert _marks(svg, "emblem-kept") == [pytest.approx((points[-2][0], elbo), abs=1e-4)]
+    assert points[-1][1] == pytest.approx(elbo - nat, abs=1e-4)  # it rose by another nat, on data that did not choose it
+    curve = [{"num_samples": k, **_estimate(v)} for k, v in ((1, -92.0), (5, -90.0), (10, -89.0), (20, -88.5))]
+    several = {"model": {"objective": "DReG(num_samples=8)"}, "evidence": {**example["evidence"], "curve": curve}}
+    svg = figures.emblem({**example, **several})
+    assert _marks(svg, "emblem-kept")[0][1] == pytest.approx(ceiling + 2 * nat, abs=1e-4)
+    sides = {"before": {"elbo": _estimate(-93.0)}, "after": {"elbo": _estimate(-91.5)}}  # of other data than the audit's
+    svg = figures.emblem({**example, "tightened": {"from": "a", **sides}})
+    (_, ceiling), _ = _points(svg, "emblem-ceiling")
+    (_, before), _ = _points(svg, "emblem-before")
+    elbo = max(y for _, y in _points(svg, "emblem-amortization_gap"))
+    assert before == pytest.approx(elbo + 1.5 * (elbo - ceiling) / 4, abs=1e-4)
+
+
+@pytest.mark.parametrize("far", [0.0, -4000.0, -1.2e6])
+def test_words_beside_an_axis_are_in_the_figure(far: float) -> None:
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    example = _example()
+    for name in ("elbo", "elbo_best", "log_evidence"):
+        example["gaps"][name] = _estimate(example["gaps"][name]["value"] + far)
+    example["history"] = [{**h, "validation": h["validation"] and h["validation"] + far} for h in example["history"]]
+    curve = [{"num_samples": k, **_estimate(v + far)} for k, v in ((1, -92.0), (5, -90.0), (10, -89.0), (20, -88.5))]
+    best = _estimate(-88.0 + far)
+    for svg in (
+        figures.emblem({**example, "log_evidence": best}),
+        figures.bounds({"evidence": {"curve": curve}, "log_evidence": best}),
+    ):
+        for label in (t for t in ElementTree.fromstring(svg).iter() if t.tag.endswith("text")):
+            words, style = "".join(label.itertext()), str(label.get("style"))
+            size = float(re.findall(r"([\d.]+)px", style)[0])
+            turned = str(label.get("transform"))
+            x = float(label.get("x") or re.findall(r"translate\(([-\d.]+)", turned)[0])
+            if "rotate(-90" in turned:
+                assert x > size
+            elif "anchor: end" in style:
+                width = TextPath((0, 0), words, size=size, prop=FontProperties()).get_extents().width
+                assert x - width > 0, words
+
+
+def test_two_levels_of_one_value_are_one_line() -> None:
+    curve = [{"num_samples": k, **_estimate(v)} for k, v in ((1, -92.0), (10, -89.0))]
+    audit = {"evidence": {"curve": curve}, "log_evidence": _estimate(-88.0), "annealing": {"log_evidence": _estimate(-88.0)}}
+    assert 'id="bounds-best"' in figures.bounds(audit)
+    assert 'id="bounds-annealed"' not in figures.bounds(audit)
+    assert 'id="bounds-annealed"' in figures.bounds({**audit, "annealing": {"log_evidence": _estimate(-88.1)}})
 
 
 def test_labels_of_the_emblem_do_not_touch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,8 +29,9 @@ from taut.data import Dataset, Schema
 from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
 from taut.fitting import evaluate, resume, start, train_run
 from taut.measure import draw_pictures
-from taut.run import data_of, find_device
+from taut.run import Run, abandon, data_of, find_device, make_folder
 from taut.training import checkpoint
+from taut.training.loop import Record
 
 RNG = np.random.default_rng(0)
 BITS = (RNG.random((60, 4, 4)) < 0.4).astype(np.uint8)
@@ -122,6 +124,7 @@ def test_loading_gives_the_model_that_was_measured(tmp_path: Path):
     assert result["data"] == "test"
     x = data_of(run, BITS).test
     again = taut.importance(run.model, x, num_samples=6, seed=run.config.training.seed).to_dict()
+    del again["method"]  # a row that it cannot tell would have another
     assert {k: result[k] for k in again} == again
 
 
@@ -243,8 +246,8 @@ RECORD, SHOW = "json.dumps", "taut.terminal.Text"
 KILLS = [(SYNC, n) for n in (12, 13, 14, 16, 18, 19, 20, 21, 29, 30, 31, 33, 36)] + [(STEP, 117), (STEP, 299), (CAPTURE, 3)]
 EARLY = [(STEP, 1), (STEP, 77), (SYNC, 3), (SYNC, 10)]
 STOPS = [
-    (STEP, 1), (STEP, 77), (STEP, 155), (STEP, 300), (CAPTURE, 3), (SYNC, 14), (SYNC, 19), (RECORD, 3),
-    (RECORD, 4), (SHOW, 9), (SHOW, 10), (SYNC, 32),
+    (STEP, 1), (STEP, 77), (STEP, 155), (STEP, 300), (CAPTURE, 3), (SYNC, 14), (SYNC, 19), (RECORD, 5),
+    (RECORD, 6), (SHOW, 9), (SHOW, 10), (SYNC, 32),
 ]  # fmt: skip
 
 
@@ -314,9 +317,14 @@ def test_killed_before_the_first_checkpoint_there_is_nothing_to_resume(
 ):
     folder, codes = stopped
     assert codes[at, n, signal.SIGKILL] == -signal.SIGKILL
+    path = folder / name(at, n, signal.SIGKILL)
     with pytest.raises(StorageError) as caught:
-        resume(folder / name(at, n, signal.SIGKILL))
-    one_line(caught, "no checkpoint", "nothing was trained yet", "--overwrite")
+        resume(path)
+    one_line(caught, "no checkpoint", "nothing was trained yet", "`taut fit` again")
+    assert make_folder(path, "", overwrite=False) == path  # and for that it is free
+    assert [p.name for p in path.iterdir()] == [".lock"]
+    abandon(path)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(("number", "at", "n"), [((signal.SIGTERM, signal.SIGINT)[i % 2], *s) for i, s in enumerate(STOPS)])
@@ -342,7 +350,7 @@ def test_a_line_of_the_history_that_a_kill_cut_off_is_dropped(
     for file in ("manifest.json", "model.safetensors", "evaluation.json"):
         (path / file).unlink()
     shutil.rmtree(path / "checkpoints" / "step-000000300")
-    (path / ".model.safetensors.tmp").write_bytes(b"half a file")
+    (path / ".taut-0123456789abcdef").write_bytes(b"half a file")
     history = (path / "history.jsonl").read_bytes()
     (path / "history.jsonl").write_bytes(history[:-20])
     run, _, state = resume(path)
@@ -366,6 +374,99 @@ def test_the_clock_ends_a_run_after_an_interval_and_it_is_finished(tmp_path: Pat
     assert [record.step for record in records] == [100]
     saved = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
     assert (saved.step, saved.done) == (100, True)
+
+
+# ----------------------------------------------------------------------------------------------------------------- extended
+
+
+def extended(path: Path, **more: Any) -> tuple[Run, list[Record]]:
+    run, data, state = resume(path, source=BITS, **more)
+    records = list(train_run(run, data, state))
+    for _ in evaluate(run, data):
+        pass
+    return run, records
+
+
+def test_why_a_training_ended_is_kept(tmp_path: Path):
+    assert taut.fit(BITS, tmp_path / "a", **QUICK).info["ended"] == "epochs"
+    run = taut.fit(BITS, tmp_path / "b", **SMALL | {"learning_rate": 0.0, "patience": 0.3})
+    assert (run.info["ended"], run.history()[-1]["step"]) == ("patience", 200)
+    assert taut.fit(BITS, tmp_path / "c", **QUICK | {"minutes": 1e-9, "max_epochs": None}).info["ended"] == "time"
+    assert taut.fit(BITS, tmp_path / "d", **QUICK | {"minutes": 10.0}).info["ended"] == "epochs"
+    for name, ended in (("a", "epochs"), ("b", "patience"), ("c", "time"), ("d", "epochs")):
+        assert taut.load(tmp_path / name).info["ended"] == ended
+    assert taut.load(tmp_path / "a").evaluation()["unfinished"][0].endswith("train on with `taut resume RUN --max-epochs 2`")
+    assert taut.load(tmp_path / "b").evaluation()["unfinished"] == []
+
+
+def test_a_finished_run_is_extended_with_a_schedule_of_its_own(tmp_path: Path):
+    """300 steps and then 300 more: the second half has the rates of the first, and Adam goes on where it was."""
+    before = taut.fit(BITS, tmp_path / "run", **SMALL)
+    first, weights = before.history(), before.model.state_dict()
+    (tmp_path / "run" / "audit.json").write_text("{}")
+    run, records = extended(tmp_path / "run", max_epochs=100)
+    assert [r.step for r in records] == [400, 500, 600]
+    assert [r.learning_rate for r in records] == [line["learning_rate"] for line in first]
+    assert run.history()[:3] == first
+    assert [line["step"] for line in run.history()] == [100, 200, 300, 400, 500, 600]
+    loaded = taut.load(tmp_path / "run")
+    assert loaded.info["extended"] == [300]
+    assert (loaded.info["total_steps"], loaded.info["ended"]) == (600, "epochs")
+    assert loaded.config.training.max_epochs == 100
+    assert not (tmp_path / "run" / "audit.json").exists()  # it was of other weights
+    best = max(run.history(), key=lambda line: line["validation"])
+    changed = any(not torch.equal(v, weights[k]) for k, v in loaded.model.state_dict().items())
+    assert changed == (best["step"] > 300)  # the best of the whole are kept
+    with pytest.raises(UsageError, match="100 passes over its training data: give --max-epochs a larger number"):
+        resume(tmp_path / "run", source=BITS, max_epochs=100)
+    taut.load(tmp_path / "run")  # it is finished still
+
+
+def test_an_extended_run_that_is_stopped_ends_in_the_bits_of_one_that_is_not(tmp_path: Path):
+    for name in ("whole", "stopped"):
+        taut.fit(BITS, tmp_path / name, **SMALL)
+    extended(tmp_path / "whole", max_epochs=100)
+    run, data, state = resume(tmp_path / "stopped", source=BITS, max_epochs=100)
+    with contextlib.closing(train_run(run, data, state)) as records:
+        next(records)
+    extended(tmp_path / "stopped")
+    assert contents(tmp_path / "whole") == contents(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("kill", ["manifest", "checkpoint"])
+def test_a_kill_while_a_run_is_extended_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: str):
+    taut.fit(BITS, tmp_path / "run", **SMALL)
+    before = contents(tmp_path / "run")
+
+    write, last = storage.write_json, "state.json" if kill == "manifest" else "run.json"
+
+    def killed(path: Path, value: Any) -> None:
+        if path.name == last:
+            raise KeyboardInterrupt
+        write(path, value)
+
+    monkeypatch.setattr(storage, "write_json", killed)
+    monkeypatch.setattr(checkpoint, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run", source=BITS, max_epochs=100)
+    monkeypatch.undo()
+    _, records = extended(tmp_path / "run")
+    if kill == "manifest":  # as it was
+        assert records == []
+        assert contents(tmp_path / "run") == before
+    else:  # the new plan, which the checkpoint has
+        assert [r.step for r in records] == [400, 500, 600]
+        assert taut.load(tmp_path / "run").info["ended"] == "epochs"
+
+
+def test_time_is_given_to_a_run_that_was_cut(tmp_path: Path):
+    taut.fit(BITS, tmp_path / "run", **QUICK | {"minutes": 1e-9, "max_epochs": None})
+    run, data, state = resume(tmp_path / "run", source=BITS, minutes=0.01)
+    assert state.since == state.step
+    assert state.total_steps > state.step
+    assert (run.config.training.minutes, run.config.training.max_epochs) == (0.01, None)
+    list(train_run(run, data, state))
+    assert run.info["ended"] == "time"
 
 
 # ----------------------------------------------------------------------------------------------------------------- diverged
@@ -464,7 +565,7 @@ def edit(path: Path, **changes: Any) -> None:
     [
         ({"format": 2, "taut": "9.9"}, ["has format 2", "made by taut 9.9", "reads format 1"]),
         ({"format": ...}, ["has format None"]),
-        ({"config": ...}, ["run.json is damaged", "it has no 'config'"]),
+        ({"config": ...}, ["run.json is damaged", "config is missing"]),
         ({"config": {"training": {"sed": 1, "batch_size": 0}}}, ["run.json is damaged", "'seed'", "; training.batch_size"]),
         ({"config": [1]}, ["run.json is damaged"]),
         ({"schema": {"kind": "bits"}}, ["run.json is damaged"]),
@@ -510,7 +611,7 @@ def test_a_pickle_in_the_place_of_the_weights_is_never_opened(copy: Path, monkey
     storage.write_manifest(copy)
     with pytest.raises(StorageError) as caught:
         taut.load(copy)
-    one_line(caught, "model.safetensors is no safetensors file")
+    one_line(caught, "model.safetensors is damaged: it is no safetensors file")
     assert not Path("unpickled").exists()
 
 
@@ -724,16 +825,17 @@ def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, monkeypatch
         start(BITS, out, config, overwrite=overwrite)
 
     make("run", False)
-    for path, words in (("run", "exists: choose another --out, or --overwrite"), ("file", "exists"), ("empty", "exists")):
+    (Path("run") / "checkpoints" / "step-000000007").mkdir(parents=True)
+    for path, words in (("run", "exists: choose another --out, or --overwrite"), ("file", "exists")):
         Path("file").write_bytes(b"mine")
-        Path("empty").mkdir(exist_ok=True)
         with pytest.raises(UsageError) as caught:
             make(path, False)
         one_line(caught, words)
-    make("empty", True)
-    (Path("run") / "checkpoints" / "step-000000007").mkdir(parents=True)
+    Path("empty").mkdir()
+    make("empty", False)  # there is nothing to lose
+    make("empty", False)  # and neither is where nothing was trained
     make("run", True)
-    assert [p.name for p in Path("run").iterdir()] == ["run.json"]
+    assert sorted(p.name for p in Path("run").iterdir()) == [".lock", "run.json"]
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("mine")
     np.save("run/data.npy", BITS)

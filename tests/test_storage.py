@@ -12,12 +12,13 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from taut import storage
-from taut.errors import StorageError
+from taut.errors import StorageError, TautWarning
 from taut.training import checkpoint
 from taut.training.loop import State
 
@@ -65,8 +66,9 @@ def test_a_refused_write_leaves_the_file_before(tmp_path: Path, monkeypatch: pyt
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    owner, name = {"write": (Path, "open"), "fsync": (os, "fsync"), "replace": (Path, "replace")}[step]
+    owner, name = {"write": (os, "open"), "fsync": (os, "fsync"), "replace": (Path, "replace")}[step]
     with monkeypatch.context() as patch:
+        patch.setattr(storage.time, "sleep", lambda seconds: None)
         patch.setattr(owner, name, full)
         with pytest.raises(StorageError) as caught:
             storage.write_bytes(path, b"after")
@@ -112,7 +114,7 @@ def test_tensors_come_back_to_the_bit(tmp_path: Path):
 
 
 def test_the_manifest_names_each_file_but_itself_and_hidden_ones(tmp_path: Path):
-    for name, content in (("a", b"1"), ("b.json", b"2"), (".b.json.tmp", b"half"), ("manifest.json", b"old")):
+    for name, content in (("a", b"1"), ("b.json", b"2"), (".taut-5c1e", b"half"), ("manifest.json", b"old")):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder").mkdir()
     storage.write_manifest(tmp_path)
@@ -266,6 +268,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_gives_the_space_back(tmp_pa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
+        patch.setattr(storage.time, "sleep", lambda seconds: None)
         patch.setattr(os, "fsync", full)
         with pytest.raises(StorageError) as caught:
             checkpoint.save(tmp_path, state(200))
@@ -284,7 +287,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "empty"])
 @pytest.mark.parametrize("older", [True, False])
-def test_a_damaged_checkpoint_names_itself_and_the_one_before(tmp_path: Path, file: str, damage: str, older: bool):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: str, damage: str, older: bool):
     for step in (100, 200) if older else (200,):
         checkpoint.save(tmp_path, state(step))
     path = tmp_path / "step-000000200" / file
@@ -295,17 +298,44 @@ def test_a_damaged_checkpoint_names_itself_and_the_one_before(tmp_path: Path, fi
         path.unlink()
     else:
         path.write_bytes(content[: len(content) // 2] if damage == "truncate" else b"")
+    if not older:
+        with pytest.raises(StorageError) as caught:
+            checkpoint.load_last(tmp_path)
+        one_line(caught, str(path.parent))
+        return
+    with pytest.warns(TautWarning, match=f"{re.escape(str(path.parent))}.*; going on from step-000000100$"):
+        found = checkpoint.load_last(tmp_path)
+    assert found[0].name == "step-000000100"
+    assert_same(found[1], state(100))
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path):
+    folder = tmp_path / "checkpoints"
+    checkpoint.save(folder, state(100))
+    (folder / "step-notes.txt").write_bytes(b"mine")
+    shutil.copytree(folder / "step-000000100", folder / "step-000000200 (copy)")
+    (folder / "step-000000300").symlink_to(tmp_path, target_is_directory=True)
+    assert checkpoint.load_last(folder)[0].name == "step-000000100"
+    checkpoint.save(folder, state(1_000_000_000))  # ten digits come after nine
+    checkpoint.save(folder, state(999_999_999))
+    assert checkpoint.latest(folder).name == "step-1000000000"
+    assert (folder / "step-notes.txt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"step": "7"}, {"step": -1}, {"step": 1001}, {"lr_scale": None}, {"done": 1}, {"best_target": []}, {"more": 1}]
+)
+def test_a_state_of_another_type(tmp_path: Path, wrong: dict[str, Any]):
+    checkpoint.save(tmp_path, state(100))
+    file = tmp_path / "step-000000100" / "state.json"
+    storage.write_json(file, json.loads(file.read_bytes()) | wrong)
+    storage.write_manifest(file.parent)
     with pytest.raises(StorageError) as caught:
-        checkpoint.load(checkpoint.latest(tmp_path))
-    message = one_line(caught, str(path.parent))
-    mend = re.search(r"; remove (\S+) to go on from step-000000100$", message)
-    assert (mend is not None) == older
-    if mend:
-        shutil.rmtree(mend[1])
-        assert_same(checkpoint.load(checkpoint.latest(tmp_path)), state(100))
+        checkpoint.load_last(tmp_path)
+    one_line(caught, "state.json is damaged")
 
 
 def test_no_checkpoint(tmp_path: Path):
     with pytest.raises(StorageError) as caught:
         checkpoint.latest(tmp_path / "checkpoints")
-    one_line(caught, "no checkpoint in", "`taut fit` again with --overwrite")
+    one_line(caught, "no checkpoint in", "`taut fit` again")

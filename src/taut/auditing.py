@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from taut import build as building
-from taut import parallel, storage
+from taut import locks, parallel, records, storage
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.errors import DataError, StorageError, UsageError, shown
+from taut.evidence import doctor
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
-from taut.evidence.results import bits_per_dimension
+from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.measure import copies, measured_part
 from taut.report import render
 from taut.run import Run, Source, data_of, held_out, new_data, version
 from taut.seeds import generator
 
 __all__ = ["audit_run", "gradients_run", "write_report"]
+
+RESULTS = {"audit.json": records.AUDIT, "gradients.json": records.GRADIENTS}
+HISTORY = ("epoch", "step", "bound", "validation", "learning_rate", "best")  # of each line, what an audit keeps
 
 
 def audit_run(
@@ -54,6 +59,20 @@ def audit_run(
     """
     if key is not None and source is None:
         raise UsageError("--key chooses an array of DATA: give DATA too")
+    with _writing(run):
+        return _audit(run, source, key, num_data, effort, seed, stop, report)
+
+
+def _audit(
+    run: Run,
+    source: Source | None,
+    key: str | None,
+    num_data: int,
+    effort: Effort | None,
+    seed: int,
+    stop: Callable[[], bool],
+    report: Callable[[str, float], None],
+) -> dict[str, Any]:
     effort = effort or Effort()
     notes = []
     dataset: Dataset | None = None
@@ -86,12 +105,12 @@ def audit_run(
         # Drawn in a fixed order, so that the training data of an audit do not depend on how many of them are asked for.
         index = torch.randperm(len(dataset.train), generator=generator(seed, "audit", 1))[:size]
         train = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "audit", 2))
-        baseline = independent_marginals(building.summarize(dataset), x, run.schema)
+        baseline = independent_marginals(dataset, x)
     result = audit(
         run.model,
         x.to(torch.get_default_dtype()),
         train=train,
-        groups=copies(x),
+        groups=copies(x, np.empty(0, "S16") if dataset is None else dataset.divided),
         baseline=baseline,
         levels=(run.schema.low, run.schema.high) if run.schema.is_image else None,
         effort=effort,
@@ -110,16 +129,19 @@ def audit_run(
         },
         "seed": seed,
         "effort": dataclasses.asdict(effort),
-        "tightened": run.info.get("tightened"),
-        "history": [{k: line[k] for k in ("epoch", "step", "bound", "validation")} for line in run.history()],
+        "tightened": _tightened(run),
+        "training": {"ended": run.info.get("ended"), "minutes": run.config.training.minutes},
+        "history": [{k: line[k] for k in HISTORY} for line in run.history()],
         **result,
     }
     if run.schema.kind in ("binary", "levels"):
         result["bits_per_dimension"] = {
-            name: bits_per_dimension(values, run.schema.num_elements)
+            name: bits_per_dimension(values, observed_elements(x))
             for name, values in (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
         }
     result["notes"] = [*notes, *result["notes"]]
+    # Once more, with what a run knows of its training beside what was measured.
+    result["findings"] = doctor.with_names(doctor.diagnose(result), str(run.path), _near(run.info["source"]))
     _write(run, {"audit.json": result})
     return result
 
@@ -134,6 +156,11 @@ def gradients_run(
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Compares gradient estimators on a batch of the run's training data; writes ``gradients.json`` and ``report.html``."""
+    with _writing(run):
+        return _gradients(run, batch_size, num_samples, repeats, seed, stop)
+
+
+def _gradients(run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]) -> dict[str, Any]:
     dataset = data_of(run)
     index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]
     x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))
@@ -155,8 +182,20 @@ def write_report(run: Run) -> Path:
     """
     if not (run.path / "audit.json").exists():
         raise StorageError(f"{shown(run.path)} has no audit.json: run `taut audit {shown(run.path)}` first")
-    _write(run, {})
+    with _writing(run):
+        _write(run, {})
     return run.path / "report.html"
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """Holds the lock of a run for a block: an audit that another process would break into is refused before it begins."""
+    ours = parallel.on_main(lambda: locks.acquire(run.path))
+    try:
+        yield
+    finally:
+        if ours and parallel.main():
+            locks.release(run.path)
 
 
 def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
@@ -166,16 +205,43 @@ def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
 def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
     storage.add_to_manifest(run.path, {name: storage.as_json(result) for name, result in results.items()})
     # The numbers are kept by now: a picture that turns out to be damaged costs only the page.
-    parts = {
-        name: storage.read_checked_json(run.path / name) if (run.path / name).exists() else None
-        for name in ("audit.json", "gradients.json")
-    }
+    parts = {name: _result(run.path / name, shape) for name, shape in RESULTS.items()}
     if parts["audit.json"] is not None:
         pictures = {
             n: storage.read_checked(run.path / n) for n in ("samples.png", "reconstructions.png") if (run.path / n).exists()
         }
-        page = render(parts["audit.json"], parts["gradients.json"], pictures)
+        try:
+            page = render(parts["audit.json"], parts["gradients.json"], pictures)
+        except Exception as error:
+            names = [name for name in RESULTS if name not in results and parts[name] is not None]
+            if not names:  # of our own making
+                raise
+            where = " or ".join(shown(run.path / name) for name in names)
+            raise StorageError(f"{where} is damaged: no report can be made of it; make it again, or restore it") from error
         storage.add_to_manifest(run.path, {"report.html": page.encode()})
+
+
+def _result(path: Path, shape: Any) -> dict[str, Any] | None:
+    """Returns what an audit or a comparison of gradients left, if there was one."""
+    if not (path.exists() or path.is_symlink()):
+        return None
+    found: dict[str, Any] = records.checked(storage.read_checked_json(path), shape, path)
+    return found
+
+
+def _tightened(run: Run) -> dict[str, Any] | None:
+    """Returns what a tightening started from, and what it reached on the same data."""
+    known = run.info.get("tightened")
+    if known is None:
+        return None
+    after = run.evaluation()
+    return {**known, "after": {name: after[name] for name in known["before"]}}
+
+
+def _near(source: str) -> str:
+    """Returns a source as a person would type it here: a path below this folder without what leads to it."""
+    path = Path(source)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else source
 
 
 def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:

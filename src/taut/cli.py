@@ -13,7 +13,9 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -21,10 +23,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from taut import parallel, terminal
+from taut import locks, parallel, signals, terminal
 from taut.config import gather
-from taut.errors import DataError, OutOfMemoryError, ParallelError, TautError, UsageError, shown
+from taut.errors import DataError, OutOfMemoryError, ParallelError, TautError, TautWarning, UsageError, shown
 from taut.memory import out_of_memory
+from taut.signals import Terminated
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +70,14 @@ Condition = Annotated[list[str] | None, typer.Option(help="A column that the oth
 Delimiter = Annotated[str | None, typer.Option(help="Of a text table, in place of the one that is found.")]
 Decimal = Annotated[str | None, typer.Option(help="Decimal sign of a text table: . or ,")]
 Encoding = Annotated[str | None, typer.Option(help="Of a text table that is not UTF-8, such as latin-1.")]
+Header = Annotated[bool | None, typer.Option(help="Whether the first line of a text table names its columns.")]
 Layer = Annotated[str | None, typer.Option(help="Which matrix of an .h5ad file: a layer, or raw.")]
 Resize = Annotated[str | None, typer.Option(help="Height and width that images are scaled to, such as 64x64.")]
 Crop = Annotated[bool, typer.Option("--crop", help="Cut the centre out of images, so that their proportions stay.")]
 Alpha = Annotated[str | None, typer.Option(help="Transparent images: drop the transparency, or composite on white.")]
 SkipBad = Annotated[str | None, typer.Option(help="Share of unreadable images that may be left out, such as 0.01.")]
 Stream = Annotated[bool | None, typer.Option(help="Leave a Parquet file on disk, or read it whole; by default by its size.")]
+Split = Annotated[str | None, typer.Option(help="By rows, or all copies of a row in one part; by default what is right.")]
 Trust = Annotated[list[str] | None, typer.Option(help="An outside module that the run may import; repeatable.")]
 
 
@@ -80,50 +85,44 @@ LOST = "another process was lost; what was saved is kept: go on with `taut resum
 TOGETHER = ("fit", "resume", "tighten", "audit", "score", "encode", "impute")  # what several processes share; the rest is for one
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def command(function: F) -> F:
     """Registers a command whose errors end as one line and an exit code."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, _terminate)
-        if function.__name__ in TOGETHER:
-            with ExitStack() as joined:  # until the error has been said: the others end when this process goes
-                run(joined, args, kwargs)
-        elif not parallel.launched():
-            run(None, args, kwargs)
+        with signals.watched(command=True), _warnings_in_a_line():
+            if function.__name__ in TOGETHER:
+                with ExitStack() as joined:  # until the error has been said: the others end when this process goes
+                    run(joined, args, kwargs)
+            elif not parallel.launched():
+                run(None, args, kwargs)
 
     def run(joined: ExitStack | None, args: Any, kwargs: Any) -> None:
         try:
             if joined is not None:
                 joined.enter_context(parallel.ranks())
             function(*args, **kwargs)
-        except KeyboardInterrupt as stop:
-            _fail(str(stop) or "stopped", 130)
-        except Terminated as stop:
-            if parallel.lost(stop):  # torchrun ends those that are left
-                _fail(LOST, ParallelError.exit_code)
-            _fail(str(stop) or "terminated", 143)
-        except typer.Exit:
+        except (KeyboardInterrupt, Terminated) as stop:
+            _stopped(stop)
+        except (typer.Exit, SystemExit):
             raise
         except TautError as error:
             _fail(str(error), error.exit_code)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the pipe went away
             raise typer.Exit(0) from None
-        except OSError as error:
-            _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
-        except (MemoryError, RuntimeError) as error:
+        except BaseException as error:  # a library in Rust has one of its own
+            if signals.came():
+                _stopped(error)
             if parallel.lost(error):
                 _fail(LOST, ParallelError.exit_code)
             if out_of_memory(error):
                 _fail("out of memory: use a smaller batch size or fewer data, or a machine with more", OutOfMemoryError.exit_code)
+            if isinstance(error, OSError):
+                _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
             raise _bug() from error
-        except Exception as error:
-            raise _bug() from error
+        finally:
+            locks.release_all()
 
     app.command()(wrapped)
     return function
@@ -148,12 +147,14 @@ def fit(
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
+    header: Header = None,
     layer: Layer = None,
     resize: Resize = None,
     crop: Crop = False,
     alpha: Alpha = None,
     skip_bad: SkipBad = None,
     stream: Stream = None,
+    split: Split = None,
     test: Test = None,
     latent_dim: Annotated[str | None, typer.Option(help="Dimensions of the latent space.")] = None,
     prior: Annotated[str | None, typer.Option(help="p(z), such as StandardNormal().")] = None,
@@ -189,18 +190,30 @@ def fit(
 
 
 @command
-def resume(run: RunArg, trust: Trust = None, as_json: Json = False) -> None:
-    """Go on with a training that was stopped, from its last checkpoint, as if it had never been."""
+def resume(
+    run: RunArg,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Train for so long from here on, a finished run too.")] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Train up to so many passes over the training data in all, a finished run too.")
+    ] = None,
+    trust: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a training that was stopped, from its last checkpoint, as if it had never been; or make one longer."""
     from taut.fitting import resume as resume_run
     from taut.run import load
 
+    longer = minutes is not None or max_epochs is not None
     if (run / "manifest.json").exists():
         finished = load(run, trust=trust or ())
-        terminal.message(f"{shown(run)} is finished; nothing to resume")
-        terminal.show_evaluation(finished, as_json)
-        return
-    resumed, dataset, state = resume_run(run, trust=trust or ())
+        if not longer:
+            terminal.message(f"{shown(run)} is finished; nothing to resume: --minutes or --max-epochs makes its training longer")
+            terminal.show_evaluation(finished, as_json)
+            return
+    resumed, dataset, state = resume_run(run, minutes=minutes, max_epochs=max_epochs, trust=trust or ())
     terminal.message(f"going on from step {state.step} of {state.total_steps}")
+    if longer:
+        terminal.message("the added steps have a schedule of their own; the best weights of the whole training are kept")
     _train_and_measure(resumed, dataset, state, as_json)
 
 
@@ -222,12 +235,14 @@ def check(
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
+    header: Header = None,
     layer: Layer = None,
     resize: Resize = None,
     crop: Crop = False,
     alpha: Alpha = None,
     skip_bad: SkipBad = None,
     stream: Stream = None,
+    split: Split = None,
     test: Test = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -463,11 +478,14 @@ def _regret(run: Run, x: Any, evidence: Any, seed: int) -> dict[str, torch.Tenso
 
     from taut.evidence.gaps import optima_blocks
 
-    parts = []
+    parts, arrived = [], []
     with terminal.progress("best posteriors", len(x)) as advance:
         for optima in optima_blocks(run.model, x, seed=seed):
             parts.append(optima.own.elbo)
+            arrived.append(optima.arrived[:, 0])
             advance(len(parts[-1]), "")
+    if away := terminal.name_rows(~torch.cat(arrived)):
+        terminal.message(f"warning: the best posterior was not quite reached in {away}: the regret is at least what is said")
     return {"regret": torch.cat(parts) - evidence.elbo}
 
 
@@ -691,6 +709,7 @@ def _write_schema(dataset: Dataset, out: Path) -> None:
 
 
 def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) -> None:
+    began = time.monotonic()
     try:
         _train(run, dataset, state)
         _measure(run, dataset)
@@ -700,6 +719,7 @@ def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) 
         raise
     if parallel.main():
         terminal.show_evaluation(run, as_json)
+        terminal.show_next(run, time.monotonic() - began)
 
 
 def _train(run: Run, dataset: Dataset, state: State) -> None:
@@ -718,9 +738,7 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
     if state.micro_batches > 1:
         terminal.message(f"memory was short: each step was taken in {state.micro_batches} micro-batches, with the same result")
     if done < state.total_steps:
-        training = run.config.training
-        waited = done - state.best_step > training.patience * state.total_steps
-        reason = "the held-out bound no longer grows" if waited or training.minutes is None else "time is up"
+        reason = "time is up" if run.info["ended"] == "time" else "the held-out bound no longer grows"
         terminal.message(f"stopped at step {done} of {state.total_steps}: {reason}")
 
 
@@ -741,18 +759,15 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     """
     asked: list[int] = []
 
-    def ask(number: int, frame: object) -> None:
+    def ask(number: int) -> bool:
         if asked:
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            return False
         asked.append(number)
         terminal.message("stopping after this block; once more to stop at once")
+        return True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals.asking(ask):
         yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if asked:
         terminal.message("stopped: what was done is kept")
         raise typer.Exit(128 + asked[0])
@@ -784,6 +799,33 @@ def _speaking() -> Iterator[None]:
         sys.stderr = silent
 
 
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+        ) -> None:
+            if issubclass(category, TautWarning):
+                terminal.message(f"taut: {message}")
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.simplefilter("always", TautWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _stopped(stop: BaseException) -> None:
+    """Ends a command that a signal stopped, whatever C++ has made of the signal on its way."""
+    terminated = isinstance(stop, Terminated) or signals.came() == signal.SIGTERM
+    if terminated and parallel.lost(stop):  # torchrun ends those that are left
+        _fail(LOST, ParallelError.exit_code)
+    said = str(stop) if isinstance(stop, KeyboardInterrupt | Terminated) else ""
+    _fail(said or ("terminated" if terminated else "stopped"), 143 if terminated else 130)
+
+
 def _bug() -> typer.Exit:
     first, code = parallel.claim(1)
     if first:
@@ -791,10 +833,6 @@ def _bug() -> typer.Exit:
             traceback.print_exc()
             terminal.message("taut: this is a bug of ours; please report it with the lines above")
     return typer.Exit(code)
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated
 
 
 def _print_version(value: bool) -> bool:
@@ -821,14 +859,18 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal of another encoding shows a question mark, and no traceback
     if parallel.launched():  # one process speaks for all
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (until the end)
-    if not parallel.is_launched():
-        app()
-        return
     code: Any = 0
-    try:
-        app()
-    except SystemExit as end:
-        code = end.code
+    with signals.watched(command=True):
+        try:
+            app()
+        except SystemExit as end:
+            code = end.code
+        except Terminated:
+            code = 143
+        signals.ending()
+    code = 128 + signals.came() if signals.came() and code == 1 else code  # a signal before the command had begun
+    if not parallel.is_launched():
+        sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 0)  # threads of gloo that outlive the interpreter would abort the process

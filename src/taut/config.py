@@ -45,6 +45,7 @@ class DataConfig:
         delimiter: Of a text table; by default the one that is found.
         decimal: "." or ",", likewise.
         encoding: Of a text table; by default UTF-8, or what its first bytes say.
+        header: Whether the first line of a text table names its columns; by default it does, unless it looks like a row.
         layer: Which matrix of an .h5ad file: a layer, or raw.
         resize: Height and width that images are scaled to.
         crop: Whether the centre of an image is cut out, in place of changing its proportions.
@@ -54,6 +55,8 @@ class DataConfig:
         test: An official test set, FILE[:KEY] or FILE; none of the rest is then held out for testing.
         validation_fraction: Share held out to watch the training by; 0 for none, and then nothing is stopped early.
         test_fraction: Share held out for the final measurement.
+        split: "copies" keeps all copies of a row in one part, "rows" splits each by itself; by default rows of many copies
+            are divided where a part would otherwise be unlike the data.
     """
 
     key: str | None = None
@@ -67,6 +70,7 @@ class DataConfig:
     delimiter: str | None = None
     decimal: str | None = None
     encoding: str | None = None
+    header: bool | None = None
     layer: str | None = None
     resize: tuple[int, int] | None = None
     crop: bool = False
@@ -76,6 +80,7 @@ class DataConfig:
     test: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +269,7 @@ _CHOICES = {
     "kind": ("binary", "levels", "real", "count"),
     "decimal": (".", ","),
     "alpha": ("drop", "composite"),
+    "split": ("rows", "copies"),
     "compile": ("auto", "on", "off"),
     "precision": ("float32", "bfloat16"),
 }

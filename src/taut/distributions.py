@@ -21,6 +21,8 @@ from torch.distributions import LogNormal as TorchLogNormal
 from torch.distributions import StudentT as TorchStudentT
 from torch.nn import functional
 
+from taut.precision import wide
+
 __all__ = [
     "OUTSIDE",
     "Bernoulli",
@@ -349,8 +351,8 @@ def _count_log_prob(value: Tensor, at_zero: Tensor, log_mass: Callable[..., Tens
     """
     shape = torch.broadcast_shapes(value.shape, at_zero.shape)
     index = value.expand(shape).reshape(-1).nonzero().squeeze(-1)
-    taken = (t.expand(shape).reshape(-1).index_select(0, index).double() for t in (value, *parameters))
-    return at_zero.expand(shape).reshape(-1).index_copy(0, index, log_mass(*taken).to(at_zero.dtype)).view(shape)
+    taken = (wide(t.expand(shape).reshape(-1).index_select(0, index)) for t in (value, *parameters))
+    return at_zero.expand(shape).reshape(-1).index_copy(0, index, log_mass(*taken).to(at_zero)).view(shape)
 
 
 class ZeroInflated(Distribution):
@@ -482,10 +484,10 @@ class Binomial(Distribution):
         return (self.high - self.low) * torch.sigmoid(self.logits) * torch.sigmoid(-self.logits)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        n = torch.as_tensor(self.high - self.low, dtype=torch.float64, device=value.device)
-        k, logits = (value - self.low).double(), self.logits.double()
+        n = wide(torch.as_tensor(self.high - self.low, device=value.device))
+        k, logits = wide(value - self.low), wide(self.logits)
         choices = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-        return (choices + k * logits - n * functional.softplus(logits, threshold=40.0)).to(self.logits.dtype)
+        return (choices + k * logits - n * functional.softplus(logits, threshold=40.0)).to(self.logits)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -516,7 +518,7 @@ class StudentT(TorchStudentT):
         return StudentT(self._each_df, self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        df, half = self._each_df, self._each_df.double() / 2
+        df, half = self._each_df, wide(self._each_df) / 2
         log_normalizer = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * torch.log(2 * math.pi * half)
         y = (value - self.loc) / self.scale
-        return log_normalizer.to(y.dtype) - self.scale.log() - (df + 1) / 2 * torch.log1p(y.square() / df)
+        return log_normalizer.to(y) - self.scale.log() - (df + 1) / 2 * torch.log1p(y.square() / df)

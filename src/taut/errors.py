@@ -55,3 +55,7 @@ class ParallelError(TautError):
     """The processes of one run lost each other, or no longer agree."""
 
     exit_code = 7
+
+
+class TautWarning(UserWarning):
+    """Something that a person should know and that ends nothing; the command line says it in one line."""

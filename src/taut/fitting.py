@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import platform
 import time
 import traceback
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from taut import build as building
-from taut import parallel, storage
-from taut.config import Config
+from taut import locks, parallel, records, storage
+from taut.config import Config, TrainingConfig
 from taut.data import Dataset
 from taut.data.readers import kind_of
-from taut.errors import TautError, UsageError, shown
-from taut.evidence import Evidence, importance_blocks, settle
+from taut.errors import StorageError, TautError, TautWarning, UsageError, shown
+from taut.evidence import Evidence, doctor, importance_blocks, settle
 from taut.measure import draw_pictures, measured_part, numbers
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective
@@ -31,6 +31,7 @@ from taut.run import (
     FORMAT,
     Run,
     Source,
+    abandon,
     check_fit,
     data_of,
     find_device,
@@ -42,13 +43,15 @@ from taut.run import (
     version,
 )
 from taut.seeds import stream
+from taut.signals import held, watched
 from taut.spec import to_spec
 from taut.training import checkpoint
-from taut.training.loop import Record, State, finish, train
+from taut.training.loop import Record, State, batch_size, finish, train
 from taut.training.pace import choose, plan_steps
 
 __all__ = [
-    "assemble", "evaluate", "fit", "going_together", "merge", "paced", "resume", "start", "to_device", "train_run", "use_threads",
+    "assemble", "begun",
+    "evaluate", "fit", "going_together", "merge", "paced", "resume", "start", "to_device", "train_run", "use_threads",
 ]  # fmt: skip
 
 CLIMBING = 100  # rows of the final measurement that get a better method than importance sampling, at most
@@ -135,11 +138,22 @@ def start(
     model.to(device)
     left = parallel.on_main(lambda: _left_behind(out, config, data)) if parallel.restarts() else None
     if left is not None and any((left / "checkpoints").glob("step-*")):
-        info = storage.read_json(left / "run.json")
-        run = Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info)
-        return run, data, _last_state(run)
+        parallel.on_main(lambda: locks.acquire(left))
+        info = records.checked(storage.read_json(left / "run.json"), records.RUN, left / "run.json")
+        newest, state, shapes = _last_state(left)
+        check_fit(model, shapes, newest)
+        parallel.on_main(lambda: _cut(left / "history.jsonl", state.step))
+        return Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info), data, state
     path = parallel.on_main(lambda: make_folder(left or out, data.name, overwrite or left is not None))
-    config, note, state = paced(path, model, objective, to_device(data, device), config)
+    with begun(path):
+        config, note, state = paced(path, model, objective, to_device(data, device), config)
+        info = _info(config, data, device, note, state, test)
+        parallel.on_main(lambda: storage.write_json(path / "run.json", info))
+    return Run(path, config, data.schema, model, objective, info), data, state
+
+
+def _info(config: Config, data: Dataset, device: torch.device, note: str, state: State, test: Source | None) -> dict[str, Any]:
+    """Returns what ``run.json`` says of a training that begins."""
     info = {
         "format": FORMAT,
         "taut": version(),
@@ -158,8 +172,19 @@ def start(
         "schema": data.schema.to_dict(),
         "config": config.to_dict(),
     }
-    parallel.on_main(lambda: storage.write_json(path / "run.json", info))
-    return Run(path, config, data.schema, model, objective, info), data, state
+    return storage.fingerprinted(info)
+
+
+@contextmanager
+def begun(path: Path) -> Iterator[None]:
+    """Removes a new folder where the block that fills it does not come to its end."""
+    try:
+        yield
+    except BaseException:
+        if parallel.main():
+            with watched(), held():
+                abandon(path)
+        raise
 
 
 def assemble(
@@ -198,73 +223,118 @@ def assemble(
 
 def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, None]:
     """Trains the model of a run from a state on, writing its history and its checkpoints, and yields each interval's record."""
-    folder, history = run.path / "checkpoints", run.path / "history.jsonl"
+    folder = run.path / "checkpoints"
     training = run.config.training
     data = to_device(data, torch.device(run.info["device"]))
     saved, began = time.monotonic(), time.monotonic()
     written = state.step if state.tensors else -1  # the last checkpoint
     whole = dataclasses.replace(state)  # a signal can arrive while ``train`` is in the midst of changing ``state``
+    late, ended = False, None if not state.done else run.info.get("ended")
 
     def keep(record: Record) -> None:
         nonlocal saved, whole, written
-        file.write(json.dumps(record._asdict(), allow_nan=False) + "\n")
-        file.flush()
+        assert lines is not None
+        lines.add(json.dumps(record._asdict(), allow_nan=False))
         whole = dataclasses.replace(state)
         if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
-            os.fsync(file.fileno())
+            lines.sync()
             checkpoint.save(folder, state)
             saved, written = time.monotonic(), state.step
 
     try:
-        with Path(history if parallel.main() else os.devnull).open("a" if state.step else "w") as file:
+        with _history(run.path / "history.jsonl", state) as lines:
             for record in train(run.model, run.objective, data, training, state):
                 parallel.on_main(partial(keep, record))
                 yield record
                 if training.minutes is not None and parallel.agreed(time.monotonic() - began >= 60 * training.minutes):
-                    state.done = True
+                    state.done = late = True
     except BaseException:  # a signal, a full disk, a divergence: what is done is kept, then the error goes on its way
         if not state.step:  # in the first interval the tensors are those of the start
             whole = dataclasses.replace(whole, tensors=state.tensors)
         if whole.tensors and whole.step != written and parallel.main():
-            checkpoint.save(folder, whole)
+            with watched(), held():  # people press Ctrl-C twice
+                checkpoint.save(folder, whole)
+        if parallel.main():
+            with watched(), held():
+                abandon(run.path)
         raise
 
     def end() -> None:
+        # First: the checkpoint is that of an end whose reason is kept.
+        storage.write_json(run.path / "run.json", storage.fingerprinted(run.info))
         if training.minutes is not None:
             checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
     finish(run.model, state)
+    run.info.update(storage.fingerprinted({**run.info, "ended": ended or _why_ended(training, data, state, late)}))
     parallel.on_main(end)
+
+
+def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines | None]:
+    """Opens the history, where this is the process that writes it."""
+    return closing(storage.Lines(path, keep=state.step > 0)) if parallel.main() else nullcontext()
+
+
+def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool) -> str:
+    """Returns what ended a training: ``time``, ``epochs`` (those that were planned) or ``patience`` (nothing grew any more)."""
+    if state.step < state.total_steps:
+        return "time" if late else "patience"
+    per_epoch = len(data.train) / batch_size(data, training)
+    shortened = training.max_epochs is None or state.step < training.max_epochs * per_epoch
+    return "time" if training.minutes is not None and shortened else "epochs"
 
 
 def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
     """Measures the trained model on held-out data, yielding each block of them, and finishes the folder."""
-    seed, blocks = run.config.training.seed, []
-    for block in importance_blocks(run.model, getattr(data, measured_part(data)), run.config.evaluation.num_samples, seed=seed):
-        blocks.append(block)
-        yield block
-
+    seed = run.config.training.seed
     x = getattr(data, measured_part(data))
-    # The numbers after training are quick ones: few rows move to a better proposal, and an audit does the rest.
-    rows = settle(run.model, x, Evidence.concatenate(blocks), seed=seed, climbing=CLIMBING, annealed=0)
+    blocks: list[Evidence] = []
+    try:
+        for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
+            blocks.append(block)
+            yield block
+        # The numbers after training are quick ones: few rows move to a better proposal, and an
+        # audit does the rest.
+        first = Evidence.concatenate(blocks)
+        rows = settle(run.model, x, first, seed=seed, climbing=CLIMBING, annealed=0)
 
-    def write() -> None:
-        storage.write_json(run.path / "evaluation.json", {"seed": seed, **numbers(rows, data)})
-        for name, content in draw_pictures(run.model, data, seed).items():
-            storage.write_bytes(run.path / name, content)
-        storage.write_manifest(run.path)
+        def write() -> None:
+            found = numbers(rows, data)
+            ended = run.info.get("ended")
+            found["unfinished"] = doctor.unfinished(run.history(), ended, run.config.training)
+            storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
+            # Of a run that was extended these are of other weights.
+            for name in ("audit.json", "gradients.json", "report.html"):
+                (run.path / name).unlink(missing_ok=True)
+            for name, content in draw_pictures(run.model, data, seed).items():
+                storage.write_bytes(run.path / name, content)
+            storage.write_manifest(run.path)
 
-    parallel.on_main(write)
+        parallel.on_main(write)
+    finally:
+        locks.release(run.path)
 
 
 def resume(
-    path: str | Path, *, source: Source | None = None, test: Source | None = None, trust: Sequence[str] = ()
+    path: str | Path,
+    *,
+    minutes: float | None = None,
+    max_epochs: int | None = None,
+    source: Source | None = None,
+    test: Source | None = None,
+    trust: Sequence[str] = (),
 ) -> tuple[Run, Dataset, State]:
     """Returns a run, its data and the state of its last checkpoint, ready for ``train_run`` and ``evaluate``.
 
+    Without a time or passes it goes on as if it had never been stopped, to the bit. With either a training that has ended, too,
+    is made longer: the steps that are added have a schedule of their own, the rate rises to its peak again and falls to zero,
+    and all of them are taken, since the bound first falls while the rate is high. The best weights of the whole are kept.
+
     Args:
         path: The run folder.
+        minutes: Time to train for from here on.
+        max_epochs: Passes over the training data in all, those that are done among them.
         source: The data, where they were an array or have moved.
         test: The official test set, likewise.
         trust: Outside modules that the run may import.
@@ -272,29 +342,72 @@ def resume(
     Fails:
         DataError: the data are not those of the run.
         StorageError: no checkpoint, or a damaged one.
+        UsageError: so many passes are done already.
     """
     path = run_folder(path)
-    run = rebuild(path, trust)
-    state = _last_state(run)
+    parallel.on_main(lambda: locks.acquire(path))
+    newest, state, shapes = _last_state(path)
+    run = rebuild(path, trust, shapes)
+    check_fit(run.model, shapes, newest)
+    parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))
     use_threads(run.config)
     data = data_of(run, source, test)
     run.model.to(find_device(run.info["device"]))
+    if minutes is not None or max_epochs is not None:
+        run = _extend(run, data, state, minutes, max_epochs)
     return run, data, state
 
 
-def _last_state(run: Run) -> State:
-    """Returns the state of the last checkpoint of a run, whose history is cut off there."""
-    newest = checkpoint.latest(run.path / "checkpoints")
-    state = checkpoint.load(newest)
-    check_fit(run.model, {k.removeprefix("model."): v for k, v in state.tensors.items() if k.startswith("model.")}, newest)
+def _extend(run: Run, data: Dataset, state: State, minutes: float | None, max_epochs: int | None) -> Run:
+    """Plans more steps for a run, in its state and its folder, and returns it so."""
+    data = to_device(data, torch.device(run.info["device"]))
+    training = dataclasses.replace(run.config.training, minutes=minutes, max_epochs=max_epochs, patience=1.0)
+    config = Config.from_dict(dataclasses.replace(run.config, training=training).to_dict())  # checks the numbers
+    passes = state.step * batch_size(data, training) / len(data.train)
+    if max_epochs is not None and max_epochs <= passes:
+        raise UsageError(
+            f"{shown(run.path)} has made {passes:g} passes over its training data: give --max-epochs a larger number, "
+            "or --minutes"
+        )
+    more = math.inf
+    if minutes is not None:
+        more = plan_steps(run.model, run.objective, data, dataclasses.replace(training, max_epochs=None))
+    if max_epochs is not None:
+        whole = plan_steps(run.model, run.objective, data, dataclasses.replace(training, minutes=None))
+        more = min(more, whole - state.step)
+    more = parallel.on_main(lambda: more)
+    state.since, state.total_steps, state.done = state.step, state.step + int(more), False
+    info = {k: v for k, v in run.info.items() if k != "ended"} | {"total_steps": state.total_steps, "config": config.to_dict()}
+    info = storage.fingerprinted({**info, "extended": [*run.info.get("extended", []), state.step]})
 
-    def cut() -> None:
-        history = run.path / "history.jsonl"
-        kept = [line for line in history.read_text().splitlines() if _step(line) <= state.step]
-        storage.write_bytes(history, "".join(line + "\n" for line in kept).encode())
+    def write() -> None:
+        # In this order: a kill between two of them leaves a training that goes on, with the old plan or with the new one.
+        (run.path / storage.MANIFEST).unlink(missing_ok=True)
+        checkpoint.save(run.path / "checkpoints", state)
+        storage.write_json(run.path / "run.json", storage.fingerprinted(info))
 
-    parallel.on_main(cut)
-    return state
+    parallel.on_main(write)
+    return dataclasses.replace(run, config=config, info=info)
+
+
+def _last_state(path: Path) -> tuple[Path, State, dict[str, tuple[int, ...]]]:
+    """Returns the last whole checkpoint of a run, the state in it and the shapes of its weights."""
+    newest, state = checkpoint.load_last(path / "checkpoints")
+    shapes = {k.removeprefix("model."): tuple(v.shape) for k, v in state.tensors.items() if k.startswith("model.")}
+    return newest, state, shapes
+
+
+def _cut(history: Path, step: int) -> None:
+    """Leaves out the lines of a history that are of later steps, or that a kill cut off."""
+    try:
+        lines = storage.read_file(history, storage.MOST_JSON).decode(errors="replace").splitlines()
+    except StorageError as error:
+        if history.exists() or history.is_symlink():
+            raise
+        warnings.warn(f"{error}; the lines before step {step} are lost", TautWarning, stacklevel=2)
+        lines = []
+    kept = [line for line in lines if _step(line) <= step]
+    storage.write_bytes(history, "".join(line + "\n" for line in kept).encode())
 
 
 def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path | None:
@@ -315,12 +428,7 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
 
 def paced(path: Path, model: VAE, objective: Objective, data: Dataset, config: Config) -> tuple[Config, str, State]:
     """Returns the configuration with the pace decided, what was measured, and a training that is to begin in a new folder."""
-    try:
-        training, note = choose(model, objective, data, config.training)
-    except UsageError:  # the corrected command finds the folder free
-        with suppress(OSError):
-            parallel.on_main(path.rmdir)
-        raise
+    training, note = choose(model, objective, data, config.training)
     steps = plan_steps(model, objective, data, training)
     return dataclasses.replace(config, training=training), note, State(parallel.on_main(lambda: steps))
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut import build as building
 from taut import pictures
 from taut.data import Dataset, Rows, hashes_of
 from taut.errors import DataError
 from taut.evidence import Estimate
 from taut.evidence.baseline import independent_marginals
-from taut.evidence.results import bits_per_dimension
+from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
 from taut.model import VAE
 from taut.seeds import stream
@@ -35,36 +34,55 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
     """Returns what is known of a model from the evidence of the part of the data it is measured on, as plain values."""
     part, schema = measured_part(data), data.schema
     x = getattr(data, part)
-    groups = copies(x)
+    groups = copies(x, data.divided)
     result = {"data": part, **rows.to_dict(groups)}
-    result["warnings"] += _warnings(part, groups)
-    baseline = independent_marginals(building.summarize(data), x, schema)
+    result["warnings"] += _warnings(part, x, data.divided, groups)
+    baseline = independent_marginals(data, x)
     # It has no samples, hence no Monte Carlo error.
     known = None if baseline is None else Estimate.of(baseline, torch.zeros_like(baseline), groups)
     result["baseline"] = None if known is None else known.to_dict()
     if schema.kind in ("binary", "levels"):
         names = [n for n in ("elbo", "log_evidence", "baseline") if result[n] is not None]
-        result["bits_per_dimension"] = {n: bits_per_dimension(result[n], schema.num_elements) for n in names}
+        elements = observed_elements(x)
+        result["bits_per_dimension"] = {n: bits_per_dimension(result[n], elements) for n in names}
     return result
 
 
-def copies(x: Rows) -> Tensor | None:
-    """Returns the group of equal rows that each datum belongs to, (N,); None where all are distinct."""
-    rows, groups = np.unique(hashes_of(x), return_inverse=True)
+def copies(x: Rows, divided: np.ndarray) -> Tensor | None:
+    """Returns the observation that each datum belongs to, (N,); None where each is one of its own.
+
+    Copies that were kept in one part are one observation: the split drew them together. Rows whose copies were divided among
+    the parts were drawn one by one.
+
+    Args:
+        x: The data.
+        divided: Hashes of the rows that were divided.
+    """
+    hashes = hashes_of(x)
+    rows, groups = np.unique(hashes, return_inverse=True)
+    single = np.isin(hashes, divided)
+    groups[single] = len(rows) + np.arange(single.sum())
+    rows, groups = np.unique(groups, return_inverse=True)
     return torch.from_numpy(groups) if len(rows) < len(x) else None
 
 
-def _warnings(part: str, groups: Tensor | None) -> list[str]:
+def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) -> list[str]:
     lines = []
     if part == "train":
         lines.append("nothing was held out: these are the data of the training, and the numbers are optimistic")
     elif part == "validation":
         lines.append("no test data: the validation data chose the weights that are measured on them, which is optimistic")
-    distinct = 0 if groups is None else int(groups.max()) + 1
-    if groups is not None and distinct < 0.95 * len(groups):
+    there = int(np.isin(hashes_of(x), divided).sum()) if len(divided) else 0
+    if there and part != "train":
         lines.append(
-            f"only {distinct} of {len(groups)} data are distinct; copies were kept on one side of the split, so the numbers are "
-            "for patterns that the training never saw, and their test-set error counts copies as one"
+            f"{there} of {len(x)} data repeat rows of the training, which repeat by their nature: the numbers are for new rows "
+            "of the same population, of which each counts as one"
+        )
+    distinct = len(x) if groups is None else int(groups.max()) + 1
+    if distinct < 0.95 * len(x):
+        lines.append(
+            f"only {distinct} of {len(x)} data are observations of their own; the other copies were kept on one side of the "
+            "split, so the numbers are for patterns that the training never saw, and their test-set error counts copies as one"
         )
     return lines
 

@@ -130,6 +130,11 @@ class Model(nn.Module, abc.ABC):
     def sample(self, num_samples: int, *, context: Context | None = None) -> Tensor:
         r"""Returns draws of x: (N, \*event), or (N, B, \*event) for a context of B rows."""
 
+    def redraw(self, x: Data) -> Tensor:
+        r"""Returns a draw of the model in place of each datum: given what it is conditioned on of that, with the same gaps."""
+        drawn = self.sample(len(x)).to(x)
+        return torch.where(x.isnan(), x, drawn)
+
 
 class VAE(Model):
     r"""Creates a variational autoencoder from its three distributions.
@@ -212,6 +217,12 @@ class VAE(Model):
         if context is not None and not prior.batch_shape:
             prior = prior.expand((len(context),))
         return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()
+
+    def redraw(self, x: Data) -> Tensor:
+        if self.condition is None:
+            return super().redraw(x)
+        drawn = self.condition.join(x, self.sample(1, context=self.condition(x)[1])[0].to(x))
+        return torch.where(x.isnan(), x, drawn)
 
 
 @contextmanager

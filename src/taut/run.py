@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from taut import build as building
-from taut import storage
-from taut.config import Config, DataConfig
+from taut import locks, records, storage
+from taut.config import Config, DataConfig, ModelConfig
 from taut.data import Column, Dataset, New, Options, Rows, Schema, check_against, prepare
 from taut.data.column import nearest_to
 from taut.data.columns import encode as encode_columns
@@ -39,7 +39,7 @@ from taut.spec import parse
 from taut.tasks import context_of, encode, sample
 
 __all__ = [
-    "FILES", "FORMAT", "Run", "Source", "check_fit", "data_of", "find_device", "held_out", "load",
+    "FILES", "FORMAT", "Run", "Source", "abandon", "check_fit", "data_of", "find_device", "held_out", "load",
     "make_folder", "new_data", "read_data", "rebuild", "run_folder", "sample_run", "stem", "version",
 ]  # fmt: skip
 
@@ -64,11 +64,12 @@ class Run:
 
     def history(self) -> list[dict[str, Any]]:
         """Returns the lines of the history, one for each interval of the training."""
-        return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
+        return storage.read_lines(self.path / "history.jsonl", records.HISTORY)
 
     def evaluation(self) -> dict[str, Any]:
         """Returns the numbers of the final measurement."""
-        return storage.read_checked_json(self.path / "evaluation.json")
+        path = self.path / "evaluation.json"
+        return records.checked(storage.read_checked_json(path), records.EVALUATION, path)
 
 
 def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
@@ -86,9 +87,11 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     if not (path / storage.MANIFEST).exists():
         raise StorageError(f"{shown(path)} is not finished: run `taut resume {shown(path)}` first")
     storage.read_checked(path / "run.json")
-    run = rebuild(path, trust)
-    tensors = storage.read_tensors(path / "model.safetensors")
-    check_fit(run.model, tensors, path / "model.safetensors")
+    weights = path / "model.safetensors"
+    shapes = storage.read_shapes(weights)  # before anything is built or read that a hostile size could make endless
+    run = rebuild(path, trust, shapes)
+    check_fit(run.model, shapes, weights)
+    tensors = storage.read_tensors(weights)
     run.model.load_state_dict(tensors)
     run.model.eval()
     return run
@@ -280,18 +283,51 @@ def make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
     path = Path(out)
     where = shown(path)
     try:
-        if path.exists() and not overwrite:
+        if path.exists() and not overwrite and not _nothing_trained(path):
             raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
-        if path.is_dir() and (inside := {p.name for p in path.iterdir()}):
-            if "run.json" not in inside:
+        if path.is_dir() and (inside := {p.name for p in path.iterdir() if not _passing(p.name)}):
+            if "run.json" not in inside and not inside <= FILES:
                 raise UsageError(f"{where} is not a run folder, so it is not replaced: choose another --out")
             if foreign := sorted(n for n in inside - FILES if not n.startswith(".")):
                 raise UsageError(f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or choose another --out")
-            shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
+        locks.acquire(path)
+        _empty(path)
     except OSError as error:
         raise UsageError(f"cannot make the folder {where}: {error.strerror or error}; choose another --out") from None
     return path
+
+
+def abandon(path: Path) -> None:
+    """Removes a folder in which nothing was trained, so that the next try finds its name free."""
+    with suppress(OSError):
+        if _nothing_trained(path):
+            _empty(path)
+            locks.release(path)
+            path.rmdir()
+    locks.release(path)
+
+
+def _nothing_trained(path: Path) -> bool:
+    """Returns whether a folder is empty, or what a training that was stopped before its first checkpoint left behind."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    inside = {p.name for p in path.iterdir() if not _passing(p.name)}
+    kept = {"model.safetensors", "evaluation.json", "audit.json", "gradients.json", storage.MANIFEST}
+    return inside <= FILES - kept and not any((path / "checkpoints").glob("[!.]*"))
+
+
+def _passing(name: str) -> bool:
+    return name == locks.LOCK or name.startswith(storage.TEMPORARY)
+
+
+def _empty(path: Path) -> None:
+    """Removes all that is in a folder but its lock."""
+    for each in path.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name != locks.LOCK:
+            each.unlink()
 
 
 def _next_folder(name: str) -> Path:
@@ -306,6 +342,7 @@ def _next_folder(name: str) -> Path:
         except OSError as error:
             raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another with --out") from None
         else:
+            locks.acquire(path)
             return path
 
 
@@ -314,30 +351,48 @@ def stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0] or "array"
 
 
-def rebuild(path: Path, trust: Sequence[str]) -> Run:
-    info = storage.read_json(path / "run.json")
+def rebuild(path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Run:
+    """Returns a run as its ``run.json`` describes it, with first weights.
+
+    Args:
+        path: The folder.
+        trust: Outside modules that the run may import.
+        shapes: Of the tensors that were saved: a model that is larger by far is not built.
+
+    Fails:
+        StorageError: ``run.json`` is damaged.
+        UsageError: it names an outside module that is not trusted.
+    """
+    file = path / "run.json"
+    info = storage.read_json(file)
     if info.get("format") != FORMAT:
         made = f"made by taut {shown(info.get('taut', 'of an unknown version'))}"
         raise StorageError(
             f"{shown(path)} has format {info.get('format')!r}, {made}; this taut ({version()}) reads format {FORMAT}"
         )
-    try:
+    if not (path / storage.MANIFEST).exists() and not storage.unbroken(info):  # of a finished run the manifest knows it
+        raise StorageError(f"{shown(file)} is damaged: its SHA-256 is not the one in it; restore it from a copy")
+    records.checked(info, records.RUN, file)
+    with suppress(KeyError, TypeError, AttributeError):  # said below
+        info["config"]["data"].setdefault("split", "copies")  # as every run was split before this could be said
+    with _damaged(file):
         config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).replace("\n", "; ")
-        raise StorageError(f"{shown(path / 'run.json')} is damaged: {reason}") from None
     specs = [
         config.training.objective or building.usual_objective(schema),
         *(str(v) for v in dataclasses.asdict(config.model).values() if isinstance(v, str)),
     ]
-    outside = set().union(*(parse(s).modules() for s in specs)) - set(trust)
+    with _damaged(file):
+        modules = set().union(*(parse(s).modules() for s in specs))
+    outside = modules - set(trust)
     if outside:
         module = sorted(outside)[0]
         raise UsageError(
             f"{shown(path)} names a part of the outside module {module!r}, whose code would run: "
             f"if you trust it, --trust {module}"
         )
-    with untouched():  # the first weights are drawn, to be replaced
+    with untouched(), _damaged(file):  # the first weights are drawn, to be replaced
+        if shapes is not None and not modules:
+            _check_size(config.model, schema, shapes, file)
         model = building.build(config.model, schema)
     if "tightened" in info:  # a training that goes on must leave them alone
         model.prior.requires_grad_(False)
@@ -347,9 +402,40 @@ def rebuild(path: Path, trust: Sequence[str]) -> Run:
     )
 
 
-def check_fit(model: VAE, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses weights that are not those of the model."""
-    wanted, given = ({k: tuple(v.shape) for k, v in t.items()} for t in (model.state_dict(), tensors))
+@contextmanager
+def _damaged(file: Path) -> Iterator[None]:
+    """Turns whatever is wrong with a description of a run into one line about its file."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, UsageError) as error:
+        reason = "; ".join(str(error).splitlines()) or type(error).__name__
+        raise StorageError(f"{shown(file)} is damaged: {shown(reason)}") from None
+
+
+def _check_size(config: ModelConfig, schema: Schema, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    """Refuses a model that has far more weights than were saved, by building it without memory until that is certain."""
+    most, size = 2 * len(shapes), 2 * sum(math.prod(shape) for shape in shapes.values())
+    count = numel = 0
+
+    def registered(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal count, numel
+        count, numel = count + 1, numel + (0 if parameter is None else parameter.numel())
+        if count > most or numel > size:
+            raise StorageError(f"{shown(file)} is damaged: its model has more weights than were saved")
+
+    hook = torch.nn.modules.module.register_module_parameter_registration_hook(registered)
+    try:
+        with suppress(RuntimeError, NotImplementedError), torch.device("meta"):  # a part may need the numbers in a tensor
+            building.build(config, schema)
+    finally:
+        hook.remove()
+
+
+def check_fit(model: VAE, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Refuses weights that are not those of the model, by their shapes."""
+    wanted, given = {k: tuple(v.shape) for k, v in model.state_dict().items()}, dict(shapes)
     if wanted != given:
         name = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))[0]
         raise StorageError(

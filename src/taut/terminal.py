@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taut.errors import shown
+from taut.evidence.doctor import named, nothing_found
 
 if TYPE_CHECKING:
     from taut.config import Config
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from taut.run import Run
 
 __all__ = [
-    "answer", "message", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers",
+    "answer", "message", "name_rows", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers",
     "show_tightening", "stages",
 ]  # fmt: skip
 
@@ -47,12 +48,12 @@ METHODS = {
 
 def answer(text: str) -> None:
     """Prints a line of result."""
-    _stdout().print(Text(text), soft_wrap=True)
+    _stdout().print(_text(text), soft_wrap=True)
 
 
 def message(text: str) -> None:
-    """Prints a message, without control characters, which could write anything on a terminal."""
-    _stderr().print(Text(_clean(text)), soft_wrap=True)
+    """Prints a message."""
+    _stderr().print(_text(text), soft_wrap=True)
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
@@ -113,20 +114,34 @@ def show_oddest(log_evidence: Any, cells: dict[str, Any], rows: int = 5, columns
         answer(f"{row:>8}  log p(x) {float(log_evidence[row]):.1f}: {why}")
 
 
+def name_rows(chosen: Any, most: int = 10) -> str:
+    """Returns how many rows are chosen, (N,), and which, from 0: "2 of 30 rows (4, 7)"; nothing where none is."""
+    rows = chosen.nonzero()[:, 0].tolist()
+    more = ", ..." if len(rows) > most else ""
+    return f"{len(rows)} of {len(chosen)} rows ({', '.join(map(str, rows[:most]))}{more})" if rows else ""
+
+
 def show_evaluation(run: Run, as_json: bool) -> None:
     result = run.evaluation()
     if as_json:
         answer(json.dumps({"run": str(run.path), **result}, indent=2))
         return
-    show_numbers(result)
+    unfinished = [named(line, str(run.path)) for line in result.get("unfinished", [])]
+    show_numbers({**result, "warnings": [*result["warnings"], *unfinished]})
     files = "samples.png and reconstructions.png are" if run.schema.is_image else "everything is"
     answer(f"\n{files} in {shown(run.path)}")
+
+
+def show_next(run: Run, seconds: float) -> None:
+    """Says how long it took and what one does next, in commands that can be pasted."""
+    gaps = ", `taut impute RUN`" if run.schema.missing and run.schema.kind == "table" else ""
+    message(f"done in {seconds:.0f} s; next: {named(f'`taut audit RUN`{gaps}', str(run.path))}")
 
 
 def show_numbers(result: Mapping[str, Any]) -> None:
     bits = result.get("bits_per_dimension", {})
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"{result['num_data']} {result['data'] + ' ' if 'data' in result else ''}data")
+    table.add_column(_text(f"{result['num_data']} {result['data'] + ' ' if 'data' in result else ''}data"))
     for title in ("nats per datum", "± Monte Carlo", "± test set", *(["bits per dim"] if bits else [])):
         table.add_column(title, justify="right")
     for name, title in NAMES.items():
@@ -138,7 +153,7 @@ def show_numbers(result: Mapping[str, Any]) -> None:
     ess, reliable = result["ess"], result["khat"]["reliable_share"]
     by = _by(result["by"]) if result.get("by", {}).keys() - {"importance"} else ""
     console.print(
-        Text(
+        _text(
             f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples {ess['mean']:.1f} in the mean, "
             f"{ess['smallest']:.1f} at least"
             + ("" if reliable is None else f"; k-hat finds {reliable:.0%} of the data reliable")
@@ -149,7 +164,7 @@ def show_numbers(result: Mapping[str, Any]) -> None:
         soft_wrap=True,
     )
     for line in result["warnings"]:
-        console.print(Text(f"warning: {line}"), soft_wrap=True)
+        console.print(_text(f"warning: {line}"), soft_wrap=True)
 
 
 def _by(counts: Mapping[str, int]) -> str:
@@ -181,28 +196,22 @@ def show_audit(result: Mapping[str, Any]) -> None:
     ]
     for title, estimate in rows:
         if estimate:
-            table.add_row(
-                title, *(_number(estimate[k]) if estimate[k] is not None else "" for k in ("value", "mc_error", "test_error"))
-            )
+            errors = ("" if estimate[k] is None else _number(estimate[k]) for k in ("mc_error", "test_error"))
+            table.add_row(title, _number(estimate["value"]), *errors)
     console = _stdout()
     console.print(table)
     how = _by(result["log_evidence"]["by"])
     lines = [f"log p(x) is by {how}; reliable for {result['log_evidence']['reliable_share']:.0%} of the data"]
     if found := result["latents"]:
-        lines.append(
-            f"active units: {found['active_units']} of {found['latent_dim']}; calibration: {result['calibration']['verdict']}"
-        )
+        lines.append(f"active units: {found['active_units']} of {found['latent_dim']}")
+    if found := result["calibration"]:
+        lines.append(f"calibration: {found['verdict']}")
     sections = [result, *(result[name] or {} for name in ("evidence", "gaps", "annealing", "latents", "samples", "blur"))]
     warnings = [line for part in sections for line in part.get("warnings", [])]
     lines += [f"note: {_clean(line)}" for line in (*result["notes"], *warnings)]
-    if result["stopped"]:
-        missing = [name for name in ("annealing", "gaps", "latents", "samples") if result[name] is None]
-        why = "stopped" if result["stopped"] == "stopped" else "time was up"
-        lines.append(f"note: {why}; not done: {', '.join(missing) or 'nothing whole'}")
-
+    lines += _not_measured(result)
     lines.append("")
-    nothing = "nothing found in what was measured" if result["stopped"] else "nothing worth changing"
-    lines += [] if result["findings"] else [nothing]
+    lines += [] if result["findings"] else [nothing_found(result)]
     for number, finding in enumerate(result["findings"], 1):
         worth = (
             ""
@@ -212,7 +221,18 @@ def show_audit(result: Mapping[str, Any]) -> None:
         lines += [f"{number}. {finding['name']}{worth}", f"   {finding['what']}", f"   {finding['evidence']}"]
         lines += [f"   {finding['action']}: {finding['command']}"]
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(_text(line), soft_wrap=True)
+
+
+def _not_measured(result: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each reason for which sections were not measured, and the stop of an audit that only shortened some."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in result["missing"].items():
+        reasons.setdefault(why, []).append(name.replace("_", " "))
+    lines = [f"note: not measured: {', '.join(names)}: {_clean(why)}" for why, names in reasons.items() if why]
+    if result["stopped"] and not any("before it" in why for why in reasons):
+        lines.append(f"note: {'the time was up' if result['stopped'] == 'time' else 'stopped'}; nothing whole is missing")
+    return lines
 
 
 def show_tightening(run: Run) -> None:
@@ -241,9 +261,9 @@ def show_gradients(result: Mapping[str, Any]) -> None:
         table.add_column(title, justify="left" if title == "estimator" else "right")
     for row in result["estimators"]:
         if "reason" in row:
-            table.add_row(row["name"], row["reason"])
+            table.add_row(_text(row["name"]), _text(row["reason"]))
             continue
-        cells = [f"{row['name']} ({row['target']})", _number(row["bound"]["value"], 2)]
+        cells: list[Text | str] = [_text(f"{row['name']} ({row['target']})"), _text(_number(row["bound"]["value"], 2))]
         cells.append("" if row["seconds"] is None else f"{1000 * row['seconds']['value']:.1f}")
         for part in ("encoder", "decoder"):
             found = row[part]
@@ -289,7 +309,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         done += amount
         if done * 10 // total > shown:
             shown = done * 10 // total
-            console.print(Text(f"{title} {100 * done // total} %{', ' + note if note else ''}"), soft_wrap=True)
+            console.print(_text(f"{title} {100 * done // total} %{', ' + note if note else ''}"), soft_wrap=True)
 
     yield advance
 
@@ -303,7 +323,7 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         def say(title: str, share: float) -> None:
             nonlocal current
             if title != current:
-                console.print(Text(title), soft_wrap=True)
+                console.print(_text(title), soft_wrap=True)
             current = title
 
         yield say
@@ -339,6 +359,11 @@ def _stderr() -> Console:
     return _Console(stderr=True, highlight=False)
 
 
+def _text(text: object) -> Text:
+    """Returns what may be printed: no control characters, which could write anything on a terminal, and no markup."""
+    return Text(_clean(str(text)))
+
+
 def _clean(text: str) -> str:
-    """Returns a text without control characters, which could write anything on a terminal."""
+    """Returns a text without control characters."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

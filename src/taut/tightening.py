@@ -12,7 +12,7 @@ from taut import build as building
 from taut import parallel, storage
 from taut.data import Dataset
 from taut.errors import UsageError, shown
-from taut.fitting import going_together, merge, paced, to_device, use_threads
+from taut.fitting import begun, going_together, merge, paced, to_device, use_threads
 from taut.run import Run, Source, data_of, find_device, make_folder, version
 from taut.seeds import stream
 from taut.training.loop import State
@@ -84,25 +84,30 @@ def tighten(
     model.likelihood.requires_grad_(False)
     with stream(config.training.seed, "check"), going_together():
         building.check_parts(model, objective, data, shown(data.name) or "the data")
+        if config.training.simulated:  # what cannot be drawn fails here, before there is a folder
+            with torch.no_grad():
+                model.redraw(data.train[:2].to(torch.get_default_dtype()))
     device = find_device(config.training.device)
     use_threads(config)
     model.to(device)
     name = run.path.resolve().name
     path = parallel.on_main(lambda: make_folder(out, f"{name}-tight", overwrite))
-    config, note, state = paced(path, model, objective, to_device(data, device), config)
-    info = {
-        **run.info,
-        "taut": version(),
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "pace": note,
-        "total_steps": state.total_steps,
-        "config": config.to_dict(),
-        "data_seed": run.info.get("data_seed", old.training.seed),
-        "tightened": {"from": name, "before": before},
-    }
-    parallel.on_main(lambda: storage.write_json(path / "run.json", info))
+    with begun(path):
+        config, note, state = paced(path, model, objective, to_device(data, device), config)
+        info = {
+            **run.info,
+            "taut": version(),
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+            "device": str(device),
+            "pace": note,
+            "total_steps": state.total_steps,
+            "config": config.to_dict(),
+            "data_seed": run.info.get("data_seed", old.training.seed),
+            "tightened": {"from": name, "before": before},
+        }
+        info = storage.fingerprinted(info)
+        parallel.on_main(lambda: storage.write_json(path / "run.json", info))
     return Run(path, config, data.schema, model, objective, info), data, state
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from taut.data.column import exact_integers, float_storage
 from taut.data.counts import problems as problems_of_counts
 from taut.data.schema import MAX_LEVELS, Schema, chunks, integers_only, listing
-from taut.data.split import num_duplicates, row_hashes
 from taut.data.tabular import MISSING_NOTE
 
-__all__ = ["array_notes", "drift_notes", "duplicate_notes", "few_notes", "is_divided_by_255"]
+__all__ = ["array_notes", "drift_notes", "few_notes", "is_divided_by_255", "shared_notes"]
 
 SAMPLE = 20_000  # rows that are looked at to tell whether a column was rounded
 
@@ -77,15 +78,12 @@ def _repeated(array: np.ndarray) -> list[str]:
     return lines
 
 
-def duplicate_notes(stored: list[np.ndarray]) -> list[str]:
-    """Returns a line for rows that repeat another, and one for rows of the test set that are also in the training data."""
-    count, rows = num_duplicates(stored[0]), len(stored[0])
-    lines = [f"{count} of {rows} rows ({100 * count / rows:.3g} %) repeat another; copies stay on one side"] if count else []
-    if len(stored) > 1 and stored[0].dtype == stored[1].dtype:
-        shared = int(np.isin(row_hashes(stored[1]), row_hashes(stored[0])).sum())
-        if shared:
-            lines.append(f"{shared} of {len(stored[1])} rows of the test set are also in the data: its score is optimistic")
-    return lines
+def shared_notes(hashes: Sequence[np.ndarray]) -> list[str]:
+    """Returns a line for rows of an official test set, the second of two, that are also in the training data."""
+    shared = int(np.isin(hashes[1], hashes[0]).sum()) if len(hashes) > 1 else 0
+    if not shared:
+        return []
+    return [f"{shared} of {len(hashes[1])} rows of the test set are also in the data: its score is optimistic"]
 
 
 def few_notes(num_rows: int, schema: Schema) -> list[str]:

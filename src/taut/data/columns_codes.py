@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from taut.data.column import LEVEL_KINDS, Column, float_storage, nearest_to, quoted, value_text
-from taut.data.columns_cells import TICKS, Cells, Tokens, as_days, as_numbers, read_cells
+from taut.data.columns_cells import TICKS, Cells, Tokens, as_days, as_numbers, days_of, read_cells, yyyymmdd
 from taut.data.columns_seen import some
+from taut.data.notation import days_in, numbers_in
 from taut.errors import DataError, UsageError, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_DRIFT = 10.0
+LARGE_MEND = 'leave the column out with kind = "id" in a schema file, or divide it'
 MANY = 10  # values of a column, from which on it can be the wrong column as a whole
 TRUTH = {word: truth for truth, words in ((False, "0 false f no n"), (True, "1 true t yes y")) for word in words.split()}
 
@@ -66,8 +69,8 @@ def encode(
             problems += _infinite(cells.numbers, column, first_row) or wrong
             notes += lines
         else:
-            coded = _day_codes(cells) if column.kind == "date" else _number_codes(cells)
-            values[:, j] = coded.values
+            coded = _day_codes(cells, column) if column.kind == "date" else _number_codes(cells, column)
+            values[:, j] = column.codes(coded.values)
             problems += _wrong_type(coded, column, first_row) or _wrong_values(coded.values, column, first_row)
             notes += _outside(coded.values, column, first_row) + _drift(coded.values, column)
     return values, [where + line for line in problems], [where + line for line in notes]
@@ -88,7 +91,7 @@ def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
     modelled = [c for c in columns if c.modelled]
     if values.ndim != 2 or values.shape[1] != len(modelled):
         raise UsageError(f"codes of shape {values.shape} do not fit {len(modelled)} columns")
-    cells = [_decoded(np.asarray(values[:, j], np.float64), column) for j, column in enumerate(modelled)]
+    cells = [_decoded(_numbers(values[:, j], column), column) for j, column in enumerate(modelled)]
     return pa.table(cells, names=[c.name for c in modelled])
 
 
@@ -111,19 +114,34 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(quoted(n) for n in names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _number_codes(cells: Cells) -> _Coded:
+def _number_codes(cells: Cells, column: Column) -> _Coded:
     if cells.family in ("number", "null"):
         return _all_right(cells.numbers)
     if cells.family == "text":
-        return _parsed(cells, as_numbers(cells.texts))
+        plain = as_numbers(cells.texts)
+        return _parsed(
+            cells, np.where(np.isnan(plain), numbers_in(cells.texts, column.notation), plain) if column.notation else plain
+        )
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "dates")
 
 
-def _day_codes(cells: Cells) -> _Coded:
+def _day_codes(cells: Cells, column: Column) -> _Coded:
+    if column.type == "yyyymmdd" and cells.family in ("number", "text"):
+        numbers = _number_codes(cells, column)
+        if (numbers.wrong >= 0).any():
+            return numbers
+        days = days_of(numbers.values)
+        wrong = np.isnan(days) & ~np.isnan(numbers.values)
+        others = [value_text(x) for x in np.unique(numbers.values[wrong])]
+        which = np.searchsorted(np.unique(numbers.values[wrong]), np.where(wrong, numbers.values, -np.inf))
+        return _Coded(days, np.where(wrong, which, -1), others)
     if cells.family in ("date", "null"):
         return _all_right(cells.numbers)
     if cells.family == "text":
-        return _parsed(cells, as_days(cells.texts)[0])
+        plain = as_days(cells.texts)[0]
+        return _parsed(
+            cells, np.where(np.isnan(plain), days_in(cells.texts, column.notation)[0], plain) if column.notation else plain
+        )
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "numbers")
 
 
@@ -153,6 +171,9 @@ def _level_codes(cells: Cells, column: Column) -> tuple[np.ndarray, list[str], l
         place[~cells.missing] = index
     else:
         texts, place = cells.texts, cells.place if cells.family == "text" else np.full(len(cells.numbers), -1)
+    if column.notation:
+        worn = numbers_in(texts, column.notation).tolist()
+        texts = [text if math.isnan(x) else value_text(x) for text, x in zip(texts, worn, strict=True)]
     plain = _comparable(cells, column)
     codes = {plain(level): code for code, level in enumerate(column.levels)}
     if not any(plain(text) in codes for text in texts) and (truths := _truths(texts, column)):
@@ -208,18 +229,33 @@ def _wrong_type(coded: _Coded, column: Column, first_row: int) -> list[str]:
 
 def _wrong_values(x: np.ndarray, column: Column, first_row: int) -> list[str]:
     finite, integer = np.isfinite(x), x == np.trunc(x)
-    largest = float(np.finfo(float_storage()).max)
+    storage = np.finfo(float_storage())
     tests = [
-        (finite & (np.abs(x) > largest), "beyond the range of " + np.dtype(float_storage()).name, "rescale the column"),
+        (finite & (np.abs(x) > float(storage.max)), f"beyond the range of {storage.dtype.name}", "rescale the column"),
     ]
+    if column.kind == "count":
+        large = "integers from 2^53 on, which floats do not tell apart"
+        tests.append((finite & (x >= 2.0**53), large, LARGE_MEND))
+    if column.kind == "positive":
+        small = f"above 0 and below {float(storage.tiny):.3g}, the smallest {storage.dtype.name}"
+        tests.append((finite & (x > 0) & (x < float(storage.tiny)), small, "give their logarithms"))
     impossible = []
-    if column.kind in ("count", "levels"):
+    if column.kind == "count" or (column.kind == "levels" and column.step in (0.0, 1.0)):
         impossible.append((finite & ~integer, "not integers", _integer_mend(x[finite], column)))
     if column.kind == "count":
         impossible.append((finite & (x < 0), "negative", "give raw counts"))
+    if column.kind == "levels" and column.step not in (0.0, 1.0):
+        off = f"not on the grid of steps of {column.step:g}"
+        impossible.append((finite & ~_on_grid(x, column), off, 'train with kind = "real"'))
     tests += [test for test in impossible if test[0].sum() > max(MANY, finite.sum()) / 2]
     found = [_found(x, marked, column, what, mend, first_row) for marked, what, mend in tests if marked.any()]
     return _infinite(x, column, first_row) + found
+
+
+def _on_grid(x: np.ndarray, column: Column) -> np.ndarray:
+    codes = column.codes(x)
+    on_grid: np.ndarray = codes == np.round(codes)
+    return on_grid
 
 
 def _outside(x: np.ndarray, column: Column, first_row: int) -> list[str]:
@@ -232,8 +268,18 @@ def _outside(x: np.ndarray, column: Column, first_row: int) -> list[str]:
         low, high = column.low, column.high
         wider = f"low = {min(low, np.floor(x[finite].min(initial=low))):.0f}"
         wider += f" and high = {max(high, np.ceil(x[finite].max(initial=high))):.0f}"
-        odd.append((finite & (x != np.trunc(x)), "not integers", real))
+        grid = "not integers" if column.step in (0.0, 1.0) else f"not on the grid of {column.step:g}"
+        odd.append((finite & ~_on_grid(x, column), grid, real))
         odd.append((finite & ((x < low) | (x > high)), f"outside the levels {low:.0f}..{high:.0f}", wider))
+    if column.kind == "mixed" and column.bounded:
+        low, high = column.support
+        past = finite & ((column.codes(x) < low) | (column.codes(x) > high))
+        name, held = {
+            "low": ("below", f"{column.low:g}"),
+            "high": ("above", f"{column.high:g}"),
+            "both": ("outside", f"{column.low:g}..{column.high:g}"),
+        }[column.bounded]
+        odd.append((past, f"{name} {held}, which the training data never pass", real))
     mend = "log p(x) of their rows is finite, but low; train with {} in a schema file to expect them"
     return [_found(x, marked, column, what, mend.format(how), first_row) for marked, what, how in odd if marked.any()]
 
@@ -268,6 +314,10 @@ def _drift(x: np.ndarray, column: Column) -> list[str]:
     return [f"{far}; check its unit"] if drift > MAX_DRIFT else []
 
 
+def _numbers(codes: np.ndarray, column: Column) -> np.ndarray:
+    return np.asarray(codes, np.float64) if column.kind in LEVEL_KINDS else np.asarray(column.values(codes))
+
+
 def _decoded(x: np.ndarray, column: Column) -> pa.Array:
     import pyarrow as pa
 
@@ -297,6 +347,8 @@ def _level_array(column: Column) -> pa.Array:
 def _days_array(x: np.ndarray, gone: np.ndarray, column: Column) -> pa.Array:
     import pyarrow as pa
 
+    if column.type == "yyyymmdd":
+        return pa.array(np.where(gone, 0, yyyymmdd(x)).astype(np.int64), mask=gone)
     if column.type == "date":
         kind, width, per_day = pa.date32(), 32, 1
     else:

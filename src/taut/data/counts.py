@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,6 +28,27 @@ __all__ = ["SparseRows", "from_anndata", "from_scipy", "problems", "read_h5ad", 
 
 MAX_RATIO = 1032  # deflate cannot pack tighter, so a large array that claims more lies
 Read = tuple[SparseRows | np.ndarray, np.ndarray | None, list[str], list[str]]
+LOOK_SECONDS = 5
+LOOK_BYTES = 10_000_000  # for each of which another second is given
+LOOK = """
+import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2])))
+except ImportError:
+    pass  # not on Windows
+import h5py
+
+def look(name, item):
+    for key in item.attrs:
+        item.attrs[key]
+    if getattr(item, "dtype", None) == object:
+        item[()]
+
+with h5py.File(sys.argv[1], "r") as file:
+    look("", file)
+    file.visititems(look)
+"""
 
 
 class _Source(NamedTuple):
@@ -61,6 +84,7 @@ def read_h5ad(path: Path, *, layer: str | None = None, labels: str | None = None
         raise UsageError(f"{where}: needs anndata to be read; pip install 'taut[anndata]'") from error
     if not path.is_file():
         raise UsageError(f"{where}: no such file; give an .h5ad file")
+    _look_first(path, where)
     try:
         with warnings.catch_warnings(), h5py.File(path, "r") as file:
             warnings.simplefilter("ignore")
@@ -110,6 +134,18 @@ def to_obsm(adata: Any, embedding: Any, key: str = "X_taut") -> None:
             f"the embedding has shape {array.shape}, but ({adata.n_obs}, dimensions) is needed: embed these very rows"
         )
     adata.obsm[key] = array
+
+
+def _look_first(path: Path, where: str) -> None:
+    """Refuses a damaged file in which libhdf5 goes round in circles, where no signal reaches Python.
+
+    Another process reads the names and attributes first, and all that has no fixed length, within
+    so many seconds of a processor.
+    """
+    seconds = LOOK_SECONDS + path.stat().st_size // LOOK_BYTES
+    done = subprocess.run([sys.executable, "-c", LOOK, str(path), str(seconds)], capture_output=True, check=False)
+    if done.returncode < 0:  # ended by a signal; what else is wrong is said where the file is read
+        raise DataError(f"{where}: is damaged: reading it does not end; download it again")
 
 
 def _check_size(part: Any, where: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from taut.data.array_notes import array_notes, drift_notes, duplicate_notes, few_notes, is_divided_by_255
+from taut.data.array_notes import array_notes, drift_notes, few_notes, is_divided_by_255, shared_notes
 from taut.data.column import float_storage
 from taut.data.counts import problems as problems_of_counts
+from taut.data.numeric_notes import number_notes
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
 from taut.data.schema import (
@@ -36,7 +37,7 @@ from taut.data.schema import (
     problems,
 )
 from taut.data.sparse import SparseRows, only_counts
-from taut.data.split import fingerprint, split, split_hashes
+from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_hashes
 from taut.data.tabular import Asked, check_table, prepare_tables
 from taut.errors import DataError, UsageError, shown
 
@@ -63,6 +64,7 @@ class Dataset:
         name: The string to read the training source again; empty for arrays.
         binarize: How grey became bits.
         streamed: Whether the rows stay in their file.
+        divided: Hashes of the rows whose copies are in more than one part.
     """
 
     schema: Schema
@@ -77,6 +79,7 @@ class Dataset:
     name: str
     binarize: str
     streamed: bool = False
+    divided: np.ndarray = field(default_factory=lambda: np.empty(0, "S16"))
 
 
 def prepare(
@@ -94,6 +97,7 @@ def prepare(
     test: object | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
+    split: str | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Returns the data of ``source``, checked and split.
@@ -112,6 +116,8 @@ def prepare(
         test: An official test set; nothing is split off for testing then, and ``test_fraction`` has no meaning.
         validation_fraction: Share of the rows for validation; may be 0.
         test_fraction: Share of the rows for testing; may be 0.
+        split: ``"copies"`` keeps all copies of a row in one part, ``"rows"`` splits each by itself; by default rows of many
+            copies are divided where a part would otherwise be unlike the data (``taut.data.split``).
         seed: Of the bits of validation and test under ``"dynamic"``. The split does not depend on it.
 
     Fails:
@@ -131,7 +137,7 @@ def prepare(
         if wrong := [name for name, value in of_arrays.items() if value is not None]:
             raise UsageError(f"--{wrong[0]} is for arrays and images; what the columns of a table are is said by --schema FILE")
         given = schema if isinstance(schema, Schema) else None if schema is None else Path(schema)
-        return _table_dataset(sources, names, Asked(given, missing_values, condition), fractions)
+        return _table_dataset(sources, names, Asked(given, missing_values, condition), fractions, split)
     of_tables = {
         "schema": None if isinstance(schema, Schema) else schema,
         "missing_values": missing_values,
@@ -148,8 +154,8 @@ def prepare(
     if any(not isinstance(s.data, np.ndarray) for s in sources):
         if wrong:
             raise UsageError(f"--{wrong[0]} is for dense arrays; a sparse matrix holds counts: give it dense, as .npy")
-        return _sparse_dataset(sources, names, kind, fractions)
-    return _array_dataset(sources, names, kind, levels, shape, binarize, fractions, seed)
+        return _sparse_dataset(sources, names, kind, fractions, split)
+    return _array_dataset(sources, names, kind, levels, shape, binarize, fractions, split, seed)
 
 
 def _counted(source: Source, given: object) -> Source:
@@ -166,6 +172,7 @@ def _array_dataset(
     shape: tuple[int, ...] | None,
     binarize: str,
     fractions: tuple[float, float],
+    by: str | None,
     seed: int,
 ) -> Dataset:
     shaped = [_shaped(s.data, shape, name) for s, name in zip(sources, names, strict=True)]
@@ -181,20 +188,29 @@ def _array_dataset(
     if wrong:
         raise DataError(wrong)
     stored = [_stored(array, seen, binarize) for array in arrays]
-    parts = split(stored[0], *fractions)
+    hashes = [row_hashes(array) for array in stored]
+    copies = copies_of(hashes[0], *fractions, by, by_nature=seen.discrete and not seen.is_image)
+    parts = split_hashes(hashes[0], *fractions, copies.most)
     trained, where = stored[0][parts[0]], f"{names[0]}, its training rows"
     if binarize == "none" and trained.ndim == 2 and (wrong := flat_columns(chunks(trained), seen, where)):
         raise DataError(wrong)
     rows, labels = _parts(stored, [s.labels for s in sources], parts)
     if binarize == "dynamic":
         rows[1:] = [_fixed_bits(x, seed, part) for x, part in zip(rows[1:], ("validation", "test"), strict=True)]
-    notes = (*(array_notes(arrays[0], seen, names[0]) if binarize == "none" else ()), *duplicate_notes(stored))
+    comparable = len({array.dtype for array in stored}) == 1
+    notes = (
+        *(array_notes(arrays[0], seen, names[0]) if binarize == "none" else ()),
+        *copies.notes,
+        *(shared_notes(hashes) if comparable else ()),
+    )
     final = seen if binarize == "none" else Schema("binary", seen.event_shape, 0.0, 1.0)
-    return _dataset(sources, final, rows, labels, notes, "+".join(fingerprint(s.data) for s in sources), binarize=binarize)
+    mark = "+".join(fingerprint(s.data) for s in sources)
+    return _dataset(sources, final, rows, labels, notes, mark, binarize=binarize, copies=copies)
 
 
-def _sparse_dataset(sources: list[Source], names: list[str], kind: Kind | None, fractions: tuple[float, float]) -> Dataset:
-
+def _sparse_dataset(
+    sources: list[Source], names: list[str], kind: Kind | None, fractions: tuple[float, float], by: str | None
+) -> Dataset:
     if kind not in (None, "count"):
         raise UsageError(f"a sparse matrix holds counts; for --kind {kind} give it dense, as .npy")
     found_in = [problems_of_counts(s.data, name) for s, name in zip(sources, names, strict=True)]
@@ -207,20 +223,26 @@ def _sparse_dataset(sources: list[Source], names: list[str], kind: Kind | None, 
         wrong.append(f"{names[0]}: has {len(matrices[0])} rows, but at least {MIN_ROWS} are needed; give more data")
     if wrong:
         raise DataError(wrong)
-    parts = split_hashes(matrices[0].row_hashes(), *fractions)
+    hashes = [m.row_hashes() for m in matrices]
+    copies = copies_of(hashes[0], *fractions, by, by_nature=True)
+    parts = split_hashes(hashes[0], *fractions, copies.most)
     rows: list[Rows] = [matrices[0].subset(part) for part in parts]
     labels = [None if sources[0].labels is None else sources[0].labels[part] for part in parts]
     if len(matrices) > 1:
         rows[2], labels[2] = matrices[1], sources[1].labels
     schema = Schema("count", matrices[0].shape[1:], 0.0, float(max(m.largest() for m in matrices)))
-    notes = tuple(line for _, lines in found_in for line in lines)
-    return _dataset(sources, schema, rows, labels, notes, "+".join(m.fingerprint() for m in matrices))
+    notes = (*(line for _, lines in found_in for line in lines), *copies.notes, *shared_notes(hashes))
+    mark = "+".join(m.fingerprint() for m in matrices)
+    return _dataset(sources, schema, rows, labels, notes, mark, copies=copies)
 
 
-def _table_dataset(sources: list[Source], names: list[str], asked: Asked, fractions: tuple[float, float]) -> Dataset:
-    table = prepare_tables([s.data for s in sources], names, asked, fractions, MIN_ROWS)
-    streamed = isinstance(sources[0].data, Streamed)
-    return _dataset(sources, table.schema, table.parts, [None] * 3, table.notes, table.fingerprint, streamed=streamed)
+def _table_dataset(
+    sources: list[Source], names: list[str], asked: Asked, fractions: tuple[float, float], by: str | None
+) -> Dataset:
+    table = prepare_tables([s.data for s in sources], names, asked, fractions, MIN_ROWS, by)
+    streamed, none = isinstance(sources[0].data, Streamed), [None] * 3
+    mark = table.fingerprint
+    return _dataset(sources, table.schema, table.parts, none, table.notes, mark, streamed=streamed, copies=table.copies)
 
 
 def _dataset(
@@ -230,13 +252,16 @@ def _dataset(
     labels: Sequence[np.ndarray | None],
     notes: Sequence[str],
     mark: str,
+    *,
     binarize: str = "none",
     streamed: bool = False,
+    copies: Copies,
 ) -> Dataset:
     (train, validation, test), (of_train, of_validation, of_test) = rows, labels
-    told = (*(line for s in sources for line in s.notes), *notes, *few_notes(len(train), schema))
+    told = (*(line for s in sources for line in s.notes), *notes, *number_notes(train, schema), *few_notes(len(train), schema))
     name = sources[0].name
-    return Dataset(schema, train, validation, test, of_train, of_validation, of_test, told, mark, name, binarize, streamed)
+    labelled = (of_train, of_validation, of_test)
+    return Dataset(schema, train, validation, test, *labelled, told, mark, name, binarize, streamed, copies.divided)
 
 
 class New(NamedTuple):

@@ -17,9 +17,10 @@ import torch
 from taut.data.column import Column, float_storage
 from taut.data.counts import problems as count_problems
 from taut.data.dataset import MIN_ROWS, Dataset
+from taut.data.numeric_notes import number_notes
 from taut.data.schema import Kind, Schema, infer, listing, problems
 from taut.data.sparse import SparseRows
-from taut.data.split import fingerprint, split, split_hashes
+from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_hashes
 from taut.data.tabular import Asked, prepare_tables, to_table
 from taut.errors import DataError
 
@@ -31,7 +32,7 @@ MIN_TRAIN = 2
 def from_table(table: Any, asked: Asked, validation: float) -> Dataset:
     """Returns the data of an Arrow table, a share held out for validation unless there are fewer than 10 rows."""
     made = prepare_tables([table], ["X"], asked, (_share(table.num_rows, validation), 0.0), MIN_TRAIN)
-    return _dataset(made.schema, made.parts, made.notes, made.fingerprint)
+    return _dataset(made.schema, made.parts, made.notes, made.fingerprint, made.copies)
 
 
 def from_counts(counts: SparseRows, validation: float) -> Dataset:
@@ -39,9 +40,12 @@ def from_counts(counts: SparseRows, validation: float) -> Dataset:
     wrong, notes = count_problems(counts, "X, which is sparse")
     if wrong:
         raise DataError(wrong)
-    parts = split_hashes(counts.row_hashes(), _share(len(counts), validation), 0.0)
+    hashes, shares = counts.row_hashes(), (_share(len(counts), validation), 0.0)
+    copies = copies_of(hashes, *shares, None, by_nature=True)
+    parts = split_hashes(hashes, *shares, copies.most)
     schema = Schema("count", counts.shape[1:], 0.0, counts.largest())
-    return _dataset(schema, [counts.subset(part) for part in parts], notes, counts.fingerprint())
+    told = [*notes, *copies.notes]
+    return _dataset(schema, [counts.subset(part) for part in parts], told, counts.fingerprint(), copies)
 
 
 def from_array(
@@ -52,12 +56,15 @@ def from_array(
     A column of real numbers that is constant in the training rows is left out: its density would have no bound.
     """
     schema = infer(array, kind, levels)
-    parts = split(array, _share(len(array), validation), 0.0)
+    hashes, shares = row_hashes(array), (_share(len(array), validation), 0.0)
+    copies = copies_of(hashes, *shares, None, by_nature=schema.discrete)
+    parts = split_hashes(hashes, *shares, copies.most)
     low, high = (f.reduce(array[parts[0]], 0) for f in (np.fmin, np.fmax))
     kept = (low != high) | schema.discrete
     if not kept.any():
         raise DataError("X: every column is constant in training, there is nothing to learn; check how it was made")
     notes = [f"columns (from 0) {listing(np.flatnonzero(~kept))} are constant, left out"] if not kept.all() else []
+    notes += copies.notes
     if array.dtype.kind == "f" and schema.discrete:
         notes.append(f"integers stored as {array.dtype}, read as {schema.kind}; kind='real' reads them as real numbers")
     array = array[:, kept]
@@ -66,16 +73,31 @@ def from_array(
     if wrong:
         raise DataError(wrong)
     stored = array.astype(float_storage())
-    return _dataset(schema, [torch.from_numpy(stored[part]) for part in parts], notes, fingerprint(array)), kept, low
+    rows = [torch.from_numpy(stored[part]) for part in parts]
+    return _dataset(schema, rows, notes, fingerprint(array), copies), kept, low
 
 
 def _share(rows: int, validation: float) -> float:
     return validation if rows >= MIN_ROWS else 0.0
 
 
-def _dataset(schema: Schema, parts: Sequence[Any], notes: Sequence[str], mark: str) -> Dataset:
+def _dataset(schema: Schema, parts: Sequence[Any], notes: Sequence[str], mark: str, copies: Copies) -> Dataset:
     train, validation, test = parts
-    return Dataset(schema, train, validation, test, None, None, None, tuple(notes), mark, "", "none")
+    divided = copies.divided
+    return Dataset(
+        schema,
+        train,
+        validation,
+        test,
+        None,
+        None,
+        None,
+        (*notes, *number_notes(train, schema)),
+        mark,
+        "",
+        "none",
+        divided=divided,
+    )
 
 
 def as_table(array: np.ndarray, columns: Sequence[Column]) -> Any:

@@ -1,34 +1,111 @@
 """Splits by what a row *is*, not where it stands or which seed was drawn.
 
 Each row's bytes are hashed and the rows ranked by hash: the same data give the same test set on every machine, in any
-order, for any seed, and copies of a row, having one hash, never sit on both sides.
+order, for any seed. Copies of a row, having one hash, stay on one side, since a copied row that is trained on and tested
+on makes the test optimistic. A row that repeats by its nature, such as an answer to a survey, is another thing: were all
+its copies held out, the training would lack a part of the distribution. So rows with many copies are divided among the
+parts, each part getting its share of every one of them; which rows these are is said in ``copies_of``.
 """
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 
 from taut.data.rows import Rows, blocks
 from taut.errors import DataError, UsageError
 
+BY = ("rows", "copies")
+FEW = 4
+"""So many copies can stay on one side by chance: with 80 % of the rows in training it holds f c = 0.8 c of c copies on
+average, with a standard deviation of sqrt(c f (1 - f)) = 0.4 sqrt(c). To hold none of them is 2 sqrt(c) deviations off,
+four for four copies."""
+
+
+class Copies(NamedTuple):
+    """What is done with the copies of a row.
+
+    Args:
+        most: Rows that occur at most so often have all their copies on one side; others are divided among the parts.
+        divided: Hashes of the rows that are divided.
+        notes: What to know of it, a line or none.
+    """
+
+    most: float
+    divided: np.ndarray
+    notes: list[str]
+
 
 def split(array: np.ndarray, validation: float, test: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the ascending row numbers of the training, validation and test parts of an array."""
+    """Returns the ascending row numbers of the training, validation and test parts of an array; copies stay together."""
     return split_hashes(row_hashes(array), validation, test)
 
 
-def split_hashes(hashes: np.ndarray, validation: float, test: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def copies_of(hashes: np.ndarray, validation: float, test: float, by: str | None, *, by_nature: bool) -> Copies:
+    """Returns what is done with the copies of each row.
+
+    Unless it is asked otherwise, a row is divided among the parts where it could leave them unlike the data: where its
+    copies exceed a fifth of the smaller held-out part, whose size they would spoil, and also, if rows repeat by nature, where
+    it occurs so often (five times) that holding out all copies takes its share in training out of the sampling error.
+
+    Args:
+        hashes: Of the rows.
+        validation: Share of the rows for validation.
+        test: Share of the rows for testing.
+        by: "rows" divides the copies of every row, "copies" of none; None decides.
+        by_nature: Whether equal rows are to be expected: all columns are levels or counts, and the rows are no images.
+
+    Fails:
+        UsageError: ``by`` is another word.
+    """
+    if by not in (None, *BY):
+        raise UsageError(f"--split is {' or '.join(BY)}, not {by!r}")
+    rows = len(hashes)
+    parts = [max(1, round(share * rows)) for share in (validation, test) if share > 0]
+    most = math.inf
+    distinct, sizes = np.unique(hashes, return_counts=True)
+    if parts and by == "rows":
+        most = 1
+    elif parts and by is None and by_nature:
+        most = FEW
+    elif parts and by is None and len(distinct) > len(parts):  # fewer real rows are nothing to learn from
+        most = max(FEW, min(parts) // 5)
+    divided = distinct[sizes > most]
+    repeats = rows - len(distinct)
+    if not repeats:
+        return Copies(most, divided, [])
+    note = f"{repeats} of {rows} rows ({100 * repeats / rows:.3g} %) repeat another; "
+    if not len(divided):
+        note += "copies stay on one side"
+    elif by == "rows":
+        note += "each is split by itself, so rows of the training are also in the other parts"
+    else:
+        there, largest = int(sizes[sizes > most].sum()), 100 * sizes.max() / rows
+        alone = ", others stay on one side" if np.any((sizes > 1) & (sizes <= most)) else ""
+        note += (
+            f"the {there} that occur more than {most:g} times (the commonest are {largest:.3g} % of all) are divided among the "
+            f"parts, since a part would have all or none of them{alone}; --split copies keeps copies together"
+        )
+    return Copies(most, divided, [note])
+
+
+def split_hashes(
+    hashes: np.ndarray, validation: float, test: float, most: float = math.inf
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the ascending row numbers of the training, validation and test parts.
 
-    The smallest hashes are the test part, the next the validation part. A part grows by whole groups of identical rows
-    until it has its share, and leaves at least one group to each part after it.
+    Rows with more than ``most`` copies are divided: of each, every part has its share to within one row or two. Of the others
+    the smallest hashes are the test part, the next the validation part. A part grows by whole groups of identical rows until it
+    has its share, and leaves at least one group to each part after it that has no rows yet.
 
     Args:
         hashes: Of the rows.
         validation: Share of the rows for validation; 0 for none.
         test: Share of the rows for testing; 0 for none.
+        most: How many copies of a row stay together.
 
     Fails:
         UsageError: a share is negative, or nothing would be left to train on.
@@ -37,19 +114,34 @@ def split_hashes(hashes: np.ndarray, validation: float, test: float) -> tuple[np
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise UsageError(f"validation {validation:g} and test {test:g} must be shares >= 0 whose sum is below 1")
     _, group, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
+    divided = sizes > most
     parts = 1 + (validation > 0) + (test > 0)
-    if len(sizes) < parts:
+    if len(sizes) < (2 if divided.any() else parts):  # of two levels of one column both can be in every part
         raise DataError(f"only {len(sizes)} distinct rows: too few to split into {parts} parts; give more data")
-    rows_before = np.concatenate([[0], np.cumsum(sizes)])
+    wanted_test, wanted_validation = (max(1, round(s * len(hashes))) if s else 0 for s in (validation, test)[::-1])
+    part = np.zeros(len(hashes), np.int64)  # 0 training, 1 validation, 2 test
+    loose = np.argsort(group, kind="stable")
+    loose = loose[divided[group[loose]]]  # copies after each other, in the order of their hashes
+    for number, wanted in ((2, wanted_test), (1, wanted_validation)):
+        left = len(hashes) - (wanted_test if number == 1 else 0)
+        steps = np.round(np.arange(len(loose) + 1) * (wanted / left))
+        chosen = steps[1:] > steps[:-1]  # evenly spaced: of every group its share
+        part[loose[chosen]] = number
+        loose = loose[~chosen]
+    there = np.bincount(part[divided[group]], minlength=3)
+    rows_before = np.concatenate([[0], np.cumsum(sizes[~divided])])
 
-    def end(start: int, share: float, parts_after: int) -> int:
-        wanted = rows_before[start] + max(1, round(share * len(hashes)))
-        return min(int(np.searchsorted(rows_before, wanted)), len(sizes) - parts_after) if share else start
+    def end(start: int, wanted: int, parts_after: int) -> int:
+        found = int(np.searchsorted(rows_before, rows_before[start] + max(0, wanted)))
+        return max(start, min(found, len(rows_before) - 1 - parts_after))
 
-    test_end = end(0, test, 1 + (validation > 0))
-    validation_end = end(test_end, validation, 1)
-    in_validation = (group >= test_end) & (group < validation_end)
-    return np.flatnonzero(group >= validation_end), np.flatnonzero(in_validation), np.flatnonzero(group < test_end)
+    train_empty, validation_empty = not there[0], bool(wanted_validation) and not there[1]
+    test_end = end(0, wanted_test - int(there[2]), train_empty + validation_empty)
+    validation_end = end(test_end, wanted_validation - int(there[1]), int(train_empty))
+    rank = np.where(divided, len(sizes), np.cumsum(~divided) - 1)[group]
+    part[rank < validation_end] = 1
+    part[rank < test_end] = 2
+    return np.flatnonzero(part == 0), np.flatnonzero(part == 1), np.flatnonzero(part == 2)
 
 
 def num_duplicates(array: np.ndarray) -> int:

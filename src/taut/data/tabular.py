@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -12,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from taut.data.column import Column, float_storage
+from taut.data.column import LEVEL_KINDS, Column, float_storage
 from taut.data.columns import decode, encode, from_toml, infer
 from taut.data.columns_cells import Tokens, read_cells
 from taut.data.parquet import ParquetRows, row_groups
 from taut.data.readers import Streamed
 from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema, flat_columns
-from taut.data.split import row_hashes, split_hashes
+from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.errors import DataError, UsageError, shown
 from taut.spec import nearest
 
@@ -37,12 +38,13 @@ class Asked(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A table ready to train on: its schema, its three parts, what to know of it, and its name by content."""
+    """A table ready to train on: its schema, its three parts, what to know of it, its name by content, its copies of rows."""
 
     schema: Schema
     parts: list[Rows]
     notes: list[str]
     fingerprint: str
+    copies: Copies
 
 
 class _Coded(NamedTuple):
@@ -55,7 +57,12 @@ class _Coded(NamedTuple):
 
 
 def prepare_tables(
-    sources: Sequence[Any], names: Sequence[str], asked: Asked, fractions: tuple[float, float], min_rows: int
+    sources: Sequence[Any],
+    names: Sequence[str],
+    asked: Asked,
+    fractions: tuple[float, float],
+    min_rows: int,
+    by: str | None = None,
 ) -> Prepared:
     """Returns the training table (and an official test table, if there is one) understood, checked, coded and split.
 
@@ -65,6 +72,7 @@ def prepare_tables(
         asked: What a person said of them.
         fractions: Shares for validation and for testing.
         min_rows: Fewest rows allowed.
+        by: Whether the split is by "rows" or "copies"; None decides.
 
     Fails:
         DataError: it lists every problem of both.
@@ -78,14 +86,16 @@ def prepare_tables(
     if wrong:
         raise DataError(wrong)
     schema = replace(schema, missing=schema.missing or bool(coded[0].missing))
-    parts = split_hashes(coded[0].hashes, *fractions)
+    with _causes(notes):
+        copies = copies_of(coded[0].hashes, *fractions, by, by_nature=all(c.discrete for c in schema.modelled))
+        parts = split_hashes(coded[0].hashes, *fractions, copies.most)
     rows: list[Rows] = [_subset(coded[0].rows, part) for part in parts]
     if len(coded) > 1:
         rows[2] = coded[1].rows
     if wrong := flat_columns((x.numpy() for x in blocks(rows[0])), schema, f"{names[0]}, its training rows"):
         raise DataError(wrong)
-    notes = [*notes, *(line for c in coded for line in c.notes), *_told(coded, len(schema.modelled))]
-    return Prepared(schema, rows, notes, "+".join(_fingerprint(c.hashes, schema.modelled) for c in coded))
+    notes = [*notes, *(line for c in coded for line in c.notes), *_told(coded, len(schema.modelled), copies)]
+    return Prepared(schema, rows, notes, "+".join(_fingerprint(c.hashes, schema.modelled) for c in coded), copies)
 
 
 def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]]:
@@ -100,7 +110,7 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
     if not wrong and not modelled:
         wrong = [f"{name}: no column is left to model; say what the columns are with --schema FILE (taut check DATA --out FILE)"]
     if wrong:
-        raise DataError(wrong)
+        raise DataError([*wrong, *_left_out(notes)])
     for wanted in asked.condition:
         if wanted not in modelled:
             known = ", ".join(shown(m) for m in modelled[:20])
@@ -111,6 +121,19 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
         raise UsageError("--condition names every column: none is left to model")
     schema = Schema("table", (len(modelled),), 0.0, 0.0, False, tuple(columns), asked.condition, tuple(missing_values))
     return schema, notes
+
+
+@contextmanager
+def _causes(notes: Sequence[str]) -> Iterator[None]:
+    """Too few different rows may be so because of what was left out, which is said with the error."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError([*error.problems, *_left_out(notes)]) from error
+
+
+def _left_out(notes: Iterable[str]) -> list[str]:
+    return [note for note in notes if "left out" in note or "read as a category" in note]
 
 
 def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str], Any]:
@@ -126,15 +149,16 @@ def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str]
 
 
 def to_table(values: Any, columns: Sequence[Column]) -> Any:
-    """Returns the table of codes (N, C) that a model made: whole numbers where the data are whole, texts, dates.
+    """Returns the table of codes (N, C) that a model made: on the grid and in the range of the data, texts, dates.
 
     Args:
         values: An array or a tensor of codes; NaN becomes null.
         columns: The columns that they are of.
     """
-    whole = np.array([c.type == "int" or c.kind in ("count", "levels") for c in columns])
-    array = np.asarray(values, np.float64)
-    return decode(np.where(whole, np.round(array), array), columns)
+    array = np.asarray(values, np.float64).copy()
+    for j, column in enumerate(columns):
+        array[:, j] = array[:, j] if column.kind in LEVEL_KINDS else column.settled(array[:, j])
+    return decode(array, columns)
 
 
 def fill(table: Any, values: Any, schema: Schema) -> Any:
@@ -185,7 +209,7 @@ def _text(path: Path) -> str:
 
 
 def _pieces(source: Any) -> Iterable[Any]:
-    return row_groups(source.path) if isinstance(source, Streamed) else [source]
+    return row_groups(source.path, source.marks) if isinstance(source, Streamed) else [source]
 
 
 def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
@@ -212,7 +236,8 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
             kept.append(values)
     rows: Any
     if isinstance(source, Streamed):
-        rows = ParquetRows(source.path, partial(_codes, schema=schema, name=name), len(schema.modelled))
+        code = partial(_codes, schema=schema, name=name)
+        rows = ParquetRows(source.path, code, len(schema.modelled), marks=source.marks)
         notes += rows.notes
     else:
         rows = torch.from_numpy(np.concatenate(kept))
@@ -227,16 +252,14 @@ def _subset(rows: Any, part: np.ndarray) -> Rows:
     return rows[torch.from_numpy(part)] if isinstance(rows, torch.Tensor) else rows.subset(part)
 
 
-def _told(coded: Sequence[_Coded], num_columns: int) -> Iterator[str]:
+def _told(coded: Sequence[_Coded], num_columns: int, copies: Copies) -> Iterator[str]:
     n = len(coded[0].hashes)
     if coded[0].missing:
         share = 100 * coded[0].missing / (n * num_columns)
         yield f"{share:.3g} % of the entries are missing: {MISSING_NOTE}"
     if coded[0].empty:
         yield f"{coded[0].empty} rows hold no value at all: they say nothing, and count as rows of log p(x) = 0"
-    copies = n - len(np.unique(coded[0].hashes))
-    if copies:
-        yield f"{copies} of {n} rows ({100 * copies / n:.3g} %) repeat another; copies stay on one side"
+    yield from copies.notes
     if len(coded) > 1:
         shared = int(np.isin(coded[1].hashes, coded[0].hashes).sum())
         if shared:
@@ -244,6 +267,6 @@ def _told(coded: Sequence[_Coded], num_columns: int) -> Iterator[str]:
 
 
 def _fingerprint(hashes: np.ndarray, columns: Sequence[Column]) -> str:
-    digest = blake2b(repr([(c.name, c.kind, c.levels) for c in columns]).encode(), digest_size=16)
+    digest = blake2b(repr([(c.name, c.kind, c.levels, c.offset, c.step) for c in columns]).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(hashes).tobytes())
     return digest.hexdigest()

@@ -67,7 +67,8 @@ class Annealed:
         direction: "lower bound in expectation" or, in reverse, "upper bound in expectation".
         log_evidence: The estimate of log p(x).
         log_evidence_error: Its Monte Carlo standard error, such that 1.96 of it are a 95 % interval; NaN for one chain. In
-            reverse the chains of a datum share their start, which it does not see: there only the scatter over data is an honest error.
+            reverse the chains of a datum share their start, which it does not see: there only the scatter over data is an
+            honest error.
         ess: Effective number of chains, between 1 and C.
         spread: Variance of log w over the chains.
         acceptance: Share of the proposals that were accepted, in the mean over temperatures.
@@ -307,13 +308,16 @@ def _transition(path: Path, point: _Point, beta: float, step: Tensor, scale: Ten
     size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]  # jitter: no trajectory is periodic
     momentum = torch.randn_like(point.u)
     start = point.log_density(beta) - 0.5 * momentum.square().sum(-1)
-    new = point
+    new, left = point, torch.zeros_like(point.log_joint, dtype=torch.bool)
     for _ in range(LEAPFROG):
         momentum = momentum + 0.5 * size * scale * new.gradient(beta)
-        new = path.at(new.u + size * scale * momentum)
+        u = new.u + size * scale * momentum
+        left |= ~u.isfinite().all(-1)
+        new = path.at(torch.where(left[..., None], point.u, u))
         momentum = momentum + 0.5 * size * scale * new.gradient(beta)
     log_ratio = new.log_density(beta) - 0.5 * momentum.square().sum(-1) - start
-    accepted = torch.rand_like(log_ratio).log() < log_ratio  # false for NaN: a trajectory that left the numbers is rejected
+    # A trajectory that left the numbers is rejected; the comparison is false for NaN.
+    accepted = (torch.rand_like(log_ratio).log() < log_ratio) & ~left
     return _choose(accepted, new, point), accepted
 
 

@@ -1,7 +1,8 @@
 """The audit: how good is the model, how loose its bound, why, and what would buy the next nat.
 
-Each section is measured on the same data, in the order of importance; a section that time did not allow is None. Sections that go
-block by block stop between two blocks and report on the data that are done. The result is plain values: ``audit.json``.
+Each section is measured on the same data, in the order of importance; a section that was not measured is None, and ``missing``
+says why: an empty reason means that it is for models or data of another kind. Sections that go block by block stop between two
+blocks and report on the data that are done. The result is plain values: ``audit.json``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from taut.types import Data, PerDatum
 
 __all__ = ["Effort", "audit"]
 
+FEW = 9  # data, with which samples are not compared
 T = TypeVar("T")
 Best = tuple[Tensor, Tensor, Tensor, Tensor]  # log p(x), its error, the number of its method, whether it is reliable
 
@@ -126,6 +128,7 @@ def audit(
     effort = effort or Effort()
     clock = _Clock(effort.minutes, stop, report)
     notes: list[str] = []
+    reasons: dict[str, str] = {}
     clock.stage("log p(x) by importance sampling", 0.2)
     parts = clock.blocks(importance_blocks(model, x, effort.num_samples, seed=seed), lambda e: len(e.ess), len(x))
     evidence = Evidence.concatenate(parts)
@@ -150,10 +153,12 @@ def audit(
             annealed = Annealed.concatenate(clock.blocks(blocks, lambda a: len(a.ess), n))
             result["annealing"] = annealed.to_dict()
         except ValueError as error:
-            notes.append(f"no annealing: {_line(error)}")
+            reasons["annealing"] = _line(error)
+            notes.append(f"no annealing: {reasons['annealing']}")
     simulates = getattr(model, "condition", None) is None
     if not simulates:
         notes.append("the model is conditioned on a context, which the data give: what needs data of its own making is left out")
+        reasons |= dict.fromkeys(("sandwich", "calibration", "samples"), "the model is conditioned and makes no data of its own")
     if clock.stage("sandwich on simulated data", 0.1) and annealed is not None and simulates:
         result["sandwich"] = _sandwich(model, effort, seed)
     optima: list[Optima] = []
@@ -163,7 +168,8 @@ def audit(
             fitted = optima_blocks(model, x, steps=effort.optimum_steps, seed=seed)
             optima = clock.blocks(fitted, lambda o: len(o.own.ess), n)
         except ValueError as error:
-            notes.append(f"no gaps: {_line(error)}")
+            reasons["gaps"] = _line(error)
+            notes.append(f"no gaps: {reasons['gaps']}")
     best = _best(evidence, annealed, optima)
     if not clock.over():
         best = _settled(model, x, evidence, best, seed)
@@ -175,23 +181,55 @@ def audit(
     result["log_evidence"] = _log_evidence(evidence, best, groups)
     if not bool(best[0].isfinite().all()):
         notes.append(some_rows(~best[0].isfinite()))
+    notes += _more_precise(result["evidence"], result["log_evidence"])
     result["naive"] = None
     if clock.stage("the prior as proposal", 0.03):
         result["naive"] = _naive(model, x[: effort.naive], evidence, effort.num_samples, seed)
     result["latents"], result["calibration"] = None, None
+    few = f"{n} data are too few"
+    if n < 2:
+        reasons |= dict.fromkeys(("latents", "calibration"), few)
     if clock.stage("use of the latent space", 0.04) and n > 1:
         result["latents"] = latents(model, x, train=None if train is None else train[: effort.train], seed=seed)
         result["calibration"] = calibration(model, seed=seed) if simulates else None
     result["samples"], result["blur"] = None, None
-    if clock.stage("samples", 0.08) and simulates and train is not None and min(n, len(train)) > 9:
+    if levels is None:
+        reasons["blur"] = ""
+    if train is None:
+        reasons |= dict.fromkeys(("baseline", "overfitting", "samples"), "the training data are not at hand")
+    elif min(n, len(train)) <= FEW:
+        reasons.setdefault("samples", few if n <= FEW else f"{len(train)} training data are too few")
+    if clock.stage("samples", 0.08) and "samples" not in reasons and train is not None:
         result["samples"] = sample_quality(model, train[: effort.train], x, num_data=effort.samples, seed=seed)
         if levels is not None and clock.stage("sharpness", 0.0):
             result["blur"] = blur(model, x[: effort.samples], low=levels[0], high=levels[1], seed=seed)
     result["stopped"] = None if not clock.cut else "stopped" if agreed(stop()) else "time"
     result["notes"] = notes
+    result["missing"] = _missing(result, reasons)
     result = _finite(result)
     result["findings"] = doctor.diagnose(result)
     return result
+
+
+def _more_precise(sampled: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
+    """Returns a note where importance sampling is reliable and much more precise than what the fixed order of methods chose."""
+    share, one, two = sampled["khat"]["reliable_share"], sampled["log_evidence"], chosen
+    errors = one["mc_error"], two["mc_error"]
+    if share is None or share < doctor.RELIABLE or None in errors or one["value"] is None or errors[0] > errors[1] / 2:
+        return []
+    return [
+        f"importance sampling alone is reliable for {share:.0%} of the data and more precise: it says log p(x) "
+        f"{one['value']:.4f} ± {errors[0]:.4f} (Monte Carlo), and the first reliable method of each {two['value']:.4f} ± "
+        f"{errors[1]:.4f}"
+    ]
+
+
+def _missing(result: dict[str, Any], reasons: dict[str, str]) -> dict[str, str]:
+    """Returns why each section that is None was not measured; an empty text says that it is for something else."""
+    over = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}.get(result["stopped"], "")
+    after = {"sandwich": "annealing", "blur": "samples"}  # what is measured only where another section is
+    names = [name for name, value in result.items() if value is None and name not in ("stopped", "gain_over_baseline")]
+    return {name: reasons.get(name, reasons.get(after.get(name, ""), over)) for name in names}
 
 
 def _finite(value: Any) -> Any:
@@ -295,6 +333,7 @@ def _log_evidence(evidence: Evidence, best: Best, groups: Tensor | None) -> dict
     n = len(evidence.ess)
     value, error, method, reliable = best
     m = len(value)
+    reliable = reliable & value.isfinite() & error.isfinite()  # what is not a number is not reliable
     if m == n:
         estimate = Estimate.of(value, error, groups)
     else:
@@ -306,6 +345,7 @@ def _log_evidence(evidence: Evidence, best: Best, groups: Tensor | None) -> dict
     return {
         **estimate.to_dict(),
         "num_data": n,
+        "num_unknown": int((~torch.cat([value, evidence.log_evidence[m:]]).isfinite()).sum()),
         "by": count_methods(method, value.isfinite()),
         "reliable_share": float(reliable.double().mean()),
         "above_importance": Estimate.of(value - evidence.log_evidence[:m]).to_dict(),

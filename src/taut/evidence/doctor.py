@@ -1,20 +1,30 @@
 """The doctor: from an audit to findings, in the order of the nats they are worth, each with its evidence and a command.
 
-A finding of nats needs a number above ``WORTH`` and three standard errors above zero. Without one, nothing is worth changing.
-What raises the ELBO may close a gap below the same log p(x); what raises log p(x) makes a better model.
+A finding of nats needs a number above ``WORTH`` and three standard errors above zero. Without one, nothing is worth changing,
+if all was measured and training had come to its end. Rule 0 is that it had not: what was cut off is judged last, so this stands
+first. What raises the ELBO may close a gap below the same log p(x); what raises log p(x) makes a better model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["Finding", "diagnose"]
+from taut.evidence.progress import as_long_again
+
+if TYPE_CHECKING:
+    from taut.config import TrainingConfig
+
+__all__ = ["Finding", "diagnose", "named", "nothing_found", "unfinished", "with_names"]
 
 WORTH = 0.1  # nats
 SURE = 3.0  # standard errors
 RELIABLE = 0.9  # share of the data whose log p(x) must be reliable
+RISING = 2.0  # standard errors: to train on in vain costs time, to stop too early costs the model
+ENDED = {"time": "the time was up", "epochs": "the planned passes over the data were done"}
 
 
 class Finding(NamedTuple):
@@ -24,7 +34,8 @@ class Finding(NamedTuple):
         name: One word for it.
         nats: What it is worth, per datum; None where no number can be said.
         error: Standard error of that.
-        raises: "ELBO", "log p(x)", "density" (of the data, through its scale alone) or "" (the cost of computing alone).
+        raises: "ELBO", "log p(x)", "density" (of the data, through its scale alone), "held-out bound" (that of the training) or
+            "" (the cost of computing alone).
         what: What is wrong.
         evidence: The numbers behind it.
         action: What to do.
@@ -47,15 +58,124 @@ def diagnose(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     Args:
         audit: What ``audit.audit`` returns; sections that are missing or None are passed over.
     """
-    rules = (_collapse, _baseline, _scale, _overfitting, _amortization, _approximation, _prior, _noisy, _samples, _dead)
+    rules = (
+        _cut,
+        _unknown,
+        _collapse,
+        _baseline,
+        _scale,
+        _overfitting,
+        _amortization,
+        _approximation,
+        _prior,
+        _noisy,
+        _samples,
+        _dead,
+    )
     findings = [finding for rule in rules for finding in rule(audit)]
     # Without a number of its own: everything follows from a collapse; a model no better than the baseline follows from the
     # others.
-    unnumbered = {"collapse": -math.inf, "baseline": math.inf}
+    order = ["training was cut", "rows without a number", "collapse"]
+    unnumbered = {"baseline": math.inf}
     findings.sort(key=lambda f: unnumbered.get(f.name, 0.0) if f.nats is None else -f.nats)
-    if findings and findings[0].name == "collapse":
+    findings.sort(key=lambda f: order.index(f.name) if f.name in order else len(order))
+    if any(f.name == "collapse" for f in findings):
         findings = [f for f in findings if f.name != "dead dimensions"]
     return [f._asdict() for f in findings]
+
+
+def with_names(findings: Sequence[Mapping[str, Any]], run: str, data: str) -> list[dict[str, Any]]:
+    """Returns findings whose commands name the run and its data, so that they can be pasted."""
+    return [{**finding, "command": named(finding["command"], run, data)} for finding in findings]
+
+
+def named(command: str, run: str, data: str = "") -> str:
+    """Returns a command, or a text with one in it, with the names of a run and its data; one that cannot be typed stays out."""
+    for word, name in (("RUN", run), ("DATA", data)):
+        if name.isprintable() and name:
+            command = re.sub(rf"\b{word}\b", shlex.quote(name).replace("\\", r"\\"), command)
+    return command
+
+
+def unfinished(history: Sequence[Mapping[str, Any]], ended: str | None, training: TrainingConfig) -> list[str]:
+    """Returns the warning that a training was cut, if it was; RUN stands in it for the run."""
+    known = {"ended": ended, "minutes": training.minutes}
+    return [f"{f.what}: {f.evidence}; train on with `{f.command}`" for f in _cut({"history": history, "training": known})]
+
+
+def nothing_found(audit: Mapping[str, Any]) -> str:
+    """Returns what an audit without findings says: that all is well, or how much of that is known."""
+    missing = [name.replace("_", " ") for name, why in (audit.get("missing") or {}).items() if why]
+    end, sure = _end(audit)
+    if not missing and not audit.get("stopped") and sure:
+        return f"nothing worth changing: no gap above {WORTH:g} nat in the bound{end}"
+    lacking = f"; not measured: {', '.join(missing)}" if missing else ""
+    return f"nothing found in what was measured{lacking}{end}"
+
+
+def _end(audit: Mapping[str, Any]) -> tuple[str, bool]:
+    """Returns what is known of the end of the training, and whether it speaks for leaving all as it is."""
+    if audit.get("history") is None:  # a model that is no run
+        return "", True
+    ended = (audit.get("training") or {}).get("ended")
+    more = as_long_again(audit["history"])
+    if ended == "patience":
+        return "; training had come to its end, the held-out bound no longer grew", True
+    if more is None:
+        return "; whether training had come to its end is not known, since nothing was held out to tell", False
+    if more["value"] is None or more["error"] is None:
+        return "; whether training had come to its end is not known, its history is too short", False
+    if max(more["value"], RISING * more["error"]) > WORTH:
+        return f"; a training as long again may add {more['value']:.2f} ± {more['error']:.2f} nats to the held-out bound", False
+    return "; training had come to its end, as long again would add less than that to the held-out bound", True
+
+
+def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    known = audit.get("training") or {}
+    history, ended, minutes = audit.get("history") or [], known.get("ended") or "", known.get("minutes")
+    more = as_long_again(history) if ended in ENDED else None
+    if more is None:
+        return
+    value, error, last = more["value"], more["error"], more["last"]
+    if value is None or error is None:
+        if last is not None and last <= 0:
+            return
+        rise = "it was measured only once" if last is None else f"it rose by {last:.2f} nats over the last quarter of the steps"
+        course = f"{rise}, and the history is too short to say what more would buy"
+    elif value > max(WORTH, RISING * error):
+        rise = "" if last is None else f"it rose by {last:.2f} nats over the last quarter of the steps, and "
+        course = f"{rise}on the course that it took a training as long again adds {value:.2f} ± {error:.2f} nats"
+    else:
+        return
+    passes = math.ceil(2 * history[-1]["epoch"])
+    how = f"--minutes {minutes:g}" if ended == "time" and minutes else f"--max-epochs {passes}"
+    yield Finding(
+        "training was cut",
+        value,
+        error,
+        "held-out bound",
+        f"training was cut: {ENDED[ended]} while the held-out bound still rose",
+        course,
+        "train on, for as long again",
+        f"taut resume RUN {how}",
+    )
+
+
+def _unknown(audit: Mapping[str, Any]) -> Iterator[Finding]:
+    found = audit.get("log_evidence") or {}
+    count = found.get("num_unknown")
+    if not count:
+        return
+    yield Finding(
+        "rows without a number",
+        None,
+        None,
+        "",
+        "log p(x) of some rows is not a finite number",
+        f"{count} of {found['num_data']} rows: the model gives them no probability, or its numbers overflow for them",
+        "look at these rows: their columns log_evidence and elbo in scores.csv",
+        "taut score RUN",
+    )
 
 
 def _collapse(audit: Mapping[str, Any]) -> Iterator[Finding]:

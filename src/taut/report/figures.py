@@ -40,25 +40,29 @@ STYLE: dict[Any, Any] = {
 }
 ALONE = "svg{color:#1b1f24}@media(prefers-color-scheme:dark){svg{color:#e6e8eb}}"
 BAR, THICK = 0.02, 0.045  # where the stack of gaps stands, and how wide, in widths of the figure
+MARGIN = 10  # points left of the words of an axis: a reader's letters may be wider
 LABEL = 36  # height of a label of two lines
 
 
 def emblem(audit: Mapping[str, Any]) -> str:
     """Returns the picture that leads the report: the bound rising under log p(x), and the parts of what is left.
 
+    The bound of the training was measured on other data than the rest, so its curve is moved as a whole: the step whose weights
+    were kept stands at what those weights have on the data of the audit.
+
     Args:
         audit: What ``taut audit`` found, with ``history``; nats per datum. Gaps, history or log p(x) may be missing.
     """
     audit = plain(audit)
-    history = [(h["epoch"], h["validation"]) for h in audit.get("history") or [] if h["validation"] is not None]
-    before = ((audit.get("tightened") or {}).get("before") or {}).get("elbo")
     evidence, found, ceiling = (audit.get(name) or {} for name in ("evidence", "gaps", "log_evidence"))
     elbo = found.get("elbo") or evidence.get("elbo") or {}
+    history, kept = _course(audit, elbo)
+    before = _before(audit, elbo)
     ends = [(name, e) for name, e in (("log p(x)", ceiling), ("ELBO", elbo)) if e.get("value") is not None]
     parts = _parts(found, evidence, ceiling)
     values = [value for _, value in history]
     seen = [e["value"] for _, e in ends] + [y for part in parts for y in part[:2]]
-    seen += ([max(values)] if values else []) + ([before["value"]] if before else [])
+    seen += ([max(values)] if values else []) + ([before[0]] if before else [])
     if not seen:
         return ""
     low, high, band = min(seen), max(seen), error_of(ceiling) or 0.0
@@ -74,17 +78,46 @@ def emblem(audit: Mapping[str, Any]) -> str:
             left = figure.add_axes((0.13, 0.14, width, 0.84), sharey=right)
             epochs, several = [epoch for epoch, _ in history], len(history) > 1
             left.plot(epochs, values, "-" if several else "o", color="black", linewidth=2, clip_on=several, gid="history")
-            left.set(xlabel="epochs", ylabel="held-out bound, nats per datum", xlim=(0, max(epochs)))
+            left.plot(*kept, "o", color="black", markersize=6, clip_on=False, gid="kept")
+            left.set(xlabel="epochs", ylabel="bound, nats per datum", xlim=(0, max(epochs)))
+            _fit(left)
             if ends and ends[0][1] is ceiling:
                 _ceiling(left, ceiling)
                 right.plot([0, BAR + THICK], [ceiling["value"]] * 2, color="black", linewidth=1.5, linestyle="--")
             if before:
-                left.axhline(before["value"], color="black", linewidth=1, linestyle=":", gid="before")
-                words = f"before: ELBO {plus_minus(before)} "
-                left.text(max(epochs), before["value"] + 0.01 * span, words, size=11, ha="right", va="bottom")
+                left.axhline(before[0], color="black", linewidth=1, linestyle=":", gid="before")
+                left.text(max(epochs), before[0] + 0.01 * span, f"{before[1]} ", size=11, ha="right", va="bottom")
         _stack(right, parts, ends)
         told = [f"{name} {plus_minus(e)}" for name, e in ends] + [f"{part.name} {part.size}" for part in parts]
         return _svg(figure, "emblem", "The bound under log p(x)", f"In nats per datum: {'; '.join(told)}.")
+
+
+def _course(audit: Mapping[str, Any], elbo: Mapping[str, Any]) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """Returns the epochs of the training with the held-out bound, moved to the data of the audit, and the point that was kept."""
+    lines = [h for h in audit.get("history") or [] if h["validation"] is not None]
+    if not lines:
+        return [], (0.0, 0.0)
+    kept = ([h for h in lines if h.get("best")] or [max(lines, key=lambda h: float(h["validation"]))])[-1]
+    level = elbo.get("value")
+    objective = str((audit.get("model") or {}).get("objective") or "")
+    if size := re.match(r"(?:IWAE|DReG|VIMCO)\(.*num_samples=(\d+)", objective):  # what they raise is the bound of K samples
+        curve = (audit.get("evidence") or {}).get("curve") or []
+        below = [c["value"] for c in curve if c["num_samples"] <= int(size[1])]
+        level = below[-1] if below else None
+    shift = 0.0 if level is None else level - kept["validation"]
+    points = [(h["epoch"], h["validation"] + shift) for h in lines]
+    return points, (kept["epoch"], kept["validation"] + shift)
+
+
+def _before(audit: Mapping[str, Any], elbo: Mapping[str, Any]) -> tuple[float, str] | None:
+    """Returns where the ELBO before a tightening stands, below the ELBO by what was gained on the same data, and its label."""
+    tightened = audit.get("tightened") or {}
+    before, after = ((tightened.get(when) or {}).get("elbo") for when in ("before", "after"))
+    if not before or before["value"] is None:
+        return None
+    if not after or after["value"] is None or elbo.get("value") is None:
+        return before["value"], f"before: ELBO {plus_minus(before)}"
+    return elbo["value"] - (after["value"] - before["value"]), "before it was tightened"
 
 
 def bounds(audit: Mapping[str, Any]) -> str:
@@ -104,14 +137,17 @@ def bounds(audit: Mapping[str, Any]) -> str:
         label = "importance sampling with K samples"
         line, *_ = axes.errorbar(x, y, errors, color=BLUE, marker="o", markersize=5, linewidth=1.5, label=label)
         line.set_gid("curve")
-        for level, label, colour, line in (
-            (best, "log p(x), by the best method for each datum", "black", "-"),
-            (annealed, "log p(x), by annealing", ORANGE, "--"),
-        ):
+        levels = [(best, "log p(x), by the first reliable method of each datum", "black", "-", "best")]
+        if annealed.get("value") != best.get("value"):  # two lines on each other would be one
+            levels.append((annealed, "log p(x), by annealing", ORANGE, "--", "annealed"))
+        for level, label, colour, line, name in levels:
             if level.get("value") is not None:
-                axes.axhline(level["value"], color=colour, linestyle=line, linewidth=1.5, label=label)
+                axes.axhline(level["value"], color=colour, linestyle=line, linewidth=1.5, label=label, gid=name)
+                error = level.get("mc_error") or 0.0
+                axes.axhspan(level["value"] - error, level["value"] + error, color=colour, alpha=0.15, linewidth=0)
         axes.set(xscale="log", xlabel="samples K for each datum", ylabel="nats per datum")
         _powers(axes)
+        _fit(axes)
         axes.legend(loc="lower right")
         return _svg(figure, "bounds", "The bound over the number of samples", "It rises toward log p(x) with more samples.")
 
@@ -175,6 +211,7 @@ def dimensions(latents: Mapping[str, Any]) -> str:
                 axes.plot(marked, [0.0] * len(marked), mark, color=colour, markersize=5, clip_on=False, label=label, gid=name)
         axes.set(ylabel="rate, nats per datum" if what == "rate" else "variance of the posterior mean", xticks=[], ylim=(0, None))
         axes.set_xlabel("latent dimensions, sorted", labelpad=10)
+        _fit(axes)
         axes.legend(loc="upper right")
         return _svg(figure, "dimensions", "What each latent dimension carries", "Active, noisy and dead dimensions, sorted.")
 
@@ -194,6 +231,7 @@ def calibration(found: Mapping[str, Any]) -> str:
         axes.axhline(flat, color="black", linestyle="--", linewidth=1.5, label="where q is the posterior")
         axes.set(xlabel="rank of the true z among draws of q", ylabel="count", xticks=[0, len(counts) - 1])
         axes.set_xticklabels(["lowest", "highest"])
+        _fit(axes)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
         return _svg(figure, "calibration", "Ranks of the true z among draws of q", f"Verdict: {found['verdict']}.")
 
@@ -282,6 +320,14 @@ def _ceiling(axes: Axes, ceiling: Mapping[str, Any]) -> None:
     if error:
         axes.axhspan(value - error, value + error, color="black", alpha=0.12, linewidth=0, gid="band")
     axes.axhline(value, color="black", linewidth=1.5, linestyle="--", gid="ceiling")
+
+
+def _fit(axes: Axes) -> None:
+    """Moves the left side of axes to the right until the numbers and the words beside it are in the figure."""
+    box = axes.get_tightbbox()
+    place = axes.get_position()
+    missing = 0.0 if box is None else max(0.0, (MARGIN - box.x0) / WIDTH)
+    axes.set_position((place.x0 + missing, place.y0, place.width - missing, place.height))
 
 
 def _powers(axes: Axes) -> None:

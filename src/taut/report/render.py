@@ -12,6 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from taut.evidence.doctor import nothing_found
 from taut.references import cite
 from taut.report import figures, text
 
@@ -24,7 +25,7 @@ LARGE = 1_000_000  # bytes of a picture; a larger one stays beside the page
 SECTIONS = (
     "annealing", "baseline", "bits_per_dimension", "blur", "calibration", "data", "effort", "evidence", "findings",
     "gain_over_baseline", "gaps", "latents", "log_evidence", "model", "naive", "notes", "num_data", "overfitting", "run",
-    "samples", "sandwich", "scale", "seed", "stopped", "taut", "tightened",
+    "samples", "sandwich", "scale", "seed", "stopped", "taut", "tightened", "missing",
 )  # fmt: skip
 LITERATURE = {  # what a section rests on
     "evidence": ("burda2016", "vehtari2024"),
@@ -62,7 +63,8 @@ def render(
     audit, gradients, pictures = text.plain(audit), text.plain(gradients), pictures or {}
     found = dict.fromkeys(SECTIONS) | dict(audit)
     return _template().render(
-        **found,
+        **{name: value for name, value in found.items() if name != "missing"},
+        nothing=nothing_found(audit),
         gradients=gradients,
         figures={name: figures.inline(svg) for name, svg in _figures(audit, gradients).items()},
         pictures={name: base64.b64encode(png).decode() for name, png in pictures.items() if len(png) <= LARGE},
@@ -96,6 +98,8 @@ def _figures(audit: Mapping[str, Any], gradients: Mapping[str, Any] | None) -> d
 
 def _reason(found: Mapping[str, Any], name: str) -> str:
     """Returns why a section was not measured, where the audit says so."""
+    if why := (found["missing"] or {}).get(name):
+        return f": {why}"
     name = WITH.get(name, name)
     for note in found["notes"] or []:
         at_hand = name in NEED_TRAINING_DATA and note.startswith("the training data are not at hand")

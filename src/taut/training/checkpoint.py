@@ -1,31 +1,37 @@
 """Checkpoints: a folder each, ``checkpoints/step-000001200``, that is there whole or not at all.
 
 It is written under a temporary name and renamed when everything in it is on the disk, so a kill at any moment leaves the
-one before. The last two are kept.
+one before. The last two are kept, and where the last is damaged the training goes on from the other.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import shutil
+import warnings
 from pathlib import Path
 
-from taut.errors import StorageError, shown
+from taut import records
+from taut.errors import StorageError, TautWarning, shown
 from taut.storage import (
+    clear_temporary,
     commit_folder,
     read_checked_json,
     read_tensors,
     remove_folder,
+    temporary_folder,
     write_json,
     write_manifest,
     write_tensors,
 )
 from taut.training.loop import State
 
-__all__ = ["latest", "load", "save"]
+__all__ = ["latest", "load", "load_last", "save"]
 
 KEPT = 2
+NAME = re.compile(r"step-\d{9,}")
 
 
 def save(folder: Path, state: State) -> None:
@@ -33,12 +39,12 @@ def save(folder: Path, state: State) -> None:
     scalars = {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "tensors"}
     if scalars["best_target"] == -math.inf:  # JSON has no infinity
         scalars["best_target"] = None
-    temporary = folder / ".tmp"
+    temporary: Path | None = None
     try:
         folder.mkdir(exist_ok=True)
-        for stray in (temporary, *folder.glob(".step-*")):  # left by a kill
-            shutil.rmtree(stray, ignore_errors=True)
-        temporary.mkdir()
+        _check(folder)
+        clear_temporary(folder)  # left by a kill
+        temporary = temporary_folder(folder)
         write_tensors(temporary / "state.safetensors", state.tensors)
         write_json(temporary / "state.json", scalars)
         write_manifest(temporary)
@@ -46,7 +52,8 @@ def save(folder: Path, state: State) -> None:
         for old in _steps(folder)[:-KEPT]:
             remove_folder(old)
     except (OSError, StorageError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"cannot write a checkpoint in {shown(folder)}: {error.strerror or error}") from None
@@ -60,27 +67,54 @@ def latest(folder: Path) -> Path:
     """
     steps = _steps(folder)
     if not steps:
-        raise StorageError(f"no checkpoint in {shown(folder)}: nothing was trained yet, so run `taut fit` again with --overwrite")
+        raise StorageError(f"no checkpoint in {shown(folder)}: nothing was trained yet, so run `taut fit` again")
     return steps[-1]
+
+
+def load_last(folder: Path) -> tuple[Path, State]:
+    """Returns the last whole checkpoint below a folder, and what it holds; those that are damaged are warned of.
+
+    Fails:
+        StorageError: there is none.
+    """
+    first: StorageError | None = None
+    latest(folder)
+    for path in reversed(_steps(folder)):
+        try:
+            state = load(path)
+        except StorageError as error:
+            first = first or error
+            continue
+        if first is not None:
+            warnings.warn(f"{first}; going on from {path.name}", TautWarning, stacklevel=2)
+        return path, state
+    assert first is not None
+    raise first
 
 
 def load(checkpoint: Path) -> State:
     """Returns the state that a checkpoint holds.
 
     Fails:
-        StorageError: it is damaged; the one before it is named, if there is one.
+        StorageError: it is damaged.
     """
-    try:
-        tensors = read_tensors(checkpoint / "state.safetensors")
-        scalars = read_checked_json(checkpoint / "state.json")
-    except StorageError as error:
-        older = [p for p in _steps(checkpoint.parent) if p.name < checkpoint.name]
-        mend = f"; remove {shown(checkpoint)} to go on from {older[-1].name}" if older else ""
-        raise StorageError(f"{error}{mend}") from None
+    tensors = read_tensors(checkpoint / "state.safetensors")
+    path = checkpoint / "state.json"
+    scalars = records.checked(read_checked_json(path), records.STATE, path)
+    known = {f.name for f in dataclasses.fields(State)} - {"tensors"}
+    if not scalars.keys() <= known or not 0 <= scalars["step"] <= scalars["total_steps"]:
+        raise StorageError(f"{shown(path)} is damaged: it is not the state of a training; restore it from a copy")
     if scalars["best_target"] is None:
         scalars["best_target"] = -math.inf
     return State(**scalars, tensors=tensors)
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    _check(folder)
+    found = (path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
+    return sorted((p for p in found if p.is_dir() and not p.is_symlink()), key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def _check(folder: Path) -> None:
+    if folder.is_symlink():
+        raise StorageError(f"{shown(folder)} is a link, and links are not followed; put the folder itself in its place")

@@ -23,7 +23,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from taut import parallel
+from taut import parallel, signals
 from taut.objectives import Bound
 from taut.parallel import Share
 from taut.seeds import set_seed, untouched
@@ -76,6 +76,7 @@ def compiled(learner: Learner, x: Tensor) -> Graph:
         try:
             graph = record(learner, x, _compile)
         except Exception as error:  # whatever torch's compiler says: the eager form is always there
+            signals.check()
             failed = error
         try:
             if parallel.agreed(graph is None):
@@ -85,6 +86,7 @@ def compiled(learner: Learner, x: Tensor) -> Graph:
         except CannotCompileError:
             raise
         except Exception as error:
+            signals.check()
             reason = str(error).strip().partition("\n")[0][:200]
             raise CannotCompileError(f"{type(error).__name__}: {reason}") from None
     return graph

@@ -26,7 +26,9 @@ from taut.memory import Chunks, out_of_memory
 from taut.model import Model, evaluating
 from taut.objectives import Objective
 from taut.parallel import Share
+from taut.precision import wide
 from taut.seeds import derive, generator, set_seed, stream, untouched
+from taut.signals import held, watched
 from taut.training.graph import CannotCompileError
 from taut.training.step import Learner
 
@@ -66,6 +68,7 @@ class State:
     done: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict)
     micro_batches: int = 1
+    since: int = 0  # the step at which the present schedule began: later than 0 where a training was extended
 
 
 def train(model: Model, objective: Objective, data: Dataset, config: TrainingConfig, state: State) -> Iterator[Record]:
@@ -145,16 +148,17 @@ def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tupl
             x = batch(data.train, index, data.binarize == "dynamic")
         if drawn:
             with torch.no_grad():
-                x = torch.cat([x[drawn:], model.sample(drawn).to(x)])
+                x = torch.cat([x[drawn:], model.redraw(x[:drawn])])
             x = x if own is None else own.of(x)
         decay = min(config.averaging, (1 + step) / (10 + step))
         learner.step(x, _rate(step, config, state), decay, step / state.total_steps, own, state.micro_batches)
 
     step = state.step
-    with learner.interval():
+    with watched(), learner.interval():
         while step < until:
             try:
-                take(step)
+                with held():
+                    take(step)
                 step += 1
             except (MemoryError, RuntimeError) as error:
                 whole = own is not None or parallel.indivisible(model, learner.objective)
@@ -177,10 +181,10 @@ def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int =
         block = x[first : first + size].to(torch.get_default_dtype())
 
         def sums(own: Share) -> tuple[float, float]:
-            with stream(seed, "validation", first // size), own.noise(objective.num_samples):
+            with held(), stream(seed, "validation", first // size), own.noise(objective.num_samples):
                 bound = objective(model, own.of(block))
             target = bound.value if bound.target is None else bound.target
-            return float(bound.value.sum(dtype=torch.float64)), float(target.sum(dtype=torch.float64))
+            return float(wide(bound.value).sum()), float(wide(target).sum())
 
         return list(chunks(len(block), sums))
 
@@ -209,9 +213,10 @@ def first_batch(data: Dataset, config: TrainingConfig) -> Tensor:
 
 
 def _rate(step: int, config: TrainingConfig, state: State) -> float:
-    warm = max(1.0, LR_WARMUP * state.total_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * step / state.total_steps))
-    return config.peak * state.lr_scale * min((step + 1) / warm, 1.0) * cosine
+    done, whole = step - state.since, state.total_steps - state.since
+    warm = max(1.0, LR_WARMUP * whole)
+    cosine = 0.5 * (1 + math.cos(math.pi * done / whole))
+    return config.peak * state.lr_scale * min((done + 1) / warm, 1.0) * cosine
 
 
 @lru_cache(maxsize=2)

@@ -25,7 +25,9 @@ from taut.model import Model
 from taut.networks import Network
 from taut.objectives import Bound, Objective
 from taut.parallel import Share
+from taut.precision import wide_dtype
 from taut.seeds import generator_states, set_generator_states
+from taut.signals import held
 from taut.training.graph import CannotCompileError, Graph, compiled, scalars
 
 __all__ = ["Learner", "Step"]
@@ -70,8 +72,9 @@ class Learner:
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self.optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
         device = next(model.parameters()).device
-        self.total = torch.zeros((), dtype=torch.float64, device=device)  # of the bounds of an interval, over its finite steps
-        self.skipped = torch.zeros((), dtype=torch.float64, device=device)
+        # Of the bounds of an interval, over its finite steps.
+        self.total = torch.zeros((), dtype=wide_dtype(device), device=device)
+        self.skipped = torch.zeros((), dtype=wide_dtype(device), device=device)
         self._graph: Graph | None = None
         self._inputs: list[Tensor] = []
 
@@ -107,6 +110,10 @@ class Learner:
             micro_batches: In how many parts the gradient of one process is computed, where memory is short; from 2 on the
                 form is eager.
         """
+        with held():
+            self._take(x, rate, decay, progress, own, micro_batches)
+
+    def _take(self, x: Tensor, rate: float, decay: float, progress: float, own: Share | None, micro_batches: int) -> None:
         if self._graph is not None and micro_batches > 1:
             self._count_all()
             self._graph = None
@@ -127,7 +134,9 @@ class Learner:
             sums = parallel.sum_over_ranks(torch.stack([loss.detach(), value]))
             (parallel.world() * loss).backward()  # DDP takes the mean over the ranks, and a sum is needed
             loss, value = sums().unbind()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trainable if p.grad is not None], foreach=True)
+        gradients = [p.grad for p in self.trainable if p.grad is not None]
+        foreach = True if self.total.device.type in ("cpu", "cuda") else None  # torch refuses it on MPS
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=foreach)
         finite = torch.isfinite(norm) & torch.isfinite(loss) & torch.isfinite(value)
         # The fused optimizer divides the gradient by grad_scale and leaves weights and moments alone where found_inf is 1:
         # clipping and skipping cost no synchronisation with the device.
