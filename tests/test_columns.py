@@ -755,6 +755,12 @@ EXPECT = "log p(x) of their rows is finite, but low; train with {} in a schema f
             + EXPECT.format('kind = "real"'),
         ),
         (
+            Column("x", "levels", low=0.5, high=5, step=0.5, offset=0.5),
+            [0.5, 5.5, 2],
+            f"1 values (33.3 %) of 'x' are outside the levels 0.5..5 (largest 5.5, first 5.5 in row 11 {ROW}); "
+            + EXPECT.format("low = 0.5 and high = 6"),
+        ),
+        (
             Column("x", "positive"),
             [1, 0, -2],
             f"2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 {ROW}); " + EXPECT.format('kind = "real"'),
@@ -763,7 +769,7 @@ EXPECT = "log p(x) of their rows is finite, but low; train with {} in a schema f
 )
 def test_values_that_training_never_saw_are_kept_and_noted(column, values, line):
     codes, problems, notes = encode(table(x=values), [column], "t", first_row=10)
-    assert codes[:, 0].tolist() == values
+    assert codes[:, 0].tolist() == column.codes(values).tolist()
     assert problems == []
     assert notes == [f"t: {line}"]
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 from pyarrow import parquet
 from torch import Tensor
+from typer.testing import CliRunner
 from ztest import assert_mean
 
 import taut
 from taut import build as building
 from taut.cells import impute
+from taut.cli import app
 from taut.config import Config, ModelConfig
 from taut.data import Schema, check_against, prepare, to_table
 from taut.data.column import Column
@@ -435,3 +437,26 @@ def test_a_contingency_table_is_learned_and_its_rows_come_in_their_shares(tmp_pa
     assert any("453 of 453 data repeat rows of the training" in line for line in found["warnings"])
     drawn = (sample_run(run, 20_000, seed=1) @ codes.float()).long().bincount(minlength=24) / 20_000
     assert float((drawn - p).abs().max()) < 0.05
+
+
+def test_rows_of_impossible_values_are_minus_infinity_and_the_rest_is_as_without_them(tmp_path: Path) -> None:
+    r = np.random.default_rng(0)
+    table = pa.table({"count": r.poisson(300, 80) * (r.random(80) < 0.5), "x": r.normal(size=80)})
+    (tmp_path / "columns.toml").write_text('[columns.count]\nkind = "count"\n')
+    run = fit(table, tmp_path / "run", schema=str(tmp_path / "columns.toml"))
+    odd = table.slice(0, 40).set_column(0, "count", pa.array([-1.0, 2.5, *table["count"].to_pylist()[2:40]]))
+    new = new_data(run, odd)
+    assert new.impossible == (0, 1)
+    assert "2 values" in new.notes[-1]
+    assert "log p(x) of 2 rows is minus infinity" in new.notes[-1]
+    parquet.write_table(odd, tmp_path / "odd.parquet")
+    arguments = ["score", str(run.path), str(tmp_path / "odd.parquet"), "--num-samples", "20", "--out", str(tmp_path / "s.csv")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "log p(x) of 2 rows is minus infinity" in result.stderr
+    assert "2 of 40 rows have no number" in result.stderr + result.stdout
+    lines = [line.split(",") for line in (tmp_path / "s.csv").read_text().splitlines()]
+    place = lines[0].index('"log_evidence"')
+    scores = [float(line[place]) for line in lines[1:]]
+    assert scores[:2] == [-math.inf, -math.inf]
+    assert all(math.isfinite(s) for s in scores[2:])

@@ -460,14 +460,15 @@ def score(
 
     loaded = _load(run, trust)
     target = export.check_target(out or Path("scores.csv"), export.NUMBERS, overwrite)
-    x = _data(loaded, data, key).rows
-    blocks = []
+    new = _data(loaded, data, key)
+    x, blocks = new.rows, []
     with terminal.progress("scoring", len(x)) as advance:
         for block in importance_blocks(loaded.model, x, num_samples, seed=seed):
             blocks.append(block)
             advance(len(block.ess), "")
     evidence = Evidence.concatenate(blocks)
-    rows = settle(loaded.model, x, evidence, seed=seed)
+    rows = settle(loaded.model, x, evidence, seed=seed).impossible(new.impossible)
+    evidence = rows.first
     columns = {c: getattr(rows, c) for c in ("log_evidence", "log_evidence_error", "reliable", "method")}
     columns |= {c: getattr(evidence, c) for c in ("ess", "khat", "elbo")}
     if regret:

@@ -30,7 +30,16 @@ from taut.config import Config
 from taut.data import Dataset, New, Options, Schema, fill, read
 from taut.data.counts import to_obsm
 from taut.data.frames import from_frame
-from taut.data.memory import MIN_TRAIN, as_table, completed, from_array, from_counts, from_table, given_back
+from taut.data.memory import (
+    MIN_TRAIN,
+    as_table,
+    completed,
+    from_array,
+    from_counts,
+    from_table,
+    given_back,
+    without_rows,
+)
 from taut.data.tabular import Asked
 from taut.errors import DataError, UsageError
 from taut.evidence.own import own_evidence
@@ -98,6 +107,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     seed_: int
     _kept: Any
     _constants: Any
+    _like: Any
+    _types: Any
 
     # scikit-learn gives a constructor anything and wants it stored: it is ``fit`` that says what is wrong.
     def __init__(
@@ -169,7 +180,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             finish(model, state)
         self.model_, self.schema_, self.config_, self.notes_ = model, data.schema, config, data.notes
         self.n_iter_ = max(1, round(self.history_[-1]["epoch"]))
-        self._library = type(X).__module__.partition(".")[0]
+        if self.schema_.kind == "table":
+            self._like, self._types = without_rows(X), source.schema.types
         self._dtype = str(getattr(source, "dtype", "float64"))
         return self
 
@@ -198,7 +210,10 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 raise UsageError("this model is conditioned on a context, which Z does not hold: use sample(given=...)")
             if z.shape[1] != self._n_features_out:
                 raise UsageError(f"Z has {z.shape[1]} columns, but the model has {self._n_features_out} latent dimensions")
-            return self._given_back(decode(run.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype))
+            made = self._given_back(decode(run.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype))
+        if hasattr(Z, "iloc") and hasattr(made, "iloc"):
+            made.index = Z.index
+        return made
 
     def sample(self, n_samples: int = 1, *, given: Mapping[str, Any] | None = None) -> Any:
         """Returns draws of x: an array, or a frame if the model was fitted on one; the same ones if ``random_state`` is a number.
@@ -216,8 +231,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Returns the importance-weighted estimate of $\log p(x)$ of each row in nats, (N,).
 
-        It is ``taut.importance`` of each row with noise of its own: a lower bound on average, which ``num_samples`` tightens. Where
-        that fails, a few rows get a better proposal each. Columns that were left out have no part in it.
+        It is ``taut.importance`` of each row with noise of its own: a lower bound on average, which ``num_samples`` tightens.
+        Where that fails, a few rows get a better proposal each. Columns that were left out have no part in it.
         """
         check_is_fitted(self)
         with _session(self._precision):
@@ -367,7 +382,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """Returns values that the model made as a person would give them: an array of a type, or a frame of their library."""
         if self.schema_.kind != "table":
             return self._whole(values).astype(dtype)
-        return given_back(values, self.schema_, self._library)
+        return given_back(values, self.schema_, self._like, self._types)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns plain values and bytes: weights as safetensors, parts as specifications, nothing of torch's."""

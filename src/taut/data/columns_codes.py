@@ -266,11 +266,12 @@ def _outside(x: np.ndarray, column: Column, first_row: int) -> list[str]:
         odd.append((finite & (x <= 0), "not above 0", real))
     if column.kind == "levels":
         low, high = column.low, column.high
-        wider = f"low = {min(low, np.floor(x[finite].min(initial=low))):.0f}"
-        wider += f" and high = {max(high, np.ceil(x[finite].max(initial=high))):.0f}"
+        least, most = x[finite].min(initial=low), x[finite].max(initial=high)
+        wider = f"low = {np.floor(least) if least < low else low:.15g}"
+        wider += f" and high = {np.ceil(most) if most > high else high:.15g}"
         grid = "not integers" if column.step in (0.0, 1.0) else f"not on the grid of {column.step:g}"
         odd.append((finite & ~_on_grid(x, column), grid, real))
-        odd.append((finite & ((x < low) | (x > high)), f"outside the levels {low:.0f}..{high:.0f}", wider))
+        odd.append((finite & ((x < low) | (x > high)), f"outside the levels {low:.15g}..{high:.15g}", wider))
     if column.kind == "mixed" and column.bounded:
         low, high = column.support
         past = finite & ((column.codes(x) < low) | (column.codes(x) > high))

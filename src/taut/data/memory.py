@@ -6,7 +6,8 @@ small pieces, and columns that do not vary in one of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_ha
 from taut.data.tabular import Asked, prepare_tables, to_table
 from taut.errors import DataError
 
-__all__ = ["MIN_TRAIN", "as_table", "completed", "from_array", "from_counts", "from_table", "given_back"]
+__all__ = ["MIN_TRAIN", "as_table", "completed", "from_array", "from_counts", "from_table", "given_back", "without_rows"]
 
 MIN_TRAIN = 2
 
@@ -108,24 +109,84 @@ def as_table(array: np.ndarray, columns: Sequence[Column]) -> Any:
     return pa.table([pa.array(values, from_pandas=True) for values in cells], names=[c.name for c in columns])
 
 
-def given_back(values: np.ndarray, schema: Schema, library: str) -> Any:
+def without_rows(frame: Any) -> Any:
+    """Returns the columns of a frame and their types alone, with nothing of its rows."""
+    if hasattr(frame, "iloc"):
+        return frame.iloc[:0].reset_index(drop=True)
+    if type(frame).__module__.partition(".")[0] == "polars":
+        return frame.clear()
+    return None
+
+
+def given_back(values: np.ndarray, schema: Schema, like: Any, types: Any) -> Any:
     """Returns codes (N, C) that a model made as a frame with all columns of the source: an id is unknown, a constant known.
+
+    A column has the type of the source's where that can hold its values: a count beyond a uint8 stays an int64.
 
     Args:
         values: The codes of the modelled columns.
         schema: Of the table.
-        library: ``"pandas"`` or ``"polars"``; any other gives an Arrow table.
+        like: The source without its rows, of pandas, polars or Arrow.
+        types: The Arrow types that its columns were read as.
     """
     import pyarrow as pa
 
     made = iter(to_table(values, schema.modelled).columns)
     parts = {c.name: next(made) if c.modelled else _left_out(c, len(values)) for c in schema.columns}
-    table = pa.table(parts)
+    library, table = type(like).__module__.partition(".")[0], pa.table(parts)
     if library == "polars":
         import polars
 
-        return polars.from_arrow(table)
-    return table.to_pandas() if library == "pandas" else table
+        frame: Any = polars.from_arrow(table)
+        made_as = [_cast(s, s.cast, kind) for s, kind in zip(frame.get_columns(), like.dtypes, strict=True)]
+        return frame.with_columns([s.alias(name) for s, name in zip(made_as, frame.columns, strict=True)])
+    if library == "pandas":  # whose Decimal has any number of digits
+        types = [pa.decimal128(38, kind.scale) if pa.types.is_decimal(kind) else kind for kind in types]
+    columns = [_cast(c, c.cast, kind) for c, kind in zip(table.columns, types, strict=True)]
+    if library != "pandas":
+        return pa.table(columns, names=table.column_names)
+    import pandas
+
+    frame = pandas.concat([_of_pandas(c, kind) for c, kind in zip(columns, like.dtypes, strict=True)], axis=1)
+    frame.columns = like.columns
+    return frame
+
+
+def _cast(column: Any, cast: Callable[[Any], Any], kind: Any) -> Any:
+    """Returns a column of another type, or as it is if that type cannot hold its values."""
+    if str(kind).lower() == "null":  # of a column without values, which an id is
+        return column
+    wrong: tuple[type[Exception], ...] = (ValueError, TypeError, NotImplementedError, *_errors_of_polars())
+    try:
+        return cast(kind)
+    except wrong:
+        return column
+
+
+def _levels(categories: Any) -> dict[Any, Any]:
+    """Returns the levels of a pandas Categorical by their texts, as which they are read if they are neither text nor numbers."""
+    return {str(level): level for level in categories} | {level: level for level in categories}
+
+
+def _errors_of_polars() -> tuple[type[Exception], ...]:
+    polars: Any = sys.modules.get("polars")
+    return () if polars is None else (polars.exceptions.PolarsError,)
+
+
+def _of_pandas(column: Any, kind: Any) -> Any:
+    """Returns an Arrow column as a series of a pandas type, if that can hold it."""
+    import pandas
+
+    column = column.cast(column.type.value_type) if hasattr(column.type, "value_type") else column
+    series = column.to_pandas()
+    if series.dtype == kind or (kind == object and series.dtype.kind not in "iufb"):
+        return series
+    if isinstance(kind, pandas.CategoricalDtype):
+        levels = _levels(kind.categories)
+        return pandas.Series(pandas.Categorical([levels.get(value) for value in column.to_pylist()], dtype=kind))
+    made = _cast(series, series.astype, kind)
+    whole = made.dtype.kind in "iu" and series.dtype.kind in "iuf"
+    return series if whole and not bool((made == series).fillna(True).all()) else made  # numpy wraps what is too large
 
 
 def _left_out(column: Column, rows: int) -> Any:
@@ -145,6 +206,7 @@ def completed(frame: Any, table: Any, filled: Any) -> Any:
 
     The types of its columns stay what they are, and so does every other cell, bit for bit.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     library = type(frame).__module__.partition(".")[0]
@@ -158,8 +220,17 @@ def completed(frame: Any, table: Any, filled: Any) -> Any:
     result = frame.copy()
     for i in range(table.num_columns):
         old, new = table.column(i), filled.column(i)
+        if pa.types.is_float16(new.type):  # Arrow cannot compare them
+            new = new.cast(pa.float32())
         if not old.equals(new):
             same = pc.equal(old.cast(new.type), new).fill_null(False)
             rows = np.flatnonzero(~same.to_numpy())
-            result.iloc[rows, i] = new.take(rows).to_pylist()
+            made, column = new.take(rows).to_pylist(), result.iloc[:, i]
+            if hasattr(column, "sparse"):  # which takes no new values
+                dense = column.sparse.to_dense()
+                dense.iloc[rows] = made
+                result.isetitem(i, dense.astype(column.dtype))
+            else:
+                levels = _levels(column.cat.categories) if hasattr(column, "cat") else {}
+                result.iloc[rows, i] = [levels.get(value, value) for value in made]
     return result

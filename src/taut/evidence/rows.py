@@ -20,8 +20,8 @@ References: owen2000, vehtari2024.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -129,6 +129,13 @@ class RowEvidence:
         elif not bool(first.elbo.isfinite().all()):
             lines.append(some_rows(~first.elbo.isfinite(), "ELBO"))
         return lines
+
+    def impossible(self, rows: Sequence[int]) -> RowEvidence:
+        """Returns the same, but that some rows hold a value of no probability: minus infinity is their log p(x), exactly."""
+        index, never = torch.tensor(rows, dtype=torch.long), torch.tensor(-torch.inf, dtype=torch.float64)
+        first = replace(self.first, **{n: getattr(self.first, n).index_fill(0, index, never) for n in ("log_evidence", "elbo")})
+        reliable = self.reliable.index_fill(0, index, True)
+        return replace(self, first=first, log_evidence=self.log_evidence.index_fill(0, index, never), reliable=reliable)
 
     def to_dict(self, groups: Tensor | None = None) -> dict[str, Any]:
         """Returns the summary as plain values for JSON: that of the first method with log p(x) by the best; see ``Evidence``."""
