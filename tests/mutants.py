@@ -2594,6 +2594,63 @@ MUTANTS = [
         'if f.name not in ("tensors", "micro_batches")}',
         f"{MEMORY}::test_a_run_records_it_and_resumes_with_it",
     ),
+    # --- Folders and signals ----------------------------------------------------------------------------------------------
+    Mutant(
+        "signals: a step is broken off",
+        "signals.py",
+        "    if not _watch.held and not _watch.ending:",
+        "    if not _watch.ending:",
+        "tests/test_signals.py",
+    ),
+    Mutant(
+        "signals: the second one disturbs the end",
+        "signals.py",
+        "    if not _watch.held and not _watch.ending:",
+        "    if not _watch.held:",
+        "tests/test_signals.py",
+    ),
+    Mutant(
+        "manifest: a file is replaced before it is announced",
+        "storage.py",
+        "    write_json(folder / MANIFEST, dict(sorted((manifest | known).items())))\n",
+        "",
+        "tests/test_folders.py::test_killed_anywhere_a_finished_run_stays_whole",
+    ),
+    Mutant(
+        "lock: one whose process is gone is waited for",
+        "locks.py",
+        "    except ProcessLookupError:\n        return True",
+        "    except ProcessLookupError:\n        return False",
+        "tests/test_folders.py::test_a_lock_that_was_left",
+    ),
+    Mutant(
+        "lock: a later process with the same number is taken for its own",
+        "locks.py",
+        'began != holder["began"]) or',
+        "False) or",
+        "tests/test_folders.py::test_a_lock_that_was_left",
+    ),
+    Mutant(
+        "a source may change while it streams",
+        "data/parquet.py",
+        "if _mark(path) != self.marks[file]:",
+        "if False:",
+        "tests/test_folders.py::test_a_source_that_changes_while_it_streams_ends_the_training_and_the_state_is_saved",
+    ),
+    Mutant(
+        "checkpoint: names are compared as texts",
+        "training/checkpoint.py",
+        'key=lambda p: int(p.name.removeprefix("step-"))',
+        "key=lambda p: p.name",
+        "tests/test_storage.py::test_what_is_no_checkpoint_is_left_alone",
+    ),
+    Mutant(
+        "run.json of an unfinished run is believed",
+        "storage.py",
+        'return "sha256" not in value or fingerprinted(value)["sha256"] == value["sha256"]',
+        "return True",
+        "tests/test_folders.py::test_every_flipped_byte_of_an_unfinished_run_is_seen",
+    ),
 ]
 
 

@@ -8,6 +8,7 @@ a batch needs only the groups of its window, and ``ParquetRows`` keeps their cod
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -458,7 +459,9 @@ def _open(file: Path, metadata: Any = None, **options: Any) -> Any:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(file, metadata=metadata, page_checksum_verification=True, **options)
+        # A name that is not UTF-8 goes in as the system has it.
+        source = file if str(file).isascii() or os.name != "posix" else pa.OSFile(os.fsencode(file))
+        return pyarrow.parquet.ParquetFile(source, metadata=metadata, page_checksum_verification=True, **options)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shown(file)}: is no Parquet file, or truncated or damaged ({shown(error)}); write it again") from error
 
