@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import taut
-from taut import likelihoods, networks, objectives, posteriors, priors
+from taut import likelihoods, networks, objectives, posteriors, priors, warps
 
 EVENT = (3, 4)  # of the data of the likelihoods below
 LATENT = 2
@@ -62,13 +63,26 @@ def positives(n: int) -> Tensor:
     return torch.randn(n, *EVENT).exp()
 
 
-KINDS = ["category", "real", "binary", "count", "ordinal", "positive", "levels", "date"]
-NUM_LEVELS = [3, 0, 2, 0, 4, 0, 0, 0]
+def spiked(n: int) -> Tensor:
+    """Returns positive numbers of which half are zero."""
+    return torch.where(torch.rand(n, *EVENT) < 0.5, 0.0, positives(n))
+
+
+def warp() -> Tensor:
+    """Returns the knots of such numbers."""
+    values = spiked(400)[:, 0, 0].double().numpy()
+    knots = warps.padded(warps.fit_knots(values, np.zeros(1), (0.0, np.inf), False))
+    return knots.to(torch.get_default_dtype()).expand(*EVENT, 2, -1)
+
+
+KINDS = ["category", "real", "binary", "count", "ordinal", "positive", "levels", "date", "mixed"]
+NUM_LEVELS = [3, 0, 2, 0, 4, 0, 0, 0, 0]
 
 
 def columns(n: int) -> Tensor:
     """Returns a table with a column of each kind."""
     numbers = [torch.randn(n), torch.randint(0, 9, (n,)), torch.randn(n).exp(), torch.randint(0, 2, (n,)), torch.randn(n)]
+    numbers.append(torch.where(torch.rand(n) < 0.5, 0.0, torch.randn(n).exp()))
     values = iter(numbers)
     return torch.stack([torch.randint(0, k, (n,)) if k else next(values) for k in NUM_LEVELS], 1).to(torch.get_default_dtype())
 
@@ -106,6 +120,8 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
         (likelihoods.StudentT(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
         (likelihoods.Ordinal(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.Binomial(EVENT, LATENT, **LEVELS), "levels"),
+        (likelihoods.WarpedLevels(EVENT, LATENT, **LEVELS), "levels"),
+        (likelihoods.WarpedLogistic(EVENT, LATENT, low=0.0, decoder=SMALL, knots=warp()), "spiked"),
     ]
 
 

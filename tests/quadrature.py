@@ -31,6 +31,7 @@ Array = np.ndarray
 TOLERANCE = 1e-9  # share of p(x) that all splits together may still move
 FAR = 1000.0  # the box of z reaches this far from zero
 NODES = {1: 10, 2: 5}  # Gauss-Legendre nodes an axis of a cell
+OUTSIDE = 2.0**-24  # of a family whose support ends where that of the training data does
 MOST_POINTS = 4_000_000  # evaluations of the decoder for one row
 
 
@@ -139,7 +140,95 @@ def discretized_logistic(saved: Saved, raw: Array, x: Array, context: Array | No
         mass = np.where((level > low) & (level < high), inner, ends)
         return logsumexp(np.where(low == high, 0.0, mass) + log_weight, axis=1)
 
-    return log_mass(x), *_enumerated(log_mass, low, high)
+    # Each end leaves a small share of itself to the integers beyond it, and all of it to noise.
+    whole = np.rint(x)
+    inside = np.clip(whole, low, high)
+    d = np.abs(whole - inside)
+    rest = np.log(1 - OUTSIDE * ((inside == low).astype(float) + (inside == high)))
+    with np.errstate(divide="ignore"):
+        beyond = np.log(4 * OUTSIDE) - np.log(d * (d + 1) * (d + 2))
+    noise = np.where(x == whole, np.log1p(-OUTSIDE), np.log(OUTSIDE))
+    log_p = log_mass(inside) + np.where(d > 0, beyond, rest) + noise
+    return log_p, *_enumerated(log_mass, low, high)
+
+
+def _lines(x: Array, y: Array, bend: bool, value: float) -> tuple[float, float]:
+    """Returns the height and the slope of a warp: lines between its knots, of log x where x grows."""
+    place = int(np.clip(np.searchsorted(x, value, "right") - 1, 0, len(x) - 2))
+    x0, x1, y0, y1 = x[place], x[place + 1], y[place], y[place + 1]
+    if bend and x0 > 0 and x1 > 1.5 * x0:
+        growth = math.log(x1 / x0)
+        if value <= x0:
+            slope = (y1 - y0) / (x0 * growth)
+            return y0 + slope * (value - x0), slope
+        return y0 + (y1 - y0) * math.log(value / x0) / growth, (y1 - y0) / (value * growth)
+    slope = (y1 - y0) / (x1 - x0) if x1 > x0 else math.nan
+    return y0 + slope * (value - x0), slope
+
+
+def _warped_element(saved: Saved, i: tuple[int, ...], value: float, m: Array, s: Array) -> Array:
+    """Returns the log-probability of one element for all z."""
+    knots = saved["knots"][i]
+    x, y = knots[:, np.isfinite(knots[0])]
+    low, high = float(saved["low"][i]), float(saved["high"][i])
+    levels = saved.argument("whole")
+    near = float(np.rint(value)) if levels else value
+    inside = min(max(near, low), high)
+    sides = math.isfinite(low) + math.isfinite(high)
+    first, last = -math.inf, math.inf  # between which heights a value must lie
+    if levels:
+        lower = -math.inf if inside <= low else _lines(x, y, False, inside - 0.5)[0]
+        upper = math.inf if inside >= high else _lines(x, y, False, inside + 0.5)[0]
+    else:
+        at = np.flatnonzero(x == inside)
+        if len(at) > 1:
+            lower = -math.inf if inside <= low else float(y[at[0]])
+            upper = math.inf if inside >= high else float(y[at[-1]])
+        else:
+            lower = upper = _lines(x, y, True, inside)[0]
+        if math.isfinite(low) and x[0] < x[1]:
+            first = float(y[0])
+        if math.isfinite(high) and x[-1] > x[-2]:
+            last = float(y[-1])
+
+    def log_between(a: float, b: float) -> Array:
+        below = log_expit((b - m) / s) if math.isfinite(b) else np.zeros_like(m)
+        above = log_expit(-(a - m) / s) if math.isfinite(a) else np.zeros_like(m)
+        gap = np.log(-np.expm1(-(b - a) / s)) if math.isfinite(b - a) else 0.0
+        return below + above + gap
+
+    if lower == upper:
+        t = (lower - m) / s
+        slope = _lines(x, y, True, inside)[1]
+        log_p = log_expit(t) + log_expit(-t) - np.log(s) + math.log(slope)
+    else:
+        log_p = log_between(lower, upper)
+    log_p = log_p - log_between(first, last)
+    d = abs(near - inside)
+    if d > 0 and levels:
+        log_p = np.full_like(m, math.log(4 * OUTSIDE / (d * (d + 1) * (d + 2)) / sides))
+    elif d > 0:
+        width = x[-1] - x[0]
+        density = 2 / (math.pi * width * (1 + (d / width) ** 2))
+        log_p = np.full_like(m, math.log(OUTSIDE * density / sides))
+    elif sides:
+        log_p = log_p + math.log1p(-OUTSIDE)
+    if levels:
+        log_p = log_p + (math.log1p(-OUTSIDE) if value == near else math.log(OUTSIDE))
+    return log_p
+
+
+def warped(saved: Saved, raw: Array, x: Array, context: Array | None) -> Terms:
+    """Mean and variance are left open (NaN): nothing here asks for them."""
+    least = saved.argument("min_scale")
+    m, s = 1.8 * raw[:, 0], least + (1 - least) * positive(raw[:, 1])
+    log_p = np.zeros(m.shape)
+    for i in np.ndindex(x.shape):
+        each = (slice(None), *i)
+        if not math.isnan(x[i]):
+            log_p[each] = _warped_element(saved, i, float(x[i]), m[each], s[each])
+    unknown = np.full(m.shape, math.nan)
+    return log_p, unknown, unknown
 
 
 def binomial(saved: Saved, raw: Array, x: Array, context: Array | None) -> Terms:
@@ -236,7 +325,9 @@ def log_normal(saved: Saved, raw: Array, x: Array, context: Array | None) -> Ter
     unit, scale = _scale(saved, raw, x.shape)
     loc = saved["log_loc"] + unit * raw[:, 0]
     mean = np.exp(loc + scale**2 / 2)
-    return stats.norm.logpdf(np.log(x), loc, scale) - np.log(x), mean, np.expm1(scale**2) * mean**2
+    above = np.log1p(-OUTSIDE) + stats.norm.logpdf(np.log(x), loc, scale) - np.log(x)
+    below = np.log(2 * OUTSIDE) - loc - 3 * np.log1p(-x * np.exp(-loc))
+    return np.where(x > 0, above, below), mean, np.expm1(scale**2) * mean**2
 
 
 def student_t(saved: Saved, raw: Array, x: Array, context: Array | None) -> Terms:
@@ -277,6 +368,8 @@ FAMILIES: dict[str, Callable[[Saved, Array, Array, Array | None], Terms]] = {
     "LogNormal": log_normal,
     "StudentT": student_t,
     "ContinuousBernoulli": continuous_bernoulli,
+    "WarpedLevels": warped,
+    "WarpedLogistic": warped,
 }
 
 

@@ -506,6 +506,9 @@ def test_B27_rounded_and_nearly_constant_columns() -> None:
     noted(found, "columns (from 0) 1 are rounded to few different values", "integers", "are read as levels")
     rows = "".join(",".join(f"{v:.6g}" for v in row) + "\n" for row in rounded)
     found = checked(csv("a,b,c\n" + rows))
+    assert kinds(found) == {"a": "real", "b": "levels", "c": "mixed"}  # both have probabilities where values repeat
+    csv('[columns.b]\nkind = "real"\n[columns.c]\nkind = "real"\n', "real.toml")
+    found = checked("a.csv", "--schema", "real.toml")
     noted(found, "more than half of the values are one value in 'c' (1,900 of 2,000 are 0)", "can grow without end")
     noted(found, "rounded, few different values in 'b'", "can grow without end")
     whole = checked(npy((10 * rounded[:, 1:2]).round()))  # what the note offers
@@ -734,7 +737,10 @@ def test_B42_names_of_columns() -> None:
 def test_B43_header_alone_nothing_no_header() -> None:
     refused(["check", csv("x,c,k\n")], "a.csv: has a header but no rows; give a file with at least one row of data")
     refused(["check", csv("")], "a.csv: is empty; give a file whose first line names the columns")
-    refused(["check", csv("1,2\n3,4\n")], "line 1 holds only numbers (1, 2): a header is missing; add a first line with names")
+    refused(
+        ["check", csv("1,2\n3,4\n")],
+        "line 1 holds only numbers (1, 2): a header is missing; --no-header, or add a first line with names",
+    )
 
 
 def test_B44_dates_times_durations_truth_values() -> None:

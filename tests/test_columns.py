@@ -283,20 +283,30 @@ def test_levels_that_are_mostly_numbers_are_kept(values, name, kind):
     assert (column.kind, problems) == (kind, [])
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_the_one_text_among_many_numbers_is_told_where_the_column_is_lost(wide):
-    values = [str(i) for i in range(1200)] * (3 if wide else 1) + ["?"] * 200  # more than a twentieth
+ABSENT = ["?", "missing", "n.a.", "#N/A", "--", "nil", "ND", "*", "N.D.", "#DIV/0!", "no data", "<NA>", "Unknown", "none"]
+
+
+@pytest.mark.parametrize("word", ABSENT)
+@pytest.mark.parametrize("share", [0.02, 0.12, 0.7])
+def test_a_word_for_missing_among_many_numbers_is_refused_at_any_share(word, share):
+    values = [f"{i / 7:.3f}" for i in range(1000)]
+    rows = range(3, 3 + int(share * 900))
+    for i in rows:
+        values[i] = word
+    held = f"t: column 'x': {1000 - len(rows)} of its 1,000 values are numbers, but not {word!r}, the first in row 3 {ROW}"
+    column, _, problems = one(values)
+    assert column is None
+    assert problems[0].startswith(f"{held}; correct the file, or --missing-values {word!r} if that means missing")
+    kept = one(values, missing_values=[word])[0]
+    assert (kept.kind, kept.missing) == ("real", len(rows))
+
+
+def test_many_other_words_among_many_numbers_are_told_where_the_column_is_lost():
+    values = [str(i) for i in range(1200)] + [f"PC {i}" for i in range(400)]
     _, notes, problems = one(values)
-    hint = "all its other values are numbers, so '?' (200 values) may mean missing: --missing-values '?'"
-    if wide:
-        ways = 'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a schema file'
-        assert problems == [f"t: column 'x' holds 1,201 different texts, too many for a category; {ways}; {hint}"]
-    else:
-        assert (notes[1], problems) == (
-            f"t: 'x' looks like an id, left out; kind = \"category\" in a schema file keeps it; {hint}",
-            [],
-        )
-    assert one(values, missing_values=["?"])[0].kind == "count"
+    hint = "1,200 of its 1,600 values are numbers, the first that is none ('PC 0') in row 1200"
+    assert problems == []
+    assert f'looks like an id, left out; kind = "category" in a schema file keeps it; {hint}' in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -372,15 +382,17 @@ def test_a_density_without_bound_is_told():
     heavy = [0.0] * 51 + [0.5 + i for i in range(49)]
     end = "a density may have no bound there, so log p(x) can grow without end"
     first = "t: more than half of the values are one value in 'x' (51 of 100 are 0)"
-    assert one(heavy)[1] == [f"{first}: {end}"]
-    assert one(heavy[1:-1] + [9.25] * 3)[1] == []
+    real = {"x": {"kind": "real"}}
+    assert one(heavy)[1] == []  # an atom has a probability
+    assert one(heavy, given=real)[1] == [f"{first}: {end}"]
+    assert one(heavy[1:-1] + [9.25] * 3, given=real)[1] == []
     rounded = [i % 100 / 10 for i in range(1001)]
     few = "t: rounded, few different values in 'x' (100 in 1,001)"
-    assert one(rounded)[1] == [f"{few}: {end}"]
-    assert one(rounded[:1000])[1] == []
-    assert one([v * 10 for v in rounded], given={"x": {"kind": "levels"}})[1] == []
-    assert one([f"{v:.1f}" for v in rounded])[1] == [f"{few}: {end}"]
-    both = infer([table(x=heavy * 11, y=heavy * 11)], "t")[1]
+    assert one(rounded)[1] == []  # and so have levels
+    assert one(rounded, given=real)[1] == [f"{few}: {end}"]
+    assert one(rounded[:1000], given=real)[1] == []
+    assert one([f"{v:.1f}" for v in rounded], given=real)[1] == [f"{few}: {end}"]
+    both = infer([table(x=heavy * 11, y=heavy * 11)], "t", given=real | {"y": real["x"]})[1]
     assert both == [f"{first.replace('51 of 100', '561 of 1,100')} and 1 more column: {end}"]
 
 
@@ -388,14 +400,13 @@ def test_what_storage_in_float32_loses():
     integers, days = [0, 2**24 + 1, 5], pa.array([0, 1577836800, 86399], pa.timestamp("s"))
     close = [1e9, 1e9 + 1, 1e9 + 0.5]
     assert one(integers)[1] == one(days)[1] == one(close)[2] == one([1e40, 1.5, 2.5])[2] == []
-    assert one([0, 2**53 + 2, 5])[1] == [
-        "t: 'x' holds integers up to 9,007,199,254,740,994; float64 tells them apart only to 9,007,199,254,740,992"
-    ]
+    keep = 'give it as text with kind = "category" in a schema file to keep it'
+    assert one([0, 2**53, 5])[1] == [f"t: 'x' looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}"]
     assert one([1e200, 1.5, 2.5])[2] == ["t: column 'x' holds values up to 1e+200, beyond the range of float64; rescale it"]
     torch.set_default_dtype(torch.float32)
     assert one(integers)[1] == ["t: 'x' holds integers up to 16,777,217; float32 tells them apart only to 16,777,216"]
     assert one(days)[1] == ["t: 'x' is stored in float32 as days: times are kept to 2.8 minutes"]
-    assert one(close)[2] == ["t: column 'x' is constant in float32, where a density is infinite; subtract its mean, or remove it"]
+    assert one(close)[2] == []  # an offset keeps them apart
     assert one([1e40, 1.5, 2.5])[2] == ["t: column 'x' holds values up to 1e+40, beyond the range of float32; rescale it"]
 
 
@@ -465,7 +476,11 @@ def test_a_schema_file_overrides(values, entry, expected):
             {"kind": "categorie"},
             "unknown kind 'categorie'; did you mean 'category'?; it is one of " + ", ".join(f"'{k}'" for k in KINDS),
         ),
-        (["a"], {"knid": "real"}, "unknown key 'knid'; did you mean 'kind'?; it is one of 'kind', 'levels', 'low', 'high'"),
+        (
+            ["a"],
+            {"knid": "real"},
+            "unknown key 'knid'; did you mean 'kind'?; it is one of 'kind', 'levels', 'low', 'high', 'step', 'atoms'",
+        ),
         (
             ["a"],
             {"kind": "real", "levels": ["a", "b"]},
@@ -474,7 +489,7 @@ def test_a_schema_file_overrides(values, entry, expected):
         (["a"], {"kind": "category", "levels": "ab"}, 'levels must be a list of texts, such as ["low", "high"]'),
         (["a"], {"kind": "category", "levels": ["a", "a"]}, "levels must be two or more different texts, not 2 levels: a, a"),
         (["a"], {"kind": "binary", "levels": ["a", "b", "c"]}, "levels must be two different texts, not 3 levels: a, b, c"),
-        (["a"], {"low": 0}, 'low and high belong to the kind levels; set kind = "levels", or remove them'),
+        (["a"], {"low": 0}, 'low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or remove them'),
         (["a"], {"kind": "levels", "low": 0.5}, "low and high must be integers"),
         (["a"], {"kind": "levels", "low": 5, "high": 5}, "needs low < high and at most 65,536 levels, not 5..5"),
     ],
@@ -569,13 +584,14 @@ def test_pieces_that_contradict_each_other():
 def test_more_different_values_than_are_counted(monkeypatch):
     monkeypatch.setattr("taut.data.columns_seen.CAP", 1100)
     monkeypatch.setattr("taut.data.columns.CAP", 1100)
-    texts, numbers = [f"{i}x" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
+    texts, numbers = [f"x{i}" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
     assert one(texts)[0].kind == "id"
     assert one(texts * 3)[2][0].startswith("t: column 'x' holds more than 1,099 different texts, too many for a category")
     assert one([i * 2 for i in range(1101)])[0].kind == "id"
-    assert one([0, *range(1101)])[0].kind == one([*range(1101)] * 2)[0].kind == "count"
-    assert one(numbers + [1100.5] * 1200)[1] == []  # its first row is beyond what is counted
-    assert one([0.5] * 1200 + numbers)[1][0].startswith(
+    assert one([0, *range(1101)])[0].kind == one([*range(1101)] * 2)[0].kind == "levels"
+    real = {"x": {"kind": "real"}}
+    assert one(numbers + [1100.5] * 1200, given=real)[1] == []  # its first row is beyond what is counted
+    assert one([0.5] * 1200 + numbers, given=real)[1][0].startswith(
         "t: more than half of the values are one value in 'x' (1,201 of 2,301 are 0.5)"
     )
 
@@ -586,9 +602,9 @@ def test_more_different_values_than_are_counted(monkeypatch):
 def test_columns_are_found_by_name_in_any_order():
     whole = table(id=range(60), a=["x", "y", "x"] * 20, c=[0.5, -1.5, 2.5] * 20, k=["z"] * 60)
     columns, _, problems = infer([whole], "t")
-    assert ([c.kind for c in columns], problems) == (["id", "binary", "real", "constant"], [])
+    assert ([c.kind for c in columns], problems) == (["id", "binary", "levels", "constant"], [])
     codes, problems, notes = encode(whole, columns, "t")
-    assert (problems, notes, codes[:3].tolist()) == ([], [], [[0, 0.5], [1, -1.5], [0, 2.5]])
+    assert (problems, notes, codes[:3].tolist()) == ([], [], [[0, 1], [1, 0], [0, 2]])
     for names in (["c", "a"], ["k", "c", "id", "a"]):
         again, problems, notes = encode(whole.select(names), columns, "t")
         assert (problems, notes) == ([], [])
@@ -688,38 +704,25 @@ LIST = "mend them, or list what means missing in --missing-values"
         ),
         (
             Column("x", "count"),
-            [1, -3, -2],
-            f"2 values (66.7 %) of 'x' are negative (largest -2, first -3 in row 11 {ROW}); give raw counts",
+            [1, -3, -2] * 4,
+            f"8 values (66.7 %) of 'x' are negative (largest -2, first -3 in row 11 {ROW}); give raw counts",
         ),
         (
             Column("x", "count"),
-            [0, 1.5, 2.25],
-            "2 values (66.7 %) of 'x' are not integers (largest 2.25, first 1.5 in "
+            [0, 1.5, 2.25] * 4,
+            "8 values (66.7 %) of 'x' are not integers (largest 2.25, first 1.5 in "
             f"row 11 {ROW}); they look log-normalised: give raw counts",
         ),
         (
             Column("x", "count"),
-            [0, 1.5, 200],
-            f"1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row 11 {ROW}); give raw counts",
+            [1.5, 0.5, 200] * 4,
+            f"8 values (66.7 %) of 'x' are not integers (largest 1.5, first 1.5 in row 10 {ROW}); give raw counts",
         ),
         (
             Column("x", "levels", high=9),
-            [0, 1.5, 2],
-            "1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row "
-            f'11 {ROW}); correct them, or train with kind = "real"',
-        ),
-        (
-            Column("x", "levels", high=9),
-            [0, 10, 2],
-            "1 values (33.3 %) of 'x' are outside the levels 0..9 (largest 10, first "
-            f"10 in row 11 {ROW}); correct them, or train with low = 0 and high = 10 "
-            "in a schema file",
-        ),
-        (
-            Column("x", "positive"),
-            [1, 0, -2],
-            "2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 "
-            f'{ROW}); correct them, or train with kind = "real"',
+            [0.5, 1.5, 2] * 4,
+            "8 values (66.7 %) of 'x' are not integers (largest 1.5, first 0.5 in row "
+            f'10 {ROW}); correct them, or train with kind = "real"',
         ),
         (
             Column("x", "real"),
@@ -731,6 +734,88 @@ LIST = "mend them, or list what means missing in --missing-values"
 def test_values_that_are_refused(column, values, line):
     problems = encode(table(x=values), [column], "t", first_row=10)[1]
     assert problems == [f"t: {line}"]
+
+
+EXPECT = "log p(x) of their rows is finite, but low; train with {} in a schema file to expect them"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "line"),
+    [
+        (
+            Column("x", "levels", high=9),
+            [0, 10, 2],
+            f"1 values (33.3 %) of 'x' are outside the levels 0..9 (largest 10, first 10 in row 11 {ROW}); "
+            + EXPECT.format("low = 0 and high = 10"),
+        ),
+        (
+            Column("x", "levels", high=9),
+            [0, 1.5, 2],
+            f"1 values (33.3 %) of 'x' are not integers (largest 1.5, first 1.5 in row 11 {ROW}); "
+            + EXPECT.format('kind = "real"'),
+        ),
+        (
+            Column("x", "positive"),
+            [1, 0, -2],
+            f"2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 {ROW}); " + EXPECT.format('kind = "real"'),
+        ),
+    ],
+)
+def test_values_that_training_never_saw_are_kept_and_noted(column, values, line):
+    codes, problems, notes = encode(table(x=values), [column], "t", first_row=10)
+    assert codes[:, 0].tolist() == values
+    assert problems == []
+    assert notes == [f"t: {line}"]
+
+
+def test_counts_that_cannot_be_are_kept_for_the_model_to_judge():
+    codes, problems, notes = encode(table(x=[0, 1.5, -2]), [Column("x", "count", high=9)], "t")
+    assert codes[:, 0].tolist() == [0, 1.5, -2]
+    assert problems == notes == []
+
+
+@pytest.mark.parametrize(
+    ("levels", "type_", "values"),
+    [
+        (("false", "true"), "bool", [0, 1]),
+        (("false", "true"), "bool", [0.0, 1.0]),
+        (("false", "true"), "bool", ["n", "Y"]),
+        (("false", "true"), "bool", ["False", "TRUE"]),
+        (("0", "1"), "int", [False, True]),
+        (("0", "1"), "int", ["no", "yes"]),
+        (("n", "y"), "text", [False, True]),
+        (("f", "t"), "text", [0, 1]),
+        (("yes", "no"), "text", [True, False]),
+    ],
+)
+def test_truth_values_are_the_same_in_all_their_spellings(levels, type_, values):
+    column = Column("x", "binary", levels, type=type_)
+    codes, problems, notes = encode(table(x=[*values, None, *values]), [column], "t")
+    assert [0 if c == 0 else 1 if c == 1 else None for c in codes[:, 0]] == [0, 1, None, 0, 1]
+    assert problems == notes == []
+
+
+@pytest.mark.parametrize(("levels", "values"), [(("no", "yes"), ["no", "1"]), (("a", "b"), [0, 1]), (("0", "2"), [False, True])])
+def test_what_is_no_spelling_of_the_same_truth_is_a_new_level(levels, values):
+    codes, _, notes = encode(table(x=values), [Column("x", "binary", levels, type="text")], "t")
+    assert np.isnan(codes[-1, 0])
+    assert "levels never seen in training" in notes[0]
+
+
+def test_a_whole_column_of_new_levels_is_another_column():
+    column = Column("x", "category", ("red", "green"), type="text")
+    assert encode(table(x=["rouge", "vert"] * 5), [column], "t")[1:] == (
+        [
+            "t: all 10 values of 'x' are levels never seen in training ('rouge', 'vert'); "
+            "it was trained on 'red', 'green': write them like that, or leave them empty"
+        ],
+        [],
+    )
+    assert encode(table(x=["rouge"] * 9), [column], "t")[1:] == (
+        [],
+        ["t: 9 values of 'x' are levels never seen in training ('rouge'): read as missing"],
+    )
+    assert encode(table(x=["rouge"] * 10 + ["red"]), [column], "t")[1] == []
 
 
 def test_beyond_float32():
@@ -755,7 +840,7 @@ def test_drift_is_told_beyond_ten_standard_deviations():
 BACK = [
     pa.array(["ü", "b", None, "日本", "\x00\n"]),
     pa.array([True, None, False, True, True]),
-    pa.array([2**53 - 1, -(2**53), None, 0, 17]),
+    pa.array([2**53 - 1, 1 - 2**53, None, 0, 17]),
     pa.array([3, 900, None, 5, 17]),
     pa.array([1, 0, None, 0, 0]),
     pa.array([1.0, 0.0, None, 0.0, 0.0]),
@@ -873,8 +958,9 @@ def test_all_that_is_wrong_with_a_schema_file():
             'missing_values must be a list of texts and numbers, such as ["?", -999]',
             "column 'a': must be a table, such as [columns.\"a\"]",
             f"column 'b': unknown kind 'rael'; did you mean 'real'?; it is one of {kinds}",
-            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high'",
-            "column 'c': low and high belong to the kind levels; set kind = \"levels\", or remove them",
+            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high', "
+            "'step', 'atoms'",
+            'column \'c\': low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or remove them',
         ]
     )
     with pytest.raises(UsageError, match=r"s.toml: is not valid TOML \(.*line 2"):
@@ -903,7 +989,7 @@ def test_a_column_comes_back_from_its_dict():
         ({"low": 2.0}, "column 'a': low must not exceed high, but 2 > 0"),
         ({"levels": [1, 2]}, "not a column (TypeError: levels must be texts)"),
         ({"levels": "xy"}, "not a column (TypeError: name must be a text, levels a list)"),
-        ({"mean": float("nan")}, "not a column (ValueError: low, high, mean and std must be finite)"),
+        ({"mean": float("nan")}, "not a column (ValueError: low, high, mean, std, offset, step and atoms must be finite)"),
         ({"rows": "many"}, "not a column (ValueError: "),
         ({"extra": 1}, "not a column (TypeError: "),
     ],
@@ -950,7 +1036,7 @@ def test_what_check_prints(column, what, missing):
 def test_properties_follow_from_the_kind():
     modelled = [k for k in KINDS if Column("x", k, ("a", "b")).modelled]
     discrete = [k for k in KINDS if Column("x", k, ("a", "b")).discrete]
-    assert modelled == ["binary", "category", "ordinal", "count", "levels", "real", "positive", "date"]
+    assert modelled == ["binary", "category", "ordinal", "count", "levels", "real", "positive", "mixed", "date"]
     assert discrete == ["binary", "category", "ordinal", "count", "levels"]
     assert Column("x", "levels", low=-2, high=3).num_levels == 6
     assert Column("x", "category", ("a", "b", "c")).num_levels == 3

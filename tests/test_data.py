@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.utils import Bunch
@@ -365,6 +366,56 @@ def test_fingerprint_names_shape_dtype_and_bytes():
     changed[0, 0, 0] ^= 1
     others = {fingerprint(x) for x in (changed, GREY.reshape(40, 20), GREY.astype(np.int8))}
     assert len(others | {same}) == 4
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def columns_of_columns() -> pa.Table:
+    r, n = np.random.default_rng(0), 2000
+    net, celsius = r.lognormal(3, 0.6, n).round(2), r.normal(15, 8, n).round(1)
+    tax = (net * r.choice([0.07, 0.19], n)).round(2)
+    gaps = [r.random(n) < 0.2 for _ in range(3)]
+    return pa.table(
+        {
+            "net": pa.array(net, mask=gaps[0]),
+            "tax": pa.array(tax, mask=gaps[1]),
+            "gross": pa.array((net + tax).round(2), mask=gaps[2]),
+            "c": celsius,
+            "f": (1.8 * celsius + 32).round(1),
+            "other": celsius + 0.2 * r.normal(size=n),
+        }
+    )
+
+
+def test_columns_that_are_a_function_of_others_are_said():
+    (note,) = [note for note in prepare(columns_of_columns()).notes if "to the last digit" in note]
+    assert note.startswith("'gross' = 'net' + 'tax'; 'f' = 1.8 'c' + 32, to the last digit")
+    assert 'kind = "id"' in note
+    x = RNG.normal(size=(500, 5))
+    x = np.column_stack([x, x[:, 1], x[:, 0] - 2.5 * x[:, 2] + x[:, 3], x.sum(1)])
+    (note,) = said(prepare(x))
+    assert note.startswith(
+        "column 5 (from 0) = column 1 (from 0); "
+        "column 6 (from 0) = column 0 (from 0) - 2.5 column 2 (from 0) + column 3 (from 0); "
+        "column 7 (from 0) is a linear function of 5 other columns, to the last digit"
+    )
+    counts = RNG.poisson(500, (500, 3))
+    (note,) = said(prepare(np.column_stack([counts, counts[:, 0] + counts[:, 1]])))
+    assert note.startswith("column 3 (from 0) = column 0 (from 0) + column 1 (from 0)")
+    assert said(prepare(np.column_stack([x[:, :5], x[:, 0] + 1e-3 * RNG.normal(size=500)]))) == ()
+
+
+def test_a_wild_value_is_said():
+    x = RNG.standard_t(3, size=(500, 3))
+    assert said(prepare(x)) == ()
+    x[:, 1] = -1e6 * (np.arange(500) < 300)
+    x[:, 1] += RNG.normal(size=500)
+    assert not any("largest" in note for note in said(prepare(x)))  # two places, either of many rows
+    x[:, 2] = np.where(np.arange(500) % 3 > 0, 0.0, x[:, 2])
+    x[RNG.permutation(500)[:5], 2] = 1e7
+    (note,) = [note for note in said(prepare(x)) if "largest" in note]
+    assert note.startswith("column 2 (from 0): the largest |x - median| is")
 
 
 # ---------------------------------------------------------------------------------------------------------- prepare

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
+import io
+import lzma
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from taut.data.delimited import read_csv
-from taut.errors import DataError, UsageError
+from taut.errors import DataError, OutOfMemoryError, UsageError
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "t.csv"
 
 
-def read(path: Path, content: str | bytes, **options: str | list[str]) -> tuple[dict[str, list[str]], list[str]]:
+def read(path: Path, content: str | bytes, **options: str | bool | list[str]) -> tuple[dict[str, list[str]], list[str]]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     table, notes = read_csv(path, **options)
     assert all(column.type == pa.string() and column.null_count == 0 for column in table.columns)
@@ -127,7 +131,7 @@ QUOTE = "put quotes around a field that holds ','"
             id="B42 names, and all problems at once",
         ),
         pytest.param(
-            ",a\n0,1\n1,2\n",
+            ",a\n0,1\n0,2\n",
             ["line 1: columns 0 (from 0) have no name; name or remove them (pandas writes its index so: save with index=False)"],
             id="B42 the index of pandas",
         ),
@@ -136,7 +140,7 @@ QUOTE = "put quotes around a field that holds ','"
         pytest.param("a,b\n", ["has a header but no rows; give a file with at least one row of data"], id="B43 header only"),
         pytest.param(
             "1.5,2,-3,1e3\n4,5,6,7\n",
-            ["line 1 holds only numbers (1.5, 2, -3, ...): a header is missing; add a first line with names"],
+            ["line 1 holds only numbers (1.5, 2, -3, ...): a header is missing; --no-header, or add a first line with names"],
             id="B43 header missing",
         ),
     ],
@@ -213,9 +217,8 @@ def test_numbers_that_can_be_read_two_ways_are_named_B40(path: Path) -> None:
     _, notes = read(path, 'a;b;c\n"1,234";1.234,5;x\n9;2;y\n')
     assert notes == [
         "read with delimiter ';'",
-        "column b holds points and commas in numbers, such as '1.234,5', and is read as text; remove what groups the thousands",
-        "column a holds numbers such as '1,234', and is read as text; --decimal , if that is a decimal comma, else"
-        " remove the commas",
+        "column a holds numbers such as '1,234', and is read as text; --decimal , if that is a decimal comma, --decimal . if it"
+        " groups thousands",
     ]
     _, notes = read(path, "a;b\n1.234;0,5\n")
     assert notes[1] == (
@@ -239,11 +242,16 @@ def test_a_late_decimal_comma_is_found_B40(path: Path) -> None:
         ("x\n1,5\n", {"delimiter": ";", "decimal": ","}, {"x": ["1.5"]}),
         ("a;b\n1,234;1\n", {"decimal": ","}, {"a": ["1.234"], "b": ["1"]}),
         ("a;b\n1,5;1\n", {"decimal": "."}, {"a": ["1,5"], "b": ["1"]}),
+        ("a;b\n1,234;1\n", {"decimal": "."}, {"a": ["1234"], "b": ["1"]}),
+        ("a,b\nx,y\n", {"header": False}, {"0": ["a", "x"], "1": ["b", "y"]}),
+        ("1,2\n3,4\n", {"header": False}, {"0": ["1", "3"], "1": ["2", "4"]}),
+        ("0,1,2\n3,4,5\n", {"header": False}, {"0": ["3"], "1": ["4"], "2": ["5"]}),
+        ("1960,1961\n3,4\n", {"header": True}, {"1960": ["3"], "1961": ["4"]}),
         ("a;b\n1,5;1\n?;2\n", {"missing_values": ["?"]}, {"a": ["1.5", "?"], "b": ["1", "2"]}),
     ],
 )
 def test_options_override_what_is_found_B40(
-    path: Path, content: str, options: dict[str, str | list[str]], columns: dict[str, list[str]]
+    path: Path, content: str, options: dict[str, str | bool | list[str]], columns: dict[str, list[str]]
 ) -> None:
     assert read(path, content, **options)[0] == columns
 
@@ -319,3 +327,97 @@ def test_a_wide_table_is_read(path: Path) -> None:
     columns, _ = read(path, ",".join(f"g{i}" for i in range(3000)) + "\n" + ",".join("7" for _ in range(3000)) + "\n")
     assert list(columns) == [f"g{i}" for i in range(3000)]
     assert columns["g2999"] == ["7"]
+
+
+ROWS = "".join(f"{i % 7}.5,{i % 3},{'xyz'[i % 3]}\n" for i in range(30))
+NUMBERS = "".join(f"{i % 7}.5,{i % 3},{i}\n" for i in range(30))
+
+
+def columns_of(rows: str) -> dict[str, list[str]]:
+    a, b, k = zip(*(line.split(",") for line in rows.splitlines()), strict=True)
+    return {"a": list(a), "b": list(b), "k": list(k)}
+
+
+@pytest.mark.parametrize(
+    ("content", "rows", "said"),
+    [
+        pytest.param("sep=;\na;b;k\n" + ROWS.replace(",", ";"), ROWS, "the first line, sep=;, says the delimiter", id="Excel"),
+        pytest.param("a b k\n" + ROWS.replace(",", " "), ROWS, "read with blanks as delimiter", id="blanks"),
+        pytest.param("  a   b k \n" + ROWS.replace(",", "    ").replace("\n", " \r\n"), ROWS, "read with blanks", id="aligned"),
+        pytest.param("# a b k\n" + NUMBERS.replace(",", " "), NUMBERS, "line 1 names the columns behind a #", id="numpy.savetxt"),
+        pytest.param("# made, by x\n#\na,b,k\n" + ROWS + "# end\n", ROWS, "3 lines that begin with #", id="comments"),
+        pytest.param('"World Bank",\n\n"Updated 2024",\n\na,b,k\n' + ROWS, ROWS, "4 lines before the header", id="preamble"),
+        pytest.param("a,b,k,\n" + ROWS.replace("\n", ",\n"), ROWS, "the empty last column was left out", id="trailing comma"),
+    ],
+)
+def test_what_stands_around_the_rows_is_taken_away_and_said(path: Path, content: str, rows: str, said: str) -> None:
+    found, notes = read(path, content)
+    assert found == columns_of(rows)
+    assert any(said in note for note in notes)
+
+
+def test_asked_for_blanks_are_any_number_of_them(path: Path) -> None:
+    assert read(path, "name  n\nx     1\nyy   10\n", delimiter=" ")[0] == {"name": ["x", "yy"], "n": ["1", "10"]}
+
+
+def test_texts_of_several_words_are_no_columns(path: Path) -> None:
+    assert read(path, "full name\nJane Doe\nJohn Roe\n")[0] == {"full name": ["Jane Doe", "John Roe"]}
+
+
+@pytest.mark.parametrize("index", [[str(i) for i in range(30)], [f"row {i * 7}" for i in range(30)]])
+def test_names_of_rows_without_a_name_are_an_index(path: Path, index: list[str]) -> None:
+    content = ",a,b,k\n" + "".join(f"{i},{line}\n" for i, line in zip(index, ROWS.splitlines(), strict=True))
+    found, notes = read(path, content)
+    assert found == {"index": index, **columns_of(ROWS)}
+    assert notes == ["column 0 (from 0) has no name and names the rows; it is called 'index'"]
+
+
+def test_a_row_that_took_the_place_of_names_is_refused_or_told(path: Path) -> None:
+    [line] = refused(path, ROWS)
+    assert line == (
+        "line 1: '0.5' names column 0 (from 0) and is also one of its values; --no-header if line 1 is a row, --header if it"
+        " names the columns"
+    )
+    assert read(path, ROWS, header=False)[0] == dict(zip("012", columns_of(ROWS).values(), strict=True))
+    assert len(read(path, ROWS, header=True)[0]["x"]) == 29
+    years = "country,1960,1961\n" + "".join(f"c{i},{i}.5,{i}\n" for i in range(9))
+    assert list(read(path, years)[0]) == ["country", "1960", "1961"]
+    _, [note] = read(path, "a,yes,b\n1,yes,2\n3,no,4\n")
+    assert note.startswith("line 1: 'yes' names column 1 (from 0) and is also one of its values; --no-header")
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zip"])
+def test_packed_tables_are_read_and_damaged_ones_refused(tmp_path: Path, suffix: str) -> None:
+    from taut.data.readers import kind_of
+
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": lambda data: zipped({"t.csv": data})}[
+        suffix
+    ]
+    path = tmp_path / f"t.csv{suffix}"
+    packed = pack(("a,b,k\n" + ROWS).encode())
+    assert kind_of(path) == "text tables"
+    assert read(path, packed) == (columns_of(ROWS), [])
+    [line] = refused(path, packed[: len(packed) // 2])
+    assert line.startswith("is truncated or damaged (")
+
+
+def test_an_archive_of_several_files_is_refused(path: Path) -> None:
+    assert refused(path, zipped({"a.csv": b"a\n1\n", "b.csv": b"a\n1\n"})) == [
+        "holds 2 files (a.csv, b.csv); give an archive of one table, or unpack it"
+    ]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped({"t.csv": data})])
+def test_a_file_that_unpacks_to_more_than_memory_is_refused_in_time(path: Path, pack, monkeypatch) -> None:
+    monkeypatch.setattr("taut.memory.available", lambda: 2**25)
+    path.write_bytes(pack(b"a,b\n" + b"1,2\n" * 2**23))
+    with pytest.raises(OutOfMemoryError, match="GiB of data need at least"):
+        read_csv(path)

@@ -14,11 +14,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sklearn.datasets
 import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -27,7 +28,8 @@ import taut
 from taut import VAEstimator
 from taut.config import Config
 from taut.data.split import row_hashes
-from taut.seeds import derive
+from taut.evidence import own
+from taut.evidence.own import own_keys, own_proposal
 
 FAST: dict[str, Any] = {
     "encoder": "MLP(hidden=[8])", "decoder": "MLP(hidden=[8])", "max_epochs": 2, "num_samples": 10, "device": "cpu",
@@ -133,14 +135,12 @@ def test_torch_is_left_as_it_was(request: pytest.FixtureRequest) -> None:
 def test_score_samples_is_importance_of_each_row_by_itself() -> None:
     x = _normal(12)
     estimator = VAEstimator(**FAST).fit(x)
-    rows = torch.from_numpy(x)
-    seeds = [derive(0, f"row {h.hex()}") for h in row_hashes(x)]
-    assert len(set(seeds)) == 12
-    expected = [
-        float(taut.importance(estimator.model_, rows[i : i + 1], 10, seed=seeds[i]).log_evidence) for i in range(len(rows))
-    ]
-    assert estimator.score_samples(x).tolist() == expected
-    assert estimator.score(x) == np.mean(expected)
+    rows, keys = torch.from_numpy(x), own_keys(row_hashes(x), 0)
+    assert len(set(keys.tolist())) == 12
+    alone = [(rows[i : i + 1], own_proposal(estimator.model_, keys[i : i + 1])) for i in range(len(rows))]
+    expected = [float(taut.importance(estimator.model_, row, 10, proposal=own).log_evidence) for row, own in alone]
+    assert estimator.score_samples(x) == pytest.approx(expected, abs=1e-12)
+    assert estimator.score(x) == pytest.approx(np.mean(expected), abs=1e-12)
 
 
 def test_a_row_gets_the_same_score_wherever_it_stands() -> None:
@@ -150,6 +150,75 @@ def test_a_row_gets_the_same_score_wherever_it_stands() -> None:
     scores = estimator.score_samples(x)
     assert np.array_equal(estimator.score_samples(x[::-1]), scores[::-1])
     assert np.array_equal(estimator.score_samples(np.repeat(x[:2], 3, 0)), np.repeat(scores[:2], 3))
+
+
+def test_rows_that_few_samples_tell_well_get_no_more_and_the_others_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = _normal(200, 4)
+    estimator = VAEstimator(**FAST | {"num_samples": 400}).fit(x)
+    asked = []
+    importance = own._importance
+    monkeypatch.setattr(own, "_importance", lambda model, x, keys, k: asked.append((k, len(x))) or importance(model, x, keys, k))
+    value, reliable = own.own_evidence(estimator.model_, torch.from_numpy(x), 400, seed=0)
+    (few, everyone), (many, rest) = asked
+    assert (few, everyone, many) == (50, 200, 400)
+    assert 0 < rest < 200
+    keys = own_keys(row_hashes(x), 0)
+    found = taut.importance(estimator.model_, torch.from_numpy(x), 50, proposal=own_proposal(estimator.model_, keys))
+    enough = found.reliable & (found.log_evidence_error < 0.05)
+    assert int((~enough).sum()) == rest
+    torch.testing.assert_close(value[enough], found.log_evidence[enough], rtol=0, atol=1e-12)
+    whole = taut.importance(estimator.model_, torch.from_numpy(x), 400, proposal=own_proposal(estimator.model_, keys))
+    taken = ~enough & whole.reliable
+    torch.testing.assert_close(value[taken], whole.log_evidence[taken], rtol=0, atol=1e-12)
+    assert bool(reliable[enough].all())
+
+
+@pytest.mark.parametrize("posterior", ["DiagonalNormal()", "FullCovarianceNormal()"])
+def test_own_noise_gives_the_log_evidence_of_a_linear_model(posterior: str) -> None:
+    """x = W z + b + noise with z ~ N(0, 1) is normal. The z of 300 rows are independent; 6 are passed once in 10^9 means."""
+    x = _normal(300, 4)
+    estimator = VAEstimator(
+        **FAST | {"decoder": "Linear()", "max_epochs": 3, "posterior": posterior, "likelihood": "Normal()"}
+    ).fit(x)
+    with torch.no_grad():
+        decoded = estimator.model_.decode(torch.cat([torch.zeros(1, 2), torch.eye(2)])[None])
+    b, w = decoded.mean[0, 0], (decoded.mean[0, 1:] - decoded.mean[0, :1]).T
+    exact = torch.distributions.MultivariateNormal(b, w @ w.T + decoded.variance[0, 0].diag()).log_prob(torch.from_numpy(x))
+    keys = own_keys(row_hashes(x), 0)
+    found = taut.importance(estimator.model_, torch.from_numpy(x), 2000, proposal=own_proposal(estimator.model_, keys))
+    z = ((found.log_evidence - exact) / found.log_evidence_error)[found.reliable]
+    assert len(z) > 200
+    assert abs(float(z.mean())) * len(z) ** 0.5 < 6
+    assert float(z.abs().max()) < 7
+
+
+def test_own_noise_is_uniform_and_independent_within_rows_and_between_them() -> None:
+    noise = own._Noise(own_keys(row_hashes(_normal(8)), 0))
+    first, second = noise(3000, 5), noise(3000, 5)
+    u = torch.cat([first, second]).reshape(6000, 40)
+    assert 0 < float(u.min()) < float(u.max()) < 1
+    z = (u - 0.5) * 12**0.5
+    # Means and correlations of 6,000 uniform numbers: 6 is passed with 2e-9 each, of 40 * 40 + 80 of them with 3e-6.
+    assert float((z.mean(0) * 6000**0.5).abs().max()) < 6
+    correlation = z.T @ z / 6000**0.5
+    assert float(correlation.fill_diagonal_(0.0).abs().max()) < 6
+    assert float((z[1:] * z[:-1]).sum(0).abs().max()) / 6000**0.5 < 6
+    assert float((((z**2).mean(0) - 1) * (6000 / 0.8) ** 0.5).abs().max()) < 6  # var z^2 of a uniform is 9 / 5 - 1
+
+
+def test_bits_are_scored_with_their_own_noise() -> None:
+    x = _normal(20)
+    bits = {"prior": "IndependentBernoulli()", "posterior": "IndependentBernoulli()", "objective": "VIMCO(num_samples=2)"}
+    for num_samples in (10, 4000):
+        estimator = VAEstimator(**FAST | bits | {"num_samples": num_samples}).fit(x)
+        scores = estimator.score_samples(x)
+        assert np.array_equal(estimator.score_samples(x[::-1]), scores[::-1])
+    model, rows = estimator.model_, torch.from_numpy(x)
+    corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    with torch.no_grad():
+        z = corners[:, None].expand(-1, len(rows), -1)
+        exact = (model.prior().log_prob(corners)[:, None] + model.decode(z).log_prob(rows)).logsumexp(0)
+    assert scores == pytest.approx(exact.numpy(), abs=0.3)  # 6 standard errors of at most CLOSE
 
 
 def test_random_state_decides_all_that_is_random() -> None:
@@ -255,10 +324,10 @@ def test_kind_and_levels_overrule_it() -> None:
     assert VAEstimator(**FAST, levels=(0, 20)).fit(x).schema_.num_levels == 21
     counts = VAEstimator(**FAST, kind="count").fit(x)
     assert type(counts.model_.likelihood) is taut.NegativeBinomial
-    with pytest.raises(
-        ValueError, match=r"outside the levels 0..8, the first at row 0, column 0 \(from 0\); .* or train with levels 0:13"
+    with pytest.warns(
+        UserWarning, match=r"outside the levels 0..8, the first at row 0, column 0 \(from 0\); .* low; train with levels 0:13"
     ):
-        VAEstimator(**FAST).fit(x).score(x + 5)
+        assert np.isfinite(VAEstimator(**FAST).fit(x).score(x + 5))
 
 
 def test_a_constant_column_is_left_out_and_given_back() -> None:
@@ -493,8 +562,83 @@ def test_a_level_never_seen_stays_what_it_is() -> None:
     frame = pd.DataFrame({"x": _normal(30)[:, 0], "level": ["a", "b", "c"] * 10})
     estimator = VAEstimator(**FAST).fit(frame)
     odd = frame.assign(level=["zebra", None, *frame["level"][2:]])
-    filled = estimator.impute(odd)["level"].tolist()
+    with pytest.warns(UserWarning, match="1 values of 'level' are levels never seen in training \\('zebra'\\): read as missing"):
+        filled = estimator.impute(odd)["level"].tolist()
     assert (filled[0], filled[1] in "abc", filled[2:]) == ("zebra", True, frame["level"].tolist()[2:])
+
+
+def test_tomorrows_rows_have_a_number_each_and_odd_ones_a_low_one() -> None:
+    r = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "age": r.integers(19, 90, 300),
+            "price": np.exp(r.normal(3, 1, 300)),
+            "flag": r.random(300) < 0.5,
+            "real": r.normal(size=300),
+        }
+    )
+    estimator = VAEstimator(**FAST).fit(frame)
+    assert [c.kind for c in estimator.schema_.columns] == ["levels", "positive", "binary", "real"]
+    usual = frame[:1].astype({"age": float})
+    scores = []
+    for column, value in (("age", 18), ("age", 200), ("age", 30.5), ("price", 0.0), ("price", -7.5)):
+        with pytest.warns(UserWarning, match=f"1 values .* of '{column}' are .*: log p|1 values .* of '{column}' are .*; log p"):
+            scores.append(float(estimator.score_samples(usual.assign(**{column: value}))[0]))
+    assert np.isfinite(scores).all()
+    assert max(scores) < estimator.score(frame) - 15  # 2^-24 is 16.6 nats
+    for same in (
+        usual.astype(str),
+        usual.assign(flag=usual["flag"].astype(int)),
+        usual.assign(flag=np.where(usual["flag"], "Y", "N")),
+    ):
+        assert estimator.score_samples(same) == estimator.score_samples(usual)
+
+
+def test_truth_values_contradict_their_row_in_any_spelling() -> None:
+    truth = np.random.default_rng(0).random(200) < 0.5
+    frame = pd.DataFrame({"ok": truth, "y": np.where(truth, 3, -3) + np.random.default_rng(1).normal(size=200)})
+    estimator = VAEstimator(**FAST | {"max_epochs": 60}).fit(frame)
+    right, wrong = estimator.score(frame), estimator.score(frame.assign(ok=~frame["ok"]))
+    assert estimator.score(frame.assign(ok=truth.astype(int))) == right
+    assert estimator.score(frame.assign(ok=(~truth).astype(int))) == wrong < right  # read as missing, it would be above
+    with pytest.raises(
+        ValueError, match=r"all 200 values of 'ok' are levels never seen in training \('ja', 'nein'\)|\('nein', 'ja'\)"
+    ):
+        estimator.score(frame.assign(ok=np.where(truth, "ja", "nein")))
+
+
+def test_what_is_impossible_is_minus_infinity_and_said() -> None:
+    r = np.random.default_rng(0)
+    frame = pd.DataFrame({"count": r.poisson(300, 100) * (r.random(100) < 0.5), "x": r.normal(size=100)})
+    estimator = VAEstimator(**FAST, schema=None).fit(frame)
+    assert estimator.schema_.columns[0].kind == "count"
+    odd = frame.astype({"count": float})
+    odd.loc[3, "count"], odd.loc[5, "count"] = -1.0, 2.5
+    with pytest.warns(UserWarning, match="2 values .* outside the support .*: log p.* of 2 rows is minus infinity"):
+        scores = estimator.score_samples(odd)
+    rest = np.delete(np.arange(100), [3, 5])
+    assert np.isneginf(scores[[3, 5]]).all()
+    assert scores[rest] == pytest.approx(estimator.score_samples(frame)[rest], abs=1e-10)
+    with pytest.warns(UserWarning, match="minus infinity"):
+        assert estimator.score(odd) == -np.inf
+    with pytest.warns(UserWarning, match="minus infinity"):
+        filled = estimator.impute(odd.assign(x=odd["x"].mask(odd.index < 9)))
+    assert filled["count"].equals(odd["count"])
+    assert filled["x"].notna().all()
+    with pytest.raises(ValueError, match="are negative"):
+        estimator.score(frame.assign(count=-1.0 - frame["count"]))
+
+
+@pytest.mark.parametrize("name", ["diabetes", "iris", "wine", "breast_cancer", "linnerud", "digits"])
+@pytest.mark.filterwarnings("ignore:the data. :UserWarning")
+def test_cross_validation_is_finite_on_the_frames_of_scikit_learn(name: str) -> None:
+    settings = {"scaled": False} if name == "diabetes" else {}
+    frame = getattr(sklearn.datasets, f"load_{name}")(as_frame=True, **settings).data[:400]
+    for data in (frame, frame.to_numpy()):
+        scores = cross_val_score(VAEstimator(**FAST), data, cv=5, error_score="raise")
+        assert np.isfinite(scores).all()
+    search = GridSearchCV(VAEstimator(**FAST), {"latent_dim": [1, 2]}, cv=2, error_score="raise").fit(frame)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 def test_a_frame_without_gaps_comes_back_as_it_was() -> None:
@@ -569,8 +713,9 @@ def test_a_condition_is_the_context_of_the_rest() -> None:
         estimator.inverse_transform(np.zeros((1, 2)))
     row = frame.iloc[:1]
     x = torch.from_numpy(taut.data.check_against(row, estimator.schema_).rows.numpy())
-    seed = derive(0, f"row {row_hashes(x.numpy())[0].hex()}")
-    assert estimator.score_samples(row)[0] == taut.importance(estimator.model_, x, 10, seed=seed).log_evidence.item()
+    own = own_proposal(estimator.model_, own_keys(row_hashes(x.numpy()), 0))
+    alone = taut.importance(estimator.model_, x, 10, proposal=own).log_evidence.item()
+    assert estimator.score_samples(row)[0] == pytest.approx(alone, abs=1e-12)
 
 
 # --- counts

@@ -13,9 +13,11 @@ SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
     {"errors", "types", "references", "seeds", "affine", "precision"},
-    {"networks", "distributions", "spec", "missing", "features", "parallel"},
-    {"memory"},
+    {"networks", "distributions", "spec", "missing", "parallel", "signals", "records"},
+    {"memory", "warps"},
+    {"features"},
     {"model", "config", "storage"},
+    {"locks"},
     {"priors", "likelihoods", "posteriors", "objectives", "data", "pictures", "tasks"},
     {"problems", "tables", "export"},
     {"build", "cells"},

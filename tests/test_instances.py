@@ -98,7 +98,8 @@ def test_prior_shapes_and_total_probability(row: int) -> None:
 def test_a_mixture_by_hand_and_its_moments() -> None:
     prior = instances.make_priors()[1]
     p, z = prior(), torch.randn(7, instances.LATENT)
-    weights, scales = prior.logits.softmax(0), torch.nn.functional.softplus(prior.raw_scale + math.log(math.e - 1))
+    weights = prior.logits.softmax(0)
+    scales = 1e-3 + torch.nn.functional.softplus(prior.raw_scale + math.log(math.e - 1))
     each = torch.distributions.Normal(prior.loc, scales).log_prob(z[:, None]).sum(-1)
     torch.testing.assert_close(p.log_prob(z), (weights.log() + each).logsumexp(1))
     assert_mean(p.sample((20000,)), weights @ prior.loc)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ztest import assert_mean
 
 import taut
-from taut.distributions import Bernoulli, CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic
+from taut.distributions import OUTSIDE, Bernoulli, CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic
 
 LEVELS = torch.arange(2.0, 9.0, dtype=torch.float64)
 
@@ -39,8 +39,11 @@ def wild(part: taut.Likelihood, std: float = 1.5) -> taut.Likelihood:
     ],
 )
 def test_masses_sum_to_one(part, support: Tensor) -> None:
-    total = single(wild(part()), support.double()).logsumexp(0)
-    torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-10)
+    built, whole = part(), 0.0
+    if isinstance(built, taut.DiscretizedLogistic):  # all integers have mass, together all but the share of the other numbers
+        support, whole = torch.arange(-2000.0, 2256.0), math.log1p(-OUTSIDE)
+    total = single(wild(built), support.double()).logsumexp(0)
+    torch.testing.assert_close(total, torch.full_like(total, whole), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("differentiated", [False, True])  # another formula in each
@@ -153,14 +156,33 @@ def test_discretized_logistic_equals_the_difference_of_its_distribution_function
     d = DiscretizedLogistic(loc, scale, 2, 8)
     cdf = torch.sigmoid((LEVELS[:, None] + 0.5 - loc) / scale)
     mass = torch.cat([cdf[:1], cdf[1:-1] - cdf[:-2], 1 - cdf[-2:-1]])
-    torch.testing.assert_close(d.log_prob(LEVELS[:, None]).exp(), mass, rtol=0, atol=1e-12)
+    rest = (1 - OUTSIDE) * torch.where((LEVELS == 2) | (LEVELS == 8), 1 - OUTSIDE, 1.0)[:, None]
+    torch.testing.assert_close(d.log_prob(LEVELS[:, None]).exp(), rest * mass, rtol=0, atol=1e-15)
     torch.testing.assert_close(d.mean, (LEVELS[:, None] * mass).sum(0), rtol=0, atol=1e-10)
+
+
+def test_discretized_logistic_leaves_a_share_beyond_its_ends_and_between_its_levels() -> None:
+    loc, scale = torch.tensor([3.3, 8.9, -2.0]), torch.tensor([0.7, 0.3, 5.0])
+    d = DiscretizedLogistic(loc, scale, 2, 8)
+    below, above = torch.sigmoid((2.5 - loc) / scale), torch.sigmoid((loc - 7.5) / scale)
+    far = torch.arange(1.0, 4001.0)[:, None]  # beyond 4,000 lies 2 / (4001 * 4002) of the share
+    for tail, x in ((below, 2 - far), (above, 8 + far)):
+        torch.testing.assert_close(d.log_prob(x).exp().sum(0) / tail, torch.full((3,), OUTSIDE), rtol=2e-7, atol=0)
+        torch.testing.assert_close(d.log_prob(x[:1]).exp()[0], OUTSIDE * (1 - OUTSIDE) * tail * 4 / 6, rtol=1e-12, atol=0)
+    for level in torch.arange(-3.0, 12.0):  # a density of the width 1 about each integer: it integrates to the share
+        for x in (level - 0.4, level + 0.25):
+            torch.testing.assert_close(d.log_prob(x), d.log_prob(level) + math.log(OUTSIDE / (1 - OUTSIDE)), rtol=0, atol=1e-12)
+    one = DiscretizedLogistic(loc, scale, 4, 4)
+    integers = torch.arange(-3000.0, 3000.0)[:, None]
+    torch.testing.assert_close(one.log_prob(integers).logsumexp(0), torch.full((3,), math.log1p(-OUTSIDE)), rtol=0, atol=1e-12)
+    in_float32 = DiscretizedLogistic(loc.float(), scale.float(), 2, 8).log_prob(torch.tensor([[1e6], [-7.0], [4.5]]).float())
+    torch.testing.assert_close(in_float32.double(), d.log_prob(torch.tensor([[1e6], [-7.0], [4.5]])), rtol=1e-5, atol=0)
 
 
 def test_discretized_logistic_has_no_cancellation_far_from_its_centre() -> None:
     """At 60 scales from the centre both distribution functions round to 1, but the mass is e^-59.5 (1 - e^-1) to 1e-10."""
     d = DiscretizedLogistic(torch.tensor(0.0), torch.tensor(1.0), -100, 100)
-    expected = -59.5 + math.log(1 - math.exp(-1))
+    expected = -59.5 + math.log(1 - math.exp(-1)) + math.log1p(-OUTSIDE)
     assert float(d.log_prob(torch.tensor(60.0))) == pytest.approx(expected, abs=1e-10)
 
 

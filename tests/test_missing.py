@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import instances
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -223,3 +226,18 @@ def test_given_columns_are_a_context_and_the_total_of_a_row_can_be_one() -> None
     assert same is x
     torch.testing.assert_close(total, torch.tensor([[2.0], [3.0]]).log())
     assert float(Totals(1.0)(torch.zeros(1, 4))[1]) == pytest.approx(-0.6931471805599453)
+
+
+def test_bits_per_dimension_count_what_is_observed(tmp_path: Path) -> None:
+    """A fair coin is one bit, half of them missing or none: log p(x) of a row is of its observed entries alone."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (600, 20)).astype(float)
+    x[rng.random(x.shape) < 0.5] = np.nan
+    small = {"encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,))", "num_samples": 20}
+    run = taut.fit(x, tmp_path / "run", latent_dim=2, max_epochs=3, **small)  # type: ignore[arg-type]
+    found = run.evaluation()["bits_per_dimension"]
+    assert found["baseline"]["value"] == pytest.approx(1, abs=0.01)
+    assert found["log_evidence"]["value"] == pytest.approx(1, abs=0.01)
+    effort = taut.Effort(100, 2, 10, optimum_steps=5, simulated=4, naive=4, train=20, samples=20)
+    audited = taut.audit_run(run, x[:30], effort=effort)["bits_per_dimension"]
+    assert audited["log_evidence"]["value"] == pytest.approx(1, abs=0.02)

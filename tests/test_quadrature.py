@@ -13,8 +13,10 @@ from torch.distributions import MultivariateNormal
 from ztest import assert_mean
 
 import taut
+from taut import likelihoods
 from taut.missing import terms
 
+WARPED = (likelihoods.WarpedLevels, likelihoods.WarpedLogistic)  # whose moments are not written there
 LIKELIHOODS = range(len(instances.make_likelihoods()))
 PRIORS = range(len(instances.make_priors()))
 
@@ -81,7 +83,7 @@ def test_the_densities_of_every_likelihood_are_those_written_here(row: int) -> N
         given = part(z[:, None])
         own = terms(given, datum[None]).detach().numpy()[:, 0]
         np.testing.assert_allclose(log_p, own, rtol=1e-9, atol=1e-9)
-        if data != "columns":
+        if data != "columns" and not isinstance(part, WARPED):
             np.testing.assert_allclose(mean, given.mean.detach().numpy()[:, 0], rtol=1e-6)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from taut import build as building
 from taut import locks, parallel, records, storage
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.errors import DataError, StorageError, UsageError, shown
@@ -19,7 +18,7 @@ from taut.evidence import doctor
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
-from taut.evidence.results import bits_per_dimension
+from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.measure import copies, measured_part
 from taut.report import render
 from taut.run import Run, Source, data_of, held_out, new_data, version
@@ -88,8 +87,11 @@ def _audit(
         )
     if source is not None:
         part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
-        x, more, _ = new_data(run, source, key)
-        notes += more
+        new = new_data(run, source, key)
+        x, notes = new.rows, [*notes, *new.notes]
+        if new.impossible:
+            x = x[torch.tensor([i for i in range(len(x)) if i not in set(new.impossible)])]
+            notes.append(f"{len(new.impossible)} rows of log p(x) = -inf are left out of this audit")
     elif dataset is not None:
         part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
     if part == "validation":
@@ -103,7 +105,7 @@ def _audit(
         # Drawn in a fixed order, so that the training data of an audit do not depend on how many of them are asked for.
         index = torch.randperm(len(dataset.train), generator=generator(seed, "audit", 1))[:size]
         train = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "audit", 2))
-        baseline = independent_marginals(building.summarize(dataset), x, run.schema)
+        baseline = independent_marginals(dataset, x)
     result = audit(
         run.model,
         x.to(torch.get_default_dtype()),
@@ -134,7 +136,7 @@ def _audit(
     }
     if run.schema.kind in ("binary", "levels"):
         result["bits_per_dimension"] = {
-            name: bits_per_dimension(values, run.schema.num_elements)
+            name: bits_per_dimension(values, observed_elements(x))
             for name, values in (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
         }
     result["notes"] = [*notes, *result["notes"]]

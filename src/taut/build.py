@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -14,13 +15,16 @@ from torch.distributions import constraints
 from taut import likelihoods, objectives, posteriors, priors
 from taut.config import LEARNING_RATE, ModelConfig
 from taut.data import Dataset, Rows, Schema, batch, blocks
+from taut.data.column import float_storage
+from taut.data.numeric_notes import spread
 from taut.errors import DataError, UsageError, shown
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
-from taut.likelihoods.columns import ColumnSupport
+from taut.likelihoods.columns import ColumnSupport, reach_of
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.networks import Network
 from taut.objectives import Objective
 from taut.spec import Spec, parse, resolve, to_spec
+from taut.warps import MAX_KNOTS, fit_knots, padded
 
 __all__ = [
     "Statistics",
@@ -36,15 +40,16 @@ __all__ = [
 
 # Importing the modules registers their parts: they are found as subclasses of these.
 _FAMILIES = (priors, likelihoods, posteriors, objectives)
-_FAMILY_NAMES = ("binary", "category", "ordinal", "levels", "count", "real", "positive")
+_FAMILY_NAMES = ("binary", "category", "ordinal", "levels", "count", "real", "positive", "mixed")
 _NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | dict.fromkeys(_FAMILY_NAMES, Likelihood)
 _FILLED = (
     "event_shape", "latent_dim", "context_dim", "low", "high", "data_loc", "data_scale", "data_total", "log_frequencies",
-    "log_loc", "log_scale", "features", "kinds", "num_levels",
+    "log_loc", "log_scale", "features", "kinds", "num_levels", "knots",
 )  # fmt: skip
 
 # A table of frequencies larger than this (entries) is not made: levels of large images are modelled without one.
 MAX_FREQUENCIES = 50_000_000
+FENCE = 20.0  # robust standard deviations: beyond them a number is taken to be wild
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -52,8 +57,8 @@ class Statistics(NamedTuple):
     r"""What a model takes from the training data before the first step; missing entries count for nothing.
 
     Args:
-        loc: Mean of each element, (\*event), in the user's units.
-        scale: Standard deviation of each element, (\*event); 0 for an element that never varies.
+        loc: Mean of each element, (\*event), in the user's units; of real numbers, wild ones pulled in.
+        scale: Standard deviation of each element, (\*event), likewise; 0 for an element that never varies.
         log_loc: Mean of log x where x is positive by kind, of log(1 + x) for counts; (\*event).
         log_scale: Standard deviation of the same.
         log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with a pseudo-count: one half for bits
@@ -61,6 +66,7 @@ class Statistics(NamedTuple):
             for reals. Of a table -inf beyond the levels of a column.
         mean_total: Mean of the sum of a row.
         rows: Number of training rows.
+        knots: Of a table: of the marginals of its levels, mixed numbers and dates, (columns, 2, knots); see ``taut.warps``.
     """
 
     loc: Tensor
@@ -70,6 +76,7 @@ class Statistics(NamedTuple):
     log_frequencies: Tensor | None
     mean_total: float = 1.0
     rows: int = 0
+    knots: Tensor | None = None
 
 
 def summarize(dataset: Dataset) -> Statistics:
@@ -81,12 +88,13 @@ def summarize(dataset: Dataset) -> Statistics:
     def read() -> Iterator[Tensor]:
         return (block.double() / grey for block in blocks(dataset.train))
 
-    count, loc, variance = _moments(read)
+    real = _real_elements(schema)
+    count, loc, variance = _moments(_resisting(read, real))
     if dataset.binarize == "dynamic":  # a binarised grey level varies by p (1 - p), more than the level itself does
         variance = loc * (1 - loc)
     log_loc, log_variance = torch.zeros_like(loc), torch.ones_like(loc)
     if (shift := _log_shift(schema)) is not None:
-        _, log_loc, log_variance = _moments(lambda: ((block + shift).log() for block in read()))
+        _, log_loc, log_variance = _moments(_resisting(lambda: ((block + shift).log() for block in read()), real))
     dtype = torch.get_default_dtype()
     frequencies = _frequencies(dataset, loc, count)
     return Statistics(
@@ -97,7 +105,50 @@ def summarize(dataset: Dataset) -> Statistics:
         None if frequencies is None else frequencies.log().to(dtype),
         float(loc.sum()),
         len(dataset.train),
+        _knots(dataset),
     )
+
+
+def _knots(dataset: Dataset) -> Tensor | None:
+    """Returns the knots of the warps of the columns that have one, infinity for the others; None where none has."""
+    columns = dataset.schema.modelled
+    warped = [i for i, c in enumerate(columns) if c.kind in ("levels", "mixed", "date")]
+    if not warped:
+        return None
+    parts = [block[:, warped].double().numpy() for block in blocks(dataset.train)]
+    knots = torch.full((len(columns), 2, MAX_KNOTS), torch.inf)
+    for place, values in zip(warped, np.concatenate(parts).T, strict=True):
+        column, seen = columns[place], values[~np.isnan(values)]
+        # As stored, or an atom would not be recognised.
+        atoms = np.asarray(column.codes(column.atoms)).astype(float_storage()).astype(np.float64)
+        knots[place] = padded(fit_knots(seen, atoms, column.support, column.kind == "levels"))
+    return knots
+
+
+def _real_elements(schema: Schema) -> Tensor:
+    r"""Returns which elements are real numbers outside images, (\*event)."""
+    if schema.kind == "table":
+        return torch.tensor([not c.discrete for c in schema.modelled])
+    return torch.full(schema.event_shape, schema.kind == "real" and not schema.is_image)
+
+
+def _resisting(read: Callable[[], Iterator[Tensor]], real: Tensor) -> Callable[[], Iterator[Tensor]]:
+    """Returns a reader whose real numbers are pulled to within FENCE robust standard deviations of the median.
+
+    One wild value, a slip of the unit or of a digit, would otherwise make a scale of its own beside which the column is a
+    constant. The fence is so far out that the mean and the standard deviation of regular data are what they were, to the bit.
+    """
+    if not bool(real.any()):
+        return read
+    some = torch.cat([block[:: max(1, len(block) * real.numel() // 2**16)] for block in read()])
+    low, high = (torch.full(real.shape, end, dtype=torch.float64) for end in (-math.inf, math.inf))
+    for index in real.nonzero().tolist():
+        place = tuple(index)
+        median, distance = spread(some[(slice(None), *place)].numpy())
+        if distance > 0:
+            reach = FENCE * distance / 1.349  # the quartiles of a Normal are 1.349 standard deviations apart
+            low[place], high[place] = median - reach, median + reach
+    return lambda: (block.clamp(low, high) for block in read())
 
 
 def _moments(read: Callable[[], Iterator[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,7 +165,7 @@ def _moments(read: Callable[[], Iterator[Tensor]]) -> tuple[Tensor, Tensor, Tens
 def _log_shift(schema: Schema) -> Tensor | None:
     """Returns what is added to each element before its logarithm is taken: 1 to counts; NaN where none is."""
     if schema.kind == "table":
-        shifts = [1.0 if c.kind == "count" else 0.0 if c.low > 0 else math.nan for c in schema.modelled]
+        shifts = [1.0 if c.kind == "count" else 0.0 if c.low > 0 and not c.offset else math.nan for c in schema.modelled]
         return torch.tensor(shifts, dtype=torch.float64)
     if schema.kind == "count":
         return torch.ones(schema.event_shape, dtype=torch.float64)
@@ -238,13 +289,14 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
         "log_scale": ones if statistics is None else _never_zero(statistics.log_scale),
         "data_total": ones if statistics is None else statistics.loc * statistics.rows,
         "log_frequencies": None if statistics is None else statistics.log_frequencies,
+        "knots": None if statistics is None else statistics.knots,
     }
     if schema.kind in ("binary", "levels"):
         data |= {"low": int(schema.low), "high": int(schema.high)}
     event_shape = schema.event_shape
     if schema.kind == "table":
         columns = [schema.modelled[i] for i in schema.rest]
-        ranges = torch.tensor([[c.low, c.high] for c in columns]).to(zeros)
+        ranges = torch.tensor([c.support for c in columns], dtype=torch.float64).to(zeros)
         data = {name: None if values is None else values[schema.rest] for name, values in data.items()}
         data |= {"low": ranges[:, 0], "high": ranges[:, 1], "kinds": [c.kind for c in columns]}
         data |= {"num_levels": [len(c.levels) for c in columns]}
@@ -271,14 +323,15 @@ def _features(schema: Schema, statistics: Statistics | None, loc: Tensor, scale:
 
 def _column_features(schema: Schema, statistics: Statistics | None, which: list[int]) -> ColumnFeatures:
     columns = [schema.modelled[i] for i in which]
-    logarithm = [{"positive": "log", "count": "log1p"}.get(c.kind, "none") for c in columns]
+    logarithm = [{"positive": "log", "count": "log1p", "mixed": "warp"}.get(c.kind, "none") for c in columns]
     loc, scale = torch.zeros(len(which)), torch.ones(len(which))
     if statistics is not None:
-        plain = torch.tensor([name == "none" for name in logarithm])
+        plain = torch.tensor([name in ("none", "warp") for name in logarithm])
         loc = torch.where(plain, statistics.loc[which], statistics.log_loc[which])
         scale = _never_zero(torch.where(plain, statistics.scale[which], statistics.log_scale[which]))
     hot = [len(c.levels) if c.kind == "category" else 0 for c in columns]
-    return ColumnFeatures(hot, logarithm, loc, scale, missing=schema.missing)
+    knots = None if statistics is None or statistics.knots is None else statistics.knots[which]
+    return ColumnFeatures(hot, logarithm, loc, scale, missing=schema.missing, knots=knots)
 
 
 def _never_zero(scale: Tensor) -> Tensor:
@@ -333,22 +386,27 @@ def describe_part(part: Any) -> Spec:
     return to_spec(part, _FILLED)
 
 
-def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None) -> str | None:
-    """Returns what is wrong with data that the likelihood gives no probability, in one line, or None.
+def unsupported(
+    model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None, *, new: bool = False
+) -> tuple[str, Tensor] | None:
+    """Returns what is wrong with data that the likelihood gives no probability, and (row, column) of each such value, or None.
 
     Args:
         model: The model.
         x: Data, (N, *event); what is missing is no problem.
         latent: Any one z, (1, D), to decode.
         schema: Of a table: names its columns.
+        new: Whether the data were not trained on: they may lie wherever the density is not zero, however small it is.
     """
     bad, first, where, number, size = 0, 0.0, (0, 0), 0, 0
     support, device = None, next((p.device for p in model.parameters()), torch.device("cpu"))
+    places = []
     for stored in blocks(x):
         with torch.no_grad():
             block, context = model.split(stored.to(device=device, dtype=torch.get_default_dtype()))
             if support is None:
-                support = model.decode(latent[None].to(device), None if context is None else context[:1]).support
+                decoded = model.decode(latent[None].to(device), None if context is None else context[:1])
+                support = reach_of(decoded) if new else decoded.support
                 while isinstance(support, constraints.independent):
                     support = support.base_constraint
                 if support is None:
@@ -358,6 +416,7 @@ def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = Non
             row, element = outside.nonzero()[0].tolist()
             first, where = float(block.reshape(len(block), -1)[row, element]), (number + row, element)
         bad, number, size = bad + int(outside.sum()), number + len(block), size + outside.numel()
+        places.append(outside.nonzero().cpu() + torch.tensor([[number - len(block), 0]]))
     if not bad or support is None:
         return None
     place = f"element {where[1]}"
@@ -366,7 +425,14 @@ def unsupported(model: VAE, x: Rows, latent: Tensor, schema: Schema | None = Non
     return (
         f"{bad} values ({bad / size:.1%}) lie outside the support of the likelihood, {_words(support)}; "
         f"the first is {first:g} (row {where[0]}, {place})"
-    )
+    ), _of_table(torch.cat(places), schema)
+
+
+def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
+    """Returns places among the columns that are modelled as places among all of a datum, those of the context included."""
+    if schema is not None and schema.kind == "table":
+        places[:, 1] = torch.tensor(schema.rest)[places[:, 1]]
+    return places
 
 
 def _words(support: constraints.Constraint) -> str:
@@ -399,8 +465,8 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     for rows in (dataset.train, dataset.validation, dataset.test):
         if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits
             continue
-        problem = unsupported(model, rows, z, dataset.schema)
-        if problem is not None:
+        found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
+        if found is not None:
             mend = {
                 "binary": "leave --likelihood away to get Bernoulli()",
                 "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 and 1 with --binarize dynamic",
@@ -409,7 +475,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
                 "count": "leave --likelihood away to get NegativeBinomial()",
                 "table": "take another family for that kind of column, or another kind in a --schema FILE",
             }[kind]
-            raise DataError(f"{name}: {problem}; {mend}")
+            raise DataError(f"{name}: {found[0]}; {mend}")
     _, context = model.split(x)
     support = model.decode(z[None], None if context is None else context[:1]).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:

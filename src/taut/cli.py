@@ -70,6 +70,7 @@ Condition = Annotated[list[str] | None, typer.Option(help="A column that the oth
 Delimiter = Annotated[str | None, typer.Option(help="Of a text table, in place of the one that is found.")]
 Decimal = Annotated[str | None, typer.Option(help="Decimal sign of a text table: . or ,")]
 Encoding = Annotated[str | None, typer.Option(help="Of a text table that is not UTF-8, such as latin-1.")]
+Header = Annotated[bool | None, typer.Option(help="Whether the first line of a text table names its columns.")]
 Layer = Annotated[str | None, typer.Option(help="Which matrix of an .h5ad file: a layer, or raw.")]
 Resize = Annotated[str | None, typer.Option(help="Height and width that images are scaled to, such as 64x64.")]
 Crop = Annotated[bool, typer.Option("--crop", help="Cut the centre out of images, so that their proportions stay.")]
@@ -103,26 +104,22 @@ def command(function: F) -> F:
             function(*args, **kwargs)
         except (KeyboardInterrupt, Terminated) as stop:
             _stopped(stop)
-        except typer.Exit:
+        except (typer.Exit, SystemExit):
             raise
         except TautError as error:
             _fail(str(error), error.exit_code)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the pipe went away
             raise typer.Exit(0) from None
-        except OSError as error:
-            _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
-        except (MemoryError, RuntimeError) as error:
+        except BaseException as error:  # a library in Rust has one of its own
             if signals.came():
                 _stopped(error)
             if parallel.lost(error):
                 _fail(LOST, ParallelError.exit_code)
             if out_of_memory(error):
                 _fail("out of memory: use a smaller batch size or fewer data, or a machine with more", OutOfMemoryError.exit_code)
-            raise _bug() from error
-        except Exception as error:
-            if signals.came():
-                _stopped(error)
+            if isinstance(error, OSError):
+                _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
             raise _bug() from error
         finally:
             locks.release_all()
@@ -150,6 +147,7 @@ def fit(
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
+    header: Header = None,
     layer: Layer = None,
     resize: Resize = None,
     crop: Crop = False,
@@ -237,6 +235,7 @@ def check(
     delimiter: Delimiter = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
+    header: Header = None,
     layer: Layer = None,
     resize: Resize = None,
     crop: Crop = False,
@@ -479,11 +478,14 @@ def _regret(run: Run, x: Any, evidence: Any, seed: int) -> dict[str, torch.Tenso
 
     from taut.evidence.gaps import optima_blocks
 
-    parts = []
+    parts, arrived = [], []
     with terminal.progress("best posteriors", len(x)) as advance:
         for optima in optima_blocks(run.model, x, seed=seed):
             parts.append(optima.own.elbo)
+            arrived.append(optima.arrived[:, 0])
             advance(len(parts[-1]), "")
+    if away := terminal.name_rows(~torch.cat(arrived)):
+        terminal.message(f"warning: the best posterior was not quite reached in {away}: the regret is at least what is said")
     return {"regret": torch.cat(parts) - evidence.elbo}
 
 

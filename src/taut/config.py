@@ -45,6 +45,7 @@ class DataConfig:
         delimiter: Of a text table; by default the one that is found.
         decimal: "." or ",", likewise.
         encoding: Of a text table; by default UTF-8, or what its first bytes say.
+        header: Whether the first line of a text table names its columns; by default it does, unless it looks like a row.
         layer: Which matrix of an .h5ad file: a layer, or raw.
         resize: Height and width that images are scaled to.
         crop: Whether the centre of an image is cut out, in place of changing its proportions.
@@ -69,6 +70,7 @@ class DataConfig:
     delimiter: str | None = None
     decimal: str | None = None
     encoding: str | None = None
+    header: bool | None = None
     layer: str | None = None
     resize: tuple[int, int] | None = None
     crop: bool = False

@@ -1,7 +1,7 @@
 r"""Distributions that torch lacks, or has in a form that is not good enough.
 
 Four over integer levels, three over counts, a continuous Bernoulli that is normalised everywhere, a Student t that stays right
-for large degrees of freedom, and a Bernoulli whose log-probability is one pass.
+for large degrees of freedom, a log-normal density that is not zero below zero, and a Bernoulli whose log-probability is one pass.
 
 *Levels* are the integers low, ..., high: the 256 values of a grey pixel, the 17 of scikit-learn's digits, a mark from 1 to 5.
 Low and high are numbers, or tensors that give each element its own.
@@ -17,23 +17,33 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical, Chi2, Distribution, Gamma, constraints
+from torch.distributions import LogNormal as TorchLogNormal
 from torch.distributions import StudentT as TorchStudentT
 from torch.nn import functional
 
 from taut.precision import wide
 
 __all__ = [
+    "OUTSIDE",
     "Bernoulli",
     "Binomial",
     "CategoricalLevels",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "LogNormal",
     "NegativeBinomial",
     "Ordinal",
     "Poisson",
     "StudentT",
     "ZeroInflated",
 ]
+
+OUTSIDE = 2.0**-24
+"""Share of the mass that is kept for what training never saw: below the rounding of float32, enough for a finite log p(x).
+
+Integers and a range that were seen in training are not a law: tomorrow's rows may hold a half, or a value beyond. With exact
+zeros, one such value would make the mean of log p(x) over a test set minus infinity.
+"""
 
 
 class Bernoulli(TorchBernoulli):
@@ -99,12 +109,14 @@ class CategoricalLevels(Categorical):
 class DiscretizedLogistic(Distribution):
     r"""Creates a logistic distribution rounded to the levels low, ..., high; the end levels take the tails.
 
-    With $\sigma$ the logistic function, $a = (x + 1/2 - m) / s$ and $b = (x - 1/2 - m) / s$,
+    With $\sigma$ the logistic function, $a = (x + 1/2 - m) / s$, $b = (x - 1/2 - m) / s$ and $\epsilon = 2^{-24}$,
 
     $$ p(x) = \sigma(a) - \sigma(b) = \sigma(a) \, \sigma(-b) \, (1 - e^{-1/s}), \quad
-       p(\mathrm{low}) = \sigma(a), \quad p(\mathrm{high}) = \sigma(-b): $$
+       p(\mathrm{low}) = (1 - \epsilon) \, \sigma(a), \quad p(\mathrm{high}) = (1 - \epsilon) \, \sigma(-b): $$
 
-    as a product it has no cancellation, hence needs no clamp.
+    as a product it has no cancellation, hence needs no clamp. The rest of each tail lies beyond its end, a distance d away with
+    the share $4 / (d (d + 1) (d + 2))$. All of this has the share $1 - \epsilon$; with the share $\epsilon$ x is such an integer
+    plus uniform noise between -1/2 and 1/2, a density. So any number is possible, if improbable. Samples are levels.
 
     Args:
         loc: m, in levels.
@@ -133,6 +145,11 @@ class DiscretizedLogistic(Distribution):
         return constraints.integer_interval(self.low, self.high)
 
     @property
+    def reach(self) -> constraints.Constraint:
+        """Where its mass or density is not zero: wider than the support, which is what it is for."""
+        return constraints.real
+
+    @property
     def mean(self) -> Tensor:
         # E[x] = low + the sum of P(x > level) over the levels below the last.
         low, high = (
@@ -143,12 +160,19 @@ class DiscretizedLogistic(Distribution):
         return self.low + torch.where(edges < high, above, 0.0).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        upper = (value + 0.5 - self.loc) / self.scale
-        lower = (value - 0.5 - self.loc) / self.scale
-        log_below = torch.where(value >= self.high, 0.0, functional.logsigmoid(upper))
-        log_above = torch.where(value <= self.low, 0.0, functional.logsigmoid(-lower))
-        inner = (value > self.low) & (value < self.high)
-        return log_below + log_above + torch.where(inner, torch.log(-torch.expm1(-1 / self.scale)), 0.0)
+        whole: Any = value.round()
+        share = torch.where(value == whole, 1 - OUTSIDE, OUTSIDE).to(value)
+        inside = whole.clamp(self.low, self.high)
+        distance = (whole - inside).abs()
+        beyond = math.log(4 * OUTSIDE) - (distance * (distance + 1) * (distance + 2)).log()
+        rest = 1 - OUTSIDE * ((inside == self.low).to(value) + (inside == self.high))  # a single level has both tails
+        ends = torch.where(distance > 0, beyond, rest.log()) + share.log()
+        upper = (inside + 0.5 - self.loc) / self.scale
+        lower = (inside - 0.5 - self.loc) / self.scale
+        log_below = torch.where(inside >= self.high, 0.0, functional.logsigmoid(upper))
+        log_above = torch.where(inside <= self.low, 0.0, functional.logsigmoid(-lower))
+        inner = (inside > self.low) & (inside < self.high)
+        return log_below + log_above + torch.where(inner, torch.log(-share * torch.expm1(-1 / self.scale)), ends)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -203,6 +227,32 @@ class ContinuousBernoulli(Distribution):
         """Returns where the logit is too small for the closed form, and the logits with 1 in those places."""
         small = self.logits.abs() < 0.01  # the next term of the series is below 4e-12
         return small, torch.where(small, 1.0, self.logits)
+
+
+class LogNormal(TorchLogNormal):
+    r"""Creates torch's log-normal density with the share $\epsilon = 2^{-24}$ of its mass at and below zero.
+
+    Where training saw positive numbers only, a zero of tomorrow is improbable and not impossible. With u = -x and the median
+    $e^m$, the density there is $\epsilon \cdot 2 e^{-m} (1 + u e^{-m})^{-3}$. Samples stay above zero.
+
+    Args:
+        loc: m, the mean of log x.
+        scale: Standard deviation of log x.
+    """
+
+    reach = constraints.real
+    """Where its density is not zero: wider than the support, which is what it is for."""
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> LogNormal:
+        return LogNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        above = value > 0
+        log_x = torch.where(above, value, 1.0).log()
+        y = (log_x - self.loc) / self.scale
+        density = math.log1p(-OUTSIDE) - 0.5 * math.log(2 * math.pi) - 0.5 * y.square() - self.scale.log() - log_x
+        beyond = math.log(2 * OUTSIDE) - self.loc - 3 * functional.softplus((-value).clamp(min=0).log() - self.loc)
+        return torch.where(above, density, beyond)
 
 
 class Poisson(Distribution):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
@@ -26,18 +27,17 @@ from torch import nn
 from taut import build as building
 from taut import cells
 from taut.config import Config
-from taut.data import Dataset, Options, Schema, fill, read
+from taut.data import Dataset, New, Options, Schema, fill, read
 from taut.data.counts import to_obsm
 from taut.data.frames import from_frame
 from taut.data.memory import MIN_TRAIN, as_table, completed, from_array, from_counts, from_table, given_back
-from taut.data.split import row_hashes
 from taut.data.tabular import Asked
 from taut.errors import DataError, UsageError
-from taut.evidence import importance
+from taut.evidence.own import own_evidence
 from taut.fitting import assemble, to_device
 from taut.objectives import Objective
 from taut.run import Run, find_device, new_data, sample_run
-from taut.seeds import derive, untouched
+from taut.seeds import untouched
 from taut.spec import to_spec
 from taut.tasks import decode, encode
 from taut.training.loop import State, finish, train
@@ -46,6 +46,7 @@ from taut.training.pace import plan_steps
 __all__ = ["VAEstimator", "embed_anndata"]
 
 PARTS = ("prior", "likelihood", "posterior")
+FLAG = r"--([a-z]+)-?([a-z]*)"
 SPELL = "give it as a specification, such as prior='GaussianMixture()'"
 
 
@@ -178,7 +179,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with _session(torch.float64):
             source = self._checked(X)
             run = self._run(torch.float64)
-            z = encode(run.model, new_data(run, self._modelled(source)).rows)
+            z = encode(run.model, self._new(run, source).rows)
         return z.numpy().astype(_float_like(str(getattr(source, "dtype", ""))))
 
     def inverse_transform(self, Z: Any) -> Any:
@@ -215,15 +216,23 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Returns the importance-weighted estimate of $\log p(x)$ of each row in nats, (N,).
 
-        It is ``taut.importance`` of each row by itself: a lower bound on average, which ``num_samples`` tightens. Columns that
-        were left out have no part in it.
+        It is ``taut.importance`` of each row with noise of its own: a lower bound on average, which ``num_samples`` tightens. Where
+        that fails, a few rows get a better proposal each. Columns that were left out have no part in it.
         """
         check_is_fitted(self)
         with _session(self._precision):
             run = self._run()
-            rows = new_data(run, self._modelled(self._checked(X))).rows
-            each = [_log_evidence(run.model, rows[i : i + 1], int(self.num_samples), self.seed_) for i in range(len(rows))]
-        return np.array(each, np.float64)
+            new = self._new(run, self._checked(X))
+            value, reliable = own_evidence(run.model, new.rows, int(self.num_samples), seed=self.seed_)
+        scores: np.ndarray = value.numpy()
+        scores[list(new.impossible)] = -np.inf
+        if doubtful := int((~reliable).sum()):
+            warnings.warn(
+                f"log p(x) of {doubtful} of {len(scores)} rows is not reliable: few samples carry their weight, so it is a lower "
+                "bound, maybe a loose one; a larger num_samples may help",
+                stacklevel=2,
+            )
+        return scores
 
     def score(self, X: Any, y: Any = None) -> float:
         """Returns the mean of ``score_samples``, in nats a row: what a grid search maximises."""
@@ -238,7 +247,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with _session(self._precision):
             source = self._checked(X)
             run = self._run()
-            new = new_data(run, self._modelled(source))
+            new = self._new(run, source)
             array = isinstance(source, np.ndarray)
             gaps = np.isnan(source) if array else np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
             if not gaps.any():
@@ -330,6 +339,13 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """Returns the columns of an array that the model is of."""
         return source if self._kept is None or not isinstance(source, np.ndarray) else source[:, self._kept]
 
+    def _new(self, run: Run, source: Any) -> New:
+        """Returns new data for the model; what a person should know of them is a warning."""
+        new = new_data(run, self._modelled(source))
+        for note in new.notes:
+            warnings.warn(re.sub(FLAG, _as_argument, note), stacklevel=4)  # in the line that calls the estimator
+        return new
+
     def _run(self, dtype: torch.dtype | None = None) -> Run:
         """Returns the fitted model as a run without a folder, its weights in a precision of choice."""
         model = self.model_
@@ -405,7 +421,7 @@ def _session(dtype: torch.dtype | None = None) -> Iterator[None]:
             torch.set_default_dtype(dtype or before)
             yield
     except (DataError, UsageError) as error:
-        raise ValueError(re.sub(r"--([a-z]+)-?([a-z]*)", _as_argument, str(error))) from error
+        raise ValueError(re.sub(FLAG, _as_argument, str(error))) from error
     finally:
         torch.set_default_dtype(before)
         torch.set_num_threads(threads)
@@ -419,12 +435,6 @@ def _seed(random_state: Any) -> int:
     """Returns a number itself, else one drawn from the generator that is meant."""
     generator = check_random_state(random_state)
     return int(random_state) if isinstance(random_state, Integral) else int(generator.randint(2**31 - 1))
-
-
-def _log_evidence(model: Any, row: torch.Tensor, num_samples: int, seed: int) -> float:
-    row = row.to(torch.get_default_dtype())
-    own = derive(seed, f"row {row_hashes(row.numpy())[0].hex()}")
-    return float(importance(model, row, num_samples, seed=own).log_evidence)
 
 
 def _plain(value: Any) -> Any:

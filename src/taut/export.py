@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from taut import pictures
+from taut import locks, parallel, pictures
 from taut.errors import UsageError, shown
+from taut.run import FILES
 from taut.storage import write_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
     """Returns the file to write after checking, before anything is computed, that its format is known and its place free.
 
     Fails:
-        UsageError: another ending, a file that exists, a folder that does not.
+        UsageError: another ending, a file that exists, a folder that does not, a run folder that is in use.
     """
     where = shown(out)
     if out.suffix not in formats:
@@ -47,6 +48,12 @@ def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
         raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {shown(out.parent)} to write {shown(out.name)} into")
+    if out.is_symlink():
+        raise UsageError(f"{where} is a link, and links are not followed: give the file itself")
+    if (out.parent / "run.json").exists():
+        if out.name in FILES:
+            raise UsageError(f"{where} is a file of the run itself: choose another --out")
+        parallel.on_main(lambda: locks.acquire(out.parent))  # another process may be writing there
     return out
 
 

@@ -16,8 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from taut.types import Context, Data
+from taut.warps import MAX_KNOTS, heights
 
 __all__ = ["ColumnFeatures", "Condition", "Features", "Split", "Standardize", "Totals"]
+
+FAR = 20.0
+"""Standard deviations: beyond them a network sees a wild value as one that is merely far, or a single one in the training data
+would take all weights with it. What the likelihood makes of the value is not touched."""
 
 
 class Features(nn.Module, abc.ABC):
@@ -59,7 +64,7 @@ class Standardize(Features):
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone())
 
     def forward(self, x: Data) -> Tensor:
-        values = (((x.log1p() if self.counts else x) - self.loc) / self.scale).nan_to_num(0.0, torch.inf, -torch.inf)
+        values = (((x.log1p() if self.counts else x) - self.loc) / self.scale).nan_to_num(0.0).clamp(-FAR, FAR)
         if not self.missing:
             return values
         return torch.stack([values, x.isnan().to(values)], 1)
@@ -70,10 +75,11 @@ class ColumnFeatures(Features):
 
     Args:
         num_levels: Of each column, (C,): the number of levels of a category, and 0 for what is a number.
-        logarithm: Of each column: "none", "log" (positive) or "log1p" (counts).
+        logarithm: Of each column: "none", "log" (positive), "log1p" (counts) or "warp" (mixed numbers).
         loc: Mean of each column, after the logarithm, (C,).
         scale: Standard deviation of each column, likewise.
         missing: Whether entries may be missing: C zeros and ones are joined then.
+        knots: Of the warp of each column, (C, 2, M): a mixed number is seen as what its warp makes of it, 1.8 being one unit.
     """
 
     numbers: Tensor
@@ -81,14 +87,26 @@ class ColumnFeatures(Features):
     level: Tensor
     shift: Tensor
     plain: Tensor
+    knots: Tensor
+    warped: Tensor
+    warped_numbers: Tensor
     loc: Tensor
     scale: Tensor
 
     def __init__(
-        self, num_levels: Sequence[int], logarithm: Sequence[str], loc: Tensor, scale: Tensor, missing: bool = False
+        self,
+        num_levels: Sequence[int],
+        logarithm: Sequence[str],
+        loc: Tensor,
+        scale: Tensor,
+        missing: bool = False,
+        knots: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.missing = missing
+        warped = [i for i, name in enumerate(logarithm) if name == "warp"]
+        blank = torch.zeros(len(warped), 2, MAX_KNOTS)
+        self.register_buffer("knots", blank if knots is None else knots[warped].clone())
         numbers = [i for i, levels in enumerate(num_levels) if not levels]
         owners = [(i, level) for i, levels in enumerate(num_levels) for level in range(levels)]
         self.out_shape = (len(numbers) + len(owners) + missing * len(num_levels),)
@@ -100,16 +118,29 @@ class ColumnFeatures(Features):
         fixed("owner", [i for i, _ in owners])
         fixed("level", [level for _, level in owners], torch.get_default_dtype())
         fixed("shift", [logarithm[i] == "log1p" for i in numbers], torch.get_default_dtype())
-        fixed("plain", [logarithm[i] == "none" for i in numbers], torch.bool)
+        fixed("plain", [logarithm[i] in ("none", "warp") for i in numbers], torch.bool)
+        fixed("warped", warped)
+        fixed("warped_numbers", [numbers.index(i) for i in warped])
         self.register_buffer("loc", loc[numbers].clone())
         self.register_buffer("scale", scale[numbers].clone())
 
     def forward(self, x: Data) -> Tensor:
         numbers = x[:, self.numbers]
-        numbers = torch.where(self.plain, numbers, (torch.where(self.plain, 1.0, numbers) + self.shift).log())
-        values = ((numbers - self.loc) / self.scale).nan_to_num(0.0, torch.inf, -torch.inf)
-        parts = [values, (x[:, self.owner] == self.level).to(values)]
+        shifted = torch.where(self.plain, 1.0, numbers) + self.shift
+        # A zero among positive numbers is as good as missing here.
+        logarithm = torch.where(shifted > 0, shifted, torch.nan).log()
+        numbers = torch.where(self.plain, numbers, logarithm)
+        values = (numbers - self.loc) / self.scale
+        if len(self.warped):
+            values = values.index_copy(-1, self.warped_numbers, self._warped_values(x[:, self.warped]))
+        values = values.nan_to_num(0.0, torch.inf, -torch.inf)
+        parts = [values.clamp(-FAR, FAR), (x[:, self.owner] == self.level).to(values)]
         return torch.cat([*parts, x.isnan().to(values)] if self.missing else parts, 1)
+
+    def _warped_values(self, x: Tensor) -> Tensor:
+        gaps = x.isnan()
+        at = heights(torch.where(gaps, 0.0, x), self.knots, False)
+        return torch.where(gaps, torch.nan, (at.lower + at.upper).clamp(-20, 20) / 3.6)
 
 
 class Condition(nn.Module, abc.ABC):

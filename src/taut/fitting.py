@@ -260,7 +260,8 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         raise
 
     def end() -> None:
-        storage.write_json(run.path / "run.json", run.info)  # first: the checkpoint is that of an end whose reason is kept
+        # First: the checkpoint is that of an end whose reason is kept.
+        storage.write_json(run.path / "run.json", storage.fingerprinted(run.info))
         if training.minutes is not None:
             checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
@@ -383,7 +384,7 @@ def _extend(run: Run, data: Dataset, state: State, minutes: float | None, max_ep
         # In this order: a kill between two of them leaves a training that goes on, with the old plan or with the new one.
         (run.path / storage.MANIFEST).unlink(missing_ok=True)
         checkpoint.save(run.path / "checkpoints", state)
-        storage.write_json(run.path / "run.json", info)
+        storage.write_json(run.path / "run.json", storage.fingerprinted(info))
 
     parallel.on_main(write)
     return dataclasses.replace(run, config=config, info=info)

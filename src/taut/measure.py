@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut import build as building
 from taut import pictures
 from taut.data import Dataset, Rows, hashes_of
 from taut.errors import DataError
 from taut.evidence import Estimate
 from taut.evidence.baseline import independent_marginals
-from taut.evidence.results import bits_per_dimension
+from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
 from taut.model import VAE
 from taut.seeds import stream
@@ -38,13 +37,14 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
     groups = copies(x, data.divided)
     result = {"data": part, **rows.to_dict(groups)}
     result["warnings"] += _warnings(part, x, data.divided, groups)
-    baseline = independent_marginals(building.summarize(data), x, schema)
+    baseline = independent_marginals(data, x)
     # It has no samples, hence no Monte Carlo error.
     known = None if baseline is None else Estimate.of(baseline, torch.zeros_like(baseline), groups)
     result["baseline"] = None if known is None else known.to_dict()
     if schema.kind in ("binary", "levels"):
         names = [n for n in ("elbo", "log_evidence", "baseline") if result[n] is not None]
-        result["bits_per_dimension"] = {n: bits_per_dimension(result[n], schema.num_elements) for n in names}
+        elements = observed_elements(x)
+        result["bits_per_dimension"] = {n: bits_per_dimension(result[n], elements) for n in names}
     return result
 
 

@@ -6,6 +6,7 @@ And where there is enough: what was freed is kept for what comes next.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import sys
@@ -21,7 +22,10 @@ from taut.parallel import Share
 __all__ = ["Chunks", "available", "check_fits", "keep_freed", "out_of_memory"]
 
 # torch's words: of its allocators on three systems, and of the libraries that an accelerator calls.
-WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+WORDS = (
+    "out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED",
+    "Cannot allocate memory", "failed to map segment", "can't start new thread",  # little address space
+)  # fmt: skip
 COPIES = 3  # of the data, held at once while they are read, checked and split; 3.6 to 6.2 were measured
 MEMINFO = Path("/proc/meminfo")
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -37,7 +41,10 @@ T = TypeVar("T")
 
 def out_of_memory(error: BaseException) -> bool:
     """Returns whether an error says that memory ran out."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS))
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    rust = type(error).__name__ == "PanicException"  # of a library in Rust
+    return (rust or isinstance(error, RuntimeError | ImportError)) and any(words in str(error) for words in WORDS)
 
 
 class Chunks:

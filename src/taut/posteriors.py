@@ -4,7 +4,7 @@ Each takes the class of a network (or a ``functools.partial`` of one) as ``encod
 x standardized with the location and scale of the training data.
 
 An encoder says nothing sensible of rows far from those it was trained on, but what it says stays a distribution that can be drawn
-from: it sees no difference beyond ``FAR`` standard deviations, and the scales of a Gaussian have a floor, ``min_scale``. Without
+from: it sees no difference beyond ``features.FAR`` standard deviations, and the scales of a Gaussian have a floor, ``min_scale``. Without
 it they would shrink until all samples are equal, which looks just like the exact posterior.
 """
 
@@ -23,14 +23,8 @@ from taut.types import Context, Data
 
 __all__ = ["DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"]
 
-FAR = 1000.0  # standard deviations; a million training rows hold no larger value
 MIN_SCALE = 1e-4
 STEEP = 1e4  # largest correlation of rounding errors: with it float32 knows the noise of a sample to a thousandth
-
-
-def _seen(features: Features, x: Data) -> Tensor:
-    """Returns what the encoder sees of data, bounded."""
-    return features(x).clamp(-FAR, FAR)
 
 
 def _scale(raw: Tensor, loc: Tensor, min_scale: float) -> Tensor:
@@ -78,7 +72,7 @@ class DiagonalNormal(Posterior):
         self.encoder = encoder(self.features.out_shape, (2, latent_dim), context_dim)
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
-        loc, raw_scale = self.encoder(_seen(self.features, x), context).unbind(-2)
+        loc, raw_scale = self.encoder(self.features(x), context).unbind(-2)
         scale = _scale(raw_scale, loc, self.min_scale)
         return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
 
@@ -86,8 +80,8 @@ class DiagonalNormal(Posterior):
 class FullCovarianceNormal(Posterior):
     r"""Creates $q(z \mid x) = \mathcal{N}(m(x), L(x) L(x)^\top)$ with a lower-triangular $L$ of positive diagonal.
 
-    The density of z needs $L^{-1} (z - m)$. An entry of L that is huge beside the two diagonal entries of its row and column makes
-    that a difference of large numbers, so entries are bounded by their product, smoothly and far above what data ask for.
+    The density of z needs $L^{-1} (z - m)$. An entry of L that is huge beside the diagonal entries of its row and its column
+    makes that a difference of large numbers, so entries are bounded by their product, smoothly and far above what data ask for.
 
     Args:
         event_shape: Shape of one datum.
@@ -124,7 +118,7 @@ class FullCovarianceNormal(Posterior):
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
         d = self.latent_dim
-        seen = _seen(self.features, x)
+        seen = self.features(x)
         loc, raw_diagonal, lower = self.encoder(seen, context).split([d, d, len(self.rows)], -1)
         scale = _scale(raw_diagonal, loc, self.min_scale)
         known = STEEP * scale / (1 + loc.abs() + scale)  # in units of the rounding of z
@@ -162,5 +156,5 @@ class IndependentBernoulli(Posterior):
         self.encoder = encoder(self.features.out_shape, (latent_dim,), context_dim)
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
-        logits = self.encoder(_seen(self.features, x), context)
+        logits = self.encoder(self.features(x), context)
         return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)

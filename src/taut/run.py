@@ -30,6 +30,7 @@ from taut.config import Config, DataConfig, ModelConfig
 from taut.data import Column, Dataset, New, Options, Rows, Schema, check_against, prepare
 from taut.data.column import nearest_to
 from taut.data.columns import encode as encode_columns
+from taut.data.columns_codes import MANY
 from taut.errors import DataError, StorageError, UsageError, shown
 from taut.model import VAE
 from taut.objectives import Objective
@@ -143,11 +144,19 @@ def new_data(run: Run, source: Source, key: str | None = None) -> New:
     """Returns data that the model of a run has not seen, checked against its schema and its likelihood's support."""
     options = dataclasses.replace(_options(run.config.data), delimiter=None, stream=None)  # of the file itself
     new = check_against(source, run.schema, key=key, options=options, binarize=run.config.data.binarize, seed=_data_seed(run))
-    latent = encode(run.model, new.rows[:1])
-    if (problem := building.unsupported(run.model, new.rows, latent.to(torch.get_default_dtype()), run.schema)) is not None:
-        name = shown(str(source)) if isinstance(source, str | Path) else "the data"
+    latent = encode(run.model, new.rows[:1]).to(torch.get_default_dtype())
+    found = building.unsupported(run.model, new.rows, latent, run.schema, new=True)
+    if found is None:
+        return new
+    problem, places = found
+    name = shown(str(source)) if isinstance(source, str | Path) else "the data"
+    odd = tuple(places[:, 0].unique().tolist())
+    if not isinstance(new.rows, Tensor) or new.rows.dim() > 2 or len(odd) > max(MANY, len(new.rows)) / 2:
         raise DataError(f"{name}: {problem}: the model gives them no probability")
-    return new
+    rows = new.rows.to(torch.get_default_dtype()).clone()
+    rows[places[:, 0], places[:, 1]] = torch.nan
+    line = f"{name}: {problem}: log p(x) of {len(odd)} rows is minus infinity, and elsewhere these values are read as missing"
+    return New(rows, (*new.notes, line), new.table, odd)
 
 
 def sample_run(

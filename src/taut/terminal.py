@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taut.run import Run
 
 __all__ = [
-    "answer", "message", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers",
+    "answer", "message", "name_rows", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers",
     "show_tightening", "stages",
 ]  # fmt: skip
 
@@ -48,12 +48,12 @@ METHODS = {
 
 def answer(text: str) -> None:
     """Prints a line of result."""
-    _stdout().print(Text(text), soft_wrap=True)
+    _stdout().print(_text(text), soft_wrap=True)
 
 
 def message(text: str) -> None:
-    """Prints a message, without control characters, which could write anything on a terminal."""
-    _stderr().print(Text(_clean(text)), soft_wrap=True)
+    """Prints a message."""
+    _stderr().print(_text(text), soft_wrap=True)
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
@@ -114,6 +114,13 @@ def show_oddest(log_evidence: Any, cells: dict[str, Any], rows: int = 5, columns
         answer(f"{row:>8}  log p(x) {float(log_evidence[row]):.1f}: {why}")
 
 
+def name_rows(chosen: Any, most: int = 10) -> str:
+    """Returns how many rows are chosen, (N,), and which, from 0: "2 of 30 rows (4, 7)"; nothing where none is."""
+    rows = chosen.nonzero()[:, 0].tolist()
+    more = ", ..." if len(rows) > most else ""
+    return f"{len(rows)} of {len(chosen)} rows ({', '.join(map(str, rows[:most]))}{more})" if rows else ""
+
+
 def show_evaluation(run: Run, as_json: bool) -> None:
     result = run.evaluation()
     if as_json:
@@ -134,7 +141,7 @@ def show_next(run: Run, seconds: float) -> None:
 def show_numbers(result: Mapping[str, Any]) -> None:
     bits = result.get("bits_per_dimension", {})
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"{result['num_data']} {result['data'] + ' ' if 'data' in result else ''}data")
+    table.add_column(_text(f"{result['num_data']} {result['data'] + ' ' if 'data' in result else ''}data"))
     for title in ("nats per datum", "± Monte Carlo", "± test set", *(["bits per dim"] if bits else [])):
         table.add_column(title, justify="right")
     for name, title in NAMES.items():
@@ -146,7 +153,7 @@ def show_numbers(result: Mapping[str, Any]) -> None:
     ess, reliable = result["ess"], result["khat"]["reliable_share"]
     by = _by(result["by"]) if result.get("by", {}).keys() - {"importance"} else ""
     console.print(
-        Text(
+        _text(
             f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples {ess['mean']:.1f} in the mean, "
             f"{ess['smallest']:.1f} at least"
             + ("" if reliable is None else f"; k-hat finds {reliable:.0%} of the data reliable")
@@ -157,7 +164,7 @@ def show_numbers(result: Mapping[str, Any]) -> None:
         soft_wrap=True,
     )
     for line in result["warnings"]:
-        console.print(Text(f"warning: {line}"), soft_wrap=True)
+        console.print(_text(f"warning: {line}"), soft_wrap=True)
 
 
 def _by(counts: Mapping[str, int]) -> str:
@@ -214,7 +221,7 @@ def show_audit(result: Mapping[str, Any]) -> None:
         lines += [f"{number}. {finding['name']}{worth}", f"   {finding['what']}", f"   {finding['evidence']}"]
         lines += [f"   {finding['action']}: {finding['command']}"]
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(_text(line), soft_wrap=True)
 
 
 def _not_measured(result: Mapping[str, Any]) -> list[str]:
@@ -254,9 +261,9 @@ def show_gradients(result: Mapping[str, Any]) -> None:
         table.add_column(title, justify="left" if title == "estimator" else "right")
     for row in result["estimators"]:
         if "reason" in row:
-            table.add_row(row["name"], row["reason"])
+            table.add_row(_text(row["name"]), _text(row["reason"]))
             continue
-        cells = [f"{row['name']} ({row['target']})", _number(row["bound"]["value"], 2)]
+        cells: list[Text | str] = [_text(f"{row['name']} ({row['target']})"), _text(_number(row["bound"]["value"], 2))]
         cells.append("" if row["seconds"] is None else f"{1000 * row['seconds']['value']:.1f}")
         for part in ("encoder", "decoder"):
             found = row[part]
@@ -302,7 +309,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         done += amount
         if done * 10 // total > shown:
             shown = done * 10 // total
-            console.print(Text(f"{title} {100 * done // total} %{', ' + note if note else ''}"), soft_wrap=True)
+            console.print(_text(f"{title} {100 * done // total} %{', ' + note if note else ''}"), soft_wrap=True)
 
     yield advance
 
@@ -316,7 +323,7 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         def say(title: str, share: float) -> None:
             nonlocal current
             if title != current:
-                console.print(Text(title), soft_wrap=True)
+                console.print(_text(title), soft_wrap=True)
             current = title
 
         yield say
@@ -352,6 +359,11 @@ def _stderr() -> Console:
     return _Console(stderr=True, highlight=False)
 
 
+def _text(text: object) -> Text:
+    """Returns what may be printed: no control characters, which could write anything on a terminal, and no markup."""
+    return Text(_clean(str(text)))
+
+
 def _clean(text: str) -> str:
-    """Returns a text without control characters, which could write anything on a terminal."""
+    """Returns a text without control characters."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -16,12 +16,18 @@ texts: more than 50 of which more than half differ                    id: left o
 texts, or the numbers of a categorical                                category; refused beyond 1,000 levels
 dates and times                                                       date: days since 1970-01-01 in UTC
 integers that all differ: with a name such as ``id``; or 50 or more,  id: left out, noted
-none missing, and on average no gap above 3
+none missing, and on average no gap above 3; any from 2^53 on
+integers such as 20240131 that are all dates, 50 or more              date, noted
 integers that span fewer than 256                                     levels
-integers from 0                                                       count
-integers                                                              real
+integers of which one repeats far above 9 others (0 beside incomes)   mixed: a density, and that one with a probability
+integers from near 0, skewed to the right                             count
+other integers from 0, at most 65,536 steps of their grid             levels
+integers                                                              as numbers
+numbers on a grid, each different one ten times or more               levels
+numbers of which some come 10 times as often as the others            mixed
 numbers that are all positive and whose log-normal likelihood         positive
 (with its Jacobian, at its maximum) is above the normal one
+numbers that crowd at an end of their range (humidity at 100)         mixed
 numbers                                                               real
 ====================================================================  ==================================================
 
@@ -33,11 +39,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taut.data import columns_shape as shape
 from taut.data.column import (
     KINDS,
     LEVEL_KINDS,
@@ -51,11 +59,14 @@ from taut.data.column import (
     quoted,
     value_text,
 )
-from taut.data.columns_cells import Tokens, as_numbers, read_cells
+from taut.data.columns_cells import Tokens, as_numbers, days_of, read_cells
 from taut.data.columns_codes import decode, encode
 from taut.data.columns_notes import (
     FROM_0,
+    MANY,
     View,
+    disguise,
+    dress_notes,
     may_mean,
     mixed,
     only_other,
@@ -63,10 +74,12 @@ from taut.data.columns_notes import (
     sentinel_notes,
     strays,
     token_notes,
+    two_notations,
     unbounded_notes,
 )
 from taut.data.columns_seen import CAP, Numbers, Seen, some
 from taut.data.columns_toml import from_toml, to_toml
+from taut.data.notation import affix, is_currency
 from taut.errors import shown
 
 if TYPE_CHECKING:
@@ -147,14 +160,21 @@ def _column(seen: Seen, entry: Mapping[str, Any], notes: list[str], problems: li
         problems.append(_infinite(label, view.numbers, seen.rows))
         return None
     notes += sentinel_notes(label, seen, view)
+    if view.family == "date" and (both := two_notations(seen)) and kind is None:
+        problems.append(f"column {label} {both}")
+        return None
     if kind is not None and not _fits(kind, label, view, seen, problems):
         return None
     kind = kind or _guess(seen, view, notes, problems)
     if kind is None:
         return None
     column = _built(seen, view, kind, entry, problems)
+    if column is not None and column.modelled and view.family in ("number", "date") and seen.family == "text":
+        column = replace(column, notation=seen.texts.dress.notation)
+    if column is not None and kind != "id":
+        notes += dress_notes(label, seen, view)
     if column is not None and column.modelled:
-        notes += precision_notes(label, column, view, problems)
+        notes += precision_notes(label, column, problems)
     elif column is not None and kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
         notes.append(f"{label} is constant ({column.describe()[1]}{gone}), left out")
@@ -165,14 +185,20 @@ def _viewed(seen: Seen, kind: str | None) -> View:
     """Texts that a person calls levels stay texts (01234 is a postcode); two of them are read as rule 1 would."""
     texts = seen.texts
     if seen.family != "text":
-        return View(seen.family, seen.type, seen.numbers)
+        return View(seen.family, seen.type, seen.days if seen.family == "date" else seen.numbers)
     if (seen.declared and kind in (None, "constant", *LEVEL_KINDS)) or kind in ("category", "ordinal"):
         return View("text", "text", Numbers())
-    if not texts.others["number"]:
+    if not texts.others["number"] and not (kind is None and _may_be_levels(seen)):
         return View("number", "int" if texts.integers else "float", texts.numbers)
     if not texts.others["date"]:
         return View("date", texts.day_type, texts.days)
     return View("text", "text", Numbers())
+
+
+def _may_be_levels(seen: Seen) -> bool:
+    """A few texts such as 4dr and 5dr name things; %, and a currency, are of numbers, and so is a unit beside many."""
+    worn = affix(seen.texts.dress.notation)
+    return bool(worn) and seen.texts.numbers.distinct < MANY and worn != "%" and not is_currency(worn)
 
 
 def _guess(seen: Seen, view: View, notes: list[str], problems: list[str]) -> str | None:
@@ -193,22 +219,34 @@ def _guess(seen: Seen, view: View, notes: list[str], problems: list[str]) -> str
     if seen.family == "text" and seen.texts.padded:
         keep = 'kind = "category" in a schema file keeps the texts'
         notes.append(f"{label} holds numbers with leading zeros such as {quoted(seen.texts.padded)}, read as numbers; {keep}")
-    if view.numbers.integers:
-        return _guess_integer(seen, view.numbers, notes)
-    _, std, log_mean, log_std = view.numbers.moments()
+    numbers = view.numbers
+    if numbers.integers and (kind := _guess_integer(seen, numbers, notes)):
+        return kind
+    if not numbers.integers and shape.few_values(numbers, shape.step_of(numbers)):
+        return "levels"
+    return _guess_density(numbers)
+
+
+def _guess_density(numbers: Numbers) -> str:
+    if shape.atoms_of(numbers):
+        return "mixed"
+    mean, std, log_mean, log_std = numbers.moments()
     with np.errstate(divide="ignore"):
         log_normal = -np.log(log_std) - log_mean  # both without the terms that they share, per value
-        return "positive" if view.numbers.low > 0 and log_normal > -np.log(std) else "real"
+    # Positive numbers that hardly vary need an offset, which a logarithm cannot have.
+    if numbers.low > 0 and log_normal > -np.log(std) and mean < shape.FAR * std:
+        return "positive"
+    return "mixed" if shape.has_edge(numbers) else "real"
 
 
 def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None:
     label, texts = quoted(seen.name), seen.texts
-    hint = mixed(texts.first_other, texts.others, texts.count)
+    hint = mixed(texts)
     only = only_other(seen)
     if only:
         hint = f"; all its other values are numbers, so {may_mean(only, texts.counts[only])}"
     id_name = is_id_name(seen.name)
-    if not id_name and not seen.declared and (wrong := strays(seen)):
+    if not id_name and not seen.declared and (wrong := strays(seen) or disguise(seen)):
         problems.append(f"column {label}: {wrong}")
         return None
     if id_name or (texts.count > 50 and texts.share_different > 0.5):
@@ -222,13 +260,39 @@ def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None
     return "category"
 
 
-def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str:
-    span = numbers.high - numbers.low
-    different = numbers.all_different or max(-numbers.low, numbers.high) >= 2**53  # a float no longer tells those apart
-    if different and (is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)):
-        notes.append(f'{quoted(seen.name)} looks like an id, left out; kind = "count" or "real" in a schema file keeps it')
+def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None:
+    """Returns the kind of integers; None if they are modelled as numbers with a density."""
+    label, span = quoted(seen.name), numbers.high - numbers.low
+    large = max(-numbers.low, numbers.high) >= 2**53  # a float no longer tells those apart
+    if large:
+        keep = 'give it as text with kind = "category" in a schema file to keep it'
+        notes.append(f"{label} looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}")
         return "id"
-    return "levels" if span < 256 else "count" if numbers.low >= 0 else "real"
+    if numbers.all_different and (is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)):
+        notes.append(f'{label} looks like an id, left out; kind = "count" or "real" in a schema file keeps it')
+        return "id"
+    if _is_yyyymmdd(numbers):
+        keep = 'kind = "levels" in a schema file keeps them integers'
+        notes.append(f"{label} holds dates such as {numbers.low:.0f}, read as dates and written again so; {keep}")
+        return "date"
+    if span < 256:
+        return "levels"
+    atoms = shape.atoms_of(numbers)
+    if atoms and _lone(numbers, atoms):
+        return None
+    if shape.is_count(numbers):
+        return "count"
+    return "levels" if numbers.low >= 0 and shape.num_steps(numbers, shape.step_of(numbers)) < MAX_LEVELS else None
+
+
+def _is_yyyymmdd(numbers: Numbers) -> bool:
+    many = numbers.count >= shape.MIN_ROWS and numbers.distinct >= MANY and numbers.capped_at is None
+    return many and numbers.low > 18_000_000 and not np.isnan(days_of(numbers.values)).any()
+
+
+def _lone(numbers: Numbers, atoms: tuple[float, ...]) -> bool:
+    """Returns whether integers keep away from an atom at 0: counts that start there go on with 1, 2, 3."""
+    return numbers.low != 0 or 0.0 not in atoms or float(numbers.values[1]) >= 10
 
 
 def _fits(kind: str, label: str, view: View, seen: Seen, problems: list[str]) -> bool:
@@ -238,6 +302,8 @@ def _fits(kind: str, label: str, view: View, seen: Seen, problems: list[str]) ->
         several = (seen.texts.distinct if view.family == "text" else numbers.distinct) > 1
         problems += [f'{say}needs one value, but it holds several; kind = "id" leaves it out'] if several else []
         return not several
+    if kind == "date" and view.family == "number" and not np.isnan(days_of(numbers.values)).any():
+        return True
     families = ("text", "bool", "number") if kind in LEVEL_KINDS else ("date",) if kind == "date" else ("number",)
     if view.family not in families:
         first = seen.texts.first_other.get("date" if kind == "date" else "number")
@@ -246,12 +312,15 @@ def _fits(kind: str, label: str, view: View, seen: Seen, problems: list[str]) ->
         problems.append(f"{say}needs {' or '.join(families)}s, but it holds {held}{where}; mend them, or choose another kind")
         return False
     if kind in NUMBER_KINDS:
-        if kind in ("count", "levels") and not numbers.integers:
+        if kind == "count" and not numbers.integers:
             problems.append(f"{say}needs integers, but it holds others; choose real or positive")
         elif kind == "count" and numbers.low < 0:
             problems.append(f"{say}needs integers from 0, but it holds {numbers.low:.15g}; choose levels or real")
         elif kind == "positive" and numbers.low <= 0:
             problems.append(f"{say}needs numbers above 0, but it holds {numbers.low:.15g}; choose real")
+        elif kind == "count" and numbers.high >= 2**53:
+            large = f"{say}holds integers up to {numbers.high:.3g}, which no float tells apart from 2^53 on"
+            problems.append(f'{large}; leave the column out (kind = "id"), or divide it')
         else:
             return True
         return False
@@ -268,16 +337,42 @@ def _built(seen: Seen, view: View, kind: str, entry: Mapping[str, Any], problems
         return None if levels is None else column(levels=levels)
     if kind == "constant":
         return column(low=numbers.low, high=numbers.high)
+    if kind == "date" and view.family == "number":
+        days = Numbers()
+        days.add(np.repeat(days_of(numbers.values), numbers.counts), 0)
+        numbers, column = days, partial(column, type="yyyymmdd")
     low, high = float(entry.get("low", numbers.low)), float(entry.get("high", numbers.high))
     if numbers.low < low or numbers.high > high:
         held = f"holds {value_text(numbers.low)}..{value_text(numbers.high)}, outside its levels {low:.15g}..{high:.15g}"
         problems.append(f"column {label} {held}; correct the values, or low and high")
         return None
-    if kind == "levels" and high - low >= MAX_LEVELS:
-        problems.append(f"column {label} spans {high - low + 1:,.0f} levels, at most {MAX_LEVELS:,} are taken; use count or real")
-        return None
+    step = shape.tick_of(numbers) if kind == "date" else float(entry.get("step", shape.step_of(numbers)))
+    if kind == "levels":
+        if not step:
+            problems.append(
+                f"column {label}: kind levels needs numbers on a grid, such as step = 0.5, but it holds others; choose real"
+            )
+            return None
+        step = step if "step" in entry or numbers.count >= shape.MIN_ROWS else min(step, 1.0)
+        if any(abs((end - numbers.low) / step - round((end - numbers.low) / step)) > 1e-6 for end in (low, high)):
+            step = math.gcd(*(round((v - numbers.low) / 1e-6) for v in (low, high, numbers.low + step))) * 1e-6
+        if (high - low) / step >= MAX_LEVELS:
+            held = f"spans {(high - low) / step + 1:,.0f} levels, at most {MAX_LEVELS:,} are taken"
+            problems.append(f"column {label} {held}; use count or real")
+            return None
+    atoms: tuple[float, ...] = ()
+    bounded = ""
+    if kind in ("mixed", "date"):
+        atoms = tuple(sorted(float(a) for a in entry.get("atoms", shape.atoms_of(numbers))))
+        given = [end for end in ("low", "high") if end in entry]
+        ends = shape.ends_of(numbers, atoms) if not entry else "both" if len(given) == 2 else "".join(given)
+        bounded = ends if kind == "mixed" else ""
     mean, std, _, _ = numbers.moments()
-    return column(low=low, high=high, mean=mean, std=std)
+    offset = shape.offset_of(numbers, kind, step)
+    if kind == "levels":
+        offset = low if offset else 0.0
+    shaped = partial(column, offset=offset, step=step, atoms=atoms, bounded=bounded)
+    return shaped(low=low, high=high, mean=mean, std=std)
 
 
 def _levels(seen: Seen, view: View, kind: str, entry: Mapping[str, Any], problems: list[str]) -> tuple[str, ...] | None:

@@ -109,6 +109,27 @@ def as_numbers(texts: Sequence[str]) -> np.ndarray:
     return np.fromiter(values, np.float64, len(texts))
 
 
+def days_of(numbers: np.ndarray) -> np.ndarray:
+    """Returns integers such as 20240131 as days since 1970-01-01, NaN where one is no date of the years 1800 to 2199."""
+    whole = np.where(np.isfinite(numbers) & (numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e8), numbers, 0).astype(np.int64)
+    year, month, day = whole // 10_000, whole // 100 % 100, whole % 100
+    right = (year >= 1800) & (year < 2200) & (month >= 1) & (month <= 12) & (day >= 1)
+    months = np.where(right, (year - 1970) * 12 + month - 1, 0)
+    first = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    following = (months + 1).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    return np.where(right & (day <= following - first), first + day - 1.0, np.nan)
+
+
+def yyyymmdd(days: np.ndarray) -> np.ndarray:
+    """Returns days since 1970-01-01 as numbers such as 20240131: the inverse of ``days_of``, NaN where there is none."""
+    whole = np.where(np.isfinite(days), np.round(days), 0).astype(np.int64)
+    months = whole.astype("datetime64[D]").astype("datetime64[M]")
+    day = whole - months.astype("datetime64[D]").astype(np.int64) + 1
+    month = months.astype(np.int64)
+    numbers = (1970 + month // 12) * 10_000 + (month % 12 + 1) * 100 + day
+    return np.where(np.isfinite(days), numbers.astype(np.float64), np.nan)
+
+
 def as_days(texts: Sequence[str]) -> tuple[np.ndarray, str]:
     """Returns each ISO date or time as days since 1970-01-01 in UTC, NaN where it is none; and their ``Column.type``."""
     days, kind = np.full(len(texts), np.nan), "date"

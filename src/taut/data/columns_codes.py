@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,14 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from taut.data.column import LEVEL_KINDS, Column, float_storage, nearest_to, quoted, value_text
-from taut.data.columns_cells import TICKS, Cells, Tokens, as_days, as_numbers, read_cells
+from taut.data.columns_cells import TICKS, Cells, Tokens, as_days, as_numbers, days_of, read_cells, yyyymmdd
 from taut.data.columns_seen import some
+from taut.data.notation import days_in, numbers_in
 from taut.errors import DataError, UsageError, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_DRIFT = 10.0
+LARGE_MEND = 'leave the column out with kind = "id" in a schema file, or divide it'
+MANY = 10  # values of a column, from which on it can be the wrong column as a whole
+TRUTH = {word: truth for truth, words in ((False, "0 false f no n"), (True, "1 true t yes y")) for word in words.split()}
 
 
 class _Coded(NamedTuple):
@@ -33,7 +38,8 @@ def encode(
     """Returns the codes (N, C) of the modelled columns, what is wrong with the table, and what a person should know.
 
     Columns are found by name, in any order; ids and constants may be absent. Levels that are not the column's are
-    missing and noted; where a cell is wrong in any other way, its code means nothing and a line says so.
+    missing and noted; where none is the column's, or a cell is wrong in any other way, its code means nothing and a line says
+    so. Numbers that a column of integers cannot hold keep their code, unless they are most of it: they have no probability.
 
     Args:
         table: The rows.
@@ -59,14 +65,14 @@ def encode(
         elif column.kind in LEVEL_KINDS and cells.family == "date":
             problems += _wrong_type(_all_wrong(cells, "dates"), column, first_row)
         elif column.kind in LEVEL_KINDS:
-            values[:, j], lines = _level_codes(cells, column)
-            problems += _infinite(cells.numbers, column, first_row)
+            values[:, j], lines, wrong = _level_codes(cells, column)
+            problems += _infinite(cells.numbers, column, first_row) or wrong
             notes += lines
         else:
-            coded = _day_codes(cells) if column.kind == "date" else _number_codes(cells)
-            values[:, j] = coded.values
+            coded = _day_codes(cells, column) if column.kind == "date" else _number_codes(cells, column)
+            values[:, j] = column.codes(coded.values)
             problems += _wrong_type(coded, column, first_row) or _wrong_values(coded.values, column, first_row)
-            notes += _drift(coded.values, column)
+            notes += _outside(coded.values, column, first_row) + _drift(coded.values, column)
     return values, [where + line for line in problems], [where + line for line in notes]
 
 
@@ -85,7 +91,7 @@ def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
     modelled = [c for c in columns if c.modelled]
     if values.ndim != 2 or values.shape[1] != len(modelled):
         raise UsageError(f"codes of shape {values.shape} do not fit {len(modelled)} columns")
-    cells = [_decoded(np.asarray(values[:, j], np.float64), column) for j, column in enumerate(modelled)]
+    cells = [_decoded(_numbers(values[:, j], column), column) for j, column in enumerate(modelled)]
     return pa.table(cells, names=[c.name for c in modelled])
 
 
@@ -108,19 +114,34 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(quoted(n) for n in names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _number_codes(cells: Cells) -> _Coded:
+def _number_codes(cells: Cells, column: Column) -> _Coded:
     if cells.family in ("number", "null"):
         return _all_right(cells.numbers)
     if cells.family == "text":
-        return _parsed(cells, as_numbers(cells.texts))
+        plain = as_numbers(cells.texts)
+        return _parsed(
+            cells, np.where(np.isnan(plain), numbers_in(cells.texts, column.notation), plain) if column.notation else plain
+        )
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "dates")
 
 
-def _day_codes(cells: Cells) -> _Coded:
+def _day_codes(cells: Cells, column: Column) -> _Coded:
+    if column.type == "yyyymmdd" and cells.family in ("number", "text"):
+        numbers = _number_codes(cells, column)
+        if (numbers.wrong >= 0).any():
+            return numbers
+        days = days_of(numbers.values)
+        wrong = np.isnan(days) & ~np.isnan(numbers.values)
+        others = [value_text(x) for x in np.unique(numbers.values[wrong])]
+        which = np.searchsorted(np.unique(numbers.values[wrong]), np.where(wrong, numbers.values, -np.inf))
+        return _Coded(days, np.where(wrong, which, -1), others)
     if cells.family in ("date", "null"):
         return _all_right(cells.numbers)
     if cells.family == "text":
-        return _parsed(cells, as_days(cells.texts)[0])
+        plain = as_days(cells.texts)[0]
+        return _parsed(
+            cells, np.where(np.isnan(plain), days_in(cells.texts, column.notation)[0], plain) if column.notation else plain
+        )
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "numbers")
 
 
@@ -138,8 +159,11 @@ def _parsed(cells: Cells, values: np.ndarray) -> _Coded:
     return _Coded(np.append(values, np.nan)[cells.place], np.append(wrong, -1)[cells.place], cells.texts)
 
 
-def _level_codes(cells: Cells, column: Column) -> tuple[np.ndarray, list[str]]:
-    """Texts are compared as they are, but as numbers or truth values where the column holds such."""
+def _level_codes(cells: Cells, column: Column) -> tuple[np.ndarray, list[str], list[str]]:
+    """Texts are compared as they are, but as numbers or truth values where the column holds such.
+
+    Returns the codes, notes and problems.
+    """
     if cells.family in ("bool", "number"):
         numbers, index = np.unique(cells.numbers[~cells.missing], return_inverse=True)
         texts = [_number_level(v, cells) for v in numbers.tolist()]
@@ -147,16 +171,30 @@ def _level_codes(cells: Cells, column: Column) -> tuple[np.ndarray, list[str]]:
         place[~cells.missing] = index
     else:
         texts, place = cells.texts, cells.place if cells.family == "text" else np.full(len(cells.numbers), -1)
+    if column.notation:
+        worn = numbers_in(texts, column.notation).tolist()
+        texts = [text if math.isnan(x) else value_text(x) for text, x in zip(texts, worn, strict=True)]
     plain = _comparable(cells, column)
     codes = {plain(level): code for code, level in enumerate(column.levels)}
+    if not any(plain(text) in codes for text in texts) and (truths := _truths(texts, column)):
+        plain, codes = (lambda text: TRUTH.get(text.strip().lower())), truths
     code = np.array([codes.get(plain(text), np.nan) for text in texts] + [np.nan], np.float64)
     values = code[place]
     unseen = np.isnan(values) & (place >= 0)
     if not unseen.any():
-        return values, []
+        return values, [], []
     counts = Counter(texts[i] for i in place[unseen].tolist())
     held = f"{unseen.sum():,} values of {quoted(column.name)} are levels never seen in training ({some(list(counts))})"
-    return values, [f"{held}: read as missing"]
+    if MANY <= unseen.sum() == (place >= 0).sum():
+        return values, [], [f"all {held}; it was trained on {some(column.levels)}: write them like that, or leave them empty"]
+    return values, [f"{held}: read as missing"], []
+
+
+def _truths(texts: Sequence[str], column: Column) -> dict[object, int]:
+    """Returns the code of each truth value if the column holds two, as whatever words, and so do all of the texts."""
+    own: dict[object, int] = {TRUTH.get(level.strip().lower()): code for code, level in enumerate(column.levels)}
+    same = set(own) == {False, True} and all(text.strip().lower() in TRUTH for text in texts)
+    return own if same and texts else {}
 
 
 def _comparable(cells: Cells, column: Column) -> Callable[[str], object]:
@@ -191,23 +229,59 @@ def _wrong_type(coded: _Coded, column: Column, first_row: int) -> list[str]:
 
 def _wrong_values(x: np.ndarray, column: Column, first_row: int) -> list[str]:
     finite, integer = np.isfinite(x), x == np.trunc(x)
-    largest = float(np.finfo(float_storage()).max)
+    storage = np.finfo(float_storage())
     tests = [
-        (finite & (np.abs(x) > largest), "beyond the range of " + np.dtype(float_storage()).name, "rescale the column"),
+        (finite & (np.abs(x) > float(storage.max)), f"beyond the range of {storage.dtype.name}", "rescale the column"),
     ]
-    if column.kind in ("count", "levels"):
-        tests.append((finite & ~integer, "not integers", _integer_mend(x[finite], column)))
     if column.kind == "count":
-        tests.append((finite & (x < 0), "negative", "give raw counts"))
+        large = "integers from 2^53 on, which floats do not tell apart"
+        tests.append((finite & (x >= 2.0**53), large, LARGE_MEND))
     if column.kind == "positive":
-        tests.append((finite & (x <= 0), "not above 0", 'correct them, or train with kind = "real"'))
-    if column.kind == "levels":
-        outside = finite & ((x < column.low) | (x > column.high))
-        wider = f"low = {min(column.low, x[finite].min(initial=column.low)):.0f}"
-        wider += f" and high = {max(column.high, x[finite].max(initial=column.high)):.0f} in a schema file"
-        tests.append((outside, f"outside the levels {column.low:.0f}..{column.high:.0f}", f"correct them, or train with {wider}"))
+        small = f"above 0 and below {float(storage.tiny):.3g}, the smallest {storage.dtype.name}"
+        tests.append((finite & (x > 0) & (x < float(storage.tiny)), small, "give their logarithms"))
+    impossible = []
+    if column.kind == "count" or (column.kind == "levels" and column.step in (0.0, 1.0)):
+        impossible.append((finite & ~integer, "not integers", _integer_mend(x[finite], column)))
+    if column.kind == "count":
+        impossible.append((finite & (x < 0), "negative", "give raw counts"))
+    if column.kind == "levels" and column.step not in (0.0, 1.0):
+        off = f"not on the grid of steps of {column.step:g}"
+        impossible.append((finite & ~_on_grid(x, column), off, 'train with kind = "real"'))
+    tests += [test for test in impossible if test[0].sum() > max(MANY, finite.sum()) / 2]
     found = [_found(x, marked, column, what, mend, first_row) for marked, what, mend in tests if marked.any()]
     return _infinite(x, column, first_row) + found
+
+
+def _on_grid(x: np.ndarray, column: Column) -> np.ndarray:
+    codes = column.codes(x)
+    on_grid: np.ndarray = codes == np.round(codes)
+    return on_grid
+
+
+def _outside(x: np.ndarray, column: Column, first_row: int) -> list[str]:
+    """Returns a line for values that the training never saw the like of: their family gives them little mass, but not none."""
+    finite, real = np.isfinite(x), 'kind = "real"'
+    odd = []
+    if column.kind == "positive":
+        odd.append((finite & (x <= 0), "not above 0", real))
+    if column.kind == "levels":
+        low, high = column.low, column.high
+        wider = f"low = {min(low, np.floor(x[finite].min(initial=low))):.0f}"
+        wider += f" and high = {max(high, np.ceil(x[finite].max(initial=high))):.0f}"
+        grid = "not integers" if column.step in (0.0, 1.0) else f"not on the grid of {column.step:g}"
+        odd.append((finite & ~_on_grid(x, column), grid, real))
+        odd.append((finite & ((x < low) | (x > high)), f"outside the levels {low:.0f}..{high:.0f}", wider))
+    if column.kind == "mixed" and column.bounded:
+        low, high = column.support
+        past = finite & ((column.codes(x) < low) | (column.codes(x) > high))
+        name, held = {
+            "low": ("below", f"{column.low:g}"),
+            "high": ("above", f"{column.high:g}"),
+            "both": ("outside", f"{column.low:g}..{column.high:g}"),
+        }[column.bounded]
+        odd.append((past, f"{name} {held}, which the training data never pass", real))
+    mend = "log p(x) of their rows is finite, but low; train with {} in a schema file to expect them"
+    return [_found(x, marked, column, what, mend.format(how), first_row) for marked, what, how in odd if marked.any()]
 
 
 def _infinite(x: np.ndarray, column: Column, first_row: int) -> list[str]:
@@ -240,6 +314,10 @@ def _drift(x: np.ndarray, column: Column) -> list[str]:
     return [f"{far}; check its unit"] if drift > MAX_DRIFT else []
 
 
+def _numbers(codes: np.ndarray, column: Column) -> np.ndarray:
+    return np.asarray(codes, np.float64) if column.kind in LEVEL_KINDS else np.asarray(column.values(codes))
+
+
 def _decoded(x: np.ndarray, column: Column) -> pa.Array:
     import pyarrow as pa
 
@@ -269,6 +347,8 @@ def _level_array(column: Column) -> pa.Array:
 def _days_array(x: np.ndarray, gone: np.ndarray, column: Column) -> pa.Array:
     import pyarrow as pa
 
+    if column.type == "yyyymmdd":
+        return pa.array(np.where(gone, 0, yyyymmdd(x)).astype(np.int64), mask=gone)
     if column.type == "date":
         kind, width, per_day = pa.date32(), 32, 1
     else:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from taut.data.column import LEVEL_KINDS, MISSING, Column, exact_integers, float_storage, quoted
-from taut.data.columns_cells import as_days, as_numbers
-from taut.data.columns_seen import Numbers, Seen, some
+from taut.data.column import LEVEL_KINDS, MISSING, Column, day_text, exact_integers, float_storage, quoted, value_text
+from taut.data.columns_cells import as_days
+from taut.data.columns_seen import Numbers, Seen, Texts, some
+from taut.data.notation import affix, days_in, is_time_of_day, numbers_in, units
 from taut.errors import shown
 
-SUSPICIOUS = ("?", "-", ".", "unknown")
+SUSPICIOUS = {"?", "-", ".", "..", "--", "---", "unknown", "missing", "n.a.", "n.a", "n.d.", "n.d", "n/d", "#n/a", "<na>"} | {
+    *("no data", "not available", "not applicable", "(blank)", "(missing)"),
+    *("#div/0!", "#value!", "#ref!", "#num!", "#null!", "#name?"),
+}
+ABSENT = SUSPICIOUS | {"nd", "nil", "none", "*", "na.", "unk", "undefined", "empty", "error", "-nan", "1.#qnan", "-1.#ind"}
+"""What stands for a missing entry, wherever it stands; and what does so among numbers."""
 FROM_0 = "(from 0, header not counted)"
 MANY, FEW = 20, 0.05
 """So many different numbers are no levels, and such a share of other texts among them are mistakes, or stand for missing."""
@@ -26,28 +32,88 @@ class View(NamedTuple):
     numbers: Numbers
 
 
-def mixed(first: Mapping[str, tuple[int, str]], others: Mapping[str, int], count: int) -> str:
-    for what in ("number", "date"):
-        if 0 < others[what] < 0.1 * count:
-            row, text = first[what]
-            share = f"{count - others[what]:,} of its {count:,} values are {what}s"
+def mixed(texts: Texts) -> str:
+    """Says that most values of a column that is read otherwise are numbers, or dates, and which is the first that is none."""
+    for what, values in (("number", texts.numbers), ("date", texts.days)):
+        most = 0.5 if values.distinct >= MANY else 0.1
+        if 0 < texts.others[what] < most * texts.count:
+            row, text = texts.first_other[what]
+            share = f"{texts.count - texts.others[what]:,} of its {texts.count:,} values are {what}s"
             return f"; {share}, the first that is none ({quoted(text)}) in row {row} {FROM_0}"
     return ""
 
 
 def strays(seen: Seen) -> str:
-    """Returns what is wrong with a column of many different numbers, or dates, that holds a few other texts; else nothing."""
+    """Returns what is wrong with a column of many different numbers, or dates, that holds other texts; else nothing.
+
+    A few may be any texts, and are mistakes or stand for missing; more than that are if their words say so.
+    """
     texts = seen.texts
-    for what, values, parsed in (("number", texts.numbers, as_numbers), ("date", texts.days, lambda t: as_days(t)[0])):
-        if 0 < texts.others[what] <= FEW * texts.count and values.distinct >= MANY:
-            held = list(texts.counts)
-            row, first = texts.first_other[what]
-            words = list(dict.fromkeys([first, *(held[i] for i in np.flatnonzero(np.isnan(parsed(held))))]))
+    for what, values in (("number", texts.numbers), ("date", texts.days)):
+        if not texts.others[what] or values.distinct < MANY:
+            continue
+        row, first = texts.first_other[what]
+        words = list(dict.fromkeys([first, *texts.unread(what)]))
+        absent = all(word.strip().lower() in ABSENT for word in words)
+        if texts.others[what] <= FEW * texts.count or absent:
             share = f"{texts.count - texts.others[what]:,} of its {texts.count:,} values are {what}s"
             means = f"--missing-values '{shown(first.strip())}' if that means missing"
             kinds = 'kind = "category" or "id" in a --schema FILE'
             return f"{share}, but not {some(words)}, the first in row {row} {FROM_0}; correct the file, or {means}, or {kinds}"
     return ""
+
+
+def disguise(seen: Seen) -> str:
+    """Returns why a column of texts that nearly are numbers or dates is neither; else nothing."""
+    texts = seen.texts
+    keep = 'kind = "category" or "id" in a --schema FILE keeps the texts or leaves them out'
+    if texts.dress.problem:
+        return f"{texts.dress.problem}; {keep}"
+    held = list(texts.counts)
+    if texts.distinct >= MANY and all(map(is_time_of_day, held)):
+        first = held[0].strip()
+        return f"holds times of day such as {quoted(first)}; give them as a number, such as minutes, or {keep}"
+    if texts.distinct < MANY or not affix(texts.dress.notation):
+        return ""
+    worn = units(texts.unread("number"))
+    if worn and len(worn) <= 3 and texts.others["number"] < texts.count / 2 + 1:
+        unit, other = affix(texts.dress.notation), next(iter(worn))
+        which = f"numbers with {quoted(unit)} and with {quoted(other)}, such as {quoted(worn[other])}"
+        return f"holds {which}; write them in one unit, or {keep}"
+    return ""
+
+
+def two_notations(seen: Seen) -> str:
+    """Returns what is wrong with dates of which some have the year first, and others do not; else nothing."""
+    (plain, one), (dressed, other) = seen.texts.plain, seen.texts.dressed
+    if seen.family != "text" or seen.texts.dress.notation not in ("DMY", "MDY") or not plain or not dressed:
+        return ""
+    held = f"holds dates in two notations, {quoted(one)} ({plain:,} values) and {quoted(other)} ({dressed:,})"
+    return f"{held}; write them in one, YYYY-MM-DD"
+
+
+def dress_notes(label: str, seen: Seen, view: View) -> list[str]:
+    """Says as what the texts were read that are numbers or dates in another dress than the plain one."""
+    texts, notation = seen.texts, seen.texts.dress.notation
+    if seen.family != "text" or not texts.dressed[0]:
+        return []
+    text = texts.dressed[1]
+    if view.family == "text":
+        if "#" in notation and not texts.others["number"]:
+            number = value_text(float(numbers_in([text], notation)[0]))
+            keep = 'kind = "real" in a schema file reads them so'
+            return [f"{label} holds texts such as {quoted(text)}, which may be numbers ({number}); {keep}"]
+        return []
+    if view.family == "number":
+        read = value_text(float(numbers_in([text], notation)[0]))
+        without = (
+            f"; {texts.plain[0]:,} values are without {quoted(affix(notation))}" if affix(notation) and texts.plain[0] else ""
+        )
+        return [f"{label} holds numbers such as {quoted(text)}, read as {read}{without}"]
+    if notation == "YMD":
+        return [f"{label} holds dates such as {quoted(text)}, read as {day_text(float(days_in([text], notation)[0][0]))}"]
+    order = {"DMY": "day, month, year", "MDY": "month, day, year"}[notation]
+    return [f"{label} holds dates such as {quoted(text)}, read as {order}"]
 
 
 def _suspicious(text: str) -> bool:
@@ -71,33 +137,56 @@ def sentinel_notes(label: str, seen: Seen, view: View) -> list[str]:
         marks = [(quoted(t), n, t.strip()) for t, n in seen.texts.counts.items() if _suspicious(t)]
     elif view.family == "number":
         only, numbers = "", view.numbers
-        reach = 3 * (numbers.inner_high - numbers.inner_low)
-        far = [s for s in numbers.sentinels if s < numbers.inner_low - reach or s > numbers.inner_high + reach]
+        reach = numbers.inner_high - numbers.inner_low
+        below = numbers.inner_low - (1 if numbers.inner_low >= 0 else 3) * reach  # the only one below 0 need not be as far
+        far = [s for s in numbers.sentinels if s < below or s > numbers.inner_high + 3 * reach]
         marks = [(str(s), numbers.sentinels[s], str(s)) for s in far if numbers.sentinels[s] >= 3]
+    elif view.family == "date":
+        only, marks = "", _day_marks(seen, view.numbers)
     else:
         return []
     way = "--missing-values={}" if view.family == "number" else "--missing-values '{}'"
     return [f"{m} in {label} ({n:,} values) may mean missing: {way.format(shown(t))}{only}" for m, n, t in marks]
 
 
-def precision_notes(label: str, column: Column, view: View, problems: list[str]) -> list[str]:
+def _day_marks(seen: Seen, numbers: Numbers) -> list[tuple[str, int, str]]:
+    """The days that databases write for no date or for no end, where they lie apart from all others."""
+    reach = (numbers.inner_high - numbers.inner_low) / 10
+    low, high = numbers.inner_low - reach, numbers.inner_high + reach
+    fewest = dict.fromkeys(numbers.sentinels, 3) | dict.fromkeys((min(numbers.sentinels), max(numbers.sentinels)), 1)
+    far = [s for s, n in numbers.sentinels.items() if n >= fewest[s] and not low <= s <= high]
+    as_written = {}
+    if far and seen.family == "text":
+        held = list(seen.texts.counts)
+        days = as_days(held)[0]
+        days = np.where(np.isnan(days), days_in(held, seen.texts.dress.notation)[0], days)
+        as_written = {s: held[int(np.argmax(np.floor(days) == s))].strip() for s in far}
+    names = {s: as_written.get(s, day_text(s)) for s in far}
+    return [(quoted(names[s]), numbers.sentinels[s], names[s]) for s in far if np.isfinite(reach)]
+
+
+def precision_notes(label: str, column: Column, problems: list[str]) -> list[str]:
     """What storing in float32 loses."""
-    numbers, storage, notes = view.numbers, float_storage(), []
+    storage, notes = float_storage(), []
     if column.kind in LEVEL_KINDS:
         return []
-    precision, largest = np.dtype(storage).name, max(abs(column.low), abs(column.high))
+    precision, ends = np.dtype(storage).name, (float(column.codes(column.low)), float(column.codes(column.high)))
+    largest = max(map(abs, ends))
     if largest > min(float(np.finfo(storage).max), 1e150):
         problems.append(f"column {label} holds values up to {largest:.3g}, beyond the range of {precision}; rescale it")
         return []
-    if storage(column.low) == storage(column.high):
+    if storage(ends[0]) == storage(ends[1]):
         same = f"is constant in {precision}, where a density is infinite"
         problems.append(f"column {label} {same}; subtract its mean, or remove it")
         return []
-    if numbers.integers and column.kind != "date" and largest > exact_integers():
+    if column.kind == "count" and largest > exact_integers():
         notes.append(f"{label} holds integers up to {largest:,.0f}; {precision} tells them apart only to {exact_integers():,}")
-    step = float(np.spacing(storage(largest))) * 1440
-    if column.type.startswith("timestamp") and step > 1:
-        notes.append(f"{label} is stored in {precision} as days: times are kept to {step:.2g} minutes")
+    finest = float(np.spacing(storage(largest)))
+    if column.type.startswith("timestamp") and finest * 1440 > max(1 / 60, column.step * 1440):
+        notes.append(f"{label} is stored in {precision} as days: times are kept to {finest * 1440:.2g} minutes")
+    if column.kind in ("real", "mixed") and column.step and finest > column.step:
+        few = f"{label} spans more than {precision} tells apart: its values are kept to {finest:.2g}"
+        notes.append(f"{few}, its last digit is {column.step:.2g}")
     return notes
 
 

@@ -13,11 +13,14 @@ import numpy as np
 
 from taut.data.column import quoted
 from taut.data.columns_cells import INTEGER, Cells, as_days, as_numbers, merged_order
+from taut.data.notation import Dress, days_in, find, numbers_in
 
 CAP = 100_001
 """Different values that are counted; beyond, only that there are more."""
 BLOCK = 65_536
-SENTINELS = (-9999, -999, -99, 999, 9999)
+SENTINELS = (-999999, -99999, -32768, -9999, -999, -99, 999, 9999, 99999, 999999)
+DATE_SENTINELS = (-719162, -25567, 0, 2932896)
+"""0001-01-01, 1900-01-01, 1970-01-01 and 9999-12-31 as days: what programs write for no date, or for no end."""
 WIDER = {"float": ("int",), "timestamp": ("date",), "timestamp UTC": ("date", "timestamp")}
 """Types that a type takes in when pieces differ."""
 
@@ -28,12 +31,12 @@ class Numbers:
     ``count``, ``low``, ``high``, ``integers`` and the moments are those of the finite values.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sentinels: Sequence[int] = SENTINELS) -> None:
         self.count, self.integers = 0, True
         self.low = self.inner_low = math.inf
         self.high = self.inner_high = -math.inf
         self.infinite, self.first_infinite = 0, (0, 0.0)
-        self.sentinels = dict.fromkeys(SENTINELS, 0)
+        self.sentinels = dict.fromkeys(sentinels, 0)
         self.values, self.counts = np.zeros(0), np.zeros(0, np.int64)
         self.capped_at: int | None = None  # how many values the first CAP different ones took
         self._top, self._top_count = math.nan, 0
@@ -52,9 +55,10 @@ class Numbers:
         self.count += len(values)
         self.integers = self.integers and bool(np.all(values == np.trunc(values)))
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        inner = values[~np.isin(values, SENTINELS)]
+        whole = np.floor(values) if 0 in self.sentinels else values  # of dates the day counts, whatever the time
+        inner = values[~np.isin(whole, list(self.sentinels))]
         if len(inner) < len(values):
-            self.sentinels = {s: n + int(np.count_nonzero(values == s)) for s, n in self.sentinels.items()}
+            self.sentinels = {s: n + int(np.count_nonzero(whole == s)) for s, n in self.sentinels.items()}
         if len(inner):
             self.inner_low, self.inner_high = min(self.inner_low, inner.min()), max(self.inner_high, inner.max())
         self._rest = np.concatenate([self._rest, values])
@@ -115,7 +119,10 @@ class Texts:
     def __init__(self) -> None:
         self.count = 0
         self.counts: dict[str, int] = {}
-        self.numbers, self.days, self.day_type = Numbers(), Numbers(), "date"
+        self.numbers, self.days, self.day_type = Numbers(), Numbers(DATE_SENTINELS), "date"
+        self.dress = Dress()  # of those that are neither plain numbers nor ISO dates, as the first of them show it
+        self.plain: tuple[int, str] = (0, "")  # how many values wear no dress, and one of them
+        self.dressed: tuple[int, str] = (0, "")  # how many do
         self.integers = True
         self.padded = ""  # the first text such as 007, which is no longer itself as a number
         self.first_other: dict[str, tuple[int, str]] = {}  # of "number" and "date": the first text that is none, and its row
@@ -130,13 +137,38 @@ class Texts:
                 self.counts[text] = n
         self.count += sum(times)
         numbers, (days, day_type) = as_numbers(texts), as_days(texts)
+        other = np.flatnonzero(np.isnan(numbers) & np.isnan(days))
+        if len(other) and self.dress == Dress():
+            self.dress = find(texts[i] for i in other)
+        if len(other) and self.dress.notation:
+            worn = [texts[i] for i in other]
+            numbers[other] = numbers_in(worn, self.dress.notation)
+            days[other], worn_type = days_in(worn, self.dress.notation)
+            day_type = max(day_type, worn_type)
+        self._count_dress(numbers if "#" in self.dress.notation else days, other, texts, times)
         self.day_type = max(self.day_type, day_type)
         for what, values, into in (("number", numbers, self.numbers), ("date", days, self.days)):
             into.add(np.append(values, np.nan)[index], row)
             self._others(what, np.isnan(values), texts, index, row)
         if not self.others["number"]:
-            self.integers = self.integers and all(INTEGER.fullmatch(t.strip()) for t in texts)
+            mark = self.dress.notation.partition("#")[2][:1] or "."
+            whole = (INTEGER.fullmatch(t.strip()) or (x.is_integer() and mark not in t and "e" not in t.lower())
+                     for t, x in zip(texts, numbers.tolist(), strict=True))  # fmt: skip
+            self.integers = self.integers and all(whole)
             self.padded = self.padded or next((t for t in texts if _padded(t)), "")
+
+    def _count_dress(self, values: np.ndarray, other: np.ndarray, texts: list[str], times: list[int]) -> None:
+        dressed = np.zeros(len(texts), bool)
+        dressed[other] = True
+        kept = dict.fromkeys(("plain", "dressed"), (0, ""))
+        for name, here in (("plain", ~dressed), ("dressed", dressed)):
+            which = np.flatnonzero(here & ~np.isnan(values))
+            held, first = getattr(self, name)
+            if len(which):
+                kept[name] = held + sum(times[i] for i in which), first or texts[which[0]]
+            else:
+                kept[name] = held, first
+        self.plain, self.dressed = kept["plain"], kept["dressed"]
 
     def _others(self, what: str, other: np.ndarray, texts: list[str], index: np.ndarray, row: int) -> None:
         rows = np.flatnonzero(np.append(other, False)[index])
@@ -147,6 +179,15 @@ class Texts:
     @property
     def distinct(self) -> int:
         return len(self.counts)
+
+    def unread(self, what: str) -> list[str]:
+        """Returns the different texts that are no number, or no date (those counted, in the order of their rows)."""
+        held = list(self.counts)
+        plain = as_numbers(held) if what == "number" else as_days(held)[0]
+        left = [held[i] for i in np.flatnonzero(np.isnan(plain))]
+        notation = self.dress.notation
+        worn = numbers_in(left, notation) if what == "number" else days_in(left, notation)[0]
+        return [text for text, value in zip(left, worn, strict=True) if np.isnan(value)]
 
     @property
     def share_different(self) -> float:
@@ -165,6 +206,7 @@ class Seen:
         self.problem = ""
         self.tokens: dict[str, int] = {}
         self.numbers, self.texts = Numbers(), Texts()
+        self.days = Numbers(DATE_SENTINELS)
 
     def add(self, cells: Cells | str) -> None:
         if isinstance(cells, str):
@@ -179,6 +221,8 @@ class Seen:
         self._merge_type(cells, row)
         if cells.family == "text":
             self.texts.add(cells.texts, cells.place, row)
+        elif cells.family == "date":
+            self.days.add(cells.numbers, row)
         else:
             self.numbers.add(cells.numbers, row)
 

@@ -7,12 +7,14 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from taut.data.column import LEVEL_KINDS, Column, entry_problems, nearest_to, quoted, value_text
+from taut.data.column import LEVEL_KINDS, NUMBER_KINDS, Column, entry_problems, nearest_to, quoted, value_text
 from taut.errors import UsageError, shown
 
+WHOLE = (("levels", 1.0), ("count", 1.0))  # the step that these have unless another is given
 HEADER = """\
 # What each column of the table is. Edit it, then give it with --schema.
-# Kinds: binary, category, ordinal, count, levels, real, positive, date, id (left out), constant (left out).
+# Kinds: binary, category, ordinal, count, levels, real, positive, mixed (a density, and atoms with a probability of their own),
+# date, id (left out), constant (left out). step: the grid of the values; low, high: what they cannot pass.
 """
 
 
@@ -25,6 +27,12 @@ def to_toml(columns: Sequence[Column], missing_values: Sequence[str]) -> str:
             lines.append(f"levels = {_list(column.levels)}")
         elif column.kind == "levels":
             lines += [f"low = {value_text(column.low)}", f"high = {value_text(column.high)}"]
+        elif column.kind == "mixed":
+            lines.append(f"atoms = [{', '.join(map(value_text, column.atoms))}]")
+            ends = {"low": column.low, "high": column.high}
+            lines += [f"{end} = {value_text(v)}" for end, v in ends.items() if column.bounded in (end, "both")]
+        if column.step and column.kind in NUMBER_KINDS and (column.kind, column.step) not in WHOLE:
+            lines.append(f"step = {value_text(column.step)}")
     return "\n".join(lines) + "\n"
 
 

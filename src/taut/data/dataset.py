@@ -21,6 +21,7 @@ import torch
 from taut.data.array_notes import array_notes, drift_notes, few_notes, is_divided_by_255, shared_notes
 from taut.data.column import float_storage
 from taut.data.counts import problems as problems_of_counts
+from taut.data.numeric_notes import number_notes
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
 from taut.data.schema import (
@@ -32,6 +33,7 @@ from taut.data.schema import (
     has_gaps,
     infer,
     integers_only,
+    outside_levels,
     problems,
 )
 from taut.data.sparse import SparseRows, only_counts
@@ -256,18 +258,26 @@ def _dataset(
     copies: Copies,
 ) -> Dataset:
     (train, validation, test), (of_train, of_validation, of_test) = rows, labels
-    told = (*(line for s in sources for line in s.notes), *notes, *few_notes(len(train), schema))
+    told = (*(line for s in sources for line in s.notes), *notes, *number_notes(train, schema), *few_notes(len(train), schema))
     name = sources[0].name
     labelled = (of_train, of_validation, of_test)
     return Dataset(schema, train, validation, test, *labelled, told, mark, name, binarize, streamed, copies.divided)
 
 
 class New(NamedTuple):
-    """New data for a trained model: its rows, what a person should know of them, and the table they came from, if one."""
+    """New data for a trained model.
+
+    Args:
+        rows: Its rows; a value that the model gives no probability at all is missing in them.
+        notes: What a person should know of them.
+        table: The table they came from, if one.
+        impossible: Numbers of the rows that held such a value: their log p(x) is minus infinity.
+    """
 
     rows: Rows
     notes: tuple[str, ...]
     table: Any = None
+    impossible: tuple[int, ...] = ()
 
 
 def check_against(
@@ -310,7 +320,11 @@ def check_against(
     if wrong := _problems(array, shape_matters, where, binarize, training=False):
         raise DataError(wrong)
     rows = torch.from_numpy(_stored(array, seen, binarize))
-    notes = (*notes, *drift_notes(array, schema))
+    notes = (
+        *notes,
+        *outside_levels(array, schema, where, "log p(x) of their rows is finite, but low; {} to expect them"),
+        *drift_notes(array, schema),
+    )
     return New(_fixed_bits(rows, seed, "test") if binarize == "dynamic" else rows, notes)
 
 
@@ -385,7 +399,7 @@ def _grey_schema(array: np.ndarray, kind: Kind | None, levels: tuple[int, int] |
 def _problems(array: np.ndarray, schema: Schema, name: str, binarize: str, *, training: bool) -> list[str]:
     min_rows = MIN_ROWS if training else 1
     if binarize == "none":
-        return problems(array, schema, name, min_rows, training=training)
+        return problems(array, schema, name, min_rows, training=training, beyond=not training)
     grey = _grey_schema(array, None, None)
     grey = Schema(grey.kind, schema.event_shape, grey.low, grey.high)
     lines = problems(array, grey, name, min_rows, training=False)  # a pixel that is always black is fine as a bit

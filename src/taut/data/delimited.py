@@ -1,4 +1,4 @@
-"""Reads delimited text (.csv, .tsv, .txt, also gzipped) as a table of text: what a column means is decided elsewhere.
+"""Reads delimited text (.csv, .tsv, .txt, also packed) as a table of text: what a column means is decided elsewhere.
 
 pyarrow reads fast but forgives much: a quote that is never closed swallows the rest of the file, and text after a closing
 quote is glued on. So a file with quotes, or with as many rows as it should not have, is also read by Python's strict reader,
@@ -7,20 +7,24 @@ which knows the lines at fault.
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
-import re
+import lzma
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from taut.data.column import MISSING
+from taut.data.column import MISSING, quoted
+from taut.data.dialect import NUMBER, before_header, plain, repeats_a_row
 from taut.errors import DataError, UsageError, shown
+from taut.memory import check_fits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +36,6 @@ BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-
 MAX_BYTES = 16 * 2**30
 SAMPLE_BYTES, SAMPLE_ROWS = 2**18, 1000
 LISTED = 10
-NUMBER = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*")
 GROUPED_BY_COMMA = r"^[+-]?[1-9]\d{0,2}(,\d{3})+$"  # 1,234 is 1.234 in one country and 1234 in another
 GROUPED_BY_POINT = r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$"
 POINTS_AND_COMMAS = r"^[+-]?[\d.,]*\d[\d.,]*([eE][+-]?\d+)?$"
@@ -44,18 +47,21 @@ def read_csv(
     delimiter: str | None = None,
     decimal: str | None = None,
     encoding: str | None = None,
+    header: bool | None = None,
     missing_values: Sequence[str] = (),
 ) -> tuple[pa.Table, list[str]]:
     """Returns the file as a table whose columns are all text, and notes on how it was read.
 
-    The first line names the columns. Numbers with a decimal comma come out with a point where a whole column is such
-    numbers; every other value comes out as it stands in the file.
+    The first line names the columns, but for what stands before it (``taut.data.dialect``). Numbers with a decimal comma come
+    out with a point where a whole column is such numbers; every other value comes out as it stands in the file.
 
     Args:
         path: The file; gzipped ones are known by their content.
         delimiter: Character between fields (or ``"tab"``); ``None`` finds which of comma, semicolon, tab and bar.
         decimal: ``"."`` or ``","``; ``None`` finds out.
         encoding: A name that Python knows; ``None`` is UTF-8, or what a byte order mark says.
+        header: Whether the first line names the columns; without one they are named 0, 1, ... ``None`` believes so, but refuses
+            names that are values of their columns.
         missing_values: Texts that stand for a missing entry besides the usual: a column of numbers may hold them.
 
     Fails:
@@ -71,13 +77,19 @@ def read_csv(
     data = _utf8(_bytes(path, where), encoding, where).rstrip(b"\r\n")
     if not data.strip():
         raise DataError(f"{where}: is empty; give a file whose first line names the columns")
+    data, said, notes = plain(data, delimiter)
     with _long_fields():
-        between = delimiter or _sniffed(data)
-        table, notes = _parsed(data, between, where, delimiter is None)
+        between = said or _sniffed(data)
+        if header is not False and (skipped := before_header(data, between)):
+            notes.append(f"{skipped} lines before the header were skipped")
+            data = data.split(b"\n", skipped)[skipped]
+        table, told = _parsed(data, between, where, delimiter is None, header)
+    if decimal == ".":
+        table = _ungrouped(table, {*MISSING, *missing_values})
     table, comma, unsure = _with_points(table, decimal, {*MISSING, *missing_values})
-    found = [f"delimiter {'tab' if between == chr(9) else repr(between)}"] if delimiter is None and between != "," else []
+    found = [f"delimiter {'tab' if between == chr(9) else repr(between)}"] if said is None and between != "," else []
     found += ["decimal comma"] if decimal is None and comma else []
-    notes = ([f"read with {' and '.join(found)}"] if found else []) + notes + unsure
+    notes += ([f"read with {' and '.join(found)}"] if found else []) + told + unsure
     return table, [f"{where}: {note}" for note in notes]
 
 
@@ -92,20 +104,47 @@ def _long_fields() -> Iterator[None]:
 
 
 def _bytes(path: Path, where: str) -> bytes:
+    """Returns what a file holds, unpacked; how it is packed is known by its first bytes."""
     with path.open("rb") as stream:
-        packed = stream.read(2) == b"\x1f\x8b"
+        magic = stream.read(6)
         stream.seek(0)
-        if not packed:
-            return stream.read()
-        data = bytearray()
         try:
-            with gzip.GzipFile(fileobj=stream) as plain:
-                while (piece := plain.read(2**24)) and len(data) <= MAX_BYTES:
-                    data += piece
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            if magic.startswith(b"\x1f\x8b"):
+                return _unpacked(gzip.GzipFile(fileobj=stream), where)
+            if magic.startswith(b"BZh"):
+                return _unpacked(bz2.BZ2File(stream), where)
+            if magic.startswith(b"\xfd7zXZ\0"):
+                return _unpacked(lzma.LZMAFile(stream), where)
+            if magic.startswith(b"PK\x03\x04"):
+                return _from_zip(stream, where)
+        except (gzip.BadGzipFile, zlib.error, EOFError, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
             raise DataError(f"{where}: is truncated or damaged ({shown(error)}); write or download it again") from error
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{where}: unpacks to more than 16 GiB; convert it to Parquet if that is meant")
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise DataError(f"{where}: is truncated or damaged ({shown(error)}); write or download it again") from error
+        return stream.read()
+
+
+def _from_zip(stream: io.BufferedReader, where: str) -> bytes:
+    with zipfile.ZipFile(stream) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        if len(names) != 1:
+            held = ", ".join(shown(name) for name in names[:5]) or "nothing"
+            raise DataError(f"{where}: holds {len(names)} files ({held}); give an archive of one table, or unpack it")
+        with archive.open(names[0]) as member:
+            return _unpacked(cast(io.BufferedIOBase, member), where)
+
+
+def _unpacked(stream: io.BufferedIOBase, where: str) -> bytes:
+    """Reads a piece at a time: a few bytes may unpack to more than there is memory."""
+    data = bytearray()
+    with stream:
+        while piece := stream.read(2**24):
+            data += piece
+            if len(data) > MAX_BYTES:
+                raise DataError(f"{where}: unpacks to more than 16 GiB; convert it to Parquet if that is meant")
+            check_fits(len(data), where, "convert it to Parquet, which can stay on the disk (--stream)")
     return bytes(data)
 
 
@@ -167,11 +206,11 @@ def _sniffed(data: bytes) -> str:
         return ","
 
 
-def _parsed(data: bytes, delimiter: str, where: str, sniffed: bool) -> tuple[pa.Table, list[str]]:
+def _parsed(data: bytes, delimiter: str, where: str, sniffed: bool, header: bool | None) -> tuple[pa.Table, list[str]]:
     import pyarrow as pa
     import pyarrow.csv
 
-    names, notes = _names(data, delimiter, where)
+    names, named, notes = _names(data, delimiter, where, header)
     fields = list(map(str, range(len(names))))  # names may repeat, so the header is read as a row, and cut off
     try:
         table = pyarrow.csv.read_csv(
@@ -183,34 +222,76 @@ def _parsed(data: bytes, delimiter: str, where: str, sniffed: bool) -> tuple[pa.
         rows, failure = table.num_rows, "is read differently by two readers"
     except pa.ArrowInvalid as error:
         rows, failure = -1, f"cannot be read ({shown(error)})"
-    problems = _name_problems(names)
+    problems: list[str] = []
     if b'"' in data or rows != data.count(b"\n") + 1:
-        strict_rows, blank, more = _strictly(data, delimiter, len(names))
-        problems += more
+        strict_rows, blank, problems = _strictly(data, delimiter, len(names))
+        more = problems
         if more and sniffed and delimiter != ",":
             problems.append(f"the delimiter {delimiter!r} was found from the first rows; --delimiter gives another")
         if not problems and rows != strict_rows:
             problems = [f"{failure}; check its quotes and line ends, or save it again"]
         notes += [f"{blank} blank lines were skipped"] if blank else []
     if problems:
-        raise DataError([f"{where}: {problem}" for problem in problems])
-    if rows == 1:
+        raise DataError([f"{where}: {problem}" for problem in _name_problems(names) + problems])
+    table = table.slice(1) if named else table
+    if not table.num_rows:
         raise DataError(f"{where}: has a header but no rows; give a file with at least one row of data")
-    return table.slice(1).rename_columns(names), notes
+    table, names, lines = _without_nameless(table, names)
+    problems = _name_problems(names)
+    if named and header is None and not problems:
+        problems, doubts = _row_for_names(table, names)
+        lines += doubts
+    if problems:
+        raise DataError([f"{where}: {problem}" for problem in problems])
+    return table.rename_columns(names), notes + lines
 
 
-def _names(data: bytes, delimiter: str, where: str) -> tuple[list[str], list[str]]:
+def _without_nameless(table: pa.Table, names: list[str]) -> tuple[pa.Table, list[str], list[str]]:
+    """Leaves an empty last column out, and names a first one without name that numbers or names the rows: an index."""
+    import pyarrow.compute as pc
+
+    lines = []
+    if len(names) > 1 and not names[-1] and pc.all(pc.equal(pc.utf8_trim_whitespace(table.column(-1)), "")).as_py():
+        table, names = table.select(range(len(names) - 1)), names[:-1]
+        lines.append("each line ends with a delimiter; the empty last column was left out")
+    if not names[0] and "index" not in names and pc.count_distinct(table.column(0)).as_py() == table.num_rows:
+        names = ["index", *names[1:]]
+        lines.append("column 0 (from 0) has no name and names the rows; it is called 'index'")
+    return table, names, lines
+
+
+def _row_for_names(table: pa.Table, names: list[str]) -> tuple[list[str], list[str]]:
+    """Returns what is wrong with a first line that is a row, and what to know of one that may be."""
+    if names == list(map(str, range(len(names)))):
+        return [], []
+    first = [column.slice(0, SAMPLE_ROWS).to_pylist() for column in table.columns]
+    same = repeats_a_row(names, [[text.strip() for text in column] for column in first])
+    if not same:
+        return [], []
+    numbers = any(NUMBER.fullmatch(names[i]) for i in same)
+    which = f"line 1: {quoted(names[same[0]])} names column {same[0]} (from 0) and is also one of its values"
+    ways = "--no-header if line 1 is a row, --header if it names the columns"
+    certain = numbers or 1 < len(same) >= len(names) / 2
+    return ([f"{which}; {ways}"], []) if certain else ([], [f"{which}; {ways}"])
+
+
+def _names(data: bytes, delimiter: str, where: str, header: bool | None) -> tuple[list[str], bool, list[str]]:
+    """Returns the names, whether they are the first line, and notes."""
     reader = csv.reader(_lines(data), delimiter=delimiter)
     try:
         names = [name.strip() for name in next(filter(None, reader))]
     except csv.Error as error:
         raise DataError(f"{where}: line 1: {_broken(error)}") from error
-    if len(names) >= 3 and names == list(map(str, range(len(names)))):  # pandas writes an array so
-        return names, [f"the columns are named by their numbers, 0 to {len(names) - 1}"]
-    if all(NUMBER.fullmatch(name) for name in names):
+    numbered = list(map(str, range(len(names))))
+    if header is False and names != numbered:  # what taut writes of such a table has its names
+        return numbered, False, [f"no header: the columns are named 0 to {len(names) - 1}"]
+    if len(names) >= 3 and names == numbered:  # pandas writes an array so
+        return names, True, [f"the columns are named by their numbers, 0 to {len(names) - 1}"]
+    if header is None and all(NUMBER.fullmatch(name) for name in names):
         some = shown(", ".join(names[:3])) + ", ..." * (len(names) > 3)
-        raise DataError(f"{where}: line 1 holds only numbers ({some}): a header is missing; add a first line with names")
-    return names, []
+        mend = "--no-header, or add a first line with names"
+        raise DataError(f"{where}: line 1 holds only numbers ({some}): a header is missing; {mend}")
+    return names, True, []
 
 
 def _lines(data: bytes) -> io.TextIOWrapper:
@@ -285,7 +366,7 @@ def _with_points(table: pa.Table, decimal: str | None, missing: set[str]) -> tup
 
     if decimal == ".":
         return table, False, []
-    commas, notes, sure = [], [], decimal == ","
+    commas, notes, sure, grouped = [], [], decimal == ",", False
     for i, column in enumerate(table.columns):
         if not _all(column.slice(0, SAMPLE_ROWS), POINTS_AND_COMMAS, missing) or not _any(column, ","):
             continue
@@ -293,19 +374,31 @@ def _with_points(table: pa.Table, decimal: str | None, missing: set[str]) -> tup
             commas.append(i)
             sure = sure or not _all(column.filter(pc.match_substring(column, ",")), GROUPED_BY_COMMA, missing)
         elif _all(column, POINTS_AND_COMMAS, missing):
-            read = f"holds points and commas in numbers, such as {_example(column, ',')}, and is read as text"
-            notes.append(f"column {shown(table.column_names[i])} {read}; remove what groups the thousands")
+            grouped = True  # such texts are understood later, by all that the column holds
     for i, name in enumerate(table.column_names):
         column = table.column(i)
         if sure and i in commas:
             table = table.set_column(i, name, pc.replace_substring(column, ",", "."))
         elif i in commas:
             read = f"holds numbers such as {_example(column, ',')}, and is read as text"
-            notes.append(f"column {shown(name)} {read}; --decimal , if that is a decimal comma, else remove the commas")
-        elif (sure or notes) and _any(column, ".") and _all(column, GROUPED_BY_POINT, missing):
+            notes.append(
+                f"column {shown(name)} {read}; --decimal , if that is a decimal comma, --decimal . if it groups thousands"
+            )
+        elif (sure or notes or grouped) and _any(column, ".") and _all(column, GROUPED_BY_POINT, missing):
             read = f"holds numbers such as {_example(column, '.')}, read with a decimal point although other columns hold commas"
             notes.append(f"column {shown(name)} {read}; remove the points if they group thousands")
     return table, sure and bool(commas), notes
+
+
+def _ungrouped(table: pa.Table, missing: set[str]) -> pa.Table:
+    """Returns the table without the commas that group thousands, where a column holds nothing else."""
+    import pyarrow.compute as pc
+
+    for i, name in enumerate(table.column_names):
+        column = table.column(i)
+        if _any(column, ",") and _all(column.filter(pc.match_substring(column, ",")), GROUPED_BY_COMMA, missing):
+            table = table.set_column(i, name, pc.replace_substring(column, ",", ""))
+    return table
 
 
 def _any(column: pa.ChunkedArray, character: str) -> bool:

@@ -16,6 +16,7 @@ import torch
 from taut.data.column import Column, float_storage
 from taut.data.counts import problems as count_problems
 from taut.data.dataset import MIN_ROWS, Dataset
+from taut.data.numeric_notes import number_notes
 from taut.data.schema import Kind, Schema, infer, listing, problems
 from taut.data.sparse import SparseRows
 from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_hashes
@@ -82,7 +83,20 @@ def _share(rows: int, validation: float) -> float:
 def _dataset(schema: Schema, parts: Sequence[Any], notes: Sequence[str], mark: str, copies: Copies) -> Dataset:
     train, validation, test = parts
     divided = copies.divided
-    return Dataset(schema, train, validation, test, None, None, None, tuple(notes), mark, "", "none", divided=divided)
+    return Dataset(
+        schema,
+        train,
+        validation,
+        test,
+        None,
+        None,
+        None,
+        (*notes, *number_notes(train, schema)),
+        mark,
+        "",
+        "none",
+        divided=divided,
+    )
 
 
 def as_table(array: np.ndarray, columns: Sequence[Column]) -> Any:

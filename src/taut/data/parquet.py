@@ -25,12 +25,14 @@ from taut.errors import DataError, shown
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ParquetRows", "block_order", "num_bytes", "read_parquet", "row_groups"]
+__all__ = ["Mark", "ParquetRows", "block_order", "marks", "num_bytes", "read_parquet", "row_groups"]
 
 SUFFIXES = (".parquet", ".pq")
 MAX_ROWS = 65_536  # of a piece; a larger row group is read in several
 ADVISED_ROWS, SMALL_ROWS = 50_000, 1000
 INDEX_NAME = re.compile(r"__index_level_\d+__")  # what pandas calls an index that has no name
+
+Mark = tuple[int, int, int] | None  # inode, size and time of the last change of a file
 
 NO_STREAM: tuple[int, Iterator[Any]] = (-1, iter(()))
 
@@ -65,13 +67,17 @@ def num_bytes(path: Path) -> int:
     return 4 * int(pieces.starts[-1]) * len(pieces.columns)
 
 
-def row_groups(path: Path) -> Iterator[pa.Table]:
+def row_groups(path: Path, marks: Sequence[Mark] = ()) -> Iterator[pa.Table]:
     """Yields the rows in tables of at most 65,536, one or more for each row group.
 
+    Args:
+        path: A file, or a folder of them.
+        marks: Of the files, where they were read before.
+
     Fails:
-        DataError: as ``read_parquet``.
+        DataError: as ``read_parquet``, or a file has changed since.
     """
-    pieces = _Pieces([path])
+    pieces = _Pieces([path], marks)
     return (pieces.read(i) for i in range(len(pieces)))
 
 
@@ -84,12 +90,13 @@ class ParquetRows:
         num_columns: C, the columns that ``encode`` gives.
         rows: The ascending numbers of the rows that belong to this part; ``None`` for all.
         cache: How many pieces (row groups, or runs of 65,536 rows of larger ones) are kept as codes: those last used.
+        marks: Of the files, where they were read before.
 
     ``blocks`` are the boundaries of the pieces in the numbers of these rows, for ``block_order``; ``notes`` says what makes
     reading slow.
 
     Fails:
-        DataError: as ``read_parquet``; a damaged row group when it is read.
+        DataError: as ``read_parquet``; a damaged row group, or a file that has changed, when it is read.
     """
 
     dtype = torch.float32
@@ -101,8 +108,9 @@ class ParquetRows:
         num_columns: int,
         rows: np.ndarray | None = None,
         cache: int = 8,
+        marks: Sequence[Mark] = (),
     ) -> None:
-        self._pieces = _Pieces([paths] if isinstance(paths, Path) else list(paths))
+        self._pieces = _Pieces([paths] if isinstance(paths, Path) else list(paths), marks)
         self._encode = encode
         self._num_columns = num_columns
         self._rows = rows
@@ -198,8 +206,13 @@ def block_order(blocks: np.ndarray, window: int, generator: torch.Generator) -> 
 class _Pieces:
     """Creates the list of what is read at once: a row group, or a run of 65,536 rows of a larger one."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], marks: Sequence[Mark] = ()) -> None:
         self.files = [file for path in paths for file in _files(path)]
+        self.marks = list(marks) or [_mark(file) for file in self.files]
+        if len(self.marks) != len(self.files):
+            raise DataError(f"{shown(paths[0])}: files came or went while it was read; give back the original folder")
+        for file in range(len(self.files)):
+            self._check_same(file)
         self.metadata, names = _metadata(self.files)
         self.columns = [i for i, name in enumerate(names) if not INDEX_NAME.fullmatch(name)]
         groups = [
@@ -221,6 +234,7 @@ class _Pieces:
     def read(self, i: int) -> pa.Table:
         file, group, start = self.places[i]
         rows = self.metadata[file].row_group(group).num_rows
+        self._check_same(file)
         with _damage(self.files[file], group, self.metadata[file]):
             if rows <= MAX_ROWS:
                 with _open(self.files[file], self.metadata[file]) as opened:
@@ -229,7 +243,14 @@ class _Pieces:
                 table = self._streamed(i, start // MAX_ROWS)
                 if start + MAX_ROWS >= rows:
                     self.stream = NO_STREAM
+        self._check_same(file)
         return table.select(self.columns)
+
+    def _check_same(self, file: int) -> None:
+        """Refuses a file that was written, or replaced, since it was opened first: its rows are not those that were checked."""
+        path = self.files[file]
+        if _mark(path) != self.marks[file]:
+            raise DataError(f"{shown(path)}: has changed while it was read; give back the original file or start a new run")
 
     def _streamed(self, i: int, before: int) -> pa.Table:
         """Reads on where the last run of the same row group ended, because a row group can only be read from its start."""
@@ -243,6 +264,20 @@ class _Pieces:
         table = next(tables)
         self.stream = (i + 1, tables)
         return table
+
+
+def marks(path: Path) -> tuple[Mark, ...]:
+    """Returns what tells whether the files of a source change from now on, while they are read again and again."""
+    return tuple(_mark(file) for file in _files(path))
+
+
+def _mark(file: Path) -> Mark:
+    """Returns what changes when a file is written or replaced; nothing where it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _files(path: Path) -> list[Path]:

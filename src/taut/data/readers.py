@@ -34,7 +34,7 @@ SUPPORTED = (
     ".csv, .tsv (also .gz), .parquet, .npy, .npz, .h5ad, idx files (-ubyte, .idx, also .gz), a folder of images or of Parquet"
     " files, digits, openml:NAME"
 )
-TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
+TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.(gz|zip|bz2|xz))?$", re.IGNORECASE)
 PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".joblib"}
 IDX_NAME = re.compile(r"(\.idx|[.-]idx\d(-\w+)?|-ubyte)$|\.gz$", re.IGNORECASE)
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -54,6 +54,7 @@ class Streamed(NamedTuple):
     """A Parquet file, or a folder of them, that is read again and again in place of being held in memory."""
 
     path: Path
+    marks: tuple[tuple[int, int, int] | None, ...] = ()  # of its files, to see that they do not change
 
 
 class Source(NamedTuple):
@@ -84,6 +85,7 @@ class Options:
         delimiter: Of a text table; by default the one that is found.
         decimal: "." or ",", likewise.
         encoding: Of a text table; by default UTF-8, or what its first bytes say.
+        header: Whether its first line names the columns; by default it does, unless it looks like a row.
         layer: Which matrix of an .h5ad file: a layer, or raw.
         resize: Height and width that images are scaled to.
         crop: Whether the centre of an image is cut out, in place of changing its proportions.
@@ -95,6 +97,7 @@ class Options:
     delimiter: str | None = None
     decimal: str | None = None
     encoding: str | None = None
+    header: bool | None = None
     layer: str | None = None
     resize: tuple[int, int] | None = None
     crop: bool = False
@@ -113,7 +116,7 @@ class Options:
 
 AS_FOUND = Options()
 _MEANT_FOR: dict[str, tuple[str, ...]] = {
-    "text tables": ("delimiter", "decimal", "encoding"),
+    "text tables": ("delimiter", "decimal", "encoding", "header"),
     "Parquet files": ("stream",),
     "images": ("resize", "crop", "alpha", "skip_bad"),
     ".h5ad files": ("layer",),
@@ -198,7 +201,13 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
         from taut.data.delimited import read_csv
 
         check_fits(size, shown(path), "convert it to Parquet, which can stay on the disk (--stream)")
-        table, notes = read_csv(path, delimiter=options.delimiter, decimal=options.decimal, encoding=options.encoding)
+        table, notes = read_csv(
+            path,
+            delimiter=options.delimiter,
+            decimal=options.decimal,
+            encoding=options.encoding,
+            header=options.header,
+        )
         return Source(table, None, name, tuple(notes))
     if kind == "Parquet files":
         return _read_parquet(path, options.stream, name)
@@ -218,11 +227,11 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
 
 
 def _read_parquet(path: Path, stream: bool | None, name: str) -> Source:
-    from taut.data.parquet import num_bytes, read_parquet
+    from taut.data.parquet import marks, num_bytes, read_parquet
 
     if stream is None:
         stream = num_bytes(path) > _free_memory() / 4
-    return Source(Streamed(path) if stream else read_parquet(path), None, name)
+    return Source(Streamed(path, marks(path)) if stream else read_parquet(path), None, name)
 
 
 def _free_memory() -> int:

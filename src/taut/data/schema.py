@@ -171,7 +171,9 @@ def has_gaps(array: np.ndarray) -> bool:
     return array.dtype.kind == "f" and array.ndim == 2 and any(bool(np.isnan(x).any()) for x in chunks(array))
 
 
-def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *, training: bool = True) -> list[str]:
+def problems(
+    array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *, training: bool = True, beyond: bool = False
+) -> list[str]:
     """Returns everything that keeps ``array`` from being data of ``schema``: a line each with count, place and mend.
 
     Args:
@@ -180,6 +182,7 @@ def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *,
         name: What to call the data in the lines.
         min_rows: Fewest rows allowed.
         training: Also refuse what one can score but not learn from: constant columns and identical rows.
+        beyond: Whether integers in rows of columns may lie outside the levels, as those of new data may.
     """
     lines = []
     if array.shape[1:] != schema.event_shape:
@@ -192,6 +195,8 @@ def problems(array: np.ndarray, schema: Schema, name: str, min_rows: int = 1, *,
             lines += found(name, array, np.isnan, "NaN", "only rows of a table can have gaps, so fill them or drop those data")
         lines += found(name, array, np.isinf, "infinite", "replace them or drop the rows")
     lines += _outside(array, schema, name)
+    if not beyond or array.ndim > 2:
+        lines += outside_levels(array, schema, name, "correct them, or {}")
     if training and len(array) > 1:
         if all((rows == array[0]).all() for rows in chunks(array)):
             lines.append(f"{name}: all {len(array)} rows are identical, there is nothing to learn; check how they were saved")
@@ -238,18 +243,23 @@ def _outside(array: np.ndarray, schema: Schema, name: str) -> list[str]:
             f"{name}: levels {low:.0f}..{high:.0f} are too large to be told apart in {np.dtype(float_storage()).name};"
             f" subtract {low:.0f}"
         )
-    smallest, largest = _finite_range(array)
-    scaled = smallest >= 0 and largest <= 1
     if array.dtype.kind == "f":
+        smallest, largest = _finite_range(array)
+        scaled = smallest >= 0 and largest <= 1
         mend = f"multiply by {high if high > 1 else 255:g} and round if they were divided by it" if scaled else "use --kind real"
         lines += found(name, array, lambda x: np.isfinite(x) & (x != np.trunc(x)), "not integers", mend)
-    if low <= smallest and largest <= high:
-        return lines
+    return lines
+
+
+def outside_levels(array: np.ndarray, schema: Schema, name: str, mend: str) -> list[str]:
+    """Returns a line if integers lie outside the levels of a schema; ``{}`` in the mend is what would make them levels."""
+    low, high, (smallest, largest) = schema.low, schema.high, _finite_range(array)
+    if schema.kind != "levels" or (low <= smallest and largest <= high):
+        return []
     wider = math.floor(min(low, smallest)), math.ceil(max(high, largest))
     remedy = f"train with --levels {wider[0]}:{wider[1]}" if wider[1] - wider[0] < MAX_LEVELS else "use --kind real"
     outside = f"outside the levels {low:g}..{high:g}"
-    mend = f"correct them, or {remedy}"
-    return lines + found(name, array, lambda x: np.isfinite(x) & ((x < low) | (x > high)), outside, mend)
+    return found(name, array, lambda x: np.isfinite(x) & ((x < low) | (x > high)), outside, mend.format(remedy))
 
 
 def _outside_real(array: np.ndarray, schema: Schema, name: str) -> list[str]:

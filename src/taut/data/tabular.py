@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from taut.data.column import Column, float_storage
+from taut.data.column import LEVEL_KINDS, Column, float_storage
 from taut.data.columns import decode, encode, from_toml, infer
 from taut.data.columns_cells import Tokens, read_cells
 from taut.data.parquet import ParquetRows, row_groups
@@ -85,8 +86,9 @@ def prepare_tables(
     if wrong:
         raise DataError(wrong)
     schema = replace(schema, missing=schema.missing or bool(coded[0].missing))
-    copies = copies_of(coded[0].hashes, *fractions, by, by_nature=all(c.discrete for c in schema.modelled))
-    parts = split_hashes(coded[0].hashes, *fractions, copies.most)
+    with _causes(notes):
+        copies = copies_of(coded[0].hashes, *fractions, by, by_nature=all(c.discrete for c in schema.modelled))
+        parts = split_hashes(coded[0].hashes, *fractions, copies.most)
     rows: list[Rows] = [_subset(coded[0].rows, part) for part in parts]
     if len(coded) > 1:
         rows[2] = coded[1].rows
@@ -108,7 +110,7 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
     if not wrong and not modelled:
         wrong = [f"{name}: no column is left to model; say what the columns are with --schema FILE (taut check DATA --out FILE)"]
     if wrong:
-        raise DataError(wrong)
+        raise DataError([*wrong, *_left_out(notes)])
     for wanted in asked.condition:
         if wanted not in modelled:
             known = ", ".join(shown(m) for m in modelled[:20])
@@ -119,6 +121,19 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
         raise UsageError("--condition names every column: none is left to model")
     schema = Schema("table", (len(modelled),), 0.0, 0.0, False, tuple(columns), asked.condition, tuple(missing_values))
     return schema, notes
+
+
+@contextmanager
+def _causes(notes: Sequence[str]) -> Iterator[None]:
+    """Too few different rows may be so because of what was left out, which is said with the error."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError([*error.problems, *_left_out(notes)]) from error
+
+
+def _left_out(notes: Iterable[str]) -> list[str]:
+    return [note for note in notes if "left out" in note or "read as a category" in note]
 
 
 def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str], Any]:
@@ -134,15 +149,16 @@ def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str]
 
 
 def to_table(values: Any, columns: Sequence[Column]) -> Any:
-    """Returns the table of codes (N, C) that a model made: whole numbers where the data are whole, texts, dates.
+    """Returns the table of codes (N, C) that a model made: on the grid and in the range of the data, texts, dates.
 
     Args:
         values: An array or a tensor of codes; NaN becomes null.
         columns: The columns that they are of.
     """
-    whole = np.array([c.type == "int" or c.kind in ("count", "levels") for c in columns])
-    array = np.asarray(values, np.float64)
-    return decode(np.where(whole, np.round(array), array), columns)
+    array = np.asarray(values, np.float64).copy()
+    for j, column in enumerate(columns):
+        array[:, j] = array[:, j] if column.kind in LEVEL_KINDS else column.settled(array[:, j])
+    return decode(array, columns)
 
 
 def fill(table: Any, values: Any, schema: Schema) -> Any:
@@ -193,7 +209,7 @@ def _text(path: Path) -> str:
 
 
 def _pieces(source: Any) -> Iterable[Any]:
-    return row_groups(source.path) if isinstance(source, Streamed) else [source]
+    return row_groups(source.path, source.marks) if isinstance(source, Streamed) else [source]
 
 
 def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
@@ -220,7 +236,8 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
             kept.append(values)
     rows: Any
     if isinstance(source, Streamed):
-        rows = ParquetRows(source.path, partial(_codes, schema=schema, name=name), len(schema.modelled))
+        code = partial(_codes, schema=schema, name=name)
+        rows = ParquetRows(source.path, code, len(schema.modelled), marks=source.marks)
         notes += rows.notes
     else:
         rows = torch.from_numpy(np.concatenate(kept))
@@ -250,6 +267,6 @@ def _told(coded: Sequence[_Coded], num_columns: int, copies: Copies) -> Iterator
 
 
 def _fingerprint(hashes: np.ndarray, columns: Sequence[Column]) -> str:
-    digest = blake2b(repr([(c.name, c.kind, c.levels) for c in columns]).encode(), digest_size=16)
+    digest = blake2b(repr([(c.name, c.kind, c.levels, c.offset, c.step) for c in columns]).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(hashes).tobytes())
     return digest.hexdigest()

@@ -54,6 +54,7 @@ PILOT_CHAINS = 8  # at least, so that their variance means something
 ROWS = 1600  # chains x data that move together
 MAX_ELEMENTS = 2**21  # of x in them
 SIMULATED = 256  # data made at a time
+NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
 SPREAD = 0.5  # variance of log w of a datum's chains up to which they agree
 
 
@@ -65,8 +66,9 @@ class Annealed:
         num_chains: C.
         direction: "lower bound in expectation" or, in reverse, "upper bound in expectation".
         log_evidence: The estimate of log p(x).
-        log_evidence_error: Its Monte Carlo standard error by the delta method; NaN for one chain. In reverse the chains of a
-            datum share their start, which it does not see: there only the scatter over data is an honest error.
+        log_evidence_error: Its Monte Carlo standard error, such that 1.96 of it are a 95 % interval; NaN for one chain. In
+            reverse the chains of a datum share their start, which it does not see: there only the scatter over data is an
+            honest error.
         ess: Effective number of chains, between 1 and C.
         spread: Variance of log w over the chains.
         acceptance: Share of the proposals that were accepted, in the mean over temperatures.
@@ -306,13 +308,16 @@ def _transition(path: Path, point: _Point, beta: float, step: Tensor, scale: Ten
     size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]  # jitter: no trajectory is periodic
     momentum = torch.randn_like(point.u)
     start = point.log_density(beta) - 0.5 * momentum.square().sum(-1)
-    new = point
+    new, left = point, torch.zeros_like(point.log_joint, dtype=torch.bool)
     for _ in range(LEAPFROG):
         momentum = momentum + 0.5 * size * scale * new.gradient(beta)
-        new = path.at(new.u + size * scale * momentum)
+        u = new.u + size * scale * momentum
+        left |= ~u.isfinite().all(-1)
+        new = path.at(torch.where(left[..., None], point.u, u))
         momentum = momentum + 0.5 * size * scale * new.gradient(beta)
     log_ratio = new.log_density(beta) - 0.5 * momentum.square().sum(-1) - start
-    accepted = torch.rand_like(log_ratio).log() < log_ratio  # false for NaN: a trajectory that left the numbers is rejected
+    # A trajectory that left the numbers is rejected; the comparison is false for NaN.
+    accepted = (torch.rand_like(log_ratio).log() < log_ratio) & ~left
     return _choose(accepted, new, point), accepted
 
 
@@ -398,7 +403,8 @@ def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Anne
     sign = 1 if exact is None else -1
     log_mean = log_mean_exp(sign * log_w)
     share = (sign * log_w - log_mean).exp() / num_chains
-    error = num_chains * share.std(0) / math.sqrt(num_chains) if num_chains > 1 else torch.full_like(log_mean, math.nan)
+    spread = log_w.var(0) if num_chains > 1 else torch.full_like(log_mean, math.nan)
+    error = _error(num_chains * share, spread)
     moves = len(temperatures) - (exact is None)
     like = torch.ones_like(log_mean)
     return Annealed(
@@ -407,8 +413,29 @@ def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Anne
         (sign * log_mean).cpu(),
         error.cpu(),
         (1 / share.square().sum(0)).cpu(),
-        (log_w.var(0) if num_chains > 1 else torch.full_like(log_mean, math.nan)).cpu(),
+        spread.cpu(),
         (acceptance.mean(0) / moves if moves else like).cpu(),
         (len(temperatures) * like).cpu(),
         (plan.length * like).cpu(),
     )
+
+
+def _error(weight: Tensor, spread: Tensor) -> Tensor:
+    r"""Returns the standard error of the log of a mean of C weights, given relative to it, (C, B).
+
+    It is the larger of the delta method's and that of a log-normal with the variance of log w: few chains seldom hold the large
+    weights that make the first one right. And it is widened so that 1.96 of it are the 95 % of Student's t with C - 1 degrees.
+    """
+    chains = len(weight)
+    if chains < 2:
+        return torch.full_like(spread, math.nan)
+    error = torch.maximum(weight.var(0), torch.expm1(spread)).div(chains).sqrt()
+    return error * _student(chains - 1) / NORMAL
+
+
+def _student(df: int) -> float:
+    """Returns the 97.5 % quantile of Student's t, by its expansion in 1 / df."""
+    z, n = NORMAL, df
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / n + second / n**2 + third / n**3

@@ -149,7 +149,8 @@ def _block(
         mean: Tensor = proposal.mean
     except NotImplementedError:  # a flow, say: the mean of its samples then
         mean = z_sum / num_samples
-    assert low is not None and high is not None
+    assert low is not None
+    assert high is not None
     apart = high - low > NEAR * unit * torch.maximum(low.abs(), high.abs())
     moved = apart.all(-1) if proposal.has_rsample else apart.any(-1)  # a bit may be certain, a real number never is
     rounding = unit * terms.nan_to_num(0.0, 0.0, 0.0).abs().amax((0, 1))
@@ -276,7 +277,7 @@ def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> 
         log_evidence_error=log_evidence_error,
         elbo=log_w.mean(0),
         elbo_error=_error(log_w),
-        gap_error=(_error(influence - log_w).square() + unseen).sqrt(),
+        gap_error=_gap_error(influence, log_w - log_evidence, unseen),
         rate=rate.mean(0),
         rate_error=_error(rate),
         distortion=distortion.mean(0),
@@ -288,6 +289,19 @@ def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> 
         curve_error=torch.stack([*curve_error[:-1], log_evidence_error], 1),
         posterior_mean=mean,
     )
+
+
+def _gap_error(influence: Tensor, log_w: Tensor, unseen: Tensor) -> Tensor:
+    """Returns the standard error of log mean w - mean log w, from the influence of each sample on the first; log w is relative.
+
+    Weights that are nearly equal leave a gap of second order, w - 1 - log w, whose tail is heavier than that of the weights. What
+    each tail probably holds beyond the sample is counted, and the larger of both stands.
+    """
+    k, second = len(influence), influence - log_w
+    largest = second.clamp_min(torch.finfo(second.dtype).tiny).log().topk(min(tail_length(k) + 1, k), dim=0).values
+    unit = largest[0].exp() / k
+    beyond = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
+    return (_error(second).square() + torch.maximum(unseen, beyond)).sqrt()
 
 
 def _error(values: Tensor) -> Tensor:

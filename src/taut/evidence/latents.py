@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 from taut.evidence.annealing import simulate, support_of
-from taut.evidence.gaps import is_real
+from taut.evidence.ascent import is_real
 from taut.evidence.results import ACTIVE, Estimate
 from taut.model import VAE, evaluating
 from taut.seeds import derive, stream

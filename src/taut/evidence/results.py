@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taut.data.rows import Rows, blocks
 from taut.evidence.pareto import threshold
 from taut.types import PerDatum
 
-__all__ = ["METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods", "some_rows"]
+__all__ = [
+    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods",
+    "observed_elements", "some_rows",
+]  # fmt: skip
 
 METHODS = ("importance", "importance_from_optimum", "annealing", "defensive", "enumeration")  # of log p(x), by their numbers
 
@@ -204,11 +208,21 @@ class Evidence:
         }
 
 
-def bits_per_dimension(nats: dict[str, float | None], num_elements: int) -> dict[str, float | None]:
-    """Returns an estimate of log p(x), as ``Estimate.to_dict`` gives it, in bits for each element: there less is better."""
+def bits_per_dimension(nats: dict[str, float | None], num_elements: float) -> dict[str, float | None]:
+    """Returns an estimate of log p(x), as ``Estimate.to_dict`` gives it, in bits for each element: there less is better.
+
+    Args:
+        nats: The estimate, a mean over rows.
+        num_elements: Observed elements of a row, a mean over the same rows: what is missing has no part in log p(x).
+    """
     unit = num_elements * math.log(2)
-    errors = {k: None if (e := nats[k]) is None else e / unit for k in ("mc_error", "test_error")}
-    return {"value": None if nats["value"] is None else -nats["value"] / unit, **errors}
+    errors = {k: None if (e := nats[k]) is None or not unit else e / unit for k in ("mc_error", "test_error")}
+    return {"value": None if nats["value"] is None or not unit else -nats["value"] / unit, **errors}
+
+
+def observed_elements(x: Rows) -> float:
+    """Returns the number of elements of a row that are observed, a mean over the rows."""
+    return float(sum((~block.isnan()).sum() for block in blocks(x))) / max(1, len(x))
 
 
 def count_methods(method: Tensor, known: Tensor) -> dict[str, int]:

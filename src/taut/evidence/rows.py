@@ -30,7 +30,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Multivaria
 
 from taut.data import Rows
 from taut.evidence.annealing import Path, annealing, support_of
-from taut.evidence.gaps import _family, _fit, is_real
+from taut.evidence.ascent import best_members, is_real
 from taut.evidence.importance import Defensive, Given, Proposal, importance, prior_proposal
 from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
 from taut.model import Model, evaluating, frozen
@@ -202,7 +202,8 @@ class _Ladder:
 
     def climb(self, climbing: int, annealed: int, advance: Callable[[int], None]) -> None:
         x, context = self.given(torch.arange(1))
-        draw = self.model.draw(x, context=context, reparameterize=False)
+        with stream(self.seed, "support"):
+            draw = self.model.draw(x, context=context, reparameterize=False)
         support, latent_dim = support_of(draw.prior), draw.z.shape[-1]
         bits = isinstance(draw.prior, Independent) and isinstance(draw.prior.base_dist, Bernoulli)
         if bits and latent_dim <= BITS:
@@ -279,8 +280,8 @@ class _Ladder:
             pilot = self.defended(lambda here, x, context: self.model.encode(x, context))(slice(None), x, context)
             assert isinstance(pilot, Defensive)
             prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
-            weight = self.weights(x, context, pilot, z) + pilot.log_prob(z)
-            z = z.gather(0, weight.argmax(0)[None, :, None].expand(1, *z.shape[1:]))
+            log_joint = self.weights(x, context, pilot, z) + pilot.log_prob(z).cpu().double()
+            z = z.gather(0, log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:]))
             loc = self.ascend(x, context, prior, z)
             factor = torch.diag_embed(prior.sample(torch.Size((100,))).std(0))
             for _ in range(ROUNDS):
@@ -289,7 +290,7 @@ class _Ladder:
                     return _fitted(self.model, x, context, best)
                 pilot = Defensive(best, prior, 0.2)
                 z = pilot.sample(torch.Size((PILOT,)))
-                mean, covariance, arrived = _moments(z.double(), self.weights(x, context, pilot, z))
+                mean, covariance, arrived = _moments(z.cpu().double(), self.weights(x, context, pilot, z))
                 loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
                 if arrived:
                     break
@@ -298,7 +299,7 @@ class _Ladder:
     def weights(self, x: Tensor, context: Tensor | None, q: Distribution, z: Tensor) -> Tensor:
         """Returns the log-weights of samples z (K, B, D) of q; one that is no number is none."""
         draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(q, z))
-        return draw.log_weight.double().nan_to_num(-torch.inf)
+        return draw.log_weight.cpu().double().nan_to_num(-torch.inf)
 
     def ascend(self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor) -> Tensor:
         """Returns where log p(x, z) is large, (B, D), uphill from z, (1, B, D)."""
@@ -318,10 +319,9 @@ class _Ladder:
             x, context = self.given(rows)
             with stream(self.seed, "check", first // BLOCK):
                 prior = prior_proposal(self.model)(slice(None), x, context)
-                z = prior.sample(shape)
-                draw = self.model.draw(x, CHECK, context=context, reparameterize=False, posterior=Given(prior, z))
-                seen = log_mean_exp(draw.log_likelihood.double().nan_to_num(-torch.inf)).cpu()
-            self.reliable[rows] &= seen < self.value[rows] + SURPRISE + 4 * self.error[rows]
+                seen = log_mean_exp(self.weights(x, context, prior, prior.sample(shape)))
+            usual = seen < self.value[rows] + SURPRISE + 4 * self.error[rows]
+            self.reliable[rows] &= usual | torch.isneginf(self.first.khat[rows])  # equal weights are better evidence
 
     def enumerate(self, latent_dim: int) -> None:
         """Sums over all values of the bits."""
@@ -335,8 +335,8 @@ class _Ladder:
             for some in codes.to(self.device).split(step):
                 z = some[:, None].expand(-1, len(x), -1)
                 draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(prior, z))
-                parts.append(draw.log_joint.double())
-            value = torch.cat(parts).logsumexp(0).cpu()
+                parts.append(draw.log_joint.cpu().double())
+            value = torch.cat(parts).logsumexp(0)
             rounding = torch.finfo(codes.dtype).eps * value.abs()
             self.take(rows, ENUMERATION, value, rounding, torch.ones_like(rows, dtype=torch.bool))
 
@@ -346,7 +346,7 @@ def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
 
 
 def _fitted(model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal) -> tuple[Tensor, Tensor]:
-    best = _fit(model, x, context, _family(start), STEPS, 8)[0].distribution()
+    best = best_members(model, x, context, [start], STEPS, 8).q
     assert isinstance(best, MultivariateNormal)
     return best.mean, best.scale_tril
 

@@ -13,6 +13,7 @@ from taut.likelihoods.columns import Columns
 from taut.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from taut.likelihoods.levels import Bernoulli, Binomial, Categorical, DiscretizedLogistic, Ordinal
 from taut.likelihoods.reals import ContinuousBernoulli, LogNormal, Normal, StudentT
+from taut.likelihoods.warped import WarpedLevels, WarpedLogistic
 
 __all__ = [
     "Bernoulli",
@@ -27,5 +28,7 @@ __all__ = [
     "Ordinal",
     "Poisson",
     "StudentT",
+    "WarpedLevels",
+    "WarpedLogistic",
     "ZeroInflatedNegativeBinomial",
 ]

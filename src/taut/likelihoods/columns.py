@@ -18,18 +18,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
 
 from taut.likelihoods.common import full
 from taut.likelihoods.counts import NegativeBinomial
-from taut.likelihoods.levels import Bernoulli, Categorical, DiscretizedLogistic, Ordinal
+from taut.likelihoods.levels import Bernoulli, Categorical, Ordinal
 from taut.likelihoods.reals import LogNormal, StudentT
+from taut.likelihoods.warped import WarpedLevels, WarpedLogistic
 from taut.missing import terms
 from taut.model import Likelihood
 from taut.networks import MLP, Network, NetworkFactory
 from taut.types import Context
 
-__all__ = ["ColumnSupport", "Columns", "Family", "Joint"]
+__all__ = ["ColumnSupport", "Columns", "Family", "Joint", "reach_of"]
 
 NOMINAL = ("binary", "category", "ordinal")
 LikelihoodFactory = Callable[..., Likelihood]
@@ -99,7 +100,7 @@ class Columns(Likelihood):
     r"""Creates the likelihood of a table, a family for each kind of column.
 
     Args:
-        kinds: Of each column: binary, category, ordinal, count, levels, real, date or positive.
+        kinds: Of each column: binary, category, ordinal, count, levels, real, date, positive or mixed.
         num_levels: Of each column, 0 for numbers.
         latent_dim: D.
         decoder: Network from z to the parameters of all columns.
@@ -109,16 +110,18 @@ class Columns(Likelihood):
         data_total: Sum of each column, likewise.
         log_loc: Mean of the logarithm of each positive column.
         log_scale: Standard deviation of it.
-        low: Smallest level of each column of integer levels.
+        low: Smallest level of each column of levels, and what no value of a mixed one lies below (minus infinity: unknown).
         high: Largest level, likewise.
         log_frequencies: Log-probabilities of the levels of each column, (columns, most levels), -inf beyond its own.
+        knots: Of the marginal of each column of levels, mixed numbers or dates, (columns, 2, knots): see ``taut.warps``.
         binary: Likelihood of the binary columns.
         category: Of those with unordered levels.
         ordinal: Of those with ordered levels.
-        levels: Of integers in a small range.
+        levels: Of numbers on a grid in a known range.
         count: Of counts.
-        real: Of real numbers and dates.
+        real: Of real numbers.
         positive: Of positive numbers.
+        mixed: Of real numbers with atoms or sharp edges, and of dates.
 
     References: nazabal2020.
     """
@@ -138,17 +141,19 @@ class Columns(Likelihood):
         low: Tensor | float = 0.0,
         high: Tensor | float = 1.0,
         log_frequencies: Tensor | None = None,
+        knots: Tensor | None = None,
         binary: LikelihoodFactory = Bernoulli,
         category: LikelihoodFactory = Categorical,
         ordinal: LikelihoodFactory = Ordinal,
-        levels: LikelihoodFactory = DiscretizedLogistic,
+        levels: LikelihoodFactory = WarpedLevels,
         count: LikelihoodFactory = NegativeBinomial,
         real: LikelihoodFactory = StudentT,
         positive: LikelihoodFactory = LogNormal,
+        mixed: LikelihoodFactory = WarpedLogistic,
     ) -> None:
         super().__init__()
         self.binary, self.category, self.ordinal, self.levels = binary, category, ordinal, levels
-        self.count, self.real, self.positive = count, real, positive
+        self.count, self.real, self.positive, self.mixed = count, real, positive, mixed
         statistics = {
             "data_loc": data_loc,
             "data_scale": data_scale,
@@ -170,7 +175,9 @@ class Columns(Likelihood):
             if kind in NOMINAL:
                 fill |= {"low": 0, "high": most - 1, "log_frequencies": frequencies[here, :most]}
             else:
-                fill |= {name: given[name][here] for name in ranges}
+                fill |= {name: given[name][here] for name in ranges if kind in ("levels", "mixed")}
+            if knots is not None:
+                fill["knots"] = knots[here]
             family: LikelihoodFactory = getattr(self, kind)
             if isinstance(family, partial) and family.keywords.get("library"):
                 raise ValueError("library=True is for a matrix of counts, whose rows have totals, not for columns of a table")
@@ -195,7 +202,7 @@ def _groups(kinds: Sequence[str], num_levels: Sequence[int]) -> list[tuple[str, 
     groups: dict[tuple[str, int], list[int]] = {}
     for i, (kind, levels) in enumerate(zip(kinds, num_levels, strict=True)):
         padded = 1 << (levels - 1).bit_length() if kind in ("category", "ordinal") else 0
-        groups.setdefault(("real" if kind == "date" else kind, padded), []).append(i)
+        groups.setdefault(("mixed" if kind == "date" else kind, padded), []).append(i)
     return [(kind, index, max(num_levels[i] for i in index)) for (kind, _), index in sorted(groups.items())]
 
 
@@ -223,13 +230,14 @@ def _make_slice(made: list[_Slice], in_shape: tuple[int, ...], out_shape: tuple[
 class ColumnSupport(constraints.Constraint):
     """The support of each column; what is missing is in it."""
 
-    def __init__(self, families: Sequence[Family], order: Tensor) -> None:
-        self._families, self._order = families, order
-        self.is_discrete = all(_elementwise(f.distribution).is_discrete for f in families)
+    def __init__(self, families: Sequence[Family], order: Tensor, of: Callable[[Distribution], Any] | None = None) -> None:
+        self._order = order
+        self._parts = [(f.columns, (of or _elementwise)(f.distribution)) for f in families]
+        self.is_discrete = all(part.is_discrete for _, part in self._parts)
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        parts = [_elementwise(f.distribution).check(value[..., f.columns]) for f in self._families]
+        parts = [part.check(value[..., columns]) for columns, part in self._parts]
         return torch.cat(parts, -1)[..., self._order]
 
 
@@ -238,3 +246,18 @@ def _elementwise(distribution: Distribution) -> constraints.Constraint:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def reach_of(distribution: Distribution) -> constraints.Constraint | None:
+    r"""Returns where a density or a mass is not zero, for each element of a datum, (\*batch, \*event).
+
+    It is the support, but of families that leave a little beyond the range of the training (``distributions.OUTSIDE``).
+    """
+    if isinstance(distribution, Joint):
+        return ColumnSupport(distribution.families, distribution._order, reach_of)
+    single: Any = distribution
+    while isinstance(single, Independent):
+        single = single.base_dist
+    if isinstance(single, MixtureSameFamily):
+        single = single.component_distribution
+    return getattr(single, "reach", None) or (None if distribution.support is None else _elementwise(distribution))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.distributions import LogNormal as LogNormalDistribution
 from torch.distributions import Normal as NormalDistribution
 
 from taut import distributions
@@ -154,7 +153,7 @@ class LogNormal(Likelihood):
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
         loc = self.log_loc + self.learned.unit * raw[0]
         scale = self.learned(raw).expand_as(loc)
-        return independent(LogNormalDistribution(loc, scale, validate_args=False), self.event_dims, 1.0)
+        return independent(distributions.LogNormal(loc, scale, validate_args=False), self.event_dims, 1.0)
 
 
 class StudentT(Likelihood):

@@ -1,0 +1,198 @@
+"""Warped logistics: normalised for any location and scale, the marginal of the data at zero, samples that follow the density."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from ztest import assert_mean
+
+from taut.distributions import OUTSIDE
+from taut.warps import Warped, fit_knots, padded
+
+RNG = np.random.default_rng(0)
+PLACES = [(0.0, 1.0), (2.5, 0.3), (-3.0, 0.7), (-9.0, 0.05)]
+
+
+def spiked() -> np.ndarray:
+    return np.where(RNG.random(1500) < 0.7, 0, RNG.gamma(1, 3, 1500))
+
+
+def capped() -> np.ndarray:
+    return np.minimum(10, 8 + 3 * RNG.normal(size=1500))
+
+
+REALS = {  # values, atoms, support
+    "zeros": (spiked(), [0.0], (0.0, math.inf)),
+    "capped": (capped(), [10.0], (-math.inf, 10.0)),
+    "both": (np.clip(RNG.normal(size=900), -1, 1), [-1.0, 1.0], (-1.0, 1.0)),
+    "an atom inside": (np.where(RNG.random(900) < 0.3, 2.0, 5 * RNG.normal(size=900)), [2.0], (-math.inf, math.inf)),
+    "cut": (100 * RNG.random(900), [], (0.0, 100.0)),
+    "skewed": (np.where(RNG.random(900) < 0.2, 0, np.exp(10 + 2 * RNG.normal(size=900))), [0.0], (0.0, math.inf)),
+    "plain": (RNG.standard_t(3, 900), [], (-math.inf, math.inf)),
+    "few": (np.array([1.0, 2.0]), [], (-math.inf, math.inf)),
+    "one": (np.array([3.0]), [], (-math.inf, math.inf)),
+}
+LEVELS = {
+    "uniform": (RNG.choice(37, 1500), (0.0, 36.0)),
+    "two peaks": (np.where(RNG.random(900) < 0.5, 2, 17), (0.0, 20.0)),
+    "two": (RNG.choice(2, 60), (0.0, 1.0)),
+    "wide": (RNG.choice(11_000, 1500), (0.0, 12_000.0)),
+    "few in many": (RNG.choice([0, 6, 12, 25, 1000], 1500), (0.0, 1000.0)),
+    "zeros": (np.where(RNG.random(900) < 0.8, 0, RNG.poisson(300, 900)), (0.0, 600.0)),
+}
+
+
+def made(name: str, loc: float, scale: float, whole: bool = False) -> tuple[Warped, np.ndarray, list[float]]:
+    if whole:
+        values, support = LEVELS[name]
+        atoms: list[float] = []
+    else:
+        values, atoms, support = REALS[name]
+    knots = padded(fit_knots(values.astype(float), np.array(atoms), support, whole))[None]
+    low, high = (torch.tensor([end]) for end in support)
+    cut = not whole and bool(torch.isfinite(torch.tensor(support)).any())
+    return Warped(torch.tensor([loc]), torch.tensor([scale]), knots, low, high, whole, cut), values, atoms
+
+
+def integral(d: Warped, low: float, high: float) -> float:
+    """By Gauss and Legendre on each segment, the tails in steps that grow up to 1e40 units and more."""
+    x = d.knots[0, 0]
+    x = x[x.isfinite()].unique()
+    steps = torch.logspace(-3, 80 if d.scale < 1 else 40, 1500)
+    edges = [x - 0.0]
+    if high == math.inf:
+        edges.append(x[-1] + (x[-1] - x[0]) * steps)
+    if low == -math.inf:
+        edges.insert(0, (x[0] - (x[-1] - x[0]) * steps).flip(0))
+    e = torch.cat(edges)
+    nodes, weights = (torch.tensor(t) for t in np.polynomial.legendre.leggauss(64))
+    fine = torch.linspace(0, 1, 33)  # a scale of 0.05 is a sharp peak in a wide segment
+    cells = (e[:-1, None] + (e[1:] - e[:-1])[:, None] * fine).flatten().unique()
+    a, b = cells[:-1, None], cells[1:, None]
+    points = (a + b) / 2 + (b - a) / 2 * nodes
+    density = d.log_prob(points.reshape(-1, 1))[:, 0].exp().reshape(points.shape)
+    return float((density * weights * (b - a) / 2).sum())
+
+
+@pytest.mark.parametrize("name", REALS)
+@pytest.mark.parametrize(("loc", "scale"), PLACES)
+def test_atoms_and_density_together_are_one(name: str, loc: float, scale: float) -> None:
+    d, _, atoms = made(name, loc, scale)
+    masses = sum(float(d.log_prob(torch.tensor([[a]])).exp()) for a in atoms)
+    left = OUTSIDE if math.isfinite(float(d.low)) or math.isfinite(float(d.high)) else 0.0
+    inside = masses + integral(d, float(d.low), float(d.high))
+    assert inside == pytest.approx(1 - left, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize(("loc", "scale"), PLACES)
+def test_levels_sum_to_one_and_have_a_mean(name: str, loc: float, scale: float) -> None:
+    d, _, _ = made(name, loc, scale, True)
+    levels = torch.arange(float(d.low), float(d.high) + 1)
+    # A share lies beyond the ends, and the same share of all between the levels.
+    p = d.log_prob(levels[:, None])[:, 0].exp() / (1 - OUTSIDE) ** 2
+    assert float(p.sum()) == pytest.approx(1, abs=1e-10)
+    distance = torch.arange(1.0, 1e4)[:, None]
+    beyond = [float(d.log_prob(end + step).exp().sum()) for end, step in ((d.low, -distance), (d.high, distance))]
+    # What 4 / (d (d + 1) (d + 2)) leaves from d on is 2 / (d (d + 1)).
+    assert sum(beyond) / (1 - OUTSIDE) == pytest.approx(OUTSIDE * (1 - 2e-8), rel=1e-10)
+    between = d.log_prob(levels[:, None] + 0.25)[:, 0].exp()
+    assert float(between.sum()) == pytest.approx(OUTSIDE * (1 - OUTSIDE), rel=1e-10)
+    # The mean is that of 64 parts of equal probability: each is off by less than its own width.
+    upper = [float(levels[int((p.cumsum(0) < q).sum().clamp(max=len(p) - 1))]) for q in torch.linspace(0, 1, 65).tolist()]
+    widest = float(np.diff(upper).max())
+    assert abs(float(d.mean) - float(p @ levels)) <= max(1.0, widest)
+
+
+@pytest.mark.parametrize("name", REALS)
+def test_at_zero_it_is_the_marginal_of_the_data(name: str) -> None:
+    d, values, atoms = made(name, 0.0, 1.0)
+    for atom in atoms:  # the shares are (rank + 1/2) / (n + 1)
+        assert float(d.log_prob(torch.tensor([[atom]])).exp()) == pytest.approx((values == atom).mean(), abs=1.5 / len(values))
+    if len(values) > 500:  # knots are quantiles: a quarter of the data lies below the first quartile, but for half a segment
+        for p in (0.25, 0.5, 0.75):
+            x = float(d.quantile(torch.tensor([p])))
+            assert (values < x).mean() - 0.02 <= p <= (values <= x).mean() + 0.02
+
+
+def test_levels_that_are_all_seen_have_their_frequencies() -> None:
+    d, values, _ = made("uniform", 0.0, 1.0, True)
+    counts = np.bincount(values, minlength=37)
+    expected = torch.tensor((counts + 1 / 37) / 1501)  # no level was seen once: the unseen share one count
+    p = d.log_prob(torch.arange(37.0)[:, None])[:, 0].exp() / (1 - OUTSIDE) ** 2
+    torch.testing.assert_close(p, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", REALS)
+@pytest.mark.parametrize(("loc", "scale"), PLACES[:3])
+def test_samples_follow_the_density(name: str, loc: float, scale: float) -> None:
+    d, _, atoms = made(name, loc, scale)
+    x = d.sample(torch.Size((20_000,)))
+    assert bool(d.support.check(x).all())
+    for atom in atoms:
+        assert_share(x == atom, d.log_prob(torch.tensor([[atom]])).exp()[0])
+    for p in (0.1, 0.5, 0.9):  # P(X <= q(p)) = p unless q(p) is an atom
+        q = d.quantile(torch.full((1,), p))
+        if float(q) not in atoms:
+            assert_mean((x <= q).double(), torch.tensor([p]))
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_sampled_levels_follow_the_mass(name: str) -> None:
+    d, values, _ = made(name, 0.5, 0.6, True)
+    x = d.sample(torch.Size((20_000,)))
+    for level in np.unique(values)[:5]:
+        assert_share(x == level, d.log_prob(torch.tensor([[float(level)]])).exp()[0])
+
+
+def assert_share(marked: Tensor, expected: Tensor) -> None:
+    """What is expected, or not, fewer than 20 times in 20,000 is left out, for there the binomial is not normal."""
+    if 1e-3 < float(expected) < 1 - 1e-3:
+        assert_mean(marked.double(), expected)
+
+
+@pytest.mark.parametrize("name", [*REALS, *LEVELS])
+def test_float32_is_the_same_distribution(name: str) -> None:
+    for whole, table in ((False, REALS), (True, LEVELS)):
+        if name not in table:
+            continue
+        d, values, _ = made(name, 0.7, 0.5, whole)
+        parts = (t.float() for t in (d.loc, d.scale, d.knots, d.low, d.high))
+        single = Warped(*parts, d.whole, d.cut)
+        # knots that are rounded at 6e-8 of themselves, in segments that may be 1e-5 high
+        x = torch.tensor(np.unique(values)[:400, None]).float()
+        ours, exact = single.log_prob(x), Warped(*(t.double() for t in parts_of(single)), d.whole, d.cut).log_prob(x.double())
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=2e-2)
+
+
+def parts_of(d: Warped) -> tuple[Tensor, ...]:
+    return d.loc, d.scale, d.knots, d.low, d.high
+
+
+def test_little_lies_outside_the_ends_and_gradients_are_numbers() -> None:
+    loc, scale = torch.zeros(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    for name in REALS:
+        d, values, atoms = made(name, 0.0, 1.0)
+        own = Warped(loc, scale, d.knots, d.low, d.high, False, d.cut)
+        if math.isfinite(float(d.high)):
+            # A half of Cauchy's distribution as wide as the knots: its middle is one width away.
+            far = float(d.knots[0, 0][d.knots[0, 0].isfinite()].diff().sum()) * torch.tan(
+                torch.linspace(0, math.pi / 2, 2001)[1:-1]
+            )
+            density = own.log_prob(d.high + far[:, None])[:, 0].exp().detach()
+            ends = 1 + math.isfinite(float(d.low))
+            assert float(torch.trapezoid(density, far)) == pytest.approx(OUTSIDE / ends, rel=1e-3)
+        x = torch.tensor([*atoms, *values[:50]])[:, None]
+        slopes = torch.autograd.grad(own.log_prob(x).sum(), (loc, scale))
+        assert all(bool(s.isfinite().all()) for s in slopes), name
+        h = 1e-6  # against central differences
+        for place, slope in enumerate(slopes):
+            moved = [
+                Warped(loc + (place == 0) * e, scale + (place == 1) * e, d.knots, d.low, d.high, False, d.cut).log_prob(x).sum()
+                for e in (-h, h)
+            ]
+            assert float(slope) == pytest.approx(float((moved[1] - moved[0]).detach()) / (2 * h), rel=1e-5, abs=1e-4)
