@@ -102,7 +102,7 @@ def test_a_training_that_was_cut_is_the_first_finding() -> None:
     assert short["nats"] is None
     assert "too short to say" in short["evidence"]
     (line,) = unfinished(history(COURSES["root"]), "time", TrainingConfig(minutes=2.0))
-    assert line.startswith("training was cut: the time was up while the held-out bound still rose: ")
+    assert line.startswith("training was cut: the time was up while the held-out bound still rose; ")
     assert line.endswith("train on with `taut resume RUN --minutes 2`")
     assert named(line, "runs/my run").endswith("`taut resume 'runs/my run' --minutes 2`")
     assert named(line, "a\x1b") == line

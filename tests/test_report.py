@@ -22,6 +22,8 @@ import pytest
 import torch
 
 import taut
+from taut import records
+from taut.errors import StorageError
 from taut.evidence.audit import Effort, audit
 from taut.evidence.gradients import gradients
 from taut.references import REFERENCES
@@ -272,6 +274,34 @@ def test_a_row_has_the_numbers_of_its_title() -> None:
     assert cells[:2] == ["encoder", text.plus_minus(part["relative_variance"])]
     assert cells[3:5] == [text.plus_minus(part["work"]), text.number(part["bias"]["z"])]
     assert cells[-1] == text.plus_minus(sticking["seconds"])
+
+
+def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield (*place, key)
+        yield from _places(inner, (*place, key))
+
+
+def test_a_wrong_type_anywhere_is_refused_or_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value of an audit in turn is a text, a list or null: the table of its types says so, or the page is made."""
+    monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda audit, gradients: {})
+    whole, refused = _audit(), 0
+    records.checked(whole, records.AUDIT, Path("audit.json"))
+    for place in _places(whole):
+        for wrong in ("text", [], None):
+            found = copy.deepcopy(whole)
+            inner = found
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = wrong
+            try:
+                records.checked(found, records.AUDIT, Path("audit.json"))
+            except StorageError:
+                refused += 1
+            else:
+                render(found)
+    assert refused > 500
 
 
 # --- Text ------------------------------------------------------------------------------------------------------------------

@@ -100,7 +100,9 @@ def named(command: str, run: str, data: str = "") -> str:
 def unfinished(history: Sequence[Mapping[str, Any]], ended: str | None, training: TrainingConfig) -> list[str]:
     """Returns the warning that a training was cut, if it was; RUN stands in it for the run."""
     known = {"ended": ended, "minutes": training.minutes}
-    return [f"{f.what}: {f.evidence}; train on with `{f.command}`" for f in _cut({"history": history, "training": known})]
+    return [
+        f"{f.name}: {f.what}; {f.evidence}; train on with `{f.command}`" for f in _cut({"history": history, "training": known})
+    ]
 
 
 def nothing_found(audit: Mapping[str, Any]) -> str:
@@ -144,7 +146,10 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
         course = f"{rise}, and the history is too short to say what more would buy"
     elif value > max(WORTH, RISING * error):
         rise = "" if last is None else f"it rose by {last:.2f} nats over the last quarter of the steps, and "
-        course = f"{rise}on the course that it took a training as long again adds {value:.2f} ± {error:.2f} nats"
+        course = (
+            f"{rise}on the course that it took a training as long again adds {value:.2f} ± {error:.2f} nats, if the course "
+            "goes on: overfitting would bend it"
+        )
     else:
         return
     passes = math.ceil(2 * history[-1]["epoch"])
@@ -154,7 +159,7 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
         value,
         error,
         "held-out bound",
-        f"training was cut: {ENDED[ended]} while the held-out bound still rose",
+        f"{ENDED[ended]} while the held-out bound still rose",
         course,
         "train on, for as long again",
         f"taut resume RUN {how}",

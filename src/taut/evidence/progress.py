@@ -20,7 +20,7 @@ import numpy as np
 
 __all__ = ["as_long_again"]
 
-FEWEST = 8  # points on the course; with fewer nothing is extrapolated
+FEWEST = 5  # points on the course; with fewer nothing is extrapolated
 FULL = 0.2  # of the peak of the rate, from which on steps count as full ones
 LATE = 0.8  # share of the steps after which the best bound must have come for the course to be one that rises
 EXACT = 0.005  # of the rise on the course: how far the truth may be from all of the shapes
@@ -80,4 +80,5 @@ def _extrapolate(u: np.ndarray, bound: np.ndarray) -> tuple[float, float]:
     weight /= weight.sum()
     variance = squares / max(count - 3, 1.0) * leverage
     mean = float(weight @ gains)
-    return mean, math.sqrt(float(weight @ (gains - mean) ** 2 + weight @ variance))
+    few = (n - 1) / (n - 3)  # of few points the error is itself not known well: that of Student's t instead of the normal
+    return mean, math.sqrt(few * float(weight @ (gains - mean) ** 2 + weight @ variance))

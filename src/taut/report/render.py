@@ -71,7 +71,7 @@ def render(
         large=sorted(name for name, png in pictures.items() if len(png) > LARGE),
         missing=lambda name: f"{text.ABSENT}{_reason(found, name)}",
         references=_references({**found, "gradients": gradients}),
-        warnings=[line for name in WARNING for line in (found[name] or {}).get("warnings", [])],
+        warnings=[line for name in WARNING for line in (found[name] or {}).get("warnings") or []],
     )
 
 
