@@ -639,8 +639,8 @@ MUTANTS = [
     Mutant(
         "validation: mean of batch means (pythae, scVI)",
         "training/loop.py",
-        "return float(bound.value.sum(dtype=torch.float64)), float",
-        "return float(bound.value.mean(dtype=torch.float64)) * len(x) / len(x.split(size)), float",
+        "return float(wide(bound.value).sum()), float",
+        "return float(wide(bound.value).mean()) * len(x) / len(x.split(size)), float",
         LOOP,
     ),
     Mutant(
@@ -985,25 +985,25 @@ MUTANTS = [
     Mutant(
         "AIS: weights at the new point",
         "evidence/annealing.py",
-        "            log_w += (beta - before) * point.energy\n"
+        "            log_w += (beta - before) * wide(point.energy)\n"
         "            if beta < 1:\n"
         "                point, accepted = _transition(path, point, beta, step, scale)\n"
-        "                acceptance += accepted\n",
+        "                acceptance += wide(accepted)\n",
         "            if beta < 1:\n"
         "                point, accepted = _transition(path, point, beta, step, scale)\n"
-        "                acceptance += accepted\n"
-        "            log_w += (beta - before) * point.energy\n",
+        "                acceptance += wide(accepted)\n"
+        "            log_w += (beta - before) * wide(point.energy)\n",
         ANNEALING + "::test_weights_are_unbiased_in_both_directions",
     ),
     Mutant(
         "AIS: reverse updates the weight before it moves",
         "evidence/annealing.py",
         "            point, accepted = _transition(path, point, beta, step, scale)\n"
-        "            acceptance += accepted\n"
-        "            log_w += (beta - before) * point.energy\n",
-        "            log_w += (beta - before) * point.energy\n"
+        "            acceptance += wide(accepted)\n"
+        "            log_w += (beta - before) * wide(point.energy)\n",
+        "            log_w += (beta - before) * wide(point.energy)\n"
         "            point, accepted = _transition(path, point, beta, step, scale)\n"
-        "            acceptance += accepted\n",
+        "            acceptance += wide(accepted)\n",
         ANNEALING + "::test_weights_are_unbiased_in_both_directions",
     ),
     Mutant(
@@ -1065,9 +1065,9 @@ MUTANTS = [
     Mutant(
         "AIS: steps are adapted in the run",
         "evidence/annealing.py",
-        "                point, accepted = _transition(path, point, beta, step, scale)\n                acceptance += accepted\n",
+        "                point, accepted = _transition(path, point, beta, step, scale)\n                acceptance += wide(accepted)\n",
         "                point, accepted = _transition(path, point, beta, step * (1 + acceptance.mean(0)) / 2, scale)\n"
-        "                acceptance += accepted\n",
+        "                acceptance += wide(accepted)\n",
         ANNEALING + "::test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen",
     ),
     Mutant(
