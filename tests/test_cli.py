@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pyarrow import parquet
+from pyarrow import csv, parquet
 from typer.testing import CliRunner, Result
 
 import taut
@@ -448,6 +448,30 @@ def test_rows_with_gaps_are_trained_on_embedded_scored_and_filled(here: Path):
     seen = ~np.isnan(gaps)
     np.testing.assert_array_equal(filled[seen], gaps[seen].astype(np.float32))
     assert not np.isnan(filled).any()
+
+
+def test_entries_come_with_errors_and_rows_that_failed_are_named(here: Path):
+    """A value of 1e30 in one row: its entries are flagged, its gap is named, and the other rows are as they were."""
+    values = REAL.copy()
+    values[:, 2] = np.nan
+    values[7, :2] = 1e30, -1e30
+    np.save("odd.npy", values)
+    result = call("score", "run-real", "odd.npy", "--cells", "--num-samples", 50, "--out", "s.csv")
+    assert result.exit_code == DONE, result.stderr
+    scores = csv.read_csv("s.csv")
+    for i in range(3):
+        names = [f"{name}(x{i})" for name in ("log_p", "log_p_error", "log_p_reliable")]
+        value, error, reliable = (np.array(scores[name].to_pylist(), float) for name in names)
+        assert (i == 2) == np.isnan(value).all()
+        assert not np.nan_to_num(reliable)[np.isnan(value) | np.isnan(error)].any()
+    assert re.search(r"log p of some entries is not reliable in \d+ of 60 rows \(.*7.*\)", result.stderr)
+    result = call("impute", "run-real", "odd.npy", "--num-samples", 50, "--num-imputations", 3, "--json", "--out", "filled.npy")
+    assert result.exit_code == DONE, result.stderr
+    told = json.loads(result.stdout)
+    assert told["uneven_rows"] + told["rows_without_a_number"] >= 1
+    assert re.search(r"warning: .* rows \(7\)", result.stderr)
+    others = np.arange(60) != 7
+    assert not np.isnan(np.load("filled-3.npy")[others]).any()
 
 
 def test_a_run_of_whole_rows_scores_what_is_observed_of_others(here: Path):

@@ -508,6 +508,8 @@ def _regret(run: Run, x: Any, evidence: Any, seed: int) -> dict[str, torch.Tenso
 
 def _cell_columns(run: Run, x: Any, num_samples: int, seed: int) -> dict[str, tuple[torch.Tensor, ...]]:
     """Returns log p of each entry given the others of its row, its error and whether it is reliable, by its column."""
+    import torch
+
     from taut.cells import cell_scores
 
     schema = run.schema
@@ -519,7 +521,8 @@ def _cell_columns(run: Run, x: Any, num_samples: int, seed: int) -> dict[str, tu
         if schema.kind == "table"
         else [f"x{i}" for i in range(scores.value.shape[1])]
     )
-    if away := terminal.name_rows((~scores.reliable & ~scores.value.isnan()).any(1)):
+    missing = torch.cat([run.model.split(part)[0].isnan() for part in x.split(4096)])
+    if away := terminal.name_rows((~scores.reliable & ~missing).any(1)):
         terminal.message(f"warning: log p of some entries is not reliable in {away}: see log_p_reliable(NAME)")
     return {name: tuple(part[:, i] for part in scores) for i, name in enumerate(names)}
 
