@@ -344,6 +344,13 @@ def test_B13_duplicates_stay_on_one_side() -> None:
         assert all(parts[0].isdisjoint(other) for other in parts[1:])
         assert parts[1].isdisjoint(parts[2])
         assert found["rows"] == {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
+    survey = csv("a,b\n" + "yes,no\n" * 60 + "no,no\n" * 30 + "no,yes\n" * 10)
+    found = checked(survey)
+    noted(found, "97 of 100 rows (97 %) repeat another", "the 100 that occur more than 4 times (the commonest are 60 % of all)")
+    assert found["rows"] == {"train": 80, "validation": 10, "test": 10}
+    noted(checked(survey, "--split", "rows"), "each is split by itself")
+    noted(checked(survey, "--split", "copies"), "copies stay on one side")
+    refused(["check", survey, "--split", "row"], "'row' is none of rows, copies", code=USAGE)
 
 
 # --------------------------------------------------------------------------------------------------------------------- arrays
