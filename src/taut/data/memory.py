@@ -178,7 +178,7 @@ def _of_pandas(column: Any, kind: Any) -> Any:
 
     column = column.cast(column.type.value_type) if hasattr(column.type, "value_type") else column
     series = column.to_pandas()
-    if series.dtype == kind or (kind == object and series.dtype.kind not in "iufb"):
+    if series.dtype == kind or (str(kind) == "object" and series.dtype.kind not in "iufb"):
         return series
     if isinstance(kind, pandas.CategoricalDtype):
         levels = _levels(kind.categories)
