@@ -1065,7 +1065,8 @@ MUTANTS = [
     Mutant(
         "AIS: steps are adapted in the run",
         "evidence/annealing.py",
-        "                point, accepted = _transition(path, point, beta, step, scale)\n                acceptance += wide(accepted)\n",
+        "                point, accepted = _transition(path, point, beta, step, scale)\n"
+        "                acceptance += wide(accepted)\n",
         "                point, accepted = _transition(path, point, beta, step * (1 + acceptance.mean(0)) / 2, scale)\n"
         "                acceptance += wide(accepted)\n",
         ANNEALING + "::test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen",
