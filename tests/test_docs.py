@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mutants
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -86,6 +87,10 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     there = {path.name for path in (*tmp_path.rglob("*"), *ROOT.rglob("src/taut/**/*.py"), *(ROOT / "tests").iterdir())}
     missing = [name for name in re.findall(FILE, _text(page)) if Path(name).name not in there]
     assert not [name for name in missing if not (ROOT / name).exists()]
+
+
+def test_the_number_of_planted_bugs_is_that_of_the_readme() -> None:
+    assert f"plants {len(mutants.MUTANTS)} bugs" in _text("README.md")
 
 
 def test_options_named_in_the_pages_exist() -> None:
