@@ -36,6 +36,7 @@ __all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "padded"]
 
 MAX_KNOTS = 258
 MIDPOINTS = 64
+ROWS_EACH = 20  # of a segment: frequencies of fewer rows would be mostly noise, and cost more than their shape gains
 LEAST_RISE = 1e-5
 """From a knot to the next, so that it remains one in float32: 258 of them move a logit by 0.003."""
 STEEP = 1.5
@@ -288,14 +289,17 @@ def _level_knots(seen: np.ndarray, counts: np.ndarray, support: tuple[float, flo
     low, high = support
     levels, n = high - low + 1, counts.sum()
     unseen = min(0.5 * levels, max(1.0, float(np.count_nonzero(counts == 1))))
-    if levels <= MAX_KNOTS - 2:
+    if levels <= MAX_KNOTS - 2 and n >= ROWS_EACH * levels:
         edges = np.arange(low, high) + 0.5
     else:
-        shares = np.linspace(0, 1, 96)[1:-1]
-        common = seen if len(seen) <= 120 else seen[np.argsort(-counts, kind="stable")[:70]]
-        spread = np.zeros(0) if len(seen) <= 120 else seen[np.searchsorted(counts.cumsum(), shares * n)]
+        few = len(seen) <= 120 and n >= ROWS_EACH * len(seen)
+        often = seen[counts >= max(10.0, 5 * n / len(seen))][:70]
+        shares = np.linspace(0, 1, int(min(96, max(3, n // ROWS_EACH))) + 1)[1:-1]
+        common = seen if few else often
+        spread = seen[:0] if few else seen[np.searchsorted(counts.cumsum(), shares * n)]
         edges = np.unique(np.concatenate([common - 0.5, common + 0.5, spread + 0.5]))
         edges = edges[(edges > low) & (edges < high)]
+        edges = edges if len(edges) else np.array([low + 0.5])
     below = np.append(0, counts.cumsum())[np.searchsorted(seen, edges)]
     y = _logit((below + unseen * (edges + 0.5 - low) / levels) / (n + unseen))
     ends = np.array([[low - 0.5, high + 0.5], [y[0] - 2.0, y[-1] + 2.0]])
@@ -312,7 +316,7 @@ def _mixed_knots(seen: np.ndarray, counts: np.ndarray, atoms: np.ndarray, suppor
     if len(rest):
         m = times.sum()
         reach = max(0.0, math.log(max(m, 12) / 5 - 1))
-        shares = 1 / (1 + np.exp(-np.linspace(-reach, reach, int(min(96, max(2, m // 10))))))
+        shares = 1 / (1 + np.exp(-np.linspace(-reach, reach, int(min(96, max(2, m // ROWS_EACH))))))
         taken = rest[np.minimum(np.searchsorted(times.cumsum(), shares * m), len(rest) - 1)]
         x = np.unique(np.concatenate([x, taken, rest[[0, -1]]]))
     place = np.searchsorted(seen, x)
