@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime
 import gzip
 import io
+import lzma
+import random
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -162,3 +166,45 @@ def test_a_zarr_folder_and_an_address_are_refused_with_a_command(tmp_path: Path)
         UsageError, match=r"is an address, and only files are read; fetch it first: curl -LO https://x\.org/t\.csv"
     ):
         read("https://x.org/t.csv")
+
+
+TEXT = "price;when;w\n" + "".join(f"${i * 37.5:,.2f};{1 + i % 28:02d}.{1 + i % 12:02d}.2021;{i} kg\n" for i in range(60))
+
+
+def archive(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("t.csv", content)
+    return stream.getvalue()
+
+
+PACK = {".csv": bytes, ".csv.gz": gzip.compress, ".csv.bz2": bz2.compress, ".csv.xz": lzma.compress, ".csv.zip": archive}
+
+
+@pytest.mark.parametrize(
+    "name", ["t.feather", "t.arrow", "t.ipc", "t.jsonl", "t.xlsx", "c.h5", "c.mtx", "c.mtx.gz", "c.npz", *(f"x{s}" for s in PACK)]
+)
+def test_flipped_cut_and_spliced_files_are_read_or_refused_in_one_line(tmp_path: Path, table: pa.Table, name: str) -> None:
+    path = tmp_path / name
+    if name[0] == "t":
+        write_table(table, path)
+    elif name[0] == "x":
+        path.write_bytes(PACK[name[1:]](TEXT.encode()))
+    elif name == "c.h5":
+        ten_x(path)
+    elif name == "c.npz":
+        scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(COUNTS))
+    else:
+        mtx(path, COUNTS)
+    prepare(path)
+    good, draw = path.read_bytes(), random.Random(name)
+    for _ in range(25):
+        spoilt = bytearray(good)
+        i, j = sorted(draw.randrange(len(good)) for _ in range(2))
+        how = draw.choice(["flip", "cut", "splice"])
+        if how == "flip":
+            for _ in range(draw.choice([1, 3, 10])):
+                spoilt[draw.randrange(len(spoilt))] = draw.randrange(256)
+        path.write_bytes({"flip": spoilt, "cut": good[:i], "splice": good[:i] + good[j:] + good[i:j]}[how])
+        with suppress(DataError):
+            prepare(path)

@@ -120,7 +120,7 @@ def _bytes(path: Path, where: str) -> bytes:
         except (gzip.BadGzipFile, zlib.error, EOFError, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
             raise DataError(f"{where}: is truncated or damaged ({shown(error)}); write or download it again") from error
         except OSError as error:
-            if error.errno is not None:
+            if error.errno is not None and not magic.startswith(b"PK"):  # a damaged archive asks to seek before its start
                 raise
             raise DataError(f"{where}: is truncated or damaged ({shown(error)}); write or download it again") from error
         return stream.read()
