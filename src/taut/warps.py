@@ -297,9 +297,8 @@ def _level_knots(seen: np.ndarray, counts: np.ndarray, support: tuple[float, flo
         shares = np.linspace(0, 1, int(min(96, max(3, n // ROWS_EACH))) + 1)[1:-1]
         common = seen if few else often
         spread = seen[:0] if few else seen[np.searchsorted(counts.cumsum(), shares * n)]
-        edges = np.unique(np.concatenate([common - 0.5, common + 0.5, spread + 0.5]))
+        edges = np.unique(np.concatenate([common - 0.5, common + 0.5, spread + 0.5, [low + 0.5, high - 0.5]]))
         edges = edges[(edges > low) & (edges < high)]
-        edges = edges if len(edges) else np.array([low + 0.5])
     below = np.append(0, counts.cumsum())[np.searchsorted(seen, edges)]
     y = _logit((below + unseen * (edges + 0.5 - low) / levels) / (n + unseen))
     ends = np.array([[low - 0.5, high + 0.5], [y[0] - 2.0, y[-1] + 2.0]])
