@@ -2222,6 +2222,29 @@ MUTANTS = [
         'if f.name not in ("tensors", "micro_batches")}',
         f"{MEMORY}::test_a_run_records_it_and_resumes_with_it",
     ),
+    Mutant(
+        "numbers in accounting brackets are positive",
+        "data/notation.py",
+        """    return -value if negative else value
+""",
+        """    return value
+""",
+        "tests/test_notation.py",
+    ),
+    Mutant(
+        "the order of day and month is the other one",
+        "data/notation.py",
+        'day, month = (first, second) if order == "DMY" else (second, first)',
+        'day, month = (first, second) if order == "MDY" else (second, first)',
+        "tests/test_notation.py",
+    ),
+    Mutant(
+        "a zone is added to the time where it must be taken away",
+        "data/notation.py",
+        'moment -= shift if zone[0] == "+" else -shift',
+        'moment += shift if zone[0] == "+" else -shift',
+        "tests/test_notation.py",
+    ),
 ]
 
 
