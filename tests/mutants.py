@@ -2652,6 +2652,29 @@ MUTANTS = [
         "return True",
         "tests/test_folders.py::test_every_flipped_byte_of_an_unfinished_run_is_seen",
     ),
+    Mutant(
+        "numbers in accounting brackets are positive",
+        "data/notation.py",
+        """    return -value if negative else value
+""",
+        """    return value
+""",
+        "tests/test_notation.py",
+    ),
+    Mutant(
+        "the order of day and month is the other one",
+        "data/notation.py",
+        'day, month = (first, second) if order == "DMY" else (second, first)',
+        'day, month = (first, second) if order == "MDY" else (second, first)',
+        "tests/test_notation.py",
+    ),
+    Mutant(
+        "a zone is added to the time where it must be taken away",
+        "data/notation.py",
+        'moment -= shift if zone[0] == "+" else -shift',
+        'moment += shift if zone[0] == "+" else -shift',
+        "tests/test_notation.py",
+    ),
 ]
 
 
