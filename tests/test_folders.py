@@ -453,7 +453,7 @@ def test_figures_of_what_is_not_numbers(here: Path):
     latents = value["latents"]
     latents["dimensions"] = {"rate": HOSTILE, "mean_variance": None}
     storage.add_to_manifest(here, {"audit.json": storage.as_json(value)})
-    refused(["report", "run"], STORAGE, "audit.json", "no report can be made of it")
+    refused(["report", "run"], STORAGE, "audit.json", "latents.dimensions.rate is not a list")
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"[1]", b'{"step": "7"}', b"{", b'{"step": 1e999}'])

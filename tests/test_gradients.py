@@ -128,7 +128,7 @@ def test_variance_signal_and_bound_of_a_square(k: int) -> None:
 def exact_model() -> tuple[taut.LinearGaussian, taut.VAE]:
     """A posterior network with full covariance, set to the closed form."""
     problem = taut.LinearGaussian()
-    q = taut.FullCovarianceNormal((5,), 2, taut.Linear)
+    q = taut.FullCovarianceNormal((5,), 2, taut.Linear, min_scale=1e-30)  # no floor
     w, sigma = problem.likelihood.weight, problem.likelihood.scale
     with torch.no_grad():
         covariance = torch.linalg.inv(torch.eye(2) + w.T @ w / sigma**2)

@@ -114,7 +114,7 @@ def test_what_can_be_read_in_two_ways_is_refused(texts, said):
 def test_dates_in_common_notations_are_read_as_dates(pattern, notation):
     column, notes, _, codes = understood([day.strftime(pattern) for day in DAYS])
     assert (column.kind, column.type, column.notation) == ("date", "date", notation)
-    assert codes.tolist() == [(day - EPOCH).days for day in DAYS]
+    assert column.values(codes).tolist() == [(day - EPOCH).days for day in DAYS]
     assert any("'x' holds dates such as" in line for line in notes)
 
 
@@ -188,8 +188,6 @@ def test_a_notation_of_a_folder_is_believed_only_if_it_is_one():
     for notation in ("XYZ", "#;kg", "a" * 99 + "#."):
         with pytest.raises(UsageError, match="its notation is unknown"):
             Column.from_dict({**fields, "notation": notation})
-    del fields["notation"]
-    assert Column.from_dict(fields).notation == ""
 
 
 @pytest.mark.parametrize(
@@ -223,11 +221,11 @@ def test_numbers_do_not_wear_what_they_cannot():
 
 
 def test_an_error_says_what_was_left_out():
-    table = pa.table({"k": ["a", "b"] * 30, "ref": [f"R{i:03d}" for i in range(60)]})
+    table = pa.table({"k": ["a"] * 60, "ref": [f"R{i:03d}" for i in range(60)]})
     with pytest.raises(DataError) as caught:
         prepare_tables([table], ["t"], Asked(None, (), ()), (0.1, 0.1), 10)
-    assert "distinct rows" in caught.value.problems[0]
-    assert "'ref' looks like an id, left out" in caught.value.problems[1]
+    assert "has no column left to model" in caught.value.problems[0]
+    assert any("'ref' looks like an id, left out" in line for line in caught.value.problems[1:])
 
 
 def test_a_file_of_disguised_numbers_becomes_a_data_set(tmp_path):

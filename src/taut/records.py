@@ -90,7 +90,10 @@ RUN = {
         "missing_values?": [TEXT], "columns?": [SECTION],
     },
 }  # fmt: skip
-EVALUATION = {**MEASURED, "seed": WHOLE, "data": TEXT, "baseline?": ESTIMATE, "bits_per_dimension?": BITS, "unfinished?": [TEXT]}
+EVALUATION = {
+    **MEASURED, "by?": Each(COUNT), "method?": TEXT, "seed": WHOLE, "data": TEXT, "baseline?": ESTIMATE,
+    "bits_per_dimension?": BITS, "unfinished?": [TEXT],
+}  # fmt: skip
 FINDING = {
     "name": TEXT, "nats?": NUMBER, "error?": NUMBER, "raises?": TEXT, "what": TEXT, "evidence": TEXT, "action": TEXT,
     "command": TEXT,

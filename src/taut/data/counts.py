@@ -24,17 +24,20 @@ from taut.data.sparse import BLOCK, SparseRows, check_numbers, float_dtype, from
 from taut.errors import DataError, TautError, UsageError, shown
 from taut.memory import check_fits
 
-__all__ = ["SparseRows", "from_anndata", "from_scipy", "problems", "read_h5ad", "to_obsm"]
+__all__ = ["SparseRows", "from_anndata", "from_scipy", "look_first", "problems", "read_h5ad", "to_obsm"]
 
 MAX_RATIO = 1032  # deflate cannot pack tighter, so a large array that claims more lies
 Read = tuple[SparseRows | np.ndarray, np.ndarray | None, list[str], list[str]]
 LOOK_SECONDS = 5
 LOOK_BYTES = 10_000_000  # for each of which another second is given
+LOOK_MEMORY = 2**30
+FULL = 75  # exit code where that does not suffice
 LOOK = """
 import sys
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2])))
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]), int(sys.argv[3])))
 except ImportError:
     pass  # not on Windows
 import h5py
@@ -45,9 +48,13 @@ def look(name, item):
     if getattr(item, "dtype", None) == object:
         item[()]
 
-with h5py.File(sys.argv[1], "r") as file:
-    look("", file)
-    file.visititems(look)
+try:
+    with h5py.File(sys.argv[1], "r") as file:
+        look("", file)
+        file.visititems(look)
+except Exception as error:
+    full = isinstance(error, MemoryError) or "alloc" in str(error)
+    sys.exit(75 if full else 0)
 """
 
 
@@ -84,7 +91,7 @@ def read_h5ad(path: Path, *, layer: str | None = None, labels: str | None = None
         raise UsageError(f"{where}: needs anndata to be read; pip install 'taut[anndata]'") from error
     if not path.is_file():
         raise UsageError(f"{where}: no such file; give an .h5ad file")
-    _look_first(path, where)
+    look_first(path, where)
     try:
         with warnings.catch_warnings(), h5py.File(path, "r") as file:
             warnings.simplefilter("ignore")
@@ -136,16 +143,20 @@ def to_obsm(adata: Any, embedding: Any, key: str = "X_taut") -> None:
     adata.obsm[key] = array
 
 
-def _look_first(path: Path, where: str) -> None:
-    """Refuses a damaged file in which libhdf5 goes round in circles, where no signal reaches Python.
+def look_first(path: Path, where: str) -> None:
+    """Refuses a damaged HDF5 file in which the library goes round in circles, or fills the memory.
 
-    Another process reads the names and attributes first, and all that has no fixed length, within
-    so many seconds of a processor.
+    No signal reaches Python there. So another process reads the names and attributes first, and all
+    that has no fixed length, within so many seconds of a processor and so much memory.
     """
-    seconds = LOOK_SECONDS + path.stat().st_size // LOOK_BYTES
-    done = subprocess.run([sys.executable, "-c", LOOK, str(path), str(seconds)], capture_output=True, check=False)
-    if done.returncode < 0:  # ended by a signal; what else is wrong is said where the file is read
-        raise DataError(f"{where}: is damaged: reading it does not end; download it again")
+    size = path.stat().st_size
+    limits = [LOOK_SECONDS + size // LOOK_BYTES, LOOK_MEMORY + 20 * size]
+    command = [sys.executable, "-c", LOOK, str(path), *map(str, limits)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    # What else is wrong is said where the file is read.
+    if done.returncode < 0 or done.returncode == FULL:
+        what = "does not end" if done.returncode < 0 else "needs more memory than it can hold"
+        raise DataError(f"{where}: is damaged: reading it {what}; download it again")
 
 
 def _check_size(part: Any, where: str) -> None:

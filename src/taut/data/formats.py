@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taut.data.counts import look_first
 from taut.data.sparse import SparseRows, from_scipy
 from taut.errors import DataError, OutOfMemoryError, TautError, UsageError, shown
 from taut.memory import check_fits
@@ -211,6 +212,7 @@ def _ten_x(path: Path, where: str) -> Any:
         raise UsageError(f"{where}: needs h5py to be read; pip install 'taut[anndata]'") from error
     import scipy.sparse
 
+    look_first(path, where)
     with h5py.File(path, "r") as file:
         group = file.get("matrix")
         if group is None or not hasattr(group, "keys") or not {"data", "indices", "indptr", "shape"} <= set(group.keys()):

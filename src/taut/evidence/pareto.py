@@ -22,6 +22,7 @@ import math
 import torch
 from torch import Tensor
 
+from taut.precision import wide
 from taut.types import PerDatum
 
 __all__ = ["pareto_k", "tail_length", "tail_surplus", "threshold"]
@@ -56,7 +57,7 @@ def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
         -inf where all of them are equal to rounding, as with the exact posterior; NaN where M < 5, or where weights of zero are
         among them: the tail is too short to tell.
     """
-    ordered = largest.double().sort(0).values
+    ordered = wide(largest).sort(0).values
     if len(ordered) < 6:
         return torch.full(ordered.shape[1:], math.nan, dtype=torch.float64, device=ordered.device)
     weights = (ordered - ordered[-1]).exp()
@@ -76,7 +77,7 @@ def tail_surplus(largest: Tensor) -> PerDatum:
     Returns:
         0 where the sample's own tail is the heavier one, where the weights are equal, or the tail is too short to tell.
     """
-    ordered = largest.double().sort(0).values
+    ordered = wide(largest).sort(0).values
     if len(ordered) < 6:
         return torch.zeros(ordered.shape[1:], dtype=torch.float64, device=ordered.device)
     tail = (ordered[1:] - ordered[-1]).exp().T  # in units of the largest, (B, M): the cutoff may be too far below for a number
