@@ -736,7 +736,7 @@ def test_a_terminal_of_another_encoding_and_the_version(here: Path):
     result = taut_process("resume", "run-bits", env={"PYTHONIOENCODING": "ascii"})
     assert result.returncode == DONE
     assert b"? Monte Carlo" in result.stdout
-    assert result.stderr == b"run-bits is finished; nothing to resume\n"
+    assert result.stderr == b"run-bits is finished; nothing to resume: --minutes or --max-epochs makes its training longer\n"
     from importlib.metadata import version
 
     assert call("--version").stdout == f"taut {version('taut')}\n"
