@@ -8,7 +8,10 @@ memory the system limits. The last line is ``N inputs, 0 faults``; a fault exits
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
+import lzma
 import multiprocessing
 import os
 import queue
@@ -19,7 +22,9 @@ import struct
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +86,50 @@ def _feather(folder: Path) -> Path:
     return folder / "t.feather"
 
 
+def _packed(folder: Path, suffix: str, pack: Callable[[bytes], bytes]) -> Path:
+    path = folder / f"t.csv.{suffix}"
+    path.write_bytes(pack(_csv(folder).read_bytes()))
+    return path
+
+
+def _zip(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t.csv", content)
+    return stream.getvalue()
+
+
+def _excel(folder: Path) -> Path:
+    _table().to_excel(folder / "t.xlsx", index=False)
+    return folder / "t.xlsx"
+
+
+def _counts() -> Any:
+    from scipy import sparse
+
+    counts = np.random.default_rng(0).poisson(1.0, (ROWS, 8))
+    return sparse.csc_matrix(counts.T)  # genes x cells, as 10x and Matrix Market have them
+
+
+def _ten_x(folder: Path) -> Path:
+    import h5py
+
+    matrix = _counts()
+    with h5py.File(folder / "x.h5", "w") as file:
+        group = file.create_group("matrix")
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(matrix, name)
+        group["shape"] = matrix.shape
+    return folder / "x.h5"
+
+
+def _market(folder: Path) -> Path:
+    from scipy import io as market
+
+    market.mmwrite(folder / "x.mtx", _counts().T)
+    return folder / "x.mtx"
+
+
 def _npy(folder: Path) -> Path:
     np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32))
     return folder / "x.npy"
@@ -139,6 +188,10 @@ def _h5ad(folder: Path) -> Path:
 READERS: dict[str, Make] = {
     "csv": _csv, "csv.gz": _gzipped, "parquet": _parquet, "parquet folder": _parts,
     "jsonl": _json_lines, "feather": _feather, "npy": _npy, "npz": _npz, "idx": _idx,
+    "csv.zip": partial(_packed, suffix="zip", pack=_zip),
+    "csv.bz2": partial(_packed, suffix="bz2", pack=bz2.compress),
+    "csv.xz": partial(_packed, suffix="xz", pack=lzma.compress),
+    "xlsx": _excel, "10x h5": _ten_x, "mtx": _market,
     "idx.gz": _idx_gz, "png": _png, "tiff": _tiff, "jpeg": _jpeg, "h5ad": _h5ad,
 }  # fmt: skip
 

@@ -105,9 +105,10 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
             values = torch.cat([values, model.decode(z, model.split(rows)[1]).sample()])
         values = torch.where(_like(known[None], values), values, torch.nan)
         values = _complete(model, rows, values)
-        ess = torch.where(known, 1 / share.square().sum(0), 0.0)
-        reliable = known & (_khat(log_weight) <= threshold(count)) & (ess >= min(FEWEST, count / 2))
-        return Imputed(values[0].cpu(), values[1:].cpu(), ess.cpu(), (reliable | (ess >= count / 2)).cpu())
+        ess = torch.where(known, 1 / share.square().sum(0), 0.0).cpu()
+        believed = (_khat(log_weight) <= threshold(count)).cpu()
+        reliable = known.cpu() & believed & (ess >= min(FEWEST, count / 2))
+        return Imputed(values[0].cpu(), values[1:].cpu(), ess, reliable | (ess >= count / 2))
 
     def block(rows: Tensor, number: int) -> Imputed:
         result = filled(rows, num_samples, _mirrored(model.encode(rows)))
@@ -165,7 +166,7 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
             for whole, part in zip((value, error, reliable), found, strict=True):
                 whole[there, i] = part[there]
             reliable[:, i] &= sound
-        observed = ~rows[:, columns].isnan().cpu()
+        observed = ~rows.cpu()[:, columns].isnan()
         telling = tail_length(2 * half) > 4  # else the samples are too few to tell
         b, i = (observed & (value.isnan() | (~reliable if telling else False))).nonzero().T
         count = max(SAMPLES, num_samples)

@@ -91,7 +91,7 @@ RUN = {
     },
 }  # fmt: skip
 EVALUATION = {
-    **MEASURED, "by?": Each(COUNT), "method?": TEXT, "seed": WHOLE, "data": TEXT, "baseline?": ESTIMATE,
+    **MEASURED, "by": Each(COUNT), "method?": TEXT, "seed": WHOLE, "data": TEXT, "baseline?": ESTIMATE,
     "bits_per_dimension?": BITS, "unfinished?": [TEXT],
 }  # fmt: skip
 FINDING = {

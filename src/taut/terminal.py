@@ -126,7 +126,7 @@ def show_evaluation(run: Run, as_json: bool) -> None:
     if as_json:
         answer(json.dumps({"run": str(run.path), **result}, indent=2))
         return
-    unfinished = [named(line, str(run.path)) for line in result.get("unfinished", [])]
+    unfinished = [named(line, str(run.path)) for line in result.get("unfinished") or []]
     show_numbers({**result, "warnings": [*result["warnings"], *unfinished]})
     files = "samples.png and reconstructions.png are" if run.schema.is_image else "everything is"
     answer(f"\n{files} in {shown(run.path)}")

@@ -11,7 +11,7 @@ are taken again before each block, so that steps grow and shrink with the poster
 measured before and after with the same fresh noise, by more than ``TOLERANCE`` with two errors. The rate inside a block falls to
 zero, and so the last steps of one say nothing. Data that have not arrived go on, up to ``BLOCKS`` blocks, and are named.
 
-References: nocedal1989, roeder2017, cremer2018.
+References: cremer2018, liu1989, roeder2017.
 """
 
 from __future__ import annotations
