@@ -21,10 +21,7 @@ from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import NamedTuple
 
-import cosmic_ray.plugins
 import mutants
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
 
 SEED = 1
 NUMBER = 150
@@ -46,6 +43,9 @@ class Edit(NamedTuple):
 
 def edits(source: Path) -> Iterator[Edit]:
     """Yields everything that can be edited."""
+    import cosmic_ray.plugins  # which `make mutants-generic` installs
+    from cosmic_ray.ast import ast_nodes, get_ast
+
     names = [n for n in cosmic_ray.plugins.operator_names() if not n.endswith("NoOp")]
     operators = [(n, cosmic_ray.plugins.get_operator(n)) for n in sorted(names)]
     usable = [(n, kind()) for n, kind in operators if not kind.arguments()]
@@ -74,6 +74,9 @@ def running(text: str) -> str:
 
 def edited(source: Path, edit: Edit) -> str | None:
     """Returns the text of the file after an edit, or None where nothing that runs has changed."""
+    import cosmic_ray.plugins
+    from cosmic_ray.mutating import mutate_code
+
     before = (source / edit.file).read_text()
     operator = cosmic_ray.plugins.get_operator(edit.operator)()
     after = mutate_code(before, operator, edit.occurrence)
