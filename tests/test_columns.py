@@ -1065,3 +1065,18 @@ def test_many_constant_columns_are_one_line():
     assert [n for n in notes if "constant" in n] == ["t: 20 columns are constant, left out: 'pixel0', 'pixel1', 'pixel2', ..."]
     notes = infer([table(a=[1, 1], b=["x", "x"], c=[0.5, 1.5])], "t")[1]
     assert notes == ["t: 'a' is constant (1), left out", "t: 'b' is constant ('x'), left out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "round_"),
+    [
+        ("wind", [str(10 * (i % 37)) for i in range(400)], True),
+        ("angle", [str(i % 360) for i in range(800)], True),
+        ("hour", [str(i % 24) for i in range(400)], True),
+        ("visits", [str(i % 24) for i in range(400)], False),
+        ("score", [str(i % 301) for i in range(800)], False),
+    ],
+)
+def test_what_goes_round_is_noted(name, values, round_):
+    notes = one(values, name=name)[1]
+    assert any("may go round" in line for line in notes) == round_

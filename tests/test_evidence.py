@@ -18,7 +18,7 @@ from taut import posteriors
 from taut.data import Dataset, Schema, hashes_of
 from taut.evidence import Estimate, Evidence, importance_blocks
 from taut.evidence.baseline import independent_marginals
-from taut.evidence.importance import curve_sizes, prior_proposal
+from taut.evidence.importance import curve_sizes, in_nats, prior_proposal
 from taut.evidence.pareto import tail_length, tail_surplus
 from taut.evidence.results import bits_per_dimension
 from taut.measure import copies
@@ -493,3 +493,15 @@ def test_the_baseline_is_a_product_and_what_is_missing_drops_out() -> None:
     assert bool((alone[2][:100] == 0).all())  # type: ignore[index]
     far = independent_marginals(dataset(x, Schema("real", (3,), -9.0, 9.0, True)), torch.tensor([[1e9, -1e9, math.nan]]))
     assert bool(far.isfinite().all())  # type: ignore[union-attr]
+
+
+def test_an_error_of_more_than_the_number_itself_is_an_order_of_magnitude() -> None:
+    """One row whose weight is a single sample's must not make the error of a mean millions of nats."""
+    relative = torch.tensor([0.0, 0.3, 1.0, math.e, 1e7])
+    expected = torch.tensor([0.0, 0.3, 1.0, 2.0, 1 + math.log(1e7)])
+    torch.testing.assert_close(in_nats(relative), expected)
+    model = taut.LinearGaussian(8, 4, scale=0.05).model(taut.DiagonalNormal((8,), 4, taut.Linear))
+    evidence = taut.importance(model, 30 * torch.randn(40, 8), 500)
+    assert not bool(evidence.reliable.any())
+    assert float(evidence.log_evidence_error.max()) < 50
+    assert float(evidence.gap_error.max()) < 50

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
 from taut.evidence.ascent import best_gaussians
-from taut.evidence.importance import Defensive, importance
+from taut.evidence.importance import Defensive, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.features import Split
 from taut.likelihoods.columns import NOMINAL, Joint, level_probs
@@ -200,7 +200,7 @@ def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, 
     influence = k * (torch.where(known, weight, 0.0).softmax(0) - torch.where(known, without, 0.0).softmax(0))
     tail = influence.abs().clamp_min(1e-300).log().topk(min(tail_length(k) + 1, k), dim=0).values
     unseen = tail_surplus(tail) * (tail[0].exp() / k).square()
-    error = (influence.var(0) / k + unseen).sqrt()
+    error = in_nats((influence.var(0) / k + unseen).sqrt())
     reliable = known & (_khat(weight) <= threshold(k)) & (_khat(without) <= threshold(k))
     return torch.where(known, value, torch.nan), torch.where(known, error, torch.nan), reliable
 

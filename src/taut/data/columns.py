@@ -65,6 +65,7 @@ from taut.data.columns_notes import (
     FROM_0,
     MANY,
     View,
+    circle_notes,
     disguise,
     dress_notes,
     may_mean,
@@ -189,7 +190,7 @@ def _column(seen: Seen, entry: Mapping[str, Any], notes: list[str], problems: li
     if column is not None and kind != "id":
         notes += dress_notes(label, seen, view)
     if column is not None and column.modelled:
-        notes += precision_notes(label, column, problems)
+        notes += precision_notes(label, column, problems) + circle_notes(label, column)
     elif column is not None and kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
         notes.append(f"{label}{CONSTANT}{column.describe()[1]}{gone}), left out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,10 @@ class View(NamedTuple):
     family: str
     type: str
     numbers: Numbers
+
+
+CIRCLES = {(0, 23), (1, 24), (1, 12), (0, 11), (0, 6), (1, 7)}  # hours, months, days of the week
+ROUND = re.compile(r"hour|month|week|dow|dir|angle|azimuth|bearing|heading", re.IGNORECASE)
 
 
 def mixed(texts: Texts) -> str:
@@ -188,6 +193,17 @@ def precision_notes(label: str, column: Column, problems: list[str]) -> list[str
         few = f"{label} spans more than {precision} tells apart: its values are kept to {finest:.2g}"
         notes.append(f"{few}, its last digit is {column.step:.2g}")
     return notes
+
+
+def circle_notes(label: str, column: Column) -> list[str]:
+    """What goes round, such as 359 degrees and 0: no family knows that its ends are neighbours."""
+    low, high, step = column.low, column.high, column.step or 1.0
+    degrees = low == 0 and high <= 360 <= high + step and high > 300
+    named = ROUND.search(column.name) is not None and (low, high) in CIRCLES
+    if column.kind != "levels" or not (degrees or named):
+        return []
+    remedy = "where that matters, give its sine and cosine as two columns"
+    return [f"{label} may go round from {high:g} to {low:g}, which its family does not know; {remedy}"]
 
 
 def unbounded_notes(densities: Sequence[tuple[str, Numbers]]) -> list[str]:

@@ -272,7 +272,8 @@ def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> 
     khat = pareto_k(largest, (ROUNDING * rounding).clamp_max(COARSE))
     # Under the weights z follows p(z|x): its mean log p(x|z) is log p(x) + KL(p(z|x), p(z)).
     information = torch.where(share > 0, share * log_likelihood, 0.0).sum(0) - log_evidence
-    log_evidence_error = (_error(influence).square() + unseen + rounding.square()).sqrt()
+    relative = (_error(influence).square() + unseen).sqrt()
+    log_evidence_error = (in_nats(relative).square() + rounding.square()).sqrt()
     curve, curve_error = zip(*(_bound(log_w, size) for size in curve_sizes(k)), strict=True)
     return Evidence(
         num_samples=k,
@@ -304,7 +305,16 @@ def _gap_error(influence: Tensor, log_w: Tensor, unseen: Tensor) -> Tensor:
     largest = second.clamp_min(torch.finfo(second.dtype).tiny).log().topk(min(tail_length(k) + 1, k), dim=0).values
     unit = largest[0].exp() / k
     beyond = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
-    return (_error(second).square() + torch.maximum(unseen, beyond)).sqrt()
+    return in_nats((_error(second).square() + torch.maximum(unseen, beyond)).sqrt())
+
+
+def in_nats(relative: Tensor) -> Tensor:
+    """Returns the error of a logarithm from the relative error of the number.
+
+    They are the same to first order. Where the second exceeds one, only its order of magnitude is
+    known, and a mean over rows must not be told that one of them is off by millions of nats.
+    """
+    return torch.where(relative > 1, 1 + relative.clamp_min(1).log(), relative)
 
 
 def _error(values: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from taut.types import PerDatum
 
 __all__ = ["pareto_k", "tail_length", "tail_surplus", "threshold"]
 
+ALONE = 40.0  # nats between the largest weight and the median of the tail
 WORST = 0.7  # shape beyond which the tail is taken to be no heavier
 BEYOND = 1000  # times as many samples, up to whose largest weight the tail is believed
 
@@ -54,8 +55,8 @@ def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
         rounding: Nats by which equal log-weights may differ, a number or (B,).
 
     Returns:
-        -inf where all of them are equal to rounding, as with the exact posterior; NaN where M < 5, or where weights of zero are
-        among them: the tail is too short to tell.
+        inf where the largest stands alone; -inf where all are equal to rounding, as with the exact
+        posterior; NaN where M < 5, or where weights of zero are among them: the tail is too short.
     """
     ordered = wide(largest).sort(0).values
     if len(ordered) < 6:
@@ -65,7 +66,9 @@ def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
     constant = ordered[-1] - ordered[0] <= rounding
     x = torch.where(constant[:, None], torch.ones_like(x), x)  # any numbers: their answer is replaced below
     k = torch.where(constant, -math.inf, _fit(x)[0])
-    return torch.where(ordered[0].isfinite(), k, math.nan)
+    # Of a tail that a fit could tell, the largest weight is some (2 M)^k times the median. Where it is
+    # more by e^40 all others are zero beside it, and a fit of zeros says anything.
+    return torch.where(ordered[0].isfinite(), torch.where(_alone(ordered), math.inf, k), math.nan)
 
 
 def tail_surplus(largest: Tensor) -> PerDatum:
@@ -83,7 +86,7 @@ def tail_surplus(largest: Tensor) -> PerDatum:
     tail = (ordered[1:] - ordered[-1]).exp().T  # in units of the largest, (B, M): the cutoff may be too far below for a number
     cutoff = (ordered[0] - ordered[-1]).exp()
     x, m = tail - cutoff[:, None], tail.shape[1]
-    fits = ordered[0].isfinite() & (x[:, -1] > 0)
+    fits = ordered[0].isfinite() & (x[:, -1] > 0) & ~_alone(ordered)
     k, scale = _fit(torch.where(fits[:, None], x, torch.ones_like(x)))
     k = torch.where(k.abs() < 1e-4, 1e-4, k)  # the formulas divide by it, and are smooth there
     k = k.clamp_max(WORST)  # no error can be believed beyond: k-hat warns, and a number of millions of nats would help nobody
@@ -95,6 +98,11 @@ def tail_surplus(largest: Tensor) -> PerDatum:
 
     square = a.square() * power(torch.ones_like(a)) + 2 * a * b * power(1 - k) + b.square() * power(1 - 2 * k)
     return torch.where(fits, (m * square - tail.square().sum(1)).clamp_min(0), 0.0)
+
+
+def _alone(ordered: Tensor) -> Tensor:
+    """Returns whether the largest of ascending log-weights (M + 1, B) stands alone, (B,)."""
+    return ordered[-1] - ordered[len(ordered) // 2] > ALONE
 
 
 def _fit(x: Tensor) -> tuple[Tensor, Tensor]:
