@@ -79,11 +79,12 @@ def edited(source: Path, edit: Edit) -> str | None:
 
     before = (source / edit.file).read_text()
     operator = cosmic_ray.plugins.get_operator(edit.operator)()
-    after = mutate_code(before, operator, edit.occurrence)
     try:
-        return None if after is None or running(after) == running(before) else after
-    except SyntaxError:  # Cosmic Ray takes the stars of f(**x) for an operator
+        after = mutate_code(before, operator, edit.occurrence)
+        unchanged = after is None or running(after) == running(before)
+    except (AttributeError, SyntaxError):  # Cosmic Ray's own: `except a.b`, or the stars of f(**x) as an operator
         return None
+    return None if unchanged else after
 
 
 def changed(before: str, after: str) -> tuple[int, str]:
