@@ -38,9 +38,9 @@ from sklearn.metrics import roc_auc_score
 from tables import Array, Job, Table, load, schema_file, show, to_arrow
 
 import taut
-from taut.errors import DataError
 from taut.evidence.gaps import optima_blocks
-from taut.run import new_data
+from taut.runs.folder import new_data
+from taut.system.errors import DataError
 
 TABLES = ["breast_cancer", "breast", "spam", "wine", "yeast", "digits"]
 METHODS = ["taut, -log p(x)", "taut, regret", "isolation forest", "Mahalanobis"]

@@ -46,10 +46,10 @@ def fit(job: Job) -> Job:
     import numpy as np
     import torch
 
-    from taut.config import Config
+    from taut.build.config import Config
     from taut.data.sparse import SparseRows
-    from taut.fitting import evaluate, start, train_run
-    from taut.tasks import encode
+    from taut.runs.fit import evaluate, start, train_run
+    from taut.use.tasks import encode
 
     counts, out = matrix(job["data"]), Path(job["out"])
     began = time.process_time()

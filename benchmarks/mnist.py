@@ -13,8 +13,8 @@ import json
 import time
 from pathlib import Path
 
-from taut.config import Config
-from taut.fitting import evaluate, start, train_run
+from taut.build.config import Config
+from taut.runs.fit import evaluate, start, train_run
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from taut import MLP, VAE, Bernoulli, Estimate, Evidence, Posterior, StandardNormal, importance, load
-from taut.run import read_data
+from taut.runs.folder import read_data
 
 CHECKED = 500  # test images whose ELBO a peer computes itself
 FALSE_ALARM = 5.0  # standard errors: once in two million runs

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from taut import parallel
-from taut.config import Config
-from taut.fitting import start
+from taut.build.config import Config
+from taut.runs.fit import start
+from taut.system import parallel
 from taut.training.loop import State, first_batch, run_steps
 from taut.training.step import Learner
 

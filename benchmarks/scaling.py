@@ -61,7 +61,7 @@ def evaluation(size: Size) -> Cost:
     from peers.common import Memory, cpu_seconds
 
     import taut
-    from taut.fitting import assemble
+    from taut.runs.fit import assemble
 
     torch.set_num_threads(1)
     x = bits(size["N"], size["d"])
@@ -80,7 +80,7 @@ def bits(rows: int, elements: int) -> Any:
 
 
 def configured(size: Size) -> Any:
-    from taut.config import Config
+    from taut.build.config import Config
 
     return Config.from_dict(
         {

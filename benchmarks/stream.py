@@ -55,8 +55,8 @@ def imports(job: Job) -> Job:
 
 
 def train(job: Job) -> Job:
-    import taut.fitting as fitting
-    from taut.config import Config
+    import taut.runs.fit as fitting
+    from taut.build.config import Config
 
     settings = {
         "data": {"stream": job["stream"]},

@@ -40,7 +40,7 @@ from tables import Array, Job, Table, from_arrow, jackknife, load, schema_file, 
 
 import taut
 from taut.data import to_table
-from taut.run import sample_run
+from taut.runs.folder import sample_run
 
 SEX, MARITAL = 8, 4
 MEASURES = ["told apart, AUC", "marginals", "sex, AUC", "marital, accuracy"]

@@ -36,7 +36,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 import taut
 from taut.data import fill
-from taut.run import new_data
+from taut.runs.folder import new_data
 
 TABLES = ["adult", "breast", "wine", "defaultcredit", "letter", "spam"]
 SHARES = (10, 20, 30, 40, 50)  # of the cells, ten masks each, in this order

@@ -199,8 +199,8 @@ READERS: dict[str, Make] = {
 def _run_folder(folder: Path) -> Path:
     """Returns a finished run folder with an audit."""
     import taut
-    from taut.auditing import audit_run
     from taut.evidence.audit import Effort
+    from taut.runs.audit import audit_run
 
     x = np.random.default_rng(0).normal(size=(ROWS, 3))
     small = "MLP(hidden=(4,))"
@@ -242,7 +242,7 @@ def _read(path: Path) -> None:
 def _use(path: Path) -> None:
     """What people do with a run folder: load it, score with it, render its report."""
     import taut
-    from taut.auditing import write_report
+    from taut.runs.audit import write_report
 
     run = taut.load(path)
     taut.importance(run.model, np_tensor(), 5)
@@ -267,7 +267,7 @@ def _alarm(number: int, frame: object) -> None:
 
 def attack(make: Make, use: Callable[[Path], None], number: int, faults: Any, current: Any) -> None:
     """Puts to ``faults`` what went wrong for each of a number of damaged copies, and at last None."""
-    from taut.errors import TautError
+    from taut.system.errors import TautError
 
     os.close(2)  # what libraries write of a damaged file
     warnings.simplefilter("ignore")

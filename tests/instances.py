@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import taut
-from taut import likelihoods, networks, objectives, posteriors, priors, warps
+from taut import likelihoods, networks, objectives, posteriors, priors
+from taut.distributions import warps
 
 EVENT = (3, 4)  # of the data of the likelihoods below
 LATENT = 2

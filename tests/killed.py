@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from taut import parallel
-from taut.cli import main
+from taut.cli.app import main
+from taut.system import parallel
 
 checks = 0
 check_same = parallel.check_same

@@ -75,7 +75,7 @@ class _Failed(NamedTuple):
 
 
 def _joined(module: str, name: str, *arguments: Any) -> Any:
-    from taut import parallel
+    from taut.system import parallel
 
     with parallel.ranks(minutes=0.5):
         return getattr(importlib.import_module(module), name)(*arguments)
@@ -100,7 +100,7 @@ def _serve(pipe: Connection, rank: int, world: int) -> None:
 
 
 def _command(*arguments: str) -> Printed:
-    from taut.cli import main
+    from taut.cli.app import main
 
     def leave(code: int) -> None:
         raise SystemExit(code)

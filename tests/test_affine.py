@@ -12,10 +12,11 @@ from instances import EVENT, LATENT, bits
 from torch import Tensor, nn
 
 import taut
-from taut import affine, likelihoods, posteriors, priors
-from taut.affine import FEWEST_ROWS, Affine
-from taut.config import TrainingConfig
-from taut.seeds import set_seed
+from taut import likelihoods, posteriors, priors
+from taut.build.config import TrainingConfig
+from taut.system import products
+from taut.system.products import FEWEST_ROWS, Affine
+from taut.system.seeds import set_seed
 from taut.training.graph import record
 from taut.training.step import Learner
 
@@ -38,14 +39,14 @@ def single() -> Iterator[None]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of the products that oneDNN computed so far."""
     shapes: list[tuple[int, ...]] = []
-    product = affine._product
+    product = products._product
 
     def counted(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y: Tensor = product(x, weight, bias)
         shapes.append(tuple(y.shape))
         return y
 
-    monkeypatch.setattr(affine, "_product", counted)
+    monkeypatch.setattr(products, "_product", counted)
     return shapes
 
 
@@ -228,11 +229,11 @@ def test_the_other_library_is_taken_on_processors_of_makers_on_which_mkl_is_slow
     maker: str, taken: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {maker}\n")
-    monkeypatch.setattr(affine, "CPUINFO", tmp_path / "cpuinfo")
-    assert affine._onednn_is_faster.__wrapped__() is taken
-    monkeypatch.setattr(affine, "CPUINFO", tmp_path / "none")  # as on Windows
-    monkeypatch.setattr(affine.platform, "processor", lambda: f"AMD64 Family 25 Model 1 Stepping 1, {maker}")
-    assert affine._onednn_is_faster.__wrapped__() is taken
+    monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
+    assert products._onednn_is_faster.__wrapped__() is taken
+    monkeypatch.setattr(products, "CPUINFO", tmp_path / "none")  # as on Windows
+    monkeypatch.setattr(products.platform, "processor", lambda: f"AMD64 Family 25 Model 1 Stepping 1, {maker}")
+    assert products._onednn_is_faster.__wrapped__() is taken
 
 
 def test_recorded_step_multiplies_with_onednn_as_the_eager_one_does() -> None:

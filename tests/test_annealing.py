@@ -14,7 +14,7 @@ import taut
 from taut import posteriors
 from taut.evidence import annealing as module
 from taut.evidence.annealing import Annealed, annealing, annealing_blocks, simulate
-from taut.seeds import stream
+from taut.system.seeds import stream
 
 
 class Off(taut.Posterior):

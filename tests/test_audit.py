@@ -14,7 +14,7 @@ from taut import posteriors
 from taut.evidence.audit import Effort, _overfitting, _sandwich, audit
 from taut.evidence.doctor import diagnose
 from taut.evidence.importance import curve_sizes
-from taut.seeds import derive
+from taut.system.seeds import derive
 
 QUICK = Effort(
     num_samples=500, num_chains=8, max_temperatures=50, optimum_steps=150, simulated=20, naive=20, train=2000, samples=300
@@ -262,8 +262,8 @@ def test_commands_of_findings_are_commands() -> None:
 
     from typer.testing import CliRunner
 
-    from taut.cli import app
-    from taut.spec import parse
+    from taut.build.spec import parse
+    from taut.cli.app import app
 
     number, no = estimate(1.0), estimate(0.0)
     space = {

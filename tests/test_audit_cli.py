@@ -23,10 +23,11 @@ from typer.testing import CliRunner, Result
 
 import taut
 import taut.evidence.audit
-from taut import auditing, storage
-from taut.cli import app
-from taut.errors import StorageError
-from taut.seeds import generator
+from taut.cli.app import app
+from taut.runs import audit as audits
+from taut.system import storage
+from taut.system.errors import StorageError
+from taut.system.seeds import generator
 
 RNG = np.random.default_rng(0)
 FACTORS = RNG.normal(size=(200, 2))
@@ -94,12 +95,12 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every section of an audit, each with the least work; what is asked of it stays what is written down."""
-    audit = auditing.audit
+    whole = audits.audit
 
     def less(*args: Any, effort: taut.evidence.audit.Effort, **kwargs: Any) -> dict[str, Any]:
-        return audit(*args, effort=dataclasses.replace(effort, optimum_steps=3, simulated=4, naive=4, samples=20), **kwargs)
+        return whole(*args, effort=dataclasses.replace(effort, optimum_steps=3, simulated=4, naive=4, samples=20), **kwargs)
 
-    monkeypatch.setattr(auditing, "audit", less)
+    monkeypatch.setattr(audits, "audit", less)
 
 
 def call(*arguments: object, **environment: str) -> Result:
@@ -158,14 +159,14 @@ def test_an_audit_adds_its_files_and_changes_no_other(here: Path):
 
 
 def test_what_is_damaged_while_an_audit_runs_is_found_after_it(here: Path, monkeypatch: pytest.MonkeyPatch):
-    audit = auditing.audit
+    whole = audits.audit
 
     def damaging(*args: Any, **kwargs: Any) -> dict[str, Any]:
         content = Path("run/model.safetensors").read_bytes()
         Path("run/model.safetensors").write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
-        return audit(*args, **kwargs)
+        return whole(*args, **kwargs)
 
-    monkeypatch.setattr(auditing, "audit", damaging)
+    monkeypatch.setattr(audits, "audit", damaging)
     done("audit", "run", *LEAST)
     assert audit_of("run")["num_data"] == 10
     with pytest.raises(StorageError, match=r"model\.safetensors is damaged"):
@@ -448,7 +449,7 @@ def prepare(arguments: list[str]) -> None:
                 info["config"]["data"] |= {"test_fraction": 0.0, "validation_fraction": 0.0}
             if name == "full":
                 info["config"]["model"]["posterior"] = "FullCovarianceNormal()"
-                model = taut.build.build(taut.config.ModelConfig(**info["config"]["model"]), taut.load("run").schema)
+                model = taut.build.model.build(taut.build.config.ModelConfig(**info["config"]["model"]), taut.load("run").schema)
                 storage.write_tensors(Path(name, "model.safetensors"), model.state_dict())
             storage.write_json(Path(name, "run.json"), info)
             storage.write_manifest(Path(name))
@@ -505,7 +506,7 @@ def test_a_hostile_name_of_a_run(here: Path, name: str):
 # One process imports taut; each job is a child of it, which signals meet before the n-th call of a function.
 HELPER = textwrap.dedent("""
     import importlib, json, os, sys
-    import torch, taut, taut.cli, taut.auditing, taut.fitting
+    import torch, taut, taut.cli.app, taut.runs.audit, taut.runs.fit
 
     weights = torch.nn.Parameter(torch.zeros(3))
     weights.grad = torch.ones(3)
@@ -527,7 +528,7 @@ HELPER = textwrap.dedent("""
             return original(*args, **kwargs)
         setattr(owner, name, patched)
         sys.argv = ["taut", *job["args"]]
-        taut.cli.main()
+        taut.cli.app.main()
 
     statuses = []
     for job in json.load(sys.stdin):

@@ -36,7 +36,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import anndata
 
-from taut.cli import app
+from taut.cli.app import app
 from taut.data import prepare, readers
 
 DONE, BUG, USAGE, DATA = range(4)

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 import taut
-from taut import build as building
-from taut.config import Config, ModelConfig, TrainingConfig
+from taut.build import statistics
+from taut.build.checks import check_parts, unsupported
+from taut.build.config import Config, ModelConfig, TrainingConfig
+from taut.build.model import build, complete, usual_objective
+from taut.build.statistics import FENCE, summarize
 from taut.data import Dataset, Schema, prepare
-from taut.fitting import assemble
+from taut.runs.fit import assemble
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2, (60, 5, 6)).astype(np.uint8)
@@ -23,14 +26,14 @@ TABLE = RNG.normal(3.0, 2.0, (60, 4))
 
 def model_of(source, latent_dim: int = 2, **model) -> tuple[taut.VAE, object]:
     data = prepare(source)
-    config = building.complete(ModelConfig(latent_dim=latent_dim, **model), data.schema)
-    return building.build(config, data.schema, building.summarize(data)), data
+    config = complete(ModelConfig(latent_dim=latent_dim, **model), data.schema)
+    return build(config, data.schema, summarize(data)), data
 
 
 def test_summary_of_levels_is_their_smoothed_frequencies(monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepare(GREY)
-    monkeypatch.setattr(building, "blocks", lambda rows: rows.split(7))  # blocks that do not divide the rows
-    s = building.summarize(data)
+    monkeypatch.setattr(statistics, "blocks", lambda rows: rows.split(7))  # blocks that do not divide the rows
+    s = summarize(data)
     x = data.train.double()
     torch.testing.assert_close(s.loc, x.mean(0), rtol=0, atol=1e-10)
     torch.testing.assert_close(s.scale, x.std(0, correction=0), rtol=0, atol=1e-10)
@@ -51,14 +54,14 @@ def test_the_pseudo_count_is_that_of_the_best_leave_one_out_prediction() -> None
             return sum(((counts[v] - 1 + extra) / (n - 1 + 9 * extra)).log().item() for v in rows)
 
         best = max((1 / 9, 0.01, 0.03, 0.1, 0.3, 1.0), key=left_out)
-        found = building.summarize(data).log_frequencies[0].exp()
+        found = summarize(data).log_frequencies[0].exp()
         torch.testing.assert_close(found, (counts + best) / (n + 9 * best), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("grey", [GREY, GREY / 255 + 1e-4 * (GREY < 200)], ids=["bytes", "probabilities"])
 def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
     data = prepare(grey, binarize="dynamic")
-    s = building.summarize(data)
+    s = summarize(data)
     p = data.train.double() / (255 if data.train.dtype == torch.uint8 else 1)
     torch.testing.assert_close(s.loc, p.mean(0), rtol=0, atol=1e-6)
     torch.testing.assert_close(s.scale, (p.mean(0) * (1 - p.mean(0))).sqrt(), rtol=0, atol=1e-6)
@@ -71,7 +74,7 @@ def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
     [(BITS, "Bernoulli()"), (GREY, "DiscretizedLogistic()"), (TABLE, "StudentT(scale='per_feature')")],
 )
 def test_the_likelihood_follows_from_the_data(source, likelihood: str) -> None:
-    config = building.complete(ModelConfig(), prepare(source).schema)
+    config = complete(ModelConfig(), prepare(source).schema)
     assert config.likelihood == likelihood
     assert config.encoder == "MLP()"
 
@@ -87,20 +90,20 @@ def test_a_likelihood_that_does_not_know_gaps_is_refused() -> None:
 
     gaps = np.where(np.random.default_rng(0).random(TABLE.shape) < 0.2, np.nan, TABLE)
     data = prepare(gaps)
-    config = building.complete(ModelConfig(latent_dim=2), data.schema)
+    config = complete(ModelConfig(latent_dim=2), data.schema)
     for likelihood, right in ((Plain(), False), (None, True)):
         parts = {} if likelihood is None else {"likelihood": likelihood}
-        model = building.build(config, data.schema, building.summarize(data), parts=parts)
+        model = build(config, data.schema, summarize(data), parts=parts)
         if right:
-            building.check_parts(model, taut.ELBO(), data, "x")
+            check_parts(model, taut.ELBO(), data, "x")
         else:
-            with pytest.raises(taut.UsageError, match=r"Plain gives no density .* taut\.missing\.Observed"):
-                building.check_parts(model, taut.ELBO(), data, "x")
+            with pytest.raises(taut.UsageError, match=r"Plain gives no density .* taut\.distributions\.Observed"):
+                check_parts(model, taut.ELBO(), data, "x")
 
 
 def test_gaps_ask_for_a_bound_of_several_samples() -> None:
-    assert building.usual_objective(Schema("real", (4,), 0.0, 1.0, missing=True)) == "DReG(num_samples=8)"
-    assert building.usual_objective(Schema("real", (4,), 0.0, 1.0)) == "ELBO()"
+    assert usual_objective(Schema("real", (4,), 0.0, 1.0, missing=True)) == "DReG(num_samples=8)"
+    assert usual_objective(Schema("real", (4,), 0.0, 1.0)) == "ELBO()"
 
 
 @pytest.mark.parametrize(
@@ -117,21 +120,21 @@ def test_many_images_get_a_larger_rate_and_a_given_rate_stays(rows: int, form: s
 
 
 def test_large_images_get_convolutions_and_small_data_few_latents() -> None:
-    large = building.complete(ModelConfig(), Schema("levels", (3, 32, 32), 0.0, 255.0))
+    large = complete(ModelConfig(), Schema("levels", (3, 32, 32), 0.0, 255.0))
     assert (large.encoder, large.decoder, large.latent_dim) == ("ConvEncoder()", "ConvDecoder()", 32)
-    assert building.complete(ModelConfig(), Schema("real", (4,), 0.0, 1.0)).latent_dim == 4
-    assert building.complete(ModelConfig(), Schema("binary", (8,), 0.0, 1.0)).latent_dim == 4
-    assert building.complete(ModelConfig(), Schema("real", (1,), 0.0, 1.0)).latent_dim == 2
+    assert complete(ModelConfig(), Schema("real", (4,), 0.0, 1.0)).latent_dim == 4
+    assert complete(ModelConfig(), Schema("binary", (8,), 0.0, 1.0)).latent_dim == 4
+    assert complete(ModelConfig(), Schema("real", (1,), 0.0, 1.0)).latent_dim == 2
 
 
 def test_units_are_filled_in() -> None:
     table, _ = model_of(TABLE, likelihood="Normal()")
-    s = building.summarize(prepare(TABLE))
+    s = summarize(prepare(TABLE))
     torch.testing.assert_close(table.likelihood.data_loc, s.loc)
     torch.testing.assert_close(table.likelihood.data_scale, s.scale)
     torch.testing.assert_close(table.posterior.features.scale, s.scale)
     images, data = model_of(GREY)
-    s = building.summarize(data)
+    s = summarize(data)
     pooled = s.scale.square().mean().sqrt()
     torch.testing.assert_close(images.likelihood.data_scale, pooled.expand(5, 6))
     # 30 pixels together have the variance of ten
@@ -171,8 +174,8 @@ def test_an_untrained_decoder_of_zeros_is_the_baseline(source) -> None:
 def test_blank_model_takes_the_tensors_of_a_trained_one() -> None:
     for source in (BITS, GREY, TABLE):
         trained, data = model_of(source)
-        config = building.complete(ModelConfig(latent_dim=2), data.schema)
-        blank = building.build(config, data.schema)
+        config = complete(ModelConfig(latent_dim=2), data.schema)
+        blank = build(config, data.schema)
         blank.load_state_dict(trained.state_dict())
         x = data.test.to(torch.get_default_dtype())
         z = torch.randn(1, len(x), 2)
@@ -183,8 +186,8 @@ def test_blank_model_takes_the_tensors_of_a_trained_one() -> None:
 def test_parts_given_as_objects_are_used() -> None:
     data = prepare(TABLE)
     prior = taut.StandardNormal(2)
-    config = building.complete(ModelConfig(latent_dim=2), data.schema)
-    assert building.build(config, data.schema, parts={"prior": prior}).prior is prior
+    config = complete(ModelConfig(latent_dim=2), data.schema)
+    assert build(config, data.schema, parts={"prior": prior}).prior is prior
 
 
 @pytest.mark.parametrize(
@@ -199,10 +202,10 @@ def test_parts_given_as_objects_are_used() -> None:
 )
 def test_data_outside_the_support_are_refused(source, likelihood: str, words: tuple[str, ...]) -> None:
     data = prepare(source)
-    config = building.complete(ModelConfig(latent_dim=2, likelihood=likelihood), data.schema)
-    model = building.build(config, data.schema, building.summarize(data))
+    config = complete(ModelConfig(latent_dim=2, likelihood=likelihood), data.schema)
+    model = build(config, data.schema, summarize(data))
     with pytest.raises(taut.DataError) as caught:
-        building.check_parts(model, taut.ELBO(), data, "my.npy")
+        check_parts(model, taut.ELBO(), data, "my.npy")
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("my.npy: ")
@@ -224,9 +227,9 @@ def test_data_outside_the_support_are_refused(source, likelihood: str, words: tu
 )
 def test_parts_whose_bound_would_mean_nothing_are_refused(source, parts: dict[str, str], words: str) -> None:
     data = prepare(source)
-    config = building.complete(ModelConfig(latent_dim=2, **parts), data.schema)
+    config = complete(ModelConfig(latent_dim=2, **parts), data.schema)
     with pytest.raises(taut.UsageError) as caught:
-        building.check_parts(building.build(config, data.schema, building.summarize(data)), taut.IWAE(), data, "my.npy")
+        check_parts(build(config, data.schema, summarize(data)), taut.IWAE(), data, "my.npy")
     assert words in str(caught.value)
 
 
@@ -235,46 +238,46 @@ def test_every_part_of_the_data_is_checked_against_the_support(part: str) -> Non
     data = prepare(TABLE[:, :2] * 0 + RNG.random((60, 2)))
     bad = getattr(data, part).clone()
     bad[-1, 0] = 1.5
-    config = building.complete(ModelConfig(latent_dim=2, likelihood="ContinuousBernoulli()"), data.schema)
-    model = building.build(config, data.schema, building.summarize(data))
-    building.check_parts(model, taut.ELBO(), data, "my.npy")
+    config = complete(ModelConfig(latent_dim=2, likelihood="ContinuousBernoulli()"), data.schema)
+    model = build(config, data.schema, summarize(data))
+    check_parts(model, taut.ELBO(), data, "my.npy")
     with pytest.raises(taut.DataError, match=r"1 values .* 0 to 1; the first is 1.5"):
-        building.check_parts(model, taut.ELBO(), dataclasses.replace(data, **{part: bad}), "my.npy")
+        check_parts(model, taut.ELBO(), dataclasses.replace(data, **{part: bad}), "my.npy")
 
 
 def test_the_first_value_outside_is_named_with_its_place() -> None:
     x = torch.zeros(5000, 3)
     x[4999, 2] = 0.5
     model = taut.VAE(taut.StandardNormal(2), taut.Bernoulli((3,), 2), taut.DiagonalNormal((3,), 2))
-    line, places = building.unsupported(model, x, torch.zeros(1, 2))
+    line, places = unsupported(model, x, torch.zeros(1, 2))
     assert places.tolist() == [[4999, 2]]
     assert "1 values (0.0%)" in line
     assert "the first is 0.5 (row 4999, element 2)" in line
-    assert building.unsupported(model, torch.ones(5, 3), torch.zeros(1, 2)) is None
+    assert unsupported(model, torch.ones(5, 3), torch.zeros(1, 2)) is None
 
 
 def test_mixture_support_is_checked_too() -> None:
     model, data = model_of(GREY, likelihood="DiscretizedLogistic(components=2)")
-    assert building.unsupported(model, data.train, torch.zeros(1, 2)) is None
-    assert building.unsupported(model, data.train.double() + 0.5, torch.zeros(1, 2)) is not None
+    assert unsupported(model, data.train, torch.zeros(1, 2)) is None
+    assert unsupported(model, data.train.double() + 0.5, torch.zeros(1, 2)) is not None
 
 
 def test_one_wild_value_does_not_make_a_scale_of_its_own() -> None:
     """The mean and the standard deviation of regular data are what they are, to the bit; a value of 1e5 is pulled in."""
     rows = RNG.normal(size=(1000, 3))
     rows[:, 2] = np.where(RNG.random(1000) < 0.8, 0.0, rows[:, 2])  # a spike: the spread is that of the rest
-    plain = building.summarize(_all_in_training(rows))
+    plain = summarize(_all_in_training(rows))
     torch.testing.assert_close(plain.loc, torch.from_numpy(rows.mean(0)), rtol=1e-12, atol=0)
     torch.testing.assert_close(plain.scale, torch.from_numpy(rows.std(0)), rtol=1e-12, atol=0)
     wild = rows.copy()
     wild[7] = 1e5
-    found = building.summarize(_all_in_training(wild))
-    reach = 1.1 * building.FENCE  # of a standard deviation of about 1: one value in 1,000 at that distance
+    found = summarize(_all_in_training(wild))
+    reach = 1.1 * FENCE  # of a standard deviation of about 1: one value in 1,000 at that distance
     assert bool(((found.loc - plain.loc).abs() < reach / 1000).all())
     assert bool((found.scale.square() - plain.scale.square() < reach**2 / 1000).all())
     positive = np.exp(rows[:, :1])
     positive[7] = 1e30
-    log = building.summarize(_all_in_training(positive))
+    log = summarize(_all_in_training(positive))
     assert float(log.log_scale) < 1.3
 
 

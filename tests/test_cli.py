@@ -22,9 +22,9 @@ from pyarrow import csv, parquet
 from typer.testing import CliRunner, Result
 
 import taut
-from taut import storage
-from taut.cli import app
-from taut.run import data_of
+from taut.cli.app import app
+from taut.runs.folder import data_of
+from taut.system import storage
 from taut.training import checkpoint
 
 RNG = np.random.default_rng(0)
@@ -670,7 +670,7 @@ def test_each_failure_has_its_exit_code(here: Path, monkeypatch: pytest.MonkeyPa
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.run.sample", fail)
+    monkeypatch.setattr("taut.runs.folder.sample", fail)
     refused(call("sample", "run-bits"), code, words, lines=2 if isinstance(error, taut.DataError) else 1)
 
 
@@ -679,7 +679,7 @@ def test_what_nobody_foresaw_is_called_a_bug_of_ours(here: Path, monkeypatch: py
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.run.sample", fail)
+    monkeypatch.setattr("taut.runs.folder.sample", fail)
     result = call("sample", "run-bits")
     assert result.exit_code == BUG
     assert type(error).__name__ in result.stderr
@@ -701,7 +701,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(here: Path, monkeypatch: pyt
 
 
 def taut_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-c", "from taut.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from taut.cli.app import main; main()", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
     return subprocess.run(command, env=environment, check=False, **{"capture_output": True} | options)
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from taut.data.columns import KINDS, MISSING, Column, decode, encode, from_toml, infer, to_toml
-from taut.errors import DataError, UsageError
+from taut.data.tables.infer import KINDS, MISSING, Column, decode, encode, from_toml, infer, to_toml
+from taut.system.errors import DataError, UsageError
 
 ROW = "(from 0, header not counted)"
 KEEP = "in a schema file keeps it"
@@ -509,8 +509,8 @@ def test_a_schema_file_for_another_table():
 
 @pytest.mark.parametrize("cuts", [[3], [1, 2, 50], list(range(0, 120, 7)), [119], [60, 60]])
 def test_where_a_reader_cuts_the_rows_changes_nothing(cuts, monkeypatch):
-    monkeypatch.setattr("taut.data.columns_seen.CAP", 41)
-    monkeypatch.setattr("taut.data.columns_seen.BLOCK", 16)
+    monkeypatch.setattr("taut.data.tables.seen.CAP", 41)
+    monkeypatch.setattr("taut.data.tables.seen.BLOCK", 16)
     rng = np.random.default_rng(2)
     n = 120
     whole = table(
@@ -582,8 +582,8 @@ def test_pieces_that_contradict_each_other():
 
 
 def test_more_different_values_than_are_counted(monkeypatch):
-    monkeypatch.setattr("taut.data.columns_seen.CAP", 1100)
-    monkeypatch.setattr("taut.data.columns.CAP", 1100)
+    monkeypatch.setattr("taut.data.tables.seen.CAP", 1100)
+    monkeypatch.setattr("taut.data.tables.infer.CAP", 1100)
     texts, numbers = [f"x{i}" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
     assert one(texts)[0].kind == "id"
     assert one(texts * 3)[2][0].startswith("t: column 'x' holds more than 1,099 different texts, too many for a category")

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from taut.config import Config
-from taut.errors import UsageError
+from taut.build.config import Config
+from taut.system.errors import UsageError
 
 
 def test_defaults_are_filled_in():

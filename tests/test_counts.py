@@ -20,9 +20,9 @@ with warnings.catch_warnings():
 
 from taut.data.counts import SparseRows, from_anndata, from_scipy, problems, read_h5ad, to_obsm
 from taut.data.dataset import prepare
-from taut.data.memory import from_counts
+from taut.data.in_memory import from_counts
 from taut.data.readers import Options
-from taut.errors import DataError, UsageError
+from taut.system.errors import DataError, UsageError
 
 COUNTS = np.random.default_rng(0).poisson(0.4, (12, 7)).astype(np.float32)
 COUNTS[3] = 0

@@ -32,7 +32,7 @@ from taut.data import (
 )
 from taut.data.readers import Options
 from taut.data.split import copies_of, row_hashes, split_hashes
-from taut.errors import DataError, UsageError
+from taut.system.errors import DataError, UsageError
 from taut.types import image_layout
 
 

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
 from taut.data import Schema, check_against, prepare, problems, read, readers
-from taut.errors import DataError, TautError, UsageError
+from taut.system.errors import DataError, TautError, UsageError
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 4, 5), dtype=np.uint8)
 REAL = np.random.default_rng(1).standard_normal((40, 3))

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from taut.data.delimited import read_csv
-from taut.errors import DataError, OutOfMemoryError, UsageError
+from taut.data.tables.delimited import read_csv
+from taut.system.errors import DataError, OutOfMemoryError, UsageError
 
 
 @pytest.fixture
@@ -417,7 +417,7 @@ def test_an_archive_of_several_files_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped({"t.csv": data})])
 def test_a_file_that_unpacks_to_more_than_memory_is_refused_in_time(path: Path, pack, monkeypatch) -> None:
-    monkeypatch.setattr("taut.memory.available", lambda: 2**25)
+    monkeypatch.setattr("taut.system.memory.available", lambda: 2**25)
     path.write_bytes(pack(b"a,b\n" + b"1,2\n" * 2**23))
     with pytest.raises(OutOfMemoryError, match="GiB of data need at least"):
         read_csv(path)

@@ -29,12 +29,12 @@ import torch
 from typer.testing import CliRunner
 
 import taut
-from taut import terminal
-from taut.cli import app
-from taut.config import Config
+from taut.build.config import Config
+from taut.cli import terminal
+from taut.cli.app import app
 from taut.evidence.audit import Effort
 from taut.references import REFERENCES, cite
-from taut.run import read_data
+from taut.runs.folder import read_data
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "taut").rglob("*.py"))
@@ -156,17 +156,17 @@ def _command(line: str) -> str:
 
 
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    from taut.auditing import gradients_run
+    from taut.runs.audit import gradients_run
     from taut.training.pace import plan_steps
 
     def short(model: Any, objective: Any, data: Any, config: Any) -> int:
         return plan_steps(model, objective, data, dataclasses.replace(config, max_epochs=2, minutes=None))
 
     little = Effort(num_samples=100, num_chains=4, max_temperatures=5, optimum_steps=5, simulated=5, samples=20)
-    monkeypatch.setattr("taut.fitting.plan_steps", short)
+    monkeypatch.setattr("taut.runs.fit.plan_steps", short)
     monkeypatch.setattr("taut.estimator.plan_steps", short)
     monkeypatch.setattr("taut.evidence.audit.Effort", lambda **_: little)
-    monkeypatch.setattr("taut.auditing.gradients_run", lambda run, **given: gradients_run(run, **given | {"repeats": 2}))
+    monkeypatch.setattr("taut.runs.audit.gradients_run", lambda run, **given: gradients_run(run, **given | {"repeats": 2}))
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
 
 

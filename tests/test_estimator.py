@@ -28,8 +28,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import taut
 from taut import VAEstimator
-from taut.config import Config
-from taut.data.memory import given_back
+from taut.build.config import Config
+from taut.data.in_memory import given_back
 from taut.data.split import row_hashes
 from taut.evidence import own
 from taut.evidence.own import own_keys, own_proposal
@@ -240,9 +240,9 @@ def test_random_state_decides_all_that_is_random() -> None:
 def test_transform_and_back_are_those_of_the_run() -> None:
     x = _normal()
     estimator = VAEstimator(**FAST).fit(x)
-    assert np.array_equal(estimator.transform(x), taut.tasks.encode(estimator.model_, torch.from_numpy(x)).numpy())
+    assert np.array_equal(estimator.transform(x), taut.use.tasks.encode(estimator.model_, torch.from_numpy(x)).numpy())
     z = np.array([[0.5, -1.0], [0.0, 2.0]])
-    assert np.array_equal(estimator.inverse_transform(z), taut.tasks.decode(estimator.model_, torch.from_numpy(z)).numpy())
+    assert np.array_equal(estimator.inverse_transform(z), taut.use.tasks.decode(estimator.model_, torch.from_numpy(z)).numpy())
 
 
 def test_impute_gives_the_conditional_mean_of_a_linear_model() -> None:
@@ -847,4 +847,4 @@ def test_an_anndata_is_embedded_by_a_run(tmp_path: Any) -> None:
     run = taut.fit(cells, tmp_path / "run", max_epochs=1, encoder="MLP(hidden=[8])", decoder="MLP(hidden=[8])", device="cpu")
     taut.embed_anndata(cells, run, key="X_run")
     counts = torch.from_numpy(cells.X.toarray()).double()
-    assert np.array_equal(cells.obsm["X_run"], taut.tasks.encode(run.model, counts).numpy())
+    assert np.array_equal(cells.obsm["X_run"], taut.use.tasks.encode(run.model, counts).numpy())

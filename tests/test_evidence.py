@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from ztest import assert_mean, limit
 
 import taut
-from taut import build as building
 from taut import posteriors
+from taut.build.statistics import summarize
 from taut.data import Dataset, Schema, hashes_of
 from taut.evidence import Estimate, Evidence, importance_blocks
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.importance import curve_sizes, in_nats, prior_proposal
 from taut.evidence.pareto import tail_length, tail_surplus
 from taut.evidence.results import bits_per_dimension
-from taut.measure import copies
+from taut.runs.measure import copies
 
 
 def wrong(problem: taut.LinearGaussian, dim_x: int = 5) -> taut.VAE:
@@ -66,7 +66,7 @@ def test_estimates_by_hand_from_the_same_draws(chunks: tuple[int, ...]) -> None:
     """The streamed sums equal the plain formulas on the log-weights, also where the largest weight comes in a later chunk."""
     problem = taut.LinearGaussian()
     model, x, k = wrong(problem), problem.sample(1), sum(chunks)
-    from taut.seeds import stream
+    from taut.system.seeds import stream
 
     with stream(4, "importance", 0), torch.no_grad():
         q = model.encode(x)
@@ -431,7 +431,7 @@ def dataset(x: np.ndarray | Tensor, schema: Schema) -> Dataset:
 def test_baseline_of_levels_is_the_table_and_of_real_images_their_normals() -> None:
     x = torch.tensor([[2, 3, 5], [4, 4, 2], [2, 4, 4]])
     data = dataset(x, Schema("levels", (3,), 2.0, 5.0))
-    table = building.summarize(data).log_frequencies
+    table = summarize(data).log_frequencies
     assert table is not None
     by_hand = table[[0, 0, 0], [0, 2, 0]] + table[[1, 1, 1], [1, 2, 2]] + table[[2, 2, 2], [3, 0, 2]]
     torch.testing.assert_close(independent_marginals(data, x), by_hand.double())

@@ -12,8 +12,9 @@ import torch
 from pyarrow import csv, parquet
 
 from taut.data import fill, prepare, to_table
-from taut.errors import UsageError
-from taut.export import ARRAYS, NUMBERS, TABLES, check_target, write_numbers, write_table
+from taut.runs.folder import check_target
+from taut.system.errors import UsageError
+from taut.use.export import ARRAYS, NUMBERS, TABLES, write_numbers, write_table
 
 
 @pytest.fixture(autouse=True)

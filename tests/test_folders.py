@@ -27,13 +27,13 @@ from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 import taut
-from taut import locks, records, storage
-from taut.auditing import _write_all, write_report
-from taut.cli import app
-from taut.config import Config
-from taut.data import tabular
-from taut.errors import DataError, StorageError, TautWarning, UsageError
-from taut.fitting import evaluate, merge, resume, start, train_run
+from taut.build.config import Config
+from taut.cli.app import app
+from taut.data.tables import prepare as tabular
+from taut.runs.audit import _write_all, write_report
+from taut.runs.fit import evaluate, merge, resume, start, train_run
+from taut.system import locks, records, storage
+from taut.system.errors import DataError, StorageError, TautWarning, UsageError
 from taut.training import checkpoint
 
 BITS = (np.random.default_rng(0).random((60, 4, 4)) < 0.4).astype(np.uint8)
@@ -109,7 +109,7 @@ def settings(**more: Any) -> Config:
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from taut import locks
+from taut.system import locks
 locks.acquire(Path(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(1000)
@@ -205,7 +205,7 @@ def test_the_same_process_goes_on_and_a_child_of_it_does_not_hold_the_lock(here:
 KILLER = textwrap.dedent("""
     import json, os, shutil, signal, sys
     from pathlib import Path
-    import taut, taut.auditing as auditing
+    import taut, taut.runs.audit as auditing
 
     os_fsync = os.fsync
 
@@ -269,7 +269,7 @@ def test_killed_anywhere_a_finished_run_stays_whole(
     assert result.returncode == 0, result.stderr
     killed = sorted(tmp_path.glob("run-*"))
     assert len(killed) == int(result.stdout) >= 15
-    monkeypatch.setattr("taut.auditing.render", lambda *parts: "a page")
+    monkeypatch.setattr("taut.runs.audit.render", lambda *parts: "a page")
     monkeypatch.setattr(os, "fsync", lambda file: None)
     whole = {"audit.json", "gradients.json"} - ({name} if not again else set())
     for folder in killed:
@@ -494,7 +494,7 @@ def test_every_flipped_byte_of_an_unfinished_run_is_seen(here: Path, monkeypatch
     (here / "manifest.json").unlink()
     content = (here / "run.json").read_bytes()
     assert storage.unbroken(json.loads(content))
-    monkeypatch.setattr("taut.build.build", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("taut.runs.folder.build", lambda *arguments: 1 / 0)
     rng = np.random.default_rng(0)
     for at in rng.choice(len(content), 200, replace=False).tolist():
         (here / "run.json").write_bytes(content[:at] + bytes([content[at] ^ 1 << int(rng.integers(8))]) + content[at + 1 :])
@@ -569,7 +569,7 @@ def test_a_history_on_a_full_disk_is_warned_of_once_and_the_training_goes_on(tmp
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StorageError("cannot write"), UsageError("no"), MemoryError()])
-@pytest.mark.parametrize("at", ["taut.fitting.choose", "taut.storage.write_json", "taut.fitting.train"])
+@pytest.mark.parametrize("at", ["taut.runs.fit.choose", "taut.system.storage.write_json", "taut.runs.fit.train"])
 def test_what_stops_a_run_before_its_first_step_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, at: str
 ):
@@ -584,7 +584,7 @@ def test_what_stops_a_run_before_its_first_step_leaves_nothing(
 
 
 def test_a_file_that_may_not_grow_leaves_a_name_that_is_free(here: Path):
-    command = [sys.executable, "-c", "from taut.cli import main; main()", "fit", "bits.npy", "--out", "new", *QUICK]
+    command = [sys.executable, "-c", "from taut.cli.app import main; main()", "fit", "bits.npy", "--out", "new", *QUICK]
     for most in (100, 3000):
         limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
         result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, preexec_fn=limit)
@@ -687,5 +687,5 @@ def test_little_address_space_is_memory(here: Path, monkeypatch: pytest.MonkeyPa
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.run.sample", fail)
+    monkeypatch.setattr("taut.runs.folder.sample", fail)
     refused(["sample", "run"], MEMORY, "out of memory")

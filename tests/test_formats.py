@@ -23,7 +23,7 @@ import scipy.sparse
 
 from taut.data.dataset import prepare
 from taut.data.readers import kind_of, read
-from taut.errors import DataError, OutOfMemoryError, UsageError
+from taut.system.errors import DataError, OutOfMemoryError, UsageError
 
 COLUMNS = {"x": [0.5, 1.5, None] * 10, "k": ["a", "b", "c"] * 10, "n": list(range(30))}
 COUNTS = np.random.default_rng(0).poisson(1.0, (40, 12))
@@ -91,7 +91,7 @@ def test_an_excel_file_that_unpacks_to_more_than_memory_is_refused_before_it_is_
     path = tmp_path / "bomb.xlsx"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", b"0" * 2**26)
-    monkeypatch.setattr("taut.memory.available", lambda: 2**26)
+    monkeypatch.setattr("taut.system.memory.available", lambda: 2**26)
     with pytest.raises(OutOfMemoryError):
         read(path)
 

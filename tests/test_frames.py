@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from taut.data import check_against, fill, prepare
-from taut.data.frames import from_frame
-from taut.data.memory import given_back
-from taut.errors import DataError
+from taut.data.in_memory import given_back
+from taut.data.tables.frames import from_frame
+from taut.system.errors import DataError
 
 DAY = datetime.date(2024, 2, 29)
 MOMENT = datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)

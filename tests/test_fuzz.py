@@ -8,7 +8,7 @@ import fuzz
 import pytest
 
 from taut.data import counts, prepare
-from taut.errors import DataError
+from taut.system.errors import DataError
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)

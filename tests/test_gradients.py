@@ -17,7 +17,7 @@ import taut
 from taut import posteriors
 from taut.evidence.gradients import _bias, _Moments, gradients
 from taut.networks import inverse_softplus
-from taut.seeds import generator, stream
+from taut.system.seeds import generator, stream
 
 ELBO_FAMILY = [
     "reparameterization",

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 
 from taut.data import images
 from taut.data.images import read_folder
-from taut.errors import DataError, UsageError
+from taut.system.errors import DataError, UsageError
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (5, 7), dtype=np.uint8)

@@ -13,10 +13,10 @@ import torch
 
 import taut
 from taut.data import to_table
-from taut.data.column import Column
-from taut.data.columns import decode, encode, from_toml, infer, to_toml
-from taut.data.columns_cells import days_of, yyyymmdd
-from taut.errors import UsageError
+from taut.data.tables.cells import days_of, yyyymmdd
+from taut.data.tables.column import Column
+from taut.data.tables.infer import decode, encode, from_toml, infer, to_toml
+from taut.system.errors import UsageError
 
 N = 1500
 

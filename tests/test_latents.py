@@ -75,7 +75,7 @@ def test_two_data_by_hand() -> None:
     model = gaussian_model()
     x = torch.tensor([[0.0, 0.0], [2.0, 1.0]])
     found = latents(model, x, seed=3)
-    from taut.seeds import stream
+    from taut.system.seeds import stream
 
     with stream(3, "latents", 0), torch.no_grad():
         draw = model.draw(x, reparameterize=False)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ztest import assert_mean
 
 import taut
-from taut.config import TrainingConfig
+from taut.build.config import TrainingConfig
 from taut.data import Dataset, Schema, prepare
-from taut.seeds import derive, generator, set_seed, stream, untouched
+from taut.system.seeds import derive, generator, set_seed, stream, untouched
 from taut.training import loop
 from taut.training.loop import Record, State, finish, train, validate
 from taut.training.pace import plan_steps

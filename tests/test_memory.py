@@ -21,19 +21,19 @@ from test_cli import call
 from torch import Tensor, nn
 
 import taut
-from taut import tasks
-from taut.config import Config, TrainingConfig
+from taut.build.config import Config, TrainingConfig
 from taut.data import prepare
-from taut.errors import OutOfMemoryError, UsageError
 from taut.evidence import importance
 from taut.evidence.annealing import annealing
-from taut.fitting import evaluate, resume, start, train_run
-from taut.memory import COPIES, Chunks, available, check_fits, out_of_memory
-from taut.parallel import Share
+from taut.runs.fit import evaluate, resume, start, train_run
+from taut.system.errors import OutOfMemoryError, UsageError
+from taut.system.memory import COPIES, Chunks, available, check_fits, out_of_memory
+from taut.system.parallel import Share
 from taut.training import checkpoint
 from taut.training.graph import Graph, record
 from taut.training.loop import State, first_batch, run_steps, train, validate
 from taut.training.step import Learner
+from taut.use import tasks
 
 WORDS = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 137438953472 bytes."
 SETTINGS = TrainingConfig(batch_size=11, learning_rate=1e-2, averaging=0.9, compile="off", threads=1, patience=10.0)
@@ -375,14 +375,14 @@ def test_data_that_cannot_fit_are_refused_before_they_are_read(
 ) -> None:
     path, size = _files(tmp_path)[name]
     monkeypatch.setattr("taut.data.readers._fill", None)  # nothing is read
-    monkeypatch.setattr("taut.data.delimited.read_csv", None)
-    monkeypatch.setattr("taut.memory.available", lambda: COPIES * size - 1)
+    monkeypatch.setattr("taut.data.tables.delimited.read_csv", None)
+    monkeypatch.setattr("taut.system.memory.available", lambda: COPIES * size - 1)
     with pytest.raises(OutOfMemoryError, match=r"need at least .* GiB of memory, .* GiB are free") as caught:
         prepare(path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 6
-    monkeypatch.setattr("taut.memory.available", lambda: COPIES * size)
+    monkeypatch.setattr("taut.system.memory.available", lambda: COPIES * size)
     with pytest.raises(TypeError):  # read
         prepare(path)
 
@@ -392,26 +392,26 @@ def test_counts_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.
     matrix = sparse.csr_matrix(np.random.default_rng(0).poisson(0.5, (50, 10)).astype(np.float32))
     anndata.AnnData(matrix).write_h5ad(tmp_path / "a.h5ad")
     size = matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
-    monkeypatch.setattr("taut.memory.available", lambda: COPIES * size - 1)
+    monkeypatch.setattr("taut.system.memory.available", lambda: COPIES * size - 1)
     with pytest.raises(OutOfMemoryError, match=r"a\.h5ad, X: .* store it sparse"):
         prepare(tmp_path / "a.h5ad")
-    monkeypatch.setattr("taut.memory.available", lambda: COPIES * size)
+    monkeypatch.setattr("taut.system.memory.available", lambda: COPIES * size)
     prepare(tmp_path / "a.h5ad")
 
 
 def test_the_line_says_what_is_needed_what_there_is_and_how_to_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taut.memory.available", lambda: 8 * 2**30)
+    monkeypatch.setattr("taut.system.memory.available", lambda: 8 * 2**30)
     sizes = "x.csv: 4 GiB of data need at least 12 GiB of memory, 8 GiB are free"
     with pytest.raises(OutOfMemoryError) as caught:
         check_fits(4 * 2**30, "x.csv", "convert it")
     assert str(caught.value) == f"{sizes}: convert it, give fewer rows, or take a machine with more"
-    monkeypatch.setattr("taut.memory.available", lambda: None)
+    monkeypatch.setattr("taut.system.memory.available", lambda: None)
     check_fits(2**60, "x.csv", "convert it")  # a system that does not tell
 
 
 def test_the_command_ends_with_the_code_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", np.zeros((100, 20)))
-    monkeypatch.setattr("taut.memory.available", lambda: 1000)
+    monkeypatch.setattr("taut.system.memory.available", lambda: 1000)
     result = call("check", str(tmp_path / "a.npy"))
     assert result.exit_code == 6
     assert "save it as a smaller type" in result.stderr.replace("\n", " ")
@@ -419,9 +419,9 @@ def test_the_command_ends_with_the_code_of_memory(tmp_path: Path, monkeypatch: p
 
 def test_available_memory_is_what_the_kernel_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:  24684092 kB\nMemFree:  100 kB\nMemAvailable:   2000 kB\n")
-    monkeypatch.setattr("taut.memory.OWN_GROUPS", tmp_path / "none")
+    monkeypatch.setattr("taut.system.memory.OWN_GROUPS", tmp_path / "none")
     for file, value in (("meminfo", 2_048_000), ("nothing", None)):
-        monkeypatch.setattr("taut.memory.MEMINFO", tmp_path / file)
+        monkeypatch.setattr("taut.system.memory.MEMINFO", tmp_path / file)
         assert available() == value
 
 
@@ -439,7 +439,7 @@ def test_available_memory_is_what_the_limits_of_a_container_leave(
     (tmp_path / "meminfo").write_text("MemAvailable:   2000 kB\n")
     (tmp_path / "own").write_text(f"1:cpu:/\n{line}\n")
     for name, own in (("MEMINFO", "meminfo"), ("OWN_GROUPS", "own"), ("GROUPS", "groups")):
-        monkeypatch.setattr(f"taut.memory.{name}", tmp_path / own)
+        monkeypatch.setattr(f"taut.system.memory.{name}", tmp_path / own)
     job = tmp_path / "groups" / place / "jobs" / "7"
     job.mkdir(parents=True)
     for group, most in ((job, "max"), (job.parent, "90000")):

@@ -13,10 +13,10 @@ from torch.distributions import Independent, Normal
 from ztest import assert_mean
 
 import taut
-from taut.cells import _picked, cell_scores, impute
+from taut.distributions.observed import Observed, terms
+from taut.evidence.cells import _picked, cell_scores, impute
 from taut.evidence.gaps import decompose, optima_blocks
 from taut.features import ColumnFeatures, Split, Standardize, Totals
-from taut.missing import Observed, terms
 
 
 def with_gaps(x: Tensor, share: float = 0.4) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from no_float64 import OnDevice, no_float64
 
 import taut
-from taut import fitting, tasks
 from taut.evidence import settle
 from taut.evidence.audit import Effort
+from taut.runs import fit as fits
+from taut.use import tasks
 
 SMALL = {"encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,))", "max_epochs": 2, "latent_dim": 2}
 DATA = {
@@ -28,7 +29,7 @@ DATA = {
 def _device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     with no_float64() as device:
-        monkeypatch.setattr(fitting, "find_device", lambda name: device)
+        monkeypatch.setattr(fits, "find_device", lambda name: device)
         yield
 
 
@@ -47,7 +48,7 @@ def test_training_there_gives_the_numbers_of_the_processor(likelihood: str, monk
     settings = SMALL | {"likelihood": likelihood}
     settings |= {"kind": "count"} if likelihood.startswith("Negative") else {}
     there = taut.fit(x, **settings).evaluation()
-    monkeypatch.setattr(fitting, "find_device", torch.device)
+    monkeypatch.setattr(fits, "find_device", torch.device)
     here = taut.fit(x, device="cpu", **settings).evaluation()
     for name in ("elbo", "log_evidence", "rate"):  # float32 all the way: a few units in the sixth place
         assert there[name]["value"] == pytest.approx(here[name]["value"], rel=1e-4, abs=1e-4)

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from taut.data.column import Column
-from taut.data.columns import encode, infer
 from taut.data.dataset import prepare
-from taut.data.notation import days_in, find, numbers_in
 from taut.data.schema import Schema
-from taut.data.tabular import Asked, fill, prepare_tables
-from taut.errors import DataError, UsageError
+from taut.data.tables.column import Column
+from taut.data.tables.infer import encode, infer
+from taut.data.tables.notation import days_in, find, numbers_in
+from taut.data.tables.prepare import Asked, fill, prepare_tables
+from taut.system.errors import DataError, UsageError
 
 VALUES = np.round(np.random.default_rng(0).lognormal(7, 1, 300), 2)
 SIGNED = np.round(np.random.default_rng(1).normal(0, 30, 300), 1)
@@ -143,7 +143,7 @@ def test_times_and_zones(text, when, type_):
 
 def test_periods_of_pandas_are_dates():
     pandas = pytest.importorskip("pandas")
-    from taut.data.frames import from_frame
+    from taut.data.tables.frames import from_frame
 
     table = from_frame(pandas.DataFrame({"x": pandas.PeriodIndex(DAYS, freq="M"), "y": VALUES}))
     column = infer([table], "t")[0][0]

@@ -21,11 +21,12 @@ from ranks import Ranks
 from torch import Tensor, nn
 
 import taut
-from taut import ELBO, parallel
-from taut.config import TrainingConfig
+from taut import ELBO
+from taut.build.config import TrainingConfig
 from taut.data import prepare
-from taut.errors import ParallelError, UsageError
-from taut.parallel import Share
+from taut.system import parallel
+from taut.system.errors import ParallelError, UsageError
+from taut.system.parallel import Share
 from taut.training import pace
 from taut.training.graph import CannotCompileError
 from taut.training.loop import State, first_batch, run_steps, validate
@@ -347,7 +348,7 @@ QUICK = ["--set", "training.averaging=0.9", "--set", "training.checkpoint_second
 def _alone(*arguments: object) -> None:
     from typer.testing import CliRunner
 
-    from taut.cli import app
+    from taut.cli.app import app
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the ranks: sums of another number of threads are rounded otherwise

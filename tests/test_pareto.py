@@ -101,7 +101,7 @@ def test_threshold_and_tail_length_are_the_published_rule() -> None:
 @pytest.mark.parametrize("num_samples", [600, 2000])
 def test_streaming_keeps_the_whole_tail(num_samples: int) -> None:
     """The tail that is kept chunk by chunk is that of all weights: k-hat equals the one of the weights drawn by hand."""
-    from taut.seeds import stream
+    from taut.system.seeds import stream
 
     problem = taut.LinearGaussian()
     model, x = problem.model(taut.DiagonalNormal((5,), 2, taut.Linear)), problem.sample(1)

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from taut.data.parquet import MAX_ROWS, ParquetRows, block_order, num_bytes, read_parquet, row_groups
 from taut.data.readers import kind_of
-from taut.errors import DataError
+from taut.data.tables.parquet import MAX_ROWS, ParquetRows, block_order, num_bytes, read_parquet, row_groups
+from taut.system.errors import DataError
 
 
 @pytest.fixture

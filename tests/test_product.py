@@ -19,10 +19,11 @@ import pytest
 import torch
 
 import taut
-from taut import auditing, terminal
+from taut.cli import terminal
 from taut.evidence.audit import Effort
-from taut.fitting import evaluate, train_run
-from taut.tightening import tighten
+from taut.runs import audit
+from taut.runs.fit import evaluate, train_run
+from taut.runs.tighten import tighten
 
 RNG = np.random.default_rng(0)
 ROWS = 120
@@ -106,7 +107,7 @@ def audited_and_tightened(path: Path, kind: Kind, gaps: bool, latents: tuple[str
     settings |= {} if kind.data == "table" else {"likelihood": kind.likelihood}
     settings |= {"kind": "count"} if kind.data == "count" else {}
     run = taut.fit(written(path, kind, gaps), path / "run", **settings)
-    found = auditing.audit_run(run, effort=LEAST)
+    found = audit.audit_run(run, effort=LEAST)
     more = {"objective": "ScoreFunction(num_samples=4)"} if discrete else {}
     new, data, state = tighten(run, path / "tight", max_epochs=2, **more)
     assert new.config.training.simulated == 0.5

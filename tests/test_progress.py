@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from taut.config import TrainingConfig
+from taut.build.config import TrainingConfig
 from taut.evidence.doctor import diagnose, named, nothing_found, unfinished
 from taut.evidence.progress import as_long_again
 

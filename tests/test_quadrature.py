@@ -14,7 +14,7 @@ from ztest import assert_mean
 
 import taut
 from taut import likelihoods
-from taut.missing import terms
+from taut.distributions.observed import terms
 
 WARPED = (likelihoods.WarpedLevels, likelihoods.WarpedLogistic)  # whose moments are not written there
 LIKELIHOODS = range(len(instances.make_likelihoods()))

@@ -22,12 +22,12 @@ import pytest
 import torch
 
 import taut
-from taut import records
-from taut.errors import StorageError
 from taut.evidence.audit import Effort, audit
 from taut.evidence.gradients import gradients
 from taut.references import REFERENCES
 from taut.report import figures, render, text
+from taut.system import records
+from taut.system.errors import StorageError
 
 NAMES = ("emblem", "bounds", "gaps", "dimensions", "calibration", "variance")
 SHARES = ("reliable_share", "acceptance", "at_floor", "p_value")

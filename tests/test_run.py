@@ -23,13 +23,13 @@ import pytest
 import torch
 
 import taut
-from taut import storage
-from taut.config import Config
+from taut.build.config import Config
 from taut.data import Dataset, Schema
-from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
-from taut.fitting import evaluate, resume, start, train_run
-from taut.measure import draw_pictures
-from taut.run import Run, abandon, data_of, find_device, make_folder
+from taut.runs.fit import evaluate, resume, start, train_run
+from taut.runs.folder import Run, abandon, data_of, find_device, make_folder
+from taut.runs.measure import draw_pictures
+from taut.system import storage
+from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
 from taut.training import checkpoint
 from taut.training.loop import Record
 
@@ -103,8 +103,8 @@ def test_reconstructions_are_spread_over_rows_that_are_sorted_by_class(
     count: int, shown: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grids: list[torch.Tensor] = []
-    monkeypatch.setattr("taut.measure.pictures.grid", lambda x, *_: grids.append(x) or torch.zeros(1, 1))
-    monkeypatch.setattr("taut.measure.pictures.to_png", lambda _: b"")
+    monkeypatch.setattr("taut.runs.measure.pictures.grid", lambda x, *_: grids.append(x) or torch.zeros(1, 1))
+    monkeypatch.setattr("taut.runs.measure.pictures.to_png", lambda _: b"")
     rows = torch.arange(count, dtype=torch.float32)[:, None, None].expand(-1, 4, 4)
     data = Dataset(Schema("levels", (4, 4), 0.0, 99.0), rows[:1], rows[:0], rows, None, None, None, (), "", "", "none")
     model = taut.VAE(taut.StandardNormal(2), taut.Normal((4, 4), 2), taut.DiagonalNormal((4, 4), 2))
@@ -198,7 +198,7 @@ def test_the_randomness_of_the_user_is_left_alone(tmp_path: Path):
 HELPER = textwrap.dedent("""
     import importlib, json, os, sys
     from pathlib import Path
-    import torch, taut, taut.cli
+    import torch, taut, taut.cli.app
 
     weights = torch.nn.Parameter(torch.zeros(3))
     weights.grad = torch.ones(3)
@@ -220,7 +220,7 @@ HELPER = textwrap.dedent("""
             return original(*args, **kwargs)
         setattr(owner, name, patched)
         sys.argv = ["taut", *job["args"]]
-        taut.cli.main()
+        taut.cli.app.main()
 
     statuses = []
     for job in json.load(sys.stdin):
@@ -240,7 +240,7 @@ HELPER = textwrap.dedent("""
 """)
 
 STEP, SYNC, CAPTURE = "taut.training.loop.batch", "os.fsync", "taut.training.loop._capture"
-RECORD, SHOW = "json.dumps", "taut.terminal.Text"
+RECORD, SHOW = "json.dumps", "taut.cli.terminal.Text"
 # batch: one call a step. _capture: one call before the first step and one after each interval. Text: one call a line shown.
 # fsync: 1, 2 run.json; an interval makes 9: 1 history, 2 + 2 + 2 the files of the checkpoint, 2 its folder; later, each file 2.
 KILLS = [(SYNC, n) for n in (12, 13, 14, 16, 18, 19, 20, 21, 29, 30, 31, 33, 36)] + [(STEP, 117), (STEP, 299), (CAPTURE, 3)]

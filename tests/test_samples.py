@@ -21,7 +21,7 @@ import taut
 from taut import priors
 from taut.evidence import samples
 from taut.evidence.samples import _area, _balls, _nearest, _sharpness, _unit, blur, sample_quality
-from taut.seeds import stream
+from taut.system.seeds import stream
 
 STATISTICS = ("classifier", "precision", "recall", "density", "coverage", "nearer")
 IMAGES = ("data", "mean", "draw", "mean_at_optimum", "mean_from_prior", "draw_from_prior")

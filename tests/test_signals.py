@@ -19,8 +19,8 @@ import pytest
 import torch
 
 import taut
-from taut import signals
-from taut.signals import Terminated, held, watched
+from taut.system import signals
+from taut.system.signals import Terminated, held, watched
 
 INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
 BITS = (np.random.default_rng(0).random((60, 4, 4)) < 0.4).astype(np.uint8)
@@ -138,10 +138,10 @@ def in_products(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, call: i
 def test_no_step_is_broken_off_within_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int):
     settings = {"latent_dim": 2, "encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,))", "batch_size": 40}
     path = tmp_path / "run"
-    run, data, state = taut.fitting.start(BITS, path, taut.fitting.merge(taut.Config(), settings | {"threads": 1}))
+    run, data, state = taut.runs.fit.start(BITS, path, taut.runs.fit.merge(taut.Config(), settings | {"threads": 1}))
     in_products(run.model, monkeypatch, call, times=2)
     with pytest.raises(KeyboardInterrupt) as caught:
-        list(taut.fitting.train_run(run, data, state))
+        list(taut.runs.fit.train_run(run, data, state))
     frames = {frame.name for frame in traceback.extract_tb(caught.value.__traceback__)}
     assert not frames & {"product", "_onednn", "_product", "forward", "backward"}, frames
     assert taut.training.checkpoint.latest(path / "checkpoints").name == "step-000000000"  # and a second one did not stop that
@@ -152,15 +152,16 @@ def test_no_step_is_broken_off_within_an_operator(tmp_path: Path, monkeypatch: p
 # As a person's process: real signals, some of them twice at once, at a random time after the training has begun.
 COMMAND = textwrap.dedent("""
     import os, sys
-    from taut import cli, fitting
-    original = fitting.train
+    from taut.cli import app
+    from taut.runs import fit
+    original = fit.train
     def train(*arguments):
         for number, record in enumerate(original(*arguments)):
             if number == 0:
                 os.write(int(os.environ["READY"]), b"x")
             yield record
-    fitting.train = train
-    cli.main()
+    fit.train = train
+    app.main()
 """)
 
 

@@ -9,8 +9,10 @@ import instances
 import pytest
 
 import taut
-from taut import build, objectives
-from taut.spec import Spec, nearest, parse, resolve, to_spec
+from taut import objectives
+from taut.build.model import describe_part
+from taut.build.spec import Spec, parse, resolve, to_spec
+from taut.system.errors import nearest
 
 
 @pytest.mark.parametrize("objective", [o for o, _, _ in instances.OBJECTIVES], ids=repr)
@@ -22,11 +24,11 @@ def test_objectives_there_and_back(objective: taut.Objective) -> None:
 @pytest.mark.parametrize("row", range(len(instances.make_likelihoods())))
 def test_likelihoods_there_and_back(row: int) -> None:
     part, _ = instances.make_likelihoods()[row]
-    spec = build.describe_part(part)
+    spec = describe_part(part)
     fill = {"event_shape": instances.EVENT, "latent_dim": instances.LATENT, "low": 2, "high": 8}
     fill |= {"kinds": instances.KINDS, "num_levels": instances.NUM_LEVELS}
     again = resolve(parse(str(spec)), taut.Likelihood, fill, {"decoder": taut.Network})
-    assert build.describe_part(again) == spec
+    assert describe_part(again) == spec
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in part.state_dict().items()}
 
 
@@ -55,7 +57,7 @@ def test_modules_of_nested_parts_are_found() -> None:
 def test_to_spec_of_factories_and_outsiders() -> None:
     assert to_spec(partial(taut.MLP, hidden=(3,))) == Spec("MLP", (("hidden", (3,)),))
     assert to_spec(taut.MLP) == Spec("MLP")
-    assert build.describe_part(taut.Bernoulli((2,), 1)) == Spec("Bernoulli")  # MLP is the default decoder
+    assert describe_part(taut.Bernoulli((2,), 1)) == Spec("Bernoulli")  # MLP is the default decoder
 
     class Mine(taut.Prior):
         def __init__(self, latent_dim: int, width: float = 1.0) -> None:
@@ -65,14 +67,14 @@ def test_to_spec_of_factories_and_outsiders() -> None:
         def forward(self, context=None):
             raise AssertionError
 
-    assert build.describe_part(Mine(2, width=3.0)) == Spec("Mine", (("width", 3.0),), __name__)
+    assert describe_part(Mine(2, width=3.0)) == Spec("Mine", (("width", 3.0),), __name__)
 
     class Forgetful(Mine):
         def __init__(self, latent_dim: int, shape: int) -> None:
             super().__init__(latent_dim)
 
     with pytest.raises(taut.UsageError, match="does not keep its argument 'shape'"):
-        build.describe_part(Forgetful(2, 3))
+        describe_part(Forgetful(2, 3))
 
 
 HOSTILE = [

@@ -19,11 +19,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import taut
 from taut import likelihoods, posteriors, priors
-from taut.affine import FEWEST_ROWS, Affine
-from taut.config import TrainingConfig
+from taut.build.config import TrainingConfig
 from taut.data import Dataset, prepare
-from taut.errors import UsageError
-from taut.seeds import set_seed
+from taut.system.errors import UsageError
+from taut.system.products import FEWEST_ROWS, Affine
+from taut.system.seeds import set_seed
 from taut.training import pace, step
 from taut.training.graph import FASTER, CannotCompileError, record
 from taut.training.loop import State, train

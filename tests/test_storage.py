@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from taut import storage
-from taut.errors import StorageError, TautWarning
+from taut.system import storage
+from taut.system.errors import StorageError, TautWarning
 from taut.training import checkpoint
 from taut.training.loop import State
 

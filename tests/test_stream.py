@@ -11,11 +11,11 @@ import torch
 from pyarrow import parquet
 
 import taut
-from taut.config import Config
+from taut.build.config import Config
 from taut.data import Options, prepare
-from taut.data.parquet import ParquetRows
-from taut.fitting import resume, start, train_run
-from taut.run import data_of
+from taut.data.tables.parquet import ParquetRows
+from taut.runs.fit import resume, start, train_run
+from taut.runs.folder import data_of
 from taut.training import loop
 
 ON, OFF = Options(stream=True), Options(stream=False)

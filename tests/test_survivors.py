@@ -10,7 +10,7 @@ from torch.distributions.transforms import AffineTransform
 
 import taut
 from taut import likelihoods
-from taut.config import TrainingConfig
+from taut.build.config import TrainingConfig
 from taut.distributions import CategoricalLevels
 from taut.evidence import scale
 from taut.evidence.annealing import simulate

@@ -17,16 +17,17 @@ from typer.testing import CliRunner
 from ztest import assert_mean
 
 import taut
-from taut import build as building
-from taut.cells import impute
-from taut.cli import app
-from taut.config import Config, ModelConfig
+from taut.build.config import Config, ModelConfig
+from taut.build.model import build, complete, describe_part
+from taut.build.statistics import summarize
+from taut.cli.app import app
 from taut.data import Schema, check_against, prepare, to_table
-from taut.data.column import Column
+from taut.data.tables.column import Column
+from taut.distributions.observed import terms
 from taut.evidence.baseline import independent_marginals
+from taut.evidence.cells import impute
 from taut.likelihoods.columns import Columns, Joint, level_probs
-from taut.missing import terms
-from taut.run import new_data, sample_run
+from taut.runs.folder import new_data, sample_run
 
 KINDS = ["category", "real", "binary", "category", "count", "ordinal", "positive", "levels", "date", "category", "real"]
 LEVELS = [3, 0, 2, 4, 0, 4, 0, 0, 0, 30, 0]
@@ -109,8 +110,8 @@ def test_a_family_of_ones_own_takes_the_place_of_the_usual_one() -> None:
     assert not {"Normal", "NegativeBinomial"} & kinds
     text = 'Columns(real=StudentT(scale="per_datum"), count=Poisson())'
     schema = Schema("table", (2,), 0, 0, columns=(Column("a", "real", std=1.0), Column("b", "count", high=9.0)))
-    model = building.build(building.complete(ModelConfig(likelihood=text), schema), schema)
-    assert str(building.describe_part(model.likelihood)) == "Columns(count=Poisson(), real=StudentT(scale='per_datum'))"
+    model = build(complete(ModelConfig(likelihood=text), schema), schema)
+    assert str(describe_part(model.likelihood)) == "Columns(count=Poisson(), real=StudentT(scale='per_datum'))"
 
 
 # --- From a frame to a run and back ---------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def test_the_baseline_is_the_product_of_the_marginals() -> None:
     torch.set_default_dtype(torch.float64)
     table = frame(400)
     data = prepare(table)
-    statistics = building.summarize(data)
+    statistics = summarize(data)
     x = data.test[:20]
     total = torch.zeros(20)
     for i, column in enumerate(data.schema.modelled):
@@ -178,7 +179,7 @@ def test_the_logarithm_of_a_count_is_of_one_more() -> None:
     data = prepare(frame())
     place = [c.name for c in data.schema.modelled].index("visits")
     seen = data.train[:, place].double().log1p()
-    statistics = building.summarize(data)
+    statistics = summarize(data)
     assert float(statistics.log_loc[place]) == pytest.approx(float(seen.mean()))
     assert float(statistics.log_scale[place]) == pytest.approx(float(seen.std(correction=0)))
 
@@ -189,7 +190,7 @@ def test_frequencies_of_levels_count_what_was_seen() -> None:
         test_fraction=0,
         validation_fraction=0,
     )
-    statistics = building.summarize(data)
+    statistics = summarize(data)
     expected = torch.tensor([20.5 / 31, 10.5 / 31]).log()
     torch.testing.assert_close(statistics.log_frequencies[0], expected)  # type: ignore[index]
     assert statistics.loc[0] == pytest.approx(1 / 3)
@@ -198,9 +199,9 @@ def test_frequencies_of_levels_count_what_was_seen() -> None:
 def test_the_untrained_model_is_near_the_marginals() -> None:
     """A raw output of zero is the marginal by its moments: log-Normal, Normal, negative binomial; of levels the frequencies."""
     data = prepare(frame())
-    config = building.complete(Config().model, data.schema)
-    statistics = building.summarize(data)
-    model = building.build(config, data.schema, statistics)
+    config = complete(Config().model, data.schema)
+    statistics = summarize(data)
+    model = build(config, data.schema, statistics)
     with torch.no_grad():
         for parameter in model.likelihood.decoder.parameters():
             parameter.zero_()
@@ -257,8 +258,8 @@ def test_a_condition_is_a_context_and_samples_have_it(tmp_path: Path) -> None:
 def test_the_condition_is_left_out_of_the_density() -> None:
     """log p(rest | given) of two rows that differ in the given column only differs by the context alone."""
     data = prepare(frame(), condition=("heat",))
-    config = building.complete(Config().model, data.schema)
-    model = building.build(config, data.schema, building.summarize(data))
+    config = complete(Config().model, data.schema)
+    model = build(config, data.schema, summarize(data))
     x = data.train[:5].double()
     draw = model.draw(x, 7)
     assert model.split(x)[0].shape == (5, 4)
@@ -333,7 +334,7 @@ def test_what_the_training_rows_do_not_show(
 ) -> None:
     table = pa.table({"a": values, "b": [i + 0.5 for i in range(40)]})
     parts = (np.arange(30), np.arange(30, 34), np.arange(34, 40))
-    monkeypatch.setattr("taut.data.tabular.split_hashes", lambda *_: parts)
+    monkeypatch.setattr("taut.data.tables.prepare.split_hashes", lambda *_: parts)
     if words is None:
         data = prepare(table)
         assert independent_marginals(data, data.test) is not None
@@ -358,8 +359,8 @@ def test_empty_tables_are_one_line() -> None:
 def test_a_log_normal_may_stand_for_real_columns_that_are_positive() -> None:
     table = pa.table({"a": (10 + np.random.default_rng(0).normal(size=100)).tolist(), "b": ["x", "y"] * 50})
     data = prepare(table)
-    config = building.complete(ModelConfig(likelihood="Columns(real=LogNormal())"), data.schema)
-    model = building.build(config, data.schema, building.summarize(data))
+    config = complete(ModelConfig(likelihood="Columns(real=LogNormal())"), data.schema)
+    model = build(config, data.schema, summarize(data))
     assert not taut.ELBO()(model, data.train.double()).value.isnan().any()
 
 
@@ -399,8 +400,8 @@ def test_sparse_counts_stay_sparse_and_give_the_numbers_of_dense_ones(tmp_path: 
 def test_ordered_levels_are_filled_in_by_their_median_and_others_by_their_mode() -> None:
     from torch.distributions import Independent
 
-    from taut.cells import _typical
     from taut.distributions import CategoricalLevels
+    from taut.evidence.cells import _typical
     from taut.likelihoods.columns import Family
 
     probs = torch.tensor([[0.4, 0.15, 0.15, 0.3], [0.4, 0.15, 0.15, 0.3]]).log()[None, None]  # (1, 1, 2 columns, 4 levels)

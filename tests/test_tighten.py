@@ -21,12 +21,12 @@ from typer.testing import CliRunner, Result
 from ztest import limit
 
 import taut
-from taut import storage
-from taut.cli import app
-from taut.errors import StorageError, UsageError
-from taut.fitting import evaluate, resume, train_run
-from taut.run import Run, data_of, new_data
-from taut.tightening import tighten
+from taut.cli.app import app
+from taut.runs.fit import evaluate, resume, train_run
+from taut.runs.folder import Run, data_of, new_data
+from taut.runs.tighten import tighten
+from taut.system import storage
+from taut.system.errors import StorageError, UsageError
 from taut.training import checkpoint
 
 RNG = np.random.default_rng(0)

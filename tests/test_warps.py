@@ -11,7 +11,7 @@ from torch import Tensor
 from ztest import assert_mean
 
 from taut.distributions import OUTSIDE
-from taut.warps import Warped, fit_knots, padded
+from taut.distributions.warps import Warped, fit_knots, padded
 
 RNG = np.random.default_rng(0)
 PLACES = [(0.0, 1.0), (2.5, 0.3), (-3.0, 0.7), (-9.0, 0.05)]

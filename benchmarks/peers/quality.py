@@ -153,7 +153,7 @@ def indexed(job: Job) -> Iterator[Any]:
 
 def configured(job: Job, objective: str = "ELBO()", minutes: float | None = None) -> Any:
     """Returns taut's configuration: that of ``mnist.py``."""
-    from taut.config import Config
+    from taut.build.config import Config
 
     network = f'MLP(hidden=({HIDDEN}, {HIDDEN}), activation="tanh")'
     return Config.from_dict(
@@ -182,8 +182,8 @@ def taut(job: Job) -> None:
 
     from importlib.metadata import version
 
-    from taut.fitting import start, train_run
-    from taut.storage import write_manifest
+    from taut.runs.fit import start, train_run
+    from taut.system.storage import write_manifest
 
     (minutes,) = job["minutes"]
     began, marks = cpu_seconds(), list[tuple[float, int]]()

@@ -13,8 +13,8 @@ from peers.common import Job, answer, job_given
 from peers.quality import cpu_seconds
 
 import taut
-from taut.config import Config, TrainingConfig
-from taut.fitting import start, train_run
+from taut.build.config import Config, TrainingConfig
+from taut.runs.fit import start, train_run
 from taut.training import loop
 from taut.training.loop import State
 

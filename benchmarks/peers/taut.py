@@ -15,8 +15,8 @@ import torch
 from peers.common import LATENT, Job, Memory, Watch, answer, bits, cpu_seconds, factors, grey, job_given, log_normal
 
 import taut
-from taut.config import Config
-from taut.fitting import start
+from taut.build.config import Config
+from taut.runs.fit import start
 from taut.training.loop import State, train
 
 NETWORKS = {
@@ -86,7 +86,7 @@ def linear(job: Job) -> None:
     config = Config.from_dict({"model": model, "training": training, "data": {"validation_fraction": 0.0, "test_fraction": 0.0}})
     wall, cpu = time.perf_counter(), cpu_seconds()
     run, data, state = start(x.astype(np.float32), f"{job['folder']}/run", config)
-    for _ in taut.fitting.train_run(run, data, state):
+    for _ in taut.runs.fit.train_run(run, data, state):
         pass
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     with torch.no_grad():

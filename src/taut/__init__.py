@@ -11,15 +11,13 @@ Examples:
 from typing import TYPE_CHECKING, Any
 
 from taut import likelihoods, networks, objectives, posteriors, priors, problems
-from taut.auditing import audit_run
-from taut.cells import CellScores, Imputed, cell_scores, impute
-from taut.config import Config
-from taut.errors import DataError, DivergedError, StorageError, TautError, UsageError
+from taut.build.config import Config
+from taut.build.spec import parse, resolve, to_spec
 from taut.evidence import Estimate, Evidence, importance
 from taut.evidence.annealing import Annealed, annealing
 from taut.evidence.audit import Effort, audit
+from taut.evidence.cells import CellScores, Imputed, cell_scores, impute
 from taut.evidence.gradients import gradients
-from taut.fitting import fit
 from taut.likelihoods import (
     Bernoulli,
     Binomial,
@@ -41,8 +39,10 @@ from taut.objectives import ELBO, IWAE, VIMCO, Bound, DReG, Objective, ScoreFunc
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
 from taut.priors import GaussianMixture, StandardNormal
 from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
-from taut.run import Run, load
-from taut.spec import parse, resolve, to_spec
+from taut.runs.audit import audit_run
+from taut.runs.fit import fit
+from taut.runs.folder import Run, load
+from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
 
 if TYPE_CHECKING:
     from taut.estimator import VAEstimator, embed_anndata

@@ -1,5 +1,5 @@
 """Lets ``python -m taut`` and ``torchrun -m taut`` be the command ``taut``."""
 
-from taut.cli import main
+from taut.cli.app import main
 
 main()

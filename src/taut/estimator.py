@@ -24,13 +24,12 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Density
 from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 from torch import nn
 
-from taut import build as building
-from taut import cells
-from taut.config import Config
+from taut.build.config import Config
+from taut.build.model import build, build_objective, describe_part
+from taut.build.spec import to_spec
 from taut.data import Dataset, New, Options, Schema, fill, read
 from taut.data.counts import to_obsm
-from taut.data.frames import from_frame
-from taut.data.memory import (
+from taut.data.in_memory import (
     MIN_TRAIN,
     as_table,
     completed,
@@ -40,17 +39,18 @@ from taut.data.memory import (
     given_back,
     without_rows,
 )
-from taut.data.tabular import Asked
-from taut.errors import DataError, UsageError
+from taut.data.tables.frames import from_frame
+from taut.data.tables.prepare import Asked
+from taut.evidence import cells
 from taut.evidence.own import own_evidence
-from taut.fitting import assemble, to_device
 from taut.objectives import Objective
-from taut.run import Run, find_device, new_data, sample_run
-from taut.seeds import untouched
-from taut.spec import to_spec
-from taut.tasks import decode, encode
+from taut.runs.fit import assemble, to_device
+from taut.runs.folder import Run, find_device, new_data, sample_run
+from taut.system.errors import DataError, UsageError
+from taut.system.seeds import untouched
 from taut.training.loop import State, finish, train
 from taut.training.pace import plan_steps
+from taut.use.tasks import decode, encode
 
 __all__ = ["VAEstimator", "embed_anndata"]
 
@@ -367,7 +367,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if dtype not in (None, self._precision):
             model = copy.deepcopy(model)
             model = (model.cpu() if next(model.parameters()).device.type == "mps" else model).to(dtype)
-        objective = building.build_objective(cast(str, self.config_.training.objective))  # decided by ``fit``
+        objective = build_objective(cast(str, self.config_.training.objective))  # decided by ``fit``
         return Run(Path(), self.config_, self.schema_, model, objective, {})
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
@@ -465,7 +465,7 @@ def _written(part: Any, placeholder: bool = False) -> str:
     if isinstance(part, str):
         return part
     try:
-        return str(to_spec(part) if isinstance(part, Objective) else building.describe_part(part))
+        return str(to_spec(part) if isinstance(part, Objective) else describe_part(part))
     except UsageError as error:
         if placeholder:
             return f"{type(part).__name__}()"
@@ -477,7 +477,7 @@ def _rebuilt(state: Mapping[str, Any]) -> dict[str, Any]:
     config, schema = Config.from_dict(state["config_"]), Schema.from_dict(state["schema_"])
     tensors = safetensors.torch.load(state["model_"])
     with _session(next(t.dtype for t in tensors.values() if t.is_floating_point())):
-        model = building.build(config.model, schema)
+        model = build(config.model, schema)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from taut.distributions.warps import MAX_KNOTS, heights
 from taut.types import Context, Data
-from taut.warps import MAX_KNOTS, heights
 
 __all__ = ["ColumnFeatures", "Condition", "Features", "Split", "Standardize", "Totals"]
 

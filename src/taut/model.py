@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from taut.features import Condition
-from taut.memory import keep_freed
-from taut.seeds import generator_states, set_generator_states, untouched
+from taut.system.memory import keep_freed
+from taut.system.seeds import generator_states, set_generator_states, untouched
 from taut.types import Context, Data, Latent, PerSample
 
 __all__ = ["VAE", "Draw", "Likelihood", "Model", "Posterior", "Prior", "evaluating", "frozen"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taut.affine import Affine
+from taut.system.products import Affine
 from taut.types import image_layout
 
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network"]

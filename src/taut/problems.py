@@ -29,7 +29,7 @@ from torch.distributions import (
 )
 
 from taut import priors
-from taut.missing import Observed
+from taut.distributions.observed import Observed
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.types import Context, Data
 

@@ -1,13 +1,13 @@
 """Data: read, understood, checked, split and ready in batches."""
 
-from taut.data.column import Column
-from taut.data.columns import decode, to_toml
 from taut.data.dataset import Dataset, New, batch, check_against, draw_bits, prepare
 from taut.data.readers import Options, Source, read
 from taut.data.rows import Rows, block_size, blocks
 from taut.data.schema import Schema, infer, problems
 from taut.data.split import fingerprint, hashes_of, num_duplicates, split
-from taut.data.tabular import fill, to_table
+from taut.data.tables.column import Column
+from taut.data.tables.infer import decode, to_toml
+from taut.data.tables.prepare import fill, to_table
 
 __all__ = [
     "Column",

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from taut.data.sparse import BLOCK, SparseRows, check_numbers, float_dtype, from_scipy, only_counts
-from taut.errors import DataError, TautError, UsageError, shown
-from taut.memory import check_fits
+from taut.system.errors import DataError, TautError, UsageError, shown
+from taut.system.memory import check_fits
 
 __all__ = ["SparseRows", "from_anndata", "from_scipy", "look_first", "problems", "read_h5ad", "to_obsm"]
 

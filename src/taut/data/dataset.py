@@ -18,10 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from taut.data.array_notes import array_notes, drift_notes, few_notes, is_divided_by_255, shared_notes
-from taut.data.column import float_storage
 from taut.data.counts import problems as problems_of_counts
-from taut.data.numeric_notes import number_notes
+from taut.data.notes import array_notes, drift_notes, few_notes, is_divided_by_255, shared_notes
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
 from taut.data.schema import (
@@ -38,8 +36,10 @@ from taut.data.schema import (
 )
 from taut.data.sparse import SparseRows
 from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_hashes
-from taut.data.tabular import Asked, check_table, prepare_tables
-from taut.errors import DataError, UsageError, shown
+from taut.data.tables.column import float_storage
+from taut.data.tables.numeric_notes import number_notes
+from taut.data.tables.prepare import Asked, check_table, prepare_tables
+from taut.system.errors import DataError, UsageError, shown
 
 BINARIZE = ("none", "dynamic", "threshold")
 Input = str | Path | np.ndarray | torch.Tensor

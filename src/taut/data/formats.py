@@ -16,8 +16,8 @@ import numpy as np
 
 from taut.data.counts import look_first
 from taut.data.sparse import SparseRows, from_scipy
-from taut.errors import DataError, OutOfMemoryError, TautError, UsageError, shown
-from taut.memory import check_fits
+from taut.system.errors import DataError, OutOfMemoryError, TautError, UsageError, shown
+from taut.system.memory import check_fits
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from taut.errors import DataError, UsageError, shown
+from taut.system.errors import DataError, UsageError, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image

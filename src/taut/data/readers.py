@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from taut.data.formats import COUNTS, TABLES, conversion, is_counts_folder
-from taut.data.parquet import SUFFIXES, holds_parquet
 from taut.data.sparse import SparseRows, from_scipy
-from taut.errors import DataError, UsageError, shown
-from taut.memory import available, check_fits
+from taut.data.tables.parquet import SUFFIXES, holds_parquet
+from taut.system.errors import DataError, UsageError, shown
+from taut.system.memory import available, check_fits
 
 MAX_UNCOMPRESSED_BYTES = 16 * 2**30
 MAX_GZIP_RATIO = 1032  # deflate cannot pack tighter, so a header that claims more lies
@@ -226,7 +226,7 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
         counts, notes = read_counts(path)
         return Source(counts, None, name, tuple(notes))
     if kind == "text tables":
-        from taut.data.delimited import read_csv
+        from taut.data.tables.delimited import read_csv
 
         check_fits(size, shown(path), "convert it to Parquet, which can stay on the disk (--stream)")
         table, notes = read_csv(
@@ -255,7 +255,7 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
 
 
 def _read_parquet(path: Path, stream: bool | None, name: str) -> Source:
-    from taut.data.parquet import marks, num_bytes, read_parquet
+    from taut.data.tables.parquet import marks, num_bytes, read_parquet
 
     if stream is None:
         stream = num_bytes(path) > _free_memory() / 4
@@ -268,7 +268,7 @@ def _free_memory() -> int:
 
 def _read_memory(source: object, options: Options) -> Source:
     from taut.data.counts import from_anndata
-    from taut.data.frames import from_frame
+    from taut.data.tables.frames import from_frame
 
     if isinstance(source, torch.Tensor):
         source = _from_tensor(source)

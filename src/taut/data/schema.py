@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from taut.data.column import Column, exact_integers, float_storage, quoted
 from taut.data.counts import problems as count_problems
-from taut.errors import DataError, UsageError
+from taut.data.tables.column import Column, exact_integers, float_storage, quoted
+from taut.system.errors import DataError, UsageError
 from taut.types import image_layout
 
 Kind = Literal["binary", "levels", "real", "count", "table"]

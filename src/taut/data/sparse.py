@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taut.errors import DataError, shown
+from taut.system.errors import DataError, shown
 
 __all__ = ["SparseRows", "check_numbers", "float_dtype", "from_scipy", "only_counts"]
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from taut.data.rows import Rows, blocks
-from taut.errors import DataError, UsageError
+from taut.system.errors import DataError, UsageError
 
 BY = ("rows", "copies")
 FEW = 4

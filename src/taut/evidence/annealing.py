@@ -35,12 +35,12 @@ from torch.distributions import Distribution, biject_to, constraints
 
 from taut.evidence.importance import Proposal
 from taut.evidence.results import Estimate
-from taut.memory import Chunks
 from taut.model import VAE, Model, evaluating, frozen
 from taut.objectives import log_mean_exp
-from taut.parallel import in_order
-from taut.precision import home, wide
-from taut.seeds import derive, stream
+from taut.system.memory import Chunks
+from taut.system.parallel import in_order
+from taut.system.precision import home, wide
+from taut.system.seeds import derive, stream
 from taut.types import Context, Data
 
 __all__ = ["Annealed", "annealing", "annealing_blocks", "simulate", "support_of"]

@@ -25,7 +25,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, T
 
 from taut.evidence.annealing import support_of
 from taut.model import Model, evaluating, frozen
-from taut.seeds import stream
+from taut.system.seeds import stream
 from taut.types import Context, Data
 
 __all__ = ["Best", "best_gaussians", "best_members", "check_family", "curvature", "is_real", "members", "modes", "starts"]

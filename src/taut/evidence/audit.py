@@ -26,8 +26,8 @@ from taut.evidence.rows import settle
 from taut.evidence.samples import blur, sample_quality
 from taut.evidence.scale import scale_check
 from taut.model import VAE
-from taut.parallel import agreed
-from taut.seeds import derive
+from taut.system.parallel import agreed
+from taut.system.seeds import derive
 from taut.types import Data, PerDatum
 
 __all__ = ["Effort", "audit"]

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from taut import build as building
+from taut.build.statistics import Statistics, summarize
 from taut.data import Dataset, Rows, Schema, blocks
 from taut.distributions import NegativeBinomial
+from taut.distributions.warps import Warped
 from taut.types import PerDatum
-from taut.warps import Warped
 
 __all__ = ["independent_marginals"]
 
@@ -52,7 +52,7 @@ def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
     Returns:
         None where the levels are too many for a table of frequencies.
     """
-    schema, statistics = data.schema, building.summarize(data)
+    schema, statistics = data.schema, summarize(data)
     if schema.kind in ("binary", "levels"):
         if statistics.log_frequencies is None:
             return None
@@ -100,7 +100,7 @@ class _Part(NamedTuple):
     log_prob: Callable[[Tensor], Tensor]
 
 
-def _warped(schema: Schema, statistics: building.Statistics, i: int) -> Callable[[Tensor], Tensor]:
+def _warped(schema: Schema, statistics: Statistics, i: int) -> Callable[[Tensor], Tensor]:
     """Returns the log-probabilities of one column of mixed numbers or dates, from values (N, 1)."""
     column, zero = schema.modelled[i], torch.zeros(1, dtype=torch.float64)
     assert statistics.knots is not None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taut.evidence.progress import as_long_again
 
 if TYPE_CHECKING:
-    from taut.config import TrainingConfig
+    from taut.build.config import TrainingConfig
 
 __all__ = ["Finding", "diagnose", "named", "nothing_found", "unfinished", "with_names"]
 

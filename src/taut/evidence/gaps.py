@@ -30,8 +30,8 @@ from taut.evidence.ascent import Best, best_members, check_family, members, star
 from taut.evidence.importance import Proposal, importance
 from taut.evidence.results import Estimate, Evidence, count_methods
 from taut.model import Model, evaluating, frozen
-from taut.parallel import in_order
-from taut.seeds import derive, stream
+from taut.system.parallel import in_order
+from taut.system.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
 
 __all__ = ["Gaps", "Optima", "best_evidence", "decompose", "optima_blocks"]

@@ -38,7 +38,7 @@ from torch.distributions import Distribution, kl_divergence
 from taut.evidence.results import Estimate
 from taut.model import VAE, Model, evaluating
 from taut.objectives import ELBO, IWAE, VIMCO, DReG, Objective, ScoreFunction, StickingTheLanding
-from taut.seeds import generator, stream
+from taut.system.seeds import generator, stream
 from taut.types import Context, Data
 
 __all__ = ["gradients"]

@@ -33,12 +33,12 @@ from torch.distributions import Distribution, MultivariateNormal
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
-from taut.memory import Chunks
 from taut.model import Draw, Model, evaluating
 from taut.objectives import log_mean_exp
-from taut.parallel import Share, in_order
-from taut.precision import home, wide
-from taut.seeds import stream
+from taut.system.memory import Chunks
+from taut.system.parallel import Share, in_order
+from taut.system.precision import home, wide
+from taut.system.seeds import stream
 from taut.types import Context, Data
 
 __all__ = ["Defensive", "Given", "Proposal", "curve_sizes", "importance", "importance_blocks", "prior_proposal"]

@@ -32,7 +32,7 @@ from taut.evidence.annealing import simulate, support_of
 from taut.evidence.ascent import is_real
 from taut.evidence.results import ACTIVE, Estimate
 from taut.model import VAE, evaluating
-from taut.seeds import derive, stream
+from taut.system.seeds import derive, stream
 from taut.types import Context, Data
 
 __all__ = ["calibration", "latents", "prior_gain"]

@@ -26,7 +26,7 @@ from taut.evidence.importance import MAX_DATA, MAX_ELEMENTS, Proposal, importanc
 from taut.evidence.results import Evidence
 from taut.evidence.rows import settle
 from taut.model import VAE
-from taut.seeds import derive
+from taut.system.seeds import derive
 from taut.types import Context, Data
 
 __all__ = ["own_evidence", "own_keys", "own_proposal"]

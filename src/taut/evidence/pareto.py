@@ -22,7 +22,7 @@ import math
 import torch
 from torch import Tensor
 
-from taut.precision import wide
+from taut.system.precision import wide
 from taut.types import PerDatum
 
 __all__ = ["pareto_k", "tail_length", "tail_surplus", "threshold"]

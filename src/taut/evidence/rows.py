@@ -43,7 +43,7 @@ from taut.evidence.importance import Defensive, Given, Proposal, importance, pri
 from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
-from taut.seeds import derive, stream
+from taut.system.seeds import derive, stream
 from taut.types import Context
 
 OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION = 1, 2, 3, 4

@@ -49,12 +49,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut import tasks
 from taut.evidence.results import Estimate
 from taut.features import ColumnFeatures
 from taut.model import VAE, evaluating, frozen
-from taut.seeds import derive, stream
+from taut.system.seeds import derive, stream
 from taut.types import Data, PerDatum, image_layout
+from taut.use import tasks
 
 __all__ = ["blur", "sample_quality"]
 

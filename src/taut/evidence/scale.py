@@ -18,7 +18,7 @@ from torch.distributions import Independent, Normal
 
 from taut.evidence.results import Estimate
 from taut.model import VAE, evaluating
-from taut.seeds import stream
+from taut.system.seeds import stream
 from taut.types import Context, Data
 
 __all__ = ["scale_check"]

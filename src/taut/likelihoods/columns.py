@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
 
+from taut.distributions.observed import terms
 from taut.likelihoods.common import full
 from taut.likelihoods.counts import NegativeBinomial
 from taut.likelihoods.levels import Bernoulli, Categorical, Ordinal
 from taut.likelihoods.reals import LogNormal, StudentT
 from taut.likelihoods.warped import WarpedLevels, WarpedLogistic
-from taut.missing import terms
 from taut.model import Likelihood
 from taut.networks import MLP, Network, NetworkFactory
 from taut.types import Context
@@ -113,7 +113,7 @@ class Columns(Likelihood):
         low: Smallest level of each column of levels, and what no value of a mixed one lies below (minus infinity: unknown).
         high: Largest level, likewise.
         log_frequencies: Log-probabilities of the levels of each column, (columns, most levels), -inf beyond its own.
-        knots: Of the marginal of each column of levels, mixed numbers or dates, (columns, 2, knots): see ``taut.warps``.
+        knots: Of the marginal of each column of levels, mixed numbers or dates, (columns, 2, knots): see ``warps``.
         binary: Likelihood of the binary columns.
         category: Of those with unordered levels.
         ordinal: Of those with ordered levels.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut.missing import Observed
+from taut.distributions.observed import Observed
 
 __all__ = ["full", "independent"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from taut import warps
+from taut.distributions import warps
 from taut.likelihoods.common import full, independent
 from taut.model import Likelihood
 from taut.networks import MLP, NetworkFactory, positive
@@ -60,7 +60,7 @@ class _Warped(Likelihood):
 class WarpedLevels(_Warped):
     r"""Creates $P(x_i \le l \mid z) = \sigma((G_i(l + \tfrac12) - m_i(z)) / s_i(z))$ for the levels low, ..., high of rows.
 
-    G is the logit of the distribution function of the training data (see ``taut.warps``): a raw decoder output of zero is their
+    G is the logit of the distribution function of the training data (see ``warps``): a raw decoder output of zero is their
     frequencies, of any shape, and its size does not grow with the number of levels.
 
     Args:
@@ -80,7 +80,7 @@ class WarpedLevels(_Warped):
 class WarpedLogistic(_Warped):
     r"""Creates logistic distributions of $G_i(x_i)$ for reals with atoms, bounds and any skew.
 
-    G is the logit of the distribution function of the training data (see ``taut.warps``): a raw decoder output of zero is their
+    G is the logit of the distribution function of the training data (see ``warps``): a raw decoder output of zero is their
     marginal. With atoms $\log p$ is a log-probability at an atom and a log-density elsewhere, normalised as a whole.
 
     Args:

@@ -56,7 +56,7 @@ def render(
     """Returns the report of an audit as one HTML page.
 
     Args:
-        audit: What ``taut.auditing.audit_run`` returns, or ``audit.json``; a section may be None or missing.
+        audit: What ``taut.runs.audit.audit_run`` returns, or ``audit.json``; a section may be None or missing.
         gradients: What ``taut.evidence.gradients.gradients`` returns, or ``gradients.json``.
         pictures: PNG files by their name: ``samples.png`` and ``reconstructions.png``.
     """

@@ -13,9 +13,9 @@ import shutil
 import warnings
 from pathlib import Path
 
-from taut import records
-from taut.errors import StorageError, TautWarning, shown
-from taut.storage import (
+from taut.system import records
+from taut.system.errors import StorageError, TautWarning, shown
+from taut.system.storage import (
     clear_temporary,
     commit_folder,
     read_checked_json,

@@ -23,10 +23,10 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from taut import parallel, signals
 from taut.objectives import Bound
-from taut.parallel import Share
-from taut.seeds import set_seed, untouched
+from taut.system import parallel, signals
+from taut.system.parallel import Share
+from taut.system.seeds import set_seed, untouched
 
 if TYPE_CHECKING:
     from taut.training.step import Learner

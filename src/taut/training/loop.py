@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taut import parallel
-from taut.config import TrainingConfig
+from taut.build.config import TrainingConfig
 from taut.data import Dataset, Rows, batch, block_size
-from taut.data.parquet import ParquetRows, block_order
-from taut.errors import DivergedError
-from taut.memory import Chunks, out_of_memory
+from taut.data.tables.parquet import ParquetRows, block_order
 from taut.model import Model, evaluating
 from taut.objectives import Objective
-from taut.parallel import Share
-from taut.precision import wide
-from taut.seeds import derive, generator, set_seed, stream, untouched
-from taut.signals import held, watched
+from taut.system import parallel
+from taut.system.errors import DivergedError
+from taut.system.memory import Chunks, out_of_memory
+from taut.system.parallel import Share
+from taut.system.precision import wide
+from taut.system.seeds import derive, generator, set_seed, stream, untouched
+from taut.system.signals import held, watched
 from taut.training.graph import CannotCompileError
 from taut.training.step import Learner
 

@@ -13,13 +13,13 @@ import time
 
 import torch
 
-from taut.config import TrainingConfig
+from taut.build.config import TrainingConfig
 from taut.data import Dataset
-from taut.errors import UsageError
 from taut.model import Model
 from taut.objectives import Objective
-from taut.parallel import agreed, on_main, world
-from taut.seeds import untouched
+from taut.system.errors import UsageError
+from taut.system.parallel import agreed, on_main, world
+from taut.system.seeds import untouched
 from taut.training.graph import CannotCompileError
 from taut.training.loop import State, batch_size, first_batch, run_steps, validate
 from taut.training.step import Learner

@@ -18,16 +18,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from taut import parallel
-from taut.config import TrainingConfig
-from taut.memory import keep_freed
+from taut.build.config import TrainingConfig
 from taut.model import Model
 from taut.networks import Network
 from taut.objectives import Bound, Objective
-from taut.parallel import Share
-from taut.precision import wide_dtype
-from taut.seeds import generator_states, set_generator_states
-from taut.signals import held
+from taut.system import parallel
+from taut.system.memory import keep_freed
+from taut.system.parallel import Share
+from taut.system.precision import wide_dtype
+from taut.system.seeds import generator_states, set_generator_states
+from taut.system.signals import held
 from taut.training.graph import CannotCompileError, Graph, compiled, scalars
 
 __all__ = ["Learner", "Step"]

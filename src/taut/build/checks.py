@@ -1,0 +1,143 @@
+"""What does not go together is refused before training: data, likelihood, prior, posterior and objective."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from taut.data import Dataset, Rows, Schema, batch, blocks
+from taut.likelihoods.columns import ColumnSupport, reach_of
+from taut.model import VAE
+from taut.objectives import Objective
+from taut.system.errors import DataError, UsageError, shown
+
+__all__ = ["check_parts", "unsupported"]
+
+
+def unsupported(
+    model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None, *, new: bool = False
+) -> tuple[str, Tensor] | None:
+    """Returns what is wrong with data that the likelihood gives no probability, and (row, column) of each such value, or None.
+
+    Args:
+        model: The model.
+        x: Data, (N, *event); what is missing is no problem.
+        latent: Any one z, (1, D), to decode.
+        schema: Of a table: names its columns.
+        new: Whether the data were not trained on: they may lie wherever the density is not zero, however small it is.
+    """
+    bad, first, where, number, size = 0, 0.0, (0, 0), 0, 0
+    support, device = None, next((p.device for p in model.parameters()), torch.device("cpu"))
+    places = []
+    for stored in blocks(x):
+        with torch.no_grad():
+            block, context = model.split(stored.to(device=device, dtype=torch.get_default_dtype()))
+            if support is None:
+                decoded = model.decode(latent[None].to(device), None if context is None else context[:1])
+                support = reach_of(decoded) if new else decoded.support
+                while isinstance(support, constraints.independent):
+                    support = support.base_constraint
+                if support is None:
+                    return None
+        outside = ~(support.check(block) | block.isnan()).reshape(len(block), -1)
+        if outside.any() and not bad:
+            row, element = outside.nonzero()[0].tolist()
+            first, where = float(block.reshape(len(block), -1)[row, element]), (number + row, element)
+        bad, number, size = bad + int(outside.sum()), number + len(block), size + outside.numel()
+        places.append(outside.nonzero().cpu() + torch.tensor([[number - len(block), 0]]))
+    if not bad or support is None:
+        return None
+    place = f"element {where[1]}"
+    if schema is not None and schema.kind == "table":
+        place = f"column {shown(schema.modelled[schema.rest[where[1]]].name)}"
+    return (
+        f"{bad} values ({bad / size:.1%}) lie outside the support of the likelihood, {_words(support)}; "
+        f"the first is {first:g} (row {where[0]}, {place})"
+    ), _of_table(torch.cat(places), schema)
+
+
+def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
+    """Returns places among the columns that are modelled as places among all of a datum, those of the context included."""
+    if schema is not None and schema.kind == "table":
+        places[:, 1] = torch.tensor(schema.rest)[places[:, 1]]
+    return places
+
+
+def _words(support: constraints.Constraint) -> str:
+    if support is constraints.boolean:
+        return "0 or 1"
+    if support is constraints.unit_interval:
+        return "0 to 1"
+    if support is constraints.positive:
+        return "numbers above 0"
+    if support is constraints.nonnegative_integer:
+        return "whole numbers from 0"
+    if isinstance(support, ColumnSupport):
+        return "a range for each column"
+    if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
+        low, high = (float(torch.as_tensor(b).flatten()[0]) for b in (support.lower_bound, support.upper_bound))
+        return f"whole numbers from {low:g} to {high:g}"
+    return str(support)
+
+
+def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -> None:
+    """Refuses data that the likelihood gives no probability, and parts whose bound would mean nothing.
+
+    Fails:
+        DataError: values outside the support of the likelihood; the line says what to choose instead.
+        UsageError: a density for discrete data, or a prior and a posterior over different spaces.
+    """
+    kind, x = dataset.schema.kind, batch(dataset.train, torch.arange(min(2, len(dataset.train))), dataset.binarize == "dynamic")
+    z = model.draw(x[:1], reparameterize=False).z[0]
+    _check_gaps(model, dataset)
+    for rows in (dataset.train, dataset.validation, dataset.test):
+        if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits
+            continue
+        found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
+        if found is not None:
+            mend = {
+                "binary": "leave --likelihood away to get Bernoulli()",
+                "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 and 1 with --binarize dynamic",
+                "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by 255 suit ContinuousBernoulli(), "
+                "undivided DiscretizedLogistic()",
+                "count": "leave --likelihood away to get NegativeBinomial()",
+                "table": "take another family for that kind of column, or another kind in a --schema FILE",
+            }[kind]
+            raise DataError(f"{name}: {found[0]}; {mend}")
+    _, context = model.split(x)
+    support = model.decode(z[None], None if context is None else context[:1]).support
+    if dataset.schema.discrete and support is not None and not support.is_discrete:
+        raise UsageError(
+            f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound could grow without limit; "
+            "leave --likelihood away, or read the data as real numbers with --kind real"
+        )
+    prior, posterior = model.prior(None if context is None else context[:1]), model.encode(x[:1])
+    there, back = prior.support, posterior.support
+    if not (there is None or back is None or (_all(there, z) and _all(back, prior.sample(torch.Size((1,)))))):
+        raise UsageError(
+            f"the prior {type(model.prior).__name__} and the posterior {type(model.posterior).__name__} are over different "
+            "spaces, so their KL means nothing: take both discrete or both continuous"
+        )
+    objective(model, x)  # a wrong pair of parts fails here, not in the loop
+
+
+def _check_gaps(model: VAE, dataset: Dataset) -> None:
+    """Refuses a likelihood, a person's own say, whose density of a datum with gaps is no number."""
+    if not dataset.schema.missing:
+        return
+    for block in blocks(dataset.train):
+        gaps = block[block.flatten(1).isnan().any(1)][:1].to(torch.get_default_dtype())
+        if len(gaps):
+            if bool(model.draw(gaps, reparameterize=False).log_likelihood.isnan().any()):
+                name = type(model.likelihood).__name__
+                raise UsageError(
+                    f"{name} gives no density to data with missing entries: let it return "
+                    "taut.distributions.Observed(distribution, dims, fill) in place of "
+                    "Independent(distribution, dims), or fill the gaps"
+                )
+            return
+
+
+def _all(support: constraints.Constraint, z: Tensor) -> bool:
+    return bool(support.check(z).all())

@@ -1,0 +1,1 @@
+"""The command line. Read ``app`` first; ``terminal`` says what a person sees."""

@@ -1,0 +1,126 @@
+"""What a user should know about the numbers of the training rows: wild values, and columns that are a function of others."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from taut.data.rows import Rows, blocks
+from taut.data.schema import Schema
+from taut.data.tables.column import float_storage, quoted
+
+__all__ = ["number_notes", "spread"]
+
+SOME = 4000  # rows that are looked at to tell how columns hang together
+MOST = 300  # columns
+WILD = 1000.0  # quartiles' distances from the median
+CLOSE = 0.02  # root mean square of what others leave of a column, in its standard deviations: more is no rounding
+
+
+def spread(values: np.ndarray) -> tuple[float, float]:
+    """Returns the median of finite values and the distance of their quartiles, of those that are not the median if it is 0.
+
+    A value that fills half of a column says nothing of the spread of the others. NaN and 0 where there is nothing to tell.
+    """
+    values = values[np.isfinite(values)]
+    if len(values) < 8:
+        return float("nan"), 0.0
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    if high > low:
+        return float(median), float(high - low)
+    others = values[values != median]
+    low, high = np.quantile(others, [0.25, 0.75]) if len(others) >= 8 else (0.0, 0.0)
+    return float(median), float(high - low)
+
+
+def number_notes(rows: Rows, schema: Schema) -> list[str]:
+    """Returns a line for wild values of real columns, and one for columns that are a linear function of others."""
+    if schema.kind == "binary" or len(schema.event_shape) != 1 or len(rows) < 8:
+        return []
+    some = rows[torch.arange(0, len(rows), -(-len(rows) // SOME))].double().numpy()
+    return [*_wild(rows, some, schema), *_functions(some, schema)]
+
+
+def _label(schema: Schema, i: int) -> str:
+    return quoted(schema.modelled[i].name) if schema.columns else f"column {i} (from 0)"
+
+
+def _wild(rows: Rows, some: np.ndarray, schema: Schema) -> list[str]:
+    kinds = [c.kind for c in schema.modelled] if schema.columns else [schema.kind] * schema.num_elements
+    real = np.flatnonzero([kind in ("real", "date", "mixed") for kind in kinds])
+    if not len(real):
+        return []
+    median, distance = np.array([spread(some[:, i]) for i in real]).T
+    away = np.zeros(len(real))
+    for block in blocks(rows) if isinstance(rows, torch.Tensor) else [torch.from_numpy(some)]:
+        away = np.fmax(away, np.nanmax(np.abs(block[:, real].double().numpy() - median), axis=0, initial=0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times = np.where(distance > 0, away / distance, 0.0)
+    wild = np.flatnonzero(times > WILD)
+    if not len(wild):
+        return []
+    worst = wild[times[wild].argmax()]
+    more = f" and {len(wild) - 1} more" if len(wild) > 1 else ""
+    label = _label(schema, int(real[worst]))
+    return [
+        f"{label}{more}: the largest |x - median| is {times[worst]:.2g} times the quartiles' distance; "
+        "correct it if it is a slip of a digit or a unit, since a model spends its means on such values"
+    ]
+
+
+def _functions(some: np.ndarray, schema: Schema) -> list[str]:
+    """Finds columns that are a linear function of those before them, up to the rounding of the numbers as they stand."""
+    columns = schema.modelled
+    numeric = [i for i in range(some.shape[1]) if not columns or not columns[i].levels]
+    codes = some[:, numeric]
+    codes = codes[np.isfinite(codes).all(1)]
+    if not 2 <= len(numeric) <= MOST or len(codes) < 2 * len(numeric) + 20:
+        return []
+    x = np.column_stack([columns[i].values(code) for i, code in zip(numeric, codes.T, strict=True)]) if columns else codes
+    mean, scale = x.mean(0), x.std(0)
+    z = (x - mean) / np.where(scale > 0, scale, 1.0)
+    coarse = np.array([_rounding(value, code) for value, code in zip(x.T, codes.T, strict=True)])
+    left = np.abs(np.diag(np.linalg.qr(z, mode="r"))) / len(z) ** 0.5
+    free = [j for j in range(len(numeric)) if left[j] > CLOSE]
+    found = []
+    for j in np.flatnonzero((left <= CLOSE) & (scale > 0)):
+        before = [i for i in free if i < j]
+        weights = np.linalg.lstsq(z[:, before], z[:, j], rcond=None)[0]
+        used = [i for i, weight in zip(before, weights, strict=True) if abs(weight) > 0.01]
+        slopes = np.linalg.lstsq(x[:, used] - mean[used], x[:, j] - mean[j], rcond=None)[0]
+        rest = np.abs(x[:, j] - mean[j] - (x[:, used] - mean[used]) @ slopes).max()
+        rounding = coarse[j] + float(np.abs(slopes) @ coarse[used])
+        if used and rest <= min(rounding, 0.05 * scale[j]):
+            constant = mean[j] - mean[used] @ slopes
+            constant = 0.0 if abs(constant) <= rounding else round(constant, math.ceil(-math.log10(rounding)))
+            found.append(_formula(schema, numeric[j], [numeric[i] for i in used], slopes, constant))
+    if not found:
+        return []
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    how = 'leave it out (kind = "id" in a --schema FILE)' if columns else "leave it out"
+    return [
+        f"{'; '.join(found[:3])}{more}, to the last digit: a density of such columns has no bound, and a gap is better filled by "
+        f"the formula: {how} and compute it afterwards"
+    ]
+
+
+def _rounding(values: np.ndarray, codes: np.ndarray) -> float:
+    """Returns how far a value can be from what was meant: the least distance of two values, and what storing codes rounds."""
+    different = np.unique(values)
+    if len(different) < 2:
+        return 0.0
+    unit = float(np.ptp(values) / np.ptp(codes))
+    return float(np.diff(different).min()) + 4 * unit * float(np.finfo(float_storage()).eps * np.abs(codes).max())
+
+
+def _formula(schema: Schema, j: int, used: list[int], slopes: np.ndarray, constant: float) -> str:
+    if len(used) > 3:
+        return f"{_label(schema, j)} is a linear function of {len(used)} other columns"
+    text = ""
+    for slope, i in zip(slopes, used, strict=True):
+        size = "" if abs(abs(slope) - 1) < 1e-4 else f"{abs(slope):.5g} "
+        text += f"{' - ' if slope < 0 else ' + '}{size}{_label(schema, i)}"
+    text += f"{' - ' if constant < 0 else ' + '}{abs(constant):.10g}" if constant else ""
+    return f"{_label(schema, j)} = {text.removeprefix(' + ').strip()}"

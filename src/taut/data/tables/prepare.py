@@ -1,0 +1,271 @@
+"""Tables: from what was read to the codes that a model sees, split by content; in memory, or from a file that stays on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from taut.data.readers import Streamed
+from taut.data.rows import Rows, blocks
+from taut.data.schema import Schema, flat_columns
+from taut.data.split import Copies, copies_of, row_hashes, split_hashes
+from taut.data.tables.cells import Tokens, read_cells
+from taut.data.tables.column import LEVEL_KINDS, Column, float_storage
+from taut.data.tables.infer import decode, encode, from_toml, infer
+from taut.data.tables.parquet import ParquetRows, row_groups
+from taut.system.errors import DataError, UsageError, nearest, shown
+
+__all__ = ["MISSING_NOTE", "Asked", "Prepared", "check_table", "fill", "prepare_tables", "to_table"]
+
+MISSING_NOTE = "they leave log p(x), and the encoder sees where they are"
+
+
+class Asked(NamedTuple):
+    """What a person said of a table: a schema (a TOML file, or one made before), what means missing, what is the context."""
+
+    schema: Path | Schema | None
+    missing_values: tuple[str, ...]
+    condition: tuple[str, ...]
+
+
+class Prepared(NamedTuple):
+    """A table ready to train on: its schema, its three parts, what to know of it, its name by content, its copies of rows."""
+
+    schema: Schema
+    parts: list[Rows]
+    notes: list[str]
+    fingerprint: str
+    copies: Copies
+
+
+class _Coded(NamedTuple):
+    hashes: np.ndarray  # of each row
+    rows: Any  # Rows, all of them
+    problems: list[str]
+    notes: list[str]
+    missing: int  # entries
+    empty: int  # rows
+
+
+def prepare_tables(
+    sources: Sequence[Any],
+    names: Sequence[str],
+    asked: Asked,
+    fractions: tuple[float, float],
+    min_rows: int,
+    by: str | None = None,
+) -> Prepared:
+    """Returns the training table (and an official test table, if there is one) understood, checked, coded and split.
+
+    Args:
+        sources: One or two tables, or files to be streamed.
+        names: What to call them in messages.
+        asked: What a person said of them.
+        fractions: Shares for validation and for testing.
+        min_rows: Fewest rows allowed.
+        by: Whether the split is by "rows" or "copies"; None decides.
+
+    Fails:
+        DataError: it lists every problem of both.
+        UsageError: the schema file cannot be read, or a column of the context is none.
+    """
+    schema, notes = (asked.schema, []) if isinstance(asked.schema, Schema) else _understood(sources[0], names[0], asked)
+    coded = [_code(s, schema, name) for s, name in zip(sources, names, strict=True)]
+    wrong = [line for c in coded for line in c.problems]
+    if len(coded[0].hashes) < min_rows:
+        wrong.append(f"{names[0]}: has {len(coded[0].hashes)} rows, but at least {min_rows} are needed; give more data")
+    if wrong:
+        raise DataError(wrong)
+    schema = replace(schema, missing=schema.missing or bool(coded[0].missing))
+    with _causes(notes):
+        copies = copies_of(coded[0].hashes, *fractions, by, by_nature=all(c.discrete for c in schema.modelled))
+        parts = split_hashes(coded[0].hashes, *fractions, copies.most)
+    rows: list[Rows] = [_subset(coded[0].rows, part) for part in parts]
+    if len(coded) > 1:
+        rows[2] = coded[1].rows
+    if wrong := flat_columns((x.numpy() for x in blocks(rows[0])), schema, f"{names[0]}, its training rows"):
+        raise DataError(wrong)
+    notes = [*notes, *(line for c in coded for line in c.notes), *_told(coded, len(schema.modelled), copies)]
+    return Prepared(schema, rows, notes, "+".join(_fingerprint(c.hashes, schema.modelled) for c in coded), copies)
+
+
+def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]]:
+    """Returns the schema of a table that has none yet, and notes."""
+    given: dict[str, dict[str, Any]] = {}
+    missing_values = asked.missing_values
+    if isinstance(asked.schema, Path):
+        given, also = from_toml(_text(asked.schema), shown(asked.schema))
+        missing_values = (*missing_values, *also)
+    columns, notes, wrong = infer(_pieces(source), name, missing_values=missing_values, given=given)
+    modelled = [c.name for c in columns if c.modelled]
+    if not wrong and not modelled:
+        wrong = [f"{name}: no column is left to model; say what the columns are with --schema FILE (taut check DATA --out FILE)"]
+    if wrong:
+        raise DataError([*wrong, *_left_out(notes)])
+    for wanted in asked.condition:
+        if wanted not in modelled:
+            known = ", ".join(shown(m) for m in modelled[:20])
+            raise UsageError(
+                f"--condition {shown(wanted)}: no such column is modelled{nearest(wanted, modelled)}; there are {known}"
+            )
+    if len(set(asked.condition)) == len(modelled):
+        raise UsageError("--condition names every column: none is left to model")
+    schema = Schema("table", (len(modelled),), 0.0, 0.0, False, tuple(columns), asked.condition, tuple(missing_values))
+    return schema, notes
+
+
+@contextmanager
+def _causes(notes: Sequence[str]) -> Iterator[None]:
+    """Too few different rows may be so because of what was left out, which is said with the error."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError([*error.problems, *_left_out(notes)]) from error
+
+
+def _left_out(notes: Iterable[str]) -> list[str]:
+    return [note for note in notes if "left out" in note or "read as a category" in note]
+
+
+def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str], Any]:
+    """Returns new rows coded by the schema of a trained model, what to know of them, and the table itself.
+
+    Fails:
+        DataError: it lists every problem.
+    """
+    coded = _code(source, schema, name)
+    if coded.problems:
+        raise DataError(coded.problems)
+    return coded.rows, coded.notes, None if isinstance(source, Streamed) else source
+
+
+def to_table(values: Any, columns: Sequence[Column]) -> Any:
+    """Returns the table of codes (N, C) that a model made: on the grid and in the range of the data, texts, dates.
+
+    Args:
+        values: An array or a tensor of codes; NaN becomes null.
+        columns: The columns that they are of.
+    """
+    array = np.asarray(values, np.float64).copy()
+    for j, column in enumerate(columns):
+        array[:, j] = array[:, j] if column.kind in LEVEL_KINDS else column.settled(array[:, j])
+    return decode(array, columns)
+
+
+def fill(table: Any, values: Any, schema: Schema) -> Any:
+    """Returns a table whose missing entries come from codes (N, C); every other cell, and column, is as it was.
+
+    A level that the training never saw is missing to the model, but stays what it is.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    filled, codes = to_table(values, schema.modelled), np.asarray(values, np.float64)
+    fields, arrays = list(table.schema), list(table.columns)
+    places = {header: i for i, header in enumerate(table.column_names)}
+    for j, column in enumerate(schema.modelled):
+        place = places[column.name]
+        old = arrays[place]
+        cells = read_cells(old, Tokens(schema.missing_values, column.levels))
+        assert not isinstance(cells, str)  # it was read before
+        if not cells.missing.any():
+            continue
+        kind = old.type.value_type if pa.types.is_dictionary(old.type) else old.type
+        new = filled.column(j)
+        if not new.type.equals(kind) and pa.types.is_integer(kind):
+            new = pc.round(new)
+        kind = pa.float64() if pa.types.is_null(kind) else kind
+        if pa.types.is_integer(kind) and new.null_count < len(new) and not _fits(new, kind):
+            kind = pa.int64()
+        gaps = pa.array(cells.missing & ~np.isnan(codes[:, j]))
+        arrays[place], fields[place] = pc.if_else(gaps, new.cast(kind), old.cast(kind)), pa.field(column.name, kind)
+    return pa.table(arrays, schema=pa.schema(fields, table.schema.metadata))
+
+
+def _fits(numbers: Any, kind: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        numbers.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the schema {shown(path)}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _pieces(source: Any) -> Iterable[Any]:
+    return row_groups(source.path, source.marks) if isinstance(source, Streamed) else [source]
+
+
+def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
+    values, _, _ = encode(table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row)
+    return values.astype(float_storage())
+
+
+def _code(source: Any, schema: Schema, name: str) -> _Coded:
+    """Codes a table; of a streamed one only the hashes are kept, and the rows are coded again when they are asked for."""
+    hashes, kept, problems, notes, first_row = [], [], [], [], 0
+    missing, empty = 0, 0
+    if not isinstance(source, Streamed) and not source.num_rows:
+        raise DataError(f"{name}: holds no rows")
+    for table in _pieces(source):
+        values, wrong, told = encode(table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row)
+        problems += wrong
+        notes += told
+        values = values.astype(float_storage())
+        hashes.append(row_hashes(values))
+        gaps = np.isnan(values)
+        missing, empty = missing + int(gaps.sum()), empty + int(gaps.all(1).sum())
+        first_row += len(values)
+        if not isinstance(source, Streamed):
+            kept.append(values)
+    rows: Any
+    if isinstance(source, Streamed):
+        code = partial(_codes, schema=schema, name=name)
+        rows = ParquetRows(source.path, code, len(schema.modelled), marks=source.marks)
+        notes += rows.notes
+    else:
+        rows = torch.from_numpy(np.concatenate(kept))
+    return _Coded(np.concatenate(hashes), rows, _once(problems), _once(notes), missing, empty)
+
+
+def _once(lines: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(lines))
+
+
+def _subset(rows: Any, part: np.ndarray) -> Rows:
+    return rows[torch.from_numpy(part)] if isinstance(rows, torch.Tensor) else rows.subset(part)
+
+
+def _told(coded: Sequence[_Coded], num_columns: int, copies: Copies) -> Iterator[str]:
+    n = len(coded[0].hashes)
+    if coded[0].missing:
+        share = 100 * coded[0].missing / (n * num_columns)
+        yield f"{share:.3g} % of the entries are missing: {MISSING_NOTE}"
+    if coded[0].empty:
+        yield f"{coded[0].empty} rows hold no value at all: they say nothing, and count as rows of log p(x) = 0"
+    yield from copies.notes
+    if len(coded) > 1:
+        shared = int(np.isin(coded[1].hashes, coded[0].hashes).sum())
+        if shared:
+            yield f"{shared} of {len(coded[1].hashes)} rows of the test set are also in the data: its score is optimistic"
+
+
+def _fingerprint(hashes: np.ndarray, columns: Sequence[Column]) -> str:
+    digest = blake2b(repr([(c.name, c.kind, c.levels, c.offset, c.step) for c in columns]).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(hashes).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,90 @@
+"""Writes the columns of a table as a schema file that a person can edit, and reads it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from taut.data.tables.column import LEVEL_KINDS, NUMBER_KINDS, Column, entry_problems, nearest_to, quoted, value_text
+from taut.system.errors import UsageError, shown
+
+WHOLE = (("levels", 1.0), ("count", 1.0))  # the step that these have unless another is given
+HEADER = """\
+# What each column of the table is. Edit it, then give it with --schema.
+# Kinds: binary, category, ordinal, count, levels, real, positive, mixed (a density, and atoms with a probability of their own),
+# date, id (left out), constant (left out). step: the grid of the values; low, high: what they cannot pass.
+"""
+
+
+def to_toml(columns: Sequence[Column], missing_values: Sequence[str]) -> str:
+    """Returns the schema file of the columns; ``from_toml`` reads it."""
+    lines = [HEADER, f"missing_values = {_list(missing_values)}"]
+    for column in columns:
+        lines += [f"\n[columns.{_text(column.name)}]", f"kind = {_text(column.kind)}"]
+        if column.kind in LEVEL_KINDS:
+            lines.append(f"levels = {_list(column.levels)}")
+        elif column.kind == "levels":
+            lines += [f"low = {value_text(column.low)}", f"high = {value_text(column.high)}"]
+        elif column.kind == "mixed":
+            lines.append(f"atoms = [{', '.join(map(value_text, column.atoms))}]")
+            ends = {"low": column.low, "high": column.high}
+            lines += [f"{end} = {value_text(v)}" for end, v in ends.items() if column.bounded in (end, "both")]
+        if column.step and column.kind in NUMBER_KINDS and (column.kind, column.step) not in WHOLE:
+            lines.append(f"step = {value_text(column.step)}")
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """Returns what a schema file says of each column (``given`` of ``infer``), and the values that mean missing.
+
+    Args:
+        text: The file's text.
+        where: What to call the file in the lines.
+
+    Fails:
+        UsageError: it is no TOML, or holds unknown keys or kinds: all of them, a line each.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{shown(where)}: is not valid TOML ({shown(error)})") from None
+    keys = ("columns", "missing_values")
+    other = [key for key in content if key not in keys]
+    lines = [f"unknown key {quoted(key)}{nearest_to(key, keys) or '; a column is [columns.NAME]'}" for key in other]
+    tables, missing = content.get("columns", {}), content.get("missing_values", [])
+    if not isinstance(tables, dict):
+        lines.append("columns must be tables, such as [columns.age]")
+        tables = {}
+    if not isinstance(missing, list) or any(isinstance(m, bool) or not isinstance(m, str | int | float) for m in missing):
+        lines.append('missing_values must be a list of texts and numbers, such as ["?", -999]')
+        missing = []
+    given = {}
+    for header, entry in tables.items():
+        if not isinstance(entry, dict):
+            lines.append(f"column {quoted(header)}: must be a table, such as [columns.{_text(header)}]")
+            continue
+        if isinstance(entry.get("levels"), list):
+            entry["levels"] = [_level(level) for level in entry["levels"]]
+        lines += entry_problems(header, entry)
+        given[header] = entry
+    if lines:
+        raise UsageError("\n".join(f"{shown(where)}: {line}" for line in lines))
+    return given, tuple(str(_level(m)) for m in missing)
+
+
+def _level(value: Any) -> Any:
+    """Levels may be written as numbers or truth values: levels = [1, 2, 3]."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value_text(value) if isinstance(value, int | float) else value
+
+
+def _text(text: str) -> str:
+    """JSON's strings are TOML's basic strings, but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _list(texts: Sequence[str]) -> str:
+    return f"[{', '.join(map(_text, texts))}]"

@@ -1,0 +1,330 @@
+r"""What a model says of single entries: the missing ones filled in, and how odd each observed one is given the others.
+
+With $z_k \sim q(z \mid x_\mathrm{obs})$ and $\tilde w_k \propto p(x_\mathrm{obs}, z_k) / q(z_k \mid x_\mathrm{obs})$, of sum 1,
+
+$$ \mathbb{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] \approx \sum_k \tilde w_k \, \mathbb{E}[x_\mathrm{mis} \mid z_k]; $$
+
+multiple imputations pick the $z_k$ by their weights, as evenly as the weights allow, and draw $x_\mathrm{mis} \sim p(x \mid z_k)$
+again for each pick.
+
+*Why* a row is odd is said by the log-probability of each entry given all others of its row, $\log p(x) - \log p(x_{-i})$.
+Both are estimated from the same draws of $\tfrac12 q(z \mid x) + \tfrac12 q(z \mid x_{-i})$, so that neither has weights of a
+heavy tail: the posterior with an odd entry and the one without lie far apart, and draws of one alone know little of the other.
+
+Where the weights say that the encoder's posteriors do not serve, as on odd rows, the best Gaussians of the very row, and of the
+row without the entry, take their place, beside copies three times as wide and a share of prior samples.
+
+References: mattei2019, owen2000, kitagawa1996.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
+
+from taut.distributions.observed import Observed, terms
+from taut.evidence.ascent import best_gaussians
+from taut.evidence.importance import Defensive, importance, in_nats
+from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
+from taut.features import Split
+from taut.likelihoods.columns import NOMINAL, Joint, level_probs
+from taut.model import VAE, evaluating
+from taut.system.parallel import in_order
+from taut.system.seeds import derive, stream
+
+__all__ = ["CellScores", "Imputed", "cell_scores", "impute"]
+
+MAX_ELEMENTS = 2**20  # of K samples of x for the data of a block
+MAX_DATA = 64
+SAMPLES = 2000  # of the better proposals, at least
+WIDE = 3.0  # times as wide as the best Gaussian is its copy
+PRIOR = 0.2  # share of prior samples beside the best Gaussians
+FEWEST = 20.0  # effective samples below which an imputation is named
+
+T = TypeVar("T")
+
+
+class CellScores(NamedTuple):
+    r"""$\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, C) each; NaN where missing.
+
+    Args:
+        value: The log-probability, nats.
+        error: Its Monte Carlo standard error.
+        reliable: Whether both can be believed; false where missing.
+    """
+
+    value: Tensor
+    error: Tensor
+    reliable: Tensor
+
+
+class Imputed(NamedTuple):
+    r"""Data with their gaps filled in.
+
+    Args:
+        values: The mean of a number, the median of ordered levels, the most probable level of a category, (N, \*event);
+            observed entries as they were. A datum to which no z gives a number keeps its gaps.
+        draws: Multiple imputations, (M, N, \*event).
+        ess: Effective sample size of the weights, (N,); 0 for a datum without a number.
+        reliable: Whether the weights are even enough to be believed, (N,).
+    """
+
+    values: Tensor
+    draws: Tensor
+    ess: Tensor
+    reliable: Tensor
+
+
+def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0) -> Imputed:
+    r"""Returns the data with their missing entries filled in by importance-weighted means, and draws of them.
+
+    What the model is conditioned on is no part of what it models: it stays as it is, missing or not.
+
+    Args:
+        model: The model.
+        x: Data, (N, \*event), a tensor or rows; NaN is missing.
+        num_samples: K.
+        num_imputations: M, independent completions of each datum.
+        seed: The same seed gives the same numbers.
+    """
+
+    def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
+        draw = model.draw(rows, count, reparameterize=False, posterior=q)
+        log_weight = _numbers(draw.log_weight)
+        known = log_weight.isfinite().any(0)
+        share = torch.where(known, log_weight, 0.0).softmax(0)
+        values = _typical(draw.likelihood, share)[None]
+        if num_imputations:
+            z = draw.z.gather(0, _picked(share, num_imputations)[..., None].expand(-1, -1, draw.z.shape[-1]))
+            values = torch.cat([values, model.decode(z, model.split(rows)[1]).sample()])
+        values = torch.where(_like(known[None], values), values, torch.nan)
+        values = _complete(model, rows, values)
+        ess = torch.where(known, 1 / share.square().sum(0), 0.0).cpu()
+        believed = (_khat(log_weight) <= threshold(count)).cpu()
+        reliable = known.cpu() & believed & (ess >= min(FEWEST, count / 2))
+        return Imputed(values[0].cpu(), values[1:].cpu(), ess, reliable | (ess >= count / 2))
+
+    def block(rows: Tensor, number: int) -> Imputed:
+        result = filled(rows, num_samples, _mirrored(model.encode(rows)))
+        doubtful = result.ess == 0
+        if tail_length(num_samples) > 4:  # else they are too few to tell
+            doubtful |= ~(result.reliable & importance(model, rows, num_samples, seed=seed).reliable)
+        again = (doubtful & rows.isnan().flatten(1).any(1).cpu()).nonzero()[:, 0]
+        for some in again.split(max(1, MAX_ELEMENTS // (max(SAMPLES, num_samples) * rows[:1].numel()))) if len(again) else ():
+            part = rows[some.to(rows.device)]
+            better = filled(part, max(SAMPLES, num_samples), _proposal(model, part, [part], derive(seed, "impute", number)))
+            result.values[some], result.draws[:, some] = better.values, better.draws
+            result.ess[some], result.reliable[some] = better.ess, better.reliable
+        return result
+
+    parts = list(_by_blocks(model, x, num_samples, seed, "impute", block))
+    return Imputed(*(torch.cat(c, 1 if i == 1 else 0) for i, c in enumerate(zip(*parts, strict=True))))
+
+
+def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
+    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum.
+
+    Args:
+        model: The model, whose likelihood knows its elements one by one.
+        x: Data, (N, C); of a model with a condition the result is of the columns that are modelled.
+        num_samples: K, half of them drawn without the entry; more where the encoder's posteriors do not serve.
+        seed: The same seed gives the same numbers.
+
+    Fails:
+        ValueError: the likelihood does not say how much each element contributes.
+    """
+    half = (num_samples + 1) // 2
+    columns = model.condition.rest.tolist() if isinstance(model.condition, Split) else list(range(x.shape[1]))
+
+    def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns samples, the terms of each, and their log p(z)."""
+        modelled, context = model.split(rows)
+        z = q.sample(torch.Size((count,)))
+        return z, terms(model.decode(z, context), modelled), model.prior(context).log_prob(z)
+
+    def block(rows: Tensor, number: int) -> CellScores:
+        q = model.encode(rows)
+        first = drawn(rows, q, half)
+        shape = model.split(rows)[0].shape
+        value = torch.full(shape, torch.nan, dtype=torch.float64)
+        error, reliable = value.clone(), torch.zeros(shape, dtype=torch.bool)
+        sound = importance(model, rows, num_samples, seed=seed).reliable
+        for i, column in enumerate(columns):
+            there = ~rows[:, column].isnan().cpu()
+            without = rows.clone()
+            without[:, column] = torch.nan
+            other = model.encode(without)
+            z, each, log_prior = (torch.cat(pair) for pair in zip(first, drawn(rows, other, half), strict=True))
+            log_q = torch.logaddexp(q.log_prob(z), other.log_prob(z))
+            found = _ratio(each, log_prior - log_q, torch.tensor(i))
+            for whole, part in zip((value, error, reliable), found, strict=True):
+                whole[there, i] = part[there]
+            reliable[:, i] &= sound
+        observed = ~rows.cpu()[:, columns].isnan()
+        telling = tail_length(2 * half) > 4  # else the samples are too few to tell
+        b, i = (observed & (value.isnan() | (~reliable if telling else False))).nonzero().T
+        count = max(SAMPLES, num_samples)
+        for few in torch.arange(len(b)).split(max(1, MAX_ELEMENTS // (count * len(columns)))) if len(b) else ():
+            part, c = rows[b[few]], torch.tensor(columns)[i[few]]
+            without = part.clone()
+            without[torch.arange(len(few)), c] = torch.nan
+            proposal = _proposal(model, part, [part, without], derive(seed, "cells", number))
+            z, each, log_prior = drawn(part, proposal, count)
+            found = _ratio(each, log_prior - proposal.log_prob(z), i[few])
+            value[b[few], i[few]], error[b[few], i[few]], reliable[b[few], i[few]] = found
+        return CellScores(value, error, reliable)
+
+    return CellScores(*map(torch.cat, zip(*_by_blocks(model, x, 2 * half, seed, "cells", block), strict=True)))
+
+
+def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns log p(x) - log p(x without an entry), its error and whether both weights can be believed, (B,) each.
+
+    Args:
+        each: Log-density of each entry given z, (K, B, C).
+        rest: log p(z) - log r(z), (K, B).
+        column: Of the entry in question, () or (B,).
+    """
+    each, rest, column = each.cpu().double(), rest.cpu().double(), column.expand(each.shape[1])
+    own = each.gather(-1, column.expand(len(each), -1)[..., None])[..., 0]
+    weight = _numbers(each.sum(-1) + rest)
+    without = _numbers(each.sum(-1) - own + rest)
+    value, k = weight.logsumexp(0) - without.logsumexp(0), len(each)
+    known = value.isfinite()
+    influence = k * (torch.where(known, weight, 0.0).softmax(0) - torch.where(known, without, 0.0).softmax(0))
+    tail = influence.abs().clamp_min(1e-300).log().topk(min(tail_length(k) + 1, k), dim=0).values
+    unseen = tail_surplus(tail) * (tail[0].exp() / k).square()
+    error = in_nats((influence.var(0) / k + unseen).sqrt())
+    reliable = known & (_khat(weight) <= threshold(k)) & (_khat(without) <= threshold(k))
+    return torch.where(known, value, torch.nan), torch.where(known, error, torch.nan), reliable
+
+
+def _khat(log_weight: Tensor) -> Tensor:
+    """Returns k-hat of log-weights (K, B); infinite where too few have a number to tell."""
+    k = len(log_weight)
+    khat = pareto_k(log_weight.topk(min(tail_length(k) + 1, k), dim=0).values, 1e-3)
+    return torch.where(khat.isnan(), torch.inf, khat)
+
+
+def _numbers(log_weight: Tensor) -> Tensor:
+    """Returns log-weights of which those that are no number are none."""
+    return torch.where(log_weight < torch.inf, log_weight, -torch.inf)
+
+
+def _picked(share: Tensor, count: int) -> Tensor:
+    """Returns which of K samples are picked by their shares (K, B), (M, B): systematically, in a random order."""
+    points = (torch.arange(count, device=share.device)[:, None] + torch.rand(share.shape[1:], device=share.device)) / count
+    picked = torch.searchsorted(share.cumsum(0).T.contiguous(), points.T.contiguous()).clamp_max(len(share) - 1).T
+    return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
+
+
+def _proposal(model: VAE, rows: Tensor, targets: list[Tensor], seed: int) -> Distribution:
+    """Returns the mixture of the best Gaussians of targets, of copies three times as wide, and of the prior."""
+    parts: list[Distribution] = []
+    for number, target in enumerate(targets):
+        best = best_gaussians(model, target, seed=derive(seed, "best", number))
+        parts.append(best)
+        if isinstance(best, MultivariateNormal):
+            parts.append(MultivariateNormal(best.mean, scale_tril=WIDE * best.scale_tril, validate_args=False))
+    prior = model.prior(model.split(rows)[1])
+    return Defensive(_Mixture(parts), prior, PRIOR)
+
+
+class _Mixture(Distribution):
+    """An even mixture, whose samples are stratified: each part gives its share of them."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, parts: list[Distribution]) -> None:
+        self.parts = parts
+        super().__init__(parts[0].batch_shape, parts[0].event_shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        if not sample_shape:
+            return self.parts[0].sample()
+        (count,) = sample_shape
+        bounds = [count * i // len(self.parts) for i in range(len(self.parts) + 1)]
+        return torch.cat([q.sample(torch.Size((b - a,))) for q, (a, b) in zip(self.parts, pairwise(bounds), strict=True)])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.stack([q.log_prob(value) for q in self.parts]).logsumexp(0) - math.log(len(self.parts))
+
+
+def _by_blocks(model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor, int], T]) -> Iterator[T]:
+    """Yields what a function makes of each block of data, in evaluation mode and with a stream of randomness of its own."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    size = max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
+
+    def compute(first: int) -> T:
+        block = x[first : first + size].to(device=device, dtype=torch.get_default_dtype())
+        with torch.no_grad(), stream(seed, name, first // size):
+            return function(block, first // size)
+
+    with evaluating(model):
+        yield from in_order(range(0, max(len(x), 1), size), compute)
+
+
+def _like(weights: Tensor, x: Tensor) -> Tensor:
+    """Returns (K, B) with the axes of an event appended."""
+    return weights[(..., *[None] * (x.dim() - weights.dim()))]
+
+
+def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
+    r"""Returns the weighted mean of each number, the median or the most probable of levels, (B, \*event)."""
+    if not isinstance(likelihood, Joint):
+        mean = likelihood.mean
+        mean = (_like(share, mean) * mean).sum(0)
+        bits = isinstance(likelihood, Observed) and isinstance(likelihood.base_dist, Bernoulli)
+        return (mean >= 0.5).to(mean) if bits else mean
+    columns = torch.empty(*likelihood.batch_shape[1:], *likelihood.event_shape, device=share.device)
+    for family in likelihood.families:
+        if family.kind in NOMINAL:
+            probs = (level_probs(family) * share[None, :, :, None]).sum(1)  # (levels, B, columns)
+            median = (probs.cumsum(0) < 0.5).sum(0).clamp(max=len(probs) - 1)
+            value = (median if family.kind == "ordinal" else probs.argmax(0)).to(columns)
+        else:
+            value = (share[..., None] * family.distribution.mean).sum(0)
+        columns[..., family.columns] = value
+    return columns
+
+
+def _complete(model: VAE, rows: Tensor, filled: Tensor) -> Tensor:
+    r"""Returns M copies of the rows, (M, B, \*event), whose missing entries come from ``filled``."""
+    if model.condition is None or filled.shape[2:] == rows.shape[1:]:
+        return torch.where(rows.isnan(), filled, rows)
+    assert isinstance(model.condition, Split)
+    result, rest = rows.expand(len(filled), *rows.shape).clone(), model.condition.rest
+    result[..., rest] = torch.where(rows[:, rest].isnan(), filled, rows[:, rest])
+    return result
+
+
+class _Mirrored(Distribution):
+    """Pairs of samples that lie opposite each other about the mean: what is linear in z then has no noise at all.
+
+    Each sample has the distribution q, so importance weights are what they were; only pairs are not independent.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, q: Distribution) -> None:
+        self.q = q
+        super().__init__(q.batch_shape, q.event_shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        (count,) = sample_shape
+        z = self.q.sample(torch.Size(((count + 1) // 2,)))
+        return torch.stack([z, 2 * self.q.mean - z], 1).flatten(0, 1)[:count]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.q.log_prob(value)
+
+
+def _mirrored(q: Distribution) -> Distribution:
+    symmetric = isinstance(q, MultivariateNormal) or (isinstance(q, Independent) and isinstance(q.base_dist, Normal))
+    return _Mirrored(q) if symmetric else q

@@ -1,0 +1,249 @@
+"""Auditing a run: its data, the audit, the gradients, and the files they leave in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
+from taut.evidence import doctor
+from taut.evidence.audit import Effort, audit
+from taut.evidence.baseline import independent_marginals
+from taut.evidence.gradients import gradients
+from taut.evidence.results import bits_per_dimension, observed_elements
+from taut.report import render
+from taut.runs.folder import Run, Source, data_of, held_out, new_data, version
+from taut.runs.measure import copies, measured_part
+from taut.system import locks, parallel, records, storage
+from taut.system.errors import DataError, StorageError, UsageError, shown
+from taut.system.seeds import generator
+
+__all__ = ["audit_run", "gradients_run", "write_report"]
+
+RESULTS = {"audit.json": records.AUDIT, "gradients.json": records.GRADIENTS}
+HISTORY = ("epoch", "step", "bound", "validation", "learning_rate", "best")  # of each line, what an audit keeps
+
+
+def audit_run(
+    run: Run,
+    source: Source | None = None,
+    *,
+    key: str | None = None,
+    num_data: int = 1000,
+    effort: Effort | None = None,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[str, float], None] = lambda title, share: None,
+) -> dict[str, Any]:
+    """Audits a run, writes ``audit.json`` and ``report.html`` into its folder and returns the audit.
+
+    Args:
+        run: The run.
+        source: Data to audit it on; by default those that the run itself held out.
+        key: Which array of an .npz file.
+        num_data: Data that are looked at, drawn at random if there are more.
+        effort: How much work.
+        seed: The same seed gives the same numbers.
+        stop: Asked between blocks of data; true ends the audit with what is done.
+        report: Told the stage and how much of it is done.
+
+    Fails:
+        UsageError: the run was trained on an array in memory and no data are given, or a key without data.
+        DataError: the data are not what the model was trained on, or have changed.
+    """
+    if key is not None and source is None:
+        raise UsageError("--key chooses an array of DATA: give DATA too")
+    with _writing(run):
+        return _audit(run, source, key, num_data, effort, seed, stop, report)
+
+
+def _audit(
+    run: Run,
+    source: Source | None,
+    key: str | None,
+    num_data: int,
+    effort: Effort | None,
+    seed: int,
+    stop: Callable[[], bool],
+    report: Callable[[str, float], None],
+) -> dict[str, Any]:
+    effort = effort or Effort()
+    notes = []
+    dataset: Dataset | None = None
+    try:
+        dataset = data_of(run)
+    except (UsageError, DataError) as error:
+        if source is None:
+            raise
+        notes.append(
+            "the training data are not at hand, so overfitting, copies and the baseline are not measured: "
+            + str(error).replace("\n", "; ")
+        )
+    if source is not None:
+        part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
+        new = new_data(run, source, key)
+        x, notes = new.rows, [*notes, *new.notes]
+        if new.impossible:
+            x = x[torch.tensor([i for i in range(len(x)) if i not in set(new.impossible)])]
+            notes.append(f"{len(new.impossible)} rows of log p(x) = -inf are left out of this audit")
+    elif dataset is not None:
+        part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
+    if part == "validation":
+        notes.append("no test data: the validation data chose the weights that are measured on them, which is optimistic")
+    mark = run.info["fingerprint"] if source is None else fingerprint(x.numpy() if isinstance(x, torch.Tensor) else hashes_of(x))
+    found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark}
+    x = _some(x, num_data, seed, "audit")
+    train = baseline = None
+    if dataset is not None:
+        size = max(effort.train, len(x))
+        # Drawn in a fixed order, so that the training data of an audit do not depend on how many of them are asked for.
+        index = torch.randperm(len(dataset.train), generator=generator(seed, "audit", 1))[:size]
+        train = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "audit", 2))
+        baseline = independent_marginals(dataset, x)
+    result = audit(
+        run.model,
+        x.to(torch.get_default_dtype()),
+        train=train,
+        groups=copies(x, np.empty(0, "S16") if dataset is None else dataset.divided),
+        baseline=baseline,
+        levels=(run.schema.low, run.schema.high) if run.schema.is_image else None,
+        effort=effort,
+        seed=seed,
+        stop=stop,
+        report=report,
+    )
+    result = {
+        "taut": version(),
+        "run": run.path.resolve().name,
+        "data": found,
+        "model": {
+            **dataclasses.asdict(run.config.model),
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+            "objective": run.config.training.objective,
+        },
+        "seed": seed,
+        "effort": dataclasses.asdict(effort),
+        "tightened": _tightened(run),
+        "training": {"ended": run.info.get("ended"), "minutes": run.config.training.minutes},
+        "history": [{k: line[k] for k in HISTORY} for line in run.history()],
+        **result,
+    }
+    if run.schema.kind in ("binary", "levels"):
+        result["bits_per_dimension"] = {
+            name: bits_per_dimension(values, observed_elements(x))
+            for name, values in (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
+        }
+    result["notes"] = [*notes, *result["notes"]]
+    # Once more, with what a run knows of its training beside what was measured.
+    result["findings"] = doctor.with_names(doctor.diagnose(result), str(run.path), _near(run.info["source"]))
+    _write(run, {"audit.json": result})
+    return result
+
+
+def gradients_run(
+    run: Run,
+    *,
+    batch_size: int = 100,
+    num_samples: int = 8,
+    repeats: int = 100,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Compares gradient estimators on a batch of the run's training data; writes ``gradients.json`` and ``report.html``."""
+    with _writing(run):
+        return _gradients(run, batch_size, num_samples, repeats, seed, stop)
+
+
+def _gradients(run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]) -> dict[str, Any]:
+    dataset = data_of(run)
+    index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]
+    x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))
+    result = {
+        "taut": version(),
+        "run": run.path.resolve().name,
+        "seed": seed,
+        **gradients(run.model, x, num_samples=num_samples, repeats=repeats, seed=seed, stop=stop),
+    }
+    _write(run, {"gradients.json": result})
+    return result
+
+
+def write_report(run: Run) -> Path:
+    """Renders ``report.html`` anew from ``audit.json`` and ``gradients.json``.
+
+    Fails:
+        StorageError: the run has not been audited.
+    """
+    if not (run.path / "audit.json").exists():
+        raise StorageError(f"{shown(run.path)} has no audit.json: run `taut audit {shown(run.path)}` first")
+    with _writing(run):
+        _write(run, {})
+    return run.path / "report.html"
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """Holds the lock of a run for a block: an audit that another process would break into is refused before it begins."""
+    ours = parallel.on_main(lambda: locks.acquire(run.path))
+    try:
+        yield
+    finally:
+        if ours and parallel.main():
+            locks.release(run.path)
+
+
+def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
+    parallel.on_main(lambda: _write_all(run, results))
+
+
+def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
+    storage.add_to_manifest(run.path, {name: storage.as_json(result) for name, result in results.items()})
+    # The numbers are kept by now: a picture that turns out to be damaged costs only the page.
+    parts = {name: _result(run.path / name, shape) for name, shape in RESULTS.items()}
+    if parts["audit.json"] is not None:
+        pictures = {
+            n: storage.read_checked(run.path / n) for n in ("samples.png", "reconstructions.png") if (run.path / n).exists()
+        }
+        try:
+            page = render(parts["audit.json"], parts["gradients.json"], pictures)
+        except Exception as error:
+            names = [name for name in RESULTS if name not in results and parts[name] is not None]
+            if not names:  # of our own making
+                raise
+            where = " or ".join(shown(run.path / name) for name in names)
+            raise StorageError(f"{where} is damaged: no report can be made of it; make it again, or restore it") from error
+        storage.add_to_manifest(run.path, {"report.html": page.encode()})
+
+
+def _result(path: Path, shape: Any) -> dict[str, Any] | None:
+    """Returns what an audit or a comparison of gradients left, if there was one."""
+    if not (path.exists() or path.is_symlink()):
+        return None
+    found: dict[str, Any] = records.checked(storage.read_checked_json(path), shape, path)
+    return found
+
+
+def _tightened(run: Run) -> dict[str, Any] | None:
+    """Returns what a tightening started from, and what it reached on the same data."""
+    known = run.info.get("tightened")
+    if known is None:
+        return None
+    after = run.evaluation()
+    return {**known, "after": {name: after[name] for name in known["before"]}}
+
+
+def _near(source: str) -> str:
+    """Returns a source as a person would type it here: a path below this folder without what leads to it."""
+    path = Path(source)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else source
+
+
+def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:
+    """Returns at most so many rows in a random order: the first, all that a stopped audit sees, are not a sorted file's."""
+    return x[torch.randperm(len(x), generator=generator(seed, name))[:count]]

@@ -1,0 +1,132 @@
+"""Training the posterior of a run on, under the same decoder and prior."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taut.build.checks import check_parts
+from taut.build.model import build, build_objective, complete
+from taut.build.statistics import summarize
+from taut.data import Dataset
+from taut.runs.fit import begun, going_together, merge, paced, to_device, use_threads
+from taut.runs.folder import Run, Source, data_of, find_device, make_folder, version
+from taut.system import parallel, storage
+from taut.system.errors import UsageError, shown
+from taut.system.seeds import stream
+from taut.training.loop import State
+
+__all__ = ["tighten"]
+
+TIGHTENING = "StickingTheLanding(num_samples=4)"  # its noise vanishes as q approaches the posterior
+FEW = 10_000  # training data that an encoder may learn by heart: half of each batch is then drawn by the model
+GENTLE = 0.2  # share of the rate at which an encoder is trained on: the full rate would first undo what it has learned
+
+
+def tighten(
+    run: Run,
+    out: str | Path | None = None,
+    *,
+    posterior: str | None = None,
+    encoder: str | None = None,
+    source: Source | None = None,
+    test: Source | None = None,
+    overwrite: bool = False,
+    **settings: Any,
+) -> tuple[Run, Dataset, State]:
+    """Returns a new run whose posterior is to be trained on under the same decoder and prior, ready for ``train_run``.
+
+    For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from beneath. Where the
+    training data are few, half of each batch is drawn by the model itself (``simulated``): of such data there is no end.
+
+    Args:
+        run: The run, finished.
+        out: The folder to make; by default the next free one below runs/.
+        posterior: Another family. What fits of the old posterior is taken over: a full covariance starts as the diagonal one was.
+        encoder: Another network; its first weights are new.
+        source: The data, where they were an array or have moved.
+        test: The official test set, likewise.
+        overwrite: Whether a run folder that exists is replaced.
+        **settings: Any setting of ``taut.build.config.TrainingConfig``; the objective is StickingTheLanding() by default.
+
+    Fails:
+        UsageError: a posterior that cannot be reparameterized, or a setting is wrong.
+    """
+    if out is not None and Path(out).resolve() == run.path.resolve():
+        raise UsageError(f"{shown(out)} is the run that is tightened: choose another --out")
+    data = data_of(run, source, test)
+    old = run.config
+    before = {name: run.evaluation()[name] for name in ("elbo", "log_evidence", "inference_gap", "num_samples")}
+    defaults = {
+        "objective": TIGHTENING,
+        "max_epochs": None,
+        "minutes": None,
+        "learning_rate": old.training.peak * (1.0 if encoder else GENTLE),
+        "simulated": 0.5 if len(data.train) < FEW else 0.0,
+    }
+    merged = merge(old, defaults | settings)
+    config = dataclasses.replace(
+        merged,
+        model=complete(
+            dataclasses.replace(old.model, posterior=posterior or old.model.posterior, encoder=encoder or old.model.encoder),
+            data.schema,
+        ),
+    )
+    objective = build_objective(config.training.objective or TIGHTENING)
+    with stream(config.training.seed, "init"), going_together():
+        model = build(config.model, data.schema, summarize(data))
+        model.prior.load_state_dict(run.model.prior.state_dict())
+        model.likelihood.load_state_dict(run.model.likelihood.state_dict())
+        if encoder is None:
+            _take_over(model.posterior, run.model.posterior)
+    model.prior.requires_grad_(False)
+    model.likelihood.requires_grad_(False)
+    with stream(config.training.seed, "check"), going_together():
+        check_parts(model, objective, data, shown(data.name) or "the data")
+        if config.training.simulated:  # what cannot be drawn fails here, before there is a folder
+            with torch.no_grad():
+                model.redraw(data.train[:2].to(torch.get_default_dtype()))
+    device = find_device(config.training.device)
+    use_threads(config)
+    model.to(device)
+    name = run.path.resolve().name
+    path = parallel.on_main(lambda: make_folder(out, f"{name}-tight", overwrite))
+    with begun(path):
+        config, note, state = paced(path, model, objective, to_device(data, device), config)
+        info = {
+            **run.info,
+            "taut": version(),
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+            "device": str(device),
+            "pace": note,
+            "total_steps": state.total_steps,
+            "config": config.to_dict(),
+            "data_seed": run.info.get("data_seed", old.training.seed),
+            "tightened": {"from": name, "before": before},
+        }
+        info = storage.fingerprinted(info)
+        parallel.on_main(lambda: storage.write_json(path / "run.json", info))
+    return Run(path, config, data.schema, model, objective, info), data, state
+
+
+def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:
+    """Gives a posterior the weights of another one.
+
+    An output layer that has more outputs than the old one takes over the first and starts the others at zero: a Normal with a
+    full covariance lists means and diagonal first, and so starts as the diagonal one it came from.
+    """
+    theirs = old.state_dict()
+    mine = new.state_dict()
+    for name, tensor in mine.items():
+        source = theirs.get(name)
+        if source is None or source.shape[1:] != tensor.shape[1:] or (source.dim() and len(source) > len(tensor)):
+            raise UsageError("the new posterior does not fit the old one's weights: give --encoder too, to start a new one")
+        if source.shape == tensor.shape:
+            mine[name] = source
+        else:
+            mine[name] = torch.cat([source, torch.zeros_like(tensor[len(source) :])])
+    new.load_state_dict(mine)

@@ -1,0 +1,74 @@
+"""The errors a person can cause or mend: one line that says what, where and how to mend it, and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def shown(text: object) -> str:
+    """Returns a text fit for one line of a terminal: line breaks and control characters are escaped."""
+    string = str(text)
+    return string if string.isprintable() else ascii(string)
+
+
+class TautError(Exception):
+    """Base of every error that taut reports as one clear line; anything else is a bug of ours (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(TautError):
+    """A command, option, specification or configuration is wrong."""
+
+    exit_code = 2
+
+
+class DataError(TautError):
+    """The data are refused; ``problems`` lists everything that is wrong with them, a line each."""
+
+    exit_code = 3
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DivergedError(TautError):
+    """Training met non-finite numbers that neither skipping, rolling back nor a lower rate could cure."""
+
+    exit_code = 4
+
+
+class StorageError(TautError):
+    """A file of a run could not be read, written or trusted."""
+
+    exit_code = 5
+
+
+class OutOfMemoryError(TautError):
+    """The data need more memory than there is."""
+
+    exit_code = 6
+
+
+class ParallelError(TautError):
+    """The processes of one run lost each other, or no longer agree."""
+
+    exit_code = 7
+
+
+class TautWarning(UserWarning):
+    """Something that a person should know and that ends nothing; the command line says it in one line."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns '; did you mean ...?' for the known word nearest to a wrong one, or nothing.
+
+    Examples:
+        >>> nearest("num_sample", ["num_samples", "baseline"])
+        "; did you mean 'num_samples'?"
+    """
+    lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
+    return f"; did you mean {lower[close[0]]!r}?" if close else ""

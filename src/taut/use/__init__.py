@@ -1,0 +1,4 @@
+"""What a trained model is used for: samples, embeddings, reconstructions, pictures and files of them.
+
+Read ``tasks`` first.
+"""

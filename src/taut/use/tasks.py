@@ -1,0 +1,113 @@
+"""What people want of a trained model: samples, reconstructions, embeddings, decoded points; in evaluation mode, by blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from taut.model import VAE, Model, evaluating
+from taut.system.errors import UsageError
+from taut.system.memory import Chunks
+from taut.system.parallel import Share, in_order
+from taut.system.seeds import stream
+from taut.types import Context
+
+__all__ = ["context_of", "decode", "encode", "reconstruct", "sample"]
+
+ROWS = 256
+
+
+def sample(model: VAE, num_samples: int, *, mean: bool = False, context: Context | None = None, seed: int = 0) -> Tensor:
+    r"""Returns draws of x, (N, \*event): $z \sim p(z)$ and then $x \sim p(x \mid z)$, or the mean of $p(x \mid z)$.
+
+    Args:
+        model: The model.
+        num_samples: N.
+        mean: Whether to return $\mathbb{E}[x \mid z]$ in place of a draw: smoother than any datum is.
+        context: What all samples are conditioned on, (1, C), or what each is, (N, C).
+        seed: The same seed gives the same samples.
+    """
+    rows = torch.empty(num_samples, 0) if context is None else context.expand(num_samples, -1)
+
+    def block(rows: Tensor) -> Tensor:
+        c = None if context is None else rows
+        if not mean:
+            return model.sample(len(rows)) if c is None else model.sample(1, context=c)[0]
+        prior = model.prior(c)
+        return _decoded(model, prior.sample() if prior.batch_shape else prior.sample(torch.Size((len(rows),))), False, c)
+
+    return _by_blocks(model, rows, block, seed, "sample")
+
+
+def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> Tensor:
+    r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each datum, (N, \*event)."""
+
+    def block(rows: Tensor) -> Tensor:
+        context = model.split(rows)[1] if isinstance(model, VAE) else None
+        return _decoded(model, _mean(model.encode(rows)), draw, context)
+
+    return _by_blocks(model, x, block, seed, "reconstruct")
+
+
+def encode(model: Model, x: Any, num_samples: int | None = None, *, seed: int = 0) -> Tensor:
+    r"""Returns the posterior mean of each datum, (N, D), or K draws of the posterior, (N, K, D)."""
+    if num_samples is None:
+        return _by_blocks(model, x, lambda rows: _mean(model.encode(rows)), seed, "encode")
+    shape = torch.Size((num_samples,))
+    return _by_blocks(model, x, lambda rows: model.encode(rows).sample(shape).transpose(0, 1), seed, "encode", num_samples)
+
+
+def decode(model: Model, z: Tensor, *, draw: bool = False, context: Context | None = None, seed: int = 0) -> Tensor:
+    r"""Returns the mean of (or a draw from) $p(x \mid z)$ for z (N, D), (N, \*event), given a context of one row or none."""
+    return _by_blocks(model, z, lambda rows: _decoded(model, rows, draw, context), seed, "decode")
+
+
+def context_of(model: VAE, values: Tensor) -> Context:
+    """Returns the context of a model for values of what it is conditioned on: given columns (N, C), or totals (N, 1).
+
+    Fails:
+        UsageError: the model is not conditioned on anything.
+    """
+    if model.condition is None:
+        raise UsageError("this model is not conditioned on anything: train one with --condition COLUMN")
+    with torch.no_grad():
+        device = next((p.device for p in model.parameters()), values.device)
+        return model.condition.context(values.to(device))
+
+
+def _decoded(model: Model, z: Tensor, draw: bool, context: Context | None = None) -> Tensor:
+    distribution = model.decode(z[None], context)
+    return (distribution.sample() if draw else _mean(distribution))[0]
+
+
+def _mean(distribution: Distribution) -> Tensor:
+    try:
+        return distribution.mean
+    except NotImplementedError:
+        raise UsageError(
+            f"a {type(distribution).__name__} has no mean: ask for draws (--draw, or --num-samples with encode)"
+        ) from None
+
+
+def _by_blocks(
+    model: Model, rows: Any, function: Callable[[Tensor], Tensor], seed: int, name: str, num_samples: int = 1
+) -> Tensor:
+    """Returns what a function makes of the rows, block by block; one too large for the memory in parts, with the same noise."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    chunks = Chunks(ROWS)
+
+    def compute(first: int) -> Tensor:
+        block = rows[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
+
+        def part(own: Share) -> Tensor:
+            with stream(seed, name, first // ROWS), own.noise(num_samples):
+                return function(own.of(block)).cpu()
+
+        return torch.cat(list(chunks(len(block), part)))
+
+    with torch.no_grad(), evaluating(model):
+        return torch.cat(list(in_order(range(0, max(len(rows), 1), ROWS), compute)))
