@@ -1,23 +1,28 @@
-"""Which rows are odd? ROC AUC of -log p(x) and of the likelihood regret, beside isolation forest and Mahalanobis distance.
+"""Which rows are odd? ROC AUC of -log p(x) and of the likelihood regret, beside isolation forest
+and Mahalanobis distance.
 
     python benchmarks/anomalies.py HIVAE.npz UCI.npz --json anomalies.json
 
-A class that is never trained on stands for the anomalies. For each of three seeds, a random half of the normal rows trains each
-method; the other half and the anomalies are scored (of each at most ``--max-rows``, at random). The label is no column. Tables:
+A class that is never trained on stands for the anomalies. For each of three seeds, a random half of
+the normal rows trains each method; the other half and the anomalies are scored (of each at most
+``--max-rows``, at random). The label is no column. Tables:
 
 * breast_cancer of sklearn: 30 real columns; malignant are the anomalies.
 * breast of HIVAE.npz: nine ordinal columns with gaps; malignant.
 * spam of HIVAE.npz: 57 columns, mostly zeros; spam.
 * wine of HIVAE.npz: 12 columns; red wines, after white ones.
 * yeast of UCI.npz: 8 columns; the classes of fewer than 60 rows (ERL, EXC, ME1, ME2, POX, VAC).
-* digits of sklearn: 64 pixels, 17 levels; one digit, after the nine others: 0, 1, 2 by the seed (``--digits``).
+* digits of sklearn: 64 pixels, 17 levels; one digit, after the nine others: 0, 1, 2 by the seed
+  (``--digits``).
 
-taut is ``taut.fit(table)`` with its defaults; -log p(x) is importance-weighted, the regret (Xiao et al. 2020) is the ELBO of the
-best posterior of each datum less that of the encoder's. Isolation forest has sklearn's defaults; the Mahalanobis distance its
-Ledoit-Wolf covariance. Both get gaps filled by the median of the training rows, and columns in units of their deviation.
+taut is ``taut.fit(table)`` with its defaults; -log p(x) is importance-weighted, the regret (Xiao et
+al. 2020) is the ELBO of the best posterior of each datum less that of the encoder's. Isolation
+forest has sklearn's defaults; the Mahalanobis distance its Ledoit-Wolf covariance. Both get gaps
+filled by the median of the training rows, and columns in units of their deviation.
 
-A mean over the seeds, and its standard error from their spread. A row that taut refuses (a value outside what the training made
-possible) has log p(x) of minus infinity: the oddest of all; how many there were is in the JSON.
+A mean over the seeds, and its standard error from their spread. A row that taut refuses (a value
+outside what the training made possible) has log p(x) of minus infinity: the oddest of all; how many
+there were is in the JSON.
 """
 
 from __future__ import annotations
@@ -83,17 +88,25 @@ def halves(odd: Array, max_rows: int, seed: int) -> tuple[Array, Array]:
     return normal[:half], np.concatenate([normal[half:][:max_rows], anomalies[:max_rows]])
 
 
-def taut_scores(problem: Problem, train: Array, test: Array, seed: int, settings: Job) -> tuple[Array, Array, Job]:
+def taut_scores(
+    problem: Problem, train: Array, test: Array, seed: int, settings: Job
+) -> tuple[Array, Array, Job]:
     """Returns -log p(x) and the regret of the rows to score, and what is known of the run."""
 
     def source(rows: Array) -> Any:
         values = problem.table.values[rows]
-        return values.astype(np.uint8).reshape(-1, 8, 8) if problem.image else to_arrow(problem.table, values)
+        return (
+            values.astype(np.uint8).reshape(-1, 8, 8)
+            if problem.image
+            else to_arrow(problem.table, values)
+        )
 
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         if not problem.image and "ordinal" in problem.table.types:
-            settings = settings | {"schema": str(schema_file(problem.table, Path(folder) / "schema.toml"))}
+            settings = settings | {
+                "schema": str(schema_file(problem.table, Path(folder) / "schema.toml"))
+            }
         run = taut.fit(source(train), f"{folder}/run", seed=seed, **settings)
         evaluation, epochs = run.evaluation(), run.history()[-1]["epoch"]
     fitted, began = time.process_time() - began, time.process_time()
@@ -109,8 +122,16 @@ def taut_scores(problem: Problem, train: Array, test: Array, seed: int, settings
     measured, began = time.process_time() - began, time.process_time()
     best = torch.cat([optima.own.elbo for optima in optima_blocks(run.model, rows, seed=seed)])
     scores = np.full((2, len(test)), np.inf)
-    scores[0, taken], scores[1, taken] = -evidence.log_evidence.numpy(), (best - evidence.elbo).numpy()
-    told = {"fit_cpu_s": fitted, "log_p_cpu_s": measured, "regret_cpu_s": time.process_time() - began, "epochs": epochs}
+    scores[0, taken], scores[1, taken] = (
+        -evidence.log_evidence.numpy(),
+        (best - evidence.elbo).numpy(),
+    )
+    told = {
+        "fit_cpu_s": fitted,
+        "log_p_cpu_s": measured,
+        "regret_cpu_s": time.process_time() - began,
+        "epochs": epochs,
+    }
     told |= {
         "notes": [*run.info["notes"], *new.notes],
         "refused": int((~taken).sum()),
@@ -143,44 +164,70 @@ def compare(problem: Problem, max_rows: int, seed: int, settings: Job) -> Job:
     train, test = halves(problem.odd, max_rows, seed)
     surprise, regret, told = taut_scores(problem, train, test, seed, settings)
     scores = [surprise, regret, *classical(problem.table.values, train, test, seed)]
-    told |= {"train": len(train), "normal": int((~problem.odd[test]).sum()), "odd": int(problem.odd[test].sum())}
+    told |= {
+        "train": len(train),
+        "normal": int((~problem.odd[test]).sum()),
+        "odd": int(problem.odd[test].sum()),
+    }
     largest = np.finfo(float).max
     return told | {
-        m: float(roc_auc_score(problem.odd[test], np.minimum(s, largest))) for m, s in zip(METHODS, scores, strict=True)
+        m: float(roc_auc_score(problem.odd[test], np.minimum(s, largest)))
+        for m, s in zip(METHODS, scores, strict=True)
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("hivae", type=Path)
     parser.add_argument("uci", type=Path)
     parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--digits", nargs="+", type=int, default=[0, 1, 2], help="held out, by the seed in turn")
-    parser.add_argument("--max-rows", type=int, default=300, help="normal rows scored, and odd ones")
+    parser.add_argument(
+        "--digits", nargs="+", type=int, default=[0, 1, 2], help="held out, by the seed in turn"
+    )
+    parser.add_argument(
+        "--max-rows", type=int, default=300, help="normal rows scored, and odd ones"
+    )
     parser.add_argument("--max-epochs", type=int, help="for a quick look; by default taut's own")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings: Job = {"threads": 1} | ({"max_epochs": options.max_epochs} if options.max_epochs else {})
+    settings: Job = {"threads": 1} | (
+        {"max_epochs": options.max_epochs} if options.max_epochs else {}
+    )
     results: dict[str, list[Job]] = {}
     lines = []
     for name in options.tables:
         results[name] = found = []
         for seed in range(options.seeds):
-            problem = problem_of(name, options.hivae, options.uci, options.digits[seed % len(options.digits)])
+            problem = problem_of(
+                name, options.hivae, options.uci, options.digits[seed % len(options.digits)]
+            )
             found.append(compare(problem, options.max_rows, seed, settings))
             print(name, seed, {m: round(found[-1][m], 3) for m in METHODS}, flush=True)
         one = found[0]
-        line = [name, f"{one['train']} x {problem.table.values.shape[1]}", f"{one['normal']} + {one['odd']}"]
+        line = [
+            name,
+            f"{one['train']} x {problem.table.values.shape[1]}",
+            f"{one['normal']} + {one['odd']}",
+        ]
         for method in METHODS:
             values = [run[method] for run in found]
-            error = f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else ""
+            error = (
+                f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else ""
+            )
             line.append(f"{np.mean(values):.3f}{error}")
-        cpu_s = [f"{np.mean([run[what] for run in found]):.0f}" for what in ("fit_cpu_s", "log_p_cpu_s", "regret_cpu_s")]
+        cpu_s = [
+            f"{np.mean([run[what] for run in found]):.0f}"
+            for what in ("fit_cpu_s", "log_p_cpu_s", "regret_cpu_s")
+        ]
         lines.append([*line, " + ".join(cpu_s)])
         if options.json:
-            options.json.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+            options.json.write_text(
+                json.dumps({"settings": settings, "results": results}, indent=2) + "\n"
+            )
     print()
     show(["table", "trained on", "normal + odd", *METHODS, "fit + log p(x) + regret, CPU s"], lines)
 

@@ -5,8 +5,8 @@
 Trained on 300 benign tumours (scikit-learn's breast cancer data), two latent dimensions so that the
 truth can be summed; asked about malignant ones, and for imputations about rows that lack a quarter
 of their entries. Every number is set against a grid of z in float64 that is refined until it
-settles, the best mean-field Gaussian against Gauss-Hermite quadrature and Nelder-Mead. Prints tables
-in Markdown.
+settles, the best mean-field Gaussian against Gauss-Hermite quadrature and Nelder-Mead. Prints
+tables in Markdown.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ SETTINGS = {"latent_dim": 2, "max_epochs": 250, "learning_rate": 0.005}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--short", action="store_true", help="few rows, one seed")
     options = parser.parse_args()
     rows, seeds = (6, 1) if options.short else (30, 3)
@@ -46,12 +48,16 @@ def main() -> None:
         for seed in range(seeds):
             out = Path(folder) / str(seed)
             model = taut.fit(normal[:300], seed=seed, out=out / "whole", **SETTINGS).model
-            gappy = taut.fit(holes[benign == 1][:300], seed=seed, out=out / "gaps", **SETTINGS).model
+            gappy = taut.fit(
+                holes[benign == 1][:300], seed=seed, out=out / "gaps", **SETTINGS
+            ).model
             for name, x in (("odd", odd), ("usual", usual)):
                 entries(f"seed {seed}, {name}", model, x)
             regrets(f"seed {seed}", model, odd[: rows // 2])
             for name, kind in (("odd", 0), ("usual", 1)):
-                x = torch.tensor(holes[benign == kind][-60:] if kind else holes[benign == kind][:60]).float()
+                x = torch.tensor(
+                    holes[benign == kind][-60:] if kind else holes[benign == kind][:60]
+                ).float()
                 imputations(f"seed {seed}, {name}", gappy, x, rows)
 
 
@@ -64,7 +70,8 @@ def entries(name: str, model: taut.VAE, x: Tensor) -> None:
     covered = (off < 1.96 * found.error)[ok].double().mean()
     quantiles = ", ".join(f"{float(off.quantile(q)):.3f}" for q in (0.5, 0.9, 0.99, 1.0))
     print(
-        f"entries, {name}: |error| 50, 90, 99, 100 %: {quantiles} nats; reliable {float(ok.double().mean()):.1%}, of these "
+        f"entries, {name}: |error| 50, 90, 99, 100 %: {quantiles} nats; reliable "
+        f"{float(ok.double().mean()):.1%}, of these "
         f"covered by 95 % intervals {float(covered):.1%}; {off.numel()} entries, {spent:.1f} CPU s",
         flush=True,
     )
@@ -79,8 +86,10 @@ def regrets(name: str, model: taut.VAE, x: Tensor) -> None:
     off = (found - exact).abs()
     good = (off < 0.1) | (off < 0.01 * exact)
     print(
-        f"regret, {name}: exact {float(exact.min()):.1f} to {float(exact.max()):.1f} nats; within 0.1 nat or 1 %: "
-        f"{int(good.sum())} of {len(x)}; largest error {float(off.max()):.3f}; arrived {int(arrived.sum())}",
+        f"regret, {name}: exact {float(exact.min()):.1f} to {float(exact.max()):.1f} nats; within "
+        f"0.1 nat or 1 %: "
+        f"{int(good.sum())} of {len(x)}; largest error {float(off.max()):.3f}; arrived "
+        f"{int(arrived.sum())}",
         flush=True,
     )
 
@@ -107,8 +116,10 @@ def imputations(name: str, model: taut.VAE, x: Tensor, rows: int) -> None:
     u, off = torch.stack(levels), torch.stack(means).abs()
     spread = float((u - 0.5).square().mean().sqrt()) * math.sqrt(12)  # 1 of uniform levels
     print(
-        f"imputations, {name}: {len(x)} rows, {len(u)} gaps: {repeats} repeats in 20; spread of the exact levels "
-        f"{spread:.3f}; mean off by {float(off.median()):.3f} (median), {float(off.max()):.3f} (largest) spreads; "
+        f"imputations, {name}: {len(x)} rows, {len(u)} gaps: {repeats} repeats in 20; spread of "
+        f"the exact levels "
+        f"{spread:.3f}; mean off by {float(off.median()):.3f} (median), {float(off.max()):.3f} "
+        f"(largest) spreads; "
         f"reliable {int(found.reliable.sum())}, ESS {float(found.ess.min()):.0f} at least",
         flush=True,
     )

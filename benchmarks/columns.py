@@ -1,11 +1,14 @@
-"""Do columns with spikes, bounds, grids and skew come back? Shares and medians of synthetic rows against the data's.
+"""Do columns with spikes, bounds, grids and skew come back? Shares and medians of synthetic rows
+against the data's.
 
     python benchmarks/columns.py            # ten tables, about three CPU minutes
 
-Each table has the column in question beside a normal one that it depends on. What is compared, each in units of its standard
-error (that of the data and that of the sample together): the share of zeros, of values below zero, at and above the maximum of
-the data, and the share of synthetic values below the data's median. |z| above 3.3 is marked; 50 numbers pass it by chance
-with probability 5 %.
+Each table has the column in question beside a normal one that it depends on. What is compared, each
+in units of its standard
+error (that of the data and that of the sample together): the share of zeros, of values below zero,
+    at and above the maximum of
+the data, and the share of synthetic values below the data's median. |z| above 3.3 is marked; 50
+numbers pass it by chance with probability 5 %.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ ROWS, SAMPLES = 1500, 4000
 
 
 def tables() -> dict[str, np.ndarray]:
-    """Returns the columns by name, each with the normal variable ``z`` as its cause where it has one."""
+    """Returns the columns by name, each with the normal variable ``z`` as its cause where it has
+    one.
+    """
     r = np.random.default_rng(0)
     z = r.normal(size=ROWS)
     wet = r.random(ROWS) < 1 / (1 + np.exp(2.2 - z))
@@ -65,7 +70,9 @@ def compared(real: np.ndarray, made: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", help="one column")
     parser.add_argument("--epochs", type=int, default=150)
     arguments = parser.parse_args()
@@ -74,12 +81,22 @@ def main() -> None:
     for name, real in held.items():
         if arguments.only not in (None, name):
             continue
-        frame = pd.DataFrame({name: real, "v": cause + 0.3 * np.random.default_rng(1).normal(size=ROWS)})
-        model = taut.VAEstimator(latent_dim=2, max_epochs=arguments.epochs, random_state=0, num_samples=50).fit(frame)
+        frame = pd.DataFrame(
+            {name: real, "v": cause + 0.3 * np.random.default_rng(1).normal(size=ROWS)}
+        )
+        model = taut.VAEstimator(
+            latent_dim=2, max_epochs=arguments.epochs, random_state=0, num_samples=50
+        ).fit(frame)
         made = model.sample(SAMPLES)[name].to_numpy()
         kind = next(c for c in model.schema_.columns if c.name == name)
-        numbers = [np.asarray(x).astype("datetime64[us]").astype(np.int64) if name == "moment" else x for x in (real, made)]
-        line = "  ".join(f"{what} {z:+.1f}{'!' if abs(z) > 3.3 else ''}" for what, z in compared(*numbers).items())
+        numbers = [
+            np.asarray(x).astype("datetime64[us]").astype(np.int64) if name == "moment" else x
+            for x in (real, made)
+        ]
+        line = "  ".join(
+            f"{what} {z:+.1f}{'!' if abs(z) > 3.3 else ''}"
+            for what, z in compared(*numbers).items()
+        )
         distinct = f"{len(np.unique(real)):,} / {len(np.unique(made)):,} different"
         print(f"{name:11} {kind.kind:9} {line}  {distinct}; {kind.describe()[1]}", flush=True)
 

@@ -1,15 +1,17 @@
-"""Counts of single cells: log p(x) under each family of counts, memory, and what the embedding knows of the cell types.
+"""Counts of single cells: log p(x) under each family of counts, memory, and what the embedding
+knows of the cell types.
 
     python benchmarks/counts.py COUNTS.npz
 
-COUNTS.npz holds a matrix of cells by genes as the parts of scipy's CSR (data, indices, indptr, shape) and labels (from 1; the
-cell types). Each family is fitted through what ``taut.fit`` is made of, from the sparse matrix, in a process of its own with one
-thread. The test set is the same for all, so differences of log p(x) are paired, cell by cell. With library=True the model is
-of p(x | total of the cell): such numbers are compared with each other, never with those of p(x).
+COUNTS.npz holds a matrix of cells by genes as the parts of scipy's CSR (data, indices, indptr,
+shape) and labels (from 1; the cell types). Each family is fitted through what ``taut.fit`` is made
+of, from the sparse matrix, in a process of its own with one thread. The test set is the same for
+all, so differences of log p(x) are paired, cell by cell. With library=True the model is of p(x |
+total of the cell): such numbers are compared with each other, never with those of p(x).
 
-The embedding (the posterior mean of all cells; no label is used in training) is measured by the silhouette of the labels and the
-accuracy of a vote of 15 neighbours in five-fold cross-validation, beside as many principal components of the log counts,
-log(1 + counts scaled to the median total).
+The embedding (the posterior mean of all cells; no label is used in training) is measured by the
+silhouette of the labels and the accuracy of a vote of 15 neighbours in five-fold cross-validation,
+beside as many principal components of the log counts, log(1 + counts scaled to the median total).
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def matrix(path: str) -> Any:
     from scipy.sparse import csr_matrix
 
     with np.load(path) as parts:
-        return csr_matrix((parts["data"], parts["indices"], parts["indptr"]), shape=tuple(parts["shape"]))
+        return csr_matrix(
+            (parts["data"], parts["indices"], parts["indptr"]), shape=tuple(parts["shape"])
+        )
 
 
 def fit(job: Job) -> Job:
@@ -72,13 +76,17 @@ def fit(job: Job) -> Job:
 
 
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def run_alone(job: Job) -> Job:
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [sys.executable, __file__, "--work", json.dumps(job)]
-    result: Job = json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    result: Job = json.loads(
+        subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    )
     return result
 
 
@@ -92,18 +100,26 @@ def principal_components(counts: Any, number: int) -> Any:
 
 
 def knowledge(embedding: Any, labels: Any) -> Job:
-    """Returns what an embedding (N, D) knows of labels: their silhouette, and the accuracy of a vote of neighbours."""
+    """Returns what an embedding (N, D) knows of labels.
+
+    Their silhouette, and the accuracy of a vote of neighbours.
+    """
     from sklearn.metrics import silhouette_score
     from sklearn.model_selection import StratifiedKFold, cross_val_score
     from sklearn.neighbors import KNeighborsClassifier
 
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     accuracy = cross_val_score(KNeighborsClassifier(NEIGHBOURS), embedding, labels, cv=folds)
-    return {"silhouette": float(silhouette_score(embedding, labels)), "accuracy": float(accuracy.mean())}
+    return {
+        "silhouette": float(silhouette_score(embedding, labels)),
+        "accuracy": float(accuracy.mean()),
+    }
 
 
 def difference(mine: Job, other: Job) -> tuple[float, float]:
-    """Returns the mean difference of log p(x) over the same cells, and its standard error for new cells."""
+    """Returns the mean difference of log p(x) over the same cells, and its standard error for new
+    cells.
+    """
     pairs = [a - b for a, b in zip(mine["per_cell"], other["per_cell"], strict=True)]
     return statistics.mean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
 
@@ -115,7 +131,9 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("--max-epochs", type=int, default=40)
     parser.add_argument("--latent-dim", type=int, default=10)
@@ -128,8 +146,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, family in enumerate(FAMILIES + GIVEN_TOTALS):
             model = {"likelihood": family, "latent_dim": options.latent_dim}
-            config = {"model": model, "training": training, "evaluation": {"num_samples": options.num_samples}}
-            results[family] = run_alone({"data": options.data, "out": f"{folder}/{number}", "config": config})
+            config = {
+                "model": model,
+                "training": training,
+                "evaluation": {"num_samples": options.num_samples},
+            }
+            results[family] = run_alone(
+                {"data": options.data, "out": f"{folder}/{number}", "config": config}
+            )
             print(f"{family}: {results[family]['train_cpu_s'] / 60:.1f} CPU min", file=sys.stderr)
         import numpy as np
 
@@ -140,26 +164,65 @@ def main() -> None:
             result["embedding"] = knowledge(np.load(f"{folder}/{number}.npy")[known], labels[known])
     pca = knowledge(principal_components(counts, options.latent_dim)[known], labels[known])
 
-    print(f"{counts.shape[0]} cells, {counts.shape[1]} genes, {len(results[FAMILIES[0]]['per_cell'])} cells held out; "
-          f"latent_dim {options.latent_dim}, {options.max_epochs} epochs planned, one thread\n")  # fmt: skip
+    print(
+        f"{counts.shape[0]} cells, {counts.shape[1]} genes, "
+        f"{len(results[FAMILIES[0]]['per_cell'])} cells held out; "
+        f"latent_dim {options.latent_dim}, {options.max_epochs} epochs planned, one thread\n"
+    )
     for families in (FAMILIES, GIVEN_TOTALS):
         rows = []
         for family in families:
             r, (gain, error) = results[family], difference(results[family], results[families[0]])
             nats, elbo = r["log_evidence"], r["elbo"]["value"]
-            row = [f"`{family}`", f"{elbo:.2f}", f"{nats['value']:.2f}", f"{nats['mc_error']:.3f}", f"{nats['test_error']:.1f}"]
-            row += ["" if family == families[0] else f"{gain:+.2f} ± {error:.2f}", f"{r['best_epoch']:.0f} of {r['epochs']:.0f}"]
-            rows.append([*row, f"{r['train_cpu_s'] / 60:.1f}", f"{r['measure_cpu_s']:.0f}", f"{r['peak_mib']:.0f}"])
+            row = [
+                f"`{family}`",
+                f"{elbo:.2f}",
+                f"{nats['value']:.2f}",
+                f"{nats['mc_error']:.3f}",
+                f"{nats['test_error']:.1f}",
+            ]
+            row += [
+                "" if family == families[0] else f"{gain:+.2f} ± {error:.2f}",
+                f"{r['best_epoch']:.0f} of {r['epochs']:.0f}",
+            ]
+            rows.append(
+                [
+                    *row,
+                    f"{r['train_cpu_s'] / 60:.1f}",
+                    f"{r['measure_cpu_s']:.0f}",
+                    f"{r['peak_mib']:.0f}",
+                ]
+            )
         what = "log p(x)" if families is FAMILIES else "log p(x given total)"
-        columns = ["family", "ELBO", f"{what}, K = {options.num_samples}", "± MC", "± test set", "less Poisson's, paired"]
-        table([*columns, "best epoch", "training, CPU min", "measuring, CPU s", "peak memory, MiB"], rows)
-    shown = {f"`{family}`": r["embedding"] for family, r in results.items()} | {"principal components": pca}
+        columns = [
+            "family",
+            "ELBO",
+            f"{what}, K = {options.num_samples}",
+            "± MC",
+            "± test set",
+            "less Poisson's, paired",
+        ]
+        table(
+            [*columns, "best epoch", "training, CPU min", "measuring, CPU s", "peak memory, MiB"],
+            rows,
+        )
+    shown = {f"`{family}`": r["embedding"] for family, r in results.items()} | {
+        "principal components": pca
+    }
     table(
         ["embedding of all cells", "silhouette", f"accuracy, {NEIGHBOURS} neighbours"],
-        [[name, f"{k['silhouette']:.3f}", f"{100 * k['accuracy']:.1f}%"] for name, k in shown.items()],
+        [
+            [name, f"{k['silhouette']:.3f}", f"{100 * k['accuracy']:.1f}%"]
+            for name, k in shown.items()
+        ],
     )
     if options.json:
-        report = {"training": training, "latent_dim": options.latent_dim, "families": results, "pca": pca}
+        report = {
+            "training": training,
+            "latent_dim": options.latent_dim,
+            "families": results,
+            "pca": pca,
+        }
         options.json.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/coverage.py [--problems 300]
 
-Random linear-Gaussian problems, whose log p(x) is known, ten data each, with posteriors that are moved and scaled. The naive
-error is the delta method's from the sample; taut's counts the tail that was not drawn. Prints a table in Markdown.
+Random linear-Gaussian problems, whose log p(x) is known, ten data each, with posteriors that are
+moved and scaled. The naive error is the delta method's from the sample; taut's counts the tail that
+was not drawn. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -18,19 +19,31 @@ import taut
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--problems", type=int, default=300)
     options = parser.parse_args()
     torch.set_default_dtype(torch.float64)
-    print("| K | reliable by k-hat | covered, naive error | covered, taut's error | covered where not reliable |")
+    print(
+        "| K | reliable by k-hat | covered, naive error | covered, taut's error | covered where "
+        "not reliable |"
+    )
     print("|---|---|---|---|---|")
     for num_samples in (100, 500, 5000):
         torch.manual_seed(0)
         columns = [one(number, num_samples) for number in range(options.problems)]
         reliable, naive, ours = (torch.cat(c) for c in zip(*columns, strict=True))
-        cells = [reliable.double().mean(), *(c[reliable].double().mean() for c in (naive, ours)), ours[~reliable].double().mean()]
+        cells = [
+            reliable.double().mean(),
+            *(c[reliable].double().mean() for c in (naive, ours)),
+            ours[~reliable].double().mean(),
+        ]
         error = math.sqrt(0.05 * 0.95 / int(reliable.sum()))
-        print(f"| {num_samples} | {cells[0]:.1%} | {cells[1]:.1%} | {cells[2]:.1%} ± {error:.1%} | {cells[3]:.1%} |")
+        print(
+            f"| {num_samples} | {cells[0]:.1%} | {cells[1]:.1%} | {cells[2]:.1%} ± {error:.1%} | "
+            f"{cells[3]:.1%} |"
+        )
 
 
 def one(number: int, num_samples: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -41,7 +54,9 @@ def one(number: int, num_samples: int) -> tuple[torch.Tensor, torch.Tensor, torc
     class Wrong(taut.Posterior):
         def forward(self, x, context=None):
             exact = problem.posterior(x)
-            return MultivariateNormal(exact.mean + shift * exact.stddev, width**2 * exact.covariance_matrix)
+            return MultivariateNormal(
+                exact.mean + shift * exact.stddev, width**2 * exact.covariance_matrix
+            )
 
     x = problem.sample(10)
     found = taut.importance(problem.model(Wrong()), x, num_samples, seed=number)

@@ -2,10 +2,11 @@
 
     python benchmarks/far_rows.py [--short]
 
-Six small models of data that scikit-learn brings: three likelihoods, three posteriors, three priors. Each scores 2,000 rows:
-those it was trained on with one entry times 10^-6 to 10^6, or bits turned over, and 100 rows of another class. `--short` takes
-100 rows of each. The referee, tests/quadrature.py, sums over z in float64, for 2,000 rows where z has one dimension and 300
-where it has two. Prints a table in Markdown.
+Six small models of data that scikit-learn brings: three likelihoods, three posteriors, three
+priors. Each scores 2,000 rows: those it was trained on with one entry times 10^-6 to 10^6, or bits
+turned over, and 100 rows of another class. `--short` takes 100 rows of each. The referee,
+tests/quadrature.py, sums over z in float64, for 2,000 rows where z has one dimension and 300 where
+it has two. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ import quadrature
 
 quadrature.TOLERANCE = 1e-4  # of p(x): 0.0001 nats are enough here
 FACTORS = 10.0 ** np.arange(-6, 7)
-SMALL = {"encoder": "MLP(hidden=(32,))", "decoder": "MLP(hidden=(32,))", "max_epochs": 60, "learning_rate": 0.01}
+SMALL = {
+    "encoder": "MLP(hidden=(32,))",
+    "decoder": "MLP(hidden=(32,))",
+    "max_epochs": 60,
+    "learning_rate": 0.01,
+}
 
 
 def models() -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
@@ -41,23 +47,48 @@ def models() -> list[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
     bits = (digits > 8).astype(float)
     benign, malignant = cells[kind == 1], cells[kind == 0]
     low, high = bits[digit < 5], bits[digit >= 5]
-    six = {"posterior": "IndependentBernoulli()", "prior": "IndependentBernoulli()", "objective": "VIMCO(num_samples=8)"}
+    six = {
+        "posterior": "IndependentBernoulli()",
+        "prior": "IndependentBernoulli()",
+        "objective": "VIMCO(num_samples=8)",
+    }
     return [
         ("StudentT, diagonal, 1 dimension", benign, malignant, {"latent_dim": 1}),
-        ("StudentT, full covariance, 2", benign, malignant, {"latent_dim": 2, "posterior": "FullCovarianceNormal()"}),
-        ("LogNormal, diagonal, 1", benign, malignant, {"latent_dim": 1, "likelihood": "LogNormal()"}),
+        (
+            "StudentT, full covariance, 2",
+            benign,
+            malignant,
+            {"latent_dim": 2, "posterior": "FullCovarianceNormal()"},
+        ),
+        (
+            "LogNormal, diagonal, 1",
+            benign,
+            malignant,
+            {"latent_dim": 1, "likelihood": "LogNormal()"},
+        ),
         (
             "LogNormal, diagonal, 2, mixture prior",
             benign,
             malignant,
-            {"latent_dim": 2, "likelihood": "LogNormal()", "prior": "GaussianMixture(components=3)"},
+            {
+                "latent_dim": 2,
+                "likelihood": "LogNormal()",
+                "prior": "GaussianMixture(components=3)",
+            },
         ),
-        ("Bernoulli, full covariance, 2", low, high, {"latent_dim": 2, "posterior": "FullCovarianceNormal()"}),
+        (
+            "Bernoulli, full covariance, 2",
+            low,
+            high,
+            {"latent_dim": 2, "posterior": "FullCovarianceNormal()"},
+        ),
         ("StudentT, 6 bits", benign, malignant, {"latent_dim": 6, **six}),
     ]
 
 
-def far(x: np.ndarray, other: np.ndarray, number: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def far(
+    x: np.ndarray, other: np.ndarray, number: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows, and the factor of one entry of each: 0 for rows of another class."""
     some = max(1, number // 20)
     rows = x[rng.integers(len(x), size=number - some)].copy()
@@ -72,12 +103,21 @@ def far(x: np.ndarray, other: np.ndarray, number: int, rng: np.random.Generator)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--short", action="store_true")
     number = 100 if parser.parse_args().short else 2000
     rng = np.random.default_rng(0)
-    print("| model | no number | first method reliable | reliable | reliable up to a factor of 100 | above by 4 errors |", end="")
-    print(" reliable, off by 4 errors | largest error of a reliable row | CPU s: first, all, referee |")
+    print(
+        "| model | no number | first method reliable | reliable | reliable up to a factor of 100 | "
+        "above by 4 errors |",
+        end="",
+    )
+    print(
+        " reliable, off by 4 errors | largest error of a reliable row | CPU s: first, all, referee "
+        "|"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name, x, other, settings in models():
@@ -89,7 +129,9 @@ def main() -> None:
             found = settle(run.model, rows, first, climbing=len(rows))
             clock.append(time.process_time())
             referee = quadrature.Oracle(run.model)
-            judged = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: 300 if referee.dim == 2 else None]
+            judged = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[
+                : 300 if referee.dim == 2 else None
+            ]
             exact = torch.tensor([_exact(referee, row) for row in rows[judged].double().numpy()])
             clock.append(time.process_time())
             off = found.log_evidence[judged] - exact

@@ -1,13 +1,15 @@
 """Single imputation of six UCI tables with half of the entries missing completely at random.
 
-    python benchmarks/imputation.py UCI.npz --out imputation.json
-    python benchmarks/imputation.py UCI.npz --out imputation.json --tables yeast --only taut    # one again, the others are kept
+    python benchmarks/imputation.py UCI.npz --out imputation.json python benchmarks/imputation.py
+    UCI.npz --out imputation.json --tables yeast --only taut    # one again, the others are kept
 
-Protocol of Mattei and Frellsen (MIWAE, 2019): columns z-scored, half of the entries removed, the methods see the incomplete
-table and fill it in; mean squared error over the removed entries. taut with its defaults, nothing chosen per table: ``taut.fit``
-holds out a tenth of the rows to stop by, and ``taut.impute`` fills in the importance-weighted mean. Beside it: column means, the
-mean of 10 nearest neighbours, iterated forests (missForest-style: scikit-learn's IterativeImputer with random forests), a
-Gaussian with full covariance fitted by EM, and the figures published for MIWAE, which are on other masks.
+Protocol of Mattei and Frellsen (MIWAE, 2019): columns z-scored, half of the entries removed, the
+methods see the incomplete table and fill it in; mean squared error over the removed entries. taut
+with its defaults, nothing chosen per table: ``taut.fit`` holds out a tenth of the rows to stop by,
+and ``taut.impute`` fills in the importance-weighted mean. Beside it: column means, the mean of 10
+nearest neighbours, iterated forests (missForest-style: scikit-learn's IterativeImputer with random
+forests), a Gaussian with full covariance fitted by EM, and the figures published for MIWAE, which
+are on other masks.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def tables(path: Path) -> dict[str, np.ndarray]:
 
 
 def gaussian_em(x: np.ndarray, rounds: int = 50, ridge: float = 1e-3) -> np.ndarray:
-    """Fills in the conditional means under a Gaussian with full covariance, fitted to the observed entries by EM."""
+    """Fills in the conditional means under a Gaussian with full covariance, fitted to the observed
+    entries by EM.
+    """
     missing = np.isnan(x)
     mean, covariance = np.nanmean(x, 0), np.diag(np.nanvar(x, 0))
     filled = np.where(missing, mean, x)
@@ -64,11 +68,17 @@ def gaussian_em(x: np.ndarray, rounds: int = 50, ridge: float = 1e-3) -> np.ndar
             rows = np.flatnonzero(which == number)
             if not gap.any():
                 continue
-            gain = covariance[np.ix_(gap, ~gap)] @ np.linalg.inv(covariance[np.ix_(~gap, ~gap)]) if (~gap).any() else None
+            gain = (
+                covariance[np.ix_(gap, ~gap)] @ np.linalg.inv(covariance[np.ix_(~gap, ~gap)])
+                if (~gap).any()
+                else None
+            )
             known = (x[np.ix_(rows, ~gap)] - mean[~gap]) @ gain.T if gain is not None else 0.0
             filled[np.ix_(rows, gap)] = mean[gap] + known
             left = covariance[np.ix_(gap, gap)]
-            extra[np.ix_(gap, gap)] += len(rows) * (left - gain @ covariance[np.ix_(~gap, gap)] if gain is not None else left)
+            extra[np.ix_(gap, gap)] += len(rows) * (
+                left - gain @ covariance[np.ix_(~gap, gap)] if gain is not None else left
+            )
         mean = filled.mean(0)
         centred = filled - mean
         covariance = (centred.T @ centred + extra) / len(x) + ridge * np.eye(x.shape[1])
@@ -99,18 +109,28 @@ def measure(x: np.ndarray, seed: int, method: str) -> dict[str, float]:
     missing = np.random.default_rng(seed).random(x.shape) < 0.5
     began = time.process_time()
     filled = METHODS[method](np.where(missing, np.nan, x), seed)
-    return {"mse": float(np.mean((filled - x)[missing] ** 2)), "cpu_seconds": time.process_time() - began}
+    return {
+        "mse": float(np.mean((filled - x)[missing] ** 2)),
+        "cpu_seconds": time.process_time() - began,
+    }
 
 
 def markdown(results: dict[str, dict[str, list[dict[str, float]]]]) -> str:
-    """Returns the table: mean over the masks and its standard error, the best and all within one standard error of it in bold."""
+    """Returns the table.
+
+    Mean over the masks and its standard error, the best and all within one standard error of it in
+    bold.
+    """
     names = [*METHODS, "MIWAE, published"]
     lines = ["| table | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
     for table, methods in results.items():
         cells = {}
         for method, runs in methods.items():
             errors = np.array([run["mse"] for run in runs])
-            cells[method] = (errors.mean(), errors.std(ddof=1) / np.sqrt(len(errors)) if len(errors) > 1 else float("nan"))
+            cells[method] = (
+                errors.mean(),
+                errors.std(ddof=1) / np.sqrt(len(errors)) if len(errors) > 1 else float("nan"),
+            )
         cells["MIWAE, published"] = PUBLISHED[table]
         best = min((c for n, c in cells.items() if n in METHODS), key=lambda c: c[0])
         shown = []
@@ -142,7 +162,13 @@ def main() -> None:
             runs = [measure(data[name], seed, method) for seed in range(args.masks)]
             results.setdefault(name, {})[method] = runs
             seconds = sum(run["cpu_seconds"] for run in runs)
-            print(name, method, *(f"{run['mse']:.3f}" for run in runs), f"{seconds:.0f} CPU s", flush=True)
+            print(
+                name,
+                method,
+                *(f"{run['mse']:.3f}" for run in runs),
+                f"{seconds:.0f} CPU s",
+                flush=True,
+            )
         if args.out:
             args.out.write_text(json.dumps(results, indent=2))
     if all(set(methods) == set(METHODS) for methods in results.values()):

@@ -1,11 +1,13 @@
-"""A linear VAE against probabilistic PCA, whose maximum likelihood is known in closed form: how far does ``fit`` get?
+"""A linear VAE against probabilistic PCA, whose maximum likelihood is known in closed form: how far
+does ``fit`` get?
 
     python benchmarks/ppca.py UCI.npz
 
-UCI.npz holds the tables as arrays (N, d); each is z-scored. For every table and latent dimension the model is trained by
-``taut.fit`` on all rows with beta 1 and 4, and measured on the same rows. Prints one table of Markdown:
-the closed form, the ELBO, their difference (aim: within 0.01 nat for beta = 1), and the active units beside the number that
-the closed form predicts: dimension j is active iff lambda_j > beta sigma^2 (Lucas et al. 2019).
+UCI.npz holds the tables as arrays (N, d); each is z-scored. For every table and latent dimension
+the model is trained by ``taut.fit`` on all rows with beta 1 and 4, and measured on the same rows.
+Prints one table of Markdown: the closed form, the ELBO, their difference (aim: within 0.01 nat for
+beta = 1), and the active units beside the number that the closed form predicts: dimension j is
+active iff lambda_j > beta sigma^2 (Lucas et al. 2019).
 """
 
 from __future__ import annotations
@@ -20,10 +22,19 @@ import torch
 
 import taut
 
-TABLES = {"wine_red": 11, "wine_white": 11, "banknote": 4, "concrete_centred": 8, "yeast": 8, "breast_cancer": 30}
+TABLES = {
+    "wine_red": 11,
+    "wine_white": 11,
+    "banknote": 4,
+    "concrete_centred": 8,
+    "yeast": 8,
+    "breast_cancer": 30,
+}
 
 
-def fit_linear(x: np.ndarray, latent_dim: int, beta: float, folder: Path, epochs_per_row: float = 4e6) -> taut.Run:
+def fit_linear(
+    x: np.ndarray, latent_dim: int, beta: float, folder: Path, epochs_per_row: float = 4e6
+) -> taut.Run:
     """Trains a linear VAE with a shared scale on all rows of x."""
     return taut.fit(
         x,
@@ -44,7 +55,9 @@ def fit_linear(x: np.ndarray, latent_dim: int, beta: float, folder: Path, epochs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
@@ -68,7 +81,8 @@ def main() -> None:
                     if beta == 1:
                         worst = max(worst, abs(short))
                     print(
-                        f"| {name} | {len(x)}, {d} | {q} | {beta:g} | {exact.log_likelihood:.4f} | {result['elbo']['value']:.4f} "
+                        f"| {name} | {len(x)}, {d} | {q} | {beta:g} | {exact.log_likelihood:.4f} | "
+                        f"{result['elbo']['value']:.4f} "
                         f"| {short:.4f} | {result['active_units']} | {predicted} |",
                         flush=True,
                     )

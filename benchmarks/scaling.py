@@ -1,11 +1,13 @@
-"""How the cost of taut grows: seconds and memory of training and of evaluation over N, K, the dimensions and the batch.
+"""How the cost of taut grows: seconds and memory of training and of evaluation over N, K, the
+dimensions and the batch.
 
     python benchmarks/scaling.py
 
-One size is varied at a time, the others stay at ``BASE``. An exponent is the slope of log cost over log size: 1 is linear growth,
-0 is none, and between them a part of the cost does not depend on that size. The time is that of a training step, or of the
-importance-weighted log p(x) of all N data, in CPU seconds. Each point is a process of its own with one thread, warmed up before
-the clock. Memory is the peak above what the process held before: after a tiny training, or with model and data made.
+One size is varied at a time, the others stay at ``BASE``. An exponent is the slope of log cost over
+log size: 1 is linear growth, 0 is none, and between them a part of the cost does not depend on that
+size. The time is that of a training step, or of the importance-weighted log p(x) of all N data, in
+CPU seconds. Each point is a process of its own with one thread, warmed up before the clock. Memory
+is the peak above what the process held before: after a tiny training, or with model and data made.
 """
 
 from __future__ import annotations
@@ -35,9 +37,20 @@ VALUES: dict[str, dict[str, list[int]]] = {
         "d": [256, 1024, 4096],
         "batch": [128, 512, 2048],
     },
-    "evaluation": {"N": [64, 256, 1024], "K": [1_000, 4_000, 16_000], "D": [16, 64, 256], "d": [256, 1024, 4096]},
+    "evaluation": {
+        "N": [64, 256, 1024],
+        "K": [1_000, 4_000, 16_000],
+        "D": [16, 64, 256],
+        "d": [256, 1024, 4096],
+    },
 }
-NAMES = {"N": "N, rows", "K": "K, samples", "D": "D, latent dimensions", "d": "elements of a datum", "batch": "batch"}
+NAMES = {
+    "N": "N, rows",
+    "K": "K, samples",
+    "D": "D, latent dimensions",
+    "d": "elements of a datum",
+    "batch": "batch",
+}
 
 
 def training(size: Size) -> Cost:
@@ -111,12 +124,18 @@ def exponent(sizes: list[int], costs: list[float]) -> float:
     """Returns the slope of the line of least squares through log cost over log size."""
     if min(costs) <= 0:
         return math.nan  # a peak that did not rise
-    return statistics.linear_regression([math.log(s) for s in sizes], [math.log(c) for c in costs]).slope
+    return statistics.linear_regression(
+        [math.log(s) for s in sizes], [math.log(c) for c in costs]
+    ).slope
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=1, help="of each point; the median counts")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=1, help="of each point; the median counts"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     points = {
@@ -125,7 +144,8 @@ def main() -> None:
         for name, v in axes.items()
         for value in v
     }
-    sizes = {json.dumps([what, size]): (what, size) for (what, _, _), size in points.items()}  # the base belongs to every axis
+    # the base belongs to every axis
+    sizes = {json.dumps([what, size]): (what, size) for (what, _, _), size in points.items()}
     costs: dict[str, list[Cost]] = {key: [] for key in sizes}
     for _ in range(options.repetitions):
         for key, (what, size) in sizes.items():
@@ -140,25 +160,40 @@ def main() -> None:
                 slope = exponent(values, row[of])
                 row[f"{of}_exponent"] = None if math.isnan(slope) else slope
             rows.append(row)
-    base = "; ".join(f"{what}: " + ", ".join(f"{k} = {v:,}" for k, v in size.items()) for what, size in BASE.items())
+    base = "; ".join(
+        f"{what}: " + ", ".join(f"{k} = {v:,}" for k, v in size.items())
+        for what, size in BASE.items()
+    )
     print(f"Elsewhere {base}. One thread; median of {options.repetitions}.\n")
     print(
-        "| what | over | values | CPU time of a step, or of all N | exponent | peak memory, MiB | exponent |\n" + "|---" * 7 + "|"
+        "| what | over | values | CPU time of a step, or of all N | exponent | peak memory, MiB | "
+        "exponent |\n" + "|---" * 7 + "|"
     )
     for row in rows:
         scale, form, unit = (1000, ".1f", "ms") if row["what"] == "training" else (1, ".2f", "s")
-        slopes = ["" if row[n] is None else f"{row[n]:.2f}" for n in ("seconds_exponent", "mib_exponent")]
+        slopes = [
+            "" if row[n] is None else f"{row[n]:.2f}" for n in ("seconds_exponent", "mib_exponent")
+        ]
         seconds = ", ".join(f"{scale * s:{form}}" for s in row["seconds"])
         memory = ", ".join(f"{m:.1f}" for m in row["mib"])
         over = ", ".join(f"{v:,}".replace(",", " ") for v in row["values"])
-        print(f"| {row['what']} | {NAMES[row['name']]} | {over} | {seconds} {unit} | {slopes[0]} | {memory} | {slopes[1]} |")
+        print(
+            f"| {row['what']} | {NAMES[row['name']]} | {over} | {seconds} {unit} | {slopes[0]} | "
+            f"{memory} | {slopes[1]} |"
+        )
     if options.json:
-        options.json.write_text(json.dumps({"base": BASE, "rows": rows}, indent=2, allow_nan=False) + "\n")
+        options.json.write_text(
+            json.dumps({"base": BASE, "rows": rows}, indent=2, allow_nan=False) + "\n"
+        )
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
         task, given = json.loads(sys.argv[2])
-        print(json.dumps({"training": training, "evaluation": evaluation}[task](given), allow_nan=False))
+        print(
+            json.dumps(
+                {"training": training, "evaluation": evaluation}[task](given), allow_nan=False
+            )
+        )
     else:
         main()

@@ -6,14 +6,16 @@
     python benchmarks/speed.py evaluate --threads 1 2
     python benchmarks/speed.py linear
 
-``train`` counts samples a second, ``evaluate`` tells what the importance-weighted log p(x) with K = 5000 costs, ``linear``
-compares with factor analysis. The networks are 784-200-200-50 with tanh (mlp) and those of ``ConvEncoder`` and ``ConvDecoder``
-(conv); the images are the train_images of an .npz file, or drawn from a seed: the speed does not depend on what they show.
+``train`` counts samples a second, ``evaluate`` tells what the importance-weighted log p(x) with K =
+5000 costs, ``linear`` compares with factor analysis. The networks are 784-200-200-50 with tanh
+(mlp) and those of ``ConvEncoder`` and ``ConvDecoder`` (conv); the images are the train_images of an
+.npz file, or drawn from a seed: the speed does not depend on what they show.
 
-Each peer is one script and one list of packages in ``peers/``; its environment is made on first use, and what cannot be installed
-costs its row alone. Each measurement is a process of its own. The processes run one at a time, each side once, then again: what
-else the machine does meets all sides alike, and is in the table. A warm-up, compilation included, comes before the clock. Ratios
-are medians of the ratios within one repetition.
+Each peer is one script and one list of packages in ``peers/``; its environment is made on first
+use, and what cannot be installed costs its row alone. Each measurement is a process of its own. The
+processes run one at a time, each side once, then again: what else the machine does meets all sides
+alike, and is in the table. A warm-up, compilation included, comes before the clock. Ratios are
+medians of the ratios within one repetition.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ SIDES = {
         Side("Lightning", "lightning"),
         Side("Pyro, Trace_ELBO", "pyro", "trace"),
         Side("Pyro, TraceMeanField_ELBO", "pyro", "mean field"),
-        Side("NumPyro, scan", "numpyro", "scan", ("mlp",)),  # XLA compiles convolutions in a loop to something far slower
+        Side(
+            "NumPyro, scan", "numpyro", "scan", ("mlp",)
+        ),  # XLA compiles convolutions in a loop to something far slower
         Side("NumPyro, jit", "numpyro", "jit", ("conv",)),
         Side("JAX, scan", "jax", "scan", ("mlp",)),
         Side("JAX, jit", "jax", "jit"),
@@ -94,12 +98,18 @@ SIDES = {
     ],
 }
 OWN = ("multiplications", "taut")  # run in the environment of this process
-SAMPLES = {("mlp", "elbo"): 30_000, ("conv", "elbo"): 2_500, ("mlp", "iwae50"): 1_500, ("conv", "iwae50"): 150}
+SAMPLES = {
+    ("mlp", "elbo"): 30_000,
+    ("conv", "elbo"): 2_500,
+    ("mlp", "iwae50"): 1_500,
+    ("conv", "iwae50"): 150,
+}
 ROWS = {"mlp": 32, "conv": 4}  # whose log p(x) is computed
 
 
 def interpreter(peer: str, environments: Path) -> Path:
-    """Returns the Python of a peer's environment, which is made where it is missing or its packages have changed.
+    """Returns the Python of a peer's environment, which is made where it is missing or its packages
+    have changed.
 
     Fails:
         CalledProcessError: it cannot be made; its stderr says why.
@@ -132,15 +142,26 @@ def interpreter(peer: str, environments: Path) -> Path:
 def measured(side: Side, job: Result, python: Path, seconds: float = SECONDS) -> Result:
     """Returns the result of a worker process, which has so many seconds."""
     threads = str(job["threads"])
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), threads)
+    limits = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), threads
+    )
     # JAX: NPROC is the size of XLA's pool of threads; its matrix products have a pool of their own.
-    limits["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={'true' if job['threads'] > 1 else 'false'}"
+    limits["XLA_FLAGS"] = (
+        f"--xla_cpu_multi_thread_eigen={'true' if job['threads'] > 1 else 'false'}"
+    )
     limits |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryDirectory() as folder:
         given = json.dumps(job | {"variant": side.variant, "folder": folder})
         command: list[str | Path] = [python, "-m", f"peers.{side.peer}", given]
         try:
-            done = subprocess.run(command, cwd=HERE, env=os.environ | limits, capture_output=True, text=True, timeout=seconds)
+            done = subprocess.run(
+                command,
+                cwd=HERE,
+                env=os.environ | limits,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"took more than {seconds:.0f} s"}
     if done.returncode:
@@ -150,11 +171,18 @@ def measured(side: Side, job: Result, python: Path, seconds: float = SECONDS) ->
 
 
 def last_line(text: str | None) -> str:
-    return next((line.strip() for line in reversed((text or "").splitlines()) if line.strip()), "no message")
+    return next(
+        (line.strip() for line in reversed((text or "").splitlines()) if line.strip()), "no message"
+    )
 
 
-def all_measured(sides: list[Side], jobs: list[Result], repetitions: int, environments: Path) -> list[Result]:
-    """Returns for each job and each side the results of its repetitions; those of a job are interleaved."""
+def all_measured(
+    sides: list[Side], jobs: list[Result], repetitions: int, environments: Path
+) -> list[Result]:
+    """Returns for each job and each side the results of its repetitions.
+
+    Those of a job are interleaved.
+    """
     pythons: dict[str, Path | str] = {}
     for peer in dict.fromkeys(side.peer for side in sides):
         try:
@@ -174,7 +202,12 @@ def all_measured(sides: list[Side], jobs: list[Result], repetitions: int, enviro
                 else:
                     earlier.append(measured(side, job | {"seed": repetition}, python))
         rows += [{"who": side.name, "job": job, "runs": results[side.name]} for side in sides]
-        print("measured:", ", ".join(f"{k} {job[k]}" for k in ("threads", "batch") if k in job), file=sys.stderr, flush=True)
+        print(
+            "measured:",
+            ", ".join(f"{k} {job[k]}" for k in ("threads", "batch") if k in job),
+            file=sys.stderr,
+            flush=True,
+        )
     return rows
 
 
@@ -185,12 +218,16 @@ def spread(values: list[float], form: str) -> str:
 
 
 def ratio(row: Result, rows: list[Result], other: str, by: str) -> str:
-    """Returns how many times as fast a row is as another of the same job; nothing where one of them is missing."""
+    """Returns how many times as fast a row is as another of the same job.
+
+    Nothing where one of them is missing.
+    """
     base = next((r for r in rows if r["who"] == other and r["job"] == row["job"]), None)
     if base is None or any("error" in r for r in row["runs"] + base["runs"]):
         return ""
     pairs = zip(row["runs"], base["runs"], strict=True)
-    return f"{statistics.median((a['samples'] / a[by]) / (b['samples'] / b[by]) for a, b in pairs):.2f}"
+    ratios = [(a["samples"] / a[by]) / (b["samples"] / b[by]) for a, b in pairs]
+    return f"{statistics.median(ratios):.2f}"
 
 
 def table(rows: list[Result], columns: dict[str, Callable[[Result], str]]) -> str:
@@ -200,8 +237,17 @@ def table(rows: list[Result], columns: dict[str, Callable[[Result], str]]) -> st
         if error is None:
             lines.append("| " + " | ".join(column(row) for column in columns.values()) + " |")
         else:
-            cells = [column(row) for name, column in columns.items() if name in ("threads", "batch", "who")]
-            lines.append("| " + " | ".join([*cells, error.replace("|", "/")]) + " |" + " |" * (len(columns) - len(cells) - 1))
+            cells = [
+                column(row)
+                for name, column in columns.items()
+                if name in ("threads", "batch", "who")
+            ]
+            lines.append(
+                "| "
+                + " | ".join([*cells, error.replace("|", "/")])
+                + " |"
+                + " |" * (len(columns) - len(cells) - 1)
+            )
     return "\n".join(lines)
 
 
@@ -217,20 +263,28 @@ def columns_of(what: str, rows: list[Result], by: str) -> dict[str, Callable[[Re
         columns["batch"] = lambda r: str(r["job"]["batch"])
     columns["who"] = lambda r: r["who"]
     if what == "linear":
-        columns["log p(x), new rows, nats"] = lambda r: values(r, lambda m: m["log_evidence"], ".4f")
+        columns["log p(x), new rows, nats"] = lambda r: values(
+            r, lambda m: m["log_evidence"], ".4f"
+        )
         columns["wall s"] = lambda r: values(r, lambda m: m["wall_s"], ".2f")
         columns["CPU s"] = lambda r: values(r, lambda m: m["cpu_s"], ".2f")
         return columns
     if what == "train":
         columns["samples/s"] = lambda r: values(r, lambda m: m["samples_per_s"], ",.0f")
     else:
-        columns["wall s for 1,000 data"] = lambda r: values(r, lambda m: 1000 * m["wall_s"] / m["samples"], ".1f")
+        columns["wall s for 1,000 data"] = lambda r: values(
+            r, lambda m: 1000 * m["wall_s"] / m["samples"], ".1f"
+        )
     columns["÷ multiplications"] = lambda r: ratio(r, rows, MULTIPLICATIONS, by)
     columns["÷ pythae"] = lambda r: ratio(r, rows, "pythae", by)
     if what == "train":
-        columns["CPU s for 10,000"] = lambda r: values(r, lambda m: 1e4 * m["cpu_s"] / m["samples"], ".2f")
+        columns["CPU s for 10,000"] = lambda r: values(
+            r, lambda m: 1e4 * m["cpu_s"] / m["samples"], ".2f"
+        )
     else:
-        columns["CPU s for 1,000 data"] = lambda r: values(r, lambda m: 1000 * m["cpu_s"] / m["samples"], ".1f")
+        columns["CPU s for 1,000 data"] = lambda r: values(
+            r, lambda m: 1000 * m["cpu_s"] / m["samples"], ".1f"
+        )
         columns["peak memory, MiB"] = lambda r: values(r, lambda m: m["peak_mib"], ".1f")
     columns["cores used by others"] = lambda r: values(r, lambda m: m["other_cores"], ".2f")
     return columns
@@ -239,7 +293,9 @@ def columns_of(what: str, rows: list[Result], by: str) -> dict[str, Callable[[Re
 def jobs_of(options: argparse.Namespace, data: str) -> list[Result]:
     common = {"do": options.what, "data": data, "objective": "elbo"}
     if options.what == "linear":
-        return [common | {"threads": t, "epochs": 20 if options.short else 200} for t in options.threads]
+        return [
+            common | {"threads": t, "epochs": 20 if options.short else 200} for t in options.threads
+        ]
     common["model"] = options.model
     if options.what == "evaluate":
         rows = ROWS[options.model] // (2 if options.short else 1)
@@ -248,9 +304,17 @@ def jobs_of(options: argparse.Namespace, data: str) -> list[Result]:
     jobs = []
     for threads in options.threads:
         for batch in options.batch:
-            samples = options.samples or SAMPLES[options.model, options.objective] // (2 if options.short else 1)
+            samples = options.samples or SAMPLES[options.model, options.objective] // (
+                2 if options.short else 1
+            )
             steps = max(3, samples // batch)
-            job = {"objective": options.objective, "threads": threads, "batch": batch, "steps": steps, "warmup": min(steps, 20)}
+            job = {
+                "objective": options.objective,
+                "threads": threads,
+                "batch": batch,
+                "steps": steps,
+                "warmup": min(steps, 20),
+            }
             jobs.append(common | job)
     return jobs
 
@@ -266,35 +330,57 @@ def write_images(source: Path | None, target: str) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="what", required=True)
     for what in ("train", "evaluate", "linear"):
         command = commands.add_parser(what)
         command.add_argument("--threads", type=int, nargs="+", help="1 2; with --short 1")
-        command.add_argument("--short", action="store_true", help="batches of 128, one thread, two repetitions, half as long")
+        command.add_argument(
+            "--short",
+            action="store_true",
+            help="batches of 128, one thread, two repetitions, half as long",
+        )
         command.add_argument("--repetitions", type=int)
-        command.add_argument("--peers", nargs="+", help=f"scripts in peers/; {', '.join(OWN)} always run")
+        command.add_argument(
+            "--peers", nargs="+", help=f"scripts in peers/; {', '.join(OWN)} always run"
+        )
         command.add_argument("--environments", type=Path, default=HERE / ".environments")
         command.add_argument("--json", type=Path)
         command.add_argument(
-            "--by", choices=("wall", "cpu"), default="wall", help="seconds of the ratios; cpu where others work too"
+            "--by",
+            choices=("wall", "cpu"),
+            default="wall",
+            help="seconds of the ratios; cpu where others work too",
         )
         if what != "linear":
             command.add_argument("--model", choices=("mlp", "conv"), default="mlp")
             command.add_argument("--data", type=Path, help=".npz with train_images, uint8, 28 x 28")
         if what == "train":
             command.add_argument("--objective", choices=("elbo", "iwae50"), default="elbo")
-            command.add_argument("--batch", type=int, nargs="+", help="20 128 1024; with --short 128")
-            command.add_argument("--samples", type=int, help="that are timed, in place of a number that takes seconds")
+            command.add_argument(
+                "--batch", type=int, nargs="+", help="20 128 1024; with --short 128"
+            )
+            command.add_argument(
+                "--samples",
+                type=int,
+                help="that are timed, in place of a number that takes seconds",
+            )
         if what == "evaluate":
-            command.add_argument("--num-samples", type=int, default=5000, help="K, a multiple of 1000")
+            command.add_argument(
+                "--num-samples", type=int, default=5000, help="K, a multiple of 1000"
+            )
     options = parser.parse_args()
     options.threads = options.threads or ([1] if options.short else [1, 2])
     options.repetitions = options.repetitions or (2 if options.short else 3)
     if options.what == "train":
         options.batch = options.batch or ([128] if options.short else [20, 128, 1024])
     if options.what == "evaluate" and options.num_samples % 1000:
-        parser.error("--num-samples must be a multiple of 1000: get_nll leaves out the remainder of its batches")
+        parser.error(
+            "--num-samples must be a multiple of 1000: get_nll leaves out the remainder of its "
+            "batches"
+        )
     return options
 
 
@@ -305,22 +391,38 @@ def main() -> None:
         sides = [side for side in sides if options.model in side.only]
     if options.peers is not None:
         if unknown := set(options.peers) - {side.peer for side in sides}:
-            sys.exit(f"no such peer here: {', '.join(sorted(unknown))}; there are {', '.join({s.peer: 0 for s in sides})}")
+            sys.exit(
+                f"no such peer here: {', '.join(sorted(unknown))}; there are "
+                f"{', '.join({s.peer: 0 for s in sides})}"
+            )
         sides = [side for side in sides if side.peer in (*options.peers, *OWN)]
     with tempfile.TemporaryDirectory() as folder:
         if options.what != "linear":
             write_images(options.data, f"{folder}/images.npy")
         jobs = jobs_of(options, f"{folder}/images.npy")
         rows = all_measured(sides, jobs, options.repetitions, options.environments.resolve())
-    title = " ".join([options.what, getattr(options, "model", ""), getattr(options, "objective", "")]).strip()
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}"
+    title = " ".join(
+        [options.what, getattr(options, "model", ""), getattr(options, "objective", "")]
+    ).strip()
+    machine = (
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
+        f"{version('torch')}"
+    )
     print(f"{title}; median (least–most) of {options.repetitions}; {machine}\n")
     print(table(rows, columns_of(options.what, rows, f"{options.by}_s")))
     if options.what == "linear":
         _, test, loadings, noise = factors()
-        print(f"\nThe model that made the rows: {log_normal(test, 0 * noise, loadings, noise):.4f} nats.")
+        print(
+            f"\nThe model that made the rows: {log_normal(test, 0 * noise, loadings, noise):.4f} "
+            f"nats."
+        )
     if options.json:
-        report = {"what": title, "machine": machine, "python": platform.python_version(), "rows": rows}
+        report = {
+            "what": title,
+            "machine": machine,
+            "python": platform.python_version(),
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 

@@ -1,13 +1,16 @@
-"""Training from a Parquet file that stays on disk, against the same table in memory: speed, memory, the held-out bound.
+"""Training from a Parquet file that stays on disk, against the same table in memory: speed, memory,
+the held-out bound.
 
     python benchmarks/stream.py --max-epochs 2
 
-Writes a table of 400,000 rows and 50 columns (a nonlinear function of eight Gaussian factors, with noise; 20 row groups) into a
-temporary folder, and trains on it twice, each time in a process of its own with one thread: ``stream=True``, ``stream=False``.
-Reading, training and measuring are timed apart. Memory is the peak of the process above that of one that only imports torch
-and taut. The order of the batches differs by design: a streamed one is drawn from a few row groups at a time.
+Writes a table of 400,000 rows and 50 columns (a nonlinear function of eight Gaussian factors, with
+noise; 20 row groups) into a temporary folder, and trains on it twice, each time in a process of its
+own with one thread: ``stream=True``, ``stream=False``. Reading, training and measuring are timed
+apart. Memory is the peak of the process above that of one that only imports torch and taut. The
+order of the batches differs by design: a streamed one is drawn from a few row groups at a time.
 
-A third run is streamed too, killed (SIGKILL) on its way and resumed; its weights must be those of the first, bit for bit.
+A third run is streamed too, killed (SIGKILL) on its way and resumed; its weights must be those of
+the first, bit for bit.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ def write(job: Job) -> Job:
     import pyarrow.parquet
 
     random = np.random.default_rng(0)
-    first, second = random.normal(size=(FACTORS, 2 * COLUMNS)), random.normal(size=(2 * COLUMNS, COLUMNS)) / COLUMNS**0.5
+    first, second = (
+        random.normal(size=(FACTORS, 2 * COLUMNS)),
+        random.normal(size=(2 * COLUMNS, COLUMNS)) / COLUMNS**0.5,
+    )
     schema = pa.schema([(f"x{i}", pa.float32()) for i in range(COLUMNS)])
     with pyarrow.parquet.ParquetWriter(job["table"], schema) as file:
         for _ in range(GROUPS):
@@ -73,11 +79,20 @@ def train(job: Job) -> Job:
         run, data, state = fitting.resume(job["out"])
     else:
         run, data, state = fitting.start(job["table"], job["out"], Config.from_dict(settings))
-    read, began, clock, first = time.process_time() - began, time.process_time(), time.perf_counter(), state.step
+    read, began, clock, first = (
+        time.process_time() - began,
+        time.process_time(),
+        time.perf_counter(),
+        state.step,
+    )
     for number, _ in enumerate(fitting.train_run(run, data, state)):
         if number == job.get("kill_after"):
             os.kill(os.getpid(), signal.SIGKILL)
-    cpu, seconds, steps = time.process_time() - began, time.perf_counter() - clock, state.step - first
+    cpu, seconds, steps = (
+        time.process_time() - began,
+        time.perf_counter() - clock,
+        state.step - first,
+    )
     peak = peak_mib()
     for _ in fitting.evaluate(run, data):
         pass
@@ -100,7 +115,9 @@ def train(job: Job) -> Job:
 
 
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def run_alone(job: Job) -> Job:
@@ -116,7 +133,9 @@ def run_alone(job: Job) -> Job:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--max-epochs", type=int, default=2)
     parser.add_argument("--num-samples", type=int, default=20, help="K of the held-out log p(x)")
     parser.add_argument("--seed", type=int, default=0)
@@ -137,18 +156,52 @@ def main() -> None:
             sys.exit("the training was over before it could be killed: more --max-epochs")
         resumed = run_alone({**again, "resume": True})
     same = resumed["weights"] == streamed["weights"]
-    print(f"{ROWS:,} x {COLUMNS} float32, {written['mib']:.0f} MiB, {GROUPS} row groups; one thread, torch {imported['torch']}\n")
-    columns = ["rows", "reading, CPU s", "steps", "CPU s per 1,000 steps", "rows per CPU s", "rows per s"]
-    columns += ["peak above imports, MiB", "ELBO, held out", f"log p(x), K = {options.num_samples}", "± test set"]
+    print(
+        f"{ROWS:,} x {COLUMNS} float32, {written['mib']:.0f} MiB, {GROUPS} row groups; one thread, "
+        f"torch {imported['torch']}\n"
+    )
+    columns = [
+        "rows",
+        "reading, CPU s",
+        "steps",
+        "CPU s per 1,000 steps",
+        "rows per CPU s",
+        "rows per s",
+    ]
+    columns += [
+        "peak above imports, MiB",
+        "ELBO, held out",
+        f"log p(x), K = {options.num_samples}",
+        "± test set",
+    ]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for name, r in (("in memory", memory), ("streamed", streamed)):
-        cells = [name, f"{r['read_cpu_s']:.1f}", f"{r['steps']:,}", f"{r['cpu_s_per_1000_steps']:.2f}"]
-        cells += [f"{r['rows_per_cpu_s']:,.0f}", f"{r['rows_per_s']:,.0f}", f"{r['peak_mib'] - imported['peak_mib']:.0f}"]
-        cells += [f"{r['elbo']['value']:.2f}", f"{r['log_evidence']['value']:.2f}", f"{r['log_evidence']['test_error']:.2f}"]
+        cells = [
+            name,
+            f"{r['read_cpu_s']:.1f}",
+            f"{r['steps']:,}",
+            f"{r['cpu_s_per_1000_steps']:.2f}",
+        ]
+        cells += [
+            f"{r['rows_per_cpu_s']:,.0f}",
+            f"{r['rows_per_s']:,.0f}",
+            f"{r['peak_mib'] - imported['peak_mib']:.0f}",
+        ]
+        cells += [
+            f"{r['elbo']['value']:.2f}",
+            f"{r['log_evidence']['value']:.2f}",
+            f"{r['log_evidence']['test_error']:.2f}",
+        ]
         print("| " + " | ".join(cells) + " |")
     ratio = {name: streamed[name] / memory[name] for name in ("rows_per_cpu_s", "rows_per_s")}
-    print(f"\nstreamed / in memory: {ratio['rows_per_cpu_s']:.2f} in rows per CPU second, {ratio['rows_per_s']:.2f} per second")
-    print(f"killed after its first interval and resumed: the weights are {'the same' if same else 'NOT the same'} bits")
+    print(
+        f"\nstreamed / in memory: {ratio['rows_per_cpu_s']:.2f} in rows per CPU second, "
+        f"{ratio['rows_per_s']:.2f} per second"
+    )
+    print(
+        f"killed after its first interval and resumed: the weights are "
+        f"{'the same' if same else 'NOT the same'} bits"
+    )
     if options.json:
         report = {
             "imports": imported,
@@ -165,6 +218,11 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
         task = json.loads(sys.argv[2])
-        print(json.dumps({"write": write, "imports": imports, "train": train}[task["do"]](task), allow_nan=False))
+        print(
+            json.dumps(
+                {"write": write, "imports": imports, "train": train}[task["do"]](task),
+                allow_nan=False,
+            )
+        )
     else:
         main()

@@ -1,14 +1,17 @@
-"""Which settings of the training buy nats: one setting is changed at a time, for the same number of passes over the data.
+"""Which settings of the training buy nats: one setting is changed at a time, for the same number of
+passes over the data.
 
-    python benchmarks/study.py MNIST.npz:train_images OMNIGLOT.npz:images UCI.npz:wine_white --jobs 2 --json study.json
+    python benchmarks/study.py MNIST.npz:train_images OMNIGLOT.npz:images UCI.npz:wine_white --jobs
+    2 --json study.json
 
-Bytes are images, binarised anew in each pass, under the network 784-200-200-50 with tanh; a table has taut's own network. A fifth
-of the rows, at most 2,000, are held out by one draw for all trainings, and log p(x) of each is estimated with K = 200. A cell of
-the table is the mean over the seeds of log p(x) less that of the defaults, from the same seed, in nats, with its standard error
-from the held-out rows (another seed's training is not in it) and in brackets the least and the most of the seeds. The last column
-is the CPU time of the training, relative to the defaults. What taut does by default and has no option for (a cosine, an output
-that starts at the marginal of the data, batches of one size) is changed inside of it, in the process of that training
-(``peers/study.py``).
+Bytes are images, binarised anew in each pass, under the network 784-200-200-50 with tanh; a table
+has taut's own network. A fifth of the rows, at most 2,000, are held out by one draw for all
+trainings, and log p(x) of each is estimated with K = 200. A cell of the table is the mean over the
+seeds of log p(x) less that of the defaults, from the same seed, in nats, with its standard error
+from the held-out rows (another seed's training is not in it) and in brackets the least and the most
+of the seeds. The last column is the CPU time of the training, relative to the defaults. What taut
+does by default and has no option for (a cosine, an output that starts at the marginal of the data,
+batches of one size) is changed inside of it, in the process of that training (``peers/study.py``).
 """
 
 from __future__ import annotations
@@ -61,13 +64,19 @@ VARIANTS = {
 
 
 def difference(results: list[Result], base: list[Result]) -> str:
-    """Returns the mean over the seeds of what a variant gains, and its range; the message where one failed."""
+    """Returns the mean over the seeds of what a variant gains, and its range.
+
+    The message where one failed.
+    """
     for result in results + base:
         if "error" in result:
             return str(result["error"]).replace("|", "/")
-    each = [np.subtract(a["log_evidence"], b["log_evidence"]) for a, b in zip(results, base, strict=True)]
+    each = [
+        np.subtract(a["log_evidence"], b["log_evidence"])
+        for a, b in zip(results, base, strict=True)
+    ]
     gains = [float(gain.mean()) for gain in each]
-    middle = f"{statistics.mean(gains):+.2f} ± {error_of(np.mean(each, 0)):.2f}"  # all seeds have the same rows
+    middle = f"{statistics.mean(gains):+.2f} ± {error_of(np.mean(each, 0)):.2f}"
     return f"{middle} ({min(gains):+.2f} to {max(gains):+.2f})" if len(gains) > 1 else middle
 
 
@@ -77,7 +86,9 @@ def error_of(values: Any) -> float:
 
 
 def cost(results: list[list[Result]], base: list[list[Result]]) -> str:
-    pairs = [(r, b) for rs, bs in zip(results, base, strict=True) for r, b in zip(rs, bs, strict=True)]
+    pairs = [
+        (r, b) for rs, bs in zip(results, base, strict=True) for r, b in zip(rs, bs, strict=True)
+    ]
     ratios = [r["cpu_s"] / b["cpu_s"] for r, b in pairs if "error" not in r and "error" not in b]
     return f"{statistics.median(ratios):.1f}" if ratios else ""
 
@@ -87,12 +98,19 @@ def table(results: dict[tuple[str, str], list[Result]], sources: list[str]) -> s
     lines = ["| changed | " + " | ".join(names) + " | CPU |", "|---" * (len(names) + 2) + "|"]
     for name in VARIANTS:
         rows = [results.get((source, name), []) for source in sources]
-        base = [results[source, DEFAULTS] if row else [] for source, row in zip(sources, rows, strict=True)]
+        base = [
+            results[source, DEFAULTS] if row else []
+            for source, row in zip(sources, rows, strict=True)
+        ]
         if name == DEFAULTS:
             cells = []
             for row in rows:
                 known = [r["log_evidence"] for r in row if "error" not in r]
-                value = f"log p(x) {np.mean(known):.2f} ± {error_of(np.mean(known, 0)):.2f}" if known else row[0]["error"]
+                value = (
+                    f"log p(x) {np.mean(known):.2f} ± {error_of(np.mean(known, 0)):.2f}"
+                    if known
+                    else row[0]["error"]
+                )
                 cells.append(value)
         else:
             cells = [difference(row, b) if row else "" for row, b in zip(rows, base, strict=True)]
@@ -102,11 +120,19 @@ def table(results: dict[tuple[str, str], list[Result]], sources: list[str]) -> s
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", help="FILE.npz:KEY, rows of bytes (grey images) or of numbers")
-    parser.add_argument("--steps", type=int, default=8000, help="of 128 rows; in whole passes over the data")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", nargs="+", help="FILE.npz:KEY, rows of bytes (grey images) or of numbers"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=8000, help="of 128 rows; in whole passes over the data"
+    )
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="and the defaults")
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="and the defaults"
+    )
     parser.add_argument("--test-rows", type=int, default=2000)
     parser.add_argument("--num-samples", type=int, default=200, help="K")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
@@ -137,8 +163,15 @@ def main() -> None:
     def trained(job: tuple[str, str, Result]) -> tuple[str, str, Result]:
         source, name, what = job
         result = measured(Side(name, "study"), what, Path(sys.executable), 3600)
-        said = result.get("error") or f"{np.mean(result['log_evidence']):.3f} nats, {result['cpu_s']:.0f} CPU s"
-        print(f"{source.rpartition(':')[2]}, {name}, seed {what['seed']}: {said}", file=sys.stderr, flush=True)
+        said = (
+            result.get("error")
+            or f"{np.mean(result['log_evidence']):.3f} nats, {result['cpu_s']:.0f} CPU s"
+        )
+        print(
+            f"{source.rpartition(':')[2]}, {name}, seed {what['seed']}: {said}",
+            file=sys.stderr,
+            flush=True,
+        )
         return source, name, result
 
     results: dict[tuple[str, str], list[Result]] = {}
@@ -147,8 +180,13 @@ def main() -> None:
             results.setdefault((source, name), []).append(result)
     print(table(results, options.data))
     if options.json:
-        rows = [{"data": source, "changed": name, "runs": runs} for (source, name), runs in results.items()]
-        options.json.write_text(json.dumps({"steps": options.steps, "rows": rows}, allow_nan=False) + "\n")
+        rows = [
+            {"data": source, "changed": name, "runs": runs}
+            for (source, name), runs in results.items()
+        ]
+        options.json.write_text(
+            json.dumps({"steps": options.steps, "rows": rows}, allow_nan=False) + "\n"
+        )
     failed = [r["error"] for runs in results.values() for r in runs if "error" in r]
     if failed:
         sys.exit(last_line(failed[0]))

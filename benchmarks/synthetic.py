@@ -2,23 +2,28 @@
 
     python benchmarks/synthetic.py HIVAE.npz --json synthetic.json
 
-HIVAE.npz is the file of benchmarks/tables.py; its adult table has twelve columns and no income. Rows with a gap are left out
-(6 %), since only taut would take them. A random half of the rest trains each generator, which then makes as many rows as the
-other, real half holds:
+HIVAE.npz is the file of benchmarks/tables.py; its adult table has twelve columns and no income.
+Rows with a gap are left out (6 %), since only taut would take them. A random half of the rest
+trains each generator, which then makes as many rows as the other, real half holds:
 
-* taut: ``taut.fit(table)`` with its defaults (it holds out a fifth of the half to stop and to measure by), then ``sample_run``.
-* Gaussian copula: normal scores of each column, equal values in random order, one correlation matrix, the quantiles of the half.
+* taut: ``taut.fit(table)`` with its defaults (it holds out a fifth of the half to stop and to
+  measure by), then ``sample_run``.
+* Gaussian copula: normal scores of each column, equal values in random order, one correlation
+  matrix, the quantiles of the half.
 * independent columns: each drawn anew from the half.
 * real: the training half itself, which is what a perfect generator would come to.
 
 Measures, all against the held-out half:
 
-* told apart: AUC of boosted trees that tell synthetic from real rows, five-fold cross-validated; 0.5 is indistinguishable.
-* marginals: distance of each column, total variation of a category, Kolmogorov-Smirnov of a number, a mean over the columns.
-* learnt: boosted trees trained on the synthetic rows and tested on the real ones; AUC of sex, accuracy of marital status.
+* told apart: AUC of boosted trees that tell synthetic from real rows, five-fold cross-validated;
+  0.5 is indistinguishable.
+* marginals: distance of each column, total variation of a category, Kolmogorov-Smirnov of a number,
+  a mean over the columns.
+* learnt: boosted trees trained on the synthetic rows and tested on the real ones; AUC of sex,
+  accuracy of marital status.
 
-Each measure is a mean over ``--draws`` independent draws of synthetic rows; its error is that of other held-out rows, by a
-jackknife over blocks of them (told apart: over the scores of both sides).
+Each measure is a mean over ``--draws`` independent draws of synthetic rows; its error is that of
+other held-out rows, by a jackknife over blocks of them (told apart: over the scores of both sides).
 """
 
 from __future__ import annotations
@@ -47,14 +52,22 @@ MEASURES = ["told apart, AUC", "marginals", "sex, AUC", "marital, accuracy"]
 
 
 def taut_rows(table: Table, train: Array, settings: Job) -> tuple[Callable[[int, int], Array], Job]:
-    """Returns a generator of rows by taut, (how many, seed) -> (N, C), and what is known of the run."""
+    """Returns a generator of rows by taut, (how many, seed) -> (N, C), and what is known of the
+    run.
+    """
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         schema = schema_file(table, Path(folder) / "schema.toml")
         run = taut.fit(to_arrow(table, train), f"{folder}/run", schema=str(schema), **settings)
         evaluation, history = run.evaluation(), run.history()
-    told: Job = {name: evaluation[name] for name in ("log_evidence", "elbo", "baseline", "warnings")}
-    told |= {"notes": run.info["notes"], "epochs": history[-1]["epoch"], "fit_cpu_s": time.process_time() - began}
+    told: Job = {
+        name: evaluation[name] for name in ("log_evidence", "elbo", "baseline", "warnings")
+    }
+    told |= {
+        "notes": run.info["notes"],
+        "epochs": history[-1]["epoch"],
+        "fit_cpu_s": time.process_time() - began,
+    }
 
     def draw(count: int, seed: int) -> Array:
         return from_arrow(table, to_table(sample_run(run, count, seed=seed), run.schema.modelled))
@@ -63,7 +76,10 @@ def taut_rows(table: Table, train: Array, settings: Job) -> tuple[Callable[[int,
 
 
 def copula(train: Array) -> Callable[[int, int], Array]:
-    """Returns a generator of rows by a Gaussian copula: the columns' own quantiles, joined by one correlation matrix."""
+    """Returns a generator of rows by a Gaussian copula.
+
+    The columns' own quantiles, joined by one correlation matrix.
+    """
     rng = np.random.default_rng(0)
     n = len(train)
     ranks = np.stack([np.lexsort((rng.random(n), column)).argsort() for column in train.T], 1)
@@ -87,9 +103,14 @@ def independent(train: Array) -> Callable[[int, int], Array]:
 
 
 def trees(nominal: Array) -> HistGradientBoostingClassifier:
-    # sklearn's own settings come to grief on rare levels: more rows then make them worse, and the real rows no ceiling.
+    # sklearn's own settings come to grief on rare levels: more rows then make them worse, and the
+    # real rows no ceiling.
     return HistGradientBoostingClassifier(
-        learning_rate=0.05, l2_regularization=1.0, early_stopping=True, categorical_features=nominal, random_state=0
+        learning_rate=0.05,
+        l2_regularization=1.0,
+        early_stopping=True,
+        categorical_features=nominal,
+        random_state=0,
     )
 
 
@@ -97,7 +118,9 @@ def told_apart(table: Table, made: Array, real: Array) -> tuple[float, float]:
     x = np.concatenate([made, real])
     y = np.repeat([0, 1], [len(made), len(real)])
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    chance = cross_val_predict(trees(np.array(table.types) == "cat"), x, y, cv=folds, method="predict_proba")[:, 1]
+    chance = cross_val_predict(
+        trees(np.array(table.types) == "cat"), x, y, cv=folds, method="predict_proba"
+    )[:, 1]
     pair = np.stack([chance, y], 1)[np.random.default_rng(0).permutation(len(y))]
     return with_error(pair, lambda part: roc_auc_score(part[:, 1], part[:, 0]))
 
@@ -106,8 +129,16 @@ def marginals(table: Table, made: Array, real: Array) -> tuple[float, float]:
     def distance(real: Array) -> float:
         each = []
         for kind, levels, a, b in zip(table.types, table.levels, made.T, real.T, strict=True):
-            shares = [np.bincount(c.astype(int), minlength=levels + 1) / len(c) for c in (a, b)] if kind == "cat" else []
-            each.append(np.abs(shares[0] - shares[1]).sum() / 2 if shares else ks_2samp(a, b, method="asymp").statistic)
+            shares = (
+                [np.bincount(c.astype(int), minlength=levels + 1) / len(c) for c in (a, b)]
+                if kind == "cat"
+                else []
+            )
+            each.append(
+                np.abs(shares[0] - shares[1]).sum() / 2
+                if shares
+                else ks_2samp(a, b, method="asymp").statistic
+            )
         return float(np.mean(each))
 
     return with_error(real, distance)
@@ -129,7 +160,9 @@ def with_error(rows: Array, statistic: Callable[[Array], float]) -> tuple[float,
 
 
 def measure(table: Table, draw: Callable[[int, int], Array], real: Array, draws: int) -> Job:
-    """Returns the mean of each measure over draws, its error for new rows, and the spread of the draws."""
+    """Returns the mean of each measure over draws, its error for new rows, and the spread of the
+    draws.
+    """
     found = []
     for seed in range(draws):
         made = draw(len(real), seed)
@@ -143,7 +176,9 @@ def measure(table: Table, draw: Callable[[int, int], Array], real: Array, draws:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--max-rows", type=int, help="of each half, for a quick look")
@@ -151,7 +186,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings: Job = {"threads": 1} | ({"max_epochs": options.max_epochs} if options.max_epochs else {})
+    settings: Job = {"threads": 1} | (
+        {"max_epochs": options.max_epochs} if options.max_epochs else {}
+    )
     table = load(options.data, "adult")
     whole = table.values[~np.isnan(table.values).any(1)]
     order = np.random.default_rng(0).permutation(len(whole))
@@ -169,12 +206,16 @@ def main() -> None:
         began = time.process_time()
         results[name] = measure(table, generator, real, 1 if name == "real" else options.draws)
         results[name]["measure_cpu_s"] = time.process_time() - began
-        lines.append([name, *("{value:.3f} ± {se:.3f}".format(**results[name][m]) for m in MEASURES)])
+        lines.append(
+            [name, *("{value:.3f} ± {se:.3f}".format(**results[name][m]) for m in MEASURES)]
+        )
     print(f"{len(train)} real rows to train on, {len(real)} held out;", end=" ")
     print(f"taut's fit: {run['fit_cpu_s']:.0f} CPU s, {run['epochs']:.0f} epochs\n")
     show(["rows", *MEASURES], lines)
     if options.json:
-        options.json.write_text(json.dumps({"settings": settings, "run": run, "results": results}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"settings": settings, "run": run, "results": results}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
-"""Mixed tables with gaps, after HI-VAE (Nazabal et al. 2020): what ``taut.fit(table)`` with its defaults imputes, and log p(x).
+"""Mixed tables with gaps, after HI-VAE (Nazabal et al. 2020): what ``taut.fit(table)`` with its
+defaults imputes, and log p(x).
 
     python benchmarks/tables.py HIVAE.npz --json tables.json
 
-HIVAE.npz holds for each of six tables NAME_data (numbers, NaN missing), NAME_types (``type,dim,nclass`` of each column: count,
-cat, pos, ordinal, real) and NAME_masks_packed: the 50 official masks, ten each of 10, 20, 30, 40 and 50 % of the cells, as packed
-bits. A masked cell becomes null, the table a ``pyarrow.Table``; which columns are ordinal, and with what levels, is said in a
-schema file. Everything else is left to taut.
+HIVAE.npz holds for each of six tables NAME_data (numbers, NaN missing), NAME_types
+(``type,dim,nclass`` of each column: count, cat, pos, ordinal, real) and NAME_masks_packed: the 50
+official masks, ten each of 10, 20, 30, 40 and 50 % of the cells, as packed bits. A masked cell
+becomes null, the table a ``pyarrow.Table``; which columns are ordinal, and with what levels, is
+said in a schema file. Everything else is left to taut.
 
-Errors as HI-VAE has them, over the masked cells of each column: RMSE / range of a number (count, pos, real), error rate of a
-category, mean displacement / number of levels of an ordinal; a mean over the columns of a type, and over all columns. The
-standard errors are a jackknife over 50 blocks of rows: of the mean over new rows, for this mask and this fit.
+Errors as HI-VAE has them, over the masked cells of each column: RMSE / range of a number (count,
+pos, real), error rate of a category, mean displacement / number of levels of an ordinal; a mean
+over the columns of a type, and over all columns. The standard errors are a jackknife over 50 blocks
+of rows: of the mean over new rows, for this mask and this fit.
 
-Beside: the mean, median (ordinal) or mode of each column; and iterated trees in the manner of missForest, with boosted trees of
-sklearn in place of forests: each column in turn is predicted from all others, three rounds. Both are fitted on all rows; taut
-holds out 20 % of them to stop and to measure by. Large tables are scored on some of their rows, the same for all, and those of
-more than 10,000 rows with the first of the shares alone, unless ``--every-share`` is given.
+Beside: the mean, median (ordinal) or mode of each column; and iterated trees in the manner of
+    missForest, with boosted trees of
+sklearn in place of forests: each column in turn is predicted from all others, three rounds. Both
+are fitted on all rows; taut holds out 20 % of them to stop and to measure by. Large tables are
+scored on some of their rows, the same for all, and those of more than 10,000 rows with the first of
+the shares alone, unless ``--every-share`` is given.
 """
 
 from __future__ import annotations
@@ -41,7 +46,12 @@ from taut.runs.folder import new_data
 TABLES = ["adult", "breast", "wine", "defaultcredit", "letter", "spam"]
 SHARES = (10, 20, 30, 40, 50)  # of the cells, ten masks each, in this order
 NUMERIC = ("count", "pos", "real")
-GROUPS = {"numeric": NUMERIC, "category": ("cat",), "ordinal": ("ordinal",), "all": (*NUMERIC, "cat", "ordinal")}
+GROUPS = {
+    "numeric": NUMERIC,
+    "category": ("cat",),
+    "ordinal": ("ordinal",),
+    "all": (*NUMERIC, "cat", "ordinal"),
+}
 BLOCKS = 50
 LARGE = 10_000
 Array = np.ndarray[Any, Any]
@@ -49,7 +59,9 @@ Job = dict[str, Any]
 
 
 class Table(NamedTuple):
-    """Numbers (N, C), NaN where missing, the type of each column, and its number of levels (1 for numbers)."""
+    """Numbers (N, C), NaN where missing, the type of each column, and its number of levels (1 for
+    numbers).
+    """
 
     name: str
     values: Array
@@ -64,7 +76,9 @@ class Table(NamedTuple):
 def load(path: Path, name: str) -> Table:
     with np.load(path) as file:
         entries = [str(entry).split(",") for entry in file[f"{name}_types"][1:]]
-        return Table(name, file[f"{name}_data"], [e[0] for e in entries], [int(e[2] or 1) for e in entries])
+        return Table(
+            name, file[f"{name}_data"], [e[0] for e in entries], [int(e[2] or 1) for e in entries]
+        )
 
 
 def mask_of(path: Path, table: Table, number: int) -> Array:
@@ -92,41 +106,65 @@ def from_arrow(table: Table, filled: pa.Table) -> Array:
     columns = []
     for name, kind in zip(table.columns, table.types, strict=True):
         column = filled.column(name).to_pylist()
-        columns.append([np.nan if v is None else float(v.split()[1] if kind == "cat" else v) for v in column])
+        columns.append(
+            [np.nan if v is None else float(v.split()[1] if kind == "cat" else v) for v in column]
+        )
     return np.array(columns).T
 
 
 def schema_file(table: Table, path: Path) -> Path:
     lines = []
-    for name, kind, levels, column in zip(table.columns, table.types, table.levels, table.values.T, strict=True):
+    for name, kind, levels, column in zip(
+        table.columns, table.types, table.levels, table.values.T, strict=True
+    ):
         if kind == "ordinal":
             low = int(np.nanmin(column))
-            lines += [f"[columns.{name}]", 'kind = "ordinal"', f"levels = {list(range(low, low + levels))}"]
+            lines += [
+                f"[columns.{name}]",
+                'kind = "ordinal"',
+                f"levels = {list(range(low, low + levels))}",
+            ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
-def taut_fills(table: Table, gappy: Array, rows: Array, folder: Path, settings: Job) -> tuple[Array, Job]:
+def taut_fills(
+    table: Table, gappy: Array, rows: Array, folder: Path, settings: Job
+) -> tuple[Array, Job]:
     """Returns the rows filled in by taut, and what is known of the run."""
     arrow, began = to_arrow(table, gappy), time.process_time()
-    run = taut.fit(arrow, folder / "run", schema=str(schema_file(table, folder / "schema.toml")), **settings)
+    run = taut.fit(
+        arrow, folder / "run", schema=str(schema_file(table, folder / "schema.toml")), **settings
+    )
     fitted, began = time.process_time() - began, time.process_time()
     new = new_data(run, arrow.take(rows))
     imputed = taut.impute(run.model, new.rows)
     filled = from_arrow(table, fill(new.table, imputed.values, run.schema))
     evaluation, history = run.evaluation(), run.history()
     told: Job = {
-        name: evaluation[name] for name in ("log_evidence", "elbo", "baseline", "khat", "warnings") if name in evaluation
+        name: evaluation[name]
+        for name in ("log_evidence", "elbo", "baseline", "khat", "warnings")
+        if name in evaluation
     }
-    told |= {"notes": run.info["notes"], "rows": run.info["rows"], "kinds": [c.kind for c in run.schema.columns]}
+    told |= {
+        "notes": run.info["notes"],
+        "rows": run.info["rows"],
+        "kinds": [c.kind for c in run.schema.columns],
+    }
     told |= {"latent_dim": run.config.model.latent_dim, "likelihood": run.config.model.likelihood}
     told |= {"epochs": history[-1]["epoch"], "steps_planned": run.info["total_steps"]}
-    told |= {"fit_cpu_s": fitted, "cpu_s": fitted + time.process_time() - began, "median_ess": float(imputed.ess.median())}
+    told |= {
+        "fit_cpu_s": fitted,
+        "cpu_s": fitted + time.process_time() - began,
+        "median_ess": float(imputed.ess.median()),
+    }
     return filled, told
 
 
 def typical(table: Table, gappy: Array) -> Array:
-    """Returns the mean of each number, the median of each ordinal and the most frequent level of each category, (C,)."""
+    """Returns the mean of each number, the median of each ordinal and the most frequent level of
+    each category, (C,).
+    """
     values = []
     for kind, column in zip(table.types, gappy.T, strict=True):
         seen = column[~np.isnan(column)]
@@ -149,7 +187,12 @@ def trees_fill(table: Table, gappy: Array, rounds: int = 3) -> Array:
                 continue
             others = np.arange(gaps.shape[1]) != i
             maker = HistGradientBoostingClassifier if nominal[i] else HistGradientBoostingRegressor
-            trees = maker(max_iter=40, early_stopping=False, categorical_features=nominal[others], random_state=0)
+            trees = maker(
+                max_iter=40,
+                early_stopping=False,
+                categorical_features=nominal[others],
+                random_state=0,
+            )
             trees.fit(filled[np.ix_(~gaps[:, i], others)], gappy[~gaps[:, i], i])
             guess = trees.predict(filled[np.ix_(gaps[:, i], others)])
             filled[gaps[:, i], i] = np.round(guess) if table.types[i] == "ordinal" else guess
@@ -157,13 +200,22 @@ def trees_fill(table: Table, gappy: Array, rounds: int = 3) -> Array:
 
 
 def losses(table: Table, filled: Array, scored: Array, rows: Array) -> Array:
-    """Returns the loss of each scored cell, NaN elsewhere; of numbers the squared one, in units of the range of the column."""
+    """Returns the loss of each scored cell, NaN elsewhere.
+
+    Of numbers the squared one, in units of the range of the column.
+    """
     truth = table.values[rows]
     spread = np.nanmax(table.values, 0) - np.nanmin(table.values, 0)
     each = np.empty_like(truth)
     for i, (kind, levels) in enumerate(zip(table.types, table.levels, strict=True)):
         wrong = np.abs(filled[:, i] - truth[:, i])
-        each[:, i] = wrong != 0 if kind == "cat" else wrong / levels if kind == "ordinal" else (wrong / spread[i]) ** 2
+        each[:, i] = (
+            wrong != 0
+            if kind == "cat"
+            else wrong / levels
+            if kind == "ordinal"
+            else (wrong / spread[i]) ** 2
+        )
     if np.isnan(each[scored]).any():
         raise ValueError(f"{table.name}: {int(np.isnan(each[scored]).sum())} cells were not filled")
     return np.where(scored, each, np.nan)
@@ -179,7 +231,9 @@ def errors(table: Table, loss: Array) -> Array:
 
 
 def jackknife(loss: Array, statistic: Callable[[Array], Array]) -> Array:
-    """Returns the standard error of a statistic of rows by leaving out one block of them after the other."""
+    """Returns the standard error of a statistic of rows by leaving out one block of them after the
+    other.
+    """
     block = np.arange(len(loss)) * BLOCKS // len(loss)
     left_out = np.array([statistic(loss[block != b]) for b in range(BLOCKS)])
     error: Array = np.sqrt((BLOCKS - 1) / BLOCKS * ((left_out - left_out.mean(0)) ** 2).sum(0))
@@ -208,7 +262,10 @@ def compare(table: Table, mask: Array, max_rows: int, settings: Job) -> Job:
         def paired(pair: Array) -> Array:
             return errors(table, pair[:, 0]) - errors(table, pair[:, 1])
 
-        found = {"error": errors(table, loss[name]), "se": jackknife(loss[name], lambda part: errors(table, part))}
+        found = {
+            "error": errors(table, loss[name]),
+            "se": jackknife(loss[name], lambda part: errors(table, part)),
+        }
         found |= {"less_taut": paired(pair), "less_taut_se": jackknife(pair, paired)}
         by_group = {
             group: {what: float(v[i]) for what, v in found.items()}
@@ -228,14 +285,23 @@ def show(columns: list[str], rows: list[list[str]]) -> None:
 def rows_of(what: list[str], result: Job) -> list[list[str]]:
     lines = []
     for name, method in result["methods"].items():
-        cells = [f"{method[g]['error']:.3f} ± {method[g]['se']:.3f}" if g in method else "" for g in GROUPS]
-        gap = "" if name == "taut" else "{less_taut:+.3f} ± {less_taut_se:.3f}".format(**method["all"])
+        cells = [
+            f"{method[g]['error']:.3f} ± {method[g]['se']:.3f}" if g in method else ""
+            for g in GROUPS
+        ]
+        gap = (
+            ""
+            if name == "taut"
+            else "{less_taut:+.3f} ± {less_taut_se:.3f}".format(**method["all"])
+        )
         lines.append([*what, name, *cells, gap, f"{method['cpu_s']:.0f}"])
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     parser.add_argument("--shares", nargs="+", type=int, default=[20, 50], choices=SHARES)
@@ -246,7 +312,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings: Job = {"threads": 1} | ({"max_epochs": options.max_epochs} if options.max_epochs else {})
+    settings: Job = {"threads": 1} | (
+        {"max_epochs": options.max_epochs} if options.max_epochs else {}
+    )
     results: Job = {}
     imputed, likely = [], []
     for name in options.tables:
@@ -263,14 +331,41 @@ def main() -> None:
             what, run = [name, f"{share} %"], result["run"]
             imputed += rows_of(what, result)
             nats, alone = run["log_evidence"], run["baseline"]
-            cells = [f"{r['value']:.2f} ± {r['test_error']:.2f}" if r else "" for r in (nats, run["elbo"], alone)]
+            cells = [
+                f"{r['value']:.2f} ± {r['test_error']:.2f}" if r else ""
+                for r in (nats, run["elbo"], alone)
+            ]
             size = "{} x {}".format(*table.values.shape)
-            likely.append([*what, size, str(run["rows"]["test"]), *cells, f"{run['epochs']:.0f}", f"{run['fit_cpu_s']:.0f}"])
-            show(["table", "masked", "method", *GROUPS, "all, less taut's", "CPU s"], rows_of(what, result))
+            likely.append(
+                [
+                    *what,
+                    size,
+                    str(run["rows"]["test"]),
+                    *cells,
+                    f"{run['epochs']:.0f}",
+                    f"{run['fit_cpu_s']:.0f}",
+                ]
+            )
+            show(
+                ["table", "masked", "method", *GROUPS, "all, less taut's", "CPU s"],
+                rows_of(what, result),
+            )
             if options.json:
-                options.json.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+                options.json.write_text(
+                    json.dumps({"settings": settings, "results": results}, indent=2) + "\n"
+                )
     show(["table", "masked", "method", *GROUPS, "all, less taut's", "CPU s"], imputed)
-    columns = ["table", "masked", "size", "held-out rows", "log p(x)", "ELBO", "independent columns", "epochs", "fit, CPU s"]
+    columns = [
+        "table",
+        "masked",
+        "size",
+        "held-out rows",
+        "log p(x)",
+        "ELBO",
+        "independent columns",
+        "epochs",
+        "fit, CPU s",
+    ]
     show(columns, likely)
 
 

@@ -1,7 +1,9 @@
 """Writes three folders of PNG files from what scikit-learn brings along.
 
-``handwriting``: 1,797 digits of 16x16 pixels, a subfolder for each. ``pieces``: 300 pieces of two photographs, in colour, of
-several sizes, ten of them with a transparent corner. ``deep``: 200 of the digits in 16 bits a pixel.
+``handwriting``: 1,797 digits of 16x16 pixels, a subfolder for each. ``pieces``: 300 pieces of two
+    photographs, in colour, of
+several sizes, ten of them with a transparent corner. ``deep``: 200 of the digits in 16 bits a
+pixel.
 """
 
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Writes orders of a shop that does not exist: orders.csv (3,000 rows), orders-new.csv, orders-bad.csv and orders.parquet."""
+"""Writes orders of a shop that does not exist.
+
+Orders.csv (3,000 rows), orders-new.csv, orders-bad.csv and orders.parquet.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,9 @@ SIZES = np.array(["small", "medium", "large"])
 
 
 def orders(rows: int, first: int) -> pa.Table:
-    kind = rng.choice(3, rows, p=[0.5, 0.3, 0.2])  # what nobody sees: browsers, families, businesses
+    kind = rng.choice(
+        3, rows, p=[0.5, 0.3, 0.2]
+    )  # what nobody sees: browsers, families, businesses
     country = rng.choice(4, rows, p=[0.2, 0.3, 0.4, 0.1])
     items = 1 + rng.poisson(np.array([0.5, 4.0, 12.0])[kind])
     size = np.minimum(2, (items + rng.integers(0, 3, rows)) // 5)

@@ -1,4 +1,7 @@
-"""Writes scikit-learn's breast cancer table: benign.csv (300 benign tumours), scans.csv (57 benign ones, then 60 malignant)."""
+"""Writes scikit-learn's breast cancer table.
+
+Benign.csv (300 benign tumours), scans.csv (57 benign ones, then 60 malignant).
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +12,8 @@ found = load_breast_cancer()
 names = [name.replace(" ", "_") for name in found.feature_names]
 benign, malignant = found.data[found.target == 1], found.data[found.target == 0]
 scans = np.concatenate([benign[300:], malignant[:60]])
-scans[3, names.index("mean_smoothness")] *= 10  # a slip: somebody put the decimal point in the wrong place
+scans[3, names.index("mean_smoothness")] *= (
+    10  # a slip: somebody put the decimal point in the wrong place
+)
 for file, rows in (("benign.csv", benign[:300]), ("scans.csv", scans)):
     csv.write_csv(pa.table(dict(zip(names, rows.T, strict=True))), file)

@@ -1,4 +1,7 @@
-"""Shapes are checked at every call in the tests (jaxtyping, beartype); each test starts from one seed, in float64."""
+"""Shapes are checked at every call in the tests (jaxtyping, beartype).
+
+Each test starts from one seed, in float64.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 os.environ.setdefault("NO_COLOR", "1")
-# A suite that is started in the background ignores Ctrl-C, and so would all the processes that the tests interrupt.
+# A suite that is started in the background ignores Ctrl-C, and so would all the processes that the
+# tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,4 +1,5 @@
-"""Damaged files, seeded: every reader and every file of a run folder, ``python tests/fuzz.py [NUMBER] [NAME ...]``.
+"""Damaged files, seeded: every reader and every file of a run folder, ``python tests/fuzz.py
+[NUMBER] [NAME ...]``.
 
 Each input is a valid file with bytes flipped, cut off, spliced, repeated or blanked. taut may read
 it or refuse it in a line (a ``TautError``); anything else is a fault: another exception, more than
@@ -266,7 +267,9 @@ def _alarm(number: int, frame: object) -> None:
 
 
 def attack(make: Make, use: Callable[[Path], None], number: int, faults: Any, current: Any) -> None:
-    """Puts to ``faults`` what went wrong for each of a number of damaged copies, and at last None."""
+    """Puts to ``faults`` what went wrong for each of a number of damaged copies, and at
+    last None.
+    """
     from taut.system.errors import TautError
 
     os.close(2)  # what libraries write of a damaged file
@@ -344,7 +347,9 @@ def main() -> None:
     for name, make, use in chosen:
         found = fuzz(make, use, number)
         total += len(found)
-        print(f"{name:16} {number} inputs, {len(found)} faults", *found[:10], sep="\n    ", flush=True)
+        print(
+            f"{name:16} {number} inputs, {len(found)} faults", *found[:10], sep="\n    ", flush=True
+        )
     print(f"{number * len(chosen)} inputs, {total} faults")
     sys.exit(total > 0)
 

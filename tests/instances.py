@@ -1,4 +1,7 @@
-"""THE TABLE: every public part, built, one row. A new part is one row here; the tests of its family find it."""
+"""THE TABLE: every public part, built, one row. A new part is one row here.
+
+The tests of its family find it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ EVENT = (3, 4)  # of the data of the likelihoods below
 LATENT = 2
 SMALL = partial(taut.MLP, hidden=(7,))
 
-# --- Objectives: (objective, name of the bound its value is, reparameterized?) --------------------------------------------
+# --- Objectives: (objective, name of the bound its value is, reparameterized?) --------------------
 
 ELBO_VALUE, IWAE_VALUE = "elbo", "importance-weighted"
 OBJECTIVES = [
@@ -37,7 +40,7 @@ OBJECTIVES = [
 FREE_BITS = taut.ELBO(num_samples=2, free_bits=0.5)
 
 
-# --- Likelihoods: (part, data in its support, a grid or None if it is a density over the reals) ---------------------------
+# --- Likelihoods: (part, data in its support, a grid or None if it is a density over the reals) ---
 
 
 def bits(n: int) -> Tensor:
@@ -82,17 +85,27 @@ NUM_LEVELS = [3, 0, 2, 0, 4, 0, 0, 0, 0]
 
 def columns(n: int) -> Tensor:
     """Returns a table with a column of each kind."""
-    numbers = [torch.randn(n), torch.randint(0, 9, (n,)), torch.randn(n).exp(), torch.randint(0, 2, (n,)), torch.randn(n)]
+    numbers = [
+        torch.randn(n),
+        torch.randint(0, 9, (n,)),
+        torch.randn(n).exp(),
+        torch.randint(0, 2, (n,)),
+        torch.randn(n),
+    ]
     numbers.append(torch.where(torch.rand(n) < 0.5, 0.0, torch.randn(n).exp()))
     values = iter(numbers)
-    return torch.stack([torch.randint(0, k, (n,)) if k else next(values) for k in NUM_LEVELS], 1).to(torch.get_default_dtype())
+    return torch.stack(
+        [torch.randint(0, k, (n,)) if k else next(values) for k in NUM_LEVELS], 1
+    ).to(torch.get_default_dtype())
 
 
 LEVELS = {"low": 2, "high": 8, "decoder": SMALL}
 
 
 def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
-    """Returns each likelihood with the name of the function above that draws data in its support."""
+    """Returns each likelihood with the name of the function above that draws data in
+    its support.
+    """
     loc, scale = torch.full(EVENT, 10.0), torch.full(EVENT, 3.0)
     level = {"data_loc": torch.full(EVENT, 5.0), "data_scale": torch.full(EVENT, 2.0)}
     odds = torch.log(torch.tensor([0.3, 0.7])).expand(*EVENT, 2)
@@ -104,21 +117,65 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
         (taut.DiscretizedLogistic(EVENT, LATENT, **LEVELS, **level), "levels"),
         (taut.DiscretizedLogistic(EVENT, LATENT, components=3, **LEVELS, **level), "levels"),
         (taut.Normal(EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
-        (taut.Normal(EVENT, LATENT, "shared", decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
-        (taut.Normal(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
+        (
+            taut.Normal(EVENT, LATENT, "shared", decoder=SMALL, data_loc=loc, data_scale=scale),
+            "reals",
+        ),
+        (
+            taut.Normal(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale),
+            "reals",
+        ),
         (taut.Normal(EVENT, LATENT, 0.5, decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
         (taut.ContinuousBernoulli(EVENT, LATENT, SMALL), "fractions"),
         (likelihoods.Poisson(EVENT, LATENT, decoder=SMALL, data_loc=loc), "counts"),
-        (likelihoods.NegativeBinomial(EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=2 * scale), "counts"),
-        (likelihoods.NegativeBinomial(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=2 * scale), "counts"),
-        (likelihoods.ZeroInflatedNegativeBinomial(EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=2 * scale), "counts"),
-        (likelihoods.ZeroInflatedNegativeBinomial(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc), "counts"),
-        (likelihoods.LogNormal(EVENT, LATENT, decoder=SMALL, log_loc=loc / 5, log_scale=scale / 6), "positives"),
+        (
+            likelihoods.NegativeBinomial(
+                EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=2 * scale
+            ),
+            "counts",
+        ),
+        (
+            likelihoods.NegativeBinomial(
+                EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=2 * scale
+            ),
+            "counts",
+        ),
+        (
+            likelihoods.ZeroInflatedNegativeBinomial(
+                EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=2 * scale
+            ),
+            "counts",
+        ),
+        (
+            likelihoods.ZeroInflatedNegativeBinomial(
+                EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc
+            ),
+            "counts",
+        ),
+        (
+            likelihoods.LogNormal(
+                EVENT, LATENT, decoder=SMALL, log_loc=loc / 5, log_scale=scale / 6
+            ),
+            "positives",
+        ),
         (likelihoods.LogNormal(EVENT, LATENT, "shared", decoder=SMALL), "positives"),
         (likelihoods.LogNormal(EVENT, LATENT, "per_datum", decoder=SMALL), "positives"),
-        (likelihoods.StudentT(EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
-        (likelihoods.StudentT(EVENT, LATENT, "shared", decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
-        (likelihoods.StudentT(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
+        (
+            likelihoods.StudentT(EVENT, LATENT, decoder=SMALL, data_loc=loc, data_scale=scale),
+            "reals",
+        ),
+        (
+            likelihoods.StudentT(
+                EVENT, LATENT, "shared", decoder=SMALL, data_loc=loc, data_scale=scale
+            ),
+            "reals",
+        ),
+        (
+            likelihoods.StudentT(
+                EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale
+            ),
+            "reals",
+        ),
         (likelihoods.Ordinal(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.Binomial(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.WarpedLevels(EVENT, LATENT, **LEVELS), "levels"),
@@ -126,7 +183,7 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
     ]
 
 
-# --- Posteriors, priors, networks -----------------------------------------------------------------------------------------
+# --- Posteriors, priors, networks -----------------------------------------------------------------
 
 
 def make_posteriors() -> list[taut.Posterior]:
@@ -163,7 +220,8 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
     (taut.ConvDecoder, (5,), (1, 64, 48)),
 ]
 
-# Public parts that the rows above must cover, found by their type: a part without a row fails test_instances.
+# Public parts that the rows above must cover, found by their type: a part without a row fails
+# test_instances.
 FAMILIES = (
     (taut.Objective, objectives),
     (taut.Likelihood, likelihoods),

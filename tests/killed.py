@@ -1,4 +1,7 @@
-"""The command ``taut`` for a test: the first time, its second process is killed when three checks of the weights are done."""
+"""The command ``taut`` for a test.
+
+The first time, its second process is killed when three checks of the weights are done.
+"""
 
 from __future__ import annotations
 

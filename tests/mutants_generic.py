@@ -1,10 +1,11 @@
-"""Small edits anywhere in the source, which a test must notice: ``python tests/mutants_generic.py [NUMBER]``.
+"""Small edits anywhere in the source, which a test must notice: ``python tests/mutants_generic.py
+[NUMBER]``.
 
 Cosmic Ray lists what can be edited (an operator, a comparison, a number, a keyword), a seed draws a
-sample of it, and the tests that know the file run on a copy: the same runner as ``mutants.py``, which
-plants the bugs that people would make. Edits that change nothing that runs, such as those of an
-annotation, are not counted. ``EQUIVALENT`` names the rest that no test could see, with the reason.
-The last line is ``killed N of N``; below ``SHARE`` it exits with 1.
+sample of it, and the tests that know the file run on a copy: the same runner as ``mutants.py``,
+which plants the bugs that people would make. Edits that change nothing that runs, such as those of
+an annotation, are not counted. ``EQUIVALENT`` names the rest that no test could see, with the
+reason. The last line is ``killed N of N``; below ``SHARE`` it exits with 1.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ def edited(source: Path, edit: Edit) -> str | None:
     try:
         after = mutate_code(before, operator, edit.occurrence)
         unchanged = after is None or running(after) == running(before)
-    except (AttributeError, SyntaxError):  # Cosmic Ray's own: `except a.b`, or the stars of f(**x) as an operator
+    except (
+        AttributeError,
+        SyntaxError,
+    ):  # Cosmic Ray's own: `except a.b`, or the stars of f(**x) as an operator
         return None
     return None if unchanged else after
 
@@ -113,8 +117,12 @@ def try_out(clean: Path, edit: Edit, text: str) -> bool:
         (folder / "src" / "taut" / edit.file).write_text(text)
         for tests in tests_of(edit.file):
             test, problem = mutants.failing(folder, tests)
-            if test or problem:  # one that cannot be imported or hangs is noticed by whoever runs it
-                print(f"killed      {edit.file}:{number}  {line}  [{test or problem[:60]}]", flush=True)
+            # one that cannot be imported or hangs is noticed by whoever runs it
+            if test or problem:
+                print(
+                    f"killed      {edit.file}:{number}  {line}  [{test or problem[:60]}]",
+                    flush=True,
+                )
                 return True
     diff = list(difflib.unified_diff(before.splitlines(), text.splitlines(), n=0))[3:]
     print(f"SURVIVED    {edit.file}:{number}", *diff, sep="\n    ", flush=True)
@@ -124,11 +132,13 @@ def try_out(clean: Path, edit: Edit, text: str) -> bool:
 def main() -> None:
     number = int(sys.argv[1]) if sys.argv[1:] else NUMBER
     os.environ["OMP_NUM_THREADS"] = "1"
+    mutants.SECONDS = 600  # here whole test files run, and not one test
     preload = ["torch._dynamo", "pytest", "beartype", "sklearn.datasets", "safetensors.torch"]
     set_forkserver_preload(preload)
     source = mutants.ROOT / "src" / "taut"
     places: dict[tuple[str, str, int], list[Edit]] = {}
-    for edit in edits(source):  # a plus can become ten other operators: it is one place all the same
+    # a plus can become ten other operators: it is one place all the same
+    for edit in edits(source):
         kind = "_".join(edit.operator.split("_")[:2])
         places.setdefault((edit.file, kind, edit.occurrence), []).append(edit)
     rng, everything = random.Random(SEED), list(places.values())
@@ -146,10 +156,12 @@ def main() -> None:
         ThreadPoolExecutor(mutants.WORKERS) as pool,
     ):
         clean = mutants.copy(mutants.ROOT, Path(name).resolve())
-        for tests in sorted({t for edit, _ in sample for t in tests_of(edit.file)}):
-            test, problem = mutants.failing(clean, tests)
+        known = sorted({t for edit, _ in sample for t in tests_of(edit.file)})
+        for tests, (test, problem) in zip(
+            known, pool.map(lambda tests: mutants.failing(clean, tests), known), strict=True
+        ):
             if test or problem:
-                raise SystemExit(f"not green without an edit: {test or problem}")
+                raise SystemExit(f"not green without an edit: {tests}: {test or problem}")
         killed = sum(pool.map(lambda row: try_out(clean, *row), sample))
     print(f"killed {killed} of {len(sample)}")
     sys.exit(killed < SHARE * len(sample))

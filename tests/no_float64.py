@@ -18,7 +18,8 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-DEVICE = torch.device("lazy")  # a kind that torch knows, runs backward in the caller's thread, and nobody has
+# a kind that torch knows, runs backward in the caller's thread, and nobody has
+DEVICE = torch.device("lazy")
 WIDE = (torch.float64, torch.complex128)
 
 
@@ -46,7 +47,9 @@ class OnDevice(Tensor):
         return self.inner.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         return run(func, args, dict(kwargs or {}))
 
 
@@ -80,14 +83,18 @@ def run(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
 class _Factories(TorchDispatchMode):
     """Catches the operations that make tensors on the device out of none."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         return run(func, args, dict(kwargs or {}))
 
 
 class _Numbers(TorchFunctionMode):
     """Makes ``torch.tensor`` and ``torch.as_tensor``, which dispatch nothing, reach the device."""
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         device = kwargs.get("device")
         made = func in (torch.tensor, torch.as_tensor) and device is not None

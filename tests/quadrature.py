@@ -153,7 +153,9 @@ def discretized_logistic(saved: Saved, raw: Array, x: Array, context: Array | No
 
 
 def _lines(x: Array, y: Array, bend: bool, value: float) -> tuple[float, float]:
-    """Returns the height and the slope of a warp: lines between its knots, of log x where x grows."""
+    """Returns the height and the slope of a warp: lines between its knots, of log x
+    where x grows.
+    """
     place = int(np.clip(np.searchsorted(x, value, "right") - 1, 0, len(x) - 2))
     x0, x1, y0, y1 = x[place], x[place + 1], y[place], y[place + 1]
     if bend and x0 > 0 and x1 > 1.5 * x0:
@@ -410,7 +412,9 @@ class Oracle:
         raw = network(self.likelihood.decoder, inputs)
         with np.errstate(all="ignore"):
             if type(self.likelihood).__name__ != "Columns":
-                parts = FAMILIES[type(self.likelihood).__name__](Saved(self.likelihood), raw, x, context)
+                parts = FAMILIES[type(self.likelihood).__name__](
+                    Saved(self.likelihood), raw, x, context
+                )
             else:
                 parts = self._columns(raw, x, context)
         log_p = np.where(np.isnan(x), 0.0, parts[0])
@@ -419,7 +423,9 @@ class Oracle:
     def _columns(self, raw: Array, x: Array, context: Array | None) -> Terms:
         result = tuple(np.zeros((len(raw), len(x))) for _ in range(3))
         start = 0
-        for (_, index, _), part, size in zip(self.likelihood.groups, self.likelihood.parts, self.likelihood.sizes, strict=True):
+        for (_, index, _), part, size in zip(
+            self.likelihood.groups, self.likelihood.parts, self.likelihood.sizes, strict=True
+        ):
             shape = part.decoder.out_shape
             own = raw[:, start : start + size].reshape(len(raw), *shape)
             values = FAMILIES[type(part).__name__](Saved(part), own, x[index], context)

@@ -1,7 +1,8 @@
-"""Two processes that know each other as ``torchrun`` would have them: started once, they run what the tests hand them.
+"""Two processes that know each other as ``torchrun`` would have them: started once, they run what
+the tests hand them.
 
-``Ranks()(function, *arguments)`` calls a function of a module in both, joined, and returns both results;
-``Ranks().taut(*arguments)`` runs a command in both, each with a terminal of its own.
+``Ranks()(function, *arguments)`` calls a function of a module in both, joined, and returns both
+results; ``Ranks().taut(*arguments)`` runs a command in both, each with a terminal of its own.
 """
 
 from __future__ import annotations
@@ -42,12 +43,16 @@ class Ranks:
             self.processes.append(process)
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        return self._run(_joined, (function.__module__.rpartition(".")[2], function.__name__, *arguments), {})
+        return self._run(
+            _joined, (function.__module__.rpartition(".")[2], function.__name__, *arguments), {}
+        )
 
     def taut(self, *arguments: object, **environment: str) -> list[Printed]:
         return self._run(_command, tuple(map(str, arguments)), environment)
 
-    def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str]) -> list[Any]:
+    def _run(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str]
+    ) -> list[Any]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -85,7 +90,9 @@ def _serve(pipe: Connection, rank: int, world: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world)
+    )
     while True:
         function, arguments, environment = pipe.recv()
         os.environ.update(environment)

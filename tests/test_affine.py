@@ -58,7 +58,10 @@ def layer(onednn: bool = True, in_features: int = 7, out_features: int = 5) -> A
 
 
 def assert_is_product(y: Tensor, a: Tensor, b: Tensor, c: Tensor | float = 0.0) -> None:
-    """Checks that y = a b + c, computed in float32 with the sums in any order: |error| <= n u / (1 - n u) (|a| |b| + |c|)."""
+    """Checks that y = a b + c, computed in float32 with the sums in any order.
+
+    |error| <= n u / (1 - n u) (|a| |b| + |c|).
+    """
     a, b, c = a.double(), b.double(), torch.as_tensor(c).double()
     n = a.shape[-1] + 1
     bound = n * UNIT / (1 - n * UNIT) * (a.abs() @ b.abs() + c.abs())
@@ -86,7 +89,11 @@ def test_product_and_gradients_are_right_to_rounding(
     name: str, onednn: bool, sum_of_outputs: bool, calls: list[tuple[int, ...]]
 ) -> None:
     f, x = layer(onednn), INPUTS[name]()
-    given = torch.ones(()).expand(*x.shape[:-1], 5) if sum_of_outputs else torch.randn(5, *x.shape[:-1]).movedim(0, -1)
+    given = (
+        torch.ones(()).expand(*x.shape[:-1], 5)
+        if sum_of_outputs
+        else torch.randn(5, *x.shape[:-1]).movedim(0, -1)
+    )
     leaf = x.detach().requires_grad_()
     y = f(leaf)
     y.backward(given)
@@ -124,7 +131,9 @@ def test_few_rows_go_the_usual_way(shape: tuple[int, ...], calls: list[tuple[int
 def test_what_onednn_does_not_multiply_goes_the_usual_way(calls: list[tuple[int, ...]]) -> None:
     x, f = torch.randn(40, 7), layer()
     double = copy.deepcopy(f).double()
-    assert torch.equal(double(x.double()), nn.functional.linear(x.double(), double.weight, double.bias))
+    assert torch.equal(
+        double(x.double()), nn.functional.linear(x.double(), double.weight, double.bias)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         low = f(x)
         assert low.dtype == torch.bfloat16
@@ -181,9 +190,12 @@ def test_a_layer_that_is_used_twice_has_the_sum_of_both_gradients() -> None:
     usual = copy.deepcopy(f).double()
     usual.zero_grad()
     (usual(usual(x.double())) * g).sum().backward()
-    # Two products of 6 terms and sums over 40 rows, all of order one to ten: 1e2 u is far above, any mistake far below.
+    # Two products of 6 terms and sums over 40 rows, all of order one to ten: 1e2 u is far above,
+    # any mistake far below.
     for name, parameter in f.named_parameters():
-        torch.testing.assert_close(parameter.grad.double(), usual.get_parameter(name).grad, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            parameter.grad.double(), usual.get_parameter(name).grad, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_gradient_of_a_gradient() -> None:
@@ -193,7 +205,9 @@ def test_gradient_of_a_gradient() -> None:
         f.load_state_dict(results[0][1] if results else f.state_dict())
         leaf = x.clone().requires_grad_()
         (first,) = torch.autograd.grad((f(leaf).square() * g).sum(), leaf, create_graph=True)
-        results.append((torch.autograd.grad(first.square().sum(), [leaf, *f.parameters()]), f.state_dict()))
+        results.append(
+            (torch.autograd.grad(first.square().sum(), [leaf, *f.parameters()]), f.state_dict())
+        )
     # Three products in a row of at most 40 terms each, of order 1e2 in the end.
     for ours, usual in zip(results[0][0], results[1][0], strict=True):
         torch.testing.assert_close(ours, usual, rtol=1e-4, atol=1e-3)
@@ -221,10 +235,14 @@ def test_weights_are_those_of_nn_linear() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_operator_is_what_torch_expects_of_one(bias: bool) -> None:
     arguments = (torch.randn(20, 7), torch.randn(5, 7), torch.randn(5) if bias else None)
-    torch.library.opcheck(torch.ops.taut.product.default, arguments, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.taut.product.default, arguments, test_utils=("test_schema", "test_faketensor")
+    )
 
 
-@pytest.mark.parametrize(("maker", "taken"), [("AuthenticAMD", True), ("GenuineIntel", False), ("", False)])
+@pytest.mark.parametrize(
+    ("maker", "taken"), [("AuthenticAMD", True), ("GenuineIntel", False), ("", False)]
+)
 def test_the_other_library_is_taken_on_processors_of_makers_on_which_mkl_is_slow(
     maker: str, taken: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -232,12 +250,17 @@ def test_the_other_library_is_taken_on_processors_of_makers_on_which_mkl_is_slow
     monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
     assert products._onednn_is_faster.__wrapped__() is taken
     monkeypatch.setattr(products, "CPUINFO", tmp_path / "none")  # as on Windows
-    monkeypatch.setattr(products.platform, "processor", lambda: f"AMD64 Family 25 Model 1 Stepping 1, {maker}")
+    monkeypatch.setattr(
+        products.platform, "processor", lambda: f"AMD64 Family 25 Model 1 Stepping 1, {maker}"
+    )
     assert products._onednn_is_faster.__wrapped__() is taken
 
 
 def test_recorded_step_multiplies_with_onednn_as_the_eager_one_does() -> None:
-    likelihood, posterior = likelihoods.Bernoulli(EVENT, LATENT), posteriors.DiagonalNormal(EVENT, LATENT)
+    likelihood, posterior = (
+        likelihoods.Bernoulli(EVENT, LATENT),
+        posteriors.DiagonalNormal(EVENT, LATENT),
+    )
     m = taut.VAE(priors.StandardNormal(LATENT), likelihood, posterior)
     layers = [part for part in m.modules() if isinstance(part, Affine)]
     for part in layers:
@@ -253,7 +276,10 @@ def test_recorded_step_multiplies_with_onednn_as_the_eager_one_does() -> None:
         with twin.interval():
             set_seed(0)
             twin.step(x, 0.01, 0.5, 0.0)
-        gradients.append(torch.cat([twin.optimizer.state[p]["exp_avg"].flatten() for p in twin.trainable]))
-    # The same products in both; what lies between them is rounded in another order, some 1e2 operations of order one.
+        gradients.append(
+            torch.cat([twin.optimizer.state[p]["exp_avg"].flatten() for p in twin.trainable])
+        )
+    # The same products in both; what lies between them is rounded in another order, some 1e2
+    # operations of order one.
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
     assert gradients[0].norm() > 1e-3

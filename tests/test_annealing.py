@@ -1,4 +1,7 @@
-"""Annealing against closed forms: unbiased in both directions, a sandwich, and transitions that leave their density alone."""
+"""Annealing against closed forms.
+
+Unbiased in both directions, a sandwich, and transitions that leave their density alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributions import Gamma, Independent, LogNormal, MultivariateNormal, NegativeBinomial, Poisson
+from torch.distributions import (
+    Gamma,
+    Independent,
+    LogNormal,
+    MultivariateNormal,
+    NegativeBinomial,
+    Poisson,
+)
 from ztest import assert_mean, limit
 
 import taut
@@ -26,11 +36,15 @@ class Off(taut.Posterior):
 
     def forward(self, x, context=None):
         exact = self._problem.posterior(x, context)
-        return MultivariateNormal(exact.mean + 0.5 * exact.stddev, self.width**2 * exact.covariance_matrix)
+        return MultivariateNormal(
+            exact.mean + 0.5 * exact.stddev, self.width**2 * exact.covariance_matrix
+        )
 
 
 class GammaPoisson:
-    """z ~ Gamma(3, 2), x ~ Poisson(z): x is negative binomial, and z lives on the positive numbers."""
+    """z ~ Gamma(3, 2), x ~ Poisson(z): x is negative binomial, and z lives on the
+    positive numbers.
+    """
 
     class Prior(taut.Prior):
         def forward(self, context=None):
@@ -56,7 +70,9 @@ class GammaPoisson:
 @pytest.mark.parametrize("start", ["posterior", "prior"])
 @pytest.mark.parametrize("context_dim", [0, 2])
 def test_weights_are_unbiased_in_both_directions(start: str, context_dim: int) -> None:
-    """E[w] = p(x) forward, and E[1/w] = 1/p(x) from exact draws, however few temperatures there are."""
+    """E[w] = p(x) forward, and E[1/w] = 1/p(x) from exact draws, however few temperatures there
+    are.
+    """
     problem, n = taut.LinearGaussian(dim_x=4, dim_z=2, scale=1.0, context_dim=context_dim), 1500
     model = problem.model(Off(problem))
     context = torch.randn(n, context_dim) if context_dim else None
@@ -67,7 +83,10 @@ def test_weights_are_unbiased_in_both_directions(start: str, context_dim: int) -
     assert_mean((forward.log_evidence - truth).exp(), 1.0)
     backward = annealing(model, x, 4, seed=1, exact=z, **options)
     assert_mean((truth - backward.log_evidence).exp(), 1.0)
-    assert (forward.direction, backward.direction) == ("lower bound in expectation", "upper bound in expectation")
+    assert (forward.direction, backward.direction) == (
+        "lower bound in expectation",
+        "upper bound in expectation",
+    )
     assert bool((forward.num_temperatures <= 3).all())
 
 
@@ -80,9 +99,15 @@ def test_agrees_with_the_exact_evidence_and_brackets_it(start: str) -> None:
     forward, backward = (annealing(model, x, 16, start=start, seed=2, exact=e) for e in (None, z))
     error = float(forward.log_evidence_error.square().sum().sqrt()) / 60
     assert abs(float((forward.log_evidence - truth).mean())) < 4 * error < 0.15
-    assert bool(((forward.log_evidence - truth).abs() < limit(60) * forward.log_evidence_error + 0.3).all())
+    assert bool(
+        ((forward.log_evidence - truth).abs() < limit(60) * forward.log_evidence_error + 0.3).all()
+    )
     below, above = forward.log_evidence - truth, backward.log_evidence - truth
-    for side, sign in ((below, -1), (above, 1)):  # each side is right to within its four standard errors
+    # each side is right to within its four standard errors
+    for side, sign in (
+        (below, -1),
+        (above, 1),
+    ):
         assert sign * float(side.mean()) > -4 * float(side.std()) / 60**0.5
     assert abs(float((above - below).mean())) < 0.2
     assert float(forward.reliable.double().mean()) > (0.9 if start == "posterior" else 0.5)
@@ -90,7 +115,10 @@ def test_agrees_with_the_exact_evidence_and_brackets_it(start: str) -> None:
 
 
 def test_the_error_is_that_of_repetition() -> None:
-    """z = (estimate - truth) / error over 800 repetitions: of variance 1 but for the uncertain errors of few chains."""
+    """z = (estimate - truth) / error over 800 repetitions.
+
+    Of variance 1 but for the uncertain errors of few chains.
+    """
     problem = taut.LinearGaussian(dim_x=4, dim_z=2, scale=1.0)
     x = problem.sample(1).expand(800, -1)
     a = annealing(problem.model(Off(problem)), x, 64, max_temperatures=4, seed=5)
@@ -100,9 +128,11 @@ def test_the_error_is_that_of_repetition() -> None:
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
 def test_transitions_leave_their_density_invariant(beta: float) -> None:
-    """Geweke's joint test at beta = 1: z | x by transitions and x | z by the likelihood, in turn, leave z ~ p(z).
+    """Geweke's joint test at beta = 1: z | x by transitions and x | z by the likelihood, in turn,
+    leave z ~ p(z).
 
-    At another temperature f is Gaussian in z too, and chains that start in it stay in it. False-alarm rate 1e-6.
+    At another temperature f is Gaussian in z too, and chains that start in it stay in it.
+    False-alarm rate 1e-6.
     """
     problem, chains = taut.LinearGaussian(dim_x=3, dim_z=2, scale=0.8), 6000
     model = problem.model(Off(problem))
@@ -114,8 +144,12 @@ def test_transitions_leave_their_density_invariant(beta: float) -> None:
     if beta < 1:  # f is proportional to q^(1 - beta) p(z|x)^beta, a product of Gaussians
         q, p = model.encode(x), problem.posterior(x)
         precision = (1 - beta) * q.precision_matrix + beta * p.precision_matrix
-        weighted = (1 - beta) * q.precision_matrix @ q.mean[..., None] + beta * p.precision_matrix @ p.mean[..., None]
-        f = MultivariateNormal(torch.linalg.solve(precision, weighted)[..., 0], precision_matrix=precision)
+        weighted = (1 - beta) * q.precision_matrix @ q.mean[
+            ..., None
+        ] + beta * p.precision_matrix @ p.mean[..., None]
+        f = MultivariateNormal(
+            torch.linalg.solve(precision, weighted)[..., 0], precision_matrix=precision
+        )
         z = f.sample()
     accepted = []
     for number in range(8):
@@ -127,14 +161,22 @@ def test_transitions_leave_their_density_invariant(beta: float) -> None:
                 accepted.append(moved)
             z = point.u[0]
             x = model.decode(z[None]).sample()[0] if beta == 1 else x
-    assert 0.3 < float(torch.stack(accepted).double().mean()) < 0.97  # else the test of acceptance would test nothing
+    # else the test of acceptance would test nothing
+    assert 0.3 < float(torch.stack(accepted).double().mean()) < 0.97
     if beta < 1:
-        z = torch.linalg.solve(f.scale_tril, (z - f.mean)[..., None])[..., 0]  # white, if f is still its density
-    assert_mean(torch.cat([z, z.square(), z.prod(1, keepdim=True), z**3], 1), torch.tensor([0.0, 0, 1, 1, 0, 0, 0]))
+        # white, if f is still its density
+        z = torch.linalg.solve(f.scale_tril, (z - f.mean)[..., None])[..., 0]
+    assert_mean(
+        torch.cat([z, z.square(), z.prod(1, keepdim=True), z**3], 1),
+        torch.tensor([0.0, 0, 1, 1, 0, 0, 0]),
+    )
 
 
 def test_a_pilot_has_noise_of_its_own_and_chooses_by_thermodynamic_length() -> None:
-    """For q = N(0, I) and p(z|x) = N(m, I) U is Gaussian with variance |m|^2 at every temperature: length |m|."""
+    """For q = N(0, I) and p(z|x) = N(m, I) U is Gaussian with variance |m|^2 at every temperature.
+
+    Length |m|.
+    """
     m = torch.tensor([1.5, 2.0])
 
     class Unit(taut.Likelihood):
@@ -183,12 +225,15 @@ def test_latent_variables_with_a_boundary(start: str) -> None:
 def test_discrete_latent_variables_are_refused_with_a_word() -> None:
     problem = taut.BinaryLatents()
     model = problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear))
-    with pytest.raises(ValueError, match=r"continuous latent variables.*is discrete.*importance sampling works"):
+    with pytest.raises(
+        ValueError, match=r"continuous latent variables.*is discrete.*importance sampling works"
+    ):
         annealing(model, problem.sample(2))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"start": "middle"}, "'posterior' or 'prior'"), ({"num_chains": 0}, "at least 1")]
+    ("options", "message"),
+    [({"start": "middle"}, "'posterior' or 'prior'"), ({"num_chains": 0}, "at least 1")],
 )
 def test_wrong_arguments_are_refused(options, message: str) -> None:
     problem = taut.LinearGaussian()
@@ -209,14 +254,20 @@ def test_one_datum_and_one_chain() -> None:
 def test_disagreeing_chains_are_not_reliable() -> None:
     like = Annealed(16, "lower", *(torch.ones(3) for _ in range(7)))
     moved, agree = torch.full((3,), 0.8), torch.full((3,), 0.1)
-    assert replace(like, spread=torch.tensor([0.6, 4.0, math.nan]), acceptance=moved).reliable.tolist() == [False] * 3
+    assert (
+        replace(like, spread=torch.tensor([0.6, 4.0, math.nan]), acceptance=moved).reliable.tolist()
+        == [False] * 3
+    )
     assert not replace(like, spread=agree, acceptance=torch.full((3,), 0.2)).reliable.any()
     assert not replace(like, num_chains=3, spread=agree, acceptance=moved).reliable.any()
     assert replace(like, spread=agree, acceptance=moved).reliable.all()
 
 
 def test_luck_does_not_make_chains_reliable() -> None:
-    """log w ~ N(-2, 4): the ESS of 16 is above a third of them where the large weight was missed; the variance is not fooled."""
+    """log w ~ N(-2, 4): the ESS of 16 is above a third of them where the large weight was missed.
+
+    The variance is not fooled.
+    """
     from taut.evidence.annealing import SPREAD
 
     log_w = 2 * torch.randn(16, 20000) - 2
@@ -238,11 +289,18 @@ def test_blocks_are_the_whole_and_leave_no_trace() -> None:
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     assert [len(b.ess) for b in blocks] == [100, 100, 50]
-    assert torch.equal(Annealed.concatenate(blocks).log_evidence, annealing(model, x, 16).log_evidence)
+    assert torch.equal(
+        Annealed.concatenate(blocks).log_evidence, annealing(model, x, 16).log_evidence
+    )
 
 
-def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are unbiased only for transitions that do not look at their own chains: steps are the plan's, noise is new."""
+def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights are unbiased only for transitions that do not look at their own chains.
+
+    Steps are the plan's, noise is new.
+    """
     problem = taut.LinearGaussian(dim_x=4, dim_z=2)
     model = problem.model(Off(problem))
     z, x = simulate(model, 3)
@@ -267,7 +325,10 @@ def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(monkeypat
     annealing(model, x, 8, max_temperatures=9)
     own = [(step, scale) for done, step, scale in used if done]
     assert len(own) == len(plans[0].steps) - 1 > 2  # at the last temperature nothing moves any more
-    assert all(a is s and b is c for (a, b), s, c in zip(own, plans[0].steps, plans[0].scales, strict=False))
+    assert all(
+        a is s and b is c
+        for (a, b), s, c in zip(own, plans[0].steps, plans[0].scales, strict=False)
+    )
     used.clear()
     annealing(model, x, 8, exact=z, max_temperatures=9)
     own = [(step, scale) for done, step, scale in used if done == 2]
@@ -277,18 +338,25 @@ def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(monkeypat
 
 
 def test_temperatures_are_equally_spaced_in_length() -> None:
-    steps, scales = [torch.tensor([v]) for v in (1.0, 2.0, 4.0)], [torch.tensor([[v]]) for v in (1.0, 3.0, 5.0)]
+    steps, scales = (
+        [torch.tensor([v]) for v in (1.0, 2.0, 4.0)],
+        [torch.tensor([[v]]) for v in (1.0, 3.0, 5.0)],
+    )
     plan = module._plan([0.0, 0.1, 1.0], [0.0, 1.0, 2.0], steps, scales, 4)
     assert plan.betas == pytest.approx([0.05, 0.1, 0.55, 1.0])
     assert torch.cat(plan.steps).tolist() == pytest.approx([1.5, 2.0, 3.0, 4.0])
     assert torch.cat(plan.scales)[:, 0].tolist() == pytest.approx([2.0, 3.0, 4.0, 5.0])
-    assert len(module._plan([0.0, 1.0], [0.0, 2.0], steps[:2], scales[:2], 1000).betas) == 40  # 2^2 / 0.1
+    # 2^2 / 0.1
+    assert len(module._plan([0.0, 1.0], [0.0, 2.0], steps[:2], scales[:2], 1000).betas) == 40
 
 
 def test_from_the_prior_the_posterior_does_not_matter() -> None:
     problem = taut.LinearGaussian()
     x = problem.sample(4)
-    found = [annealing(problem.model(Off(problem, width)), x, 4, start="prior", max_temperatures=5) for width in (0.3, 3.0)]
+    found = [
+        annealing(problem.model(Off(problem, width)), x, 4, start="prior", max_temperatures=5)
+        for width in (0.3, 3.0)
+    ]
     assert torch.equal(found[0].log_evidence, found[1].log_evidence)
 
 
@@ -296,7 +364,10 @@ def test_in_reverse_only_the_scatter_over_data_is_an_error() -> None:
     problem = taut.LinearGaussian()
     model = problem.model(Off(problem))
     z, x = simulate(model, 5)
-    forward, backward = (annealing(model, x, 4, exact=e, max_temperatures=3).to_dict()["log_evidence"] for e in (None, z))
+    forward, backward = (
+        annealing(model, x, 4, exact=e, max_temperatures=3).to_dict()["log_evidence"]
+        for e in (None, z)
+    )
     assert forward["mc_error"] > 0
     assert backward["mc_error"] is None
     assert backward["test_error"] > 0

@@ -1,4 +1,6 @@
-"""The audit on models with a planted fault, each of which the doctor must name first, and on healthy ones, which have none."""
+"""The audit on models with a planted fault, each of which the doctor must name first, and on
+healthy ones, which have none.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from taut.evidence.importance import curve_sizes
 from taut.system.seeds import derive
 
 QUICK = Effort(
-    num_samples=500, num_chains=8, max_temperatures=50, optimum_steps=150, simulated=20, naive=20, train=2000, samples=300
+    num_samples=500,
+    num_chains=8,
+    max_temperatures=50,
+    optimum_steps=150,
+    simulated=20,
+    naive=20,
+    train=2000,
+    samples=300,
 )
 
 
@@ -46,7 +55,8 @@ def check(model: taut.VAE, x: torch.Tensor, train: torch.Tensor | None) -> dict:
 
 
 def small_encoder() -> dict:
-    problem = linear(ORTHOGONAL)  # the family holds the exact posterior, and every mean is off by 1.5 of its scales
+    # the family holds the exact posterior, and every mean is off by 1.5 of its scales
+    problem = linear(ORTHOGONAL)
     return check(problem.model(MeanField(problem, 1.5)), problem.sample(300), problem.sample(2000))
 
 
@@ -58,7 +68,9 @@ def poor_family() -> dict:
 def simple_prior() -> dict:
     problem = linear(torch.ones(6, 1), 0.3)
 
-    def clusters(n: int) -> torch.Tensor:  # z is at -1 or 1, not normal, with the prior's mean and variance
+    def clusters(
+        n: int,
+    ) -> torch.Tensor:  # z is at -1 or 1, not normal, with the prior's mean and variance
         z = 2.0 * torch.randint(2, (n, 1)) - 1 + 0.1 * torch.randn(n, 1)
         return z @ torch.ones(1, 6) + 0.3 * torch.randn(n, 6)
 
@@ -83,7 +95,13 @@ def collapsed() -> dict:
 def floored() -> dict:
     problem = linear(ORTHOGONAL, 0.1)
     train, x = problem.sample(1000), problem.sample(400)
-    settings = {"latent_dim": 2, "max_epochs": 60, "encoder": "Linear()", "decoder": "Linear()", "learning_rate": 0.03}
+    settings = {
+        "latent_dim": 2,
+        "max_epochs": 60,
+        "encoder": "Linear()",
+        "decoder": "Linear()",
+        "learning_rate": 0.03,
+    }
     run = taut.fit(train, **settings, likelihood="Normal(min_scale=0.5)")
     return check(run.model, x, train)
 
@@ -122,21 +140,32 @@ def test_a_healthy_model_has_no_finding_and_every_section() -> None:
     torch.manual_seed(0)
     x = linear(ORTHOGONAL).sample(400)
     expected = problem.log_evidence(x).detach()
-    assert found["log_evidence"]["value"] == pytest.approx(expected.mean().item(), abs=4 * expected.std().item() / 20)
+    assert found["log_evidence"]["value"] == pytest.approx(
+        expected.mean().item(), abs=4 * expected.std().item() / 20
+    )
 
 
 def test_a_fitted_healthy_model_has_none_either(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     problem = linear(ORTHOGONAL)
     train = problem.sample(2000)
-    run = taut.fit(train, latent_dim=2, max_epochs=40, encoder="Linear()", decoder="Linear()", learning_rate=0.02)
+    run = taut.fit(
+        train,
+        latent_dim=2,
+        max_epochs=40,
+        encoder="Linear()",
+        decoder="Linear()",
+        learning_rate=0.02,
+    )
     assert check(run.model, problem.sample(500), train)["findings"] == []
 
 
 def test_a_row_without_a_number_is_found_and_is_not_reliable() -> None:
     class Broken(taut.Likelihood):
         def forward(self, z, context=None):
-            return torch.distributions.Independent(torch.distributions.Normal(z, 1.0, False), 1, validate_args=False)
+            return torch.distributions.Independent(
+                torch.distributions.Normal(z, 1.0, False), 1, validate_args=False
+            )
 
     class Overflowing(taut.Posterior):
         def forward(self, x, context=None):
@@ -147,7 +176,11 @@ def test_a_row_without_a_number_is_found_and_is_not_reliable() -> None:
     x = torch.randn(40, 2)
     x[7, 1] = 1e8
     x[9] = torch.inf
-    found = audit(taut.VAE(taut.StandardNormal(2), Broken(), Overflowing()), x, effort=Effort(50, 2, 3, 3, 3, 3, 3, 3))
+    found = audit(
+        taut.VAE(taut.StandardNormal(2), Broken(), Overflowing()),
+        x,
+        effort=Effort(50, 2, 3, 3, 3, 3, 3, 3),
+    )
     count = found["log_evidence"]["num_unknown"]
     assert count >= 1
     assert found["log_evidence"]["reliable_share"] <= 1 - count / 40
@@ -165,7 +198,8 @@ def test_what_cannot_be_measured_is_said() -> None:
     assert any("no annealing" in n and "discrete" in n for n in found["notes"])
     assert any("no gaps" in n and "cannot be reparameterized" in n for n in found["notes"])
     by = found["log_evidence"]["by"]
-    assert by["importance"] + by.get("enumeration", 0) == 50  # three bits can be summed where k-hat fails
+    # three bits can be summed where k-hat fails
+    assert by["importance"] + by.get("enumeration", 0) == 50
     assert found["overfitting"] is None
 
 
@@ -173,7 +207,11 @@ def test_what_cannot_be_measured_is_said() -> None:
 def test_few_data_and_few_samples(n: int, num_samples: int) -> None:
     problem = linear(ORTHOGONAL)
     posterior = taut.DiagonalNormal((6,), 2, taut.Linear)
-    found = audit(problem.model(posterior), problem.sample(n), effort=Effort(num_samples, 4, 5, 20, simulated=3, naive=2))
+    found = audit(
+        problem.model(posterior),
+        problem.sample(n),
+        effort=Effort(num_samples, 4, 5, 20, simulated=3, naive=2),
+    )
     json.dumps(found, allow_nan=False)
     assert found["num_data"] == n
 
@@ -187,7 +225,9 @@ def test_stopping_keeps_what_is_done() -> None:
     assert found["latents"] is None
     stages: list[str] = []
     started = lambda title, share: stages.append(title) if share else None  # noqa: E731
-    found = audit(model, x, effort=QUICK, stop=lambda: "log p(x) by annealing" in stages, report=started)
+    found = audit(
+        model, x, effort=QUICK, stop=lambda: "log p(x) by annealing" in stages, report=started
+    )
     assert (found["num_data"], found["annealing"]["num_data"], found["gaps"]) == (200, 200, None)
     json.dumps(found, allow_nan=False)
     assert audit(model, x, effort=QUICK)["stopped"] is None
@@ -197,7 +237,9 @@ def test_stopping_keeps_what_is_done() -> None:
 
 
 def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
-    """Where annealing stopped after 100 of 300 data, log p(x) of all is importance sampling plus the mean difference there."""
+    """Where annealing stopped after 100 of 300 data, log p(x) of all is importance sampling plus
+    the mean difference there.
+    """
     from taut.evidence.annealing import Annealed
     from taut.evidence.audit import _best, _log_evidence
 
@@ -205,14 +247,32 @@ def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
     evidence = taut.importance(problem.model(), problem.sample(300), 50)
     better = evidence.log_evidence[:100] + 0.5
     fine = torch.ones(100)
-    annealed = Annealed(16, "lower bound in expectation", better, 0.01 * fine, 16 * fine, 0.1 * fine, 0.9 * fine, fine, fine)
+    annealed = Annealed(
+        16,
+        "lower bound in expectation",
+        better,
+        0.01 * fine,
+        16 * fine,
+        0.1 * fine,
+        0.9 * fine,
+        fine,
+        fine,
+    )
     from dataclasses import replace
 
-    error = torch.linspace(0.01, 0.03, 300, dtype=torch.float64)  # with the exact posterior there is none of importance sampling
-    doubtful = replace(evidence, khat=torch.full((300,), 2.0), ess=torch.full((300,), 1.0), log_evidence_error=error)
+    # with the exact posterior there is none of importance sampling
+    error = torch.linspace(0.01, 0.03, 300, dtype=torch.float64)
+    doubtful = replace(
+        evidence,
+        khat=torch.full((300,), 2.0),
+        ess=torch.full((300,), 1.0),
+        log_evidence_error=error,
+    )
     found = _log_evidence(doubtful, _best(doubtful, annealed, []), None)
     assert found["value"] == pytest.approx(evidence.log_evidence.mean().item() + 0.5, abs=1e-9)
-    assert found["test_error"] == pytest.approx(evidence.log_evidence.std().item() / 300**0.5, abs=1e-9)
+    assert found["test_error"] == pytest.approx(
+        evidence.log_evidence.std().item() / 300**0.5, abs=1e-9
+    )
     both = (0.01**2 / 100 + error.square().sum().item() / 300**2) ** 0.5
     assert found["mc_error"] == pytest.approx(both, rel=1e-9)
     assert found["by"] == {"importance": 0, "importance_from_optimum": 0, "annealing": 100}
@@ -226,7 +286,10 @@ def estimate(value: float, error: float = 0.01) -> dict[str, float]:
 def test_findings_need_a_number_that_is_large_and_sure() -> None:
     def gaps(value: float, error: float) -> list[str]:
         sections = {name: estimate(0.0) for name in ("approximation_gap", "inference_gap")}
-        return [f["name"] for f in diagnose({"gaps": {**sections, "amortization_gap": estimate(value, error)}})]
+        return [
+            f["name"]
+            for f in diagnose({"gaps": {**sections, "amortization_gap": estimate(value, error)}})
+        ]
 
     assert gaps(0.5, 0.1) == ["amortization gap"]
     assert gaps(0.5, 0.2) == []  # within three standard errors
@@ -236,13 +299,24 @@ def test_findings_need_a_number_that_is_large_and_sure() -> None:
 
 def test_findings_of_dimensions_samples_and_scales() -> None:
     space = {
-        "active_units": 1, "latent_dim": 6, "dead": [1, 2, 3, 4], "noisy": [5], "noisy_rate": estimate(0.7),
+        "active_units": 1,
+        "latent_dim": 6,
+        "dead": [1, 2, 3, 4],
+        "noisy": [5],
+        "noisy_rate": estimate(0.7),
         "rate": estimate(2.0),
         "prior_gain": None,
-    }  # fmt: skip
+    }
     curve = [{"num_samples": 10, **estimate(-5.0)}, {"num_samples": 100, **estimate(-4.5)}]
-    doubtful = {"log_evidence": {**estimate(-4.0), "reliable_share": 0.3}, "evidence": {"curve": curve}}
-    scale = {"gain": estimate(1.5), "factor": {"median": 1.0, "smallest": 0.5, "largest": 2.0}, "at_floor": None}
+    doubtful = {
+        "log_evidence": {**estimate(-4.0), "reliable_share": 0.3},
+        "evidence": {"curve": curve},
+    }
+    scale = {
+        "gain": estimate(1.5),
+        "factor": {"median": 1.0, "smallest": 0.5, "largest": 2.0},
+        "at_floor": None,
+    }
     found = diagnose({"latents": space, "scale": scale, **doubtful})
     assert [(f["name"], f["nats"]) for f in found] == [
         ("scale", 1.5),
@@ -256,7 +330,9 @@ def test_findings_of_dimensions_samples_and_scales() -> None:
 
 
 def test_commands_of_findings_are_commands() -> None:
-    """Every command that the doctor names is one that taut has, with its options and with parts that can be built."""
+    """Every command that the doctor names is one that taut has, with its options and with parts
+    that can be built.
+    """
     import re
     import shlex
 
@@ -275,9 +351,15 @@ def test_commands_of_findings_are_commands() -> None:
         "rate": number,
         "prior_gain": number,
     }
-    gaps = dict.fromkeys(("amortization_gap", "approximation_gap", "inference_gap", "full_covariance_gain"), number)
+    gaps = dict.fromkeys(
+        ("amortization_gap", "approximation_gap", "inference_gap", "full_covariance_gain"), number
+    )
     factor = {"median": 1.0, "smallest": 0.5, "largest": 2.0}
-    over = {"log_evidence": {"difference": number}, "elbo": {"difference": number}, "num_samples": 5}
+    over = {
+        "log_evidence": {"difference": number},
+        "elbo": {"difference": number},
+        "num_samples": 5,
+    }
     whole = {
         "latents": space, "gaps": gaps, "overfitting": over, "gain_over_baseline": no,
         "log_evidence": {**number, "reliable_share": 0.1},
@@ -291,7 +373,9 @@ def test_commands_of_findings_are_commands() -> None:
         f
         for floor in (None, 0.5)
         for audited in (whole, few)
-        for f in diagnose({**audited, "scale": {"gain": number, "factor": factor, "at_floor": floor}})
+        for f in diagnose(
+            {**audited, "scale": {"gain": number, "factor": factor, "at_floor": floor}}
+        )
     ]
     assert len({f["name"] for f in found}) == 11
     for line in {f["command"] for f in found}:
@@ -326,17 +410,24 @@ def test_overfitting_compares_the_same_bound_of_the_same_number_of_samples() -> 
     evidence = taut.importance(model, x, 2000, seed=3)
     found = _overfitting(model, train, evidence, None, 0)
     assert (found["num_data"], found["num_samples"]) == (40, 500)
-    seen, held = taut.importance(model, train[:40], 500, seed=derive(0, "train")), evidence.curve[:, curve_sizes(2000).index(500)]
+    seen, held = (
+        taut.importance(model, train[:40], 500, seed=derive(0, "train")),
+        evidence.curve[:, curve_sizes(2000).index(500)],
+    )
     expected = {"train": seen.log_evidence.mean().item(), "held_out": held.mean().item()}
     found = {side: value["value"] for side, value in found["log_evidence"].items()}
-    assert found == pytest.approx({**expected, "difference": expected["train"] - expected["held_out"]}, abs=1e-12)
+    assert found == pytest.approx(
+        {**expected, "difference": expected["train"] - expected["held_out"]}, abs=1e-12
+    )
 
 
 def test_the_sandwich_has_its_upper_slice_above() -> None:
     """With three temperatures the sides are apart by much more than their errors."""
     problem = linear(CORRELATED, 0.2)
     found = _sandwich(
-        problem.model(MeanField(problem, 2.0)), Effort(num_samples=20, num_chains=4, max_temperatures=3, simulated=200), 0
+        problem.model(MeanField(problem, 2.0)),
+        Effort(num_samples=20, num_chains=4, max_temperatures=3, simulated=200),
+        0,
     )
     upper, lower, sampled = (found[name]["value"] for name in ("upper", "lower", "importance"))
     assert found["width"]["value"] == pytest.approx(upper - lower, abs=1e-10)
@@ -359,7 +450,11 @@ def test_a_mixture_as_prior_is_audited_in_all_sections() -> None:
 
 
 def test_one_wild_value_does_not_lose_the_audit() -> None:
-    model = taut.VAE(taut.StandardNormal(2), taut.Normal((6,), 2, decoder=taut.Linear), taut.DiagonalNormal((6,), 2, taut.Linear))
+    model = taut.VAE(
+        taut.StandardNormal(2),
+        taut.Normal((6,), 2, decoder=taut.Linear),
+        taut.DiagonalNormal((6,), 2, taut.Linear),
+    )
     problem = linear(ORTHOGONAL)
     x = problem.sample(60)
     for size in (1e5, 1e30):
@@ -374,13 +469,16 @@ def test_a_boundary_of_z_keeps_the_gaps_of_the_own_family() -> None:
 
     class Wide(taut.Posterior):
         def forward(self, x, context=None):  # the exact one is Gamma(x + 3, 3)
-            return torch.distributions.Independent(torch.distributions.Gamma((x + 3) / 2, torch.full_like(x, 1.5)), 1)
+            return torch.distributions.Independent(
+                torch.distributions.Gamma((x + 3) / 2, torch.full_like(x, 1.5)), 1
+            )
 
     model = taut.VAE(GammaPoisson.Prior(), GammaPoisson.Likelihood(), Wide())
     found = audit(model, torch.poisson(torch.full((40, 1), 1.5)), effort=QUICK)
     assert "full_covariance_gain" not in found["gaps"]
     assert found["gaps"]["amortization_gap"]["value"] > 0.05
-    assert found["gaps"]["approximation_gap"]["value"] == pytest.approx(0, abs=0.01)  # the family holds it
+    # the family holds it
+    assert found["gaps"]["approximation_gap"]["value"] == pytest.approx(0, abs=0.01)
     json.dumps(found, allow_nan=False)
 
 
@@ -389,12 +487,18 @@ def test_a_single_datum_supports_no_finding_and_a_stopped_audit_no_clean_bill() 
     over = {"log_evidence": {"difference": alone}, "elbo": {"difference": alone}, "num_samples": 5}
     assert diagnose({"overfitting": over, "gain_over_baseline": {**alone, "value": -1.0}}) == []
     unknown = {"value": None, "mc_error": None, "test_error": None}
-    assert diagnose({"gain_over_baseline": unknown, "scale": {"gain": unknown, "at_floor": 0.5}}) == []
+    assert (
+        diagnose({"gain_over_baseline": unknown, "scale": {"gain": unknown, "at_floor": 0.5}}) == []
+    )
 
 
 def test_a_richer_family_is_only_recommended_where_it_helps() -> None:
     names = ("approximation_gap", "inference_gap")
-    gaps = {**{n: estimate(2.0) for n in names}, "amortization_gap": estimate(0.0), "full_covariance_gain": estimate(0.0)}
+    gaps = {
+        **{n: estimate(2.0) for n in names},
+        "amortization_gap": estimate(0.0),
+        "full_covariance_gain": estimate(0.0),
+    }
     (found,) = diagnose({"gaps": gaps})
     assert "tighten" not in found["command"]
     (found,) = diagnose({"gaps": {**gaps, "full_covariance_gain": estimate(1.5)}})

@@ -1,4 +1,7 @@
-"""``taut audit``, ``gradients``, ``report``: files that agree, mistakes in one line, and stops that keep what is done."""
+"""``taut audit``, ``gradients``, ``report``.
+
+Files that agree, mistakes in one line, and stops that keep what is done.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +34,38 @@ from taut.system.seeds import generator
 
 RNG = np.random.default_rng(0)
 FACTORS = RNG.normal(size=(200, 2))
-BITS = (RNG.random((200, 16)) < 1 / (1 + np.exp(-FACTORS @ (2 * RNG.normal(size=(2, 16)))))).astype(np.uint8).reshape(200, 4, 4)
+BITS = (
+    (RNG.random((200, 16)) < 1 / (1 + np.exp(-FACTORS @ (2 * RNG.normal(size=(2, 16))))))
+    .astype(np.uint8)
+    .reshape(200, 4, 4)
+)
 REAL = FACTORS[:60] @ RNG.normal(size=(2, 3)) + 0.3 * RNG.normal(size=(60, 3))
 MLP = "MLP(hidden=(8,))"
 QUICK: dict[str, Any] = {
-    "latent_dim": 2, "encoder": MLP, "decoder": MLP, "max_epochs": 2, "num_samples": 20, "threads": 1,
-}  # fmt: skip
+    "latent_dim": 2,
+    "encoder": MLP,
+    "decoder": MLP,
+    "max_epochs": 2,
+    "num_samples": 20,
+    "threads": 1,
+}
 DISCRETE = {
-    "prior": "IndependentBernoulli()", "posterior": "IndependentBernoulli()", "objective": "ScoreFunction(num_samples=8)",
-}  # fmt: skip
-SMALL = ["--num-data", "10", "--num-samples", "100", "--num-chains", "4", "--max-temperatures", "5", "--threads", "1"]
+    "prior": "IndependentBernoulli()",
+    "posterior": "IndependentBernoulli()",
+    "objective": "ScoreFunction(num_samples=8)",
+}
+SMALL = [
+    "--num-data",
+    "10",
+    "--num-samples",
+    "100",
+    "--num-chains",
+    "4",
+    "--max-temperatures",
+    "5",
+    "--threads",
+    "1",
+]
 LEAST = [*SMALL, "--minutes", "0"]  # importance sampling alone
 FEW = ["--batch-size", "10", "--num-samples", "3", "--repeats", "3"]
 DONE, BUG, USAGE, DATA, DIVERGED, STORAGE = range(6)
@@ -52,16 +77,24 @@ def _alone(_seeded: None) -> Iterator[None]:
     before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
     torch.set_default_dtype(torch.float32)
     yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a command gives back what it took
+    # a command gives back what it took
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGTERM, before)
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data and with runs of each kind; that of the digits is audited, with every section."""
+    """A folder with data and with runs of each kind.
+
+    That of the digits is audited, with every section.
+    """
     folder = tmp_path_factory.mktemp("made")
-    before, threads, handler = torch.get_default_dtype(), torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    before, threads, handler = (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        signal.getsignal(signal.SIGTERM),
+    )
     torch.set_default_dtype(torch.float32)
     np.save(folder / "bits.npy", BITS)
     np.save(folder / "real.npy", REAL)
@@ -81,24 +114,37 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, as the folder that the command is called in; its runs name the copies of the data."""
+    """A copy of it, as the folder that the command is called in.
+
+    Its runs name the copies of the data.
+    """
     shutil.copytree(made, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     for run in ("run", "real", "discrete"):
         path = Path(run, "run.json")
         info = storage.read_json(path)
-        storage.write_json(path, info | {"source": str(Path(info["source"].replace(str(made), str(tmp_path / "here"))))})
+        storage.write_json(
+            path,
+            info | {"source": str(Path(info["source"].replace(str(made), str(tmp_path / "here"))))},
+        )
         storage.write_manifest(Path(run))
     return tmp_path / "here"
 
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every section of an audit, each with the least work; what is asked of it stays what is written down."""
+    """Every section of an audit, each with the least work.
+
+    What is asked of it stays what is written down.
+    """
     whole = audits.audit
 
     def less(*args: Any, effort: taut.evidence.audit.Effort, **kwargs: Any) -> dict[str, Any]:
-        return whole(*args, effort=dataclasses.replace(effort, optimum_steps=3, simulated=4, naive=4, samples=20), **kwargs)
+        return whole(
+            *args,
+            effort=dataclasses.replace(effort, optimum_steps=3, simulated=4, naive=4, samples=20),
+            **kwargs,
+        )
 
     monkeypatch.setattr(audits, "audit", less)
 
@@ -114,7 +160,9 @@ def done(*arguments: object, code: int = DONE) -> Result:
 
 
 def refused(result: Result, code: int, *words: str) -> None:
-    """Asserts that a command ended in an exit code and one line that holds some words, and showed no result."""
+    """Asserts that a command ended in an exit code and one line that holds some words, and showed
+    no result.
+    """
     messages = [line for line in result.stderr.splitlines() if line.startswith("taut: ")]
     assert result.exit_code == code, result.stderr
     assert "Traceback" not in result.stderr
@@ -126,7 +174,11 @@ def refused(result: Result, code: int, *words: str) -> None:
 
 
 def contents(folder: str | Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file()
+    }
 
 
 def strict(text: str | bytes) -> dict[str, Any]:
@@ -141,7 +193,7 @@ def audit_of(run: str) -> dict[str, Any]:
     return strict(storage.read_checked(Path(run, "audit.json")))
 
 
-# ------------------------------------------------------------------------------------------------------------------- it works
+# ----------------------------------------------------------------------------------------- it works
 
 
 def test_an_audit_adds_its_files_and_changes_no_other(here: Path):
@@ -149,7 +201,9 @@ def test_an_audit_adds_its_files_and_changes_no_other(here: Path):
     done("audit", "run", *LEAST)
     after = contents("run")
     assert after.keys() - before.keys() == {"audit.json", "report.html"}
-    assert {k: after[k] for k in before if k != "manifest.json"} == {k: v for k, v in before.items() if k != "manifest.json"}
+    assert {k: after[k] for k in before if k != "manifest.json"} == {
+        k: v for k, v in before.items() if k != "manifest.json"
+    }
     old, new = strict(before["manifest.json"]), strict(after["manifest.json"])
     assert new.keys() - old.keys() == {"audit.json", "report.html"}
     assert {k: new[k] for k in old} == old
@@ -158,12 +212,16 @@ def test_an_audit_adds_its_files_and_changes_no_other(here: Path):
     taut.load("run")
 
 
-def test_what_is_damaged_while_an_audit_runs_is_found_after_it(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_damaged_while_an_audit_runs_is_found_after_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
     whole = audits.audit
 
     def damaging(*args: Any, **kwargs: Any) -> dict[str, Any]:
         content = Path("run/model.safetensors").read_bytes()
-        Path("run/model.safetensors").write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+        Path("run/model.safetensors").write_bytes(
+            content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+        )
         return whole(*args, **kwargs)
 
     monkeypatch.setattr(audits, "audit", damaging)
@@ -194,20 +252,37 @@ ROWS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
 def test_the_numbers_on_the_terminal_are_those_of_the_file(here: Path):
     found, text = audit_of("digits"), Path("digits.txt").read_text()
     lines = text.splitlines()
-    shown = {m[1]: m[2].split() for line in lines if (m := re.match(r" *(.+?)  +(-?\d[-\d. ]*)$", line))}
+    shown = {
+        m[1]: m[2].split() for line in lines if (m := re.match(r" *(.+?)  +(-?\d[-\d. ]*)$", line))
+    }
     assert shown.keys() == {title for title, _ in ROWS}
     for title, of in ROWS:
         estimate = of(found)
-        expected = [f"{estimate[k]:.3f}" for k in ("value", "mc_error", "test_error") if estimate[k] is not None]
+        expected = [
+            f"{estimate[k]:.3f}"
+            for k in ("value", "mc_error", "test_error")
+            if estimate[k] is not None
+        ]
         assert shown[title] == expected, title
     assert found["findings"]
     for number, finding in enumerate(found["findings"], 1):
         assert any(line.startswith(f"{number}. {finding['name']}") for line in lines)
         if finding["nats"] is not None:
             assert f"{number}. {finding['name']}: {finding['nats']:.2f} nats" in text
-        for part in (finding["what"], finding["evidence"], f"{finding['action']}: {finding['command']}"):
+        for part in (
+            finding["what"],
+            finding["evidence"],
+            f"{finding['action']}: {finding['command']}",
+        ):
             assert f"   {part}" in lines
-    for section in (found["evidence"], found["gaps"], found["annealing"], found["latents"], found["samples"], found["blur"]):
+    for section in (
+        found["evidence"],
+        found["gaps"],
+        found["annealing"],
+        found["latents"],
+        found["samples"],
+        found["blur"],
+    ):
         for line in section.get("warnings", []):
             assert f"note: {line}" in lines
     assert lines[0].startswith("10 data, nats per datum")
@@ -234,7 +309,10 @@ def test_json_is_the_file_and_a_seed_is_its_bytes(here: Path, cheap: None):
     assert Path("run/audit.json").read_bytes() == one
     assert Path("run/report.html").read_bytes() == page
     assert strict(one)["effort"]["num_samples"] == 100
-    assert None not in [strict(one)[k] for k in ("annealing", "sandwich", "gaps", "naive", "latents", "samples", "blur")]
+    assert None not in [
+        strict(one)[k]
+        for k in ("annealing", "sandwich", "gaps", "naive", "latents", "samples", "blur")
+    ]
     done("audit", "run", *LEAST, "--seed", 4)
     assert audit_of("run")["evidence"]["elbo"] != strict(one)["evidence"]["elbo"]
 
@@ -243,10 +321,17 @@ def test_an_audit_without_time_holds_what_is_done_and_says_so(here: Path):
     result = done("audit", "run", *LEAST)
     found = audit_of("run")
     assert found["stopped"] == "time"
-    (line,) = (line for line in result.stdout.splitlines() if line.startswith("note: not measured: "))
+    (line,) = (
+        line for line in result.stdout.splitlines() if line.startswith("note: not measured: ")
+    )
     assert line.endswith(": the time was up before it")
-    assert {"annealing", "gaps", "latents", "samples"} <= set(line[len("note: not measured: ") :].partition(":")[0].split(", "))
-    assert all(found[k] is None for k in ("annealing", "sandwich", "gaps", "naive", "latents", "samples", "blur"))
+    assert {"annealing", "gaps", "latents", "samples"} <= set(
+        line[len("note: not measured: ") :].partition(":")[0].split(", ")
+    )
+    assert all(
+        found[k] is None
+        for k in ("annealing", "sandwich", "gaps", "naive", "latents", "samples", "blur")
+    )
     assert found["evidence"]["log_evidence"]["value"] == found["log_evidence"]["value"]
     assert "the time was up before it" in Path("run/report.html").read_text()
 
@@ -255,16 +340,29 @@ def test_an_audit_of_given_data_is_of_them(here: Path):
     done("audit", "run", "bits.npy", *LEAST)
     found = audit_of("run")
     assert found["data"] == {
-        "name": "bits.npy", "part": "given", "rows": 200, "fingerprint": storage.read_json(Path("run/run.json"))["fingerprint"],
-    }  # fmt: skip
+        "name": "bits.npy",
+        "part": "given",
+        "rows": 200,
+        "fingerprint": storage.read_json(Path("run/run.json"))["fingerprint"],
+    }
     np.save("others.npy", BITS[:30])
     done("audit", "run", "others.npy", *LEAST, "--num-data", 40, "--num-samples", 50, "--seed", 5)
     other = audit_of("run")
-    assert (other["data"]["rows"], other["data"]["name"], other["num_data"]) == (30, "others.npy", 30)
-    assert other["data"]["fingerprint"] != found["data"]["fingerprint"]  # the data's own, not that of the training
-    order = torch.randperm(30, generator=generator(5, "audit"))  # a sorted file's first rows are not what a stopped audit sees
-    expected = taut.importance(taut.load("run").model, torch.from_numpy(BITS[:30])[order], num_samples=50, seed=5).log_evidence
-    assert other["evidence"]["log_evidence"]["value"] == pytest.approx(float(expected.mean()), rel=1e-12)
+    assert (other["data"]["rows"], other["data"]["name"], other["num_data"]) == (
+        30,
+        "others.npy",
+        30,
+    )
+    # the data's own, not that of the training
+    assert other["data"]["fingerprint"] != found["data"]["fingerprint"]
+    # a sorted file's first rows are not what a stopped audit sees
+    order = torch.randperm(30, generator=generator(5, "audit"))
+    expected = taut.importance(
+        taut.load("run").model, torch.from_numpy(BITS[:30])[order], num_samples=50, seed=5
+    ).log_evidence
+    assert other["evidence"]["log_evidence"]["value"] == pytest.approx(
+        float(expected.mean()), rel=1e-12
+    )
     np.savez("two.npz", a=BITS[:3], b=BITS)
     done("audit", "run", "two.npz", "--key", "a", *LEAST)
     assert audit_of("run")["data"]["rows"] == 3
@@ -284,7 +382,12 @@ def test_with_data_of_ones_own_the_training_data_may_be_away(here: Path, lost: s
     found = audit_of(run)
     assert found["overfitting"] is None
     assert found["baseline"] is None
-    words = {"memory": "array in memory", "vanished": "no such file", "changed": "not the data of", "broken": "infinite"}[lost]
+    words = {
+        "memory": "array in memory",
+        "vanished": "no such file",
+        "changed": "not the data of",
+        "broken": "infinite",
+    }[lost]
     assert len(found["notes"]) == 1
     assert found["notes"][0].startswith("the training data are not at hand")
     assert words in found["notes"][0]
@@ -300,8 +403,12 @@ def test_rows_with_gaps_are_audited(here: Path):
     assert (found["data"]["rows"], found["num_data"]) == (30, 30)
     order = torch.randperm(30, generator=generator(5, "audit"))
     model = taut.load("real").model
-    expected = taut.importance(model, torch.from_numpy(gaps).float()[order], num_samples=50, seed=5).log_evidence
-    assert found["evidence"]["log_evidence"]["value"] == pytest.approx(float(expected.mean()), rel=1e-12)
+    expected = taut.importance(
+        model, torch.from_numpy(gaps).float()[order], num_samples=50, seed=5
+    ).log_evidence
+    assert found["evidence"]["log_evidence"]["value"] == pytest.approx(
+        float(expected.mean()), rel=1e-12
+    )
 
 
 def test_one_datum_has_no_test_error(here: Path, cheap: None):
@@ -309,7 +416,12 @@ def test_one_datum_has_no_test_error(here: Path, cheap: None):
     done("audit", "run", "one.npy", *SMALL)
     found = audit_of("run")
     assert found["num_data"] == 1
-    for estimate in (found["log_evidence"], found["evidence"]["elbo"], found["gaps"]["inference_gap"], found["baseline"]):
+    for estimate in (
+        found["log_evidence"],
+        found["evidence"]["elbo"],
+        found["gaps"]["inference_gap"],
+        found["baseline"],
+    ):
         assert estimate["value"] is not None
         assert estimate["test_error"] is None
     assert found["evidence"]["elbo"]["mc_error"] > 0
@@ -333,7 +445,7 @@ def test_a_run_is_named_from_within_it(here: Path, monkeypatch: pytest.MonkeyPat
     assert "<title>taut audit of run</title>" in Path("report.html").read_text()
 
 
-# ---------------------------------------------------------------------------------------------------------- gradients, report
+# -------------------------------------------------------------------------------- gradients, report
 
 
 def test_gradients_are_kept_shown_and_join_the_report(here: Path):
@@ -342,7 +454,12 @@ def test_gradients_are_kept_shown_and_join_the_report(here: Path):
     found = strict(storage.read_checked(Path("run/gradients.json")))
     assert strict(result.stdout) == found
     assert contents("run").keys() - before.keys() == {"gradients.json"}  # no page without an audit
-    assert (found["num_samples"], found["repeats"], found["num_data"], found["run"]) == (3, 3, 10, "run")
+    assert (found["num_samples"], found["repeats"], found["num_data"], found["run"]) == (
+        3,
+        3,
+        10,
+        "run",
+    )
     assert [row["repeats"] for row in found["estimators"]] == [3] * 8
     Path("run/gradients.json").unlink()
     text = done("gradients", "run", *FEW).stdout
@@ -350,7 +467,11 @@ def test_gradients_are_kept_shown_and_join_the_report(here: Path):
     for one, two in zip(found["estimators"], again["estimators"], strict=True):
         assert one["bound"] == two["bound"]  # the same seed
         assert one["encoder"]["variance"] == two["encoder"]["variance"]
-        assert re.search(rf"^{re.escape(one['name'])} \({one['target']}\) +{one['bound']['value']:.2f} ", text, re.MULTILINE)
+        assert re.search(
+            rf"^{re.escape(one['name'])} \({one['target']}\) +{one['bound']['value']:.2f} ",
+            text,
+            re.MULTILINE,
+        )
     done("audit", "run", *LEAST)
     page = Path("run/report.html").read_text()
     assert "leave-one-out" in page
@@ -370,7 +491,9 @@ def test_what_cannot_be_reparameterized_is_measured_as_far_as_it_can_be(here: Pa
     assert {row["name"] for row in rows} - missing == {
         "score function, leave-one-out", "score function, no baseline", "VIMCO",
     }  # fmt: skip
-    assert {row["reason"] for row in rows if "reason" in row} == {"needs a posterior that can be reparameterized"}
+    assert {row["reason"] for row in rows if "reason" in row} == {
+        "needs a posterior that can be reparameterized"
+    }
     assert all(re.search(rf"^{re.escape(name)} ", text, re.MULTILINE) for name in missing)
 
 
@@ -382,16 +505,32 @@ def test_a_damaged_picture_costs_the_page_and_no_numbers(here: Path, picture: st
     assert not Path("run/report.html").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 MISTAKES: list[tuple[list[str], int, list[str]]] = [
-    (["audit", "memory"], USAGE, ["memory was trained on an array in memory (fingerprint {fingerprint})", "give the data"]),
-    (["gradients", "memory"], USAGE, ["memory was trained on an array in memory (fingerprint {fingerprint})"]),
-    (["tighten", "memory"], USAGE, ["memory was trained on an array in memory (fingerprint {fingerprint})"]),
+    (
+        ["audit", "memory"],
+        USAGE,
+        ["memory was trained on an array in memory (fingerprint {fingerprint})", "give the data"],
+    ),
+    (
+        ["gradients", "memory"],
+        USAGE,
+        ["memory was trained on an array in memory (fingerprint {fingerprint})"],
+    ),
+    (
+        ["tighten", "memory"],
+        USAGE,
+        ["memory was trained on an array in memory (fingerprint {fingerprint})"],
+    ),
     (["audit", "vanished"], USAGE, ["gone.npy", "no such file"]),
     (["gradients", "vanished"], USAGE, ["gone.npy", "no such file"]),
     (["tighten", "vanished"], USAGE, ["gone.npy", "no such file"]),
-    (["audit", "changed"], DATA, ["changed.npy: these are not the data of changed", "give back the original file"]),
+    (
+        ["audit", "changed"],
+        DATA,
+        ["changed.npy: these are not the data of changed", "give back the original file"],
+    ),
     (["gradients", "changed"], DATA, ["these are not the data of changed"]),
     (["tighten", "changed"], DATA, ["these are not the data of changed"]),
     (["audit", "run", "wide.npy"], DATA, ["wide.npy", "(4, 4)"]),
@@ -401,7 +540,11 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["audit", "run", "nothing.npy"], USAGE, ["nothing.npy", "no such file"]),
     (["audit", "run", "two.npz"], DATA, ["holds 2 arrays", "--key"]),
     (["audit", "run", "--key", "a"], USAGE, ["--key chooses an array of DATA: give DATA too"]),
-    (["audit", "unfinished"], STORAGE, ["unfinished is not finished: run `taut resume unfinished` first"]),
+    (
+        ["audit", "unfinished"],
+        STORAGE,
+        ["unfinished is not finished: run `taut resume unfinished` first"],
+    ),
     (["gradients", "unfinished"], STORAGE, ["unfinished is not finished"]),
     (["tighten", "unfinished"], STORAGE, ["unfinished is not finished"]),
     (["report", "unfinished"], STORAGE, ["unfinished is not finished"]),
@@ -411,21 +554,57 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["report", "nowhere"], USAGE, ["nowhere is no run folder"]),
     (["report", "run"], STORAGE, ["run has no audit.json: run `taut audit run` first"]),
     (["audit", "all"], USAGE, ["all held no data out: give DATA"]),
-    (["tighten", "discrete"], USAGE, ["IndependentBernoulli", "ScoreFunction(num_samples=8)", "VIMCO(num_samples=8)"]),
-    (["tighten", "run", "--posterior", "Nope()"], USAGE, ["no posterior is called 'Nope'", "FullCovarianceNormal"]),
-    (["tighten", "run", "--posterior", "FullCovarianceNorma()"], USAGE, ["did you mean 'FullCovarianceNormal'?"]),
-    (["tighten", "full", "--posterior", "DiagonalNormal()"], USAGE, ["does not fit the old one's weights: give --encoder"]),
+    (
+        ["tighten", "discrete"],
+        USAGE,
+        ["IndependentBernoulli", "ScoreFunction(num_samples=8)", "VIMCO(num_samples=8)"],
+    ),
+    (
+        ["tighten", "run", "--posterior", "Nope()"],
+        USAGE,
+        ["no posterior is called 'Nope'", "FullCovarianceNormal"],
+    ),
+    (
+        ["tighten", "run", "--posterior", "FullCovarianceNorma()"],
+        USAGE,
+        ["did you mean 'FullCovarianceNormal'?"],
+    ),
+    (
+        ["tighten", "full", "--posterior", "DiagonalNormal()"],
+        USAGE,
+        ["does not fit the old one's weights: give --encoder"],
+    ),
     (["tighten", "run", "--encoder", "MLP(hidden=(-3,))"], USAGE, ["MLP"]),
     (["tighten", "run", "--objective", "ELBOW()"], USAGE, ["no objective is called 'ELBOW'"]),
-    (["tighten", "run", "--out", "real"], USAGE, ["real exists: choose another --out, or --overwrite"]),
-    (["tighten", "run", "--out", "bits.npy", "--overwrite"], USAGE, ["cannot make the folder bits.npy"]),
-    (["tighten", "run", "--out", "run", "--overwrite"], USAGE, ["run is the run that is tightened", "another --out"]),
-    (["tighten", "run", "--out", "real/../run", "--overwrite"], USAGE, ["is the run that is tightened"]),
+    (
+        ["tighten", "run", "--out", "real"],
+        USAGE,
+        ["real exists: choose another --out, or --overwrite"],
+    ),
+    (
+        ["tighten", "run", "--out", "bits.npy", "--overwrite"],
+        USAGE,
+        ["cannot make the folder bits.npy"],
+    ),
+    (
+        ["tighten", "run", "--out", "run", "--overwrite"],
+        USAGE,
+        ["run is the run that is tightened", "another --out"],
+    ),
+    (
+        ["tighten", "run", "--out", "real/../run", "--overwrite"],
+        USAGE,
+        ["is the run that is tightened"],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "words"), [pytest.param(*m, id=" ".join(m[0])) for m in MISTAKES])
-def test_a_mistake_is_one_line_and_leaves_no_file(here: Path, arguments: list[str], code: int, words: list[str]):
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"), [pytest.param(*m, id=" ".join(m[0])) for m in MISTAKES]
+)
+def test_a_mistake_is_one_line_and_leaves_no_file(
+    here: Path, arguments: list[str], code: int, words: list[str]
+):
     prepare(arguments)
     before = contents(".")
     result = call(*arguments)
@@ -438,18 +617,33 @@ def test_a_mistake_is_one_line_and_leaves_no_file(here: Path, arguments: list[st
 def prepare(arguments: list[str]) -> None:
     """Makes what a row above names."""
     nan = np.where(np.arange(len(BITS))[:, None, None] == 7, np.nan, BITS)
-    for name, array in (("wide", BITS.reshape(200, 2, 8)), ("grey", 3 * BITS), ("other", BITS - 0.5), ("nan", nan)):
+    for name, array in (
+        ("wide", BITS.reshape(200, 2, 8)),
+        ("grey", 3 * BITS),
+        ("other", BITS - 0.5),
+        ("nan", nan),
+    ):
         np.save(f"{name}.npy", array)
     np.savez("two.npz", a=BITS, b=BITS)
-    for name, source in (("vanished", "gone.npy"), ("changed", "changed.npy"), ("all", "bits.npy"), ("full", "bits.npy")):
+    for name, source in (
+        ("vanished", "gone.npy"),
+        ("changed", "changed.npy"),
+        ("all", "bits.npy"),
+        ("full", "bits.npy"),
+    ):
         if name in arguments:
             shutil.copytree("run", name)
-            info = storage.read_json(Path(name, "run.json")) | {"source": str(Path(source).absolute())}
+            info = storage.read_json(Path(name, "run.json")) | {
+                "source": str(Path(source).absolute())
+            }
             if name == "all":
                 info["config"]["data"] |= {"test_fraction": 0.0, "validation_fraction": 0.0}
             if name == "full":
                 info["config"]["model"]["posterior"] = "FullCovarianceNormal()"
-                model = taut.build.model.build(taut.build.config.ModelConfig(**info["config"]["model"]), taut.load("run").schema)
+                model = taut.build.model.build(
+                    taut.build.config.ModelConfig(**info["config"]["model"]),
+                    taut.load("run").schema,
+                )
                 storage.write_tensors(Path(name, "model.safetensors"), model.state_dict())
             storage.write_json(Path(name, "run.json"), info)
             storage.write_manifest(Path(name))
@@ -501,16 +695,18 @@ def test_a_hostile_name_of_a_run(here: Path, name: str):
     assert not set("\x1b\r\x9b") & set(page)
 
 
-# ------------------------------------------------------------------------------------------------------------------- stopped
+# ------------------------------------------------------------------------------------------ stopped
 
-# One process imports taut; each job is a child of it, which signals meet before the n-th call of a function.
+# One process imports taut; each job is a child of it, which signals meet before the n-th call of a
+# function.
 HELPER = textwrap.dedent("""
     import importlib, json, os, sys
     import torch, taut, taut.cli.app, taut.runs.audit, taut.runs.fit
 
     weights = torch.nn.Parameter(torch.zeros(3))
     weights.grad = torch.ones(3)
-    torch.optim.AdamW([weights], fused=True).step()  # imports what an optimizer needs, once for all children
+    # imports what an optimizer needs, once for all children
+    torch.optim.AdamW([weights], fused=True).step()
 
     def run(job):
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
@@ -547,21 +743,38 @@ HELPER = textwrap.dedent("""
     print(json.dumps(statuses))
 """)
 INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
-BLOCK, GRADIENT, SANDWICH = "taut.evidence.importance._block", "taut.evidence.gradients.stream", "taut.evidence.audit._sandwich"
+BLOCK, GRADIENT, SANDWICH = (
+    "taut.evidence.importance._block",
+    "taut.evidence.gradients.stream",
+    "taut.evidence.audit._sandwich",
+)
 STOPS = [([INT], 130), ([TERM], 143), ([INT, INT], 130), ([TERM, TERM], 143), ([INT, TERM], 143)]
 
 
 @pytest.fixture(scope="module")
 def stopped(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
-    """Commands that signals met: audits in their second block and in the sandwich, a table of gradients; with exit codes."""
+    """Commands that signals met.
+
+    Audits in their second block and in the sandwich, a table of gradients; with exit codes.
+    """
     folder = tmp_path_factory.mktemp("stopped")
     audit = ["audit", str(made / "bits.npy"), *SMALL, "--num-data", "200"]
     jobs = [{"args": audit, "at": BLOCK, "n": 2, "signals": numbers} for numbers, _ in STOPS]
     jobs += [{"args": ["audit", *SMALL], "at": SANDWICH, "n": 1, "signals": [INT]}]
-    jobs += [{"args": ["gradients", *FEW, "--repeats", "10"], "at": GRADIENT, "n": 2 + 3 * 8, "signals": [TERM]}]
+    jobs += [
+        {
+            "args": ["gradients", *FEW, "--repeats", "10"],
+            "at": GRADIENT,
+            "n": 2 + 3 * 8,
+            "signals": [TERM],
+        }
+    ]
     for number, job in enumerate(jobs):
         shutil.copytree(made / "run", folder / f"run-{number}")
-        job |= {"args": [job["args"][0], str(folder / f"run-{number}"), *job["args"][1:]], "out": str(folder / f"out-{number}")}
+        job |= {
+            "args": [job["args"][0], str(folder / f"run-{number}"), *job["args"][1:]],
+            "out": str(folder / f"out-{number}"),
+        }
     result = subprocess.run(
         [sys.executable, "-c", HELPER],
         input=json.dumps(jobs),
@@ -574,7 +787,9 @@ def stopped(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 @pytest.mark.parametrize(("number", "code"), [(0, 130), (1, 143)])
-def test_a_signal_ends_an_audit_after_the_block_and_keeps_it(stopped: tuple[Path, list[int]], number: int, code: int):
+def test_a_signal_ends_an_audit_after_the_block_and_keeps_it(
+    stopped: tuple[Path, list[int]], number: int, code: int
+):
     folder, codes = stopped
     errors = (folder / f"out-{number}.stderr").read_text().splitlines()
     assert codes[number] == code, errors
@@ -586,19 +801,29 @@ def test_a_signal_ends_an_audit_after_the_block_and_keeps_it(stopped: tuple[Path
     assert errors[-1] == "stopped: what was done is kept"
     text = (folder / f"out-{number}.stdout").read_text()
     assert text.startswith("64 data, nats per datum")
-    assert re.search("note: not measured: .*annealing, .*gaps, .*latents, .*samples.*: the audit was stopped before it", text)
-    assert "the audit was stopped before it" in (folder / f"run-{number}" / "report.html").read_text()
+    assert re.search(
+        "note: not measured: .*annealing, .*gaps, .*latents, .*samples.*: the audit was stopped "
+        "before it",
+        text,
+    )
+    assert (
+        "the audit was stopped before it" in (folder / f"run-{number}" / "report.html").read_text()
+    )
     taut.load(folder / f"run-{number}")
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])
-def test_a_second_signal_ends_at_once_and_leaves_no_file(stopped: tuple[Path, list[int]], number: int):
+def test_a_second_signal_ends_at_once_and_leaves_no_file(
+    stopped: tuple[Path, list[int]], number: int
+):
     folder, codes = stopped
     errors = (folder / f"out-{number}.stderr").read_text().splitlines()
     assert codes[number] == STOPS[number][1], errors
     assert errors[-1] in ("taut: stopped", "taut: terminated")
     assert (folder / f"out-{number}.stdout").read_text() == ""
-    assert contents(folder / f"run-{number}").keys() == contents(folder / "run-6").keys() - {"gradients.json"}
+    assert contents(folder / f"run-{number}").keys() == contents(folder / "run-6").keys() - {
+        "gradients.json"
+    }
 
 
 def test_a_signal_late_in_an_audit_keeps_the_sections_before(stopped: tuple[Path, list[int]]):
@@ -609,12 +834,18 @@ def test_a_signal_late_in_an_audit_keeps_the_sections_before(stopped: tuple[Path
     assert found["sandwich"] is not None
     assert found["gaps"] is None
     text = (folder / "out-5.stdout").read_text()
-    assert re.search("note: not measured: .*gaps, .*latents, .*samples.*: the audit was stopped before it", text)
+    assert re.search(
+        "note: not measured: .*gaps, .*latents, .*samples.*: the audit was stopped before it", text
+    )
 
 
-def test_a_signal_ends_the_gradients_with_the_repeats_that_are_done(stopped: tuple[Path, list[int]]):
+def test_a_signal_ends_the_gradients_with_the_repeats_that_are_done(
+    stopped: tuple[Path, list[int]],
+):
     folder, codes = stopped
     found = strict(storage.read_checked(folder / "run-6" / "gradients.json"))
     assert codes[6] == 143, (folder / "out-6.stderr").read_text()
     assert [row["repeats"] for row in found["estimators"]] == [3, *[2] * 7]
-    assert (folder / "out-6.stderr").read_text().splitlines()[-1] == "stopped: what was done is kept"
+    assert (folder / "out-6.stderr").read_text().splitlines()[
+        -1
+    ] == "stopped: what was done is kept"

@@ -1,4 +1,6 @@
-"""From schema and specifications to a model: what follows from the data is right, and is filled in."""
+"""From schema and specifications to a model: what follows from the data is right, and
+is filled in.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +34,20 @@ def model_of(source, latent_dim: int = 2, **model) -> tuple[taut.VAE, object]:
 
 def test_summary_of_levels_is_their_smoothed_frequencies(monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepare(GREY)
-    monkeypatch.setattr(statistics, "blocks", lambda rows: rows.split(7))  # blocks that do not divide the rows
+    # blocks that do not divide the rows
+    monkeypatch.setattr(statistics, "blocks", lambda rows: rows.split(7))
     s = summarize(data)
     x = data.train.double()
     torch.testing.assert_close(s.loc, x.mean(0), rtol=0, atol=1e-10)
     torch.testing.assert_close(s.scale, x.std(0, correction=0), rtol=0, atol=1e-10)
     counts = torch.stack([(x == level).sum(0) for level in range(256)], -1)
     # the bytes are uniform, so of the six pseudo-counts the largest predicts a left-out datum best
-    torch.testing.assert_close(s.log_frequencies.exp(), (counts + 1.0) / (len(x) + 256), rtol=0, atol=1e-12)
-    torch.testing.assert_close(s.log_frequencies.logsumexp(-1), torch.zeros(5, 6), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        s.log_frequencies.exp(), (counts + 1.0) / (len(x) + 256), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(
+        s.log_frequencies.logsumexp(-1), torch.zeros(5, 6), rtol=0, atol=1e-12
+    )
 
 
 def test_the_pseudo_count_is_that_of_the_best_leave_one_out_prediction() -> None:
@@ -58,7 +65,9 @@ def test_the_pseudo_count_is_that_of_the_best_leave_one_out_prediction() -> None
         torch.testing.assert_close(found, (counts + best) / (n + 9 * best), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("grey", [GREY, GREY / 255 + 1e-4 * (GREY < 200)], ids=["bytes", "probabilities"])
+@pytest.mark.parametrize(
+    "grey", [GREY, GREY / 255 + 1e-4 * (GREY < 200)], ids=["bytes", "probabilities"]
+)
 def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
     data = prepare(grey, binarize="dynamic")
     s = summarize(data)
@@ -66,12 +75,18 @@ def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
     torch.testing.assert_close(s.loc, p.mean(0), rtol=0, atol=1e-6)
     torch.testing.assert_close(s.scale, (p.mean(0) * (1 - p.mean(0))).sqrt(), rtol=0, atol=1e-6)
     ones = (len(p) * p.mean(0) + 0.5) / (len(p) + 1)
-    torch.testing.assert_close(s.log_frequencies.exp(), torch.stack([1 - ones, ones], -1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        s.log_frequencies.exp(), torch.stack([1 - ones, ones], -1), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "likelihood"),
-    [(BITS, "Bernoulli()"), (GREY, "DiscretizedLogistic()"), (TABLE, "StudentT(scale='per_feature')")],
+    [
+        (BITS, "Bernoulli()"),
+        (GREY, "DiscretizedLogistic()"),
+        (TABLE, "StudentT(scale='per_feature')"),
+    ],
 )
 def test_the_likelihood_follows_from_the_data(source, likelihood: str) -> None:
     config = complete(ModelConfig(), prepare(source).schema)
@@ -86,7 +101,9 @@ def test_a_likelihood_that_does_not_know_gaps_is_refused() -> None:
             self.decoder = taut.Linear((2,), (4,))
 
         def forward(self, z, context=None):
-            return torch.distributions.Independent(torch.distributions.Normal(self.decoder(z), 1.0, validate_args=False), 1)
+            return torch.distributions.Independent(
+                torch.distributions.Normal(self.decoder(z), 1.0, validate_args=False), 1
+            )
 
     gaps = np.where(np.random.default_rng(0).random(TABLE.shape) < 0.2, np.nan, TABLE)
     data = prepare(gaps)
@@ -97,7 +114,9 @@ def test_a_likelihood_that_does_not_know_gaps_is_refused() -> None:
         if right:
             check_parts(model, taut.ELBO(), data, "x")
         else:
-            with pytest.raises(taut.UsageError, match=r"Plain gives no density .* taut\.distributions\.Observed"):
+            with pytest.raises(
+                taut.UsageError, match=r"Plain gives no density .* taut\.distributions\.Observed"
+            ):
                 check_parts(model, taut.ELBO(), data, "x")
 
 
@@ -107,10 +126,22 @@ def test_gaps_ask_for_a_bound_of_several_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "form", "rate"), [(10_000, "bits", 4e-3), (9_999, "bits", 2e-3), (10_000, "levels", 4e-3), (10_000, "real", 2e-3)]
+    ("rows", "form", "rate"),
+    [
+        (10_000, "bits", 4e-3),
+        (9_999, "bits", 2e-3),
+        (10_000, "levels", 4e-3),
+        (10_000, "real", 2e-3),
+    ],
 )
-def test_many_images_get_a_larger_rate_and_a_given_rate_stays(rows: int, form: str, rate: float) -> None:
-    x = {"bits": RNG.integers(0, 2, (rows, 3)), "levels": RNG.integers(0, 9, (rows, 3)), "real": RNG.normal(size=(rows, 3))}[form]
+def test_many_images_get_a_larger_rate_and_a_given_rate_stays(
+    rows: int, form: str, rate: float
+) -> None:
+    x = {
+        "bits": RNG.integers(0, 2, (rows, 3)),
+        "levels": RNG.integers(0, 9, (rows, 3)),
+        "real": RNG.normal(size=(rows, 3)),
+    }[form]
     data = prepare(x, validation_fraction=0.0, test_fraction=0.0)
     assert len(data.train) == rows
     for given, expected in ((None, rate), (0.0, 0.0), (1e-3, 1e-3)):
@@ -121,7 +152,11 @@ def test_many_images_get_a_larger_rate_and_a_given_rate_stays(rows: int, form: s
 
 def test_large_images_get_convolutions_and_small_data_few_latents() -> None:
     large = complete(ModelConfig(), Schema("levels", (3, 32, 32), 0.0, 255.0))
-    assert (large.encoder, large.decoder, large.latent_dim) == ("ConvEncoder()", "ConvDecoder()", 32)
+    assert (large.encoder, large.decoder, large.latent_dim) == (
+        "ConvEncoder()",
+        "ConvDecoder()",
+        32,
+    )
     assert complete(ModelConfig(), Schema("real", (4,), 0.0, 1.0)).latent_dim == 4
     assert complete(ModelConfig(), Schema("binary", (8,), 0.0, 1.0)).latent_dim == 4
     assert complete(ModelConfig(), Schema("real", (1,), 0.0, 1.0)).latent_dim == 2
@@ -154,10 +189,15 @@ def test_an_element_that_never_varies_keeps_its_units() -> None:
 
 @pytest.mark.parametrize("source", [BITS, GREY, TABLE], ids=["bits", "grey", "table"])
 def test_an_untrained_decoder_of_zeros_is_the_baseline(source) -> None:
-    """Raw zero stands for the marginal of the training data, so a model starts where independent marginals end."""
+    """Raw zero stands for the marginal of the training data, so a model starts where independent
+    marginals end.
+    """
     from taut.evidence.baseline import independent_marginals
 
-    model, data = model_of(source, likelihood="Categorical()" if source is GREY else "Normal()" if source is TABLE else None)
+    model, data = model_of(
+        source,
+        likelihood="Categorical()" if source is GREY else "Normal()" if source is TABLE else None,
+    )
     with torch.no_grad():
         for p in model.likelihood.decoder.parameters():
             p.zero_()
@@ -167,7 +207,8 @@ def test_an_untrained_decoder_of_zeros_is_the_baseline(source) -> None:
     if source is TABLE:  # of which the baseline has mixtures, and the model Normals
         loc, scale = data.train.double().mean(0), data.train.double().std(0, correction=0)
         baseline = torch.distributions.Normal(loc, scale).log_prob(data.test).sum(1)
-    # min_scale adds 1e-4 to the learned share of a Normal's scale: 1e-4 in the log of each of 4 features
+    # min_scale adds 1e-4 to the learned share of a Normal's scale: 1e-4 in the log of each of 4
+    # features
     torch.testing.assert_close(log_p, baseline, rtol=0, atol=2e-3 if source is TABLE else 1e-10)
 
 
@@ -179,7 +220,9 @@ def test_blank_model_takes_the_tensors_of_a_trained_one() -> None:
         blank.load_state_dict(trained.state_dict())
         x = data.test.to(torch.get_default_dtype())
         z = torch.randn(1, len(x), 2)
-        torch.testing.assert_close(blank.decode(z).log_prob(x), trained.decode(z).log_prob(x), rtol=0, atol=0)
+        torch.testing.assert_close(
+            blank.decode(z).log_prob(x), trained.decode(z).log_prob(x), rtol=0, atol=0
+        )
         torch.testing.assert_close(blank.encode(x).mean, trained.encode(x).mean, rtol=0, atol=0)
 
 
@@ -193,14 +236,20 @@ def test_parts_given_as_objects_are_used() -> None:
 @pytest.mark.parametrize(
     ("source", "likelihood", "words"),
     [
-        (GREY, "Bernoulli()", ("outside the support of the likelihood, 0 or 1", "--binarize dynamic")),
+        (
+            GREY,
+            "Bernoulli()",
+            ("outside the support of the likelihood, 0 or 1", "--binarize dynamic"),
+        ),
         (GREY, "ContinuousBernoulli()", ("0 to 1", "DiscretizedLogistic()")),
         (TABLE, "Bernoulli()", ("0 or 1", "Normal()")),
         (TABLE, "ContinuousBernoulli()", ("0 to 1", "divided by 255")),
         (BITS * 2, "Bernoulli()", ("0 or 1", "--binarize dynamic")),
     ],
 )
-def test_data_outside_the_support_are_refused(source, likelihood: str, words: tuple[str, ...]) -> None:
+def test_data_outside_the_support_are_refused(
+    source, likelihood: str, words: tuple[str, ...]
+) -> None:
     data = prepare(source)
     config = complete(ModelConfig(latent_dim=2, likelihood=likelihood), data.schema)
     model = build(config, data.schema, summarize(data))
@@ -215,8 +264,16 @@ def test_data_outside_the_support_are_refused(source, likelihood: str, words: tu
 @pytest.mark.parametrize(
     ("source", "parts", "words"),
     [
-        (TABLE, {"likelihood": "Categorical()"}, "Categorical() needs low and high, which the data do not give"),
-        (BITS, {"likelihood": "Normal(scale='shared')"}, "Normal is a density, and the data are binary"),
+        (
+            TABLE,
+            {"likelihood": "Categorical()"},
+            "Categorical() needs low and high, which the data do not give",
+        ),
+        (
+            BITS,
+            {"likelihood": "Normal(scale='shared')"},
+            "Normal is a density, and the data are binary",
+        ),
         (BITS, {"likelihood": "ContinuousBernoulli()"}, "--kind real"),
         (TABLE, {"prior": "IndependentBernoulli()"}, "over different spaces"),
         (TABLE, {"posterior": "IndependentBernoulli()"}, "over different spaces"),
@@ -225,7 +282,9 @@ def test_data_outside_the_support_are_refused(source, likelihood: str, words: tu
         (TABLE, {"encoder": "ConvEncoder()"}, "is no image"),
     ],
 )
-def test_parts_whose_bound_would_mean_nothing_are_refused(source, parts: dict[str, str], words: str) -> None:
+def test_parts_whose_bound_would_mean_nothing_are_refused(
+    source, parts: dict[str, str], words: str
+) -> None:
     data = prepare(source)
     config = complete(ModelConfig(latent_dim=2, **parts), data.schema)
     with pytest.raises(taut.UsageError) as caught:
@@ -263,9 +322,13 @@ def test_mixture_support_is_checked_too() -> None:
 
 
 def test_one_wild_value_does_not_make_a_scale_of_its_own() -> None:
-    """The mean and the standard deviation of regular data are what they are, to the bit; a value of 1e5 is pulled in."""
+    """The mean and the standard deviation of regular data are what they are, to the bit.
+
+    A value of 1e5 is pulled in.
+    """
     rows = RNG.normal(size=(1000, 3))
-    rows[:, 2] = np.where(RNG.random(1000) < 0.8, 0.0, rows[:, 2])  # a spike: the spread is that of the rest
+    # a spike: the spread is that of the rest
+    rows[:, 2] = np.where(RNG.random(1000) < 0.8, 0.0, rows[:, 2])
     plain = summarize(_all_in_training(rows))
     torch.testing.assert_close(plain.loc, torch.from_numpy(rows.mean(0)), rtol=1e-12, atol=0)
     torch.testing.assert_close(plain.scale, torch.from_numpy(rows.std(0)), rtol=1e-12, atol=0)
@@ -282,17 +345,31 @@ def test_one_wild_value_does_not_make_a_scale_of_its_own() -> None:
 
 
 def test_one_wild_value_costs_no_column(tmp_path: Path) -> None:
-    """3,000 rows of one factor in four columns, one entry of 1e5: log p(x) of clean rows was lower by 3 nats, and is the truth
-    within what 3,000 rows teach (0.02) and four standard errors of the difference (0.02, measured without the entry)."""
+    """3,000 rows of one factor in four columns, one entry of 1e5.
+
+    Log p(x) of clean rows was lower by 3 nats, and is the truth within what 3,000 rows teach (0.02)
+    and four standard errors of the difference (0.02, measured without the entry).
+    """
     torch.set_default_dtype(torch.float32)
     rng = np.random.default_rng(0)
     w = rng.normal(size=(1, 4))
     x, clean = (rng.normal(size=(n, 1)) @ w + 0.3 * rng.normal(size=(n, 4)) for n in (3000, 2000))
     x[11, 2] = 1e5
     networks = {"encoder": "MLP(hidden=(32,))", "decoder": "MLP(hidden=(32,))"}
-    run = taut.fit(x, tmp_path / "run", test=clean, latent_dim=2, max_epochs=40, num_samples=50, learning_rate=0.01, **networks)
+    run = taut.fit(
+        x,
+        tmp_path / "run",
+        test=clean,
+        latent_dim=2,
+        max_epochs=40,
+        num_samples=50,
+        learning_rate=0.01,
+        **networks,
+    )
     covariance = torch.from_numpy(w.T @ w + 0.09 * np.eye(4))
-    truth = torch.distributions.MultivariateNormal(torch.zeros(4).double(), covariance).log_prob(torch.from_numpy(clean))
+    truth = torch.distributions.MultivariateNormal(torch.zeros(4).double(), covariance).log_prob(
+        torch.from_numpy(clean)
+    )
     assert run.evaluation()["log_evidence"]["value"] == pytest.approx(float(truth.mean()), abs=0.04)
     assert any("the largest |x - median| is" in note for note in run.info["notes"])
 

@@ -1,4 +1,7 @@
-"""The command line: results on stdout, the rest on stderr; every mistake is one line and an exit code, and never a traceback."""
+"""The command line: results on stdout, the rest on stderr.
+
+Every mistake is one line and an exit code, and never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,19 @@ REAL = RNG.normal(size=(60, 3))
 GREY = RNG.integers(0, 256, (60, 4, 4), dtype=np.uint8)
 MLP = "MLP(hidden=(8,))"
 QUICK = [
-    "--latent-dim", "2", "--encoder", MLP, "--decoder", MLP, "--max-epochs", "1", "--num-samples", "5", "--threads", "1",
-]  # fmt: skip
+    "--latent-dim",
+    "2",
+    "--encoder",
+    MLP,
+    "--decoder",
+    MLP,
+    "--max-epochs",
+    "1",
+    "--num-samples",
+    "5",
+    "--threads",
+    "1",
+]
 DONE, BUG, USAGE, DATA, DIVERGED, STORAGE, MEMORY = range(7)
 
 
@@ -53,13 +67,19 @@ def _alone(_seeded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data and with two finished runs, of images and of a table."""
     folder = tmp_path_factory.mktemp("made")
-    before, threads, handler = torch.get_default_dtype(), torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    before, threads, handler = (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        signal.getsignal(signal.SIGTERM),
+    )
     torch.set_default_dtype(torch.float32)
     np.save(folder / "bits.npy", BITS)
     np.save(folder / "real.npy", REAL)
     np.save(folder / "grey.npy", GREY)
     for name in ("bits", "real"):
-        result = CliRunner().invoke(app, ["fit", str(folder / f"{name}.npy"), "--out", str(folder / f"run-{name}"), *QUICK])
+        result = CliRunner().invoke(
+            app, ["fit", str(folder / f"{name}.npy"), "--out", str(folder / f"run-{name}"), *QUICK]
+        )
         assert result.exit_code == DONE, result.stderr
     torch.set_default_dtype(before)
     torch.set_num_threads(threads)
@@ -80,7 +100,9 @@ def call(*arguments: object, **environment: str) -> Result:
 
 
 def refused(result: Result, code: int, *words: str, lines: int = 1) -> None:
-    """Asserts that a command ended in an exit code and lines that hold some words, and showed nothing else."""
+    """Asserts that a command ended in an exit code and lines that hold some words, and showed
+    nothing else.
+    """
     shown = result.stderr.splitlines()
     messages = [line for line in shown if line.startswith("taut: ")]
     assert result.exit_code == code, result.stderr
@@ -92,7 +114,7 @@ def refused(result: Result, code: int, *words: str, lines: int = 1) -> None:
         assert word in "\n".join(messages)
 
 
-# ------------------------------------------------------------------------------------------------------------------- it works
+# ----------------------------------------------------------------------------------------- it works
 
 
 def test_fit_writes_a_run_and_prints_the_numbers_in_it(here: Path):
@@ -106,9 +128,14 @@ def test_fit_writes_a_run_and_prints_the_numbers_in_it(here: Path):
         bits = numbers["bits_per_dimension"][key]
         assert table[title] == [*expected, f"{bits['value']:.4f}", "±", f"{bits['test_error']:.4f}"]
     assert result.stdout.splitlines()[-1] == "samples.png and reconstructions.png are in new"
-    for line in ("likelihood Bernoulli(), which follows from the data", "rows       train 48, validation 6, test 6"):
+    for line in (
+        "likelihood Bernoulli(), which follows from the data",
+        "rows       train 48, validation 6, test 6",
+    ):
         assert line in result.stderr.splitlines()
-    assert re.search(r"^training 100 %, epoch 1, held-out bound -\d+\.\d\d nats$", result.stderr, re.MULTILINE)
+    assert re.search(
+        r"^training 100 %, epoch 1, held-out bound -\d+\.\d\d nats$", result.stderr, re.MULTILINE
+    )
     assert "measuring 100 %" in result.stderr.splitlines()
 
 
@@ -117,19 +144,30 @@ def test_two_fits_of_a_seed_are_the_same_to_the_bit(here: Path):
         assert call("fit", "bits.npy", "--out", name, "--seed", seed, *QUICK).exit_code == DONE
     for file in ("history.jsonl", "model.safetensors", "evaluation.json", "samples.png"):
         assert Path("a", file).read_bytes() == Path("b", file).read_bytes()
-    assert Path("a", "model.safetensors").read_bytes() != Path("c", "model.safetensors").read_bytes()
+    assert (
+        Path("a", "model.safetensors").read_bytes() != Path("c", "model.safetensors").read_bytes()
+    )
 
 
 JSON = [
-    (["fit", "bits.npy", "--out", "new", *QUICK], {"run", "elbo", "log_evidence", "baseline", "bits_per_dimension", "warnings"}),
+    (
+        ["fit", "bits.npy", "--out", "new", *QUICK],
+        {"run", "elbo", "log_evidence", "baseline", "bits_per_dimension", "warnings"},
+    ),
     (["resume", "run-bits"], {"run", "elbo", "log_evidence", "baseline", "bits_per_dimension"}),
     (["check", "bits.npy"], {"schema", "rows", "notes", "fingerprint"}),
     (["sample", "run-bits", "--num-samples", "3"], {"file", "shape"}),
     (["reconstruct", "run-bits"], {"file", "shape"}),
     (["encode", "run-bits"], {"file", "shape"}),
     (["decode", "run-bits", "z.npy"], {"file", "shape"}),
-    (["score", "run-bits", "--num-samples", "3"], {"file", "elbo", "log_evidence", "num_data", "ess", "warnings"}),
-    (["score", "run-bits", "--num-samples", "1"], {"file", "elbo", "log_evidence", "num_data", "ess", "warnings"}),
+    (
+        ["score", "run-bits", "--num-samples", "3"],
+        {"file", "elbo", "log_evidence", "num_data", "ess", "warnings"},
+    ),
+    (
+        ["score", "run-bits", "--num-samples", "1"],
+        {"file", "elbo", "log_evidence", "num_data", "ess", "warnings"},
+    ),
 ]
 
 
@@ -156,9 +194,14 @@ def test_what_a_run_is_asked_is_what_python_gives(here: Path):
     with torch.no_grad():
         np.testing.assert_array_equal(np.load("embedding.npy"), run.model.encode(x).mean.numpy())
     np.save("all.npy", BITS)
-    assert call("encode", "run-bits", "all.npy", "--out", "all-1.npy", "--seed", 1).exit_code == DONE
-    assert call("encode", "run-bits", "all.npy", "--out", "all-2.npy", "--seed", 2).exit_code == DONE
-    assert Path("all-1.npy").read_bytes() == Path("all-2.npy").read_bytes()  # deterministic, whatever the seed
+    assert (
+        call("encode", "run-bits", "all.npy", "--out", "all-1.npy", "--seed", 1).exit_code == DONE
+    )
+    assert (
+        call("encode", "run-bits", "all.npy", "--out", "all-2.npy", "--seed", 2).exit_code == DONE
+    )
+    # deterministic, whatever the seed
+    assert Path("all-1.npy").read_bytes() == Path("all-2.npy").read_bytes()
     assert np.load("all-1.npy").shape == (60, 2)
 
     assert call("decode", "run-bits", "embedding.npy").exit_code == DONE
@@ -167,23 +210,39 @@ def test_what_a_run_is_asked_is_what_python_gives(here: Path):
 
     np.save("test.npy", test.numpy())
     assert call("score", "run-bits", "--num-samples", 7, "--seed", 3).exit_code == DONE
-    assert call("score", "run-bits", "test.npy", "--num-samples", 7, "--seed", 3, "--out", "given.csv").exit_code == DONE
-    assert Path("scores.csv").read_bytes() == Path("given.csv").read_bytes()  # by default the held-out test rows
+    assert (
+        call(
+            "score", "run-bits", "test.npy", "--num-samples", 7, "--seed", 3, "--out", "given.csv"
+        ).exit_code
+        == DONE
+    )
+    # by default the held-out test rows
+    assert Path("scores.csv").read_bytes() == Path("given.csv").read_bytes()
     evidence = taut.importance(run.model, test, num_samples=7, seed=3)
     names = ["log_evidence", "log_evidence_error", "reliable", "method", "ess", "khat", "elbo"]
     columns = [getattr(evidence, name) for name in names if name != "method"]
     assert Path("scores.csv").read_text().splitlines()[0] == ",".join(f'"{name}"' for name in names)
     written = np.loadtxt("scores.csv", delimiter=",", skiprows=1, usecols=(0, 1, 2, 4, 5, 6))
-    np.testing.assert_array_equal(written, torch.stack([c.double() for c in columns], 1).numpy())  # every digit of every number
-    assert call("score", "run-bits", "--num-samples", 7, "--seed", 3, "--out", "scores.parquet").exit_code == DONE
+    # every digit of every number
+    np.testing.assert_array_equal(written, torch.stack([c.double() for c in columns], 1).numpy())
+    assert (
+        call(
+            "score", "run-bits", "--num-samples", 7, "--seed", 3, "--out", "scores.parquet"
+        ).exit_code
+        == DONE
+    )
     table = parquet.read_table("scores.parquet")
     assert table.column_names == names
     assert set(table.column("method").to_pylist()) == {"importance"}
-    np.testing.assert_array_equal(np.stack([table.column(n).to_numpy() for n in names if n != "method"], 1), written)
+    np.testing.assert_array_equal(
+        np.stack([table.column(n).to_numpy() for n in names if n != "method"], 1), written
+    )
     assert call("encode", "run-bits", "--out", "embedding.parquet").exit_code == DONE
     table = parquet.read_table("embedding.parquet")
     assert table.column_names == ["z0", "z1"]
-    np.testing.assert_array_equal(np.stack([c.to_numpy() for c in table.columns], 1), np.load("embedding.npy"))
+    np.testing.assert_array_equal(
+        np.stack([c.to_numpy() for c in table.columns], 1), np.load("embedding.npy")
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +257,9 @@ def test_what_a_run_is_asked_is_what_python_gives(here: Path):
         (["decode", "run-bits", "z.npy", "--draw"], (300, 4, 4), {0.0, 1.0}),
     ],
 )
-def test_shapes_and_seeds(here: Path, arguments: list[str], shape: tuple[int, ...], values: set[float] | None):
+def test_shapes_and_seeds(
+    here: Path, arguments: list[str], shape: tuple[int, ...], values: set[float] | None
+):
     np.save("z.npy", RNG.normal(size=(300, 2)))
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert call(*arguments, "--out", f"{name}.npy", "--seed", seed).exit_code == DONE
@@ -214,8 +275,14 @@ def test_formats(here: Path):
     assert call("sample", "run-real", "--num-samples", 4, "--out", "s.csv").exit_code == DONE
     assert call("sample", "run-real", "--num-samples", 4, "--out", "s.npy").exit_code == DONE
     assert Path("s.csv").read_text().splitlines()[0] == '"x0","x1","x2"'
-    np.testing.assert_array_equal(np.loadtxt("s.csv", delimiter=",", dtype=np.float32, skiprows=1), np.load("s.npy"))
-    for command in (["sample", "run-bits"], ["reconstruct", "run-bits"], ["decode", "run-bits", "z.npy"]):
+    np.testing.assert_array_equal(
+        np.loadtxt("s.csv", delimiter=",", dtype=np.float32, skiprows=1), np.load("s.npy")
+    )
+    for command in (
+        ["sample", "run-bits"],
+        ["reconstruct", "run-bits"],
+        ["decode", "run-bits", "z.npy"],
+    ):
         np.save("z.npy", np.zeros((1, 2)))
         result = call(*command, "--out", f"{command[0]}.png")
         assert result.exit_code == DONE
@@ -223,7 +290,9 @@ def test_formats(here: Path):
         assert re.fullmatch(rf"{command[0]}\.png: \d+x4x4\n", result.stdout)
 
 
-def test_a_run_works_from_another_folder_and_after_it_was_moved(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_works_from_another_folder_and_after_it_was_moved(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
     assert call("fit", "bits.npy", "--out", "new", *QUICK).exit_code == DONE
     Path("elsewhere").mkdir()
     Path("new").rename("elsewhere/moved")
@@ -249,14 +318,18 @@ def test_an_unfinished_run_is_resumed_and_a_finished_one_left_alone(here: Path):
     assert "run-bits is finished; nothing to resume" in result.stderr
     for name in ("manifest.json", "evaluation.json", "model.safetensors", "samples.png"):
         Path("run-bits", name).unlink()
-    refused(call("sample", "run-bits"), STORAGE, "run-bits is not finished: run `taut resume run-bits` first")
+    refused(
+        call("sample", "run-bits"),
+        STORAGE,
+        "run-bits is not finished: run `taut resume run-bits` first",
+    )
     result = call("resume", "run-bits")
     assert result.exit_code == DONE
     assert "going on from step 1 of 1" in result.stderr
     assert {p.name: p.read_bytes() for p in Path("run-bits").iterdir() if p.is_file()} == before
 
 
-# ------------------------------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 def test_flag_over_environment_over_file_over_default(here: Path):
@@ -264,11 +337,34 @@ def test_flag_over_environment_over_file_over_default(here: Path):
         "[training]\nseed = 11\nlearning_rate = 0.01\npatience = 0.7\nclip_norm = 9\n"
         "[model]\nlatent_dim = 3\n[data]\ntest_fraction = 0.2\n"
     )
-    flags = ["--config", "c.toml", "--max-epochs", 1, "--num-samples", 5, "--encoder", MLP, "--decoder", MLP]
+    flags = [
+        "--config",
+        "c.toml",
+        "--max-epochs",
+        1,
+        "--num-samples",
+        5,
+        "--encoder",
+        MLP,
+        "--decoder",
+        MLP,
+    ]
     result = call(
-        "fit", "bits.npy", "--out", "new", *flags, "--seed", 13, "--set", "training.patience=0.9", "--set", "training.seed=14",
-        TAUT_SEED="12", TAUT_LEARNING_RATE="0.02", TAUT_PATIENCE="0.8",
-    )  # fmt: skip
+        "fit",
+        "bits.npy",
+        "--out",
+        "new",
+        *flags,
+        "--seed",
+        13,
+        "--set",
+        "training.patience=0.9",
+        "--set",
+        "training.seed=14",
+        TAUT_SEED="12",
+        TAUT_LEARNING_RATE="0.02",
+        TAUT_PATIENCE="0.8",
+    )
     assert result.exit_code == DONE
     config = taut.load("new").config
     assert config.training.seed == 14  # --set is the last word, then the flag ...
@@ -283,12 +379,26 @@ def test_flag_over_environment_over_file_over_default(here: Path):
 
 def test_all_mistakes_of_the_settings_come_at_once(here: Path):
     Path("c.toml").write_text(
-        "model = 3\n[training]\nbatch_sise = 5\nseed = 'x'\n[traning]\na = 1\n[evaluation]\nnum_samples = nan\n"
+        "model = 3\n[training]\nbatch_sise = 5\nseed = 'x'\n[traning]\na = "
+        "1\n[evaluation]\nnum_samples = nan\n"
     )
-    result = call("fit", "bits.npy", "--out", "new", "--config", "c.toml", "--set", "data.kind=bool", TAUT_LEARNING_RATE="-1")
+    result = call(
+        "fit",
+        "bits.npy",
+        "--out",
+        "new",
+        "--config",
+        "c.toml",
+        "--set",
+        "data.kind=bool",
+        TAUT_LEARNING_RATE="-1",
+    )
     refused(
-        result, USAGE, "did you mean 'batch_size'", "did you mean 'training'", "model is a section", "training.seed",
-        "training.learning_rate: expected a number of at least 0, not -1.0", "evaluation.num_samples", "data.kind", lines=7,
+        result, USAGE, "did you mean "
+                       "'batch_size'", "did you mean "
+                                       "'training'", "model is a section", "training.seed",
+        "training.learning_rate: expected a number of at least 0, not "
+        "-1.0", "evaluation.num_samples", "data.kind", lines=7,
     )  # fmt: skip
     assert not Path("new").exists()
 
@@ -309,46 +419,122 @@ def test_a_bad_configuration_file(here: Path, content: bytes, words: list[str]):
         refused(call(*command, "--config", "c.toml"), USAGE, *words)
 
 
-# ------------------------------------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["fit", "nothing.npy"], USAGE, ["nothing.npy", "no such file"]),
     (["fit", "bit.npy"], USAGE, ["did you mean bits.npy?"]),
     (["fit", "bits.npy", "--out", "run-bits"], USAGE, ["run-bits exists", "--overwrite"]),
-    (["fit", "bits.npy", "--out", "bits.npy", "--overwrite"], USAGE, ["cannot make the folder bits.npy", "choose another --out"]),
-    (["fit", "bits.npy", "--out", "bits.npy/run"], USAGE, ["cannot make the folder bits.npy/run", "Not a directory"]),
+    (
+        ["fit", "bits.npy", "--out", "bits.npy", "--overwrite"],
+        USAGE,
+        ["cannot make the folder bits.npy", "choose another --out"],
+    ),
+    (
+        ["fit", "bits.npy", "--out", "bits.npy/run"],
+        USAGE,
+        ["cannot make the folder bits.npy/run", "Not a directory"],
+    ),
     (["fit", "bits.npy", "--out", "/proc/run"], USAGE, ["cannot make the folder /proc/run"]),
-    (["fit", "bits.npy", "--out", "a" * 300], USAGE, ["cannot make the folder", "File name too long"]),
-    (["fit", "bits.npy", "--out", ".", "--overwrite"], USAGE, [". is not a run folder", "choose another --out"]),
-    (["fit", "bits.npy", "--config", "nothing.toml"], USAGE, ["cannot read nothing.toml", "No such file"]),
+    (
+        ["fit", "bits.npy", "--out", "a" * 300],
+        USAGE,
+        ["cannot make the folder", "File name too long"],
+    ),
+    (
+        ["fit", "bits.npy", "--out", ".", "--overwrite"],
+        USAGE,
+        [". is not a run folder", "choose another --out"],
+    ),
+    (
+        ["fit", "bits.npy", "--config", "nothing.toml"],
+        USAGE,
+        ["cannot read nothing.toml", "No such file"],
+    ),
     (["fit", "bits.npy", "--config", "."], USAGE, ["cannot read .", "Is a directory"]),
-    (["fit", "bits.npy", "--set", "patience=1"], USAGE, ["--set patience=1", "--set training.patience=0.3"]),
-    (["fit", "bits.npy", "--set", "training.patience"], USAGE, ["write it like --set training.patience=0.3"]),
-    (["fit", "bits.npy", "--set", "traning.patience=1"], USAGE, ["unknown section 'traning'; did you mean 'training'?"]),
+    (
+        ["fit", "bits.npy", "--set", "patience=1"],
+        USAGE,
+        ["--set patience=1", "--set training.patience=0.3"],
+    ),
+    (
+        ["fit", "bits.npy", "--set", "training.patience"],
+        USAGE,
+        ["write it like --set training.patience=0.3"],
+    ),
+    (
+        ["fit", "bits.npy", "--set", "traning.patience=1"],
+        USAGE,
+        ["unknown section 'traning'; did you mean 'training'?"],
+    ),
     (["fit", "bits.npy", "--set", "training.patiense=1"], USAGE, ["did you mean 'patience'?"]),
-    (["fit", "bits.npy", "--latent-dim", "two"], USAGE, ["model.latent_dim: expected a whole number, not 'two'"]),
-    (["fit", "bits.npy", "--learning-rate", "nan"], USAGE, ["training.learning_rate: expected a number of at least 0, not nan"]),
+    (
+        ["fit", "bits.npy", "--latent-dim", "two"],
+        USAGE,
+        ["model.latent_dim: expected a whole number, not 'two'"],
+    ),
+    (
+        ["fit", "bits.npy", "--learning-rate", "nan"],
+        USAGE,
+        ["training.learning_rate: expected a number of at least 0, not nan"],
+    ),
     (["fit", "bits.npy", "--batch-size=-3"], USAGE, ["training.batch_size", "not -3"]),
-    (["fit", "bits.npy", "--threads", "100000000"], USAGE, ["training.threads: expected a number from 1 to 1024"]),
+    (
+        ["fit", "bits.npy", "--threads", "100000000"],
+        USAGE,
+        ["training.threads: expected a number from 1 to 1024"],
+    ),
     (["fit", "bits.npy", "--device", "cuda:77"], USAGE, ["no device 'cuda:77' here; there is cpu"]),
     (["fit", "bits.npy", "--device", "meta"], USAGE, ["no device 'meta' here"]),
-    (["fit", "bits.npy", "--likelihood", "Bernouli()"], USAGE, ["no likelihood is called 'Bernouli'; did you mean 'Bernoulli'?"]),
-    (["fit", "bits.npy", "--likelihood", "Normal(scal=1)"], USAGE, ["no argument 'scal'; did you mean 'scale'?"]),
-    (["fit", "bits.npy", "--objective", "IWAE(num_sample=3)"], USAGE, ["did you mean 'num_samples'?"]),
+    (
+        ["fit", "bits.npy", "--likelihood", "Bernouli()"],
+        USAGE,
+        ["no likelihood is called 'Bernouli'; did you mean 'Bernoulli'?"],
+    ),
+    (
+        ["fit", "bits.npy", "--likelihood", "Normal(scal=1)"],
+        USAGE,
+        ["no argument 'scal'; did you mean 'scale'?"],
+    ),
+    (
+        ["fit", "bits.npy", "--objective", "IWAE(num_sample=3)"],
+        USAGE,
+        ["did you mean 'num_samples'?"],
+    ),
     (["fit", "bits.npy", "--objective", "IWAE(3)"], USAGE, ["every argument needs its name"]),
     (["fit", "bits.npy", "--objective", "ELBO(beta=-1)"], USAGE, ["beta", "not -1"]),
-    (["fit", "bits.npy", "--objective", "__import__('os')"], USAGE, ["every argument needs its name"]),
+    (
+        ["fit", "bits.npy", "--objective", "__import__('os')"],
+        USAGE,
+        ["every argument needs its name"],
+    ),
     (["fit", "bits.npy", "--prior", "nowhere:Prior()"], USAGE, ["cannot import 'nowhere'"]),
-    (["fit", "bits.npy", "--prior", "os:Prior()"], USAGE, ["os:Prior is no subclass of taut.Prior"]),
-    (["fit", "bits.npy", "--prior", "StandardNormal(latent_dim=5)"], USAGE, ["latent_dim follows from the data"]),
+    (
+        ["fit", "bits.npy", "--prior", "os:Prior()"],
+        USAGE,
+        ["os:Prior is no subclass of taut.Prior"],
+    ),
+    (
+        ["fit", "bits.npy", "--prior", "StandardNormal(latent_dim=5)"],
+        USAGE,
+        ["latent_dim follows from the data"],
+    ),
     (
         ["fit", "bits.npy", "--posterior", "IndependentBernoulli()"],
         USAGE,
         ["IndependentBernoulli", "different spaces"],
     ),
-    (["fit", "bits.npy", "--binarize", "dynamic"], DATA, ["is binary already", "leave --binarize away"]),
+    (
+        ["fit", "bits.npy", "--binarize", "dynamic"],
+        DATA,
+        ["is binary already", "leave --binarize away"],
+    ),
     (["fit", "grey.npy", "--likelihood", "Bernoulli()"], DATA, ["0 or 1", "--binarize dynamic"]),
-    (["fit", "grey.npy", "--likelihood", "ContinuousBernoulli()"], DATA, ["0 to 1", "DiscretizedLogistic()"]),
+    (
+        ["fit", "grey.npy", "--likelihood", "ContinuousBernoulli()"],
+        DATA,
+        ["0 to 1", "DiscretizedLogistic()"],
+    ),
     (["fit", "real.npy", "--likelihood", "Bernoulli()"], DATA, ["0 or 1", "Normal()"]),
     (["fit", "nine.npy"], DATA, ["9 rows", "10"]),
     (["fit", "two.npz"], DATA, ["holds 2 arrays", "--key"]),
@@ -366,25 +552,47 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["encode", "run-bits", "grey.npy"], DATA, ["neither 0 nor 1"]),
     (["encode", "run-bits", "nan.npy"], DATA, ["nan.npy", "NaN", "row 7"]),
     (["fit", "nan.npy"], DATA, ["nan.npy", "NaN", "row 7", "only rows of a table can have gaps"]),
-    (["fit", "hollow.npy"], DATA, ["hollow.npy", "columns (from 0) 1 hold no value at all; remove them"]),
+    (
+        ["fit", "hollow.npy"],
+        DATA,
+        ["hollow.npy", "columns (from 0) 1 hold no value at all; remove them"],
+    ),
     (["encode", "run-bits", "two.npz", "--key", "c"], DATA, ["no array c"]),
     (["decode", "run-bits", "real.npy"], DATA, ["finite numbers of shape (N, 2), not (60, 3)"]),
     (["decode", "run-bits", "nanz.npy"], DATA, ["finite numbers of shape (N, 2), not (4, 2)"]),
     (["decode", "run-bits", "bits.npy"], DATA, ["of shape (N, 2), not (60, 4, 4)"]),
     (["decode", "run-bits", "nothing.npy"], USAGE, ["no such file"]),
     (["sample", "run-bits", "--out", "bits.npy"], USAGE, ["bits.npy exists", "--overwrite"]),
-    (["sample", "run-bits", "--out", "nowhere/s.npy"], USAGE, ["there is no folder nowhere to write s.npy into"]),
-    (["sample", "run-bits", "--out", "s.txt"], USAGE, ["cannot write s.txt: name it .npy, or .png"]),
+    (
+        ["sample", "run-bits", "--out", "nowhere/s.npy"],
+        USAGE,
+        ["there is no folder nowhere to write s.npy into"],
+    ),
+    (
+        ["sample", "run-bits", "--out", "s.txt"],
+        USAGE,
+        ["cannot write s.txt: name it .npy, or .png"],
+    ),
     (["sample", "run-bits", "--out", "s.csv"], USAGE, ["s.csv", ".npy, or .png"]),
     (["sample", "run-real", "--out", "s.png"], USAGE, ["s.png", ".npy, or .csv, or .parquet"]),
-    (["encode", "run-bits", "--num-samples", "2", "--out", "s.csv"], USAGE, ["cannot write s.csv: name it .npy"]),
+    (
+        ["encode", "run-bits", "--num-samples", "2", "--out", "s.csv"],
+        USAGE,
+        ["cannot write s.csv: name it .npy"],
+    ),
     (["score", "run-bits", "--out", "s.png"], USAGE, ["s.png", ".npy, or .csv, or .parquet"]),
     (["score", "run-bits", "--out", "run-bits"], USAGE, ["run-bits"]),
-    (["score", "run-bits", "--out", "folder.csv", "--overwrite"], USAGE, ["folder.csv is not a file"]),
+    (
+        ["score", "run-bits", "--out", "folder.csv", "--overwrite"],
+        USAGE,
+        ["folder.csv is not a file"],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "words"), [pytest.param(*m, id=" ".join(m[0])[:60]) for m in MISTAKES])
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"), [pytest.param(*m, id=" ".join(m[0])[:60]) for m in MISTAKES]
+)
 def test_a_mistake_is_one_line(here: Path, arguments: list[str], code: int, words: list[str]):
     np.save("nine.npy", BITS[:9])
     np.save("wide.npy", BITS.reshape(60, 2, 8))
@@ -402,7 +610,8 @@ def test_a_mistake_is_one_line(here: Path, arguments: list[str], code: int, word
         assert result.exit_code == code
     else:
         refused(result, code, *words)
-    assert sorted(p.name for p in here.iterdir()) == before  # nothing trained, nothing written, nothing unpickled
+    # nothing trained, nothing written, nothing unpickled
+    assert sorted(p.name for p in here.iterdir()) == before
 
 
 class Bomb:
@@ -424,7 +633,15 @@ def test_everything_wrong_with_the_data_at_once_and_check_says_what_fit_says(her
     lines = len(check.stderr.splitlines())
     assert lines >= 3
     for result in (fit, check):
-        refused(result, DATA, "NaN", "infinite", "not integers", "outside the levels 0..200", lines=lines)
+        refused(
+            result,
+            DATA,
+            "NaN",
+            "infinite",
+            "not integers",
+            "outside the levels 0..200",
+            lines=lines,
+        )
     assert fit.stderr == check.stderr
     assert not Path("new").exists()
 
@@ -443,7 +660,9 @@ def test_rows_with_gaps_are_trained_on_embedded_scored_and_filled(here: Path):
         assert result.exit_code == DONE, result.stderr
     assert np.load("encode.npy").shape == (60, 5, 2)
     expected = taut.importance(run.model, torch.from_numpy(gaps).float(), num_samples=5, seed=0)
-    np.testing.assert_array_equal(np.load("score.npy")[:, 0], expected.log_evidence.double().numpy())
+    np.testing.assert_array_equal(
+        np.load("score.npy")[:, 0], expected.log_evidence.double().numpy()
+    )
     filled = np.load("impute.npy")
     seen = ~np.isnan(gaps)
     np.testing.assert_array_equal(filled[seen], gaps[seen].astype(np.float32))
@@ -451,7 +670,10 @@ def test_rows_with_gaps_are_trained_on_embedded_scored_and_filled(here: Path):
 
 
 def test_entries_come_with_errors_and_rows_that_failed_are_named(here: Path):
-    """A value of 1e30 in one row: its entries are flagged, its gap is named, and the other rows are as they were."""
+    """A value of 1e30 in one row.
+
+    Its entries are flagged, its gap is named, and the other rows are as they were.
+    """
     values = REAL.copy()
     values[:, 2] = np.nan
     values[7, :2] = 1e30, -1e30
@@ -464,8 +686,21 @@ def test_entries_come_with_errors_and_rows_that_failed_are_named(here: Path):
         value, error, reliable = (np.array(scores[name].to_pylist(), float) for name in names)
         assert (i == 2) == np.isnan(value).all()
         assert not np.nan_to_num(reliable)[np.isnan(value) | np.isnan(error)].any()
-    assert re.search(r"log p of some entries is not reliable in \d+ of 60 rows \(.*7.*\)", result.stderr)
-    result = call("impute", "run-real", "odd.npy", "--num-samples", 50, "--num-imputations", 3, "--json", "--out", "filled.npy")
+    assert re.search(
+        r"log p of some entries is not reliable in \d+ of 60 rows \(.*7.*\)", result.stderr
+    )
+    result = call(
+        "impute",
+        "run-real",
+        "odd.npy",
+        "--num-samples",
+        50,
+        "--num-imputations",
+        3,
+        "--json",
+        "--out",
+        "filled.npy",
+    )
     assert result.exit_code == DONE, result.stderr
     told = json.loads(result.stdout)
     assert told["uneven_rows"] + told["rows_without_a_number"] >= 1
@@ -493,12 +728,18 @@ def test_a_run_that_held_nothing_out_asks_for_data(here: Path):
         assert call(command, "new", "bits.npy").exit_code == DONE
 
 
-@pytest.mark.parametrize("command", [["sample"], ["reconstruct"], ["encode"], ["decode", "z.npy"], ["score"]])
+@pytest.mark.parametrize(
+    "command", [["sample"], ["reconstruct"], ["encode"], ["decode", "z.npy"], ["score"]]
+)
 def test_nothing_is_overwritten_unless_asked(here: Path, command: list[str]):
     np.save("z.npy", np.zeros((3, 2)))
     Path("precious.npy").write_bytes(b"precious")
     arguments = [command[0], "run-bits", *command[1:], "--out", "precious.npy"]
-    refused(call(*arguments), USAGE, "precious.npy exists: choose another --out, or --overwrite to replace it")
+    refused(
+        call(*arguments),
+        USAGE,
+        "precious.npy exists: choose another --out, or --overwrite to replace it",
+    )
     assert Path("precious.npy").read_bytes() == b"precious"
     assert call(*arguments, "--overwrite").exit_code == DONE
     assert Path("precious.npy").read_bytes().startswith(b"\x93NUMPY")
@@ -509,7 +750,11 @@ def test_nothing_is_overwritten_unless_asked(here: Path, command: list[str]):
 def test_a_damaged_run_is_one_line(here: Path, file: str, damage: str):
     path = Path("run-bits", file)
     content = path.read_bytes()
-    path.write_bytes(content[:-9] + bytes([content[-9] ^ 16]) + content[-8:] if damage == "flip" else content[:-9])
+    path.write_bytes(
+        content[:-9] + bytes([content[-9] ^ 16]) + content[-8:]
+        if damage == "flip"
+        else content[:-9]
+    )
     for command in (["sample", "run-bits"], ["resume", "run-bits"]):
         refused(call(*command), STORAGE, f"{path} is damaged", "restore it from a copy")
 
@@ -541,10 +786,13 @@ def test_a_lost_history_is_said_and_ends_nothing(here: Path):
     Path("new/history.jsonl").unlink()
     result = call("resume", "new")
     assert result.exit_code == DONE
-    assert "taut: cannot read new/history.jsonl: No such file or directory; the lines before step 1 are lost" in result.stderr
+    assert (
+        "taut: cannot read new/history.jsonl: No such file or directory; the lines before step 1 "
+        "are lost" in result.stderr
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- parts of one's own
+# ------------------------------------------------------------------------------- parts of one's own
 
 MODULE = """
 import math
@@ -579,13 +827,25 @@ def test_a_likelihood_of_ones_own_beside_the_data(module: str):
     part = f"{module}:MyLikelihood(power=2.0)"
     assert call("fit", "bits.npy", "--out", "new", *QUICK, "--likelihood", part).exit_code == DONE
     for command in (["sample", "new"], ["resume", "new"]):
-        refused(call(*command), USAGE, f"outside module '{module}'", f"if you trust it, --trust {module}")
+        refused(
+            call(*command),
+            USAGE,
+            f"outside module '{module}'",
+            f"if you trust it, --trust {module}",
+        )
         assert call(*command, "--trust", module).exit_code == DONE
 
 
 def test_diverging_ends_in_one_line_that_names_what_is_not_finite(module: str):
     result = call("fit", "bits.npy", "--out", "new", *QUICK, "--objective", f"{module}:Nan()")
-    refused(result, DIVERGED, "training diverged after step 0", "is not finite at step 0", "lower learning rate", "taut check")
+    refused(
+        result,
+        DIVERGED,
+        "training diverged after step 0",
+        "is not finite at step 0",
+        "lower learning rate",
+        "taut check",
+    )
     saved = checkpoint.load(checkpoint.latest(Path("new/checkpoints")))
     assert saved.step == 0
     assert all(bool(v.isfinite().all()) for v in saved.tensors.values())
@@ -593,14 +853,24 @@ def test_diverging_ends_in_one_line_that_names_what_is_not_finite(module: str):
 
 def test_an_absurd_learning_rate_diverges(here: Path):
     result = call(
-        "fit", "real.npy", "--out", "new", *QUICK, "--max-epochs", 100, "--batch-size", 8, "--set", "training.learning_rate=1e30"
+        "fit",
+        "real.npy",
+        "--out",
+        "new",
+        *QUICK,
+        "--max-epochs",
+        100,
+        "--batch-size",
+        8,
+        "--set",
+        "training.learning_rate=1e30",
     )
     refused(result, DIVERGED, "training diverged", "not finite", "lower learning rate")
     saved = checkpoint.load(checkpoint.latest(Path("new/checkpoints")))
     assert all(bool(v.isfinite().all()) for v in saved.tensors.values())
 
 
-# -------------------------------------------------------------------------------------------------------------- hostile, broken
+# ---------------------------------------------------------------------------------- hostile, broken
 
 HOSTILE = "\x1b[2J[red]\n\r\x9b31mx"
 
@@ -658,24 +928,51 @@ def test_hostile_names_that_work_are_shown_escaped_too(here: Path):
     ("error", "code", "words"),
     [
         (MemoryError(), MEMORY, "out of memory: use a smaller batch size"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MEMORY, "out of memory"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), MEMORY, "out of memory"),
-        (OSError(28, "No space left on device", "x.npy"), STORAGE, "x.npy: No space left on device"),
-        (PermissionError(13, "Permission denied", "\x1b[31m"), STORAGE, r"\x1b[31m': Permission denied"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            MEMORY,
+            "out of memory",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."
+            ),
+            MEMORY,
+            "out of memory",
+        ),
+        (
+            OSError(28, "No space left on device", "x.npy"),
+            STORAGE,
+            "x.npy: No space left on device",
+        ),
+        (
+            PermissionError(13, "Permission denied", "\x1b[31m"),
+            STORAGE,
+            r"\x1b[31m': Permission denied",
+        ),
         (KeyboardInterrupt(), 130, "stopped"),
         (taut.DataError(["one", "two"]), DATA, "taut: two"),
     ],
 )
-def test_each_failure_has_its_exit_code(here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str):
+def test_each_failure_has_its_exit_code(
+    here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
+):
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
     monkeypatch.setattr("taut.runs.folder.sample", fail)
-    refused(call("sample", "run-bits"), code, words, lines=2 if isinstance(error, taut.DataError) else 1)
+    refused(
+        call("sample", "run-bits"), code, words, lines=2 if isinstance(error, taut.DataError) else 1
+    )
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyError("x"), AssertionError(), ZeroDivisionError("a")])
-def test_what_nobody_foresaw_is_called_a_bug_of_ours(here: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("shapes differ"), KeyError("x"), AssertionError(), ZeroDivisionError("a")],
+)
+def test_what_nobody_foresaw_is_called_a_bug_of_ours(
+    here: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
@@ -683,7 +980,10 @@ def test_what_nobody_foresaw_is_called_a_bug_of_ours(here: Path, monkeypatch: py
     result = call("sample", "run-bits")
     assert result.exit_code == BUG
     assert type(error).__name__ in result.stderr
-    assert result.stderr.splitlines()[-1] == "taut: this is a bug of ours; please report it with the lines above"
+    assert (
+        result.stderr.splitlines()[-1]
+        == "taut: this is a bug of ours; please report it with the lines above"
+    )
     assert not Path("samples.npy").exists()
 
 
@@ -693,30 +993,55 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(here: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
-    refused(call("sample", "run-bits"), STORAGE, "cannot write samples.npy: No space left on device")
+    refused(
+        call("sample", "run-bits"), STORAGE, "cannot write samples.npy: No space left on device"
+    )
     assert not list(here.glob("*samples*"))
 
 
-# ---------------------------------------------------------------------------------------------------------------- real processes
+# ----------------------------------------------------------------------------------- real processes
 
 
 def taut_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", "from taut.cli.app import main; main()", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
-    return subprocess.run(command, env=environment, check=False, **{"capture_output": True} | options)
+    return subprocess.run(
+        command, env=environment, check=False, **{"capture_output": True} | options
+    )
 
 
 def test_a_file_larger_than_the_system_allows(here: Path):
-    """300 steps in three intervals, each checkpointed; the limit lets small files through, and from step 200 on no large one."""
-    flags = ["--batch-size", "8", "--set", "training.checkpoint_seconds=0", "--set", "training.patience=9"]
-    assert call("fit", "bits.npy", "--out", "new", *QUICK, "--max-epochs", "50", *flags).exit_code == DONE
+    """300 steps in three intervals, each checkpointed.
+
+    The limit lets small files through, and from step 200 on no large one.
+    """
+    flags = [
+        "--batch-size",
+        "8",
+        "--set",
+        "training.checkpoint_seconds=0",
+        "--set",
+        "training.patience=9",
+    ]
+    assert (
+        call("fit", "bits.npy", "--out", "new", *QUICK, "--max-epochs", "50", *flags).exit_code
+        == DONE
+    )
     for path in ("manifest.json", "model.safetensors", "checkpoints/step-000000300"):
-        shutil.rmtree(Path("new", path)) if Path("new", path).is_dir() else Path("new", path).unlink()
+        shutil.rmtree(Path("new", path)) if Path("new", path).is_dir() else Path(
+            "new", path
+        ).unlink()
     size = Path("new/checkpoints/step-000000200/state.safetensors").stat().st_size
-    result = taut_process("resume", "new", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1)))
+    result = taut_process(
+        "resume",
+        "new",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1)),
+    )
     lines = result.stderr.decode().splitlines()
     assert result.returncode == STORAGE, lines
-    assert re.search(r"cannot write new/checkpoints/\.taut-\w+/state\.safetensors: File too large", lines[-1])
+    assert re.search(
+        r"cannot write new/checkpoints/\.taut-\w+/state\.safetensors: File too large", lines[-1]
+    )
     assert not any("Traceback" in line for line in lines)
     assert checkpoint.load(checkpoint.latest(Path("new/checkpoints"))).step == 200
     assert call("resume", "new").exit_code == DONE
@@ -726,7 +1051,9 @@ def test_a_file_larger_than_the_system_allows(here: Path):
 def test_a_reader_that_goes_away_does_not_stop_the_training(here: Path):
     read, write = os.pipe()
     os.close(read)
-    result = taut_process("fit", "bits.npy", "--out", "new", *QUICK, stdout=write, stderr=write, capture_output=False)
+    result = taut_process(
+        "fit", "bits.npy", "--out", "new", *QUICK, stdout=write, stderr=write, capture_output=False
+    )
     os.close(write)
     assert result.returncode == DONE
     assert taut.load("new").evaluation()["num_data"] == 6
@@ -736,7 +1063,11 @@ def test_a_terminal_of_another_encoding_and_the_version(here: Path):
     result = taut_process("resume", "run-bits", env={"PYTHONIOENCODING": "ascii"})
     assert result.returncode == DONE
     assert b"? Monte Carlo" in result.stdout
-    assert result.stderr == b"run-bits is finished; nothing to resume: --minutes or --max-epochs makes its training longer\n"
+    assert (
+        result.stderr
+        == b"run-bits is finished; nothing to resume: --minutes or --max-epochs makes its training "
+        b"longer\n"
+    )
     from importlib.metadata import version
 
     assert call("--version").stdout == f"taut {version('taut')}\n"
@@ -750,7 +1081,8 @@ def test_help_names_every_option():
         result = call(command, "--help", COLUMNS="200")
         assert result.exit_code == DONE
         options = [line.split() for line in result.stdout.splitlines() if line.startswith("  --")]
-        assert all(len(words) > 2 for words in options), options  # an option, its type, and what it means
+        # an option, its type, and what it means
+        assert all(len(words) > 2 for words in options), options
 
 
 def test_storage_is_what_the_manifest_says(here: Path):

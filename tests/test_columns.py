@@ -1,4 +1,6 @@
-"""The rules by which a table is understood, each with the words that a person reads, and codes that come back exactly."""
+"""The rules by which a table is understood, each with the words that a person reads, and codes that
+come back exactly.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,16 @@ def one(values, name="x", **options):
     """The column of some values beside a harmless one, the notes and the problems."""
     values = arrow(values)
     beside = pa.array([i - 3.5 for i in range(len(values))])
-    columns, notes, problems = infer([pa.table([values, beside], names=[name, "beside"])], "t", **options)
+    columns, notes, problems = infer(
+        [pa.table([values, beside], names=[name, "beside"])], "t", **options
+    )
     return next((c for c in columns if c.name == name), None), notes, problems
 
 
 def ordered(values, levels):
-    return pa.DictionaryArray.from_arrays(pa.array([levels.index(v) for v in values]), pa.array(levels), ordered=True)
+    return pa.DictionaryArray.from_arrays(
+        pa.array([levels.index(v) for v in values]), pa.array(levels), ordered=True
+    )
 
 
 def unordered(values):
@@ -95,10 +101,20 @@ RULES = [
     ([decimal.Decimal("1.10"), decimal.Decimal("-2.20")], "real", "float", (-2.2, 1.1)),
     (["2020-01-01", "1970-01-02", None], "date", "date", (1, 18262)),
     (["2020-01-01", "1970-01-02 12:00"], "date", "timestamp", (1.5, 18262)),
-    (["2020-01-01T00:00:00.5Z", "1970-01-01 02:00:00+01:00"], "date", "timestamp UTC", (1 / 24, 18262 + 0.5 / 86400)),
+    (
+        ["2020-01-01T00:00:00.5Z", "1970-01-01 02:00:00+01:00"],
+        "date",
+        "timestamp UTC",
+        (1 / 24, 18262 + 0.5 / 86400),
+    ),
     ([date("1970-01-03"), date("1969-12-31")], "date", "date", (-1, 2)),
     (pa.array([date("1970-01-03"), date("1969-12-31")], pa.date64()), "date", "date", (-1, 2)),
-    (pa.array([time("1970-01-03"), time("1970-01-01 06:00")], pa.timestamp("ns")), "date", "timestamp", (0.25, 2)),
+    (
+        pa.array([time("1970-01-03"), time("1970-01-01 06:00")], pa.timestamp("ns")),
+        "date",
+        "timestamp",
+        (0.25, 2),
+    ),
     (pa.array([0, 86400], pa.timestamp("s", "Asia/Tokyo")), "date", "timestamp UTC", (0, 1)),
     (["2020-02-30", "2020-01-01", "x"], "category", "text", ("2020-01-01", "2020-02-30", "x")),
     (["1_000", "٣", "0x1"], "category", "text", ("0x1", "1_000", "٣")),
@@ -110,9 +126,15 @@ def test_the_kind_follows_from_the_values(values, kind, type_, held):
     column, _, problems = one(values)
     assert problems == []
     assert (column.kind, column.type) == (kind, type_)
-    assert column.levels == held if isinstance(held[0], str) else (column.low, column.high) == pytest.approx(held, abs=1e-12)
+    assert (
+        column.levels == held
+        if isinstance(held[0], str)
+        else (column.low, column.high) == pytest.approx(held, abs=1e-12)
+    )
     assert column.rows == len(values)
-    assert column.missing == sum(v is None or v != v or v in MISSING for v in arrow(values).to_pylist())
+    assert column.missing == sum(
+        v is None or v != v or v in MISSING for v in arrow(values).to_pylist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,12 +183,16 @@ def test_constants_are_noted():
 
 def test_all_problems_are_told_at_once():
     gone = pa.nulls(3)
-    data = pa.table([[1.0, 2.5, np.inf], gone, [["a"], ["b"], []]], names=["a\nb", "empty", "nested"])
+    data = pa.table(
+        [[1.0, 2.5, np.inf], gone, [["a"], ["b"], []]], names=["a\nb", "empty", "nested"]
+    )
     assert infer([data], "f")[2] == [
         "f: 1 values (33.3 %) of 'a\\nb' are infinite, the first (inf) in row 2 "
         f"{ROW}; replace them, or list inf in --missing-values",
-        "f: column 'empty' holds nothing but missing values; remove it, or set kind = \"id\" in a schema file",
-        "f: column 'nested' holds 'list<item: string>' values, several in one cell; give each entry a column of its own",
+        "f: column 'empty' holds nothing but missing values; remove it, or set kind = \"id\" in a "
+        "schema file",
+        "f: column 'nested' holds 'list<item: string>' values, several in one cell; give each "
+        "entry a column of its own",
     ]
 
 
@@ -176,13 +202,19 @@ def test_all_problems_are_told_at_once():
         (pa.time32("s"), "which are not supported; give them as a number, such as seconds"),
         (pa.duration("ms"), "which are not supported; give them as a number, such as seconds"),
         (pa.struct([("a", pa.int8())]), "several in one cell; give each entry a column of its own"),
-        (pa.binary(), 'which are not supported; give them as text or numbers, or leave them out (kind = "id" in a schema file)'),
+        (
+            pa.binary(),
+            'which are not supported; give them as text or numbers, or leave them out (kind = "id" '
+            "in a schema file)",
+        ),
     ],
 )
 def test_types_that_are_refused(kind, mend):
     column, _, problems = one(pa.nulls(3, kind))
     assert (column, problems) == (None, [f"t: column 'x' holds '{kind}' values, {mend}"])
-    assert one(pa.nulls(3, kind), given={"x": {"kind": "id"}})[0] == Column("x", "id", missing=3, type="text", rows=3)
+    assert one(pa.nulls(3, kind), given={"x": {"kind": "id"}})[0] == Column(
+        "x", "id", missing=3, type="text", rows=3
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +222,8 @@ def test_types_that_are_refused(kind, mend):
     [
         (
             ["", "a"],
-            "column 0 (from 0) has no name; give it one, or remove it; pandas writes its index so, which index=False leaves away",
+            "column 0 (from 0) has no name; give it one, or remove it; pandas writes its index so, "
+            "which index=False leaves away",
         ),
         (["a", " "], "column 1 (from 0) has no name; give it one, or remove it"),
         (["a\x1b[31m", "a\x1b[31m"], "'a\\x1b[31m' names more than one column; rename all but one"),
@@ -217,7 +250,10 @@ def test_nothing_left_to_model():
     ("values", "notes"),
     [
         (["?", "a", "b", "?"], ["'?' in 'x' (2 values) may mean missing: --missing-values '?'"]),
-        (["Unknown", "a", "b"], ["'Unknown' in 'x' (1 values) may mean missing: --missing-values 'Unknown'"]),
+        (
+            ["Unknown", "a", "b"],
+            ["'Unknown' in 'x' (1 values) may mean missing: --missing-values 'Unknown'"],
+        ),
         (
             [" -", "a", "."],
             [
@@ -227,11 +263,23 @@ def test_nothing_left_to_model():
         ),
         (
             ["?", "1", "2", "3"],
-            ["'?' in 'x' (1 values) may mean missing: --missing-values '?' (all its other values are numbers)"],
+            [
+                "'?' in 'x' (1 values) may mean missing: --missing-values '?' (all its other "
+                "values are numbers)"
+            ],
         ),
-        ([1.5, -2.5, 3.5, -999.0, -999, -999], ["-999 in 'x' (3 values) may mean missing: --missing-values=-999"]),
-        ([1, 5, 9, 99] + [9999] * 3, ["9999 in 'x' (3 values) may mean missing: --missing-values=9999"]),
-        (["1", "5", "9", "99"] + ["9999"] * 3, ["9999 in 'x' (3 values) may mean missing: --missing-values=9999"]),
+        (
+            [1.5, -2.5, 3.5, -999.0, -999, -999],
+            ["-999 in 'x' (3 values) may mean missing: --missing-values=-999"],
+        ),
+        (
+            [1, 5, 9, 99] + [9999] * 3,
+            ["9999 in 'x' (3 values) may mean missing: --missing-values=9999"],
+        ),
+        (
+            ["1", "5", "9", "99"] + ["9999"] * 3,
+            ["9999 in 'x' (3 values) may mean missing: --missing-values=9999"],
+        ),
         (
             [1, 5, -99, -99, -99, -999, -999, -999],
             [
@@ -251,31 +299,50 @@ def test_stand_ins_for_missing_are_reported_and_not_guessed(values, notes):
 
 
 def test_few_texts_among_many_different_numbers_are_refused():
-    numbers, mend = [str(i / 4) for i in range(20)] * 4, 'kind = "category" or "id" in a --schema FILE'
+    numbers, mend = (
+        [str(i / 4) for i in range(20)] * 4,
+        'kind = "category" or "id" in a --schema FILE',
+    )
     for words, told in (
         (["oops"], "'oops'"),
         (["n.d.", "?", "n.d.", "?"], "'n.d.', '?'"),
         (["a", "b", "c", "d"], "'a', 'b', 'c', ..."),
     ):
         column, _, problems = one([*numbers, *words, None])
-        share = f"80 of its {80 + len(words)} values are numbers, but not {told}, the first in row 80 {ROW}"
+        share = (
+            f"80 of its {80 + len(words)} values are numbers, but not {told}, the first in row 80 "
+            f"{ROW}"
+        )
         missing = f"correct the file, or --missing-values '{words[0]}' if that means missing"
         assert (column, problems) == (None, [f"t: column 'x': {share}; {missing}, or {mend}"])
         assert one([*numbers, *words], missing_values=words)[0].kind == "real"
-        assert one([*numbers, *words], given={"x": {"kind": "category"}})[0].num_levels == 20 + len(set(words))
+        assert one([*numbers, *words], given={"x": {"kind": "category"}})[0].num_levels == 20 + len(
+            set(words)
+        )
         assert one([*numbers, *words], given={"x": {"kind": "id"}})[0].kind == "id"
     dates = [f"2020-01-{1 + i % 20:02d}" for i in range(80)]
-    assert "80 of its 81 values are dates, but not 'soon', the first in row 80" in one([*dates, "soon"])[2][0]
+    assert (
+        "80 of its 81 values are dates, but not 'soon', the first in row 80"
+        in one([*dates, "soon"])[2][0]
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "name", "kind"),
     [
-        ([str(i % 19) for i in range(380)] + ["a"], "x", "category"),  # one number fewer than are no levels
+        (
+            [str(i % 19) for i in range(380)] + ["a"],
+            "x",
+            "category",
+        ),  # one number fewer than are no levels
         ([str(i % 20) for i in range(80)] + ["a"] * 5, "x", "category"),  # more than a twentieth
         (["0", "1", "2"] * 200 + ["unknown"], "x", "category"),
         ([str(i) for i in range(400)] + ["a17"], "user_id", "id"),
-        (unordered([str(i % 40) for i in range(400)] + ["a"]), "x", "category"),  # a person has said so
+        (
+            unordered([str(i % 40) for i in range(400)] + ["a"]),
+            "x",
+            "category",
+        ),  # a person has said so
     ],
 )
 def test_levels_that_are_mostly_numbers_are_kept(values, name, kind):
@@ -283,7 +350,22 @@ def test_levels_that_are_mostly_numbers_are_kept(values, name, kind):
     assert (column.kind, problems) == (kind, [])
 
 
-ABSENT = ["?", "missing", "n.a.", "#N/A", "--", "nil", "ND", "*", "N.D.", "#DIV/0!", "no data", "<NA>", "Unknown", "none"]
+ABSENT = [
+    "?",
+    "missing",
+    "n.a.",
+    "#N/A",
+    "--",
+    "nil",
+    "ND",
+    "*",
+    "N.D.",
+    "#DIV/0!",
+    "no data",
+    "<NA>",
+    "Unknown",
+    "none",
+]
 
 
 @pytest.mark.parametrize("word", ABSENT)
@@ -293,10 +375,15 @@ def test_a_word_for_missing_among_many_numbers_is_refused_at_any_share(word, sha
     rows = range(3, 3 + int(share * 900))
     for i in rows:
         values[i] = word
-    held = f"t: column 'x': {1000 - len(rows)} of its 1,000 values are numbers, but not {word!r}, the first in row 3 {ROW}"
+    held = (
+        f"t: column 'x': {1000 - len(rows)} of its 1,000 values are numbers, but not {word!r}, the "
+        f"first in row 3 {ROW}"
+    )
     column, _, problems = one(values)
     assert column is None
-    assert problems[0].startswith(f"{held}; correct the file, or --missing-values {word!r} if that means missing")
+    assert problems[0].startswith(
+        f"{held}; correct the file, or --missing-values {word!r} if that means missing"
+    )
     kept = one(values, missing_values=[word])[0]
     assert (kept.kind, kept.missing) == ("mixed", len(rows))  # uniform numbers have edges
 
@@ -306,7 +393,10 @@ def test_many_other_words_among_many_numbers_are_told_where_the_column_is_lost()
     _, notes, problems = one(values)
     hint = "1,200 of its 1,600 values are numbers, the first that is none ('PC 0') in row 1200"
     assert problems == []
-    assert f'looks like an id, left out; kind = "category" in a schema file keeps it; {hint}' in notes[0]
+    assert (
+        f'looks like an id, left out; kind = "category" in a schema file keeps it; {hint}'
+        in notes[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -327,7 +417,9 @@ def test_what_a_person_says_means_missing(values, missing_values, missing, held)
     column, notes, problems = one(values, missing_values=missing_values)
     assert (column.missing, notes, problems) == (missing, [], [])
     assert held == (column.levels or (column.low, column.high))
-    coded, problems, notes = encode(pa.table({"x": arrow(values)}), [column], "t", missing_values=missing_values)
+    coded, problems, notes = encode(
+        pa.table({"x": arrow(values)}), [column], "t", missing_values=missing_values
+    )
     assert (np.isnan(coded).sum(), problems, notes) == (missing, [], [])
 
 
@@ -336,12 +428,18 @@ def test_a_default_token_that_was_text_is_told_and_can_be_kept():
     column, notes, _ = one(values)
     assert (column.levels, column.missing) == (("brick", "wood"), 4)
     assert notes == [
-        "t: 'NA' in 'x' (2 values) is read as missing; levels in a schema file that name it keep it",
-        "t: 'n/a' in 'x' (1 values) is read as missing; levels in a schema file that name it keep it",
+        "t: 'NA' in 'x' (2 values) is read as missing; levels in a schema file that name it keep "
+        "it",
+        "t: 'n/a' in 'x' (1 values) is read as missing; levels in a schema file that name it keep "
+        "it",
     ]
-    kept, _, problems = one(values, given={"x": {"kind": "category", "levels": ["NA", "brick", "wood"]}})
+    kept, _, problems = one(
+        values, given={"x": {"kind": "category", "levels": ["NA", "brick", "wood"]}}
+    )
     assert (kept.levels, kept.missing, problems) == (("NA", "brick", "wood"), 2, [])
-    assert encode(table(x=values), [kept], "t")[0][:, 0] == pytest.approx([0, 1, 0, 2, np.nan, np.nan], nan_ok=True)
+    assert encode(table(x=values), [kept], "t")[0][:, 0] == pytest.approx(
+        [0, 1, 0, 2, np.nan, np.nan], nan_ok=True
+    )
 
 
 # What a person should know
@@ -352,7 +450,9 @@ def test_mixed_texts_and_numbers():
     line = "40 of its 41 values are numbers, the first that is none ('abc') in row 40 " + ROW
     assert one(values)[1] == [f"t: 'x' is read as a category; {line}"]
     dates = [f"2020-01-{1 + i % 7:02d}" for i in range(40)] + ["soon"]
-    assert one(dates)[1] == [f"t: 'x' is read as a category; {line.replace('numbers', 'dates').replace('abc', 'soon')}"]
+    assert one(dates)[1] == [
+        f"t: 'x' is read as a category; {line.replace('numbers', 'dates').replace('abc', 'soon')}"
+    ]
     assert one(["1", "2", "3", "a"])[1] == []
 
 
@@ -360,7 +460,8 @@ def test_leading_zeros():
     values = ["01234", "99999", "00501"]
     column, notes, _ = one(values)
     note = (
-        "holds numbers with leading zeros such as '01234', read as numbers; kind = \"category\" in a schema file keeps the texts"
+        "holds numbers with leading zeros such as '01234', read as numbers; kind = \"category\" in "
+        "a schema file keeps the texts"
     )
     assert (column.kind, notes) == ("count", [f"t: 'x' {note}"])
     column = one(values, given={"x": {"kind": "category"}})[0]
@@ -371,7 +472,10 @@ def test_leading_zeros():
 
 def test_a_thousand_levels_are_too_many():
     levels = [f"v{i}" for i in range(1001)]
-    ways = 'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a schema file'
+    ways = (
+        'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a '
+        "schema file"
+    )
     line = f"t: column 'x' holds 1,001 different texts, too many for a category; {ways}"
     assert one(levels * 2)[2] == [line]
     assert one(levels, given={"x": {"kind": "category"}})[2] == [line]
@@ -401,13 +505,21 @@ def test_what_storage_in_float32_loses():
     close = [1e9, 1e9 + 1, 1e9 + 0.5]
     assert one(integers)[1] == one(days)[1] == one(close)[2] == one([1e40, 1.5, 2.5])[2] == []
     keep = 'give it as text with kind = "category" in a schema file to keep it'
-    assert one([0, 2**53, 5])[1] == [f"t: 'x' looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}"]
-    assert one([1e200, 1.5, 2.5])[2] == ["t: column 'x' holds values up to 1e+200, beyond the range of float64; rescale it"]
+    assert one([0, 2**53, 5])[1] == [
+        f"t: 'x' looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}"
+    ]
+    assert one([1e200, 1.5, 2.5])[2] == [
+        "t: column 'x' holds values up to 1e+200, beyond the range of float64; rescale it"
+    ]
     torch.set_default_dtype(torch.float32)
-    assert one(integers)[1] == ["t: 'x' holds integers up to 16,777,217; float32 tells them apart only to 16,777,216"]
+    assert one(integers)[1] == [
+        "t: 'x' holds integers up to 16,777,217; float32 tells them apart only to 16,777,216"
+    ]
     assert one(days)[1] == ["t: 'x' is stored in float32 as days: times are kept to 2.8 minutes"]
     assert one(close)[2] == []  # an offset keeps them apart
-    assert one([1e40, 1.5, 2.5])[2] == ["t: column 'x' holds values up to 1e+40, beyond the range of float32; rescale it"]
+    assert one([1e40, 1.5, 2.5])[2] == [
+        "t: column 'x' holds values up to 1e+40, beyond the range of float32; rescale it"
+    ]
 
 
 # What a schema file says
@@ -418,11 +530,27 @@ def test_what_storage_in_float32_loses():
     [
         ([1, 2, 3], {"kind": "ordinal"}, ("ordinal", ("1", "2", "3"))),
         (["10", "9", "8"], {"kind": "ordinal"}, ("ordinal", ("8", "9", "10"))),
-        (["lo", "hi"], {"kind": "ordinal", "levels": ["lo", "mid", "hi"]}, ("ordinal", ("lo", "mid", "hi"))),
+        (
+            ["lo", "hi"],
+            {"kind": "ordinal", "levels": ["lo", "mid", "hi"]},
+            ("ordinal", ("lo", "mid", "hi")),
+        ),
         (["hi", "hi"], {"kind": "binary", "levels": ["lo", "hi"]}, ("binary", ("lo", "hi"))),
-        ([1, 2, 3], {"kind": "category", "levels": ["3", "2.0", "1", "0"]}, ("category", ("3", "2", "1", "0"))),
-        ([True, False], {"kind": "binary", "levels": ["True", "False"]}, ("binary", ("true", "false"))),
-        (["2020-01-01", "2021-01-01"], {"kind": "category"}, ("category", ("2020-01-01", "2021-01-01"))),
+        (
+            [1, 2, 3],
+            {"kind": "category", "levels": ["3", "2.0", "1", "0"]},
+            ("category", ("3", "2", "1", "0")),
+        ),
+        (
+            [True, False],
+            {"kind": "binary", "levels": ["True", "False"]},
+            ("binary", ("true", "false")),
+        ),
+        (
+            ["2020-01-01", "2021-01-01"],
+            {"kind": "category"},
+            ("category", ("2020-01-01", "2021-01-01")),
+        ),
         ([1, 2, 3], {"kind": "levels", "low": 0, "high": 9}, ("levels", (0, 9))),
         ([1, 2, 3], {"kind": "levels", "high": 9.0}, ("levels", (1, 9))),
         ([0, 1, 3], {"kind": "count"}, ("count", (0, 3))),
@@ -445,53 +573,109 @@ def test_a_schema_file_overrides(values, entry, expected):
         (
             ["a", "b", "1"],
             {"kind": "real"},
-            f"kind real needs numbers, but it holds texts, the first ('a') in row 0 {ROW}; mend them, or choose another kind",
+            f"kind real needs numbers, but it holds texts, the first ('a') in row 0 {ROW}; mend "
+            f"them, or choose another kind",
         ),
         (
             ["1", "2"],
             {"kind": "date"},
-            f"kind date needs dates, but it holds numbers, the first ('1') in row 0 {ROW}; mend them, or choose another kind",
+            f"kind date needs dates, but it holds numbers, the first ('1') in row 0 {ROW}; mend "
+            f"them, or choose another kind",
         ),
         (
             [True, False],
             {"kind": "count"},
-            "kind count needs numbers, but it holds truth values; mend them, or choose another kind",
+            "kind count needs numbers, but it holds truth values; mend them, or choose another "
+            "kind",
         ),
-        ([0.5, 1], {"kind": "count"}, "kind count needs integers, but it holds others; choose real or positive"),
-        ([-3, 1], {"kind": "count"}, "kind count needs integers from 0, but it holds -3; choose levels or real"),
-        ([0, 1], {"kind": "positive"}, "kind positive needs numbers above 0, but it holds 0; choose real"),
-        ([0, 70000], {"kind": "levels"}, "spans 70,001 levels, at most 65,536 are taken; use count or real"),
-        ([0, 7], {"kind": "levels", "high": 6}, "holds 0..7, outside its levels 0..6; correct the values, or low and high"),
-        (["a", "b"], {"kind": "ordinal"}, 'kind ordinal needs the levels in their order, such as levels = ["low", "high"]'),
+        (
+            [0.5, 1],
+            {"kind": "count"},
+            "kind count needs integers, but it holds others; choose real or positive",
+        ),
+        (
+            [-3, 1],
+            {"kind": "count"},
+            "kind count needs integers from 0, but it holds -3; choose levels or real",
+        ),
+        (
+            [0, 1],
+            {"kind": "positive"},
+            "kind positive needs numbers above 0, but it holds 0; choose real",
+        ),
+        (
+            [0, 70000],
+            {"kind": "levels"},
+            "spans 70,001 levels, at most 65,536 are taken; use count or real",
+        ),
+        (
+            [0, 7],
+            {"kind": "levels", "high": 6},
+            "holds 0..7, outside its levels 0..6; correct the values, or low and high",
+        ),
+        (
+            ["a", "b"],
+            {"kind": "ordinal"},
+            'kind ordinal needs the levels in their order, such as levels = ["low", "high"]',
+        ),
         ([1, 2, 3], {"kind": "binary"}, "kind binary needs two levels, it holds 3"),
         (["a", "a"], {"kind": "category"}, "kind category needs two levels or more, it holds 1"),
-        (["a", "b"], {"kind": "constant"}, 'kind constant needs one value, but it holds several; kind = "id" leaves it out'),
+        (
+            ["a", "b"],
+            {"kind": "constant"},
+            'kind constant needs one value, but it holds several; kind = "id" leaves it out',
+        ),
         (
             ["a", "b", "c", "c"],
             {"kind": "binary", "levels": ["a", "b"]},
-            "holds 2 values that are none of its levels ('c'); add them to levels, or list them in --missing-values",
+            "holds 2 values that are none of its levels ('c'); add them to levels, or list them in "
+            "--missing-values",
         ),
         (
             ["a"],
             {"kind": "categorie"},
-            "unknown kind 'categorie'; did you mean 'category'?; it is one of " + ", ".join(f"'{k}'" for k in KINDS),
+            "unknown kind 'categorie'; did you mean 'category'?; it is one of "
+            + ", ".join(f"'{k}'" for k in KINDS),
         ),
         (
             ["a"],
             {"knid": "real"},
-            "unknown key 'knid'; did you mean 'kind'?; it is one of 'kind', 'levels', 'low', 'high', 'step', 'atoms'",
+            "unknown key 'knid'; did you mean 'kind'?; it is one of 'kind', 'levels', 'low', "
+            "'high', 'step', 'atoms'",
         ),
         (
             ["a"],
             {"kind": "real", "levels": ["a", "b"]},
-            "levels belong to the kinds binary, category, ordinal; set kind to one of them, or remove levels",
+            "levels belong to the kinds binary, category, ordinal; set kind to one of them, or "
+            "remove levels",
         ),
-        (["a"], {"kind": "category", "levels": "ab"}, 'levels must be a list of texts, such as ["low", "high"]'),
-        (["a"], {"kind": "category", "levels": ["a", "a"]}, "levels must be two or more different texts, not 2 levels: a, a"),
-        (["a"], {"kind": "binary", "levels": ["a", "b", "c"]}, "levels must be two different texts, not 3 levels: a, b, c"),
-        (["a"], {"low": 0}, 'low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or remove them'),
+        (
+            ["a"],
+            {"kind": "category", "levels": "ab"},
+            'levels must be a list of texts, such as ["low", "high"]',
+        ),
+        (
+            ["a"],
+            {"kind": "category", "levels": ["a", "a"]},
+            "levels must be two or more different texts, not 2 levels: a, a",
+        ),
+        (
+            ["a"],
+            {"kind": "binary", "levels": ["a", "b", "c"]},
+            "levels must be two different texts, not 3 levels: a, b, c",
+        ),
+        (
+            ["a"],
+            {"low": 0},
+            'low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or '
+            "remove them",
+        ),
         (["a"], {"kind": "levels", "low": 0.5}, "low and high must be integers"),
-        (["a"], {"kind": "levels", "low": 5, "high": 5}, "needs low < high and at most 65,536 levels, not 5..5"),
+        (
+            ["a"],
+            {"kind": "levels", "low": 5, "high": 5},
+            "needs low < high and at most 65,536 levels, not 5..5",
+        ),
     ],
 )
 def test_a_schema_file_that_does_not_fit(values, entry, line):
@@ -501,7 +685,9 @@ def test_a_schema_file_that_does_not_fit(values, entry, line):
 
 def test_a_schema_file_for_another_table():
     problems = infer([table(age=[1, 2])], "t", given={"agee": {"kind": "real"}})[2]
-    assert problems == ["t: the schema file describes 'agee', which is no column; did you mean 'age'?"]
+    assert problems == [
+        "t: the schema file describes 'agee', which is no column; did you mean 'age'?"
+    ]
 
 
 # Pieces
@@ -543,7 +729,21 @@ def test_where_a_reader_cuts_the_rows_changes_nothing(cuts, monkeypatch):
 @pytest.mark.parametrize("seed", range(60))
 def test_any_table_in_any_pieces_comes_back(seed):
     rng = random.Random(seed)
-    values = [None, "NA", "a", "b", "?", "2020-01-01", "2020-01-01 06:30", "x y", "1", "2", "-999", "1.5", "007"]
+    values = [
+        None,
+        "NA",
+        "a",
+        "b",
+        "?",
+        "2020-01-01",
+        "2020-01-01 06:30",
+        "x y",
+        "1",
+        "2",
+        "-999",
+        "1.5",
+        "007",
+    ]
     length = rng.randint(1, 40)
     held = {name: rng.choices(rng.sample(values, rng.randint(1, 6)), k=length) for name in "abc"}
     whole = pa.table({name: pa.array(texts, pa.string()) for name, texts in held.items()})
@@ -562,17 +762,27 @@ def test_any_table_in_any_pieces_comes_back(seed):
 
 
 def test_row_groups_of_a_file(tmp_path):
-    whole = table(c=ordered(["lo", "hi", "lo", "lo"], ["lo", "mid", "hi"]), d=unordered(["b", "a", "b", "c"]))
+    whole = table(
+        c=ordered(["lo", "hi", "lo", "lo"], ["lo", "mid", "hi"]), d=unordered(["b", "a", "b", "c"])
+    )
     pq.write_table(whole, tmp_path / "t.parquet", row_group_size=1)
     with pq.ParquetFile(tmp_path / "t.parquet") as file:
         columns, _, problems = infer((file.read_row_group(i) for i in range(4)), "t")
-    assert [(c.kind, c.levels) for c in columns] == [("ordinal", ("lo", "mid", "hi")), ("category", ("a", "b", "c"))]
+    assert [(c.kind, c.levels) for c in columns] == [
+        ("ordinal", ("lo", "mid", "hi")),
+        ("category", ("a", "b", "c")),
+    ]
     assert problems == []
 
 
 def test_pieces_that_contradict_each_other():
-    assert infer([table(a=[1]), table(b=[1])], "t")[2] == ["t: its pieces have different columns; write it with one header"]
-    line = f"t: column 'a' holds number values up to row 1 and text values from there {ROW}; write the whole column as one type"
+    assert infer([table(a=[1]), table(b=[1])], "t")[2] == [
+        "t: its pieces have different columns; write it with one header"
+    ]
+    line = (
+        f"t: column 'a' holds number values up to row 1 and text values from there {ROW}; write "
+        f"the whole column as one type"
+    )
     assert infer([table(a=[1, 2]), table(a=["x"])], "t")[2] == [line]
     one_way, other = ordered(["a"], ["a", "b"]), ordered(["a"], ["b", "a"])
     line = "t: column 'a' declares its levels in two different orders; write it with one"
@@ -586,11 +796,14 @@ def test_more_different_values_than_are_counted(monkeypatch):
     monkeypatch.setattr("taut.data.tables.infer.CAP", 1100)
     texts, numbers = [f"x{i}" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
     assert one(texts)[0].kind == "id"
-    assert one(texts * 3)[2][0].startswith("t: column 'x' holds more than 1,099 different texts, too many for a category")
+    assert one(texts * 3)[2][0].startswith(
+        "t: column 'x' holds more than 1,099 different texts, too many for a category"
+    )
     assert one([i * 2 for i in range(1101)])[0].kind == "id"
     assert one([0, *range(1101)])[0].kind == one([*range(1101)] * 2)[0].kind == "levels"
     real = {"x": {"kind": "real"}}
-    assert one(numbers + [1100.5] * 1200, given=real)[1] == []  # its first row is beyond what is counted
+    # its first row is beyond what is counted
+    assert one(numbers + [1100.5] * 1200, given=real)[1] == []
     assert one([0.5] * 1200 + numbers, given=real)[1][0].startswith(
         "t: more than half of the values are one value in 'x' (1,201 of 2,301 are 0.5)"
     )
@@ -629,10 +842,15 @@ def test_columns_that_are_missing_or_extra_are_all_named():
 
 def test_levels_never_seen_are_missing_and_noted():
     column = Column("colour", "category", ("blue", "red"), type="text")
-    codes, problems, notes = encode(table(colour=["red", "teal", None, "teal", "grey", "blue"]), [column], "t")
+    codes, problems, notes = encode(
+        table(colour=["red", "teal", None, "teal", "grey", "blue"]), [column], "t"
+    )
     assert codes[:, 0] == pytest.approx([1, np.nan, np.nan, np.nan, np.nan, 0], nan_ok=True)
     assert problems == []
-    assert notes == ["t: 3 values of 'colour' are levels never seen in training ('teal', 'grey'): read as missing"]
+    assert notes == [
+        "t: 3 values of 'colour' are levels never seen in training ('teal', 'grey'): read as "
+        "missing"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -640,14 +858,22 @@ def test_levels_never_seen_are_missing_and_noted():
     [
         (Column("x", "binary", ("0", "1"), type="int"), ["1", "0.0", "1.0"], [1, 0, 1]),
         (Column("x", "binary", ("0", "1"), type="float"), [1, 0, 1], [1, 0, 1]),
-        (Column("x", "binary", ("false", "true"), type="bool"), ["True", "FALSE", "true"], [1, 0, 1]),
+        (
+            Column("x", "binary", ("false", "true"), type="bool"),
+            ["True", "FALSE", "true"],
+            [1, 0, 1],
+        ),
         (Column("x", "binary", ("True", "False"), type="text"), [True, False, True], [0, 1, 0]),
         (Column("x", "category", ("1", "2", "A"), type="text"), [2, 1, 2], [1, 0, 1]),
         (Column("x", "category", ("1", "01", "A"), type="text"), [1, 1, 1], [0, 0, 0]),
         (Column("x", "category", ("a", "b"), type="text"), unordered(["b", "a", "b"]), [1, 0, 1]),
         (Column("x", "real", type="float"), ["1", "2.5", "-3e1"], [1, 2.5, -30]),
         (Column("x", "real", low=1, high=2, type="int"), [decimal.Decimal("1.5")] * 3, [1.5] * 3),
-        (Column("x", "date", type="date"), ["1970-01-02", "1970-01-03 12:00", " 1969-12-31"], [1, 2.5, -1]),
+        (
+            Column("x", "date", type="date"),
+            ["1970-01-02", "1970-01-03 12:00", " 1969-12-31"],
+            [1, 2.5, -1],
+        ),
         (Column("x", "category", ("a", "b"), type="text"), pa.nulls(3), [np.nan] * 3),
         (Column("x", "count", type="int"), pa.nulls(3), [np.nan] * 3),
         (Column("x", "date", type="date"), pa.nulls(3, pa.string()), [np.nan] * 3),
@@ -673,7 +899,8 @@ LIST = "mend them, or list what means missing in --missing-values"
         (
             Column("x", "real"),
             [None, True, True],
-            f"2 values (66.7 %) of 'x' are no numbers, the first ('truth values') in row 11 {ROW}; {LIST}",
+            f"2 values (66.7 %) of 'x' are no numbers, the first ('truth values') in row 11 {ROW}; "
+            f"{LIST}",
         ),
         (
             Column("x", "count"),
@@ -683,7 +910,8 @@ LIST = "mend them, or list what means missing in --missing-values"
         (
             Column("x", "date"),
             [7, 8, 9],
-            f"3 values (100 %) of 'x' are no dates (YYYY-MM-DD), the first ('numbers') in row 10 {ROW}; {LIST}",
+            f"3 values (100 %) of 'x' are no dates (YYYY-MM-DD), the first ('numbers') in row 10 "
+            f"{ROW}; {LIST}",
         ),
         (
             Column("x", "category", ("a", "b"), type="text"),
@@ -705,7 +933,8 @@ LIST = "mend them, or list what means missing in --missing-values"
         (
             Column("x", "count"),
             [1, -3, -2] * 4,
-            f"8 values (66.7 %) of 'x' are negative (largest -2, first -3 in row 11 {ROW}); give raw counts",
+            f"8 values (66.7 %) of 'x' are negative (largest -2, first -3 in row 11 {ROW}); give "
+            f"raw counts",
         ),
         (
             Column("x", "count"),
@@ -716,7 +945,8 @@ LIST = "mend them, or list what means missing in --missing-values"
         (
             Column("x", "count"),
             [1.5, 0.5, 200] * 4,
-            f"8 values (66.7 %) of 'x' are not integers (largest 1.5, first 1.5 in row 10 {ROW}); give raw counts",
+            f"8 values (66.7 %) of 'x' are not integers (largest 1.5, first 1.5 in row 10 {ROW}); "
+            f"give raw counts",
         ),
         (
             Column("x", "levels", high=9),
@@ -727,7 +957,8 @@ LIST = "mend them, or list what means missing in --missing-values"
         (
             Column("x", "real"),
             [[1], [2], [3]],
-            "column 'x' holds 'list<item: int64>' values, several in one cell; give each entry a column of its own",
+            "column 'x' holds 'list<item: int64>' values, several in one cell; give each entry a "
+            "column of its own",
         ),
     ],
 )
@@ -745,8 +976,8 @@ EXPECT = "log p(x) of their rows is finite, but low; train with {} in a schema f
         (
             Column("x", "levels", high=9),
             [0, 10, 2],
-            f"1 values (33.3 %) of 'x' are outside the levels 0..9 (largest 10, first 10 in row 11 {ROW}); "
-            + EXPECT.format("low = 0 and high = 10"),
+            f"1 values (33.3 %) of 'x' are outside the levels 0..9 (largest 10, first 10 in row 11 "
+            f"{ROW}); " + EXPECT.format("low = 0 and high = 10"),
         ),
         (
             Column("x", "levels", high=9),
@@ -757,13 +988,14 @@ EXPECT = "log p(x) of their rows is finite, but low; train with {} in a schema f
         (
             Column("x", "levels", low=0.5, high=5, step=0.5, offset=0.5),
             [0.5, 5.5, 2],
-            f"1 values (33.3 %) of 'x' are outside the levels 0.5..5 (largest 5.5, first 5.5 in row 11 {ROW}); "
-            + EXPECT.format("low = 0.5 and high = 6"),
+            f"1 values (33.3 %) of 'x' are outside the levels 0.5..5 (largest 5.5, first 5.5 in "
+            f"row 11 {ROW}); " + EXPECT.format("low = 0.5 and high = 6"),
         ),
         (
             Column("x", "positive"),
             [1, 0, -2],
-            f"2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 {ROW}); " + EXPECT.format('kind = "real"'),
+            f"2 values (66.7 %) of 'x' are not above 0 (largest 0, first 0 in row 11 {ROW}); "
+            + EXPECT.format('kind = "real"'),
         ),
     ],
 )
@@ -801,7 +1033,10 @@ def test_truth_values_are_the_same_in_all_their_spellings(levels, type_, values)
     assert problems == notes == []
 
 
-@pytest.mark.parametrize(("levels", "values"), [(("no", "yes"), ["no", "1"]), (("a", "b"), [0, 1]), (("0", "2"), [False, True])])
+@pytest.mark.parametrize(
+    ("levels", "values"),
+    [(("no", "yes"), ["no", "1"]), (("a", "b"), [0, 1]), (("0", "2"), [False, True])],
+)
 def test_what_is_no_spelling_of_the_same_truth_is_a_new_level(levels, values):
     codes, _, notes = encode(table(x=values), [Column("x", "binary", levels, type="text")], "t")
     assert np.isnan(codes[-1, 0])
@@ -836,7 +1071,8 @@ def test_beyond_float32():
 def test_drift_is_told_beyond_ten_standard_deviations():
     column = Column("x", "real", low=-9, high=9, mean=1.0, std=2.0)
     assert encode(table(x=[46.0, 48.0, None]), [column], "t")[2] == [
-        "t: the mean of 'x' lies 23 standard deviations from that of the training data; check its unit"
+        "t: the mean of 'x' lies 23 standard deviations from that of the training data; check its "
+        "unit"
     ]
     assert encode(table(x=[-19.0]), [column], "t")[2] == []
     assert encode(table(x=[-19.1]), [column], "t")[2] != []
@@ -851,7 +1087,9 @@ BACK = [
     pa.array([1, 0, None, 0, 0]),
     pa.array([1.0, 0.0, None, 0.0, 0.0]),
     pa.array([0.1, -5e-324, None, 1e150, 1 / 3]),
-    pa.array([date("2020-02-29"), None, date("0001-01-01"), date("9999-12-31"), date("1970-01-01")]),
+    pa.array(
+        [date("2020-02-29"), None, date("0001-01-01"), date("9999-12-31"), date("1970-01-01")]
+    ),
     pa.array([1577836800123457, None, 0, 1, 1893456000999999], pa.timestamp("us")),
     pa.array([1577836800123457, None, 0, -1, 5], pa.timestamp("us", "UTC")),
 ]
@@ -868,9 +1106,9 @@ def test_what_was_read_comes_back_exactly(values):
 
 
 def test_a_zone_is_converted_to_utc():
-    zoned = pa.array([time("2020-06-01 12:00:00"), time("2020-06-02 12:00:00")], pa.timestamp("us")).cast(
-        pa.timestamp("us", "UTC")
-    )
+    zoned = pa.array(
+        [time("2020-06-01 12:00:00"), time("2020-06-02 12:00:00")], pa.timestamp("us")
+    ).cast(pa.timestamp("us", "UTC"))
     whole = table(x=zoned.cast(pa.timestamp("us", "Europe/Paris")))
     columns, _, _ = infer([whole], "t")
     back = decode(encode(whole, columns, "t")[0], columns)
@@ -881,7 +1119,11 @@ def test_a_zone_is_converted_to_utc():
 
 
 def test_what_a_model_samples_is_written_as_it_is():
-    columns = [Column("n", "real", type="int"), Column("d", "date", type="date"), Column("k", "count", type="int")]
+    columns = [
+        Column("n", "real", type="int"),
+        Column("d", "date", type="date"),
+        Column("k", "count", type="int"),
+    ]
     written = decode(np.array([[1.5, 1.4, 3], [2, np.nan, np.nan]]), columns)
     assert written.to_pydict() == {"n": [1.5, 2.0], "d": [date("1970-01-02"), None], "k": [3, None]}
     assert decode(np.array([[1.0, 0, 3], [1e19, 0, 2]]), columns)["n"].to_pylist() == [1.0, 1e19]
@@ -915,7 +1157,9 @@ def test_hostile_names_and_levels_come_back():
     columns = tuple(Column(n, "category", (*NAMES, "é" * 10**6), type="text") for n in NAMES)
     given, missing = from_toml(to_toml(columns, NAMES), "s")
     assert list(given) == NAMES
-    assert all(entry == {"kind": "category", "levels": [*NAMES, "é" * 10**6]} for entry in given.values())
+    assert all(
+        entry == {"kind": "category", "levels": [*NAMES, "é" * 10**6]} for entry in given.values()
+    )
     assert missing == tuple(NAMES)
 
 
@@ -925,11 +1169,18 @@ def test_any_text_comes_back(seed):
     letters = [*map(chr, range(256)), "\u2028", "\ufeff", "\uffff", "😀", "ا"]
     name, *texts = ["".join(rng.choices(letters, k=rng.randint(0, 12))) + str(i) for i in range(6)]
     columns = [Column(name, "ordinal", tuple(texts), type="text")]
-    assert from_toml(to_toml(columns, texts), "s") == ({name: {"kind": "ordinal", "levels": texts}}, tuple(texts))
+    assert from_toml(to_toml(columns, texts), "s") == (
+        {name: {"kind": "ordinal", "levels": texts}},
+        tuple(texts),
+    )
 
 
 def test_a_schema_file_in_full():
-    columns = [Column("a", "levels", low=-1, high=3, type="int"), Column("b", "binary", ("x", "y")), Column("c", "id")]
+    columns = [
+        Column("a", "levels", low=-1, high=3, type="int"),
+        Column("b", "binary", ("x", "y")),
+        Column("c", "id"),
+    ]
     text = to_toml(columns, ["?", "-999"])
     assert tomllib.loads(text) == {
         "missing_values": ["?", "-999"],
@@ -939,9 +1190,17 @@ def test_a_schema_file_in_full():
             "c": {"kind": "id"},
         },
     }
-    assert text.startswith("# What each column of the table is. Edit it, then give it with --schema.\n")
-    numbers = 'missing_values = [-999, 1.5, "?"]\ncolumns.a = {kind = "ordinal", levels = [1, 2.0, 0.5, true]}'
-    assert from_toml(numbers, "s") == ({"a": {"kind": "ordinal", "levels": ["1", "2", "0.5", "true"]}}, ("-999", "1.5", "?"))
+    assert text.startswith(
+        "# What each column of the table is. Edit it, then give it with --schema.\n"
+    )
+    numbers = (
+        'missing_values = [-999, 1.5, "?"]\ncolumns.a = {kind = "ordinal", levels = [1, 2.0, 0.5, '
+        "true]}"
+    )
+    assert from_toml(numbers, "s") == (
+        {"a": {"kind": "ordinal", "levels": ["1", "2", "0.5", "true"]}},
+        ("-999", "1.5", "?"),
+    )
 
 
 def test_all_that_is_wrong_with_a_schema_file():
@@ -964,9 +1223,11 @@ def test_all_that_is_wrong_with_a_schema_file():
             'missing_values must be a list of texts and numbers, such as ["?", -999]',
             "column 'a': must be a table, such as [columns.\"a\"]",
             f"column 'b': unknown kind 'rael'; did you mean 'real'?; it is one of {kinds}",
-            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', 'levels', 'low', 'high', "
+            "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', "
+            "'levels', 'low', 'high', "
             "'step', 'atoms'",
-            'column \'c\': low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or remove them',
+            "column 'c': low and high belong to the kinds levels and mixed; set kind = \"levels\" "
+            'or "mixed", or remove them',
         ]
     )
     with pytest.raises(UsageError, match=r"s.toml: is not valid TOML \(.*line 2"):
@@ -991,11 +1252,18 @@ def test_a_column_comes_back_from_its_dict():
         ({"type": "txt"}, "column 'a': unknown type 'txt'; did you mean 'text'?"),
         ({"levels": ["x", "x"]}, "column 'a': its levels are not all different"),
         ({"levels": ["x"]}, "column 'a': kind category needs two levels or more, not 1"),
-        ({"kind": "binary", "levels": ["x", "y", "z"]}, "column 'a': kind binary needs two levels, not 3"),
+        (
+            {"kind": "binary", "levels": ["x", "y", "z"]},
+            "column 'a': kind binary needs two levels, not 3",
+        ),
         ({"low": 2.0}, "column 'a': low must not exceed high, but 2 > 0"),
         ({"levels": [1, 2]}, "not a column (TypeError: levels must be texts)"),
         ({"levels": "xy"}, "not a column (TypeError: name must be a text, levels a list)"),
-        ({"mean": float("nan")}, "not a column (ValueError: low, high, mean, std, offset, step and atoms must be finite)"),
+        (
+            {"mean": float("nan")},
+            "not a column (ValueError: low, high, mean, std, offset, step and atoms must be "
+            "finite)",
+        ),
         ({"rows": "many"}, "not a column (ValueError: "),
         ({"extra": 1}, "not a column (TypeError: "),
     ],
@@ -1015,7 +1283,11 @@ def test_a_column_without_a_name_is_refused():
 @pytest.mark.parametrize(
     ("column", "what", "missing"),
     [
-        (Column("x", "category", ("Private", "State-gov"), missing=18, rows=1000), "2 levels: Private, State-gov", "1.8 %"),
+        (
+            Column("x", "category", ("Private", "State-gov"), missing=18, rows=1000),
+            "2 levels: Private, State-gov",
+            "1.8 %",
+        ),
         (
             Column("x", "category", tuple(f"level {i}" for i in range(20)), rows=1),
             "20 levels: level 0, level 1, level 2, level 3, level 4, ...",
@@ -1028,7 +1300,11 @@ def test_a_column_without_a_name_is_refused():
         ),
         (Column("x", "levels", low=-1, high=20000), "20,002 levels: -1 .. 20,000", ""),
         (Column("x", "positive", low=0.12345678, high=1e20), "0.123457 .. 1e+20", ""),
-        (Column("x", "date", low=0, high=18262.5, type="timestamp"), "1970-01-01 .. 2020-01-01", ""),
+        (
+            Column("x", "date", low=0, high=18262.5, type="timestamp"),
+            "1970-01-01 .. 2020-01-01",
+            "",
+        ),
         (Column("x", "date", low=-1e9, high=1e9, type="date"), "day -1e+09 .. day 1e+09", ""),
         (Column("x", "id", missing=1, rows=1), "left out", "100.0 %"),
         (Column("x", "constant", low=7, high=7, type="int"), "7", ""),
@@ -1042,7 +1318,17 @@ def test_what_check_prints(column, what, missing):
 def test_properties_follow_from_the_kind():
     modelled = [k for k in KINDS if Column("x", k, ("a", "b")).modelled]
     discrete = [k for k in KINDS if Column("x", k, ("a", "b")).discrete]
-    assert modelled == ["binary", "category", "ordinal", "count", "levels", "real", "positive", "mixed", "date"]
+    assert modelled == [
+        "binary",
+        "category",
+        "ordinal",
+        "count",
+        "levels",
+        "real",
+        "positive",
+        "mixed",
+        "date",
+    ]
     assert discrete == ["binary", "category", "ordinal", "count", "levels"]
     assert Column("x", "levels", low=-2, high=3).num_levels == 6
     assert Column("x", "category", ("a", "b", "c")).num_levels == 3
@@ -1062,7 +1348,9 @@ def test_many_constant_columns_are_one_line():
     pixels = {f"pixel{i}": [0] * 30 if i < 20 else range(i, i + 30) for i in range(24)}
     columns, notes, _ = infer([table(**pixels)], "t")
     assert sum(c.kind == "constant" for c in columns) == 20
-    assert [n for n in notes if "constant" in n] == ["t: 20 columns are constant, left out: 'pixel0', 'pixel1', 'pixel2', ..."]
+    assert [n for n in notes if "constant" in n] == [
+        "t: 20 columns are constant, left out: 'pixel0', 'pixel1', 'pixel2', ..."
+    ]
     notes = infer([table(a=[1, 1], b=["x", "x"], c=[0.5, 1.5])], "t")[1]
     assert notes == ["t: 'a' is constant (1), left out", "t: 'b' is constant ('x'), left out"]
 

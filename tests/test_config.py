@@ -1,4 +1,7 @@
-"""Settings: what each kind of value becomes, and every wrong one refused at once, in a line that names the mend."""
+"""Settings.
+
+What each kind of value becomes, and every wrong one refused at once, in a line that names the mend.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from taut.system.errors import UsageError
 
 def test_defaults_are_filled_in():
     assert Config.from_dict({}) == Config()
-    assert Config.from_dict({"training": {"seed": 3}}).training == dataclasses.replace(Config().training, seed=3)
+    assert Config.from_dict({"training": {"seed": 3}}).training == dataclasses.replace(
+        Config().training, seed=3
+    )
 
 
 def test_a_saved_configuration_comes_back():
@@ -80,7 +85,12 @@ BAD = [
     ("training", "objective", 5, "training.objective: expected text, not 5"),
     ("training", "device", None, "training.device: expected text, not None"),
     ("training", "seed", "1.5", "expected a whole number, not '1.5'"),
-    ("training", "learnin_rate", 1, "unknown training.learnin_rate; did you mean 'learning_rate'?; there are objective, "),
+    (
+        "training",
+        "learnin_rate",
+        1,
+        "unknown training.learnin_rate; did you mean 'learning_rate'?; there are objective, ",
+    ),
     ("training", "Learning_Rate", 1, "did you mean 'learning_rate'?"),
     ("model", "latent_dim", -2, "model.latent_dim: expected a number from 1"),
     ("model", "latent_dims", 2, "unknown model.latent_dims; did you mean 'latent_dim'?"),
@@ -89,9 +99,19 @@ BAD = [
     ("data", "levels", "1:2:3", "expected 2 numbers, not '1:2:3'"),
     ("data", "levels", "0:b", "expected a whole number, not 'b'"),
     ("data", "shape", {"a": 1}, "expected whole numbers"),
-    ("data", "binarize", "dynamc", "'dynamc' is none of none, dynamic, threshold; did you mean 'dynamic'?"),
+    (
+        "data",
+        "binarize",
+        "dynamc",
+        "'dynamc' is none of none, dynamic, threshold; did you mean 'dynamic'?",
+    ),
     ("data", "binarize", "", "'' is none of none, dynamic, threshold"),
-    ("data", "kind", "binry", "'binry' is none of binary, levels, real, count; did you mean 'binary'?"),
+    (
+        "data",
+        "kind",
+        "binry",
+        "'binry' is none of binary, levels, real, count; did you mean 'binary'?",
+    ),
     ("data", "test_fraction", 0.95, "expected a number from 0 to 0.9"),
 ]
 
@@ -130,5 +150,9 @@ def test_all_errors_come_at_once_in_the_order_given():
 
 
 def test_settings_have_names_of_their_own():
-    names = [s.name for f in dataclasses.fields(Config) for s in dataclasses.fields(getattr(Config(), f.name))]
+    names = [
+        s.name
+        for f in dataclasses.fields(Config)
+        for s in dataclasses.fields(getattr(Config(), f.name))
+    ]
     assert len(names) == len(set(names))  # flags and TAUT_ variables leave the section away

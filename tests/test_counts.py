@@ -1,4 +1,6 @@
-"""Sparse rows equal dense ones, an .h5ad file gives the same numbers however it stores them, and bad counts are refused."""
+"""Sparse rows equal dense ones, an .h5ad file gives the same numbers however it stores them, and
+bad counts are refused.
+"""
 
 from __future__ import annotations
 
@@ -60,21 +62,38 @@ def dense(counts: SparseRows | np.ndarray) -> np.ndarray:
     return counts[:].numpy() if isinstance(counts, SparseRows) else counts
 
 
-# -- SparseRows ------------------------------------------------------------------------------------------------------------
+# -- SparseRows
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "index",
-    [0, -1, 3, slice(None), slice(2, 9, 3), slice(4, 4), torch.tensor([5, 0, 5, 3, -2]), torch.tensor([], dtype=torch.long)],
+    [
+        0,
+        -1,
+        3,
+        slice(None),
+        slice(2, 9, 3),
+        slice(4, 4),
+        torch.tensor([5, 0, 5, 3, -2]),
+        torch.tensor([], dtype=torch.long),
+    ],
     ids=str,
 )
 def test_rows_are_indexed_like_a_tensor(index: Any) -> None:
-    torch.testing.assert_close(rows_of()[index], torch.from_numpy(COUNTS).double()[index], rtol=0, atol=0)
+    torch.testing.assert_close(
+        rows_of()[index], torch.from_numpy(COUNTS).double()[index], rtol=0, atol=0
+    )
 
 
 def test_rows_have_what_a_part_of_a_dataset_needs() -> None:
     rows = rows_of()
-    assert (len(rows), rows.shape, rows.dtype, rows.device.type) == (12, (12, 7), torch.float64, "cpu")
+    assert (len(rows), rows.shape, rows.dtype, rows.device.type) == (
+        12,
+        (12, 7),
+        torch.float64,
+        "cpu",
+    )
     torch.set_default_dtype(torch.float32)
     assert rows.dtype == rows[:2].dtype == torch.float32
     torch.set_default_dtype(torch.float16)
@@ -92,7 +111,10 @@ def test_rows_of_a_dense_array(dtype: Any) -> None:
 
 
 def test_the_largest_value() -> None:
-    assert (SparseRows.of(COUNTS).largest(), SparseRows.of(0 * COUNTS).largest()) == (COUNTS.max(), 0.0)
+    assert (SparseRows.of(COUNTS).largest(), SparseRows.of(0 * COUNTS).largest()) == (
+        COUNTS.max(),
+        0.0,
+    )
 
 
 def test_split_gives_consecutive_blocks() -> None:
@@ -126,7 +148,9 @@ def test_subsets_keep_their_order_and_their_own_values_only() -> None:
         (0.5, torch.float64),
     ],
 )
-def test_values_are_kept_in_the_smallest_type_that_holds_them(value: float, dtype: torch.dtype) -> None:
+def test_values_are_kept_in_the_smallest_type_that_holds_them(
+    value: float, dtype: torch.dtype
+) -> None:
     rows = rows_of(np.array([[0.0, value], [1.0, 0.0]]))
     assert rows._values.dtype == dtype
     assert rows[0].tolist() == [0.0, value]
@@ -136,7 +160,11 @@ def test_values_are_kept_in_the_smallest_type_that_holds_them(value: float, dtyp
 @pytest.mark.parametrize("kind", ["array", "matrix"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
 def test_every_format_gives_the_same_rows(form: str, kind: str, dtype: Any) -> None:
-    made = sparse.csr_array(COUNTS.astype(dtype)) if kind == "array" else sparse.csr_matrix(COUNTS.astype(dtype))
+    made = (
+        sparse.csr_array(COUNTS.astype(dtype))
+        if kind == "array"
+        else sparse.csr_matrix(COUNTS.astype(dtype))
+    )
     rows = from_scipy(made.asformat(form))
     assert np.array_equal(rows[:].numpy(), COUNTS)
     assert rows._values.dtype == torch.uint8
@@ -157,38 +185,56 @@ def test_repeated_entries_are_added_up_without_wrapping_around(form: str) -> Non
     if form == "coo":
         matrix: Any = sparse.coo_array((data, (at, at)), shape=(2, 2))
     else:
-        matrix = {"csr": sparse.csr_array, "csc": sparse.csc_array}[form]((data, at, np.array([0, 2, 3])), shape=(2, 2))
+        matrix = {"csr": sparse.csr_array, "csc": sparse.csc_array}[form](
+            (data, at, np.array([0, 2, 3])), shape=(2, 2)
+        )
     assert from_scipy(matrix)[:].tolist() == [[300.0, 0.0], [0.0, 7.0]]
 
 
 def test_hashes_depend_on_the_values_alone() -> None:
     tidy = sparse.csr_array(np.array([[0, 3, 0, 4], [1, 0, 0, 0], [0, 3, 0, 4]]))
     shuffled = sparse.csr_matrix(
-        (np.array([4.0, 0.0, 3.0, -0.0, 1.0, 1.0, 4.0, 2.0]), np.array([3, 0, 1, 2, 0, 1, 3, 1]), np.array([0, 3, 5, 8])), (3, 4)
+        (
+            np.array([4.0, 0.0, 3.0, -0.0, 1.0, 1.0, 4.0, 2.0]),
+            np.array([3, 0, 1, 2, 0, 1, 3, 1]),
+            np.array([0, 3, 5, 8]),
+        ),
+        (3, 4),
     )
     before = shuffled.data.copy()
     assert np.array_equal(SparseRows(tidy).row_hashes(), SparseRows(shuffled).row_hashes())
     assert SparseRows(tidy).fingerprint() == SparseRows(shuffled).fingerprint()
     assert np.array_equal(shuffled.data, before)
     hashes = SparseRows(tidy).row_hashes()
-    assert (hashes.dtype, hashes[0] == hashes[2], hashes[0] == hashes[1]) == (np.dtype("S16"), True, False)
+    assert (hashes.dtype, hashes[0] == hashes[2], hashes[0] == hashes[1]) == (
+        np.dtype("S16"),
+        True,
+        False,
+    )
     # also where another row makes the stored type wider
     assert rows_of(np.array([[0, 3, 0, 4], [0, 0, 0, 70000]])).row_hashes()[0] == hashes[0]
 
 
-@pytest.mark.parametrize("changed", [COUNTS[::-1], COUNTS[:, ::-1], COUNTS[:-1], np.pad(COUNTS, ((0, 0), (0, 1))), 2 * COUNTS])
+@pytest.mark.parametrize(
+    "changed",
+    [COUNTS[::-1], COUNTS[:, ::-1], COUNTS[:-1], np.pad(COUNTS, ((0, 0), (0, 1))), 2 * COUNTS],
+)
 def test_the_fingerprint_names_exactly_these_counts(changed: np.ndarray) -> None:
     assert len(rows_of().fingerprint()) == 32
     assert rows_of(changed).fingerprint() != rows_of().fingerprint()
 
 
 @pytest.mark.parametrize("block", [1, 2**22])
-def test_moments_and_totals_equal_the_dense_ones(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moments_and_totals_equal_the_dense_ones(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("taut.data.sparse.BLOCK", block)
-    array = COUNTS + np.array([0, 0, 0, 0, 0, 0, 1e6])  # hardly varies beside its size, which one pass could not tell
+    # hardly varies beside its size, which one pass could not tell
+    array = COUNTS + np.array([0, 0, 0, 0, 0, 0, 1e6])
     mean, std = rows_of(array).column_moments()
     assert (mean.dtype, std.dtype, rows_of(array).totals().dtype) == (torch.float64,) * 3
-    # sums of 12 numbers up to 1e6 in float64: relative errors of some 12 * 1e-16, also of squares of deviations
+    # sums of 12 numbers up to 1e6 in float64: relative errors of some 12 * 1e-16, also of squares
+    # of deviations
     np.testing.assert_allclose(mean, array.mean(0), rtol=1e-14)
     np.testing.assert_allclose(std, array.std(0), rtol=1e-8)
     assert rows_of(array).totals().tolist() == array.sum(1).tolist()
@@ -212,7 +258,9 @@ def test_what_is_no_matrix_of_numbers_is_refused(matrix: Any, words: str) -> Non
 def test_indices_outside_the_matrix_are_refused(form: Any, wrong: int) -> None:
     matrix = form(COUNTS)
     matrix.indices[4] = wrong
-    with pytest.raises(DataError, match=r"the matrix: its sparse indices are damaged .*; write it again"):
+    with pytest.raises(
+        DataError, match=r"the matrix: its sparse indices are damaged .*; write it again"
+    ):
         from_scipy(matrix)
 
 
@@ -232,11 +280,13 @@ def test_a_large_matrix_is_never_made_dense(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert (rows.shape, len(names)) == ((4186, 13_488), 13_488)
-    # torch's own memory is not traced; its largest tensors here are 780,212 numbers of 8 bytes, 6 MB
+    # torch's own memory is not traced; its largest tensors here are 780,212 numbers of 8 bytes, 6
+    # MB
     assert peak < 100e6  # a dense copy has 226 MB even in float32
 
 
-# -- AnnData ---------------------------------------------------------------------------------------------------------------
+# -- AnnData
+# --------------------------------------------------------------------------------------------------
 
 STORED = {
     "dense": COUNTS,
@@ -249,7 +299,9 @@ STORED = {
 
 @pytest.mark.parametrize("where", ["X", "raw", "layer"])
 @pytest.mark.parametrize("stored", STORED)
-def test_b34_every_way_to_store_counts_gives_equal_numbers(stored: str, where: str, tmp_path: Path) -> None:
+def test_b34_every_way_to_store_counts_gives_equal_numbers(
+    stored: str, where: str, tmp_path: Path
+) -> None:
     x = STORED[stored]
     if where == "layer":
         adata, layer = annotated(LOGGED, layers={"counts": x}), "counts"
@@ -278,19 +330,31 @@ def test_raw_may_have_more_variables_than_x() -> None:
     assert from_anndata(adata, "X")[2] == ["gene0", "gene1", "gene2"]
 
 
-@pytest.mark.parametrize("logged", [LOGGED, sparse.csr_matrix(LOGGED), -COUNTS, np.where(COUNTS == 0, np.nan, COUNTS)])
+@pytest.mark.parametrize(
+    "logged", [LOGGED, sparse.csr_matrix(LOGGED), -COUNTS, np.where(COUNTS == 0, np.nan, COUNTS)]
+)
 def test_b34_x_without_counts_is_never_silently_replaced(logged: Any, tmp_path: Path) -> None:
     path = saved(tmp_path, with_raw(logged, sparse.csr_matrix(COUNTS)))
-    expected = f"{path}: X holds no counts, but raw does; --layer raw reads it, --layer X reads X as it is"
+    expected = (
+        f"{path}: X holds no counts, but raw does; --layer raw reads it, --layer X reads X as it is"
+    )
     with pytest.raises(DataError) as refused:
         read_h5ad(path)
     assert refused.value.problems == [expected]
-    np.testing.assert_array_equal(dense(read_h5ad(path, layer="X")[0]), logged.toarray() if sparse.issparse(logged) else logged)
+    np.testing.assert_array_equal(
+        dense(read_h5ad(path, layer="X")[0]),
+        logged.toarray() if sparse.issparse(logged) else logged,
+    )
 
 
 def test_all_places_with_counts_are_named() -> None:
-    adata = annotated(LOGGED, layers={"scaled": LOGGED - 1, "umi\n": COUNTS, "spliced": sparse.csc_matrix(COUNTS)})
-    with pytest.raises(DataError, match=r"X holds no counts, but layer 'umi\\n' does; .*; counts are also in: spliced$"):
+    adata = annotated(
+        LOGGED, layers={"scaled": LOGGED - 1, "umi\n": COUNTS, "spliced": sparse.csc_matrix(COUNTS)}
+    )
+    with pytest.raises(
+        DataError,
+        match=r"X holds no counts, but layer 'umi\\n' does; .*; counts are also in: spliced$",
+    ):
         from_anndata(adata)
 
 
@@ -302,7 +366,11 @@ def test_x_is_read_as_it_is_where_no_place_holds_counts() -> None:
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ("count", r"cells.h5ad: has no layer count; did you mean counts\? --layer takes one of: X, raw, counts$"),
+        (
+            "count",
+            r"cells.h5ad: has no layer count; did you mean counts\? --layer takes one of: X, raw, "
+            r"counts$",
+        ),
         ("zz\n", r"has no layer 'zz\\n'; --layer takes one of: X, raw, counts$"),
     ],
 )
@@ -326,7 +394,11 @@ def test_b34_a_file_without_x_asks_for_a_layer(tmp_path: Path) -> None:
 def test_labels_are_read_when_asked_for_and_listed_otherwise(tmp_path: Path) -> None:
     kinds = np.array(["neuron", "glia"] * 6, dtype=object)
     path = saved(tmp_path, annotated(COUNTS, {"cell_type": kinds, "batch": np.arange(12)}))
-    assert read_h5ad(path)[1:] == (None, [f"gene{i}" for i in range(7)], ["obs columns: cell_type, batch"])
+    assert read_h5ad(path)[1:] == (
+        None,
+        [f"gene{i}" for i in range(7)],
+        ["obs columns: cell_type, batch"],
+    )
     _, labels, _, notes = read_h5ad(path, labels="cell_type")
     assert labels is not None
     assert (labels.tolist(), labels.dtype.kind, notes) == (kinds.tolist(), "U", [])
@@ -334,13 +406,17 @@ def test_labels_are_read_when_asked_for_and_listed_otherwise(tmp_path: Path) -> 
     assert batch is not None
     assert (batch.tolist(), batch.dtype.kind) == (list(range(12)), "i")
     with pytest.raises(
-        UsageError, match=r"obs has no column celltype; did you mean cell_type\? --labels takes one of: cell_type, b"
+        UsageError,
+        match=r"obs has no column celltype; did you mean cell_type\? --labels takes one of: "
+        r"cell_type, b",
     ):
         read_h5ad(path, labels="celltype")
 
 
 def test_missing_labels_are_counted() -> None:
-    _, labels, _, notes = from_anndata(annotated(COUNTS, {"kind": ["a", None, "b"] * 4}), labels="kind")
+    _, labels, _, notes = from_anndata(
+        annotated(COUNTS, {"kind": ["a", None, "b"] * 4}), labels="kind"
+    )
     assert labels is not None
     assert labels[:3].tolist() == ["a", "nan", "b"]
     assert notes == ["labels kind: 4 of 12 are missing, read as 'nan'"]
@@ -365,7 +441,8 @@ def test_b35_a_truncated_file_is_one_line(share: float, tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(
-        DataError, match=r"cells.h5ad: is no .h5ad file, or truncated or damaged \(.*\); download it again$"
+        DataError,
+        match=r"cells.h5ad: is no .h5ad file, or truncated or damaged \(.*\); download it again$",
     ) as refused:
         read_h5ad(path)
     assert len(str(refused.value).splitlines()) == 1
@@ -412,10 +489,22 @@ def unknown_encoding(file: h5py.File) -> None:
     [
         (change_indices, "cells.h5ad, X: its sparse indices are damaged"),
         (change_pointers, "damaged"),
-        (claim_rows, "cells.h5ad, X: claims 40000000000000 bytes where the file holds 0; it is damaged, download it again"),
+        (
+            claim_rows,
+            "cells.h5ad, X: claims 40000000000000 bytes where the file holds 0; it is damaged, "
+            "download it again",
+        ),
         (text, r"X: holds .* values, not numbers; save it as integers or float32$"),
-        (fewer_rows, r"X: has shape \(5, 7\), but there are 12 obs_names and 7 var_names; the file is damaged, write it again"),
-        (old, "was written by an anndata before 0.7; read it with anndata.read_h5ad and write it again"),
+        (
+            fewer_rows,
+            r"X: has shape \(5, 7\), but there are 12 obs_names and 7 var_names; the file is "
+            r"damaged, write it again",
+        ),
+        (
+            old,
+            "was written by an anndata before 0.7; read it with anndata.read_h5ad and write it "
+            "again",
+        ),
         (no_obs, "is an HDF5 file, but no .h5ad: it has no obs and no var; save it with anndata"),
         (unknown_encoding, "is no .h5ad file, or truncated or damaged"),
     ],
@@ -444,8 +533,12 @@ def test_a_missing_file_is_a_usage_error(name: str, tmp_path: Path) -> None:
         read_h5ad(tmp_path / name)
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "no\nway"), BlockingIOError(11, "no way, it is locked")])
-def test_a_file_that_may_not_be_read_is_a_usage_error(error: OSError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "no\nway"), BlockingIOError(11, "no way, it is locked")]
+)
+def test_a_file_that_may_not_be_read_is_a_usage_error(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def refuse(*_: Any) -> None:
         raise error
 
@@ -457,25 +550,37 @@ def test_a_file_that_may_not_be_read_is_a_usage_error(error: OSError, monkeypatc
 
 def test_anndata_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "anndata", None)
-    with pytest.raises(UsageError, match=r"needs anndata to be read; pip install 'taut\[anndata\]'"):
+    with pytest.raises(
+        UsageError, match=r"needs anndata to be read; pip install 'taut\[anndata\]'"
+    ):
         read_h5ad(tmp_path / "cells.h5ad")
 
 
-@pytest.mark.parametrize("embedding", [np.arange(24.0).reshape(12, 2), torch.arange(24.0, requires_grad=True).reshape(12, 2)])
+@pytest.mark.parametrize(
+    "embedding",
+    [np.arange(24.0).reshape(12, 2), torch.arange(24.0, requires_grad=True).reshape(12, 2)],
+)
 def test_an_embedding_goes_into_obsm(embedding: Any) -> None:
     adata = annotated(COUNTS)
     to_obsm(adata, embedding)
     to_obsm(adata, embedding, key="X_mine")
-    assert adata.obsm["X_taut"].tolist() == adata.obsm["X_mine"].tolist() == np.arange(24.0).reshape(12, 2).tolist()
+    assert (
+        adata.obsm["X_taut"].tolist()
+        == adata.obsm["X_mine"].tolist()
+        == np.arange(24.0).reshape(12, 2).tolist()
+    )
 
 
 @pytest.mark.parametrize("shape", [(11, 2), (12,), (12, 2, 1)])
 def test_an_embedding_of_other_rows_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match=r"the embedding has shape .*, but \(12, dimensions\) is needed"):
+    with pytest.raises(
+        UsageError, match=r"the embedding has shape .*, but \(12, dimensions\) is needed"
+    ):
         to_obsm(annotated(COUNTS), np.zeros(shape))
 
 
-# -- problems --------------------------------------------------------------------------------------------------------------
+# -- problems
+# --------------------------------------------------------------------------------------------------
 
 BASE = np.array([[4, 0, 1], [0, 2, 0], [3, 0, 5]], dtype=np.float64)
 
@@ -497,42 +602,56 @@ LAYER = "counts are needed"
         (
             changed(_11=-2, _22=-7),
             [
-                "2 values (40 % of those not zero) are negative, the first at row 1, column 1 (from 0); the smallest is -7:"
+                "2 values (40 % of those not zero) are negative, the first at row 1, column 1 "
+                "(from 0); the smallest is -7:"
                 f" {LAYER}"
             ],
         ),
         (
             changed(_00=0.6931, _20=1.5),
             [
-                "2 values (40 % of those not zero) are not integers, the first at row 0, column 0 (from 0); the largest is 5,"
+                "2 values (40 % of those not zero) are not integers, the first at row 0, column 0 "
+                "(from 0); the largest is 5,"
                 f" so they look log-normalised: {LAYER}"
             ],
         ),
         (
             changed(_22=20.5),
             [
-                "1 values (20 % of those not zero) are not integers, the first at row 2, column 2 (from 0); the largest is"
+                "1 values (20 % of those not zero) are not integers, the first at row 2, column 2 "
+                "(from 0); the largest is"
                 f" 20.5: {LAYER}"
             ],
         ),
         (
             changed(_01=np.nan, _02=np.inf, _10=-np.inf),
             [
-                "1 values (14.3 % of those not zero) are NaN, the first at row 0, column 1 (from 0); counts cannot be missing or"
+                "1 values (14.3 % of those not zero) are NaN, the first at row 0, column 1 (from "
+                "0); counts cannot be missing or"
                 " infinite, so drop the rows or the columns",
-                "2 values (28.6 % of those not zero) are infinite, the first at row 0, column 2 (from 0); counts cannot be"
+                "2 values (28.6 % of those not zero) are infinite, the first at row 0, column 2 "
+                "(from 0); counts cannot be"
                 " missing or infinite, so drop the rows or the columns",
             ],
         ),
         (
             changed(_11=2**24 + 1),
             [
-                "1 values (20 % of those not zero) are too large, the first at row 1, column 1 (from 0); the largest is"
-                " 16777217, and only up to 16777216 are integers exact once stored; drop the columns"
+                "1 values (20 % of those not zero) are too large, the first at row 1, column 1 "
+                "(from 0); the largest is"
+                " 16777217, and only up to 16777216 are integers exact once stored; drop the "
+                "columns"
             ],
         ),
     ],
-    ids=["good", "B31 negative", "B31 log-normalised", "B31 not integers", "NaN and infinite", "beyond 2^24"],
+    ids=[
+        "good",
+        "B31 negative",
+        "B31 log-normalised",
+        "B31 not integers",
+        "NaN and infinite",
+        "beyond 2^24",
+    ],
 )
 @pytest.mark.parametrize("form", [SparseRows, np.asarray])
 @pytest.mark.parametrize("block", [1, 2**22])
@@ -567,7 +686,8 @@ def test_b32_zeros_alone_divide_nothing(form: Any) -> None:
     lines, notes = problems(form(np.zeros((13, 2))), "new")
     assert lines == []
     assert notes == [
-        "new: 13 of 13 rows (from 0: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...) are all zero; they are kept",
+        "new: 13 of 13 rows (from 0: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...) are all zero; they are "
+        "kept",
         "new: 2 of 2 columns (from 0: 0, 1) are all zero; they are kept",
     ]
 
@@ -583,7 +703,10 @@ def test_dense_counts_of_more_axes_are_checked_too() -> None:
 @pytest.mark.parametrize(("high", "noted"), [(20_000, []), (20_001, ["2..20001"])])
 def test_b33_a_wide_span_of_library_sizes_is_noted(form: Any, high: int, noted: list[str]) -> None:
     notes = problems(form(np.array([[1, 1], [high, 0], [high - 1, 1]])), "cells")[1]
-    assert notes == [f"cells: the sums of the rows span {s}, more than a factor of 10^4; are all rows alike?" for s in noted]
+    assert notes == [
+        f"cells: the sums of the rows span {s}, more than a factor of 10^4; are all rows alike?"
+        for s in noted
+    ]
 
 
 def dense_file(path: Path, matrix: np.ndarray, **options: Any) -> Path:
@@ -603,8 +726,14 @@ NORMALISED = np.log1p(TALLY / TALLY.sum(1, keepdims=True) * 1e4)
     [
         (NORMALISED, "are not integers, the first at row 0, column"),
         (NORMALISED - NORMALISED.mean(0), "are negative, the first at row 0, column"),
-        (np.where(np.arange(20) + np.arange(300)[:, None] == 7, -1, TALLY), "are negative, the first at row 0, column 7 (GENE7)"),
-        (np.where(np.arange(20) + np.arange(300)[:, None] == 9, np.nan, TALLY), "are NaN, the first at row 0, column 9 (GENE9)"),
+        (
+            np.where(np.arange(20) + np.arange(300)[:, None] == 7, -1, TALLY),
+            "are negative, the first at row 0, column 7 (GENE7)",
+        ),
+        (
+            np.where(np.arange(20) + np.arange(300)[:, None] == 9, np.nan, TALLY),
+            "are NaN, the first at row 0, column 9 (GENE9)",
+        ),
     ],
 )
 def test_what_is_no_count_in_a_file_is_refused_however_it_is_stored(
@@ -617,16 +746,22 @@ def test_what_is_no_count_in_a_file_is_refused_however_it_is_stored(
     with pytest.raises(DataError) as caught:
         prepare(path)
     assert said in str(caught.value)
-    assert "NaN" in said or "no matrix of the file holds counts; give raw counts with another --layer or file" in str(
-        caught.value
+    assert (
+        "NaN" in said
+        or "no matrix of the file holds counts; give raw counts with another --layer or file"
+        in str(caught.value)
     )
     if form is np.asarray and "NaN" not in said:
         assert prepare(path, kind="real").schema.kind == "real"
 
 
 def test_a_layer_that_holds_no_counts_is_not_asked_for_again(tmp_path: Path) -> None:
-    path = dense_file(tmp_path / "cells.h5ad", TALLY, layers={"logged": sparse.csr_matrix(NORMALISED)})
-    with pytest.raises(DataError, match="counts are not in --layer logged; give raw counts with another --layer"):
+    path = dense_file(
+        tmp_path / "cells.h5ad", TALLY, layers={"logged": sparse.csr_matrix(NORMALISED)}
+    )
+    with pytest.raises(
+        DataError, match="counts are not in --layer logged; give raw counts with another --layer"
+    ):
         prepare(path, options=Options(layer="logged"))
 
 
@@ -634,13 +769,19 @@ def test_genes_that_are_never_seen_are_named_and_bits_are_told(tmp_path: Path) -
     bits = (TALLY > 0).astype("f4")
     bits[:, 7] = 0
     notes = prepare(dense_file(tmp_path / "cells.h5ad", bits)).notes
-    assert any("1 of 20 columns (from 0: 7 GENE7) are all zero; they are kept" in note for note in notes)
+    assert any(
+        "1 of 20 columns (from 0: 7 GENE7) are all zero; they are kept" in note for note in notes
+    )
     assert any("holds nothing but 0 and 1, read as counts" in note for note in notes)
 
 
 def test_a_sparse_matrix_of_other_numbers_is_told_to_be_made_dense() -> None:
     weights = sparse.random(200, 30, 0.1, random_state=0, format="csr")
-    with pytest.raises(DataError, match=r"give other numbers dense: \.toarray\(\), or sparse_output=False"):
+    with pytest.raises(
+        DataError, match=r"give other numbers dense: \.toarray\(\), or sparse_output=False"
+    ):
         prepare(weights)
-    with pytest.raises(DataError, match=r"give other numbers dense: X\.toarray\(\), or sparse_output=False"):
+    with pytest.raises(
+        DataError, match=r"give other numbers dense: X\.toarray\(\), or sparse_output=False"
+    ):
         from_counts(SparseRows(weights), 0.1)

@@ -1,4 +1,7 @@
-"""What good data become: exact values, kinds, parts and bits. Refusals are in test_data_bad_input.py."""
+"""What good data become: exact values, kinds, parts and bits.
+
+Refusals are in test_data_bad_input.py.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +50,14 @@ GREY = RNG.integers(0, 256, (40, 4, 5), dtype=np.uint8)
 
 def idx_bytes(array: np.ndarray, code: int) -> bytes:
     sizes = struct.pack(f">{array.ndim}I", *array.shape)
-    return bytes([0, 0, code, array.ndim]) + sizes + array.astype(array.dtype.newbyteorder(">")).tobytes()
+    return (
+        bytes([0, 0, code, array.ndim])
+        + sizes
+        + array.astype(array.dtype.newbyteorder(">")).tobytes()
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 def test_digits_are_the_bundled_levels():
@@ -61,7 +68,9 @@ def test_digits_are_the_bundled_levels():
     np.testing.assert_array_equal(read(name).data, array)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "i4", "u8", "i8", "f4", "f8", ">i2", ">f4", ">f8"])
+@pytest.mark.parametrize(
+    "dtype", ["u1", "i1", "u2", "i2", "i4", "u8", "i8", "f4", "f8", ">i2", ">f4", ">f8"]
+)
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy_gives_the_same_values_native_and_contiguous(tmp_path: Path, dtype: str, order: str):
     values = np.arange(24).reshape(4, 3, 2).astype(dtype, order=order)  # type: ignore[call-overload]
@@ -95,7 +104,10 @@ def test_npz_by_key_by_syntax_and_alone(tmp_path: Path, save):
     np.testing.assert_array_equal(read(path).data, GREY)
 
 
-@pytest.mark.parametrize(("code", "dtype"), [(0x08, "u1"), (0x09, "i1"), (0x0B, "i2"), (0x0C, "i4"), (0x0D, "f4"), (0x0E, "f8")])
+@pytest.mark.parametrize(
+    ("code", "dtype"),
+    [(0x08, "u1"), (0x09, "i1"), (0x0B, "i2"), (0x0C, "i4"), (0x0D, "f4"), (0x0E, "f8")],
+)
 @pytest.mark.parametrize("name", ["a.idx", "train-images-idx3-ubyte", "a.idx3-ubyte", "plain.bin"])
 def test_idx_plain_and_packed(tmp_path: Path, code: int, dtype: str, name: str):
     values = np.arange(-12, 12).reshape(4, 3, 2).astype(dtype)
@@ -110,7 +122,12 @@ def test_idx_plain_and_packed(tmp_path: Path, code: int, dtype: str, name: str):
 def test_tensors_and_arrays_in_memory():
     tensor = torch.arange(6.0).reshape(3, 2).T.requires_grad_()
     array, labels, name, *_ = read(tensor)
-    assert (array.tolist(), array.flags.c_contiguous, labels, name) == ([[0, 2, 4], [1, 3, 5]], True, None, "")
+    assert (array.tolist(), array.flags.c_contiguous, labels, name) == (
+        [[0, 2, 4], [1, 3, 5]],
+        True,
+        None,
+        "",
+    )
     assert read(torch.tensor([[1.5]], dtype=torch.bfloat16)).data.tolist() == [[1.5]]
     frozen = np.arange(6).reshape(3, 2)
     frozen.flags.writeable = False
@@ -121,7 +138,12 @@ def test_openml_is_read_with_its_labels(monkeypatch: pytest.MonkeyPatch):
     def fetch(name: str, *, as_frame: bool, parser: str) -> Bunch:
         assert (name, as_frame, parser) == ("iris", False, "liac-arff")
         target = np.array(["a", "b"], dtype=object)
-        return Bunch(data=np.eye(2), target=target, feature_names=["u", "v"], categories={"class": ["a", "b"]})
+        return Bunch(
+            data=np.eye(2),
+            target=target,
+            feature_names=["u", "v"],
+            categories={"class": ["a", "b"]},
+        )
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
     array, labels, name, *_ = read("openml:iris")
@@ -130,7 +152,7 @@ def test_openml_is_read_with_its_labels(monkeypatch: pytest.MonkeyPatch):
     assert (labels.tolist(), labels.dtype.kind) == (["a", "b"], "U")
 
 
-# ----------------------------------------------------------------------------------------------------------- schema
+# ------------------------------------------------------------------------------------------- schema
 
 
 @pytest.mark.parametrize(
@@ -194,7 +216,12 @@ def test_no_image_layout(shape: tuple[int, ...]):
 def test_schema_describes_counts_and_returns_from_json():
     schema = Schema("levels", (8, 8), 0, 16)
     assert schema.describe() == "8x8 images, 17 levels 0..16"
-    assert (schema.num_levels, schema.num_elements, schema.discrete, schema.is_image) == (17, 64, True, True)
+    assert (schema.num_levels, schema.num_elements, schema.discrete, schema.is_image) == (
+        17,
+        64,
+        True,
+        True,
+    )
     assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
     assert Schema("binary", (3, 3), 0, 1).describe() == "3x3 arrays, binary"
     assert Schema("binary", (3, 3), 0, 1).num_levels == 2
@@ -202,7 +229,11 @@ def test_schema_describes_counts_and_returns_from_json():
     assert not Schema("real", (13,), -1.5, 2).discrete
     with pytest.raises(UsageError, match="no levels"):
         _ = Schema("real", (13,), -1.5, 2).num_levels
-    for broken in ({}, {"kind": "x", "event_shape": [1], "low": 0, "high": 1}, {**schema.to_dict(), "low": 99}):
+    for broken in (
+        {},
+        {"kind": "x", "event_shape": [1], "low": 0, "high": 1},
+        {**schema.to_dict(), "low": 99},
+    ):
         with pytest.raises(UsageError):
             Schema.from_dict(broken)
 
@@ -220,7 +251,7 @@ def test_a_single_row_can_be_scored_but_not_learned_from():
     assert len(problems(rows, schema, "data")) == 1
 
 
-# ------------------------------------------------------------------------------------------------------------ split
+# -------------------------------------------------------------------------------------------- split
 
 
 def test_split_is_the_hash_ranking():
@@ -240,10 +271,14 @@ def test_split_ignores_row_order_and_the_sign_of_zero():
     shuffled = rows[RNG.permutation(50)]
     negative = np.where(shuffled == 0, -0.0, shuffled)
     for before, after in zip(split(rows, 0.2, 0.2), split(negative, 0.2, 0.2), strict=True):
-        np.testing.assert_array_equal(np.sort(rows[before], axis=0), np.sort(shuffled[after], axis=0))
+        np.testing.assert_array_equal(
+            np.sort(rows[before], axis=0), np.sort(shuffled[after], axis=0)
+        )
 
 
-@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.4, 0.5), (0.0, 0.3), (0.3, 0.0), (0.0, 0.0), (0.01, 0.01)])
+@pytest.mark.parametrize(
+    "shares", [(0.1, 0.1), (0.4, 0.5), (0.0, 0.3), (0.3, 0.0), (0.0, 0.0), (0.01, 0.01)]
+)
 def test_copies_stay_on_one_side_and_every_part_has_rows(shares: tuple[float, float]):
     rows = np.concatenate([np.repeat(np.arange(4), 8), np.arange(4, 12)])[:, None]
     parts = split(rows, *shares)
@@ -278,11 +313,17 @@ def contingency(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "draw", [bits(0.003, 400, 50), bits(0.02, 2000, 30), survey, contingency], ids=["sparse", "bits", "survey", "contingency"]
+    "draw",
+    [bits(0.003, 400, 50), bits(0.02, 2000, 30), survey, contingency],
+    ids=["sparse", "bits", "survey", "contingency"],
 )
 def test_rows_that_repeat_by_nature_leave_every_part_like_the_data(draw):
-    """50 seeds: each part within a fifth of its size, each pattern's share in training within four standard errors; a pattern of
-    at least five rows, of which one side alone would be more, to within two rows."""
+    """50 seeds.
+
+    Each part within a fifth of its size, each pattern's share in training within four standard
+    errors; a pattern of at least five rows, of which one side alone would be more, to within two
+    rows.
+    """
     for seed in range(50):
         x = draw(np.random.default_rng(seed))
         hashes = row_hashes(x)
@@ -306,7 +347,9 @@ def test_divided_rows_are_split_alike_in_any_order():
         held = []
         for rows in (x, shuffled):
             hashes = row_hashes(rows)
-            parts = split_hashes(hashes, 0.1, 0.2, copies_of(hashes, 0.1, 0.2, by, by_nature=True).most)
+            parts = split_hashes(
+                hashes, 0.1, 0.2, copies_of(hashes, 0.1, 0.2, by, by_nature=True).most
+            )
             held.append([sorted(map(bytes, rows[part])) for part in parts])
         assert held[0] == held[1]
     assert [len(part) for part in held[0]] == [1050, 150, 300]
@@ -323,7 +366,9 @@ def test_who_decides_on_copies_and_what_is_said(tmp_path: Path):
     together = prepare(x, split="copies")
     assert not len(together.divided)
     assert "copies stay on one side" in together.notes[0]
-    parts = [set(map(bytes, p.numpy())) for p in (together.train, together.validation, together.test)]
+    parts = [
+        set(map(bytes, p.numpy())) for p in (together.train, together.validation, together.test)
+    ]
     assert parts[0].isdisjoint(parts[1] | parts[2])
     alone = prepare(x, split="rows")
     assert [len(p) for p in (alone.train, alone.validation, alone.test)] == [1200, 150, 150]
@@ -350,25 +395,43 @@ def test_sparse_counts_and_streamed_tables_are_divided_by_the_same_rule(tmp_path
 
 
 def test_copied_rows_of_real_numbers_and_images_stay_on_one_side():
-    """Nobody measures the same real numbers twice: ten copies of each were made, to balance classes, say."""
-    reals, pictures = RNG.standard_normal((60, 3)), RNG.integers(0, 256, (60, 8, 8)).astype(np.uint8)
+    """Nobody measures the same real numbers twice.
+
+    Ten copies of each were made, to balance classes, say.
+    """
+    reals, pictures = (
+        RNG.standard_normal((60, 3)),
+        RNG.integers(0, 256, (60, 8, 8)).astype(np.uint8),
+    )
     for distinct in (reals, pictures):
         data = prepare(distinct.repeat(10, 0))
         assert not len(data.divided)
-        parts = [{bytes(np.ascontiguousarray(row)) for row in p.numpy()} for p in (data.train, data.validation, data.test)]
+        parts = [
+            {bytes(np.ascontiguousarray(row)) for row in p.numpy()}
+            for p in (data.train, data.validation, data.test)
+        ]
         assert parts[0].isdisjoint(parts[1] | parts[2])
-    spoilt = np.concatenate([reals, np.zeros((40, 3))])  # but what is larger than a fifth of a part would be all of it
+    # but what is larger than a fifth of a part would be all of it
+    spoilt = np.concatenate([reals, np.zeros((40, 3))])
     data = prepare(spoilt, levels=None)
     assert len(data.divided) == 1
-    assert [int((p == 0).all(1).sum()) for p in (data.train, data.validation, data.test)] == [32, 4, 4]
+    assert [int((p == 0).all(1).sum()) for p in (data.train, data.validation, data.test)] == [
+        32,
+        4,
+        4,
+    ]
 
 
-@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.4, 0.5), (0.0, 0.3), (0.3, 0.0), (0.0, 0.0), (0.01, 0.01)])
+@pytest.mark.parametrize(
+    "shares", [(0.1, 0.1), (0.4, 0.5), (0.0, 0.3), (0.3, 0.0), (0.0, 0.0), (0.01, 0.01)]
+)
 def test_every_part_has_rows_where_copies_are_divided(shares: tuple[float, float]):
     for sizes in ((20, 20), (5, 35), (39, 1), (6, 6, 6, 1, 1), (12, 1)):
         hashes = row_hashes(np.repeat(np.arange(len(sizes)), sizes)[:, None])
         for by in (None, "rows"):
-            parts = split_hashes(hashes, *shares, copies_of(hashes, *shares, by, by_nature=True).most)
+            parts = split_hashes(
+                hashes, *shares, copies_of(hashes, *shares, by, by_nature=True).most
+            )
             assert sorted(np.concatenate(parts).tolist()) == list(range(sum(sizes)))
             for part, share in zip(parts, (1.0, *shares), strict=True):
                 assert (len(part) > 0) == (share > 0)
@@ -388,7 +451,7 @@ def test_fingerprint_names_shape_dtype_and_bytes():
     assert len(others | {same}) == 4
 
 
-# ------------------------------------------------------------------------------------------------------------ numbers
+# ------------------------------------------------------------------------------------------ numbers
 
 
 def columns_of_columns() -> pa.Table:
@@ -414,7 +477,12 @@ def test_columns_that_are_a_function_of_others_are_said():
     assert 'kind = "id"' in note
     north = (5413000 + RNG.normal(0, 3, 500)).round(2)  # stored without its offset
     table = pa.table(
-        {"north": north, "h": RNG.normal(size=500), "near": (north - 5400000).round(2), "half": RNG.normal(size=500)}
+        {
+            "north": north,
+            "h": RNG.normal(size=500),
+            "near": (north - 5400000).round(2),
+            "half": RNG.normal(size=500),
+        }
     )
     (note,) = [note for note in prepare(table).notes if "to the last digit" in note]
     assert note.startswith("'near' = 'north' - 5400000, to the last digit")
@@ -437,14 +505,15 @@ def test_a_wild_value_is_said():
     assert said(prepare(x)) == ()
     x[:, 1] = -1e6 * (np.arange(500) < 300)
     x[:, 1] += RNG.normal(size=500)
-    assert not any("largest" in note for note in said(prepare(x)))  # two places, either of many rows
+    # two places, either of many rows
+    assert not any("largest" in note for note in said(prepare(x)))
     x[:, 2] = np.where(np.arange(500) % 3 > 0, 0.0, x[:, 2])
     x[RNG.permutation(500)[:5], 2] = 1e7
     (note,) = [note for note in said(prepare(x)) if "largest" in note]
     assert note.startswith("column 2 (from 0): the largest |x - median| is")
 
 
-# ---------------------------------------------------------------------------------------------------------- prepare
+# ------------------------------------------------------------------------------------------ prepare
 
 
 def said(data: Dataset) -> tuple[str, ...]:
@@ -456,7 +525,12 @@ def test_digits_prepared():
     data = prepare("digits")
     assert data.schema == Schema("levels", (8, 8), 0, 16)
     assert [len(x) for x in (data.train, data.validation, data.test)] == [1437, 180, 180]
-    assert (data.train.dtype, data.name, data.binarize, data.notes) == (torch.uint8, "digits", "none", ())
+    assert (data.train.dtype, data.name, data.binarize, data.notes) == (
+        torch.uint8,
+        "digits",
+        "none",
+        (),
+    )
     array, labels, _, *_ = read("digits")
     assert labels is not None
     _, _, test = split(array, 0.1, 0.1)
@@ -471,7 +545,9 @@ def test_the_split_does_not_depend_on_how_levels_are_stored():
     as_bytes, as_floats = prepare(GREY), prepare(GREY.astype(np.float64), levels=(0, 255))
     assert torch.equal(as_bytes.test, as_floats.test)
     assert as_floats.train.dtype == torch.uint8
-    assert said(as_floats) == ("integers stored as float64, read as levels; --kind real reads them as real numbers",)
+    assert said(as_floats) == (
+        "integers stored as float64, read as levels; --kind real reads them as real numbers",
+    )
 
 
 @pytest.mark.parametrize(
@@ -486,7 +562,9 @@ def test_the_split_does_not_depend_on_how_levels_are_stored():
         ((GREY / 254).astype(np.float32), torch.float64, torch.float32),
     ],
 )
-def test_storage_is_as_small_as_the_values_allow(array: np.ndarray, default: torch.dtype, stored: torch.dtype):
+def test_storage_is_as_small_as_the_values_allow(
+    array: np.ndarray, default: torch.dtype, stored: torch.dtype
+):
     before = torch.get_default_dtype()
     torch.set_default_dtype(default)
     try:
@@ -511,18 +589,30 @@ def test_shape_reshapes_rows_of_both_sources():
 
 
 def test_an_official_test_set_is_kept_whole_and_compared(tmp_path: Path):
-    np.savez(tmp_path / "a.npz", train=GREY, test=GREY[[3, 3, 5]] ^ np.array([0, 1, 0], np.uint8)[:, None, None])
+    np.savez(
+        tmp_path / "a.npz",
+        train=GREY,
+        test=GREY[[3, 3, 5]] ^ np.array([0, 1, 0], np.uint8)[:, None, None],
+    )
     data = prepare(tmp_path / "a.npz", key="train", test=f"{tmp_path / 'a.npz'}:test")
     assert [len(x) for x in (data.train, data.validation, data.test)] == [36, 4, 3]
-    assert said(data) == ("2 of 3 rows of the test set are also in the data: its score is optimistic",)
+    assert said(data) == (
+        "2 of 3 rows of the test set are also in the data: its score is optimistic",
+    )
     assert data.name == f"{tmp_path / 'a.npz'}:train"
     assert len(data.fingerprint) == 65
 
 
 def test_notes_say_what_a_person_should_know():
     repeated = np.concatenate([GREY, GREY[:10]])
-    assert said(prepare(repeated)) == ("10 of 50 rows (20 %) repeat another; copies stay on one side",)
-    for divided in (GREY / 255, (GREY / 255).astype(np.float32), GREY.astype(np.float32) * np.float32(1 / 255)):
+    assert said(prepare(repeated)) == (
+        "10 of 50 rows (20 %) repeat another; copies stay on one side",
+    )
+    for divided in (
+        GREY / 255,
+        (GREY / 255).astype(np.float32),
+        GREY.astype(np.float32) * np.float32(1 / 255),
+    ):
         assert "k/255" in prepare(divided).notes[0]
     assert said(prepare(GREY / 254)) == ()
     table = RNG.standard_normal((40, 3))
@@ -531,13 +621,21 @@ def test_notes_say_what_a_person_should_know():
     ids = np.arange(2**24, 2**24 + 80 * 70000, 70000).reshape(40, 2)
     assert "lose digits in float32" in prepare(ids).notes[0]
     offset = np.stack([RNG.standard_normal(40), 3e7 + 4 * RNG.standard_normal(40)], 1)
-    assert "columns (from 0) 1 hardly vary beside their size, so float32 rounds them" in prepare(offset).notes[0]
+    assert (
+        "columns (from 0) 1 hardly vary beside their size, so float32 rounds them"
+        in prepare(offset).notes[0]
+    )
     bits = np.where(GREY > 99, np.uint8(255), np.uint8(0))
-    assert said(prepare(bits)) == ("only two values, 0 and 255: --binarize threshold makes them bits",)
+    assert said(prepare(bits)) == (
+        "only two values, 0 and 255: --binarize threshold makes them bits",
+    )
 
 
 def test_few_rows_are_noted():
-    few = "32 training rows are fewer than 10 for each of 10 latent dimensions: expect a simple model and wide errors"
+    few = (
+        "32 training rows are fewer than 10 for each of 10 latent dimensions: expect a simple "
+        "model and wide errors"
+    )
     assert prepare(GREY).notes == (f"{few}, or give more data",)
     enough = RNG.standard_normal((64, 5))  # of five columns a model makes five latent dimensions
     assert len(prepare(enough[:60]).notes) == 1
@@ -546,12 +644,15 @@ def test_few_rows_are_noted():
 
 def test_a_density_of_integers_and_of_rounded_numbers_is_noted():
     assert said(prepare(GREY, kind="real")) == (
-        "integers, read as real: a density of integers has no bound; without --kind real they are levels",
+        "integers, read as real: a density of integers has no bound; without --kind real they are "
+        "levels",
     )
     table = RNG.standard_normal((2000, 3))
     table[:, 1] = table[:, 1].round(1)
     (note,) = said(prepare(table))
-    assert note.startswith("columns (from 0) 1 are rounded to few different values: their density may have no bound")
+    assert note.startswith(
+        "columns (from 0) 1 are rounded to few different values: their density may have no bound"
+    )
     assert said(prepare(table[:1000])) == ()  # so few numbers repeat by chance
 
 
@@ -561,7 +662,8 @@ def test_dense_counts_say_what_sparse_ones_say():
     low, high = np.sort(counts.sum(1))[[1, -1]]
     assert said(prepare(counts, kind="count")) == (
         "the training data: 1 of 60 rows (from 0: 0) are all zero; they are kept",
-        f"the training data: the sums of the rows span {low}..{high}, more than a factor of 10^4; are all rows alike?",
+        f"the training data: the sums of the rows span {low}..{high}, more than a factor of 10^4; "
+        f"are all rows alike?",
     )
 
 
@@ -576,18 +678,22 @@ def test_importing_and_preparing_leave_global_state_alone():
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-# ------------------------------------------------------------------------------------------------------------- bits
+# --------------------------------------------------------------------------------------------- bits
 
 
 def test_bits_have_exactly_the_probability_of_their_grey():
     sure = torch.tensor([0, 255], dtype=torch.uint8).repeat(100_000)
     assert torch.equal(draw_bits(sure), torch.tensor([0.0, 1.0]).repeat(100_000))
-    # 256 binomial counts of n = 40000 draws, each within 7 sd + 1 for the lattice: false alarm 256 * 2.6e-12 < 1e-9
+    # 256 binomial counts of n = 40000 draws, each within 7 sd + 1 for the lattice: false alarm 256
+    # * 2.6e-12 < 1e-9
     n = 40_000
-    counts = draw_bits(torch.arange(256, dtype=torch.uint8).expand(n, 256), torch.Generator().manual_seed(0)).sum(0)
+    counts = draw_bits(
+        torch.arange(256, dtype=torch.uint8).expand(n, 256), torch.Generator().manual_seed(0)
+    ).sum(0)
     p = torch.arange(256) / 255
     assert ((counts - n * p).abs() <= 7 * (n * p * (1 - p)).sqrt() + 1).all()
-    # all of them together, where one byte of noise alone would be 15 sd low: 7 sd, false alarm 2.6e-12
+    # all of them together, where one byte of noise alone would be 15 sd low: 7 sd, false alarm
+    # 2.6e-12
     assert abs((counts - n * p).sum()) <= 7 * (n * p * (1 - p)).sum().sqrt()
 
 
@@ -600,8 +706,14 @@ def test_where_the_first_byte_does_not_decide_the_bits_are_independent(monkeypat
     monkeypatch.setattr(torch.Tensor, "random_", tied)
     n, p = 2000, 64 / 255
     bits = draw_bits(torch.full((n, 500), 64, dtype=torch.uint8)).double() - p
-    # the mean, and the correlation with the next column, the next row and the one across: 7 sd each, false alarm 1.1e-11
-    for other in (torch.ones_like(bits), bits.roll(1, 1), bits.roll(1, 0), bits.roll((1, -1), (0, 1))):
+    # the mean, and the correlation with the next column, the next row and the one across: 7 sd
+    # each, false alarm 1.1e-11
+    for other in (
+        torch.ones_like(bits),
+        bits.roll(1, 1),
+        bits.roll(1, 0),
+        bits.roll((1, -1), (0, 1)),
+    ):
         scale = other.square().mean().sqrt() * math.sqrt(p * (1 - p) / bits.numel())
         assert abs((bits * other).mean()) <= 7 * scale
 
@@ -641,7 +753,8 @@ def test_dynamic_keeps_training_grey_and_fixes_the_rest():
 
 def test_dynamic_reads_grey_in_the_unit_interval():
     by_255 = prepare((GREY / 255).astype(np.float32), binarize="dynamic")
-    assert torch.equal(by_255.train, prepare(GREY).train)  # k/255 is recognised and stored as the byte k
+    # k/255 is recognised and stored as the byte k
+    assert torch.equal(by_255.train, prepare(GREY).train)
     reals = prepare(GREY / 254.5 * 0.99, binarize="dynamic", validation_fraction=0, test_fraction=0)
     np.testing.assert_array_equal(reals.train.numpy(), (GREY / 254.5 * 0.99).astype(np.float32))
 
@@ -665,7 +778,7 @@ def test_bits_given_as_official_test_set_stay_as_they_are():
         assert torch.equal(prepare(GREY, binarize=how, test=bits).test, torch.from_numpy(bits))  # type: ignore[arg-type]
 
 
-# ---------------------------------------------------------------------------------------------------- check_against
+# ------------------------------------------------------------------------------------ check_against
 
 
 def test_new_data_are_stored_as_the_test_set_was():
@@ -674,14 +787,17 @@ def test_new_data_are_stored_as_the_test_set_was():
         new = check_against(GREY[:7].reshape(7, 20), data.schema, binarize=how, seed=4)  # type: ignore[arg-type]
         assert torch.equal(new.rows, data.test)
         assert (new.rows.dtype, new.notes, new.table) == (data.test.dtype, (), None)
-    assert torch.equal(check_against(GREY[:1], Schema("levels", (4, 5), 0, 255)).rows, torch.from_numpy(GREY[:1]))
+    assert torch.equal(
+        check_against(GREY[:1], Schema("levels", (4, 5), 0, 255)).rows, torch.from_numpy(GREY[:1])
+    )
 
 
 def test_new_data_of_another_scale_are_noted():
     schema = Schema("real", (2,), -3, 3)
     assert check_against(np.full((4, 2), 8.9), schema).notes == ()
     assert check_against(np.full((4, 2), [9.5, np.nan]), schema).notes == (
-        "the mean is 9.5, far from the -3..3 of the training: is it the same data, in the same unit?",
+        "the mean is 9.5, far from the -3..3 of the training: is it the same data, in the same "
+        "unit?",
     )
     assert check_against(np.full((4, 2), np.nan), schema).notes == ()
 

@@ -1,4 +1,7 @@
-"""Every bad input answers with the right error class and one line per problem: what, where and how to mend it."""
+"""Every bad input answers with the right error class and one line per problem.
+
+What, where and how to mend it.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +115,11 @@ FILES = [
     ("a.idx", idx(0, 2**32 - 1, 2**32 - 1), ["is empty"]),
     ("a.gz", gzip.compress(b"text"), ["not an idx file", "74657874"]),
     ("a.idx.gz", gzip.compress(idx(2, 3, content=bytes(6)))[:-9], ["truncated or damaged"]),
-    ("a.idx.gz", flipped(gzip.compress(idx(2, 3, content=bytes(6))), -6), ["truncated or damaged", "CRC"]),
+    (
+        "a.idx.gz",
+        flipped(gzip.compress(idx(2, 3, content=bytes(6))), -6),
+        ["truncated or damaged", "CRC"],
+    ),
     ("a.idx.gz", gzip.compress(idx(2, 3, content=bytes(5))), ["is truncated"]),
     ("a.idx.gz", gzip.compress(idx(2**32 - 1, 2**32 - 1)), ["truncated", "header claims"]),
     ("a.pt", b"anything", [".pt", "pickles", "save the array as .npy"]),
@@ -132,8 +139,12 @@ def check(error: TautError, parts: list[str], lines: int = 1) -> None:
         assert part in text, text
 
 
-@pytest.mark.parametrize(("name", "content", "parts"), FILES, ids=lambda v: v if isinstance(v, str) else "")
-def test_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, parts: list[str]):
+@pytest.mark.parametrize(
+    ("name", "content", "parts"), FILES, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_bad_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, parts: list[str]
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -153,7 +164,12 @@ def test_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, co
         ("a\nb.npy", None, UsageError, [r"'a\nb.npy'", "no such file"]),
         ("x" * 5000, None, UsageError, ["cannot be read", "too long"]),
         ("", None, DataError, [".: the folder holds no images"]),
-        (".", None, DataError, [".: the folder holds no images", "3 other files", ".npy: 1", ".npz: 1", ".png"]),
+        (
+            ".",
+            None,
+            DataError,
+            [".: the folder holds no images", "3 other files", ".npy: 1", ".npz: 1", ".png"],
+        ),
         ("fifo", None, UsageError, ["not a regular file"]),
         ("two.npz", "fist", DataError, ["no array fist", "did you mean first?", "second (40, 3)"]),
         ("two.npz:fist", None, DataError, ["did you mean first?"]),
@@ -171,7 +187,9 @@ def test_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, co
     ],
     ids=lambda v: v[:20].encode().hex() if isinstance(v, str) else "",
 )
-def test_bad_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source, key, error: type[TautError], parts):
+def test_bad_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source, key, error: type[TautError], parts
+):
     monkeypatch.chdir(tmp_path)
     np.save("files.npy", GREY)
     np.savez("two.npz", first=GREY, second=REAL)
@@ -217,7 +235,9 @@ def test_every_truncation_and_flip_is_one_line_or_the_same_values(tmp_path: Path
     whole = {"a.npy": npy(small), "a.npz": npz(x=npy(small)), "a.idx.gz": packed}
     for name, content in whole.items():
         path = tmp_path / name
-        damaged = [content[:end] for end in range(len(content))] + [flipped(content, i) for i in range(len(content))]
+        damaged = [content[:end] for end in range(len(content))] + [
+            flipped(content, i) for i in range(len(content))
+        ]
         for bad in damaged:
             path.write_bytes(bad)
             try:
@@ -225,7 +245,9 @@ def test_every_truncation_and_flip_is_one_line_or_the_same_values(tmp_path: Path
             except DataError as error:
                 check(error, [name])
             else:  # a flip in a time stamp or a name harms nothing; a .npy has no checksum
-                assert name == "a.npy" or array.tobytes() == (small.tobytes() if name == "a.npz" else bytes(8))
+                assert name == "a.npy" or array.tobytes() == (
+                    small.tobytes() if name == "a.npz" else bytes(8)
+                )
 
 
 @pytest.mark.parametrize(
@@ -234,8 +256,14 @@ def test_every_truncation_and_flip_is_one_line_or_the_same_values(tmp_path: Path
         (urllib.error.URLError("no route"), ["openml:x", "did not answer", "no route"]),
         (TimeoutError("timed out\nbadly"), ["did not answer", r"timed out\nbadly"]),
         (ValueError("No active dataset x"), ["cannot be fetched", "No active dataset x"]),
-        (Bunch(data=np.eye(2), target=None, feature_names=["a", "b"], categories={"b": ["u"]}), ["categories", ": b"]),
-        (Bunch(data="sparse", target=None, feature_names=["a"], categories={}), ["sparse", "dense"]),
+        (
+            Bunch(data=np.eye(2), target=None, feature_names=["a", "b"], categories={"b": ["u"]}),
+            ["categories", ": b"],
+        ),
+        (
+            Bunch(data="sparse", target=None, feature_names=["a"], categories={}),
+            ["sparse", "dense"],
+        ),
     ],
     ids=["network", "timeout", "unknown", "categories", "sparse"],
 )
@@ -261,15 +289,30 @@ LEVELS = Schema("levels", (4, 5), 0, 16)
 VALUES = [
     # array, schema, what the lines must say, how many lines
     (put(REAL, np.nan, 7, 2), Schema("real", (3,), -9, 9), [], 0),  # missing
-    (np.where(np.arange(3) == 1, np.nan, REAL), Schema("real", (3,), -9, 9), ["columns (from 0) 1 hold no value at all"], 1),
+    (
+        np.where(np.arange(3) == 1, np.nan, REAL),
+        Schema("real", (3,), -9, 9),
+        ["columns (from 0) 1 hold no value at all"],
+        1,
+    ),
     (
         put(REAL[:, None], np.nan, 7, 0, 2),
         Schema("real", (1, 3), -9, 9),
         ["1 values (0.833 %) are NaN", "row 7, element (0, 2)"],
         1,
     ),
-    (put(REAL, np.inf, 7, 2), Schema("real", (3,), -9, 9), ["infinite", "row 7, column 2", "drop"], 1),
-    (put(REAL, 1e39, 7, 2), Schema("real", (3,), -9, 9), ["beyond the range of float32", "rescale"], 1),
+    (
+        put(REAL, np.inf, 7, 2),
+        Schema("real", (3,), -9, 9),
+        ["infinite", "row 7, column 2", "drop"],
+        1,
+    ),
+    (
+        put(REAL, 1e39, 7, 2),
+        Schema("real", (3,), -9, 9),
+        ["beyond the range of float32", "rescale"],
+        1,
+    ),
     (put(REAL, 1e30, 7, 2)[:, 2:], Schema("real", (1,), -9, 9), [], 0),
     (
         np.c_[REAL, np.ones(40), 1e9 + REAL[:, :1]],
@@ -283,12 +326,37 @@ VALUES = [
     (GREY, LEVELS, ["outside the levels 0..16", "--levels 0:255", "row 0, element (0, 0)"], 1),
     (GREY % 17 / 16, LEVELS, ["not integers", "multiply by 16"], 1),
     (GREY % 17 * 0.5, LEVELS, ["not integers", "--kind real"], 1),
-    (GREY % 17 + 1e8, Schema("levels", (4, 5), 1e8, 1e8 + 16), ["too large", "subtract 100000000"], 1),
-    (GREY, Schema("binary", (4, 5), 0, 1), ["neither 0 nor 1", "--binarize dynamic or threshold", "leave --kind"], 1),
-    (GREY / 255, Schema("binary", (4, 5), 0, 1), ["neither 0 nor 1", "--binarize dynamic or threshold"], 1),
-    (REAL, Schema("binary", (3,), 0, 1), ["(100 %) are neither 0 nor 1", "leave --kind binary away"], 1),
+    (
+        GREY % 17 + 1e8,
+        Schema("levels", (4, 5), 1e8, 1e8 + 16),
+        ["too large", "subtract 100000000"],
+        1,
+    ),
+    (
+        GREY,
+        Schema("binary", (4, 5), 0, 1),
+        ["neither 0 nor 1", "--binarize dynamic or threshold", "leave --kind"],
+        1,
+    ),
+    (
+        GREY / 255,
+        Schema("binary", (4, 5), 0, 1),
+        ["neither 0 nor 1", "--binarize dynamic or threshold"],
+        1,
+    ),
+    (
+        REAL,
+        Schema("binary", (3,), 0, 1),
+        ["(100 %) are neither 0 nor 1", "leave --kind binary away"],
+        1,
+    ),
     (GREY, Schema("real", (4, 5), 0, 1), ["levels up to 255", "[0, 1]", "divide by 255"], 1),
-    (put(put(GREY / 1.0, np.nan, 1, 0, 0), 0.5, 2, 0, 0)[:5], LEVELS, ["5 rows", "NaN", "not integers", "outside"], 4),
+    (
+        put(put(GREY / 1.0, np.nan, 1, 0, 0), 0.5, 2, 0, 0)[:5],
+        LEVELS,
+        ["5 rows", "NaN", "not integers", "outside"],
+        4,
+    ),
 ]
 
 
@@ -309,18 +377,58 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
         ({"source": np.arange(40)}, DataError, ["one-dimensional", "--shape 1"], 1),
         ({"source": GREY, "shape": (4, 6)}, DataError, ["20 values", "--shape 4x6, 24 values"], 1),
         ({"source": GREY, "shape": (0, 6)}, UsageError, ["--shape 0x6", "at least 1"], 1),
-        ({"source": GREY, "binarize": "often"}, UsageError, ["none, dynamic, threshold", "'often'"], 1),
-        ({"source": GREY, "binarize": "dynamic", "kind": "levels"}, UsageError, ["leave --kind levels away"], 1),
-        ({"source": GREY, "binarize": "dynamic", "levels": (1, 9)}, UsageError, ["not 1..9", "(x - 1) / 8"], 1),
+        (
+            {"source": GREY, "binarize": "often"},
+            UsageError,
+            ["none, dynamic, threshold", "'often'"],
+            1,
+        ),
+        (
+            {"source": GREY, "binarize": "dynamic", "kind": "levels"},
+            UsageError,
+            ["leave --kind levels away"],
+            1,
+        ),
+        (
+            {"source": GREY, "binarize": "dynamic", "levels": (1, 9)},
+            UsageError,
+            ["not 1..9", "(x - 1) / 8"],
+            1,
+        ),
         ({"source": "digits", "binarize": "threshold"}, UsageError, ["not 0..16", "x / 16"], 1),
-        ({"source": GREY > 9, "binarize": "dynamic"}, DataError, ["binary already", "leave --binarize away"], 1),
-        ({"source": REAL, "binarize": "dynamic"}, DataError, ["outside [0, 1]", "--binarize needs"], 1),
+        (
+            {"source": GREY > 9, "binarize": "dynamic"},
+            DataError,
+            ["binary already", "leave --binarize away"],
+            1,
+        ),
+        (
+            {"source": REAL, "binarize": "dynamic"},
+            DataError,
+            ["outside [0, 1]", "--binarize needs"],
+            1,
+        ),
         ({"source": GREY + 1.5, "binarize": "dynamic"}, DataError, ["outside [0, 1]"], 1),
         ({"source": GREY, "kind": "binary"}, DataError, ["--binarize dynamic or threshold"], 1),
-        ({"source": GREY, "kind": "real", "levels": (0, 9)}, UsageError, ["--levels 0:9", "kind levels"], 1),
-        ({"source": GREY, "validation_fraction": 0.5, "test_fraction": 0.5}, UsageError, ["below 1"], 1),
+        (
+            {"source": GREY, "kind": "real", "levels": (0, 9)},
+            UsageError,
+            ["--levels 0:9", "kind levels"],
+            1,
+        ),
+        (
+            {"source": GREY, "validation_fraction": 0.5, "test_fraction": 0.5},
+            UsageError,
+            ["below 1"],
+            1,
+        ),
         ({"source": np.r_[GREY[:1]].repeat(12, 0)}, DataError, ["identical"], 1),
-        ({"source": np.r_[[[1.5, 2]], np.zeros((11, 2))]}, DataError, ["distinct rows", "3 parts"], 1),
+        (
+            {"source": np.r_[[[1.5, 2]], np.zeros((11, 2))]},
+            DataError,
+            ["distinct rows", "3 parts"],
+            1,
+        ),
         (
             {"source": put(REAL, -np.inf, 0, 0), "test": put(REAL[:, :2], np.inf, 1, 1)},
             DataError,
@@ -333,11 +441,36 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
             ],
             3,
         ),
-        ({"source": GREY % 17 + 0.0, "test": GREY[:3] + 0.0}, DataError, ["the test data", "--levels 0:2"], 1),
-        ({"source": GREY / 255, "kind": "levels"}, DataError, ["not integers", "multiply by 255 and round"], 1),
-        ({"source": csr_array(GREY[:, 0]), "binarize": "dynamic"}, UsageError, ["--binarize is for dense arrays"], 1),
-        ({"source": csr_array(GREY[:, 0]), "levels": (0, 255)}, UsageError, ["--levels is for dense arrays"], 1),
-        ({"source": csr_array(GREY[:, 0]), "kind": "real"}, UsageError, ["for --kind real give it dense"], 1),
+        (
+            {"source": GREY % 17 + 0.0, "test": GREY[:3] + 0.0},
+            DataError,
+            ["the test data", "--levels 0:2"],
+            1,
+        ),
+        (
+            {"source": GREY / 255, "kind": "levels"},
+            DataError,
+            ["not integers", "multiply by 255 and round"],
+            1,
+        ),
+        (
+            {"source": csr_array(GREY[:, 0]), "binarize": "dynamic"},
+            UsageError,
+            ["--binarize is for dense arrays"],
+            1,
+        ),
+        (
+            {"source": csr_array(GREY[:, 0]), "levels": (0, 255)},
+            UsageError,
+            ["--levels is for dense arrays"],
+            1,
+        ),
+        (
+            {"source": csr_array(GREY[:, 0]), "kind": "real"},
+            UsageError,
+            ["for --kind real give it dense"],
+            1,
+        ),
     ],
     ids=range(22),
 )
@@ -350,7 +483,8 @@ def test_prepare_refuses(arguments: dict, error: type[TautError], parts: list[st
 def test_a_column_constant_in_the_training_rows_alone_is_refused():
     table = np.c_[REAL, np.zeros(40)]
     refused = 0
-    for row in range(40):  # whichever row is held out, if it alone differs the training rows are constant
+    # whichever row is held out, if it alone differs the training rows are constant
+    for row in range(40):
         changed = put(table, 1.0, row, 3)
         try:
             data = prepare(changed, validation_fraction=0, test_fraction=0.1)

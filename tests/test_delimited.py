@@ -1,4 +1,7 @@
-"""Delimited text comes out as it stands in the file; whatever does not add up is refused with its line."""
+"""Delimited text comes out as it stands in the file.
+
+Whatever does not add up is refused with its line.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "t.csv"
 
 
-def read(path: Path, content: str | bytes, **options: str | bool | list[str]) -> tuple[dict[str, list[str]], list[str]]:
+def read(
+    path: Path, content: str | bytes, **options: str | bool | list[str]
+) -> tuple[dict[str, list[str]], list[str]]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     table, notes = read_csv(path, **options)
     assert all(column.type == pa.string() and column.null_count == 0 for column in table.columns)
@@ -34,7 +39,9 @@ def refused(path: Path, content: str | bytes, **options: str) -> list[str]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(DataError) as caught:
         read_csv(path, **options)
-    assert all(problem.startswith(f"{path}: ") and "\n" not in problem for problem in caught.value.problems)
+    assert all(
+        problem.startswith(f"{path}: ") and "\n" not in problem for problem in caught.value.problems
+    )
     return [problem.removeprefix(f"{path}: ") for problem in caught.value.problems]
 
 
@@ -42,20 +49,40 @@ def refused(path: Path, content: str | bytes, **options: str) -> list[str]:
     ("content", "columns"),
     [
         pytest.param("a,b\n1,x\n", {"a": ["1"], "b": ["x"]}, id="plain"),
-        pytest.param("a,b\r\n1,x\r\n2,y", {"a": ["1", "2"], "b": ["x", "y"]}, id="windows, no last newline"),
+        pytest.param(
+            "a,b\r\n1,x\r\n2,y", {"a": ["1", "2"], "b": ["x", "y"]}, id="windows, no last newline"
+        ),
         pytest.param("a,b\r1,x\r", {"a": ["1"], "b": ["x"]}, id="carriage returns"),
-        pytest.param("a , b\n 1,x \n", {"a": [" 1"], "b": ["x "]}, id="blanks around values stay, around names go"),
+        pytest.param(
+            "a , b\n 1,x \n",
+            {"a": [" 1"], "b": ["x "]},
+            id="blanks around values stay, around names go",
+        ),
         pytest.param('a,b\n"x,y","p ""q"""\n', {"a": ["x,y"], "b": ['p "q"']}, id="quotes"),
         pytest.param('a,b\n"x\ny",2\n', {"a": ["x\ny"], "b": ["2"]}, id="newline in quotes"),
-        pytest.param('a,b\n5" pipe,2\n', {"a": ['5" pipe'], "b": ["2"]}, id="a quote inside a field"),
-        pytest.param("a,b\n,NA\nnull,\n", {"a": ["", "null"], "b": ["NA", ""]}, id="nothing becomes null"),
-        pytest.param("x\n1\n\n2\n", {"x": ["1", "", "2"]}, id="a blank line of one column is a missing entry"),
+        pytest.param(
+            'a,b\n5" pipe,2\n', {"a": ['5" pipe'], "b": ["2"]}, id="a quote inside a field"
+        ),
+        pytest.param(
+            "a,b\n,NA\nnull,\n", {"a": ["", "null"], "b": ["NA", ""]}, id="nothing becomes null"
+        ),
+        pytest.param(
+            "x\n1\n\n2\n", {"x": ["1", "", "2"]}, id="a blank line of one column is a missing entry"
+        ),
         pytest.param("x\n007\n1e3\n", {"x": ["007", "1e3"]}, id="numbers stay text"),
-        pytest.param("a,b\n2024-02-29,yes\n", {"a": ["2024-02-29"], "b": ["yes"]}, id="B44 dates and yes"),
-        pytest.param('<b>a</b>,"n\nm"\n1,2\n', {"<b>a</b>": ["1"], "n\nm": ["2"]}, id="B42 names with HTML or newline"),
+        pytest.param(
+            "a,b\n2024-02-29,yes\n", {"a": ["2024-02-29"], "b": ["yes"]}, id="B44 dates and yes"
+        ),
+        pytest.param(
+            '<b>a</b>,"n\nm"\n1,2\n',
+            {"<b>a</b>": ["1"], "n\nm": ["2"]},
+            id="B42 names with HTML or newline",
+        ),
     ],
 )
-def test_values_come_out_as_they_stand(path: Path, content: str, columns: dict[str, list[str]]) -> None:
+def test_values_come_out_as_they_stand(
+    path: Path, content: str, columns: dict[str, list[str]]
+) -> None:
     assert read(path, content) == (columns, [])
 
 
@@ -66,7 +93,10 @@ def test_a_late_text_in_a_column_of_numbers_is_text_B38(path: Path) -> None:
 
 
 def test_gzip_is_known_by_its_content(path: Path) -> None:
-    assert read(path, gzip.compress(b"a\tb\n1\t2\n")) == ({"a": ["1"], "b": ["2"]}, ["read with delimiter tab"])
+    assert read(path, gzip.compress(b"a\tb\n1\t2\n")) == (
+        {"a": ["1"], "b": ["2"]},
+        ["read with delimiter tab"],
+    )
 
 
 def test_a_truncated_gzip_is_refused(path: Path) -> None:
@@ -81,11 +111,20 @@ QUOTE = "put quotes around a field that holds ','"
 @pytest.mark.parametrize(
     ("content", "lines"),
     [
-        pytest.param("a,b\n1,2\n1,2,3\n", [f"line 3: expected 2 fields, found 3; {QUOTE}"], id="B39 too many"),
-        pytest.param("a,b\n1\n1,2\n", ["line 2: expected 2 fields, found 1; complete the row"], id="B39 too few"),
+        pytest.param(
+            "a,b\n1,2\n1,2,3\n", [f"line 3: expected 2 fields, found 3; {QUOTE}"], id="B39 too many"
+        ),
+        pytest.param(
+            "a,b\n1\n1,2\n",
+            ["line 2: expected 2 fields, found 1; complete the row"],
+            id="B39 too few",
+        ),
         pytest.param(
             'a,b\n"x\ny",2\n\n1\n1,2,3\n',
-            ["line 5: expected 2 fields, found 1; complete the row", f"line 6: expected 2 fields, found 3; {QUOTE}"],
+            [
+                "line 5: expected 2 fields, found 1; complete the row",
+                f"line 6: expected 2 fields, found 3; {QUOTE}",
+            ],
             id="B39 lines, not rows, are counted",
         ),
         pytest.param(
@@ -96,17 +135,26 @@ QUOTE = "put quotes around a field that holds ','"
         pytest.param(
             "name\nDoe, Jane\nRoe, Jo\n",
             [
-                "line 1: the header has 1 field, but every row has 2 fields; name every column, or --delimiter ';' if its"
+                "line 1: the header has 1 field, but every row has 2 fields; name every column, or "
+                "--delimiter ';' if its"
                 " commas separate no columns"
             ],
             id="B39 commas in one column",
         ),
         pytest.param(
-            'a,b\n1,"x\n3,4\n', ["line 2: a quote opens and is never closed; close it, or remove it"], id="B39 unclosed quote"
+            'a,b\n1,"x\n3,4\n',
+            ["line 2: a quote opens and is never closed; close it, or remove it"],
+            id="B39 unclosed quote",
         ),
-        pytest.param('a,b\n1,"2', ["line 2: a quote opens and is never closed; close it, or remove it"], id="B39 at the end"),
         pytest.param(
-            'a,"b\n1,2\n', ["line 1: a quote opens and is never closed; close it, or remove it"], id="B39 in the header"
+            'a,b\n1,"2',
+            ["line 2: a quote opens and is never closed; close it, or remove it"],
+            id="B39 at the end",
+        ),
+        pytest.param(
+            'a,"b\n1,2\n',
+            ["line 1: a quote opens and is never closed; close it, or remove it"],
+            id="B39 in the header",
         ),
         pytest.param(
             'a,b\n1,2\n"x,3\ny,4\n"z,5\n',  # two quotes that open: the second would close the first
@@ -119,7 +167,9 @@ QUOTE = "put quotes around a field that holds ','"
             id="B39 quotes escaped by backslashes",
         ),
         pytest.param(
-            "a,b\n1,2\n3,\0\n", ["line 3: holds a NUL byte; it is damaged or no text: write it again as text"], id="B39 NUL byte"
+            "a,b\n1,2\n3,\0\n",
+            ["line 3: holds a NUL byte; it is damaged or no text: write it again as text"],
+            id="B39 NUL byte",
         ),
         pytest.param(
             "a,a,b,,\n1,2,3,4,5\n1\n",
@@ -132,15 +182,29 @@ QUOTE = "put quotes around a field that holds ','"
         ),
         pytest.param(
             ",a\n0,1\n0,2\n",
-            ["line 1: columns 0 (from 0) have no name; name or remove them (pandas writes its index so: save with index=False)"],
+            [
+                "line 1: columns 0 (from 0) have no name; name or remove them (pandas writes its "
+                "index so: save with index=False)"
+            ],
             id="B42 the index of pandas",
         ),
-        pytest.param("", ["is empty; give a file whose first line names the columns"], id="B43 empty"),
-        pytest.param("\n \n", ["is empty; give a file whose first line names the columns"], id="B43 blank"),
-        pytest.param("a,b\n", ["has a header but no rows; give a file with at least one row of data"], id="B43 header only"),
+        pytest.param(
+            "", ["is empty; give a file whose first line names the columns"], id="B43 empty"
+        ),
+        pytest.param(
+            "\n \n", ["is empty; give a file whose first line names the columns"], id="B43 blank"
+        ),
+        pytest.param(
+            "a,b\n",
+            ["has a header but no rows; give a file with at least one row of data"],
+            id="B43 header only",
+        ),
         pytest.param(
             "1.5,2,-3,1e3\n4,5,6,7\n",
-            ["line 1 holds only numbers (1.5, 2, -3, ...): a header is missing; --no-header, or add a first line with names"],
+            [
+                "line 1 holds only numbers (1.5, 2, -3, ...): a header is missing; --no-header, or "
+                "add a first line with names"
+            ],
             id="B43 header missing",
         ),
     ],
@@ -163,7 +227,10 @@ def test_a_quote_that_swallows_a_large_file_is_found_B39(path: Path) -> None:
 def test_a_delimiter_that_was_found_is_named_where_rows_do_not_fit_B40(path: Path) -> None:
     content = "a;b\n1;2\n3\n"
     short = "line 3: expected 2 fields, found 1; complete the row"
-    assert refused(path, content) == [short, "the delimiter ';' was found from the first rows; --delimiter gives another"]
+    assert refused(path, content) == [
+        short,
+        "the delimiter ';' was found from the first rows; --delimiter gives another",
+    ]
     assert refused(path, content, delimiter=";") == [short]
 
 
@@ -173,7 +240,10 @@ def test_names_in_the_terminal_are_escaped_B42(path: Path) -> None:
 
 
 def test_blank_lines_are_skipped_and_said(path: Path) -> None:
-    assert read(path, "\na,b\n\n1,2\n\n\n") == ({"a": ["1"], "b": ["2"]}, ["2 blank lines were skipped"])
+    assert read(path, "\na,b\n\n1,2\n\n\n") == (
+        {"a": ["1"], "b": ["2"]},
+        ["2 blank lines were skipped"],
+    )
     assert read(path, "\nx\n1\n\n2\n") == ({"x": ["1", "", "2"]}, ["1 blank lines were skipped"])
 
 
@@ -189,18 +259,43 @@ def test_columns_named_by_their_numbers_are_a_header(path: Path) -> None:
     [
         ("a;b\n1;x\n2;y\n", {"a": ["1", "2"], "b": ["x", "y"]}, ["read with delimiter ';'"]),
         ("a|b\n1|2\n", {"a": ["1"], "b": ["2"]}, ["read with delimiter '|'"]),
-        ("a\tb\n1,5\t2\n", {"a": ["1.5"], "b": ["2"]}, ["read with delimiter tab and decimal comma"]),
-        ("a;b\n1,5;2\n-2,25e3;NA\n", {"a": ["1.5", "-2.25e3"], "b": ["2", "NA"]}, ["read with delimiter ';' and decimal comma"]),
-        # by commas, these rows too have as many fields as their header; but by semicolons all fields are numbers
-        ("A, EUR;b\n1,5;2\n2,5;3\n", {"A, EUR": ["1.5", "2.5"], "b": ["2", "3"]}, ["read with delimiter ';' and decimal comma"]),
+        (
+            "a\tb\n1,5\t2\n",
+            {"a": ["1.5"], "b": ["2"]},
+            ["read with delimiter tab and decimal comma"],
+        ),
+        (
+            "a;b\n1,5;2\n-2,25e3;NA\n",
+            {"a": ["1.5", "-2.25e3"], "b": ["2", "NA"]},
+            ["read with delimiter ';' and decimal comma"],
+        ),
+        # by commas, these rows too have as many fields as their header; but by semicolons all
+        # fields are numbers
+        (
+            "A, EUR;b\n1,5;2\n2,5;3\n",
+            {"A, EUR": ["1.5", "2.5"], "b": ["2", "3"]},
+            ["read with delimiter ';' and decimal comma"],
+        ),
         ('a,b\n"0,5",2\n', {"a": ["0.5"], "b": ["2"]}, ["read with decimal comma"]),
-        ("a;b\n1,5;x\nNA;y, z\n", {"a": ["1.5", "NA"], "b": ["x", "y, z"]}, ["read with delimiter ';' and decimal comma"]),
+        (
+            "a;b\n1,5;x\nNA;y, z\n",
+            {"a": ["1.5", "NA"], "b": ["x", "y, z"]},
+            ["read with delimiter ';' and decimal comma"],
+        ),
         # a column that is not all numbers stays as it is, and one alone shows no decimal comma
-        ("a;b\n1,5;1\nlow;2\n", {"a": ["1,5", "low"], "b": ["1", "2"]}, ["read with delimiter ';'"]),
+        (
+            "a;b\n1,5;1\nlow;2\n",
+            {"a": ["1,5", "low"], "b": ["1", "2"]},
+            ["read with delimiter ';'"],
+        ),
         ("a;b\n1,5;1\n2.5;2\n", {"a": ["1,5", "2.5"], "b": ["1", "2"]}, None),
         # the thousands of one country are the decimals of another
         ("a;b\n1,234;1\n", {"a": ["1,234"], "b": ["1"]}, None),
-        ("a;b\n1,234;0,5\n", {"a": ["1.234"], "b": ["0.5"]}, ["read with delimiter ';' and decimal comma"]),
+        (
+            "a;b\n1,234;0,5\n",
+            {"a": ["1.234"], "b": ["0.5"]},
+            ["read with delimiter ';' and decimal comma"],
+        ),
         ("a;b\n1.234;0,5\n", {"a": ["1.234"], "b": ["0.5"]}, None),
         ("a;b\n1.234,5;1.234\n", {"a": ["1.234,5"], "b": ["1.234"]}, None),
     ],
@@ -217,12 +312,14 @@ def test_numbers_that_can_be_read_two_ways_are_named_B40(path: Path) -> None:
     _, notes = read(path, 'a;b;c\n"1,234";1.234,5;x\n9;2;y\n')
     assert notes == [
         "read with delimiter ';'",
-        "column a holds numbers such as '1,234', and is read as text; --decimal , if that is a decimal comma, --decimal . if it"
+        "column a holds numbers such as '1,234', and is read as text; --decimal , if that is a "
+        "decimal comma, --decimal . if it"
         " groups thousands",
     ]
     _, notes = read(path, "a;b\n1.234;0,5\n")
     assert notes[1] == (
-        "column a holds numbers such as '1.234', read with a decimal point although other columns hold commas;"
+        "column a holds numbers such as '1.234', read with a decimal point although other columns "
+        "hold commas;"
         " remove the points if they group thousands"
     )
 
@@ -251,7 +348,10 @@ def test_a_late_decimal_comma_is_found_B40(path: Path) -> None:
     ],
 )
 def test_options_override_what_is_found_B40(
-    path: Path, content: str, options: dict[str, str | bool | list[str]], columns: dict[str, list[str]]
+    path: Path,
+    content: str,
+    options: dict[str, str | bool | list[str]],
+    columns: dict[str, list[str]],
 ) -> None:
     assert read(path, content, **options)[0] == columns
 
@@ -259,11 +359,17 @@ def test_options_override_what_is_found_B40(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"delimiter": ";;"}, "--delimiter takes one character, such as ',' or ';', or tab; not ';;'"),
+        (
+            {"delimiter": ";;"},
+            "--delimiter takes one character, such as ',' or ';', or tab; not ';;'",
+        ),
         ({"delimiter": ""}, "--delimiter takes one character, such as ',' or ';', or tab; not ''"),
         ({"delimiter": '"'}, "--delimiter takes one character"),
         ({"decimal": ";"}, "--decimal takes '.' or ',', not ';'"),
-        ({"encoding": "latin-99"}, "--encoding latin-99 is not known; give one such as utf-8, latin-1 or utf-16"),
+        (
+            {"encoding": "latin-99"},
+            "--encoding latin-99 is not known; give one such as utf-8, latin-1 or utf-16",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused(path: Path, options: dict[str, str], words: str) -> None:
@@ -288,7 +394,9 @@ TEXT = "a,b\ncafé,it’s\n"
         pytest.param(TEXT.encode("cp1252"), "cp1252", id="B41 cp1252 told"),
     ],
 )
-def test_encodings_are_read_by_mark_or_option(path: Path, content: bytes, encoding: str | None) -> None:
+def test_encodings_are_read_by_mark_or_option(
+    path: Path, content: bytes, encoding: str | None
+) -> None:
     path.write_bytes(content)
     assert read_csv(path, encoding=encoding)[0].to_pydict() == {"a": ["café"], "b": ["it’s"]}
 
@@ -306,17 +414,28 @@ def test_encodings_are_read_by_mark_or_option(path: Path, content: bytes, encodi
             None,
             "is not UTF-8: line 2, byte 0x92; --encoding cp1252 if it should read 'x,it’s' there",
         ),
-        (TEXT.encode("utf-16-le"), None, "line 1: holds a NUL byte; --encoding utf-16-le if it is that"),
-        (TEXT.encode("utf-16-be"), None, "line 1: holds a NUL byte; --encoding utf-16-be if it is that"),
+        (
+            TEXT.encode("utf-16-le"),
+            None,
+            "line 1: holds a NUL byte; --encoding utf-16-le if it is that",
+        ),
+        (
+            TEXT.encode("utf-16-be"),
+            None,
+            "line 1: holds a NUL byte; --encoding utf-16-be if it is that",
+        ),
         (
             "a,b\n1,é\n".encode("latin-1"),
             "ascii",
-            "is not ascii ('ascii' codec can't decode byte 0xe9 in position 6: ordinal not in range(128)); leave --encoding"
+            "is not ascii ('ascii' codec can't decode byte 0xe9 in position 6: ordinal not in "
+            "range(128)); leave --encoding"
             " away, or give another",
         ),
     ],
 )
-def test_an_encoding_is_never_guessed_B41(path: Path, content: bytes, encoding: str | None, line: str) -> None:
+def test_an_encoding_is_never_guessed_B41(
+    path: Path, content: bytes, encoding: str | None, line: str
+) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_csv(path, encoding=encoding)
@@ -324,7 +443,10 @@ def test_an_encoding_is_never_guessed_B41(path: Path, content: bytes, encoding: 
 
 
 def test_a_wide_table_is_read(path: Path) -> None:
-    columns, _ = read(path, ",".join(f"g{i}" for i in range(3000)) + "\n" + ",".join("7" for _ in range(3000)) + "\n")
+    columns, _ = read(
+        path,
+        ",".join(f"g{i}" for i in range(3000)) + "\n" + ",".join("7" for _ in range(3000)) + "\n",
+    )
     assert list(columns) == [f"g{i}" for i in range(3000)]
     assert columns["g2999"] == ["7"]
 
@@ -341,32 +463,75 @@ def columns_of(rows: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize(
     ("content", "rows", "said"),
     [
-        pytest.param("sep=;\na;b;k\n" + ROWS.replace(",", ";"), ROWS, "the first line, sep=;, says the delimiter", id="Excel"),
-        pytest.param("a b k\n" + ROWS.replace(",", " "), ROWS, "read with blanks as delimiter", id="blanks"),
-        pytest.param("  a   b k \n" + ROWS.replace(",", "    ").replace("\n", " \r\n"), ROWS, "read with blanks", id="aligned"),
-        pytest.param("# a b k\n" + NUMBERS.replace(",", " "), NUMBERS, "line 1 names the columns behind a #", id="numpy.savetxt"),
-        pytest.param("# made, by x\n#\na,b,k\n" + ROWS + "# end\n", ROWS, "3 lines that begin with #", id="comments"),
-        pytest.param('"World Bank",\n\n"Updated 2024",\n\na,b,k\n' + ROWS, ROWS, "4 lines before the header", id="preamble"),
-        pytest.param("a,b,k,\n" + ROWS.replace("\n", ",\n"), ROWS, "the empty last column was left out", id="trailing comma"),
+        pytest.param(
+            "sep=;\na;b;k\n" + ROWS.replace(",", ";"),
+            ROWS,
+            "the first line, sep=;, says the delimiter",
+            id="Excel",
+        ),
+        pytest.param(
+            "a b k\n" + ROWS.replace(",", " "), ROWS, "read with blanks as delimiter", id="blanks"
+        ),
+        pytest.param(
+            "  a   b k \n" + ROWS.replace(",", "    ").replace("\n", " \r\n"),
+            ROWS,
+            "read with blanks",
+            id="aligned",
+        ),
+        pytest.param(
+            "# a b k\n" + NUMBERS.replace(",", " "),
+            NUMBERS,
+            "line 1 names the columns behind a #",
+            id="numpy.savetxt",
+        ),
+        pytest.param(
+            "# made, by x\n#\na,b,k\n" + ROWS + "# end\n",
+            ROWS,
+            "3 lines that begin with #",
+            id="comments",
+        ),
+        pytest.param(
+            '"World Bank",\n\n"Updated 2024",\n\na,b,k\n' + ROWS,
+            ROWS,
+            "4 lines before the header",
+            id="preamble",
+        ),
+        pytest.param(
+            "a,b,k,\n" + ROWS.replace("\n", ",\n"),
+            ROWS,
+            "the empty last column was left out",
+            id="trailing comma",
+        ),
     ],
 )
-def test_what_stands_around_the_rows_is_taken_away_and_said(path: Path, content: str, rows: str, said: str) -> None:
+def test_what_stands_around_the_rows_is_taken_away_and_said(
+    path: Path, content: str, rows: str, said: str
+) -> None:
     found, notes = read(path, content)
     assert found == columns_of(rows)
     assert any(said in note for note in notes)
 
 
 def test_asked_for_blanks_are_any_number_of_them(path: Path) -> None:
-    assert read(path, "name  n\nx     1\nyy   10\n", delimiter=" ")[0] == {"name": ["x", "yy"], "n": ["1", "10"]}
+    assert read(path, "name  n\nx     1\nyy   10\n", delimiter=" ")[0] == {
+        "name": ["x", "yy"],
+        "n": ["1", "10"],
+    }
 
 
 def test_texts_of_several_words_are_no_columns(path: Path) -> None:
-    assert read(path, "full name\nJane Doe\nJohn Roe\n")[0] == {"full name": ["Jane Doe", "John Roe"]}
+    assert read(path, "full name\nJane Doe\nJohn Roe\n")[0] == {
+        "full name": ["Jane Doe", "John Roe"]
+    }
 
 
-@pytest.mark.parametrize("index", [[str(i) for i in range(30)], [f"row {i * 7}" for i in range(30)]])
+@pytest.mark.parametrize(
+    "index", [[str(i) for i in range(30)], [f"row {i * 7}" for i in range(30)]]
+)
 def test_names_of_rows_without_a_name_are_an_index(path: Path, index: list[str]) -> None:
-    content = ",a,b,k\n" + "".join(f"{i},{line}\n" for i, line in zip(index, ROWS.splitlines(), strict=True))
+    content = ",a,b,k\n" + "".join(
+        f"{i},{line}\n" for i, line in zip(index, ROWS.splitlines(), strict=True)
+    )
     found, notes = read(path, content)
     assert found == {"index": index, **columns_of(ROWS)}
     assert notes == ["column 0 (from 0) has no name and names the rows; it is called 'index'"]
@@ -375,15 +540,20 @@ def test_names_of_rows_without_a_name_are_an_index(path: Path, index: list[str])
 def test_a_row_that_took_the_place_of_names_is_refused_or_told(path: Path) -> None:
     [line] = refused(path, ROWS)
     assert line == (
-        "line 1: '0.5' names column 0 (from 0) and is also one of its values; --no-header if line 1 is a row, --header if it"
+        "line 1: '0.5' names column 0 (from 0) and is also one of its values; --no-header if line "
+        "1 is a row, --header if it"
         " names the columns"
     )
-    assert read(path, ROWS, header=False)[0] == dict(zip("012", columns_of(ROWS).values(), strict=True))
+    assert read(path, ROWS, header=False)[0] == dict(
+        zip("012", columns_of(ROWS).values(), strict=True)
+    )
     assert len(read(path, ROWS, header=True)[0]["x"]) == 29
     years = "country,1960,1961\n" + "".join(f"c{i},{i}.5,{i}\n" for i in range(9))
     assert list(read(path, years)[0]) == ["country", "1960", "1961"]
     _, [note] = read(path, "a,yes,b\n1,yes,2\n3,no,4\n")
-    assert note.startswith("line 1: 'yes' names column 1 (from 0) and is also one of its values; --no-header")
+    assert note.startswith(
+        "line 1: 'yes' names column 1 (from 0) and is also one of its values; --no-header"
+    )
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -398,9 +568,12 @@ def zipped(files: dict[str, bytes]) -> bytes:
 def test_packed_tables_are_read_and_damaged_ones_refused(tmp_path: Path, suffix: str) -> None:
     from taut.data.readers import kind_of
 
-    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": lambda data: zipped({"t.csv": data})}[
-        suffix
-    ]
+    pack = {
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zip": lambda data: zipped({"t.csv": data}),
+    }[suffix]
     path = tmp_path / f"t.csv{suffix}"
     packed = pack(("a,b,k\n" + ROWS).encode())
     assert kind_of(path) == "text tables"
@@ -415,8 +588,12 @@ def test_an_archive_of_several_files_is_refused(path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped({"t.csv": data})])
-def test_a_file_that_unpacks_to_more_than_memory_is_refused_in_time(path: Path, pack, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "pack", [gzip.compress, bz2.compress, lzma.compress, lambda data: zipped({"t.csv": data})]
+)
+def test_a_file_that_unpacks_to_more_than_memory_is_refused_in_time(
+    path: Path, pack, monkeypatch
+) -> None:
     monkeypatch.setattr("taut.system.memory.available", lambda: 2**25)
     path.write_bytes(pack(b"a,b\n" + b"1,2\n" * 2**23))
     with pytest.raises(OutOfMemoryError, match="GiB of data need at least"):

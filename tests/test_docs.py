@@ -1,10 +1,13 @@
-"""The docs are tests: references exist, links lead somewhere, and every command and Python block of every page runs.
+"""The docs are tests: references exist, links lead somewhere, and every command and Python block of
+every page runs.
 
-A page runs from top to bottom in a folder of its own, in the page's own spelling; only its trainings end after two epochs and are
-measured by 20 samples, and audits make little effort (``_hurried``). A command that ends in "# refused" must be; every other one
-must end well. What a page does not make itself, such as ``RUN`` or ``new.npy``, is in ``GIVEN``.
+A page runs from top to bottom in a folder of its own, in the page's own spelling; only its
+trainings end after two epochs and are measured by 20 samples, and audits make little effort
+(``_hurried``). A command that ends in "# refused" must be; every other one must end well. What a
+page does not make itself, such as ``RUN`` or ``new.npy``, is in ``GIVEN``.
 
-``python tests/test_docs.py docs/tables.md FOLDER`` runs a page unhurried, in a new folder, and prints what the commands print.
+``python tests/test_docs.py docs/tables.md FOLDER`` runs a page unhurried, in a new folder, and
+prints what the commands print.
 """
 
 from __future__ import annotations
@@ -38,7 +41,11 @@ from taut.runs.folder import read_data
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "taut").rglob("*.py"))
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
 COMMANDS = r"^(?:taut |python |make demo).*"
 FILE = r"`([\w/-]+\.(?:csv|png|npy|toml|parquet|h5ad|json|jsonl|html|py|safetensors))`"
 
@@ -77,14 +84,24 @@ def test_files_named_in_the_design_exist() -> None:
         assert any((ROOT / "src/taut").rglob(name.removesuffix("/"))), name
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if re.search(f"{COMMANDS}|^```python", _text(page), re.MULTILINE)])
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if re.search(f"{COMMANDS}|^```python", _text(page), re.MULTILINE)],
+)
 def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_default_dtype(torch.float32)
     monkeypatch.chdir(tmp_path)
     _hurried(monkeypatch)
     GIVEN.get(page, lambda: None)()
     _run(page)
-    there = {path.name for path in (*tmp_path.rglob("*"), *ROOT.rglob("src/taut/**/*.py"), *(ROOT / "tests").iterdir())}
+    there = {
+        path.name
+        for path in (
+            *tmp_path.rglob("*"),
+            *ROOT.rglob("src/taut/**/*.py"),
+            *(ROOT / "tests").iterdir(),
+        )
+    }
     missing = [name for name in re.findall(FILE, _text(page)) if Path(name).name not in there]
     assert not [name for name in missing if not (ROOT / name).exists()]
 
@@ -95,16 +112,28 @@ def test_the_number_of_planted_bugs_is_that_of_the_readme() -> None:
 
 def test_options_named_in_the_pages_exist() -> None:
     """Every option in running text is one of some command."""
-    commands = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None]
-    known = set(re.findall(r"--[a-z-]+", "".join(CliRunner().invoke(app, [name, "--help"]).output for name in commands)))
+    commands = [
+        c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None
+    ]
+    known = set(
+        re.findall(
+            r"--[a-z-]+",
+            "".join(CliRunner().invoke(app, [name, "--help"]).output for name in commands),
+        )
+    )
     for page in PAGES:
         for span in re.findall(r"`(?:taut[^`\n]*)?(--[a-z-]+)[^`\n]*`", _text(page)):
             assert span in known, (page, span)
 
 
-def test_the_oddest_entry_is_the_one_furthest_below_its_column(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_oddest_entry_is_the_one_furthest_below_its_column(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A column in small units has low densities in every row, which makes no row odd."""
-    cells = {"small_units": torch.tensor([-9.0, -9.0, -9.5]), "price": torch.tensor([1.0, 1.0, -6.0])}
+    cells = {
+        "small_units": torch.tensor([-9.0, -9.0, -9.5]),
+        "price": torch.tensor([1.0, 1.0, -6.0]),
+    }
     terminal.show_oddest(torch.tensor([-8.0, -8.0, -15.5]), cells, rows=1, columns=2)
     assert "2  log p(x) -15.5: price -6.0 (1.0), small_units -9.5 (-9.0)" in capsys.readouterr().out
 
@@ -131,8 +160,12 @@ def test_what_is_given_is_said(source: Any, settings: dict[str, Any], given: str
 
 
 def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
-    """Runs the blocks of a page in their order; ``say`` is told each command and what it printed."""
-    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", _text(page), re.DOTALL | re.MULTILINE):
+    """Runs the blocks of a page in their order; ``say`` is told each command and what
+    it printed.
+    """
+    for language, block in re.findall(
+        r"^```(\w*)\n(.*?)^```", _text(page), re.DOTALL | re.MULTILINE
+    ):
         if language == "toml":  # its first line names the file
             Path(block.split("\n")[0].removeprefix("# ")).write_text(block)
         elif language == "python":
@@ -146,12 +179,16 @@ def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
 
 
 def _command(line: str) -> str:
-    program, *arguments = shlex.split("taut fit digits" if line.startswith("make demo") else line, comments=True)
+    program, *arguments = shlex.split(
+        "taut fit digits" if line.startswith("make demo") else line, comments=True
+    )
     if program == "python":
         runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
         return ""
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == (3 if "# refused" in line else 0), f"{line}\n{result.output}{result.exception!r}"
+    assert result.exit_code == (3 if "# refused" in line else 0), (
+        f"{line}\n{result.output}{result.exception!r}"
+    )
     return result.output
 
 
@@ -160,13 +197,20 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     from taut.training.pace import plan_steps
 
     def short(model: Any, objective: Any, data: Any, config: Any) -> int:
-        return plan_steps(model, objective, data, dataclasses.replace(config, max_epochs=2, minutes=None))
+        return plan_steps(
+            model, objective, data, dataclasses.replace(config, max_epochs=2, minutes=None)
+        )
 
-    little = Effort(num_samples=100, num_chains=4, max_temperatures=5, optimum_steps=5, simulated=5, samples=20)
+    little = Effort(
+        num_samples=100, num_chains=4, max_temperatures=5, optimum_steps=5, simulated=5, samples=20
+    )
     monkeypatch.setattr("taut.runs.fit.plan_steps", short)
     monkeypatch.setattr("taut.estimator.plan_steps", short)
     monkeypatch.setattr("taut.evidence.audit.Effort", lambda **_: little)
-    monkeypatch.setattr("taut.runs.audit.gradients_run", lambda run, **given: gradients_run(run, **given | {"repeats": 2}))
+    monkeypatch.setattr(
+        "taut.runs.audit.gradients_run",
+        lambda run, **given: gradients_run(run, **given | {"repeats": 2}),
+    )
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
 
 

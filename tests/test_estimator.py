@@ -35,9 +35,14 @@ from taut.evidence import own
 from taut.evidence.own import own_keys, own_proposal
 
 FAST: dict[str, Any] = {
-    "encoder": "MLP(hidden=[8])", "decoder": "MLP(hidden=[8])", "max_epochs": 2, "num_samples": 10, "device": "cpu",
-    "random_state": 0, "latent_dim": 2,
-}  # fmt: skip
+    "encoder": "MLP(hidden=[8])",
+    "decoder": "MLP(hidden=[8])",
+    "max_epochs": 2,
+    "num_samples": 10,
+    "device": "cpu",
+    "random_state": 0,
+    "latent_dim": 2,
+}
 
 
 @pytest.fixture
@@ -49,13 +54,17 @@ def _float32() -> None:
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks([VAEstimator(**FAST)])
 def test_it_passes_all_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
-    """In float32, which is torch's own default: float64 hides what depends on the size of a block."""
+    """In float32, which is torch's own default: float64 hides what depends on the size
+    of a block.
+    """
     check(estimator)
 
 
 def _normal(rows: int = 60, columns: int = 3, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
-    return generator.normal(size=(rows, 2)) @ generator.normal(size=(2, columns)) + 0.5 * generator.normal(size=(rows, columns))
+    return generator.normal(size=(rows, 2)) @ generator.normal(
+        size=(2, columns)
+    ) + 0.5 * generator.normal(size=(rows, columns))
 
 
 def _mixed(rows: int = 60) -> pd.DataFrame:
@@ -69,10 +78,18 @@ def _mixed(rows: int = 60) -> pd.DataFrame:
             "site": "Ulm",
             "smokes": pd.array(generator.integers(0, 2, rows).astype(bool), dtype="boolean"),
             "visits": pd.array(generator.integers(0, 5, rows), dtype="Int64"),
-            "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(generator.integers(0, 700, rows), unit="D"),
+            "day": pd.Timestamp("2024-01-01")
+            + pd.to_timedelta(generator.integers(0, 700, rows), unit="D"),
         }
     )
-    for column, row in (("height", 3), ("colour", 4), ("smokes", 5), ("visits", 6), ("day", 7), ("colour", 8)):
+    for column, row in (
+        ("height", 3),
+        ("colour", 4),
+        ("smokes", 5),
+        ("visits", 6),
+        ("day", 7),
+        ("colour", 8),
+    ):
         frame.loc[row, column] = None
     return frame
 
@@ -81,7 +98,11 @@ def _mixed(rows: int = 60) -> pd.DataFrame:
 
 
 def test_every_argument_is_a_setting_of_that_name() -> None:
-    known = {f.name for section in dataclasses.fields(Config) for f in dataclasses.fields(getattr(Config(), section.name))}
+    known = {
+        f.name
+        for section in dataclasses.fields(Config)
+        for f in dataclasses.fields(getattr(Config(), section.name))
+    }
     assert set(VAEstimator().get_params()) - known == {"random_state"}
     defaults = {k: v for section in Config().to_dict().values() for k, v in section.items()}
     mine = VAEstimator().get_params()
@@ -93,8 +114,14 @@ def test_every_argument_is_a_setting_of_that_name() -> None:
     ("settings", "words"),
     [
         ({"latent_dim": 0}, "model.latent_dim: expected a number from 1 to 2.14748e+09, not 0"),
-        ({"prior": "StandardNorml()"}, "no prior is called 'StandardNorml'; did you mean 'StandardNormal'?"),
-        ({"schema": "columns.toml"}, "schema is for a data frame, and X is an array: leave it away"),
+        (
+            {"prior": "StandardNorml()"},
+            "no prior is called 'StandardNorml'; did you mean 'StandardNormal'?",
+        ),
+        (
+            {"schema": "columns.toml"},
+            "schema is for a data frame, and X is an array: leave it away",
+        ),
         ({"condition": ["a"]}, "condition is for a data frame"),
         ({"layer": "counts"}, "layer is for an AnnData, and X is an array: leave it away"),
         ({"device": "abacus"}, "no device 'abacus' here"),
@@ -106,12 +133,16 @@ def test_a_wrong_setting_is_a_value_error(settings: dict[str, Any], words: str) 
 
 
 def test_kind_and_levels_are_for_arrays() -> None:
-    with pytest.raises(ValueError, match="kind is for an array, and X is a data frame: leave it away"):
+    with pytest.raises(
+        ValueError, match="kind is for an array, and X is a data frame: leave it away"
+    ):
         VAEstimator(**FAST, kind="real").fit(_mixed())
 
 
 def test_numbers_of_numpy_are_settings_too() -> None:
-    estimator = VAEstimator(**FAST | {"latent_dim": np.int64(1), "learning_rate": np.float32(0.01)}).fit(_normal())
+    estimator = VAEstimator(
+        **FAST | {"latent_dim": np.int64(1), "learning_rate": np.float32(0.01)}
+    ).fit(_normal())
     assert estimator.transform(_normal()).shape == (60, 1)
 
 
@@ -140,8 +171,13 @@ def test_score_samples_is_importance_of_each_row_by_itself() -> None:
     estimator = VAEstimator(**FAST).fit(x)
     rows, keys = torch.from_numpy(x), own_keys(row_hashes(x), 0)
     assert len(set(keys.tolist())) == 12
-    alone = [(rows[i : i + 1], own_proposal(estimator.model_, keys[i : i + 1])) for i in range(len(rows))]
-    expected = [float(taut.importance(estimator.model_, row, 10, proposal=own).log_evidence) for row, own in alone]
+    alone = [
+        (rows[i : i + 1], own_proposal(estimator.model_, keys[i : i + 1])) for i in range(len(rows))
+    ]
+    expected = [
+        float(taut.importance(estimator.model_, row, 10, proposal=own).log_evidence)
+        for row, own in alone
+    ]
     assert estimator.score_samples(x) == pytest.approx(expected, abs=1e-12)
     assert estimator.score(x) == pytest.approx(np.mean(expected), abs=1e-12)
 
@@ -155,22 +191,32 @@ def test_a_row_gets_the_same_score_wherever_it_stands() -> None:
     assert np.array_equal(estimator.score_samples(np.repeat(x[:2], 3, 0)), np.repeat(scores[:2], 3))
 
 
-def test_rows_that_few_samples_tell_well_get_no_more_and_the_others_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_few_samples_tell_well_get_no_more_and_the_others_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     x = _normal(200, 4)
     estimator = VAEstimator(**FAST | {"num_samples": 400}).fit(x)
     asked = []
     importance = own._importance
-    monkeypatch.setattr(own, "_importance", lambda model, x, keys, k: asked.append((k, len(x))) or importance(model, x, keys, k))
+    monkeypatch.setattr(
+        own,
+        "_importance",
+        lambda model, x, keys, k: asked.append((k, len(x))) or importance(model, x, keys, k),
+    )
     value, reliable = own.own_evidence(estimator.model_, torch.from_numpy(x), 400, seed=0)
     (few, everyone), (many, rest) = asked
     assert (few, everyone, many) == (50, 200, 400)
     assert 0 < rest < 200
     keys = own_keys(row_hashes(x), 0)
-    found = taut.importance(estimator.model_, torch.from_numpy(x), 50, proposal=own_proposal(estimator.model_, keys))
+    found = taut.importance(
+        estimator.model_, torch.from_numpy(x), 50, proposal=own_proposal(estimator.model_, keys)
+    )
     enough = found.reliable & (found.log_evidence_error < 0.05)
     assert int((~enough).sum()) == rest
     torch.testing.assert_close(value[enough], found.log_evidence[enough], rtol=0, atol=1e-12)
-    whole = taut.importance(estimator.model_, torch.from_numpy(x), 400, proposal=own_proposal(estimator.model_, keys))
+    whole = taut.importance(
+        estimator.model_, torch.from_numpy(x), 400, proposal=own_proposal(estimator.model_, keys)
+    )
     taken = ~enough & whole.reliable
     torch.testing.assert_close(value[taken], whole.log_evidence[taken], rtol=0, atol=1e-12)
     assert bool(reliable[enough].all())
@@ -178,17 +224,25 @@ def test_rows_that_few_samples_tell_well_get_no_more_and_the_others_all(monkeypa
 
 @pytest.mark.parametrize("posterior", ["DiagonalNormal()", "FullCovarianceNormal()"])
 def test_own_noise_gives_the_log_evidence_of_a_linear_model(posterior: str) -> None:
-    """x = W z + b + noise with z ~ N(0, 1) is normal. The z of 300 rows are independent; 6 are passed once in 10^9 means."""
+    """x = W z + b + noise with z ~ N(0, 1) is normal. The z of 300 rows are independent.
+
+    6 are passed once in 10^9 means.
+    """
     x = _normal(300, 4)
     estimator = VAEstimator(
-        **FAST | {"decoder": "Linear()", "max_epochs": 3, "posterior": posterior, "likelihood": "Normal()"}
+        **FAST
+        | {"decoder": "Linear()", "max_epochs": 3, "posterior": posterior, "likelihood": "Normal()"}
     ).fit(x)
     with torch.no_grad():
         decoded = estimator.model_.decode(torch.cat([torch.zeros(1, 2), torch.eye(2)])[None])
     b, w = decoded.mean[0, 0], (decoded.mean[0, 1:] - decoded.mean[0, :1]).T
-    exact = torch.distributions.MultivariateNormal(b, w @ w.T + decoded.variance[0, 0].diag()).log_prob(torch.from_numpy(x))
+    exact = torch.distributions.MultivariateNormal(
+        b, w @ w.T + decoded.variance[0, 0].diag()
+    ).log_prob(torch.from_numpy(x))
     keys = own_keys(row_hashes(x), 0)
-    found = taut.importance(estimator.model_, torch.from_numpy(x), 2000, proposal=own_proposal(estimator.model_, keys))
+    found = taut.importance(
+        estimator.model_, torch.from_numpy(x), 2000, proposal=own_proposal(estimator.model_, keys)
+    )
     z = ((found.log_evidence - exact) / found.log_evidence_error)[found.reliable]
     assert len(z) > 200
     assert abs(float(z.mean())) * len(z) ** 0.5 < 6
@@ -201,17 +255,23 @@ def test_own_noise_is_uniform_and_independent_within_rows_and_between_them() -> 
     u = torch.cat([first, second]).reshape(6000, 40)
     assert 0 < float(u.min()) < float(u.max()) < 1
     z = (u - 0.5) * 12**0.5
-    # Means and correlations of 6,000 uniform numbers: 6 is passed with 2e-9 each, of 40 * 40 + 80 of them with 3e-6.
+    # Means and correlations of 6,000 uniform numbers: 6 is passed with 2e-9 each, of 40 * 40 + 80
+    # of them with 3e-6.
     assert float((z.mean(0) * 6000**0.5).abs().max()) < 6
     correlation = z.T @ z / 6000**0.5
     assert float(correlation.fill_diagonal_(0.0).abs().max()) < 6
     assert float((z[1:] * z[:-1]).sum(0).abs().max()) / 6000**0.5 < 6
-    assert float((((z**2).mean(0) - 1) * (6000 / 0.8) ** 0.5).abs().max()) < 6  # var z^2 of a uniform is 9 / 5 - 1
+    # var z^2 of a uniform is 9 / 5 - 1
+    assert float((((z**2).mean(0) - 1) * (6000 / 0.8) ** 0.5).abs().max()) < 6
 
 
 def test_bits_are_scored_with_their_own_noise() -> None:
     x = _normal(20)
-    bits = {"prior": "IndependentBernoulli()", "posterior": "IndependentBernoulli()", "objective": "VIMCO(num_samples=2)"}
+    bits = {
+        "prior": "IndependentBernoulli()",
+        "posterior": "IndependentBernoulli()",
+        "objective": "VIMCO(num_samples=2)",
+    }
     for num_samples in (10, 4000):
         estimator = VAEstimator(**FAST | bits | {"num_samples": num_samples}).fit(x)
         scores = estimator.score_samples(x)
@@ -220,7 +280,9 @@ def test_bits_are_scored_with_their_own_noise() -> None:
     corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     with torch.no_grad():
         z = corners[:, None].expand(-1, len(rows), -1)
-        exact = (model.prior().log_prob(corners)[:, None] + model.decode(z).log_prob(rows)).logsumexp(0)
+        exact = (
+            model.prior().log_prob(corners)[:, None] + model.decode(z).log_prob(rows)
+        ).logsumexp(0)
     assert scores == pytest.approx(exact.numpy(), abs=0.3)  # 6 standard errors of at most CLOSE
 
 
@@ -231,7 +293,9 @@ def test_random_state_decides_all_that_is_random() -> None:
     assert np.array_equal(one.transform(x), same.transform(x))
     assert np.array_equal(one.sample(4), same.sample(4))
     assert not np.array_equal(one.transform(x), other.transform(x))
-    generators = [VAEstimator(**FAST | {"random_state": np.random.RandomState(5)}).fit(x) for _ in range(2)]
+    generators = [
+        VAEstimator(**FAST | {"random_state": np.random.RandomState(5)}).fit(x) for _ in range(2)
+    ]
     assert np.array_equal(*(g.transform(x) for g in generators))
     anew = one.set_params(random_state=None)
     assert not np.array_equal(anew.sample(4), anew.sample(4))
@@ -240,16 +304,22 @@ def test_random_state_decides_all_that_is_random() -> None:
 def test_transform_and_back_are_those_of_the_run() -> None:
     x = _normal()
     estimator = VAEstimator(**FAST).fit(x)
-    assert np.array_equal(estimator.transform(x), taut.use.tasks.encode(estimator.model_, torch.from_numpy(x)).numpy())
+    assert np.array_equal(
+        estimator.transform(x), taut.use.tasks.encode(estimator.model_, torch.from_numpy(x)).numpy()
+    )
     z = np.array([[0.5, -1.0], [0.0, 2.0]])
-    assert np.array_equal(estimator.inverse_transform(z), taut.use.tasks.decode(estimator.model_, torch.from_numpy(z)).numpy())
+    assert np.array_equal(
+        estimator.inverse_transform(z),
+        taut.use.tasks.decode(estimator.model_, torch.from_numpy(z)).numpy(),
+    )
 
 
 def test_impute_gives_the_conditional_mean_of_a_linear_model() -> None:
     r"""With x = W z + b + noise and z ~ N(0, 1), E[x_mis | x_obs] is that of a joint normal.
 
-    Samples come in pairs that mirror each other about the mean of q, whose weights are unequal as far as q is not the posterior.
-    The error is at most sd / sqrt(ESS), sd of E[x_mis | z] under the posterior; six of these fail once in 10^9 rows.
+    Samples come in pairs that mirror each other about the mean of q, whose weights are unequal as
+    far as q is not the posterior. The error is at most sd / sqrt(ESS), sd of E[x_mis | z] under the
+    posterior; six of these fail once in 10^9 rows.
     """
     x = _normal(400, 4)
     settings = FAST | {"decoder": "Linear()", "max_epochs": 60, "num_samples": 4000}
@@ -328,7 +398,9 @@ def test_kind_and_levels_overrule_it() -> None:
     counts = VAEstimator(**FAST, kind="count").fit(x)
     assert type(counts.model_.likelihood) is taut.NegativeBinomial
     with pytest.warns(
-        UserWarning, match=r"outside the levels 0..8, the first at row 0, column 0 \(from 0\); .* low; train with levels 0:13"
+        UserWarning,
+        match=r"outside the levels 0..8, the first at row 0, column 0 \(from 0\); .* low; train "
+        r"with levels 0:13",
     ):
         assert np.isfinite(VAEstimator(**FAST).fit(x).score(x + 5))
 
@@ -341,7 +413,11 @@ def test_a_constant_column_is_left_out_and_given_back() -> None:
     assert estimator.notes_ == ("columns (from 0) 0, 4 are constant, left out",)
     assert estimator.n_features_in_ == 5
     assert estimator.schema_.event_shape == (3,)
-    for made in (estimator.sample(2), estimator.inverse_transform(np.zeros((2, 2))), estimator.impute(x)[2:4]):
+    for made in (
+        estimator.sample(2),
+        estimator.inverse_transform(np.zeros((2, 2))),
+        estimator.impute(x)[2:4],
+    ):
         assert made.shape == (2, 5)
         assert (made[:, 0] == 7.25).all()
         assert (made[:, 4] == -1e9).all()
@@ -371,9 +447,15 @@ def test_what_is_constant_where_it_trains_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.full((9, 3), 0.5), "X: every column is constant in training, there is nothing to learn"),
+        (
+            np.full((9, 3), 0.5),
+            "X: every column is constant in training, there is nothing to learn",
+        ),
         (np.full((20, 3), 0.5), "only 1 distinct rows"),
-        (np.column_stack([_normal(20, 2), np.full(20, np.nan)]), r"X: columns \(from 0\) 2 hold no value at all; remove them"),
+        (
+            np.column_stack([_normal(20, 2), np.full(20, np.nan)]),
+            r"X: columns \(from 0\) 2 hold no value at all; remove them",
+        ),
         (_normal(1), "Found array with 1 sample"),
         (np.array([["a", "b"], ["c", "d"]]), "Convert your data to numeric values explicitly"),
         (np.full((20, 2), np.inf), "infinity"),
@@ -463,7 +545,9 @@ def test_built_parts_are_used_as_they_are_and_not_changed() -> None:
     estimator = VAEstimator(**FAST, prior=prior, objective=taut.IWAE(num_samples=2))
     assert clone(estimator).prior is not prior
     estimator.fit(x)
-    assert {k: torch.equal(v, before[k]) for k, v in prior.state_dict().items()} == dict.fromkeys(before, True)
+    assert {k: torch.equal(v, before[k]) for k, v in prior.state_dict().items()} == dict.fromkeys(
+        before, True
+    )
     assert type(estimator.model_.prior) is taut.GaussianMixture
     assert estimator.config_.training.objective == "IWAE(num_samples=2)"
     again = _WithoutTorch(io.BytesIO(pickle.dumps(estimator))).load()
@@ -474,9 +558,15 @@ def test_built_parts_are_used_as_they_are_and_not_changed() -> None:
 
 def test_weights_that_a_pickle_would_lose_are_refused() -> None:
     estimator = VAEstimator(**FAST, prior=taut.GaussianMixture(2, 3))
-    with pytest.raises(ValueError, match="prior is a built part whose weights an estimator that is not fitted cannot carry"):
+    with pytest.raises(
+        ValueError,
+        match="prior is a built part whose weights an estimator that is not fitted cannot carry",
+    ):
         pickle.dumps(estimator)
-    assert pickle.loads(pickle.dumps(VAEstimator(prior=taut.StandardNormal(2)))).prior == "StandardNormal()"
+    assert (
+        pickle.loads(pickle.dumps(VAEstimator(prior=taut.StandardNormal(2)))).prior
+        == "StandardNormal()"
+    )
 
 
 class _Secret(taut.Prior):
@@ -491,7 +581,9 @@ class _Secret(taut.Prior):
 def test_a_part_that_cannot_be_written_down_is_fitted_but_not_pickled() -> None:
     estimator = VAEstimator(**FAST, prior=_Secret(2, object())).fit(_normal())
     assert estimator.transform(_normal()).shape == (60, 2)
-    with pytest.raises(ValueError, match=r"_Secret cannot be pickled .*'hidden'.*give it as a specification"):
+    with pytest.raises(
+        ValueError, match=r"_Secret cannot be pickled .*'hidden'.*give it as a specification"
+    ):
         pickle.dumps(estimator)
 
 
@@ -512,14 +604,26 @@ def test_grid_search_chooses_the_latent_dimension_by_score() -> None:
 
 def test_it_stands_in_a_pipeline() -> None:
     x = _normal()
-    pipeline = make_pipeline(StandardScaler(), VAEstimator(**FAST), FunctionTransformer(np.tanh)).fit(x)
+    pipeline = make_pipeline(
+        StandardScaler(), VAEstimator(**FAST), FunctionTransformer(np.tanh)
+    ).fit(x)
     scaled = StandardScaler().fit_transform(x)
-    assert np.array_equal(pipeline.transform(x), np.tanh(VAEstimator(**FAST).fit(scaled).transform(scaled)))
+    assert np.array_equal(
+        pipeline.transform(x), np.tanh(VAEstimator(**FAST).fit(scaled).transform(scaled))
+    )
 
 
 def test_names_of_the_latent_dimensions() -> None:
     estimator = VAEstimator(**FAST).set_output(transform="pandas").fit(_mixed())
-    assert estimator.feature_names_in_.tolist() == ["user_id", "height", "colour", "site", "smokes", "visits", "day"]
+    assert estimator.feature_names_in_.tolist() == [
+        "user_id",
+        "height",
+        "colour",
+        "site",
+        "smokes",
+        "visits",
+        "day",
+    ]
     assert estimator.get_feature_names_out().tolist() == ["vaestimator0", "vaestimator1"]
     z = estimator.transform(_mixed().set_index("user_id", drop=False))
     assert z.columns.tolist() == ["vaestimator0", "vaestimator1"]
@@ -533,7 +637,15 @@ def test_names_of_the_latent_dimensions() -> None:
 def test_a_pandas_frame_comes_back_as_one() -> None:
     frame = _mixed()
     estimator = VAEstimator(**FAST).fit(frame)
-    assert [c.kind for c in estimator.schema_.columns] == ["id", "positive", "category", "constant", "binary", "levels", "date"]
+    assert [c.kind for c in estimator.schema_.columns] == [
+        "id",
+        "positive",
+        "category",
+        "constant",
+        "binary",
+        "levels",
+        "date",
+    ]
     filled = estimator.impute(frame)
     assert filled.dtypes.equals(frame.dtypes)
     assert filled.isna().sum().sum() == 0
@@ -561,7 +673,9 @@ def _typed(rows: int = 60) -> pd.DataFrame:
             "Int64": pd.array(r.integers(0, 9, rows), dtype="Int64"),
             "int8 of Arrow": pd.array(r.integers(0, 9, rows), dtype=pd.ArrowDtype(pa.int8())),
             "category": pd.Categorical(r.choice(list("abc"), rows), list("cab")),
-            "ordered": pd.Categorical(r.choice(["low", "high"], rows), ["low", "high", "never"], ordered=True),
+            "ordered": pd.Categorical(
+                r.choice(["low", "high"], rows), ["low", "high", "never"], ordered=True
+            ),
             "numbers": pd.Categorical(r.choice([3, 1, 7], rows)),
             "cut": pd.cut(r.random(rows), [0, 0.3, 0.6, 1]),
             "string": pd.array(r.choice(["x", "y", "z"], rows), dtype="string"),
@@ -569,8 +683,13 @@ def _typed(rows: int = 60) -> pd.DataFrame:
             "naive": pd.Timestamp("2024-01-01") + hours,
             "boolean": pd.array(r.random(rows) < 0.5, dtype="boolean"),
             "decimal": [Decimal(int(v)) / 100 for v in r.integers(100, 9999, rows)],
-            "date": [datetime.date(2024, 1, 1) + datetime.timedelta(int(d)) for d in r.integers(0, 500, rows)],
-            "sparse": pd.arrays.SparseArray(np.where(r.random(rows) < 0.5, np.nan, r.normal(size=rows))),
+            "date": [
+                datetime.date(2024, 1, 1) + datetime.timedelta(int(d))
+                for d in r.integers(0, 500, rows)
+            ],
+            "sparse": pd.arrays.SparseArray(
+                np.where(r.random(rows) < 0.5, np.nan, r.normal(size=rows))
+            ),
             "id": [f"k{i}" for i in range(rows)],
             "constant": pd.Categorical(["only"] * rows),
         }
@@ -586,7 +705,8 @@ def test_what_is_made_has_the_types_and_names_of_the_frame() -> None:
         assert {v.as_tuple().exponent for v in made["decimal"]} == {-2}
         assert {type(v) for v in made["date"]} == {datetime.date}
         assert set(made["cut"]) <= set(frame["cut"])
-        both = pd.concat([frame.drop(columns="sparse"), made.drop(columns="sparse")])  # which warns of its own ways
+        # which warns of its own ways
+        both = pd.concat([frame.drop(columns="sparse"), made.drop(columns="sparse")])
         assert both.dtypes.to_dict() == frame.drop(columns="sparse").dtypes.to_dict()
     again = pickle.loads(pickle.dumps(estimator))
     assert again.sample(20).equals(estimator.sample(20))
@@ -598,11 +718,18 @@ def test_what_is_made_has_the_types_and_names_of_the_frame() -> None:
 
 
 def test_a_type_that_cannot_hold_a_value_gives_way() -> None:
-    frame = pd.DataFrame({"count": np.random.default_rng(0).integers(0, 200, 40).astype("uint8"), "x": _normal(40)[:, 0]})
+    frame = pd.DataFrame(
+        {
+            "count": np.random.default_rng(0).integers(0, 200, 40).astype("uint8"),
+            "x": _normal(40)[:, 0],
+        }
+    )
     estimator = VAEstimator(**FAST).fit(frame)
     like, types = estimator._like, estimator._types
     count, x = estimator.schema_.columns
-    schema = dataclasses.replace(estimator.schema_, columns=(dataclasses.replace(count, kind="count", offset=0.0), x))
+    schema = dataclasses.replace(
+        estimator.schema_, columns=(dataclasses.replace(count, kind="count", offset=0.0), x)
+    )
     made = given_back(np.array([[199.0, 0.5], [300.0, 1.5]]), schema, like, types)
     assert made["count"].tolist() == [199, 300]
     assert made["count"].dtype == np.int64
@@ -624,7 +751,13 @@ def test_gaps_of_every_type_are_filled_in_their_type() -> None:
 
 
 def test_constants_of_each_type_are_given_back() -> None:
-    values = {"whole": 5, "half": 2.5, "day": pd.Timestamp("2024-01-01"), "truth": True, "text": "u"}
+    values = {
+        "whole": 5,
+        "half": 2.5,
+        "day": pd.Timestamp("2024-01-01"),
+        "truth": True,
+        "text": "u",
+    }
     frame = pd.DataFrame({"x": _normal(30)[:, 0], **values})
     estimator = VAEstimator(**FAST).fit(frame)
     made = estimator.sample(2)
@@ -637,9 +770,17 @@ def test_a_level_never_seen_stays_what_it_is() -> None:
     frame = pd.DataFrame({"x": _normal(30)[:, 0], "level": ["a", "b", "c"] * 10})
     estimator = VAEstimator(**FAST).fit(frame)
     odd = frame.assign(level=["zebra", None, *frame["level"][2:]])
-    with pytest.warns(UserWarning, match="1 values of 'level' are levels never seen in training \\('zebra'\\): read as missing"):
+    with pytest.warns(
+        UserWarning,
+        match="1 values of 'level' are levels never seen in training \\('zebra'\\): read as "
+        "missing",
+    ):
         filled = estimator.impute(odd)["level"].tolist()
-    assert (filled[0], filled[1] in "abc", filled[2:]) == ("zebra", True, frame["level"].tolist()[2:])
+    assert (filled[0], filled[1] in "abc", filled[2:]) == (
+        "zebra",
+        True,
+        frame["level"].tolist()[2:],
+    )
 
 
 def test_tomorrows_rows_have_a_number_each_and_odd_ones_a_low_one() -> None:
@@ -656,11 +797,22 @@ def test_tomorrows_rows_have_a_number_each_and_odd_ones_a_low_one() -> None:
     assert [c.kind for c in estimator.schema_.columns] == ["levels", "positive", "binary", "real"]
     usual = frame[:1].astype({"age": float})
     scores = []
-    for column, value in (("age", 18), ("age", 200), ("age", 30.5), ("price", 0.0), ("price", -7.5)):
-        with pytest.warns(UserWarning, match=f"1 values .* of '{column}' are .*: log p|1 values .* of '{column}' are .*; log p"):
+    for column, value in (
+        ("age", 18),
+        ("age", 200),
+        ("age", 30.5),
+        ("price", 0.0),
+        ("price", -7.5),
+    ):
+        with pytest.warns(
+            UserWarning,
+            match=f"1 values .* of '{column}' are .*: log p|1 values .* of '{column}' are .*; log "
+            f"p",
+        ):
             scores.append(float(estimator.score_samples(usual.assign(**{column: value}))[0]))
     assert np.isfinite(scores).all()
-    assert max(scores) < float(estimator.score_samples(usual)[0]) - 10  # 2^-24 is 16.6 nats; one age of 71 costs 4.3 itself
+    # 2^-24 is 16.6 nats; one age of 71 costs 4.3 itself
+    assert max(scores) < float(estimator.score_samples(usual)[0]) - 10
     for same in (
         usual.astype(str),
         usual.assign(flag=usual["flag"].astype(int)),
@@ -671,25 +823,34 @@ def test_tomorrows_rows_have_a_number_each_and_odd_ones_a_low_one() -> None:
 
 def test_truth_values_contradict_their_row_in_any_spelling() -> None:
     truth = np.random.default_rng(0).random(200) < 0.5
-    frame = pd.DataFrame({"ok": truth, "y": np.where(truth, 3, -3) + np.random.default_rng(1).normal(size=200)})
+    frame = pd.DataFrame(
+        {"ok": truth, "y": np.where(truth, 3, -3) + np.random.default_rng(1).normal(size=200)}
+    )
     estimator = VAEstimator(**FAST | {"max_epochs": 60}).fit(frame)
     right, wrong = estimator.score(frame), estimator.score(frame.assign(ok=~frame["ok"]))
     assert estimator.score(frame.assign(ok=truth.astype(int))) == right
-    assert estimator.score(frame.assign(ok=(~truth).astype(int))) == wrong < right  # read as missing, it would be above
+    # read as missing, it would be above
+    assert estimator.score(frame.assign(ok=(~truth).astype(int))) == wrong < right
     with pytest.raises(
-        ValueError, match=r"all 200 values of 'ok' are levels never seen in training \('ja', 'nein'\)|\('nein', 'ja'\)"
+        ValueError,
+        match=r"all 200 values of 'ok' are levels never seen in training \('ja', "
+        r"'nein'\)|\('nein', 'ja'\)",
     ):
         estimator.score(frame.assign(ok=np.where(truth, "ja", "nein")))
 
 
 def test_what_is_impossible_is_minus_infinity_and_said(tmp_path: Any) -> None:
     r = np.random.default_rng(0)
-    frame = pd.DataFrame({"count": r.poisson(300, 100) * (r.random(100) < 0.5), "x": r.normal(size=100)})
+    frame = pd.DataFrame(
+        {"count": r.poisson(300, 100) * (r.random(100) < 0.5), "x": r.normal(size=100)}
+    )
     (tmp_path / "columns.toml").write_text('[columns.count]\nkind = "count"\n')
     estimator = VAEstimator(**FAST, schema=tmp_path / "columns.toml").fit(frame)
     odd = frame.astype({"count": float})
     odd.loc[3, "count"], odd.loc[5, "count"] = -1.0, 2.5
-    with pytest.warns(UserWarning, match="2 values .* outside the support .*: log p.* of 2 rows is minus infinity"):
+    with pytest.warns(
+        UserWarning, match="2 values .* outside the support .*: log p.* of 2 rows is minus infinity"
+    ):
         scores = estimator.score_samples(odd)
     rest = np.delete(np.arange(100), [3, 5])
     assert np.isneginf(scores[[3, 5]]).all()
@@ -704,7 +865,9 @@ def test_what_is_impossible_is_minus_infinity_and_said(tmp_path: Any) -> None:
         estimator.score(frame.assign(count=-1.0 - frame["count"]))
 
 
-@pytest.mark.parametrize("name", ["diabetes", "iris", "wine", "breast_cancer", "linnerud", "digits"])
+@pytest.mark.parametrize(
+    "name", ["diabetes", "iris", "wine", "breast_cancer", "linnerud", "digits"]
+)
 @pytest.mark.filterwarnings("ignore:the data. :UserWarning")
 def test_cross_validation_is_finite_on_the_frames_of_scikit_learn(name: str) -> None:
     settings = {"scaled": False} if name == "diabetes" else {}
@@ -712,7 +875,9 @@ def test_cross_validation_is_finite_on_the_frames_of_scikit_learn(name: str) -> 
     for data in (frame, frame.to_numpy()):
         scores = cross_val_score(VAEstimator(**FAST), data, cv=5, error_score="raise")
         assert np.isfinite(scores).all()
-    search = GridSearchCV(VAEstimator(**FAST), {"latent_dim": [1, 2]}, cv=2, error_score="raise").fit(frame)
+    search = GridSearchCV(
+        VAEstimator(**FAST), {"latent_dim": [1, 2]}, cv=2, error_score="raise"
+    ).fit(frame)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
@@ -724,7 +889,9 @@ def test_a_frame_without_gaps_comes_back_as_it_was() -> None:
 
 
 def test_polars_and_arrow_frames_come_back_as_such() -> None:
-    table = pa.Table.from_pandas(_mixed().astype({"colour": str}).replace({"colour": {"nan": None}}), preserve_index=False)
+    table = pa.Table.from_pandas(
+        _mixed().astype({"colour": str}).replace({"colour": {"nan": None}}), preserve_index=False
+    )
     frame = pl.DataFrame(table).cast({"height": pl.Float32, "colour": pl.Categorical})
     estimator = VAEstimator(**FAST).fit(frame)
     filled = estimator.impute(frame)
@@ -754,13 +921,17 @@ def test_an_array_may_follow_a_frame() -> None:
 
 def test_names_are_checked_as_scikit_learn_does() -> None:
     estimator = VAEstimator(**FAST).fit(_mixed())
-    with pytest.raises(ValueError, match="Feature names must be in the same order as they were in fit"):
+    with pytest.raises(
+        ValueError, match="Feature names must be in the same order as they were in fit"
+    ):
         estimator.transform(_mixed()[_mixed().columns[::-1]])
 
 
 def test_all_problems_of_a_frame_are_told() -> None:
     with pytest.raises(ValueError, match=r"a.*infinite(.|\n)*b.*nothing but missing"):
-        VAEstimator(**FAST).fit(pd.DataFrame({"a": [1.5, np.inf, 2.5], "b": [None] * 3, "c": [1.5, 2.5, 4.0]}))
+        VAEstimator(**FAST).fit(
+            pd.DataFrame({"a": [1.5, np.inf, 2.5], "b": [None] * 3, "c": [1.5, 2.5, 4.0]})
+        )
 
 
 def test_missing_values_and_schema_are_those_of_a_table(tmp_path: Any) -> None:
@@ -808,7 +979,9 @@ def test_sparse_counts_are_fitted_as_they_are() -> None:
     assert VAEstimator(kind="count").__sklearn_tags__().input_tags.sparse
     with pytest.raises(ValueError, match=r"X, which is sparse: .* are not integers"):
         VAEstimator(**FAST).fit(sparse.csr_array(dense / 3))
-    with pytest.raises(ValueError, match="a sparse matrix holds counts; for kind='real' give it dense"):
+    with pytest.raises(
+        ValueError, match="a sparse matrix holds counts; for kind='real' give it dense"
+    ):
         VAEstimator(**FAST, kind="real").fit(sparse.csr_array(dense))
 
 
@@ -822,8 +995,12 @@ def _cells(dense: bool = False) -> Any:
 
 def test_counts_may_be_given_their_totals() -> None:
     counts = np.random.default_rng(0).poisson(3, (40, 4))
-    estimator = VAEstimator(**FAST, kind="count", likelihood="NegativeBinomial(library=True)").fit(counts)
-    few, many = (estimator.sample(200, given={"total": total}).sum(1).mean() for total in (10, 1000))
+    estimator = VAEstimator(**FAST, kind="count", likelihood="NegativeBinomial(library=True)").fit(
+        counts
+    )
+    few, many = (
+        estimator.sample(200, given={"total": total}).sum(1).mean() for total in (10, 1000)
+    )
     assert 50 < many / few < 200  # the mean is proportional to the total
 
 
@@ -844,7 +1021,14 @@ def test_an_anndata_is_embedded(dense: bool) -> None:
 
 def test_an_anndata_is_embedded_by_a_run(tmp_path: Any) -> None:
     cells = _cells()
-    run = taut.fit(cells, tmp_path / "run", max_epochs=1, encoder="MLP(hidden=[8])", decoder="MLP(hidden=[8])", device="cpu")
+    run = taut.fit(
+        cells,
+        tmp_path / "run",
+        max_epochs=1,
+        encoder="MLP(hidden=[8])",
+        decoder="MLP(hidden=[8])",
+        device="cpu",
+    )
     taut.embed_anndata(cells, run, key="X_run")
     counts = torch.from_numpy(cells.X.toarray()).double()
     assert np.array_equal(cells.obsm["X_run"], taut.use.tasks.encode(run.model, counts).numpy())

@@ -1,4 +1,7 @@
-"""What is written is what was computed: types, texts, gaps; a spreadsheet gets no formula, an observed cell no new bit."""
+"""What is written is what was computed: types, texts, gaps.
+
+A spreadsheet gets no formula, an observed cell no new bit.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,13 @@ def mixed(n: int = 60) -> pa.Table:
     return pa.table(
         {
             "weight": pa.array(rng.normal(size=n) / 3, pa.float64(), mask=gap[:, 0]),
-            "kind": pa.array(rng.choice(["a", "b", "=1+1", "?"], n).tolist(), pa.string(), mask=gap[:, 1]).dictionary_encode(),
+            "kind": pa.array(
+                rng.choice(["a", "b", "=1+1", "?"], n).tolist(), pa.string(), mask=gap[:, 1]
+            ).dictionary_encode(),
             "year": pa.array(rng.integers(1990, 2020, n), pa.int16(), mask=gap[:, 2]),
-            "seen": pa.array(rng.integers(0, 10_000, n), pa.int32(), mask=gap[:, 3]).cast(pa.date32()),
+            "seen": pa.array(rng.integers(0, 10_000, n), pa.int32(), mask=gap[:, 3]).cast(
+                pa.date32()
+            ),
             "note": [f"n{i}" for i in range(n)],
         }
     )
@@ -47,12 +54,19 @@ def test_what_was_observed_stays_to_the_bit_and_what_was_not_is_filled() -> None
         old, new = table[name], filled[name]
         old = old.cast(old.type.value_type) if pa.types.is_dictionary(old.type) else old
         assert new.type == old.type
-        gone = old.is_null() if name != "kind" else pc.or_(old.is_null(), pc.fill_null(pc.equal(old, "?"), False))
+        gone = (
+            old.is_null()
+            if name != "kind"
+            else pc.or_(old.is_null(), pc.fill_null(pc.equal(old, "?"), False))
+        )
         assert new.filter(pc.invert(gone)).equals(old.filter(pc.invert(gone)))
         assert new.null_count == 0
     assert filled["weight"].filter(table["weight"].is_null()).unique().to_pylist() == [1.0]
-    assert filled["kind"].filter(table["kind"].is_null()).unique().to_pylist() == [data.schema.modelled[1].levels[1]]
-    assert filled["year"].filter(table["year"].is_null()).unique().to_pylist() == [1990]  # made values stay in the range
+    assert filled["kind"].filter(table["kind"].is_null()).unique().to_pylist() == [
+        data.schema.modelled[1].levels[1]
+    ]
+    # made values stay in the range
+    assert filled["year"].filter(table["year"].is_null()).unique().to_pylist() == [1990]
 
 
 def test_a_level_that_was_never_seen_stays_what_it_is() -> None:
@@ -66,14 +80,16 @@ def test_a_column_without_gaps_is_the_same_column() -> None:
     table = mixed()
     schema = prepare(table).schema
     whole = table.set_column(0, "weight", pa.array(np.linspace(0, 1, 60)))
-    assert fill(whole, np.full((60, 4), 1.0), schema).column("weight") is whole.column("weight") or fill(
-        whole, np.full((60, 4), 1.0), schema
-    ).column("weight").equals(whole.column("weight"))
+    assert fill(whole, np.full((60, 4), 1.0), schema).column("weight") is whole.column(
+        "weight"
+    ) or fill(whole, np.full((60, 4), 1.0), schema).column("weight").equals(whole.column("weight"))
 
 
 def test_numbers_that_are_whole_in_the_data_are_written_whole() -> None:
     schema = prepare(mixed(), missing_values=("?",)).schema
-    table = to_table(np.array([[0.25, 1, 2001.6, 365.0], [np.nan, np.nan, np.nan, np.nan]]), schema.modelled)
+    table = to_table(
+        np.array([[0.25, 1, 2001.6, 365.0], [np.nan, np.nan, np.nan, np.nan]]), schema.modelled
+    )
     assert table.to_pylist()[0]["year"] == 2002
     assert str(table.to_pylist()[0]["seen"]) == "1971-01-01"
     assert set(table.to_pylist()[1].values()) == {None}
@@ -85,8 +101,20 @@ def test_a_spreadsheet_gets_no_formula(tmp_path: Path) -> None:
     write_table(table, tmp_path / "a.csv")
     text = (tmp_path / "a.csv").read_bytes().decode().split("\n")
     assert text[0].startswith("'=head") or text[0].startswith('"\'=head"')
-    read = csv.read_csv(tmp_path / "a.csv", convert_options=csv.ConvertOptions(column_types={"'=head": pa.string()}))
-    assert read["'=head"].to_pylist()[:9] == ["'=1+1", "+1", "'-x", "'@cmd", "'\tx", "fine", "it's", "a,b", "'-"]
+    read = csv.read_csv(
+        tmp_path / "a.csv", convert_options=csv.ConvertOptions(column_types={"'=head": pa.string()})
+    )
+    assert read["'=head"].to_pylist()[:9] == [
+        "'=1+1",
+        "+1",
+        "'-x",
+        "'@cmd",
+        "'\tx",
+        "fine",
+        "it's",
+        "a,b",
+        "'-",
+    ]
     assert read["number"].to_pylist() == [-1.5] * 10
     write_table(table, tmp_path / "a.parquet")
     assert parquet.read_table(tmp_path / "a.parquet").equals(table)
@@ -95,13 +123,26 @@ def test_a_spreadsheet_gets_no_formula(tmp_path: Path) -> None:
 def test_a_number_is_no_formula_and_a_persons_own_table_stays_as_it_is(tmp_path: Path) -> None:
     table = pa.table({"x": ["-1.524", "+3", "-1e-5", "-.5", "=1+1", "-x"]})
     write_table(table, tmp_path / "a.csv")
-    assert (tmp_path / "a.csv").read_text().replace('"', "").split() == ["x", "-1.524", "+3", "-1e-5", "-.5", "'=1+1", "'-x"]
+    assert (tmp_path / "a.csv").read_text().replace('"', "").split() == [
+        "x",
+        "-1.524",
+        "+3",
+        "-1e-5",
+        "-.5",
+        "'=1+1",
+        "'-x",
+    ]
     write_table(table, tmp_path / "own.csv", own=True)
-    assert (tmp_path / "own.csv").read_text().replace('"', "").split() == ["x", *table["x"].to_pylist()]
+    assert (tmp_path / "own.csv").read_text().replace('"', "").split() == [
+        "x",
+        *table["x"].to_pylist(),
+    ]
 
 
 def test_a_filled_number_that_does_not_fit_widens_its_column() -> None:
-    table = pa.table({"n": pa.array([1, 60_000, None] * 19 + [7, 8, 9], pa.uint16()), "b": ["x", "y", "x"] * 20})
+    table = pa.table(
+        {"n": pa.array([1, 60_000, None] * 19 + [7, 8, 9], pa.uint16()), "b": ["x", "y", "x"] * 20}
+    )
     schema = prepare(table).schema
     values = np.full((60, 2), 1.0)
     values[:, [c.name for c in schema.modelled].index("n")] = -3.4
@@ -130,7 +171,9 @@ def test_numbers_are_written_exactly(tmp_path: Path) -> None:
         ("none/a.npy", NUMBERS, "no folder"),
     ],
 )
-def test_a_bad_target_is_one_line(tmp_path: Path, name: str, formats: tuple[str, ...], words: str) -> None:
+def test_a_bad_target_is_one_line(
+    tmp_path: Path, name: str, formats: tuple[str, ...], words: str
+) -> None:
     (tmp_path / "there.npy").write_text("")
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(UsageError, match=words) as caught:

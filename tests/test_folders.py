@@ -1,4 +1,7 @@
-"""A run folder that others write into, that a kill left behind, or that someone planted: one line, and nothing is lost."""
+"""A run folder that others write into, that a kill left behind, or that someone planted.
+
+One line, and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +42,48 @@ from taut.training import checkpoint
 BITS = (np.random.default_rng(0).random((60, 4, 4)) < 0.4).astype(np.uint8)
 MLP = "MLP(hidden=(8,))"
 QUICK = [
-    "--latent-dim", "2", "--encoder", MLP, "--decoder", MLP, "--max-epochs", "1", "--num-samples", "5", "--threads", "1",
-]  # fmt: skip
+    "--latent-dim",
+    "2",
+    "--encoder",
+    MLP,
+    "--decoder",
+    MLP,
+    "--max-epochs",
+    "1",
+    "--num-samples",
+    "5",
+    "--threads",
+    "1",
+]
 SETTINGS: dict[str, Any] = {
-    "latent_dim": 2, "encoder": MLP, "decoder": MLP, "max_epochs": 50, "batch_size": 8, "checkpoint_seconds": 0.0,
-    "num_samples": 5, "threads": 1, "compile": "off", "patience": 9.0,
-}  # fmt: skip
-EFFORT = ["--num-data", "10", "--num-samples", "10", "--num-chains", "2", "--max-temperatures", "3", "--threads", "1"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONPATH": str(Path(taut.__file__).parents[1])}
+    "latent_dim": 2,
+    "encoder": MLP,
+    "decoder": MLP,
+    "max_epochs": 50,
+    "batch_size": 8,
+    "checkpoint_seconds": 0.0,
+    "num_samples": 5,
+    "threads": 1,
+    "compile": "off",
+    "patience": 9.0,
+}
+EFFORT = [
+    "--num-data",
+    "10",
+    "--num-samples",
+    "10",
+    "--num-chains",
+    "2",
+    "--max-temperatures",
+    "3",
+    "--threads",
+    "1",
+]
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "NO_COLOR": "1",
+    "PYTHONPATH": str(Path(taut.__file__).parents[1]),
+}
 DONE, BUG, USAGE, DATA, DIVERGED, STORAGE, MEMORY = range(7)
 HOSTILE = "\x1b[2J\x1b]0;owned\x07[red]\u202e"
 
@@ -85,7 +122,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "bits.npy", BITS)
     run = folder / "run"
     few = ["--repeats", "3", "--batch-size", "10", "--num-samples", "2", "--threads", "1"]
-    for command in (["fit", folder / "bits.npy", "--out", run, *QUICK], ["audit", run, *EFFORT], ["gradients", run, *few]):
+    for command in (
+        ["fit", folder / "bits.npy", "--out", run, *QUICK],
+        ["audit", run, *EFFORT],
+        ["gradients", run, *few],
+    ):
         result = call(*command)
         assert result.exit_code == DONE, result.output
     torch.set_default_dtype(before)
@@ -104,7 +145,7 @@ def settings(**more: Any) -> Config:
     return merge(Config(), SETTINGS | more)
 
 
-# ---------------------------------------------------------------------------------------------------------------- one writer
+# --------------------------------------------------------------------------------------- one writer
 
 HOLDER = """
 import os, sys, time
@@ -119,7 +160,9 @@ time.sleep(1000)
 @pytest.fixture
 def holder(here: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that writes into the run."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, "run"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, "run"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     assert process.stdout is not None
     assert int(process.stdout.readline()) == process.pid
     yield process
@@ -128,10 +171,16 @@ def holder(here: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
 
 
-def test_who_comes_second_is_refused_and_a_killed_writer_is_not_waited_for(here: Path, holder: subprocess.Popen[str]):
+def test_who_comes_second_is_refused_and_a_killed_writer_is_not_waited_for(
+    here: Path, holder: subprocess.Popen[str]
+):
     before = tree(here)
     words = ["run is in use: process", str(holder.pid)]
     for command in (
@@ -142,7 +191,10 @@ def test_who_comes_second_is_refused_and_a_killed_writer_is_not_waited_for(here:
         ["sample", "run", "--out", "run/mine.npy"],
     ):
         refused(command, USAGE, *words)
-    for library in (lambda: write_report(taut.load("run")), lambda: taut.fit(BITS, "run", **SETTINGS)):
+    for library in (
+        lambda: write_report(taut.load("run")),
+        lambda: taut.fit(BITS, "run", **SETTINGS),
+    ):
         with pytest.raises(UsageError):
             library()
     (here / "manifest.json").rename("manifest.json")
@@ -164,7 +216,10 @@ def test_who_comes_second_is_refused_and_a_killed_writer_is_not_waited_for(here:
         ({"pid": "x"}, []),
         (["nothing of ours"], []),
         (None, []),
-        ({"pid": os.getppid(), "began": ""}, ["process", str(os.getppid()), "wait until it is done"]),
+        (
+            {"pid": os.getppid(), "began": ""},
+            ["process", str(os.getppid()), "wait until it is done"],
+        ),
         (
             {"pid": 7, "host": "else\x1b[31mwhere"},
             ["process 7 on", r"\x1b[31mwhere", "if it is not running any more, remove", ".lock"],
@@ -200,7 +255,7 @@ def test_the_same_process_goes_on_and_a_child_of_it_does_not_hold_the_lock(here:
     assert not (here / ".lock").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------------- kill -9
+# ------------------------------------------------------------------------------------------ kill -9
 
 KILLER = textwrap.dedent("""
     import json, os, shutil, signal, sys
@@ -220,7 +275,7 @@ KILLER = textwrap.dedent("""
             def call(*arguments, **options):
                 nonlocal count
                 count += 1
-                result = None if original is os_fsync else original(*arguments, **options)  # a kill leaves the system's buffers
+                result = None if original is os_fsync else original(*arguments, **options)
                 if count == number:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return result
@@ -252,7 +307,9 @@ KILLER = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize(("name", "again"), [("audit.json", True), ("audit.json", False), ("gradients.json", False)])
+@pytest.mark.parametrize(
+    ("name", "again"), [("audit.json", True), ("audit.json", False), ("gradients.json", False)]
+)
 def test_killed_anywhere_a_finished_run_stays_whole(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, again: bool
 ):
@@ -265,7 +322,9 @@ def test_killed_anywhere_a_finished_run_stays_whole(
         for file in (name, "report.html"):
             Path("source", file).unlink()
         storage.write_manifest(Path("source"))
-    result = subprocess.run([sys.executable, "-c", KILLER, name], env=ENVIRONMENT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", KILLER, name], env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     killed = sorted(tmp_path.glob("run-*"))
     assert len(killed) == int(result.stdout) >= 15
@@ -286,14 +345,24 @@ def test_killed_anywhere_a_finished_run_stays_whole(
         assert storage.read_checked_json(folder / name)["seed"] == 77
 
 
-# ------------------------------------------------------------------------------------------------------------------- planted
+# ------------------------------------------------------------------------------------------ planted
 
 
 @pytest.mark.parametrize(
-    "name", ["audit.json", "gradients.json", "report.html", "manifest.json", "run.json", "model.safetensors"]
+    "name",
+    [
+        "audit.json",
+        "gradients.json",
+        "report.html",
+        "manifest.json",
+        "run.json",
+        "model.safetensors",
+    ],
 )
 @pytest.mark.parametrize("what", ["link", "fifo", "device", "folder"])
-def test_what_is_no_file_is_refused_and_left_alone(here: Path, tmp_path: Path, name: str, what: str):
+def test_what_is_no_file_is_refused_and_left_alone(
+    here: Path, tmp_path: Path, name: str, what: str
+):
     outside = tmp_path / "outside"
     content = (here / name).read_bytes()
     outside.write_bytes(content)
@@ -317,7 +386,10 @@ def test_what_is_no_file_is_refused_and_left_alone(here: Path, tmp_path: Path, n
     assert outside.read_bytes() == content
 
 
-@pytest.mark.parametrize("name", ["history.jsonl", "checkpoints", "model.safetensors", "evaluation.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["history.jsonl", "checkpoints", "model.safetensors", "evaluation.json", "manifest.json"],
+)
 def test_no_link_is_written_through(here: Path, tmp_path: Path, name: str):
     (tmp_path / "outside").mkdir()
     outside = tmp_path / "outside" / "file"
@@ -341,7 +413,11 @@ def test_neither_is_a_lock_nor_a_link_to_write_into(here: Path, tmp_path: Path):
     (here / ".lock").symlink_to(outside)
     refused(["report", "run"], STORAGE, "cannot write run/.lock: it is a link")
     (here / ".lock").unlink()
-    refused(["sample", "run", "--out", "run/samples.png", "--overwrite"], USAGE, "run/samples.png is a file of the run itself")
+    refused(
+        ["sample", "run", "--out", "run/samples.png", "--overwrite"],
+        USAGE,
+        "run/samples.png is a file of the run itself",
+    )
     Path("samples.npy").symlink_to(outside)
     refused(["sample", "run", "--overwrite"], USAGE, "samples.npy is a link")
     assert outside.read_bytes() == b"mine"
@@ -364,13 +440,19 @@ def test_temporary_names_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest.
     assert len({*names}) == len(names) == 2
 
 
-# -------------------------------------------------------------------------------------------------------------- wrong contents
+# ----------------------------------------------------------------------------------- wrong contents
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if place:
         yield place
-    items = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value[:1])
+        if isinstance(value, list)
+        else ()
+    )
     for key, each in items:
         yield from places(each, (*place, key))
 
@@ -405,7 +487,9 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("file", SHAPES)
-def test_the_table_knows_what_is_written_and_refuses_another_type_in_each_field(here: Path, file: str):
+def test_the_table_knows_what_is_written_and_refuses_another_type_in_each_field(
+    here: Path, file: str
+):
     value = json.loads((here / file).read_bytes())
     assert records.checked(value, SHAPES[file], here / file) is value
     wrong = [["\x1b[2J", [1], {"a": [HOSTILE]}, -1.5, True, "1"]]
@@ -422,18 +506,29 @@ def test_the_table_knows_what_is_written_and_refuses_another_type_in_each_field(
 
 
 COMMANDS = {
-    "run.json": ["sample", "run", "--num-samples", "1", "--overwrite"], "evaluation.json": ["resume", "run"],
-    "audit.json": ["report", "run"], "gradients.json": ["report", "run"],
-}  # fmt: skip
+    "run.json": ["sample", "run", "--num-samples", "1", "--overwrite"],
+    "evaluation.json": ["resume", "run"],
+    "audit.json": ["report", "run"],
+    "gradients.json": ["report", "run"],
+}
 
 
 @pytest.mark.parametrize("file", COMMANDS)
-@pytest.mark.parametrize("new", [HOSTILE, [], {}, -7, None, 10**18], ids=["text", "list", "mapping", "negative", "null", "huge"])
-def test_no_field_gives_a_traceback_or_reaches_the_terminal(here: Path, monkeypatch: pytest.MonkeyPatch, file: str, new: Any):
-    """All fields of the first two levels, and of ``config`` and ``schema``, by the command that reads them."""
+@pytest.mark.parametrize(
+    "new",
+    [HOSTILE, [], {}, -7, None, 10**18],
+    ids=["text", "list", "mapping", "negative", "null", "huge"],
+)
+def test_no_field_gives_a_traceback_or_reaches_the_terminal(
+    here: Path, monkeypatch: pytest.MonkeyPatch, file: str, new: Any
+):
+    """All fields of the first two levels, and of ``config`` and ``schema``, by the command that
+    reads them.
+    """
     value = json.loads((here / file).read_bytes())
     manifest = json.loads((here / "manifest.json").read_bytes())
-    monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda *parts: {})  # slow, and tested below
+    # slow, and tested below
+    monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda *parts: {})
     monkeypatch.setattr(os, "fsync", lambda file: None)
     depth = 3 if file == "run.json" else 1
     for place in [p for p in places(value) if len(p) <= depth]:
@@ -476,48 +571,62 @@ def test_a_size_that_no_file_of_a_run_has(here: Path):
 
 @pytest.mark.parametrize(
     ("part", "value"),
-    [("encoder", f"MLP(hidden=({'1,' * 20_000}))"), ("decoder", "MLP(hidden=(1000000000000000000,))"), ("latent_dim", 2**31 - 1),
+    [("encoder", f"MLP(hidden=({'1,' * 20_000}))"),
+     ("decoder", "MLP(hidden=(1000000000000000000,))"),
+     ("latent_dim", 2**31 - 1),
      ("encoder", "MLP(hidden=(3000000000,))")],
 )  # fmt: skip
-def test_a_model_that_is_larger_than_its_file_is_not_built(here: Path, monkeypatch: pytest.MonkeyPatch, part: str, value: Any):
+def test_a_model_that_is_larger_than_its_file_is_not_built(
+    here: Path, monkeypatch: pytest.MonkeyPatch, part: str, value: Any
+):
     info = json.loads((here / "run.json").read_bytes())
     info["config"]["model"][part] = value
     storage.add_to_manifest(here, {"run.json": storage.as_json(info)})
     built: list[int] = []
     original = torch.nn.Linear.reset_parameters
-    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", lambda self: (built.append(1), original(self))[1])
+    monkeypatch.setattr(
+        torch.nn.Linear, "reset_parameters", lambda self: (built.append(1), original(self))[1]
+    )
     refused(["score", "run"], STORAGE, "run.json is damaged")
     assert len(built) < 100
 
 
-def test_every_flipped_byte_of_an_unfinished_run_is_seen(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_flipped_byte_of_an_unfinished_run_is_seen(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
     (here / "manifest.json").unlink()
     content = (here / "run.json").read_bytes()
     assert storage.unbroken(json.loads(content))
     monkeypatch.setattr("taut.runs.folder.build", lambda *arguments: 1 / 0)
     rng = np.random.default_rng(0)
     for at in rng.choice(len(content), 200, replace=False).tolist():
-        (here / "run.json").write_bytes(content[:at] + bytes([content[at] ^ 1 << int(rng.integers(8))]) + content[at + 1 :])
+        (here / "run.json").write_bytes(
+            content[:at] + bytes([content[at] ^ 1 << int(rng.integers(8))]) + content[at + 1 :]
+        )
         try:
             info = storage.read_json(here / "run.json")
         except StorageError:
             continue
         own = {k: v for k, v in info.items() if k != "sha256"}
-        same = storage.as_json(own) == storage.as_json({k: v for k, v in json.loads(content).items() if k != "sha256"})
+        same = storage.as_json(own) == storage.as_json(
+            {k: v for k, v in json.loads(content).items() if k != "sha256"}
+        )
         assert not storage.unbroken(info) or same or "sha256" not in info, at
         if not storage.unbroken(info):
             with pytest.raises(StorageError, match=r"SHA-256|format"):
                 resume(here)
 
 
-# ------------------------------------------------------------------------------------------------------------------ full disks
+# --------------------------------------------------------------------------------------- full disks
 
 
 def full(*arguments: object, **options: object) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_disk_that_is_full_for_a_moment_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_that_is_full_for_a_moment_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     slept: list[float] = []
     original, left = os.fsync, 2
 
@@ -540,7 +649,9 @@ def test_a_disk_that_is_full_for_a_moment_ends_nothing(tmp_path: Path, monkeypat
     assert len(slept) == 4
 
 
-def test_a_history_on_a_full_disk_is_warned_of_once_and_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_history_on_a_full_disk_is_warned_of_once_and_the_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     run, data, state = start(BITS, tmp_path / "run", settings())
     original = os.write
     writes = 0
@@ -559,17 +670,22 @@ def test_a_history_on_a_full_disk_is_warned_of_once_and_the_training_goes_on(tmp
             patch.setattr(os, "write", write)
             records_ = list(train_run(run, data, state))
     assert [str(w.message) for w in found if w.category is TautWarning] == [
-        f"cannot write {tmp_path / 'run' / 'history.jsonl'}: No space left on device; lines of it are lost"
+        f"cannot write {tmp_path / 'run' / 'history.jsonl'}: No space left on device; lines of it "
+        f"are lost"
     ]
     assert [record.step for record in records_] == [100, 200, 300]
     assert [line["step"] for line in run.history()] == [300]
 
 
-# ------------------------------------------------------------------------------------------------------------ half-made folders
+# -------------------------------------------------------------------------------- half-made folders
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), StorageError("cannot write"), UsageError("no"), MemoryError()])
-@pytest.mark.parametrize("at", ["taut.runs.fit.choose", "taut.system.storage.write_json", "taut.runs.fit.train"])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), StorageError("cannot write"), UsageError("no"), MemoryError()]
+)
+@pytest.mark.parametrize(
+    "at", ["taut.runs.fit.choose", "taut.system.storage.write_json", "taut.runs.fit.train"]
+)
 def test_what_stops_a_run_before_its_first_step_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, at: str
 ):
@@ -584,10 +700,21 @@ def test_what_stops_a_run_before_its_first_step_leaves_nothing(
 
 
 def test_a_file_that_may_not_grow_leaves_a_name_that_is_free(here: Path):
-    command = [sys.executable, "-c", "from taut.cli.app import main; main()", "fit", "bits.npy", "--out", "new", *QUICK]
+    command = [
+        sys.executable,
+        "-c",
+        "from taut.cli.app import main; main()",
+        "fit",
+        "bits.npy",
+        "--out",
+        "new",
+        *QUICK,
+    ]
     for most in (100, 3000):
         limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
-        result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, preexec_fn=limit)
+        result = subprocess.run(
+            command, env=ENVIRONMENT, capture_output=True, text=True, preexec_fn=limit
+        )
         lines = result.stderr.splitlines()
         assert result.returncode == STORAGE, lines
         assert "Traceback" not in result.stderr
@@ -595,7 +722,7 @@ def test_a_file_that_may_not_grow_leaves_a_name_that_is_free(here: Path):
     assert call("fit", "bits.npy", "--out", "new", *QUICK).exit_code == DONE
 
 
-# ---------------------------------------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------------------------------------ sources
 
 
 @pytest.mark.parametrize("how", ["in place", "replaced", "gone"])
@@ -608,7 +735,9 @@ def test_a_source_that_changes_while_it_streams_ends_the_training_and_the_state_
 
     def write(name: str) -> None:
         table = pa.table({f"x{i}": rng.normal(size=400) for i in range(3)})
-        parquet.write_table(table, name, row_group_size=20, compression="none", use_dictionary=False)
+        parquet.write_table(
+            table, name, row_group_size=20, compression="none", use_dictionary=False
+        )
 
     write("a.parquet")
     original = Path("a.parquet").read_bytes()
@@ -635,7 +764,9 @@ def test_a_source_that_changes_while_it_streams_ends_the_training_and_the_state_
 
 def test_a_source_that_changes_between_two_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "a.parquet"
-    parquet.write_table(pa.table({"x": np.arange(400) / 7, "y": np.arange(400) / 3}), path, row_group_size=20)
+    parquet.write_table(
+        pa.table({"x": np.arange(400) / 7, "y": np.arange(400) / 3}), path, row_group_size=20
+    )
     original = tabular.flat_columns
 
     def touched(*arguments: Any) -> Any:
@@ -648,7 +779,7 @@ def test_a_source_that_changes_between_two_passes(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "run").exists()
 
 
-# ----------------------------------------------------------------------------------------------------- names and memory
+# --------------------------------------------------------------------------------- names and memory
 
 
 def test_a_path_that_is_not_utf8(here: Path):
@@ -680,10 +811,14 @@ class PanicException(BaseException):
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         ImportError("libx.so: failed to map segment from shared object"),
         RuntimeError("can't start new thread"),
-        PanicException("called `Result::unwrap()` on an `Err` value: Cannot allocate memory (os error 12)"),
+        PanicException(
+            "called `Result::unwrap()` on an `Err` value: Cannot allocate memory (os error 12)"
+        ),
     ],
 )
-def test_little_address_space_is_memory(here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException):
+def test_little_address_space_is_memory(
+    here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+):
     def fail(*arguments: object, **options: object) -> None:
         raise error
 

@@ -1,4 +1,7 @@
-"""Arrow, Feather, JSON lines, Excel, 10x and Matrix Market files are read; others are refused with a command."""
+"""Arrow, Feather, JSON lines, Excel, 10x and Matrix Market files are read.
+
+Others are refused with a command.
+"""
 
 from __future__ import annotations
 
@@ -58,11 +61,17 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".feather", ".arrow", ".ipc", ".jsonl", ".xlsx"])
-def test_tables_of_other_formats_are_read_and_damaged_ones_refused(tmp_path: Path, table: pa.Table, suffix: str) -> None:
+def test_tables_of_other_formats_are_read_and_damaged_ones_refused(
+    tmp_path: Path, table: pa.Table, suffix: str
+) -> None:
     path = tmp_path / f"t{suffix}"
     write_table(table, path)
     source = read(path)
-    assert (kind_of(path), source.is_table, source.data.to_pydict()) == ("tables of another format", True, COLUMNS)
+    assert (kind_of(path), source.is_table, source.data.to_pydict()) == (
+        "tables of another format",
+        True,
+        COLUMNS,
+    )
     assert [c.kind for c in prepare(path).schema.columns] == ["positive", "category", "levels"]
     content = path.read_bytes()
     for spoilt in (content[: len(content) // 2], b"x" * len(content), b""):
@@ -71,23 +80,39 @@ def test_tables_of_other_formats_are_read_and_damaged_ones_refused(tmp_path: Pat
             read(path)
 
 
-def test_excel_sheets_of_several_types_and_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excel_sheets_of_several_types_and_several_sheets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import openpyxl
 
     book = openpyxl.Workbook()
-    for row in (["n", "mixed", "day", None], [1, 2, datetime.datetime(2021, 1, 2), None], [None] * 4, [2.5, "b", None, None]):
+    for row in (
+        ["n", "mixed", "day", None],
+        [1, 2, datetime.datetime(2021, 1, 2), None],
+        [None] * 4,
+        [2.5, "b", None, None],
+    ):
         book.active.append(row)
     book.create_sheet("more")
     book.save(path := tmp_path / "t.xlsx")
     source = read(path)
-    assert source.data.to_pydict() == {"n": [1.0, 2.5], "mixed": ["2", "b"], "day": [datetime.datetime(2021, 1, 2), None]}
+    assert source.data.to_pydict() == {
+        "n": [1.0, 2.5],
+        "mixed": ["2", "b"],
+        "day": [datetime.datetime(2021, 1, 2), None],
+    }
     assert source.notes == (f"{path}: only its first sheet is read, not more",)
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(UsageError, match=r"needs openpyxl to be read; pip install 'taut\[excel\]', or save the sheet as CSV"):
+    with pytest.raises(
+        UsageError,
+        match=r"needs openpyxl to be read; pip install 'taut\[excel\]', or save the sheet as CSV",
+    ):
         read(path)
 
 
-def test_an_excel_file_that_unpacks_to_more_than_memory_is_refused_before_it_is_read(tmp_path: Path, monkeypatch) -> None:
+def test_an_excel_file_that_unpacks_to_more_than_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch
+) -> None:
     path = tmp_path / "bomb.xlsx"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", b"0" * 2**26)
@@ -100,18 +125,29 @@ def ten_x(path: Path) -> None:
     cells = scipy.sparse.csr_matrix(COUNTS)
     with h5py.File(path, "w") as file:
         group = file.create_group("matrix")
-        for name, values in (("data", cells.data), ("indices", cells.indices), ("indptr", cells.indptr), ("shape", [12, 40])):
+        for name, values in (
+            ("data", cells.data),
+            ("indices", cells.indices),
+            ("indptr", cells.indptr),
+            ("shape", [12, 40]),
+        ):
             group[name] = values
 
 
 def mtx(path: Path, matrix: np.ndarray) -> None:
     scipy.io.mmwrite(stream := io.BytesIO(), scipy.sparse.coo_matrix(matrix))
-    path.write_bytes(gzip.compress(stream.getvalue()) if path.suffix == ".gz" else stream.getvalue())
+    path.write_bytes(
+        gzip.compress(stream.getvalue()) if path.suffix == ".gz" else stream.getvalue()
+    )
 
 
-@pytest.mark.parametrize("name", ["c.h5", "c.mtx", "c.mtx.gz", "matrix.mtx", "matrix.mtx.gz", "c.npz"])
+@pytest.mark.parametrize(
+    "name", ["c.h5", "c.mtx", "c.mtx.gz", "matrix.mtx", "matrix.mtx.gz", "c.npz"]
+)
 @pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
-def test_counts_of_other_formats_are_read_and_damaged_ones_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_counts_of_other_formats_are_read_and_damaged_ones_refused(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     path = file = tmp_path / name
     if name == "c.h5":
         ten_x(path)
@@ -133,7 +169,9 @@ def test_counts_of_other_formats_are_read_and_damaged_ones_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("sizes", ["3 3 999999999999", "99999999999 2 1", "-3 3 1"])
-def test_a_matrix_market_header_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path, sizes: str) -> None:
+def test_a_matrix_market_header_that_claims_more_than_the_file_holds_is_refused(
+    tmp_path: Path, sizes: str
+) -> None:
     path = tmp_path / "c.mtx"
     path.write_text(f"%%MatrixMarket matrix coordinate integer general\n{sizes}\n1 1 5\n")
     with pytest.raises(DataError):
@@ -143,14 +181,20 @@ def test_a_matrix_market_header_that_claims_more_than_the_file_holds_is_refused(
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("x.mat", "python -c \"import numpy, scipy.io; numpy.save('x.npy', scipy.io.loadmat('x.mat')['NAME'])\""),
+        (
+            "x.mat",
+            "python -c \"import numpy, scipy.io; numpy.save('x.npy', "
+            "scipy.io.loadmat('x.mat')['NAME'])\"",
+        ),
         ("x.dcm", "numpy.save('x.npy', pydicom.dcmread('x.dcm').pixel_array[None])"),
         ("x.xls", "pandas.read_excel('x.xls').to_parquet('x.parquet')"),
         ("x.json", "pandas.read_json('x.json').to_parquet('x.parquet')"),
         ("x.hdf5", "h5py.File('x.hdf5')['NAME'][:]"),
     ],
 )
-def test_what_is_not_read_is_refused_with_the_command_that_converts(tmp_path: Path, name: str, command: str) -> None:
+def test_what_is_not_read_is_refused_with_the_command_that_converts(
+    tmp_path: Path, name: str, command: str
+) -> None:
     (tmp_path / name).write_bytes(b"something")
     with pytest.raises(DataError, match="convert it: ") as caught:
         read(tmp_path / name)
@@ -160,15 +204,21 @@ def test_what_is_not_read_is_refused_with_the_command_that_converts(tmp_path: Pa
 def test_a_zarr_folder_and_an_address_are_refused_with_a_command(tmp_path: Path) -> None:
     (tmp_path / "c.zarr").mkdir()
     (tmp_path / "c.zarr" / ".zgroup").write_text("{}")
-    with pytest.raises(DataError, match=r"convert it: .*anndata.read_zarr\('c.zarr'\).write_h5ad\('c.h5ad'\)"):
+    with pytest.raises(
+        DataError, match=r"convert it: .*anndata.read_zarr\('c.zarr'\).write_h5ad\('c.h5ad'\)"
+    ):
         read(tmp_path / "c.zarr")
     with pytest.raises(
-        UsageError, match=r"is an address, and only files are read; fetch it first: curl -LO https://x\.org/t\.csv"
+        UsageError,
+        match=r"is an address, and only files are read; fetch it first: curl -LO "
+        r"https://x\.org/t\.csv",
     ):
         read("https://x.org/t.csv")
 
 
-TEXT = "price;when;w\n" + "".join(f"${i * 37.5:,.2f};{1 + i % 28:02d}.{1 + i % 12:02d}.2021;{i} kg\n" for i in range(60))
+TEXT = "price;when;w\n" + "".join(
+    f"${i * 37.5:,.2f};{1 + i % 28:02d}.{1 + i % 12:02d}.2021;{i} kg\n" for i in range(60)
+)
 
 
 def archive(content: bytes) -> bytes:
@@ -178,13 +228,33 @@ def archive(content: bytes) -> bytes:
     return stream.getvalue()
 
 
-PACK = {".csv": bytes, ".csv.gz": gzip.compress, ".csv.bz2": bz2.compress, ".csv.xz": lzma.compress, ".csv.zip": archive}
+PACK = {
+    ".csv": bytes,
+    ".csv.gz": gzip.compress,
+    ".csv.bz2": bz2.compress,
+    ".csv.xz": lzma.compress,
+    ".csv.zip": archive,
+}
 
 
 @pytest.mark.parametrize(
-    "name", ["t.feather", "t.arrow", "t.ipc", "t.jsonl", "t.xlsx", "c.h5", "c.mtx", "c.mtx.gz", "c.npz", *(f"x{s}" for s in PACK)]
+    "name",
+    [
+        "t.feather",
+        "t.arrow",
+        "t.ipc",
+        "t.jsonl",
+        "t.xlsx",
+        "c.h5",
+        "c.mtx",
+        "c.mtx.gz",
+        "c.npz",
+        *(f"x{s}" for s in PACK),
+    ],
 )
-def test_flipped_cut_and_spliced_files_are_read_or_refused_in_one_line(tmp_path: Path, table: pa.Table, name: str) -> None:
+def test_flipped_cut_and_spliced_files_are_read_or_refused_in_one_line(
+    tmp_path: Path, table: pa.Table, name: str
+) -> None:
     path = tmp_path / name
     if name[0] == "t":
         write_table(table, path)
@@ -205,6 +275,8 @@ def test_flipped_cut_and_spliced_files_are_read_or_refused_in_one_line(tmp_path:
         if how == "flip":
             for _ in range(draw.choice([1, 3, 10])):
                 spoilt[draw.randrange(len(spoilt))] = draw.randrange(256)
-        path.write_bytes({"flip": spoilt, "cut": good[:i], "splice": good[:i] + good[j:] + good[i:j]}[how])
+        path.write_bytes(
+            {"flip": spoilt, "cut": good[:i], "splice": good[:i] + good[j:] + good[i:j]}[how]
+        )
         with suppress(DataError):
             prepare(path)

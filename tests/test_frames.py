@@ -34,21 +34,57 @@ ORDERED = pd.CategoricalDtype(["low", "high", "never"], ordered=True)
         pytest.param([0.5, pd.NA], "Float32", pa.float32(), [0.5, None], id="nullable floats"),
         pytest.param(["a", pd.NA], "string", None, ["a", None], id="nullable text"),
         pytest.param([1, None], pd.ArrowDtype(pa.int8()), pa.int8(), [1, None], id="Arrow's types"),
-        pytest.param(["a", None, np.nan, "NA"], object, pa.string(), ["a", None, None, "NA"], id="objects: text"),
-        pytest.param([1, "a", None, 2.5], object, pa.string(), ["1", "a", None, "2.5"], id="B38 objects: mixed"),
-        pytest.param([True, 1, pd.NA], object, pa.string(), ["True", "1", None], id="objects: booleans and numbers"),
-        pytest.param([2**70, 1], object, pa.string(), [str(2**70), "1"], id="objects: huge integers"),
+        pytest.param(
+            ["a", None, np.nan, "NA"],
+            object,
+            pa.string(),
+            ["a", None, None, "NA"],
+            id="objects: text",
+        ),
+        pytest.param(
+            [1, "a", None, 2.5],
+            object,
+            pa.string(),
+            ["1", "a", None, "2.5"],
+            id="B38 objects: mixed",
+        ),
+        pytest.param(
+            [True, 1, pd.NA],
+            object,
+            pa.string(),
+            ["True", "1", None],
+            id="objects: booleans and numbers",
+        ),
+        pytest.param(
+            [2**70, 1], object, pa.string(), [str(2**70), "1"], id="objects: huge integers"
+        ),
         pytest.param([1j, 0j], complex, pa.string(), ["1j", "0j"], id="complex"),
         pytest.param([DAY, None], object, pa.date32(), [DAY, None], id="B44 dates"),
-        pytest.param([MOMENT, pd.NaT], "datetime64[ns, UTC]", pa.timestamp("ns", "UTC"), [MOMENT, None], id="B44 zones"),
-        pytest.param(["2024-03", "NaT"], "period[M]", pa.string(), ["2024-03", None], id="B44 periods"),
+        pytest.param(
+            [MOMENT, pd.NaT],
+            "datetime64[ns, UTC]",
+            pa.timestamp("ns", "UTC"),
+            [MOMENT, None],
+            id="B44 zones",
+        ),
+        pytest.param(
+            ["2024-03", "NaT"], "period[M]", pa.string(), ["2024-03", None], id="B44 periods"
+        ),
         pytest.param([[1], [2, 3]], object, pa.list_(pa.int64()), [[1], [2, 3]], id="B45 lists"),
-        pytest.param([{"a": 1}, None], object, pa.struct([("a", pa.int64())]), [{"a": 1}, None], id="B45 structs"),
+        pytest.param(
+            [{"a": 1}, None],
+            object,
+            pa.struct([("a", pa.int64())]),
+            [{"a": 1}, None],
+            id="B45 structs",
+        ),
         pytest.param([None, None], object, pa.null(), [None, None], id="B45 nothing"),
         pytest.param([0.0, 2.0], pd.SparseDtype(float, 0.0), pa.float64(), [0.0, 2.0], id="sparse"),
     ],
 )
-def test_columns_of_pandas(values: list[object], dtype: object, arrow: pa.DataType | None, expected: list[object]) -> None:
+def test_columns_of_pandas(
+    values: list[object], dtype: object, arrow: pa.DataType | None, expected: list[object]
+) -> None:
     table = from_frame(pd.DataFrame({"x": pd.Series(values, dtype=dtype)}))
     assert table.to_pydict() == {"x": expected}
     assert arrow is None or table["x"].type == arrow
@@ -57,7 +93,9 @@ def test_columns_of_pandas(values: list[object], dtype: object, arrow: pa.DataTy
 @pytest.mark.parametrize("dtype", [ORDERED, pd.CategoricalDtype(["b", "a"])])
 def test_categories_of_pandas_stay_levels_in_their_order(dtype: pd.CategoricalDtype) -> None:
     levels = list(dtype.categories)
-    column = from_frame(pd.DataFrame({"x": pd.Series([levels[1], None, levels[0]], dtype=dtype)}))["x"]
+    column = from_frame(pd.DataFrame({"x": pd.Series([levels[1], None, levels[0]], dtype=dtype)}))[
+        "x"
+    ]
     assert column.type == pa.dictionary(pa.int8(), pa.string(), ordered=dtype.ordered)
     assert column.chunk(0).dictionary.to_pylist() == levels
     assert column.to_pylist() == [levels[1], None, levels[0]]
@@ -110,7 +148,9 @@ def test_polars() -> None:
 
 def test_a_polars_column_that_arrow_has_no_type_for_is_refused() -> None:
     with pytest.raises(
-        DataError, match=r"the frame: a column has a type that cannot be read \(.*_pli128.*\); convert or drop it"
+        DataError,
+        match=r"the frame: a column has a type that cannot be read \(.*_pli128.*\); convert or "
+        r"drop it",
     ):
         from_frame(pl.DataFrame({"x": pl.Series([1], dtype=pl.Int128)}))
 
@@ -128,7 +168,9 @@ class Stream:
 TABLE = pa.table({"x": [1, None], "y": pa.array(["a", "b"]).dictionary_encode()})
 
 
-@pytest.mark.parametrize("make", [lambda t: t, lambda t: t.to_batches()[0], lambda t: t.to_reader(), Stream])
+@pytest.mark.parametrize(
+    "make", [lambda t: t, lambda t: t.to_batches()[0], lambda t: t.to_reader(), Stream]
+)
 def test_arrow(make: object) -> None:
     assert from_frame(make(TABLE)).equals(TABLE)
 
@@ -154,12 +196,23 @@ def test_what_is_no_frame_is_none(source: object) -> None:
 
 
 def test_nothing_is_imported_for_it() -> None:
-    code = "import sys, taut.data.frames as f; f.from_frame([1]); print({'pandas', 'polars', 'pyarrow'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    code = (
+        "import sys, taut.data.frames as f; f.from_frame([1]); print({'pandas', 'polars', "
+        "'pyarrow'} & set(sys.modules))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "set()\n"
+    )
 
 
 def _calls(function: Callable[[], object]) -> int:
-    """Returns how many calls of Python functions, generators' steps among them, something takes: time without a clock."""
+    """Returns how many calls of Python functions, generators' steps among them, something takes.
+
+    Time without a clock.
+    """
     count = 0
 
     def counted(frame: object, event: str, arg: object) -> None:
@@ -175,9 +228,15 @@ def _calls(function: Callable[[], object]) -> int:
 
 
 def test_wide_frames_cost_as_many_calls_as_they_have_columns() -> None:
-    """Twice the columns take at most twice the calls; a search of all columns for each would take four times as many."""
+    """Twice the columns take at most twice the calls.
+
+    A search of all columns for each would take four times as many.
+    """
     r = np.random.default_rng(0)
-    frames = [pd.DataFrame(r.normal(size=(12, n))).mask(r.random((12, n)) < 0.1).add_prefix("x") for n in (100, 200, 400)]
+    frames = [
+        pd.DataFrame(r.normal(size=(12, n))).mask(r.random((12, n)) < 0.1).add_prefix("x")
+        for n in (100, 200, 400)
+    ]
     schemas = [prepare(frame).schema for frame in frames]
     values = [np.zeros(frame.shape) for frame in frames]
     tables = [from_frame(frame) for frame in frames]

@@ -20,8 +20,12 @@ def test_a_damaged_run_folder_is_used_or_refused_in_a_line() -> None:
     assert fuzz.fuzz(fuzz._run_folder, fuzz._use, 60) == []
 
 
-def test_a_file_in_which_the_library_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    circles = counts.LOOK.replace("def look(name, item):", "def look(name, item):\n    while True: pass")
+def test_a_file_in_which_the_library_never_ends_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    circles = counts.LOOK.replace(
+        "def look(name, item):", "def look(name, item):\n    while True: pass"
+    )
     monkeypatch.setattr(counts, "LOOK", circles)
     monkeypatch.setattr(counts, "LOOK_SECONDS", 1)
     with pytest.raises(DataError, match=r"x\.h5ad: is damaged: reading it does not end"):

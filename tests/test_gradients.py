@@ -44,14 +44,19 @@ def measured(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def p_values(found: dict[str, Any]) -> dict[tuple[str, str], float]:
     table = measured(found)
-    return {(n, g): row[g]["bias"]["p_value"] for n, row in table.items() for g in GROUPS if row[g] and row[g]["bias"]}
+    return {
+        (n, g): row[g]["bias"]["p_value"]
+        for n, row in table.items()
+        for g in GROUPS
+        if row[g] and row[g]["bias"]
+    }
 
 
 def wrong(problem: taut.LinearGaussian, dim_x: int = 5) -> taut.VAE:
     return problem.model(taut.DiagonalNormal((dim_x,), problem.prior.bias.numel(), taut.Linear))
 
 
-# --- Closed forms ---------------------------------------------------------------------------------------------------------
+# --- Closed forms ---------------------------------------------------------------------------------
 
 MU = 2.0
 
@@ -90,18 +95,22 @@ class SquareLikelihood(taut.Likelihood):
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_variance_signal_and_bound_of_a_square(k: int) -> None:
-    """log w = z^2 with z ~ N(mu, 1), one mu for each of n data: d/dmu E[z^2] = 2 mu, with known variances.
+    """log w = z^2 with z ~ N(mu, 1), one mu for each of n data: d/dmu E[z^2] = 2 mu, with known
+    variances.
 
-    One sample has variance 4 by reparameterization, and 9 with the path of log q, mu^4 + 14 mu^2 + 15 = 87 by the score
-    function, and of two samples that are each other's baseline 8 mu^2 + 6. Each error has 149 degrees of freedom, so that
-    the false-alarm rate is five times that of the normal limit.
+    One sample has variance 4 by reparameterization, and 9 with the path of log q, mu^4 + 14 mu^2 +
+    15 = 87 by the score function, and of two samples that are each other's baseline 8 mu^2 + 6.
+    Each error has 149 degrees of freedom, so that the false-alarm rate is five times that of the
+    normal limit.
     """
     n, repeats = 400, 150
     model = taut.VAE(SquarePrior(), SquareLikelihood(), SquarePosterior(n))
     found = gradients(model, torch.zeros(n, 1), num_samples=k, repeats=repeats)
     assert found["parameters"] == {"encoder": n, "decoder": 0}
     table = rows(found)
-    variances = dict(zip(ELBO_FAMILY, (4.0 / k, 4.0 / k, 9.0 / k, 8 * MU**2 + 6, 87.0 / k), strict=True))
+    variances = dict(
+        zip(ELBO_FAMILY, (4.0 / k, 4.0 / k, 9.0 / k, 8 * MU**2 + 6, 87.0 / k), strict=True)
+    )
     if k == 1:
         variances |= {"IWAE": 4.0, "DReG": 9.0}
         assert table["score function, leave-one-out"]["reason"] == "needs num_samples of at least 2"
@@ -122,7 +131,11 @@ def test_variance_signal_and_bound_of_a_square(k: int) -> None:
         scatter = math.sqrt((4 * MU**2 + 2) / (k * repeats * n))
         assert abs(bound["value"] - (MU**2 + 1)) < limit(40) * scatter
         assert bound["mc_error"] == pytest.approx(scatter, rel=0.1)
-    assert table["reparameterization"]["encoder"]["relative_variance"] == {"value": 1.0, "mc_error": 0.0, "test_error": None}
+    assert table["reparameterization"]["encoder"]["relative_variance"] == {
+        "value": 1.0,
+        "mc_error": 0.0,
+        "test_error": None,
+    }
 
 
 def exact_model() -> tuple[taut.LinearGaussian, taut.VAE]:
@@ -146,7 +159,8 @@ def exact_model() -> tuple[taut.LinearGaussian, taut.VAE]:
 def test_sticking_the_landing_and_dreg_have_no_encoder_noise_at_the_exact_posterior(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(posteriors, "STEEP", 1e150)  # a factor that is bounded is off by a share of 1e-9
+    # a factor that is bounded is off by a share of 1e-9
+    monkeypatch.setattr(posteriors, "STEEP", 1e150)
     problem, model = exact_model()
     x = problem.sample(6)
     table = rows(gradients(model, x, num_samples=4, repeats=20))
@@ -175,18 +189,26 @@ def test_bound_is_that_of_the_context() -> None:
     assert len(table) == 7
     for row in table.values():
         assert row["encoder"] is None  # the exact posterior has no parameters of its own
-        assert row["bound"]["value"] == pytest.approx(problem.log_evidence(x, context).mean().item(), abs=1e-10)
+        assert row["bound"]["value"] == pytest.approx(
+            problem.log_evidence(x, context).mean().item(), abs=1e-10
+        )
 
 
-# --- By hand --------------------------------------------------------------------------------------------------------------
+# --- By hand --------------------------------------------------------------------------------------
 
 
 def test_every_number_by_hand_from_the_same_draws() -> None:
-    """The running sums equal the plain formulas on the matrix of all gradients; repeat 0 of each stream is thrown away."""
+    """The running sums equal the plain formulas on the matrix of all gradients.
+
+    Repeat 0 of each stream is thrown away.
+    """
     problem = taut.LinearGaussian()
     model, x, r = wrong(problem), problem.sample(4) + 3, 12
     table = rows(gradients(model, x, num_samples=3, repeats=r, seed=7))
-    parts = {"encoder": list(model.posterior.parameters()), "decoder": [model.likelihood.weight, model.likelihood.bias]}
+    parts = {
+        "encoder": list(model.posterior.parameters()),
+        "decoder": [model.likelihood.weight, model.likelihood.bias],
+    }
     parts["decoder"] += list(model.prior.parameters())
 
     def by_hand(name: str, objective: taut.Objective) -> tuple[dict[str, Tensor], Tensor]:
@@ -210,7 +232,9 @@ def test_every_number_by_hand_from_the_same_draws() -> None:
         assert table[name]["objective"] == repr(objective)
         bound = table[name]["bound"]
         assert bound["value"] == pytest.approx(values.mean().item(), rel=1e-10)
-        assert bound["mc_error"] == pytest.approx(math.sqrt(values.var(0).sum().item() / r) / 4, rel=1e-10)
+        assert bound["mc_error"] == pytest.approx(
+            math.sqrt(values.var(0).sum().item() / r) / 4, rel=1e-10
+        )
         assert bound["test_error"] == pytest.approx(values.mean(0).std().item() / 2, rel=1e-10)
         for g in GROUPS:
             m, row = matrices[name][g], table[name][g]
@@ -222,8 +246,12 @@ def test_every_number_by_hand_from_the_same_draws() -> None:
             assert row["variance"]["mc_error"] == pytest.approx(variance_error, rel=1e-10)
             gram = m @ m.T
             signal = ((gram.sum() - gram.trace()) / (r * (r - 1))).item()
-            slopes = torch.stack([share[i - 1] * (steps[i - 1] @ m[: i + 1].mean(0)) ** 2 for i in range(1, r)])
-            error = math.sqrt(4 / r * (slopes * torch.arange(2, r + 1)).sum().item() / sum(range(2, r + 1)))
+            slopes = torch.stack(
+                [share[i - 1] * (steps[i - 1] @ m[: i + 1].mean(0)) ** 2 for i in range(1, r)]
+            )
+            error = math.sqrt(
+                4 / r * (slopes * torch.arange(2, r + 1)).sum().item() / sum(range(2, r + 1))
+            )
             found = row["signal_to_noise"]
             if signal < 2 * error:
                 assert found["value"] is None
@@ -235,7 +263,10 @@ def test_every_number_by_hand_from_the_same_draws() -> None:
                 assert found["mc_error"] == pytest.approx(ratio * relative, rel=1e-8)
     for g in GROUPS:
         a, b = matrices["score function, leave-one-out"][g], matrices["reparameterization"][g]
-        signs = 2 * torch.randint(2, (a.shape[1],), generator=generator(7, f"gradients, {g}")).double() - 1
+        signs = (
+            2 * torch.randint(2, (a.shape[1],), generator=generator(7, f"gradients, {g}")).double()
+            - 1
+        )
         # 16 runs of the parameters, the first ones longer by one where they cannot be equal
         runs = torch.arange(a.shape[1]).tensor_split(16)
         a, b = (torch.stack([(signs * m)[:, run].sum(1) for run in runs], 1) for m in (a, b))
@@ -245,11 +276,19 @@ def test_every_number_by_hand_from_the_same_draws() -> None:
         bias = table["score function, leave-one-out"][g]["bias"]
         assert bias["comparisons"] == 16
         assert bias["z"] == pytest.approx(z, rel=1e-6)
-        assert bias["p_value"] == pytest.approx(min(1.0, 16 * math.erfc(abs(z) / math.sqrt(2))), rel=1e-5)
+        assert bias["p_value"] == pytest.approx(
+            min(1.0, 16 * math.erfc(abs(z) / math.sqrt(2))), rel=1e-5
+        )
         assert table["reparameterization"][g]["bias"] is None
-        reference, row = table["reparameterization"][g]["variance"], table["score function, leave-one-out"][g]
+        reference, row = (
+            table["reparameterization"][g]["variance"],
+            table["score function, leave-one-out"][g],
+        )
         ratio = row["variance"]["value"] / reference["value"]
-        relative = math.hypot(row["variance"]["mc_error"] / row["variance"]["value"], reference["mc_error"] / reference["value"])
+        relative = math.hypot(
+            row["variance"]["mc_error"] / row["variance"]["value"],
+            reference["mc_error"] / reference["value"],
+        )
         assert row["relative_variance"]["value"] == pytest.approx(ratio, rel=1e-10)
         assert row["relative_variance"]["mc_error"] == pytest.approx(ratio * relative, rel=1e-10)
 
@@ -270,16 +309,21 @@ def test_p_value_is_that_of_students_t() -> None:
     assert found["p_value"] == pytest.approx(2 * stats.t.sf(t, 19), rel=0.02)
 
 
-# --- Errors, by repetition ------------------------------------------------------------------------------------------------
+# --- Errors, by repetition ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["Gaussian", "skewed", "no signal"])
 def test_errors_are_those_of_repetition(kind: str) -> None:
-    """Over 400 runs: V and U are unbiased, and their squared errors are in the mean what they are said to be."""
+    """Over 400 runs.
+
+    V and U are unbiased, and their squared errors are in the mean what they are said to be.
+    """
     runs, r, p = 400, 60, 3
     mix = torch.tensor([[1.0, 0.0, 0.0], [0.5, 2.0, 0.0], [0.0, 1.0, 0.5]])
     mu = torch.tensor([1.0, -2.0, 3.0]) if kind != "no signal" else torch.zeros(p)
-    noise = torch.empty(runs, r, p).exponential_() - 1 if kind == "skewed" else torch.randn(runs, r, p)
+    noise = (
+        torch.empty(runs, r, p).exponential_() - 1 if kind == "skewed" else torch.randn(runs, r, p)
+    )
     samples = mu + noise @ mix.T
     moments = [_Moments(torch.ones(p)) for _ in range(runs)]
     for run, gradients_ in zip(moments, samples, strict=True):
@@ -289,12 +333,14 @@ def test_errors_are_those_of_repetition(kind: str) -> None:
     u, u_error = torch.tensor([m.signal for m in moments]).unbind(1)
     sigma = mix @ mix.T
     total, slope, square = sigma.trace(), mu @ sigma @ mu, (sigma @ sigma).trace()
-    cumulant = 6 * (mix.T @ mix).diagonal().square().sum() if kind == "skewed" else 0  # the fourth, of an exponential
+    # the fourth, of an exponential
+    cumulant = 6 * (mix.T @ mix).diagonal().square().sum() if kind == "skewed" else 0
     assert_mean(v, total)
     assert_mean(u, mu @ mu)
     assert_mean((v - total).square(), cumulant / r + 2 * square / (r - 1))
     assert_mean((u - mu @ mu).square(), 4 * slope / r + 2 * square / (r * (r - 1)))
-    if kind == "skewed":  # a share of order log R / R, here 0.07, is owned to, and twice that is allowed
+    # a share of order log R / R, here 0.07, is owned to, and twice that is allowed
+    if kind == "skewed":
         expected, squared = cumulant / r + 2 * square / (r - 1), v_error.square()
         scatter = squared.std() / math.sqrt(runs)
         assert abs(squared.mean() - expected) < limit(1) * scatter + 2 * math.log(r) / r * expected
@@ -303,11 +349,14 @@ def test_errors_are_those_of_repetition(kind: str) -> None:
         assert_mean(u_error.square(), 4 * slope / r + 8 * square / (r * (r + 2)))
 
 
-# --- Bias -----------------------------------------------------------------------------------------------------------------
+# --- Bias -----------------------------------------------------------------------------------------
 
 
 def test_unbiased_estimators_agree() -> None:
-    """All with wrong posteriors, one run with more noise than another; false-alarm rate ALPHA over both problems."""
+    """All with wrong posteriors, one run with more noise than another.
+
+    False-alarm rate ALPHA over both problems.
+    """
     problem = taut.LinearGaussian()
     found = p_values(gradients(wrong(problem), problem.sample(10), num_samples=4, repeats=100))
     assert len(found) == 12
@@ -320,14 +369,19 @@ def test_unbiased_estimators_agree() -> None:
 
 @pytest.mark.parametrize("planted", ["scaled", "one parameter", "sticking the landing in L_K"])
 def test_a_planted_bias_is_found_where_it_is(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At false-alarm rate ALPHA: a tenth too much, a unit of one parameter, and that of dropping the score in L_K."""
+    """At false-alarm rate ALPHA.
+
+    A tenth too much, a unit of one parameter, and that of dropping the score in L_K.
+    """
     problem = taut.LinearGaussian(scale=1.5)
     model, x = wrong(problem), problem.sample(400) + 2
     plain = taut.DReG.__call__
 
     def biased(self: taut.DReG, model: taut.VAE, x: Tensor, *rest: Any) -> taut.Bound:
         if planted == "sticking the landing in L_K":
-            bound = (model.draw(x, self.num_samples, stop_posterior=True).log_weight.logsumexp(0)) - math.log(self.num_samples)
+            bound = (
+                model.draw(x, self.num_samples, stop_posterior=True).log_weight.logsumexp(0)
+            ) - math.log(self.num_samples)
             return taut.Bound(bound.detach(), bound)
         value, surrogate, _ = plain(self, model, x, *rest)
         if planted == "scaled":
@@ -337,12 +391,19 @@ def test_a_planted_bias_is_found_where_it_is(planted: str, monkeypatch: pytest.M
     monkeypatch.setattr(taut.DReG, "__call__", biased)
     found = p_values(gradients(model, x, num_samples=4, repeats=100))
     wrong_ones = {key for key, p in found.items() if p < ALPHA / 12}
-    where = {"scaled": GROUPS, "one parameter": ("decoder",), "sticking the landing in L_K": ("encoder",)}[planted]
+    where = {
+        "scaled": GROUPS,
+        "one parameter": ("decoder",),
+        "sticking the landing in L_K": ("encoder",),
+    }[planted]
     assert wrong_ones == {("DReG", g) for g in where}
 
 
 def test_rounding_is_no_bias() -> None:
-    """A decoder that does not look at z: its gradient is the same in every repeat, and of every estimator to rounding."""
+    """A decoder that does not look at z.
+
+    Its gradient is the same in every repeat, and of every estimator to rounding.
+    """
 
     class Constant(taut.Likelihood):
         def __init__(self) -> None:
@@ -360,7 +421,7 @@ def test_rounding_is_no_bias() -> None:
             assert abs(row["decoder"]["bias"]["z"]) < 1
 
 
-# --- What is measured, and what is refused --------------------------------------------------------------------------------
+# --- What is measured, and what is refused --------------------------------------------------------
 
 
 def test_discrete_latents_have_the_score_function_and_vimco_alone() -> None:
@@ -394,7 +455,9 @@ def test_a_kl_without_a_closed_form_is_not_measured_as_if_it_had_one() -> None:
 
     problem = taut.LinearGaussian()
     table = rows(gradients(problem.model(Shifted()), problem.sample(3), num_samples=2, repeats=2))
-    assert {n: r["reason"] for n, r in table.items() if "reason" in r} == {"reparameterization, analytic KL": NO_KL}
+    assert {n: r["reason"] for n, r in table.items() if "reason" in r} == {
+        "reparameterization, analytic KL": NO_KL
+    }
 
 
 def test_frozen_parameters_are_left_out() -> None:
@@ -406,16 +469,23 @@ def test_frozen_parameters_are_left_out() -> None:
     assert found["parameters"] == {"encoder": 24, "decoder": 2}
     for name, row in rows(found).items():
         assert row["encoder"]["variance"] == everything[name]["encoder"]["variance"]
-        assert row["decoder"]["variance"]["value"] < everything[name]["decoder"]["variance"]["value"]
+        assert (
+            row["decoder"]["variance"]["value"] < everything[name]["decoder"]["variance"]["value"]
+        )
     model.prior.requires_grad_(False)
-    assert all(row["decoder"] is None for row in rows(gradients(model, x, num_samples=2, repeats=2)).values())
+    assert all(
+        row["decoder"] is None
+        for row in rows(gradients(model, x, num_samples=2, repeats=2)).values()
+    )
     with pytest.raises(ValueError, match="no parameter"):
         gradients(model.requires_grad_(False), x)
 
 
 def test_a_gradient_that_is_not_finite_is_said_and_not_averaged() -> None:
     problem = taut.LinearGaussian()
-    model = taut.VAE(taut.StandardNormal(2), taut.Normal((5,), 2), taut.DiagonalNormal((5,), 2, taut.Linear))
+    model = taut.VAE(
+        taut.StandardNormal(2), taut.Normal((5,), 2), taut.DiagonalNormal((5,), 2, taut.Linear)
+    )
     with torch.no_grad():
         model.posterior.encoder.map.bias[-1] = torch.nan
     table = rows(gradients(model, problem.sample(3), num_samples=2, repeats=2))
@@ -439,12 +509,24 @@ def test_refuses() -> None:
             gradients(wrong(problem), x[:n], **settings)
 
 
-@pytest.mark.parametrize(("asked", "done"), [(0, {}), (8 * 3 + 2, dict.fromkeys(ELBO_FAMILY[:2], 3)), (8 * 3, {})])
+@pytest.mark.parametrize(
+    ("asked", "done"), [(0, {}), (8 * 3 + 2, dict.fromkeys(ELBO_FAMILY[:2], 3)), (8 * 3, {})]
+)
 def test_stopping_keeps_what_is_done(asked: int, done: dict[str, int]) -> None:
-    """Eight estimators take turns, the first turn is not counted, and all but those in ``done`` have had two others."""
+    """Eight estimators take turns, the first turn is not counted, and all but those in ``done``
+    have had two others.
+    """
     problem = taut.LinearGaussian()
     calls = iter(range(asked))
-    table = rows(gradients(wrong(problem), problem.sample(3), num_samples=2, repeats=9, stop=lambda: next(calls, None) is None))
+    table = rows(
+        gradients(
+            wrong(problem),
+            problem.sample(3),
+            num_samples=2,
+            repeats=9,
+            stop=lambda: next(calls, None) is None,
+        )
+    )
     for name, row in table.items():
         if asked:
             assert row["repeats"] == done.get(name, 2)
@@ -452,20 +534,30 @@ def test_stopping_keeps_what_is_done(asked: int, done: dict[str, int]) -> None:
             assert row["reason"] == "stopped"
 
 
-def test_cost_is_the_time_of_one_gradient_and_work_its_product_with_the_variance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that only the encoder moves, by one second: STL and DReG evaluate it twice. Their first time is not counted."""
+def test_cost_is_the_time_of_one_gradient_and_work_its_product_with_the_variance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a clock that only the encoder moves, by one second: STL and DReG evaluate it twice.
+
+    Their first time is not counted.
+    """
     now = [0.0]
     slow: set[int] = set()
 
     class Slow(taut.DiagonalNormal):
         def forward(self, x: Tensor, context: Tensor | None = None) -> Distribution:
-            now[0] += 1.0 if len(slow) > 10 else 1000.0  # ten evaluations of the first turn, and one to see what it is
+            # ten evaluations of the first turn, and one to see what it is
+            now[0] += 1.0 if len(slow) > 10 else 1000.0
             slow.add(len(slow))
             return super().forward(x, context)
 
     monkeypatch.setattr(time, "process_time", lambda: now[0])
     problem = taut.LinearGaussian()
-    table = rows(gradients(problem.model(Slow((5,), 2, taut.Linear)), problem.sample(3), num_samples=2, repeats=5))
+    table = rows(
+        gradients(
+            problem.model(Slow((5,), 2, taut.Linear)), problem.sample(3), num_samples=2, repeats=5
+        )
+    )
     for name, row in table.items():
         cost = 2.0 if name in ("sticking the landing", "DReG") else 1.0
         assert row["seconds"] == {"value": cost, "mc_error": 0.0, "test_error": None}
@@ -476,14 +568,21 @@ def test_cost_is_the_time_of_one_gradient_and_work_its_product_with_the_variance
 
 
 def test_evaluation_mode_gradients_and_randomness_are_given_back() -> None:
-    """Dropout in training mode would change every number; the model's own gradients and the caller's stream stay as they are."""
+    """Dropout in training mode would change every number.
+
+    The model's own gradients and the caller's stream stay as they are.
+    """
     problem = taut.LinearGaussian()
-    dropping = taut.DiagonalNormal((5,), 2, lambda *shapes: taut.MLP(*shapes, hidden=(4,), dropout=0.9))
+    dropping = taut.DiagonalNormal(
+        (5,), 2, lambda *shapes: taut.MLP(*shapes, hidden=(4,), dropout=0.9)
+    )
     plain = taut.DiagonalNormal((5,), 2, lambda *shapes: taut.MLP(*shapes, hidden=(4,)))
     model, x = problem.model(dropping), problem.sample(3)
     names = ["layers.0", "layers.3"], ["layers.0", "layers.2"]
     for a, b in zip(*names, strict=True):
-        plain.encoder.get_submodule(b).load_state_dict(dropping.encoder.get_submodule(a).state_dict())
+        plain.encoder.get_submodule(b).load_state_dict(
+            dropping.encoder.get_submodule(a).state_dict()
+        )
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)

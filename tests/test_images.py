@@ -1,4 +1,7 @@
-"""A folder of images becomes exactly the pixels its files hold; whatever had to be decided is a note, or refused."""
+"""A folder of images becomes exactly the pixels its files hold.
+
+Whatever had to be decided is a note, or refused.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def save(path: Path, array: np.ndarray | Image.Image, **options: Any) -> Path:
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
@@ -91,7 +96,9 @@ def test_16_bits_of_either_byte_order_keep_their_levels(tmp_path: Path, kind: st
 @pytest.mark.parametrize("most", [256, 1023, 4095, 40000, 65534, 65535])
 def test_pgm_of_more_than_8_bits_keeps_its_levels(tmp_path: Path, most: int) -> None:
     levels = np.arange(most + 1, dtype=np.uint16)
-    (tmp_path / "a.pgm").write_bytes(b"P5 %d 1 %d\n" % (most + 1, most) + levels.astype(">u2").tobytes())
+    (tmp_path / "a.pgm").write_bytes(
+        b"P5 %d 1 %d\n" % (most + 1, most) + levels.astype(">u2").tobytes()
+    )
     read, _, notes = read_folder(tmp_path)
     np.testing.assert_array_equal(read[0, 0], levels)
     assert notes == []
@@ -104,7 +111,13 @@ def test_few_bits_are_stretched_and_noted(tmp_path: Path) -> None:
     (tmp_path / "a7.pgm").write_bytes(b"P5 4 1 5\n\0\1\2\5")
     (tmp_path / "a8.png").write_bytes(png(4, 1, 8, 0, b"\0\0\1\2\3"))
     read, _, notes = read_folder(tmp_path)
-    assert read[:, 0].tolist() == [[255, 0, 255, 0], [0, 85, 170, 255], [0, 17, 238, 255], [0, 51, 102, 255], [0, 1, 2, 3]]
+    assert read[:, 0].tolist() == [
+        [255, 0, 255, 0],
+        [0, 85, 170, 255],
+        [0, 17, 238, 255],
+        [0, 51, 102, 255],
+        [0, 1, 2, 3],
+    ]
     assert notes == ["4 of 5 images with fewer levels, stretched to 0..255"]
 
 
@@ -112,7 +125,10 @@ def test_black_and_white_is_grey_and_the_note_says_how_to_make_bits(tmp_path: Pa
     save(tmp_path / "a.png", np.array([[True, False]]))
     read, _, notes = read_folder(tmp_path)
     assert read.tolist() == [[[255, 0]]]
-    assert notes == ["1 of 1 image with fewer levels, stretched to 0..255; --binarize threshold makes bits of black and white"]
+    assert notes == [
+        "1 of 1 image with fewer levels, stretched to 0..255; --binarize threshold makes bits of "
+        "black and white"
+    ]
 
 
 def test_order_is_that_of_the_sorted_paths_and_subfolders_are_labels(tmp_path: Path) -> None:
@@ -125,8 +141,12 @@ def test_order_is_that_of_the_sorted_paths_and_subfolders_are_labels(tmp_path: P
     assert notes == ["the labels are the names of the 2 subfolders"]
 
 
-@pytest.mark.parametrize("names", [["cat/1.png", "2.png"], ["cat/1.png", "cat/2.png"], ["cat/1.png", "dog/a/1.png"]])
-def test_no_labels_unless_every_image_lies_in_one_of_several_subfolders(tmp_path: Path, names: list[str]) -> None:
+@pytest.mark.parametrize(
+    "names", [["cat/1.png", "2.png"], ["cat/1.png", "cat/2.png"], ["cat/1.png", "dog/a/1.png"]]
+)
+def test_no_labels_unless_every_image_lies_in_one_of_several_subfolders(
+    tmp_path: Path, names: list[str]
+) -> None:
     for name in names:
         save(tmp_path / name, GREY)
     assert read_folder(tmp_path)[1] is None
@@ -140,10 +160,15 @@ def test_no_labels_unless_every_image_lies_in_one_of_several_subfolders(tmp_path
     [
         ([], "holds no images, but nothing"),
         ([".a.png", ".git/b.png"], "but 2 hidden entries"),
-        (["a.txt", "b.TXT", "c.csv", "README", ".x"], "but 4 other files (.txt: 2, .csv: 1, no suffix: 1) and 1 hidden entry"),
+        (
+            ["a.txt", "b.TXT", "c.csv", "README", ".x"],
+            "but 4 other files (.txt: 2, .csv: 1, no suffix: 1) and 1 hidden entry",
+        ),
     ],
 )
-def test_b02_folder_without_images_lists_what_it_holds(tmp_path: Path, names: list[str], words: str) -> None:
+def test_b02_folder_without_images_lists_what_it_holds(
+    tmp_path: Path, names: list[str], words: str
+) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
@@ -195,10 +220,14 @@ def test_b05_text_renamed_empty_and_strange_files_are_listed_ten_at_most(tmp_pat
     lines = refused(tmp_path, skip_bad=0.5)
     assert "13 of 20 images (65 %) cannot be read" in lines[0]
     assert (
-        lines[1] == "  00.png (is none of PNG, JPEG, WEBP, TIFF, BMP, GIF, PPM, whatever its name says, or its header is damaged)"
+        lines[1]
+        == "  00.png (is none of PNG, JPEG, WEBP, TIFF, BMP, GIF, PPM, whatever its name says, or "
+        "its header is damaged)"
     )
     assert lines[2:4] == ["  01.png (is empty)", "  02.png (is no regular file, or a broken link)"]
-    assert lines[4:6] == [f"  0{number}.png (is no regular file, or a broken link)" for number in (3, 4)]
+    assert lines[4:6] == [
+        f"  0{number}.png (is no regular file, or a broken link)" for number in (3, 4)
+    ]
     assert lines[6].startswith("  05.tif (holds floating-point pixels")
     assert lines[11:] == ["  and 3 more"]
     read, _, notes = read_folder(tmp_path, skip_bad=0.65)
@@ -245,14 +274,23 @@ def test_labels_stay_with_their_images_when_bad_ones_are_left_out(tmp_path: Path
     truncated.write_bytes(truncated.read_bytes()[:-10])
     read, labels, _ = read_folder(tmp_path, skip_bad=0.4)
     assert labels is not None
-    assert list(zip(read[:, 0, 0].tolist(), labels.tolist(), strict=True)) == [(0, "a"), (1, "b"), (2, "c")]
+    assert list(zip(read[:, 0, 0].tolist(), labels.tolist(), strict=True)) == [
+        (0, "a"),
+        (1, "b"),
+        (2, "c"),
+    ]
 
 
 # B06: sizes that do not fit into memory.
 
 
-@pytest.mark.parametrize(("side", "words"), [(9_000, "claims 9000x9000 pixels"), (17_000, "claims more than 64 million pixels")])
-def test_b06_huge_image_is_refused_before_it_is_decoded(tmp_path: Path, side: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "words"),
+    [(9_000, "claims 9000x9000 pixels"), (17_000, "claims more than 64 million pixels")],
+)
+def test_b06_huge_image_is_refused_before_it_is_decoded(
+    tmp_path: Path, side: int, words: str
+) -> None:
     (tmp_path / "bomb.png").write_bytes(png(side, side, 8, 0, b""))
     lines = refused(tmp_path)
     assert words in lines[1]
@@ -260,7 +298,9 @@ def test_b06_huge_image_is_refused_before_it_is_decoded(tmp_path: Path, side: in
     assert "scale it down" in lines[1]
 
 
-def test_arrays_beyond_the_limit_are_refused_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_beyond_the_limit_are_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in "ab":
         save(tmp_path / f"{name}.png", COLOUR)
     monkeypatch.setattr(images, "MAX_BYTES", 2 * COLOUR.size)
@@ -303,7 +343,9 @@ def test_crop_alone_cuts_the_centre_to_the_smallest_sides(tmp_path: Path) -> Non
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_resize_with_crop_keeps_the_shape_and_takes_the_centre(tmp_path: Path, dtype: type) -> None:
     wide = np.zeros((6, 18), dtype)
-    wide[:, 3:15] = 200  # the central square is 6:12, and bicubic scaling to a half looks 3 pixels beyond it
+    wide[:, 3:15] = (
+        200  # the central square is 6:12, and bicubic scaling to a half looks 3 pixels beyond it
+    )
     save(tmp_path / "a.png", wide)
     save(tmp_path / "b.png", np.full((3, 3), 7, dtype))
     read, _, notes = read_folder(tmp_path, resize=(3, 3), crop=True)
@@ -327,8 +369,12 @@ def test_resize_is_height_by_width_and_enlarging_is_noted(tmp_path: Path) -> Non
 def test_resize_of_16_bits_keeps_16_bits_and_equals_that_of_real_numbers(tmp_path: Path) -> None:
     deep = RANDOM.integers(0, 65536, (12, 12), dtype=np.uint16)
     save(tmp_path / "a.png", deep)
-    expected = np.asarray(Image.fromarray(deep.astype(np.float32)).resize((4, 4), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(read_folder(tmp_path, resize=(4, 4))[0][0], np.rint(expected).clip(0, 65535))
+    expected = np.asarray(
+        Image.fromarray(deep.astype(np.float32)).resize((4, 4), Image.Resampling.BICUBIC)
+    )
+    np.testing.assert_array_equal(
+        read_folder(tmp_path, resize=(4, 4))[0][0], np.rint(expected).clip(0, 65535)
+    )
 
 
 def test_shapes_that_differ_by_rounding_only_are_one_shape(tmp_path: Path) -> None:
@@ -400,7 +446,10 @@ def test_b08_transparency_is_refused_dropped_or_laid_on_white(tmp_path: Path) ->
     save(tmp_path / "a.png", ALPHA)
     save(tmp_path / "b.png", COLOUR)
     (line,) = refused(tmp_path)
-    assert "1 image with transparent pixels, the first a.png; leave transparency away with --alpha drop, or lay them" in line
+    assert (
+        "1 image with transparent pixels, the first a.png; leave transparency away with --alpha "
+        "drop, or lay them" in line
+    )
     read, _, notes = read_folder(tmp_path, alpha="drop")
     np.testing.assert_array_equal(read, np.stack([COLOUR, COLOUR]))
     assert notes == ["1 of 2 images with transparency dropped"]
@@ -422,7 +471,11 @@ def test_b08_every_way_to_be_transparent(tmp_path: Path, kind: str) -> None:
     elif kind == "tRNS":
         image, options = Image.fromarray(grey), {"transparency": 10}
     elif kind == "16":
-        image, options, dropped = Image.fromarray(grey * np.uint16(300)), {"transparency": 3000}, (grey * np.uint16(300)).tolist()
+        image, options, dropped = (
+            Image.fromarray(grey * np.uint16(300)),
+            {"transparency": 3000},
+            (grey * np.uint16(300)).tolist(),
+        )
     elif kind == "RGB":
         image, options = Image.fromarray(np.dstack([grey] * 3)), {"transparency": (10, 10, 10)}
         dropped = np.dstack([grey] * 3).tolist()
@@ -457,7 +510,10 @@ def test_b08_16_bits_beside_8_are_refused(tmp_path: Path) -> None:
         save(tmp_path / f"{name}.png", GREY)
     save(tmp_path / "d.png", DEEP)
     (line,) = refused(tmp_path)
-    assert "1 image of 16 bits a pixel beside 3 of 8, such as d.png (16); save all with the same depth" in line
+    assert (
+        "1 image of 16 bits a pixel beside 3 of 8, such as d.png (16); save all with the same depth"
+        in line
+    )
 
 
 # B09: 16 bits are never cut to 8.
@@ -489,7 +545,9 @@ def test_b09_levels_beyond_16_bits_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.lzw.tif", "deep.png", "deep.tif", "a.webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_b10_exif_orientation_is_applied_and_counted(tmp_path: Path, name: str, orientation: int) -> None:
+def test_b10_exif_orientation_is_applied_and_counted(
+    tmp_path: Path, name: str, orientation: int
+) -> None:
     array = DEEP if name.startswith("deep") else COLOUR
     upright = {
         1: lambda a: a,
@@ -508,7 +566,9 @@ def test_b10_exif_orientation_is_applied_and_counted(tmp_path: Path, name: str, 
     save(tmp_path / "b.png", upright)
     read, _, notes = read_folder(tmp_path)
     np.testing.assert_array_equal(read, np.stack([upright, upright]))
-    assert notes == (["1 of 2 images turned upright, as their EXIF orientation says"] if orientation > 1 else [])
+    assert notes == (
+        ["1 of 2 images turned upright, as their EXIF orientation says"] if orientation > 1 else []
+    )
 
 
 def test_b10_orientation_stored_after_the_pixels_of_a_png(tmp_path: Path) -> None:
@@ -542,9 +602,14 @@ def test_the_pages_of_a_single_tiff_are_images(tmp_path: Path, dtype: type) -> N
 
 
 def test_pages_that_are_not_alike_refuse_the_stack(tmp_path: Path) -> None:
-    pages = [Image.fromarray(np.zeros((6, 5), np.uint8)), Image.fromarray(np.zeros((6, 5, 3), np.uint8))]
+    pages = [
+        Image.fromarray(np.zeros((6, 5), np.uint8)),
+        Image.fromarray(np.zeros((6, 5, 3), np.uint8)),
+    ]
     pages[0].save(tmp_path / "v.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(DataError, match=r"its page 1 \(from 0\) is RGB, the first L; save them alike"):
+    with pytest.raises(
+        DataError, match=r"its page 1 \(from 0\) is RGB, the first L; save them alike"
+    ):
         read_folder(tmp_path)
 
 
@@ -559,7 +624,13 @@ def test_a_palette_of_colours_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 def test_b11_first_frame_only_with_a_note(tmp_path: Path, name: str) -> None:
     frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (10, 200)]
-    save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {}))
+    save(
+        tmp_path / name,
+        frames[0],
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if "webp" in name else {}),
+    )
     read, _, notes = read_folder(tmp_path)
     assert np.unique(read).tolist() == [10]
     assert notes == ["1 of 1 image with several frames or pages: only the first is read"]
@@ -579,13 +650,19 @@ def test_b12_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, np.stack([GREY, GREY[::-1]]))
     assert labels is not None
     assert labels.tolist() == ["b", "c"]
-    assert notes[:2] == ["left out 1 other file: no suffix: 1", "left out 2 linked folders already read"]
+    assert notes[:2] == [
+        "left out 1 other file: no suffix: 1",
+        "left out 2 linked folders already read",
+    ]
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS refuses names that are not UTF-8")
 def test_b12_names_that_are_not_utf8_or_hold_control_characters(tmp_path: Path) -> None:
     for folder, value in ((b"x\xff", 1), (b"y\n", 2)):
-        save(tmp_path / os.fsdecode(folder) / os.fsdecode(b"\xfe.png"), np.full((2, 2), value, np.uint8))
+        save(
+            tmp_path / os.fsdecode(folder) / os.fsdecode(b"\xfe.png"),
+            np.full((2, 2), value, np.uint8),
+        )
     read, labels, _ = read_folder(tmp_path)
     assert read[:, 0, 0].tolist() == [1, 2]
     assert labels is not None
@@ -595,7 +672,9 @@ def test_b12_names_that_are_not_utf8_or_hold_control_characters(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("closed", ["", "inner"])
-def test_folder_without_permission(tmp_path: Path, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_without_permission(
+    tmp_path: Path, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path / "a.png", GREY)
     (tmp_path / "inner").mkdir()
     scandir = os.scandir  # chmod would not stop root, who runs these tests in a container
@@ -606,12 +685,17 @@ def test_folder_without_permission(tmp_path: Path, closed: str, monkeypatch: pyt
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    with pytest.raises(DataError if closed else UsageError, match=r"the folder cannot be read \(Permission denied\)"):
+    with pytest.raises(
+        DataError if closed else UsageError,
+        match=r"the folder cannot be read \(Permission denied\)",
+    ):
         read_folder(tmp_path)
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nowhere: the folder cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        UsageError, match=r"nowhere: the folder cannot be read \(No such file or directory\)"
+    ):
         read_folder(tmp_path / "nowhere")
 
 
@@ -628,12 +712,15 @@ def test_options_out_of_range(tmp_path: Path, options: dict[str, Any], words: st
         read_folder(tmp_path, **options)
 
 
-def test_all_problems_are_listed_at_once_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_listed_at_once_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.png").write_text("no")
     save(tmp_path / "b.png", GREY)
     save(tmp_path / "c.png", DEEP[:4])
     monkeypatch.setattr(images, "_decode", lambda *_: pytest.fail("decoded"))
     lines = refused(tmp_path)
-    assert [word in line for word, line in zip(["cannot be read", "a.png", "16 bits", "2 sizes"], lines, strict=True)] == [
-        True
-    ] * 4
+    assert [
+        word in line
+        for word, line in zip(["cannot be read", "a.png", "16 bits", "2 sizes"], lines, strict=True)
+    ] == [True] * 4

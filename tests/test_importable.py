@@ -1,4 +1,6 @@
-"""The core needs torch and numpy alone, importing it changes nothing, and nothing below the command line prints."""
+"""The core needs torch and numpy alone, importing it changes nothing, and nothing below the command
+line prints.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,16 @@ def _module(path: Path) -> str:
 def test_importing_changes_nothing_and_needs_no_development_package() -> None:
     code = (
         "import sys\n"
-        "for name in ('jaxtyping', 'beartype', 'typer', 'rich', 'sklearn', 'matplotlib'): sys.modules[name] = None\n"
+        "for name in ('jaxtyping', 'beartype', 'typer', 'rich', 'sklearn', 'matplotlib'): "
+        "sys.modules[name] = None\n"
         "import torch\n"
-        "state, dtype, threads = torch.random.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()\n"
+        "state, dtype, threads = torch.random.get_rng_state(), torch.get_default_dtype(), "
+        "torch.get_num_threads()\n"
         "import taut\n"
-        "assert torch.equal(state, torch.random.get_rng_state()) and dtype == torch.get_default_dtype()\n"
-        "assert threads == torch.get_num_threads() and torch.distributions.Distribution._validate_args\n"
+        "assert torch.equal(state, torch.random.get_rng_state()) and dtype == "
+        "torch.get_default_dtype()\n"
+        "assert threads == torch.get_num_threads() and "
+        "torch.distributions.Distribution._validate_args\n"
         "x = taut.LinearGaussian().sample(5)\n"
         "print(tuple(taut.importance(taut.LinearGaussian().model(), x, 3).ess.shape))\n"
     )
@@ -48,7 +54,9 @@ def test_importing_changes_nothing_and_needs_no_development_package() -> None:
     assert (done.stdout, done.stderr) == ("(5,)\n", "")
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__init__.py"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.name != "__init__.py"], ids=lambda p: p.name
+)
 def test_imports_point_one_way(path: Path) -> None:
     level = {name: number for number, names in enumerate(LEVELS) for name in names}
     own = _module(path)
@@ -64,5 +72,8 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_only_the_command_line_prints_and_nothing_is_pickled(path: Path) -> None:
     text = path.read_text()
     assert path.parent.name == "cli" or not re.search(r"^\s*print\(", text, re.MULTILINE)
-    unsafe = r"^\s*(import|from) pickle|(?<!safetensors\.)torch\.(load|save)\(|allow_pickle=True|(?<!\.)\beval\("
+    unsafe = (
+        r"^\s*(import|from) "
+        r"pickle|(?<!safetensors\.)torch\.(load|save)\(|allow_pickle=True|(?<!\.)\beval\("
+    )
     assert not re.search(unsafe, text, re.MULTILINE)

@@ -30,7 +30,11 @@ def test_every_public_part_has_a_row() -> None:
         taut.Network: instances.NETWORKS,
     }
     for base, module in instances.FAMILIES:
-        public = {n for n in module.__all__ if inspect.isclass(c := getattr(module, n)) and issubclass(c, base) and c is not base}
+        public = {
+            n
+            for n in module.__all__
+            if inspect.isclass(c := getattr(module, n)) and issubclass(c, base) and c is not base
+        }
         assert public == _classes(rows[base])
 
 
@@ -58,7 +62,9 @@ def test_one_datum_does_not_see_another(row: int) -> None:
     likelihood, kind = instances.make_likelihoods()[row]
     x, z = getattr(instances, kind)(5), torch.randn(6, 5, instances.LATENT)
     together = likelihood(z).log_prob(x)
-    alone = torch.stack([likelihood(z[:, i : i + 1]).log_prob(x[i : i + 1])[:, 0] for i in range(5)], 1)
+    alone = torch.stack(
+        [likelihood(z[:, i : i + 1]).log_prob(x[i : i + 1])[:, 0] for i in range(5)], 1
+    )
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-10)
 
 
@@ -71,7 +77,13 @@ def test_posterior_shapes_and_units(row: int) -> None:
     assert q.sample((3,)).shape == (3, 5, instances.LATENT)
     # Standardizing is inside: the same network fed with z-scores directly gives the same posterior.
     raw = type(posterior)(instances.EVENT, instances.LATENT, instances.SMALL)
-    raw.load_state_dict({**posterior.state_dict(), "features.loc": torch.tensor(0.0), "features.scale": torch.tensor(1.0)})
+    raw.load_state_dict(
+        {
+            **posterior.state_dict(),
+            "features.loc": torch.tensor(0.0),
+            "features.scale": torch.tensor(1.0),
+        }
+    )
     torch.testing.assert_close(raw((x - 10) / 3).mean, q.mean, rtol=0, atol=1e-10)
 
 
@@ -91,8 +103,11 @@ def test_prior_shapes_and_total_probability(row: int) -> None:
     assert p.log_prob(p.sample((3, 5))).shape == (3, 5)
     line = torch.arange(2.0) if p.support.is_discrete else torch.linspace(-15, 15, 601)
     cell = 1.0 if p.support.is_discrete else 0.05**2
-    # a sum over a grid integrates a Gaussian to exp(-2 pi^2 (scale / step)^2): far below 1e-12 for scales above 0.2
-    assert p.log_prob(torch.cartesian_prod(line, line)).exp().sum().item() * cell == pytest.approx(1, abs=1e-9)
+    # a sum over a grid integrates a Gaussian to exp(-2 pi^2 (scale / step)^2): far below 1e-12 for
+    # scales above 0.2
+    assert p.log_prob(torch.cartesian_prod(line, line)).exp().sum().item() * cell == pytest.approx(
+        1, abs=1e-9
+    )
 
 
 def test_a_mixture_by_hand_and_its_moments() -> None:

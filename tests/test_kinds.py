@@ -1,4 +1,7 @@
-"""Columns as real files have them: spikes, bounds, grids, wide integers, large offsets; understood, stored and given back."""
+"""Columns as real files have them: spikes, bounds, grids, wide integers, large offsets.
+
+Understood, stored and given back.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ N = 1500
 def one(values, **options):
     """The column of some values, the notes and the problems."""
     beside = np.random.default_rng(1).normal(size=len(values))
-    columns, notes, problems = infer([pa.table({"x": pa.array(values), "beside": beside})], "t", **options)
+    columns, notes, problems = infer(
+        [pa.table({"x": pa.array(values), "beside": beside})], "t", **options
+    )
     return next((c for c in columns if c.name == "x"), None), notes, problems
 
 
@@ -39,22 +44,58 @@ def zeros(values, share, r):
 WHOLE = np.arange(0, 361, 10)
 SHAPES = {  # values, kind, step, atoms, ends
     "rain": (lambda r: zeros(r.gamma(1, 30, N).round(1), 0.9, r), "mixed", 0.1, (0.0,), "low"),
-    "rain, often the same": (lambda r: zeros(r.gamma(1, 0.3, N).round(1), 0.7, r), "levels", 0.1, (), ""),
-    "visibility": (lambda r: np.minimum(10, r.lognormal(2.5, 1, N)).round(3), "mixed", 0.001, (10.0,), "high"),
-    "incomes": (lambda r: zeros(r.lognormal(10, 1, N).round(2), 0.15, r), "mixed", 0.01, (0.0,), "low"),
+    "rain, often the same": (
+        lambda r: zeros(r.gamma(1, 0.3, N).round(1), 0.7, r),
+        "levels",
+        0.1,
+        (),
+        "",
+    ),
+    "visibility": (
+        lambda r: np.minimum(10, r.lognormal(2.5, 1, N)).round(3),
+        "mixed",
+        0.001,
+        (10.0,),
+        "high",
+    ),
+    "incomes": (
+        lambda r: zeros(r.lognormal(10, 1, N).round(2), 0.15, r),
+        "mixed",
+        0.01,
+        (0.0,),
+        "low",
+    ),
     "gains": (lambda r: zeros(r.integers(100, 99_999, N), 0.9, r), "mixed", 1.0, (0.0,), "low"),
     "wind": (lambda r: r.choice(WHOLE, N), "levels", 10.0, (), ""),
     "degrees": (lambda r: r.integers(0, 361, N), "levels", 1.0, (), ""),
     "stars": (lambda r: r.choice(np.arange(0.5, 5.5, 0.5), N), "levels", 0.5, (), ""),
-    "humidity": (lambda r: np.minimum(99.99, 100 - r.gamma(2, 4, N)).round(2), "mixed", 0.01, (), ""),
+    "humidity": (
+        lambda r: np.minimum(99.99, 100 - r.gamma(2, 4, N)).round(2),
+        "mixed",
+        0.01,
+        (),
+        "",
+    ),
     "uniform": (lambda r: r.random(N), "mixed", 0.0, (), ""),
     "normal": (lambda r: r.normal(size=N), "real", 0.0, (), ""),
     "prices": (lambda r: r.lognormal(3, 1, N).round(2), "positive", 0.01, (), ""),
     "counts": (lambda r: r.negative_binomial(0.5, 0.002, N), "count", 1.0, (), ""),
-    "counts with zeros": (lambda r: zeros(r.negative_binomial(1, 0.01, N), 0.6, r), "count", 1.0, (), ""),
+    "counts with zeros": (
+        lambda r: zeros(r.negative_binomial(1, 0.01, N), 0.6, r),
+        "count",
+        1.0,
+        (),
+        "",
+    ),
     "northings": (lambda r: (5_413_000 + r.normal(0, 3, N)).round(2), "real", 0.01, (), ""),
     "ISBN": (lambda r: r.integers(9_780_000_000_000, 9_790_000_000_000, N), "mixed", 1.0, (), ""),
-    "dates": (lambda r: yyyymmdd(18_000.0 + r.integers(0, 700, N)).astype(int), "date", 1.0, (), ""),
+    "dates": (
+        lambda r: yyyymmdd(18_000.0 + r.integers(0, 700, N)).astype(int),
+        "date",
+        1.0,
+        (),
+        "",
+    ),
 }
 
 
@@ -69,14 +110,21 @@ def test_the_kind_follows_from_the_shape(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_digit_comes_back_through_storage(name: str) -> None:
-    """Stored in float32, on the grid again by ``to_table``: no value has changed where a column has a grid."""
+    """Stored in float32, on the grid again by ``to_table``.
+
+    No value has changed where a column has a grid.
+    """
     values = SHAPES[name][0](rng())
     whole = pa.table({"x": values})
     columns, _, _ = infer([whole], "t")
     codes, problems, _ = encode(whole, columns, "t")
     assert problems == []
     assert decode(codes, columns).equals(whole)
-    if columns[0].step and name not in ("ISBN", "incomes"):  # more numbers than float32 tells apart, which is noted
+    # more numbers than float32 tells apart, which is noted
+    if columns[0].step and name not in (
+        "ISBN",
+        "incomes",
+    ):
         assert to_table(codes.astype(np.float32), columns).equals(whole)
     again = Column.from_dict(columns[0].to_dict())
     assert again == columns[0]
@@ -85,7 +133,9 @@ def test_every_digit_comes_back_through_storage(name: str) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_a_model_makes_is_in_range_and_on_the_grid(name: str) -> None:
     column = one(SHAPES[name][0](rng()))[0]
-    wild = np.concatenate([10 * rng().normal(size=200) * max(1.0, column.high - column.low), rng().normal(size=200)])
+    wild = np.concatenate(
+        [10 * rng().normal(size=200) * max(1.0, column.high - column.low), rng().normal(size=200)]
+    )
     made = np.asarray(to_table(wild[:, None], [column]).column(0).to_pylist(), float)
     made = days_of(made) if column.kind == "date" else made
     if column.kind in ("levels", "mixed", "date"):
@@ -119,7 +169,10 @@ def test_a_person_says_what_a_column_is() -> None:
         ({"kind": "real", "atoms": [0]}, "atoms belong to the kind mixed"),
         ({"kind": "mixed", "atoms": ["0"]}, "atoms must be a list of at most 8 numbers"),
         ({"kind": "levels", "step": 0}, "step must be a number above 0"),
-        ({"kind": "levels", "step": 0.5, "low": 0.2}, "low and high must be multiples of step, 0.5"),
+        (
+            {"kind": "levels", "step": 0.5, "low": 0.2},
+            "low and high must be multiples of step, 0.5",
+        ),
         ({"kind": "mixed", "low": 2, "high": 1}, "needs low < high"),
         ({"kind": "mixed", "low": "a"}, "low and high must be numbers"),
     ):
@@ -139,7 +192,10 @@ def test_dates_in_disguise_are_dates() -> None:
         'kind = "levels" in a schema file keeps them integers'
     ]
     problems = encode(pa.table({"x": [20190414, 20210229]}), [column], "t")[1]
-    assert "1 values (50 %) of 'x' are no dates (YYYY-MM-DD), the first ('20210229') in row 1" in problems[0]
+    assert (
+        "1 values (50 %) of 'x' are no dates (YYYY-MM-DD), the first ('20210229') in row 1"
+        in problems[0]
+    )
     assert one(numbers.astype(int), given={"x": {"kind": "levels"}})[0].kind == "levels"
     assert one(numbers[:20].astype(int), given={"x": {"kind": "date"}})[0].type == "yyyymmdd"
 
@@ -162,7 +218,8 @@ def test_tiny_positive_numbers_are_said_with_their_row() -> None:
     column = one(p, given={"x": {"kind": "positive"}})[0]
     problems = encode(pa.table({"x": p}), [column], "t")[1]
     assert problems == [
-        "t: 1 values (0.2 %) of 'x' are above 0 and below 1.18e-38, the smallest float32 (largest 1e-188, first 1e-188 in row 7 "
+        "t: 1 values (0.2 %) of 'x' are above 0 and below 1.18e-38, the smallest float32 (largest "
+        "1e-188, first 1e-188 in row 7 "
         "(from 0, header not counted)); give their logarithms"
     ]
 
@@ -179,8 +236,15 @@ def test_times_keep_their_second() -> None:
 
 
 def test_a_column_of_another_version_is_refused() -> None:
-    fields = {k: v for k, v in one(rng().normal(size=60))[0].to_dict().items() if k not in ("atoms", "offset")}
-    with pytest.raises(UsageError, match=r"offset, atoms missing: it was written by another version of taut; train again"):
+    fields = {
+        k: v
+        for k, v in one(rng().normal(size=60))[0].to_dict().items()
+        if k not in ("atoms", "offset")
+    }
+    with pytest.raises(
+        UsageError,
+        match=r"offset, atoms missing: it was written by another version of taut; train again",
+    ):
         Column.from_dict(fields)
 
 
@@ -191,7 +255,9 @@ def test_samples_of_large_numbers_have_all_digits() -> None:
     digits = []
     for start in (0, 5_413_000):
         frame = pd.DataFrame({"x": (near + start).round(2), "v": beside})
-        model = taut.VAEstimator(latent_dim=2, max_epochs=3, random_state=0, num_samples=20).fit(frame)
+        model = taut.VAEstimator(latent_dim=2, max_epochs=3, random_state=0, num_samples=20).fit(
+            frame
+        )
         made = model.sample(400).x.to_numpy()
         digits.append(len(np.unique(made)))
         assert np.abs(made * 100 - np.round(made * 100)).max() < 1e-6

@@ -32,17 +32,20 @@ class Encoder(taut.Posterior):
 A, SCALE = torch.tensor([[0.5, 0.3], [0.4, -0.1]]), torch.tensor([0.8, 1.0])
 
 
-def gaussian_model(full: bool = False, a: torch.Tensor = A, scale: torch.Tensor = SCALE) -> taut.VAE:
+def gaussian_model(
+    full: bool = False, a: torch.Tensor = A, scale: torch.Tensor = SCALE
+) -> taut.VAE:
     dtype = torch.get_default_dtype()
     return taut.LinearGaussian(2, len(scale)).model(Encoder(a.to(dtype), scale.to(dtype), full))
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_information_marginal_kl_and_total_correlation_are_their_closed_forms(full: bool) -> None:
-    r"""For x ~ N(0, I) the aggregate posterior is N(0, C) with C = A A^T + S: I = (log|C| - log|S|) / 2, and so on.
+    r"""For x ~ N(0, I) the aggregate posterior is N(0, C) with C = A A^T + S: I = (log|C| - log|S|)
+    / 2, and so on.
 
-    The data are a grid of normal quantiles, so that no number depends on which data were drawn; 0.01 nat is three standard errors
-    of the draws of z, and more than the bias of 3600 components.
+    The data are a grid of normal quantiles, so that no number depends on which data were drawn;
+    0.01 nat is three standard errors of the draws of z, and more than the bias of 3600 components.
     """
     grid = Normal(0.0, 1.0).icdf((torch.arange(60) + 0.5) / 60)
     x = torch.cartesian_prod(grid, grid)
@@ -53,7 +56,8 @@ def test_information_marginal_kl_and_total_correlation_are_their_closed_forms(fu
     marginal_kl = 0.5 * float(c.trace() - 2 - c.logdet())
     correlation = 0.5 * float(c.diagonal().log().sum() - c.logdet())
     assert min(information, marginal_kl, correlation) > 0.01
-    found = [latents(gaussian_model(full), x, seed=seed) for seed in range(6)]  # one z for each datum and seed
+    # one z for each datum and seed
+    found = [latents(gaussian_model(full), x, seed=seed) for seed in range(6)]
 
     def mean(name: str, way: str) -> float:
         return sum(f[name][way]["value"] for f in found) / len(found)
@@ -66,7 +70,9 @@ def test_information_marginal_kl_and_total_correlation_are_their_closed_forms(fu
     assert found[0]["information_limit"] == pytest.approx(math.log(3600))
     per_dimension = 0.5 * ((a @ a.T).diagonal() + s - 1 - s.log())  # E KL of each
     assert found[0]["dimensions"]["rate"] == pytest.approx(per_dimension.tolist(), abs=1e-9)
-    assert found[0]["dimensions"]["mean_variance"] == pytest.approx((a @ a.T).diagonal().tolist(), abs=1e-9)
+    assert found[0]["dimensions"]["mean_variance"] == pytest.approx(
+        (a @ a.T).diagonal().tolist(), abs=1e-9
+    )
     assert found[0]["active_units"] == 2
     assert found[0]["warnings"] == []
 
@@ -108,13 +114,21 @@ def test_saturated_information_is_said() -> None:
 def test_dead_noisy_and_active_dimensions_are_told_apart() -> None:
     a = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     found = latents(gaussian_model(a=a, scale=torch.tensor([0.5, 1.0, 0.3])), torch.randn(100, 2))
-    assert (found["dead"], found["noisy"], found["active_units"], found["latent_dim"]) == ([1], [2], 1, 3)
+    assert (found["dead"], found["noisy"], found["active_units"], found["latent_dim"]) == (
+        [1],
+        [2],
+        1,
+        3,
+    )
     expected = 0.5 * (0.09 - 1 - math.log(0.09))
     assert found["noisy_rate"]["value"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_better_prior_buys_its_kl() -> None:
-    """The aggregate posterior N(m, C) is one Gaussian: it buys KL(N(m, C), N(0, I)), less what fitting it costs."""
+    """The aggregate posterior N(m, C) is one Gaussian.
+
+    It buys KL(N(m, C), N(0, I)), less what fitting it costs.
+    """
     model, shift = gaussian_model(), torch.tensor([1.0, 2.0])
     x, train = torch.randn(4000, 2) + shift, torch.randn(20000, 2) + shift
     a = A.double()
@@ -135,7 +149,8 @@ def test_a_clustered_space_needs_more_than_one_gaussian() -> None:
     gain = prior_gain(gaussian_model(a=a, scale=scale), x[:4000], x[4000:])
     v = 0.04 + 0.01  # of each of two well separated components
     expected = 0.5 * (v + 9 - 1 - math.log(v)) - math.log(2)
-    assert abs(gain.value - expected) < limit(1) * gain.test_error + 0.01  # fitting five components costs some 15 / 2 / 3000
+    # fitting five components costs some 15 / 2 / 3000
+    assert abs(gain.value - expected) < limit(1) * gain.test_error + 0.01
 
 
 def test_discrete_latents_have_information_and_no_gaussian_prior() -> None:
@@ -146,7 +161,9 @@ def test_discrete_latents_have_information_and_no_gaussian_prior() -> None:
     assert found["prior_gain"] is None
     assert 0 < found["information"]["own"]["value"] < 3 * math.log(2)
     assert found["total_correlation"] is not None
-    assert found["rate"]["value"] == pytest.approx(taut.importance(model, x, 500).rate.mean().item(), abs=0.3)
+    assert found["rate"]["value"] == pytest.approx(
+        taut.importance(model, x, 500).rate.mean().item(), abs=0.3
+    )
 
 
 def test_one_datum_is_refused() -> None:
@@ -155,7 +172,8 @@ def test_one_datum_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "shift", "verdict"), [(0.6, 0.0, "too narrow"), (1.6, 0.0, "too wide"), (1.0, 0.5, "off-centre")]
+    ("width", "shift", "verdict"),
+    [(0.6, 0.0, "too narrow"), (1.6, 0.0, "too wide"), (1.0, 0.5, "off-centre")],
 )
 def test_calibration_names_what_is_wrong(width: float, shift: float, verdict: str) -> None:
     problem = taut.LinearGaussian(dim_x=4, dim_z=2)
@@ -163,7 +181,9 @@ def test_calibration_names_what_is_wrong(width: float, shift: float, verdict: st
     class Off(taut.Posterior):
         def forward(self, x, context=None):
             exact = problem.posterior(x)
-            return MultivariateNormal(exact.mean + shift * exact.stddev, width**2 * exact.covariance_matrix)
+            return MultivariateNormal(
+                exact.mean + shift * exact.stddev, width**2 * exact.covariance_matrix
+            )
 
     found = calibration(problem.model(Off()))
     assert verdict in found["verdict"]
@@ -174,7 +194,9 @@ def test_calibration_names_what_is_wrong(width: float, shift: float, verdict: st
 
 
 def test_the_exact_posterior_is_calibrated() -> None:
-    """Over 200 runs the p-values of a single dimension are uniform, and the coverage is 0.9 on average."""
+    """Over 200 runs the p-values of a single dimension are uniform, and the coverage is 0.9 on
+    average.
+    """
     problem = taut.LinearGaussian(dim_x=3, dim_z=1)
     runs = [calibration(problem.model(), 200, seed=seed) for seed in range(200)]
     p = torch.tensor([r["p_value"] for r in runs])
@@ -187,11 +209,17 @@ def test_the_exact_posterior_is_calibrated() -> None:
 def test_discrete_posteriors_are_calibrated_too() -> None:
     problem = taut.BinaryLatents()
     assert calibration(problem.model())["p_value"] > 1e-6
-    assert calibration(problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear)))["spread"] is None
+    assert (
+        calibration(problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear)))["spread"]
+        is None
+    )
 
 
 def test_the_scale_of_a_normal_likelihood_is_checked_by_its_residuals() -> None:
-    """x = W z + b + noise of twice the model's scale, under the exact posterior of the right model: E e^2 is known."""
+    """x = W z + b + noise of twice the model's scale, under the exact posterior of the right model.
+
+    E e^2 is known.
+    """
     event, n = (3,), 20000
     model = taut.VAE(
         taut.StandardNormal(2),
@@ -204,30 +232,52 @@ def test_the_scale_of_a_normal_likelihood_is_checked_by_its_residuals() -> None:
     x = torch.randn(n, 3) * torch.tensor([0.5, 1.0, 0.25])  # e = x / 0.5 has variances 1, 4, 1/4
     found = scale_check(model, x)
     expected = sum(0.5 * (v - 1 - math.log(v)) for v in (1.0, 4.0, 0.25))
-    assert found["gain"]["value"] == pytest.approx(expected, abs=limit(1) * found["gain"]["test_error"])
-    assert found["factor"] == pytest.approx({"median": 1.0, "smallest": 0.5, "largest": 2.0}, rel=0.05)
+    assert found["gain"]["value"] == pytest.approx(
+        expected, abs=limit(1) * found["gain"]["test_error"]
+    )
+    assert found["factor"] == pytest.approx(
+        {"median": 1.0, "smallest": 0.5, "largest": 2.0}, rel=0.05
+    )
     assert found["at_floor"] is None
     learned = taut.Normal(event, 2, min_scale=0.3, decoder=taut.Linear)
     with torch.no_grad():
         learned.raw_scale.fill_(-30.0)  # as far down as it goes
     assert scale_check(taut.VAE(model.prior, learned, model.posterior), x)["at_floor"] == 1.0
-    assert scale_check(taut.VAE(model.prior, taut.Bernoulli(event, 2, taut.Linear), model.posterior), (x > 0).double()) is None
+    assert (
+        scale_check(
+            taut.VAE(model.prior, taut.Bernoulli(event, 2, taut.Linear), model.posterior),
+            (x > 0).double(),
+        )
+        is None
+    )
 
 
 def test_a_prior_is_not_measured_on_the_data_it_was_fitted_to() -> None:
-    """Here the aggregate posterior is the prior, so that nothing can be gained, and what is fitted to 37 rows loses.
+    """Here the aggregate posterior is the prior, so that nothing can be gained, and what is fitted
+    to 37 rows loses.
 
-    The mean over 60 runs is some ten standard errors below zero; on its own data every fit would gain.
+    The mean over 60 runs is some ten standard errors below zero; on its own data every fit would
+    gain.
     """
     model = gaussian_model(a=0.6 * torch.eye(2), scale=torch.tensor([0.8, 0.8]))
-    gains = torch.tensor([latents(model, torch.randn(100, 2), seed=seed)["prior_gain"]["value"] for seed in range(60)])
+    gains = torch.tensor(
+        [
+            latents(model, torch.randn(100, 2), seed=seed)["prior_gain"]["value"]
+            for seed in range(60)
+        ]
+    )
     assert float(gains.mean()) < -limit(1) * float(gains.std()) / 60**0.5
 
 
 def test_a_scale_is_not_measured_on_the_data_it_was_fitted_to() -> None:
-    """The first, third, ... of the data find the factor 2, and the others, whose residuals are 1, are worse off with it."""
+    """The first, third, ...
+
+    of the data find the factor 2, and the others, whose residuals are 1, are worse off with it.
+    """
     model = taut.VAE(
-        taut.StandardNormal(2), taut.Normal((3,), 2, 0.5, decoder=taut.Linear), taut.DiagonalNormal((3,), 2, taut.Linear)
+        taut.StandardNormal(2),
+        taut.Normal((3,), 2, 0.5, decoder=taut.Linear),
+        taut.DiagonalNormal((3,), 2, taut.Linear),
     )
     with torch.no_grad():
         for p in [*model.likelihood.parameters(), *model.posterior.parameters()]:

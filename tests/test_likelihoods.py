@@ -1,4 +1,6 @@
-"""Every likelihood is normalised, has the moments it claims and is a density in the user's own units."""
+"""Every likelihood is normalised, has the moments it claims and is a density in the user's own
+units.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ from torch import Tensor
 from ztest import assert_mean
 
 import taut
-from taut.distributions import OUTSIDE, Bernoulli, CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic
+from taut.distributions import (
+    OUTSIDE,
+    Bernoulli,
+    CategoricalLevels,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+)
 
 LEVELS = torch.arange(2.0, 9.0, dtype=torch.float64)
 
@@ -34,13 +42,22 @@ def wild(part: taut.Likelihood, std: float = 1.5) -> taut.Likelihood:
         (lambda: taut.Bernoulli((1,), 1), torch.tensor([0.0, 1.0])),
         (lambda: taut.Categorical((1,), 1, 2, 8), LEVELS),
         (lambda: taut.DiscretizedLogistic((1,), 1, 2, 8, data_loc=5.0, data_scale=2.0), LEVELS),
-        (lambda: taut.DiscretizedLogistic((1,), 1, 2, 8, components=4, data_loc=5.0, data_scale=2.0), LEVELS),
-        (lambda: taut.DiscretizedLogistic((1,), 1, 0, 255, data_loc=128.0, data_scale=60.0), torch.arange(256.0)),
+        (
+            lambda: taut.DiscretizedLogistic(
+                (1,), 1, 2, 8, components=4, data_loc=5.0, data_scale=2.0
+            ),
+            LEVELS,
+        ),
+        (
+            lambda: taut.DiscretizedLogistic((1,), 1, 0, 255, data_loc=128.0, data_scale=60.0),
+            torch.arange(256.0),
+        ),
     ],
 )
 def test_masses_sum_to_one(part, support: Tensor) -> None:
     built, whole = part(), 0.0
-    if isinstance(built, taut.DiscretizedLogistic):  # all integers have mass, together all but the share of the other numbers
+    # all integers have mass, together all but the share of the other numbers
+    if isinstance(built, taut.DiscretizedLogistic):
         support, whole = torch.arange(-2000.0, 2256.0), math.log1p(-OUTSIDE)
     total = single(wild(built), support.double()).logsumexp(0)
     torch.testing.assert_close(total, torch.full_like(total, whole), rtol=0, atol=1e-12)
@@ -48,7 +65,9 @@ def test_masses_sum_to_one(part, support: Tensor) -> None:
 
 @pytest.mark.parametrize("differentiated", [False, True])  # another formula in each
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
-def test_bernoulli_is_its_closed_form_at_any_logit(differentiated: bool, dtype: torch.dtype, rounding: float) -> None:
+def test_bernoulli_is_its_closed_form_at_any_logit(
+    differentiated: bool, dtype: torch.dtype, rounding: float
+) -> None:
     logit = torch.cat([torch.linspace(-60, 60, 241), torch.tensor([-300.0, 300.0])])
     bits = Bernoulli(logits=logit.to(dtype).requires_grad_(differentiated), validate_args=False)
     for value, right in ((1.0, -torch.log1p((-logit).exp())), (0.0, -torch.log1p(logit.exp()))):
@@ -68,7 +87,9 @@ def test_normal_integrates_to_one_in_the_users_units(scale) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("logit", [0.0, 0.005, -0.0099, 0.0101, 1.0, -3.0, 17.0, -50.0, 500.0])
-def test_continuous_bernoulli_integrates_to_one_at_any_logit(logit: float, dtype: torch.dtype) -> None:
+def test_continuous_bernoulli_integrates_to_one_at_any_logit(
+    logit: float, dtype: torch.dtype
+) -> None:
     """torch's own loses two thirds of its mass at 50 in float32, where its clamp sets in."""
     nodes, weights = _gauss_legendre(200)
     # all but e^-40 of the mass lies within 40 / |l| of the end that is favoured: the nodes go there
@@ -76,7 +97,8 @@ def test_continuous_bernoulli_integrates_to_one_at_any_logit(logit: float, dtype
     x = width * nodes if logit <= 0 else 1 - width * nodes
     d = ContinuousBernoulli(torch.tensor(logit, dtype=dtype))
     total = (width * weights * d.log_prob(x).double().exp()).sum().item()
-    # float32: l x is rounded at |l| eps, 3e-5 for 500, in the exponent; the series is exact to 4e-12
+    # float32: l x is rounded at |l| eps, 3e-5 for 500, in the exponent; the series is exact to
+    # 4e-12
     assert total == pytest.approx(1, abs=1e-4 if dtype == torch.float32 else 1e-8)
     mean = (width * weights * x * d.log_prob(x).double().exp()).sum().item()
     assert d.mean.item() == pytest.approx(mean, abs=1e-4 if dtype == torch.float32 else 1e-6)
@@ -100,15 +122,24 @@ def _gauss_legendre(order: int) -> tuple[Tensor, Tensor]:
 
 
 def test_change_of_units_costs_its_jacobian() -> None:
-    """The same model of the data in metres and in centimetres: log p differs by log 100 an element, nothing else."""
+    """The same model of the data in metres and in centimetres.
+
+    Log p differs by log 100 an element, nothing else.
+    """
     metres = taut.Normal((3,), 2, data_loc=1.7, data_scale=0.1)
     centimetres = taut.Normal((3,), 2, data_loc=170.0, data_scale=10.0)
     centimetres.load_state_dict(
-        {**metres.state_dict(), "data_loc": torch.full((3,), 170.0), "data_scale": torch.full((3,), 10.0)}
+        {
+            **metres.state_dict(),
+            "data_loc": torch.full((3,), 170.0),
+            "data_scale": torch.full((3,), 10.0),
+        }
     )
     z, x = torch.randn(4, 5, 2), 1.7 + 0.1 * torch.randn(5, 3)
     difference = metres(z).log_prob(x) - centimetres(z).log_prob(100 * x)
-    torch.testing.assert_close(difference, torch.full_like(difference, 3 * math.log(100)), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        difference, torch.full_like(difference, 3 * math.log(100)), rtol=0, atol=1e-10
+    )
 
 
 def test_uniform_eight_bit_data_have_eight_bits() -> None:
@@ -127,7 +158,10 @@ def test_raw_zero_is_the_marginal_of_the_data() -> None:
         return part(torch.randn(1, 1, 2))
 
     frequencies = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.99, 0.01]])
-    torch.testing.assert_close(zero(taut.Bernoulli((3,), 2, log_frequencies=frequencies.log())).mean[0, 0], frequencies[:, 1])
+    torch.testing.assert_close(
+        zero(taut.Bernoulli((3,), 2, log_frequencies=frequencies.log())).mean[0, 0],
+        frequencies[:, 1],
+    )
     table = torch.rand(3, 7).softmax(-1)
     mass = zero(taut.Categorical((3,), 2, 2, 8, log_frequencies=table.log())).base_dist.probs[0, 0]
     torch.testing.assert_close(mass, table)
@@ -167,20 +201,41 @@ def test_discretized_logistic_leaves_a_share_beyond_its_ends_and_between_its_lev
     below, above = torch.sigmoid((2.5 - loc) / scale), torch.sigmoid((loc - 7.5) / scale)
     far = torch.arange(1.0, 4001.0)[:, None]  # beyond 4,000 lies 2 / (4001 * 4002) of the share
     for tail, x in ((below, 2 - far), (above, 8 + far)):
-        torch.testing.assert_close(d.log_prob(x).exp().sum(0) / tail, torch.full((3,), OUTSIDE), rtol=2e-7, atol=0)
-        torch.testing.assert_close(d.log_prob(x[:1]).exp()[0], OUTSIDE * (1 - OUTSIDE) * tail * 4 / 6, rtol=1e-12, atol=0)
-    for level in torch.arange(-3.0, 12.0):  # a density of the width 1 about each integer: it integrates to the share
+        torch.testing.assert_close(
+            d.log_prob(x).exp().sum(0) / tail, torch.full((3,), OUTSIDE), rtol=2e-7, atol=0
+        )
+        torch.testing.assert_close(
+            d.log_prob(x[:1]).exp()[0], OUTSIDE * (1 - OUTSIDE) * tail * 4 / 6, rtol=1e-12, atol=0
+        )
+    # a density of the width 1 about each integer: it integrates to the share
+    for level in torch.arange(-3.0, 12.0):
         for x in (level - 0.4, level + 0.25):
-            torch.testing.assert_close(d.log_prob(x), d.log_prob(level) + math.log(OUTSIDE / (1 - OUTSIDE)), rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                d.log_prob(x),
+                d.log_prob(level) + math.log(OUTSIDE / (1 - OUTSIDE)),
+                rtol=0,
+                atol=1e-12,
+            )
     one = DiscretizedLogistic(loc, scale, 4, 4)
     integers = torch.arange(-3000.0, 3000.0)[:, None]
-    torch.testing.assert_close(one.log_prob(integers).logsumexp(0), torch.full((3,), math.log1p(-OUTSIDE)), rtol=0, atol=1e-12)
-    in_float32 = DiscretizedLogistic(loc.float(), scale.float(), 2, 8).log_prob(torch.tensor([[1e6], [-7.0], [4.5]]).float())
-    torch.testing.assert_close(in_float32.double(), d.log_prob(torch.tensor([[1e6], [-7.0], [4.5]])), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        one.log_prob(integers).logsumexp(0),
+        torch.full((3,), math.log1p(-OUTSIDE)),
+        rtol=0,
+        atol=1e-12,
+    )
+    in_float32 = DiscretizedLogistic(loc.float(), scale.float(), 2, 8).log_prob(
+        torch.tensor([[1e6], [-7.0], [4.5]]).float()
+    )
+    torch.testing.assert_close(
+        in_float32.double(), d.log_prob(torch.tensor([[1e6], [-7.0], [4.5]])), rtol=1e-5, atol=0
+    )
 
 
 def test_discretized_logistic_has_no_cancellation_far_from_its_centre() -> None:
-    """At 60 scales from the centre both distribution functions round to 1, but the mass is e^-59.5 (1 - e^-1) to 1e-10."""
+    """At 60 scales from the centre both distribution functions round to 1, but the mass is e^-59.5
+    (1 - e^-1) to 1e-10.
+    """
     d = DiscretizedLogistic(torch.tensor(0.0), torch.tensor(1.0), -100, 100)
     expected = -59.5 + math.log(1 - math.exp(-1)) + math.log1p(-OUTSIDE)
     assert float(d.log_prob(torch.tensor(60.0))) == pytest.approx(expected, abs=1e-10)
@@ -206,5 +261,6 @@ def test_samples_follow_the_mass(distribution) -> None:
     counts = torch.stack([(d.sample((n,)) == level).sum() for level in LEVELS])
     p = d.log_prob(LEVELS).exp()
     z = (counts - n * p) / (n * p * (1 - p)).sqrt()
-    # Two-sided binomial z over 7 levels; by Bonferroni 5.4 is passed by chance with probability 5e-7.
+    # Two-sided binomial z over 7 levels; by Bonferroni 5.4 is passed by chance with probability
+    # 5e-7.
     assert float(z.abs().max()) < 5.4

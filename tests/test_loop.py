@@ -1,4 +1,7 @@
-"""The training loop: what a step does, what is skipped, rolled back and kept, and that it is the same every time."""
+"""The training loop.
+
+What a step does, what is skipped, rolled back and kept, and that it is the same every time.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,13 @@ from taut.training import loop
 from taut.training.loop import Record, State, finish, train, validate
 from taut.training.pace import plan_steps
 
-TABLE = np.random.default_rng(0).normal(size=(90, 3)) @ np.random.default_rng(1).normal(size=(3, 3)) + 5.0
-PLAIN = TrainingConfig(batch_size=16, learning_rate=1e-2, averaging=0.0, patience=10.0, max_epochs=30)
+TABLE = (
+    np.random.default_rng(0).normal(size=(90, 3)) @ np.random.default_rng(1).normal(size=(3, 3))
+    + 5.0
+)
+PLAIN = TrainingConfig(
+    batch_size=16, learning_rate=1e-2, averaging=0.0, patience=10.0, max_epochs=30
+)
 
 
 def dataset(validation_fraction: float = 0.2) -> Dataset:
@@ -32,7 +40,10 @@ def dataset(validation_fraction: float = 0.2) -> Dataset:
 def model(seed: int = 0) -> taut.VAE:
     torch.manual_seed(seed)
     mlp = {"hidden": (6,)}
-    decoder, encoder = (lambda *shapes: taut.MLP(*shapes, **mlp)), (lambda *shapes: taut.MLP(*shapes, **mlp))
+    decoder, encoder = (
+        (lambda *shapes: taut.MLP(*shapes, **mlp)),
+        (lambda *shapes: taut.MLP(*shapes, **mlp)),
+    )
     return taut.VAE(
         taut.StandardNormal(2),
         taut.Normal((3,), 2, decoder=decoder, data_loc=5.0),
@@ -41,7 +52,11 @@ def model(seed: int = 0) -> taut.VAE:
 
 
 def run(
-    m: taut.VAE, data: Dataset, config: TrainingConfig = PLAIN, steps: int = 300, objective: taut.Objective | None = None
+    m: taut.VAE,
+    data: Dataset,
+    config: TrainingConfig = PLAIN,
+    steps: int = 300,
+    objective: taut.Objective | None = None,
 ) -> tuple[list[Record], State]:
     state = State(steps)
     return list(train(m, objective or taut.ELBO(), data, config, state)), state
@@ -51,14 +66,16 @@ def weights(m: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in m.parameters()])
 
 
-# --- Randomness -----------------------------------------------------------------------------------------------------------
+# --- Randomness -----------------------------------------------------------------------------------
 
 
 def test_streams_are_independent_and_reproducible() -> None:
     seeds = {derive(s, n, k) for s in range(3) for n in ("init", "step", "order") for k in range(5)}
     assert len(seeds) == 45
     assert all(0 <= s < 2**63 for s in seeds)
-    assert torch.equal(torch.rand(3, generator=generator(1, "a", 2)), torch.rand(3, generator=generator(1, "a", 2)))
+    assert torch.equal(
+        torch.rand(3, generator=generator(1, "a", 2)), torch.rand(3, generator=generator(1, "a", 2))
+    )
     with stream(0, "a"):
         first = torch.rand(3)
     with stream(0, "a"):
@@ -79,9 +96,13 @@ def test_a_block_leaves_the_global_stream_where_it_was() -> None:
 
 
 def test_every_row_comes_up_equally_often_and_every_batch_is_full() -> None:
-    """Batches run on across epochs: after a whole number of epochs each row has come up exactly as often."""
+    """Batches run on across epochs.
+
+    After a whole number of epochs each row has come up exactly as often.
+    """
     n, size = 10, 4
-    rows = [loop._rows(7, torch.zeros(n, 1), size, step) for step in range(15)]  # 15 batches of 4 are 6 epochs of 10
+    # 15 batches of 4 are 6 epochs of 10
+    rows = [loop._rows(7, torch.zeros(n, 1), size, step) for step in range(15)]
     assert all(len(r) == size for r in rows)
     together = torch.cat(rows)
     assert torch.bincount(together, minlength=n).tolist() == [6] * n
@@ -99,7 +120,7 @@ def test_same_seed_same_bits_and_another_seed_others() -> None:
     assert a[0].bound != c[0].bound
 
 
-# --- Steps ----------------------------------------------------------------------------------------------------------------
+# --- Steps ----------------------------------------------------------------------------------------
 
 
 def test_one_step_is_adam_on_the_mean_of_the_surrogate() -> None:
@@ -133,7 +154,9 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
 
 
 class Slope(taut.Objective):
-    """An objective with a gradient of our choosing: the sum of all weights times ``slope(step)``."""
+    """An objective with a gradient of our choosing: the sum of all weights times
+    ``slope(step)``.
+    """
 
     def __init__(self, slope: Callable[[int], float]) -> None:
         super().__init__()
@@ -149,7 +172,9 @@ class Slope(taut.Objective):
 
 
 def test_gradients_are_clipped_to_the_stated_norm() -> None:
-    """Adam does not see a constant factor, so one long gradient among short ones shows what clipping did to it."""
+    """Adam does not see a constant factor, so one long gradient among short ones shows what
+    clipping did to it.
+    """
     data, m = dataset(0.0), model()
     count = len(weights(m))
     config = dataclasses.replace(PLAIN, clip_norm=2.0)
@@ -158,7 +183,13 @@ def test_gradients_are_clipped_to_the_stated_norm() -> None:
     run(m, data, config, 2, objective)
     first, second = 2.0 / count**0.5, 1e-3  # each weight's gradient, after clipping
     mean, square = 0.1 * first, 0.001 * first**2
-    by_hand += 1e-2 * loop._rate(0, config, State(2)) / 1e-2 * (mean / 0.1) / ((square / 0.001) ** 0.5 + 1e-8)
+    by_hand += (
+        1e-2
+        * loop._rate(0, config, State(2))
+        / 1e-2
+        * (mean / 0.1)
+        / ((square / 0.001) ** 0.5 + 1e-8)
+    )
     mean, square = 0.9 * mean + 0.1 * second, 0.999 * square + 0.001 * second**2
     step = (mean / (1 - 0.9**2)) / ((square / (1 - 0.999**2)) ** 0.5 + 1e-8)
     by_hand += loop._rate(1, config, State(2)) * step
@@ -167,15 +198,21 @@ def test_gradients_are_clipped_to_the_stated_norm() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(bad: float) -> None:
-    """Weights and moments are as if the step had not been: the run with three bad steps among 100 equals one without them."""
+    """Weights and moments are as if the step had not been.
+
+    The run with three bad steps among 100 equals one without them.
+    """
     data, m = dataset(0.0), model()
     reference = copy.deepcopy(m)
     constant = dataclasses.replace(PLAIN, learning_rate=1e-3)
-    records, state = run(m, data, constant, 100, Slope(lambda step: bad if step in (3, 50, 51) else 1.0))
+    records, state = run(
+        m, data, constant, 100, Slope(lambda step: bad if step in (3, 50, 51) else 1.0)
+    )
     assert (records[-1].skipped, state.skipped, state.rollbacks) == (3, 3, 0)
     assert bool(torch.isfinite(weights(m)).all())
     steps = [s for s in range(100) if s not in (3, 50, 51)]
-    # Adam on a constant gradient of 1 moves each weight by the rate: the sum of the rates of the steps that counted.
+    # Adam on a constant gradient of 1 moves each weight by the rate: the sum of the rates of the
+    # steps that counted.
     moved = sum(loop._rate(s, constant, State(100)) for s in steps) / (1 + 1e-8)
     torch.testing.assert_close(weights(m), weights(reference) + moved, rtol=0, atol=1e-8)
     assert math.isfinite(records[-1].bound)
@@ -185,7 +222,11 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is() -> None:
     class Root(taut.Objective):
         def __call__(self, model, x, context=None, progress=1.0) -> taut.Bound:
             w = next(model.parameters()).sum()
-            value = ((w - w.detach()).abs() + (0.0 if 0.02 < progress < 0.04 else 1.0)).sqrt().expand(len(x))
+            value = (
+                ((w - w.detach()).abs() + (0.0 if 0.02 < progress < 0.04 else 1.0))
+                .sqrt()
+                .expand(len(x))
+            )
             return taut.Bound(value.detach(), value)
 
     m = model()
@@ -209,7 +250,10 @@ def test_a_value_that_is_not_finite_is_skipped_though_loss_and_gradient_are() ->
 
 
 def test_rolls_back_to_the_interval_before_at_half_the_rate() -> None:
-    """From its 120th call on the objective is broken for 100 calls: one interval of 100 is undone, then it goes on."""
+    """From its 120th call on the objective is broken for 100 calls.
+
+    One interval of 100 is undone, then it goes on.
+    """
     data, m = dataset(), model()
     objective = Slope(lambda call: math.nan if 120 <= call < 200 else 1.0)
     reference = weights(m).clone()
@@ -218,14 +262,18 @@ def test_rolls_back_to_the_interval_before_at_half_the_rate() -> None:
     assert [r.step for r in records] == [100, 200]
     first = sum(loop._rate(s, PLAIN, State(200)) for s in range(100))
     second = sum(loop._rate(s, PLAIN, State(200)) for s in range(100, 200)) / 2
-    torch.testing.assert_close(weights(m), reference + (first + second) / (1 + 1e-8), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        weights(m), reference + (first + second) / (1 + 1e-8), rtol=0, atol=1e-8
+    )
 
 
 def test_gives_up_after_three_rollbacks_and_names_the_term() -> None:
     class Broken(taut.Prior):
         def forward(self, context=None):
             loc = torch.full((2,), math.nan)
-            return torch.distributions.Independent(torch.distributions.Normal(loc, torch.ones(2), validate_args=False), 1)
+            return torch.distributions.Independent(
+                torch.distributions.Normal(loc, torch.ones(2), validate_args=False), 1
+            )
 
     m = model()
     m.prior = Broken()
@@ -237,7 +285,7 @@ def test_gives_up_after_three_rollbacks_and_names_the_term() -> None:
     torch.testing.assert_close(weights(m), before, rtol=0, atol=0)
 
 
-# --- What is reported and kept --------------------------------------------------------------------------------------------
+# --- What is reported and kept --------------------------------------------------------------------
 
 
 def test_the_reported_bound_is_the_mean_over_the_finite_steps() -> None:
@@ -246,7 +294,9 @@ def test_the_reported_bound_is_the_mean_over_the_finite_steps() -> None:
     class Counting(taut.Objective):
         def __call__(self, model, x, context=None, progress=1.0) -> taut.Bound:
             step = round(progress * 100)
-            surrogate = next(model.parameters()).sum().expand(len(x)) * (math.nan if step == 99 else 1.0)
+            surrogate = next(model.parameters()).sum().expand(len(x)) * (
+                math.nan if step == 99 else 1.0
+            )
             return taut.Bound(torch.full((len(x),), values[step % 100]), surrogate)
 
     records, _ = run(model(), dataset(0.0), PLAIN, 100, Counting())
@@ -262,7 +312,10 @@ def test_epochs_and_steps_are_counted() -> None:
 
 
 def test_validation_counts_every_row_once_in_evaluation_mode() -> None:
-    """With the exact posterior the bound is log p(x) for each row: the mean over 4100 rows in three blocks is theirs."""
+    """With the exact posterior the bound is log p(x) for each row.
+
+    The mean over 4100 rows in three blocks is theirs.
+    """
     problem = taut.LinearGaussian()
     x = problem.sample(4100)
     value, target = validate(problem.model(), taut.ELBO(), x, 0)
@@ -274,7 +327,9 @@ def test_validation_counts_every_row_once_in_evaluation_mode() -> None:
     validate(m, taut.ELBO(), x[:5], 0)
     assert modes == [False]
     assert m.training
-    beta_value, beta_target = validate(problem.model(), taut.ELBO(beta=4.0, analytic_kl=False), x, 0)
+    beta_value, beta_target = validate(
+        problem.model(), taut.ELBO(beta=4.0, analytic_kl=False), x, 0
+    )
     assert beta_value == pytest.approx(value, abs=1e-10)
     assert beta_target < beta_value
 
@@ -307,13 +362,17 @@ def test_the_running_average_has_the_buffers_of_the_last_step() -> None:
             return super().__call__(model, x, context, progress)
 
     m = model()
-    _, state = run(m, dataset(0.0), dataclasses.replace(PLAIN, averaging=0.9), 50, Ticking(lambda step: 1.0))
+    _, state = run(
+        m, dataset(0.0), dataclasses.replace(PLAIN, averaging=0.9), 50, Ticking(lambda step: 1.0)
+    )
     finish(m, state)
     assert m.posterior.features.loc.item() == 5.0 + 50
 
 
 def test_a_frozen_part_keeps_every_bit_and_is_seen_as_it_will_be_used() -> None:
-    """Else dropout would blur the decoder that a posterior is fitted to, and its running statistics would move."""
+    """Else dropout would blur the decoder that a posterior is fitted to, and its running statistics
+    would move.
+    """
 
     class Counting(taut.Network):
         def __init__(self, in_shape, out_shape, context_dim: int = 0) -> None:
@@ -326,7 +385,9 @@ def test_a_frozen_part_keeps_every_bit_and_is_seen_as_it_will_be_used() -> None:
             return self.inner(z)
 
     m = taut.VAE(
-        taut.GaussianMixture(2, 3), taut.Normal((3,), 2, decoder=Counting), taut.DiagonalNormal((3,), 2, Counting, data_loc=5.0)
+        taut.GaussianMixture(2, 3),
+        taut.Normal((3,), 2, decoder=Counting),
+        taut.DiagonalNormal((3,), 2, Counting, data_loc=5.0),
     )
     for part in (m.prior, m.likelihood):
         part.requires_grad_(False)
@@ -341,7 +402,10 @@ def test_a_frozen_part_keeps_every_bit_and_is_seen_as_it_will_be_used() -> None:
 
 
 def test_keeps_the_weights_that_were_best_on_the_validation_data() -> None:
-    """The objective rises on training data while it falls on validation data: the first weights are the best."""
+    """The objective rises on training data while it falls on validation data.
+
+    The first weights are the best.
+    """
 
     class Opposed(taut.Objective):
         def __call__(self, model, x, context=None, progress=1.0) -> taut.Bound:
@@ -386,10 +450,14 @@ def test_stops_early_but_not_before_the_warm_up_is_over() -> None:
 
     config = dataclasses.replace(PLAIN, patience=0.25)
     records, state = run(model(), dataset(), config, 1000, Falling())
-    assert [r.step for r in records][-1] == 400  # best at 100, patience of 250 steps, checked each 100
+    assert [r.step for r in records][
+        -1
+    ] == 400  # best at 100, patience of 250 steps, checked each 100
     assert state.best_step == 100
     records, state = run(model(), dataset(), config, 1000, Falling(warmup=0.5))
-    assert [r.best for r in records] == [False] * 4 + [True] + [False] * 3  # the best is looked for from step 500 on
+    assert [r.best for r in records] == [False] * 4 + [True] + [
+        False
+    ] * 3  # the best is looked for from step 500 on
     assert records[-1].step == 800
 
 
@@ -411,7 +479,10 @@ def test_a_validation_bound_that_is_not_finite_is_none_and_never_the_best() -> N
     records, state = run(m, data, PLAIN, 200)
     assert [(r.validation, r.best) for r in records] == [(None, False), (None, False)]
     finish(m, state)  # the last weights are kept
-    torch.testing.assert_close(weights(m), torch.cat([state.tensors[f"model.{n}"].flatten() for n, _ in m.named_parameters()]))
+    torch.testing.assert_close(
+        weights(m),
+        torch.cat([state.tensors[f"model.{n}"].flatten() for n, _ in m.named_parameters()]),
+    )
 
 
 def test_goes_on_from_a_state_to_the_bit() -> None:
@@ -455,17 +526,25 @@ def test_dynamic_binarization_draws_anew_at_each_step() -> None:
 def test_steps_are_planned() -> None:
     data, m = dataset(), model()
     n = len(data.train)
-    assert plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=7)) == math.ceil(7 * n / 16)
-    assert plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=None)) == math.ceil(2000 * n / 16)
+    assert plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=7)) == math.ceil(
+        7 * n / 16
+    )
+    assert plan_steps(
+        m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=None)
+    ) == math.ceil(2000 * n / 16)
     images = dataclasses.replace(data, schema=Schema("binary", (4,), 0.0, 1.0))
-    assert plan_steps(m, taut.ELBO(), images, dataclasses.replace(PLAIN, max_epochs=None)) == math.ceil(500 * n / 16)
+    assert plan_steps(
+        m, taut.ELBO(), images, dataclasses.replace(PLAIN, max_epochs=None)
+    ) == math.ceil(500 * n / 16)
     before = weights(m).clone()
-    planned = plan_steps(m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=1000, minutes=1e-6))
+    planned = plan_steps(
+        m, taut.ELBO(), data, dataclasses.replace(PLAIN, max_epochs=1000, minutes=1e-6)
+    )
     assert planned == 1  # a minute fraction too short for any step still makes one
     assert torch.equal(weights(m), before)  # measuring trains a copy
 
 
-# --- A frozen part, and data that the model draws -------------------------------------------------------------------------
+# --- A frozen part, and data that the model draws -------------------------------------------------
 
 
 class Spy(taut.ELBO):
@@ -482,16 +561,23 @@ SEEN: list[tuple[Tensor, bool, bool]] = []
 def test_a_frozen_part_stays_as_it_is_to_the_bit_and_is_evaluated() -> None:
     m = model()
     with torch.no_grad():
-        next(m.likelihood.parameters()).fill_(-0.0)  # which an average with itself would turn into 0.0
+        # which an average with itself would turn into 0.0
+        next(m.likelihood.parameters()).fill_(-0.0)
     m.likelihood.requires_grad_(False)
     before = {k: v.clone() for k, v in m.state_dict().items()}
     SEEN.clear()
     _, state = run(m, dataset(), dataclasses.replace(PLAIN, averaging=0.9), 40, Spy())
     finish(m, state)
     for name, tensor in m.state_dict().items():
-        same = torch.equal(torch.signbit(tensor), torch.signbit(before[name])) and torch.equal(tensor, before[name])
+        same = torch.equal(torch.signbit(tensor), torch.signbit(before[name])) and torch.equal(
+            tensor, before[name]
+        )
         assert same == (not name.startswith("posterior.encoder"))
-    assert {(decoder, encoder) for _, decoder, encoder in SEEN} == {(False, True), (False, False)}  # training, validation
+    # training, validation
+    assert {(decoder, encoder) for _, decoder, encoder in SEEN} == {
+        (False, True),
+        (False, False),
+    }
 
 
 @pytest.mark.parametrize(("share", "drawn"), [(0.0, 0), (0.5, 8), (1.0, 16)])

@@ -1,4 +1,6 @@
-"""Where memory is short, the numbers are what they would have been, or the data are refused in one line before they are read."""
+"""Where memory is short, the numbers are what they would have been, or the data are refused in one
+line before they are read.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,13 @@ from taut.training.loop import State, first_batch, run_steps, train, validate
 from taut.training.step import Learner
 from taut.use import tasks
 
-WORDS = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 137438953472 bytes."
-SETTINGS = TrainingConfig(batch_size=11, learning_rate=1e-2, averaging=0.9, compile="off", threads=1, patience=10.0)
+WORDS = (
+    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 137438953472 "
+    "bytes."
+)
+SETTINGS = TrainingConfig(
+    batch_size=11, learning_rate=1e-2, averaging=0.9, compile="off", threads=1, patience=10.0
+)
 OBJECTIVES = {
     "elbo": taut.ELBO(),
     "dreg": taut.DReG(num_samples=3),
@@ -47,7 +54,9 @@ OBJECTIVES = {
 
 
 class Narrow(taut.Bernoulli):
-    """A likelihood for which memory is too short beyond so many data, or so many samples of them."""
+    """A likelihood for which memory is too short beyond so many data, or so many
+    samples of them.
+    """
 
     limit = 10**9
     samples = 10**9
@@ -75,7 +84,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Any:
 def _model(dropout: float = 0.0) -> taut.VAE:
     torch.manual_seed(0)
     network = partial(taut.MLP, hidden=(6,), dropout=dropout)
-    return taut.VAE(taut.StandardNormal(2), Narrow((5,), 2, decoder=network), taut.DiagonalNormal((5,), 2, network))
+    return taut.VAE(
+        taut.StandardNormal(2),
+        Narrow((5,), 2, decoder=network),
+        taut.DiagonalNormal((5,), 2, network),
+    )
 
 
 def _data() -> Any:
@@ -87,7 +100,9 @@ def _trained(
     objective: taut.Objective, steps: int = 12, dropout: float = 0.0, **changed: Any
 ) -> tuple[taut.VAE, State, list[Any]]:
     model, state = _model(dropout), State(steps)
-    records = list(train(model, objective, _data(), dataclasses.replace(SETTINGS, **changed), state))
+    records = list(
+        train(model, objective, _data(), dataclasses.replace(SETTINGS, **changed), state)
+    )
     return model, state, records
 
 
@@ -96,13 +111,15 @@ def _apart(a: State, b: State) -> float:
     return max(float((a.tensors[k] - b.tensors[k]).abs().max()) for k in a.tensors)
 
 
-# --- Training -------------------------------------------------------------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("room", "parts"), [(6, 2), (3, 4), (1, 11)])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_step_in_micro_batches_is_the_step(narrow: Any, name: str, room: int, parts: int) -> None:
-    """Weights, moments and running average to rounding, after twelve steps with dynamic binarization and dropout."""
+    """Weights, moments and running average to rounding, after twelve steps with dynamic
+    binarization and dropout.
+    """
     _, whole, [record] = _trained(OBJECTIVES[name], dropout=0.3)
     narrow(room)
     _, state, [again] = _trained(OBJECTIVES[name], dropout=0.3)
@@ -163,19 +180,35 @@ def test_what_couples_the_rows_is_not_divided(narrow: Any, what: str) -> None:
         model.posterior = nn.Sequential(nn.BatchNorm1d(5), model.posterior)  # type: ignore[assignment]
         model.posterior.forward = lambda x, context=None: model.posterior[1](model.posterior[0](x))  # type: ignore[index]
     with pytest.raises(RuntimeError, match="can't allocate memory"):
-        list(train(model, taut.ELBO(free_bits=0.1 if what == "free_bits" else 0.0), _data(), SETTINGS, State(12)))
+        list(
+            train(
+                model,
+                taut.ELBO(free_bits=0.1 if what == "free_bits" else 0.0),
+                _data(),
+                SETTINGS,
+                State(12),
+            )
+        )
     assert Narrow.failures == 1
 
 
 def test_a_compiled_step_goes_on_eagerly(narrow: Any) -> None:
-    """In the midst of an interval, after steps that the graph took: with the counts of all weights, and no step lost."""
+    """In the midst of an interval, after steps that the graph took.
+
+    With the counts of all weights, and no step lost.
+    """
     data, runs = _data(), []
     for fails in (False, True):
         learner, state = Learner(_model(), taut.ELBO(), SETTINGS), State(12)
 
         recorded = record(learner, first_batch(data, SETTINGS))
 
-        def graph(*tensors: Tensor, own: Learner = learner, recorded: Graph = recorded, fails: bool = fails) -> None:
+        def graph(
+            *tensors: Tensor,
+            own: Learner = learner,
+            recorded: Graph = recorded,
+            fails: bool = fails,
+        ) -> None:
             if fails and float(own.optimizer.state[own.trainable[0]]["step"]) == 7:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             recorded(*tensors)
@@ -190,17 +223,31 @@ def test_a_compiled_step_goes_on_eagerly(narrow: Any) -> None:
     torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-7, atol=1e-9)
 
 
-# --- Recorded, and gone on with -------------------------------------------------------------------------------------------
+# --- Recorded, and gone on with -------------------------------------------------------------------
 
 
-def test_a_run_records_it_and_resumes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the memory is there again: the numbers are those of one unbroken run, to the bit."""
+def test_a_run_records_it_and_resumes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the memory is there again: the numbers are those of one unbroken run,
+    to the bit.
+    """
     bits = np.random.default_rng(0).integers(0, 2, (300, 8)).astype(np.uint8)
     np.save(tmp_path / "bits.npy", bits)
     config = Config.from_dict(
         {
-            "model": {"latent_dim": 2, "encoder": "MLP(hidden=(4,))", "decoder": "MLP(hidden=(4,))"},
-            "training": {"max_epochs": 105, "batch_size": 240, "patience": 10.0, "checkpoint_seconds": 0.0, "threads": 1},
+            "model": {
+                "latent_dim": 2,
+                "encoder": "MLP(hidden=(4,))",
+                "decoder": "MLP(hidden=(4,))",
+            },
+            "training": {
+                "max_epochs": 105,
+                "batch_size": 240,
+                "patience": 10.0,
+                "checkpoint_seconds": 0.0,
+                "threads": 1,
+            },
             "evaluation": {"num_samples": 20},
         }
     )
@@ -248,7 +295,7 @@ def test_it_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.stderr.count(line) == 1
 
 
-# --- Evaluation -----------------------------------------------------------------------------------------------------------
+# --- Evaluation -----------------------------------------------------------------------------------
 
 
 def test_chunks_are_halved_from_then_on() -> None:
@@ -272,7 +319,10 @@ def test_chunks_are_halved_from_then_on() -> None:
 
 
 def test_importance_sampling_with_fewer_samples_at_a_time(narrow: Any) -> None:
-    """The same samples: equal to rounding, also where a chunk is no divisor of what is drawn at a time."""
+    """The same samples.
+
+    Equal to rounding, also where a chunk is no divisor of what is drawn at a time.
+    """
     x = torch.bernoulli(torch.full((40, 5), 0.5))
     whole = importance(_model(), x, 150, seed=3)
     narrow(samples=32 * 7)
@@ -345,7 +395,12 @@ def test_draws_of_the_posterior_in_smaller_blocks(monkeypatch: pytest.MonkeyPatc
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
         (RuntimeError(WORDS), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            True,
+        ),
         (RuntimeError("shapes differ"), False),
         (UsageError("out of memory"), False),
     ],
@@ -354,7 +409,7 @@ def test_which_errors_are_of_memory(error: Exception, is_one: bool) -> None:
     assert out_of_memory(error) is is_one
 
 
-# --- Before anything is read ----------------------------------------------------------------------------------------------
+# --- Before anything is read ----------------------------------------------------------------------
 
 
 def _files(folder: Path) -> dict[str, tuple[Path, int]]:
@@ -377,7 +432,9 @@ def test_data_that_cannot_fit_are_refused_before_they_are_read(
     monkeypatch.setattr("taut.data.readers._fill", None)  # nothing is read
     monkeypatch.setattr("taut.data.tables.delimited.read_csv", None)
     monkeypatch.setattr("taut.system.memory.available", lambda: COPIES * size - 1)
-    with pytest.raises(OutOfMemoryError, match=r"need at least .* GiB of memory, .* GiB are free") as caught:
+    with pytest.raises(
+        OutOfMemoryError, match=r"need at least .* GiB of memory, .* GiB are free"
+    ) as caught:
         prepare(path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -387,7 +444,9 @@ def test_data_that_cannot_fit_are_refused_before_they_are_read(
         prepare(path)
 
 
-def test_counts_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_that_cannot_fit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     anndata, sparse = pytest.importorskip("anndata"), pytest.importorskip("scipy.sparse")
     matrix = sparse.csr_matrix(np.random.default_rng(0).poisson(0.5, (50, 10)).astype(np.float32))
     anndata.AnnData(matrix).write_h5ad(tmp_path / "a.h5ad")
@@ -399,7 +458,9 @@ def test_counts_that_cannot_fit_are_refused(tmp_path: Path, monkeypatch: pytest.
     prepare(tmp_path / "a.h5ad")
 
 
-def test_the_line_says_what_is_needed_what_there_is_and_how_to_mend_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_says_what_is_needed_what_there_is_and_how_to_mend_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("taut.system.memory.available", lambda: 8 * 2**30)
     sizes = "x.csv: 4 GiB of data need at least 12 GiB of memory, 8 GiB are free"
     with pytest.raises(OutOfMemoryError) as caught:
@@ -409,7 +470,9 @@ def test_the_line_says_what_is_needed_what_there_is_and_how_to_mend_it(monkeypat
     check_fits(2**60, "x.csv", "convert it")  # a system that does not tell
 
 
-def test_the_command_ends_with_the_code_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_ends_with_the_code_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.save(tmp_path / "a.npy", np.zeros((100, 20)))
     monkeypatch.setattr("taut.system.memory.available", lambda: 1000)
     result = call("check", str(tmp_path / "a.npy"))
@@ -417,8 +480,12 @@ def test_the_command_ends_with_the_code_of_memory(tmp_path: Path, monkeypatch: p
     assert "save it as a smaller type" in result.stderr.replace("\n", " ")
 
 
-def test_available_memory_is_what_the_kernel_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal:  24684092 kB\nMemFree:  100 kB\nMemAvailable:   2000 kB\n")
+def test_available_memory_is_what_the_kernel_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text(
+        "MemTotal:  24684092 kB\nMemFree:  100 kB\nMemAvailable:   2000 kB\n"
+    )
     monkeypatch.setattr("taut.system.memory.OWN_GROUPS", tmp_path / "none")
     for file, value in (("meminfo", 2_048_000), ("nothing", None)):
         monkeypatch.setattr("taut.system.memory.MEMINFO", tmp_path / file)
@@ -429,7 +496,10 @@ def test_available_memory_is_what_the_kernel_says(tmp_path: Path, monkeypatch: p
     ("line", "files"),
     [
         ("0::/jobs/7", ("", "memory.max", "memory.current", "inactive_file")),
-        ("3:cpuset:/\n4:memory:/jobs/7", ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+        (
+            "3:cpuset:/\n4:memory:/jobs/7",
+            ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
     ],
 )
 def test_available_memory_is_what_the_limits_of_a_container_leave(
@@ -454,7 +524,7 @@ def test_available_memory_is_what_the_limits_of_a_container_leave(
     assert available() == 2_048_000
 
 
-# --- Enough memory --------------------------------------------------------------------------------------------------------
+# --- Enough memory --------------------------------------------------------------------------------
 
 FAULTS = """
 import resource, torch
@@ -474,10 +544,19 @@ with evaluating(torch.nn.Linear(1, 1)):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
-@pytest.mark.parametrize("told", [{}, {"MALLOC_TRIM_THRESHOLD_": "100000"}], ids=["by us", "by a person"])
+@pytest.mark.parametrize(
+    "told", [{}, {"MALLOC_TRIM_THRESHOLD_": "100000"}], ids=["by us", "by a person"]
+)
 def test_what_was_freed_is_kept_unless_a_person_said_how(told: dict[str, str]) -> None:
-    """Pages that the system hands out: 8 MB are freed and asked for fifty times, 1,950 pages of 4 KiB each."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))} | told
-    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
+    """Pages that the system hands out.
+
+    8 MB are freed and asked for fifty times, 1,950 pages of 4 KiB each.
+    """
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))
+    } | told
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True
+    )
     pages = int(done.stdout)
     assert pages > 50_000 if told else pages < 500

@@ -1,4 +1,8 @@
-"""Gaps: what is missing is integrated out exactly, by every objective, estimator, gap and sampler, and filled in by its mean."""
+"""Gaps.
+
+What is missing is integrated out exactly, by every objective, estimator, gap and sampler, and
+filled in by its mean.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +31,20 @@ def with_gaps(x: Tensor, share: float = 0.4) -> Tensor:
 
 
 def marginal(problem: taut.LinearGaussian, x: Tensor, context: Tensor | None = None) -> Tensor:
-    """log p of the observed features of each row, from the sub-matrix of the covariance, written out row by row."""
+    """log p of the observed features of each row, from the sub-matrix of the covariance, written
+    out row by row.
+    """
     w, sigma = problem.likelihood.weight, problem.likelihood.scale
     loc = (problem.prior.loc(context) @ w.T + problem.likelihood.shift(context)).expand(x.shape)
     covariance = w @ w.T + sigma**2 * torch.eye(len(w))
     result = []
     for row, mean in zip(x, loc, strict=True):
         there = ~row.isnan()
-        part = torch.distributions.MultivariateNormal(mean[there], covariance[there][:, there]) if there.any() else None
+        part = (
+            torch.distributions.MultivariateNormal(mean[there], covariance[there][:, there])
+            if there.any()
+            else None
+        )
         result.append(torch.zeros(()) if part is None else part.log_prob(row[there]))
     return torch.stack(result)
 
@@ -44,11 +54,15 @@ def test_the_problem_with_gaps_is_its_marginal(context_dim: int) -> None:
     problem = taut.LinearGaussian(5, 2, context_dim=context_dim)
     context = torch.randn(20, context_dim) if context_dim else None
     x = with_gaps(problem.sample(20, context))
-    torch.testing.assert_close(problem.log_evidence(x, context), marginal(problem, x, context), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        problem.log_evidence(x, context), marginal(problem, x, context), rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize(
-    "objective", [o for o, _, reparameterized in instances.OBJECTIVES if reparameterized], ids=lambda o: repr(o)
+    "objective",
+    [o for o, _, reparameterized in instances.OBJECTIVES if reparameterized],
+    ids=lambda o: repr(o),
 )
 def test_every_bound_is_the_marginal_of_what_was_observed(objective: taut.Objective) -> None:
     problem = taut.LinearGaussian(5, 2)
@@ -62,7 +76,9 @@ def test_every_bound_is_the_marginal_of_what_was_observed(objective: taut.Object
 
 
 def test_the_gradient_is_that_of_the_marginal() -> None:
-    """With the exact posterior the gradient of the bound to the decoder is that of log p(x_obs), sample by sample in the mean."""
+    """With the exact posterior the gradient of the bound to the decoder is that of log p(x_obs),
+    sample by sample in the mean.
+    """
     problem = taut.LinearGaussian(4, 2)
     x = with_gaps(problem.sample(6))
     (exact,) = torch.autograd.grad(marginal(problem, x).sum(), problem.likelihood.weight)
@@ -79,15 +95,22 @@ def test_importance_sampling_and_annealing_with_gaps_are_exact() -> None:
     problem = taut.LinearGaussian(5, 2)
     x = with_gaps(problem.sample(12))
     evidence = taut.importance(problem.model(), x, 20)
-    torch.testing.assert_close(evidence.log_evidence, marginal(problem, x).detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        evidence.log_evidence, marginal(problem, x).detach(), rtol=0, atol=1e-10
+    )
     worse = problem.model(Wide(problem))
     annealed = taut.annealing(worse, x, num_chains=64, max_temperatures=60)
-    error = (annealed.log_evidence - marginal(problem, x).detach()) / annealed.log_evidence_error.clamp(min=1e-9)
-    assert error.abs().max() < 5.5  # 12 data at 5.5 standard errors: false alarm about 5e-7 if Normal
+    error = (
+        annealed.log_evidence - marginal(problem, x).detach()
+    ) / annealed.log_evidence_error.clamp(min=1e-9)
+    # 12 data at 5.5 standard errors: false alarm about 5e-7 if Normal
+    assert error.abs().max() < 5.5
 
 
 class Wide(taut.Posterior):
-    """The exact posterior mean, off by so many standard deviations, with a scale half as large again."""
+    """The exact posterior mean, off by so many standard deviations, with a scale half as large
+    again.
+    """
 
     def __init__(self, problem: taut.LinearGaussian, shift: float = 0.0) -> None:
         super().__init__()
@@ -99,7 +122,9 @@ class Wide(taut.Posterior):
 
 
 def test_gaps_of_a_wrong_posterior_are_its_divergences() -> None:
-    """log p(x_obs) - ELBO is KL(q, p(z | x_obs)), and a fit of each datum's own posterior closes what amortization left."""
+    """log p(x_obs) - ELBO is KL(q, p(z | x_obs)), and a fit of each datum's own posterior closes
+    what amortization left.
+    """
     problem = taut.LinearGaussian(5, 2)
     model = problem.model(Wide(problem))
     x = with_gaps(problem.sample(8))
@@ -107,11 +132,14 @@ def test_gaps_of_a_wrong_posterior_are_its_divergences() -> None:
     optima = list(optima_blocks(model, x, evaluation_samples=4000))
     gaps = decompose(evidence, None, optima)
     exact = problem.posterior(x)
-    q = torch.distributions.MultivariateNormal(exact.mean, torch.diag_embed((1.5 * exact.stddev) ** 2))
+    q = torch.distributions.MultivariateNormal(
+        exact.mean, torch.diag_embed((1.5 * exact.stddev) ** 2)
+    )
     kl = torch.distributions.kl_divergence(q, exact)
     difference = evidence.log_evidence - evidence.elbo - kl.detach()
     assert (difference.abs() < 6 * evidence.gap_error + 1e-9).all()
-    # The best diagonal Normal has the precision's diagonal: its divergence is half the log of (diagonal product / determinant).
+    # The best diagonal Normal has the precision's diagonal: its divergence is half the log of
+    # (diagonal product / determinant).
     precision = exact.precision_matrix
     best = 0.5 * (precision.diagonal(dim1=-2, dim2=-1).log().sum(-1) - precision.logdet()).detach()
     assert (gaps.log_evidence - gaps.elbo_best - best).abs().max() < 0.02
@@ -137,11 +165,18 @@ def test_imputation_by_a_wrong_posterior_converges_to_the_conditional_mean() -> 
 
 
 def test_multiple_imputations_are_draws_of_the_conditional() -> None:
-    problem = taut.LinearGaussian(4, 2, scale=2.0)  # most of the variance is that of x given z: a mean is no draw
+    # most of the variance is that of x given z: a mean is no draw
+    problem = taut.LinearGaussian(4, 2, scale=2.0)
     x = problem.sample(1)
     x[0, :2] = torch.nan
     model = problem.model(Wide(problem, shift=0.7))  # the draws are right by their weights alone
-    draws = torch.cat([impute(model, x.expand(50, -1), 2000, num_imputations=20, seed=s).draws for s in range(10)], 1)
+    draws = torch.cat(
+        [
+            impute(model, x.expand(50, -1), 2000, num_imputations=20, seed=s).draws
+            for s in range(10)
+        ],
+        1,
+    )
     assert torch.equal(draws[..., 2:], x[0, 2:].expand_as(draws[..., 2:]))
     w, sigma = problem.likelihood.weight.detach(), problem.likelihood.scale
     covariance = w @ w.T + sigma**2 * torch.eye(4)
@@ -213,11 +248,15 @@ def test_a_row_that_no_latent_point_explains_keeps_its_gaps_and_spoils_no_other(
     assert found.ess[2] == 0
     assert not found.reliable[2]
     assert not found.values[alone].isnan().any()
-    torch.testing.assert_close(found.values[alone], problem.conditional_mean(x[alone]).detach(), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        found.values[alone], problem.conditional_mean(x[alone]).detach(), rtol=0, atol=1e-8
+    )
 
 
 def test_picks_are_as_even_as_the_shares() -> None:
-    """Of 10 systematic picks a share of 0.25 gets two or three, and one of 0.5 gets five, in a random order."""
+    """Of 10 systematic picks a share of 0.25 gets two or three, and one of 0.5 gets five, in a
+    random order.
+    """
     share = torch.tensor([[0.25, 0.25, 0.5]]).T.expand(-1, 500)
     picked = _picked(share, 10)
     counts = torch.stack([(picked == k).sum(0) for k in range(3)])
@@ -236,7 +275,9 @@ def test_what_is_missing_costs_nothing_and_leaves_the_rest_alone() -> None:
     gap[2, 1] = torch.nan
     each = terms(observed, gap)
     assert (each[:, 2, 1] == 0).all()
-    torch.testing.assert_close(observed.log_prob(gap)[:, 2], base.log_prob(x)[:, 2, 0], rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        observed.log_prob(gap)[:, 2], base.log_prob(x)[:, 2, 0], rtol=0, atol=1e-14
+    )
     assert torch.equal(observed.expand((5, 3, 4)).log_prob(x)[3], observed.log_prob(x))
     with pytest.raises(ValueError, match="does not say how much each element"):
         terms(whole, x)
@@ -289,7 +330,10 @@ def test_given_columns_are_a_context_and_the_total_of_a_row_can_be_one() -> None
 
 
 def test_bits_per_dimension_count_what_is_observed(tmp_path: Path) -> None:
-    """A fair coin is one bit, half of them missing or none: log p(x) of a row is of its observed entries alone."""
+    """A fair coin is one bit, half of them missing or none.
+
+    Log p(x) of a row is of its observed entries alone.
+    """
     rng = np.random.default_rng(0)
     x = rng.integers(0, 2, (600, 20)).astype(float)
     x[rng.random(x.shape) < 0.5] = np.nan

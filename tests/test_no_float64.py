@@ -1,4 +1,7 @@
-"""Devices without float64, such as Apple's MPS: the core of taut on one that raises at the sight of it."""
+"""Devices without float64, such as Apple's MPS.
+
+The core of taut on one that raises at the sight of it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,12 @@ from taut.evidence.audit import Effort
 from taut.runs import fit as fits
 from taut.use import tasks
 
-SMALL = {"encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,))", "max_epochs": 2, "latent_dim": 2}
+SMALL = {
+    "encoder": "MLP(hidden=(8,))",
+    "decoder": "MLP(hidden=(8,))",
+    "max_epochs": 2,
+    "latent_dim": 2,
+}
 DATA = {
     "StudentT()": lambda: torch.randn(80, 4),
     "LogNormal()": lambda: torch.randn(80, 4).exp(),
@@ -43,14 +51,21 @@ def test_the_device_refuses_float64_and_does_not_mix() -> None:
 
 
 @pytest.mark.parametrize("likelihood", DATA)
-def test_training_there_gives_the_numbers_of_the_processor(likelihood: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_there_gives_the_numbers_of_the_processor(
+    likelihood: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = DATA[likelihood]()
     settings = SMALL | {"likelihood": likelihood}
     settings |= {"kind": "count"} if likelihood.startswith("Negative") else {}
     there = taut.fit(x, **settings).evaluation()
     monkeypatch.setattr(fits, "find_device", torch.device)
     here = taut.fit(x, device="cpu", **settings).evaluation()
-    for name in ("elbo", "log_evidence", "rate"):  # float32 all the way: a few units in the sixth place
+    # float32 all the way: a few units in the sixth place
+    for name in (
+        "elbo",
+        "log_evidence",
+        "rate",
+    ):
         assert there[name]["value"] == pytest.approx(here[name]["value"], rel=1e-4, abs=1e-4)
 
 
@@ -59,7 +74,9 @@ def test_every_estimator_runs_there() -> None:
     run = taut.fit(x, **SMALL)
     model = run.model.to("lazy")
     here = taut.importance(taut.fit(x, **SMALL).model.cpu(), x[:10], 50)
-    torch.testing.assert_close(taut.importance(model, x[:10], 50).elbo, here.elbo, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        taut.importance(model, x[:10], 50).elbo, here.elbo, rtol=1e-4, atol=1e-4
+    )
     far = 1000 * x[:4]
     assert bool(settle(model, far, taut.importance(model, far, 50)).known.all())
     gaps = torch.where(torch.rand(20, 4) < 0.2, torch.nan, x[:20])

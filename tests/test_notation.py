@@ -18,7 +18,10 @@ from taut.system.errors import DataError, UsageError
 
 VALUES = np.round(np.random.default_rng(0).lognormal(7, 1, 300), 2)
 SIGNED = np.round(np.random.default_rng(1).normal(0, 30, 300), 1)
-DAYS = [datetime.date(2021, 1, 1) + datetime.timedelta(int(d)) for d in np.random.default_rng(2).integers(0, 700, 300)]
+DAYS = [
+    datetime.date(2021, 1, 1) + datetime.timedelta(int(d))
+    for d in np.random.default_rng(2).integers(0, 700, 300)
+]
 EPOCH = datetime.date(1970, 1, 1)
 
 
@@ -74,18 +77,42 @@ def test_numbers_in_disguise_are_read_as_numbers(write, notation, values):
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ([f"{i * 37 + 1000:,}" for i in range(100)], "'1,000', which may be 1000 or 1.000; write them without that mark"),
-        ([f"{i * 37 + 1000:,} €".replace(",", ".") for i in range(100)], "'1.000', which may be 1000 or 1.000"),
-        (["1,234.5", "1.234,5", "7,5"] * 50, "decimal points and with decimal commas, '1,234.5' and '1.234,5'"),
-        ([f"{i} {'kg' if i % 3 else 'lb'}" for i in range(100)], "numbers with 'kg' and with 'lb', such as '0 lb'"),
-        ([f"{i % 24:02d}:{i % 60:02d}" for i in range(100)], "times of day such as '00:00'; give them as a number"),
-        ([f"{i % 24:02d}:{i % 60:02d}:30" for i in range(100)], "times of day such as '00:00:30'; give them as a number"),
+        (
+            [f"{i * 37 + 1000:,}" for i in range(100)],
+            "'1,000', which may be 1000 or 1.000; write them without that mark",
+        ),
+        (
+            [f"{i * 37 + 1000:,} €".replace(",", ".") for i in range(100)],
+            "'1.000', which may be 1000 or 1.000",
+        ),
+        (
+            ["1,234.5", "1.234,5", "7,5"] * 50,
+            "decimal points and with decimal commas, '1,234.5' and '1.234,5'",
+        ),
+        (
+            [f"{i} {'kg' if i % 3 else 'lb'}" for i in range(100)],
+            "numbers with 'kg' and with 'lb', such as '0 lb'",
+        ),
+        (
+            [f"{i % 24:02d}:{i % 60:02d}" for i in range(100)],
+            "times of day such as '00:00'; give them as a number",
+        ),
+        (
+            [f"{i % 24:02d}:{i % 60:02d}:30" for i in range(100)],
+            "times of day such as '00:00:30'; give them as a number",
+        ),
         (
             ["03/04/2021", "05/06/2021", "07/08/2021"] * 50,
             "'03/04/2021', whose day and month cannot be told apart; write",
         ),
-        (["31/01/2021", "01/31/2021", "01/02/2021"] * 50, "month, day ('01/31/2021') and of the order day, month ('31/01/2021')"),
-        (["31/01/2021", "2021-01-31"] * 50, "dates in two notations, '2021-01-31' (50 values) and '31/01/2021' (50)"),
+        (
+            ["31/01/2021", "01/31/2021", "01/02/2021"] * 50,
+            "month, day ('01/31/2021') and of the order day, month ('31/01/2021')",
+        ),
+        (
+            ["31/01/2021", "2021-01-31"] * 50,
+            "dates in two notations, '2021-01-31' (50 values) and '31/01/2021' (50)",
+        ),
     ],
 )
 def test_what_can_be_read_in_two_ways_is_refused(texts, said):
@@ -126,7 +153,11 @@ def test_dates_in_common_notations_are_read_as_dates(pattern, notation):
         ("12/31/2021 12:05 am", datetime.datetime(2021, 12, 31, 0, 5), "timestamp"),
         ("2021-12-31 13:45:30 UTC", datetime.datetime(2021, 12, 31, 13, 45, 30), "timestamp UTC"),
         ("2021-12-31 13:45:30 +0230", datetime.datetime(2021, 12, 31, 11, 15, 30), "timestamp UTC"),
-        ("Fri, 31 Dec 2021 13:45:30 GMT", datetime.datetime(2021, 12, 31, 13, 45, 30), "timestamp UTC"),
+        (
+            "Fri, 31 Dec 2021 13:45:30 GMT",
+            datetime.datetime(2021, 12, 31, 13, 45, 30),
+            "timestamp UTC",
+        ),
         ("2021-12-31 UTC", datetime.datetime(2021, 12, 31), "timestamp UTC"),
         ("2021-12", datetime.datetime(2021, 12, 1), "date"),
         ("2021Q4", datetime.datetime(2021, 10, 1), "date"),
@@ -168,7 +199,9 @@ def test_few_texts_with_a_number_stay_levels_and_are_told():
     column, notes, _, _ = understood(["4dr", "5dr", "2dr"] * 100)
     assert column.levels == ("2dr", "4dr", "5dr")
     assert "'x' holds texts such as '4dr', which may be numbers (4)" in notes[0]
-    assert understood(["4dr", "5dr", "2dr"] * 100, given={"x": {"kind": "real"}})[3][:3].tolist() == [4, 5, 2]
+    assert understood(["4dr", "5dr", "2dr"] * 100, given={"x": {"kind": "real"}})[3][
+        :3
+    ].tolist() == [4, 5, 2]
     column, _, _, codes = understood(["10%", "20%"] * 100)
     assert (column.kind, column.levels, codes[:2].tolist()) == ("binary", ("10", "20"), [0, 1])
 
@@ -210,7 +243,9 @@ def test_stand_ins_for_no_date_and_no_number_are_told(base, sentinel, remedy):
     _, notes, problems, _ = understood(values)
     assert problems == []
     assert any(
-        "may mean missing" in line and line.endswith("--missing-values" + " " * (remedy[0] != "=") + remedy) for line in notes
+        "may mean missing" in line
+        and line.endswith("--missing-values" + " " * (remedy[0] != "=") + remedy)
+        for line in notes
     )
     assert not any("may mean missing" in line for line in understood(base)[1])
 
@@ -230,7 +265,10 @@ def test_an_error_says_what_was_left_out():
 
 def test_a_file_of_disguised_numbers_becomes_a_data_set(tmp_path):
     path = tmp_path / "t.csv"
-    rows = (f'"${x:,.2f}",{day:%m/%d/%Y},{y:.1f}%' for x, y, day in zip(VALUES, SIGNED, DAYS, strict=True))
+    rows = (
+        f'"${x:,.2f}",{day:%m/%d/%Y},{y:.1f}%'
+        for x, y, day in zip(VALUES, SIGNED, DAYS, strict=True)
+    )
     path.write_text("\n".join(["price,when,share", *rows]))
     assert [c.kind for c in prepare(path).schema.columns] == ["positive", "date", "real"]
 

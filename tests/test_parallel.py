@@ -1,4 +1,7 @@
-"""Two processes do what one does: the same steps, the same evaluation, each message once, and an end when one of them dies."""
+"""Two processes do what one does.
+
+The same steps, the same evaluation, each message once, and an end when one of them dies.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def two() -> Iterator[Ranks]:
     ranks.close()
 
 
-# --- Together -------------------------------------------------------------------------------------------------------------
+# --- Together -------------------------------------------------------------------------------------
 
 
 def test_one_process_is_left_alone() -> None:
@@ -58,7 +61,8 @@ def _in_order(count: int) -> tuple[list[Any], list[int]]:
 
     def compute(task: int) -> list[int]:
         computed.append(task)
-        return list(parallel.in_order([task, -task], lambda x: 10 * x))  # what uses it itself is alone in there
+        # what uses it itself is alone in there
+        return list(parallel.in_order([task, -task], lambda x: 10 * x))
 
     return list(parallel.in_order(range(count), compute)), computed
 
@@ -98,7 +102,11 @@ def _who() -> tuple[Any, ...]:
     checked = []
     for shift in (0, own):
         try:
-            checked.append(parallel.check_same({"a": torch.arange(3.0) + shift, "b": torch.tensor(1)}, "after step 7"))
+            checked.append(
+                parallel.check_same(
+                    {"a": torch.arange(3.0) + shift, "b": torch.tensor(1)}, "after step 7"
+                )
+            )
         except ParallelError as error:
             checked.append(str(error).partition(":")[0])
     total = parallel.sum_over_ranks(torch.tensor([1.0, float(own)]))()
@@ -124,7 +132,7 @@ def test_every_row_is_in_one_share(two: Ranks) -> None:
     ]
 
 
-# --- Noise ----------------------------------------------------------------------------------------------------------------
+# --- Noise ----------------------------------------------------------------------------------------
 
 K, B = 3, 7
 DRAWS = {
@@ -166,7 +174,7 @@ def test_noise_of_no_datum_differs_from_rank_to_rank(two: Ranks) -> None:
     assert not (a == b).any()
 
 
-# --- Training -------------------------------------------------------------------------------------------------------------
+# --- Training -------------------------------------------------------------------------------------
 
 OBJECTIVES = {
     "elbo": ELBO(),
@@ -175,7 +183,9 @@ OBJECTIVES = {
     "sticking": taut.StickingTheLanding(num_samples=2),
 }
 Trained = tuple[list[float], np.ndarray, float]
-SETTINGS = TrainingConfig(batch_size=11, learning_rate=1e-2, averaging=0.9, max_epochs=3, patience=10.0)
+SETTINGS = TrainingConfig(
+    batch_size=11, learning_rate=1e-2, averaging=0.9, max_epochs=3, patience=10.0
+)
 
 
 class Partial(taut.VAE):
@@ -191,7 +201,11 @@ def _model(kind: type[taut.VAE] = taut.VAE, dropout: float = 0.0) -> taut.VAE:
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     network = partial(taut.MLP, hidden=(6,), dropout=dropout)
-    return kind(taut.StandardNormal(2), taut.Bernoulli((5,), 2, decoder=network), taut.DiagonalNormal((5,), 2, network))
+    return kind(
+        taut.StandardNormal(2),
+        taut.Bernoulli((5,), 2, decoder=network),
+        taut.DiagonalNormal((5,), 2, network),
+    )
 
 
 def _data() -> Any:
@@ -199,8 +213,15 @@ def _data() -> Any:
     return prepare(grey, binarize="dynamic", validation_fraction=0.3, test_fraction=0.0)
 
 
-def _trained(model: taut.VAE, objective: taut.Objective, config: TrainingConfig = SETTINGS, recorded: bool = False) -> Trained:
-    """Trains for 12 steps; returns the bounds of each step, the weights and the validation bound."""
+def _trained(
+    model: taut.VAE,
+    objective: taut.Objective,
+    config: TrainingConfig = SETTINGS,
+    recorded: bool = False,
+) -> Trained:
+    """Trains for 12 steps; returns the bounds of each step, the weights and the
+    validation bound.
+    """
     bounds = []
     learner = Learner(model, objective, config)
     if recorded:
@@ -223,14 +244,19 @@ def _trained_by_name(name: str, recorded: bool = False) -> Trained:
     if name == "tiny":
         return _trained(_model(), ELBO(), dataclasses.replace(SETTINGS, batch_size=1), recorded)
     if name == "simulated":
-        return _trained(_model(Partial), ELBO(), dataclasses.replace(SETTINGS, simulated=0.5), recorded)
+        return _trained(
+            _model(Partial), ELBO(), dataclasses.replace(SETTINGS, simulated=0.5), recorded
+        )
     return _trained(_model(), OBJECTIVES[name], recorded=recorded)
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["eager", "recorded"])
 @pytest.mark.parametrize("name", [*OBJECTIVES, "partial", "dropout", "tiny", "simulated"])
 def test_two_processes_train_as_one(two: Ranks, name: str, recorded: bool) -> None:
-    """Steps of 11 rows in shares of 5 and 6, of 1 row and none; in float64, so that only the order of sums differs."""
+    """Steps of 11 rows in shares of 5 and 6, of 1 row and none.
+
+    In float64, so that only the order of sums differs.
+    """
     alone = _trained_by_name(name)
     for bounds, weights, validation in two(_trained_by_name, name, recorded):
         np.testing.assert_allclose(bounds, alone[0], rtol=1e-9)
@@ -249,7 +275,11 @@ def _gradients(bare: bool) -> list[float]:
 
 
 def test_gradients_are_added_up_only_through_the_wrapper(two: Ranks) -> None:
-    """The trap of DDP: a module that is called without its wrapper learns from one's own rows alone, and nobody says so."""
+    """The trap of DDP.
+
+    A module that is called without its wrapper learns from one's own rows alone, and nobody says
+    so.
+    """
     joined, bare = two(_gradients, False), two(_gradients, True)
     assert joined[0] == joined[1]
     assert bare[0] != bare[1]
@@ -257,9 +287,13 @@ def test_gradients_are_added_up_only_through_the_wrapper(two: Ranks) -> None:
 
 
 def _uncompiled() -> tuple[str, str]:
-    """Returns why no step is compiled where the first rank alone could, and the form that a training of minutes takes then."""
+    """Returns why no step is compiled where the first rank alone could, and the form that a
+    training of minutes takes then.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch._inductor.compile", lambda graph, *_, **__: graph if parallel.main() else 1 / 0)
+        patch.setattr(
+            "torch._inductor.compile", lambda graph, *_, **__: graph if parallel.main() else 1 / 0
+        )
         learner = Learner(_model(), ELBO(), SETTINGS)
         try:
             learner.compile(first_batch(_data(), SETTINGS))
@@ -279,7 +313,9 @@ def test_all_processes_compile_or_none(two: Ranks) -> None:
 
 
 def _form(seconds: float) -> tuple[str, str]:
-    """Returns the form that is chosen where a step takes so many seconds, compiled ones half as many on the first rank alone."""
+    """Returns the form that is chosen where a step takes so many seconds, compiled ones half as
+    many on the first rank alone.
+    """
 
     def measured(learner: Learner, *_: Any) -> float:
         compiled = learner._graph is not None and parallel.main()
@@ -294,14 +330,19 @@ def _form(seconds: float) -> tuple[str, str]:
 
 
 def test_the_form_of_the_step_is_chosen_for_all(two: Ranks) -> None:
-    compiled = "2 processes, each compiled, 1 thread (eager, 1 thread 1e+05 ms; compiled, 1 thread 5e+04 ms)"
+    compiled = (
+        "2 processes, each compiled, 1 thread (eager, 1 thread 1e+05 ms; compiled, 1 thread 5e+04 "
+        "ms)"
+    )
     assert two(_form, 100.0) == [("on", compiled)] * 2
     assert two(_form, 1e-3) == [("off", "2 processes, each eager, 1 thread")] * 2
 
 
 def _timed() -> tuple[float, float]:
     learner = Learner(_model(), ELBO(), SETTINGS)
-    return pace._seconds(learner, _data(), 1, 0.0), pace._overhead(learner, first_batch(_data(), SETTINGS)[:2])
+    return pace._seconds(learner, _data(), 1, 0.0), pace._overhead(
+        learner, first_batch(_data(), SETTINGS)[:2]
+    )
 
 
 def test_times_are_those_of_one_process(two: Ranks) -> None:
@@ -322,11 +363,14 @@ def _refused(name: str) -> str:
 
 
 def test_what_needs_the_whole_batch_is_refused(two: Ranks) -> None:
-    assert all("train in one process" in text for text in two(_refused, "free bits") + two(_refused, "batch norm"))
+    assert all(
+        "train in one process" in text
+        for text in two(_refused, "free bits") + two(_refused, "batch norm")
+    )
     assert two(_refused, "else") == ["nothing"] * 2
 
 
-# --- Commands -------------------------------------------------------------------------------------------------------------
+# --- Commands -------------------------------------------------------------------------------------
 
 FIT = [
     "--latent-dim",
@@ -351,7 +395,8 @@ def _alone(*arguments: object) -> None:
     from taut.cli.app import app
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the ranks: sums of another number of threads are rounded otherwise
+    # as the ranks: sums of another number of threads are rounded otherwise
+    torch.set_num_threads(1)
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
@@ -363,7 +408,10 @@ def _history(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def runs(two: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same training by one process and by two; a table with gaps whose parts have odd numbers of rows."""
+    """The same training by one process and by two.
+
+    A table with gaps whose parts have odd numbers of rows.
+    """
     folder = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(91, 2)) @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(91, 4))
@@ -378,19 +426,30 @@ def runs(two: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_fit_is_the_same_by_two(runs: Path) -> None:
-    """In float32, with sums in another order: rounding alone is between them, and what it grows to in 266 steps."""
+    """In float32, with sums in another order.
+
+    Rounding alone is between them, and what it grows to in 266 steps.
+    """
     one, two = (_history(runs / name) for name in ("one", "two"))
     assert [line["step"] for line in one] == [line["step"] for line in two] == [100, 200, 266]
-    assert [line["bound"] for line in two] == pytest.approx([line["bound"] for line in one], rel=1e-4)
-    assert [line["validation"] for line in two] == pytest.approx([line["validation"] for line in one], rel=1e-3)
+    assert [line["bound"] for line in two] == pytest.approx(
+        [line["bound"] for line in one], rel=1e-4
+    )
+    assert [line["validation"] for line in two] == pytest.approx(
+        [line["validation"] for line in one], rel=1e-3
+    )
     assert one != two  # to the bit
-    assert {path.name for path in (runs / "one").iterdir()} == {path.name for path in (runs / "two").iterdir()}
+    assert {path.name for path in (runs / "one").iterdir()} == {
+        path.name for path in (runs / "two").iterdir()
+    }
 
 
 def test_a_training_of_minutes_ends_by_one_clock(two: Ranks, runs: Path, tmp_path: Path) -> None:
     """The number of steps is measured, and each process measures another."""
     minutes = ["--minutes", "0.003", "--set", "training.max_epochs=1000"]
-    first, second = two.taut("fit", runs / "x.npy", "--out", tmp_path / "run", *FIT, *minutes, *QUICK)
+    first, second = two.taut(
+        "fit", runs / "x.npy", "--out", tmp_path / "run", *FIT, *minutes, *QUICK
+    )
     assert (first.code, second) == (0, (0, "", "")), first.err + second.err
     assert _history(tmp_path / "run")[-1]["step"] > 0
 
@@ -414,7 +473,9 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_evaluation_by_two_is_that_of_one_to_the_bit(two: Ranks, runs: Path, tmp_path: Path, name: str) -> None:
+def test_evaluation_by_two_is_that_of_one_to_the_bit(
+    two: Ranks, runs: Path, tmp_path: Path, name: str
+) -> None:
     torch.set_default_dtype(torch.float32)
     command, *options = COMMANDS[name]
     written = []
@@ -439,7 +500,18 @@ def test_evaluation_by_two_is_that_of_one_to_the_bit(two: Ranks, runs: Path, tmp
 
 def test_an_audit_by_two_is_that_of_one(two: Ranks, runs: Path) -> None:
     torch.set_default_dtype(torch.float32)
-    line = ("audit", runs / "one", "--num-samples", "50", "--num-chains", "4", "--max-temperatures", "3", "--num-data", "9")
+    line = (
+        "audit",
+        runs / "one",
+        "--num-samples",
+        "50",
+        "--num-chains",
+        "4",
+        "--max-temperatures",
+        "3",
+        "--num-data",
+        "9",
+    )
     _alone(*line)
     alone = (runs / "one" / "audit.json").read_bytes()
     (runs / "one" / "audit.json").unlink()
@@ -451,7 +523,12 @@ def test_an_audit_by_two_is_that_of_one(two: Ranks, runs: Path) -> None:
 def test_an_error_is_said_once_and_ends_both(two: Ranks, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     cases = {
-        2: ["fit", runs / "x.npy", "--out", runs / "one"],  # the first process alone looks at the folder
+        2: [
+            "fit",
+            runs / "x.npy",
+            "--out",
+            runs / "one",
+        ],  # the first process alone looks at the folder
         3: ["fit", tmp_path / "bad.csv", "--out", tmp_path / "run"],  # both read the data
     }
     for code, line in cases.items():
@@ -462,7 +539,8 @@ def test_an_error_is_said_once_and_ends_both(two: Ranks, runs: Path, tmp_path: P
         assert all(line.startswith("taut: ") for line in lines), lines
     first, second = two.taut("fit", "--nonsense")
     assert (first.code, second) == (2, (2, "", ""))
-    first, second = two.taut("check", runs / "x.npy")  # for one process: the other has nothing to do
+    # for one process: the other has nothing to do
+    first, second = two.taut("check", runs / "x.npy")
     assert (first.code, second) == (0, (0, "", ""))
 
 
@@ -480,16 +558,52 @@ def test_who_fails_first_speaks_and_all_end_with_its_code(two: Ranks) -> None:
     assert two(_claims) == [(False, 5), (True, 5)]
 
 
-def test_a_killed_process_is_an_error_and_torchrun_goes_on_from_the_last_checkpoint(runs: Path, tmp_path: Path) -> None:
-    """The last measurement and every line of the history are those of the unbroken training by two, to the bit."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    fit = [str(Path(__file__).parent / "killed.py"), "fit", str(runs / "x.npy"), "--out", str(tmp_path / "run"), *FIT, *QUICK]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
+def test_a_killed_process_is_an_error_and_torchrun_goes_on_from_the_last_checkpoint(
+    runs: Path, tmp_path: Path
+) -> None:
+    """The last measurement and every line of the history are those of the unbroken training by two,
+    to the bit.
+    """
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        "1",
+    ]
+    fit = [
+        str(Path(__file__).parent / "killed.py"),
+        "fit",
+        str(runs / "x.npy"),
+        "--out",
+        str(tmp_path / "run"),
+        *FIT,
+        *QUICK,
+    ]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {
+        "OMP_NUM_THREADS": "1"
+    }
     done = subprocess.run(
-        [sys.executable, *torchrun, *fit], env=environment, capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, *torchrun, *fit],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    assert len(re.findall("taut: another process was lost|taut: stopped, the state is saved", done.stderr)) == 1, done.stderr
-    assert len(re.findall("started again: going on from step 200 of 266", done.stderr)) == 1, done.stderr
+    assert (
+        len(
+            re.findall(
+                "taut: another process was lost|taut: stopped, the state is saved", done.stderr
+            )
+        )
+        == 1
+    ), done.stderr
+    assert len(re.findall("started again: going on from step 200 of 266", done.stderr)) == 1, (
+        done.stderr
+    )
     for name in ("history.jsonl", "evaluation.json", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (runs / "two" / name).read_bytes(), name

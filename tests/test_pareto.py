@@ -1,4 +1,6 @@
-"""k-hat: the known tail of Pareto draws, another library's fit, and the edges of what it can tell."""
+"""k-hat: the known tail of Pareto draws, another library's fit, and the edges of what
+it can tell.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,18 @@ def largest(log_weights: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [0.1, 0.3, 0.5, 0.7, 1.2])
 def test_recovers_the_tail_of_pareto_draws(shape: float) -> None:
-    """w = e^(kE) with E exponential is Pareto with tail index k. K = 50,000 has a tail of 671, and there are 100 data."""
-    k = pareto_k(largest(shape * torch.distributions.Exponential(torch.tensor(1.0)).sample((50_000, 100))))
+    """w = e^(kE) with E exponential is Pareto with tail index k.
+
+    K = 50,000 has a tail of 671, and there are 100 data.
+    """
+    k = pareto_k(
+        largest(shape * torch.distributions.Exponential(torch.tensor(1.0)).sample((50_000, 100)))
+    )
     m = tail_length(50_000)
     expected = (m * shape + 5) / (m + 10)  # drawn toward 1/2 with the weight of ten
     error = (1 + shape) / math.sqrt(m)  # asymptotic standard error of the maximum-likelihood shape
-    # z of 5 on the mean has a false-alarm rate of 6e-7; the fit's bias is of order 1 / M, for which ten such are allowed
+    # z of 5 on the mean has a false-alarm rate of 6e-7; the fit's bias is of order 1 / M, for which
+    # ten such are allowed
     assert abs(k.mean().item() - expected) < 5 * error / 10 + 10 / m
     # of the spread: the standard deviation of 100 has a standard error of 7 %
     assert 0.6 < k.std().item() / error < 1.4
@@ -38,7 +46,8 @@ def test_agrees_with_the_maximum_likelihood_of_scipy(shape: float) -> None:
     exceedances = (weights[1:] - weights[0]).numpy()
     reference, _, _ = stats.genpareto.fit(exceedances / exceedances.mean(), shape, floc=0)
     m = len(exceedances)
-    # posterior mean and maximum likelihood differ by the order of 1 / M = 3e-4; ten such are allowed
+    # posterior mean and maximum likelihood differ by the order of 1 / M = 3e-4; ten such are
+    # allowed
     assert pareto_k(tail).item() == pytest.approx((m * reference + 5) / (m + 10), abs=10 / m)
 
 
@@ -50,7 +59,10 @@ def test_equals_the_published_algorithm_written_out(num_samples: int) -> None:
         w = sorted(math.exp(v - tail[:, datum].max().item()) for v in tail[:, datum].tolist())
         x = [v - w[0] for v in w[1:]]
         m, grid = len(x), 30 + int(len(x) ** 0.5)
-        b = [1 / x[-1] + (1 - (grid / (j - 0.5)) ** 0.5) / (3 * x[int(m / 4 + 0.5) - 1]) for j in range(1, grid + 1)]
+        b = [
+            1 / x[-1] + (1 - (grid / (j - 0.5)) ** 0.5) / (3 * x[int(m / 4 + 0.5) - 1])
+            for j in range(1, grid + 1)
+        ]
         k = [sum(math.log(1 - t * v) for v in x) / m for t in b]
         profile = [m * (math.log(-t / s) - s - 1) for t, s in zip(b, k, strict=True)]
         weight = [1 / sum(math.exp(other - own) for other in profile) for own in profile]
@@ -86,7 +98,9 @@ def test_a_tail_too_short_or_with_zero_weights_cannot_tell() -> None:
 
 def test_ties_at_the_cutoff_have_a_finite_fit() -> None:
     """Discrete latents have few different weights."""
-    tail = torch.cat([torch.zeros(25, 1), torch.log(torch.tensor([[2.0], [2.0], [3.0], [3.0], [5.0]]))])
+    tail = torch.cat(
+        [torch.zeros(25, 1), torch.log(torch.tensor([[2.0], [2.0], [3.0], [3.0], [5.0]]))]
+    )
     assert -1 < pareto_k(tail).item() < 2
 
 
@@ -100,7 +114,10 @@ def test_threshold_and_tail_length_are_the_published_rule() -> None:
 
 @pytest.mark.parametrize("num_samples", [600, 2000])
 def test_streaming_keeps_the_whole_tail(num_samples: int) -> None:
-    """The tail that is kept chunk by chunk is that of all weights: k-hat equals the one of the weights drawn by hand."""
+    """The tail that is kept chunk by chunk is that of all weights.
+
+    K-hat equals the one of the weights drawn by hand.
+    """
     from taut.system.seeds import stream
 
     problem = taut.LinearGaussian()
@@ -110,7 +127,9 @@ def test_streaming_keeps_the_whole_tail(num_samples: int) -> None:
         sizes = [512] * (num_samples // 512) + [num_samples % 512]
         draws = [model.draw(x, n, reparameterize=False, posterior=q).log_weight for n in sizes]
     expected = pareto_k(largest(torch.cat(draws)))
-    torch.testing.assert_close(taut.importance(model, x, num_samples).khat, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        taut.importance(model, x, num_samples).khat, expected, rtol=0, atol=1e-10
+    )
 
 
 def test_says_when_the_error_can_be_believed() -> None:
@@ -121,14 +140,20 @@ def test_says_when_the_error_can_be_believed() -> None:
         return pareto_k(largest(0.5 * z**2 * (1 / scale**2 - 1)))
 
     limit = threshold(20_000)
-    assert (k(0.4) > limit).double().mean().item() > 0.8  # k = 0.84, and 0.14 / error = 2 standard errors above
+    assert (
+        k(0.4) > limit
+    ).double().mean().item() > 0.8  # k = 0.84, and 0.14 / error = 2 standard errors above
     assert (k(1.3) < limit).double().mean().item() == 1.0
 
 
 def test_the_surplus_of_the_tail_is_the_integral_of_the_fitted_quantiles() -> None:
-    """The trapezoid rule in log v on the square of 1 + s (v^-k - 1) / k, down to v = 1 / (1000 M), with k at most 0.7."""
+    """The trapezoid rule in log v on the square of 1 + s (v^-k - 1) / k, down to v = 1 / (1000 M),
+    with k at most 0.7.
+    """
     shape = torch.tensor([-0.4, 0.2, 0.3, 0.5, 0.65, 1.2]).repeat_interleave(5)
-    tail = largest(shape * torch.distributions.Exponential(torch.tensor(1.0)).sample((1000, len(shape))))
+    tail = largest(
+        shape * torch.distributions.Exponential(torch.tensor(1.0)).sample((1000, len(shape)))
+    )
     m = len(tail) - 1
     ordered = (tail - tail.amin(0)).exp().sort(0).values[1:].T
     fitted, scale = module._fit(ordered - 1)

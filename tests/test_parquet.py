@@ -1,4 +1,6 @@
-"""Parquet files come out whole or a row group at a time, each group read once, and damage is named by its row group."""
+"""Parquet files come out whole or a row group at a time, each group read once, and damage is named
+by its row group.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ import pytest
 import torch
 
 from taut.data.readers import kind_of
-from taut.data.tables.parquet import MAX_ROWS, ParquetRows, block_order, num_bytes, read_parquet, row_groups
+from taut.data.tables.parquet import (
+    MAX_ROWS,
+    ParquetRows,
+    block_order,
+    num_bytes,
+    read_parquet,
+    row_groups,
+)
 from taut.system.errors import DataError
 
 
@@ -24,7 +33,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "t.parquet"
 
 
-def write(path: Path, rows: int = 100, group: int = 10, start: int = 0, **options: object) -> np.ndarray:
+def write(
+    path: Path, rows: int = 100, group: int = 10, start: int = 0, **options: object
+) -> np.ndarray:
     """Writes the columns i and i / 2 (i from ``start``) and returns them as float32."""
     i = np.arange(start, start + rows)
     pq.write_table(pa.table({"i": i, "half": i / 2}), path, row_group_size=group, **options)
@@ -54,13 +65,20 @@ MOMENT = datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.UTC)
     "column",
     [
         pytest.param(pa.array([DAY, None]), id="B44 dates"),
-        pytest.param(pa.array([MOMENT, None], pa.timestamp("us", "UTC")), id="B44 timestamps with a zone"),
+        pytest.param(
+            pa.array([MOMENT, None], pa.timestamp("us", "UTC")), id="B44 timestamps with a zone"
+        ),
         pytest.param(pa.array([datetime.timedelta(seconds=5), None]), id="B44 durations"),
         pytest.param(pa.array([Decimal("1.50"), None]), id="B45 decimal"),
         pytest.param(pa.array([[1, 2], None]), id="B45 list"),
         pytest.param(pa.array([{"a": 1, "b": "x"}, None]), id="B45 struct"),
         pytest.param(pa.array(["b", None]).dictionary_encode(), id="B45 dictionary"),
-        pytest.param(pa.DictionaryArray.from_arrays(pa.array([1, None], pa.int8()), ["b", "a"], ordered=True), id="B45 ordered"),
+        pytest.param(
+            pa.DictionaryArray.from_arrays(
+                pa.array([1, None], pa.int8()), ["b", "a"], ordered=True
+            ),
+            id="B45 ordered",
+        ),
         pytest.param(pa.nulls(2), id="B45 null"),
         pytest.param(pa.array([b"\0", None]), id="B45 binary"),
         pytest.param(pa.array([np.float16(0.5), None], pa.float16()), id="B45 half floats"),
@@ -70,8 +88,12 @@ MOMENT = datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.UTC)
 def test_types_survive(path: Path, column: pa.Array) -> None:
     pq.write_table(pa.table({"x": column}), path)
     read = read_parquet(path)["x"]
-    if pa.types.is_dictionary(column.type):  # the type of its numbers may change, the levels and their order may not
-        assert (read.type.value_type, read.type.ordered) == (column.type.value_type, column.type.ordered)
+    # the type of its numbers may change, the levels and their order may not
+    if pa.types.is_dictionary(column.type):
+        assert (read.type.value_type, read.type.ordered) == (
+            column.type.value_type,
+            column.type.ordered,
+        )
         assert read.chunk(0).dictionary.to_pylist() == column.dictionary.to_pylist()
     else:
         assert read.type == column.type
@@ -137,13 +159,16 @@ def test_a_truncated_file_is_refused_B46(path: Path) -> None:
 
 def damage(path: Path, group: int) -> None:
     column = pq.read_metadata(path).row_group(group).column(1)
-    last = column.data_page_offset + column.total_compressed_size - 20  # in the last page, behind its header
+    # in the last page, behind its header
+    last = column.data_page_offset + column.total_compressed_size - 20
     content = bytearray(path.read_bytes())
     content[last : last + 4] = bytes(255 - byte for byte in content[last : last + 4])
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("options", [{"write_page_checksum": True, "compression": "none"}, {"compression": "gzip"}])
+@pytest.mark.parametrize(
+    "options", [{"write_page_checksum": True, "compression": "none"}, {"compression": "gzip"}]
+)
 def test_every_damaged_row_group_is_named_B46(path: Path, options: dict[str, object]) -> None:
     write(path, use_dictionary=False, **options)
     damage(path, 3)
@@ -153,7 +178,9 @@ def test_every_damaged_row_group_is_named_B46(path: Path, options: dict[str, obj
     assert [line.split(" is damaged (")[0] for line in caught.value.problems] == [
         f"{path}: row group {group} of 10 (from 0)" for group in (3, 7)
     ]
-    assert all(line.endswith("); write or download the file again") for line in caught.value.problems)
+    assert all(
+        line.endswith("); write or download the file again") for line in caught.value.problems
+    )
 
 
 def test_a_damaged_row_group_is_named_when_it_is_reached_B46(path: Path) -> None:
@@ -167,33 +194,53 @@ def test_a_damaged_row_group_is_named_when_it_is_reached_B46(path: Path) -> None
 
 
 def test_a_damaged_huge_row_group_is_named_once_B46(path: Path) -> None:
-    write(path, 3 * MAX_ROWS, group=3 * MAX_ROWS, use_dictionary=False, compression="none", write_page_checksum=True)
+    write(
+        path,
+        3 * MAX_ROWS,
+        group=3 * MAX_ROWS,
+        use_dictionary=False,
+        compression="none",
+        write_page_checksum=True,
+    )
     damage(path, 0)
     with pytest.raises(DataError) as caught:
         read_parquet(path)
-    assert [line.split(" is damaged (")[0] for line in caught.value.problems] == [f"{path}: row group 0 of 1 (from 0)"]
+    assert [line.split(" is damaged (")[0] for line in caught.value.problems] == [
+        f"{path}: row group 0 of 1 (from 0)"
+    ]
 
 
 def test_files_of_other_columns_are_all_named(tmp_path: Path) -> None:
-    for name, columns in {"a": {"x": [1]}, "b": {"x": ["a"]}, "c": {"x": [1], "y": [1]}, "d": {"x": [2]}}.items():
+    for name, columns in {
+        "a": {"x": [1]},
+        "b": {"x": ["a"]},
+        "c": {"x": [1], "y": [1]},
+        "d": {"x": [2]},
+    }.items():
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
     with pytest.raises(DataError) as caught:
         read_parquet(tmp_path)
     same = f"where {tmp_path}/a.parquet has"
     assert caught.value.problems == [
-        f"{tmp_path}/b.parquet: has x string {same} x int64; write all files of a folder with the same columns",
-        f"{tmp_path}/c.parquet: has y int64 {same} no column; write all files of a folder with the same columns",
+        f"{tmp_path}/b.parquet: has x string {same} x int64; write all files of a folder with the "
+        f"same columns",
+        f"{tmp_path}/c.parquet: has y int64 {same} no column; write all files of a folder with the "
+        f"same columns",
     ]
 
 
 def test_nothing_to_read_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_parquet(tmp_path)
-    assert caught.value.problems == [f"{tmp_path}: holds no .parquet files; give a folder that does, or a file"]
+    assert caught.value.problems == [
+        f"{tmp_path}: holds no .parquet files; give a folder that does, or a file"
+    ]
     pq.write_table(pa.table({"x": pa.array([], pa.int64())}), path)
     with pytest.raises(DataError) as caught:
         read_parquet(path)
-    assert caught.value.problems == [f"{path}: has no rows; give a file with at least one row of data"]
+    assert caught.value.problems == [
+        f"{path}: has no rows; give a file with at least one row of data"
+    ]
 
 
 # --- rows on demand ---
@@ -217,12 +264,19 @@ def test_rows_are_indexed_like_a_tensor(path: Path) -> None:
     ):
         found = rows[asked]
         assert found.dtype == torch.float32
-        assert found.tolist() == np.asarray(data)[asked if not isinstance(asked, torch.Tensor) else asked.numpy()].tolist()
+        assert (
+            found.tolist()
+            == np.asarray(data)[
+                asked if not isinstance(asked, torch.Tensor) else asked.numpy()
+            ].tolist()
+        )
     assert torch.equal(torch.cat(list(rows.split(7))), data)
     assert [len(block) for block in rows.split(30)] == [30, 30, 30, 10]
 
 
-@pytest.mark.parametrize("index", [torch.tensor([0.5]), torch.tensor([True]), torch.tensor(3), torch.tensor([[1]])])
+@pytest.mark.parametrize(
+    "index", [torch.tensor([0.5]), torch.tensor([True]), torch.tensor(3), torch.tensor([[1]])]
+)
 def test_an_index_that_is_no_vector_of_integers_is_refused(path: Path, index: torch.Tensor) -> None:
     write(path)
     with pytest.raises(TypeError, match="rows are taken by a vector of integers"):
@@ -241,7 +295,8 @@ def test_a_batch_reads_each_group_once_and_the_cached_ones_first(path: Path) -> 
     encode = Encode()
     rows = ParquetRows(path, encode, 2, cache=2)
     rows[torch.tensor([85, 95])]
-    rows[torch.tensor([5, 15, 95, 85, 25, 6])]  # groups 8 and 9 are at hand, although 0 to 2 would throw them out
+    # groups 8 and 9 are at hand, although 0 to 2 would throw them out
+    rows[torch.tensor([5, 15, 95, 85, 25, 6])]
     assert encode.calls == {80: 1, 90: 1, 0: 1, 10: 1, 20: 1}
 
 
@@ -306,7 +361,10 @@ def test_parts_hold_their_rows_and_no_others(path: Path) -> None:
 
 
 def test_rows_of_several_files(tmp_path: Path) -> None:
-    data = [write(tmp_path / "a.parquet", rows=15), write(tmp_path / "b.parquet", rows=15, start=15)]
+    data = [
+        write(tmp_path / "a.parquet", rows=15),
+        write(tmp_path / "b.parquet", rows=15, start=15),
+    ]
     for paths in (tmp_path, [tmp_path / "a.parquet", tmp_path / "b.parquet"]):
         rows = ParquetRows(paths, Encode(), 2)
         assert np.array_equal(rows[:], np.concatenate(data))
@@ -328,7 +386,10 @@ def test_a_huge_row_group_is_streamed_and_said_B47(path: Path) -> None:
     data = torch.from_numpy(write(path, count, group=count))
     encode = Encode()
     rows = ParquetRows(path, encode, 2, cache=1)
-    assert rows.notes == [f"{path}: one row group of 196,708 rows: rewriting the file with row groups of 50,000 trains faster"]
+    assert rows.notes == [
+        f"{path}: one row group of 196,708 rows: rewriting the file with row groups of 50,000 "
+        f"trains faster"
+    ]
     assert rows.blocks.tolist() == [0, MAX_ROWS, 2 * MAX_ROWS, 3 * MAX_ROWS, count]
     assert torch.equal(torch.cat(list(rows.split(10_000))), data)
     assert set(encode.calls.values()) == {1}
@@ -343,7 +404,8 @@ def test_huge_row_groups_side_by_side_B47(path: Path) -> None:
     data = torch.from_numpy(write(path, 2 * group, group=group))
     rows = ParquetRows(path, Encode(), 2, cache=1)
     assert rows.notes == [
-        f"{path}: 2 row groups of up to 65,546 rows: rewriting the file with row groups of 50,000 trains faster"
+        f"{path}: 2 row groups of up to 65,546 rows: rewriting the file with row groups of 50,000 "
+        f"trains faster"
     ]
     assert torch.equal(torch.cat(list(rows.split(5000))), data)
     for row in (2 * group - 1, 0, group, group - 1):
@@ -353,7 +415,8 @@ def test_huge_row_groups_side_by_side_B47(path: Path) -> None:
 def test_many_small_row_groups_are_said(path: Path) -> None:
     write(path, rows=90)
     assert ParquetRows(path, Encode(), 2).notes == [
-        f"{path}: 9 row groups of 10 rows on average: rewriting the file with row groups of 50,000 trains faster"
+        f"{path}: 9 row groups of 10 rows on average: rewriting the file with row groups of 50,000 "
+        f"trains faster"
     ]
     write(path, rows=80)
     assert ParquetRows(path, Encode(), 2).notes == []
@@ -372,7 +435,9 @@ def test_block_order_holds_every_row_once_window_by_window(window: int) -> None:
     blocks = torch.randperm(6, generator=torch.Generator().manual_seed(0)).tolist()
     done = 0
     for start in range(0, 6, window):
-        rows = sorted(row for i in blocks[start : start + window] for row in range(BLOCKS[i], BLOCKS[i + 1]))
+        rows = sorted(
+            row for i in blocks[start : start + window] for row in range(BLOCKS[i], BLOCKS[i + 1])
+        )
         assert sorted(order[done : done + len(rows)].tolist()) == rows
         done += len(rows)
 
@@ -386,15 +451,24 @@ def test_block_order_is_a_function_of_the_generator() -> None:
 
 
 def test_block_order_permutes_rows_inside_a_window() -> None:
-    # One block: each of 3! orders is as likely. Of 6000, each comes 1000 times, sd 28.9; five sd: false alarms below 4e-6.
+    # One block: each of 3! orders is as likely. Of 6000, each comes 1000 times, sd 28.9; five sd:
+    # false alarms below 4e-6.
     generator = torch.Generator().manual_seed(0)
-    counts = Counter(tuple(block_order(np.array([0, 3]), 1, generator).tolist()) for _ in range(6000))
+    counts = Counter(
+        tuple(block_order(np.array([0, 3]), 1, generator).tolist()) for _ in range(6000)
+    )
     assert len(counts) == 6
     assert max(abs(count - 1000) for count in counts.values()) < 5 * 28.9
 
 
 def test_folders_that_are_columns_are_read_as_such(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"y": np.arange(6) / 2, "k": ["a", "b/c", None] * 2, "year": [2020, 2020, 2020, 2021, 2021, 2021]})
+    frame = pd.DataFrame(
+        {
+            "y": np.arange(6) / 2,
+            "k": ["a", "b/c", None] * 2,
+            "year": [2020, 2020, 2020, 2021, 2021, 2021],
+        }
+    )
     frame.to_parquet(tmp_path / "part", partition_cols=["year", "k"])
     assert kind_of(tmp_path / "part") == "Parquet files"
     table = read_parquet(tmp_path / "part")
@@ -413,14 +487,24 @@ def test_folders_that_are_columns_are_read_as_such(tmp_path: Path) -> None:
 
 def test_parts_of_other_order_and_narrower_types_are_taken_in(tmp_path: Path) -> None:
     parts = {
-        "a": {"n": pa.nulls(2), "x": pa.array([1, 2]), "t": pa.array([0, 1], pa.timestamp("us")), "k": pa.array(["p", "q"])},
+        "a": {
+            "n": pa.nulls(2),
+            "x": pa.array([1, 2]),
+            "t": pa.array([0, 1], pa.timestamp("us")),
+            "k": pa.array(["p", "q"]),
+        },
         "b": {
             "k": pa.array(["r"]).dictionary_encode(),
             "x": pa.array([0.5]),
             "n": pa.array([3.5]),
             "t": pa.array([2], pa.timestamp("ms")),
         },
-        "c": {"x": pa.array([7], pa.int8()), "n": pa.array([4]), "t": pa.array([3000], pa.timestamp("ns")), "k": pa.array(["s"])},
+        "c": {
+            "x": pa.array([7], pa.int8()),
+            "n": pa.array([4]),
+            "t": pa.array([3000], pa.timestamp("ns")),
+            "k": pa.array(["s"]),
+        },
     }
     for name, columns in parts.items():
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
@@ -435,16 +519,29 @@ def test_parts_of_other_order_and_narrower_types_are_taken_in(tmp_path: Path) ->
         read_parquet(tmp_path)
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_text_that_is_not_utf_8_is_refused_with_its_place(path: Path, kind: pa.DataType) -> None:
     texts = pa.array(["ab", "cdef", "gh"] * 4)
-    spoilt = pa.Array.from_buffers(pa.string(), 12, [None, texts.buffers()[1], pa.py_buffer(b"ab\xff\xfeefgh" + b"abcdefgh" * 3)])
+    spoilt = pa.Array.from_buffers(
+        pa.string(),
+        12,
+        [None, texts.buffers()[1], pa.py_buffer(b"ab\xff\xfeefgh" + b"abcdefgh" * 3)],
+    )
     table = pa.table({"i": np.arange(12), "s": pa.array(["ok"] * 12)})
-    values = spoilt.dictionary_encode() if pa.types.is_dictionary(kind) else spoilt if kind == pa.string() else spoilt.cast(kind)
+    values = (
+        spoilt.dictionary_encode()
+        if pa.types.is_dictionary(kind)
+        else spoilt
+        if kind == pa.string()
+        else spoilt.cast(kind)
+    )
     pq.write_table(table.set_column(1, "s", values), path, row_group_size=6)
     for read in (read_parquet, lambda path: list(row_groups(path))):
         with pytest.raises(DataError) as caught:
             read(path)
         assert caught.value.problems[0] == (
-            f"{path}: column s, row group 0 (from 0): holds text that is not UTF-8; write it again as UTF-8"
+            f"{path}: column s, row group 0 (from 0): holds text that is not UTF-8; write it again "
+            f"as UTF-8"
         )

@@ -1,4 +1,7 @@
-"""The ground truth is checked against what does not use it: identities, enumeration by hand, published figures."""
+"""The ground truth is checked against what does not use it.
+
+Identities, enumeration by hand, published figures.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ def test_linear_gaussian_evidence_is_the_gaussian_density_by_hand() -> None:
     covariance = w @ w.T + 0.25 * torch.eye(3)
     square = (x - b) @ torch.linalg.inv(covariance) @ (x - b)
     by_hand = -0.5 * (3 * math.log(2 * math.pi) + math.log(torch.linalg.det(covariance)) + square)
-    torch.testing.assert_close(problem.log_evidence(x[None])[0].detach(), by_hand, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        problem.log_evidence(x[None])[0].detach(), by_hand, rtol=0, atol=1e-10
+    )
 
 
 def test_binary_latents_are_enumerated() -> None:
@@ -53,10 +58,13 @@ def test_binary_posterior_is_normalised_and_has_its_mean() -> None:
     q = problem.posterior(problem.sample(5))
     mass = q.log_prob(problem.states[:, None]).exp()
     torch.testing.assert_close(mass.sum(0), torch.ones(5), rtol=0, atol=1e-10)
-    torch.testing.assert_close(q.mean, (mass[..., None] * problem.states[:, None]).sum(0), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        q.mean, (mass[..., None] * problem.states[:, None]).sum(0), rtol=0, atol=1e-10
+    )
 
 
-# shared/reference/numbers.md, section 9: mean log p(x) a row and sigma^2 of probabilistic PCA on z-scored data (ddof 0).
+# shared/reference/numbers.md, section 9: mean log p(x) a row and sigma^2 of probabilistic PCA on
+# z-scored data (ddof 0).
 PUBLISHED = [
     ("iris", 1, -4.680897, 0.360501),
     ("iris", 2, -3.686255, 0.083736),
@@ -68,11 +76,14 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("name", "latent_dim", "log_likelihood", "variance"), PUBLISHED)
-def test_probabilistic_pca(name: str, latent_dim: int, log_likelihood: float, variance: float) -> None:
+def test_probabilistic_pca(
+    name: str, latent_dim: int, log_likelihood: float, variance: float
+) -> None:
     x = getattr(datasets, f"load_{name}")().data
     x = torch.from_numpy((x - x.mean(0)) / x.std(0))
     fit = taut.probabilistic_pca(x, latent_dim)
-    assert fit.log_likelihood == pytest.approx(log_likelihood, abs=1e-6)  # six decimals are published
+    # six decimals are published
+    assert fit.log_likelihood == pytest.approx(log_likelihood, abs=1e-6)
     assert fit.scale**2 == pytest.approx(variance, abs=1e-6)
     covariance = fit.weight @ fit.weight.T + fit.scale**2 * torch.eye(x.shape[1])
     direct = torch.distributions.MultivariateNormal(fit.loc, covariance).log_prob(x).mean()
@@ -81,7 +92,9 @@ def test_probabilistic_pca(name: str, latent_dim: int, log_likelihood: float, va
 
 @pytest.mark.parametrize("beta", [1.0, 4.0])
 def test_a_linear_vae_trained_by_fit_is_probabilistic_pca(beta: float, tmp_path) -> None:
-    """It reaches the maximum likelihood to 0.01 nat, and its active units are those with lambda_j > beta sigma^2."""
+    """It reaches the maximum likelihood to 0.01 nat, and its active units are those with lambda_j >
+    beta sigma^2.
+    """
     torch.set_default_dtype(torch.float32)
     x = datasets.load_wine().data
     x = (x - x.mean(0)) / x.std(0)
@@ -105,9 +118,12 @@ def test_a_linear_vae_trained_by_fit_is_probabilistic_pca(beta: float, tmp_path)
     rates = torch.distributions.kl_divergence(
         run.model.encode(torch.from_numpy(x).float()).base_dist, run.model.prior().base_dist
     ).mean(0)
-    # Lucas et al. 2019: the rate of an active dimension is (1/2) log(lambda_j / (beta sigma^2)), that of the others zero.
+    # Lucas et al. 2019: the rate of an active dimension is (1/2) log(lambda_j / (beta sigma^2)),
+    # that of the others zero.
     expected = (0.5 * (exact.eigenvalues[:3] / (beta * variance)).log()).clamp_min(0)
-    torch.testing.assert_close(rates.detach().double().sort(descending=True).values, expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        rates.detach().double().sort(descending=True).values, expected, rtol=0, atol=0.02
+    )
     assert result["active_units"] == int((exact.eigenvalues[:3] > beta * variance).sum())
     assert result["active_units"] == {1.0: 3, 4.0: 1}[beta]
     if beta == 1:
@@ -115,4 +131,6 @@ def test_a_linear_vae_trained_by_fit_is_probabilistic_pca(beta: float, tmp_path)
         assert result["elbo"]["value"] == pytest.approx(exact.log_likelihood, abs=0.01)
         assert variance == pytest.approx(exact.scale**2, abs=0.005)
     # in float32 densities of some 20 nats are known to 20 eps, 2e-6
-    assert result["elbo"]["value"] == pytest.approx(-(result["rate"]["value"] + result["distortion"]["value"]), abs=1e-5)
+    assert result["elbo"]["value"] == pytest.approx(
+        -(result["rate"]["value"] + result["distortion"]["value"]), abs=1e-5
+    )

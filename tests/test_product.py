@@ -1,7 +1,8 @@
-"""``audit`` and ``tighten`` on every kind of model: likelihood x condition x gaps x prior x posterior.
+"""``audit`` and ``tighten`` on every kind of model: likelihood x condition x gaps x prior x
+posterior.
 
-The suite takes each likelihood once, with the rest of the product in turn, so that each of the others meets several of them;
-`make slow` takes the whole product.
+The suite takes each likelihood once, with the rest of the product in turn, so that each of the
+others meets several of them; `make slow` takes the whole product.
 """
 
 from __future__ import annotations
@@ -30,20 +31,43 @@ ROWS = 120
 Z = RNG.normal(size=(ROWS, 2)) @ RNG.normal(size=(2, 4))
 NET = "MLP(hidden=(4,))"
 TINY: dict[str, Any] = {
-    "latent_dim": 2, "encoder": NET, "decoder": NET, "max_epochs": 1, "batch_size": 16, "num_samples": 10, "threads": 1,
-}  # fmt: skip
-LEAST = Effort(num_samples=20, num_chains=2, max_temperatures=3, optimum_steps=3, simulated=3, naive=3, train=30, samples=12)
+    "latent_dim": 2,
+    "encoder": NET,
+    "decoder": NET,
+    "max_epochs": 1,
+    "batch_size": 16,
+    "num_samples": 10,
+    "threads": 1,
+}
+LEAST = Effort(
+    num_samples=20,
+    num_chains=2,
+    max_temperatures=3,
+    optimum_steps=3,
+    simulated=3,
+    naive=3,
+    train=30,
+    samples=12,
+)
 COUNTS = RNG.poisson(np.exp(Z).clip(max=30))
 ARRAYS: dict[str, np.ndarray] = {
-    "binary": (Z > 0).astype(float), "levels": np.digitize(Z, [-1, 0, 1]), "real": Z, "count": COUNTS,
-    "fraction": 1 / (1 + np.exp(-Z)), "positive": np.exp(Z),
-}  # fmt: skip
+    "binary": (Z > 0).astype(float),
+    "levels": np.digitize(Z, [-1, 0, 1]),
+    "real": Z,
+    "count": COUNTS,
+    "fraction": 1 / (1 + np.exp(-Z)),
+    "positive": np.exp(Z),
+}
 TABLE = pd.DataFrame(
     {
-        "category": RNG.choice(["a", "b", "c"], ROWS), "real": Z[:, 0], "flag": Z[:, 1] > 0, "count": COUNTS[:, 2] + 40,
-        "positive": np.exp(3 * Z[:, 3]), "other": Z[:, 2] + RNG.normal(size=ROWS),
+        "category": RNG.choice(["a", "b", "c"], ROWS),
+        "real": Z[:, 0],
+        "flag": Z[:, 1] > 0,
+        "count": COUNTS[:, 2] + 40,
+        "positive": np.exp(3 * Z[:, 3]),
+        "other": Z[:, 2] + RNG.normal(size=ROWS),
     }
-)  # fmt: skip
+)
 SCALES = ("per_feature", "shared", "per_datum")
 
 
@@ -57,27 +81,57 @@ class Kind(NamedTuple):
 
 
 KINDS = [
-    Kind("Columns()", "table"), Kind("Columns()", "table", ("category",)), Kind("Columns()", "table", ("real", "flag")),
-    Kind("Bernoulli()", "binary"), Kind("ContinuousBernoulli()", "fraction"),
-    *(Kind(name, "levels") for name in (
-        "Categorical()", "DiscretizedLogistic()", "DiscretizedLogistic(components=2)", "Ordinal()", "Binomial()",
-    )),
-    *(Kind(f"{name}(scale='{scale}')", "real") for name in ("Normal", "StudentT") for scale in SCALES),
-    Kind("Normal(scale=0.5)", "real"), *(Kind(f"LogNormal(scale='{scale}')", "positive") for scale in SCALES),
-    *(Kind(f"{name}({library})", "count") for library in ("", "library=True") for name in (
-        "Poisson", "NegativeBinomial", "ZeroInflatedNegativeBinomial",
-    )),
+    Kind("Columns()", "table"),
+    Kind("Columns()", "table", ("category",)),
+    Kind("Columns()", "table", ("real", "flag")),
+    Kind("Bernoulli()", "binary"),
+    Kind("ContinuousBernoulli()", "fraction"),
+    *(
+        Kind(name, "levels")
+        for name in (
+            "Categorical()",
+            "DiscretizedLogistic()",
+            "DiscretizedLogistic(components=2)",
+            "Ordinal()",
+            "Binomial()",
+        )
+    ),
+    *(
+        Kind(f"{name}(scale='{scale}')", "real")
+        for name in ("Normal", "StudentT")
+        for scale in SCALES
+    ),
+    Kind("Normal(scale=0.5)", "real"),
+    *(Kind(f"LogNormal(scale='{scale}')", "positive") for scale in SCALES),
+    *(
+        Kind(f"{name}({library})", "count")
+        for library in ("", "library=True")
+        for name in (
+            "Poisson",
+            "NegativeBinomial",
+            "ZeroInflatedNegativeBinomial",
+        )
+    ),
     Kind("NegativeBinomial(dispersion='per_datum', library=True)", "count"),
     Kind("ZeroInflatedNegativeBinomial(dispersion='per_datum')", "count"),
-]  # fmt: skip
+]
 LATENTS = [
-    *itertools.product(("StandardNormal()", "GaussianMixture(components=2)"), ("DiagonalNormal()", "FullCovarianceNormal()")),
+    *itertools.product(
+        ("StandardNormal()", "GaussianMixture(components=2)"),
+        ("DiagonalNormal()", "FullCovarianceNormal()"),
+    ),
     ("IndependentBernoulli()", "IndependentBernoulli()"),
 ]
-WHOLE = [case for case in itertools.product(KINDS, (False, True), LATENTS) if not (case[0].data == "count" and case[1])]
+WHOLE = [
+    case
+    for case in itertools.product(KINDS, (False, True), LATENTS)
+    if not (case[0].data == "count" and case[1])
+]
+# arrays of counts have no gaps
 SOME = [
-    (kind, i % 2 == 1 and kind.data != "count", LATENTS[i % len(LATENTS)]) for i, kind in enumerate(KINDS)
-]  # arrays of counts have no gaps
+    (kind, i % 2 == 1 and kind.data != "count", LATENTS[i % len(LATENTS)])
+    for i, kind in enumerate(KINDS)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -98,8 +152,12 @@ def written(path: Path, kind: Kind, gaps: bool) -> Path:
     return path / "data.npy"
 
 
-def audited_and_tightened(path: Path, kind: Kind, gaps: bool, latents: tuple[str, str]) -> tuple[dict[str, Any], taut.Run]:
-    """Fits, audits and tightens a model of one kind, and returns the audit and the tightened run."""
+def audited_and_tightened(
+    path: Path, kind: Kind, gaps: bool, latents: tuple[str, str]
+) -> tuple[dict[str, Any], taut.Run]:
+    """Fits, audits and tightens a model of one kind, and returns the audit and the
+    tightened run.
+    """
     prior, posterior = latents
     discrete = posterior == "IndependentBernoulli()"
     settings = TINY | {"prior": prior, "posterior": posterior, "condition": kind.condition}
@@ -138,12 +196,21 @@ def assert_all_is_said(found: dict[str, Any], kind: Kind, latents: tuple[str, st
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda audit, gradients: {})  # drawn elsewhere, and slowly
+    # drawn elsewhere, and slowly
+    monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda audit, gradients: {})
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("kind", "gaps", "latents"), SOME, ids=lambda value: str(value).replace("\n", ""))
-def test_each_likelihood(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: Kind, gaps: bool, latents: tuple[str, str]):
+@pytest.mark.parametrize(
+    ("kind", "gaps", "latents"), SOME, ids=lambda value: str(value).replace("\n", "")
+)
+def test_each_likelihood(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: Kind,
+    gaps: bool,
+    latents: tuple[str, str],
+):
     found, new = audited_and_tightened(tmp_path, kind, gaps, latents)
     assert_all_is_said(found, kind, latents)
     assert math.isfinite(new.evaluation()["elbo"]["value"])
@@ -152,12 +219,17 @@ def test_each_likelihood(tmp_path: Path, capsys: pytest.CaptureFixture[str], kin
     for why in {why for why in found["missing"].values() if why}:
         names = [name for name, other in found["missing"].items() if other == why]
         assert f"note: not measured: {', '.join(names)}: {why}" in shown.splitlines()
-        assert f"not measured: {why}".replace("'", "&#39;") in (tmp_path / "run" / "report.html").read_text()
+        assert (
+            f"not measured: {why}".replace("'", "&#39;")
+            in (tmp_path / "run" / "report.html").read_text()
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("kind", "gaps", "latents"), WHOLE, ids=lambda value: str(value).replace("\n", ""))
+@pytest.mark.parametrize(
+    ("kind", "gaps", "latents"), WHOLE, ids=lambda value: str(value).replace("\n", "")
+)
 def test_the_whole_product(tmp_path: Path, kind: Kind, gaps: bool, latents: tuple[str, str]):
     found, _ = audited_and_tightened(tmp_path, kind, gaps, latents)
     assert_all_is_said(found, kind, latents)

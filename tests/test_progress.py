@@ -1,4 +1,7 @@
-"""What a longer training would buy, on courses whose continuation is known; and what is said of a training that was cut."""
+"""What a longer training would buy, on courses whose continuation is known.
+
+And what is said of a training that was cut.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from taut.build.config import TrainingConfig
 from taut.evidence.doctor import diagnose, named, nothing_found, unfinished
 from taut.evidence.progress import as_long_again
 
-COURSES: dict[str, Callable[[Any], Any]] = {  # over the sum of the rates, in units of that of the training
+COURSES: dict[
+    str, Callable[[Any], Any]
+] = {  # over the sum of the rates, in units of that of the training
     "fast exponential": lambda u: -5 * np.exp(-u / 0.2),
     "exponential": lambda u: -5 * np.exp(-u / 0.5),
     "slow exponential": lambda u: -5 * np.exp(-u / 2),
@@ -23,8 +28,12 @@ COURSES: dict[str, Callable[[Any], Any]] = {  # over the sum of the rates, in un
 }
 
 
-def history(course: Callable[[Any], Any], lines: int = 60, noise: float = 0.0, seed: int = 0) -> list[dict[str, Any]]:
-    """Returns the history of a training under the usual schedule, the noise of neighbouring lines correlated by a half."""
+def history(
+    course: Callable[[Any], Any], lines: int = 60, noise: float = 0.0, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Returns the history of a training under the usual schedule, the noise of neighbouring lines
+    correlated by a half.
+    """
     share = np.arange(1, lines + 1) / lines
     rate = 2e-3 * 0.5 * (1 + np.cos(np.pi * share))
     done = np.cumsum(1 + np.cos(np.pi * (share - 0.5 / lines)))
@@ -33,12 +42,18 @@ def history(course: Callable[[Any], Any], lines: int = 60, noise: float = 0.0, s
         error[i] = 0.5 * error[i - 1] + math.sqrt(0.75) * shocks[i] if i else shocks[i]
     bounds = course(done / done[-1]) + noise * error - 90
     values = zip(bounds.tolist(), rate.tolist(), strict=True)
-    return [{"step": 100 * i + 100, "epoch": i + 1.0, "validation": v, "learning_rate": r} for i, (v, r) in enumerate(values)]
+    return [
+        {"step": 100 * i + 100, "epoch": i + 1.0, "validation": v, "learning_rate": r}
+        for i, (v, r) in enumerate(values)
+    ]
 
 
 @pytest.mark.parametrize("name", COURSES)
 def test_as_long_again_is_foretold_within_its_error(name: str) -> None:
-    """Two errors hold the truth without noise, and in 90 % of 40 noisy histories; without noise the error is below a third."""
+    """Two errors hold the truth without noise, and in 90 % of 40 noisy histories.
+
+    Without noise the error is below a third.
+    """
     course = COURSES[name]
     truth = float(course(np.array(2.0)) - course(np.array(1.0)))
     for lines in (20, 60, 200):
@@ -47,15 +62,21 @@ def test_as_long_again_is_foretold_within_its_error(name: str) -> None:
         assert abs(found["value"] - truth) < 2 * found["error"]
         assert found["error"] < max(0.33 * truth, 0.05)
     noisy = [as_long_again(history(course, 100, 0.01, seed)) for seed in range(40)]
-    hits = [abs(f["value"] - truth) < 2 * f["error"] for f in noisy if f is not None and f["error"] > 0]
+    hits = [
+        abs(f["value"] - truth) < 2 * f["error"] for f in noisy if f is not None and f["error"] > 0
+    ]
     assert len(hits) >= 20  # else the best bound came early, and nothing is to be gained
     assert np.mean(hits) >= 0.9
 
 
 def test_the_error_is_that_of_the_shape_and_not_of_the_level() -> None:
-    """A bound of -9000 nats has the same rises, and one of three nats a line three times of everything."""
+    """A bound of -9000 nats has the same rises, and one of three nats a line three times of
+    everything.
+    """
     one = as_long_again(history(COURSES["exponential"]))
-    far = as_long_again([{**h, "validation": h["validation"] - 9000} for h in history(COURSES["exponential"])])
+    far = as_long_again(
+        [{**h, "validation": h["validation"] - 9000} for h in history(COURSES["exponential"])]
+    )
     steep = as_long_again(history(lambda u: 3 * COURSES["exponential"](u)))
     assert one is not None
     assert far is not None
@@ -74,7 +95,9 @@ def test_what_cannot_be_extrapolated() -> None:
     few = as_long_again(history(COURSES["exponential"], 6))
     assert few is not None
     assert few["value"] is None
-    assert few["last"] == pytest.approx(history(COURSES["exponential"], 6)[5]["validation"] - lines_at(6, 4), abs=1e-12)
+    assert few["last"] == pytest.approx(
+        history(COURSES["exponential"], 6)[5]["validation"] - lines_at(6, 4), abs=1e-12
+    )
     falling = as_long_again(history(lambda u: -((u - 0.5) ** 2)))
     assert falling == {"value": 0.0, "error": 0.0, "last": 0.0}
 
@@ -83,7 +106,9 @@ def lines_at(lines: int, number: int) -> float:
     return float(history(COURSES["exponential"], lines)[number - 1]["validation"])
 
 
-def audited(course: Callable[[Any], Any], ended: str | None, lines: int = 60, minutes: float | None = None) -> dict[str, Any]:
+def audited(
+    course: Callable[[Any], Any], ended: str | None, lines: int = 60, minutes: float | None = None
+) -> dict[str, Any]:
     return {"history": history(course, lines), "training": {"ended": ended, "minutes": minutes}}
 
 
@@ -92,7 +117,12 @@ def test_a_training_that_was_cut_is_the_first_finding() -> None:
     gaps = dict.fromkeys(("amortization_gap", "approximation_gap", "inference_gap"), number)
     dead = {"dead": [0, 1], "latent_dim": 2, "rate": number, "noisy": [], "active_units": 0}
     found = diagnose({**audited(COURSES["exponential"], "epochs"), "gaps": gaps, "latents": dead})
-    assert [f["name"] for f in found] == ["training was cut", "collapse", "amortization gap", "approximation gap"]
+    assert [f["name"] for f in found] == [
+        "training was cut",
+        "collapse",
+        "amortization gap",
+        "approximation gap",
+    ]
     truth = 5 * (math.exp(-2) - math.exp(-4))
     assert found[0]["nats"] == pytest.approx(truth, abs=2 * found[0]["error"])
     assert found[0]["command"] == "taut resume RUN --max-epochs 120"
@@ -102,13 +132,17 @@ def test_a_training_that_was_cut_is_the_first_finding() -> None:
     assert short["nats"] is None
     assert "too short to say" in short["evidence"]
     (line,) = unfinished(history(COURSES["root"]), "time", TrainingConfig(minutes=2.0))
-    assert line.startswith("training was cut: the time was up while the held-out bound still rose; ")
+    assert line.startswith(
+        "training was cut: the time was up while the held-out bound still rose; "
+    )
     assert line.endswith("train on with `taut resume RUN --minutes 2`")
     assert named(line, "runs/my run").endswith("`taut resume 'runs/my run' --minutes 2`")
     assert named(line, "a\x1b") == line
 
 
-def test_nothing_worth_changing_is_said_of_a_training_that_came_to_its_end_and_of_no_other() -> None:
+def test_nothing_worth_changing_is_said_of_a_training_that_came_to_its_end_and_of_no_other() -> (
+    None
+):
     clean = "nothing worth changing: no gap above 0.1 nat in the bound"
     flat = COURSES["fast exponential"]
     assert nothing_found({}) == clean  # a model that is no run
@@ -130,4 +164,5 @@ def test_nothing_worth_changing_is_said_of_a_training_that_came_to_its_end_and_o
     assert "nothing was held out to tell" in nothing_found(unknown[2])
     assert "its history is too short" in nothing_found(unknown[3])
     assert "may add" in nothing_found(unknown[4])
-    assert nothing_found({**audited(flat, "epochs"), "missing": {"blur": ""}}).startswith(clean)  # for images alone
+    # for images alone
+    assert nothing_found({**audited(flat, "epochs"), "missing": {"blur": ""}}).startswith(clean)

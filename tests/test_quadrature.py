@@ -1,4 +1,6 @@
-"""The referee agrees with closed forms, and taut's densities and estimates agree with the referee."""
+"""The referee agrees with closed forms, and taut's densities and estimates agree with
+the referee.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ import taut
 from taut import likelihoods
 from taut.distributions.observed import terms
 
-WARPED = (likelihoods.WarpedLevels, likelihoods.WarpedLogistic)  # whose moments are not written there
+# whose moments are not written there
+WARPED = (
+    likelihoods.WarpedLevels,
+    likelihoods.WarpedLogistic,
+)
 LIKELIHOODS = range(len(instances.make_likelihoods()))
 PRIORS = range(len(instances.make_priors()))
 
@@ -24,7 +30,9 @@ PRIORS = range(len(instances.make_priors()))
 def linear(dim_z: int, seed: int = 0) -> tuple[taut.VAE, MultivariateNormal]:
     """Returns a linear model with its exact p(x)."""
     torch.manual_seed(seed)
-    likelihood = taut.Normal((4,), dim_z, "per_feature", decoder=taut.Linear, data_loc=3.0, data_scale=2.0)
+    likelihood = taut.Normal(
+        (4,), dim_z, "per_feature", decoder=taut.Linear, data_loc=3.0, data_scale=2.0
+    )
     posterior = taut.FullCovarianceNormal((4,), dim_z, taut.Linear)
     model = taut.VAE(taut.StandardNormal(dim_z), likelihood, posterior)
     with torch.no_grad():
@@ -55,7 +63,9 @@ def test_conditional_moments_and_information_are_their_closed_forms() -> None:
     assert oracle.log_conditional(row, [1]) == pytest.approx(conditional, abs=1e-8)
     gap = row.clone()
     gap[1] = math.nan
-    gain = exact.covariance_matrix[1, rest] @ torch.linalg.inv(exact.covariance_matrix[rest][:, rest])
+    gain = exact.covariance_matrix[1, rest] @ torch.linalg.inv(
+        exact.covariance_matrix[rest][:, rest]
+    )
     mean = exact.mean[1] + gain @ (row[rest] - exact.mean[rest])
     variance = exact.covariance_matrix[1, 1] - gain @ exact.covariance_matrix[rest, 1]
     filled, spread = oracle.predictive(gap)
@@ -93,7 +103,9 @@ def test_the_densities_of_every_prior_are_those_written_here(row: int) -> None:
     likelihood = taut.Bernoulli(instances.EVENT, instances.LATENT, instances.SMALL)
     oracle = Oracle(taut.VAE(prior, likelihood, instances.make_posteriors()[0]))
     z = prior().sample((7,))
-    np.testing.assert_allclose(oracle.log_prior(z.numpy()), prior().log_prob(z).detach(), rtol=1e-10)
+    np.testing.assert_allclose(
+        oracle.log_prior(z.numpy()), prior().log_prob(z).detach(), rtol=1e-10
+    )
 
 
 def test_importance_sampling_agrees_on_a_trained_model() -> None:

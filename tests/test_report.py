@@ -1,4 +1,8 @@
-"""The report: every number in it is one of the audit's, every text is escaped, and its figures stand where the numbers say."""
+"""The report.
+
+Every number in it is one of the audit's, every text is escaped, and its figures stand where the
+numbers say.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +35,28 @@ from taut.system.errors import StorageError
 
 NAMES = ("emblem", "bounds", "gaps", "dimensions", "calibration", "variance")
 SHARES = ("reliable_share", "acceptance", "at_floor", "p_value")
-UNSEEN = ("history", "curve", "dimensions", "histogram")  # they are seen in figures alone, so no number of the text may be theirs
+# they are seen in figures alone, so no number of the text may be theirs
+UNSEEN = (
+    "history",
+    "curve",
+    "dimensions",
+    "histogram",
+)
 PROSE = ("central 90 %", "(1 if calibrated", "K = 1 is", "about 10", "typical datum, 10")
 ERRORS = ("value", "mc_error", "test_error")
 VOID = {"meta", "img", "br"}
 PNG = b"\x89PNG\r\n"
 HOSTILE = (
-    "<script>alert(1)</script>\"'><img src=x onerror=alert(1)></svg></style>&amp;]]>{{ 7*7 }}{% raw %}$\\frac{$ "
+    "<script>alert(1)</script>\"'><img src=x onerror=alert(1)></svg></style>&amp;]]>{{ 7*7 }}{% "
+    "raw %}$\\frac{$ "
     "\x00\x1b[31m\r\n\u202e\u200f\u2028\ud800"
 )
 
 
 class Page(HTMLParser):
-    """The tags of a page with their attributes, the rows of its tables, its texts, and those of figures without their axes."""
+    """The tags of a page with their attributes, the rows of its tables, its texts, and those of
+    figures without their axes.
+    """
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -83,30 +96,72 @@ class Page(HTMLParser):
 
 @cache
 def _audit() -> dict[str, Any]:
-    """Returns what ``audit_run`` would for an untrained model of tiny images; with the scale of another one, to have it all."""
+    """Returns what ``audit_run`` would for an untrained model of tiny images.
+
+    With the scale of another one, to have it all.
+    """
     torch.manual_seed(0)
     net = partial(taut.MLP, hidden=(4,))
-    model = taut.VAE(taut.StandardNormal(3), taut.Bernoulli((4, 4), 3, decoder=net), taut.DiagonalNormal((4, 4), 3, encoder=net))
+    model = taut.VAE(
+        taut.StandardNormal(3),
+        taut.Bernoulli((4, 4), 3, decoder=net),
+        taut.DiagonalNormal((4, 4), 3, encoder=net),
+    )
     x = (torch.rand(80, 4, 4) < 0.5).double()
-    effort = Effort(num_samples=30, num_chains=4, max_temperatures=8, optimum_steps=4, simulated=5, naive=5, samples=12)
-    found = audit(model, x[:20], train=x[20:40], baseline=torch.randn(20), levels=(0.0, 1.0), effort=effort)
+    effort = Effort(
+        num_samples=30,
+        num_chains=4,
+        max_temperatures=8,
+        optimum_steps=4,
+        simulated=5,
+        naive=5,
+        samples=12,
+    )
+    found = audit(
+        model, x[:20], train=x[20:40], baseline=torch.randn(20), levels=(0.0, 1.0), effort=effort
+    )
     estimate = {name: found["log_evidence"][name] for name in ERRORS}
-    finding = {"name": "prior", "nats": 1.5, "error": 0.2, "raises": "log p(x)", "what": "holes", "evidence": "1.5 nats"}
+    finding = {
+        "name": "prior",
+        "nats": 1.5,
+        "error": 0.2,
+        "raises": "log p(x)",
+        "what": "holes",
+        "evidence": "1.5 nats",
+    }
     found |= {
         "taut": "0.1.0",
         "run": "run-1",
         "data": {"name": "bits.npy", "part": "test", "rows": 12, "fingerprint": "2cf9e5"},
-        "model": {"latent_dim": 3, "prior": "StandardNormal()", "encoder": "MLP(hidden=(4,))", "parameters": 4321},
+        "model": {
+            "latent_dim": 3,
+            "prior": "StandardNormal()",
+            "encoder": "MLP(hidden=(4,))",
+            "parameters": 4321,
+        },
         "seed": 0,
         "effort": vars(effort),
         "tightened": None,
         "history": [
-            {"epoch": e + 1.0, "step": 9 * e + 9, "bound": -90.0, "validation": -40.0 / (e + 1) - 12, "learning_rate": 2e-3}
+            {
+                "epoch": e + 1.0,
+                "step": 9 * e + 9,
+                "bound": -90.0,
+                "validation": -40.0 / (e + 1) - 12,
+                "learning_rate": 2e-3,
+            }
             for e in range(6)
         ],
         "training": {"ended": "epochs", "minutes": None},
-        "bits_per_dimension": {"elbo": dict(found["evidence"]["elbo"]), "log_evidence": dict(estimate)},
-        "scale": {"gain": estimate, "at_floor": 0.5, "factor": {"median": 1.1, "smallest": 0.9, "largest": 1.2}},
+        "bits_per_dimension": {
+            "elbo": dict(found["evidence"]["elbo"]),
+            "log_evidence": dict(estimate),
+        },
+        "scale": {
+            "gain": estimate,
+            "at_floor": 0.5,
+            "factor": {"median": 1.1, "smallest": 0.9, "largest": 1.2},
+        },
         "notes": ["a note"],
         "findings": [{**finding, "action": "learn it", "command": "taut fit --prior 'A(b=20)'"}],
     }
@@ -117,7 +172,11 @@ def _audit() -> dict[str, Any]:
 @cache
 def _gradients() -> dict[str, Any]:
     problem = taut.LinearGaussian(dim_x=5, dim_z=2)
-    model = taut.VAE(taut.StandardNormal(2), problem.model().likelihood, taut.DiagonalNormal((5,), 2, encoder=taut.Linear))
+    model = taut.VAE(
+        taut.StandardNormal(2),
+        problem.model().likelihood,
+        taut.DiagonalNormal((5,), 2, encoder=taut.Linear),
+    )
     found = gradients(model, problem.sample(4), num_samples=2, repeats=4)
     return {"taut": "0.1.0", "run": "run-1", "seed": 0, **found}
 
@@ -133,7 +192,9 @@ def _scrambled(value: Any, numbers: Iterator[int], key: str = "") -> Any:
     n = next(numbers)
     if key in SHARES:
         return 0.1 + math.sqrt(n) / 100
-    return 0.002 + n * 1e-6 if key.endswith("error") else math.copysign(3 + 1.7 * math.sqrt(n), value)
+    return (
+        0.002 + n * 1e-6 if key.endswith("error") else math.copysign(3 + 1.7 * math.sqrt(n), value)
+    )
 
 
 def _scrambled_both() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -143,14 +204,16 @@ def _scrambled_both() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _leaves(value: Any, skip: tuple[str, ...] = ()) -> Iterator[Any]:
     if isinstance(value, dict):
-        yield from (leaf for k, v in value.items() if k not in skip for leaf in (k, *_leaves(v, skip)))
+        yield from (
+            leaf for k, v in value.items() if k not in skip for leaf in (k, *_leaves(v, skip))
+        )
     elif isinstance(value, list):
         yield from (leaf for v in value for leaf in _leaves(v, skip))
     else:
         yield value
 
 
-# --- Numbers ---------------------------------------------------------------------------------------------------------------
+# --- Numbers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -178,7 +241,9 @@ def _leaves(value: Any, skip: tuple[str, ...] = ()) -> Iterator[Any]:
         (None, None, "not measured"),
     ],
 )
-def test_a_number_has_the_decimals_of_its_error(value: float | None, error: float | None, shown: str) -> None:
+def test_a_number_has_the_decimals_of_its_error(
+    value: float | None, error: float | None, shown: str
+) -> None:
     assert text.number(value, error) == shown
 
 
@@ -202,13 +267,18 @@ def test_every_number_is_the_rounding_of_one_of_the_audit() -> None:
     found, slopes = _scrambled_both()
     page = Page(render(found, slopes, {"samples.png": PNG}))
     numbers = [n for n in _leaves([found, slopes], UNSEEN) if isinstance(n, int | float)]
-    strings = {s for s in _leaves([found, slopes]) if isinstance(s, str)} | {*REFERENCES.values(), *PROSE}
+    strings = {s for s in _leaves([found, slopes]) if isinstance(s, str)} | {
+        *REFERENCES.values(),
+        *PROSE,
+    }
     strings = sorted((s for s in strings if re.search(r"\d", s)), key=len, reverse=True)
     shown = 0
     for words in page.texts:
         for known in strings:
             words = words.replace(known, " ")
-        for sign, digits, exponent, percent in re.findall(r"(−?)(\d[\d,]*(?:\.\d+)?)(?:e(−?\d+))?(\xa0%)?", words):
+        for sign, digits, exponent, percent in re.findall(
+            r"(−?)(\d[\d,]*(?:\.\d+)?)(?:e(−?\d+))?(\xa0%)?", words
+        ):
             unit = (0.01 if percent else 1.0) * 10.0 ** int((exponent or "0").replace("−", "-"))
             value = float(digits.replace(",", "")) * unit * (-1 if sign else 1)
             half = 0.5 * unit * 10.0 ** -len(digits.partition(".")[2])
@@ -221,14 +291,18 @@ def test_a_row_has_the_numbers_of_its_title() -> None:
     found, slopes = _scrambled_both()
     found["tightened"] = {"from": "run-0", "before": {**found["evidence"], "num_samples": 500}}
     page = Page(render(found, slopes))
-    evidence, gaps, latents, sandwich = (found[name] for name in ("evidence", "gaps", "latents", "sandwich"))
+    evidence, gaps, latents, sandwich = (
+        found[name] for name in ("evidence", "gaps", "latents", "sandwich")
+    )
     for title, estimate in {
         "distortion, -E log p(x|z)": evidence["distortion"],
         "rate, KL(q, prior)": evidence["rate"],
         "baseline, independent marginals": found["baseline"],
         "log p(x) above the baseline": found["gain_over_baseline"],
         "bits per dimension, by the ELBO": found["bits_per_dimension"]["elbo"],
-        "bits per dimension (less is better), by log p(x)": found["bits_per_dimension"]["log_evidence"],
+        "bits per dimension (less is better), by log p(x)": found["bits_per_dimension"][
+            "log_evidence"
+        ],
         "log p(x), importance sampling": evidence["log_evidence"],
         "log p(x), annealing": found["annealing"]["log_evidence"],
         "upper bound, annealing in reverse": sandwich["upper"],
@@ -257,16 +331,22 @@ def test_a_row_has_the_numbers_of_its_title() -> None:
         assert page.row(title) == [text.number(value, mc if test is None else test), *errors], title
     whole = re.sub("[ \n]+", " ", "".join(page.texts))
     assert f"log p(x) is {text.plus_minus(found['log_evidence'])} nats per datum." in whole
-    assert f"below it. The model is {text.plus_minus(found['gain_over_baseline'])} nats better" in whole
+    assert (
+        f"below it. The model is {text.plus_minus(found['gain_over_baseline'])} nats better"
+        in whole
+    )
     for title, name in (("precision: samples among the data", "precision"), ("density", "density")):
-        assert page.row(title) == [text.plus_minus(found["samples"][name][side]) for side in ("samples", "reference")]
+        assert page.row(title) == [
+            text.plus_minus(found["samples"][name][side]) for side in ("samples", "reference")
+        ]
     for title, name in (
         ("held-out data", "data"),
         ("draws at z from q", "draw"),
         ("mean at the best z of each datum", "mean_at_optimum"),
     ):
         assert page.row(title) == [
-            text.plus_minus(found["blur"][s][name]) for s in ("high_frequency_energy", "laplacian_variance")
+            text.plus_minus(found["blur"][s][name])
+            for s in ("high_frequency_energy", "laplacian_variance")
         ]
     sticking = next(e for e in slopes["estimators"] if e["name"] == "sticking the landing")
     part = sticking["encoder"]
@@ -277,14 +357,23 @@ def test_a_row_has_the_numbers_of_its_title() -> None:
 
 
 def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    pairs = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value[:1])
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in pairs:
         yield (*place, key)
         yield from _places(inner, (*place, key))
 
 
 def test_a_wrong_type_anywhere_is_refused_or_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each value of an audit in turn is a text, a list or null: the table of its types says so, or the page is made."""
+    """Each value of an audit in turn is a text, a list or null.
+
+    The table of its types says so, or the page is made.
+    """
     monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda audit, gradients: {})
     whole, refused = _audit(), 0
     records.checked(whole, records.AUDIT, Path("audit.json"))
@@ -304,13 +393,18 @@ def test_a_wrong_type_anywhere_is_refused_or_does_nothing(monkeypatch: pytest.Mo
     assert refused > 500
 
 
-# --- Text ------------------------------------------------------------------------------------------------------------------
+# --- Text -----------------------------------------------------------------------------------------
 
 
 def _with_strings(value: Any, string: str) -> Any:
-    """Returns the same with each text that a person or a file could have brought in replaced; what decides a branch stays."""
+    """Returns the same with each text that a person or a file could have brought in replaced.
+
+    What decides a branch stays.
+    """
     if isinstance(value, dict):
-        return {k: v if k in ("stopped", "part") else _with_strings(v, string) for k, v in value.items()}
+        return {
+            k: v if k in ("stopped", "part") else _with_strings(v, string) for k, v in value.items()
+        }
     if isinstance(value, list):
         return [_with_strings(v, string) for v in value]
     return string if isinstance(value, str) else value
@@ -323,9 +417,14 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
     found["model"][HOSTILE], found["effort"][HOSTILE], found[HOSTILE.strip()] = "A()", 2, "B()"
     found["tightened"] = {"from": "run-0", "before": {**found["evidence"], "num_samples": 500}}
     slopes["estimators"][0] = {"name": "a", "target": "b", "objective": None, "reason": "c"}
-    pages = [render(_with_strings(found, string), _with_strings(slopes, string)) for string in ("harmless", HOSTILE)]
+    pages = [
+        render(_with_strings(found, string), _with_strings(slopes, string))
+        for string in ("harmless", HOSTILE)
+    ]
     harmless, hostile = map(Page, pages)
-    assert [(tag, list(attrs)) for tag, attrs in harmless.tags] == [(tag, list(attrs)) for tag, attrs in hostile.tags]
+    assert [(tag, list(attrs)) for tag, attrs in harmless.tags] == [
+        (tag, list(attrs)) for tag, attrs in hostile.tags
+    ]
     safe = text.plain(HOSTILE)
     assert pages[1].count("alert(1)</script>") == 0
     assert sum(safe in words for words in hostile.texts) > 20
@@ -336,13 +435,23 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
 
 def test_the_page_brings_everything_and_loads_nothing() -> None:
     page = render(_audit(), _gradients(), {"samples.png": PNG, "reconstructions.png": PNG})
-    for forbidden in ("http://", "https://", "<script", "@import", "<link", "<iframe", "javascript:"):
+    for forbidden in (
+        "http://",
+        "https://",
+        "<script",
+        "@import",
+        "<link",
+        "<iframe",
+        "javascript:",
+    ):
         assert forbidden not in page.lower()
     assert set(re.findall(r"url\((.)", page)) <= {"#"}
     tags = Page(page).tags
     assert [a["src"] for _, a in tags if "src" in a] == ["data:image/png;base64,iVBORw0K"] * 2
     assert all(str(a["href"]).startswith("#") for _, a in tags if "href" in a)
-    policy = next(str(a["content"]) for _, a in tags if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        str(a["content"]) for _, a in tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "script" not in policy
     assert len(page.encode()) < 400_000
@@ -355,7 +464,9 @@ def test_a_large_picture_stays_beside_the_page() -> None:
     assert page.count("<img") == 1
 
 
-def test_the_same_input_gives_the_same_bytes_and_importing_needs_no_plotting(tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes_and_importing_needs_no_plotting(
+    tmp_path: Path,
+) -> None:
     import matplotlib
 
     (tmp_path / "in.json").write_text(json.dumps([_audit(), _gradients()], allow_nan=False))
@@ -369,30 +480,50 @@ def test_the_same_input_gives_the_same_bytes_and_importing_needs_no_plotting(tmp
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "svg.hashsalt": None, "axes.grid": True}):
+    with matplotlib.rc_context(
+        {"font.size": 30, "svg.fonttype": "path", "svg.hashsalt": None, "axes.grid": True}
+    ):
         page = render(_audit(), _gradients())
         assert matplotlib.rcParams["font.size"] == 30
     assert (tmp_path / "out.html").read_bytes() == page.encode()
 
 
-# --- What is missing -------------------------------------------------------------------------------------------------------
+# --- What is missing ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", ["None", "absent", "each"])
-def test_a_section_that_is_missing_is_said_to_be(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_section_that_is_missing_is_said_to_be(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = _audit()
     if missing == "each":  # the figures of the others are drawn elsewhere
-        monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda audit, gradients: {})
+        monkeypatch.setattr(
+            sys.modules["taut.report.render"], "_figures", lambda audit, gradients: {}
+        )
         pages = [render({**found, name: None}, _gradients()) for name in found]
     else:
         pages = [render(dict.fromkeys(found) if missing == "None" else {})]
     for page in pages:
         words = " ".join(Page(page).texts)
         assert not re.search(r"\b(None|nan|inf|Undefined)\b", words)
-    for name in ("annealing", "gaps", "latents", "calibration", "overfitting", "samples", "blur", "naive", "sandwich"):
+    for name in (
+        "annealing",
+        "gaps",
+        "latents",
+        "calibration",
+        "overfitting",
+        "samples",
+        "blur",
+        "naive",
+        "sandwich",
+    ):
         page = pages[list(found).index(name)] if missing == "each" else pages[0]
         assert "not measured" in " ".join(Page(page).texts), name
     if missing != "each":
@@ -422,10 +553,12 @@ def test_the_reason_is_given_where_there_is_one() -> None:
 
 
 def test_nothing_worth_changing_is_said() -> None:
-    assert "Nothing worth changing: no gap above 0.1 nat in the bound." in render({**dict.fromkeys(_audit()), "findings": []})
+    assert "Nothing worth changing: no gap above 0.1 nat in the bound." in render(
+        {**dict.fromkeys(_audit()), "findings": []}
+    )
 
 
-# --- Figures ---------------------------------------------------------------------------------------------------------------
+# --- Figures --------------------------------------------------------------------------------------
 
 
 def _points(svg: str, name: str) -> list[tuple[float, float]]:
@@ -437,7 +570,11 @@ def _points(svg: str, name: str) -> list[tuple[float, float]]:
 
 def _marks(svg: str, name: str) -> list[tuple[float, float]]:
     (group,) = (g for g in ElementTree.fromstring(svg).iter() if g.get("id") == name)
-    return [(float(str(u.get("x"))), float(str(u.get("y")))) for u in group.iter() if u.tag.endswith("use")]
+    return [
+        (float(str(u.get("x"))), float(str(u.get("y"))))
+        for u in group.iter()
+        if u.tag.endswith("use")
+    ]
 
 
 def _estimate(value: float, error: float = 0.1) -> dict[str, float]:
@@ -445,41 +582,71 @@ def _estimate(value: float, error: float = 0.1) -> dict[str, float]:
 
 
 def _example() -> dict[str, Any]:
-    names = ("elbo", "elbo_best", "log_evidence", "elbo_full", "amortization_gap", "approximation_gap", "inference_gap")
+    names = (
+        "elbo",
+        "elbo_best",
+        "log_evidence",
+        "elbo_full",
+        "amortization_gap",
+        "approximation_gap",
+        "inference_gap",
+    )
     values = (-92.0, -90.5, -88.0, -89.0, 1.5, 2.5, 4.0)
-    gaps = {n: _estimate(v) for n, v in zip(names, values, strict=True)} | {"full_covariance_gain": _estimate(1.5)}
+    gaps = {n: _estimate(v) for n, v in zip(names, values, strict=True)} | {
+        "full_covariance_gain": _estimate(1.5)
+    }
     history = [(1.0, -180.0), (2.0, -97.0), (3.0, None), (4.0, -95.0), (5.0, -94.0)]
     return {
         "log_evidence": _estimate(-88.0, 0.75),
         "gaps": gaps,
         "history": [{"epoch": e, "step": 1, "bound": -100.0, "validation": v} for e, v in history],
-        "evidence": {"elbo": _estimate(-92.0), "log_evidence": _estimate(-88.5), "inference_gap": _estimate(3.5)},
+        "evidence": {
+            "elbo": _estimate(-92.0),
+            "log_evidence": _estimate(-88.5),
+            "inference_gap": _estimate(3.5),
+        },
     }
 
 
 def test_the_emblem_stands_where_the_numbers_say() -> None:
     svg = figures.emblem(_example())
     (_, ceiling), _ = _points(svg, "emblem-ceiling")
-    amortization, approximation = (_points(svg, f"emblem-{name}_gap") for name in ("amortization", "approximation"))
+    amortization, approximation = (
+        _points(svg, f"emblem-{name}_gap") for name in ("amortization", "approximation")
+    )
     bottom, top = max(y for _, y in amortization), min(y for _, y in approximation)
     assert bottom > top  # y runs down
     assert ceiling == pytest.approx(top, abs=1e-5)
-    assert min(y for _, y in amortization) == pytest.approx(max(y for _, y in approximation), abs=1e-5)
+    assert min(y for _, y in amortization) == pytest.approx(
+        max(y for _, y in approximation), abs=1e-5
+    )
     nat = (bottom - top) / 4.0
-    for points, height in ((amortization, 1.5), (approximation, 2.5), (_points(svg, "emblem-band"), 2 * 0.75)):
+    for points, height in (
+        (amortization, 1.5),
+        (approximation, 2.5),
+        (_points(svg, "emblem-band"), 2 * 0.75),
+    ):
         ys = [y for _, y in points]
         assert max(ys) - min(ys) == pytest.approx(height * nat, abs=1e-4)
     history = _points(svg, "emblem-history")
     # The last step was kept: it stands at the ELBO, as the curve does with it.
-    assert [y for _, y in history[-2:]] == pytest.approx([ceiling + 5.0 * nat, ceiling + 4.0 * nat], abs=1e-4)
+    assert [y for _, y in history[-2:]] == pytest.approx(
+        [ceiling + 5.0 * nat, ceiling + 4.0 * nat], abs=1e-4
+    )
     assert _marks(svg, "emblem-kept") == [pytest.approx(history[-1], abs=1e-4)]
     (start, _), (end, _) = _points(svg, "emblem-ceiling")
-    assert history[-1][0] - history[-2][0] == pytest.approx((end - start) / 5, abs=0.1)  # the axis begins at epoch zero
+    # the axis begins at epoch zero
+    assert history[-1][0] - history[-2][0] == pytest.approx((end - start) / 5, abs=0.1)
     bottom_of_view = ceiling + 180.0 * nat
     assert bottom_of_view > 330
     assert nat * 4.0 > 330 / 5
     words = " ".join(Page(figures.inline(svg)).texts)
-    for shown in ("−88.00\xa0±\xa00.75", "2.50\xa0±\xa00.10\xa0nats", "1.50\xa0±\xa00.10", "−92.00\xa0±\xa00.10"):
+    for shown in (
+        "−88.00\xa0±\xa00.75",
+        "2.50\xa0±\xa00.10\xa0nats",
+        "1.50\xa0±\xa00.10",
+        "−92.00\xa0±\xa00.10",
+    ):
         assert shown.replace("\xa0nats", " nats") in words
 
 
@@ -488,7 +655,11 @@ def test_the_emblem_says_less_where_less_is_known() -> None:
 
     def parts(**sections: Any) -> set[str]:
         svg = figures.emblem({**example, **sections})
-        return set(re.findall(r'id="emblem-(history|ceiling|band|before|\w+_gap)"', svg)) if svg else set()
+        return (
+            set(re.findall(r'id="emblem-(history|ceiling|band|before|\w+_gap)"', svg))
+            if svg
+            else set()
+        )
 
     whole = {"history", "ceiling", "band", "amortization_gap", "approximation_gap"}
     assert parts() == whole
@@ -496,27 +667,49 @@ def test_the_emblem_says_less_where_less_is_known() -> None:
     assert parts(history=None) == parts(history=[]) == {"amortization_gap", "approximation_gap"}
     assert parts(log_evidence=None, gaps=None) == {"history"}
     assert parts(log_evidence=None, gaps=None, evidence=None, history=None) == set()
-    assert parts(tightened={"from": "a", "before": {"elbo": _estimate(-93.0)}}) == whole | {"before"}
-    # Without the gaps their sum is known only if log p(x) is the estimate that it was computed with.
+    assert parts(tightened={"from": "a", "before": {"elbo": _estimate(-93.0)}}) == whole | {
+        "before"
+    }
+    # Without the gaps their sum is known only if log p(x) is the estimate that it was computed
+    # with.
     assert "3.50\xa0±\xa00.10 nats" not in figures.emblem({**example, "gaps": None})
-    assert "3.50\xa0±\xa00.10 nats" in figures.emblem({**example, "gaps": None, "log_evidence": _estimate(-88.5)})
+    assert "3.50\xa0±\xa00.10 nats" in figures.emblem(
+        {**example, "gaps": None, "log_evidence": _estimate(-88.5)}
+    )
 
 
 def test_the_curve_of_the_emblem_is_moved_to_the_data_of_the_audit() -> None:
-    """It keeps its shape; the kept step stands at the bound that was trained, and what was before at what was gained."""
+    """It keeps its shape.
+
+    The kept step stands at the bound that was trained, and what was before at what was gained.
+    """
     example = _example()
     kept = [{**line, "best": line["epoch"] == 4.0} for line in example["history"]]
     svg = figures.emblem({**example, "history": kept})
-    (elbo, ceiling), points = (max(y for _, y in _points(svg, "emblem-amortization_gap")), 0.0), _points(svg, "emblem-history")
+    (elbo, ceiling), points = (
+        (max(y for _, y in _points(svg, "emblem-amortization_gap")), 0.0),
+        _points(svg, "emblem-history"),
+    )
     (_, ceiling), _ = _points(svg, "emblem-ceiling")
     nat = (elbo - ceiling) / 4
     assert _marks(svg, "emblem-kept") == [pytest.approx((points[-2][0], elbo), abs=1e-4)]
-    assert points[-1][1] == pytest.approx(elbo - nat, abs=1e-4)  # it rose by another nat, on data that did not choose it
-    curve = [{"num_samples": k, **_estimate(v)} for k, v in ((1, -92.0), (5, -90.0), (10, -89.0), (20, -88.5))]
-    several = {"model": {"objective": "DReG(num_samples=8)"}, "evidence": {**example["evidence"], "curve": curve}}
+    # it rose by another nat, on data that did not choose it
+    assert points[-1][1] == pytest.approx(elbo - nat, abs=1e-4)
+    curve = [
+        {"num_samples": k, **_estimate(v)}
+        for k, v in ((1, -92.0), (5, -90.0), (10, -89.0), (20, -88.5))
+    ]
+    several = {
+        "model": {"objective": "DReG(num_samples=8)"},
+        "evidence": {**example["evidence"], "curve": curve},
+    }
     svg = figures.emblem({**example, **several})
     assert _marks(svg, "emblem-kept")[0][1] == pytest.approx(ceiling + 2 * nat, abs=1e-4)
-    sides = {"before": {"elbo": _estimate(-93.0)}, "after": {"elbo": _estimate(-91.5)}}  # of other data than the audit's
+    # of other data than the audit's
+    sides = {
+        "before": {"elbo": _estimate(-93.0)},
+        "after": {"elbo": _estimate(-91.5)},
+    }
     svg = figures.emblem({**example, "tightened": {"from": "a", **sides}})
     (_, ceiling), _ = _points(svg, "emblem-ceiling")
     (_, before), _ = _points(svg, "emblem-before")
@@ -532,8 +725,13 @@ def test_words_beside_an_axis_are_in_the_figure(far: float) -> None:
     example = _example()
     for name in ("elbo", "elbo_best", "log_evidence"):
         example["gaps"][name] = _estimate(example["gaps"][name]["value"] + far)
-    example["history"] = [{**h, "validation": h["validation"] and h["validation"] + far} for h in example["history"]]
-    curve = [{"num_samples": k, **_estimate(v + far)} for k, v in ((1, -92.0), (5, -90.0), (10, -89.0), (20, -88.5))]
+    example["history"] = [
+        {**h, "validation": h["validation"] and h["validation"] + far} for h in example["history"]
+    ]
+    curve = [
+        {"num_samples": k, **_estimate(v + far)}
+        for k, v in ((1, -92.0), (5, -90.0), (10, -89.0), (20, -88.5))
+    ]
     best = _estimate(-88.0 + far)
     for svg in (
         figures.emblem({**example, "log_evidence": best}),
@@ -547,16 +745,24 @@ def test_words_beside_an_axis_are_in_the_figure(far: float) -> None:
             if "rotate(-90" in turned:
                 assert x > size
             elif "anchor: end" in style:
-                width = TextPath((0, 0), words, size=size, prop=FontProperties()).get_extents().width
+                width = (
+                    TextPath((0, 0), words, size=size, prop=FontProperties()).get_extents().width
+                )
                 assert x - width > 0, words
 
 
 def test_two_levels_of_one_value_are_one_line() -> None:
     curve = [{"num_samples": k, **_estimate(v)} for k, v in ((1, -92.0), (10, -89.0))]
-    audit = {"evidence": {"curve": curve}, "log_evidence": _estimate(-88.0), "annealing": {"log_evidence": _estimate(-88.0)}}
+    audit = {
+        "evidence": {"curve": curve},
+        "log_evidence": _estimate(-88.0),
+        "annealing": {"log_evidence": _estimate(-88.0)},
+    }
     assert 'id="bounds-best"' in figures.bounds(audit)
     assert 'id="bounds-annealed"' not in figures.bounds(audit)
-    assert 'id="bounds-annealed"' in figures.bounds({**audit, "annealing": {"log_evidence": _estimate(-88.1)}})
+    assert 'id="bounds-annealed"' in figures.bounds(
+        {**audit, "annealing": {"log_evidence": _estimate(-88.1)}}
+    )
 
 
 def test_labels_of_the_emblem_do_not_touch() -> None:
@@ -566,7 +772,11 @@ def test_labels_of_the_emblem_do_not_touch() -> None:
             example["gaps"][name] = _estimate(value)
         svg = figures.emblem({**example, "log_evidence": _estimate(top)})
         root = ElementTree.fromstring(svg)
-        places = [re.findall(r"-?[\d.]+", t.get("transform") or "") for t in root.iter() if t.tag.endswith("text")]
+        places = [
+            re.findall(r"-?[\d.]+", t.get("transform") or "")
+            for t in root.iter()
+            if t.tag.endswith("text")
+        ]
         ys = sorted(float(y) for x, y, *_ in places if float(x) > 300)
         assert len(ys) == 8
         assert min(b - a for a, b in pairwise(ys)) > 14
@@ -579,12 +789,30 @@ def test_the_other_figures_stand_where_the_numbers_say() -> None:
     for name in ("inference_gap", "amortization_gap", "approximation_gap", "full_covariance_gain"):
         xs = [x for x, _ in _points(svg, f"gaps-{name}")]
         spans[name] = (min(xs), max(xs))
-    (start, end), nat = spans["inference_gap"], (spans["inference_gap"][1] - spans["inference_gap"][0]) / 4
-    expected = [start, start + 1.5 * nat, start + 1.5 * nat, end, start + 1.5 * nat, start + 3 * nat]
-    drawn = [*spans["amortization_gap"], *spans["approximation_gap"], *spans["full_covariance_gain"]]
+    (start, end), nat = (
+        spans["inference_gap"],
+        (spans["inference_gap"][1] - spans["inference_gap"][0]) / 4,
+    )
+    expected = [
+        start,
+        start + 1.5 * nat,
+        start + 1.5 * nat,
+        end,
+        start + 1.5 * nat,
+        start + 3 * nat,
+    ]
+    drawn = [
+        *spans["amortization_gap"],
+        *spans["approximation_gap"],
+        *spans["full_covariance_gain"],
+    ]
     assert drawn == pytest.approx(expected, abs=1e-4)
 
-    latents = {"dimensions": {"rate": [0.001, 2.0, 0.3, 1.0, 0.0], "mean_variance": [0.0] * 5}, "dead": [0, 4], "noisy": [2]}
+    latents = {
+        "dimensions": {"rate": [0.001, 2.0, 0.3, 1.0, 0.0], "mean_variance": [0.0] * 5},
+        "dead": [0, 4],
+        "noisy": [2],
+    }
     svg = figures.dimensions(latents)
     dead, noisy = _marks(svg, "dimensions-dead"), _marks(svg, "dimensions-noisy")
     assert len(dead) == 2
@@ -597,16 +825,34 @@ def test_the_other_figures_stand_where_the_numbers_say() -> None:
     slopes = _gradients()
     svg = figures.variance(slopes)
     xs = [x for x, _ in _marks(svg, "variance-encoder")]
-    logs = [math.log(r["encoder"]["relative_variance"]["value"]) for r in slopes["estimators"] if "reason" not in r]
+    logs = [
+        math.log(r["encoder"]["relative_variance"]["value"])
+        for r in slopes["estimators"]
+        if "reason" not in r
+    ]
     assert len(xs) == len(logs) > 5
     scale = (max(xs) - min(xs)) / (max(logs) - min(logs))
     assert [x - xs[0] for x in xs] == pytest.approx([scale * (v - logs[0]) for v in logs], abs=1e-4)
 
-    curve = [{"num_samples": k, "value": -90.0 + math.log(k), "mc_error": 0.1, "test_error": 1.0} for k in (1, 10, 100, 1000)]
+    curve = [
+        {"num_samples": k, "value": -90.0 + math.log(k), "mc_error": 0.1, "test_error": 1.0}
+        for k in (1, 10, 100, 1000)
+    ]
     marks = _marks(figures.bounds({"evidence": {"curve": curve}}), "bounds-curve")
     assert len(marks) == 4
-    assert max(abs(2 * b[0] - a[0] - c[0]) for a, b, c in zip(marks, marks[1:], marks[2:], strict=False)) < 1e-4
-    assert figures.bounds({"evidence": None}) == figures.gaps({}) == figures.variance({"estimators": []}) == ""
+    assert (
+        max(
+            abs(2 * b[0] - a[0] - c[0])
+            for a, b, c in zip(marks, marks[1:], marks[2:], strict=False)
+        )
+        < 1e-4
+    )
+    assert (
+        figures.bounds({"evidence": None})
+        == figures.gaps({})
+        == figures.variance({"estimators": []})
+        == ""
+    )
 
 
 def test_figures_say_what_they_are_and_take_the_colour_of_the_page() -> None:
@@ -619,9 +865,16 @@ def test_figures_say_what_they_are_and_take_the_colour_of_the_page() -> None:
     drawings = [a for tag, a in tags if tag == "svg"]
     assert len(drawings) == len(NAMES)
     assert all(a["role"] == "img" and str(a["viewbox"]).startswith("0 0 480 ") for a in drawings)
-    assert all(name in ids for _, a in tags for name in str(a.get("aria-labelledby") or ids[0]).split())
-    assert all(f"#{name}" not in page or name in ids for name in re.findall(r'(?:url\(|href=")#([^")]+)', page))
-    assert all(len(found.strip()) > 5 for found in re.findall(r"<(?:title|desc)[^>]*>(.*?)</", page))
+    assert all(
+        name in ids for _, a in tags for name in str(a.get("aria-labelledby") or ids[0]).split()
+    )
+    assert all(
+        f"#{name}" not in page or name in ids
+        for name in re.findall(r'(?:url\(|href=")#([^")]+)', page)
+    )
+    assert all(
+        len(found.strip()) > 5 for found in re.findall(r"<(?:title|desc)[^>]*>(.*?)</", page)
+    )
     assert all(a.get("alt") for tag, a in tags if tag == "img")
     assert all(a.get("scope") in ("col", "row", "rowgroup") for tag, a in tags if tag == "th")
     assert ("html", {"lang": "en"}) in tags
@@ -647,9 +900,15 @@ def test_colours_can_be_told_from_the_page() -> None:
         return (high + 0.05) / (low + 0.05)
 
     assert contrast("#000", "#fff") == pytest.approx(21)
-    schemes = [dict(re.findall(r"--(\w+):(#\w+)", block)) for block in re.findall(r":root\{([^}]*)\}", css)]
+    schemes = [
+        dict(re.findall(r"--(\w+):(#\w+)", block)) for block in re.findall(r":root\{([^}]*)\}", css)
+    ]
     assert len(schemes) == 3  # light, dark, print
     for scheme in schemes:
         for words in ("ink", "soft"):
-            assert min(contrast(scheme[words], scheme[ground]) for ground in ("page", "field")) > 4.5
-        assert min(contrast(colour, scheme["page"]) for colour in (figures.BLUE, figures.ORANGE)) > 3
+            assert (
+                min(contrast(scheme[words], scheme[ground]) for ground in ("page", "field")) > 4.5
+            )
+        assert (
+            min(contrast(colour, scheme["page"]) for colour in (figures.BLUE, figures.ORANGE)) > 3
+        )

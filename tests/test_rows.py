@@ -1,4 +1,7 @@
-"""log p(x) of rows far from the training data: the referee's number, or openly unsure; and what no method can tell is counted."""
+"""log p(x) of rows far from the training data: the referee's number, or openly unsure.
+
+And what no method can tell is counted.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,12 @@ from taut import posteriors
 from taut.evidence import Estimate, Evidence, log_evidence, settle
 from taut.evidence.importance import Defensive, prior_proposal
 
-SMALL = {"encoder": "MLP(hidden=(16,))", "decoder": "MLP(hidden=(16,))", "max_epochs": 30, "learning_rate": 0.01}
+SMALL = {
+    "encoder": "MLP(hidden=(16,))",
+    "decoder": "MLP(hidden=(16,))",
+    "max_epochs": 30,
+    "learning_rate": 0.01,
+}
 
 
 def rows_and_run(kind: str, where: Path) -> tuple[torch.Tensor, taut.Run]:
@@ -30,19 +38,25 @@ def rows_and_run(kind: str, where: Path) -> tuple[torch.Tensor, taut.Run]:
         "positive": (np.exp(linear), {"latent_dim": 1, "likelihood": "LogNormal()"}),
         "bits": (
             linear,
-            {"latent_dim": 5, "posterior": "IndependentBernoulli()", "prior": "IndependentBernoulli()",
-             "objective": "VIMCO(num_samples=4)"},
+            {
+                "latent_dim": 5,
+                "posterior": "IndependentBernoulli()",
+                "prior": "IndependentBernoulli()",
+                "objective": "VIMCO(num_samples=4)",
+            },
         ),
-    }[kind]  # fmt: skip
+    }[kind]
     return torch.tensor(x).float(), taut.fit(x, where / kind, **settings, **SMALL)
 
 
 @pytest.mark.parametrize("kind", ["reals", "full", "positive", "bits"])
-def test_rows_with_a_wild_entry_have_the_right_number_or_are_not_called_reliable(kind: str, tmp_path: Path) -> None:
+def test_rows_with_a_wild_entry_have_the_right_number_or_are_not_called_reliable(
+    kind: str, tmp_path: Path
+) -> None:
     """One entry of each of 6 rows times 10^-6 to 10^6.
 
-    Of the reliable ones, 4 errors and 0.05 nats are allowed: with normal errors one in 15,000 is beyond, and there are at most
-    42; the error is of the first order, hence the nats.
+    Of the reliable ones, 4 errors and 0.05 nats are allowed: with normal errors one in 15,000 is
+    beyond, and there are at most 42; the error is of the first order, hence the nats.
     """
     x, run = rows_and_run(kind, tmp_path)
     referee = Oracle(run.model)
@@ -62,10 +76,15 @@ def test_rows_with_a_wild_entry_have_the_right_number_or_are_not_called_reliable
 
 @pytest.mark.parametrize("family", [taut.DiagonalNormal, taut.FullCovarianceNormal])
 def test_no_posterior_collapses_and_its_density_is_stable(family: type[taut.Posterior]) -> None:
-    """Over wild outputs of an encoder: samples differ, and the float32 density is that of float64 within 0.02 nats of a few."""
+    """Over wild outputs of an encoder.
+
+    Samples differ, and the float32 density is that of float64 within 0.02 nats of a few.
+    """
 
     class Given(taut.Network):
-        def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], context_dim: int = 0) -> None:
+        def __init__(
+            self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], context_dim: int = 0
+        ) -> None:
             super().__init__()
             self.out_shape = out_shape
 
@@ -82,13 +101,20 @@ def test_no_posterior_collapses_and_its_density_is_stable(family: type[taut.Post
         assert float(((z.amax(0) - z.amin(0)) / (1 + z.abs().amax(0))).min()) > 1e-5
         density = q.log_prob(z)
     base = q.base_dist if isinstance(q, Independent) else q
-    factor = base.scale_tril if isinstance(base, MultivariateNormal) else torch.diag_embed(base.stddev)
+    factor = (
+        base.scale_tril if isinstance(base, MultivariateNormal) else torch.diag_embed(base.stddev)
+    )
     exact = MultivariateNormal(base.mean.double(), scale_tril=factor.double(), validate_args=False)
-    noise = torch.linalg.solve_triangular(exact.scale_tril, (z.double() - exact.mean)[..., None], upper=False)[..., 0]
-    log_volume = exact.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * d * math.log(2 * math.pi)
+    noise = torch.linalg.solve_triangular(
+        exact.scale_tril, (z.double() - exact.mean)[..., None], upper=False
+    )[..., 0]
+    log_volume = exact.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * d * math.log(
+        2 * math.pi
+    )
     expected = -0.5 * noise.square().sum(-1) - log_volume
     torch.testing.assert_close(density.double(), expected, rtol=2e-4, atol=0.02)
-    # and z is what was drawn: the noise that its density sees is standard Normal. A mean of 20,000 squares has an error of 0.01.
+    # and z is what was drawn: the noise that its density sees is standard Normal. A mean of 20,000
+    # squares has an error of 0.01.
     assert float(noise.square().mean()) == pytest.approx(1.0, abs=0.05)
 
 
@@ -104,7 +130,9 @@ def test_the_floor_is_in_units_of_the_prior_and_of_the_distance() -> None:
     prior = taut.GaussianMixture(2, components=2, min_scale=0.25)
     with torch.no_grad():
         prior.raw_scale.fill_(-200.0)
-    torch.testing.assert_close(prior().component_distribution.base_dist.stddev, torch.full((2, 2), 0.25))
+    torch.testing.assert_close(
+        prior().component_distribution.base_dist.stddev, torch.full((2, 2), 0.25)
+    )
 
 
 class Point(taut.Posterior):
@@ -116,12 +144,19 @@ class Point(taut.Posterior):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
         loc = x.new_full((len(x), 2), 3.0)
-        return Independent(Normal(loc, torch.full_like(loc, self.scale), validate_args=False), 1, validate_args=False)
+        return Independent(
+            Normal(loc, torch.full_like(loc, self.scale), validate_args=False),
+            1,
+            validate_args=False,
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e-9, 1e-4, 1e-2])
 def test_a_point_is_no_good_proposal_however_equal_its_weights(scale: float) -> None:
-    """300 rows. Weights exp(e^2 / 2) of a narrow Gaussian: in two dimensions no more than 1 of 100 may look harmless."""
+    """300 rows. Weights exp(e^2 / 2) of a narrow Gaussian.
+
+    In two dimensions no more than 1 of 100 may look harmless.
+    """
     problem = taut.LinearGaussian()
     x = problem.sample(300)
     found = taut.importance(problem.model(Point(scale)), x, 500)
@@ -131,11 +166,14 @@ def test_a_point_is_no_good_proposal_however_equal_its_weights(scale: float) -> 
     better = settle(problem.model(Point(scale)), x, found)
     z = (better.log_evidence - problem.log_evidence(x).detach()) / better.log_evidence_error
     assert float(better.reliable.double().mean()) > 0.98
-    assert float(z[better.reliable].abs().max()) < 4.5  # of 300 normal ones: beyond by chance in 2 of 1000 seeds
+    # of 300 normal ones: beyond by chance in 2 of 1000 seeds
+    assert float(z[better.reliable].abs().max()) < 4.5
 
 
 def test_a_share_of_the_prior_bounds_the_weights_and_keeps_them_unbiased() -> None:
-    """E[w] = p(x) for any proposal; none exceeds p(x|z) / a. Stratified also where K is odd or 1."""
+    """E[w] = p(x) for any proposal; none exceeds p(x|z) / a. Stratified also where K is
+    odd or 1.
+    """
     problem = taut.LinearGaussian()
     model, x = problem.model(Point(0.1)), problem.sample(1)
     q, prior = model.encode(x), prior_proposal(model)(slice(None), x, None)
@@ -145,14 +183,23 @@ def test_a_share_of_the_prior_bounds_the_weights_and_keeps_them_unbiased() -> No
     assert bool((log_w <= model.decode(z).log_prob(x) - math.log(0.3) + 1e-9).all())
     near = ((z - 3.0).abs() < 1.0).all(-1)[:, 0]
     assert abs(int(near.sum()) - 700) <= 100  # all of the posterior's 700, and some of the prior's
-    means = torch.stack([
-        torch.cat([_weights(model, x, prior, mixture, count) for count in (1, 3, 4)]).mean() for _ in range(4000)
-    ])  # fmt: skip
+    means = torch.stack(
+        [
+            torch.cat([_weights(model, x, prior, mixture, count) for count in (1, 3, 4)]).mean()
+            for _ in range(4000)
+        ]
+    )
     relative = means.detach() / problem.log_evidence(x).exp().item()
     assert abs(float(relative.mean()) - 1) < 5 * float(relative.std()) / 4000**0.5  # 5 errors: 6e-7
 
 
-def _weights(model: taut.VAE, x: torch.Tensor, prior: torch.distributions.Distribution, q: Defensive, count: int) -> torch.Tensor:
+def _weights(
+    model: taut.VAE,
+    x: torch.Tensor,
+    prior: torch.distributions.Distribution,
+    q: Defensive,
+    count: int,
+) -> torch.Tensor:
     z = q.sample(torch.Size((count,)))
     return (model.decode(z).log_prob(x) + prior.log_prob(z) - q.log_prob(z)).exp()
 
@@ -161,7 +208,9 @@ def test_with_the_exact_posterior_nothing_climbs_and_nothing_is_lost() -> None:
     problem = taut.LinearGaussian()
     x = problem.sample(50)
     found = log_evidence(problem.model(), x)
-    torch.testing.assert_close(found.log_evidence, problem.log_evidence(x).detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        found.log_evidence, problem.log_evidence(x).detach(), rtol=0, atol=1e-10
+    )
     assert found.methods == ["importance"] * 50
 
 
@@ -169,7 +218,9 @@ def test_few_bits_are_summed() -> None:
     problem = taut.BinaryLatents()
     x = problem.sample(20)
     found = log_evidence(problem.model(posteriors.IndependentBernoulli((6,), 3, taut.Linear)), x)
-    torch.testing.assert_close(found.log_evidence, problem.log_evidence(x).detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        found.log_evidence, problem.log_evidence(x).detach(), rtol=0, atol=1e-10
+    )
     assert set(found.methods) == {"enumeration"}
 
 
@@ -180,7 +231,12 @@ def test_a_row_without_a_number_is_counted_and_named_and_blanks_nothing() -> Non
     assert (mean.value, mean.without) == (2.0, 2)
     assert mean.mc_error == pytest.approx(math.sqrt(0.02) / 2)
     assert mean.test_error is None  # the two are copies: one observation
-    assert Estimate.of(values[1:2]).to_dict() == {"value": None, "mc_error": None, "test_error": None, "without_number": 1}
+    assert Estimate.of(values[1:2]).to_dict() == {
+        "value": None,
+        "mc_error": None,
+        "test_error": None,
+        "without_number": 1,
+    }
 
     problem = taut.LinearGaussian()
     x = torch.cat([problem.sample(3), torch.full((1, 5), 1e200), problem.sample(2)])
@@ -188,12 +244,18 @@ def test_a_row_without_a_number_is_counted_and_named_and_blanks_nothing() -> Non
     assert found.methods[3] == "none"
     assert found.order[0] == 3  # the oddest
     assert not found.reliable[3]
-    assert "1 of 6 rows has no number, row 3 (from 0): the means are over the others" in found.warnings
+    assert (
+        "1 of 6 rows has no number, row 3 (from 0): the means are over the others" in found.warnings
+    )
     known = torch.tensor([0, 1, 2, 4, 5])
     for result in (found.to_dict(), found.first.to_dict()):
         assert result["log_evidence"]["without_number"] == 1
-        assert result["log_evidence"]["value"] == pytest.approx(float(found.log_evidence[known].mean()), abs=1e-12)
-        assert result["elbo"]["value"] == pytest.approx(-(result["rate"]["value"] + result["distortion"]["value"]), abs=1e-9)
+        assert result["log_evidence"]["value"] == pytest.approx(
+            float(found.log_evidence[known].mean()), abs=1e-12
+        )
+        assert result["elbo"]["value"] == pytest.approx(
+            -(result["rate"]["value"] + result["distortion"]["value"]), abs=1e-9
+        )
 
 
 def test_the_budget_is_kept_and_the_worst_rows_climb_first() -> None:

@@ -1,4 +1,7 @@
-"""The run folder: the same seed gives the same bits, whatever happens on the way; a damaged one is never believed."""
+"""The run folder: the same seed gives the same bits, whatever happens on the way.
+
+A damaged one is never believed.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,25 @@ BITS = (RNG.random((60, 4, 4)) < 0.4).astype(np.uint8)
 REAL = RNG.normal(size=(60, 3))
 # 48 training rows make 6 steps an epoch: 50 epochs are 300 steps, three intervals of 100.
 SMALL: dict[str, Any] = {
-    "latent_dim": 2, "encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,))", "max_epochs": 50, "batch_size": 8,
-    "num_samples": 6, "checkpoint_seconds": 0, "patience": 5, "threads": 1,
-}  # fmt: skip
+    "latent_dim": 2,
+    "encoder": "MLP(hidden=(8,))",
+    "decoder": "MLP(hidden=(8,))",
+    "max_epochs": 50,
+    "batch_size": 8,
+    "num_samples": 6,
+    "checkpoint_seconds": 0,
+    "patience": 5,
+    "threads": 1,
+}
 QUICK = SMALL | {"max_epochs": 1}
 FILES = {
-    "run.json", "history.jsonl", "model.safetensors", "evaluation.json", "samples.png", "reconstructions.png",
-}  # fmt: skip
+    "run.json",
+    "history.jsonl",
+    "model.safetensors",
+    "evaluation.json",
+    "samples.png",
+    "reconstructions.png",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +89,7 @@ def finish_run(path: Path) -> None:
         pass
 
 
-# ----------------------------------------------------------------------------------------------------------- what is there
+# ------------------------------------------------------------------------------------ what is there
 
 
 def test_a_run_leaves_everything_and_each_file_has_its_checksum(tmp_path: Path):
@@ -82,8 +97,13 @@ def test_a_run_leaves_everything_and_each_file_has_its_checksum(tmp_path: Path):
     run = taut.fit(tmp_path / "bits.npy", tmp_path / "run", **SMALL)
     found = contents(tmp_path / "run")
     assert found.keys() == FILES | {"manifest.json"}
-    assert json.loads(found["manifest.json"]) == {name: hashlib.sha256(found[name]).hexdigest() for name in FILES}
-    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-000000200", "step-000000300"]
+    assert json.loads(found["manifest.json"]) == {
+        name: hashlib.sha256(found[name]).hexdigest() for name in FILES
+    }
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == [
+        "step-000000200",
+        "step-000000300",
+    ]
     assert [line["step"] for line in run.history()] == [100, 200, 300]
     assert [line["epoch"] for line in run.history()] == pytest.approx([100 / 6, 200 / 6, 50])
     info = json.loads(found["run.json"])
@@ -91,22 +111,38 @@ def test_a_run_leaves_everything_and_each_file_has_its_checksum(tmp_path: Path):
     assert info["rows"] == {"train": 48, "validation": 6, "test": 6}
     assert info["total_steps"] == 300
     assert Config.from_dict(info["config"]) == run.config
-    assert run.config.model.likelihood == "Bernoulli()"  # resolved: what followed from the data is written down
+    # resolved: what followed from the data is written down
+    assert run.config.model.likelihood == "Bernoulli()"
     for name in ("samples.png", "reconstructions.png"):
         assert found[name].startswith(b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(95, [0, 9, 19, 28, 38, 47, 57, 66, 76, 85]), (10, list(range(10))), (3, [0, 1, 2])]
+    ("count", "shown"),
+    [(95, [0, 9, 19, 28, 38, 47, 57, 66, 76, 85]), (10, list(range(10))), (3, [0, 1, 2])],
 )
 def test_reconstructions_are_spread_over_rows_that_are_sorted_by_class(
     count: int, shown: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grids: list[torch.Tensor] = []
-    monkeypatch.setattr("taut.runs.measure.pictures.grid", lambda x, *_: grids.append(x) or torch.zeros(1, 1))
+    monkeypatch.setattr(
+        "taut.runs.measure.pictures.grid", lambda x, *_: grids.append(x) or torch.zeros(1, 1)
+    )
     monkeypatch.setattr("taut.runs.measure.pictures.to_png", lambda _: b"")
     rows = torch.arange(count, dtype=torch.float32)[:, None, None].expand(-1, 4, 4)
-    data = Dataset(Schema("levels", (4, 4), 0.0, 99.0), rows[:1], rows[:0], rows, None, None, None, (), "", "", "none")
+    data = Dataset(
+        Schema("levels", (4, 4), 0.0, 99.0),
+        rows[:1],
+        rows[:0],
+        rows,
+        None,
+        None,
+        None,
+        (),
+        "",
+        "",
+        "none",
+    )
     model = taut.VAE(taut.StandardNormal(2), taut.Normal((4, 4), 2), taut.DiagonalNormal((4, 4), 2))
     draw_pictures(model, data, 0)
     assert [x.shape[0] for x in grids] == [40, 40, *[len(shown)] * 3]
@@ -119,7 +155,9 @@ def test_loading_gives_the_model_that_was_measured(tmp_path: Path):
     assert not run.model.training
     assert run.config == trained.config
     assert run.model.state_dict().keys() == trained.model.state_dict().keys()
-    assert all(torch.equal(v, trained.model.state_dict()[k]) for k, v in run.model.state_dict().items())
+    assert all(
+        torch.equal(v, trained.model.state_dict()[k]) for k, v in run.model.state_dict().items()
+    )
     result = run.evaluation()
     assert result["data"] == "test"
     x = data_of(run, BITS).test
@@ -147,11 +185,16 @@ def test_the_weights_are_the_best_ones_of_the_validation(tmp_path: Path):
         (REAL, {"test": REAL[:7]}, "test", False),
     ],
 )
-def test_what_is_measured(tmp_path: Path, data: np.ndarray, settings: dict[str, Any], part: str, pictures: bool):
+def test_what_is_measured(
+    tmp_path: Path, data: np.ndarray, settings: dict[str, Any], part: str, pictures: bool
+):
     run = taut.fit(data, tmp_path / "run", **QUICK | settings)
     result = run.evaluation()
     assert result["data"] == part
-    assert result["num_data"] == {"train": 60, "validation": 6, "test": 7 if "test" in settings else 6}[part]
+    assert (
+        result["num_data"]
+        == {"train": 60, "validation": 6, "test": 7 if "test" in settings else 6}[part]
+    )
     assert (tmp_path / "run" / "samples.png").exists() == pictures
     assert ("bits_per_dimension" in result) == pictures  # bits per dimension are of discrete data
     if pictures:
@@ -162,12 +205,19 @@ def test_what_is_measured(tmp_path: Path, data: np.ndarray, settings: dict[str, 
 def test_nothing_to_measure_on_is_refused_before_training(tmp_path: Path):
     grey = np.arange(60 * 4, dtype=np.uint8).reshape(60, 4)
     with pytest.raises(DataError) as caught:
-        taut.fit(grey, tmp_path / "run", binarize="dynamic", test_fraction=0, validation_fraction=0, **QUICK)
+        taut.fit(
+            grey,
+            tmp_path / "run",
+            binarize="dynamic",
+            test_fraction=0,
+            validation_fraction=0,
+            **QUICK,
+        )
     one_line(caught, "nothing is held out", "--test FILE")
     assert not (tmp_path / "run").exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------- same bits
+# ---------------------------------------------------------------------------------------- same bits
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path):
@@ -175,7 +225,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path):
     folders = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(len(folders))  # what the user did before makes no difference
-        taut.fit(tmp_path / "bits.npy", tmp_path / name, **QUICK | {"seed": seed, "objective": "IWAE(num_samples=2)"})
+        taut.fit(
+            tmp_path / "bits.npy",
+            tmp_path / name,
+            **QUICK | {"seed": seed, "objective": "IWAE(num_samples=2)"},
+        )
         folders.append(contents(tmp_path / name))
     assert folders[0] == folders[1]
     for name in ("history.jsonl", "model.safetensors", "evaluation.json", "samples.png"):
@@ -192,9 +246,10 @@ def test_the_randomness_of_the_user_is_left_alone(tmp_path: Path):
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
 
 
-# ------------------------------------------------------------------------------------------------------------------ stopped
+# ------------------------------------------------------------------------------------------ stopped
 
-# One process imports taut; for each job it forks a child that trains and that a signal meets at the n-th call of a function.
+# One process imports taut; for each job it forks a child that trains and that a signal meets at the
+# n-th call of a function.
 HELPER = textwrap.dedent("""
     import importlib, json, os, sys
     from pathlib import Path
@@ -202,7 +257,8 @@ HELPER = textwrap.dedent("""
 
     weights = torch.nn.Parameter(torch.zeros(3))
     weights.grad = torch.ones(3)
-    torch.optim.AdamW([weights], fused=True).step()  # imports what an optimizer needs, once for all children
+    # imports what an optimizer needs, once for all children
+    torch.optim.AdamW([weights], fused=True).step()
 
     def run(job):
         os.chdir(job["cwd"])
@@ -241,37 +297,69 @@ HELPER = textwrap.dedent("""
 
 STEP, SYNC, CAPTURE = "taut.training.loop.batch", "os.fsync", "taut.training.loop._capture"
 RECORD, SHOW = "json.dumps", "taut.cli.terminal.Text"
-# batch: one call a step. _capture: one call before the first step and one after each interval. Text: one call a line shown.
-# fsync: 1, 2 run.json; an interval makes 9: 1 history, 2 + 2 + 2 the files of the checkpoint, 2 its folder; later, each file 2.
-KILLS = [(SYNC, n) for n in (12, 13, 14, 16, 18, 19, 20, 21, 29, 30, 31, 33, 36)] + [(STEP, 117), (STEP, 299), (CAPTURE, 3)]
+# batch: one call a step. _capture: one call before the first step and one after each interval.
+# Text: one call a line shown. fsync: 1, 2 run.json; an interval makes 9: 1 history, 2 + 2 + 2 the
+# files of the checkpoint, 2 its folder; later, each file 2.
+KILLS = [(SYNC, n) for n in (12, 13, 14, 16, 18, 19, 20, 21, 29, 30, 31, 33, 36)] + [
+    (STEP, 117),
+    (STEP, 299),
+    (CAPTURE, 3),
+]
 EARLY = [(STEP, 1), (STEP, 77), (SYNC, 3), (SYNC, 10)]
 STOPS = [
-    (STEP, 1), (STEP, 77), (STEP, 155), (STEP, 300), (CAPTURE, 3), (SYNC, 14), (SYNC, 19), (RECORD, 5),
-    (RECORD, 6), (SHOW, 9), (SHOW, 10), (SYNC, 32),
-]  # fmt: skip
+    (STEP, 1),
+    (STEP, 77),
+    (STEP, 155),
+    (STEP, 300),
+    (CAPTURE, 3),
+    (SYNC, 14),
+    (SYNC, 19),
+    (RECORD, 5),
+    (RECORD, 6),
+    (SHOW, 9),
+    (SHOW, 10),
+    (SYNC, 32),
+]
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, int, int], int]]:
-    """A run that nothing stopped, and runs that a signal stopped, by the place, the count and the signal; with exit codes."""
+def stopped(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[tuple[str, int, int], int]]:
+    """A run that nothing stopped, and runs that a signal stopped, by the place, the count and the
+    signal; with exit codes.
+    """
     folder = tmp_path_factory.mktemp("stopped")
     np.save(folder / "bits.npy", BITS)
     flags = [
-        f for k, v in SMALL.items() if k not in ("checkpoint_seconds", "patience") for f in (f"--{k.replace('_', '-')}", str(v))
+        f
+        for k, v in SMALL.items()
+        if k not in ("checkpoint_seconds", "patience")
+        for f in (f"--{k.replace('_', '-')}", str(v))
     ]
     flags += ["--set", "training.checkpoint_seconds=0", "--set", "training.patience=5"]
-    flags += ["--threads", "1", "--set", "training.compile=off"]  # nothing is measured before the first step
+    # nothing is measured before the first step
+    flags += [
+        "--threads",
+        "1",
+        "--set",
+        "training.compile=off",
+    ]
     signals = [signal.SIGTERM, signal.SIGINT]
     wanted = [(at, n, int(signal.SIGKILL)) for at, n in KILLS + EARLY]
     wanted += [(at, n, int(signals[i % 2])) for i, (at, n) in enumerate(STOPS)]
     wanted += [(STEP, 10**9, 0)]
     jobs = [
         {
-            "cwd": str(folder), "at": at, "n": n, "signal": number, "out": str(folder / name(at, n, number)),
+            "cwd": str(folder),
+            "at": at,
+            "n": n,
+            "signal": number,
+            "out": str(folder / name(at, n, number)),
             "args": ["fit", "bits.npy", "--out", name(at, n, number), *flags],
         }
         for at, n, number in wanted
-    ]  # fmt: skip
+    ]
     result = subprocess.run(
         [sys.executable, "-c", HELPER],
         input=json.dumps(jobs),
@@ -293,7 +381,9 @@ def assert_like_the_unbroken_run(folder: Path, path: Path) -> None:
     unbroken = contents(folder / name(STEP, 10**9, 0))
     assert unbroken.keys() == FILES | {"manifest.json"}
     assert contents(path) == unbroken
-    found, expected = (checkpoint.latest(p / "checkpoints") for p in (path, folder / name(STEP, 10**9, 0)))
+    found, expected = (
+        checkpoint.latest(p / "checkpoints") for p in (path, folder / name(STEP, 10**9, 0))
+    )
     assert contents(found) == contents(expected)
 
 
@@ -327,7 +417,10 @@ def test_killed_before_the_first_checkpoint_there_is_nothing_to_resume(
     assert not path.exists()
 
 
-@pytest.mark.parametrize(("number", "at", "n"), [((signal.SIGTERM, signal.SIGINT)[i % 2], *s) for i, s in enumerate(STOPS)])
+@pytest.mark.parametrize(
+    ("number", "at", "n"),
+    [((signal.SIGTERM, signal.SIGINT)[i % 2], *s) for i, s in enumerate(STOPS)],
+)
 def test_stopped_anywhere_the_state_is_saved_and_a_resumed_run_ends_in_the_same_bits(
     stopped: tuple[Path, dict[tuple[str, int, int], int]], number: int, at: str, n: int
 ):
@@ -361,11 +454,18 @@ def test_a_line_of_the_history_that_a_kill_cut_off_is_dropped(
     assert_like_the_unbroken_run(folder, path)
 
 
-def test_the_clock_ends_a_run_after_an_interval_and_it_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_clock_ends_a_run_after_an_interval_and_it_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     config = Config.from_dict(
         {
             "model": {k: SMALL[k] for k in ("latent_dim", "encoder", "decoder")},
-            "training": {"max_epochs": 50, "batch_size": 8, "minutes": 1e-9, "checkpoint_seconds": 1e9},
+            "training": {
+                "max_epochs": 50,
+                "batch_size": 8,
+                "minutes": 1e-9,
+                "checkpoint_seconds": 1e9,
+            },
         }
     )
     run, data, state = start(BITS, tmp_path / "run", config)
@@ -376,7 +476,7 @@ def test_the_clock_ends_a_run_after_an_interval_and_it_is_finished(tmp_path: Pat
     assert (saved.step, saved.done) == (100, True)
 
 
-# ----------------------------------------------------------------------------------------------------------------- extended
+# ----------------------------------------------------------------------------------------- extended
 
 
 def extended(path: Path, **more: Any) -> tuple[Run, list[Record]]:
@@ -391,16 +491,28 @@ def test_why_a_training_ended_is_kept(tmp_path: Path):
     assert taut.fit(BITS, tmp_path / "a", **QUICK).info["ended"] == "epochs"
     run = taut.fit(BITS, tmp_path / "b", **SMALL | {"learning_rate": 0.0, "patience": 0.3})
     assert (run.info["ended"], run.history()[-1]["step"]) == ("patience", 200)
-    assert taut.fit(BITS, tmp_path / "c", **QUICK | {"minutes": 1e-9, "max_epochs": None}).info["ended"] == "time"
+    assert (
+        taut.fit(BITS, tmp_path / "c", **QUICK | {"minutes": 1e-9, "max_epochs": None}).info[
+            "ended"
+        ]
+        == "time"
+    )
     assert taut.fit(BITS, tmp_path / "d", **QUICK | {"minutes": 10.0}).info["ended"] == "epochs"
     for name, ended in (("a", "epochs"), ("b", "patience"), ("c", "time"), ("d", "epochs")):
         assert taut.load(tmp_path / name).info["ended"] == ended
-    assert taut.load(tmp_path / "a").evaluation()["unfinished"][0].endswith("train on with `taut resume RUN --max-epochs 2`")
+    assert (
+        taut.load(tmp_path / "a")
+        .evaluation()["unfinished"][0]
+        .endswith("train on with `taut resume RUN --max-epochs 2`")
+    )
     assert taut.load(tmp_path / "b").evaluation()["unfinished"] == []
 
 
 def test_a_finished_run_is_extended_with_a_schedule_of_its_own(tmp_path: Path):
-    """300 steps and then 300 more: the second half has the rates of the first, and Adam goes on where it was."""
+    """300 steps and then 300 more.
+
+    The second half has the rates of the first, and Adam goes on where it was.
+    """
     before = taut.fit(BITS, tmp_path / "run", **SMALL)
     first, weights = before.history(), before.model.state_dict()
     (tmp_path / "run" / "audit.json").write_text("{}")
@@ -417,7 +529,9 @@ def test_a_finished_run_is_extended_with_a_schedule_of_its_own(tmp_path: Path):
     best = max(run.history(), key=lambda line: line["validation"])
     changed = any(not torch.equal(v, weights[k]) for k, v in loaded.model.state_dict().items())
     assert changed == (best["step"] > 300)  # the best of the whole are kept
-    with pytest.raises(UsageError, match="100 passes over its training data: give --max-epochs a larger number"):
+    with pytest.raises(
+        UsageError, match="100 passes over its training data: give --max-epochs a larger number"
+    ):
         resume(tmp_path / "run", source=BITS, max_epochs=100)
     taut.load(tmp_path / "run")  # it is finished still
 
@@ -434,7 +548,9 @@ def test_an_extended_run_that_is_stopped_ends_in_the_bits_of_one_that_is_not(tmp
 
 
 @pytest.mark.parametrize("kill", ["manifest", "checkpoint"])
-def test_a_kill_while_a_run_is_extended_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: str):
+def test_a_kill_while_a_run_is_extended_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: str
+):
     taut.fit(BITS, tmp_path / "run", **SMALL)
     before = contents(tmp_path / "run")
 
@@ -469,7 +585,7 @@ def test_time_is_given_to_a_run_that_was_cut(tmp_path: Path):
     assert run.info["ended"] == "time"
 
 
-# ----------------------------------------------------------------------------------------------------------------- diverged
+# ----------------------------------------------------------------------------------------- diverged
 
 
 class Breaking(taut.Objective):
@@ -480,13 +596,20 @@ class Breaking(taut.Objective):
     def __init__(self, after: float = 0.0) -> None:
         self.after = after
 
-    def __call__(self, model: taut.Model, x: Any, context: Any = None, progress: float = 1.0) -> taut.Bound:
+    def __call__(
+        self, model: taut.Model, x: Any, context: Any = None, progress: float = 1.0
+    ) -> taut.Bound:
         bound = taut.ELBO()(model, x, context, progress)
-        return bound._replace(surrogate=bound.surrogate * (math.nan if progress > self.after and progress < 1 else 1.0))
+        return bound._replace(
+            surrogate=bound.surrogate
+            * (math.nan if progress > self.after and progress < 1 else 1.0)
+        )
 
 
 @pytest.mark.parametrize(("after", "step"), [(0.0, 0), (0.5, 100)])
-def test_a_training_that_diverges_keeps_the_last_finite_weights(tmp_path: Path, after: float, step: int):
+def test_a_training_that_diverges_keeps_the_last_finite_weights(
+    tmp_path: Path, after: float, step: int
+):
     run, data, state = start(BITS, tmp_path / "run", settings(SMALL))
     run.objective = Breaking(after)
     with pytest.raises(DivergedError) as caught:
@@ -501,10 +624,12 @@ def test_a_training_that_diverges_keeps_the_last_finite_weights(tmp_path: Path, 
 
 def settings(values: dict[str, Any]) -> Config:
     sections = Config().to_dict()
-    return Config.from_dict({s: {k: v for k, v in values.items() if k in names} for s, names in sections.items()})
+    return Config.from_dict(
+        {s: {k: v for k, v in values.items() if k in names} for s, names in sections.items()}
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ refused
+# ------------------------------------------------------------------------------------------ refused
 
 
 @pytest.fixture(scope="module")
@@ -566,7 +691,10 @@ def edit(path: Path, **changes: Any) -> None:
         ({"format": 2, "taut": "9.9"}, ["has format 2", "made by taut 9.9", "reads format 1"]),
         ({"format": ...}, ["has format None"]),
         ({"config": ...}, ["run.json is damaged", "config is missing"]),
-        ({"config": {"training": {"sed": 1, "batch_size": 0}}}, ["run.json is damaged", "'seed'", "; training.batch_size"]),
+        (
+            {"config": {"training": {"sed": 1, "batch_size": 0}}},
+            ["run.json is damaged", "'seed'", "; training.batch_size"],
+        ),
         ({"config": [1]}, ["run.json is damaged"]),
         ({"schema": {"kind": "bits"}}, ["run.json is damaged"]),
         ({"schema": 5}, ["run.json is damaged"]),
@@ -594,9 +722,13 @@ class Bomb:
         return (os.mkdir, ("unpickled",))
 
 
-@pytest.mark.parametrize("file", ["model.pt", "model.pth", "run.pkl", "a.ckpt", "a.pickle", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "file", ["model.pt", "model.pth", "run.pkl", "a.ckpt", "a.pickle", "pytorch_model.bin"]
+)
 @pytest.mark.parametrize("how", [taut.load, resume])
-def test_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, how: Any):
+def test_a_pickle_is_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, how: Any
+):
     monkeypatch.chdir(tmp_path)
     Path(file).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(UsageError) as caught:
@@ -605,7 +737,9 @@ def test_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not Path("unpickled").exists()
 
 
-def test_a_pickle_in_the_place_of_the_weights_is_never_opened(copy: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_pickle_in_the_place_of_the_weights_is_never_opened(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(copy)
     (copy / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
     storage.write_manifest(copy)
@@ -631,7 +765,12 @@ def test_other_data_are_refused(copy: Path, finished: Path, tmp_path: Path, chan
     path = tmp_path / "bits.npy"
     changed = BITS.copy()
     changed[7, 1, 1] ^= 1
-    arrays = {"value": changed, "order": BITS[::-1], "shape": BITS.reshape(60, 16), "dtype": BITS.astype(np.int64)}
+    arrays = {
+        "value": changed,
+        "order": BITS[::-1],
+        "shape": BITS.reshape(60, 16),
+        "dtype": BITS.astype(np.int64),
+    }
     if change in arrays:
         np.save(path, arrays[change])
     edit(copy, source=str(path))
@@ -642,7 +781,9 @@ def test_other_data_are_refused(copy: Path, finished: Path, tmp_path: Path, chan
         one_line(caught, "bits.npy", "no such file")
     else:
         assert isinstance(caught.value, DataError)
-        one_line(caught, f"{path}: these are not the data of {copy}", "fingerprint", "original file")
+        one_line(
+            caught, f"{path}: these are not the data of {copy}", "fingerprint", "original file"
+        )
     run, data, _ = resume(copy, source=finished / "bits.npy")  # where they are now
     assert data.fingerprint == run.info["fingerprint"]
 
@@ -662,7 +803,9 @@ def test_data_in_memory_are_asked_for_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize("as_path", [True, False])
-def test_files_are_found_again_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_path: bool):
+def test_files_are_found_again_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_path: bool
+):
     np.savez(tmp_path / "d.npz", x=BITS, y=BITS[:9])
     monkeypatch.chdir(tmp_path)
     kind = Path if as_path else str
@@ -676,7 +819,7 @@ def test_files_are_found_again_from_anywhere(tmp_path: Path, monkeypatch: pytest
     assert data_of(run, "../moved.npz", "../d.npz:y").fingerprint == again.fingerprint
 
 
-# --------------------------------------------------------------------------------------------------------------- parts, folders
+# ----------------------------------------------------------------------------------- parts, folders
 
 MODULE = """
 import taut
@@ -696,7 +839,8 @@ class MyPrior(taut.Prior):
 
     def forward(self, context=None):
         import torch
-        return torch.distributions.Independent(torch.distributions.Normal(torch.zeros(self.latent_dim), self.scale), 1)
+        normal = torch.distributions.Normal(torch.zeros(self.latent_dim), self.scale)
+        return torch.distributions.Independent(normal, 1)
 
 class MyPosterior(taut.Posterior):
     def __init__(self, event_shape, latent_dim, encoder=taut.MLP):
@@ -728,7 +872,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("written", [True, False], ids=["as text", "as instances"])
-def test_parts_of_ones_own_train_and_load_only_if_trusted(tmp_path: Path, module: str, written: bool):
+def test_parts_of_ones_own_train_and_load_only_if_trusted(
+    tmp_path: Path, module: str, written: bool
+):
     texts = {
         "likelihood": f"{module}:MyLikelihood(power=2.0)",
         "prior": f"{module}:MyPrior(scale=1.5)",
@@ -757,11 +903,17 @@ def test_parts_of_ones_own_train_and_load_only_if_trusted(tmp_path: Path, module
     assert type(run.model.likelihood).__name__ == "MyLikelihood"
     assert run.model.likelihood.power == 2.0
     if written:
-        assert all(torch.equal(v, trained.model.state_dict()[k]) for k, v in run.model.state_dict().items())
+        assert all(
+            torch.equal(v, trained.model.state_dict()[k]) for k, v in run.model.state_dict().items()
+        )
 
 
-def test_an_outside_module_is_not_even_imported_unless_trusted(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "evil_module.py").write_text("from pathlib import Path\nPath('imported').write_text('')\n")
+def test_an_outside_module_is_not_even_imported_unless_trusted(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "evil_module.py").write_text(
+        "from pathlib import Path\nPath('imported').write_text('')\n"
+    )
     monkeypatch.chdir(tmp_path)
     config = json.loads((copy / "run.json").read_bytes())["config"]
     for section, part, text in (
@@ -795,14 +947,18 @@ def test_an_outside_module_is_not_even_imported_unless_trusted(copy: Path, tmp_p
         ({"latent_dims": 3}, ["latent_dims", "unknown"]),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_a_folder_is_made(tmp_path: Path, wrong: dict[str, Any], words: list[str]):
+def test_what_does_not_go_together_is_refused_before_a_folder_is_made(
+    tmp_path: Path, wrong: dict[str, Any], words: list[str]
+):
     with pytest.raises(UsageError) as caught:
         taut.fit(BITS, tmp_path / "run", **QUICK | wrong)
     one_line(caught, *(w for w in words if w != "MLP(hidden=(-3,))"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_pace_that_is_not_possible_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_pace_that_is_not_possible_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("torch._inductor.compile", lambda *_, **__: 1 / 0)
     with pytest.raises(UsageError, match="compile on: not possible"):
         start(BITS, tmp_path / "run", settings(QUICK | {"compile": "on"}))
@@ -813,11 +969,21 @@ def test_folders_are_numbered_and_never_shared(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     for file in ("bits.v2.npy", "b c\x1b[31m;rm.npy", "..npy"):
         np.save(file, BITS)
-    runs = [start(data, None, settings(QUICK))[0].path for data in ("bits.v2.npy", "bits.v2.npy", "b c\x1b[31m;rm.npy", BITS)]
-    assert [str(p) for p in runs] == ["runs/bits-1", "runs/bits-2", "runs/b_c_31m_rm-1", "runs/array-1"]
+    runs = [
+        start(data, None, settings(QUICK))[0].path
+        for data in ("bits.v2.npy", "bits.v2.npy", "b c\x1b[31m;rm.npy", BITS)
+    ]
+    assert [str(p) for p in runs] == [
+        "runs/bits-1",
+        "runs/bits-2",
+        "runs/b_c_31m_rm-1",
+        "runs/array-1",
+    ]
 
 
-def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_overwriting_replaces_a_run_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     config = settings(QUICK)
 
@@ -826,7 +992,10 @@ def test_overwriting_replaces_a_run_and_nothing_else(tmp_path: Path, monkeypatch
 
     make("run", False)
     (Path("run") / "checkpoints" / "step-000000007").mkdir(parents=True)
-    for path, words in (("run", "exists: choose another --out, or --overwrite"), ("file", "exists")):
+    for path, words in (
+        ("run", "exists: choose another --out, or --overwrite"),
+        ("file", "exists"),
+    ):
         Path("file").write_bytes(b"mine")
         with pytest.raises(UsageError) as caught:
             make(path, False)
@@ -859,7 +1028,9 @@ def test_devices():
     assert find_device("auto").type in ("cpu", "cuda", "mps", "xpu")
 
 
-def test_a_full_disk_in_training_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_in_training_keeps_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     np.save(tmp_path / "bits.npy", BITS)
     run, data, state = start(tmp_path / "bits.npy", tmp_path / "run", settings(SMALL))
     original = storage.write_bytes
@@ -883,4 +1054,6 @@ def test_the_run_of_a_config_is_the_run_of_its_settings(tmp_path: Path):
     by_name = taut.fit(BITS, tmp_path / "a", **QUICK)
     by_config = taut.fit(BITS, tmp_path / "b", config=dataclasses.replace(settings(QUICK)))
     assert by_name.config == by_config.config
-    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (
+        tmp_path / "b" / "model.safetensors"
+    ).read_bytes()

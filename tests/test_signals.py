@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: obeyed between two steps, once, however often and wherever they come; with real signals."""
+"""Ctrl-C and SIGTERM: obeyed between two steps, once, however often and wherever they come.
+
+With real signals.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,23 @@ ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONPATH": str(Path(taut.__file__).parents[1]),
 }  # fmt: skip
 FLAGS = [
-    "--latent-dim", "2", "--encoder", "MLP(hidden=(8,))", "--decoder", "MLP(hidden=(8,))", "--num-samples", "6",
-    "--batch-size", "40", "--threads", "1", "--set", "training.checkpoint_seconds=0", "--set", "training.patience=9",
-]  # fmt: skip
+    "--latent-dim",
+    "2",
+    "--encoder",
+    "MLP(hidden=(8,))",
+    "--decoder",
+    "MLP(hidden=(8,))",
+    "--num-samples",
+    "6",
+    "--batch-size",
+    "40",
+    "--threads",
+    "1",
+    "--set",
+    "training.checkpoint_seconds=0",
+    "--set",
+    "training.patience=9",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +71,7 @@ def send_within(number: int, done: list[str]) -> None:
         done.append("outer")
 
 
-# ------------------------------------------------------------------------------------------------------------------- the block
+# ---------------------------------------------------------------------------------------- the block
 
 
 @pytest.mark.parametrize(("number", "error"), [(INT, KeyboardInterrupt), (TERM, Terminated)])
@@ -113,10 +130,12 @@ def test_a_program_keeps_what_it_handles_itself():
     assert signals.came() == 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- in a training
+# ------------------------------------------------------------------------------------ in a training
 
 
-def in_products(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, call: int, times: int = 1) -> None:
+def in_products(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, call: int, times: int = 1
+) -> None:
     """Has the products of a model sent a signal from within our own operator, which C++ calls."""
     for part in model.modules():
         if hasattr(part, "_onednn"):
@@ -134,22 +153,35 @@ def in_products(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, call: i
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", product)
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 5, 7, 200])  # forward and backward, of the first step and later
-def test_no_step_is_broken_off_within_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int):
-    settings = {"latent_dim": 2, "encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,))", "batch_size": 40}
+@pytest.mark.parametrize(
+    "call", [1, 2, 3, 5, 7, 200]
+)  # forward and backward, of the first step and later
+def test_no_step_is_broken_off_within_an_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+):
+    settings = {
+        "latent_dim": 2,
+        "encoder": "MLP(hidden=(8,))",
+        "decoder": "MLP(hidden=(8,))",
+        "batch_size": 40,
+    }
     path = tmp_path / "run"
-    run, data, state = taut.runs.fit.start(BITS, path, taut.runs.fit.merge(taut.Config(), settings | {"threads": 1}))
+    run, data, state = taut.runs.fit.start(
+        BITS, path, taut.runs.fit.merge(taut.Config(), settings | {"threads": 1})
+    )
     in_products(run.model, monkeypatch, call, times=2)
     with pytest.raises(KeyboardInterrupt) as caught:
         list(taut.runs.fit.train_run(run, data, state))
     frames = {frame.name for frame in traceback.extract_tb(caught.value.__traceback__)}
     assert not frames & {"product", "_onednn", "_product", "forward", "backward"}, frames
-    assert taut.training.checkpoint.latest(path / "checkpoints").name == "step-000000000"  # and a second one did not stop that
+    # and a second one did not stop that
+    assert taut.training.checkpoint.latest(path / "checkpoints").name == "step-000000000"
 
 
-# ------------------------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
-# As a person's process: real signals, some of them twice at once, at a random time after the training has begun.
+# As a person's process: real signals, some of them twice at once, at a random time after the
+# training has begun.
 COMMAND = textwrap.dedent("""
     import os, sys
     from taut.cli import app
@@ -165,8 +197,12 @@ COMMAND = textwrap.dedent("""
 """)
 
 
-def stopped(folder: Path, out: str, flags: list[str], numbers: list[int], wait: float) -> tuple[int, list[str]]:
-    """Returns code and lines of a training that real signals met so many seconds after its first interval."""
+def stopped(
+    folder: Path, out: str, flags: list[str], numbers: list[int], wait: float
+) -> tuple[int, list[str]]:
+    """Returns code and lines of a training that real signals met so many seconds after its first
+    interval.
+    """
     read, write = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, "fit", "bits.npy", "--out", out, *FLAGS, *flags],
@@ -199,21 +235,30 @@ def test_pressed_more_than_once(tmp_path: Path, numbers: list[int]):
     np.save(tmp_path / "bits.npy", BITS)
     flags = ["--max-epochs", "100000", "--set", "training.compile=off"]
     code, lines = stopped(tmp_path, "run", flags, numbers, 0.2)
-    assert code in {128 + number for number in numbers}, lines  # which of them comes first is the system's choice
+    # which of them comes first is the system's choice
+    assert code in {128 + number for number in numbers}, lines
     assert_stopped(tmp_path, "run", code - 128, code, lines)
-    assert re.fullmatch(r"step-\d{9}", taut.training.checkpoint.latest(tmp_path / "run" / "checkpoints").name)
+    assert re.fullmatch(
+        r"step-\d{9}", taut.training.checkpoint.latest(tmp_path / "run" / "checkpoints").name
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_twenty_signals_into_compiled_steps(tmp_path: Path):
-    """Ten of each: one line, its code, and a resumed training that ends in the bits of one that was not stopped."""
+    """Ten of each.
+
+    One line, its code, and a resumed training that ends in the bits of one that was not stopped.
+    """
     np.save(tmp_path / "bits.npy", BITS)
     flags = ["--max-epochs", "1500", "--set", "training.compile=on"]
     code, lines = stopped(tmp_path, "whole", flags, [], 0)
     assert code == 0, lines
     expected = (tmp_path / "whole" / "model.safetensors").read_bytes()
-    assert json.loads((tmp_path / "whole" / "run.json").read_bytes())["config"]["training"]["compile"] == "on"
+    assert (
+        json.loads((tmp_path / "whole" / "run.json").read_bytes())["config"]["training"]["compile"]
+        == "on"
+    )
     waits = np.random.default_rng(1).uniform(0, 0.4, 20)
     for number, (wait, kind) in enumerate(zip(waits, [INT, TERM] * 10, strict=True)):
         out = f"run-{number}"
@@ -221,6 +266,8 @@ def test_twenty_signals_into_compiled_steps(tmp_path: Path):
         assert_stopped(tmp_path, out, kind, code, lines)
         if number < 4:  # each kind twice: a resumed training is compiled again
             command = [sys.executable, "-m", "taut", "resume", out]
-            done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+            done = subprocess.run(
+                command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+            )
             assert done.returncode == 0, done.stderr
             assert (tmp_path / out / "model.safetensors").read_bytes() == expected

@@ -29,7 +29,9 @@ def test_likelihoods_there_and_back(row: int) -> None:
     fill |= {"kinds": instances.KINDS, "num_levels": instances.NUM_LEVELS}
     again = resolve(parse(str(spec)), taut.Likelihood, fill, {"decoder": taut.Network})
     assert describe_part(again) == spec
-    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in part.state_dict().items()}
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in part.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,9 @@ def test_wrong_specifications(text: str, base: type, words: str) -> None:
 
 def test_two_families_may_share_a_name() -> None:
     prior = resolve("IndependentBernoulli()", taut.Prior, {"latent_dim": 3})
-    posterior = resolve("IndependentBernoulli()", taut.Posterior, {"latent_dim": 3, "event_shape": (2,)})
+    posterior = resolve(
+        "IndependentBernoulli()", taut.Posterior, {"latent_dim": 3, "event_shape": (2,)}
+    )
     assert type(prior) is taut.priors.IndependentBernoulli
     assert type(posterior) is taut.posteriors.IndependentBernoulli
 

@@ -39,7 +39,7 @@ def one_line(error: pytest.ExceptionInfo[StorageError], *words: str) -> str:
     return message
 
 
-# ---------------------------------------------------------------------------------------------------------- single files
+# ------------------------------------------------------------------------------------- single files
 
 
 def test_a_write_replaces_the_content_and_leaves_nothing_else(tmp_path: Path):
@@ -58,7 +58,9 @@ def test_the_longest_name_that_a_file_can_have(tmp_path: Path):
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])
 @pytest.mark.parametrize("there", [True, False])
-def test_a_refused_write_leaves_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, there: bool):
+def test_a_refused_write_leaves_the_file_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, there: bool
+):
     path = tmp_path / "a.json"
     if there:
         path.write_bytes(b"before")
@@ -66,7 +68,9 @@ def test_a_refused_write_leaves_the_file_before(tmp_path: Path, monkeypatch: pyt
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    owner, name = {"write": (os, "open"), "fsync": (os, "fsync"), "replace": (Path, "replace")}[step]
+    owner, name = {"write": (os, "open"), "fsync": (os, "fsync"), "replace": (Path, "replace")}[
+        step
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(storage.time, "sleep", lambda seconds: None)
         patch.setattr(owner, name, full)
@@ -83,7 +87,9 @@ def test_json_has_no_nan(tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"[1]", b"null", b'"a"', b"[" * 100_000, b"{} {}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe{}", b"[1]", b"null", b'"a"', b"[" * 100_000, b"{} {}"]
+)
 def test_no_json_object(tmp_path: Path, content: bytes):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(StorageError) as caught:
@@ -114,7 +120,12 @@ def test_tensors_come_back_to_the_bit(tmp_path: Path):
 
 
 def test_the_manifest_names_each_file_but_itself_and_hidden_ones(tmp_path: Path):
-    for name, content in (("a", b"1"), ("b.json", b"2"), (".taut-5c1e", b"half"), ("manifest.json", b"old")):
+    for name, content in (
+        ("a", b"1"),
+        ("b.json", b"2"),
+        (".taut-5c1e", b"half"),
+        ("manifest.json", b"old"),
+    ):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder").mkdir()
     storage.write_manifest(tmp_path)
@@ -130,7 +141,10 @@ def test_every_flipped_bit_and_every_truncation_is_seen(tmp_path: Path):
     storage.write_manifest(tmp_path)
     content = path.read_bytes()
     damaged = [content[:n] for n in range(len(content))] + [content + b"\0"]
-    damaged += [content[:n] + bytes([content[n] ^ 1 << n % 8]) + content[n + 1 :] for n in range(len(content))]
+    damaged += [
+        content[:n] + bytes([content[n] ^ 1 << n % 8]) + content[n + 1 :]
+        for n in range(len(content))
+    ]
     for wrong in damaged:
         path.write_bytes(wrong)
         with pytest.raises(StorageError) as caught:
@@ -167,7 +181,7 @@ def test_hostile_names_are_shown_escaped(tmp_path: Path):
     assert "\x1b" not in one_line(caught, r"\x1b[31m\nb")
 
 
-# ------------------------------------------------------------------------------------------------------------ checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 
 def state(step: int) -> State:
@@ -176,7 +190,9 @@ def state(step: int) -> State:
 
 
 def assert_same(found: State, expected: State) -> None:
-    assert {k: v.tolist() for k, v in found.tensors.items()} == {k: v.tolist() for k, v in expected.tensors.items()}
+    assert {k: v.tolist() for k, v in found.tensors.items()} == {
+        k: v.tolist() for k, v in expected.tensors.items()
+    }
     assert vars(found) | {"tensors": 0} == vars(expected) | {"tensors": 0}
 
 
@@ -190,7 +206,8 @@ def test_a_checkpoint_comes_back_and_the_last_two_are_kept(tmp_path: Path):
     for name in names(folder):
         manifest = json.loads((folder / name / "manifest.json").read_bytes())
         assert manifest == {
-            file: hashlib.sha256((folder / name / file).read_bytes()).hexdigest() for file in ("state.json", "state.safetensors")
+            file: hashlib.sha256((folder / name / file).read_bytes()).hexdigest()
+            for file in ("state.json", "state.safetensors")
         }
 
 
@@ -200,8 +217,13 @@ def test_before_the_first_best_the_target_is_minus_infinity(tmp_path: Path):
     assert_same(checkpoint.load(checkpoint.latest(tmp_path)), first)
 
 
-def calls_of(function: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill_at: int, after: bool) -> int:
-    """Runs a function and dies before or after the n-th change it makes to the disk; returns how many it made."""
+def calls_of(
+    function: Callable[[], object], monkeypatch: pytest.MonkeyPatch, kill_at: int, after: bool
+) -> int:
+    """Runs a function and dies before or after the n-th change it makes to the disk.
+
+    Returns how many it made.
+    """
     count = 0
 
     def patched(original: Callable[..., object]) -> Callable[..., object]:
@@ -246,7 +268,9 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(
     for kill_at in range(1, total - start + 1):
         folder = fresh(f"{kill_at}")
         with pytest.raises(Killed):
-            calls_of(lambda folder=folder: checkpoint.save(folder, new), monkeypatch, kill_at, after)
+            calls_of(
+                lambda folder=folder: checkpoint.save(folder, new), monkeypatch, kill_at, after
+            )
         for path in folder.glob("step-*"):
             if path.name > "step-000000100" or not again:
                 checkpoint.load(path)  # whatever carries the name of a checkpoint is a whole one
@@ -261,7 +285,9 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(
         shutil.rmtree(folder)
 
 
-def test_a_full_disk_keeps_the_checkpoint_before_and_gives_the_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_keeps_the_checkpoint_before_and_gives_the_space_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     checkpoint.save(tmp_path, state(100))
 
     def full(descriptor: int) -> None:
@@ -287,7 +313,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "empty"])
 @pytest.mark.parametrize("older", [True, False])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: str, damage: str, older: bool):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, file: str, damage: str, older: bool
+):
     for step in (100, 200) if older else (200,):
         checkpoint.save(tmp_path, state(step))
     path = tmp_path / "step-000000200" / file
@@ -303,7 +331,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: 
             checkpoint.load_last(tmp_path)
         one_line(caught, str(path.parent))
         return
-    with pytest.warns(TautWarning, match=f"{re.escape(str(path.parent))}.*; going on from step-000000100$"):
+    with pytest.warns(
+        TautWarning, match=f"{re.escape(str(path.parent))}.*; going on from step-000000100$"
+    ):
         found = checkpoint.load_last(tmp_path)
     assert found[0].name == "step-000000100"
     assert_same(found[1], state(100))
@@ -323,7 +353,16 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"step": "7"}, {"step": -1}, {"step": 1001}, {"lr_scale": None}, {"done": 1}, {"best_target": []}, {"more": 1}]
+    "wrong",
+    [
+        {"step": "7"},
+        {"step": -1},
+        {"step": 1001},
+        {"lr_scale": None},
+        {"done": 1},
+        {"best_target": []},
+        {"more": 1},
+    ],
 )
 def test_a_state_of_another_type(tmp_path: Path, wrong: dict[str, Any]):
     checkpoint.save(tmp_path, state(100))

@@ -1,4 +1,6 @@
-"""A file that stays on disk gives the model of the same rows in memory, and a training that was stopped the same bits."""
+"""A file that stays on disk gives the model of the same rows in memory, and a training that was
+stopped the same bits.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,14 @@ def file(tmp_path: Path) -> Path:
 def settings(**training: object) -> Config:
     training = {"max_epochs": 8, "batch_size": 32, "checkpoint_seconds": 0.0} | training
     small = {"encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,))", "latent_dim": 2}
-    return Config.from_dict({"data": {"stream": True}, "training": training, "model": small, "evaluation": {"num_samples": 5}})
+    return Config.from_dict(
+        {
+            "data": {"stream": True},
+            "training": training,
+            "model": small,
+            "evaluation": {"num_samples": 5},
+        }
+    )
 
 
 def test_streamed_rows_are_those_in_memory(file: Path) -> None:
@@ -90,7 +99,9 @@ def test_a_stopped_streamed_training_goes_on_to_the_same_bits(file: Path, tmp_pa
     assert 0 < state.step < state.total_steps
     for _ in train_run(run, data, state):
         pass
-    whole, again = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
+    whole, again = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")
+    )
     assert whole == again
 
 
@@ -98,7 +109,11 @@ def test_a_streamed_run_is_measured_and_read_again(file: Path, tmp_path: Path) -
     config = settings(max_epochs=2)
     run = taut.fit(str(file), tmp_path / "run", config=config)
     assert run.config.data.stream is True
-    memory = taut.fit(prepare_table(file), tmp_path / "memory", config=Config.from_dict({**config.to_dict(), "data": {}}))
+    memory = taut.fit(
+        prepare_table(file),
+        tmp_path / "memory",
+        config=Config.from_dict({**config.to_dict(), "data": {}}),
+    )
     assert run.info["fingerprint"] == memory.info["fingerprint"]
     # The order of the batches differs, the data do not: the baseline is the same number.
     assert run.evaluation()["baseline"] == memory.evaluation()["baseline"]
@@ -110,9 +125,13 @@ def prepare_table(file: Path) -> pa.Table:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_where_the_rows_are_is_decided_once(file: Path, tmp_path: Path, streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_rows_are_is_decided_once(
+    file: Path, tmp_path: Path, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also for a test set that is larger than memory: it follows the training data."""
-    config = Config.from_dict({**settings(max_epochs=1).to_dict(), "data": {"stream": streamed, "test": str(file)}})
+    config = Config.from_dict(
+        {**settings(max_epochs=1).to_dict(), "data": {"stream": streamed, "test": str(file)}}
+    )
     run, data, _ = start(file, tmp_path / "run", config)
     monkeypatch.setattr("taut.data.readers._free_memory", lambda: 1000 if not streamed else 10**12)
     again = data_of(run)
@@ -126,7 +145,9 @@ def test_a_folder_with_something_else_in_it_is_refused(file: Path) -> None:
         prepare(file.parent)
 
 
-def test_a_file_is_streamed_only_where_it_would_fill_the_memory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_streamed_only_where_it_would_fill_the_memory(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not prepare(file).streamed
     monkeypatch.setattr("taut.data.readers._free_memory", lambda: 1000)
     assert prepare(file).streamed

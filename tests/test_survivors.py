@@ -1,4 +1,7 @@
-"""Small edits drawn at random (``make mutants-generic``) that no test had noticed: a test for the kind of each."""
+"""Small edits drawn at random (``make mutants-generic``) that no test had noticed.
+
+A test for the kind of each.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ from taut.training.step import Learner
 
 
 class Unit(taut.Posterior):
-    """q(z|x) = N(0, 1) whatever x is; as a transformed distribution, its marginals are not known."""
+    """q(z|x) = N(0, 1) whatever x is; as a transformed distribution, its marginals are
+    not known.
+    """
 
     def __init__(self, hidden: bool = False) -> None:
         super().__init__()
@@ -31,7 +36,11 @@ class Unit(taut.Posterior):
 
     def forward(self, x, context=None):
         q = Independent(Normal(torch.zeros(len(x), 2), 1.0), 1)
-        return TransformedDistribution(q, [AffineTransform(0.0, 1.0, event_dim=1)]) if self.hidden else q
+        return (
+            TransformedDistribution(q, [AffineTransform(0.0, 1.0, event_dim=1)])
+            if self.hidden
+            else q
+        )
 
 
 class Around(taut.Likelihood):
@@ -54,25 +63,37 @@ def test_what_is_filled_in_has_the_default_dtype() -> None:
         assert full(value, (3,)).dtype == torch.float32
     wide = torch.full((3,), 2.0, dtype=torch.float64)
     part = taut.Normal((3,), 2, decoder=taut.Linear, data_loc=wide, data_scale=wide)
-    assert {t.dtype for t in (*part.parameters(), *part.buffers()) if t.is_floating_point()} == {torch.float32}
+    assert {t.dtype for t in (*part.parameters(), *part.buffers()) if t.is_floating_point()} == {
+        torch.float32
+    }
 
 
 def test_the_highest_level_is_the_last_that_has_a_logit() -> None:
     levels = CategoricalLevels(torch.zeros(4), 2)
-    assert levels.support.check(torch.tensor([1.0, 2.0, 5.0, 6.0])).tolist() == [False, True, True, False]
+    assert levels.support.check(torch.tensor([1.0, 2.0, 5.0, 6.0])).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
     part = likelihoods.Ordinal((3,), 2, low=2, high=5, decoder=taut.Linear)
     assert not bool(part(torch.zeros(1, 1, 2)).support.check(torch.full((1, 1, 3), 6.0)).any())
 
 
 def test_each_block_of_the_scale_check_has_its_own_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Residuals of exactly two scales, in three blocks: with the context of other rows they would be larger."""
+    """Residuals of exactly two scales, in three blocks.
+
+    With the context of other rows they would be larger.
+    """
     monkeypatch.setattr(scale, "ROWS", 8)
     model = taut.VAE(taut.StandardNormal(2), Around(), Unit())
     context = 100 * torch.randn(20, 2)
     x = context + 2 * torch.randint(0, 2, (20, 2)) * 2 - 2
     found = scale.scale_check(model, x, context=context)
     assert found is not None
-    assert found["factor"] == pytest.approx({"median": 2.0, "smallest": 2.0, "largest": 2.0}, rel=1e-12)
+    assert found["factor"] == pytest.approx(
+        {"median": 2.0, "smallest": 2.0, "largest": 2.0}, rel=1e-12
+    )
 
 
 def test_data_are_simulated_in_evaluation_mode() -> None:
@@ -87,7 +108,9 @@ def test_data_are_simulated_in_evaluation_mode() -> None:
 def test_distances_are_between_what_the_encoder_sees_only_where_that_is_needed() -> None:
     x, gaps = torch.randn(5, 3), torch.tensor([[1.0, torch.nan, 3.0]])
     part = taut.Normal((3,), 2, decoder=taut.Linear)
-    plain = taut.DiagonalNormal((3,), 2, taut.Linear, data_loc=torch.zeros(3), data_scale=torch.ones(3))
+    plain = taut.DiagonalNormal(
+        (3,), 2, taut.Linear, data_loc=torch.zeros(3), data_scale=torch.ones(3)
+    )
     plain.features = Standardize((3,), 5.0, 2.0, missing=True)
     model = taut.VAE(taut.StandardNormal(2), part, plain)
     assert torch.equal(_seen(model, x), x)
@@ -98,28 +121,49 @@ def test_distances_are_between_what_the_encoder_sees_only_where_that_is_needed()
 
 def test_without_marginals_of_q_there_is_no_total_correlation() -> None:
     x = torch.randn(300, 2)
-    known, unknown = (latents(taut.VAE(taut.StandardNormal(2), Around(), Unit(hidden)), x) for hidden in (False, True))
+    known, unknown = (
+        latents(taut.VAE(taut.StandardNormal(2), Around(), Unit(hidden)), x)
+        for hidden in (False, True)
+    )
     assert known["total_correlation"]["own"]["value"] == pytest.approx(0.0, abs=1e-6)
     assert unknown["total_correlation"] is None
     assert unknown["information"] == known["information"]  # the joint density is known in both
 
 
 def test_what_is_measured_under_a_wrong_encoder_says_so() -> None:
-    sure, none = {"value": 1.0, "mc_error": 0.0, "test_error": 0.01}, {"value": 0.0, "mc_error": 0.0, "test_error": 0.01}
+    sure, none = (
+        {"value": 1.0, "mc_error": 0.0, "test_error": 0.01},
+        {"value": 0.0, "mc_error": 0.0, "test_error": 0.01},
+    )
     factor = {"median": 1.0, "smallest": 1.0, "largest": 1.0}
-    for gap, words in ((sure, ", under the encoder's posterior, which is off itself: tighten first"), (none, "")):
+    for gap, words in (
+        (sure, ", under the encoder's posterior, which is off itself: tighten first"),
+        (none, ""),
+    ):
         gaps = {"amortization_gap": gap, "approximation_gap": none, "inference_gap": sure}
         space = {"dead": [], "latent_dim": 2, "noisy": [], "prior_gain": sure}
-        found = diagnose({"gaps": gaps, "latents": space, "scale": {"gain": sure, "factor": factor, "at_floor": None}})
+        found = diagnose(
+            {
+                "gaps": gaps,
+                "latents": space,
+                "scale": {"gain": sure, "factor": factor, "at_floor": None},
+            }
+        )
         said = {f["name"]: f["evidence"] for f in found}
         for name in ("prior", "scale"):
             assert said[name].endswith("1.00 ± 0.01 nats" + words)
 
 
 def test_a_compiled_step_is_given_what_is_frozen_and_what_is_fixed() -> None:
-    """What is not among its inputs would stay in the graph with the value that it had when it was compiled."""
-    part = taut.Normal((3,), 2, decoder=taut.Linear, data_loc=torch.ones(3), data_scale=torch.ones(3))
-    model = taut.VAE(taut.GaussianMixture(2, components=2), part, taut.DiagonalNormal((3,), 2, taut.Linear))
+    """What is not among its inputs would stay in the graph with the value that it had when it was
+    compiled.
+    """
+    part = taut.Normal(
+        (3,), 2, decoder=taut.Linear, data_loc=torch.ones(3), data_scale=torch.ones(3)
+    )
+    model = taut.VAE(
+        taut.GaussianMixture(2, components=2), part, taut.DiagonalNormal((3,), 2, taut.Linear)
+    )
     model.prior.requires_grad_(False)
     learner = Learner(model, taut.ELBO(), TrainingConfig())
     places = {t.data_ptr() for t in learner.tensors()}

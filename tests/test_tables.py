@@ -1,4 +1,6 @@
-"""The likelihood of a table is the sum of its columns', whatever families they fall into, and a fit is a density of the table."""
+"""The likelihood of a table is the sum of its columns', whatever families they fall into, and a fit
+is a density of the table.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,19 @@ from taut.evidence.cells import impute
 from taut.likelihoods.columns import Columns, Joint, level_probs
 from taut.runs.folder import new_data, sample_run
 
-KINDS = ["category", "real", "binary", "category", "count", "ordinal", "positive", "levels", "date", "category", "real"]
+KINDS = [
+    "category",
+    "real",
+    "binary",
+    "category",
+    "count",
+    "ordinal",
+    "positive",
+    "levels",
+    "date",
+    "category",
+    "real",
+]
 LEVELS = [3, 0, 2, 4, 0, 4, 0, 0, 0, 30, 0]
 SMALL = partial(taut.MLP, hidden=(7,))
 LOW = torch.tensor([0, 0, 0, 0, 0, 0, 0, 5.0, 0, 0, 0])
@@ -39,7 +53,9 @@ HIGH = torch.tensor([0, 0, 0, 0, 9.0, 0, 0, 9.0, 0, 0, 0])
 def columns(**families: object) -> Columns:
     loc = torch.tensor([0, 10.0, 0.5, 0, 3.0, 0, 2.0, 7.0, 19_000.0, 0, -1.0])
     scale = torch.tensor([1, 3.0, 0.5, 1, 2.5, 1, 1.0, 1.5, 300.0, 1, 1e-3])
-    part = Columns(KINDS, LEVELS, 2, SMALL, data_loc=loc, data_scale=scale, low=LOW, high=HIGH, **families)  # type: ignore[arg-type]
+    part = Columns(
+        KINDS, LEVELS, 2, SMALL, data_loc=loc, data_scale=scale, low=LOW, high=HIGH, **families
+    )  # type: ignore[arg-type]
     for p in part.decoder.parameters():
         torch.nn.init.normal_(p, std=0.5)
     return part
@@ -47,9 +63,19 @@ def columns(**families: object) -> Columns:
 
 def rows(n: int) -> Tensor:
     """Data in the support of every column."""
-    part = [torch.randint(0, levels, (n,)).double() if levels else torch.zeros(n) for levels in LEVELS]
-    part[1], part[10], part[8] = 10 + 3 * torch.randn(n), -1 + 1e-3 * torch.randn(n), 19_000 + 300 * torch.randn(n)
-    part[4], part[6], part[7] = torch.randint(0, 9, (n,)).double(), torch.randn(n).exp(), torch.randint(5, 10, (n,)).double()
+    part = [
+        torch.randint(0, levels, (n,)).double() if levels else torch.zeros(n) for levels in LEVELS
+    ]
+    part[1], part[10], part[8] = (
+        10 + 3 * torch.randn(n),
+        -1 + 1e-3 * torch.randn(n),
+        19_000 + 300 * torch.randn(n),
+    )
+    part[4], part[6], part[7] = (
+        torch.randint(0, 9, (n,)).double(),
+        torch.randn(n).exp(),
+        torch.randint(5, 10, (n,)).double(),
+    )
     return torch.stack(part, 1)
 
 
@@ -63,7 +89,9 @@ def test_a_table_is_the_sum_of_its_columns() -> None:
     raws = part.decoder(z).split(part.sizes, -1)
     seen = []
     for (_, index, _), family, raw in zip(part.groups, part.parts, raws, strict=True):
-        torch.testing.assert_close(each[..., index], terms(family(raw), x[:, index]), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            each[..., index], terms(family(raw), x[:, index]), rtol=0, atol=1e-12
+        )
         seen += index
     assert sorted(seen) == list(range(len(KINDS)))
 
@@ -81,7 +109,9 @@ def test_every_discrete_column_sums_to_one_over_its_own_levels() -> None:
     for family in joint.families:
         if family.kind in ("binary", "category", "ordinal"):
             probs = level_probs(family)
-            torch.testing.assert_close(probs.sum(0), torch.ones(2, 1, len(family.columns)), rtol=0, atol=1e-10)
+            torch.testing.assert_close(
+                probs.sum(0), torch.ones(2, 1, len(family.columns)), rtol=0, atol=1e-10
+            )
             for place, column in enumerate(family.columns.tolist()):
                 assert (probs[LEVELS[column] :, ..., place] == 0).all()
 
@@ -91,7 +121,11 @@ def test_samples_lie_in_the_support_and_agree_with_the_mean() -> None:
     x = joint.sample((4000,))
     assert joint.support.check(x).all()
     assert not joint.support.is_discrete
-    numbers = [i for i, levels in enumerate(LEVELS) if not levels and KINDS[i] not in ("positive", "levels")]
+    numbers = [
+        i
+        for i, levels in enumerate(LEVELS)
+        if not levels and KINDS[i] not in ("positive", "levels")
+    ]
     assert_mean(x[:, 0, 0][:, numbers], joint.mean[0, 0, numbers])
     modes = joint.mean[0, 0]
     for i, levels in enumerate(LEVELS):
@@ -109,12 +143,17 @@ def test_a_family_of_ones_own_takes_the_place_of_the_usual_one() -> None:
     assert {"StudentT", "Poisson"} <= kinds
     assert not {"Normal", "NegativeBinomial"} & kinds
     text = 'Columns(real=StudentT(scale="per_datum"), count=Poisson())'
-    schema = Schema("table", (2,), 0, 0, columns=(Column("a", "real", std=1.0), Column("b", "count", high=9.0)))
+    schema = Schema(
+        "table", (2,), 0, 0, columns=(Column("a", "real", std=1.0), Column("b", "count", high=9.0))
+    )
     model = build(complete(ModelConfig(likelihood=text), schema), schema)
-    assert str(describe_part(model.likelihood)) == "Columns(count=Poisson(), real=StudentT(scale='per_datum'))"
+    assert (
+        str(describe_part(model.likelihood))
+        == "Columns(count=Poisson(), real=StudentT(scale='per_datum'))"
+    )
 
 
-# --- From a frame to a run and back ---------------------------------------------------------------------------------------
+# --- From a frame to a run and back ---------------------------------------------------------------
 
 
 def frame(n: int = 400, seed: int = 0) -> pa.Table:
@@ -122,7 +161,9 @@ def frame(n: int = 400, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     z = rng.normal(size=n)
     size = np.exp(0.5 * z + 0.1 * rng.normal(size=n))
-    colour = np.where(z + 0.5 * rng.normal(size=n) > 0, "red", np.where(rng.random(n) < 0.5, "green", "=cmd()"))
+    colour = np.where(
+        z + 0.5 * rng.normal(size=n) > 0, "red", np.where(rng.random(n) < 0.5, "green", "=cmd()")
+    )
     visits = rng.poisson(np.exp(1 + 0.3 * z)) * 100
     gap = rng.random((n, 2)) < 0.2
     return pa.table(
@@ -140,17 +181,31 @@ def frame(n: int = 400, seed: int = 0) -> pa.Table:
 
 def fit(table: pa.Table | str, path: Path, **settings: object) -> taut.Run:
     torch.set_default_dtype(torch.float32)
-    small = {"max_epochs": 3, "latent_dim": 2, "num_samples": 20, "encoder": "MLP(hidden=(16,))", "decoder": "MLP(hidden=(16,))"}
+    small = {
+        "max_epochs": 3,
+        "latent_dim": 2,
+        "num_samples": 20,
+        "encoder": "MLP(hidden=(16,))",
+        "decoder": "MLP(hidden=(16,))",
+    }
     return taut.fit(table, path, **small | settings)  # type: ignore[arg-type]
 
 
 def test_a_frame_is_understood_fitted_and_read_again(tmp_path: Path) -> None:
     run = fit(frame(), tmp_path / "run")
     kinds = {c.name: c.kind for c in run.schema.columns}
-    assert kinds == {"size": "positive", "colour": "category", "member": "binary", "visits": "count", "heat": "real", "id": "id",
-                     "planet": "constant"}  # fmt: skip
+    assert kinds == {
+        "size": "positive",
+        "colour": "category",
+        "member": "binary",
+        "visits": "count",
+        "heat": "real",
+        "id": "id",
+        "planet": "constant",
+    }
     again = taut.load(tmp_path / "run")
-    new = new_data(again, frame(30, 1).select(["visits", "heat", "member", "colour", "size"]))  # in another order, without an id
+    # in another order, without an id
+    new = new_data(again, frame(30, 1).select(["visits", "heat", "member", "colour", "size"]))
     assert new.rows.shape == (30, 5)
     one, two = (taut.importance(r.model, new.rows, 10).log_evidence for r in (run, again))
     assert torch.equal(one, two)
@@ -197,7 +252,10 @@ def test_frequencies_of_levels_count_what_was_seen() -> None:
 
 
 def test_the_untrained_model_is_near_the_marginals() -> None:
-    """A raw output of zero is the marginal by its moments: log-Normal, Normal, negative binomial; of levels the frequencies."""
+    """A raw output of zero is the marginal by its moments: log-Normal, Normal, negative binomial.
+
+    Of levels the frequencies.
+    """
     data = prepare(frame())
     config = complete(Config().model, data.schema)
     statistics = summarize(data)
@@ -205,18 +263,26 @@ def test_the_untrained_model_is_near_the_marginals() -> None:
     with torch.no_grad():
         for parameter in model.likelihood.decoder.parameters():
             parameter.zero_()
-        p = model.decode(torch.zeros(1, len(data.train), config.latent_dim or 1)).log_prob(data.train)[0]
+        p = model.decode(torch.zeros(1, len(data.train), config.latent_dim or 1)).log_prob(
+            data.train
+        )[0]
     total = torch.zeros(len(data.train))
-    for x, column, table in zip(data.train.T, data.schema.modelled, statistics.log_frequencies, strict=True):  # type: ignore[arg-type]
+    for x, column, table in zip(
+        data.train.T, data.schema.modelled, statistics.log_frequencies, strict=True
+    ):  # type: ignore[arg-type]
         seen = x[~x.isnan()]
         here = x.nan_to_num(float(seen[0]))
         if column.kind == "positive":
-            part = torch.distributions.LogNormal(seen.log().mean(), seen.log().std(correction=0)).log_prob(here)
+            part = torch.distributions.LogNormal(
+                seen.log().mean(), seen.log().std(correction=0)
+            ).log_prob(here)
         elif column.kind == "real":
             part = torch.distributions.Normal(seen.mean(), seen.std(correction=0)).log_prob(here)
         elif column.kind == "count":
             mean, excess = seen.mean(), seen.var(correction=0) - seen.mean()
-            part = torch.distributions.NegativeBinomial(mean**2 / excess, logits=(excess / mean).log()).log_prob(here)
+            part = torch.distributions.NegativeBinomial(
+                mean**2 / excess, logits=(excess / mean).log()
+            ).log_prob(here)
         else:
             part = table[here.long()]
         total += torch.where(x.isnan(), 0.0, part)
@@ -245,7 +311,11 @@ def test_a_condition_is_a_context_and_samples_have_it(tmp_path: Path) -> None:
     with pytest.raises(taut.UsageError, match="conditioned on colour: give exactly that"):
         sample_run(again, 3)
     levels = "none of the column's 3 levels: =cmd(), green, red"
-    for value, mend in (("teal", "give one of them"), ("reed", "did you mean 'red'?"), ("NA", "give one of them")):
+    for value, mend in (
+        ("teal", "give one of them"),
+        ("reed", "did you mean 'red'?"),
+        ("NA", "give one of them"),
+    ):
         with pytest.raises(taut.UsageError) as caught:
             sample_run(again, 3, given={"colour": value})
         assert str(caught.value) == f"--given colour={value}: {levels}; {mend}"
@@ -256,7 +326,9 @@ def test_a_condition_is_a_context_and_samples_have_it(tmp_path: Path) -> None:
 
 
 def test_the_condition_is_left_out_of_the_density() -> None:
-    """log p(rest | given) of two rows that differ in the given column only differs by the context alone."""
+    """log p(rest | given) of two rows that differ in the given column only differs by the context
+    alone.
+    """
     data = prepare(frame(), condition=("heat",))
     config = complete(Config().model, data.schema)
     model = build(config, data.schema, summarize(data))
@@ -274,7 +346,12 @@ def test_counts_given_their_total_scale_with_it(tmp_path: Path) -> None:
     counts = rng.poisson(np.exp(rng.normal(size=(200, 1))) * np.array([[1.0, 5.0, 20.0]]))
     torch.set_default_dtype(torch.float32)
     run = taut.fit(
-        counts, tmp_path / "run", kind="count", likelihood="NegativeBinomial(library=True)", max_epochs=2, latent_dim=1
+        counts,
+        tmp_path / "run",
+        kind="count",
+        likelihood="NegativeBinomial(library=True)",
+        max_epochs=2,
+        latent_dim=1,
     )
     model = run.model.double()
     context = torch.tensor([[0.0], [math.log(3.0)]], dtype=torch.float64)
@@ -310,7 +387,12 @@ def test_a_conditioned_model_is_audited(how: str, tmp_path: Path) -> None:
         np.save(tmp_path / "counts.npy", np.random.default_rng(0).poisson(3, (80, 4)))
         library = "NegativeBinomial(library=True)"
         run = taut.fit(
-            str(tmp_path / "counts.npy"), tmp_path / "run", kind="count", likelihood=library, max_epochs=2, latent_dim=1
+            str(tmp_path / "counts.npy"),
+            tmp_path / "run",
+            kind="count",
+            likelihood=library,
+            max_epochs=2,
+            latent_dim=1,
         )
     effort = Effort(num_samples=50, num_chains=4, max_temperatures=8, optimum_steps=5)
     result = taut.audit_run(run, num_data=10, effort=effort)
@@ -323,10 +405,16 @@ def test_a_conditioned_model_is_audited(how: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([5] * 38 + [6, 7], None),  # levels that are constant in the training rows: measured all the same
+        (
+            [5] * 38 + [6, 7],
+            None,
+        ),  # levels that are constant in the training rows: measured all the same
         ([None] * 38 + [6, 7], "its training rows: columns 'a' hold no value at all"),
         ([None] * 38 + [0.5, 7.25], "its training rows: columns 'a' hold no value at all"),
-        ([1.5] * 38 + [0.5, 7.25], "its training rows: columns 'a' are constant in float64, where a density is infinite"),
+        (
+            [1.5] * 38 + [0.5, 7.25],
+            "its training rows: columns 'a' are constant in float64, where a density is infinite",
+        ),
     ],
 )
 def test_what_the_training_rows_do_not_show(
@@ -343,10 +431,15 @@ def test_what_the_training_rows_do_not_show(
             prepare(table)
 
 
-def test_an_array_column_without_a_value_in_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_column_without_a_value_in_training_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     array = np.random.default_rng(0).normal(size=(40, 2))
     array[:38, 0] = np.nan
-    monkeypatch.setattr("taut.data.dataset.split_hashes", lambda *_: (np.arange(30), np.arange(30, 34), np.arange(34, 40)))
+    monkeypatch.setattr(
+        "taut.data.dataset.split_hashes",
+        lambda *_: (np.arange(30), np.arange(30, 34), np.arange(34, 40)),
+    )
     with pytest.raises(taut.DataError, match=r"training rows: columns \(from 0\) 0 hold no value"):
         prepare(array)
 
@@ -357,7 +450,9 @@ def test_empty_tables_are_one_line() -> None:
 
 
 def test_a_log_normal_may_stand_for_real_columns_that_are_positive() -> None:
-    table = pa.table({"a": (10 + np.random.default_rng(0).normal(size=100)).tolist(), "b": ["x", "y"] * 50})
+    table = pa.table(
+        {"a": (10 + np.random.default_rng(0).normal(size=100)).tolist(), "b": ["x", "y"] * 50}
+    )
     data = prepare(table)
     config = complete(ModelConfig(likelihood="Columns(real=LogNormal())"), data.schema)
     model = build(config, data.schema, summarize(data))
@@ -369,7 +464,15 @@ def test_a_total_must_be_a_number(total: str, tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float32)
     counts = np.random.default_rng(0).poisson(3, (60, 3))
     library = "Poisson(library=True)"
-    run = taut.fit(counts, tmp_path / "run", kind="count", likelihood=library, max_epochs=1, latent_dim=1, num_samples=5)
+    run = taut.fit(
+        counts,
+        tmp_path / "run",
+        kind="count",
+        likelihood=library,
+        max_epochs=1,
+        latent_dim=1,
+        num_samples=5,
+    )
     with pytest.raises(taut.UsageError, match="at least 0"):
         sample_run(run, 3, given={"total": total})
 
@@ -390,9 +493,13 @@ def test_sparse_counts_stay_sparse_and_give_the_numbers_of_dense_ones(tmp_path: 
     x = torch.from_numpy(counts[:20]).float()
     assert thin.schema.kind == "count"
     for run in (dense, thin):
-        assert run.info["rows"]["train"] + run.info["rows"]["validation"] + run.info["rows"]["test"] == 120
+        assert (
+            run.info["rows"]["train"] + run.info["rows"]["validation"] + run.info["rows"]["test"]
+            == 120
+        )
     a, b = (
-        taut.importance(dense.model, rows, 10).log_evidence for rows in (x, new_data(dense, sparse.csc_matrix(counts[:20])).rows)
+        taut.importance(dense.model, rows, 10).log_evidence
+        for rows in (x, new_data(dense, sparse.csc_matrix(counts[:20])).rows)
     )
     assert torch.equal(a, b)
 
@@ -404,7 +511,8 @@ def test_ordered_levels_are_filled_in_by_their_median_and_others_by_their_mode()
     from taut.evidence.cells import _typical
     from taut.likelihoods.columns import Family
 
-    probs = torch.tensor([[0.4, 0.15, 0.15, 0.3], [0.4, 0.15, 0.15, 0.3]]).log()[None, None]  # (1, 1, 2 columns, 4 levels)
+    # (1, 1, 2 columns, 4 levels)
+    probs = torch.tensor([[0.4, 0.15, 0.15, 0.3], [0.4, 0.15, 0.15, 0.3]]).log()[None, None]
     part = Independent(CategoricalLevels(probs, 0), 1)
     part.terms = part.base_dist.log_prob  # type: ignore[attr-defined]
     share = torch.ones(1, 1)
@@ -414,24 +522,32 @@ def test_ordered_levels_are_filled_in_by_their_median_and_others_by_their_mode()
 
 
 def test_a_contingency_table_is_learned_and_its_rows_come_in_their_shares(tmp_path: Path) -> None:
-    """UC Berkeley's admissions of 1973, 24 patterns of 4,526 rows: the most that log p(x) can be is minus their entropy."""
+    """UC Berkeley's admissions of 1973, 24 patterns of 4,526 rows.
+
+    The most that log p(x) can be is minus their entropy.
+    """
     men = [(512, 313), (353, 207), (120, 205), (138, 279), (53, 138), (22, 351)]
     women = [(89, 19), (17, 8), (202, 391), (131, 244), (94, 299), (24, 317)]
     rows = []
     for department, *both in zip("ABCDEF", men, women, strict=True):
         for gender, (admitted, rejected) in zip("MF", both, strict=True):
-            rows += [("yes", gender, department)] * admitted + [("no", gender, department)] * rejected
+            rows += [("yes", gender, department)] * admitted + [
+                ("no", gender, department)
+            ] * rejected
     table = pa.table(dict(zip(("admit", "gender", "dept"), zip(*rows, strict=True), strict=True)))
     data = prepare(table)
     codes = torch.tensor([12, 6, 1])
     patterns = [
-        (part @ codes.to(part)).long().bincount(minlength=24).double() for part in (data.train, data.validation, data.test)
+        (part @ codes.to(part)).long().bincount(minlength=24).double()
+        for part in (data.train, data.validation, data.test)
     ]
     everything = sum(patterns)
     for part, share in zip(patterns, (0.8, 0.1, 0.1), strict=True):
         assert float((part - share * everything).abs().max()) < 2
     networks = {"encoder": "MLP(hidden=(32,))", "decoder": "MLP(hidden=(32,))"}
-    run = fit(table, tmp_path / "run", max_epochs=60, num_samples=100, learning_rate=0.005, **networks)
+    run = fit(
+        table, tmp_path / "run", max_epochs=60, num_samples=100, learning_rate=0.005, **networks
+    )
     p = everything / everything.sum()
     found = run.evaluation()
     assert abs(found["log_evidence"]["value"] + float(-(p * p.log()).sum())) < 0.1
@@ -440,18 +556,30 @@ def test_a_contingency_table_is_learned_and_its_rows_come_in_their_shares(tmp_pa
     assert float((drawn - p).abs().max()) < 0.05
 
 
-def test_rows_of_impossible_values_are_minus_infinity_and_the_rest_is_as_without_them(tmp_path: Path) -> None:
+def test_rows_of_impossible_values_are_minus_infinity_and_the_rest_is_as_without_them(
+    tmp_path: Path,
+) -> None:
     r = np.random.default_rng(0)
     table = pa.table({"count": r.poisson(300, 80) * (r.random(80) < 0.5), "x": r.normal(size=80)})
     (tmp_path / "columns.toml").write_text('[columns.count]\nkind = "count"\n')
     run = fit(table, tmp_path / "run", schema=str(tmp_path / "columns.toml"))
-    odd = table.slice(0, 40).set_column(0, "count", pa.array([-1.0, 2.5, *table["count"].to_pylist()[2:40]]))
+    odd = table.slice(0, 40).set_column(
+        0, "count", pa.array([-1.0, 2.5, *table["count"].to_pylist()[2:40]])
+    )
     new = new_data(run, odd)
     assert new.impossible == (0, 1)
     assert "2 values" in new.notes[-1]
     assert "log p(x) of 2 rows is minus infinity" in new.notes[-1]
     parquet.write_table(odd, tmp_path / "odd.parquet")
-    arguments = ["score", str(run.path), str(tmp_path / "odd.parquet"), "--num-samples", "20", "--out", str(tmp_path / "s.csv")]
+    arguments = [
+        "score",
+        str(run.path),
+        str(tmp_path / "odd.parquet"),
+        "--num-samples",
+        "20",
+        "--out",
+        str(tmp_path / "s.csv"),
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "log p(x) of 2 rows is minus infinity" in result.stderr

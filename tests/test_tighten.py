@@ -1,4 +1,7 @@
-"""``taut tighten``: the posterior alone is trained; decoder and prior, and with them log p(x), stay as they are to the bit."""
+"""``taut tighten``: the posterior alone is trained.
+
+Decoder and prior, and with them log p(x), stay as they are to the bit.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +40,30 @@ GREY = (255 * CHANCES).astype(np.uint8).reshape(120, 4, 4)
 REAL = FACTORS @ RNG.normal(size=(2, 3)) + 0.3 * RNG.normal(size=(120, 3))
 # 96 training rows make 12 steps an epoch: 25 epochs are 300 steps, three intervals of 100.
 SMALL: dict[str, Any] = {
-    "latent_dim": 2, "encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,), dropout=0.2)", "max_epochs": 25, "batch_size": 8,
-    "num_samples": 20, "checkpoint_seconds": 0, "patience": 5, "threads": 1,
-}  # fmt: skip
+    "latent_dim": 2,
+    "encoder": "MLP(hidden=(8,))",
+    "decoder": "MLP(hidden=(8,), dropout=0.2)",
+    "max_epochs": 25,
+    "batch_size": 8,
+    "num_samples": 20,
+    "checkpoint_seconds": 0,
+    "patience": 5,
+    "threads": 1,
+}
 KINDS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "bits": (BITS, {}),
     "mixture": (BITS, {"prior": "GaussianMixture(components=3)", "averaging": 0}),
     "real": (REAL, {}),  # its likelihood has a scale of its own, and buffers
     "discrete": (
-        BITS, {"prior": "IndependentBernoulli()", "posterior": "IndependentBernoulli()", "objective": "VIMCO(num_samples=4)"},
+        BITS,
+        {
+            "prior": "IndependentBernoulli()",
+            "posterior": "IndependentBernoulli()",
+            "objective": "VIMCO(num_samples=4)",
+        },
     ),
     "grey": (GREY, {"binarize": "dynamic", "max_epochs": 2}),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +77,10 @@ def _alone(_seeded: None) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of each kind, finished; the encoders were spoiled before they were measured."""
+    """A folder with a run of each kind, finished.
+
+    The encoders were spoiled before they were measured.
+    """
     folder = tmp_path_factory.mktemp("made")
     before, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(torch.float32)
@@ -111,7 +129,9 @@ def tensors(path: str | Path, part: str) -> dict[str, bytes]:
 
 
 def assert_frozen(old: str | Path, new: str | Path) -> None:
-    """Asserts that decoder and prior are the old ones to the bit, in weights and checkpoints, and the posterior is not."""
+    """Asserts that decoder and prior are the old ones to the bit, in weights and checkpoints, and
+    the posterior is not.
+    """
     expected = tensors(old, "likelihood") | tensors(old, "prior")
     assert expected
     assert tensors(new, "likelihood") | tensors(new, "prior") == expected
@@ -119,11 +139,15 @@ def assert_frozen(old: str | Path, new: str | Path) -> None:
     for step in Path(new, "checkpoints").glob("step-*"):
         state = checkpoint.load(step)
         for copy in ("model.", "average.", "best."):
-            found = {k.removeprefix(copy): v.numpy().tobytes() for k, v in state.tensors.items() if k.startswith(copy)}
+            found = {
+                k.removeprefix(copy): v.numpy().tobytes()
+                for k, v in state.tensors.items()
+                if k.startswith(copy)
+            }
             assert {k: v for k, v in found.items() if k in expected} == expected
 
 
-# -------------------------------------------------------------------------------------------------------------- what it is for
+# ----------------------------------------------------------------------------------- what it is for
 
 
 @pytest.mark.parametrize("kind", ["bits", "mixture", "real"])
@@ -132,7 +156,9 @@ def test_the_bound_rises_under_the_same_ceiling(here: Path, kind: str):
     old, new = taut.load(kind), tightened(kind, max_epochs=50)
     assert_frozen(kind, new.path)
     x = torch.cat([data_of(old).train, data_of(old).validation, data_of(old).test])
-    before, after = (taut.importance(run.model, x, num_samples=2000, seed=n) for n, run in enumerate((old, new)))
+    before, after = (
+        taut.importance(run.model, x, num_samples=2000, seed=n) for n, run in enumerate((old, new))
+    )
     rise, errors = after.elbo - before.elbo, torch.hypot(before.elbo_error, after.elbo_error)
     assert float(rise.sum() / errors.square().sum().sqrt()) > limit(1)
     assert float(rise.mean()) > 0.05  # nats: worth the name
@@ -143,7 +169,9 @@ def test_the_bound_rises_under_the_same_ceiling(here: Path, kind: str):
 
 
 def test_what_cannot_be_reparameterized_is_tightened_by_an_objective_that_can(here: Path):
-    with pytest.raises(UsageError, match=r"ScoreFunction\(num_samples=8\) or VIMCO\(num_samples=8\)"):
+    with pytest.raises(
+        UsageError, match=r"ScoreFunction\(num_samples=8\) or VIMCO\(num_samples=8\)"
+    ):
         tighten(taut.load("discrete"), "no")
     assert not Path("no").exists()
     for objective in ("ScoreFunction(num_samples=4)", "VIMCO(num_samples=4)"):
@@ -160,7 +188,9 @@ class Looking(taut.Objective):
     def __init__(self) -> None:
         self.seen: set[tuple[bool, bool]] = set()
 
-    def __call__(self, model: taut.Model, x: Any, context: Any = None, progress: float = 1.0) -> taut.Bound:
+    def __call__(
+        self, model: taut.Model, x: Any, context: Any = None, progress: float = 1.0
+    ) -> taut.Bound:
         self.seen.add((model.posterior.training, model.likelihood.training))
         return taut.ELBO()(model, x, context, progress)
 
@@ -175,13 +205,18 @@ def test_the_decoder_is_trained_against_without_its_dropout(here: Path):
 
 @pytest.mark.parametrize("library", [False, True])
 def test_what_the_model_draws_is_under_the_conditions_of_the_rows(library: bool):
-    """What is given stays as it is, and so do gaps; the rest has the means that the model gives for it, row by row."""
+    """What is given stays as it is, and so do gaps.
+
+    The rest has the means that the model gives for it, row by row.
+    """
     from taut.features import Split, Standardize, Totals
 
     class Shifted(taut.Likelihood):
         def forward(self, z: Tensor, context: Any = None) -> torch.distributions.Distribution:
             place = 100 * context.expand(*z.shape[:-1], -1) + 0 * z[..., :1]
-            return torch.distributions.Independent(torch.distributions.Normal(place.expand(*place.shape[:-1], 2), 1.0), 1)
+            return torch.distributions.Independent(
+                torch.distributions.Normal(place.expand(*place.shape[:-1], 2), 1.0), 1
+            )
 
     condition = Totals(1.0) if library else Split([1], 3, Standardize((1,)))
     posterior = taut.DiagonalNormal((2,), 1, taut.Linear)
@@ -199,7 +234,9 @@ def test_what_the_model_draws_is_under_the_conditions_of_the_rows(library: bool)
     assert float(error.std()) == pytest.approx(1.0, abs=0.15)  # six errors of a standard deviation
 
 
-def test_a_conditioned_run_is_tightened_and_nothing_half_made_stays(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_conditioned_run_is_tightened_and_nothing_half_made_stays(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
     lines = [f"{'ab'[i % 2]},{a},{b}" for i, (a, b, _) in enumerate(REAL.tolist())]
     Path("g.csv").write_text("\n".join(["g,x,y", *lines]))
     taut.fit("g.csv", "given", **SMALL | {"max_epochs": 1, "condition": ("g",)})
@@ -217,7 +254,7 @@ def test_a_conditioned_run_is_tightened_and_nothing_half_made_stays(here: Path, 
     assert not Path("no").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------ where it starts
+# ---------------------------------------------------------------------------------- where it starts
 
 
 def log_q(run: Run, x: Tensor, z: Tensor) -> Tensor:
@@ -231,7 +268,9 @@ def test_it_starts_as_the_posterior_it_came_from(here: Path, posterior: str | No
     old = taut.load("real")
     new, data, _ = tighten(old, "new", posterior=posterior)
     x, z = data.train.to(torch.float64), torch.randn(7, len(data.train), 2)
-    assert type(new.model.posterior).__name__ == (posterior or "DiagonalNormal()").removesuffix("()")
+    assert type(new.model.posterior).__name__ == (posterior or "DiagonalNormal()").removesuffix(
+        "()"
+    )
     torch.testing.assert_close(log_q(new, x, z), log_q(old, x, z), rtol=0, atol=1e-10)
 
 
@@ -252,16 +291,26 @@ def test_another_encoder_starts_anew(here: Path):
     new = tightened("bits", encoder="MLP(hidden=(9, 5))")
     assert_frozen("bits", new.path)
     weights = storage.read_tensors(new.path / "model.safetensors")
-    shapes = {tuple(v.shape) for k, v in weights.items() if k.startswith("posterior.encoder") and v.dim() == 2}
+    shapes = {
+        tuple(v.shape)
+        for k, v in weights.items()
+        if k.startswith("posterior.encoder") and v.dim() == 2
+    }
     assert shapes == {(9, 16), (5, 9), (4, 5)}
     x, z = data_of(new).test.float(), torch.randn(3, 12, 2)
     old = taut.load("bits")
-    for name, buffer in old.model.posterior.named_buffers():  # the new one standardizes with the same training data
-        torch.testing.assert_close(dict(new.model.posterior.named_buffers())[name], buffer, rtol=0, atol=0)
+    # the new one standardizes with the same training data
+    for (
+        name,
+        buffer,
+    ) in old.model.posterior.named_buffers():
+        torch.testing.assert_close(
+            dict(new.model.posterior.named_buffers())[name], buffer, rtol=0, atol=0
+        )
     assert float((log_q(new, x, z) - log_q(old, x, z)).abs().min()) > 1e-3
 
 
-# ----------------------------------------------------------------------------------------------------------- what is written
+# ---------------------------------------------------------------------------------- what is written
 
 
 def test_the_run_says_what_it_came_from_and_the_terminal_what_it_gained(here: Path):
@@ -292,13 +341,27 @@ def test_the_run_says_what_it_came_from_and_the_terminal_what_it_gained(here: Pa
 
 def test_a_tightened_run_is_audited(here: Path):
     tightened("bits", max_epochs=1)
-    small = ["--num-data", 10, "--num-samples", 100, "--num-chains", 4, "--max-temperatures", 5, "--threads", 1]
+    small = [
+        "--num-data",
+        10,
+        "--num-samples",
+        100,
+        "--num-chains",
+        4,
+        "--max-temperatures",
+        5,
+        "--threads",
+        1,
+    ]
     result = call("audit", "bits-tight", *small)
     assert result.exit_code == 0, result.stderr
     audit = storage.read_checked_json(Path("bits-tight/audit.json"))
     new = taut.load("bits-tight")
     known = new.info["tightened"]
-    assert audit["tightened"] == {**known, "after": {name: new.evaluation()[name] for name in known["before"]}}
+    assert audit["tightened"] == {
+        **known,
+        "after": {name: new.evaluation()[name] for name in known["before"]},
+    }
     assert audit["gaps"]["inference_gap"]["value"] is not None
     page = Path("bits-tight/report.html").read_text()
     assert "The bound under log p(x)" in page  # the emblem
@@ -327,7 +390,7 @@ def test_a_damaged_evaluation_is_found_before_a_folder_is_made(here: Path):
     assert not Path("new").exists()
 
 
-# ------------------------------------------------------------------------------------------------------------------ stopped
+# ------------------------------------------------------------------------------------------ stopped
 
 STEP = "taut.training.loop.batch"  # one call a step
 KILL, TERM = int(signal.SIGKILL), int(signal.SIGTERM)
@@ -336,16 +399,27 @@ STOPS = [(155, [KILL]), (299, [KILL]), (77, [TERM]), (210, [TERM])]
 
 @pytest.fixture(scope="module")
 def stopped(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
-    """A tightening that nothing stopped, the last, and others that a signal did; with exit codes."""
+    """A tightening that nothing stopped, the last, and others that a signal did; with
+    exit codes.
+    """
     folder = tmp_path_factory.mktemp("stopped")
     flags = ["--posterior", "FullCovarianceNormal()", "--max-epochs", "25"]
     jobs = [
         {
-            "at": STEP, "n": n, "signals": signals, "out": str(folder / f"out-{number}"),
-            "args": ["tighten", str(made / "mixture"), "--out", str(folder / f"run-{number}"), *flags],
+            "at": STEP,
+            "n": n,
+            "signals": signals,
+            "out": str(folder / f"out-{number}"),
+            "args": [
+                "tighten",
+                str(made / "mixture"),
+                "--out",
+                str(folder / f"run-{number}"),
+                *flags,
+            ],
         }
         for number, (n, signals) in enumerate([*STOPS, (10**9, [])])
-    ]  # fmt: skip
+    ]
     result = subprocess.run(
         [sys.executable, "-c", HELPER],
         input=json.dumps(jobs),
@@ -360,20 +434,32 @@ def stopped(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 @pytest.mark.parametrize("number", range(len(STOPS)))
-def test_stopped_and_resumed_it_ends_in_the_same_bits(made: Path, stopped: tuple[Path, list[int]], number: int):
+def test_stopped_and_resumed_it_ends_in_the_same_bits(
+    made: Path, stopped: tuple[Path, list[int]], number: int
+):
     folder, codes = stopped
     path, unbroken = folder / f"run-{number}", folder / f"run-{len(STOPS)}"
     killed = STOPS[number][1] == [KILL]
     errors = (folder / f"out-{number}.stderr").read_text().splitlines()
     assert codes[number] == (-KILL if killed else 143), errors
-    assert killed or errors[-1] == f"taut: stopped, the state is saved: go on with `taut resume {path}`"
+    assert (
+        killed
+        or errors[-1] == f"taut: stopped, the state is saved: go on with `taut resume {path}`"
+    )
     assert not (path / "manifest.json").exists()
     run, _, state = resume(path)
     assert state.step == STOPS[number][0] // 100 * 100
-    assert not any(p.requires_grad for part in (run.model.prior, run.model.likelihood) for p in part.parameters())
+    assert not any(
+        p.requires_grad
+        for part in (run.model.prior, run.model.likelihood)
+        for p in part.parameters()
+    )
     result = call("resume", path)
     assert result.exit_code == 0, result.stderr
-    found, expected = ({p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} for folder in (path, unbroken))
+    found, expected = (
+        {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+        for folder in (path, unbroken)
+    )
     assert found == expected
     assert [line["step"] for line in taut.load(path).history()] == [100, 200, 300]
     assert_frozen(made / "mixture", path)

@@ -1,4 +1,8 @@
-"""Warped logistics: normalised for any location and scale, the marginal of the data at zero, samples that follow the density."""
+"""Warped logistics.
+
+Normalised for any location and scale, the marginal of the data at zero, samples that follow the
+density.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +33,17 @@ REALS = {  # values, atoms, support
     "zeros": (spiked(), [0.0], (0.0, math.inf)),
     "capped": (capped(), [10.0], (-math.inf, 10.0)),
     "both": (np.clip(RNG.normal(size=900), -1, 1), [-1.0, 1.0], (-1.0, 1.0)),
-    "an atom inside": (np.where(RNG.random(900) < 0.3, 2.0, 5 * RNG.normal(size=900)), [2.0], (-math.inf, math.inf)),
+    "an atom inside": (
+        np.where(RNG.random(900) < 0.3, 2.0, 5 * RNG.normal(size=900)),
+        [2.0],
+        (-math.inf, math.inf),
+    ),
     "cut": (100 * RNG.random(900), [], (0.0, 100.0)),
-    "skewed": (np.where(RNG.random(900) < 0.2, 0, np.exp(10 + 2 * RNG.normal(size=900))), [0.0], (0.0, math.inf)),
+    "skewed": (
+        np.where(RNG.random(900) < 0.2, 0, np.exp(10 + 2 * RNG.normal(size=900))),
+        [0.0],
+        (0.0, math.inf),
+    ),
     "plain": (RNG.standard_t(3, 900), [], (-math.inf, math.inf)),
     "few": (np.array([1.0, 2.0]), [], (-math.inf, math.inf)),
     "one": (np.array([3.0]), [], (-math.inf, math.inf)),
@@ -46,7 +58,9 @@ LEVELS = {
 }
 
 
-def made(name: str, loc: float, scale: float, whole: bool = False) -> tuple[Warped, np.ndarray, list[float]]:
+def made(
+    name: str, loc: float, scale: float, whole: bool = False
+) -> tuple[Warped, np.ndarray, list[float]]:
     if whole:
         values, support = LEVELS[name]
         atoms: list[float] = []
@@ -55,11 +69,17 @@ def made(name: str, loc: float, scale: float, whole: bool = False) -> tuple[Warp
     knots = padded(fit_knots(values.astype(float), np.array(atoms), support, whole))[None]
     low, high = (torch.tensor([end]) for end in support)
     cut = not whole and bool(torch.isfinite(torch.tensor(support)).any())
-    return Warped(torch.tensor([loc]), torch.tensor([scale]), knots, low, high, whole, cut), values, atoms
+    return (
+        Warped(torch.tensor([loc]), torch.tensor([scale]), knots, low, high, whole, cut),
+        values,
+        atoms,
+    )
 
 
 def integral(d: Warped, low: float, high: float) -> float:
-    """By Gauss and Legendre on each segment, the tails in steps that grow up to 1e40 units and more."""
+    """By Gauss and Legendre on each segment, the tails in steps that grow up to 1e40 units and
+    more.
+    """
     x = d.knots[0, 0]
     x = x[x.isfinite()].unique()
     steps = torch.logspace(-3, 80 if d.scale < 1 else 40, 1500)
@@ -97,13 +117,19 @@ def test_levels_sum_to_one_and_have_a_mean(name: str, loc: float, scale: float) 
     p = d.log_prob(levels[:, None])[:, 0].exp() / (1 - OUTSIDE) ** 2
     assert float(p.sum()) == pytest.approx(1, abs=1e-10)
     distance = torch.arange(1.0, 1e4)[:, None]
-    beyond = [float(d.log_prob(end + step).exp().sum()) for end, step in ((d.low, -distance), (d.high, distance))]
+    beyond = [
+        float(d.log_prob(end + step).exp().sum())
+        for end, step in ((d.low, -distance), (d.high, distance))
+    ]
     # What 4 / (d (d + 1) (d + 2)) leaves from d on is 2 / (d (d + 1)).
     assert sum(beyond) / (1 - OUTSIDE) == pytest.approx(OUTSIDE * (1 - 2e-8), rel=1e-10)
     between = d.log_prob(levels[:, None] + 0.25)[:, 0].exp()
     assert float(between.sum()) == pytest.approx(OUTSIDE * (1 - OUTSIDE), rel=1e-10)
     # The mean is that of 64 parts of equal probability: each is off by less than its own width.
-    upper = [float(levels[int((p.cumsum(0) < q).sum().clamp(max=len(p) - 1))]) for q in torch.linspace(0, 1, 65).tolist()]
+    upper = [
+        float(levels[int((p.cumsum(0) < q).sum().clamp(max=len(p) - 1))])
+        for q in torch.linspace(0, 1, 65).tolist()
+    ]
     widest = float(np.diff(upper).max())
     assert abs(float(d.mean) - float(p @ levels)) <= max(1.0, widest)
 
@@ -112,8 +138,14 @@ def test_levels_sum_to_one_and_have_a_mean(name: str, loc: float, scale: float) 
 def test_at_zero_it_is_the_marginal_of_the_data(name: str) -> None:
     d, values, atoms = made(name, 0.0, 1.0)
     for atom in atoms:  # the shares are (rank + 1/2) / (n + 1)
-        assert float(d.log_prob(torch.tensor([[atom]])).exp()) == pytest.approx((values == atom).mean(), abs=1.5 / len(values))
-    if len(values) > 500:  # knots are quantiles: a quarter of the data lies below the first quartile, but for half a segment
+        assert float(d.log_prob(torch.tensor([[atom]])).exp()) == pytest.approx(
+            (values == atom).mean(), abs=1.5 / len(values)
+        )
+    if (
+        len(values) > 500
+        # knots are quantiles: a quarter of the data lies below the first quartile, but for half a
+        # segment
+    ):
         for p in (0.25, 0.5, 0.75):
             x = float(d.quantile(torch.tensor([p])))
             assert (values < x).mean() - 0.02 <= p <= (values <= x).mean() + 0.02
@@ -122,7 +154,8 @@ def test_at_zero_it_is_the_marginal_of_the_data(name: str) -> None:
 def test_levels_that_are_all_seen_have_their_frequencies() -> None:
     d, values, _ = made("uniform", 0.0, 1.0, True)
     counts = np.bincount(values, minlength=37)
-    expected = torch.tensor((counts + 1 / 37) / 1501)  # no level was seen once: the unseen share one count
+    # no level was seen once: the unseen share one count
+    expected = torch.tensor((counts + 1 / 37) / 1501)
     p = d.log_prob(torch.arange(37.0)[:, None])[:, 0].exp() / (1 - OUTSIDE) ** 2
     torch.testing.assert_close(p, expected, rtol=0, atol=1e-10)
 
@@ -150,7 +183,9 @@ def test_sampled_levels_follow_the_mass(name: str) -> None:
 
 
 def assert_share(marked: Tensor, expected: Tensor) -> None:
-    """What is expected, or not, fewer than 20 times in 20,000 is left out, for there the binomial is not normal."""
+    """What is expected, or not, fewer than 20 times in 20,000 is left out, for there the binomial
+    is not normal.
+    """
     if 1e-3 < float(expected) < 1 - 1e-3:
         assert_mean(marked.double(), expected)
 
@@ -165,7 +200,10 @@ def test_float32_is_the_same_distribution(name: str) -> None:
         single = Warped(*parts, d.whole, d.cut)
         # knots that are rounded at 6e-8 of themselves, in segments that may be 1e-5 high
         x = torch.tensor(np.unique(values)[:400, None]).float()
-        ours, exact = single.log_prob(x), Warped(*(t.double() for t in parts_of(single)), d.whole, d.cut).log_prob(x.double())
+        ours, exact = (
+            single.log_prob(x),
+            Warped(*(t.double() for t in parts_of(single)), d.whole, d.cut).log_prob(x.double()),
+        )
         torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=2e-2)
 
 
@@ -192,7 +230,19 @@ def test_little_lies_outside_the_ends_and_gradients_are_numbers() -> None:
         h = 1e-6  # against central differences
         for place, slope in enumerate(slopes):
             moved = [
-                Warped(loc + (place == 0) * e, scale + (place == 1) * e, d.knots, d.low, d.high, False, d.cut).log_prob(x).sum()
+                Warped(
+                    loc + (place == 0) * e,
+                    scale + (place == 1) * e,
+                    d.knots,
+                    d.low,
+                    d.high,
+                    False,
+                    d.cut,
+                )
+                .log_prob(x)
+                .sum()
                 for e in (-h, h)
             ]
-            assert float(slope) == pytest.approx(float((moved[1] - moved[0]).detach()) / (2 * h), rel=1e-5, abs=1e-4)
+            assert float(slope) == pytest.approx(
+                float((moved[1] - moved[0]).detach()) / (2 * h), rel=1e-5, abs=1e-4
+            )

@@ -1,4 +1,7 @@
-"""The type checker of the tests: beartype, with an int where a float is asked for (PEP 484's numeric tower)."""
+"""The type checker of the tests.
+
+Beartype, with an int where a float is asked for (PEP 484's numeric tower).
+"""
 
 from beartype import BeartypeConf, beartype
 

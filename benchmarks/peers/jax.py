@@ -1,6 +1,8 @@
-"""JAX by hand: value_and_grad and Adam in one compiled step (``jit``), or many such steps in one ``lax.scan`` (``scan``).
+"""JAX by hand: value_and_grad and Adam in one compiled step (``jit``), or many such steps in one
+``lax.scan`` (``scan``).
 
-The images are on the device as bytes; rows are gathered and bits drawn anew inside the compiled step.
+The images are on the device as bytes; rows are gathered and bits drawn anew inside the compiled
+step.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def adam(state: Any, gradient: Any) -> Any:
     rate = 1e-3 * jnp.sqrt(1 - 0.999**step) / (1 - 0.9**step)
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
     second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
-    parameters = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8), parameters, first, second)
+    parameters = jax.tree.map(
+        lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8), parameters, first, second
+    )
     return parameters, first, second, step
 
 
@@ -56,7 +60,10 @@ def train(job: Job) -> None:
             watch.tick()
     else:
         most = min(job["warmup"], job["steps"])
-        scan = jax.jit(lambda i, k, s, r: jax.lax.scan(partial(one_step, job["model"], i, k), s, r), donate_argnums=2)
+        scan = jax.jit(
+            lambda i, k, s, r: jax.lax.scan(partial(one_step, job["model"], i, k), s, r),
+            donate_argnums=2,
+        )
         watch.warmup, watch.steps = most, job["steps"] // most * most
         for start in range(0, watch.warmup + watch.steps, most):
             state, value = scan(images, key, state, rows[start : start + most])

@@ -1,4 +1,7 @@
-"""The two architectures in JAX, as functions of nested lists of parameters; the same layers as in ``networks``."""
+"""The two architectures in JAX, as functions of nested lists of parameters.
+
+The same layers as in ``networks``.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def initial(model: str, key: Array) -> tuple[Parameters, Parameters]:
         key = keys[-1]
         parts.append(
             [
-                (jax.random.normal(k, shape) * (jnp.prod(jnp.array(shape[:-1])) ** -0.5), jnp.zeros(shape[-1]))
+                (
+                    jax.random.normal(k, shape) * (jnp.prod(jnp.array(shape[:-1])) ** -0.5),
+                    jnp.zeros(shape[-1]),
+                )
                 for k, shape in zip(keys, layers, strict=False)
             ]
         )
@@ -44,7 +50,10 @@ def encode(model: str, parameters: Parameters, x: Array) -> tuple[Array, Array]:
         if model == "mlp":
             h = jnp.tanh(h @ v + c)
         else:
-            h = jax.nn.silu(lax.conv_general_dilated(h, v, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT) + c)
+            h = jax.nn.silu(
+                lax.conv_general_dilated(h, v, (2, 2), ((1, 1), (1, 1)), dimension_numbers=LAYOUT)
+                + c
+            )
     mean, raw = jnp.split(h.reshape(len(x), -1) @ w + b, 2, -1)
     return mean, raw
 
@@ -60,5 +69,10 @@ def decode(model: str, parameters: Parameters, z: Array) -> Array:
     h = (z @ w + b).reshape(-1, 4, 4, 128)
     for (v, c), extra in zip(convolutions, (0, 1, 1), strict=True):
         ends = ((1, 1 + extra), (1, 1 + extra))
-        h = lax.conv_general_dilated(jax.nn.silu(h), v, (1, 1), ends, lhs_dilation=(2, 2), dimension_numbers=LAYOUT) + c
+        h = (
+            lax.conv_general_dilated(
+                jax.nn.silu(h), v, (1, 1), ends, lhs_dilation=(2, 2), dimension_numbers=LAYOUT
+            )
+            + c
+        )
     return h.reshape(len(z), -1)

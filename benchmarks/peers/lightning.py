@@ -1,4 +1,7 @@
-"""PyTorch Lightning: a lean module and a Trainer without logger, checkpoints and progress bar; bits drawn once."""
+"""PyTorch Lightning: a lean module and a Trainer without logger, checkpoints and progress bar.
+
+Bits drawn once.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ class VAE(lightning.LightningModule):
         mean, log_variance = self.encoder(x).chunk(2, -1)
         z = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
         error = functional.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum")
-        return (error - 0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())) / len(x)
+        return (error - 0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())) / len(
+            x
+        )
 
     def on_train_batch_end(self, *given: Any) -> None:
         self.watch.tick()

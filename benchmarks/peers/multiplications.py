@@ -1,7 +1,9 @@
-"""The matrix products and convolutions of a step alone, forward and backward, without autograd: what the rest is measured by.
+"""The matrix products and convolutions of a step alone, forward and backward, without autograd:
+what the rest is measured by.
 
-Matrix products are torch.mm, whose library is MKL on x86, or (``oneDNN``) those that torch's convolutions are made of. Which is
-faster depends on the processor: MKL uses AVX-512 on Intel's alone.
+Matrix products are torch.mm, whose library is MKL on x86, or (``oneDNN``) those that torch's
+convolutions are made of. Which is faster depends on the processor: MKL uses AVX-512 on Intel's
+alone.
 """
 
 from __future__ import annotations
@@ -40,7 +42,13 @@ def linear(rows: int, inputs: int, outputs: int, first: bool, backward: bool) ->
 
 
 def convolution(
-    rows: int, shape: tuple[int, int, int], channels: int, transposed: bool, extra: int, first: bool, backward: bool
+    rows: int,
+    shape: tuple[int, int, int],
+    channels: int,
+    transposed: bool,
+    extra: int,
+    first: bool,
+    backward: bool,
 ) -> Callable[[], None]:
     def image(*size: int) -> Tensor:
         return torch.randn(*size).contiguous(memory_format=torch.channels_last)
@@ -72,7 +80,10 @@ def encoder(model: str, rows: int) -> list[Callable[[], None]]:
 
 def decoder(model: str, rows: int, backward: bool) -> list[Callable[[], None]]:
     if model == "mlp":
-        return [linear(rows, a, b, False, backward) for a, b in ((LATENT, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, SIDE * SIDE))]
+        return [
+            linear(rows, a, b, False, backward)
+            for a, b in ((LATENT, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, SIDE * SIDE))
+        ]
     return [
         linear(rows, LATENT, 128 * 16, False, backward),
         convolution(rows, (128, 4, 4), 64, True, 0, False, backward),
@@ -83,7 +94,9 @@ def decoder(model: str, rows: int, backward: bool) -> list[Callable[[], None]]:
 
 def train() -> None:
     samples = 50 if job["objective"] == "iwae50" else 1
-    parts = encoder(job["model"], job["batch"]) + decoder(job["model"], job["batch"] * samples, True)
+    parts = encoder(job["model"], job["batch"]) + decoder(
+        job["model"], job["batch"] * samples, True
+    )
     watch = Watch(job)
     for _ in range(job["warmup"] + job["steps"]):
         for part in parts:

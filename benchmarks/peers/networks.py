@@ -1,4 +1,5 @@
-"""The two architectures in torch, as taut's ``MLP`` with tanh and its ``ConvEncoder`` and ``ConvDecoder`` make them.
+"""The two architectures in torch, as taut's ``MLP`` with tanh and its ``ConvEncoder`` and
+``ConvDecoder`` make them.
 
 Both map rows of 784 to the 2 x 50 numbers of q(z|x), and z to 784 logits.
 """
@@ -12,7 +13,11 @@ from torch import nn
 def encoder(model: str) -> nn.Sequential:
     if model == "mlp":
         return nn.Sequential(
-            nn.Linear(SIDE * SIDE, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 2 * LATENT)
+            nn.Linear(SIDE * SIDE, HIDDEN),
+            nn.Tanh(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.Tanh(),
+            nn.Linear(HIDDEN, 2 * LATENT),
         )
     return nn.Sequential(
         nn.Unflatten(-1, (1, SIDE, SIDE)),
@@ -30,7 +35,11 @@ def encoder(model: str) -> nn.Sequential:
 def decoder(model: str) -> nn.Sequential:
     if model == "mlp":
         return nn.Sequential(
-            nn.Linear(LATENT, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, SIDE * SIDE)
+            nn.Linear(LATENT, HIDDEN),
+            nn.Tanh(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.Tanh(),
+            nn.Linear(HIDDEN, SIDE * SIDE),
         )
     return nn.Sequential(
         nn.Linear(LATENT, 128 * 4 * 4),

@@ -1,4 +1,5 @@
-"""NumPyro: SVI with TraceMeanField_ELBO, its ``update`` compiled (``jit``), or many in one ``lax.scan`` (``scan``).
+"""NumPyro: SVI with TraceMeanField_ELBO, its ``update`` compiled (``jit``), or many in one
+``lax.scan`` (``scan``).
 
 Bits are drawn anew at each step.
 """
@@ -25,7 +26,9 @@ def train(job: Job) -> None:
         parameters = numpyro.param("decoder", first[1])
         with numpyro.plate("data", len(x)):
             z = numpyro.sample("z", dist.Normal(jnp.zeros((len(x), LATENT)), 1.0).to_event(1))
-            numpyro.sample("x", dist.Bernoulli(logits=decode(network, parameters, z)).to_event(1), obs=x)
+            numpyro.sample(
+                "x", dist.Bernoulli(logits=decode(network, parameters, z)).to_event(1), obs=x
+            )
 
     def guide(x: Array) -> None:
         parameters = numpyro.param("encoder", first[0])
@@ -33,7 +36,10 @@ def train(job: Job) -> None:
             mean, raw = encode(network, parameters, x)
             numpyro.sample("z", dist.Normal(mean, jax.nn.softplus(raw)).to_event(1))
 
-    watch, inference = Watch(job), SVI(model, guide, numpyro.optim.Adam(1e-3), TraceMeanField_ELBO())
+    watch, inference = (
+        Watch(job),
+        SVI(model, guide, numpyro.optim.Adam(1e-3), TraceMeanField_ELBO()),
+    )
     images, rows = jnp.asarray(grey(job).reshape(-1, 784)), order(job, job["warmup"] + job["steps"])
 
     def bits(key: Array, here: Array) -> Array:

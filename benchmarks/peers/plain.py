@@ -1,9 +1,11 @@
 """Loops in plain PyTorch, written as tutorials write them.
 
-``loop`` has the habits of the VAE in pytorch/examples: a dataset that makes a PIL image of each item and turns it into a tensor,
-a DataLoader with its defaults, grey levels as targets, binary cross-entropy of probabilities, Adam with its defaults and the loss
-as a Python number after each step. ``replicate`` is IWAE in the usual form: the input is repeated 50 times before the encoder,
-the densities are those of torch.distributions (without argument checks), the bits are drawn anew at each step.
+``loop`` has the habits of the VAE in pytorch/examples: a dataset that makes a PIL image of each
+item and turns it into a tensor, a DataLoader with its defaults, grey levels as targets, binary
+cross-entropy of probabilities, Adam with its defaults and the loss as a Python number after each
+step. ``replicate`` is IWAE in the usual form: the input is repeated 50 times before the encoder,
+the densities are those of torch.distributions (without argument checks), the bits are drawn anew at
+each step.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def loop(job: Job) -> None:
     for x, _ in DataLoader(Images(images), batch_size=job["batch"], shuffle=True):
         optimizer.zero_grad()
         mean_image, mean, log_variance = model(x)
-        error = functional.binary_cross_entropy(mean_image, x.view(-1, SIDE * SIDE), reduction="sum")
+        error = functional.binary_cross_entropy(
+            mean_image, x.view(-1, SIDE * SIDE), reduction="sum"
+        )
         loss = error - 0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
         loss.backward()
         total += loss.item()

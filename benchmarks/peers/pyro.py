@@ -1,4 +1,7 @@
-"""Pyro: SVI with Trace_ELBO or TraceMeanField_ELBO, argument checks off, bits drawn anew at each step."""
+"""Pyro.
+
+SVI with Trace_ELBO or TraceMeanField_ELBO, argument checks off, bits drawn anew at each step.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ class VAE(nn.Module):
     def model(self, x: Tensor) -> None:
         pyro.module("decoder", self.decoder)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), LATENT), x.new_ones(len(x), LATENT)).to_event(1))
+            z = pyro.sample(
+                "z",
+                dist.Normal(x.new_zeros(len(x), LATENT), x.new_ones(len(x), LATENT)).to_event(1),
+            )
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:

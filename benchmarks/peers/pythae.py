@@ -1,6 +1,8 @@
-"""pythae: its VAE (or IWAE) with our networks, its BaseTrainer with its default settings, its ``get_nll``.
+"""pythae: its VAE (or IWAE) with our networks, its BaseTrainer with its default settings, its
+``get_nll``.
 
-Its data are bits drawn once, since it has no binarization of its own. The trainer has a rate of 1e-4 and its progress bar.
+Its data are bits drawn once, since it has no binarization of its own. The trainer has a rate of
+1e-4 and its progress bar.
 """
 
 from __future__ import annotations
@@ -59,7 +61,11 @@ def train(job: Job) -> None:
     rows, watch = (job["warmup"] + job["steps"]) * job["batch"], Watch(job)
     data = BaseDataset(torch.from_numpy(bits(job, rows)), torch.zeros(rows))
     settings = BaseTrainerConfig(
-        output_dir=job["folder"], num_epochs=1, per_device_train_batch_size=job["batch"], no_cuda=True, seed=job["seed"]
+        output_dir=job["folder"],
+        num_epochs=1,
+        per_device_train_batch_size=job["batch"],
+        no_cuda=True,
+        seed=job["seed"],
     )
     BaseTrainer(made(job), data, training_config=settings, callbacks=[Count(watch)]).train()
     answer(**watch.result, version="0.1.2")
@@ -73,7 +79,8 @@ def evaluate(job: Job) -> None:
         watch, memory = Watch(job), Memory()
         model.get_nll(x[: job["warmup"]], job["num_samples"], batch)
         watch.start()
-        value = model.get_nll(x[job["warmup"] :], job["num_samples"], batch)  # log p(x), its name notwithstanding
+        # log p(x), its name notwithstanding
+        value = model.get_nll(x[job["warmup"] :], job["num_samples"], batch)
         watch.stop()
     answer(**watch.result, peak_mib=memory.grown(), log_evidence=float(value), version="0.1.2")
 

@@ -1,8 +1,10 @@
-"""One training for ``quality.py``: weights at given CPU minutes, by taut, by pythae or by a plain loop, each in its environment.
+"""One training for ``quality.py``: weights at given CPU minutes, by taut, by pythae or by a plain
+loop, each in its environment.
 
-The peers run as a person would run them: Adam at 1e-3, batches of 100, all 60,000 images, new bits for each image in each epoch.
-They are one training each, and leave their weights whenever a budget is used up. taut's schedule knows its end, so that each
-budget is a training of its own. What is counted: reading the data, measuring and compiling, training; not the imports.
+The peers run as a person would run them: Adam at 1e-3, batches of 100, all 60,000 images, new bits
+for each image in each epoch. They are one training each, and leave their weights whenever a budget
+is used up. taut's schedule knows its end, so that each budget is a training of its own. What is
+counted: reading the data, measuring and compiling, training; not the imports.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class SpentError(Exception):
 
 
 class Budgets:
-    """Creates the clock of a peer's training, which saves the weights whenever a budget is used up."""
+    """Creates the clock of a peer's training, which saves the weights whenever a budget
+    is used up.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job, self.began, self.steps = job, cpu_seconds(), 0
@@ -50,14 +54,25 @@ class Budgets:
             return
         path = Path(self.job["out"]) / f"{self.job['variant']}-{len(self.points)}.npz"
         parts = {"encoder": encoder, "decoder": decoder}
-        np.savez(path, **{f"{name}.{k}": v.numpy() for name, part in parts.items() for k, v in part.state_dict().items()})
+        np.savez(
+            path,
+            **{
+                f"{name}.{k}": v.numpy()
+                for name, part in parts.items()
+                for k, v in part.state_dict().items()
+            },
+        )
         epochs = self.steps * BATCH / len(grey(self.job))
-        self.points.append({"minutes": self.left.pop(0), "cpu_s": used, "epochs": epochs, "weights": str(path)})
+        self.points.append(
+            {"minutes": self.left.pop(0), "cpu_s": used, "epochs": epochs, "weights": str(path)}
+        )
         if not self.left:
             raise SpentError
 
     def answer(self, loss: Callable[[Any], Any], version: str) -> None:
-        """Answers with the points and, for the last one, with the peer's own ELBO of the test images and its error."""
+        """Answers with the points and, for the last one, with the peer's own ELBO of the test
+        images and its error.
+        """
         import torch
 
         x = torch.from_numpy(np.load(self.job["test"])).flatten(1)
@@ -68,7 +83,10 @@ class Budgets:
 
 
 def pythae(job: Job) -> None:
-    """Its trainer has no hook that could change a batch: a callback draws the bits of all images anew before each epoch."""
+    """Its trainer has no hook that could change a batch.
+
+    A callback draws the bits of all images anew before each epoch.
+    """
     import torch
     from peers.pythae import made
     from pythae.data.datasets import BaseDataset
@@ -131,7 +149,10 @@ def loop(job: Job, batches: Callable[[Job], Iterator[Any]]) -> None:
 
 
 def loaded(job: Job) -> Iterator[Any]:
-    """Yields batches as tutorials load them: a PIL image for each item, a DataLoader with its defaults."""
+    """Yields batches as tutorials load them.
+
+    A PIL image for each item, a DataLoader with its defaults.
+    """
     from peers.plain import Images
     from torch.utils.data import DataLoader
 
@@ -158,7 +179,11 @@ def configured(job: Job, objective: str = "ELBO()", minutes: float | None = None
     network = f'MLP(hidden=({HIDDEN}, {HIDDEN}), activation="tanh")'
     return Config.from_dict(
         {
-            "data": {"binarize": "dynamic", "test": f"{job['source']}:test_images", "validation_fraction": 0.02},
+            "data": {
+                "binarize": "dynamic",
+                "test": f"{job['source']}:test_images",
+                "validation_fraction": 0.02,
+            },
             "model": {"latent_dim": LATENT, "encoder": network, "decoder": network},
             "training": {
                 "objective": objective,
@@ -176,9 +201,16 @@ def configured(job: Job, objective: str = "ELBO()", minutes: float | None = None
 
 
 def taut(job: Job) -> None:
-    """``start`` plans by the clock on the wall; after two intervals the end is moved to where the CPU minutes will be used up."""
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # compilers as children, whose CPU time is known
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{job['folder']}/compiled"  # nothing is left over from an earlier run
+    """``start`` plans by the clock on the wall.
+
+    After two intervals the end is moved to where the CPU minutes will be used up.
+    """
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = (
+        "1"  # compilers as children, whose CPU time is known
+    )
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = (
+        f"{job['folder']}/compiled"  # nothing is left over from an earlier run
+    )
 
     from importlib.metadata import version
 
@@ -187,15 +219,24 @@ def taut(job: Job) -> None:
 
     (minutes,) = job["minutes"]
     began, marks = cpu_seconds(), list[tuple[float, int]]()
-    run, data, state = start(f"{job['source']}:train_images", job["out"], configured(job, job["objective"], minutes))
-    run.config = dataclasses.replace(run.config, training=dataclasses.replace(run.config.training, minutes=None))
+    run, data, state = start(
+        f"{job['source']}:train_images", job["out"], configured(job, job["objective"], minutes)
+    )
+    run.config = dataclasses.replace(
+        run.config, training=dataclasses.replace(run.config.training, minutes=None)
+    )
     for record in train_run(run, data, state):
         marks.append((cpu_seconds() - began, record.step))
         if len(marks) == 2 and not state.done:
             (before, first), (used, second) = marks
             left = (60 * minutes - used) / ((used - before) / (second - first))
             state.total_steps = second + max(1, round(left))
-    point = {"minutes": minutes, "cpu_s": cpu_seconds() - began, "epochs": record.epoch, "weights": str(run.path)}
+    point = {
+        "minutes": minutes,
+        "cpu_s": cpu_seconds() - began,
+        "epochs": record.epoch,
+        "weights": str(run.path),
+    }
     write_manifest(run.path)
     answer(points=[point], pace=run.info["pace"], version=version("taut"))
 

@@ -1,4 +1,5 @@
-"""One training for ``study.py``: taut with one setting changed, on rows whose log p(x) is then computed, one by one.
+"""One training for ``study.py``: taut with one setting changed, on rows whose log p(x) is then
+computed, one by one.
 
 What is no setting of taut is changed in taut itself, in this process alone.
 """
@@ -21,7 +22,11 @@ from taut.training.loop import State
 
 def constant_rate(step: int, config: TrainingConfig, state: State) -> float:
     """No cosine, but the same warm-up."""
-    return config.learning_rate * state.lr_scale * min((step + 1) / max(1.0, loop.LR_WARMUP * state.total_steps), 1.0)
+    return (
+        config.learning_rate
+        * state.lr_scale
+        * min((step + 1) / max(1.0, loop.LR_WARMUP * state.total_steps), 1.0)
+    )
 
 
 def growing_batches(total: int, whole: Any = loop._rows) -> Any:
@@ -42,18 +47,33 @@ def measure(job: Job) -> None:
     test, x = x[:held], x[held:]
     grey = x.dtype == np.uint8
     growing = job["patch"] == "growing"
-    # Passes are what is held fixed, whatever the batch. Where it grows from 64 to 192 the mean is 128.
+    # Passes are what is held fixed, whatever the batch. Where it grows from 64 to 192 the mean is
+    # 128.
     epochs = max(2, round(job["steps"] * 128 / len(x) / 2) * 2)
-    settings = {"threads": 1, "device": "cpu", "compile": "on" if grey and not growing else "off", "seed": job["seed"]}
-    settings |= {"max_epochs": epochs * 3 // 2 if growing else epochs, "patience": 1.0} | job["training"]
-    model = {"latent_dim": 50, **dict.fromkeys(("encoder", "decoder"), 'MLP(hidden=(200, 200), activation="tanh")')}
+    settings = {
+        "threads": 1,
+        "device": "cpu",
+        "compile": "on" if grey and not growing else "off",
+        "seed": job["seed"],
+    }
+    settings |= {"max_epochs": epochs * 3 // 2 if growing else epochs, "patience": 1.0} | job[
+        "training"
+    ]
+    model = {
+        "latent_dim": 50,
+        **dict.fromkeys(("encoder", "decoder"), 'MLP(hidden=(200, 200), activation="tanh")'),
+    }
     config = Config.from_dict(
-        {"data": {"test_fraction": 0.0} | ({"binarize": "dynamic"} if grey else {}), "training": settings}
+        {
+            "data": {"test_fraction": 0.0} | ({"binarize": "dynamic"} if grey else {}),
+            "training": settings,
+        }
         | ({"model": model} if grey else {})
     )
     began = cpu_seconds()
     run, data, state = start(x, f"{job['folder']}/run", config, test=test)
-    if job["patch"] == "no offset":  # the last layer of the decoder starts at its own random numbers
+    # the last layer of the decoder starts at its own random numbers
+    if job["patch"] == "no offset":
         for name, tensor in run.model.named_buffers():
             if name.endswith("offset"):
                 tensor.zero_()

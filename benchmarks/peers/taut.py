@@ -1,7 +1,9 @@
-"""taut, through its own loop: ``fitting.start`` makes the run, ``training.loop.train`` is timed between two of its records.
+"""taut, through its own loop: ``fitting.start`` makes the run, ``training.loop.train`` is timed
+between two of its records.
 
-Nothing is held out for validation, so no step is counted but those of the training; the running average of the weights and
-the clipping of the gradient, which the peers do not have, are on as they are by default.
+Nothing is held out for validation, so no step is counted but those of the training; the running
+average of the weights and the clipping of the gradient, which the peers do not have, are on as they
+are by default.
 """
 
 from __future__ import annotations
@@ -12,7 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers.common import LATENT, Job, Memory, Watch, answer, bits, cpu_seconds, factors, grey, job_given, log_normal
+from peers.common import (
+    LATENT,
+    Job,
+    Memory,
+    Watch,
+    answer,
+    bits,
+    cpu_seconds,
+    factors,
+    grey,
+    job_given,
+    log_normal,
+)
 
 import taut
 from taut.build.config import Config
@@ -52,11 +66,18 @@ def timed_training(source: Any, config: Config, watch: Watch, folder: str) -> No
     while not state.done:  # an interval is 100 steps or more, of which a short warm-up is the first
         next(records)
     watch.tick(state.step)
-    state.total_steps, state.done = watch.warmup + watch.steps, False  # between two records the state is the caller's
+    # between two records the state is the caller's
+    state.total_steps, state.done = (
+        watch.warmup + watch.steps,
+        False,
+    )
     for _ in records:
         pass
     if state.step != watch.warmup + watch.steps or state.skipped:
-        raise SystemExit(f"{state.step} steps were made, {state.skipped} of them skipped: not those that were to be timed")
+        raise SystemExit(
+            f"{state.step} steps were made, {state.skipped} of them skipped: not those that were "
+            f"to be timed"
+        )
     watch.tick(watch.steps)
 
 
@@ -75,15 +96,38 @@ def evaluate(job: Job) -> None:
     watch.start()
     evidence = taut.importance(run.model, x[job["warmup"] :], job["num_samples"])
     watch.stop()
-    answer(**watch.result, peak_mib=memory.grown(), log_evidence=float(evidence.log_evidence.mean()), version=version("taut"))
+    answer(
+        **watch.result,
+        peak_mib=memory.grown(),
+        log_evidence=float(evidence.log_evidence.mean()),
+        version=version("taut"),
+    )
 
 
 def linear(job: Job) -> None:
-    """Fits a linear VAE with a noise variance for each column, which is factor analysis, and computes log p(x) in closed form."""
+    """Fits a linear VAE with a noise variance for each column, which is factor analysis, and
+    computes log p(x) in closed form.
+    """
     x, test, _, _ = factors()
-    model = {"latent_dim": 8, "encoder": "Linear()", "decoder": "Linear()", "likelihood": 'Normal(scale="per_feature")'}
-    training = {"max_epochs": job["epochs"], "threads": job["threads"], "device": "cpu", "seed": job["seed"]}
-    config = Config.from_dict({"model": model, "training": training, "data": {"validation_fraction": 0.0, "test_fraction": 0.0}})
+    model = {
+        "latent_dim": 8,
+        "encoder": "Linear()",
+        "decoder": "Linear()",
+        "likelihood": 'Normal(scale="per_feature")',
+    }
+    training = {
+        "max_epochs": job["epochs"],
+        "threads": job["threads"],
+        "device": "cpu",
+        "seed": job["seed"],
+    }
+    config = Config.from_dict(
+        {
+            "model": model,
+            "training": training,
+            "data": {"validation_fraction": 0.0, "test_fraction": 0.0},
+        }
+    )
     wall, cpu = time.perf_counter(), cpu_seconds()
     run, data, state = start(x.astype(np.float32), f"{job['folder']}/run", config)
     for _ in taut.runs.fit.train_run(run, data, state):

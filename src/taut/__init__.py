@@ -4,7 +4,8 @@ Examples:
     >>> import taut
     >>> problem = taut.LinearGaussian(dim_x=5, dim_z=2)
     >>> x = problem.sample(4)
-    >>> taut.importance(problem.model(), x, num_samples=10).ess  # the posterior is exact: every sample counts
+    >>> evidence = taut.importance(problem.model(), x, num_samples=10)
+    >>> evidence.ess  # the posterior is exact: every sample counts
     tensor([10.0000, 10.0000, 10.0000, 10.0000], dtype=torch.float64)
 """
 
@@ -35,7 +36,16 @@ from taut.likelihoods import (
 )
 from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
 from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
-from taut.objectives import ELBO, IWAE, VIMCO, Bound, DReG, Objective, ScoreFunction, StickingTheLanding
+from taut.objectives import (
+    ELBO,
+    IWAE,
+    VIMCO,
+    Bound,
+    DReG,
+    Objective,
+    ScoreFunction,
+    StickingTheLanding,
+)
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
 from taut.priors import GaussianMixture, StandardNormal
 from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
@@ -131,6 +141,7 @@ def __getattr__(name: str) -> Any:
         return getattr(estimator, name)
     if name == "IndependentBernoulli":
         raise AttributeError(
-            "two parts are called IndependentBernoulli: taut.priors.IndependentBernoulli and taut.posteriors.IndependentBernoulli"
+            "two parts are called IndependentBernoulli: taut.priors.IndependentBernoulli and "
+            "taut.posteriors.IndependentBernoulli"
         )
     raise AttributeError(f"module 'taut' has no attribute {name!r}")

@@ -1,9 +1,11 @@
-r"""The scikit-learn face: a model that is fitted in memory, on arrays, data frames, sparse counts or an AnnData.
+r"""The scikit-learn face: a model that is fitted in memory, on arrays, data frames, sparse counts
+or an AnnData.
 
-What scikit-learn asks of an estimator, that the answer for a row depends on no other row, decides two things here. ``transform``
-computes in float64, whatever the model was trained in: sums of float32 come out differently in blocks of different sizes. And
-``score_samples`` draws for each row by itself, from a seed that follows from ``random_state`` and the row's own values: equal
-rows get equal numbers, different rows independent noise, whose error averages out in ``score``.
+What scikit-learn asks of an estimator, that the answer for a row depends on no other row, decides
+two things here. ``transform`` computes in float64, whatever the model was trained in: sums of
+float32 come out differently in blocks of different sizes. And ``score_samples`` draws for each row
+by itself, from a seed that follows from ``random_state`` and the row's own values: equal rows get
+equal numbers, different rows independent noise, whose error averages out in ``score``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from typing import Any, cast
 import numpy as np
 import safetensors.torch
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    TransformerMixin,
+)
 from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 from torch import nn
 
@@ -60,30 +67,37 @@ SPELL = "give it as a specification, such as prior='GaussianMixture()'"
 
 
 class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
-    """Creates a variational autoencoder that is used as any estimator of scikit-learn; its settings are those of ``taut.fit``.
+    """Creates a variational autoencoder that is used as any estimator of scikit-learn; its settings
+    are those of ``taut.fit``.
 
-    X is an array (N, C), NaN where missing; a data frame (pandas, polars, Arrow) with categories, texts, dates and gaps, whose
-    columns are understood as ``taut.fit`` understands a table; a sparse matrix of counts; or an AnnData. Integers in an array are
-    levels, or bits, unless ``kind`` says otherwise. A column of real numbers that is constant in training is left out of the
-    model, since its density has no bound, and given back as it was. With fewer than 10 rows nothing is held out.
+    X is an array (N, C), NaN where missing; a data frame (pandas, polars, Arrow) with categories,
+    texts, dates and gaps, whose columns are understood as ``taut.fit`` understands a table; a
+    sparse matrix of counts; or an AnnData. Integers in an array are levels, or bits, unless
+    ``kind`` says otherwise. A column of real numbers that is constant in training is left out of
+    the model, since its density has no bound, and given back as it was. With fewer than 10 rows
+    nothing is held out.
 
     Args:
-        latent_dim: D; by default half the number of columns, of a data frame as many as columns, 2 to 32.
+        latent_dim: D; by default half the number of columns, of a data frame as many as columns, 2
+            to 32.
         prior: A prior or its specification.
         likelihood: A likelihood or its specification; by default what follows from the data.
         posterior: A posterior or its specification.
         encoder: Specification of the network of the posterior.
         decoder: Specification of the network of the likelihood.
-        objective: An objective or its specification; by default ELBO(), and DReG(num_samples=8) where entries are missing.
-        max_epochs: Passes over the training rows; by default as many as make 20,000 steps, at least 20 and at most 500 (2000 for
-            a data frame).
+        objective: An objective or its specification; by default ELBO(), and DReG(num_samples=8)
+            where entries are missing.
+        max_epochs: Passes over the training rows; by default as many as make 20,000 steps, at least
+            20 and at most 500 (2000 for a data frame).
         batch_size: Rows a step.
         learning_rate: Peak of the schedule; by default as in ``taut fit``.
-        validation_fraction: Share held out to watch the training by; the weights that are best on it are kept.
+        validation_fraction: Share held out to watch the training by; the weights that are best on
+            it are kept.
         num_samples: K of ``score_samples`` and ``impute``.
         kind: Of an array: binary, levels, real or count, in place of what is inferred.
         levels: Of an array: smallest and largest level.
-        schema: Of a data frame: a TOML file that says what its columns are, or a schema made before.
+        schema: Of a data frame: a TOML file that says what its columns are, or a schema made
+            before.
         missing_values: Of a data frame: further texts and numbers that mean missing.
         condition: Of a data frame: columns that are the context of the others.
         layer: Of an AnnData: which matrix holds the counts.
@@ -110,7 +124,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     _like: Any
     _types: Any
 
-    # scikit-learn gives a constructor anything and wants it stored: it is ``fit`` that says what is wrong.
+    # scikit-learn gives a constructor anything and wants it stored: it is ``fit`` that says what is
+    # wrong.
     def __init__(
         self,
         latent_dim: Any = None,
@@ -176,9 +191,16 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             device = find_device(config.training.device)
             data = to_device(data, device)
             state = State(plan_steps(model.to(device), objective, data, config.training))
-            self.history_ = [record._asdict() for record in train(model, objective, data, config.training, state)]
+            self.history_ = [
+                record._asdict() for record in train(model, objective, data, config.training, state)
+            ]
             finish(model, state)
-        self.model_, self.schema_, self.config_, self.notes_ = model, data.schema, config, data.notes
+        self.model_, self.schema_, self.config_, self.notes_ = (
+            model,
+            data.schema,
+            config,
+            data.notes,
+        )
         self.n_iter_ = max(1, round(self.history_[-1]["epoch"]))
         if self.schema_.kind == "table":
             self._like, self._types = without_rows(X), source.schema.types
@@ -195,9 +217,11 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return z.numpy().astype(_float_like(str(getattr(source, "dtype", ""))))
 
     def inverse_transform(self, Z: Any) -> Any:
-        """Returns the mean of p(x|z) of each z, (N, C): an array, or a frame if the model was fitted on one.
+        """Returns the mean of p(x|z) of each z, (N, C): an array, or a frame if the model was
+        fitted on one.
 
-        Of a category it is the most probable level, of a column that was left out its constant; an id is unknown.
+        Of a category it is the most probable level, of a column that was left out its constant; an
+        id is unknown.
 
         Fails:
             ValueError: the model is conditioned on what Z does not hold.
@@ -207,16 +231,25 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with _session(torch.float64):
             run = self._run(torch.float64)
             if run.model.condition is not None:
-                raise UsageError("this model is conditioned on a context, which Z does not hold: use sample(given=...)")
+                raise UsageError(
+                    "this model is conditioned on a context, which Z does not hold: use "
+                    "sample(given=...)"
+                )
             if z.shape[1] != self._n_features_out:
-                raise UsageError(f"Z has {z.shape[1]} columns, but the model has {self._n_features_out} latent dimensions")
-            made = self._given_back(decode(run.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype))
+                raise UsageError(
+                    f"Z has {z.shape[1]} columns, but the model has {self._n_features_out} latent "
+                    f"dimensions"
+                )
+            made = self._given_back(
+                decode(run.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype)
+            )
         if hasattr(Z, "iloc") and hasattr(made, "iloc"):
             made.index = Z.index
         return made
 
     def sample(self, n_samples: int = 1, *, given: Mapping[str, Any] | None = None) -> Any:
-        """Returns draws of x: an array, or a frame if the model was fitted on one; the same ones if ``random_state`` is a number.
+        """Returns draws of x: an array, or a frame if the model was fitted on one; the same ones if
+        ``random_state`` is a number.
 
         Args:
             n_samples: N.
@@ -225,25 +258,33 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         with _session(self._precision):
             texts = {name: str(value) for name, value in (given or {}).items()}
-            values = sample_run(self._run(), n_samples, given=texts, seed=_seed(self.random_state)).numpy()
-            return self._given_back(values, self._dtype if self.schema_.discrete else _float_like(self._dtype))
+            values = sample_run(
+                self._run(), n_samples, given=texts, seed=_seed(self.random_state)
+            ).numpy()
+            return self._given_back(
+                values, self._dtype if self.schema_.discrete else _float_like(self._dtype)
+            )
 
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Returns the importance-weighted estimate of $\log p(x)$ of each row in nats, (N,).
 
-        It is ``taut.importance`` of each row with noise of its own: a lower bound on average, which ``num_samples`` tightens.
-        Where that fails, a few rows get a better proposal each. Columns that were left out have no part in it.
+        It is ``taut.importance`` of each row with noise of its own: a lower bound on average, which
+        ``num_samples`` tightens. Where that fails, a few rows get a better proposal each. Columns
+        that were left out have no part in it.
         """
         check_is_fitted(self)
         with _session(self._precision):
             run = self._run()
             new = self._new(run, self._checked(X))
-            value, reliable = own_evidence(run.model, new.rows, int(self.num_samples), seed=self.seed_)
+            value, reliable = own_evidence(
+                run.model, new.rows, int(self.num_samples), seed=self.seed_
+            )
         scores: np.ndarray = value.numpy()
         scores[list(new.impossible)] = -np.inf
         if doubtful := int((~reliable).sum()):
             warnings.warn(
-                f"log p(x) of {doubtful} of {len(scores)} rows is not reliable: few samples carry their weight, so it is a lower "
+                f"log p(x) of {doubtful} of {len(scores)} rows is not reliable: few samples carry "
+                f"their weight, so it is a lower "
                 "bound, maybe a loose one; a larger num_samples may help",
                 stacklevel=2,
             )
@@ -254,7 +295,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return float(self.score_samples(X).mean())
 
     def impute(self, X: Any) -> Any:
-        """Returns X with what is missing filled in: the mean of a number, the median of ordered levels, any other's likeliest.
+        """Returns X with what is missing filled in: the mean of a number, the median of ordered
+        levels, any other's likeliest.
 
         Every observed cell stays as it is, and so does what the model is conditioned on.
         """
@@ -264,10 +306,16 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             run = self._run()
             new = self._new(run, source)
             array = isinstance(source, np.ndarray)
-            gaps = np.isnan(source) if array else np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
+            gaps = (
+                np.isnan(source)
+                if array
+                else np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
+            )
             if not gaps.any():
                 return source.copy() if array else X.copy() if hasattr(X, "copy") else X
-            values = cells.impute(run.model, new.rows, int(self.num_samples), seed=self.seed_).values.numpy()
+            values = cells.impute(
+                run.model, new.rows, int(self.num_samples), seed=self.seed_
+            ).values.numpy()
             if not array:
                 return completed(X, new.table, fill(new.table, values, self.schema_))
         result = source.copy()
@@ -290,8 +338,13 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return tags
 
     def _settings(self) -> Config:
-        """Returns the configuration that the parameters of the same names stand for; what is None keeps its default."""
-        given = {name: value for name, value in self.get_params(deep=False).items() if value is not None}
+        """Returns the configuration that the parameters of the same names stand for.
+
+        What is None keeps its default.
+        """
+        given = {
+            name: value for name, value in self.get_params(deep=False).items() if value is not None
+        }
         for name in (*PARTS, "objective"):
             if name in given:
                 given[name] = _written(given[name], placeholder=True)
@@ -299,20 +352,31 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if isinstance(self.schema, Schema):
             del given["schema"]
         sections = Config().to_dict()
-        values = {name: {f: _plain(given[f]) for f in fields if f in given} for name, fields in sections.items()}
+        values = {
+            name: {f: _plain(given[f]) for f in fields if f in given}
+            for name, fields in sections.items()
+        }
         return Config.from_dict(values)
 
     def _parts(self) -> dict[str, Any]:
         """Returns copies of the parts that were given built: training changes them."""
-        return {name: copy.deepcopy(part) for name in PARTS if isinstance(part := getattr(self, name), nn.Module)}
+        return {
+            name: copy.deepcopy(part)
+            for name in PARTS
+            if isinstance(part := getattr(self, name), nn.Module)
+        }
 
     def _checked(self, X: Any, *, fitting: bool = False) -> Any:
-        """Returns X as ``taut.data.read`` takes it, after scikit-learn's own checks of its shape and its names."""
+        """Returns X as ``taut.data.read`` takes it, after scikit-learn's own checks of its shape
+        and its names.
+        """
         if type(X).__name__ == "AnnData":
             from pandas import DataFrame
 
             names = X.raw.var_names if self.layer == "raw" else X.var_names
-            validate_data(self, DataFrame(columns=names.astype(str)), reset=fitting, skip_check_array=True)
+            validate_data(
+                self, DataFrame(columns=names.astype(str)), reset=fitting, skip_check_array=True
+            )
             return X
         table = from_frame(X) if fitting or self.schema_.kind == "table" else None
         if table is not None:
@@ -320,16 +384,25 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             return table
         of_table = not fitting and self.schema_.kind == "table"
         array = validate_data(
-            self, X, reset=fitting, accept_sparse=True, dtype=None if of_table else "numeric", ensure_all_finite="allow-nan",
+            self,
+            X,
+            reset=fitting,
+            accept_sparse=True,
+            dtype=None if of_table else "numeric",
+            ensure_all_finite="allow-nan",
             ensure_min_samples=MIN_TRAIN if fitting else 1,
-        )  # fmt: skip
+        )
         if of_table:
             return as_table(array, self.schema_.columns)
-        return array.astype(np.float64) if array.dtype == object else array  # a list with None in it
+        # a list with None in it
+        return array.astype(np.float64) if array.dtype == object else array
 
     def _dataset(self, source: Any, config: Config) -> Dataset:
         """Returns the data to train on; their rows may be as few as two."""
-        table, counted = type(source).__module__.startswith("pyarrow"), type(source).__name__ == "AnnData"
+        table, counted = (
+            type(source).__module__.startswith("pyarrow"),
+            type(source).__name__ == "AnnData",
+        )
         what = "a data frame" if table else "an AnnData" if counted else "an array"
         meant = {"kind": "an array", "levels": "an array", "layer": "an AnnData"}
         meant |= dict.fromkeys(("schema", "missing_values", "condition"), "a data frame")
@@ -339,8 +412,16 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         self._kept = self._constants = None
         share = config.data.validation_fraction
         if table:
-            schema = self.schema if isinstance(self.schema, Schema) else None if self.schema is None else Path(self.schema)
-            return from_table(source, Asked(schema, config.data.missing_values, config.data.condition), share)
+            schema = (
+                self.schema
+                if isinstance(self.schema, Schema)
+                else None
+                if self.schema is None
+                else Path(self.schema)
+            )
+            return from_table(
+                source, Asked(schema, config.data.missing_values, config.data.condition), share
+            )
         kind: Any = config.data.kind or ("count" if counted else None)
         data = read(source, None, Options(layer=self.layer)).data
         if isinstance(data, np.ndarray):
@@ -352,26 +433,38 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
     def _modelled(self, source: Any) -> Any:
         """Returns the columns of an array that the model is of."""
-        return source if self._kept is None or not isinstance(source, np.ndarray) else source[:, self._kept]
+        return (
+            source
+            if self._kept is None or not isinstance(source, np.ndarray)
+            else source[:, self._kept]
+        )
 
     def _new(self, run: Run, source: Any) -> New:
         """Returns new data for the model; what a person should know of them is a warning."""
         new = new_data(run, self._modelled(source))
         for note in new.notes:
-            warnings.warn(re.sub(FLAG, _as_argument, note), stacklevel=4)  # in the line that calls the estimator
+            # in the line that calls the estimator
+            warnings.warn(re.sub(FLAG, _as_argument, note), stacklevel=4)
         return new
 
     def _run(self, dtype: torch.dtype | None = None) -> Run:
-        """Returns the fitted model as a run without a folder, its weights in a precision of choice."""
+        """Returns the fitted model as a run without a folder, its weights in a
+        precision of choice.
+        """
         model = self.model_
         if dtype not in (None, self._precision):
             model = copy.deepcopy(model)
-            model = (model.cpu() if next(model.parameters()).device.type == "mps" else model).to(dtype)
-        objective = build_objective(cast(str, self.config_.training.objective))  # decided by ``fit``
+            model = (model.cpu() if next(model.parameters()).device.type == "mps" else model).to(
+                dtype
+            )
+        # decided by ``fit``
+        objective = build_objective(cast(str, self.config_.training.objective))
         return Run(Path(), self.config_, self.schema_, model, objective, {})
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
-        """Returns values of the modelled columns of an array with the constants of the others between them."""
+        """Returns values of the modelled columns of an array with the constants of the others
+        between them.
+        """
         if self._kept is None or self._kept.all():
             return values
         whole = np.broadcast_to(self._constants, (len(values), len(self._kept))).copy()
@@ -379,24 +472,38 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return whole
 
     def _given_back(self, values: np.ndarray, dtype: str) -> Any:
-        """Returns values that the model made as a person would give them: an array of a type, or a frame of their library."""
+        """Returns values that the model made as a person would give them.
+
+        An array of a type, or a frame of their library.
+        """
         if self.schema_.kind != "table":
             return self._whole(values).astype(dtype)
         return given_back(values, self.schema_, self._like, self._types)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns plain values and bytes: weights as safetensors, parts as specifications, nothing of torch's."""
+        """Returns plain values and bytes.
+
+        Weights as safetensors, parts as specifications, nothing of torch's.
+        """
         state = dict(super().__getstate__())
         with _session():
             for name in (*PARTS, "objective"):
                 part = state[name]
-                if isinstance(part, nn.Module) and "model_" not in state and any(True for _ in part.parameters()):
+                if (
+                    isinstance(part, nn.Module)
+                    and "model_" not in state
+                    and any(True for _ in part.parameters())
+                ):
                     raise UsageError(
-                        f"{name} is a built part whose weights an estimator that is not fitted cannot carry: {SPELL}"
+                        f"{name} is a built part whose weights an estimator that is not fitted "
+                        f"cannot carry: {SPELL}"
                     )
                 state[name] = part if part is None else _written(part)
             if "model_" in state:
-                tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.model_.state_dict().items()}
+                tensors = {
+                    k: v.detach().cpu().contiguous().clone()
+                    for k, v in self.model_.state_dict().items()
+                }
                 state |= {"schema_": self.schema_.to_dict(), "config_": self.config_.to_dict()}
                 state["model_"] = safetensors.torch.save(tensors)
                 if self._parts():
@@ -429,7 +536,10 @@ def embed_anndata(adata: Any, model: VAEstimator | Run, key: str = "X_taut") -> 
 
 @contextmanager
 def _session(dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Runs a block in a precision, with errors as scikit-learn wants them; afterwards torch is as it was before."""
+    """Runs a block in a precision, with errors as scikit-learn wants them.
+
+    Afterwards torch is as it was before.
+    """
     threads, before = torch.get_num_threads(), torch.get_default_dtype()
     try:
         with untouched():
@@ -449,11 +559,21 @@ def _as_argument(flag: re.Match[str]) -> str:
 def _seed(random_state: Any) -> int:
     """Returns a number itself, else one drawn from the generator that is meant."""
     generator = check_random_state(random_state)
-    return int(random_state) if isinstance(random_state, Integral) else int(generator.randint(2**31 - 1))
+    return (
+        int(random_state)
+        if isinstance(random_state, Integral)
+        else int(generator.randint(2**31 - 1))
+    )
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value
+    return (
+        value.item()
+        if isinstance(value, np.generic)
+        else str(value)
+        if isinstance(value, Path)
+        else value
+    )
 
 
 def _float_like(dtype: str) -> str:
@@ -473,7 +593,10 @@ def _written(part: Any, placeholder: bool = False) -> str:
 
 
 def _rebuilt(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns model, schema and configuration from what was pickled of them; the model is on the processor."""
+    """Returns model, schema and configuration from what was pickled of them.
+
+    The model is on the processor.
+    """
     config, schema = Config.from_dict(state["config_"]), Schema.from_dict(state["schema_"])
     tensors = safetensors.torch.load(state["model_"])
     with _session(next(t.dtype for t in tensors.values() if t.is_floating_point())):
@@ -481,5 +604,7 @@ def _rebuilt(state: Mapping[str, Any]) -> dict[str, Any]:
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise UsageError(f"the weights do not fit the parts that {config.model} stands for: {SPELL}") from error
+            raise UsageError(
+                f"the weights do not fit the parts that {config.model} stands for: {SPELL}"
+            ) from error
     return {"model_": model.eval(), "schema_": schema, "config_": config}

@@ -1,7 +1,9 @@
-r"""What a network sees of a datum: numbers of a convenient size, in place of the user's units, codes and gaps.
+r"""What a network sees of a datum: numbers of a convenient size, in place of the user's units,
+codes and gaps.
 
-Each is a module with fixed buffers and an ``out_shape``; what is missing becomes zero, and where a schema says that entries can
-be missing the mask goes along, so that the encoder can tell a mean from a gap. ``Condition`` and ``Totals`` give the *context*
+Each is a module with fixed buffers and an ``out_shape``; what is missing becomes zero, and where a
+schema says that entries can be missing the mask goes along, so that the encoder can tell a mean
+from a gap. ``Condition`` and ``Totals`` give the *context*
 instead: what a model is conditioned on, taken from the datum itself.
 
 References: mattei2019.
@@ -21,8 +23,11 @@ from taut.types import Context, Data
 __all__ = ["ColumnFeatures", "Condition", "Features", "Split", "Standardize", "Totals"]
 
 FAR = 20.0
-"""Standard deviations: beyond them a network sees a wild value as one that is merely far, or a single one in the training data
-would take all weights with it. What the likelihood makes of the value is not touched."""
+"""Standard deviations.
+
+Beyond them a network sees a wild value as one that is merely far, or a single one in the training
+data would take all weights with it. What the likelihood makes of the value is not touched.
+"""
 
 
 class Features(nn.Module, abc.ABC):
@@ -42,8 +47,10 @@ class Standardize(Features):
         event_shape: Shape of one datum.
         loc: Mean of the training data.
         scale: Standard deviation of the training data.
-        missing: Whether entries may be missing: the mask is stacked on the values then, (2, \*event).
-        counts: Whether x is a count, so that log(1 + x) is standardized; location and scale are those of the logarithm then.
+        missing: Whether entries may be missing: the mask is stacked on the values then, (2,
+            \*event).
+        counts: Whether x is a count, so that log(1 + x) is standardized; location and scale are
+            those of the logarithm then.
     """
 
     loc: Tensor
@@ -61,25 +68,35 @@ class Standardize(Features):
         self.missing, self.counts = missing, counts
         self.out_shape = (2, *event_shape) if missing else tuple(event_shape)
         self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.get_default_dtype()).clone())
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer(
+            "scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone()
+        )
 
     def forward(self, x: Data) -> Tensor:
-        values = (((x.log1p() if self.counts else x) - self.loc) / self.scale).nan_to_num(0.0).clamp(-FAR, FAR)
+        values = (
+            (((x.log1p() if self.counts else x) - self.loc) / self.scale)
+            .nan_to_num(0.0)
+            .clamp(-FAR, FAR)
+        )
         if not self.missing:
             return values
         return torch.stack([values, x.isnan().to(values)], 1)
 
 
 class ColumnFeatures(Features):
-    r"""Creates the features of a table: categories one-hot, logarithms of positive numbers and counts, all standardized.
+    r"""Creates the features of a table: categories one-hot, logarithms of positive numbers and
+    counts, all standardized.
 
     Args:
-        num_levels: Of each column, (C,): the number of levels of a category, and 0 for what is a number.
-        logarithm: Of each column: "none", "log" (positive), "log1p" (counts) or "warp" (mixed numbers).
+        num_levels: Of each column, (C,): the number of levels of a category, and 0 for what is a
+            number.
+        logarithm: Of each column: "none", "log" (positive), "log1p" (counts) or "warp" (mixed
+            numbers).
         loc: Mean of each column, after the logarithm, (C,).
         scale: Standard deviation of each column, likewise.
         missing: Whether entries may be missing: C zeros and ones are joined then.
-        knots: Of the warp of each column, (C, 2, M): a mixed number is seen as what its warp makes of it, 1.8 being one unit.
+        knots: Of the warp of each column, (C, 2, M): a mixed number is seen as what its warp makes
+            of it, 1.8 being one unit.
     """
 
     numbers: Tensor
@@ -132,7 +149,9 @@ class ColumnFeatures(Features):
         numbers = torch.where(self.plain, numbers, logarithm)
         values = (numbers - self.loc) / self.scale
         if len(self.warped):
-            values = values.index_copy(-1, self.warped_numbers, self._warped_values(x[:, self.warped]))
+            values = values.index_copy(
+                -1, self.warped_numbers, self._warped_values(x[:, self.warped])
+            )
         values = values.nan_to_num(0.0, torch.inf, -torch.inf)
         parts = [values.clamp(-FAR, FAR), (x[:, self.owner] == self.level).to(values)]
         return torch.cat([*parts, x.isnan().to(values)] if self.missing else parts, 1)
@@ -144,7 +163,10 @@ class ColumnFeatures(Features):
 
 
 class Condition(nn.Module, abc.ABC):
-    """Abstract rule for what a model is conditioned on, taken from the datum: p(x) becomes p(the rest of x | context)."""
+    """Abstract rule for what a model is conditioned on, taken from the datum.
+
+    P(x) becomes p(the rest of x | context).
+    """
 
     context_dim: int
 
@@ -157,7 +179,10 @@ class Condition(nn.Module, abc.ABC):
         """Returns the context, (N, C), for values of what is given, (N, number of them)."""
 
     def join(self, x: Data, modelled: Tensor) -> Data:
-        r"""Returns whole data, (B, \*event): what is given as in x, and the rest as in ``modelled``."""
+        r"""Returns whole data, (B, \*event).
+
+        What is given as in x, and the rest as in ``modelled``.
+        """
         return modelled
 
 
@@ -193,9 +218,11 @@ class Split(Condition):
 
 
 class Totals(Condition):
-    """Creates the rule that the total of a row of counts (its library size) is its context: p(x | total).
+    """Creates the rule that the total of a row of counts (its library size) is its context: p(x |
+    total).
 
-    The context is log(total / mean total); a total of zero counts as half a count there, for which every mean is next to zero.
+    The context is log(total / mean total); a total of zero counts as half a count there, for which
+    every mean is next to zero.
 
     Args:
         mean_total: Mean total of the training data.
@@ -206,7 +233,9 @@ class Totals(Condition):
     def __init__(self, mean_total: float | Tensor = 1.0) -> None:
         super().__init__()
         self.context_dim = 1
-        self.register_buffer("mean_total", torch.as_tensor(mean_total, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer(
+            "mean_total", torch.as_tensor(mean_total, dtype=torch.get_default_dtype()).clone()
+        )
 
     def forward(self, x: Data) -> tuple[Tensor, Context]:
         return x, self.context(x.nan_to_num(0.0).flatten(1).sum(1, keepdim=True))

@@ -1,8 +1,9 @@
 """Networks: they know shapes, and no probability.
 
-A network is built as ``Network(in_shape, out_shape, context_dim, ...)`` and maps (*, *in_shape) to (*, *out_shape). Parts
-take the *class* of a network, or a ``functools.partial`` of one, and give it the shapes themselves, so that a person only
-writes what is a matter of choice: ``MLP(hidden=(200, 200), activation="tanh")``.
+A network is built as ``Network(in_shape, out_shape, context_dim, ...)`` and maps (*, *in_shape) to
+(*, *out_shape). Parts take the *class* of a network, or a ``functools.partial`` of one, and give it
+the shapes themselves, so that a person only writes what is a matter of choice: ``MLP(hidden=(200,
+200), activation="tanh")``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network"]
 
 
 class Tanh(nn.Module):
-    r"""Creates $\tanh x = 2 \sigma(2 x) - 1$: the same to the rounding of 1, and faster than torch's own on a processor."""
+    r"""Creates $\tanh x = 2 \sigma(2 x) - 1$.
+
+    The same to the rounding of 1, and faster than torch's own on a processor.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * torch.sigmoid(2 * x) - 1
@@ -41,11 +45,16 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Network(nn.Module, abc.ABC):
-    """Abstract network. A subclass takes ``(in_shape, out_shape, context_dim=0, ...)``, in this order."""
+    """Abstract network.
+
+    A subclass takes ``(in_shape, out_shape, context_dim=0, ...)``, in this order.
+    """
 
     @abc.abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        r"""Returns the output for x (\*, B, \*in_shape) and context (B, C): (\*, B, \*out_shape)."""
+        r"""Returns the output for x (\*, B, \*in_shape) and context (B, C): (\*, B,
+        \*out_shape).
+        """
 
 
 NetworkFactory = Callable[[tuple[int, ...], tuple[int, ...], int], Network]
@@ -54,13 +63,17 @@ NetworkFactory = Callable[[tuple[int, ...], tuple[int, ...], int], Network]
 class Linear(Network):
     """Creates an affine map: with it a VAE with a Normal likelihood is probabilistic PCA."""
 
-    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], context_dim: int = 0) -> None:
+    def __init__(
+        self, in_shape: Sequence[int], out_shape: Sequence[int], context_dim: int = 0
+    ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         self.map = Affine(math.prod(in_shape) + context_dim, math.prod(out_shape))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.map(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)
+        return self.map(_join(_flatten(x, len(self.in_shape)), context)).unflatten(
+            -1, self.out_shape
+        )
 
 
 class MLP(Network):
@@ -86,8 +99,12 @@ class MLP(Network):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        if not isinstance(hidden, Sequence) or not all(isinstance(w, int) and w > 0 for w in hidden):
-            raise ValueError(f"hidden must list the widths of the layers, such as (200, 200), not {hidden!r}")
+        if not isinstance(hidden, Sequence) or not all(
+            isinstance(w, int) and w > 0 for w in hidden
+        ):
+            raise ValueError(
+                f"hidden must list the widths of the layers, such as (200, 200), not {hidden!r}"
+            )
         self.hidden, self.activation, self.dropout = tuple(hidden), activation, dropout
         widths = [math.prod(in_shape) + context_dim, *hidden]
         layers: list[nn.Module] = []
@@ -98,19 +115,23 @@ class MLP(Network):
         self.layers = nn.Sequential(*layers, Affine(widths[-1], math.prod(out_shape)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.layers(_join(_flatten(x, len(self.in_shape)), context)).unflatten(-1, self.out_shape)
+        return self.layers(_join(_flatten(x, len(self.in_shape)), context)).unflatten(
+            -1, self.out_shape
+        )
 
 
 class ConvEncoder(Network):
     """Creates a convolutional encoder for images of any size, (H, W), (H, W, C) or (C, H, W).
 
-    Each convolution halves the sides (rounding up) until the shorter one is at most 4; a linear layer joins the context.
+    Each convolution halves the sides (rounding up) until the shorter one is at most 4; a linear
+    layer joins the context.
 
     Args:
         in_shape: Shape of one image.
         out_shape: Shape of one output.
         context_dim: C, features of the context, joined after the convolutions.
-        channels: Channels of the first convolution; each further one doubles them, up to 8 times as many.
+        channels: Channels of the first convolution; each further one doubles them, up to 8 times as
+            many.
         activation: One of tanh, relu, leaky_relu, gelu, silu, elu, softplus.
     """
 
@@ -149,9 +170,11 @@ class ConvDecoder(Network):
 
     Args:
         in_shape: Shape of one input.
-        out_shape: (P, *image): P parameters of each element of an image (H, W), (H, W, C) or (C, H, W).
+        out_shape: (P, *image): P parameters of each element of an image (H, W), (H, W, C) or (C, H,
+            W).
         context_dim: C, features of the context, joined to the input.
-        channels: Channels of the last hidden layer; each earlier one doubles them, up to 8 times as many.
+        channels: Channels of the last hidden layer; each earlier one doubles them, up to 8 times as
+            many.
         activation: One of tanh, relu, leaky_relu, gelu, silu, elu, softplus.
     """
 
@@ -175,9 +198,13 @@ class ConvDecoder(Network):
         outs = [*reversed(widths[:-1]), out_shape[0] * image_channels]
         side, last = sides[-1], widths[-1]
         for target, out in zip(targets, outs, strict=True):
-            # A stride of 2 turns side n into 2n - 1 or 2n: the output padding says which, so that odd sides come out right.
+            # A stride of 2 turns side n into 2n - 1 or 2n: the output padding says which, so that
+            # odd sides come out right.
             padding = tuple(t - (2 * s - 1) for t, s in zip(target, side, strict=True))
-            layers += [_activation(activation), nn.ConvTranspose2d(last, out, 3, 2, 1, output_padding=padding)]  # type: ignore[arg-type]
+            layers += [
+                _activation(activation),
+                nn.ConvTranspose2d(last, out, 3, 2, 1, output_padding=padding),  # type: ignore[arg-type]
+            ]
             side, last = target, out
         self.convolutions = nn.Sequential(*layers)
 
@@ -218,10 +245,15 @@ def _join(features: Tensor, context: Tensor | None) -> Tensor:
 
 
 def inverse_softplus(y: float) -> float:
-    """Returns the x with softplus(x) = y, so that a raw output of 0 can stand for any positive value."""
+    """Returns the x with softplus(x) = y, so that a raw output of 0 can stand for any positive
+    value.
+    """
     return y + math.log(-math.expm1(-y))
 
 
 def positive(raw: Tensor) -> Tensor:
-    """Returns softplus(raw + c) with c such that a raw 0 gives 1: positive, and linear rather than exploding above."""
+    """Returns softplus(raw + c) with c such that a raw 0 gives 1.
+
+    Positive, and linear rather than exploding above.
+    """
     return functional.softplus(raw + inverse_softplus(1.0))

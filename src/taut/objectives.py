@@ -1,15 +1,17 @@
 r"""Objectives: a bound to report (``value``) and a function to differentiate (``surrogate``).
 
-For one datum write $w_k = p(x, z_k) / q(z_k \mid x)$ with $z_k \sim q$, and $\tilde w_k = w_k / \sum_j w_j$. Two families of
-lower bounds of $\log p(x)$, in nats, larger is better:
+For one datum write $w_k = p(x, z_k) / q(z_k \mid x)$ with $z_k \sim q$, and $\tilde w_k = w_k /
+\sum_j w_j$. Two families of lower bounds of $\log p(x)$, in nats, larger is better:
 
 $$ \mathrm{ELBO} = \mathbb{E}_q \Big[ \tfrac1K \sum_k \log w_k \Big] \;\le\;
    \mathcal{L}_K = \mathbb{E}_q \Big[ \log \tfrac1K \sum_k w_k \Big] \;\le\; \log p(x). $$
 
-``value`` is always an unbiased sample of exactly one of these two. The objectives differ in ``surrogate``, whose gradient
-is the estimator: by reparameterization ($z = g(\epsilon, x)$, gradients flow through z) or by the score function
-($\nabla \mathbb{E}_q[f] = \mathbb{E}_q[f \, \nabla \log q] + \mathbb{E}_q[\nabla f]$, for any q). What is reported is not what
-is differentiated: weights, baselines, beta, warm-up and free bits change the surrogate and never the value.
+``value`` is always an unbiased sample of exactly one of these two. The objectives differ in
+``surrogate``, whose gradient is the estimator: by reparameterization ($z = g(\epsilon, x)$,
+gradients flow through z) or by the score function ($\nabla \mathbb{E}_q[f] = \mathbb{E}_q[f \,
+\nabla \log q] + \mathbb{E}_q[\nabla f]$, for any q). What is reported is not what is
+differentiated: weights, baselines, beta, warm-up and free bits change the surrogate and never the
+value.
 
 An objective is a frozen dataclass: its ``repr`` is the specification that makes it again.
 
@@ -30,7 +32,17 @@ from torch.distributions import Distribution, Independent, kl_divergence
 from taut.model import Draw, Model
 from taut.types import Context, Data, PerDatum, PerSample
 
-__all__ = ["ELBO", "IWAE", "VIMCO", "Bound", "DReG", "Objective", "ScoreFunction", "StickingTheLanding", "log_mean_exp"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "VIMCO",
+    "Bound",
+    "DReG",
+    "Objective",
+    "ScoreFunction",
+    "StickingTheLanding",
+    "log_mean_exp",
+]
 
 
 class Bound(NamedTuple):
@@ -38,8 +50,10 @@ class Bound(NamedTuple):
 
     Args:
         value: What is reported: the bound, (B,), nats, detached.
-        surrogate: What is differentiated, (B,): its gradient estimates the gradient of the objective.
-        target: What is maximised, (B,), detached, where that is not the value: a beta-weighted bound. Training is stopped by it.
+        surrogate: What is differentiated, (B,): its gradient estimates the gradient of the
+            objective.
+        target: What is maximised, (B,), detached, where that is not the value: a beta-weighted
+            bound. Training is stopped by it.
     """
 
     value: PerDatum
@@ -51,7 +65,8 @@ class Bound(NamedTuple):
 class Objective(abc.ABC):
     """Abstract objective.
 
-    One that changes in the course of a training keeps the share over which it does so as ``warmup``: early stopping waits for it.
+    One that changes in the course of a training keeps the share over which it does so as
+    ``warmup``: early stopping waits for it.
 
     Args:
         num_samples: K, samples of the posterior for each datum.
@@ -60,39 +75,52 @@ class Objective(abc.ABC):
     num_samples: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_samples, bool) or not isinstance(self.num_samples, int) or self.num_samples < 1:
-            raise ValueError(f"num_samples must be a whole number of at least 1, not {self.num_samples!r}")
+        if (
+            isinstance(self.num_samples, bool)
+            or not isinstance(self.num_samples, int)
+            or self.num_samples < 1
+        ):
+            raise ValueError(
+                f"num_samples must be a whole number of at least 1, not {self.num_samples!r}"
+            )
 
     @abc.abstractmethod
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
         r"""Returns the bound at x.
 
         Args:
             model: Any model.
             x: Data, (B, \*event).
             context: What the model is conditioned on, (B, C).
-            progress: Share of the training that is done, from 0 to 1: what a warm-up goes by; a compiled step gives a tensor.
+            progress: Share of the training that is done, from 0 to 1: what a warm-up goes by; a
+                compiled step gives a tensor.
         """
 
 
 @dataclass(frozen=True)
 class ELBO(Objective):
-    r"""Creates the evidence lower bound $\mathbb{E}_q[\log p(x \mid z)] - \beta \, \mathrm{KL}(q \,\|\, p(z))$, reparameterized.
+    r"""Creates the evidence lower bound $\mathbb{E}_q[\log p(x \mid z)] - \beta \, \mathrm{KL}(q
+    \,\|\, p(z))$, reparameterized.
 
     Args:
         num_samples: K.
-        beta: Weight of the rate in the surrogate; more than 1 buys an organised latent space with softer reconstructions.
+        beta: Weight of the rate in the surrogate; more than 1 buys an organised latent space with
+            softer reconstructions.
         warmup: Share of the training over which the weight grows linearly from 0 to beta.
-        free_bits: Nats of rate, for each latent dimension, that cost nothing: a dimension whose mean rate over the batch lies
-            below has no gradient toward the prior.
-        analytic_kl: Whether the surrogate's rate is in closed form where torch knows one; else, and where it knows none, it is
-            the sample mean of log q - log p(z).
+        free_bits: Nats of rate, for each latent dimension, that cost nothing: a dimension whose
+            mean rate over the batch lies below has no gradient toward the prior.
+        analytic_kl: Whether the surrogate's rate is in closed form where torch knows one; else, and
+            where it knows none, it is the sample mean of log q - log p(z).
 
     Bound:
-        ``value`` is the plain ELBO, whatever beta, warm-up and free bits do. The gradient is unbiased for the surrogate.
+        ``value`` is the plain ELBO, whatever beta, warm-up and free bits do. The gradient is
+        unbiased for the surrogate.
 
     Fails:
-        ValueError: the posterior cannot be reparameterized, or free bits are asked of one that does not factorise.
+        ValueError: the posterior cannot be reparameterized, or free bits are asked of one that does
+            not factorise.
 
     References: kingma2014, higgins2017, kingma2016.
     """
@@ -109,13 +137,21 @@ class ELBO(Objective):
             if not isinstance(value, int | float) or not 0 <= value <= limit:
                 raise ValueError(f"{name} must be a number between 0 and {limit:g}, not {value!r}")
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
         draw = model.draw(x, self.num_samples, context=context)
         beta: float | Tensor = self.beta
         if self.warmup:  # as a tensor, since a compiled step is given the progress as one
-            beta = self.beta * torch.as_tensor(progress / self.warmup, dtype=torch.float64).clamp(max=1.0)
+            beta = self.beta * torch.as_tensor(progress / self.warmup, dtype=torch.float64).clamp(
+                max=1.0
+            )
         surrogate = draw.log_likelihood.mean(0) - beta * self._rate(draw)
-        return Bound(draw.log_weight.detach().mean(0), surrogate, surrogate.detach() if self._reweighted else None)
+        return Bound(
+            draw.log_weight.detach().mean(0),
+            surrogate,
+            surrogate.detach() if self._reweighted else None,
+        )
 
     @property
     def _reweighted(self) -> bool:
@@ -138,56 +174,67 @@ class IWAE(Objective):
     r"""Creates the importance-weighted bound $\mathcal{L}_K$, reparameterized.
 
     Bound:
-        ``value`` is $\log \frac1K \sum_k w_k$; the gradient is unbiased. With growing K the encoder's gradient drowns in noise:
-        see ``DReG``.
+        ``value`` is $\log \frac1K \sum_k w_k$; the gradient is unbiased. With growing K the
+        encoder's gradient drowns in noise: see ``DReG``.
 
     References: burda2016, rainforth2018.
     """
 
     num_samples: int = 5
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
         bound = log_mean_exp(model.draw(x, self.num_samples, context=context).log_weight)
         return Bound(bound.detach(), bound)
 
 
 @dataclass(frozen=True)
 class StickingTheLanding(Objective):
-    r"""Creates the ELBO with the path derivative alone: the score $\nabla \log q$, which is zero in expectation, is left out.
+    r"""Creates the ELBO with the path derivative alone: the score $\nabla \log q$, which is zero in
+    expectation, is left out.
 
     Bound:
-        ``value`` is the ELBO. The gradient is unbiased, and zero for every sample where q is the exact posterior.
+        ``value`` is the ELBO. The gradient is unbiased, and zero for every sample where q is the
+        exact posterior.
 
     References: roeder2017.
     """
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
-        elbo = model.draw(x, self.num_samples, context=context, stop_posterior=True).log_weight.mean(0)
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
+        elbo = model.draw(
+            x, self.num_samples, context=context, stop_posterior=True
+        ).log_weight.mean(0)
         return Bound(elbo.detach(), elbo)
 
 
 @dataclass(frozen=True)
 class DReG(Objective):
-    r"""Creates the importance-weighted bound $\mathcal{L}_K$ with the doubly reparameterized gradient.
+    r"""Creates the importance-weighted bound $\mathcal{L}_K$ with the doubly reparameterized
+    gradient.
 
-    The encoder's gradient is $\sum_k \tilde w_k^2 \, \partial_z \log w_k \, \partial_\phi z_k$, the decoder's
-    $\sum_k \tilde w_k \, \partial_\theta \log w_k$.
+    The encoder's gradient is $\sum_k \tilde w_k^2 \, \partial_z \log w_k \, \partial_\phi z_k$, the
+    decoder's $\sum_k \tilde w_k \, \partial_\theta \log w_k$.
 
     Bound:
-        ``value`` is $\mathcal{L}_K$. The gradient is unbiased; the encoder's is zero for every sample where q is the exact
-        posterior.
+        ``value`` is $\mathcal{L}_K$. The gradient is unbiased; the encoder's is zero for every
+        sample where q is the exact posterior.
 
     References: tucker2019.
     """
 
     num_samples: int = 5
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
         draw = model.draw(x, self.num_samples, context=context, stop_posterior=True)
         log_weight = draw.log_weight
         weight = log_weight.detach().softmax(0)
-        # The surrogate carries each weight once. The encoder needs it twice and lies behind z, so it is multiplied in once
-        # more on the way back through z.
+        # The surrogate carries each weight once. The encoder needs it twice and lies behind z, so
+        # it is multiplied in once more on the way back through z.
         if draw.z.requires_grad:
             draw.z.register_hook(lambda gradient: weight[..., None] * gradient)
         return Bound(log_mean_exp(log_weight).detach(), (weight * log_weight).sum(0))
@@ -195,11 +242,13 @@ class DReG(Objective):
 
 @dataclass(frozen=True)
 class ScoreFunction(Objective):
-    r"""Creates the ELBO with the score-function gradient, for any posterior, discrete ones too; far noisier.
+    r"""Creates the ELBO with the score-function gradient, for any posterior, discrete ones too; far
+    noisier.
 
     Args:
         num_samples: K, at least 2 with a baseline.
-        baseline: "leave_one_out" (the mean of the other samples' log-weights, hence independent of the sample) or "none".
+        baseline: "leave_one_out" (the mean of the other samples' log-weights, hence independent of
+            the sample) or "none".
 
     Bound:
         ``value`` is the ELBO; the gradient is unbiased with either baseline.
@@ -217,7 +266,9 @@ class ScoreFunction(Objective):
         if self.baseline == "leave_one_out" and self.num_samples < 2:
             raise ValueError("a leave-one-out baseline needs num_samples of at least 2")
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
         draw = model.draw(x, self.num_samples, context=context, reparameterize=False)
         log_weight = draw.log_weight.detach()
         baseline: Tensor | float = 0.0
@@ -229,10 +280,11 @@ class ScoreFunction(Objective):
 
 @dataclass(frozen=True)
 class VIMCO(Objective):
-    r"""Creates the importance-weighted bound $\mathcal{L}_K$ with a score-function gradient, for any posterior.
+    r"""Creates the importance-weighted bound $\mathcal{L}_K$ with a score-function gradient, for
+    any posterior.
 
-    Sample k is credited with $\mathcal{L}_K - \mathcal{L}_{-k}$, where in $\mathcal{L}_{-k}$ its weight is replaced by the
-    geometric mean of the others.
+    Sample k is credited with $\mathcal{L}_K - \mathcal{L}_{-k}$, where in $\mathcal{L}_{-k}$ its
+    weight is replaced by the geometric mean of the others.
 
     Bound:
         ``value`` is $\mathcal{L}_K$; the gradient is unbiased.
@@ -250,7 +302,9 @@ class VIMCO(Objective):
         if self.num_samples < 2:
             raise ValueError("VIMCO needs num_samples of at least 2")
 
-    def __call__(self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0) -> Bound:
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
         draw = model.draw(x, self.num_samples, context=context, reparameterize=False)
         bound = log_mean_exp(draw.log_weight)
         log_weight = draw.log_weight.detach()
@@ -258,14 +312,17 @@ class VIMCO(Objective):
         return Bound(bound.detach(), (credit * draw.log_posterior).sum(0) + bound)
 
     def _without_one(self, log_weight: PerSample) -> PerSample:
-        """Returns the bound with weight k replaced by the geometric mean of the others, for each k."""
+        """Returns the bound with weight k replaced by the geometric mean of the others,
+        for each k.
+        """
         others = (log_weight.sum(0) - log_weight) / (self.num_samples - 1)
         own = torch.eye(self.num_samples, dtype=torch.bool, device=log_weight.device)[..., None]
         return log_mean_exp(torch.where(own, others, log_weight))
 
 
 def log_mean_exp(a: Tensor) -> Tensor:
-    r"""Returns $\log \frac1K \sum_k e^{a_k}$ over the first of the last two axes (samples), without overflow.
+    r"""Returns $\log \frac1K \sum_k e^{a_k}$ over the first of the last two axes (samples), without
+    overflow.
 
     Examples:
         >>> log_mean_exp(torch.tensor([[1000.0], [1000.0]]))
@@ -282,5 +339,6 @@ def _rate_per_dimension(posterior: Distribution, prior: Distribution) -> Tensor:
         except NotImplementedError:
             pass
     raise ValueError(
-        "free_bits needs a posterior and a prior that factorise over the latent dimensions and have a closed-form KL"
+        "free_bits needs a posterior and a prior that factorise over the latent dimensions and "
+        "have a closed-form KL"
     )

@@ -1,10 +1,12 @@
 r"""Approximate posteriors $q(z \mid x)$: amortized inference, one encoder for all data.
 
-Each takes the class of a network (or a ``functools.partial`` of one) as ``encoder``, which sees the ``features`` of x: by default
-x standardized with the location and scale of the training data.
+Each takes the class of a network (or a ``functools.partial`` of one) as ``encoder``, which sees the
+``features`` of x: by default x standardized with the location and scale of the training data.
 
-An encoder says nothing sensible of rows far from those it was trained on, but what it says stays a distribution that can be drawn
-from: it sees no difference beyond ``features.FAR`` standard deviations, and the scales of a Gaussian have a floor, ``min_scale``.
+An encoder says nothing sensible of rows far from those it was trained on, but what it says stays a
+distribution that can be drawn
+from: it sees no difference beyond ``features.FAR`` standard deviations, and the scales of a
+    Gaussian have a floor, ``min_scale``.
 Without it they would shrink until all samples are equal, which looks just like the exact posterior.
 """
 
@@ -24,13 +26,17 @@ from taut.types import Context, Data
 __all__ = ["DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"]
 
 MIN_SCALE = 1e-4
-STEEP = 1e4  # largest correlation of rounding errors: with it float32 knows the noise of a sample to a thousandth
+# largest correlation of rounding errors: with it float32 knows the noise of a sample to a
+# thousandth
+STEEP = 1e4
 
 
 def _scale(raw: Tensor, loc: Tensor, min_scale: float) -> Tensor:
-    """Returns positive scales that are at least ``min_scale`` of the prior's unit, and of the distance from its centre.
+    """Returns positive scales that are at least ``min_scale`` of the prior's unit, and of the
+    distance from its centre.
 
-    The second keeps samples apart from each other in the precision of numbers as large as their mean.
+    The second keeps samples apart from each other in the precision of numbers as large as their
+    mean.
     """
     return positive(raw) + min_scale * (1 + loc.abs())
 
@@ -78,10 +84,12 @@ class DiagonalNormal(Posterior):
 
 
 class FullCovarianceNormal(Posterior):
-    r"""Creates $q(z \mid x) = \mathcal{N}(m(x), L(x) L(x)^\top)$ with a lower-triangular $L$ of positive diagonal.
+    r"""Creates $q(z \mid x) = \mathcal{N}(m(x), L(x) L(x)^\top)$ with a lower-triangular $L$ of
+    positive diagonal.
 
-    The density of z needs $L^{-1} (z - m)$. An entry of L that is huge beside the diagonal entries of its row and its column
-    makes that a difference of large numbers, so entries are bounded by their product, smoothly and far above what data ask for.
+    The density of z needs $L^{-1} (z - m)$. An entry of L that is huge beside the diagonal entries
+    of its row and its column makes that a difference of large numbers, so entries are bounded by
+    their product, smoothly and far above what data ask for.
 
     Args:
         event_shape: Shape of one datum.
@@ -129,7 +137,8 @@ class FullCovarianceNormal(Posterior):
 
 
 class IndependentBernoulli(Posterior):
-    r"""Creates $q(z \mid x) = \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j(x)))$: not to be reparameterized.
+    r"""Creates $q(z \mid x) = \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j(x)))$: not to be
+    reparameterized.
 
     Args:
         event_shape: Shape of one datum.

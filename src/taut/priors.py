@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+)
 
 from taut.model import Prior
 from taut.networks import positive
@@ -29,11 +36,14 @@ class StandardNormal(Prior):
         self.register_buffer("scale", torch.ones(latent_dim))
 
     def forward(self, context: Context | None = None) -> Distribution:
-        return Independent(Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)
+        return Independent(
+            Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
+        )
 
 
 class IndependentBernoulli(Prior):
-    r"""Creates $p(z) = \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j))$ with learned logits $\ell$, zero at first.
+    r"""Creates $p(z) = \prod_j \mathrm{Bernoulli}(z_j; \sigma(\ell_j))$ with learned logits $\ell$,
+    zero at first.
 
     Args:
         latent_dim: D, the number of bits.
@@ -44,18 +54,22 @@ class IndependentBernoulli(Prior):
         self.logits = nn.Parameter(torch.zeros(latent_dim))
 
     def forward(self, context: Context | None = None) -> Distribution:
-        return Independent(Bernoulli(logits=self.logits, validate_args=False), 1, validate_args=False)
+        return Independent(
+            Bernoulli(logits=self.logits, validate_args=False), 1, validate_args=False
+        )
 
 
 class GaussianMixture(Prior):
-    r"""Creates $p(z) = \sum_c \pi_c \prod_j \mathcal{N}(z_j; m_{cj}, s_{cj}^2)$ with learned weights, means and scales.
+    r"""Creates $p(z) = \sum_c \pi_c \prod_j \mathcal{N}(z_j; m_{cj}, s_{cj}^2)$ with learned
+    weights, means and scales.
 
     It starts as components of scale 1 around points near zero: close to a standard Normal.
 
     Args:
         latent_dim: D.
         components: Number of components.
-        min_scale: Smallest scale of a component, in units of the scales at the start: no component collapses to a point.
+        min_scale: Smallest scale of a component, in units of the scales at the start: no component
+            collapses to a point.
 
     References: tomczak2018.
     """
@@ -74,4 +88,6 @@ class GaussianMixture(Prior):
     def forward(self, context: Context | None = None) -> Distribution:
         scale = self.min_scale + positive(self.raw_scale)
         parts = Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
-        return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), parts, validate_args=False)
+        return MixtureSameFamily(
+            Categorical(logits=self.logits, validate_args=False), parts, validate_args=False
+        )

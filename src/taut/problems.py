@@ -6,7 +6,7 @@ Examples:
     >>> import taut, torch
     >>> problem = taut.LinearGaussian(dim_x=5, dim_z=2)
     >>> x = problem.sample(3)
-    >>> bound = taut.ELBO()(problem.model(), x).value  # the posterior is exact: the bound is tight, for any sample
+    >>> bound = taut.ELBO()(problem.model(), x).value  # tight for any sample: q is exact
     >>> torch.allclose(bound, problem.log_evidence(x), atol=1e-4)
     True
 """
@@ -37,13 +37,17 @@ __all__ = ["PPCA", "BinaryLatents", "LinearGaussian", "probabilistic_pca"]
 
 
 class LinearGaussian:
-    r"""Creates $z \sim \mathcal{N}(m + A c, I)$, $x \sim \mathcal{N}(W z + B c + b, \sigma^2 I)$, with an optional context c.
+    r"""Creates $z \sim \mathcal{N}(m + A c, I)$, $x \sim \mathcal{N}(W z + B c + b, \sigma^2 I)$,
+    with an optional context c.
 
-    Then $x \sim \mathcal{N}(W(m + Ac) + Bc + b, \; W W^\top + \sigma^2 I)$, and with $P = I + W^\top W / \sigma^2$
+    Then $x \sim \mathcal{N}(W(m + Ac) + Bc + b, \; W W^\top + \sigma^2 I)$, and with $P = I +
+    W^\top W / \sigma^2$
 
-    $$ p(z \mid x) = \mathcal{N}\big(P^{-1} [W^\top (x - b - Bc) / \sigma^2 + m + Ac], \; P^{-1}\big). $$
+    $$ p(z \mid x) =
+       \mathcal{N}\big(P^{-1} [W^\top (x - b - Bc) / \sigma^2 + m + Ac], \; P^{-1}\big). $$
 
-    Without a context, m = 0 makes it probabilistic PCA. Features that are NaN are missing: everything is then of the others.
+    Without a context, m = 0 makes it probabilistic PCA. Features that are NaN are missing:
+    everything is then of the others.
 
     Args:
         dim_x: Features of x.
@@ -54,7 +58,9 @@ class LinearGaussian:
     References: tipping1999.
     """
 
-    def __init__(self, dim_x: int = 5, dim_z: int = 2, scale: float = 0.7, context_dim: int = 0) -> None:
+    def __init__(
+        self, dim_x: int = 5, dim_z: int = 2, scale: float = 0.7, context_dim: int = 0
+    ) -> None:
         self.prior = _LinearPrior(dim_z, context_dim)
         self.likelihood = _LinearLikelihood(dim_x, dim_z, scale, context_dim)
 
@@ -63,7 +69,8 @@ class LinearGaussian:
         w, sigma = self.likelihood.weight, self.likelihood.scale
         loc = self.prior.loc(context) @ w.T + self.likelihood.shift(context)
         eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
-        # A missing feature is made independent of the others, at its mean, with a variance that costs no nats: 1 / 2 pi.
+        # A missing feature is made independent of the others, at its mean, with a variance that
+        # costs no nats: 1 / 2 pi.
         there = (~x.isnan()).to(w)
         covariance = (w @ w.T + sigma**2 * eye) * there[:, :, None] * there[:, None, :]
         covariance = covariance + torch.diag_embed((1 - there) / (2 * math.pi))
@@ -75,12 +82,18 @@ class LinearGaussian:
         there = (~x.isnan()).to(w)  # a missing feature says nothing of z
         eye = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
         precision = eye + (w.T * there[:, None, :]) @ w / sigma**2
-        rhs = (x - self.likelihood.shift(context)).nan_to_num(0.0) @ w / sigma**2 + self.prior.loc(context)
+        rhs = (x - self.likelihood.shift(context)).nan_to_num(0.0) @ w / sigma**2 + self.prior.loc(
+            context
+        )
         return MultivariateNormal(torch.linalg.solve(precision, rhs), precision_matrix=precision)
 
     def conditional_mean(self, x: Data, context: Context | None = None) -> Tensor:
-        r"""Returns x with its missing entries replaced by their mean given the observed ones, (B, dim_x)."""
-        decoded = self.posterior(x, context).mean @ self.likelihood.weight.T + self.likelihood.shift(context)
+        r"""Returns x with its missing entries replaced by their mean given the observed ones, (B,
+        dim_x).
+        """
+        decoded = self.posterior(
+            x, context
+        ).mean @ self.likelihood.weight.T + self.likelihood.shift(context)
         return torch.where(x.isnan(), decoded, x)
 
     def sample(self, num_samples: int, context: Context | None = None) -> Tensor:
@@ -111,13 +124,18 @@ class BinaryLatents:
 
     def __init__(self, dim_x: int = 6, num_bits: int = 3) -> None:
         if not 1 <= num_bits <= 12:
-            raise ValueError(f"num_bits must lie between 1 and 12, not {num_bits}: all 2^num_bits states are enumerated")
+            raise ValueError(
+                f"num_bits must lie between 1 and 12, not {num_bits}: all 2^num_bits states are "
+                f"enumerated"
+            )
         self.prior = priors.IndependentBernoulli(num_bits)
         with torch.no_grad():
             self.prior.logits.normal_()
         self.likelihood = _LinearBernoulli(dim_x, num_bits)
         states = torch.arange(2**num_bits)
-        self.states = ((states[:, None] >> torch.arange(num_bits)) & 1).to(torch.get_default_dtype())
+        self.states = ((states[:, None] >> torch.arange(num_bits)) & 1).to(
+            torch.get_default_dtype()
+        )
 
     def _log_joint(self, x: Data) -> Tensor:
         z = self.states[:, None]  # (2^D, 1, D) against x (B, dim_x)
@@ -171,12 +189,15 @@ class PPCA(NamedTuple):
 
 
 def probabilistic_pca(x: Tensor, latent_dim: int) -> PPCA:
-    r"""Returns the maximum-likelihood fit of probabilistic PCA: what a linear VAE with a shared scale converges to.
+    r"""Returns the maximum-likelihood fit of probabilistic PCA: what a linear VAE with a shared
+    scale converges to.
 
-    With $\lambda_1 \ge \dots \ge \lambda_d$ the eigenvalues of the covariance, $\sigma^2 = \frac1{d-q} \sum_{j>q} \lambda_j$ and
+    With $\lambda_1 \ge \dots \ge \lambda_d$ the eigenvalues of the covariance, $\sigma^2 =
+    \frac1{d-q} \sum_{j>q} \lambda_j$ and
 
     $$ \tfrac1N \sum_n \log p(x_n) =
-       -\tfrac12 \Big[ d \log 2\pi + \sum_{j \le q} \log \lambda_j + (d - q) \log \sigma^2 + d \Big]. $$
+       -\tfrac12 \Big[ d \log 2\pi + \sum_{j \le q} \log \lambda_j + (d - q) \log \sigma^2
+       + d \Big]. $$
 
     Args:
         x: Data, (N, d).
@@ -192,9 +213,12 @@ def probabilistic_pca(x: Tensor, latent_dim: int) -> PPCA:
     values, vectors = torch.linalg.eigh((x - loc).T @ (x - loc) / len(x))
     values, vectors = values.flip(0), vectors.flip(1)
     variance = float(values[q:].mean())
-    weight = vectors[:, :q] * (values[:q] - variance).clamp_min(0).sqrt()  # below zero by rounding alone
+    # below zero by rounding alone
+    weight = vectors[:, :q] * (values[:q] - variance).clamp_min(0).sqrt()
     log_det = float(values[:q].log().sum()) + (d - q) * math.log(variance)
-    return PPCA(loc, weight, math.sqrt(variance), values, -0.5 * (d * math.log(2 * math.pi) + log_det + d))
+    return PPCA(
+        loc, weight, math.sqrt(variance), values, -0.5 * (d * math.log(2 * math.pi) + log_det + d)
+    )
 
 
 class _LinearPrior(Prior):

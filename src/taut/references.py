@@ -6,45 +6,73 @@ __all__ = ["REFERENCES", "cite"]
 
 REFERENCES = {
     "burda2016": "Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.",
-    "chatterjee2018": "Chatterjee, Diaconis. The sample size required in importance sampling. Ann. Appl. Prob. 28, 2018.",
-    "chen2018": "Chen et al. Isolating sources of disentanglement in variational autoencoders. NeurIPS 2018.",
-    "cremer2018": "Cremer, Li, Duvenaud. Inference suboptimality in variational autoencoders. ICML 2018.",
-    "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC curves. Biometrics 44, 1988.",
+    "chatterjee2018": "Chatterjee, Diaconis. The sample size required in importance sampling. Ann. "
+    "Appl. Prob. 28, 2018.",
+    "chen2018": "Chen et al. Isolating sources of disentanglement in variational autoencoders. "
+    "NeurIPS 2018.",
+    "cremer2018": "Cremer, Li, Duvenaud. Inference suboptimality in variational autoencoders. ICML "
+    "2018.",
+    "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC "
+    "curves. Biometrics 44, 1988.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
-    "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. arXiv:1511.02543.",
-    "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained variational framework. ICLR 2017.",
-    "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate Bayesian inference, 2016.",
+    "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
+    "arXiv:1511.02543.",
+    "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained "
+    "variational framework. ICLR 2017.",
+    "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate "
+    "Bayesian inference, 2016.",
     "kingma2014": "Kingma, Welling. Auto-encoding variational Bayes. ICLR 2014.",
-    "kingma2016": "Kingma et al. Improved variational inference with inverse autoregressive flow. NeurIPS 2016.",
-    "kitagawa1996": "Kitagawa. Monte Carlo filter and smoother for non-Gaussian nonlinear state space models. JCGS 5, 1996.",
-    "kynkaanniemi2019": "Kynkäänniemi et al. Improved precision and recall metric for assessing generative models. NeurIPS 2019.",
-    "liu1989": "Liu, Nocedal. On the limited memory BFGS method for large scale optimization. Mathematical Programming 45, 1989.",
-    "loaiza2019": "Loaiza-Ganem, Cunningham. The continuous Bernoulli: fixing a pervasive error in VAEs. NeurIPS 2019.",
+    "kingma2016": "Kingma et al. Improved variational inference with inverse autoregressive flow. "
+    "NeurIPS 2016.",
+    "kitagawa1996": "Kitagawa. Monte Carlo filter and smoother for non-Gaussian nonlinear state "
+    "space models. JCGS 5, 1996.",
+    "kynkaanniemi2019": "Kynkäänniemi et al. Improved precision and recall metric for assessing "
+    "generative models. NeurIPS 2019.",
+    "liu1989": "Liu, Nocedal. On the limited memory BFGS method for large scale optimization. "
+    "Mathematical Programming 45, 1989.",
+    "loaiza2019": "Loaiza-Ganem, Cunningham. The continuous Bernoulli: fixing a pervasive error in "
+    "VAEs. NeurIPS 2019.",
     "lopezpaz2017": "Lopez-Paz, Oquab. Revisiting classifier two-sample tests. ICLR 2017.",
-    "lucas2019": "Lucas et al. Don't blame the ELBO! A linear VAE perspective on posterior collapse. NeurIPS 2019.",
-    "mattei2019": "Mattei, Frellsen. MIWAE: deep generative modelling and imputation of incomplete data sets. ICML 2019.",
-    "meehan2020": "Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in generative models. AISTATS 2020.",
+    "lucas2019": "Lucas et al. Don't blame the ELBO! A linear VAE perspective on posterior "
+    "collapse. NeurIPS 2019.",
+    "mattei2019": "Mattei, Frellsen. MIWAE: deep generative modelling and imputation of incomplete "
+    "data sets. ICML 2019.",
+    "meehan2020": "Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in "
+    "generative models. AISTATS 2020.",
     "mnih2016": "Mnih, Rezende. Variational inference for Monte Carlo objectives. ICML 2016.",
-    "naeem2020": "Naeem et al. Reliable fidelity and diversity metrics for generative models. ICML 2020.",
-    "nazabal2020": "Nazabal, Olmos, Ghahramani, Valera. Incomplete heterogeneous data with VAEs. Pattern Recognition 107, 2020.",
+    "naeem2020": "Naeem et al. Reliable fidelity and diversity metrics for generative models. ICML "
+    "2020.",
+    "nazabal2020": "Nazabal, Olmos, Ghahramani, Valera. Incomplete heterogeneous data with VAEs. "
+    "Pattern Recognition 107, 2020.",
     "neal2001": "Neal. Annealed importance sampling. Statistics and Computing 11, 2001.",
     "owen2000": "Owen, Zhou. Safe and effective importance sampling. JASA 95, 2000.",
     "poole2019": "Poole et al. On variational bounds of mutual information. ICML 2019.",
-    "rainforth2018": "Rainforth et al. Tighter variational bounds are not necessarily better. ICML 2018.",
-    "rezende2014": "Rezende, Mohamed, Wierstra. Stochastic backpropagation and approximate inference. ICML 2014.",
-    "roeder2017": "Roeder, Wu, Duvenaud. Sticking the landing: lower-variance gradient estimators for VI. NeurIPS 2017.",
-    "rybkin2021": "Rybkin, Daniilidis, Levine. Simple and effective VAE training with calibrated decoders. ICML 2021.",
-    "salimans2017": "Salimans et al. PixelCNN++: improving the PixelCNN with discretized logistic mixtures. ICLR 2017.",
-    "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based calibration. arXiv:1804.06788.",
+    "rainforth2018": "Rainforth et al. Tighter variational bounds are not necessarily better. ICML "
+    "2018.",
+    "rezende2014": "Rezende, Mohamed, Wierstra. Stochastic backpropagation and approximate "
+    "inference. ICML 2014.",
+    "roeder2017": "Roeder, Wu, Duvenaud. Sticking the landing: lower-variance gradient estimators "
+    "for VI. NeurIPS 2017.",
+    "rybkin2021": "Rybkin, Daniilidis, Levine. Simple and effective VAE training with calibrated "
+    "decoders. ICML 2021.",
+    "salimans2017": "Salimans et al. PixelCNN++: improving the PixelCNN with discretized logistic "
+    "mixtures. ICLR 2017.",
+    "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based "
+    "calibration. arXiv:1804.06788.",
     "tipping1999": "Tipping, Bishop. Probabilistic principal component analysis. JRSS B 61, 1999.",
     "tomczak2018": "Tomczak, Welling. VAE with a VampPrior. AISTATS 2018.",
-    "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo objectives. ICLR 2019.",
+    "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo "
+    "objectives. ICLR 2019.",
     "vehtari2024": "Vehtari et al. Pareto smoothed importance sampling. JMLR 25, 2024.",
-    "wallace1959": "Wallace. Bounds on normal approximations to Student's and the chi-square distributions. AMS 30, 1959.",
-    "williams1992": "Williams. Simple statistical gradient-following algorithms. Machine Learning 8, 1992.",
-    "wu2017": "Wu et al. On the quantitative analysis of decoder-based generative models. ICLR 2017.",
-    "zhang2009": "Zhang, Stephens. A new and efficient estimation method for the generalized Pareto. Technometrics 51, 2009.",
+    "wallace1959": "Wallace. Bounds on normal approximations to Student's and the chi-square "
+    "distributions. AMS 30, 1959.",
+    "williams1992": "Williams. Simple statistical gradient-following algorithms. Machine Learning "
+    "8, 1992.",
+    "wu2017": "Wu et al. On the quantitative analysis of decoder-based generative models. ICLR "
+    "2017.",
+    "zhang2009": "Zhang, Stephens. A new and efficient estimation method for the generalized "
+    "Pareto. Technometrics 51, 2009.",
 }
 
 

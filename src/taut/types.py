@@ -1,7 +1,8 @@
 """Shapes by name, so that a signature says what its tensors are.
 
-Axes are K samples, B batch, D latent, always in that order. jaxtyping is a development dependency: where it is installed
-the names carry shapes, and the tests check them at every call; where it is not, they are plain tensors.
+Axes are K samples, B batch, D latent, always in that order. jaxtyping is a development dependency:
+where it is installed the names carry shapes, and the tests check them at every call; where it is
+not, they are plain tensors.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ __all__ = ["Context", "Data", "Latent", "PerDatum", "PerSample", "image_layout"]
 
 
 def image_layout(shape: Sequence[int]) -> tuple[int, int, int, int | None]:
-    """Returns (channels, height, width, axis of the channels or None) of an image (H, W), (H, W, C) or (C, H, W).
+    """Returns (channels, height, width, axis of the channels or None) of an image (H, W), (H, W, C)
+    or (C, H, W).
 
     Fails:
         ValueError: the shape is none of these, with 1, 3 or 4 channels.
@@ -48,4 +50,6 @@ def image_layout(shape: Sequence[int]) -> tuple[int, int, int, int | None]:
         return shape[2], shape[0], shape[1], 2
     if len(shape) == 3 and shape[0] in (1, 3, 4):
         return shape[0], shape[1], shape[2], 0
-    raise ValueError(f"{tuple(shape)} is no image: expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4")
+    raise ValueError(
+        f"{tuple(shape)} is no image: expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4"
+    )

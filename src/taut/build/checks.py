@@ -1,4 +1,7 @@
-"""What does not go together is refused before training: data, likelihood, prior, posterior and objective."""
+"""What does not go together is refused before training.
+
+Data, likelihood, prior, posterior and objective.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,16 @@ __all__ = ["check_parts", "unsupported"]
 def unsupported(
     model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None, *, new: bool = False
 ) -> tuple[str, Tensor] | None:
-    """Returns what is wrong with data that the likelihood gives no probability, and (row, column) of each such value, or None.
+    """Returns what is wrong with data that the likelihood gives no probability, and (row, column)
+    of each such value, or None.
 
     Args:
         model: The model.
         x: Data, (N, *event); what is missing is no problem.
         latent: Any one z, (1, D), to decode.
         schema: Of a table: names its columns.
-        new: Whether the data were not trained on: they may lie wherever the density is not zero, however small it is.
+        new: Whether the data were not trained on: they may lie wherever the density is not zero,
+            however small it is.
     """
     bad, first, where, number, size = 0, 0.0, (0, 0), 0, 0
     support, device = None, next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -34,7 +39,9 @@ def unsupported(
         with torch.no_grad():
             block, context = model.split(stored.to(device=device, dtype=torch.get_default_dtype()))
             if support is None:
-                decoded = model.decode(latent[None].to(device), None if context is None else context[:1])
+                decoded = model.decode(
+                    latent[None].to(device), None if context is None else context[:1]
+                )
                 support = reach_of(decoded) if new else decoded.support
                 while isinstance(support, constraints.independent):
                     support = support.base_constraint
@@ -43,7 +50,10 @@ def unsupported(
         outside = ~(support.check(block) | block.isnan()).reshape(len(block), -1)
         if outside.any() and not bad:
             row, element = outside.nonzero()[0].tolist()
-            first, where = float(block.reshape(len(block), -1)[row, element]), (number + row, element)
+            first, where = (
+                float(block.reshape(len(block), -1)[row, element]),
+                (number + row, element),
+            )
         bad, number, size = bad + int(outside.sum()), number + len(block), size + outside.numel()
         places.append(outside.nonzero().cpu() + torch.tensor([[number - len(block), 0]]))
     if not bad or support is None:
@@ -52,13 +62,16 @@ def unsupported(
     if schema is not None and schema.kind == "table":
         place = f"column {shown(schema.modelled[schema.rest[where[1]]].name)}"
     return (
-        f"{bad} values ({bad / size:.1%}) lie outside the support of the likelihood, {_words(support)}; "
+        f"{bad} values ({bad / size:.1%}) lie outside the support of the likelihood, "
+        f"{_words(support)}; "
         f"the first is {first:g} (row {where[0]}, {place})"
     ), _of_table(torch.cat(places), schema)
 
 
 def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
-    """Returns places among the columns that are modelled as places among all of a datum, those of the context included."""
+    """Returns places among the columns that are modelled as places among all of a datum, those of
+    the context included.
+    """
     if schema is not None and schema.kind == "table":
         places[:, 1] = torch.tensor(schema.rest)[places[:, 1]]
     return places
@@ -76,47 +89,67 @@ def _words(support: constraints.Constraint) -> str:
     if isinstance(support, ColumnSupport):
         return "a range for each column"
     if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
-        low, high = (float(torch.as_tensor(b).flatten()[0]) for b in (support.lower_bound, support.upper_bound))
+        low, high = (
+            float(torch.as_tensor(b).flatten()[0])
+            for b in (support.lower_bound, support.upper_bound)
+        )
         return f"whole numbers from {low:g} to {high:g}"
     return str(support)
 
 
 def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -> None:
-    """Refuses data that the likelihood gives no probability, and parts whose bound would mean nothing.
+    """Refuses data that the likelihood gives no probability, and parts whose bound would mean
+    nothing.
 
     Fails:
-        DataError: values outside the support of the likelihood; the line says what to choose instead.
+        DataError: values outside the support of the likelihood; the line says what to choose
+            instead.
         UsageError: a density for discrete data, or a prior and a posterior over different spaces.
     """
-    kind, x = dataset.schema.kind, batch(dataset.train, torch.arange(min(2, len(dataset.train))), dataset.binarize == "dynamic")
+    kind, x = (
+        dataset.schema.kind,
+        batch(
+            dataset.train, torch.arange(min(2, len(dataset.train))), dataset.binarize == "dynamic"
+        ),
+    )
     z = model.draw(x[:1], reparameterize=False).z[0]
     _check_gaps(model, dataset)
     for rows in (dataset.train, dataset.validation, dataset.test):
-        if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):  # stored grey, seen as bits
+        # stored grey, seen as bits
+        if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):
             continue
         found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
         if found is not None:
             mend = {
                 "binary": "leave --likelihood away to get Bernoulli()",
-                "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 and 1 with --binarize dynamic",
-                "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by 255 suit ContinuousBernoulli(), "
+                "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 "
+                "and 1 with --binarize dynamic",
+                "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by "
+                "255 suit ContinuousBernoulli(), "
                 "undivided DiscretizedLogistic()",
                 "count": "leave --likelihood away to get NegativeBinomial()",
-                "table": "take another family for that kind of column, or another kind in a --schema FILE",
+                "table": "take another family for that kind of column, or another kind in a "
+                "--schema FILE",
             }[kind]
             raise DataError(f"{name}: {found[0]}; {mend}")
     _, context = model.split(x)
     support = model.decode(z[None], None if context is None else context[:1]).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:
         raise UsageError(
-            f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound could grow without limit; "
+            f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound "
+            f"could grow without limit; "
             "leave --likelihood away, or read the data as real numbers with --kind real"
         )
     prior, posterior = model.prior(None if context is None else context[:1]), model.encode(x[:1])
     there, back = prior.support, posterior.support
-    if not (there is None or back is None or (_all(there, z) and _all(back, prior.sample(torch.Size((1,)))))):
+    if not (
+        there is None
+        or back is None
+        or (_all(there, z) and _all(back, prior.sample(torch.Size((1,)))))
+    ):
         raise UsageError(
-            f"the prior {type(model.prior).__name__} and the posterior {type(model.posterior).__name__} are over different "
+            f"the prior {type(model.prior).__name__} and the posterior "
+            f"{type(model.posterior).__name__} are over different "
             "spaces, so their KL means nothing: take both discrete or both continuous"
         )
     objective(model, x)  # a wrong pair of parts fails here, not in the loop

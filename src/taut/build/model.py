@@ -1,4 +1,7 @@
-"""From a schema and specifications to a model: everything that follows from the data is filled in here, by name."""
+"""From a schema and specifications to a model.
+
+Everything that follows from the data is filled in here, by name.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +31,45 @@ _FAMILIES = (priors, likelihoods, posteriors, objectives)
 
 _FAMILY_NAMES = ("binary", "category", "ordinal", "levels", "count", "real", "positive", "mixed")
 
-_NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | dict.fromkeys(_FAMILY_NAMES, Likelihood)
+_NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | dict.fromkeys(
+    _FAMILY_NAMES, Likelihood
+)
 
 _FILLED = (
-    "event_shape", "latent_dim", "context_dim", "low", "high", "data_loc", "data_scale", "data_total", "log_frequencies",
-    "log_loc", "log_scale", "features", "kinds", "num_levels", "knots",
-)  # fmt: skip
+    "event_shape",
+    "latent_dim",
+    "context_dim",
+    "low",
+    "high",
+    "data_loc",
+    "data_scale",
+    "data_total",
+    "log_frequencies",
+    "log_loc",
+    "log_scale",
+    "features",
+    "kinds",
+    "num_levels",
+    "knots",
+)
 
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
 def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
-    """Returns the configuration with everything that was left to the data decided, each part in its shortest spelling.
+    """Returns the configuration with everything that was left to the data decided, each part in its
+    shortest spelling.
 
     Fails:
         UsageError: a specification cannot be read.
     """
     real = 'StudentT(scale="per_feature")' if schema.is_rows else 'Normal(scale="shared")'
-    usual = {"binary": "Bernoulli()", "levels": "DiscretizedLogistic()", "count": "NegativeBinomial()", "table": "Columns()"}
+    usual = {
+        "binary": "Bernoulli()",
+        "levels": "DiscretizedLogistic()",
+        "count": "NegativeBinomial()",
+        "table": "Columns()",
+    }
     likelihood = config.likelihood or usual.get(schema.kind, real)
     large = schema.is_image and schema.num_elements > 1024
     return dataclasses.replace(
@@ -74,7 +98,8 @@ def build(
         schema: What a datum is.
         statistics: Of the training data; without them the buffers are blank, to be loaded.
         context_dim: C.
-        parts: Parts that a person has built themselves, by name (prior, likelihood, posterior), used as they are.
+        parts: Parts that a person has built themselves, by name (prior, likelihood, posterior),
+            used as they are.
 
     Fails:
         UsageError: an unknown part or argument, or one that its constructor refuses.
@@ -86,10 +111,24 @@ def build(
     given = parts or {}
 
     def part(name: str, base: type, **own: Any) -> Any:
-        return given[name] if name in given else resolve(getattr(config, name), base, fill | own, _NESTED)
+        return (
+            given[name]
+            if name in given
+            else resolve(getattr(config, name), base, fill | own, _NESTED)
+        )
 
-    loc, scale = (fill["data_loc"], fill["data_scale"]) if statistics is None else _encoder_units(statistics, schema)
-    posterior = part("posterior", Posterior, data_loc=loc, data_scale=scale, features=_features(schema, statistics, loc, scale))
+    loc, scale = (
+        (fill["data_loc"], fill["data_scale"])
+        if statistics is None
+        else _encoder_units(statistics, schema)
+    )
+    posterior = part(
+        "posterior",
+        Posterior,
+        data_loc=loc,
+        data_scale=scale,
+        features=_features(schema, statistics, loc, scale),
+    )
     return VAE(part("prior", Prior), part("likelihood", Likelihood), posterior, condition)
 
 
@@ -111,12 +150,19 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
     if schema.kind == "table":
         columns = [schema.modelled[i] for i in schema.rest]
         ranges = torch.tensor([c.support for c in columns], dtype=torch.float64).to(zeros)
-        data = {name: None if values is None else values[schema.rest] for name, values in data.items()}
+        data = {
+            name: None if values is None else values[schema.rest] for name, values in data.items()
+        }
         data |= {"low": ranges[:, 0], "high": ranges[:, 1], "kinds": [c.kind for c in columns]}
         data |= {"num_levels": [len(c.levels) for c in columns]}
         event_shape = (len(columns),)
     encoder, decoder = _network(cast(str, config.encoder)), _network(cast(str, config.decoder))
-    return data | {"event_shape": event_shape, "latent_dim": config.latent_dim, "encoder": encoder, "decoder": decoder}
+    return data | {
+        "event_shape": event_shape,
+        "latent_dim": config.latent_dim,
+        "encoder": encoder,
+        "decoder": decoder,
+    }
 
 
 def _condition(schema: Schema, statistics: Statistics | None, library: bool) -> Condition | None:
@@ -126,48 +172,70 @@ def _condition(schema: Schema, statistics: Statistics | None, library: bool) -> 
         return Totals(1.0 if statistics is None else statistics.mean_total)
     if not schema.condition:
         return None
-    return Split(schema.given, len(schema.modelled), _column_features(schema, statistics, schema.given))
+    return Split(
+        schema.given, len(schema.modelled), _column_features(schema, statistics, schema.given)
+    )
 
 
-def _features(schema: Schema, statistics: Statistics | None, loc: Tensor, scale: Tensor) -> Features:
+def _features(
+    schema: Schema, statistics: Statistics | None, loc: Tensor, scale: Tensor
+) -> Features:
     if schema.kind == "table":
         return _column_features(schema, statistics, schema.rest)
-    return Standardize(schema.event_shape, loc, scale, missing=schema.missing, counts=schema.kind == "count")
+    return Standardize(
+        schema.event_shape, loc, scale, missing=schema.missing, counts=schema.kind == "count"
+    )
 
 
-def _column_features(schema: Schema, statistics: Statistics | None, which: list[int]) -> ColumnFeatures:
+def _column_features(
+    schema: Schema, statistics: Statistics | None, which: list[int]
+) -> ColumnFeatures:
     columns = [schema.modelled[i] for i in which]
-    logarithm = [{"positive": "log", "count": "log1p", "mixed": "warp"}.get(c.kind, "none") for c in columns]
+    logarithm = [
+        {"positive": "log", "count": "log1p", "mixed": "warp"}.get(c.kind, "none") for c in columns
+    ]
     loc, scale = torch.zeros(len(which)), torch.ones(len(which))
     if statistics is not None:
         plain = torch.tensor([name in ("none", "warp") for name in logarithm])
         loc = torch.where(plain, statistics.loc[which], statistics.log_loc[which])
-        scale = _never_zero(torch.where(plain, statistics.scale[which], statistics.log_scale[which]))
+        scale = _never_zero(
+            torch.where(plain, statistics.scale[which], statistics.log_scale[which])
+        )
     hot = [len(c.levels) if c.kind == "category" else 0 for c in columns]
     knots = None if statistics is None or statistics.knots is None else statistics.knots[which]
     return ColumnFeatures(hot, logarithm, loc, scale, missing=schema.missing, knots=knots)
 
 
 def _never_zero(scale: Tensor) -> Tensor:
-    return torch.where(scale > 0, scale, 1.0)  # an element that never varies stays in the user's units
+    # an element that never varies stays in the user's units
+    return torch.where(scale > 0, scale, 1.0)
 
 
 def _units(statistics: Statistics, schema: Schema) -> Tensor:
-    """Returns the scale that the likelihood standardizes with, (*event): pixels and bits share one, columns have one each."""
+    """Returns the scale that the likelihood standardizes with, (*event).
+
+    Pixels and bits share one, columns have one each.
+    """
     if schema.is_image or schema.kind == "binary":
-        return torch.full_like(statistics.scale, statistics.scale.square().mean().sqrt().item() or 1.0)
+        return torch.full_like(
+            statistics.scale, statistics.scale.square().mean().sqrt().item() or 1.0
+        )
     return statistics.scale if schema.kind == "count" else _never_zero(statistics.scale)
 
 
 def _encoder_units(statistics: Statistics, schema: Schema) -> tuple[Tensor, Tensor]:
-    """Returns the location and the scale that the encoder standardizes with, (*event) each; of log(1 + x) for counts.
+    """Returns the location and the scale that the encoder standardizes with, (*event) each; of
+    log(1 + x) for counts.
 
-    Pixels and bits share a scale, so large that the whole input has the variance of ten elements, not of hundreds: Adam moves all
-    weights of a unit of the first layer by the same small step, and many large inputs turn that into a large one (docs/design.md,
-    decision 9). So do the columns of a count matrix.
+    Pixels and bits share a scale, so large that the whole input has the variance of ten elements,
+    not of hundreds: Adam moves all weights of a unit of the first layer by the same small step, and
+    many large inputs turn that into a large one (docs/design.md, decision 9). So do the columns of
+    a count matrix.
     """
     counts = schema.kind == "count"
-    loc, scale = (statistics.log_loc, statistics.log_scale) if counts else (statistics.loc, statistics.scale)
+    loc, scale = (
+        (statistics.log_loc, statistics.log_scale) if counts else (statistics.loc, statistics.scale)
+    )
     if not counts and not schema.is_image and schema.kind != "binary":
         return loc, _never_zero(scale)
     pooled = torch.full_like(scale, scale.square().mean().sqrt().item() or 1.0)
@@ -187,12 +255,16 @@ def usual_objective(schema: Schema) -> str:
 
 def usual_rate(data: Dataset) -> float:
     """Returns the peak of the learning rate unless a person says otherwise."""
-    return LEARNING_RATE * (2 if data.schema.kind in ("binary", "levels") and len(data.train) >= MANY else 1)
+    return LEARNING_RATE * (
+        2 if data.schema.kind in ("binary", "levels") and len(data.train) >= MANY else 1
+    )
 
 
 def build_objective(objective: Objective | str) -> Objective:
     """Returns the objective that a specification stands for."""
-    return cast(Objective, resolve(objective, Objective)) if isinstance(objective, str) else objective
+    return (
+        cast(Objective, resolve(objective, Objective)) if isinstance(objective, str) else objective
+    )
 
 
 def describe_part(part: Any) -> Spec:

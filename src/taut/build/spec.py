@@ -1,9 +1,10 @@
 """A part is written the same way everywhere: as its constructor, ``DReG(num_samples=8)``.
 
-In a config file, on the command line and in a saved run the text is read with ``ast`` and never evaluated: names, keyword
-arguments, literals and nested parts, nothing else. Arguments that follow from the data are left out and filled in, by name,
-where the part is built. Types are the registry: any public subclass of the wanted base can be named, and a class of a
-person's own as ``module:Class(...)``.
+In a config file, on the command line and in a saved run the text is read with ``ast`` and never
+evaluated: names, keyword arguments, literals and nested parts, nothing else. Arguments that follow
+from the data are left out and filled in, by name, where the part is built. Types are the registry:
+any public subclass of the wanted base can be named, and a class of a person's own as
+``module:Class(...)``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ __all__ = ["Spec", "parse", "resolve", "to_spec"]
 
 @dataclass(frozen=True)
 class Spec:
-    """A part as it is written: class name, module if it is not one of taut's, and keyword arguments (literals or specs)."""
+    """A part as it is written.
+
+    Class name, module if it is not one of taut's, and keyword arguments (literals or specs).
+    """
 
     name: str
     arguments: tuple[tuple[str, Any], ...] = ()
@@ -63,7 +67,9 @@ def parse(text: str) -> Spec:
         return _node(ast.parse(python.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.args[0] if isinstance(error, ValueError) else "it is not a valid expression"
-        raise UsageError(f"cannot read {text[:200]!r}: {reason}; write it like DReG(num_samples=8)") from None
+        raise UsageError(
+            f"cannot read {text[:200]!r}: {reason}; write it like DReG(num_samples=8)"
+        ) from None
 
 
 def _node(node: ast.expr) -> Spec:
@@ -82,23 +88,32 @@ def _node(node: ast.expr) -> Spec:
             try:
                 value = ast.literal_eval(keyword.value)
             except (ValueError, TypeError):
-                raise ValueError(f"{ast.unparse(keyword.value)[:50]!r} is neither a literal nor a part") from None
+                raise ValueError(
+                    f"{ast.unparse(keyword.value)[:50]!r} is neither a literal nor a part"
+                ) from None
         arguments.append((cast(str, keyword.arg), value))
     return Spec(name, tuple(arguments), module or None)
 
 
-def resolve(spec: Spec | str, base: type, fill: Mapping[str, Any] | None = None, bases: Mapping[str, type] | None = None) -> Any:
+def resolve(
+    spec: Spec | str,
+    base: type,
+    fill: Mapping[str, Any] | None = None,
+    bases: Mapping[str, type] | None = None,
+) -> Any:
     """Returns the part that a specification stands for.
 
     Args:
         spec: The specification.
         base: The class that the part must be a subclass of.
-        fill: Arguments that follow from the data; those that the constructor has and the specification leaves out are used.
-        bases: For arguments that are parts themselves, by name: the class each must be a subclass of. They are given to the
-            constructor as factories.
+        fill: Arguments that follow from the data; those that the constructor has and the
+            specification leaves out are used.
+        bases: For arguments that are parts themselves, by name: the class each must be a subclass
+            of. They are given to the constructor as factories.
 
     Fails:
-        UsageError: no such class or argument (the nearest right one is named), or a value that the constructor refuses.
+        UsageError: no such class or argument (the nearest right one is named), or a value that the
+            constructor refuses.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     factory = _factory(spec, base, bases or {})
@@ -106,11 +121,20 @@ def resolve(spec: Spec | str, base: type, fill: Mapping[str, Any] | None = None,
     wanted = inspect.signature(factory).parameters
     fixed = sorted(given & (fill or {}).keys() - (bases or {}).keys())
     if fixed:
-        raise UsageError(f"{spec}: {fixed[0]} follows from the data and the other settings: leave it away")
+        raise UsageError(
+            f"{spec}: {fixed[0]} follows from the data and the other settings: leave it away"
+        )
     arguments = {k: v for k, v in (fill or {}).items() if k in wanted and k not in given}
-    missing = [k for k, p in wanted.items() if p.default is p.empty and k not in arguments and k not in given]
+    missing = [
+        k
+        for k, p in wanted.items()
+        if p.default is p.empty and k not in arguments and k not in given
+    ]
     if missing:
-        raise UsageError(f"{spec} needs {' and '.join(missing)}, which the data do not give: give it, or take another part")
+        raise UsageError(
+            f"{spec} needs {' and '.join(missing)}, which the data do not give: give it, or take "
+            f"another part"
+        )
     try:
         return factory(**arguments)
     except (ValueError, TypeError) as error:
@@ -125,7 +149,10 @@ def _factory(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.par
     for name, value in spec.arguments:
         if name not in signature.parameters:
             known = list(signature.parameters)
-            raise UsageError(f"{spec.name} has no argument {name!r}{nearest(name, known)}; it has {', '.join(known) or 'none'}")
+            raise UsageError(
+                f"{spec.name} has no argument {name!r}{nearest(name, known)}; it has "
+                f"{', '.join(known) or 'none'}"
+            )
         if isinstance(value, Spec):
             if name not in bases:
                 raise UsageError(f"{spec.name}: {name} takes a plain value, not the part {value}")
@@ -136,7 +163,11 @@ def _factory(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.par
 
 def _find(spec: Spec, base: type) -> type:
     if spec.module is None:
-        known = {c.__name__: c for c in _subclasses(base) if c.__module__.partition(".")[0] == "taut" and _is_public(c)}
+        known = {
+            c.__name__: c
+            for c in _subclasses(base)
+            if c.__module__.partition(".")[0] == "taut" and _is_public(c)
+        }
         if spec.name not in known:
             raise UsageError(
                 f"no {base.__name__.lower()} is called {spec.name!r}{nearest(spec.name, known)}; "
@@ -147,8 +178,12 @@ def _find(spec: Spec, base: type) -> type:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(spec.module), spec.name, None)
-    except Exception as error:  # the module is a person's own: whatever is wrong with it is theirs to mend
-        raise UsageError(f"cannot import {spec.module!r}, which {spec} names: {type(error).__name__}: {error}") from None
+    except (
+        Exception
+    ) as error:  # the module is a person's own: whatever is wrong with it is theirs to mend
+        raise UsageError(
+            f"cannot import {spec.module!r}, which {spec} names: {type(error).__name__}: {error}"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UsageError(f"{spec.module}:{spec.name} is no subclass of taut.{base.__name__}")
     return found
@@ -167,7 +202,8 @@ def _is_public(cls: type) -> bool:
 
 
 def to_spec(part: Any, leave_out: Iterable[str] = ()) -> Spec:
-    """Returns the specification of a part: its class and those arguments that are not their defaults.
+    """Returns the specification of a part: its class and those arguments that are not their
+    defaults.
 
     The part must keep its arguments under their names, as scikit-learn's estimators do.
 
@@ -187,7 +223,11 @@ def to_spec(part: Any, leave_out: Iterable[str] = ()) -> Spec:
     else:
         cls, values = (
             type(part),
-            {k: getattr(part, k) for k in inspect.signature(type(part)).parameters if hasattr(part, k)},
+            {
+                k: getattr(part, k)
+                for k in inspect.signature(type(part)).parameters
+                if hasattr(part, k)
+            },
         )
     left_out = {*leave_out, "in_shape", "out_shape", "context_dim"}
     arguments = []
@@ -195,11 +235,20 @@ def to_spec(part: Any, leave_out: Iterable[str] = ()) -> Spec:
         if name in left_out:
             continue
         if name not in values and parameter.default is inspect.Parameter.empty:
-            raise UsageError(f"{cls.__name__} does not keep its argument {name!r} under that name, so it cannot be written down")
+            raise UsageError(
+                f"{cls.__name__} does not keep its argument {name!r} under that name, so it cannot "
+                f"be written down"
+            )
         value = values.get(name, parameter.default)
-        if isinstance(value, type | functools.partial) or type(value).__module__ not in ("builtins",):
+        if isinstance(value, type | functools.partial) or type(value).__module__ not in (
+            "builtins",
+        ):
             value = to_spec(value, left_out)
-        default = to_spec(parameter.default, left_out) if isinstance(parameter.default, type) else parameter.default
+        default = (
+            to_spec(parameter.default, left_out)
+            if isinstance(parameter.default, type)
+            else parameter.default
+        )
         if value != default:
             arguments.append((name, value))
     ours = cls.__module__.partition(".")[0] == "taut"

@@ -1,4 +1,7 @@
-"""What a model takes from its training data: locations, scales, frequencies, knots; robust where rows are wild."""
+"""What a model takes from its training data: locations, scales, frequencies, knots.
+
+Robust where rows are wild.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +21,32 @@ from taut.distributions.warps import MAX_KNOTS, fit_knots, padded
 __all__ = ["Statistics", "summarize"]
 
 
-# A table of frequencies larger than this (entries) is not made: levels of large images are modelled without one.
+# A table of frequencies larger than this (entries) is not made: levels of large images are modelled
+# without one.
 MAX_FREQUENCIES = 50_000_000
 
 FENCE = 20.0  # robust standard deviations: beyond them a number is taken to be wild
 
 
 class Statistics(NamedTuple):
-    r"""What a model takes from the training data before the first step; missing entries count for nothing.
+    r"""What a model takes from the training data before the first step; missing entries count for
+    nothing.
 
     Args:
-        loc: Mean of each element, (\*event), in the user's units; of real numbers, wild ones pulled in.
-        scale: Standard deviation of each element, (\*event), likewise; 0 for an element that never varies.
+        loc: Mean of each element, (\*event), in the user's units; of real numbers, wild ones pulled
+            in.
+        scale: Standard deviation of each element, (\*event), likewise; 0 for an element that never
+            varies.
         log_loc: Mean of log x where x is positive by kind, of log(1 + x) for counts; (\*event).
         log_scale: Standard deviation of the same.
-        log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with a pseudo-count: one half for bits
-            (Krichevsky and Trofimov), else the one under which each training datum is best predicted from the others; None
-            for reals. Of a table -inf beyond the levels of a column.
+        log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with a
+            pseudo-count: one half for bits (Krichevsky and Trofimov), else the one under which each
+            training datum is best predicted from the others; None for reals. Of a table -inf beyond
+            the levels of a column.
         mean_total: Mean of the sum of a row.
         rows: Number of training rows.
-        knots: Of a table: of the marginals of its levels, mixed numbers and dates, (columns, 2, knots); see ``warps``.
+        knots: Of a table: of the marginals of its levels, mixed numbers and dates, (columns, 2,
+            knots); see ``warps``.
     """
 
     loc: Tensor
@@ -61,11 +70,14 @@ def summarize(dataset: Dataset) -> Statistics:
 
     real = _real_elements(schema)
     count, loc, variance = _moments(_resisting(read, real))
-    if dataset.binarize == "dynamic":  # a binarised grey level varies by p (1 - p), more than the level itself does
+    # a binarised grey level varies by p (1 - p), more than the level itself does
+    if dataset.binarize == "dynamic":
         variance = loc * (1 - loc)
     log_loc, log_variance = torch.zeros_like(loc), torch.ones_like(loc)
     if (shift := _log_shift(schema)) is not None:
-        _, log_loc, log_variance = _moments(_resisting(lambda: ((block + shift).log() for block in read()), real))
+        _, log_loc, log_variance = _moments(
+            _resisting(lambda: ((block + shift).log() for block in read()), real)
+        )
     dtype = torch.get_default_dtype()
     frequencies = _frequencies(dataset, loc, count)
     return Statistics(
@@ -81,7 +93,10 @@ def summarize(dataset: Dataset) -> Statistics:
 
 
 def _knots(dataset: Dataset) -> Tensor | None:
-    """Returns the knots of the warps of the columns that have one, infinity for the others; None where none has."""
+    """Returns the knots of the warps of the columns that have one, infinity for the others.
+
+    None where none has.
+    """
     columns = dataset.schema.modelled
     warped = [i for i, c in enumerate(columns) if c.kind in ("levels", "mixed", "date")]
     if not warped:
@@ -103,11 +118,15 @@ def _real_elements(schema: Schema) -> Tensor:
     return torch.full(schema.event_shape, schema.kind == "real" and not schema.is_image)
 
 
-def _resisting(read: Callable[[], Iterator[Tensor]], real: Tensor) -> Callable[[], Iterator[Tensor]]:
-    """Returns a reader whose real numbers are pulled to within FENCE robust standard deviations of the median.
+def _resisting(
+    read: Callable[[], Iterator[Tensor]], real: Tensor
+) -> Callable[[], Iterator[Tensor]]:
+    """Returns a reader whose real numbers are pulled to within FENCE robust standard deviations of
+    the median.
 
-    One wild value, a slip of the unit or of a digit, would otherwise make a scale of its own beside which the column is a
-    constant. The fence is so far out that the mean and the standard deviation of regular data are what they were, to the bit.
+    One wild value, a slip of the unit or of a digit, would otherwise make a scale of its own beside
+    which the column is a constant. The fence is so far out that the mean and the standard deviation
+    of regular data are what they were, to the bit.
     """
     if not bool(real.any()):
         return read
@@ -117,13 +136,16 @@ def _resisting(read: Callable[[], Iterator[Tensor]], real: Tensor) -> Callable[[
         place = tuple(index)
         median, distance = spread(some[(slice(None), *place)].numpy())
         if distance > 0:
-            reach = FENCE * distance / 1.349  # the quartiles of a Normal are 1.349 standard deviations apart
+            # the quartiles of a Normal are 1.349 standard deviations apart
+            reach = FENCE * distance / 1.349
             low[place], high[place] = median - reach, median + reach
     return lambda: (block.clamp(low, high) for block in read())
 
 
 def _moments(read: Callable[[], Iterator[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the number of observed entries of each element, their mean and their variance, in two passes."""
+    """Returns the number of observed entries of each element, their mean and their variance, in two
+    passes.
+    """
 
     def total(function: Callable[[Tensor], Tensor]) -> Tensor:
         return cast(Tensor, sum(torch.where(b.isfinite(), function(b), 0.0).sum(0) for b in read()))
@@ -134,20 +156,33 @@ def _moments(read: Callable[[], Iterator[Tensor]]) -> tuple[Tensor, Tensor, Tens
 
 
 def _log_shift(schema: Schema) -> Tensor | None:
-    """Returns what is added to each element before its logarithm is taken: 1 to counts; NaN where none is."""
+    """Returns what is added to each element before its logarithm is taken: 1 to counts.
+
+    NaN where none is.
+    """
     if schema.kind == "table":
-        shifts = [1.0 if c.kind == "count" else 0.0 if c.low > 0 and not c.offset else math.nan for c in schema.modelled]
+        shifts = [
+            1.0 if c.kind == "count" else 0.0 if c.low > 0 and not c.offset else math.nan
+            for c in schema.modelled
+        ]
         return torch.tensor(shifts, dtype=torch.float64)
     if schema.kind == "count":
         return torch.ones(schema.event_shape, dtype=torch.float64)
-    return torch.zeros(schema.event_shape, dtype=torch.float64) if schema.kind == "real" and schema.low > 0 else None
+    return (
+        torch.zeros(schema.event_shape, dtype=torch.float64)
+        if schema.kind == "real" and schema.low > 0
+        else None
+    )
 
 
 def _frequencies(dataset: Dataset, loc: Tensor, count: Tensor) -> Tensor | None:
     schema = dataset.schema
     if schema.kind == "table":
         return _column_frequencies(dataset)
-    if schema.kind not in ("binary", "levels") or schema.num_levels * schema.num_elements > MAX_FREQUENCIES:
+    if (
+        schema.kind not in ("binary", "levels")
+        or schema.num_levels * schema.num_elements > MAX_FREQUENCIES
+    ):
         return None
     if schema.kind == "binary":
         counts = torch.stack([count * (1 - loc), count * loc], -1)
@@ -156,8 +191,14 @@ def _frequencies(dataset: Dataset, loc: Tensor, count: Tensor) -> Tensor | None:
         first = torch.arange(schema.num_elements) * schema.num_levels - int(schema.low)
         counts = torch.zeros(size, dtype=torch.float64)
         for block in blocks(dataset.train):
-            there = ~block.isnan() if block.is_floating_point() else torch.ones_like(block, dtype=torch.bool)
-            places = (torch.where(there, block, schema.low).flatten(1).long() + first)[there.flatten(1)]
+            there = (
+                ~block.isnan()
+                if block.is_floating_point()
+                else torch.ones_like(block, dtype=torch.bool)
+            )
+            places = (torch.where(there, block, schema.low).flatten(1).long() + first)[
+                there.flatten(1)
+            ]
             counts += torch.bincount(places, minlength=size)
         counts = counts.view(*schema.event_shape, schema.num_levels)
     extra = 0.5 if schema.kind == "binary" else _pseudo_count(counts)
@@ -165,7 +206,9 @@ def _frequencies(dataset: Dataset, loc: Tensor, count: Tensor) -> Tensor | None:
 
 
 def _column_frequencies(dataset: Dataset) -> Tensor:
-    """Returns the smoothed frequencies of the levels of each column, zero beyond them and for numbers, (columns, levels)."""
+    """Returns the smoothed frequencies of the levels of each column, zero beyond them and for
+    numbers, (columns, levels).
+    """
     columns = dataset.schema.modelled
     sizes = [len(c.levels) for c in columns]
     most = max([2, *sizes])
@@ -181,10 +224,12 @@ def _column_frequencies(dataset: Dataset) -> Tensor:
 
 
 def _pseudo_count(counts: Tensor) -> float:
-    r"""Returns the pseudo-count of each level under which every datum is best predicted from the others, of six.
+    r"""Returns the pseudo-count of each level under which every datum is best predicted from the
+    others, of six.
 
-    Too few make a level that was not seen impossible, too many drown what was: a weak baseline would flatter the model. The
-    sum of the log-probabilities of each datum given the rest is $\sum_l c_l \log (c_l - 1 + a) / (n - 1 + a L)$.
+    Too few make a level that was not seen impossible, too many drown what was: a weak baseline
+    would flatter the model. The sum of the log-probabilities of each datum given the rest is
+    $\sum_l c_l \log (c_l - 1 + a) / (n - 1 + a L)$.
     """
     n, levels = counts.sum(-1), counts.shape[-1]
 

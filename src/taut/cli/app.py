@@ -1,8 +1,9 @@
 """The command line, one function a command. Results go to stdout, progress and messages to stderr.
 
-Only here and in ``terminal`` is anything printed. Every error that a person can mend is one line and an exit code: 2 usage,
-3 data refused, 4 diverged, 5 reading or writing failed, 6 out of memory, 7 a process was lost, 130 and 143 stopped with the
-state saved; 1 is a bug of ours. Of several processes (``torchrun``) the first one prints, and all end with the same code.
+Only here and in ``terminal`` is anything printed. Every error that a person can mend is one line
+and an exit code: 2 usage, 3 data refused, 4 diverged, 5 reading or writing failed, 6 out of memory,
+7 a process was lost, 130 and 143 stopped with the state saved; 1 is a bug of ours. Of several
+processes (``torchrun``) the first one prints, and all end with the same code.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ import typer
 from taut.build.config import gather
 from taut.cli import terminal
 from taut.system import locks, parallel, signals
-from taut.system.errors import DataError, OutOfMemoryError, ParallelError, TautError, TautWarning, UsageError, shown
+from taut.system.errors import (
+    DataError,
+    OutOfMemoryError,
+    ParallelError,
+    TautError,
+    TautWarning,
+    UsageError,
+    shown,
+)
 from taut.system.memory import out_of_memory
 from taut.system.signals import Terminated
 
@@ -38,7 +47,8 @@ if TYPE_CHECKING:
     from taut.training.loop import State
 
 app = typer.Typer(
-    help="Trains latent-variable models on your data and measures, in nats, how tight their bound is.",
+    help="Trains latent-variable models on your data and measures, in nats, how tight their bound "
+    "is.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -49,41 +59,99 @@ DataArg = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A table (.csv, .tsv, .parquet), a folder of images, counts (.h5ad), an array (.npy, .npz, idx), digits.",
+        help="A table (.csv, .tsv, .parquet), a folder of images, counts (.h5ad), an array (.npy, "
+        ".npz, idx), digits.",
     ),
 ]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that taut fit made.")]
-HeldOut = Annotated[str | None, typer.Argument(metavar="[DATA]", help="A file; by default the held-out data of the run itself.")]
+HeldOut = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[DATA]", help="A file; by default the held-out data of the run itself."
+    ),
+]
 Key = Annotated[str | None, typer.Option(help="Which array of an .npz file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")]
-Out = Annotated[Path | None, typer.Option(help="The file to write: .csv or .parquet, .npy, or .png for images.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The file to write: .csv or .parquet, .npy, or .png for images.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of the processor.")]
-Kind = Annotated[str | None, typer.Option(help="Of an array: binary, levels, real or count, in place of what is inferred.")]
-Levels = Annotated[str | None, typer.Option(help="Smallest and largest level of an array, such as 0:255.")]
-Shape = Annotated[str | None, typer.Option(help="Shape of one datum that is stored flat, such as 28x28.")]
-Binarize = Annotated[str | None, typer.Option(help="Read grey as probabilities: none, dynamic or threshold.")]
+Kind = Annotated[
+    str | None,
+    typer.Option(help="Of an array: binary, levels, real or count, in place of what is inferred."),
+]
+Levels = Annotated[
+    str | None, typer.Option(help="Smallest and largest level of an array, such as 0:255.")
+]
+Shape = Annotated[
+    str | None, typer.Option(help="Shape of one datum that is stored flat, such as 28x28.")
+]
+Binarize = Annotated[
+    str | None, typer.Option(help="Read grey as probabilities: none, dynamic or threshold.")
+]
 Test = Annotated[str | None, typer.Option(help="An official test set: FILE or FILE.npz:KEY.")]
-SchemaFile = Annotated[str | None, typer.Option("--schema", help="A TOML file that says what the columns of a table are.")]
-MissingValues = Annotated[list[str] | None, typer.Option(help="A text or number that means missing in a table; repeatable.")]
-Condition = Annotated[list[str] | None, typer.Option(help="A column that the others are modelled given; repeatable.")]
-Delimiter = Annotated[str | None, typer.Option(help="Of a text table, in place of the one that is found.")]
+SchemaFile = Annotated[
+    str | None,
+    typer.Option("--schema", help="A TOML file that says what the columns of a table are."),
+]
+MissingValues = Annotated[
+    list[str] | None,
+    typer.Option(help="A text or number that means missing in a table; repeatable."),
+]
+Condition = Annotated[
+    list[str] | None, typer.Option(help="A column that the others are modelled given; repeatable.")
+]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Of a text table, in place of the one that is found.")
+]
 Decimal = Annotated[str | None, typer.Option(help="Decimal sign of a text table: . or ,")]
-Encoding = Annotated[str | None, typer.Option(help="Of a text table that is not UTF-8, such as latin-1.")]
-Header = Annotated[bool | None, typer.Option(help="Whether the first line of a text table names its columns.")]
+Encoding = Annotated[
+    str | None, typer.Option(help="Of a text table that is not UTF-8, such as latin-1.")
+]
+Header = Annotated[
+    bool | None, typer.Option(help="Whether the first line of a text table names its columns.")
+]
 Layer = Annotated[str | None, typer.Option(help="Which matrix of an .h5ad file: a layer, or raw.")]
-Resize = Annotated[str | None, typer.Option(help="Height and width that images are scaled to, such as 64x64.")]
-Crop = Annotated[bool, typer.Option("--crop", help="Cut the centre out of images, so that their proportions stay.")]
-Alpha = Annotated[str | None, typer.Option(help="Transparent images: drop the transparency, or composite on white.")]
-SkipBad = Annotated[str | None, typer.Option(help="Share of unreadable images that may be left out, such as 0.01.")]
-Stream = Annotated[bool | None, typer.Option(help="Leave a Parquet file on disk, or read it whole; by default by its size.")]
-Split = Annotated[str | None, typer.Option(help="By rows, or all copies of a row in one part; by default what is right.")]
-Trust = Annotated[list[str] | None, typer.Option(help="An outside module that the run may import; repeatable.")]
+Resize = Annotated[
+    str | None, typer.Option(help="Height and width that images are scaled to, such as 64x64.")
+]
+Crop = Annotated[
+    bool,
+    typer.Option("--crop", help="Cut the centre out of images, so that their proportions stay."),
+]
+Alpha = Annotated[
+    str | None,
+    typer.Option(help="Transparent images: drop the transparency, or composite on white."),
+]
+SkipBad = Annotated[
+    str | None, typer.Option(help="Share of unreadable images that may be left out, such as 0.01.")
+]
+Stream = Annotated[
+    bool | None,
+    typer.Option(help="Leave a Parquet file on disk, or read it whole; by default by its size."),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="By rows, or all copies of a row in one part; by default what is right."),
+]
+Trust = Annotated[
+    list[str] | None, typer.Option(help="An outside module that the run may import; repeatable.")
+]
 
 
 LOST = "another process was lost; what was saved is kept: go on with `taut resume RUN`"
-TOGETHER = ("fit", "resume", "tighten", "audit", "score", "encode", "impute")  # what several processes share; the rest is for one
+# what several processes share; the rest is for one
+TOGETHER = (
+    "fit",
+    "resume",
+    "tighten",
+    "audit",
+    "score",
+    "encode",
+    "impute",
+)
 
 
 def command(function: F) -> F:
@@ -93,7 +161,8 @@ def command(function: F) -> F:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         with signals.watched(command=True), _warnings_in_a_line():
             if function.__name__ in TOGETHER:
-                with ExitStack() as joined:  # until the error has been said: the others end when this process goes
+                # until the error has been said: the others end when this process goes
+                with ExitStack() as joined:
                     run(joined, args, kwargs)
             elif not parallel.launched():
                 run(None, args, kwargs)
@@ -110,7 +179,8 @@ def command(function: F) -> F:
         except TautError as error:
             _fail(str(error), error.exit_code)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the pipe went away
+            # the reader of the pipe went away
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except BaseException as error:  # a library in Rust has one of its own
             if signals.came():
@@ -118,7 +188,10 @@ def command(function: F) -> F:
             if parallel.lost(error):
                 _fail(LOST, ParallelError.exit_code)
             if out_of_memory(error):
-                _fail("out of memory: use a smaller batch size or fewer data, or a machine with more", OutOfMemoryError.exit_code)
+                _fail(
+                    "out of memory: use a smaller batch size or fewer data, or a machine with more",
+                    OutOfMemoryError.exit_code,
+                )
             if isinstance(error, OSError):
                 _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
             raise _bug() from error
@@ -132,10 +205,17 @@ def command(function: F) -> F:
 @command
 def fit(
     data: DataArg,
-    out: Annotated[Path | None, typer.Option(help="The run folder to make; by default the next free below runs/.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file with sections data, model, training, evaluation.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run folder to make; by default the next free below runs/."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file with sections data, model, training, evaluation."),
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting, such as training.patience=0.3.")
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=V", help="Any setting, such as training.patience=0.3."),
     ] = None,
     key: Key = None,
     kind: Kind = None,
@@ -159,25 +239,42 @@ def fit(
     test: Test = None,
     latent_dim: Annotated[str | None, typer.Option(help="Dimensions of the latent space.")] = None,
     prior: Annotated[str | None, typer.Option(help="p(z), such as StandardNormal().")] = None,
-    likelihood: Annotated[str | None, typer.Option(help="p(x|z); by default what follows from the data.")] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help="p(x|z); by default what follows from the data.")
+    ] = None,
     posterior: Annotated[str | None, typer.Option(help="q(z|x), such as DiagonalNormal().")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Network of the posterior, such as 'MLP(hidden=(200,))'.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Network of the posterior, such as 'MLP(hidden=(200,))'.")
+    ] = None,
     decoder: Annotated[str | None, typer.Option(help="Network of the likelihood.")] = None,
-    objective: Annotated[str | None, typer.Option(help="What is maximised, such as 'IWAE(num_samples=50)'.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What is maximised, such as 'IWAE(num_samples=50)'.")
+    ] = None,
     batch_size: Annotated[str | None, typer.Option(help="Data a step.")] = None,
     max_epochs: Annotated[str | None, typer.Option(help="Passes over the training data.")] = None,
     minutes: Annotated[str | None, typer.Option(help="Time for training.")] = None,
     learning_rate: Annotated[str | None, typer.Option(help="Peak of the schedule.")] = None,
-    averaging: Annotated[str | None, typer.Option(help="Decay of the running average of the weights; 0 for none.")] = None,
+    averaging: Annotated[
+        str | None, typer.Option(help="Decay of the running average of the weights; 0 for none.")
+    ] = None,
     seed: Annotated[str | None, typer.Option(help="Everything random is derived from it.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = None,
     threads: Annotated[str | None, typer.Option(help="Threads of the processor.")] = None,
-    num_samples: Annotated[str | None, typer.Option(help="K of the importance-weighted estimate of log p(x).")] = None,
+    num_samples: Annotated[
+        str | None, typer.Option(help="K of the importance-weighted estimate of log p(x).")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model on DATA and measure it: held-out bound, log p(x) with its errors, and a folder with everything."""
-    flags = {k: v for k, v in locals().items() if k not in ("data", "out", "config", "set_", "overwrite", "as_json")}
+    """Train a model on DATA and measure it.
+
+    Held-out bound, log p(x) with its errors, and a folder with everything.
+    """
+    flags = {
+        k: v
+        for k, v in locals().items()
+        if k not in ("data", "out", "config", "set_", "overwrite", "as_json")
+    }
     settings = gather(_given(flags), config, set_ or ())
     from taut.runs.fit import start
 
@@ -193,14 +290,24 @@ def fit(
 @command
 def resume(
     run: RunArg,
-    minutes: Annotated[float | None, typer.Option(min=0.0, help="Train for so long from here on, a finished run too.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Train for so long from here on, a finished run too."),
+    ] = None,
     max_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Train up to so many passes over the training data in all, a finished run too.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train up to so many passes over the training data in all, a finished run too.",
+        ),
     ] = None,
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a training that was stopped, from its last checkpoint, as if it had never been; or make one longer."""
+    """Go on with a training that was stopped, from its last checkpoint, as if it had never been.
+
+    Or make one longer.
+    """
     from taut.runs.fit import resume as resume_run
     from taut.runs.folder import load
 
@@ -208,13 +315,21 @@ def resume(
     if (run / "manifest.json").exists():
         finished = load(run, trust=trust or ())
         if not longer:
-            terminal.message(f"{shown(run)} is finished; nothing to resume: --minutes or --max-epochs makes its training longer")
+            terminal.message(
+                f"{shown(run)} is finished; nothing to resume: --minutes or --max-epochs makes its "
+                f"training longer"
+            )
             terminal.show_evaluation(finished, as_json)
             return
-    resumed, dataset, state = resume_run(run, minutes=minutes, max_epochs=max_epochs, trust=trust or ())
+    resumed, dataset, state = resume_run(
+        run, minutes=minutes, max_epochs=max_epochs, trust=trust or ()
+    )
     terminal.message(f"going on from step {state.step} of {state.total_steps}")
     if longer:
-        terminal.message("the added steps have a schedule of their own; the best weights of the whole training are kept")
+        terminal.message(
+            "the added steps have a schedule of their own; the best weights of the whole training "
+            "are kept"
+        )
     _train_and_measure(resumed, dataset, state, as_json)
 
 
@@ -222,7 +337,8 @@ def resume(
 def check(
     data: DataArg,
     out: Annotated[
-        Path | None, typer.Option(help="Write what the columns of a table are to this TOML file, to be edited.")
+        Path | None,
+        typer.Option(help="Write what the columns of a table are to this TOML file, to be edited."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file, as for fit.")] = None,
     key: Key = None,
@@ -249,7 +365,11 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read DATA as fit would and say what was found, or list everything that is wrong with it."""
-    flags = {k: v for k, v in locals().items() if k not in ("data", "out", "config", "overwrite", "as_json")}
+    flags = {
+        k: v
+        for k, v in locals().items()
+        if k not in ("data", "out", "config", "overwrite", "as_json")
+    }
     settings = gather(_given(flags), config)
     from taut.runs.fit import assemble
 
@@ -258,7 +378,11 @@ def check(
     if target is not None:
         _write_schema(dataset, target)
     if as_json:
-        rows = {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)}
+        rows = {
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "test": len(dataset.test),
+        }
         found = {
             "schema": dataset.schema.to_dict(),
             "rows": rows,
@@ -276,10 +400,16 @@ def sample(
     run: RunArg,
     num_samples: Annotated[int, typer.Option(min=1, help="How many.")] = 64,
     given: Annotated[
-        list[str] | None, typer.Option(help="COLUMN=VALUE of what the model is conditioned on, or total=VALUE; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="COLUMN=VALUE of what the model is conditioned on, or total=VALUE; repeatable."
+        ),
     ] = None,
     mean: Annotated[
-        bool, typer.Option("--mean", help="The mean of p(x|z) in place of a draw: smoother than any datum is.")
+        bool,
+        typer.Option(
+            "--mean", help="The mean of p(x|z) in place of a draw: smoother than any datum is."
+        ),
     ] = False,
     out: Out = None,
     seed: Seed = 0,
@@ -301,7 +431,9 @@ def reconstruct(
     run: RunArg,
     data: HeldOut = None,
     key: Key = None,
-    draw: Annotated[bool, typer.Option("--draw", help="A draw from p(x|z) in place of its mean.")] = False,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="A draw from p(x|z) in place of its mean.")
+    ] = False,
     out: Out = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -323,7 +455,8 @@ def encode(
     data: HeldOut = None,
     key: Key = None,
     num_samples: Annotated[
-        int | None, typer.Option(min=1, help="Draws of the posterior for each datum, in place of its mean.")
+        int | None,
+        typer.Option(min=1, help="Draws of the posterior for each datum, in place of its mean."),
     ] = None,
     out: Out = None,
     seed: Seed = 0,
@@ -331,7 +464,9 @@ def encode(
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Embed DATA: the mean of the posterior q(z|x), a row for each datum, the same at every call."""
+    """Embed DATA: the mean of the posterior q(z|x), a row for each datum, the same at
+    every call.
+    """
     from taut.use import export, tasks
 
     loaded = _load(run, trust)
@@ -339,7 +474,9 @@ def encode(
     target = check_target(out or Path("embedding.npy"), formats, overwrite)
     x = _data(loaded, data, key).rows
     values = tasks.encode(loaded.model, x, num_samples, seed=seed)
-    parallel.on_main(lambda: export.write_numbers(values, target, [f"z{i}" for i in range(values.shape[-1])]))
+    parallel.on_main(
+        lambda: export.write_numbers(values, target, [f"z{i}" for i in range(values.shape[-1])])
+    )
     _say_written(target, values.shape, as_json)
 
 
@@ -350,7 +487,12 @@ def impute(
     key: Key = None,
     num_samples: Annotated[int, typer.Option(min=1, help="K of the importance weights.")] = 1000,
     num_imputations: Annotated[
-        int, typer.Option(min=0, help="Complete DATA so many times by draws, a file each, in place of once by means and modes.")
+        int,
+        typer.Option(
+            min=0,
+            help="Complete DATA so many times by draws, a file each, in place of once by means and "
+            "modes.",
+        ),
     ] = 0,
     out: Out = None,
     seed: Seed = 0,
@@ -367,13 +509,18 @@ def impute(
     base = _data_target(out, "imputed", loaded, overwrite or num_imputations > 0)
     targets = _numbered(base, num_imputations, overwrite)
     new = _data(loaded, data, key)
-    result = cells.impute(loaded.model, new.rows, num_samples, num_imputations=num_imputations, seed=seed)
+    result = cells.impute(
+        loaded.model, new.rows, num_samples, num_imputations=num_imputations, seed=seed
+    )
     missing = sum(
-        int((a.isnan() & ~b.isnan()).sum()) for a, b in zip(new.rows.split(4096), result.values.split(4096), strict=True)
+        int((a.isnan() & ~b.isnan()).sum())
+        for a, b in zip(new.rows.split(4096), result.values.split(4096), strict=True)
     )
 
     def write() -> None:
-        for values, target in zip(result.draws if num_imputations else [result.values], targets, strict=True):
+        for values, target in zip(
+            result.draws if num_imputations else [result.values], targets, strict=True
+        ):
             if new.table is not None and target.suffix != ".npy":
                 from taut.data import fill
                 from taut.use.export import shortest, write_table
@@ -388,7 +535,10 @@ def impute(
     if away := terminal.name_rows(without):
         terminal.message(f"warning: no latent point gives a number to {away}: their gaps stay")
     if away := terminal.name_rows(uneven):
-        terminal.message(f"warning: few effective samples carry what is filled in, in {away}: do not rely on it there")
+        terminal.message(
+            f"warning: few effective samples carry what is filled in, in {away}: do not rely on it "
+            f"there"
+        )
     written = {
         "files": [str(t) for t in targets],
         "filled": missing,
@@ -409,7 +559,9 @@ def impute(
 def decode(
     run: RunArg,
     z: Annotated[Path, typer.Argument(metavar="Z", help="An .npy file of latent points, (N, D).")],
-    draw: Annotated[bool, typer.Option("--draw", help="A draw from p(x|z) in place of its mean.")] = False,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="A draw from p(x|z) in place of its mean.")
+    ] = False,
     out: Out = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -424,12 +576,18 @@ def decode(
 
     loaded = _load(run, trust)
     if loaded.model.condition is not None:
-        raise UsageError("this model is conditioned on a context, which Z does not hold: use taut sample --given, or Python")
+        raise UsageError(
+            "this model is conditioned on a context, which Z does not hold: use taut sample "
+            "--given, or Python"
+        )
     target = _data_target(out, "decoded", loaded, overwrite)
     latent = loaded.config.model.latent_dim
     points = torch.from_numpy(read(z).data).to(torch.get_default_dtype())
     if points.dim() != 2 or points.shape[1] != latent or not bool(points.isfinite().all()):
-        raise DataError(f"{shown(z)}: latent points must be finite numbers of shape (N, {latent}), not {tuple(points.shape)}")
+        raise DataError(
+            f"{shown(z)}: latent points must be finite numbers of shape (N, {latent}), not "
+            f"{tuple(points.shape)}"
+        )
     _write(tasks.decode(loaded.model, points, draw=draw, seed=seed), target, loaded, as_json)
 
 
@@ -438,12 +596,23 @@ def score(
     run: RunArg,
     data: HeldOut = None,
     key: Key = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="K of the importance-weighted estimate.")] = 500,
+    num_samples: Annotated[
+        int, typer.Option(min=1, help="K of the importance-weighted estimate.")
+    ] = 500,
     cells: Annotated[
-        bool, typer.Option("--cells", help="Also log p of each entry given the others of its row: why a row is odd.")
+        bool,
+        typer.Option(
+            "--cells",
+            help="Also log p of each entry given the others of its row: why a row is odd.",
+        ),
     ] = False,
     regret: Annotated[
-        bool, typer.Option("--regret", help="Also the likelihood regret: what the best posterior of each datum adds to its ELBO.")
+        bool,
+        typer.Option(
+            "--regret",
+            help="Also the likelihood regret: what the best posterior of each datum adds to its "
+            "ELBO.",
+        ),
     ] = False,
     out: Out = None,
     seed: Seed = 0,
@@ -451,9 +620,11 @@ def score(
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Say how likely each row is: log p(x) in nats, its Monte Carlo error, whether it is reliable and by which method.
+    """Say how likely each row is: log p(x) in nats, its Monte Carlo error, whether it is reliable
+    and by which method.
 
-    Where importance sampling fails, up to 1,000 rows get a better proposal each, and up to 100 of them annealing.
+    Where importance sampling fails, up to 1,000 rows get a better proposal each, and up to 100 of
+    them annealing.
     """
     from taut.evidence import Evidence, importance_blocks, settle
     from taut.use import export
@@ -469,17 +640,25 @@ def score(
     evidence = Evidence.concatenate(blocks)
     rows = settle(loaded.model, x, evidence, seed=seed).impossible(new.impossible)
     evidence = rows.first
-    columns = {c: getattr(rows, c) for c in ("log_evidence", "log_evidence_error", "reliable", "method")}
+    columns = {
+        c: getattr(rows, c) for c in ("log_evidence", "log_evidence_error", "reliable", "method")
+    }
     columns |= {c: getattr(evidence, c) for c in ("ess", "khat", "elbo")}
     if regret:
         columns |= _regret(loaded, x, evidence, seed)
     odd = _cell_columns(loaded, x, num_samples, seed) if cells else {}
     for name, (value, error, reliable) in odd.items():
-        columns |= {f"log_p({name})": value, f"log_p_error({name})": error, f"log_p_reliable({name})": reliable}
+        columns |= {
+            f"log_p({name})": value,
+            f"log_p_error({name})": error,
+            f"log_p_reliable({name})": reliable,
+        }
     import torch
 
     table = torch.stack([c.double() for c in columns.values()], 1)
-    parallel.on_main(lambda: export.write_numbers(table, target, list(columns), {"method": rows.methods}))
+    parallel.on_main(
+        lambda: export.write_numbers(table, target, list(columns), {"method": rows.methods})
+    )
     result = {"file": str(target), **rows.to_dict()}
     if as_json:
         typer.echo(json.dumps(result, indent=2))
@@ -502,12 +681,19 @@ def _regret(run: Run, x: Any, evidence: Any, seed: int) -> dict[str, torch.Tenso
             arrived.append(optima.arrived[:, 0])
             advance(len(parts[-1]), "")
     if away := terminal.name_rows(~torch.cat(arrived)):
-        terminal.message(f"warning: the best posterior was not quite reached in {away}: the regret is at least what is said")
+        terminal.message(
+            f"warning: the best posterior was not quite reached in {away}: the regret is at least "
+            f"what is said"
+        )
     return {"regret": torch.cat(parts) - evidence.elbo}
 
 
-def _cell_columns(run: Run, x: Any, num_samples: int, seed: int) -> dict[str, tuple[torch.Tensor, ...]]:
-    """Returns log p of each entry given the others of its row, its error and whether it is reliable, by its column."""
+def _cell_columns(
+    run: Run, x: Any, num_samples: int, seed: int
+) -> dict[str, tuple[torch.Tensor, ...]]:
+    """Returns log p of each entry given the others of its row, its error and whether it is
+    reliable, by its column.
+    """
     import torch
 
     from taut.evidence.cells import cell_scores
@@ -523,7 +709,9 @@ def _cell_columns(run: Run, x: Any, num_samples: int, seed: int) -> dict[str, tu
     )
     missing = torch.cat([run.model.split(part)[0].isnan() for part in x.split(4096)])
     if away := terminal.name_rows((~scores.reliable & ~missing).any(1)):
-        terminal.message(f"warning: log p of some entries is not reliable in {away}: see log_p_reliable(NAME)")
+        terminal.message(
+            f"warning: log p of some entries is not reliable in {away}: see log_p_reliable(NAME)"
+        )
     return {name: tuple(part[:, i] for part in scores) for i, name in enumerate(names)}
 
 
@@ -532,67 +720,123 @@ def audit(
     run: RunArg,
     data: HeldOut = None,
     key: Key = None,
-    num_data: Annotated[int, typer.Option(min=1, help="Data looked at, at random if there are more.")] = 1000,
+    num_data: Annotated[
+        int, typer.Option(min=1, help="Data looked at, at random if there are more.")
+    ] = 1000,
     num_samples: Annotated[int, typer.Option(min=1, help="K of importance sampling.")] = 5000,
-    num_chains: Annotated[int, typer.Option(min=1, help="Chains of annealing for each datum.")] = 16,
-    max_temperatures: Annotated[int, typer.Option(min=1, help="Most temperatures of annealing.")] = 400,
+    num_chains: Annotated[
+        int, typer.Option(min=1, help="Chains of annealing for each datum.")
+    ] = 16,
+    max_temperatures: Annotated[
+        int, typer.Option(min=1, help="Most temperatures of annealing.")
+    ] = 400,
     minutes: Annotated[
-        float | None, typer.Option(min=0.0, help="Time for all of it; what it does not allow is left out.")
+        float | None,
+        typer.Option(min=0.0, help="Time for all of it; what it does not allow is left out."),
     ] = None,
     threads: Threads = None,
     seed: Seed = 0,
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Say how good a model is, how loose its bound, why, and what would buy the next nat; audit.json and report.html."""
+    """Say how good a model is, how loose its bound, why, and what would buy the next nat.
+
+    Audit.json and report.html.
+    """
     from taut.evidence.audit import Effort
     from taut.runs.audit import audit_run
 
     loaded = _load(run, trust)
     _set_threads(threads)
-    effort = Effort(num_samples=num_samples, num_chains=num_chains, max_temperatures=max_temperatures, minutes=minutes)
+    effort = Effort(
+        num_samples=num_samples,
+        num_chains=num_chains,
+        max_temperatures=max_temperatures,
+        minutes=minutes,
+    )
     with _interruptible() as stop:
         with terminal.stages() as report:
-            result = audit_run(loaded, data, key=key, num_data=num_data, effort=effort, seed=seed, stop=stop, report=report)
+            result = audit_run(
+                loaded,
+                data,
+                key=key,
+                num_data=num_data,
+                effort=effort,
+                seed=seed,
+                stop=stop,
+                report=report,
+            )
         if as_json:
             typer.echo(json.dumps(result, indent=2))
         else:
             terminal.show_audit(result)
-            terminal.answer(f"\nthe report is {shown(run / 'report.html')}, its numbers are in {shown(run / 'audit.json')}")
+            terminal.answer(
+                f"\nthe report is {shown(run / 'report.html')}, its numbers are in "
+                f"{shown(run / 'audit.json')}"
+            )
 
 
 @command
 def tighten(
     run: RunArg,
-    out: Annotated[Path | None, typer.Option(help="The run folder to make; by default the next free below runs/.")] = None,
-    posterior: Annotated[str | None, typer.Option(help="A richer family, such as FullCovarianceNormal().")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run folder to make; by default the next free below runs/."),
+    ] = None,
+    posterior: Annotated[
+        str | None, typer.Option(help="A richer family, such as FullCovarianceNormal().")
+    ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="A larger network, such as 'MLP(hidden=(500, 500))'; it starts anew.")
+        str | None,
+        typer.Option(help="A larger network, such as 'MLP(hidden=(500, 500))'; it starts anew."),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="What is maximised; by default StickingTheLanding(num_samples=4).")
+        str | None,
+        typer.Option(help="What is maximised; by default StickingTheLanding(num_samples=4)."),
     ] = None,
     simulated: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Share of each batch that the model draws; 0.5 for few data, else 0.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of each batch that the model draws; 0.5 for few data, else 0.",
+        ),
     ] = None,
-    max_epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training data.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Time for training.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Peak of the schedule.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Peak of the schedule.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Data a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random is derived from it.")] = None,
     overwrite: Overwrite = False,
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Train the posterior on with decoder and prior frozen: the ELBO rises toward the same log p(x)."""
+    """Train the posterior on with decoder and prior frozen.
+
+    The ELBO rises toward the same log p(x).
+    """
     from taut.runs.tighten import tighten as tighten_run
 
-    given: dict[str, Any] = {"objective": objective, "max_epochs": max_epochs, "minutes": minutes, "learning_rate": learning_rate}
+    given: dict[str, Any] = {
+        "objective": objective,
+        "max_epochs": max_epochs,
+        "minutes": minutes,
+        "learning_rate": learning_rate,
+    }
     given |= {"batch_size": batch_size, "simulated": simulated, "seed": seed}
     settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     old = _load(run, trust)
-    new, dataset, state = tighten_run(old, out, posterior=posterior, encoder=encoder, overwrite=overwrite, **settings)
-    terminal.message(f"decoder and prior of {shown(run)} stay as they are; {shown(new.path)} gets a better posterior")
+    new, dataset, state = tighten_run(
+        old, out, posterior=posterior, encoder=encoder, overwrite=overwrite, **settings
+    )
+    terminal.message(
+        f"decoder and prior of {shown(run)} stay as they are; {shown(new.path)} gets a better "
+        f"posterior"
+    )
     _train_and_measure(new, dataset, state, as_json)
     if not as_json:
         terminal.show_tightening(new)
@@ -603,13 +847,17 @@ def gradients(
     run: RunArg,
     batch_size: Annotated[int, typer.Option(min=1, help="Training data in the batch.")] = 100,
     num_samples: Annotated[int, typer.Option(min=1, help="K of every estimator.")] = 8,
-    repeats: Annotated[int, typer.Option(min=2, help="Independent gradients of each estimator.")] = 100,
+    repeats: Annotated[
+        int, typer.Option(min=2, help="Independent gradients of each estimator.")
+    ] = 100,
     threads: Threads = None,
     seed: Seed = 0,
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Compare gradient estimators on the run's own model and data: bias, variance, signal and cost."""
+    """Compare gradient estimators on the run's own model and data: bias, variance,
+    signal and cost.
+    """
     from taut.runs.audit import gradients_run
 
     loaded = _load(run, trust)
@@ -625,7 +873,12 @@ def gradients(
                 return stop()
 
             result = gradients_run(
-                loaded, batch_size=batch_size, num_samples=num_samples, repeats=repeats, seed=seed, stop=counted
+                loaded,
+                batch_size=batch_size,
+                num_samples=num_samples,
+                repeats=repeats,
+                seed=seed,
+                stop=counted,
             )
         if as_json:
             typer.echo(json.dumps(result, indent=2))
@@ -649,7 +902,9 @@ def _load(path: Path, trust: list[str] | None) -> Run:
 
 
 def _data(run: Run, source: str | None, key: str | None) -> New:
-    """Returns new data checked against the run's schema, or the data that the run itself held out."""
+    """Returns new data checked against the run's schema, or the data that the run
+    itself held out.
+    """
     from taut.data import New
     from taut.runs.folder import data_of, held_out, new_data
 
@@ -662,9 +917,18 @@ def _data(run: Run, source: str | None, key: str | None) -> New:
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings that were given as flags, as texts and lists; a switch that was not set says nothing."""
-    texts = {name: str(value).lower() if isinstance(value, bool) else value for name, value in flags.items()}
-    return {name: None if name == "crop" and value == "false" else value for name, value in texts.items()}
+    """Returns the settings that were given as flags, as texts and lists.
+
+    A switch that was not set says nothing.
+    """
+    texts = {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in flags.items()
+    }
+    return {
+        name: None if name == "crop" and value == "false" else value
+        for name, value in texts.items()
+    }
 
 
 def _assignments(texts: list[str]) -> dict[str, str]:
@@ -707,7 +971,11 @@ def _write_data(values: torch.Tensor, out: Path, run: Run) -> None:
 
     schema = run.schema
     if schema.kind == "table" and out.suffix != ".npy":
-        columns = [c for i, c in enumerate(schema.modelled) if values.shape[1] == len(schema.modelled) or i in schema.rest]
+        columns = [
+            c
+            for i, c in enumerate(schema.modelled)
+            if values.shape[1] == len(schema.modelled) or i in schema.rest
+        ]
         export.write_table(to_table(export.shortest(values), columns), out)
     elif schema.is_image:
         export.write_images(values, out, schema.low, schema.high)
@@ -738,7 +1006,9 @@ def _train_and_measure(run: Run, dataset: Dataset, state: State, as_json: bool) 
         _measure(run, dataset)
     except (KeyboardInterrupt, Terminated) as stop:
         if any((run.path / "checkpoints").glob("step-*")):
-            stop.args = (f"stopped, the state is saved: go on with `taut resume {shown(run.path)}`",)
+            stop.args = (
+                f"stopped, the state is saved: go on with `taut resume {shown(run.path)}`",
+            )
         raise
     if parallel.main():
         terminal.show_evaluation(run, as_json)
@@ -749,19 +1019,30 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
     from taut.runs.fit import train_run
 
     done = state.step
-    # closing: if a signal arrives here and not in the training, the training still gets to save its state
-    with terminal.progress("training", state.total_steps) as advance, closing(train_run(run, dataset, state)) as records:
+    # closing: if a signal arrives here and not in the training, the training still gets to save its
+    # state
+    with (
+        terminal.progress("training", state.total_steps) as advance,
+        closing(train_run(run, dataset, state)) as records,
+    ):
         advance(done, "")
         for record in records:
             bound = record.bound if record.validation is None else record.validation
             kind = "train" if record.validation is None else "held-out"
             note = f", {record.skipped} steps skipped" if record.skipped else ""
-            advance(record.step - done, f"epoch {record.epoch:.0f}, {kind} bound {bound:.2f} nats{note}")
+            advance(
+                record.step - done, f"epoch {record.epoch:.0f}, {kind} bound {bound:.2f} nats{note}"
+            )
             done = record.step
     if state.micro_batches > 1:
-        terminal.message(f"memory was short: each step was taken in {state.micro_batches} micro-batches, with the same result")
+        terminal.message(
+            f"memory was short: each step was taken in {state.micro_batches} micro-batches, with "
+            f"the same result"
+        )
     if done < state.total_steps:
-        reason = "time is up" if run.info["ended"] == "time" else "the held-out bound no longer grows"
+        reason = (
+            "time is up" if run.info["ended"] == "time" else "the held-out bound no longer grows"
+        )
         terminal.message(f"stopped at step {done} of {state.total_steps}: {reason}")
 
 
@@ -776,7 +1057,8 @@ def _measure(run: Run, dataset: Dataset) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Gives a function that is true once Ctrl-C or SIGTERM came, so that what is done is kept; the second one ends at once.
+    """Gives a function that is true once Ctrl-C or SIGTERM came, so that what is done is kept; the
+    second one ends at once.
 
     The exit code of the first one comes at the end, when what was done is kept and shown.
     """
@@ -815,7 +1097,10 @@ def _fail(message: str, code: int) -> None:
 @contextmanager
 def _speaking() -> Iterator[None]:
     """Lets a process that is silent speak, for an error that it alone has."""
-    silent, sys.stderr = sys.stderr, sys.__stderr__ or sys.stderr if parallel.launched() else sys.stderr
+    silent, sys.stderr = (
+        sys.stderr,
+        sys.__stderr__ or sys.stderr if parallel.launched() else sys.stderr,
+    )
     try:
         yield
     finally:
@@ -828,7 +1113,12 @@ def _warnings_in_a_line() -> Iterator[None]:
         usual = warnings.showwarning
 
         def show(
-            message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: Any = None,
+            line: Any = None,
         ) -> None:
             if issubclass(category, TautWarning):
                 terminal.message(f"taut: {message}")
@@ -870,7 +1160,10 @@ def _print_version(value: bool) -> bool:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None: ...
 
@@ -879,7 +1172,8 @@ def main() -> None:
     """Runs the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal of another encoding shows a question mark, and no traceback
+            # a terminal of another encoding shows a question mark, and no traceback
+            stream.reconfigure(errors="replace")
     if parallel.launched():  # one process speaks for all
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (until the end)
     code: Any = 0
@@ -891,9 +1185,11 @@ def main() -> None:
         except Terminated:
             code = 143
         signals.ending()
-    code = 128 + signals.came() if signals.came() and code == 1 else code  # a signal before the command had begun
+    # a signal before the command had begun
+    code = 128 + signals.came() if signals.came() and code == 1 else code
     if not parallel.is_launched():
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 0)  # threads of gloo that outlive the interpreter would abort the process
+    # threads of gloo that outlive the interpreter would abort the process
+    os._exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,7 @@
-"""What a person sees on a terminal: messages, progress, the table of numbers. Results to stdout, all else to stderr."""
+"""What a person sees on a terminal: messages, progress, the table of numbers.
+
+Results to stdout, all else to stderr.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,18 @@ if TYPE_CHECKING:
     from taut.runs.folder import Run
 
 __all__ = [
-    "answer", "message", "name_rows", "progress", "show_audit", "show_data", "show_evaluation", "show_gradients", "show_numbers",
-    "show_tightening", "stages",
-]  # fmt: skip
+    "answer",
+    "message",
+    "name_rows",
+    "progress",
+    "show_audit",
+    "show_data",
+    "show_evaluation",
+    "show_gradients",
+    "show_numbers",
+    "show_tightening",
+    "stages",
+]
 
 NAMES = {
     "elbo": "ELBO",
@@ -60,15 +72,16 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     from taut.build.model import complete, usual_objective
 
     model = complete(config.model, dataset.schema)
-    parts = f"train {len(dataset.train)}, validation {len(dataset.validation)}, test {len(dataset.test)}"
+    parts = (
+        f"train {len(dataset.train)}, validation {len(dataset.validation)}, test "
+        f"{len(dataset.test)}"
+    )
+    follows = "" if config.model.likelihood == model.likelihood else ", which follows from the data"
     lines = [
         ("data", f"{shown(dataset.name)}: {dataset.schema.describe()}"),
         ("rows", parts),
         ("binarize", dataset.binarize if dataset.binarize != "none" else ""),
-        (
-            "likelihood",
-            f"{model.likelihood}{'' if config.model.likelihood == model.likelihood else ', which follows from the data'}",
-        ),
+        ("likelihood", f"{model.likelihood}{follows}"),
         ("given", _given(dataset.schema.condition, str(model.likelihood))),
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
@@ -84,8 +97,15 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
 def _given(condition: tuple[str, ...], likelihood: str) -> str:
     """Says what the model is conditioned on, since log p(x) is another quantity then."""
     if condition:
-        return f"{', '.join(map(shown, condition))}; log p(x) means log p(the other columns | what is given)"
-    return "the total of each row; log p(x) means log p(x | total)" if "library=True" in likelihood else ""
+        return (
+            f"{', '.join(map(shown, condition))}; log p(x) means log p(the other columns | what is "
+            f"given)"
+        )
+    return (
+        "the total of each row; log p(x) means log p(x | total)"
+        if "library=True" in likelihood
+        else ""
+    )
 
 
 def show_columns(schema: Schema) -> None:
@@ -96,29 +116,51 @@ def show_columns(schema: Schema) -> None:
     widths = [max(4, *(len(_clean(row[i])) for row in rows)) for i in range(3)]
     answer("")
     for name, kind, what, missing in rows:
-        line = f"{_clean(name)[:40]:<{min(widths[0], 40)}}  {kind:<{widths[1]}}  {_clean(what):<{widths[2]}}  {missing}"
+        line = (
+            f"{_clean(name)[:40]:<{min(widths[0], 40)}}  {kind:<{widths[1]}}  "
+            f"{_clean(what):<{widths[2]}}  {missing}"
+        )
         answer(line.rstrip())
 
 
 def show_oddest(log_evidence: Any, cells: dict[str, Any], rows: int = 5, columns: int = 3) -> None:
-    """Prints the least likely rows, and the entries that make them so: those furthest below the median of their column.
+    """Prints the least likely rows, and the entries that make them so: those furthest below the
+    median of their column.
 
-    Densities of columns in different units cannot be compared, differences to the median of the same column can.
+    Densities of columns in different units cannot be compared, differences to the median of the
+    same column can.
     """
     usual = {name: float(values.nanmedian()) for name, values in cells.items()}
     answer("")
-    answer("the oddest rows (from 0), and their oddest entries: log p given the others of the row (median of the column)")
+    answer(
+        "the oddest rows (from 0), and their oddest entries: log p given the others of the row "
+        "(median of the column)"
+    )
     for row in log_evidence.argsort()[:rows].tolist():
-        each = sorted((float(v[row]) - usual[name], float(v[row]), name) for name, v in cells.items() if not v[row].isnan())
-        why = ", ".join(f"{_clean(shown(name))} {value:.1f} ({usual[name]:.1f})" for _, value, name in each[:columns])
+        each = sorted(
+            (float(v[row]) - usual[name], float(v[row]), name)
+            for name, v in cells.items()
+            if not v[row].isnan()
+        )
+        why = ", ".join(
+            f"{_clean(shown(name))} {value:.1f} ({usual[name]:.1f})"
+            for _, value, name in each[:columns]
+        )
         answer(f"{row:>8}  log p(x) {float(log_evidence[row]):.1f}: {why}")
 
 
 def name_rows(chosen: Any, most: int = 10) -> str:
-    """Returns how many rows are chosen, (N,), and which, from 0: "2 of 30 rows (4, 7)"; nothing where none is."""
+    """Returns how many rows are chosen, (N,), and which, from 0: "2 of 30 rows (4, 7)".
+
+    Nothing where none is.
+    """
     rows = chosen.nonzero()[:, 0].tolist()
     more = ", ..." if len(rows) > most else ""
-    return f"{len(rows)} of {len(chosen)} rows ({', '.join(map(str, rows[:most]))}{more})" if rows else ""
+    return (
+        f"{len(rows)} of {len(chosen)} rows ({', '.join(map(str, rows[:most]))}{more})"
+        if rows
+        else ""
+    )
 
 
 def show_evaluation(run: Run, as_json: bool) -> None:
@@ -141,24 +183,39 @@ def show_next(run: Run, seconds: float) -> None:
 def show_numbers(result: Mapping[str, Any]) -> None:
     bits = result.get("bits_per_dimension", {})
     table = Table(box=None, pad_edge=False)
-    table.add_column(_text(f"{result['num_data']} {result['data'] + ' ' if 'data' in result else ''}data"))
-    for title in ("nats per datum", "± Monte Carlo", "± test set", *(["bits per dim"] if bits else [])):
+    table.add_column(
+        _text(f"{result['num_data']} {result['data'] + ' ' if 'data' in result else ''}data")
+    )
+    for title in (
+        "nats per datum",
+        "± Monte Carlo",
+        "± test set",
+        *(["bits per dim"] if bits else []),
+    ):
         table.add_column(title, justify="right")
     for name, title in NAMES.items():
         if result.get(name):
             row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
-            table.add_row(title, *row, *([_bits(bits[name]) if name in bits else ""] if bits else []))
+            table.add_row(
+                title, *row, *([_bits(bits[name]) if name in bits else ""] if bits else [])
+            )
     console = _stdout()
     console.print(table)
     ess, reliable = result["ess"], result["khat"]["reliable_share"]
     by = _by(result["by"]) if result.get("by", {}).keys() - {"importance"} else ""
     console.print(
         _text(
-            f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples {ess['mean']:.1f} in the mean, "
+            f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples "
+            f"{ess['mean']:.1f} in the mean, "
             f"{ess['smallest']:.1f} at least"
             + ("" if reliable is None else f"; k-hat finds {reliable:.0%} of the data reliable")
             + "\n"
-            + (f"log p(x) is by {by}; reliable for {result['reliable_share'] or 0:.0%} of the rows\n" if by else "")
+            + (
+                f"log p(x) is by {by}; reliable for {result['reliable_share'] or 0:.0%} of the "
+                f"rows\n"
+                if by
+                else ""
+            )
             + f"active units: {result['active_units']} of {result['latent_dim']}"
         ),
         soft_wrap=True,
@@ -188,25 +245,43 @@ def show_audit(result: Mapping[str, Any]) -> None:
         ("log p(x), importance sampling", result["evidence"]["log_evidence"]),
         ("log p(x), annealing", (result["annealing"] or {}).get("log_evidence")),
         ("  sandwich on simulated data, width", (result["sandwich"] or {}).get("width")),
-        ("  importance sampling there short by", (result["sandwich"] or {}).get("importance_short_by")),
+        (
+            "  importance sampling there short by",
+            (result["sandwich"] or {}).get("importance_short_by"),
+        ),
         ("rate", (result["latents"] or {}).get("rate")),
         ("  a better prior buys", (result["latents"] or {}).get("prior_gain")),
-        ("train - held-out log p(x)", ((result["overfitting"] or {}).get("log_evidence") or {}).get("difference")),
+        (
+            "train - held-out log p(x)",
+            ((result["overfitting"] or {}).get("log_evidence") or {}).get("difference"),
+        ),
         ("baseline, independent marginals", result["baseline"]),
     ]
     for title, estimate in rows:
         if estimate:
-            errors = ("" if estimate[k] is None else _number(estimate[k]) for k in ("mc_error", "test_error"))
+            errors = (
+                "" if estimate[k] is None else _number(estimate[k])
+                for k in ("mc_error", "test_error")
+            )
             table.add_row(title, _number(estimate["value"]), *errors)
     console = _stdout()
     console.print(table)
     how = _by(result["log_evidence"]["by"])
-    lines = [f"log p(x) is by {how}; reliable for {result['log_evidence']['reliable_share']:.0%} of the data"]
+    lines = [
+        f"log p(x) is by {how}; reliable for {result['log_evidence']['reliable_share']:.0%} of the "
+        f"data"
+    ]
     if found := result["latents"]:
         lines.append(f"active units: {found['active_units']} of {found['latent_dim']}")
     if found := result["calibration"]:
         lines.append(f"calibration: {found['verdict']}")
-    sections = [result, *(result[name] or {} for name in ("evidence", "gaps", "annealing", "latents", "samples", "blur"))]
+    sections = [
+        result,
+        *(
+            result[name] or {}
+            for name in ("evidence", "gaps", "annealing", "latents", "samples", "blur")
+        ),
+    ]
     warnings = [line for part in sections for line in part.get("warnings", [])]
     lines += [f"note: {_clean(line)}" for line in (*result["notes"], *warnings)]
     lines += _not_measured(result)
@@ -216,22 +291,36 @@ def show_audit(result: Mapping[str, Any]) -> None:
         worth = (
             ""
             if finding["nats"] is None
-            else f": {finding['nats']:.2f} nats" + (f" of {finding['raises']}" if finding["raises"] else "")
+            else f": {finding['nats']:.2f} nats"
+            + (f" of {finding['raises']}" if finding["raises"] else "")
         )
-        lines += [f"{number}. {finding['name']}{worth}", f"   {finding['what']}", f"   {finding['evidence']}"]
+        lines += [
+            f"{number}. {finding['name']}{worth}",
+            f"   {finding['what']}",
+            f"   {finding['evidence']}",
+        ]
         lines += [f"   {finding['action']}: {finding['command']}"]
     for line in lines:
         console.print(_text(line), soft_wrap=True)
 
 
 def _not_measured(result: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each reason for which sections were not measured, and the stop of an audit that only shortened some."""
+    """Returns a line for each reason for which sections were not measured, and the stop of an audit
+    that only shortened some.
+    """
     reasons: dict[str, list[str]] = {}
     for name, why in result["missing"].items():
         reasons.setdefault(why, []).append(name.replace("_", " "))
-    lines = [f"note: not measured: {', '.join(names)}: {_clean(why)}" for why, names in reasons.items() if why]
+    lines = [
+        f"note: not measured: {', '.join(names)}: {_clean(why)}"
+        for why, names in reasons.items()
+        if why
+    ]
     if result["stopped"] and not any("before it" in why for why in reasons):
-        lines.append(f"note: {'the time was up' if result['stopped'] == 'time' else 'stopped'}; nothing whole is missing")
+        lines.append(
+            f"note: {'the time was up' if result['stopped'] == 'time' else 'stopped'}; nothing "
+            f"whole is missing"
+        )
     return lines
 
 
@@ -244,7 +333,13 @@ def show_tightening(run: Run) -> None:
     for title in ("the same decoder", "before", "after"):
         table.add_column(title, justify="left" if title.startswith("the") else "right")
     for name in ("elbo", "log_evidence", "inference_gap"):
-        table.add_row(NAMES[name], *(f"{_number(e[name]['value'])} ± {_number(e[name]['mc_error'])}" for e in (before, after)))
+        table.add_row(
+            NAMES[name],
+            *(
+                f"{_number(e[name]['value'])} ± {_number(e[name]['mc_error'])}"
+                for e in (before, after)
+            ),
+        )
     console.print(table)
 
 
@@ -255,7 +350,11 @@ def show_gradients(result: Mapping[str, Any]) -> None:
         "estimator",
         "bound",
         "ms",
-        *(f"{part} {what}" for part in ("encoder", "decoder") for what in ("variance", "signal/noise", "bias z")),
+        *(
+            f"{part} {what}"
+            for part in ("encoder", "decoder")
+            for what in ("variance", "signal/noise", "bias z")
+        ),
     )
     for title in titles:
         table.add_column(title, justify="left" if title == "estimator" else "right")
@@ -263,16 +362,27 @@ def show_gradients(result: Mapping[str, Any]) -> None:
         if "reason" in row:
             table.add_row(_text(row["name"]), _text(row["reason"]))
             continue
-        cells: list[Text | str] = [_text(f"{row['name']} ({row['target']})"), _text(_number(row["bound"]["value"], 2))]
+        cells: list[Text | str] = [
+            _text(f"{row['name']} ({row['target']})"),
+            _text(_number(row["bound"]["value"], 2)),
+        ]
         cells.append("" if row["seconds"] is None else f"{1000 * row['seconds']['value']:.1f}")
         for part in ("encoder", "decoder"):
             found = row[part]
             if found is None:
                 cells += ["", "", ""]
                 continue
-            variance, signal, bias = found["relative_variance"], found["signal_to_noise"], found["bias"]
+            variance, signal, bias = (
+                found["relative_variance"],
+                found["signal_to_noise"],
+                found["bias"],
+            )
             cells.append("" if variance is None else f"{variance['value']:.3g} x")
-            cells.append("below noise" if signal is None or signal["value"] is None else f"{signal['value']:.3g}")
+            cells.append(
+                "below noise"
+                if signal is None or signal["value"] is None
+                else f"{signal['value']:.3g}"
+            )
             cells.append("" if bias is None else f"{bias['z']:.1f}")
         table.add_row(*cells)
     _stdout().print(table)
@@ -284,12 +394,20 @@ def _bits(estimate: Mapping[str, float | None]) -> str:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "unknown" if value is None else f"{value:.{digits}f}" if abs(value) < 1e7 else f"{value:.4g}"
+    return (
+        "unknown"
+        if value is None
+        else f"{value:.{digits}f}"
+        if abs(value) < 1e7
+        else f"{value:.4g}"
+    )
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Gives a function that advances a bar on a terminal, and prints a line each tenth of the way elsewhere."""
+    """Gives a function that advances a bar on a terminal, and prints a line each tenth of the way
+    elsewhere.
+    """
     console = _stderr()
     if console.is_terminal:
         columns = (
@@ -309,14 +427,20 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         done += amount
         if done * 10 // total > shown:
             shown = done * 10 // total
-            console.print(_text(f"{title} {100 * done // total} %{', ' + note if note else ''}"), soft_wrap=True)
+            console.print(
+                _text(f"{title} {100 * done // total} %{', ' + note if note else ''}"),
+                soft_wrap=True,
+            )
 
     yield advance
 
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, float], None]]:
-    """Gives a function that is told the stage of a long computation and how much of it is done: a bar for each on a terminal."""
+    """Gives a function that is told the stage of a long computation and how much of it is done.
+
+    A bar for each on a terminal.
+    """
     console, current = _stderr(), ""
     if not console.is_terminal:
 
@@ -329,7 +453,11 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         yield say
         return
     with Progress(
-        TextColumn("{task.description:<34}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
     ) as bar:
         task = bar.add_task("", total=1.0)
 
@@ -344,7 +472,10 @@ def stages() -> Iterator[Callable[[str, float], None]]:
 
 
 class _Console(Console):
-    """A console that falls silent when its reader goes away (``taut fit ... | head``), so that the work goes on."""
+    """A console that falls silent when its reader goes away (``taut fit ...
+
+    | head``), so that the work goes on.
+    """
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -360,7 +491,10 @@ def _stderr() -> Console:
 
 
 def _text(text: object) -> Text:
-    """Returns what may be printed: no control characters, which could write anything on a terminal, and no markup."""
+    """Returns what may be printed.
+
+    No control characters, which could write anything on a terminal, and no markup.
+    """
     return Text(_clean(str(text)))
 
 

@@ -1,9 +1,10 @@
 """Data ready to train on: read, understood, checked, split and stored small.
 
-Rows stay in their own units and, where they fit, in bytes; a batch is one indexing operation. Grey images may be
-*binarised*, read as x ~ Bernoulli(p) with p = grey / 255: ``"dynamic"`` draws the training bits anew at each use, so a
-model sees the distribution and not one sample of it, while validation and test are drawn once, since a score needs
-fixed data. ``"threshold"`` asks p >= 1/2 instead, once, in all parts.
+Rows stay in their own units and, where they fit, in bytes; a batch is one indexing operation. Grey
+images may be *binarised*, read as x ~ Bernoulli(p) with p = grey / 255: ``"dynamic"`` draws the
+training bits anew at each use, so a model sees the distribution and not one sample of it, while
+validation and test are drawn once, since a score needs fixed data. ``"threshold"`` asks p >= 1/2
+instead, once, in all parts.
 """
 
 from __future__ import annotations
@@ -52,15 +53,16 @@ class Dataset:
 
     Args:
         schema: What one datum is, after binarising.
-        train: Training rows: uint8 if the levels fit, else float; NaN is missing. With ``binarize="dynamic"`` they are grey:
-            bytes mean p = x / 255, floats are p.
+        train: Training rows: uint8 if the levels fit, else float; NaN is missing. With
+            ``binarize="dynamic"`` they are grey: bytes mean p = x / 255, floats are p.
         validation: Validation rows; they may be none.
         test: Test rows; they may be none.
         train_labels: Labels of the training rows, if the source has them.
         validation_labels: Likewise.
         test_labels: Likewise.
         notes: What a person should know about these data, a line each.
-        fingerprint: Names exactly these data, before the split (with an official test set: ``train+test``).
+        fingerprint: Names exactly these data, before the split (with an official test set:
+            ``train+test``).
         name: The string to read the training source again; empty for arrays.
         binarize: How grey became bits.
         streamed: Whether the rows stay in their file.
@@ -110,34 +112,54 @@ def prepare(
         levels: Overrides the inferred levels (lowest, highest) of an array.
         shape: Shape of one datum, where the source holds it flattened.
         binarize: ``"none"``, ``"dynamic"`` or ``"threshold"``.
-        schema: For a table: a TOML file that says what columns are, or a schema made before, which is then kept.
+        schema: For a table: a TOML file that says what columns are, or a schema made before, which
+            is then kept.
         missing_values: For a table: further texts and numbers that mean missing.
         condition: For a table: names of the columns that are the context of the others.
-        test: An official test set; nothing is split off for testing then, and ``test_fraction`` has no meaning.
+        test: An official test set; nothing is split off for testing then, and ``test_fraction`` has
+            no meaning.
         validation_fraction: Share of the rows for validation; may be 0.
         test_fraction: Share of the rows for testing; may be 0.
-        split: ``"copies"`` keeps all copies of a row in one part, ``"rows"`` splits each by itself; by default rows of many
-            copies are divided where a part would otherwise be unlike the data (``taut.data.split``).
-        seed: Of the bits of validation and test under ``"dynamic"``. The split does not depend on it.
+        split: ``"copies"`` keeps all copies of a row in one part, ``"rows"`` splits each by itself;
+            by default rows of many copies are divided where a part would otherwise be unlike the
+            data (``taut.data.split``).
+        seed: Of the bits of validation and test under ``"dynamic"``. The split does not depend on
+            it.
 
     Fails:
         UsageError: an option is wrong or contradicts another.
-        DataError: the data cannot be read, or must not be trained on; it lists every problem of both sources.
+        DataError: the data cannot be read, or must not be trained on; it lists every problem of
+            both sources.
     """
     if binarize not in BINARIZE:
         raise UsageError(f"binarize must be one of {', '.join(BINARIZE)}, not {binarize!r}")
     sources = [read(source, key, options)]
     if test is not None:
-        streamed = isinstance(sources[0].data, Streamed) if kind_of(source) == "Parquet files" else None
+        streamed = (
+            isinstance(sources[0].data, Streamed) if kind_of(source) == "Parquet files" else None
+        )
         sources.append(read(test, None, replace(options, stream=streamed).only(kind_of(test))))
-    names = [shown(s.name) or f"the {part} data" for s, part in zip(sources, ("training", "test"), strict=False)]
+    names = [
+        shown(s.name) or f"the {part} data"
+        for s, part in zip(sources, ("training", "test"), strict=False)
+    ]
     fractions = (validation_fraction, 0.0 if test is not None else test_fraction)
     if any(s.is_table for s in sources):
-        of_arrays = {"kind": kind, "levels": levels, "shape": shape, "binarize": None if binarize == "none" else binarize}
+        of_arrays = {
+            "kind": kind,
+            "levels": levels,
+            "shape": shape,
+            "binarize": None if binarize == "none" else binarize,
+        }
         if wrong := [name for name, value in of_arrays.items() if value is not None]:
-            raise UsageError(f"--{wrong[0]} is for arrays and images; what the columns of a table are is said by --schema FILE")
+            raise UsageError(
+                f"--{wrong[0]} is for arrays and images; what the columns of a table are is said "
+                f"by --schema FILE"
+            )
         given = schema if isinstance(schema, Schema) else None if schema is None else Path(schema)
-        return _table_dataset(sources, names, Asked(given, missing_values, condition), fractions, split)
+        return _table_dataset(
+            sources, names, Asked(given, missing_values, condition), fractions, split
+        )
     of_tables = {
         "schema": None if isinstance(schema, Schema) else schema,
         "missing_values": missing_values,
@@ -145,22 +167,35 @@ def prepare(
     }
     if wrong := [name for name, value in of_tables.items() if value]:
         raise UsageError(
-            f"--{wrong[0].replace('_', '-')} is for tables with named columns: a CSV or Parquet file, or a data frame"
+            f"--{wrong[0].replace('_', '-')} is for tables with named columns: a CSV or Parquet "
+            f"file, or a data frame"
         )
-    of_dense = {"levels": levels, "shape": shape, "binarize": None if binarize == "none" else binarize}
+    of_dense = {
+        "levels": levels,
+        "shape": shape,
+        "binarize": None if binarize == "none" else binarize,
+    }
     wrong = [name for name, value in of_dense.items() if value is not None]
     if not wrong and kind in (None, "count"):
         sources = [_counted(s, given) for s, given in zip(sources, (source, test), strict=False)]
     if any(not isinstance(s.data, np.ndarray) for s in sources):
         if wrong:
-            raise UsageError(f"--{wrong[0]} is for dense arrays; a sparse matrix holds counts: give it dense, as .npy")
-        advice = [_advice(s, given, options) for s, given in zip(sources, (source, test), strict=False)]
+            raise UsageError(
+                f"--{wrong[0]} is for dense arrays; a sparse matrix holds counts: give it dense, "
+                f"as .npy"
+            )
+        advice = [
+            _advice(s, given, options) for s, given in zip(sources, (source, test), strict=False)
+        ]
         return _sparse_dataset(sources, names, kind, fractions, split, advice)
     return _array_dataset(sources, names, kind, levels, shape, binarize, fractions, split, seed)
 
 
 def _counted(source: Source, given: object) -> Source:
-    """What an AnnData holds are counts, however it stores them: the same are the same data, split alike; others are refused."""
+    """What an AnnData holds are counts, however it stores them.
+
+    The same are the same data, split alike; others are refused.
+    """
     dense = isinstance(source.data, np.ndarray) and kind_of(given) == ".h5ad files"
     return source._replace(data=SparseRows.of(source.data)) if dense else source
 
@@ -168,9 +203,19 @@ def _counted(source: Source, given: object) -> Source:
 def _advice(source: Source, given: object, options: Options) -> str:
     """What to do with a matrix that holds no counts."""
     if kind_of(given) != ".h5ad files":
-        return "a sparse matrix holds counts; give other numbers dense: .toarray(), or sparse_output=False where it was made"
-    here = "no matrix of the file holds counts" if options.layer is None else f"counts are not in --layer {shown(options.layer)}"
-    return f"{here}; give raw counts with another --layer or file, or read a dense matrix with --kind real"
+        return (
+            "a sparse matrix holds counts; give other numbers dense: .toarray(), or "
+            "sparse_output=False where it was made"
+        )
+    here = (
+        "no matrix of the file holds counts"
+        if options.layer is None
+        else f"counts are not in --layer {shown(options.layer)}"
+    )
+    return (
+        f"{here}; give raw counts with another --layer or file, or read a dense matrix with --kind "
+        f"real"
+    )
 
 
 def _array_dataset(
@@ -187,7 +232,11 @@ def _array_dataset(
     shaped = [_shaped(s.data, shape, name) for s, name in zip(sources, names, strict=True)]
     arrays, wrong = [array for array, _ in shaped], [line for _, lines in shaped for line in lines]
     if binarize == "none":
-        known = (0, 16) if sources[0].name == "digits" and levels is None and kind in (None, "levels") else levels
+        known = (
+            (0, 16)
+            if sources[0].name == "digits" and levels is None and kind in (None, "levels")
+            else levels
+        )
         seen = infer(arrays[0], kind, known)
     else:
         seen = _grey_schema(arrays[0], kind, (0, 16) if sources[0].name == "digits" else levels)
@@ -201,11 +250,18 @@ def _array_dataset(
     copies = copies_of(hashes[0], *fractions, by, by_nature=seen.discrete and not seen.is_image)
     parts = split_hashes(hashes[0], *fractions, copies.most)
     trained, where = stored[0][parts[0]], f"{names[0]}, its training rows"
-    if binarize == "none" and trained.ndim == 2 and (wrong := flat_columns(chunks(trained), seen, where)):
+    if (
+        binarize == "none"
+        and trained.ndim == 2
+        and (wrong := flat_columns(chunks(trained), seen, where))
+    ):
         raise DataError(wrong)
     rows, labels = _parts(stored, [s.labels for s in sources], parts)
     if binarize == "dynamic":
-        rows[1:] = [_fixed_bits(x, seed, part) for x, part in zip(rows[1:], ("validation", "test"), strict=True)]
+        rows[1:] = [
+            _fixed_bits(x, seed, part)
+            for x, part in zip(rows[1:], ("validation", "test"), strict=True)
+        ]
     comparable = len({array.dtype for array in stored}) == 1
     notes = (
         *(array_notes(arrays[0], seen, names[0]) if binarize == "none" else ()),
@@ -227,14 +283,25 @@ def _sparse_dataset(
 ) -> Dataset:
     if kind not in (None, "count"):
         raise UsageError(f"a sparse matrix holds counts; for --kind {kind} give it dense, as .npy")
-    found_in = [problems_of_counts(s.data, n, way, s.columns) for s, n, way in zip(sources, names, advice, strict=True)]
+    found_in = [
+        problems_of_counts(s.data, n, way, s.columns)
+        for s, n, way in zip(sources, names, advice, strict=True)
+    ]
     wrong = [line for lines, _ in found_in for line in lines]
-    matrices = [s.data if isinstance(s.data, SparseRows) else SparseRows.of(s.data) for s in sources]
+    matrices = [
+        s.data if isinstance(s.data, SparseRows) else SparseRows.of(s.data) for s in sources
+    ]
     widths = {m.shape[1] for m in matrices}
     if len(widths) > 1:
-        wrong.append(f"{names[1]}: rows have {matrices[1].shape[1]} columns, but {matrices[0].shape[1]} are needed")
+        wrong.append(
+            f"{names[1]}: rows have {matrices[1].shape[1]} columns, but {matrices[0].shape[1]} are "
+            f"needed"
+        )
     if len(matrices[0]) < MIN_ROWS:
-        wrong.append(f"{names[0]}: has {len(matrices[0])} rows, but at least {MIN_ROWS} are needed; give more data")
+        wrong.append(
+            f"{names[0]}: has {len(matrices[0])} rows, but at least {MIN_ROWS} are needed; give "
+            f"more data"
+        )
     if wrong:
         raise DataError(wrong)
     hashes = [m.row_hashes() for m in matrices]
@@ -245,18 +312,35 @@ def _sparse_dataset(
     if len(matrices) > 1:
         rows[2], labels[2] = matrices[1], sources[1].labels
     schema = Schema("count", matrices[0].shape[1:], 0.0, float(max(m.largest() for m in matrices)))
-    notes = (*(line for _, lines in found_in for line in lines), *copies.notes, *shared_notes(hashes))
+    notes = (
+        *(line for _, lines in found_in for line in lines),
+        *copies.notes,
+        *shared_notes(hashes),
+    )
     mark = "+".join(m.fingerprint() for m in matrices)
     return _dataset(sources, schema, rows, labels, notes, mark, copies=copies)
 
 
 def _table_dataset(
-    sources: list[Source], names: list[str], asked: Asked, fractions: tuple[float, float], by: str | None
+    sources: list[Source],
+    names: list[str],
+    asked: Asked,
+    fractions: tuple[float, float],
+    by: str | None,
 ) -> Dataset:
     table = prepare_tables([s.data for s in sources], names, asked, fractions, MIN_ROWS, by)
     streamed, none = isinstance(sources[0].data, Streamed), [None] * 3
     mark = table.fingerprint
-    return _dataset(sources, table.schema, table.parts, none, table.notes, mark, streamed=streamed, copies=table.copies)
+    return _dataset(
+        sources,
+        table.schema,
+        table.parts,
+        none,
+        table.notes,
+        mark,
+        streamed=streamed,
+        copies=table.copies,
+    )
 
 
 def _dataset(
@@ -272,10 +356,27 @@ def _dataset(
     copies: Copies,
 ) -> Dataset:
     (train, validation, test), (of_train, of_validation, of_test) = rows, labels
-    told = (*(line for s in sources for line in s.notes), *notes, *number_notes(train, schema), *few_notes(len(train), schema))
+    told = (
+        *(line for s in sources for line in s.notes),
+        *notes,
+        *number_notes(train, schema),
+        *few_notes(len(train), schema),
+    )
     name = sources[0].name
     labelled = (of_train, of_validation, of_test)
-    return Dataset(schema, train, validation, test, *labelled, told, mark, name, binarize, streamed, copies.divided)
+    return Dataset(
+        schema,
+        train,
+        validation,
+        test,
+        *labelled,
+        told,
+        mark,
+        name,
+        binarize,
+        streamed,
+        copies.divided,
+    )
 
 
 class New(NamedTuple):
@@ -305,8 +406,9 @@ def check_against(
 ) -> New:
     """Returns new data for a trained model, stored as its own test set was.
 
-    Flat rows take the schema's event shape. Grey data are binarised once, with the bits that ``prepare`` gives an
-    official test set under this ``seed``; data that are bits already stay as they are. The columns of a table are found by name.
+    Flat rows take the schema's event shape. Grey data are binarised once, with the bits that
+    ``prepare`` gives an official test set under this ``seed``; data that are bits already stay as
+    they are. The columns of a table are found by name.
 
     Fails:
         DataError: the data are not what the model was trained on; it lists every problem.
@@ -315,14 +417,27 @@ def check_against(
     where = shown(name) or "the data"
     if schema.kind == "table":
         if not Source(data, None, name).is_table:
-            raise DataError(f"{where}: is an array, and the model was trained on a table with named columns: give such a table")
+            raise DataError(
+                f"{where}: is an array, and the model was trained on a table with named columns: "
+                f"give such a table"
+            )
         rows, more, table = check_table(data, schema, where)
         return New(rows, (*notes, *more), table)
     if Source(data, None, name).is_table:
-        raise DataError(f"{where}: is a table, and the model was trained on {schema.describe()}: give an array")
+        raise DataError(
+            f"{where}: is a table, and the model was trained on {schema.describe()}: give an array"
+        )
     if not isinstance(data, np.ndarray):
-        wrong = [] if data.shape[1:] == schema.event_shape else [_other_width(data.shape[1:], schema, where)]
-        wrong += [] if schema.kind == "count" else [f"{where}: is sparse, and the model is of {schema.kind} data: give it dense"]
+        wrong = (
+            []
+            if data.shape[1:] == schema.event_shape
+            else [_other_width(data.shape[1:], schema, where)]
+        )
+        wrong += (
+            []
+            if schema.kind == "count"
+            else [f"{where}: is sparse, and the model is of {schema.kind} data: give it dense"]
+        )
         if wrong := wrong + problems_of_counts(data, where)[0]:
             raise DataError(wrong)
         return New(data, notes)
@@ -336,20 +451,29 @@ def check_against(
     rows = torch.from_numpy(_stored(array, seen, binarize))
     notes = (
         *notes,
-        *outside_levels(array, schema, where, "log p(x) of their rows is finite, but low; {} to expect them"),
+        *outside_levels(
+            array, schema, where, "log p(x) of their rows is finite, but low; {} to expect them"
+        ),
         *drift_notes(array, schema),
     )
     return New(_fixed_bits(rows, seed, "test") if binarize == "dynamic" else rows, notes)
 
 
 def _other_width(shape: tuple[int, ...], schema: Schema, where: str) -> str:
-    return f"{where}: rows have shape {shape}, but {schema.event_shape} is needed; give the same columns in the same order"
+    return (
+        f"{where}: rows have shape {shape}, but {schema.event_shape} is needed; give the same "
+        f"columns in the same order"
+    )
 
 
 def draw_bits(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Returns bits, each 1 with its own probability p, in torch's default dtype: a byte x means p = x / 255, a float p itself."""
+    """Returns bits, each 1 with its own probability p, in torch's default dtype.
+
+    A byte x means p = x / 255, a float p itself.
+    """
     if x.dtype == torch.uint8 and x.device.type == "cpu":
-        bits = torch.from_numpy(_bits_of_bytes(x, generator).view(np.uint8))  # torch widens bytes faster than booleans
+        # torch widens bytes faster than booleans
+        bits = torch.from_numpy(_bits_of_bytes(x, generator).view(np.uint8))
     else:
         p = x / 255 if x.dtype == torch.uint8 else x
         bits = torch.rand(p.shape, dtype=p.dtype, device=p.device, generator=generator) < p
@@ -359,18 +483,25 @@ def draw_bits(x: torch.Tensor, generator: torch.Generator | None = None) -> torc
 def _bits_of_bytes(x: torch.Tensor, generator: torch.Generator | None) -> np.ndarray:
     """Returns bits of probability x / 255, from one random byte each.
 
-    In base 256, x / 255 is 0.xxx...: a uniform number is below it if its first digit is below x, and where that digit is x the
-    next ones decide. Those come from one more number for each row, by the generator of Steele, Lea and Flood (2014).
+    In base 256, x / 255 is 0.xxx...: a uniform number is below it if its first digit is below x,
+    and where that digit is x the next ones decide. Those come from one more number for each row, by
+    the generator of Steele, Lea and Flood (2014).
     """
     grey = x.reshape(len(x), math.prod(x.shape[1:])).numpy()
     words = math.ceil(grey.shape[1] / 8)
-    noise = torch.empty(len(x), words + 1, dtype=torch.int64).random_(-(2**63), None, generator=generator).numpy()
+    noise = (
+        torch.empty(len(x), words + 1, dtype=torch.int64)
+        .random_(-(2**63), None, generator=generator)
+        .numpy()
+    )
     digits = noise.view(np.uint8)[:, : grey.shape[1]]
     bits = digits < grey
     tie = np.flatnonzero(digits == grey)
     if len(tie):
         row, column = np.divmod(tie, grey.shape[1])
-        state = noise[row, words].view(np.uint64) + (column + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        state = noise[row, words].view(np.uint64) + (column + 1).astype(np.uint64) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
         state ^= state >> np.uint64(31)
@@ -378,13 +509,21 @@ def _bits_of_bytes(x: torch.Tensor, generator: torch.Generator | None) -> np.nda
     return bits.reshape(x.shape)
 
 
-def batch(data: Rows, index: torch.Tensor, binarize: bool = False, generator: torch.Generator | None = None) -> torch.Tensor:
+def batch(
+    data: Rows,
+    index: torch.Tensor,
+    binarize: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """Returns the rows ``index`` of ``data`` in torch's default dtype, binarised anew if asked."""
-    rows = data.index_select(0, index) if isinstance(data, torch.Tensor) else data[index]  # faster than data[index]
+    # faster than data[index]
+    rows = data.index_select(0, index) if isinstance(data, torch.Tensor) else data[index]
     return draw_bits(rows, generator) if binarize else rows.to(torch.get_default_dtype())
 
 
-def _shaped(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> tuple[np.ndarray, list[str]]:
+def _shaped(
+    array: np.ndarray, shape: tuple[int, ...] | None, name: str
+) -> tuple[np.ndarray, list[str]]:
     if shape is not None:
         if min(shape, default=0) < 1:
             raise UsageError(f"--shape {'x'.join(map(str, shape))}: every side must be at least 1")
@@ -392,9 +531,15 @@ def _shaped(array: np.ndarray, shape: tuple[int, ...] | None, name: str) -> tupl
             return array.reshape(len(array), *shape), []
         held, wanted = array.size // len(array), math.prod(shape)
         sides = "x".join(map(str, shape))
-        return array, [f"{name}: rows of {held} values cannot take --shape {sides}, {wanted} values; correct --shape"]
+        return array, [
+            f"{name}: rows of {held} values cannot take --shape {sides}, {wanted} values; correct "
+            f"--shape"
+        ]
     if array.ndim == 1:
-        return array, [f"{name}: is one-dimensional, {len(array)} numbers; give another --key, or --shape 1 if each is a row"]
+        return array, [
+            f"{name}: is one-dimensional, {len(array)} numbers; give another --key, or --shape 1 "
+            f"if each is a row"
+        ]
     return array, []
 
 
@@ -405,21 +550,31 @@ def _grey_schema(array: np.ndarray, kind: Kind | None, levels: tuple[int, int] |
     if levels not in (None, (0, 255)):
         low, high = levels
         rescaled = f"(x - {low}) / {high - low}" if low else f"x / {high}"
-        raise UsageError(f"--binarize reads levels 0..255, not {low}..{high}; leave it away, or save {rescaled} and give that")
+        raise UsageError(
+            f"--binarize reads levels 0..255, not {low}..{high}; leave it away, or save {rescaled} "
+            f"and give that"
+        )
     levels_only = integers_only(array) and (array.dtype.kind != "f" or array.max() > 1)
-    return Schema("levels" if levels_only else "real", array.shape[1:], 0.0, 255.0 if levels_only else 1.0)
+    return Schema(
+        "levels" if levels_only else "real", array.shape[1:], 0.0, 255.0 if levels_only else 1.0
+    )
 
 
-def _problems(array: np.ndarray, schema: Schema, name: str, binarize: str, *, training: bool) -> list[str]:
+def _problems(
+    array: np.ndarray, schema: Schema, name: str, binarize: str, *, training: bool
+) -> list[str]:
     min_rows = MIN_ROWS if training else 1
     if binarize == "none":
         return problems(array, schema, name, min_rows, training=training, beyond=not training)
     grey = _grey_schema(array, None, None)
     grey = Schema(grey.kind, schema.event_shape, grey.low, grey.high)
-    lines = problems(array, grey, name, min_rows, training=False)  # a pixel that is always black is fine as a bit
+    # a pixel that is always black is fine as a bit
+    lines = problems(array, grey, name, min_rows, training=False)
     if grey.kind == "real":
         mend = "--binarize needs levels 0..255 or values in [0, 1]"
-        lines += found(name, array, lambda x: np.isfinite(x) & ((x < 0) | (x > 1)), "outside [0, 1]", mend)
+        lines += found(
+            name, array, lambda x: np.isfinite(x) & ((x < 0) | (x > 1)), "outside [0, 1]", mend
+        )
     if training and _is_bits(array):
         lines.append(f"{name}: is binary already; leave --binarize away")
     return lines
@@ -430,9 +585,13 @@ def _is_bits(array: np.ndarray) -> bool:
 
 
 def _stored(array: np.ndarray, schema: Schema, binarize: str) -> np.ndarray:
-    """Bytes where the values are bytes; otherwise float32, or float64 if the data have it and torch computes in it."""
+    """Bytes where the values are bytes.
+
+    Otherwise float32, or float64 if the data have it and torch computes in it.
+    """
     if binarize != "none" and _is_bits(array):
-        return array.astype(np.uint8) * np.uint8(255 if binarize == "dynamic" else 1)  # grey 255 is a sure 1
+        # grey 255 is a sure 1
+        return array.astype(np.uint8) * np.uint8(255 if binarize == "dynamic" else 1)
     if binarize != "none":
         divided = is_divided_by_255(array)
         grey = np.rint(255.0 * array).astype(np.uint8) if divided else array
@@ -441,14 +600,22 @@ def _stored(array: np.ndarray, schema: Schema, binarize: str) -> np.ndarray:
             return (grey >= (128 if bytes_only else 0.5)).astype(np.uint8)
         if bytes_only:
             return grey.astype(np.uint8)
-    elif schema.kind != "real" and array.size and array.min() >= 0 and array.max() <= 255 and not has_gaps(array):
+    elif (
+        schema.kind != "real"
+        and array.size
+        and array.min() >= 0
+        and array.max() <= 255
+        and not has_gaps(array)
+    ):
         return array.astype(np.uint8)
     exact = np.result_type(array.dtype, np.float32)
     return array.astype(np.float32 if exact == np.float32 else float_storage())
 
 
 def _parts(
-    stored: list[np.ndarray], labels: list[np.ndarray | None], parts: tuple[np.ndarray, np.ndarray, np.ndarray]
+    stored: list[np.ndarray],
+    labels: list[np.ndarray | None],
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> tuple[list[Any], list[np.ndarray | None]]:
     rows: list[Any] = [torch.from_numpy(stored[0][part]) for part in parts]
     names = [None if labels[0] is None else labels[0][part] for part in parts]
@@ -458,6 +625,11 @@ def _parts(
 
 
 def _fixed_bits(grey: torch.Tensor, seed: int, part: str) -> torch.Tensor:
-    """Bits drawn once, stored as bytes, from a stream of their own: other users of ``seed`` must not repeat them."""
-    own = int.from_bytes(blake2b(f"taut.data {part} {seed}".encode(), digest_size=7).digest(), "little")
+    """Bits drawn once, stored as bytes, from a stream of their own.
+
+    Other users of ``seed`` must not repeat them.
+    """
+    own = int.from_bytes(
+        blake2b(f"taut.data {part} {seed}".encode(), digest_size=7).digest(), "little"
+    )
     return draw_bits(grey, torch.Generator().manual_seed(own)).to(torch.uint8)

@@ -1,4 +1,5 @@
-"""Reads what is neither text, Parquet, array nor .h5ad: Arrow, Feather, JSON lines, Excel, counts of 10x and Matrix Market.
+"""Reads what is neither text, Parquet, array nor .h5ad: Arrow, Feather, JSON lines, Excel, counts
+of 10x and Matrix Market.
 
 What cannot be read is refused with the one command that converts it.
 """
@@ -22,7 +23,15 @@ from taut.system.memory import check_fits
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["CONVERT", "COUNTS", "TABLES", "conversion", "is_counts_folder", "read_counts", "read_table"]
+__all__ = [
+    "CONVERT",
+    "COUNTS",
+    "TABLES",
+    "conversion",
+    "is_counts_folder",
+    "read_counts",
+    "read_table",
+]
 
 TABLES = (".feather", ".arrow", ".ipc", ".jsonl", ".ndjson", ".xlsx")
 COUNTS = (".mtx", ".mtx.gz", ".h5")
@@ -30,7 +39,8 @@ MATRICES = ("matrix.mtx", "matrix.mtx.gz")
 SMALLER = "convert it to Parquet, which can stay on the disk (--stream)"
 CONVERT = {
     ".mat": "import numpy, scipy.io; numpy.save('{0}.npy', scipy.io.loadmat('{1}')['NAME'])",
-    ".dcm": "import numpy, pydicom; numpy.save('{0}.npy', pydicom.dcmread('{1}').pixel_array[None])",
+    ".dcm": "import numpy, pydicom; numpy.save('{0}.npy', "
+    "pydicom.dcmread('{1}').pixel_array[None])",
     ".zarr": "import anndata; anndata.read_zarr('{1}').write_h5ad('{0}.h5ad')",
     ".h5": "import h5py, numpy; numpy.save('{0}.npy', h5py.File('{1}')['NAME'][:])",
     ".hdf5": "import h5py, numpy; numpy.save('{0}.npy', h5py.File('{1}')['NAME'][:])",
@@ -43,14 +53,19 @@ CONVERT = {
     ".sav": "import pandas; pandas.read_spss('{1}').to_parquet('{0}.parquet')",
     ".sas7bdat": "import pandas; pandas.read_sas('{1}').to_parquet('{0}.parquet')",
     ".nii": "import nibabel, numpy; numpy.save('{0}.npy', nibabel.load('{1}').get_fdata())",
-    ".nc": "import xarray; xarray.open_dataset('{1}').to_dataframe().reset_index().to_parquet('{0}.parquet')",
+    ".nc": "import xarray; "
+    "xarray.open_dataset('{1}').to_dataframe().reset_index().to_parquet('{0}.parquet')",
 }
 
 
 def conversion(path: Path) -> str | None:
-    """Returns the command that makes a file of a format that can be read, if its suffix tells which."""
+    """Returns the command that makes a file of a format that can be read, if its suffix tells
+    which.
+    """
     code = CONVERT.get(path.suffix.lower())
-    return None if code is None else f'python -c "{code.format(shown(path.stem), shown(path.name))}"'
+    return (
+        None if code is None else f'python -c "{code.format(shown(path.stem), shown(path.name))}"'
+    )
 
 
 def is_counts_folder(path: Path) -> bool:
@@ -78,7 +93,10 @@ def read_table(path: Path) -> tuple[pa.Table, list[str]]:
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DataError(f"{where}: is no {suffix} file, or truncated or damaged ({shown(error)}); write it again") from error
+        raise DataError(
+            f"{where}: is no {suffix} file, or truncated or damaged ({shown(error)}); write it "
+            f"again"
+        ) from error
     if not table.num_rows:
         raise DataError(f"{where}: has no rows; give a file with at least one row of data")
     return table, []
@@ -106,7 +124,10 @@ def _sheet(path: Path, where: str) -> tuple[pa.Table, list[str]]:
     try:
         import openpyxl
     except ImportError as error:
-        raise UsageError(f"{where}: needs openpyxl to be read; pip install 'taut[excel]', or save the sheet as CSV") from error
+        raise UsageError(
+            f"{where}: needs openpyxl to be read; pip install 'taut[excel]', or save the sheet as "
+            f"CSV"
+        ) from error
     try:
         with zipfile.ZipFile(path) as archive:  # before anything is unpacked
             check_fits(2 * sum(info.file_size for info in archive.infolist()), where, SMALLER)
@@ -116,8 +137,12 @@ def _sheet(path: Path, where: str) -> tuple[pa.Table, list[str]]:
         book.close()
     except TautError:
         raise
-    except Exception as error:  # a damaged file raises whatever zipfile, the XML parser and openpyxl meet
-        raise DataError(f"{where}: is no .xlsx file, or truncated or damaged ({shown(error)}); save it again") from error
+    except (
+        Exception
+    ) as error:  # a damaged file raises whatever zipfile, the XML parser and openpyxl meet
+        raise DataError(
+            f"{where}: is no .xlsx file, or truncated or damaged ({shown(error)}); save it again"
+        ) from error
     return _of_cells(rows, where), [
         f"{where}: only its first sheet is read, not {shown(', '.join(others[:5]))}"
     ] if others else []
@@ -128,9 +153,14 @@ def _of_cells(rows: list[list[Any]], where: str) -> pa.Table:
 
     rows = [row for row in rows if any(cell is not None for cell in row)]
     if len(rows) < 2:
-        raise DataError(f"{where}: its first sheet has no header and rows; give one whose first row names the columns")
+        raise DataError(
+            f"{where}: its first sheet has no header and rows; give one whose first row names the "
+            f"columns"
+        )
     width = max(i + 1 for row in rows for i, cell in enumerate(row) if cell is not None)
-    names = ["" if name is None else str(name).strip() for name in (rows[0] + [None] * width)[:width]]
+    names = [
+        "" if name is None else str(name).strip() for name in (rows[0] + [None] * width)[:width]
+    ]
     columns = [[row[i] if i < len(row) else None for row in rows[1:]] for i in range(width)]
     return pa.Table.from_arrays([_typed(cells) for cells in columns], names=names)
 
@@ -150,7 +180,8 @@ def _typed(cells: list[Any]) -> pa.Array:
 
 
 def read_counts(path: Path) -> tuple[SparseRows, list[str]]:
-    """Returns the counts (cells, genes) of a 10x .h5 file, a .mtx file, or a folder of one, and notes.
+    """Returns the counts (cells, genes) of a 10x .h5 file, a .mtx file, or a folder of one, and
+    notes.
 
     Fails:
         DataError: it is damaged, or holds other things.
@@ -165,18 +196,26 @@ def read_counts(path: Path) -> tuple[SparseRows, list[str]]:
     try:
         if path.is_dir():
             file = next(path / name for name in MATRICES if (path / name).is_file())
-            matrix = scipy.sparse.csr_matrix(_matrix_market(file, shown(file)).T)  # genes are its rows
-            return from_scipy(matrix, where), [f"{where}: {matrix.shape[0]:,} cells and {matrix.shape[1]:,} genes of {file.name}"]
+            # genes are its rows
+            matrix = scipy.sparse.csr_matrix(_matrix_market(file, shown(file)).T)
+            return from_scipy(matrix, where), [
+                f"{where}: {matrix.shape[0]:,} cells and {matrix.shape[1]:,} genes of {file.name}"
+            ]
         if path.suffix.lower() == ".h5":
             return from_scipy(_ten_x(path, where), where), []
         rows = scipy.sparse.csr_matrix(_matrix_market(path, where))  # a dense one is taken, too
-        return from_scipy(rows, where), [f"{where}: the rows of the matrix are the rows of the data"]
+        return from_scipy(rows, where), [
+            f"{where}: the rows of the matrix are the rows of the data"
+        ]
     except (TautError, MemoryError, OutOfMemoryError):
         raise
     except PermissionError as error:
         raise UsageError(f"{where}: cannot be read ({error.strerror})") from error
     except Exception as error:  # a damaged file raises whatever h5py and scipy meet
-        raise DataError(f"{where}: is no matrix of counts, or truncated or damaged ({shown(error)}); write it again") from error
+        raise DataError(
+            f"{where}: is no matrix of counts, or truncated or damaged ({shown(error)}); write it "
+            f"again"
+        ) from error
 
 
 def _matrix_market(path: Path, where: str) -> Any:
@@ -192,7 +231,9 @@ def _matrix_market(path: Path, where: str) -> Any:
                 data += piece
                 check_fits(len(data), where, "save it as .h5ad")
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise DataError(f"{where}: is truncated or damaged ({shown(error)}); write or download it again") from error
+            raise DataError(
+                f"{where}: is truncated or damaged ({shown(error)}); write or download it again"
+            ) from error
     return _market_numbers(bytes(data), where)
 
 
@@ -208,7 +249,9 @@ def _market_numbers(data: bytes, where: str) -> Any:
     if words[:2] != [b"%%matrixmarket", b"matrix"] or any(
         word not in known for word, known in zip(words[2:], kinds, strict=False)
     ):
-        raise DataError(f"{where}: is no general Matrix Market matrix of integers or reals; save it as .h5ad")
+        raise DataError(
+            f"{where}: is no general Matrix Market matrix of integers or reals; save it as .h5ad"
+        )
     start = 0
     while data[start : start + 1] in (b"%", b"\n", b"\r"):
         start = data.index(b"\n", start) + 1
@@ -216,23 +259,33 @@ def _market_numbers(data: bytes, where: str) -> Any:
     sizes = [int(word) for word in head.split()]
     sparse = words[2] == b"coordinate"
     if len(sizes) != 2 + sparse or min(sizes) < 0:
-        raise DataError(f"{where}: its header {shown(head.decode(errors='replace'))} is damaged; write it again")
+        raise DataError(
+            f"{where}: its header {shown(head.decode(errors='replace'))} is damaged; write it again"
+        )
     entries = sizes[2] if sparse else sizes[0] * sizes[1]
     if entries * 2 > len(data) or max(sizes[:2]) > max(2**24, len(data)):
-        raise DataError(f"{where}: its header claims {head.decode(errors='replace')!r}, more than its {len(data)} bytes can hold")
+        raise DataError(
+            f"{where}: its header claims {head.decode(errors='replace')!r}, more than its "
+            f"{len(data)} bytes can hold"
+        )
     check_fits(32 * entries + 8 * sum(sizes[:2]), where, "save it as .h5ad")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # numpy warns where what follows is not a number
         numbers = np.fromstring(body.decode("ascii"), sep=" ")
     width = 3 - (words[3] == b"pattern") if sparse else 1
     if numbers.size != width * entries:
-        raise DataError(f"{where}: holds {numbers.size} numbers where its header claims {width * entries}; write it again")
+        raise DataError(
+            f"{where}: holds {numbers.size} numbers where its header claims {width * entries}; "
+            f"write it again"
+        )
     if not sparse:
         return numbers.reshape(sizes[1], sizes[0]).T
     table = numbers.reshape(entries, width)
     places = table[:, :2].astype(np.int64) - 1
     if not ((places >= 0) & (places < sizes[:2]) & (table[:, :2] == places + 1)).all():
-        raise DataError(f"{where}: an entry lies outside its {sizes[0]} x {sizes[1]} matrix; write it again")
+        raise DataError(
+            f"{where}: an entry lies outside its {sizes[0]} x {sizes[1]} matrix; write it again"
+        )
     values = table[:, 2] if width == 3 else np.ones(entries)
     return scipy.sparse.coo_matrix((values, (places[:, 0], places[:, 1])), shape=sizes[:2])
 
@@ -247,20 +300,36 @@ def _ten_x(path: Path, where: str) -> Any:
     look_first(path, where)
     with h5py.File(path, "r") as file:
         group = file.get("matrix")
-        if group is None or not hasattr(group, "keys") or not {"data", "indices", "indptr", "shape"} <= set(group.keys()):
+        if (
+            group is None
+            or not hasattr(group, "keys")
+            or not {"data", "indices", "indptr", "shape"} <= set(group.keys())
+        ):
             raise DataError(
-                f"{where}: is an HDF5 file, but no matrix of 10x; {conversion(path) or 'save it as .h5ad'} makes an array"
+                f"{where}: is an HDF5 file, but no matrix of 10x; "
+                f"{conversion(path) or 'save it as .h5ad'} makes an array"
             )
         parts = {name: group[name] for name in ("data", "indices", "indptr", "shape")}
         for name, part in parts.items():
             claimed, held = part.size * part.dtype.itemsize, part.id.get_storage_size()
             if claimed > max(2**20, 1032 * held):
-                raise DataError(f"{where}, {name}: claims {claimed} bytes where the file holds {held}; download it again")
-        check_fits(2 * sum(part.size * part.dtype.itemsize for part in parts.values()), where, "save it as .h5ad")
+                raise DataError(
+                    f"{where}, {name}: claims {claimed} bytes where the file holds {held}; "
+                    f"download it again"
+                )
+        check_fits(
+            2 * sum(part.size * part.dtype.itemsize for part in parts.values()),
+            where,
+            "save it as .h5ad",
+        )
         arrays = {name: np.asarray(part[()]) for name, part in parts.items()}
     genes, cells = (int(n) for n in arrays["shape"])
     if len(arrays["indptr"]) != cells + 1 or genes < 1:
-        raise DataError(f"{where}: claims {cells} cells, but its indptr has {len(arrays['indptr'])} entries; download it again")
+        raise DataError(
+            f"{where}: claims {cells} cells, but its indptr has {len(arrays['indptr'])} entries; "
+            f"download it again"
+        )
     matrix = scipy.sparse.csr_matrix((cells, genes), dtype=arrays["data"].dtype)
     matrix.data, matrix.indices, matrix.indptr = arrays["data"], arrays["indices"], arrays["indptr"]
-    return matrix  # a column for each cell is a row of the transposed matrix; from_scipy checks the indices
+    # a column for each cell is a row of the transposed matrix; from_scipy checks the indices
+    return matrix

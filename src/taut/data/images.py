@@ -1,8 +1,10 @@
-"""Turns a folder of image files into one array of pixels, exactly as they were stored, and says what had to be decided.
+"""Turns a folder of image files into one array of pixels, exactly as they were stored, and says
+what had to be decided.
 
-The headers are read first, so that everything wrong with the folder is listed before anything is decoded. A file of a
-few bytes may claim any size, so the pixels are counted before memory is given to them. Whatever Pillow would quietly do
-(cut 16 bits to 8, drop transparency, show a picture lying on its side) is done openly, counted in a note, or refused.
+The headers are read first, so that everything wrong with the folder is listed before anything is
+decoded. A file of a few bytes may claim any size, so the pixels are counted before memory is given
+to them. Whatever Pillow would quietly do (cut 16 bits to 8, drop transparency, show a picture lying
+on its side) is done openly, counted in a note, or refused.
 """
 
 from __future__ import annotations
@@ -28,7 +30,22 @@ __all__ = ["IMAGE_SUFFIXES", "read_folder"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm")
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".pbm",
+        ".pgm",
+        ".ppm",
+        ".pnm",
+    )
 )
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 16 * 2**30
@@ -38,7 +55,16 @@ GREY = {"1", "L", "LA"}
 PALETTE = {"P", "PA"}
 COLOUR = {"RGB", "RGBX", "RGBA", "CMYK", "YCbCr", "LAB"}
 DEEP = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
-UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation: the number of Pillow's Transpose that undoes it
+# EXIF's orientation: the number of Pillow's Transpose that undoes it
+UPRIGHT = {
+    2: 0,
+    3: 3,
+    4: 1,
+    5: 5,
+    6: 4,
+    7: 6,
+    8: 2,
+}
 
 
 class _Header(NamedTuple):
@@ -67,36 +93,41 @@ def read_folder(
     alpha: str | None = None,
     skip_bad: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """Returns the images under a folder as (array, labels, notes), in the order of their sorted paths.
+    """Returns the images under a folder as (array, labels, notes), in the order of their sorted
+    paths.
 
-    The array is (N, H, W) or (N, H, W, 3), uint8 or uint16. If every image lies in an immediate subfolder, and there are
-    two or more of these, their names are the labels; else the labels are None. A note is a line about what was decided.
+    The array is (N, H, W) or (N, H, W, 3), uint8 or uint16. If every image lies in an immediate
+    subfolder, and there are two or more of these, their names are the labels; else the labels are
+    None. A note is a line about what was decided.
 
-    ================================  ===========================================================================
-    what the file holds               what becomes of it
-    ================================  ===========================================================================
-    grey of 1 to 8 bits               grey 0..255; fewer levels are stretched to it (black 0, white 255)
-    grey of more than 8 bits          its levels, exactly, as uint16; outside 0..65535 refused
-    RGB                               RGB
-    palette                           its colours as RGB, or grey if no palette image of the folder has a colour
-    CMYK, YCbCr, LAB                  RGB, converted by Pillow; colour profiles are not applied
-    transparency                      none if every pixel is opaque; else refused, or as ``alpha`` says
-    grey beside colour                all RGB
-    16 beside 8 bits                  refused
-    16-bit colour, floating point     refused: Pillow cannot read them without loss, or they have no levels
-    ================================  ===========================================================================
+    ================================
+    =========================================================================== what the file holds
+    what becomes of it ================================
+    =========================================================================== grey of 1 to 8 bits
+    grey 0..255; fewer levels are stretched to it (black 0, white 255) grey of more than 8 bits
+    its levels, exactly, as uint16; outside 0..65535 refused RGB                               RGB
+    palette                           its colours as RGB, or grey if no palette image of the folder
+    has a colour CMYK, YCbCr, LAB                  RGB, converted by Pillow; colour profiles are not
+    applied transparency                      none if every pixel is opaque; else refused, or as
+    ``alpha`` says grey beside colour                all RGB 16 beside 8 bits
+    refused 16-bit colour, floating point     refused: Pillow cannot read them without loss, or they
+    have no levels ================================
+    ===========================================================================
 
     Args:
-        path: The folder, searched recursively; hidden files and folders are skipped, links are followed once.
+        path: The folder, searched recursively; hidden files and folders are skipped, links are
+            followed once.
         resize: Scales each image to this height and width, with antialiased bicubic interpolation.
-        crop: Keeps the centre: with ``resize`` the largest part of its aspect ratio, scaled; alone as many pixels as the
-            smallest height and the smallest width.
-        alpha: ``"drop"`` leaves transparency away, ``"composite"`` lays transparent images on white.
-        skip_bad: Largest share of the files that may be unreadable, and are then left out: damaged, of more than 64 million
-            pixels, 16-bit colour, floating point.
+        crop: Keeps the centre: with ``resize`` the largest part of its aspect ratio, scaled; alone
+            as many pixels as the smallest height and the smallest width.
+        alpha: ``"drop"`` leaves transparency away, ``"composite"`` lays transparent images on
+            white.
+        skip_bad: Largest share of the files that may be unreadable, and are then left out: damaged,
+            of more than 64 million pixels, 16-bit colour, floating point.
 
     Fails:
-        DataError: no images, unreadable ones, mixed sizes or depths, transparency, more than 16 GiB; all problems listed.
+        DataError: no images, unreadable ones, mixed sizes or depths, transparency, more than 16
+            GiB; all problems listed.
         UsageError: an option is out of its range, or the folder cannot be read.
     """
     _check_options(resize, alpha, skip_bad)
@@ -116,19 +147,26 @@ def read_folder(
     if clear and alpha is None:
         problems.append(
             f"{where}: {_count(len(clear), 'image')} with transparent pixels, the first {clear[0]};"
-            " leave transparency away with --alpha drop, or lay them on white with --alpha composite"
+            " leave transparency away with --alpha drop, or lay them on white with --alpha "
+            "composite"
         )
     if problems:
         raise DataError(problems)
     if bad:
-        notes.append(f"left out {len(bad)} of {_count(len(files), 'image')} that cannot be read: {', '.join(_first(bad))}")
+        notes.append(
+            f"left out {len(bad)} of {_count(len(files), 'image')} that cannot be read: "
+            f"{', '.join(_first(bad))}"
+        )
     labels, named = _labels(path, kept)
     return array, labels, notes + told + _decisions(kept, plan, array) + named
 
 
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
-    """Pillow warns of what is checked here; and a process may have told it to fill truncated images with grey."""
+    """Pillow warns of what is checked here.
+
+    And a process may have told it to fill truncated images with grey.
+    """
     from PIL import ImageFile
 
     lenient = ImageFile.LOAD_TRUNCATED_IMAGES
@@ -143,15 +181,21 @@ def _strict_pillow() -> Iterator[None]:
 
 def _check_options(resize: tuple[int, int] | None, alpha: str | None, skip_bad: float) -> None:
     if resize is not None and min(resize) < 1:
-        raise UsageError(f"--resize {resize[0]}x{resize[1]}: height and width must be at least 1, such as 64x64")
+        raise UsageError(
+            f"--resize {resize[0]}x{resize[1]}: height and width must be at least 1, such as 64x64"
+        )
     if alpha not in (None, "drop", "composite"):
         raise UsageError(f"--alpha must be drop or composite, not {shown(alpha)}")
     if not 0 <= skip_bad < 1:
-        raise UsageError(f"--skip-bad is a share of the files, at least 0 and below 1 (100 %), not {skip_bad:g}")
+        raise UsageError(
+            f"--skip-bad is a share of the files, at least 0 and below 1 (100 %), not {skip_bad:g}"
+        )
 
 
 def _find(root: Path) -> tuple[list[Path], list[str]]:
-    """Linked folders are read after all others, so that an image counts where it lies, and loops end."""
+    """Linked folders are read after all others, so that an image counts where it lies, and loops
+    end.
+    """
     images: list[Path] = []
     other: Counter[str] = Counter()
     hidden, repeated, problems = 0, 0, []
@@ -164,7 +208,10 @@ def _find(root: Path) -> tuple[list[Path], list[str]]:
             seen.add((status.st_dev, status.st_ino))
             listing = [] if known else list(os.scandir(folder))
         except OSError as error:
-            line = f"{shown(folder)}: the folder cannot be read ({error.strerror}); permit it, or move the folder away"
+            line = (
+                f"{shown(folder)}: the folder cannot be read ({error.strerror}); permit it, or "
+                f"move the folder away"
+            )
             if folder == root:
                 raise UsageError(line) from error
             problems.append(line)
@@ -182,7 +229,11 @@ def _find(root: Path) -> tuple[list[Path], list[str]]:
                 other[shown(suffix) or "no suffix"] += 1
     if problems or not images:
         raise DataError(problems or _no_images(root, other, hidden))
-    notes = [f"left out {_count(other.total(), 'other file')}: {_histogram(other, 'suffixes')}"] if other else []
+    notes = (
+        [f"left out {_count(other.total(), 'other file')}: {_histogram(other, 'suffixes')}"]
+        if other
+        else []
+    )
     notes += [f"left out {_count(repeated, 'linked folder')} already read"] if repeated else []
     return sorted(images), notes
 
@@ -195,10 +246,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _no_images(root: Path, other: Counter[str], hidden: int) -> str:
-    held = [f"{_count(other.total(), 'other file')} ({_histogram(other, 'suffixes')})"] if other else []
+    held = (
+        [f"{_count(other.total(), 'other file')} ({_histogram(other, 'suffixes')})"]
+        if other
+        else []
+    )
     held += [_count(hidden, "hidden entry", "hidden entries")] if hidden else []
     what = " and ".join(held) or "nothing"
-    return f"{shown(root)}: the folder holds no images, but {what}; give one with files {', '.join(sorted(IMAGE_SUFFIXES))}"
+    return (
+        f"{shown(root)}: the folder holds no images, but {what}; give one with files "
+        f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+    )
 
 
 def _read_headers(root: Path, files: Sequence[Path]) -> tuple[list[_Header], list[str]]:
@@ -206,7 +264,8 @@ def _read_headers(root: Path, files: Sequence[Path]) -> tuple[list[_Header], lis
     for path in files:
         try:
             headers.append(_read_header(path))
-        except Exception as error:  # a damaged file raises whatever the plugin meets: struct.error, SyntaxError, KeyError
+        # a damaged file raises whatever the plugin meets: struct.error, SyntaxError, KeyError
+        except Exception as error:
             bad.append(f"{_name(root, path)} ({_reason(error)})")
     return headers, bad
 
@@ -221,17 +280,32 @@ def _read_header(path: Path) -> _Header:
     with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise ValueError(f"claims {height}x{width} pixels, more than {MAX_PIXELS // 10**6} million; scale it down")
+            raise ValueError(
+                f"claims {height}x{width} pixels, more than {MAX_PIXELS // 10**6} million; scale "
+                f"it down"
+            )
         turned = _orientation(image) in UPRIGHT
-        if turned and _orientation(image) >= 5 and image.format != "TIFF":  # Pillow has turned a TIFF's size already
+        # Pillow has turned a TIFF's size already
+        if turned and _orientation(image) >= 5 and image.format != "TIFF":
             width, height = height, width
         raw, most = _stored_as(image)
         if image.mode not in GREY | PALETTE | COLOUR | DEEP:
-            raise ValueError("holds floating-point pixels, which have no levels; save the images as one array in a .npy file")
+            raise ValueError(
+                "holds floating-point pixels, which have no levels; save the images as one array "
+                "in a .npy file"
+            )
         if image.mode not in DEEP and (raw.endswith((";16B", ";16L", ";16N")) or (most or 0) > 255):
-            raise ValueError("has 16 bits a channel, of which Pillow keeps 8; save it with 8, or all in one .npy file")
-        stretched = image.mode == "1" or raw in ("L;2", "L;4") or (image.mode not in DEEP and most not in (None, 255))
-        frames = 1 + bool(getattr(image, "is_animated", False))  # how many of others would mean to decode them
+            raise ValueError(
+                "has 16 bits a channel, of which Pillow keeps 8; save it with 8, or all in one "
+                ".npy file"
+            )
+        stretched = (
+            image.mode == "1"
+            or raw in ("L;2", "L;4")
+            or (image.mode not in DEEP and most not in (None, 255))
+        )
+        # how many of others would mean to decode them
+        frames = 1 + bool(getattr(image, "is_animated", False))
         if frames > 1 and image.format == "TIFF":
             frames = int(getattr(image, "n_frames", 1))
             image.seek(0)
@@ -239,7 +313,9 @@ def _read_header(path: Path) -> _Header:
 
 
 def _stored_as(image: ImageFile) -> tuple[str, int | None]:
-    """The layout Pillow unpacks, such as ``"RGB;16B"``, and the largest level, where a PGM or PPM states one."""
+    """The layout Pillow unpacks, such as ``"RGB;16B"``, and the largest level, where a PGM or PPM
+    states one.
+    """
     arguments = image.tile[0][3] if image.tile else ""
     raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
     return str(raw), int(rest[0]) if rest and image.format == "PPM" else None
@@ -248,7 +324,8 @@ def _stored_as(image: ImageFile) -> tuple[str, int | None]:
 def _orientation(image: Image) -> int:
     from PIL.Image import Image as Base
 
-    return int(Base.getexif(image).get(0x0112, 1))  # a PNG's own getexif would decode it, in search of one at its end
+    # a PNG's own getexif would decode it, in search of one at its end
+    return int(Base.getexif(image).get(0x0112, 1))
 
 
 def _reason(error: Exception) -> str:
@@ -278,13 +355,18 @@ def _mixed_depths(where: str, headers: Sequence[_Header]) -> list[str]:
     few = sum(deep) <= len(deep) / 2
     name = shown(headers[deep.index(few)].path.name)
     return [
-        f"{where}: {_count(sum(deep), 'image')} of 16 bits a pixel beside {len(deep) - sum(deep)} of 8,"
+        f"{where}: {_count(sum(deep), 'image')} of 16 bits a pixel beside {len(deep) - sum(deep)} "
+        f"of 8,"
         f" such as {name} ({16 if few else 8}); save all with the same depth"
     ]
 
 
 def _choose(
-    where: str, headers: Sequence[_Header], resize: tuple[int, int] | None, crop: bool, alpha: str | None
+    where: str,
+    headers: Sequence[_Header],
+    resize: tuple[int, int] | None,
+    crop: bool,
+    alpha: str | None,
 ) -> tuple[_Plan, list[str]]:
     sizes = Counter(header.size for header in headers)
     seen = _histogram(Counter({f"{h}x{w}": count for (h, w), count in sizes.items()}), "sizes")
@@ -293,46 +375,68 @@ def _choose(
     problems = []
     if len(sizes) > 1 and not crop and resize is None:
         problems.append(
-            f"{where}: images of {len(sizes)} sizes (height x width): {seen}; scale them with --resize 64x64, cut their"
+            f"{where}: images of {len(sizes)} sizes (height x width): {seen}; scale them with "
+            f"--resize 64x64, cut their"
             " centre with --crop, or both where their shapes differ"
         )
     elif len(sizes) > 1 and not crop and not _one_shape(sizes):
         problems.append(
-            f"{where}: --resize {size[0]}x{size[1]} would distort images of differing shapes (height x width): {seen};"
+            f"{where}: --resize {size[0]}x{size[1]} would distort images of differing shapes "
+            f"(height x width): {seen};"
             " add --crop to cut them to one shape"
         )
     shape, dtype = _layout(headers, size)
     if (needed := math.prod(shape) * dtype.itemsize) > MAX_BYTES:
         gib = f"{needed / 2**30:.1f} GiB (limit {MAX_BYTES / 2**30:g})"
-        problems.append(f"{where}: {len(headers)} images of {size[0]}x{size[1]} need {gib}; scale them with --resize 64x64")
+        problems.append(
+            f"{where}: {len(headers)} images of {size[0]}x{size[1]} need {gib}; scale them with "
+            f"--resize 64x64"
+        )
     return plan, problems
 
 
 def _one_shape(sizes: Iterable[tuple[int, int]]) -> bool:
     """Whether all can be scalings of one picture, each side rounded to whole pixels."""
-    lows, highs = zip(*(((h - 0.5) / (w + 0.5), (h + 0.5) / (w - 0.5)) for h, w in sizes), strict=True)
+    lows, highs = zip(
+        *(((h - 0.5) / (w + 0.5), (h + 0.5) / (w - 0.5)) for h, w in sizes), strict=True
+    )
     return max(lows) <= min(highs)
 
 
-def _layout(headers: Sequence[_Header], size: tuple[int, int]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _layout(
+    headers: Sequence[_Header], size: tuple[int, int]
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
     modes = {header.mode for header in headers}
     channels = () if modes.isdisjoint(COLOUR | PALETTE) else (3,)
-    return (len(headers), *size, *channels), np.dtype(np.uint8 if modes.isdisjoint(DEEP) else np.uint16)
+    return (len(headers), *size, *channels), np.dtype(
+        np.uint8 if modes.isdisjoint(DEEP) else np.uint16
+    )
 
 
 def _pages(where: str, headers: Sequence[_Header]) -> tuple[list[_Header], list[str]]:
-    """Returns a header for each page where a single TIFF is all there is, as microscopes write their stacks; else those given."""
-    if len(headers) > 1 or headers[0].frames == 1 or headers[0].path.suffix.lower() not in (".tif", ".tiff"):
+    """Returns a header for each page where a single TIFF is all there is, as microscopes write
+    their stacks; else those given.
+    """
+    if (
+        len(headers) > 1
+        or headers[0].frames == 1
+        or headers[0].path.suffix.lower() not in (".tif", ".tiff")
+    ):
         return list(headers), []
     needed = headers[0].frames * math.prod(headers[0].size)
     if headers[0].frames > MAX_PAGES or needed > MAX_BYTES:
         claimed = f"{headers[0].frames} pages of {headers[0].size[0]}x{headers[0].size[1]}"
-        raise DataError(f"{where}: {shown(headers[0].path.name)} claims {claimed}; save them as one array in a .npy file")
+        raise DataError(
+            f"{where}: {shown(headers[0].path.name)} claims {claimed}; save them as one array in a "
+            f".npy file"
+        )
     pages = [headers[0]._replace(page=i, frames=1) for i in range(headers[0].frames)]
     return pages, [f"{len(pages)} pages of {shown(headers[0].path.name)} are read as images"]
 
 
-def _decode(root: Path, headers: Sequence[_Header], plan: _Plan) -> tuple[np.ndarray, list[_Header], list[str]]:
+def _decode(
+    root: Path, headers: Sequence[_Header], plan: _Plan
+) -> tuple[np.ndarray, list[_Header], list[str]]:
     shape, dtype = _layout(headers, plan.size)
     array = np.empty(shape, dtype)
     kept: list[_Header] = []
@@ -355,12 +459,16 @@ def _decode(root: Path, headers: Sequence[_Header], plan: _Plan) -> tuple[np.nda
 def _pixels(header: _Header, plan: _Plan) -> tuple[np.ndarray, _Header]:
     from PIL import Image
 
-    # A stream, not a path: Pillow maps a path's raw TIFF into memory, where it scrambles one that lies on its side.
+    # A stream, not a path: Pillow maps a path's raw TIFF into memory, where it scrambles one that
+    # lies on its side.
     with header.path.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
         if header.page:
             opened.seek(header.page)
             if opened.mode != header.mode:
-                raise ValueError(f"its page {header.page} (from 0) is {opened.mode}, the first {header.mode}; save them alike")
+                raise ValueError(
+                    f"its page {header.page} (from 0) is {opened.mode}, the first {header.mode}; "
+                    f"save them alike"
+                )
         most = _stored_as(opened)[1]
         opened.load()
         image: Image.Image = opened
@@ -368,9 +476,13 @@ def _pixels(header: _Header, plan: _Plan) -> tuple[np.ndarray, _Header]:
         if turn is not None:
             image = opened.transpose(Image.Transpose(turn))
         if image.size != header.size[::-1]:
-            raise ValueError(f"decodes to {image.size[1]}x{image.size[0]} pixels, but its header says otherwise")
+            raise ValueError(
+                f"decodes to {image.size[1]}x{image.size[0]} pixels, but its header says otherwise"
+            )
         pixels, clear = _flatten(image, plan.alpha, most)
-    return _fit(pixels, plan), header._replace(turned=header.turned or turn is not None, clear=clear)
+    return _fit(pixels, plan), header._replace(
+        turned=header.turned or turn is not None, clear=clear
+    )
 
 
 def _flatten(image: Image, alpha: str | None, most: int | None) -> tuple[np.ndarray, bool]:
@@ -381,9 +493,14 @@ def _flatten(image: Image, alpha: str | None, most: int | None) -> tuple[np.ndar
         if most is not None:  # Pillow has stretched them to 0..65535
             levels = np.rint(levels * (most / 65535)).astype(np.int32)
         if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"holds values {levels.min()}..{levels.max()}, not levels 0..65535; save all in one .npy file")
+            raise ValueError(
+                f"holds values {levels.min()}..{levels.max()}, not levels 0..65535; save all in "
+                f"one .npy file"
+            )
         hole = levels == image.info.get("transparency", -1)
-        return np.where(hole & (alpha == "composite"), 65535, levels).astype(np.uint16), bool(hole.any())
+        return np.where(hole & (alpha == "composite"), 65535, levels).astype(np.uint16), bool(
+            hole.any()
+        )
     grey, clear = image.mode in GREY, False
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -408,8 +525,14 @@ def _fit(pixels: np.ndarray, plan: _Plan) -> np.ndarray:
         h, w = (h, W * height / H) if height * W <= width * H else (H * width / W, w)
     box = ((width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2)
     if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((W, H), Image.Resampling.BICUBIC, box))
-    scaled = Image.fromarray(pixels.astype(np.float32)).resize((W, H), Image.Resampling.BICUBIC, box)
+        return np.asarray(
+            Image.fromarray(np.ascontiguousarray(pixels)).resize(
+                (W, H), Image.Resampling.BICUBIC, box
+            )
+        )
+    scaled = Image.fromarray(pixels.astype(np.float32)).resize(
+        (W, H), Image.Resampling.BICUBIC, box
+    )
     return np.rint(np.asarray(scaled)).clip(0, 65535).astype(np.uint16)
 
 
@@ -432,18 +555,36 @@ def _decisions(kept: Sequence[_Header], plan: _Plan, array: np.ndarray) -> list[
     bits = "; --binarize threshold makes bits of black and white" if set(modes) == {"1"} else ""
     notes = [
         (sum(header.turned for header in kept), "turned upright, as their EXIF orientation says"),
-        (sum(header.frames > 1 for header in kept), "with several frames or pages: only the first is read"),
+        (
+            sum(header.frames > 1 for header in kept),
+            "with several frames or pages: only the first is read",
+        ),
         (sum(header.stretched for header in kept), f"with fewer levels, stretched to 0..255{bits}"),
         (
             sum(header.clear for header in kept),
             f"with transparency {'laid on white' if plan.alpha == 'composite' else 'dropped'}",
         ),
-        (sum(modes[mode] for mode in GREY) if array.ndim == 4 else 0, "grey, made RGB beside the coloured ones"),
+        (
+            sum(modes[mode] for mode in GREY) if array.ndim == 4 else 0,
+            "grey, made RGB beside the coloured ones",
+        ),
         *((modes[mode], f"converted from {mode} to RGB") for mode in ("CMYK", "YCbCr", "LAB")),
-        (sum(modes[mode] for mode in PALETTE) if array.ndim == 4 else 0, "of a palette, read as its colours, RGB"),
-        (other_size if plan.resize else 0, scaled + (", which changes their aspect ratio" if distorted else "")),
-        (sum(h < H or w < W for h, w in sizes), f"smaller than {H}x{W}, enlarged: their finest detail is made up"),
-        (0 if plan.resize else other_size, f"cut to their centre, {H}x{W}, the smallest height and width"),
+        (
+            sum(modes[mode] for mode in PALETTE) if array.ndim == 4 else 0,
+            "of a palette, read as its colours, RGB",
+        ),
+        (
+            other_size if plan.resize else 0,
+            scaled + (", which changes their aspect ratio" if distorted else ""),
+        ),
+        (
+            sum(h < H or w < W for h, w in sizes),
+            f"smaller than {H}x{W}, enlarged: their finest detail is made up",
+        ),
+        (
+            0 if plan.resize else other_size,
+            f"cut to their centre, {H}x{W}, the smallest height and width",
+        ),
     ]
     return [f"{count} of {_count(len(kept), 'image')} {what}" for count, what in notes if count]
 
@@ -457,9 +598,16 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 
 def _first(lines: Sequence[str]) -> list[str]:
-    return [*lines[:LISTED], f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else list(lines)
+    return (
+        [*lines[:LISTED], f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else list(lines)
+    )
 
 
 def _histogram(counts: Counter[str], what: str) -> str:
-    common = [f"{name}: {count}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:LISTED]]
-    return ", ".join(common) + (f" and {len(counts) - LISTED} more {what}" if len(counts) > LISTED else "")
+    common = [
+        f"{name}: {count}"
+        for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
+    ]
+    return ", ".join(common) + (
+        f" and {len(counts) - LISTED} more {what}" if len(counts) > LISTED else ""
+    )

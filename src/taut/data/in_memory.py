@@ -1,7 +1,8 @@
-"""Data as a program holds them: understood for a training in memory, however few rows there are, and given back as they came.
+"""Data as a program holds them: understood for a training in memory, however few rows there are,
+and given back as they came.
 
-``prepare`` is for a person's files: it wants ten rows and refuses a constant column. Here both are expected: a program tries
-small pieces, and columns that do not vary in one of them.
+``prepare`` is for a person's files: it wants ten rows and refuses a constant column. Here both are
+expected: a program tries small pieces, and columns that do not vary in one of them.
 """
 
 from __future__ import annotations
@@ -24,20 +25,36 @@ from taut.data.tables.numeric_notes import number_notes
 from taut.data.tables.prepare import Asked, prepare_tables, to_table
 from taut.system.errors import DataError
 
-__all__ = ["MIN_TRAIN", "as_table", "completed", "from_array", "from_counts", "from_table", "given_back", "without_rows"]
+__all__ = [
+    "MIN_TRAIN",
+    "as_table",
+    "completed",
+    "from_array",
+    "from_counts",
+    "from_table",
+    "given_back",
+    "without_rows",
+]
 
 MIN_TRAIN = 2
 
 
 def from_table(table: Any, asked: Asked, validation: float) -> Dataset:
-    """Returns the data of an Arrow table, a share held out for validation unless there are fewer than 10 rows."""
-    made = prepare_tables([table], ["X"], asked, (_share(table.num_rows, validation), 0.0), MIN_TRAIN)
+    """Returns the data of an Arrow table, a share held out for validation unless there are fewer
+    than 10 rows.
+    """
+    made = prepare_tables(
+        [table], ["X"], asked, (_share(table.num_rows, validation), 0.0), MIN_TRAIN
+    )
     return _dataset(made.schema, made.parts, made.notes, made.fingerprint, made.copies)
 
 
 def from_counts(counts: SparseRows, validation: float) -> Dataset:
     """Returns the data of sparse counts, likewise."""
-    dense = "a sparse X holds counts; give other numbers dense: X.toarray(), or sparse_output=False where it was made"
+    dense = (
+        "a sparse X holds counts; give other numbers dense: X.toarray(), or sparse_output=False "
+        "where it was made"
+    )
     wrong, notes = count_problems(counts, "X, which is sparse", dense)
     if wrong:
         raise DataError(wrong)
@@ -46,15 +63,19 @@ def from_counts(counts: SparseRows, validation: float) -> Dataset:
     parts = split_hashes(hashes, *shares, copies.most)
     schema = Schema("count", counts.shape[1:], 0.0, counts.largest())
     told = [*notes, *copies.notes]
-    return _dataset(schema, [counts.subset(part) for part in parts], told, counts.fingerprint(), copies)
+    return _dataset(
+        schema, [counts.subset(part) for part in parts], told, counts.fingerprint(), copies
+    )
 
 
 def from_array(
     array: np.ndarray, kind: Kind | None, levels: tuple[int, int] | None, validation: float
 ) -> tuple[Dataset, np.ndarray, np.ndarray]:
-    """Returns the data of an array (N, C), which columns they hold, (C,), and the value of those that are constant, (C,).
+    """Returns the data of an array (N, C), which columns they hold, (C,), and the value of those
+    that are constant, (C,).
 
-    A column of real numbers that is constant in the training rows is left out: its density would have no bound.
+    A column of real numbers that is constant in the training rows is left out: its density would
+    have no bound.
     """
     schema = infer(array, kind, levels)
     hashes, shares = row_hashes(array), (_share(len(array), validation), 0.0)
@@ -63,14 +84,26 @@ def from_array(
     low, high = (f.reduce(array[parts[0]], 0) for f in (np.fmin, np.fmax))
     kept = (low != high) | schema.discrete
     if not kept.any():
-        raise DataError("X: every column is constant in training, there is nothing to learn; check how it was made")
-    notes = [f"columns (from 0) {listing(np.flatnonzero(~kept))} are constant, left out"] if not kept.all() else []
+        raise DataError(
+            "X: every column is constant in training, there is nothing to learn; check how it was "
+            "made"
+        )
+    notes = (
+        [f"columns (from 0) {listing(np.flatnonzero(~kept))} are constant, left out"]
+        if not kept.all()
+        else []
+    )
     notes += copies.notes if len(copies.divided) else []
     if array.dtype.kind == "f" and schema.discrete:
-        notes.append(f"integers stored as {array.dtype}, read as {schema.kind}; kind='real' reads them as real numbers")
+        notes.append(
+            f"integers stored as {array.dtype}, read as {schema.kind}; kind='real' reads them as "
+            f"real numbers"
+        )
     array = array[:, kept]
     schema = infer(array, schema.kind, levels)
-    wrong = problems(array, schema, "X", MIN_TRAIN) or problems(array[parts[0]], schema, "X, its training rows", MIN_TRAIN)
+    wrong = problems(array, schema, "X", MIN_TRAIN) or problems(
+        array[parts[0]], schema, "X, its training rows", MIN_TRAIN
+    )
     if wrong:
         raise DataError(wrong)
     stored = array.astype(float_storage())
@@ -82,7 +115,9 @@ def _share(rows: int, validation: float) -> float:
     return validation if rows >= MIN_ROWS else 0.0
 
 
-def _dataset(schema: Schema, parts: Sequence[Any], notes: Sequence[str], mark: str, copies: Copies) -> Dataset:
+def _dataset(
+    schema: Schema, parts: Sequence[Any], notes: Sequence[str], mark: str, copies: Copies
+) -> Dataset:
     train, validation, test = parts
     divided = copies.divided
     return Dataset(
@@ -105,8 +140,12 @@ def as_table(array: np.ndarray, columns: Sequence[Column]) -> Any:
     """Returns an array (N, C) that holds what a table of these columns does as one."""
     import pyarrow as pa
 
-    cells = [array[:, i].tolist() if array.dtype == object else array[:, i] for i in range(len(columns))]
-    return pa.table([pa.array(values, from_pandas=True) for values in cells], names=[c.name for c in columns])
+    cells = [
+        array[:, i].tolist() if array.dtype == object else array[:, i] for i in range(len(columns))
+    ]
+    return pa.table(
+        [pa.array(values, from_pandas=True) for values in cells], names=[c.name for c in columns]
+    )
 
 
 def without_rows(frame: Any) -> Any:
@@ -119,9 +158,11 @@ def without_rows(frame: Any) -> Any:
 
 
 def given_back(values: np.ndarray, schema: Schema, like: Any, types: Any) -> Any:
-    """Returns codes (N, C) that a model made as a frame with all columns of the source: an id is unknown, a constant known.
+    """Returns codes (N, C) that a model made as a frame with all columns of the source: an id is
+    unknown, a constant known.
 
-    A column has the type of the source's where that can hold its values: a count beyond a uint8 stays an int64.
+    A column has the type of the source's where that can hold its values: a count beyond a uint8
+    stays an int64.
 
     Args:
         values: The codes of the modelled columns.
@@ -132,22 +173,32 @@ def given_back(values: np.ndarray, schema: Schema, like: Any, types: Any) -> Any
     import pyarrow as pa
 
     made = iter(to_table(values, schema.modelled).columns)
-    parts = {c.name: next(made) if c.modelled else _left_out(c, len(values)) for c in schema.columns}
+    parts = {
+        c.name: next(made) if c.modelled else _left_out(c, len(values)) for c in schema.columns
+    }
     library, table = type(like).__module__.partition(".")[0], pa.table(parts)
     if library == "polars":
         import polars
 
         frame: Any = polars.from_arrow(table)
-        made_as = [_cast(s, s.cast, kind) for s, kind in zip(frame.get_columns(), like.dtypes, strict=True)]
-        return frame.with_columns([s.alias(name) for s, name in zip(made_as, frame.columns, strict=True)])
+        made_as = [
+            _cast(s, s.cast, kind) for s, kind in zip(frame.get_columns(), like.dtypes, strict=True)
+        ]
+        return frame.with_columns(
+            [s.alias(name) for s, name in zip(made_as, frame.columns, strict=True)]
+        )
     if library == "pandas":  # whose Decimal has any number of digits
-        types = [pa.decimal128(38, kind.scale) if pa.types.is_decimal(kind) else kind for kind in types]
+        types = [
+            pa.decimal128(38, kind.scale) if pa.types.is_decimal(kind) else kind for kind in types
+        ]
     columns = [_cast(c, c.cast, kind) for c, kind in zip(table.columns, types, strict=True)]
     if library != "pandas":
         return pa.table(columns, names=table.column_names)
     import pandas
 
-    frame = pandas.concat([_of_pandas(c, kind) for c, kind in zip(columns, like.dtypes, strict=True)], axis=1)
+    frame = pandas.concat(
+        [_of_pandas(c, kind) for c, kind in zip(columns, like.dtypes, strict=True)], axis=1
+    )
     frame.columns = like.columns
     return frame
 
@@ -156,7 +207,12 @@ def _cast(column: Any, cast: Callable[[Any], Any], kind: Any) -> Any:
     """Returns a column of another type, or as it is if that type cannot hold its values."""
     if str(kind).lower() == "null":  # of a column without values, which an id is
         return column
-    wrong: tuple[type[Exception], ...] = (ValueError, TypeError, NotImplementedError, *_errors_of_polars())
+    wrong: tuple[type[Exception], ...] = (
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        *_errors_of_polars(),
+    )
     try:
         return cast(kind)
     except wrong:
@@ -164,7 +220,9 @@ def _cast(column: Any, cast: Callable[[Any], Any], kind: Any) -> Any:
 
 
 def _levels(categories: Any) -> dict[Any, Any]:
-    """Returns the levels of a pandas Categorical by their texts, as which they are read if they are neither text nor numbers."""
+    """Returns the levels of a pandas Categorical by their texts, as which they are read if they are
+    neither text nor numbers.
+    """
     return {str(level): level for level in categories} | {level: level for level in categories}
 
 
@@ -183,10 +241,13 @@ def _of_pandas(column: Any, kind: Any) -> Any:
         return series
     if isinstance(kind, pandas.CategoricalDtype):
         levels = _levels(kind.categories)
-        return pandas.Series(pandas.Categorical([levels.get(value) for value in column.to_pylist()], dtype=kind))
+        return pandas.Series(
+            pandas.Categorical([levels.get(value) for value in column.to_pylist()], dtype=kind)
+        )
     made = _cast(series, series.astype, kind)
     whole = made.dtype.kind in "iu" and series.dtype.kind in "iuf"
-    return series if whole and not bool((made == series).fillna(True).all()) else made  # numpy wraps what is too large
+    # numpy wraps what is too large
+    return series if whole and not bool((made == series).fillna(True).all()) else made
 
 
 def _left_out(column: Column, rows: int) -> Any:
@@ -202,7 +263,8 @@ def _left_out(column: Column, rows: int) -> Any:
 
 
 def completed(frame: Any, table: Any, filled: Any) -> Any:
-    """Returns a frame with the cells of ``filled`` where these are not those of ``table``, as which it was read.
+    """Returns a frame with the cells of ``filled`` where these are not those of ``table``, as which
+    it was read.
 
     The types of its columns stay what they are, and so does every other cell, bit for bit.
     """

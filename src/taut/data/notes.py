@@ -1,4 +1,7 @@
-"""What a person should know about accepted arrays: what was decided, what storage loses, where a density has no bound."""
+"""What a person should know about accepted arrays.
+
+What was decided, what storage loses, where a density has no bound.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,22 @@ def array_notes(array: np.ndarray, schema: Schema, name: str) -> list[str]:
     """
     lines = []
     if schema.missing:
-        lines.append(f"{100 * float(np.isnan(array).mean()):.3g} % of the entries are missing: {MISSING_NOTE}")
+        lines.append(
+            f"{100 * float(np.isnan(array).mean()):.3g} % of the entries are missing: "
+            f"{MISSING_NOTE}"
+        )
     if array.dtype.kind == "f" and schema.discrete:
-        lines.append(f"integers stored as {array.dtype}, read as {schema.kind}; --kind real reads them as real numbers")
+        lines.append(
+            f"integers stored as {array.dtype}, read as {schema.kind}; --kind real reads them as "
+            f"real numbers"
+        )
     if schema.kind == "count":
         lines += problems_of_counts(array, name)[1]
-    if schema.kind == "levels" and schema.high == 255 and all(bool(np.all((x == 0) | (x == 255))) for x in chunks(array)):
+    if (
+        schema.kind == "levels"
+        and schema.high == 255
+        and all(bool(np.all((x == 0) | (x == 255))) for x in chunks(array))
+    ):
         lines.append("only two values, 0 and 255: --binarize threshold makes them bits")
     return lines + _real_notes(array, schema) if schema.kind == "real" else lines
 
@@ -40,26 +53,42 @@ def _real_notes(array: np.ndarray, schema: Schema) -> list[str]:
     lines = []
     if is_divided_by_255(array):
         lines.append(
-            "grey levels stored as k/255, read as real: a density of levels has no bound; better multiply by 255 and"
+            "grey levels stored as k/255, read as real: a density of levels has no bound; better "
+            "multiply by 255 and"
             " round, or use --binarize"
         )
     elif integers_only(array) and schema.high - schema.low < MAX_LEVELS:
-        lines.append("integers, read as real: a density of integers has no bound; without --kind real they are levels")
+        lines.append(
+            "integers, read as real: a density of integers has no bound; without --kind real they "
+            "are levels"
+        )
     elif array.ndim == 2:
         lines += _repeated(array)
     if array.dtype.kind in "iu" and np.abs(array.astype(np.float64)).max() > exact_integers():
-        lines.append(f"integers above {exact_integers()} lose digits in {np.dtype(float_storage()).name}; are they ids?")
+        lines.append(
+            f"integers above {exact_integers()} lose digits in {np.dtype(float_storage()).name}; "
+            f"are they ids?"
+        )
     if array.ndim == 2:
-        # a stored number is known to eps times its size; a hundredth of the spread is where a density begins to show it
-        coarse = np.finfo(float_storage()).eps * np.nanmax(np.abs(array), axis=0) > 0.01 * np.nanstd(array, axis=0)
+        # a stored number is known to eps times its size; a hundredth of the spread is where a
+        # density begins to show it
+        coarse = np.finfo(float_storage()).eps * np.nanmax(
+            np.abs(array), axis=0
+        ) > 0.01 * np.nanstd(array, axis=0)
         if coarse.any():
             which, stored = listing(np.flatnonzero(coarse)), np.dtype(float_storage()).name
-            lines.append(f"columns (from 0) {which} hardly vary beside their size, so {stored} rounds them: subtract a constant")
+            lines.append(
+                f"columns (from 0) {which} hardly vary beside their size, so {stored} rounds them: "
+                f"subtract a constant"
+            )
     return lines
 
 
 def _repeated(array: np.ndarray) -> list[str]:
-    """Where the density of a column may have no bound: one value in most rows, or few different ones."""
+    """Where the density of a column may have no bound.
+
+    One value in most rows, or few different ones.
+    """
     # a value that fills more than half of a column must be its median
     often = (array == np.nanmedian(array, axis=0)).mean(axis=0) > 0.5
     rows = array[:: -(-len(array) // SAMPLE)]
@@ -68,47 +97,70 @@ def _repeated(array: np.ndarray) -> list[str]:
     lines = []
     if often.any():
         which = listing(np.flatnonzero(often))
-        lines.append(f"columns (from 0) {which} repeat one value in most rows: their density may have no bound")
+        lines.append(
+            f"columns (from 0) {which} repeat one value in most rows: their density may have no "
+            f"bound"
+        )
     if few.any():
         which = listing(np.flatnonzero(few))
         lines.append(
-            f"columns (from 0) {which} are rounded to few different values: their density may have no bound, so that"
-            " log p(x) can grow without end; integers, such as ten times a number of one decimal, are read as levels"
+            f"columns (from 0) {which} are rounded to few different values: their density may have "
+            f"no bound, so that"
+            " log p(x) can grow without end; integers, such as ten times a number of one decimal, "
+            "are read as levels"
         )
     return lines
 
 
 def shared_notes(hashes: Sequence[np.ndarray]) -> list[str]:
-    """Returns a line for rows of an official test set, the second of two, that are also in the training data."""
+    """Returns a line for rows of an official test set, the second of two, that are also in the
+    training data.
+    """
     shared = int(np.isin(hashes[1], hashes[0]).sum()) if len(hashes) > 1 else 0
     if not shared:
         return []
-    return [f"{shared} of {len(hashes[1])} rows of the test set are also in the data: its score is optimistic"]
+    return [
+        f"{shared} of {len(hashes[1])} rows of the test set are also in the data: its score is "
+        f"optimistic"
+    ]
 
 
 def few_notes(num_rows: int, schema: Schema) -> list[str]:
-    """Returns a line if there are fewer than ten training rows for each latent dimension that a model gets by default."""
+    """Returns a line if there are fewer than ten training rows for each latent dimension that a
+    model gets by default.
+    """
     if num_rows >= 10 * schema.usual_latent_dim:
         return []
-    few = f"{num_rows} training rows are fewer than 10 for each of {schema.usual_latent_dim} latent dimensions"
+    few = (
+        f"{num_rows} training rows are fewer than 10 for each of {schema.usual_latent_dim} latent "
+        f"dimensions"
+    )
     return [f"{few}: expect a simple model and wide errors, or give more data"]
 
 
 def drift_notes(array: np.ndarray, schema: Schema) -> list[str]:
-    """Returns a line if new real data lie on the whole outside the values of the training by more than their range."""
+    """Returns a line if new real data lie on the whole outside the values of the training by more
+    than their range.
+    """
     if schema.kind != "real" or bool(np.isnan(array).all()):
         return []
     mean, reach = float(np.nanmean(array, dtype=np.float64)), schema.high - schema.low
     if schema.low - reach <= mean <= schema.high + reach:
         return []
-    held = f"the mean is {mean:.6g}, far from the {schema.low:.6g}..{schema.high:.6g} of the training"
+    held = (
+        f"the mean is {mean:.6g}, far from the {schema.low:.6g}..{schema.high:.6g} of the training"
+    )
     return [f"{held}: is it the same data, in the same unit?"]
 
 
 def is_divided_by_255(array: np.ndarray) -> bool:
-    """Whether every value is k / 255 but for two roundings in its own dtype (times 255, since 255 x is compared)."""
+    """Whether every value is k / 255 but for two roundings in its own dtype (times 255, since 255 x
+    is compared).
+    """
     if array.dtype.kind != "f":
         return False
     tolerance = 2 * 255 * np.finfo(array.dtype).eps
     inside = all(bool(np.all((x >= 0) & (x <= 1))) for x in chunks(array))
-    return inside and all(bool(np.all(np.abs(255.0 * x - np.rint(255.0 * x)) <= tolerance)) for x in chunks(array))
+    return inside and all(
+        bool(np.all(np.abs(255.0 * x - np.rint(255.0 * x)) <= tolerance)) for x in chunks(array)
+    )

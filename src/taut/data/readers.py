@@ -1,7 +1,9 @@
-"""Turns what a person has (a file, a folder, a frame, an array) into one plain array, a table, or sparse counts.
+"""Turns what a person has (a file, a folder, a frame, an array) into one plain array, a table, or
+sparse counts.
 
-A file may come from anywhere, so its header is believed only as far as the file's size bears it out, and nothing is
-ever unpickled: reading data must not run code. Every refusal is one line: what is wrong, where, and how to mend it.
+A file may come from anywhere, so its header is believed only as far as the file's size bears it
+out, and nothing is ever unpickled: reading data must not run code. Every refusal is one line: what
+is wrong, where, and how to mend it.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ MAX_UNCOMPRESSED_BYTES = 16 * 2**30
 MAX_GZIP_RATIO = 1032  # deflate cannot pack tighter, so a header that claims more lies
 SMALLER = "save it as a smaller type (uint8, float32)"
 SUPPORTED = (
-    ".csv, .tsv (also .gz, .zip, .bz2, .xz), .parquet, .feather, .jsonl, .xlsx, .npy, .npz, .h5ad, 10x .h5, .mtx, idx files"
+    ".csv, .tsv (also .gz, .zip, .bz2, .xz), .parquet, .feather, .jsonl, .xlsx, .npy, .npz, .h5ad, "
+    "10x .h5, .mtx, idx files"
     " (-ubyte, .idx, also .gz), a folder of images or of Parquet files, digits, openml:NAME"
 )
 TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.(gz|zip|bz2|xz))?$", re.IGNORECASE)
@@ -41,7 +44,8 @@ PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".joblib"}
 IDX_NAME = re.compile(r"(\.idx|[.-]idx\d(-\w+)?|-ubyte)$|\.gz$", re.IGNORECASE)
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 REFUSED = {
-    "O": "Python objects, which only pickle can read (taut never unpickles): save numbers, .astype('float32')",
+    "O": "Python objects, which only pickle can read (taut never unpickles): save numbers, "
+    ".astype('float32')",
     "c": "complex numbers: save the real and the imaginary part as two real columns",
     "U": "text: encode it as numbers",
     "S": "text: encode it as numbers",
@@ -53,17 +57,22 @@ REFUSED = {
 
 
 class Streamed(NamedTuple):
-    """A Parquet file, or a folder of them, that is read again and again in place of being held in memory."""
+    """A Parquet file, or a folder of them, that is read again and again in place of being held in
+    memory.
+    """
 
     path: Path
-    marks: tuple[tuple[int, int, int] | None, ...] = ()  # of its files, to see that they do not change
+    marks: tuple[
+        tuple[int, int, int] | None, ...
+    ] = ()  # of its files, to see that they do not change
 
 
 class Source(NamedTuple):
     """What was read.
 
     Args:
-        data: An array (N first, native byte order, C order), a ``pyarrow.Table``, sparse counts, or a file to be streamed.
+        data: An array (N first, native byte order, C order), a ``pyarrow.Table``, sparse counts, or
+            a file to be streamed.
         labels: Of the rows, if the source has them.
         name: The string to read it again; empty for what was in memory.
         notes: What a person should know, a line each.
@@ -89,13 +98,15 @@ class Options:
         delimiter: Of a text table; by default the one that is found.
         decimal: "." or ",", likewise.
         encoding: Of a text table; by default UTF-8, or what its first bytes say.
-        header: Whether its first line names the columns; by default it does, unless it looks like a row.
+        header: Whether its first line names the columns; by default it does, unless it looks like a
+            row.
         layer: Which matrix of an .h5ad file: a layer, or raw.
         resize: Height and width that images are scaled to.
         crop: Whether the centre of an image is cut out, in place of changing its proportions.
         alpha: What is done with transparent images: drop or composite.
         skip_bad: Share of unreadable images that may be left out.
-        stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of the free memory.
+        stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of
+            the free memory.
     """
 
     delimiter: str | None = None
@@ -115,7 +126,11 @@ class Options:
 
     def foreign(self, kind: str) -> list[str]:
         """Returns the names of options that are set and mean nothing for a kind of source."""
-        return [f.name for f in fields(self) if getattr(self, f.name) != f.default and f.name not in _MEANT_FOR[kind]]
+        return [
+            f.name
+            for f in fields(self)
+            if getattr(self, f.name) != f.default and f.name not in _MEANT_FOR[kind]
+        ]
 
 
 AS_FOUND = Options()
@@ -131,7 +146,10 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
 
 
 def kind_of(source: object) -> str:
-    """Returns which options a source has: text table, Parquet, images, .h5ad or array (everything else)."""
+    """Returns which options a source has.
+
+    Text table, Parquet, images, .h5ad or array (everything else).
+    """
     if not isinstance(source, str | Path):
         return ".h5ad files" if type(source).__name__ == "AnnData" else "arrays"
     path = Path(source)
@@ -143,7 +161,13 @@ def kind_of(source: object) -> str:
         return "tables of another format"
     if path.name.lower().endswith(COUNTS):
         return "matrices of counts"
-    return "text tables" if TEXT_TABLE.search(path.name) else ".h5ad files" if path.suffix.lower() == ".h5ad" else "arrays"
+    return (
+        "text tables"
+        if TEXT_TABLE.search(path.name)
+        else ".h5ad files"
+        if path.suffix.lower() == ".h5ad"
+        else "arrays"
+    )
 
 
 def _folder_kind(path: Path) -> str | None:
@@ -164,19 +188,24 @@ def read(source: object, key: str | None = None, options: Options = AS_FOUND) ->
     """Returns the data that ``source`` names or is.
 
     Args:
-        source: A path, ``"FILE.npz:KEY"``, ``"digits"``, ``"openml:NAME"``, a numpy array, a torch tensor, a data frame (pandas,
-            polars, Arrow), a scipy sparse matrix or an AnnData object.
+        source: A path, ``"FILE.npz:KEY"``, ``"digits"``, ``"openml:NAME"``, a numpy array, a torch
+            tensor, a data frame (pandas, polars, Arrow), a scipy sparse matrix or an AnnData
+            object.
         key: Which array of an .npz file to read.
         options: How.
 
     Fails:
-        UsageError: the path is missing or unreadable, or an option is given where there is nothing to choose.
+        UsageError: the path is missing or unreadable, or an option is given where there is nothing
+            to choose.
         DataError: the data cannot be read, or hold nothing that can be modelled.
     """
     kind = kind_of(source)
     if foreign := options.foreign(kind):
         means = " and ".join(k for k, names in _MEANT_FOR.items() if foreign[0] in names)
-        raise UsageError(f"--{foreign[0].replace('_', '-')} is for {means}; {_called(source)} is read as {kind}: leave it away")
+        raise UsageError(
+            f"--{foreign[0].replace('_', '-')} is for {means}; {_called(source)} is read as "
+            f"{kind}: leave it away"
+        )
     if isinstance(source, str | Path):
         return _read_named(str(source), key, kind, options)
     if key is not None:
@@ -192,21 +221,36 @@ def _read_named(text: str, key: str | None, kind: str, options: Options) -> Sour
     path, inner_key = _split_key(text)
     if path.suffix.lower() == ".npz":
         if key is not None and inner_key is not None:
-            raise UsageError(f"{shown(text)}: the key is given twice; leave --key {shown(key)} away")
+            raise UsageError(
+                f"{shown(text)}: the key is given twice; leave --key {shown(key)} away"
+            )
         return _read_file(path, key if key is not None else inner_key)
     if key is not None:
-        raise UsageError(f"{shown(text)}: --key chooses an array of an .npz file; leave it away here")
+        raise UsageError(
+            f"{shown(text)}: --key chooses an array of an .npz file; leave it away here"
+        )
     if text == "digits":
         return _digits()
     if (url := re.match(r"(https?|ftp|s3|gs|file)://", text)) is not None:
-        command = "curl -LO" if url[1] in ("http", "https", "ftp") else "aws s3 cp" if url[1] == "s3" else "gsutil cp"
-        raise UsageError(f"{shown(text)}: is an address, and only files are read; fetch it first: {command} {shown(text)}")
+        command = (
+            "curl -LO"
+            if url[1] in ("http", "https", "ftp")
+            else "aws s3 cp"
+            if url[1] == "s3"
+            else "gsutil cp"
+        )
+        raise UsageError(
+            f"{shown(text)}: is an address, and only files are read; fetch it first: {command} "
+            f"{shown(text)}"
+        )
     if text.startswith("openml:"):
         return _openml(text)
     try:
         return _read_path(path, kind, options)
     except OSError as error:
-        raise UsageError(f"{shown(path)}: cannot be read ({error.strerror or shown(error)})") from error
+        raise UsageError(
+            f"{shown(path)}: cannot be read ({error.strerror or shown(error)})"
+        ) from error
 
 
 def _read_path(path: Path, kind: str, options: Options) -> Source:
@@ -228,7 +272,9 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
     if kind == "text tables":
         from taut.data.tables.delimited import read_csv
 
-        check_fits(size, shown(path), "convert it to Parquet, which can stay on the disk (--stream)")
+        check_fits(
+            size, shown(path), "convert it to Parquet, which can stay on the disk (--stream)"
+        )
         table, notes = read_csv(
             path,
             delimiter=options.delimiter,
@@ -243,7 +289,11 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
         from taut.data.images import read_folder
 
         array, labels, notes = read_folder(
-            path, resize=options.resize, crop=options.crop, alpha=options.alpha, skip_bad=options.skip_bad
+            path,
+            resize=options.resize,
+            crop=options.crop,
+            alpha=options.alpha,
+            skip_bad=options.skip_bad,
         )
         return Source(array, labels, name, tuple(notes))
     if kind == ".h5ad files":
@@ -281,7 +331,10 @@ def _read_memory(source: object, options: Options) -> Source:
         return Source(from_scipy(source), None, "")
     table = from_frame(source)
     if table is None:
-        raise UsageError(f"data must be a path, an array, a tensor, a data frame or a sparse matrix, not {type(source).__name__}")
+        raise UsageError(
+            f"data must be a path, an array, a tensor, a data frame or a sparse matrix, not "
+            f"{type(source).__name__}"
+        )
     return Source(table, None, "")
 
 
@@ -294,7 +347,10 @@ def _read_file(path: Path, key: str | None) -> Source:
     where, suffix = shown(path), path.suffix.lower()
     size = _regular_size(path)
     if suffix in PICKLED:
-        raise DataError(f"{where}: {suffix} files are pickles, which can run code when read; save the array as .npy")
+        raise DataError(
+            f"{where}: {suffix} files are pickles, which can run code when read; save the array as "
+            f".npy"
+        )
     if size == 0:
         raise DataError(f"{where}: the file is empty; write or download it again")
     try:
@@ -309,8 +365,14 @@ def _read_file(path: Path, key: str | None) -> Source:
             elif IDX_NAME.search(path.name) or (len(magic) == 4 and _is_idx(magic)):
                 array = _read_idx(stream, size, where)
             else:
-                way = f"convert it: {command}" if (command := conversion(path)) else f"supported: {SUPPORTED}"
-                raise DataError(f"{where}: cannot read {suffix or 'a file without a suffix'}; {way}")
+                way = (
+                    f"convert it: {command}"
+                    if (command := conversion(path))
+                    else f"supported: {SUPPORTED}"
+                )
+                raise DataError(
+                    f"{where}: cannot read {suffix or 'a file without a suffix'}; {way}"
+                )
     except OSError as error:
         raise UsageError(f"{where}: cannot be read ({error.strerror or shown(error)})") from error
     name = str(path.absolute())
@@ -329,7 +391,10 @@ def _regular_size(path: Path, folder_too: bool = False) -> int:
     if stat.S_ISDIR(status.st_mode):
         if folder_too:
             return 0
-        raise DataError(f"{shown(path)}: is a folder; save its contents as one array in a .npy file and give that")
+        raise DataError(
+            f"{shown(path)}: is a folder; save its contents as one array in a .npy file and give "
+            f"that"
+        )
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{shown(path)}: is not a regular file; give a file: {SUPPORTED}")
     return status.st_size
@@ -337,11 +402,17 @@ def _regular_size(path: Path, folder_too: bool = False) -> int:
 
 def _nearest_file(path: Path) -> str:
     try:
-        names = [p.name for p in path.parent.iterdir()] + (["digits"] if path.parent == Path() else [])
+        names = [p.name for p in path.parent.iterdir()] + (
+            ["digits"] if path.parent == Path() else []
+        )
     except (OSError, ValueError):
         return ", and its folder does not exist either"
     nearest = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {shown(path.parent / nearest[0])}?" if nearest else f"; supported: {SUPPORTED}"
+    return (
+        f"; did you mean {shown(path.parent / nearest[0])}?"
+        if nearest
+        else f"; supported: {SUPPORTED}"
+    )
 
 
 def _read_npy(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
@@ -349,18 +420,27 @@ def _read_npy(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
         version = np.lib.format.read_magic(stream)
         if version > (2, 0):
             raise ValueError("named fields")
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, fortran_order, dtype = read_header(stream)
     except (OSError, zipfile.BadZipFile):
         raise
-    except Exception as error:  # a damaged header raises whatever ast, tokenize or dtype parsing meets
-        raise DataError(f"{where}: is not a .npy file, or its header is damaged; write it with numpy.save") from error
+    except (
+        Exception
+    ) as error:  # a damaged header raises whatever ast, tokenize or dtype parsing meets
+        raise DataError(
+            f"{where}: is not a .npy file, or its header is damaged; write it with numpy.save"
+        ) from error
     _check_dtype(dtype, where)
     _check_shape(shape, where)
     held, claimed = size - stream.tell(), math.prod(shape) * dtype.itemsize
     if held != claimed or min(shape) < 0:
         raise DataError(
-            f"{where}: its header claims shape {shape}, {claimed} bytes, but {held} bytes follow (truncated, damaged,"
+            f"{where}: its header claims shape {shape}, {claimed} bytes, but {held} bytes follow "
+            f"(truncated, damaged,"
             " or several arrays in one file); write it again with numpy.save"
         )
     check_fits(claimed, where, SMALLER)
@@ -378,36 +458,64 @@ def _read_npz(stream: BufferedIOBase, key: str | None, where: str) -> np.ndarray
             info, place = members[key], f"{where}:{shown(key)}"
             if info.file_size > MAX_UNCOMPRESSED_BYTES:
                 gib = info.file_size / 2**30
-                raise DataError(f"{place}: unpacks to {gib:.1f} GiB (limit 16); save it as .npy if that is meant")
+                raise DataError(
+                    f"{place}: unpacks to {gib:.1f} GiB (limit 16); save it as .npy if that is "
+                    f"meant"
+                )
             with archive.open(info) as member:
                 return _read_npy(cast(BufferedIOBase, member), info.file_size, place)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:
         raise DataError(
-            f"{where}: is no .npz file, or truncated or damaged ({shown(error)}); write it again with numpy.savez"
+            f"{where}: is no .npz file, or truncated or damaged ({shown(error)}); write it again "
+            f"with numpy.savez"
         ) from error
 
 
-def _read_sparse(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], where: str) -> SparseRows:
-    """Returns what scipy.sparse.save_npz has written, in the formats whose rows or columns are packed."""
+def _read_sparse(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], where: str
+) -> SparseRows:
+    """Returns what scipy.sparse.save_npz has written, in the formats whose rows or columns are
+    packed.
+    """
     import scipy.sparse
 
     with archive.open(members["format"]) as member:
         stored = member.read(1024)
     kind = next(
-        (k for k in ("csr", "csc", "coo") if stored.endswith((k.encode(), "".join(c + "\0\0\0" for c in k).encode()))), ""
+        (
+            k
+            for k in ("csr", "csc", "coo")
+            if stored.endswith((k.encode(), "".join(c + "\0\0\0" for c in k).encode()))
+        ),
+        "",
     )
     if not kind:
-        raise DataError(f"{where}: holds a sparse matrix that is neither csr, csc nor coo; save matrix.tocsr()")
+        raise DataError(
+            f"{where}: holds a sparse matrix that is neither csr, csc nor coo; save matrix.tocsr()"
+        )
     parts: dict[str, np.ndarray] = {}
     for name in ("shape", "data", *(("row", "col") if kind == "coo" else ("indices", "indptr"))):
         if name not in members:
-            raise DataError(f"{where}: holds a sparse matrix without {name}; write it again with scipy.sparse.save_npz")
+            raise DataError(
+                f"{where}: holds a sparse matrix without {name}; write it again with "
+                f"scipy.sparse.save_npz"
+            )
         info = members[name]
         with archive.open(info) as member:
             parts[name] = _read_npy(cast(BufferedIOBase, member), info.file_size, f"{where}:{name}")
     shape = tuple(int(n) for n in parts["shape"])
     if len(shape) != 2 or min(shape) < 1 or max(shape) > 2**31:
-        raise DataError(f"{where}: holds a sparse matrix of shape {shape}; rows and columns are needed")
+        raise DataError(
+            f"{where}: holds a sparse matrix of shape {shape}; rows and columns are needed"
+        )
     check_fits(8 * shape[0] + 12 * len(parts["data"]), where, SMALLER)
     if kind == "coo":
         matrix = scipy.sparse.coo_matrix((parts["data"], (parts["row"], parts["col"])), shape)
@@ -417,14 +525,19 @@ def _read_sparse(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], 
     return from_scipy(matrix, where)
 
 
-def _choose(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], key: str | None, where: str) -> str:
+def _choose(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], key: str | None, where: str
+) -> str:
     if not members:
         raise DataError(f"{where}: holds no arrays; write it with numpy.savez")
     if key is None and len(members) == 1:
         return next(iter(members))
     if key in members:
         return key
-    listed = [f"{shown(name)} {_member_shape(archive, info)}".strip() for name, info in list(members.items())[:20]]
+    listed = [
+        f"{shown(name)} {_member_shape(archive, info)}".strip()
+        for name, info in list(members.items())[:20]
+    ]
     arrays = ", ".join(listed) + (f" and {len(members) - 20} more" if len(members) > 20 else "")
     if key is None:
         raise DataError(f"{where}: holds {len(members)} arrays; choose one with --key: {arrays}")
@@ -438,7 +551,9 @@ def _member_shape(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
         with archive.open(info) as member:
             np.lib.format.read_magic(member)
             return str(np.lib.format.read_array_header_1_0(member)[0])
-    except Exception:  # the list helps to choose a key; the chosen member is read, and refused, with care
+    except (
+        Exception
+    ):  # the list helps to choose a key; the chosen member is read, and refused, with care
         return ""
 
 
@@ -453,33 +568,50 @@ def _read_idx(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
         plain: BufferedIOBase = gzip.GzipFile(fileobj=stream) if packed else stream
         magic = plain.read(4)
         if len(magic) < 4 or not _is_idx(magic):
-            raise DataError(f"{where}: is not an idx file (it begins {magic.hex()}); supported: {SUPPORTED}")
+            raise DataError(
+                f"{where}: is not an idx file (it begins {magic.hex()}); supported: {SUPPORTED}"
+            )
         sizes = plain.read(4 * magic[3])
         shape = tuple(int(n) for n in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4"))
         if len(shape) == magic[3]:
             _check_shape(shape, where)
         dtype = np.dtype(IDX_DTYPES[magic[2]])
         claimed = math.prod(shape) * dtype.itemsize
-        room = min(size * MAX_GZIP_RATIO, MAX_UNCOMPRESSED_BYTES) if packed else size - 4 - len(sizes)
+        room = (
+            min(size * MAX_GZIP_RATIO, MAX_UNCOMPRESSED_BYTES) if packed else size - 4 - len(sizes)
+        )
         if len(shape) < magic[3] or claimed > room:
-            raise DataError(f"{where}: is truncated: its header claims shape {shape}, {claimed} bytes; download it again")
+            raise DataError(
+                f"{where}: is truncated: its header claims shape {shape}, {claimed} bytes; "
+                f"download it again"
+            )
         check_fits(claimed, where, SMALLER)
         array = _fill(plain, dtype, math.prod(shape), where)
         if plain.read(1):
-            raise DataError(f"{where}: holds more than the {claimed} bytes of its header's {shape}; download it again")
+            raise DataError(
+                f"{where}: holds more than the {claimed} bytes of its header's {shape}; download "
+                f"it again"
+            )
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{where}: is truncated or damaged ({shown(error)}); download it again") from error
+        raise DataError(
+            f"{where}: is truncated or damaged ({shown(error)}); download it again"
+        ) from error
     return array.reshape(shape)
 
 
 def _fill(stream: BufferedIOBase, dtype: np.dtype[Any], count: int, where: str) -> np.ndarray:
-    """Reads straight into the array, a piece at a time: a compressed stream would otherwise hold everything twice."""
+    """Reads straight into the array, a piece at a time.
+
+    A compressed stream would otherwise hold everything twice.
+    """
     array = np.empty(count, dtype)
     view, done = array.view(np.uint8).data, 0
     while done < len(view):
         piece = stream.read(min(2**24, len(view) - done))
         if not piece:
-            raise DataError(f"{where}: is truncated: {done} of {len(view)} bytes; write or download it again")
+            raise DataError(
+                f"{where}: is truncated: {done} of {len(view)} bytes; write or download it again"
+            )
         view[done : done + len(piece)] = piece
         done += len(piece)
     return array
@@ -498,27 +630,45 @@ def _openml(name: str) -> Source:
     try:
         bunch = fetch_openml(name.removeprefix("openml:"), as_frame=False, parser="liac-arff")
     except (OSError, http.client.HTTPException) as error:
-        raise DataError(f"{shown(name)}: openml.org did not answer ({shown(error)}); try later or give a file") from error
+        raise DataError(
+            f"{shown(name)}: openml.org did not answer ({shown(error)}); try later or give a file"
+        ) from error
     except ValueError as error:
-        raise DataError(f"{shown(name)}: cannot be fetched ({shown(error)}); give a numeric data set or a file") from error
+        raise DataError(
+            f"{shown(name)}: cannot be fetched ({shown(error)}); give a numeric data set or a file"
+        ) from error
     categories = [column for column in bunch.feature_names if column in (bunch.categories or {})]
     if categories:
         listed = shown(", ".join(categories[:10])) + (", ..." if len(categories) > 10 else "")
-        raise DataError(f"{shown(name)}: columns of categories are not supported: {listed}; encode them and give a file")
+        raise DataError(
+            f"{shown(name)}: columns of categories are not supported: {listed}; encode them and "
+            f"give a file"
+        )
     if not isinstance(bunch.data, np.ndarray):
         raise DataError(f"{shown(name)}: is sparse; make it dense and give it as .npy")
-    labels = bunch.target.astype(str) if bunch.target is not None and bunch.target.dtype == object else bunch.target
+    labels = (
+        bunch.target.astype(str)
+        if bunch.target is not None and bunch.target.dtype == object
+        else bunch.target
+    )
     return Source(_plain(bunch.data, shown(name)), labels, name)
 
 
 def _from_tensor(tensor: torch.Tensor) -> np.ndarray:
     try:
         tensor = tensor.detach().cpu()
-        if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
-            tensor = tensor.float()  # bfloat16 and float8 have no numpy type; float32 holds all their values
+        if tensor.is_floating_point() and tensor.dtype not in (
+            torch.float16,
+            torch.float32,
+            torch.float64,
+        ):
+            # bfloat16 and float8 have no numpy type; float32 holds all their values
+            tensor = tensor.float()
         return tensor.numpy()
     except (TypeError, RuntimeError) as error:  # sparse, quantised and meta tensors
-        raise DataError(f"the tensor: {tensor.layout} {tensor.dtype} cannot become an array; give it dense") from error
+        raise DataError(
+            f"the tensor: {tensor.layout} {tensor.dtype} cannot become an array; give it dense"
+        ) from error
 
 
 def _check_dtype(dtype: np.dtype[Any], where: str) -> None:
@@ -532,13 +682,18 @@ def _check_shape(shape: tuple[int, ...], where: str) -> None:
     if len(shape) == 0:
         raise DataError(f"{where}: is a single number (0-d); the first axis must count the rows")
     if 0 in shape:
-        raise DataError(f"{where}: is empty (shape {shape}); at least one row of one value is needed")
+        raise DataError(
+            f"{where}: is empty (shape {shape}); at least one row of one value is needed"
+        )
     if len(shape) > 32:
         raise DataError(f"{where}: has {len(shape)} axes; reshape it to rows of at most three axes")
 
 
 def _plain(array: np.ndarray, where: str) -> np.ndarray:
-    """Returns the same values in native byte order and C order; bool becomes uint8, float16 float32."""
+    """Returns the same values in native byte order and C order.
+
+    Bool becomes uint8, float16 float32.
+    """
     _check_dtype(array.dtype, where)
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
         raise DataError(f"{where}: has masked entries; set them to NaN, which means missing")

@@ -1,7 +1,8 @@
-"""What holds the rows of a part of the data: a dense tensor, or something that makes dense rows on demand.
+"""What holds the rows of a part of the data: a dense tensor, or something that makes dense rows on
+demand.
 
-A count matrix is mostly zeros and a Parquet file may be larger than memory: both hand out dense rows for a batch and keep the
-rest as it is. A ``torch.Tensor`` has all that is asked for here.
+A count matrix is mostly zeros and a Parquet file may be larger than memory: both hand out dense
+rows for a batch and keep the rest as it is. A ``torch.Tensor`` has all that is asked for here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Rows of a sparse matrix: kept sparse, handed out dense a batch at a time.
 
-A matrix of single cells is 95 % zeros, so its dense form would fill the memory for nothing. ``SparseRows`` keeps the
-non-zero values in the smallest integer type that holds them and scatters the wanted rows into zeros, on any device.
+A matrix of single cells is 95 % zeros, so its dense form would fill the memory for nothing.
+``SparseRows`` keeps the non-zero values in the smallest integer type that holds them and scatters
+the wanted rows into zeros, on any device.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ BLOCK = 2**22  # values looked at in one step
 
 
 class SparseRows:
-    """Creates rows (``taut.data.rows.Rows``) over a sparse matrix: indexed like a tensor, they come out dense.
+    """Creates rows (``taut.data.rows.Rows``) over a sparse matrix: indexed like a tensor, they come
+    out dense.
 
-    Values that are all counts are kept as uint8, int16, int32 or int64, whichever is smallest; others as they are.
+    Values that are all counts are kept as uint8, int16, int32 or int64, whichever is smallest;
+    others as they are.
 
     Args:
-        matrix: A scipy CSR matrix or array (N, C). ``from_scipy`` takes the other formats, and checks.
+        matrix: A scipy CSR matrix or array (N, C). ``from_scipy`` takes the other formats, and
+            checks.
     """
 
     def __init__(self, matrix: Any) -> None:
@@ -45,7 +49,8 @@ class SparseRows:
         """Returns the rows of a dense array (N, C)."""
         from scipy.sparse import csr_array
 
-        native = np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")  # scipy knows no others
+        # scipy knows no others
+        native = np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")
         return cls(csr_array(array.astype(native, copy=False)))
 
     def __len__(self) -> int:
@@ -67,8 +72,12 @@ class SparseRows:
         """Returns the rows of a slice or of an index tensor, dense; of an integer, that row."""
         sizes = self._lengths[index].shape
         where, lengths = self._where(index)
-        first = torch.arange(0, len(lengths) * self._num_columns, self._num_columns, device=self.device)
-        places = first.repeat_interleave(lengths, output_size=len(where)).add_(self._columns.index_select(0, where))
+        first = torch.arange(
+            0, len(lengths) * self._num_columns, self._num_columns, device=self.device
+        )
+        places = first.repeat_interleave(lengths, output_size=len(where)).add_(
+            self._columns.index_select(0, where)
+        )
         values = self._values.index_select(0, where).to(self.dtype)
         dense = torch.zeros(len(lengths) * self._num_columns, dtype=self.dtype, device=self.device)
         return dense.scatter_(0, places, values).view(*sizes, self._num_columns)
@@ -79,13 +88,17 @@ class SparseRows:
 
     def to(self, device: torch.device | str, /) -> SparseRows:
         """Returns the same rows, to come out on a device: what travels there is sparse."""
-        return self._with(*(x.to(device) for x in (self._lengths, self._starts, self._columns, self._values)))
+        return self._with(
+            *(x.to(device) for x in (self._lengths, self._starts, self._columns, self._values))
+        )
 
     def subset(self, rows: np.ndarray) -> SparseRows:
         """Returns the rows of these numbers, in that order, still sparse."""
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.device)
         where, lengths = self._where(index)
-        return self._with(lengths, lengths.cumsum(0) - lengths, self._columns[where], self._values[where])
+        return self._with(
+            lengths, lengths.cumsum(0) - lengths, self._columns[where], self._values[where]
+        )
 
     def largest(self) -> float:
         """Returns the largest value, 0 if none is above it."""
@@ -99,8 +112,12 @@ class SparseRows:
         return totals
 
     def column_moments(self) -> tuple[Tensor, Tensor]:
-        """Returns the mean and the standard deviation (of the population, divided by N) of each column, (C,), in float64."""
-        sums, squares, counts = torch.zeros(3, self._num_columns, dtype=torch.float64, device=self.device)
+        """Returns the mean and the standard deviation (of the population, divided by N) of each
+        column, (C,), in float64.
+        """
+        sums, squares, counts = torch.zeros(
+            3, self._num_columns, dtype=torch.float64, device=self.device
+        )
         for _, columns, values in self.blocks():
             sums.index_add_(0, columns, values)
             counts.index_add_(0, columns, torch.ones_like(values))
@@ -119,31 +136,48 @@ class SparseRows:
 
     def fingerprint(self) -> str:
         """Returns 128 bits in hex over shape and rows: the name of exactly these counts."""
-        return blake2b(f"{self.shape} sparse ".encode() + self.row_hashes().tobytes(), digest_size=16).hexdigest()
+        return blake2b(
+            f"{self.shape} sparse ".encode() + self.row_hashes().tobytes(), digest_size=16
+        ).hexdigest()
 
     def _with(self, lengths: Tensor, starts: Tensor, columns: Tensor, values: Tensor) -> SparseRows:
         other = copy.copy(self)
-        other._lengths, other._starts, other._columns, other._values = lengths, starts, columns, values
+        other._lengths, other._starts, other._columns, other._values = (
+            lengths,
+            starts,
+            columns,
+            values,
+        )
         return other
 
     def _where(self, index: Any) -> tuple[Tensor, Tensor]:
-        """The places of the stored values of rows, one row after the other, and how many each row has."""
+        """The places of the stored values of rows, one row after the other, and how many each row
+        has.
+        """
         starts, lengths = self._starts[index].reshape(-1), self._lengths[index].reshape(-1)
         first = starts - lengths.cumsum(0) + lengths
         where = first.repeat_interleave(lengths, output_size=int(lengths.sum()))
         return where.add_(torch.arange(len(where), device=self.device)), lengths
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields row number, column number and value (float64) of the stored values, whole rows at a time."""
+        """Yields row number, column number and value (float64) of the stored values, whole rows at
+        a time.
+        """
         step = max(1, BLOCK * len(self) // max(1, len(self._values)))
         for start in range(0, len(self), step):
             rows = torch.arange(start, min(start + step, len(self)), device=self.device)
             where, lengths = self._where(rows)
-            yield rows.repeat_interleave(lengths), self._columns[where].long(), self._values[where].double()
+            yield (
+                rows.repeat_interleave(lengths),
+                self._columns[where].long(),
+                self._values[where].double(),
+            )
 
 
 def float_dtype() -> torch.dtype:
-    """Returns the type in which rows come out: float64 only if torch computes in it, else float32."""
+    """Returns the type in which rows come out: float64 only if torch computes in it,
+    else float32.
+    """
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
@@ -160,9 +194,12 @@ def from_scipy(matrix: Any, name: str = "the matrix") -> SparseRows:
     check_numbers(matrix, name)
     try:
         if matrix.format in ("csr", "csc"):
-            matrix.check_format(full_check=True)  # scipy's loops trust the indices of a file, and would write anywhere
+            # scipy's loops trust the indices of a file, and would write anywhere
+            matrix.check_format(full_check=True)
     except ValueError as error:
-        raise DataError(f"{name}: its sparse indices are damaged ({shown(error)}); write it again") from error
+        raise DataError(
+            f"{name}: its sparse indices are damaged ({shown(error)}); write it again"
+        ) from error
     return SparseRows(matrix if matrix.format == "csr" else _widened(matrix).tocsr())
 
 
@@ -174,13 +211,21 @@ def check_numbers(matrix: Any, name: str) -> None:
     """
     kind, itemsize = matrix.dtype.kind, matrix.dtype.itemsize
     if len(matrix.shape) != 2 or 0 in matrix.shape:
-        raise DataError(f"{name}: has shape {tuple(matrix.shape)}; rows and columns are needed, at least one of each")
+        raise DataError(
+            f"{name}: has shape {tuple(matrix.shape)}; rows and columns are needed, at least one "
+            f"of each"
+        )
     if kind not in "biuf" or itemsize > 8:
-        raise DataError(f"{name}: holds {matrix.dtype} values, not numbers; save it as integers or float32")
+        raise DataError(
+            f"{name}: holds {matrix.dtype} values, not numbers; save it as integers or float32"
+        )
 
 
 def _canonical(matrix: Any) -> Any:
-    """The same matrix with sorted columns, nothing twice and no stored zeros: equal rows are equal bytes."""
+    """The same matrix with sorted columns, nothing twice and no stored zeros.
+
+    Equal rows are equal bytes.
+    """
     if matrix.has_canonical_format and matrix.data.all():
         return matrix
     matrix = _widened(matrix).copy()
@@ -191,13 +236,19 @@ def _canonical(matrix: Any) -> Any:
 
 def _widened(matrix: Any) -> Any:
     """Repeated entries are added up, which must not wrap around."""
-    return matrix.astype(np.int64) if matrix.dtype.kind in "biu" and matrix.dtype.itemsize < 8 else matrix
+    return (
+        matrix.astype(np.int64)
+        if matrix.dtype.kind in "biu" and matrix.dtype.itemsize < 8
+        else matrix
+    )
 
 
 def _small(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "bu" or only_counts([values]):
         high = int(values.max(initial=0))
-        smallest = next((t for t in (np.uint8, np.int16, np.int32, np.int64) if high <= np.iinfo(t).max), None)
+        smallest = next(
+            (t for t in (np.uint8, np.int16, np.int32, np.int64) if high <= np.iinfo(t).max), None
+        )
         if smallest is not None:
             return values.astype(smallest)
     return values.astype(np.float64 if values.dtype.kind == "u" else values.dtype)
@@ -207,5 +258,8 @@ def only_counts(blocks: Iterable[Any]) -> bool:
     """Returns whether all values of some arrays are finite integers from 0."""
     arrays = (np.asarray(x) for x in blocks)
     return all(
-        bool(np.all((x >= 0) & (x == np.trunc(x)) & (x < np.inf))) if x.dtype.kind in "iuf" else x.dtype == bool for x in arrays
+        bool(np.all((x >= 0) & (x == np.trunc(x)) & (x < np.inf)))
+        if x.dtype.kind in "iuf"
+        else x.dtype == bool
+        for x in arrays
     )

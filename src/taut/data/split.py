@@ -1,10 +1,11 @@
 """Splits by what a row *is*, not where it stands or which seed was drawn.
 
-Each row's bytes are hashed and the rows ranked by hash: the same data give the same test set on every machine, in any
-order, for any seed. Copies of a row, having one hash, stay on one side, since a copied row that is trained on and tested
-on makes the test optimistic. A row that repeats by its nature, such as an answer to a survey, is another thing: were all
-its copies held out, the training would lack a part of the distribution. So rows with many copies are divided among the
-parts, each part getting its share of every one of them; which rows these are is said in ``copies_of``.
+Each row's bytes are hashed and the rows ranked by hash: the same data give the same test set on
+every machine, in any order, for any seed. Copies of a row, having one hash, stay on one side, since
+a copied row that is trained on and tested on makes the test optimistic. A row that repeats by its
+nature, such as an answer to a survey, is another thing: were all its copies held out, the training
+would lack a part of the distribution. So rows with many copies are divided among the parts, each
+part getting its share of every one of them; which rows these are is said in ``copies_of``.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ from taut.system.errors import DataError, UsageError
 
 BY = ("rows", "copies")
 FEW = 4
-"""So many copies can stay on one side by chance: with 80 % of the rows in training it holds f c = 0.8 c of c copies on
-average, with a standard deviation of sqrt(c f (1 - f)) = 0.4 sqrt(c). To hold none of them is 2 sqrt(c) deviations off,
-four for four copies."""
+"""So many copies can stay on one side by chance.
+
+With 80 % of the rows in training it holds f c = 0.8 c of c copies on average, with a standard
+deviation of sqrt(c f (1 - f)) = 0.4 sqrt(c). To hold none of them is 2 sqrt(c) deviations off, four
+for four copies.
+"""
 
 
 class Copies(NamedTuple):
     """What is done with the copies of a row.
 
     Args:
-        most: Rows that occur at most so often have all their copies on one side; others are divided among the parts.
+        most: Rows that occur at most so often have all their copies on one side; others are divided
+            among the parts.
         divided: Hashes of the rows that are divided.
         notes: What to know of it, a line or none.
     """
@@ -39,24 +44,33 @@ class Copies(NamedTuple):
     notes: list[str]
 
 
-def split(array: np.ndarray, validation: float, test: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the ascending row numbers of the training, validation and test parts of an array; copies stay together."""
+def split(
+    array: np.ndarray, validation: float, test: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the ascending row numbers of the training, validation and test parts of an array.
+
+    Copies stay together.
+    """
     return split_hashes(row_hashes(array), validation, test)
 
 
-def copies_of(hashes: np.ndarray, validation: float, test: float, by: str | None, *, by_nature: bool) -> Copies:
+def copies_of(
+    hashes: np.ndarray, validation: float, test: float, by: str | None, *, by_nature: bool
+) -> Copies:
     """Returns what is done with the copies of each row.
 
-    Unless it is asked otherwise, a row is divided among the parts where it could leave them unlike the data: where its
-    copies exceed a fifth of the smaller held-out part, whose size they would spoil, and also, if rows repeat by nature, where
-    it occurs so often (five times) that holding out all copies takes its share in training out of the sampling error.
+    Unless it is asked otherwise, a row is divided among the parts where it could leave them unlike
+    the data: where its copies exceed a fifth of the smaller held-out part, whose size they would
+    spoil, and also, if rows repeat by nature, where it occurs so often (five times) that holding
+    out all copies takes its share in training out of the sampling error.
 
     Args:
         hashes: Of the rows.
         validation: Share of the rows for validation.
         test: Share of the rows for testing.
         by: "rows" divides the copies of every row, "copies" of none; None decides.
-        by_nature: Whether equal rows are to be expected: all columns are levels or counts, and the rows are no images.
+        by_nature: Whether equal rows are to be expected: all columns are levels or counts, and the
+            rows are no images.
 
     Fails:
         UsageError: ``by`` is another word.
@@ -71,7 +85,9 @@ def copies_of(hashes: np.ndarray, validation: float, test: float, by: str | None
         most = 1
     elif parts and by is None and by_nature:
         most = FEW
-    elif parts and by is None and len(distinct) > len(parts):  # fewer real rows are nothing to learn from
+    elif (
+        parts and by is None and len(distinct) > len(parts)
+    ):  # fewer real rows are nothing to learn from
         most = max(FEW, min(parts) // 5)
     divided = distinct[sizes > most]
     repeats = rows - len(distinct)
@@ -86,8 +102,10 @@ def copies_of(hashes: np.ndarray, validation: float, test: float, by: str | None
         there, largest = int(sizes[sizes > most].sum()), 100 * sizes.max() / rows
         alone = ", others stay on one side" if np.any((sizes > 1) & (sizes <= most)) else ""
         note += (
-            f"the {there} that occur more than {most:g} times (the commonest are {largest:.3g} % of all) are divided among the "
-            f"parts, since a part would have all or none of them{alone}; --split copies keeps copies together"
+            f"the {there} that occur more than {most:g} times (the commonest are {largest:.3g} % "
+            f"of all) are divided among the "
+            f"parts, since a part would have all or none of them{alone}; --split copies keeps "
+            f"copies together"
         )
     return Copies(most, divided, [note])
 
@@ -97,9 +115,10 @@ def split_hashes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the ascending row numbers of the training, validation and test parts.
 
-    Rows with more than ``most`` copies are divided: of each, every part has its share to within one row or two. Of the others
-    the smallest hashes are the test part, the next the validation part. A part grows by whole groups of identical rows until it
-    has its share, and leaves at least one group to each part after it that has no rows yet.
+    Rows with more than ``most`` copies are divided: of each, every part has its share to within one
+    row or two. Of the others the smallest hashes are the test part, the next the validation part. A
+    part grows by whole groups of identical rows until it has its share, and leaves at least one
+    group to each part after it that has no rows yet.
 
     Args:
         hashes: Of the rows.
@@ -112,13 +131,20 @@ def split_hashes(
         DataError: there are fewer distinct rows than parts.
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise UsageError(f"validation {validation:g} and test {test:g} must be shares >= 0 whose sum is below 1")
+        raise UsageError(
+            f"validation {validation:g} and test {test:g} must be shares >= 0 whose sum is below 1"
+        )
     _, group, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
     divided = sizes > most
     parts = 1 + (validation > 0) + (test > 0)
-    if len(sizes) < (2 if divided.any() else parts):  # of two levels of one column both can be in every part
-        raise DataError(f"only {len(sizes)} distinct rows: too few to split into {parts} parts; give more data")
-    wanted_test, wanted_validation = (max(1, round(s * len(hashes))) if s else 0 for s in (validation, test)[::-1])
+    # of two levels of one column both can be in every part
+    if len(sizes) < (2 if divided.any() else parts):
+        raise DataError(
+            f"only {len(sizes)} distinct rows: too few to split into {parts} parts; give more data"
+        )
+    wanted_test, wanted_validation = (
+        max(1, round(s * len(hashes))) if s else 0 for s in (validation, test)[::-1]
+    )
     part = np.zeros(len(hashes), np.int64)  # 0 training, 1 validation, 2 test
     loose = np.argsort(group, kind="stable")
     loose = loose[divided[group[loose]]]  # copies after each other, in the order of their hashes
@@ -150,15 +176,21 @@ def num_duplicates(array: np.ndarray) -> int:
 
 
 def hashes_of(rows: Rows) -> np.ndarray:
-    """Returns the hash of each row, dense or not; those that can tell it themselves need not be made dense."""
+    """Returns the hash of each row, dense or not.
+
+    Those that can tell it themselves need not be made dense.
+    """
     own = getattr(rows, "row_hashes", None)
-    return own() if own is not None else np.concatenate([row_hashes(b.numpy()) for b in blocks(rows)])
+    return (
+        own() if own is not None else np.concatenate([row_hashes(b.numpy()) for b in blocks(rows)])
+    )
 
 
 def row_hashes(array: np.ndarray) -> np.ndarray:
     """Returns 128 bits for each row: equal for equal rows of one dtype (-0.0 counts as 0.0)."""
     if array.dtype.kind == "f":
-        array = np.where(np.isnan(array), np.nan, array + 0.0)  # -0.0 + 0.0 is 0.0, and all NaN are one
+        # -0.0 + 0.0 is 0.0, and all NaN are one
+        array = np.where(np.isnan(array), np.nan, array + 0.0)
     rows = np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1)
     return np.array([blake2b(row.tobytes(), digest_size=16).digest() for row in rows], dtype="S16")
 

@@ -1,11 +1,17 @@
 r"""Distributions that torch lacks, or has in a form that is not good enough.
 
-``levels`` over integers in a range, ``counts`` over 0, 1, 2, ..., ``reals``, ``warps`` (any marginal, by its quantiles), and
-``observed``, which leaves missing entries out of a sum.
+``levels`` over integers in a range, ``counts`` over 0, 1, 2, ..., ``reals``, ``warps`` (any
+marginal, by its quantiles), and ``observed``, which leaves missing entries out of a sum.
 """
 
 from taut.distributions.counts import Binomial, NegativeBinomial, Poisson, ZeroInflated
-from taut.distributions.levels import OUTSIDE, Bernoulli, CategoricalLevels, DiscretizedLogistic, Ordinal
+from taut.distributions.levels import (
+    OUTSIDE,
+    Bernoulli,
+    CategoricalLevels,
+    DiscretizedLogistic,
+    Ordinal,
+)
 from taut.distributions.observed import Observed
 from taut.distributions.reals import ContinuousBernoulli, LogNormal, StudentT
 

@@ -19,13 +19,17 @@ __all__ = ["Binomial", "NegativeBinomial", "Poisson", "ZeroInflated"]
 
 LARGEST_COUNT = 2.0**53
 
-MANY_COUNTS = 1e8  # from here on terms of x log x would leave nothing of a log-probability but rounding
+MANY_COUNTS = (
+    1e8  # from here on terms of x log x would leave nothing of a log-probability but rounding
+)
 
 
 class Poisson(Distribution):
-    r"""Creates the Poisson distribution over counts with the logarithm of its rate: $\log p(x) = x l - e^l - \log x!$.
+    r"""Creates the Poisson distribution over counts with the logarithm of its rate: $\log p(x) = x
+    l - e^l - \log x!$.
 
-    torch's own has no gradient where a rate has rounded to zero, and loses a tenth of a nat in float32 at 100,000 counts.
+    torch's own has no gradient where a rate has rounded to zero, and loses a tenth of a nat in
+    float32 at 100,000 counts.
 
     Args:
         log_rate: l.
@@ -50,7 +54,9 @@ class Poisson(Distribution):
         return self.mean
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return _count_log_prob(value, -self.mean, lambda x, l: x * l - l.exp() - torch.lgamma(x + 1), self.log_rate)
+        return _count_log_prob(
+            value, -self.mean, lambda x, l: x * l - l.exp() - torch.lgamma(x + 1), self.log_rate
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -58,14 +64,17 @@ class Poisson(Distribution):
 
 
 class NegativeBinomial(Distribution):
-    r"""Creates the negative binomial distribution over counts with mean $\mu$ and variance $\mu + \mu^2 / r$.
+    r"""Creates the negative binomial distribution over counts with mean $\mu$ and variance $\mu +
+    \mu^2 / r$.
 
     With $d = \log \mu - \log r$,
 
-    $$ \log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, r^x} - \log x! + x \log \mu - (x + r) \, \mathrm{softplus}(d). $$
+    $$ \log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, r^x} - \log x!
+       + x \log \mu - (x + r) \, \mathrm{softplus}(d). $$
 
-    From r = 10,000 on the first term is Stirling's $(x + r - 1/2) \log(1 + x / r) - x - x / (12 r (x + r))$, exact to 1e-14:
-    the difference of two logarithms of the gamma function would be all rounding, and so r can go to the Poisson limit.
+    From r = 10,000 on the first term is Stirling's $(x + r - 1/2) \log(1 + x / r) - x - x / (12 r
+    (x + r))$, exact to 1e-14: the difference of two logarithms of the gamma function would be all
+    rounding, and so r can go to the Poisson limit.
 
     Args:
         log_mean: $\log \mu$.
@@ -75,12 +84,17 @@ class NegativeBinomial(Distribution):
     arg_constraints = {"log_mean": constraints.real, "log_concentration": constraints.real}  # noqa: RUF012
     support = constraints.nonnegative_integer
 
-    def __init__(self, log_mean: Tensor, log_concentration: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, log_mean: Tensor, log_concentration: Tensor, validate_args: bool | None = None
+    ) -> None:
         self.log_mean, self.log_concentration = torch.broadcast_tensors(log_mean, log_concentration)
         super().__init__(self.log_mean.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomial:
-        log_mean, log_concentration = self.log_mean.expand(batch_shape), self.log_concentration.expand(batch_shape)
+        log_mean, log_concentration = (
+            self.log_mean.expand(batch_shape),
+            self.log_concentration.expand(batch_shape),
+        )
         return NegativeBinomial(log_mean, log_concentration, validate_args=False)
 
     @property
@@ -94,18 +108,27 @@ class NegativeBinomial(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         d = self.log_mean - self.log_concentration
         at_zero = -self.log_concentration.exp() * functional.softplus(d, threshold=40.0)
-        return _count_log_prob(value, at_zero, _negative_binomial, self.log_mean, self.log_concentration)
+        return _count_log_prob(
+            value, at_zero, _negative_binomial, self.log_mean, self.log_concentration
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            share = Gamma(self.log_concentration.exp(), 1.0, validate_args=False).sample(sample_shape)
+            share = Gamma(self.log_concentration.exp(), 1.0, validate_args=False).sample(
+                sample_shape
+            )
             return _poisson(share * (self.log_mean - self.log_concentration).exp())
 
 
 def _poisson(rate: Tensor) -> Tensor:
-    """Returns Poisson draws; of a rate beyond 2^53, where floats do not count any more, 2^53 and not a number that wrapped."""
+    """Returns Poisson draws.
+
+    Of a rate beyond 2^53, where floats do not count any more, 2^53 and not a number that wrapped.
+    """
     return torch.where(
-        rate < LARGEST_COUNT, torch.poisson(rate.clamp(max=LARGEST_COUNT).nan_to_num(LARGEST_COUNT)), LARGEST_COUNT
+        rate < LARGEST_COUNT,
+        torch.poisson(rate.clamp(max=LARGEST_COUNT).nan_to_num(LARGEST_COUNT)),
+        LARGEST_COUNT,
     )
 
 
@@ -113,18 +136,30 @@ def _negative_binomial(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Tensor:
     r = log_r.exp()
     if get_proxy_mode() is None and bool((x > MANY_COUNTS).any()):
         few = x <= MANY_COUNTS
-        return torch.where(few, _negative_binomial(torch.where(few, x, 1.0), log_mean, log_r), _saddle(x, log_mean.exp(), r))
+        return torch.where(
+            few,
+            _negative_binomial(torch.where(few, x, 1.0), log_mean, log_r),
+            _saddle(x, log_mean.exp(), r),
+        )
     exact = torch.lgamma(x + r) - torch.lgamma(r) - x * log_r
     stirling = (x + r - 0.5) * torch.log1p(x / r) - x - x / (12 * r * (x + r))
     rising = torch.where(r < 1e4, exact, stirling)
-    return rising - torch.lgamma(x + 1) + x * log_mean - (x + r) * functional.softplus(log_mean - log_r, threshold=40.0)
+    return (
+        rising
+        - torch.lgamma(x + 1)
+        + x * log_mean
+        - (x + r) * functional.softplus(log_mean - log_r, threshold=40.0)
+    )
 
 
 def _saddle(x: Tensor, mean: Tensor, r: Tensor) -> Tensor:
-    r"""Returns the same for large counts by Loader's expansion, in which no terms cancel: right at any x that a float64 holds.
+    r"""Returns the same for large counts by Loader's expansion, in which no terms cancel: right at
+    any x that a float64 holds.
 
-    With $n = x + r$ and $D(a) = (1 + a) \log (1 + a) - a$, $\log p(x) = \log (r / n) + \delta(n) - \delta(r) - \delta(x)
-    - n p \, D(a_r) - n q \, D(a_x) - \log (2 \pi r x / n) / 2$, $p = r / (\mu + r)$, $q = 1 - p$, where $n p (1 + a_r) = r$,
+    With $n = x + r$ and $D(a) = (1 + a) \log (1 + a) - a$, $\log p(x) = \log (r / n) + \delta(n) -
+    \delta(r) - \delta(x)
+    - n p \, D(a_r) - n q \, D(a_x) - \log (2 \pi r x / n) / 2$, $p = r / (\mu + r)$, $q = 1 - p$,
+      where $n p (1 + a_r) = r$,
     $n q (1 + a_x) = x$, and $\delta$ is the error of Stirling's formula.
     """
     n, total = x + r, mean + r
@@ -144,25 +179,37 @@ def _deviance(a: Tensor) -> Tensor:
 def _stirling_error(x: Tensor) -> Tensor:
     r"""Returns $\log \Gamma(x + 1) - (x + 1/2) \log x + x - \log (2 \pi) / 2$."""
     large = x.clamp(min=15.0)
-    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / 1680 / large.square()) / large.square()) / large.square()) / large
+    series = (
+        1 / 12
+        - (1 / 360 - (1 / 1260 - 1 / 1680 / large.square()) / large.square()) / large.square()
+    ) / large
     plain = torch.lgamma(x + 1) - (x + 0.5) * x.log() + x - 0.5 * math.log(2 * math.pi)
     return torch.where(x < 15, plain, series)
 
 
-def _count_log_prob(value: Tensor, at_zero: Tensor, log_mass: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
-    """Returns ``at_zero`` where the count is zero, and ``log_mass(count, *parameters)`` elsewhere, computed in float64.
+def _count_log_prob(
+    value: Tensor, at_zero: Tensor, log_mass: Callable[..., Tensor], *parameters: Tensor
+) -> Tensor:
+    """Returns ``at_zero`` where the count is zero, and ``log_mass(count, *parameters)`` elsewhere,
+    computed in float64.
 
-    Most counts are zero in the data that have many, and there neither of the two costs applies: terms of a hundred thousand that
-    cancel to a few nats, and logarithms of the gamma function.
+    Most counts are zero in the data that have many, and there neither of the two costs applies:
+    terms of a hundred thousand that cancel to a few nats, and logarithms of the gamma function.
     """
     shape = torch.broadcast_shapes(value.shape, at_zero.shape)
     index = value.expand(shape).reshape(-1).nonzero().squeeze(-1)
     taken = (wide(t.expand(shape).reshape(-1).index_select(0, index)) for t in (value, *parameters))
-    return at_zero.expand(shape).reshape(-1).index_copy(0, index, log_mass(*taken).to(at_zero)).view(shape)
+    return (
+        at_zero.expand(shape)
+        .reshape(-1)
+        .index_copy(0, index, log_mass(*taken).to(at_zero))
+        .view(shape)
+    )
 
 
 class ZeroInflated(Distribution):
-    r"""Creates a distribution over counts that is 0 with a share $\pi = \sigma(g)$, and otherwise follows another.
+    r"""Creates a distribution over counts that is 0 with a share $\pi = \sigma(g)$, and otherwise
+    follows another.
 
     $$ p(x) = (1 - \pi) \, p_0(x) + \pi \, [x = 0], \quad \log (1 - \pi) = -\mathrm{softplus}(g). $$
 
@@ -174,12 +221,16 @@ class ZeroInflated(Distribution):
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (torch's own protocol)
     support = constraints.nonnegative_integer
 
-    def __init__(self, base: Distribution, logits: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, base: Distribution, logits: Tensor, validate_args: bool | None = None
+    ) -> None:
         self.base, self.logits = base, logits
         super().__init__(base.batch_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ZeroInflated:
-        return ZeroInflated(self.base.expand(batch_shape), self.logits.expand(batch_shape), validate_args=False)
+        return ZeroInflated(
+            self.base.expand(batch_shape), self.logits.expand(batch_shape), validate_args=False
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -187,7 +238,9 @@ class ZeroInflated(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        return torch.sigmoid(-self.logits) * (self.base.variance + torch.sigmoid(self.logits) * self.base.mean.square())
+        return torch.sigmoid(-self.logits) * (
+            self.base.variance + torch.sigmoid(self.logits) * self.base.mean.square()
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         base = self.base.log_prob(value)
@@ -203,7 +256,8 @@ class ZeroInflated(Distribution):
 class Binomial(Distribution):
     r"""Creates low + a binomial distribution of high - low trials, over the levels low, ..., high.
 
-    It is computed in float64: terms of ten thousands cancel to a few nats where there are many levels.
+    It is computed in float64: terms of ten thousands cancel to a few nats where there are many
+    levels.
 
     Args:
         logits: Log-odds of one trial.
@@ -213,7 +267,13 @@ class Binomial(Distribution):
 
     arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (torch's own protocol)
 
-    def __init__(self, logits: Tensor, low: int | Tensor, high: int | Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        low: int | Tensor,
+        high: int | Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
         self.logits, self.low, self.high = logits, low, high
         super().__init__(logits.shape, validate_args=validate_args)
 
@@ -236,10 +296,16 @@ class Binomial(Distribution):
         n = wide(torch.as_tensor(self.high - self.low, device=value.device))
         k, logits = wide(value - self.low), wide(self.logits)
         choices = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-        return (choices + k * logits - n * functional.softplus(logits, threshold=40.0)).to(self.logits)
+        return (choices + k * logits - n * functional.softplus(logits, threshold=40.0)).to(
+            self.logits
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
-            n = torch.as_tensor(self.high - self.low, dtype=self.logits.dtype, device=self.logits.device)
-            return self.low + torch.binomial(n.expand(shape), torch.sigmoid(self.logits).expand(shape))
+            n = torch.as_tensor(
+                self.high - self.low, dtype=self.logits.dtype, device=self.logits.device
+            )
+            return self.low + torch.binomial(
+                n.expand(shape), torch.sigmoid(self.logits).expand(shape)
+            )

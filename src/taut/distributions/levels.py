@@ -1,4 +1,5 @@
-r"""Distributions over integer levels low, ..., high: the 256 values of a grey pixel, a mark from 1 to 5.
+r"""Distributions over integer levels low, ..., high: the 256 values of a grey pixel, a mark from 1
+to 5.
 
 Low and high are numbers, or tensors that give each element its own.
 """
@@ -18,23 +19,30 @@ __all__ = ["OUTSIDE", "Bernoulli", "CategoricalLevels", "DiscretizedLogistic", "
 
 
 OUTSIDE = 2.0**-24
-"""Share of the mass that is kept for what training never saw: below the rounding of float32, enough for a finite log p(x).
+"""Share of the mass that is kept for what training never saw: below the rounding of float32, enough
+for a finite log p(x).
 
-Integers and a range that were seen in training are not a law: tomorrow's rows may hold a half, or a value beyond. With exact
-zeros, one such value would make the mean of log p(x) over a test set minus infinity.
+Integers and a range that were seen in training are not a law: tomorrow's rows may hold a half, or a
+value beyond. With exact zeros, one such value would make the mean of log p(x) over a test set minus
+infinity.
 """
 
 
 class Bernoulli(TorchBernoulli):
-    r"""Creates torch's Bernoulli with $\log p(x) = -\mathrm{softplus}((1 - 2x) \ell)$: fewer passes, no large differences."""
+    r"""Creates torch's Bernoulli with $\log p(x) = -\mathrm{softplus}((1 - 2x) \ell)$.
+
+    Fewer passes, no large differences.
+    """
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         wrong = (1 - 2 * value) * self.logits
         if wrong.requires_grad:
-            return -functional.softplus(wrong, threshold=40.0)  # beyond it exp(-40) is below any rounding
-        # In place: evaluations of log p(x) spend much of theirs here, and a new tensor of a megabyte costs more than filling it.
+            # beyond it exp(-40) is below any rounding
+            return -functional.softplus(wrong, threshold=40.0)
+        # In place: evaluations of log p(x) spend much of theirs here, and a new tensor of a
+        # megabyte costs more than filling it.
         return torch.ops.aten.softplus.out(wrong, 1, 40.0, out=wrong).neg_()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Bernoulli:
@@ -42,22 +50,30 @@ class Bernoulli(TorchBernoulli):
 
 
 class CategoricalLevels(Categorical):
-    r"""Creates a categorical distribution whose outcomes are the integers low, low + 1, ... and so have a mean.
+    r"""Creates a categorical distribution whose outcomes are the integers low, low + 1, ... and so
+    have a mean.
 
     Args:
         logits: Unnormalised log-probabilities, (\*, levels).
         low: The smallest level.
-        high: The largest level where an element has fewer than there are logits; those beyond it must be -inf.
+        high: The largest level where an element has fewer than there are logits; those beyond it
+            must be -inf.
     """
 
     def __init__(
-        self, logits: Tensor, low: int | Tensor, high: int | Tensor | None = None, validate_args: bool | None = None
+        self,
+        logits: Tensor,
+        low: int | Tensor,
+        high: int | Tensor | None = None,
+        validate_args: bool | None = None,
     ) -> None:
         self.low, self.high = low, low + logits.shape[-1] - 1 if high is None else high
         super().__init__(logits=logits, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CategoricalLevels:
-        return CategoricalLevels(self.logits.expand(*batch_shape, -1), self.low, self.high, validate_args=False)
+        return CategoricalLevels(
+            self.logits.expand(*batch_shape, -1), self.low, self.high, validate_args=False
+        )
 
     @property
     def support(self) -> constraints.Constraint:
@@ -78,7 +94,9 @@ class CategoricalLevels(Categorical):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        index, logits = torch.broadcast_tensors((value - self.low).long().unsqueeze(-1), self.logits)
+        index, logits = torch.broadcast_tensors(
+            (value - self.low).long().unsqueeze(-1), self.logits
+        )
         return logits.gather(-1, index[..., :1]).squeeze(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -86,16 +104,20 @@ class CategoricalLevels(Categorical):
 
 
 class DiscretizedLogistic(Distribution):
-    r"""Creates a logistic distribution rounded to the levels low, ..., high; the end levels take the tails.
+    r"""Creates a logistic distribution rounded to the levels low, ..., high; the end levels take
+    the tails.
 
-    With $\sigma$ the logistic function, $a = (x + 1/2 - m) / s$, $b = (x - 1/2 - m) / s$ and $\epsilon = 2^{-24}$,
+    With $\sigma$ the logistic function, $a = (x + 1/2 - m) / s$, $b = (x - 1/2 - m) / s$ and
+    $\epsilon = 2^{-24}$,
 
     $$ p(x) = \sigma(a) - \sigma(b) = \sigma(a) \, \sigma(-b) \, (1 - e^{-1/s}), \quad
-       p(\mathrm{low}) = (1 - \epsilon) \, \sigma(a), \quad p(\mathrm{high}) = (1 - \epsilon) \, \sigma(-b): $$
+       p(\mathrm{low}) = (1 - \epsilon) \, \sigma(a), \quad
+       p(\mathrm{high}) = (1 - \epsilon) \, \sigma(-b): $$
 
-    as a product it has no cancellation, hence needs no clamp. The rest of each tail lies beyond its end, a distance d away with
-    the share $4 / (d (d + 1) (d + 2))$. All of this has the share $1 - \epsilon$; with the share $\epsilon$ x is such an integer
-    plus uniform noise between -1/2 and 1/2, a density. So any number is possible, if improbable. Samples are levels.
+    as a product it has no cancellation, hence needs no clamp. The rest of each tail lies beyond its
+    end, a distance d away with the share $4 / (d (d + 1) (d + 2))$. All of this has the share $1 -
+    \epsilon$; with the share $\epsilon$ x is such an integer plus uniform noise between -1/2 and
+    1/2, a density. So any number is possible, if improbable. Samples are levels.
 
     Args:
         loc: m, in levels.
@@ -109,7 +131,12 @@ class DiscretizedLogistic(Distribution):
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(
-        self, loc: Tensor, scale: Tensor, low: int | Tensor, high: int | Tensor, validate_args: bool | None = None
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        low: int | Tensor,
+        high: int | Tensor,
+        validate_args: bool | None = None,
     ) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self.low, self.high = low, high
@@ -125,16 +152,23 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def reach(self) -> constraints.Constraint:
-        """Where its mass or density is not zero: wider than the support, which is what it is for."""
+        """Where its mass or density is not zero: wider than the support, which is what
+        it is for.
+        """
         return constraints.real
 
     @property
     def mean(self) -> Tensor:
         # E[x] = low + the sum of P(x > level) over the levels below the last.
         low, high = (
-            torch.as_tensor(end, dtype=self.loc.dtype, device=self.loc.device)[..., None] for end in (self.low, self.high)
+            torch.as_tensor(end, dtype=self.loc.dtype, device=self.loc.device)[..., None]
+            for end in (self.low, self.high)
         )
-        edges = low + torch.arange(int((high - low).max()), dtype=self.loc.dtype, device=self.loc.device) + 0.5
+        edges = (
+            low
+            + torch.arange(int((high - low).max()), dtype=self.loc.dtype, device=self.loc.device)
+            + 0.5
+        )
         above = torch.sigmoid((self.loc[..., None] - edges) / self.scale[..., None])
         return self.low + torch.where(edges < high, above, 0.0).sum(-1)
 
@@ -144,14 +178,19 @@ class DiscretizedLogistic(Distribution):
         inside = whole.clamp(self.low, self.high)
         distance = (whole - inside).abs()
         beyond = math.log(4 * OUTSIDE) - (distance * (distance + 1) * (distance + 2)).log()
-        rest = 1 - OUTSIDE * ((inside == self.low).to(value) + (inside == self.high))  # a single level has both tails
+        # a single level has both tails
+        rest = 1 - OUTSIDE * ((inside == self.low).to(value) + (inside == self.high))
         ends = torch.where(distance > 0, beyond, rest.log()) + share.log()
         upper = (inside + 0.5 - self.loc) / self.scale
         lower = (inside - 0.5 - self.loc) / self.scale
         log_below = torch.where(inside >= self.high, 0.0, functional.logsigmoid(upper))
         log_above = torch.where(inside <= self.low, 0.0, functional.logsigmoid(-lower))
         inner = (inside > self.low) & (inside < self.high)
-        return log_below + log_above + torch.where(inner, torch.log(-share * torch.expm1(-1 / self.scale)), ends)
+        return (
+            log_below
+            + log_above
+            + torch.where(inner, torch.log(-share * torch.expm1(-1 / self.scale)), ends)
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -161,7 +200,8 @@ class DiscretizedLogistic(Distribution):
 
 
 class Ordinal(Distribution):
-    r"""Creates a distribution over ordered levels low, low + 1, ... with $P(x \le \mathrm{low} + l) = \sigma(c_l - m)$.
+    r"""Creates a distribution over ordered levels low, low + 1, ... with $P(x \le \mathrm{low} + l)
+    = \sigma(c_l - m)$.
 
     With $c_{-1} = -\infty$, and $c = \infty$ after the last level,
 
@@ -170,13 +210,23 @@ class Ordinal(Distribution):
 
     Args:
         loc: m.
-        cutpoints: c, ascending, (\*, levels - 1); an element with fewer levels has $\infty$ from its last level on.
+        cutpoints: c, ascending, (\*, levels - 1); an element with fewer levels has $\infty$ from
+            its last level on.
         low: The smallest level.
     """
 
-    arg_constraints = {"loc": constraints.real, "cutpoints": constraints.independent(constraints.real, 1)}  # noqa: RUF012
+    arg_constraints = {  # noqa: RUF012 (torch's own protocol)
+        "loc": constraints.real,
+        "cutpoints": constraints.independent(constraints.real, 1),
+    }
 
-    def __init__(self, loc: Tensor, cutpoints: Tensor, low: int | Tensor = 0, validate_args: bool | None = None) -> None:
+    def __init__(
+        self,
+        loc: Tensor,
+        cutpoints: Tensor,
+        low: int | Tensor = 0,
+        validate_args: bool | None = None,
+    ) -> None:
         self.loc = loc.expand(torch.broadcast_shapes(loc.shape, cutpoints.shape[:-1]))
         self.cutpoints, self.low = cutpoints, low
         super().__init__(self.loc.shape, validate_args=validate_args)
@@ -186,7 +236,9 @@ class Ordinal(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.integer_interval(self.low, self.low + (self.cutpoints < math.inf).sum(-1))
+        return constraints.integer_interval(
+            self.low, self.low + (self.cutpoints < math.inf).sum(-1)
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -195,7 +247,10 @@ class Ordinal(Distribution):
     @property
     def variance(self) -> Tensor:
         # E[l^2] is the sum of (2 l + 1) P(x > low + l).
-        odd = 2 * torch.arange(self.cutpoints.shape[-1], dtype=self.loc.dtype, device=self.loc.device) + 1
+        odd = (
+            2 * torch.arange(self.cutpoints.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
+            + 1
+        )
         return self._above @ odd - self._above.sum(-1).square()
 
     @property
@@ -203,15 +258,27 @@ class Ordinal(Distribution):
         return torch.sigmoid(self.loc[..., None] - self.cutpoints)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        edges = functional.pad(functional.pad(self.cutpoints, (1, 0), value=-math.inf), (0, 1), value=math.inf)
+        edges = functional.pad(
+            functional.pad(self.cutpoints, (1, 0), value=-math.inf), (0, 1), value=math.inf
+        )
         index, edges = torch.broadcast_tensors((value - self.low).long().unsqueeze(-1), edges)
-        lower, upper = edges.gather(-1, index[..., :1]).squeeze(-1), edges.gather(-1, index[..., :1] + 1).squeeze(-1)
-        gap = torch.where(lower < upper, upper - lower, 0.0)  # a level beyond the last lies between inf and inf
+        lower, upper = (
+            edges.gather(-1, index[..., :1]).squeeze(-1),
+            edges.gather(-1, index[..., :1] + 1).squeeze(-1),
+        )
+        # a level beyond the last lies between inf and inf
+        gap = torch.where(lower < upper, upper - lower, 0.0)
         inner = torch.log(-torch.expm1(-gap))
-        return functional.logsigmoid(upper - self.loc) + functional.logsigmoid(self.loc - lower) + inner
+        return (
+            functional.logsigmoid(upper - self.loc)
+            + functional.logsigmoid(self.loc - lower)
+            + inner
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
             noise = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(eps=0.0)
-            return self.low + ((self.loc + noise)[..., None] > self.cutpoints).sum(-1).to(self.loc.dtype)
+            return self.low + ((self.loc + noise)[..., None] > self.cutpoints).sum(-1).to(
+                self.loc.dtype
+            )

@@ -1,8 +1,10 @@
-r"""Missing data: an element of x that is NaN is integrated out of $p(x \mid z)$, which leaves the observed elements.
+r"""Missing data: an element of x that is NaN is integrated out of $p(x \mid z)$, which leaves the
+observed elements.
 
-Given z the elements are independent, so that $p(x_\mathrm{obs} \mid z) = \prod_{i \in \mathrm{obs}} p(x_i \mid z)$: a missing
-element contributes zero nats. Every bound, estimator and sampler sees the model through its log-densities alone, and so becomes
-one of $\log p(x_\mathrm{obs})$. That the entries are missing at random is an assumption that no number here can check.
+Given z the elements are independent, so that $p(x_\mathrm{obs} \mid z) = \prod_{i \in \mathrm{obs}}
+p(x_i \mid z)$: a missing element contributes zero nats. Every bound, estimator and sampler sees the
+model through its log-densities alone, and so becomes one of $\log p(x_\mathrm{obs})$. That the
+entries are missing at random is an assumption that no number here can check.
 
 References: mattei2019, nazabal2020.
 """
@@ -20,29 +22,37 @@ __all__ = ["Observed", "terms"]
 
 
 class Observed(Independent[Distribution]):
-    r"""Creates a distribution of independent elements, of which those that are NaN in a datum drop out.
+    r"""Creates a distribution of independent elements, of which those that are NaN in a datum drop
+    out.
 
     Args:
         base_distribution: Of the single elements, batch shape (\*, \*event).
         event_dims: Number of axes of a datum.
-        fill: A value in the support of every element, or one of each, (\*event): what the density is evaluated at where nothing
-            was observed, so that no gradient meets a NaN.
+        fill: A value in the support of every element, or one of each, (\*event): what the density
+            is evaluated at where nothing was observed, so that no gradient meets a NaN.
     """
 
-    def __init__(self, base_distribution: Distribution, event_dims: int, fill: Tensor | float) -> None:
+    def __init__(
+        self, base_distribution: Distribution, event_dims: int, fill: Tensor | float
+    ) -> None:
         super().__init__(base_distribution, event_dims, validate_args=False)
         self.fill = fill
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Observed:
         event = self.event_shape
-        return Observed(self.base_dist.expand(torch.Size(batch_shape) + event), len(event), self.fill)
+        return Observed(
+            self.base_dist.expand(torch.Size(batch_shape) + event), len(event), self.fill
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         return _summed(self.terms(value), len(self.event_shape))
 
     def terms(self, value: Tensor) -> Tensor:
-        r"""Returns the log-density of each element, (\*batch, \*event): zero where it is missing."""
-        # Asking costs less than the mask, but on an accelerator it would wait, and a step that is being recorded has no answer.
+        r"""Returns the log-density of each element, (\*batch, \*event): zero where it
+        is missing.
+        """
+        # Asking costs less than the mask, but on an accelerator it would wait, and a step that is
+        # being recorded has no answer.
         if value.device.type == "cpu" and get_proxy_mode() is None and not value.sum().isnan():
             return self.base_dist.log_prob(value)
         missing = value.isnan()
@@ -57,7 +67,9 @@ def terms(distribution: Distribution, value: Tensor) -> Tensor:
         ValueError: the distribution does not know its elements one by one.
     """
     if not hasattr(distribution, "terms"):
-        raise ValueError(f"a {type(distribution).__name__} does not say how much each element contributes")
+        raise ValueError(
+            f"a {type(distribution).__name__} does not say how much each element contributes"
+        )
     return distribution.terms(value)
 
 

@@ -21,8 +21,9 @@ __all__ = ["ContinuousBernoulli", "LogNormal", "StudentT"]
 class ContinuousBernoulli(Distribution):
     r"""Creates the density $p(x) = e^{l x} \, l / (e^l - 1)$ on [0, 1].
 
-    torch's own clamps the probability inside its normaliser: in float32 it integrates to 0.32 at a logit of 50. Here, with
-    $a = |l|$, $\log p(x) = l x - \max(l, 0) + \log (a / (1 - e^{-a}))$, and a series where a is small.
+    torch's own clamps the probability inside its normaliser: in float32 it integrates to 0.32 at a
+    logit of 50. Here, with $a = |l|$, $\log p(x) = l x - \max(l, 0) + \log (a / (1 - e^{-a}))$, and
+    a series where a is small.
 
     Args:
         logits: l, any real numbers.
@@ -48,7 +49,9 @@ class ContinuousBernoulli(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         small, l = self._small()
         a, size = l.abs(), self.logits.abs()
-        log_normalizer = torch.where(small, size / 2 - size**2 / 24, a.log() - torch.log(-torch.expm1(-a)))
+        log_normalizer = torch.where(
+            small, size / 2 - size**2 / 24, a.log() - torch.log(-torch.expm1(-a))
+        )
         return self.logits * value - functional.relu(self.logits) + log_normalizer
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -61,16 +64,20 @@ class ContinuousBernoulli(Distribution):
             return torch.where(l > 0, 1 - x, x)
 
     def _small(self) -> tuple[Tensor, Tensor]:
-        """Returns where the logit is too small for the closed form, and the logits with 1 in those places."""
+        """Returns where the logit is too small for the closed form, and the logits with 1 in those
+        places.
+        """
         small = self.logits.abs() < 0.01  # the next term of the series is below 4e-12
         return small, torch.where(small, 1.0, self.logits)
 
 
 class LogNormal(TorchLogNormal):
-    r"""Creates torch's log-normal density with the share $\epsilon = 2^{-24}$ of its mass at and below zero.
+    r"""Creates torch's log-normal density with the share $\epsilon = 2^{-24}$ of its mass at and
+    below zero.
 
-    Where training saw positive numbers only, a zero of tomorrow is improbable and not impossible. With u = -x and the median
-    $e^m$, the density there is $\epsilon \cdot 2 e^{-m} (1 + u e^{-m})^{-3}$. Samples stay above zero.
+    Where training saw positive numbers only, a zero of tomorrow is improbable and not impossible.
+    With u = -x and the median $e^m$, the density there is $\epsilon \cdot 2 e^{-m} (1 + u
+    e^{-m})^{-3}$. Samples stay above zero.
 
     Args:
         loc: m, the mean of log x.
@@ -81,22 +88,35 @@ class LogNormal(TorchLogNormal):
     """Where its density is not zero: wider than the support, which is what it is for."""
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> LogNormal:
-        return LogNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+        return LogNormal(
+            self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         above = value > 0
         log_x = torch.where(above, value, 1.0).log()
         y = (log_x - self.loc) / self.scale
-        density = math.log1p(-OUTSIDE) - 0.5 * math.log(2 * math.pi) - 0.5 * y.square() - self.scale.log() - log_x
-        beyond = math.log(2 * OUTSIDE) - self.loc - 3 * functional.softplus((-value).clamp(min=0).log() - self.loc)
+        density = (
+            math.log1p(-OUTSIDE)
+            - 0.5 * math.log(2 * math.pi)
+            - 0.5 * y.square()
+            - self.scale.log()
+            - log_x
+        )
+        beyond = (
+            math.log(2 * OUTSIDE)
+            - self.loc
+            - 3 * functional.softplus((-value).clamp(min=0).log() - self.loc)
+        )
         return torch.where(above, density, beyond)
 
 
 class StudentT(TorchStudentT):
     r"""Creates torch's Student t with its normaliser in float64, once for each element.
 
-    $\log \Gamma((\nu + 1) / 2) - \log \Gamma(\nu / 2)$ is the difference of two large numbers where $\nu$ is large: in float32
-    torch's density is off by 0.005 nats an element at $\nu = 10^4$ and by 0.9 at $10^8$: something to be learned.
+    $\log \Gamma((\nu + 1) / 2) - \log \Gamma(\nu / 2)$ is the difference of two large numbers where
+    $\nu$ is large: in float32 torch's density is off by 0.005 nats an element at $\nu = 10^4$ and
+    by 0.9 at $10^8$: something to be learned.
 
     Args:
         df: $\nu$, degrees of freedom.
@@ -104,17 +124,26 @@ class StudentT(TorchStudentT):
         scale: Scale; the standard deviation is $\sqrt{\nu / (\nu - 2)}$ times as large.
     """
 
-    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None
+    ) -> None:
         self._each_df = df  # torch's df is expanded to the whole batch
         self.df, self.loc, self.scale = torch.broadcast_tensors(df, loc, scale)
         self._chi2 = Chi2(self.df, validate_args=False)  # torch's own would check it in every step
         Distribution.__init__(self, self.df.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> StudentT:
-        return StudentT(self._each_df, self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+        return StudentT(
+            self._each_df,
+            self.loc.expand(batch_shape),
+            self.scale.expand(batch_shape),
+            validate_args=False,
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         df, half = self._each_df, wide(self._each_df) / 2
-        log_normalizer = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * torch.log(2 * math.pi * half)
+        log_normalizer = (
+            torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * torch.log(2 * math.pi * half)
+        )
         y = (value - self.loc) / self.scale
         return log_normalizer.to(y) - self.scale.log() - (df + 1) / 2 * torch.log1p(y.square() / df)

@@ -1,23 +1,28 @@
-r"""Annealed importance sampling (AIS) with Hamiltonian Monte Carlo: log p(x) where no single proposal is good enough.
+r"""Annealed importance sampling (AIS) with Hamiltonian Monte Carlo: log p(x) where no single
+proposal is good enough.
 
-A path of unnormalised densities leads from a normalised start r(z), the posterior $q(z \mid x)$ or the prior, to the joint
-density:
+A path of unnormalised densities leads from a normalised start r(z), the posterior $q(z \mid x)$ or
+the prior, to the joint density:
 
-$$ \log f_\beta(z) = (1 - \beta) \log r(z) + \beta \log p(x, z), \qquad U(z) = \log p(x, z) - \log r(z). $$
+$$ \log f_\beta(z) = (1 - \beta) \log r(z) + \beta \log p(x, z),
+   \qquad U(z) = \log p(x, z) - \log r(z). $$
 
-A chain starts with $z_0 \sim r$ and moves at each temperature $0 = \beta_0 < \dots < \beta_T = 1$ by a transition that leaves
-$f_{\beta_t}$ invariant; $\log w = \sum_t (\beta_t - \beta_{t-1}) \, U(z_{t-1})$ then has $\mathbb{E}[w] = p(x)$ exactly,
-however short the chains are, so $\log \frac1C \sum_c w_c$ is a lower bound of log p(x) in expectation. With T = 1 it is
-importance sampling.
+A chain starts with $z_0 \sim r$ and moves at each temperature $0 = \beta_0 < \dots < \beta_T = 1$
+by a transition that leaves $f_{\beta_t}$ invariant; $\log w = \sum_t (\beta_t - \beta_{t-1}) \,
+U(z_{t-1})$ then has $\mathbb{E}[w] = p(x)$ exactly, however short the chains are, so $\log \frac1C
+\sum_c w_c$ is a lower bound of log p(x) in expectation. With T = 1 it is importance sampling.
 
-*The reverse* starts from an exact draw of p(z|x), walks back, and gives an upper bound in expectation, $-\log \frac1C \sum_c
-1/w_c$. Exact draws exist for data that the model itself made, z first and then x. Both directions on such data are a
+*The reverse* starts from an exact draw of p(z|x), walks back, and gives an upper bound in
+expectation, $-\log \frac1C \sum_c 1/w_c$. Exact draws exist for data that the model itself made, z
+first and then x. Both directions on such data are a
 *sandwich*: its width bounds the error of the estimator on this model.
 
-Invariance holds only for a transition that does not look at its chain's past. Hence the step size, the mass matrix and the
-schedule are chosen in a *pilot run* with noise of its own, never in the run that yields the weights. The pilot measures the
-thermodynamic length $\Lambda = \int_0^1 \sqrt{\mathrm{Var}_\beta[U]} \, d\beta$; temperatures equally spaced in it are the best
-schedule, and for chains that mix well $\mathrm{Var}[\log w] \approx \Lambda^2 / T$, from which follows the T that is needed.
+Invariance holds only for a transition that does not look at its chain's past. Hence the step size,
+the mass matrix and the schedule are chosen in a *pilot run* with noise of its own, never in the run
+that yields the weights. The pilot measures the thermodynamic length $\Lambda = \int_0^1
+\sqrt{\mathrm{Var}_\beta[U]} \, d\beta$; temperatures equally spaced in it are the best schedule,
+and for chains that mix well $\mathrm{Var}[\log w] \approx \Lambda^2 / T$, from which follows the T
+that is needed.
 
 References: neal2001, grosse2015, wu2017, gelman1998, chatterjee2018.
 """
@@ -67,9 +72,9 @@ class Annealed:
         num_chains: C.
         direction: "lower bound in expectation" or, in reverse, "upper bound in expectation".
         log_evidence: The estimate of log p(x).
-        log_evidence_error: Its Monte Carlo standard error, such that 1.96 of it are a 95 % interval; NaN for one chain. In
-            reverse the chains of a datum share their start, which it does not see: there only the scatter over data is an
-            honest error.
+        log_evidence_error: Its Monte Carlo standard error, such that 1.96 of it are a 95 %
+            interval; NaN for one chain. In reverse the chains of a datum share their start, which
+            it does not see: there only the scatter over data is an honest error.
         ess: Effective number of chains, between 1 and C.
         spread: Variance of log w over the chains.
         acceptance: Share of the proposals that were accepted, in the mean over temperatures.
@@ -91,14 +96,19 @@ class Annealed:
     def concatenate(cls, parts: list[Annealed]) -> Annealed:
         """Returns the estimates of several blocks of data as one."""
         names = [f.name for f in fields(cls) if f.name not in ("num_chains", "direction")]
-        return cls(parts[0].num_chains, parts[0].direction, *(torch.cat([getattr(p, name) for p in parts]) for name in names))
+        return cls(
+            parts[0].num_chains,
+            parts[0].direction,
+            *(torch.cat([getattr(p, name) for p in parts]) for name in names),
+        )
 
     @property
     def reliable(self) -> Tensor:
-        """Whether the estimate of each datum can be believed, (N,): its chains agree, and they moved.
+        """Whether the estimate of each datum can be believed, (N,): its chains agree, and they
+        moved.
 
-        They agree if the variance of their log w is at most one half. The ESS is no ground: it is large by chance just where the
-        one large weight was missed.
+        They agree if the variance of their log w is at most one half. The ESS is no ground: it is
+        large by chance just where the one large weight was missed.
         """
         return (self.spread <= SPREAD) & (self.acceptance > 0.3) & (self.num_chains > 3)
 
@@ -108,7 +118,9 @@ class Annealed:
         doubtful = int((~self.reliable).sum())
         if not doubtful:
             return []
-        return [f"annealing: the chains of {doubtful} of {len(self.ess)} data disagree, or hardly moved"]
+        return [
+            f"annealing: the chains of {doubtful} of {len(self.ess)} data disagree, or hardly moved"
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the summary as plain values for JSON."""
@@ -147,16 +159,25 @@ def annealing(
         x: Data, (N, \*event).
         num_chains: C, for each datum.
         start: r(z): "posterior", "prior", or a proposal.
-        exact: One exact draw of p(z|x) for each datum, (N, D), from ``simulate``: the chains then run in reverse.
+        exact: One exact draw of p(z|x) for each datum, (N, D), from ``simulate``: the chains then
+            run in reverse.
         max_temperatures: Largest T, if the pilot asks for more.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 
     Fails:
-        ValueError: the latent variables are discrete, so that nothing can flow along their gradient.
+        ValueError: the latent variables are discrete, so that nothing can flow along their
+            gradient.
     """
     blocks = annealing_blocks(
-        model, x, num_chains, start=start, exact=exact, max_temperatures=max_temperatures, context=context, seed=seed
+        model,
+        x,
+        num_chains,
+        start=start,
+        exact=exact,
+        max_temperatures=max_temperatures,
+        context=context,
+        seed=seed,
     )
     return Annealed.concatenate(list(blocks))
 
@@ -172,7 +193,9 @@ def annealing_blocks(
     context: Context | None = None,
     seed: int = 0,
 ) -> Iterator[Annealed]:
-    """Yields the estimates of one block of data after the other, for those who show progress or stop early."""
+    """Yields the estimates of one block of data after the other, for those who show progress or
+    stop early.
+    """
     if num_chains < 1 or max_temperatures < 1 or not len(x):
         raise ValueError("num_chains, max_temperatures and the number of data must be at least 1")
     if isinstance(start, str) and start not in ("posterior", "prior"):
@@ -187,9 +210,13 @@ def annealing_blocks(
         z = None if exact is None else exact[here].to(block)
         with torch.no_grad(), frozen(model):
             with stream(seed, "pilot", number):
-                path = Path(model, block, c, start if isinstance(start, str) else start(here, block, c))
+                path = Path(
+                    model, block, c, start if isinstance(start, str) else start(here, block, c)
+                )
                 plan = _pilot(path, num_chains, max_temperatures)
-            with stream(derive(seed, "annealing"), "reverse" if exact is not None else "forward", number):
+            with stream(
+                derive(seed, "annealing"), "reverse" if exact is not None else "forward", number
+            ):
                 return _run(path, plan, num_chains, z)
 
     with evaluating(model):
@@ -204,8 +231,11 @@ def support_of(distribution: Distribution) -> constraints.Constraint | None:
     return support
 
 
-def simulate(model: VAE, num_data: int, *, context: Context | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Returns z, (N, D), drawn from the prior and x drawn from p(x|z): each z is an exact draw of the posterior of its x.
+def simulate(
+    model: VAE, num_data: int, *, context: Context | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Returns z, (N, D), drawn from the prior and x drawn from p(x|z): each z is an exact draw of
+    the posterior of its x.
 
     Args:
         model: The model.
@@ -223,7 +253,10 @@ def simulate(model: VAE, num_data: int, *, context: Context | None = None, seed:
 
 
 class _Point(NamedTuple):
-    """Where the chains are: u, unconstrained, (C, B, D), the log-densities of start and joint there and their gradients."""
+    """Where the chains are.
+
+    U, unconstrained, (C, B, D), the log-densities of start and joint there and their gradients.
+    """
 
     u: Tensor
     log_start: Tensor
@@ -244,16 +277,21 @@ class _Point(NamedTuple):
 
 
 class Path:
-    """The densities between start and joint for a block of data, over unconstrained u with z = T(u)."""
+    """The densities between start and joint for a block of data, over unconstrained u with z =
+    T(u).
+    """
 
-    def __init__(self, model: Model, x: Tensor, context: Tensor | None, start: str | Distribution) -> None:
+    def __init__(
+        self, model: Model, x: Tensor, context: Tensor | None, start: str | Distribution
+    ) -> None:
         draw = model.draw(x, context=context, reparameterize=False)
         if isinstance(model, VAE):
             x, context = model.split(x, context)
         support = support_of(draw.prior)
         if support is not None and support.is_discrete:
             raise ValueError(
-                f"annealing needs continuous latent variables: the prior {type(draw.prior).__name__} is discrete, and "
+                f"annealing needs continuous latent variables: the prior "
+                f"{type(draw.prior).__name__} is discrete, and "
                 "Hamiltonian Monte Carlo follows a gradient in z; importance sampling works for it"
             )
         self.decode: Callable[[Tensor], Distribution] = lambda z: model.decode(z, context)
@@ -270,7 +308,9 @@ class Path:
         return self.at(self.transform.inv(self.start.sample(torch.Size((num_chains,)))))
 
     def at(self, u: Tensor) -> _Point:
-        """Returns a point with its densities and gradients: one pass through the decoder and back."""
+        """Returns a point with its densities and gradients: one pass through the
+        decoder and back.
+        """
         parts = list(self.chunks(len(u), lambda own: self._at(own.of(u))))
         return parts[0] if len(parts) == 1 else _Point(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -288,15 +328,23 @@ class Path:
 
 
 def _unconstrained(support: constraints.Constraint | None) -> Any:
-    """Returns the transform from unconstrained u to z; a prior that does not say where it lives is taken to live everywhere."""
+    """Returns the transform from unconstrained u to z.
+
+    A prior that does not say where it lives is taken to live everywhere.
+    """
     try:
         return biject_to(constraints.real_vector if support is None else support)
     except NotImplementedError:
-        raise ValueError(f"annealing knows no way to move within the support of the prior, {support}") from None
+        raise ValueError(
+            f"annealing knows no way to move within the support of the prior, {support}"
+        ) from None
 
 
 class _Plan(NamedTuple):
-    """What the pilot chose: for each temperature above zero its beta, the step sizes, (B,), and the scales of u, (B, D)."""
+    """What the pilot chose.
+
+    For each temperature above zero its beta, the step sizes, (B,), and the scales of u, (B, D).
+    """
 
     betas: list[float]
     steps: list[Tensor]
@@ -304,9 +352,14 @@ class _Plan(NamedTuple):
     length: float
 
 
-def _transition(path: Path, point: _Point, beta: float, step: Tensor, scale: Tensor) -> tuple[_Point, Tensor]:
-    """Returns the chains after one Hamiltonian transition that leaves f_beta invariant, and who accepted, (C, B)."""
-    size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]  # jitter: no trajectory is periodic
+def _transition(
+    path: Path, point: _Point, beta: float, step: Tensor, scale: Tensor
+) -> tuple[_Point, Tensor]:
+    """Returns the chains after one Hamiltonian transition that leaves f_beta invariant, and who
+    accepted, (C, B).
+    """
+    # jitter: no trajectory is periodic
+    size = (step * (0.8 + 0.4 * torch.rand_like(point.log_joint)))[..., None]
     momentum = torch.randn_like(point.u)
     start = point.log_density(beta) - 0.5 * momentum.square().sum(-1)
     new, left = point, torch.zeros_like(point.log_joint, dtype=torch.bool)
@@ -330,10 +383,17 @@ def _choose(accepted: Tensor, new: _Point, old: _Point) -> _Point:
 
 
 def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
-    """Walks from start to joint in steps of about equal thermodynamic length, adapting the transitions on the way."""
+    """Walks from start to joint in steps of about equal thermodynamic length, adapting the
+    transitions on the way.
+    """
     point = path.draw(max(num_chains, PILOT_CHAINS))
     scale = path.transform.inv(path.start.sample(torch.Size((100,)))).std(0)
-    step = torch.full((point.u.shape[1],), 0.5 * point.u.shape[-1] ** -0.25, dtype=point.u.dtype, device=point.u.device)
+    step = torch.full(
+        (point.u.shape[1],),
+        0.5 * point.u.shape[-1] ** -0.25,
+        dtype=point.u.dtype,
+        device=point.u.device,
+    )
     betas, lengths, steps, scales = [0.0], [0.0], [step], [scale]
     while betas[-1] < 1:
         speed = _speed(point)
@@ -354,20 +414,30 @@ def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
 
 
 def _speed(point: _Point) -> float:
-    """Returns the standard deviation of U, of the data where it is a number: one wild datum does not decide for all."""
+    """Returns the standard deviation of U, of the data where it is a number.
+
+    One wild datum does not decide for all.
+    """
     variance = point.energy.var(0)
     known = variance[variance.isfinite()]
     return float(known.mean().sqrt()) if len(known) else 0.0
 
 
 def _scale(u: Tensor) -> Tensor:
-    """Returns the scale of each dimension for each datum, (B, D), from (S, B, D): own variances drawn toward the common."""
+    """Returns the scale of each dimension for each datum, (B, D), from (S, B, D).
+
+    Own variances drawn toward the common.
+    """
     own, common = u.var(0), u.var(0).mean(0)
     return (0.5 * own + 0.5 * common).sqrt()
 
 
-def _plan(betas: list[float], lengths: list[float], steps: list[Tensor], scales: list[Tensor], limit: int) -> _Plan:
-    """Returns temperatures at equal steps of thermodynamic length, with the pilot's transitions interpolated."""
+def _plan(
+    betas: list[float], lengths: list[float], steps: list[Tensor], scales: list[Tensor], limit: int
+) -> _Plan:
+    """Returns temperatures at equal steps of thermodynamic length, with the pilot's transitions
+    interpolated.
+    """
     length = lengths[-1]
     number = max(1, min(limit, math.ceil(length**2 / VARIANCE)))
     chosen: list[tuple[float, Tensor, Tensor]] = []
@@ -379,15 +449,28 @@ def _plan(betas: list[float], lengths: list[float], steps: list[Tensor], scales:
         width = lengths[i] - lengths[i - 1]
         share = min(1.0, (target - lengths[i - 1]) / width) if width > 0 else 1.0
         beta = 1.0 if t == number else betas[i - 1] + share * (betas[i] - betas[i - 1])
-        chosen.append((beta, torch.lerp(steps[i - 1], steps[i], share), torch.lerp(scales[i - 1], scales[i], share)))
+        chosen.append(
+            (
+                beta,
+                torch.lerp(steps[i - 1], steps[i], share),
+                torch.lerp(scales[i - 1], scales[i], share),
+            )
+        )
     return _Plan([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], length)
 
 
 def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
-    """Returns the estimate of the chains that run with a plan: forward from the start, or back from exact draws."""
+    """Returns the estimate of the chains that run with a plan.
+
+    Forward from the start, or back from exact draws.
+    """
     size = (num_chains, len(path.x))
-    log_w, acceptance = (torch.zeros(size, dtype=torch.float64, device=home(path.x.device)) for _ in range(2))
-    temperatures = list(zip([0.0, *plan.betas[:-1]], plan.betas, plan.steps, plan.scales, strict=True))
+    log_w, acceptance = (
+        torch.zeros(size, dtype=torch.float64, device=home(path.x.device)) for _ in range(2)
+    )
+    temperatures = list(
+        zip([0.0, *plan.betas[:-1]], plan.betas, plan.steps, plan.scales, strict=True)
+    )
     if exact is None:
         point = path.draw(num_chains)
         for before, beta, step, scale in temperatures:
@@ -424,8 +507,9 @@ def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Anne
 def _error(weight: Tensor, spread: Tensor) -> Tensor:
     r"""Returns the standard error of the log of a mean of C weights, given relative to it, (C, B).
 
-    It is the larger of the delta method's and that of a log-normal with the variance of log w: few chains seldom hold the large
-    weights that make the first one right. And it is widened so that 1.96 of it are the 95 % of Student's t with C - 1 degrees.
+    It is the larger of the delta method's and that of a log-normal with the variance of log w: few
+    chains seldom hold the large weights that make the first one right. And it is widened so that
+    1.96 of it are the 95 % of Student's t with C - 1 degrees.
     """
     chains = len(weight)
     if chains < 2:

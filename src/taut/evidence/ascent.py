@@ -1,15 +1,18 @@
 r"""The best posterior of a datum, found however far the encoder is off.
 
-*Starts.* The encoder's q; and two modes of $p(x, z)$ in z, found by L-BFGS from the encoder's mean and from the best of a few
-draws of the prior, each with the Gaussian of the curvature there (Laplace). Each datum takes the start of the largest bound.
+*Starts.* The encoder's q; and two modes of $p(x, z)$ in z, found by L-BFGS from the encoder's mean
+and from the best of a few draws of the prior, each with the Gaussian of the curvature there
+(Laplace). Each datum takes the start of the largest bound.
 
-*Ascent.* A block of Adam in units of the member that it starts from (for a full covariance: in the coordinates in which that
-member is the standard normal), by the gradient without its score term, whose noise vanishes as q approaches the posterior. Units
-are taken again before each block, so that steps grow and shrink with the posterior, and a datum whose bound leaps doubles them.
+*Ascent.* A block of Adam in units of the member that it starts from (for a full covariance: in the
+coordinates in which that member is the standard normal), by the gradient without its score term,
+whose noise vanishes as q approaches the posterior. Units are taken again before each block, so that
+steps grow and shrink with the posterior, and a datum whose bound leaps doubles them.
 
-*Arrival.* All blocks have the same rate at their beginning. A datum has arrived when a whole block no longer changed its bound,
-measured before and after with the same fresh noise, by more than ``TOLERANCE`` with two errors. The rate inside a block falls to
-zero, and so the last steps of one say nothing. Data that have not arrived go on, up to ``BLOCKS`` blocks, and are named.
+*Arrival.* All blocks have the same rate at their beginning. A datum has arrived when a whole block
+no longer changed its bound, measured before and after with the same fresh noise, by more than
+``TOLERANCE`` with two errors. The rate inside a block falls to zero, and so the last steps of one
+say nothing. Data that have not arrived go on, up to ``BLOCKS`` blocks, and are named.
 
 References: cremer2018, liu1989, roeder2017.
 """
@@ -21,14 +24,31 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, TransformedDistribution, constraints, transform_to
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    TransformedDistribution,
+    constraints,
+    transform_to,
+)
 
 from taut.evidence.annealing import support_of
 from taut.model import Model, evaluating, frozen
 from taut.system.seeds import stream
 from taut.types import Context, Data
 
-__all__ = ["Best", "best_gaussians", "best_members", "check_family", "curvature", "is_real", "members", "modes", "starts"]
+__all__ = [
+    "Best",
+    "best_gaussians",
+    "best_members",
+    "check_family",
+    "curvature",
+    "is_real",
+    "members",
+    "modes",
+    "starts",
+]
 
 RATE = 0.05  # of Adam at the start of a block, in standard deviations
 BLOCKS = 12  # at most; of half of ``steps`` steps each
@@ -45,7 +65,10 @@ STEEP = 0.5  # standard deviations at which the gradients are taken that give th
 
 
 class Best(NamedTuple):
-    """The best members of a family: the distributions (batch (B,)), what the last block still gained, and who arrived, (B,)."""
+    """The best members of a family.
+
+    The distributions (batch (B,)), what the last block still gained, and who arrived, (B,).
+    """
 
     q: Distribution
     rise: Tensor
@@ -53,9 +76,16 @@ class Best(NamedTuple):
 
 
 def best_gaussians(
-    model: Model, x: Data, context: Context | None = None, *, seed: int = 0, steps: int = 100, num_samples: int = 8
+    model: Model,
+    x: Data,
+    context: Context | None = None,
+    *,
+    seed: int = 0,
+    steps: int = 100,
+    num_samples: int = 8,
 ) -> Distribution:
-    r"""Returns for each datum the best Gaussian with a full covariance, or of the posterior's own family where z has a boundary.
+    r"""Returns for each datum the best Gaussian with a full covariance, or of the posterior's own
+    family where z has a boundary.
 
     As a proposal it needs no word of who arrived: the weights tell.
 
@@ -79,22 +109,36 @@ def best_gaussians(
 
 
 def starts(
-    model: Model, x: Tensor, context: Tensor | None, q: Distribution, prior: Distribution, num_samples: int
+    model: Model,
+    x: Tensor,
+    context: Tensor | None,
+    q: Distribution,
+    prior: Distribution,
+    num_samples: int,
 ) -> tuple[list[Distribution], list[Distribution]]:
-    """Returns what the ascent may start from, in the family of q and among the Gaussians with full covariance.
+    """Returns what the ascent may start from, in the family of q and among the Gaussians with full
+    covariance.
 
     There are no such Gaussians where z has a boundary, and no modes.
     """
     if not is_real(support_of(prior)):
         return [q], []
     points, precision = modes(model, x, context, q, prior, num_samples)
-    own = [q, *(p for z, h in zip(points, precision, strict=True) if (p := _placed(q, z, h)) is not None)]
+    own = [
+        q,
+        *(p for z, h in zip(points, precision, strict=True) if (p := _placed(q, z, h)) is not None),
+    ]
     full: list[Distribution] = [_gaussian(z, h) for z, h in zip(points, precision, strict=True)]
     return own, [q, *full] if isinstance(q, MultivariateNormal) else full
 
 
 def best_members(
-    model: Model, x: Tensor, context: Tensor | None, candidates: list[Distribution], steps: int, num_samples: int
+    model: Model,
+    x: Tensor,
+    context: Tensor | None,
+    candidates: list[Distribution],
+    steps: int,
+    num_samples: int,
 ) -> Best:
     """Returns the best members of the family that the candidates, (B,) each, belong to."""
     with torch.no_grad():
@@ -102,7 +146,9 @@ def best_members(
     best, bound = candidates[0], bounds[0]
     for q, other in zip(candidates[1:], bounds[1:], strict=True):
         gain, error = _difference(bound, other)
-        better = (gain > TOLERANCE + 2 * error) | (~bound.mean(0).isfinite() & other.mean(0).isfinite())
+        better = (gain > TOLERANCE + 2 * error) | (
+            ~bound.mean(0).isfinite() & other.mean(0).isfinite()
+        )
         best, bound = _where(better, q, best), torch.where(better, other, bound)
     rise = torch.full((len(x),), math.nan, dtype=torch.float64)
     arrived, pace = torch.zeros(len(x), dtype=torch.bool), torch.ones(len(x))
@@ -141,21 +187,34 @@ def check_family(q: Distribution) -> None:
             f"{type(base).__name__} posterior cannot be reparameterized"
         )
     if isinstance(base, TransformedDistribution) or not _names(base):
-        raise ValueError(f"the family of a {type(base).__name__} posterior cannot be read off its parameters")
+        raise ValueError(
+            f"the family of a {type(base).__name__} posterior cannot be read off its parameters"
+        )
 
 
-def _log_weights(model: Model, x: Tensor, context: Tensor | None, q: Distribution, num_samples: int, seed: int) -> Tensor:
+def _log_weights(
+    model: Model, x: Tensor, context: Tensor | None, q: Distribution, num_samples: int, seed: int
+) -> Tensor:
     """Returns log w of samples whose noise is that of the seed, (K, B)."""
     with stream(seed, "bound"):
         return model.draw(x, num_samples, context=context, posterior=q).log_weight.cpu().double()
 
 
 def _rise(
-    model: Model, x: Tensor, context: Tensor | None, before: Distribution, after: Distribution, seed: int
+    model: Model,
+    x: Tensor,
+    context: Tensor | None,
+    before: Distribution,
+    after: Distribution,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Returns by how much the bound is larger after a block than before and its standard error, (B,)."""
+    """Returns by how much the bound is larger after a block than before and its standard error,
+    (B,).
+    """
 
-    def measured(part: Tensor, c: Tensor | None, pair: tuple[Distribution, Distribution], count: int) -> tuple[Tensor, Tensor]:
+    def measured(
+        part: Tensor, c: Tensor | None, pair: tuple[Distribution, Distribution], count: int
+    ) -> tuple[Tensor, Tensor]:
         return _difference(*(_log_weights(model, part, c, q, count, seed) for q in pair))
 
     gain, error = measured(x, context, (before, after), FRESH)
@@ -163,7 +222,9 @@ def _rise(
     for some in unclear.split(max(1, len(x) * FRESH // MORE)) if len(unclear) else ():
         here = some.to(x.device)
         pair = members(before, here), members(after, here)
-        gain[some], error[some] = measured(x[here], None if context is None else context[here], pair, MORE)
+        gain[some], error[some] = measured(
+            x[here], None if context is None else context[here], pair, MORE
+        )
     return gain, error
 
 
@@ -174,19 +235,28 @@ def _difference(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _block(
-    model: Model, x: Tensor, context: Tensor | None, q: Distribution, pace: Tensor, steps: int, num_samples: int
+    model: Model,
+    x: Tensor,
+    context: Tensor | None,
+    q: Distribution,
+    pace: Tensor,
+    steps: int,
+    num_samples: int,
 ) -> Distribution:
     """Returns members that some steps of Adam have moved from those of q."""
     moved = [torch.zeros_like(p).requires_grad_() for p in _parameters(q).values()]
-    # Adam's eps is a gradient, in nats per standard deviation. Below it the steps are those of plain gradient descent at a rate
-    # of one half, which settles; with a small eps noise is blown up to whole steps.
+    # Adam's eps is a gradient, in nats per standard deviation. Below it the steps are those of
+    # plain gradient descent at a rate of one half, which settles; with a small eps noise is blown
+    # up to whole steps.
     optimizer = torch.optim.Adam(moved, lr=RATE, betas=(0.9, 0.99), eps=2 * RATE)
     with torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             current = _moved(q, moved, pace)
             draw = model.draw(x, num_samples, context=context, posterior=current)
-            stopped = _like(current, {n: p.detach() for n, p in _parameters(current, detach=False).items()})
+            stopped = _like(
+                current, {n: p.detach() for n, p in _parameters(current, detach=False).items()}
+            )
             loss = -(draw.log_joint - stopped.log_prob(draw.z)).mean(0).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -195,13 +265,20 @@ def _block(
         return _moved(q, moved, pace)
 
 
-# --- Modes ------------------------------------------------------------------------------------------------------------
+# --- Modes ----------------------------------------------------------------------------------------
 
 
 def modes(
-    model: Model, x: Tensor, context: Tensor | None, q: Distribution, prior: Distribution, num_samples: int
+    model: Model,
+    x: Tensor,
+    context: Tensor | None,
+    q: Distribution,
+    prior: Distribution,
+    num_samples: int,
 ) -> tuple[Tensor, Tensor]:
-    """Returns two modes of p(x, z) in z, (2, B, D), and minus the curvature of log p(x, z) there, (2, B, D, D)."""
+    """Returns two modes of p(x, z) in z, (2, B, D), and minus the curvature of log p(x, z) there,
+    (2, B, D, D).
+    """
     with torch.no_grad():
         drawn = prior.sample(torch.Size((DRAWN,)))
         drawn = drawn if prior.batch_shape else drawn[:, None]
@@ -211,28 +288,41 @@ def modes(
         value = torch.where(value < math.inf, value, -math.inf)  # NaN is the last choice too
         from_prior = drawn.gather(0, value.argmax(0)[None, :, None].expand(1, -1, drawn.shape[-1]))
         mean = q.mean
-        mean = torch.where(mean.isfinite(), mean, centre).clamp(centre - FARTHEST * unit, centre + FARTHEST * unit)
+        mean = torch.where(mean.isfinite(), mean, centre).clamp(
+            centre - FARTHEST * unit, centre + FARTHEST * unit
+        )
     z = _climb(model, x, context, torch.cat([mean[None], from_prior]), unit)
     return z, curvature(model, x, context, z, unit.expand_as(z), num_samples)
 
 
-def curvature(model: Model, x: Tensor, context: Tensor | None, z: Tensor, unit: Tensor, num_samples: int) -> Tensor:
-    """Returns minus the second derivatives of log p(x, z) in z at z (S, B, D), (S, B, D, D), positive definite.
+def curvature(
+    model: Model, x: Tensor, context: Tensor | None, z: Tensor, unit: Tensor, num_samples: int
+) -> Tensor:
+    """Returns minus the second derivatives of log p(x, z) in z at z (S, B, D), (S, B, D, D),
+    positive definite.
 
-    By differences of gradients half a standard deviation apart: networks with kinks have no others. How wide that is, is first
-    found by differences much closer.
+    By differences of gradients half a standard deviation apart: networks with kinks have no others.
+    How wide that is, is first found by differences much closer.
     """
     dims = z.shape[-1]
     step, precision = 0.01 * unit, torch.empty(())
     for last in (False, True):
         rows = []
-        for directions in torch.eye(dims, dtype=z.dtype, device=z.device).split(max(1, num_samples // 2)):
+        for directions in torch.eye(dims, dtype=z.dtype, device=z.device).split(
+            max(1, num_samples // 2)
+        ):
             moves = directions[:, None, None] * step
             points = torch.stack([z + moves, z - moves]).flatten(0, 2)
-            gradient = _gradient(model, x, context, points)[1].unflatten(0, (2, len(directions), len(z)))
+            gradient = _gradient(model, x, context, points)[1].unflatten(
+                0, (2, len(directions), len(z))
+            )
             width = 2 * (directions[:, None, None] * step).sum(-1, keepdim=True)
             rows.append((gradient[1] - gradient[0]) / width)
-        precision = torch.stack([r for chunk in rows for r in chunk], -2) * unit[..., None] * unit[..., None, :]
+        precision = (
+            torch.stack([r for chunk in rows for r in chunk], -2)
+            * unit[..., None]
+            * unit[..., None, :]
+        )
         precision = precision.nan_to_num(0.0, 0.0, 0.0)
         if not last:
             step = STEEP * unit * precision.diagonal(dim1=-2, dim2=-1).clamp(0.25, 1e8).rsqrt()
@@ -245,7 +335,10 @@ def curvature(model: Model, x: Tensor, context: Tensor | None, z: Tensor, unit: 
 
 
 def _climb(model: Model, x: Tensor, context: Tensor | None, start: Tensor, unit: Tensor) -> Tensor:
-    """Returns where L-BFGS gets from each of the points (S, B, D): all climb at once, each with its own line search."""
+    """Returns where L-BFGS gets from each of the points (S, B, D).
+
+    All climb at once, each with its own line search.
+    """
     u, pairs = start / unit, list[tuple[Tensor, Tensor, Tensor]]()
     value, gradient = _gradient(model, x, context, start)
     gradient = gradient * unit
@@ -254,22 +347,31 @@ def _climb(model: Model, x: Tensor, context: Tensor | None, start: Tensor, unit:
         direction = _direction(gradient, pairs)
         slope = (gradient * direction).sum(-1)
         uphill = slope > 0
-        direction = torch.where(uphill[..., None], direction, gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-30))
+        direction = torch.where(
+            uphill[..., None],
+            direction,
+            gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-30),
+        )
         slope = (gradient * direction).sum(-1)
         reach = (TRUST / direction.norm(dim=-1).clamp_min(1e-30)).clamp_max(1.0) * length
-        if not bool(((slope > 1e-3) & (reach > 1e-6)).any()):  # twice what a Newton step would gain, in nats
+        # twice what a Newton step would gain, in nats
+        if not bool(((slope > 1e-3) & (reach > 1e-6)).any()):
             break
         step = reach[..., None] * direction
         tried, tried_gradient = _gradient(model, x, context, (u + step) * unit)
         tried_gradient = tried_gradient * unit
-        taken = (tried >= value + 1e-4 * reach * slope) & tried_gradient.isfinite().all(-1)  # false for NaN
+        # false for NaN
+        taken = (tried >= value + 1e-4 * reach * slope) & tried_gradient.isfinite().all(-1)
         taken |= value.isneginf() & tried.isfinite()
         change = gradient - tried_gradient
         product = (step * change).sum(-1)
         useful = taken & (product > 1e-8 * step.norm(dim=-1) * change.norm(dim=-1))
         pairs = [*pairs, (step, change, torch.where(useful, 1 / product, 0.0))][-MEMORY:]
         u = torch.where(taken[..., None], u + step, u)
-        value, gradient = torch.where(taken, tried, value), torch.where(taken[..., None], tried_gradient, gradient)
+        value, gradient = (
+            torch.where(taken, tried, value),
+            torch.where(taken[..., None], tried_gradient, gradient),
+        )
         length = torch.where(taken, 1.0, 0.25 * length)
     return u * unit
 
@@ -292,7 +394,9 @@ def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> 
 
 
 def _gradient(model: Model, x: Tensor, context: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns log p(x, z), (K, B), -inf where it is not a number, and its gradient in z, (K, B, D), zero there."""
+    """Returns log p(x, z), (K, B), -inf where it is not a number, and its gradient in z, (K, B, D),
+    zero there.
+    """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = model.draw(x, len(z), context=context, posterior=_At(z)).log_joint
@@ -319,7 +423,7 @@ class _At(Distribution):
         return torch.zeros_like(value[..., 0])
 
 
-# --- Members of a family ----------------------------------------------------------------------------------------------
+# --- Members of a family --------------------------------------------------------------------------
 
 
 def _base(q: Distribution) -> Distribution:
@@ -347,7 +451,10 @@ def _like(q: Distribution, parameters: dict[str, Tensor]) -> Distribution:
 
 
 def _moved(q: Distribution, moved: list[Tensor], pace: Tensor) -> Distribution:
-    """Returns members some units off those of q: standard deviations for places, and factors of e for scales."""
+    """Returns members some units off those of q.
+
+    Standard deviations for places, and factors of e for scales.
+    """
     base, old, new = _base(q), _parameters(q), dict[str, Tensor]()
     for (name, p), m in zip(old.items(), moved, strict=True):
         m = pace.to(m)[(...,) + (None,) * (m.dim() - 1)] * m
@@ -359,7 +466,9 @@ def _moved(q: Distribution, moved: list[Tensor], pace: Tensor) -> Distribution:
                 new[name] = factor @ transform_to(constraints.lower_cholesky)(m)
             continue
         limit = base.arg_constraints[name]
-        transform = transform_to(limit if isinstance(limit, constraints.Constraint) else constraints.real)
+        transform = transform_to(
+            limit if isinstance(limit, constraints.Constraint) else constraints.real
+        )
         unit = base.stddev.detach() if name == "loc" else 1.0
         new[name] = transform(transform.inv(p) + unit * m)
     return _like(q, new)
@@ -376,7 +485,9 @@ def _where(chosen: Tensor, q: Distribution, other: Distribution) -> Distribution
         zip(_parameters(q).items(), _parameters(other).values(), strict=True),
         chosen.to(next(iter(_parameters(q).values())).device),
     )
-    return _like(q, {n: torch.where(chosen[(...,) + (None,) * (a.dim() - 1)], a, b) for (n, a), b in pairs})
+    return _like(
+        q, {n: torch.where(chosen[(...,) + (None,) * (a.dim() - 1)], a, b) for (n, a), b in pairs}
+    )
 
 
 def _put(q: Distribution, rows: Tensor, part: Distribution) -> Distribution:
@@ -393,7 +504,8 @@ def _gaussian(mean: Tensor, precision: Tensor) -> MultivariateNormal:
 
 
 def _placed(q: Distribution, mean: Tensor, precision: Tensor) -> Distribution | None:
-    """Returns the member of the family of q with a mean, and the scales that are best for a Gaussian target of a precision.
+    """Returns the member of the family of q with a mean, and the scales that are best for a
+    Gaussian target of a precision.
 
     None where the family has no place and scale to be set.
     """

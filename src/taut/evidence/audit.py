@@ -1,8 +1,9 @@
 """The audit: how good is the model, how loose its bound, why, and what would buy the next nat.
 
-Each section is measured on the same data, in the order of importance; a section that was not measured is None, and ``missing``
-says why: an empty reason means that it is for models or data of another kind. Sections that go block by block stop between two
-blocks and report on the data that are done. The result is plain values: ``audit.json``.
+Each section is measured on the same data, in the order of importance; a section that was not
+measured is None, and ``missing`` says why: an empty reason means that it is for models or data of
+another kind. Sections that go block by block stop between two blocks and report on the data that
+are done. The result is plain values: ``audit.json``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ __all__ = ["Effort", "audit"]
 
 FEW = 9  # data, with which samples are not compared
 T = TypeVar("T")
-Best = tuple[Tensor, Tensor, Tensor, Tensor]  # log p(x), its error, the number of its method, whether it is reliable
+# log p(x), its error, the number of its method, whether it is reliable
+Best = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Effort:
         optimum_steps: Steps toward the best posterior of each datum.
         simulated: Data that the model makes, to be sandwiched between both directions of annealing.
         naive: Data on which the prior is tried as proposal.
-        train: Training data that the prior is fitted to and that overfitting and copies are looked for in.
+        train: Training data that the prior is fitted to and that overfitting and copies are looked
+            for in.
         samples: Samples compared with real data.
         minutes: Time for all of it.
     """
@@ -65,9 +68,14 @@ class Effort:
 
 
 class _Clock:
-    """Says when a stage is to stop: at a person's word, or when its share of the time and of all before it is over."""
+    """Says when a stage is to stop.
 
-    def __init__(self, minutes: float | None, stop: Callable[[], bool], report: Callable[[str, float], None]) -> None:
+    At a person's word, or when its share of the time and of all before it is over.
+    """
+
+    def __init__(
+        self, minutes: float | None, stop: Callable[[], bool], report: Callable[[str, float], None]
+    ) -> None:
         self.minutes, self.word, self.report = minutes, stop, report
         self.began, self.share, self.cut = time.monotonic(), 0.0, False
 
@@ -79,7 +87,9 @@ class _Clock:
         return not over
 
     def over(self) -> bool:
-        late = self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes * max(self.share, 1e-3)
+        late = self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes * max(
+            self.share, 1e-3
+        )
         over = agreed(self.word() or late)
         self.cut = self.cut or over
         return over
@@ -114,8 +124,10 @@ def audit(
     Args:
         model: The model.
         x: Held-out data, (N, \*event).
-        train: Training data, (M, \*event), for what only they can tell; None where they are not at hand.
-        groups: The group of equal rows of each datum, (N,), where there are copies: see ``Estimate.of``.
+        train: Training data, (M, \*event), for what only they can tell; None where they are not at
+            hand.
+        groups: The group of equal rows of each datum, (N,), where there are copies: see
+            ``Estimate.of``.
         baseline: log p(x) under independent marginals, (N,).
         levels: Values shown black and white, where the data are images.
         effort: How much work.
@@ -130,26 +142,38 @@ def audit(
     notes: list[str] = []
     reasons: dict[str, str] = {}
     clock.stage("log p(x) by importance sampling", 0.2)
-    parts = clock.blocks(importance_blocks(model, x, effort.num_samples, seed=seed), lambda e: len(e.ess), len(x))
+    parts = clock.blocks(
+        importance_blocks(model, x, effort.num_samples, seed=seed), lambda e: len(e.ess), len(x)
+    )
     evidence = Evidence.concatenate(parts)
     n = len(evidence.ess)
     x, groups = x[:n], None if groups is None else _renumbered(groups[:n])
     result: dict[str, Any] = {
         "num_data": n,
         "evidence": {**evidence.to_dict(groups), "curve": _curve(evidence, groups)},
-        "baseline": None if baseline is None else Estimate.of(baseline[:n], torch.zeros(n), groups).to_dict(),
+        "baseline": None
+        if baseline is None
+        else Estimate.of(baseline[:n], torch.zeros(n), groups).to_dict(),
         "gain_over_baseline": None
         if baseline is None
-        else Estimate.of(evidence.log_evidence - baseline[:n], evidence.log_evidence_error, groups).to_dict(),
+        else Estimate.of(
+            evidence.log_evidence - baseline[:n], evidence.log_evidence_error, groups
+        ).to_dict(),
     }
     over = clock.over()
-    result["overfitting"] = _overfitting(model, train, evidence, groups, seed) if train is not None and not over else None
+    result["overfitting"] = (
+        _overfitting(model, train, evidence, groups, seed)
+        if train is not None and not over
+        else None
+    )
     result["scale"] = None if over else scale_check(model, x, seed=seed)
     annealed: Annealed | None = None
     result["annealing"], result["sandwich"] = None, None
     if clock.stage("log p(x) by annealing", 0.3):
         try:
-            blocks = annealing_blocks(model, x, effort.num_chains, max_temperatures=effort.max_temperatures, seed=seed)
+            blocks = annealing_blocks(
+                model, x, effort.num_chains, max_temperatures=effort.max_temperatures, seed=seed
+            )
             annealed = Annealed.concatenate(clock.blocks(blocks, lambda a: len(a.ess), n))
             result["annealing"] = annealed.to_dict()
         except ValueError as error:
@@ -157,8 +181,14 @@ def audit(
             notes.append(f"no annealing: {reasons['annealing']}")
     simulates = getattr(model, "condition", None) is None
     if not simulates:
-        notes.append("the model is conditioned on a context, which the data give: what needs data of its own making is left out")
-        reasons |= dict.fromkeys(("sandwich", "calibration", "samples"), "the model is conditioned and makes no data of its own")
+        notes.append(
+            "the model is conditioned on a context, which the data give: what needs data of its "
+            "own making is left out"
+        )
+        reasons |= dict.fromkeys(
+            ("sandwich", "calibration", "samples"),
+            "the model is conditioned and makes no data of its own",
+        )
     if clock.stage("sandwich on simulated data", 0.1) and annealed is not None and simulates:
         result["sandwich"] = _sandwich(model, effort, seed)
     optima: list[Optima] = []
@@ -177,7 +207,9 @@ def audit(
         gaps = decompose(evidence, annealed, optima)
         names = ("log_evidence", "log_evidence_error", "method", "reliable")
         gaps = replace(gaps, **dict(zip(names, best, strict=True)))
-        result["gaps"] = gaps.to_dict(None if groups is None else _renumbered(groups[: len(gaps.elbo)]))
+        result["gaps"] = gaps.to_dict(
+            None if groups is None else _renumbered(groups[: len(gaps.elbo)])
+        )
     result["log_evidence"] = _log_evidence(evidence, best, groups)
     if not bool(best[0].isfinite().all()):
         notes.append(some_rows(~best[0].isfinite()))
@@ -190,19 +222,29 @@ def audit(
     if n < 2:
         reasons |= dict.fromkeys(("latents", "calibration"), few)
     if clock.stage("use of the latent space", 0.04) and n > 1:
-        result["latents"] = latents(model, x, train=None if train is None else train[: effort.train], seed=seed)
+        result["latents"] = latents(
+            model, x, train=None if train is None else train[: effort.train], seed=seed
+        )
         result["calibration"] = calibration(model, seed=seed) if simulates else None
     result["samples"], result["blur"] = None, None
     if levels is None:
         reasons["blur"] = ""
     if train is None:
-        reasons |= dict.fromkeys(("baseline", "overfitting", "samples"), "the training data are not at hand")
+        reasons |= dict.fromkeys(
+            ("baseline", "overfitting", "samples"), "the training data are not at hand"
+        )
     elif min(n, len(train)) <= FEW:
-        reasons.setdefault("samples", few if n <= FEW else f"{len(train)} training data are too few")
+        reasons.setdefault(
+            "samples", few if n <= FEW else f"{len(train)} training data are too few"
+        )
     if clock.stage("samples", 0.08) and "samples" not in reasons and train is not None:
-        result["samples"] = sample_quality(model, train[: effort.train], x, num_data=effort.samples, seed=seed)
+        result["samples"] = sample_quality(
+            model, train[: effort.train], x, num_data=effort.samples, seed=seed
+        )
         if levels is not None and clock.stage("sharpness", 0.0):
-            result["blur"] = blur(model, x[: effort.samples], low=levels[0], high=levels[1], seed=seed)
+            result["blur"] = blur(
+                model, x[: effort.samples], low=levels[0], high=levels[1], seed=seed
+            )
     result["stopped"] = None if not clock.cut else "stopped" if agreed(stop()) else "time"
     result["notes"] = notes
     result["missing"] = _missing(result, reasons)
@@ -212,23 +254,46 @@ def audit(
 
 
 def _more_precise(sampled: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
-    """Returns a note where importance sampling is reliable and much more precise than what the fixed order of methods chose."""
+    """Returns a note where importance sampling is reliable and much more precise than what the
+    fixed order of methods chose.
+    """
     share, one, two = sampled["khat"]["reliable_share"], sampled["log_evidence"], chosen
     errors = one["mc_error"], two["mc_error"]
-    if share is None or share < doctor.RELIABLE or None in errors or one["value"] is None or errors[0] > errors[1] / 2:
+    if (
+        share is None
+        or share < doctor.RELIABLE
+        or None in errors
+        or one["value"] is None
+        or errors[0] > errors[1] / 2
+    ):
         return []
     return [
-        f"importance sampling alone is reliable for {share:.0%} of the data and more precise: it says log p(x) "
-        f"{one['value']:.4f} ± {errors[0]:.4f} (Monte Carlo), and the first reliable method of each {two['value']:.4f} ± "
+        f"importance sampling alone is reliable for {share:.0%} of the data and more precise: it "
+        f"says log p(x) "
+        f"{one['value']:.4f} ± {errors[0]:.4f} (Monte Carlo), and the first reliable method of "
+        f"each {two['value']:.4f} ± "
         f"{errors[1]:.4f}"
     ]
 
 
 def _missing(result: dict[str, Any], reasons: dict[str, str]) -> dict[str, str]:
-    """Returns why each section that is None was not measured; an empty text says that it is for something else."""
-    over = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}.get(result["stopped"], "")
-    after = {"sandwich": "annealing", "blur": "samples"}  # what is measured only where another section is
-    names = [name for name, value in result.items() if value is None and name not in ("stopped", "gain_over_baseline")]
+    """Returns why each section that is None was not measured.
+
+    An empty text says that it is for something else.
+    """
+    over = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}.get(
+        result["stopped"], ""
+    )
+    # what is measured only where another section is
+    after = {
+        "sandwich": "annealing",
+        "blur": "samples",
+    }
+    names = [
+        name
+        for name, value in result.items()
+        if value is None and name not in ("stopped", "gain_over_baseline")
+    ]
     return {name: reasons.get(name, reasons.get(after.get(name, ""), over)) for name in names}
 
 
@@ -246,30 +311,47 @@ def _line(error: Exception) -> str:
 
 
 def _curve(evidence: Evidence, groups: Tensor | None) -> list[dict[str, Any]]:
-    values = zip(curve_sizes(evidence.num_samples), evidence.curve.T, evidence.curve_error.T, strict=True)
+    values = zip(
+        curve_sizes(evidence.num_samples), evidence.curve.T, evidence.curve_error.T, strict=True
+    )
     return [{"num_samples": k, **Estimate.of(v, e, groups).to_dict()} for k, v, e in values]
 
 
-def _overfitting(model: VAE, train: Tensor, evidence: Evidence, groups: Tensor | None, seed: int) -> dict[str, Any]:
-    """Returns how much better the training data are off, by the same bound with the same K on both sides."""
+def _overfitting(
+    model: VAE, train: Tensor, evidence: Evidence, groups: Tensor | None, seed: int
+) -> dict[str, Any]:
+    """Returns how much better the training data are off, by the same bound with the same K on both
+    sides.
+    """
     k = max(size for size in curve_sizes(evidence.num_samples) if size <= 500)
     column = curve_sizes(evidence.num_samples).index(k)
     seen = importance(model, train[: len(evidence.ess)], k, seed=derive(seed, "train"))
     held, held_error = evidence.curve[:, column], evidence.curve_error[:, column]
     pairs = {
-        "log_evidence": (Estimate.of(seen.log_evidence, seen.log_evidence_error), Estimate.of(held, held_error, groups)),
-        "elbo": (Estimate.of(seen.elbo, seen.elbo_error), Estimate.of(evidence.elbo, evidence.elbo_error, groups)),
+        "log_evidence": (
+            Estimate.of(seen.log_evidence, seen.log_evidence_error),
+            Estimate.of(held, held_error, groups),
+        ),
+        "elbo": (
+            Estimate.of(seen.elbo, seen.elbo_error),
+            Estimate.of(evidence.elbo, evidence.elbo_error, groups),
+        ),
     }
     return {
         "num_data": len(seen.ess),
         "num_samples": k,
-        **{name: {"train": a.to_dict(), "held_out": b.to_dict(), "difference": _minus(a, b)} for name, (a, b) in pairs.items()},
+        **{
+            name: {"train": a.to_dict(), "held_out": b.to_dict(), "difference": _minus(a, b)}
+            for name, (a, b) in pairs.items()
+        },
     }
 
 
 def _minus(a: Estimate, b: Estimate) -> dict[str, float | None]:
     """Returns the difference of means over different data, whose errors are independent."""
-    return Estimate(a.value - b.value, _both(a.mc_error, b.mc_error), _both(a.test_error, b.test_error)).to_dict()
+    return Estimate(
+        a.value - b.value, _both(a.mc_error, b.mc_error), _both(a.test_error, b.test_error)
+    ).to_dict()
 
 
 def _both(a: float | None, b: float | None) -> float | None:
@@ -277,12 +359,23 @@ def _both(a: float | None, b: float | None) -> float | None:
 
 
 def _sandwich(model: VAE, effort: Effort, seed: int) -> dict[str, Any]:
-    """Returns both directions of annealing, and importance sampling, on data whose exact posterior draws are known."""
+    """Returns both directions of annealing, and importance sampling, on data whose exact posterior
+    draws are known.
+    """
     z, x = simulate(model, effort.simulated, seed=seed)
     own = derive(seed, "sandwich")
     both = [
         Annealed.concatenate(
-            list(annealing_blocks(model, x, effort.num_chains, exact=e, max_temperatures=effort.max_temperatures, seed=own))
+            list(
+                annealing_blocks(
+                    model,
+                    x,
+                    effort.num_chains,
+                    exact=e,
+                    max_temperatures=effort.max_temperatures,
+                    seed=own,
+                )
+            )
         )
         for e in (None, z)
     ]
@@ -299,7 +392,9 @@ def _sandwich(model: VAE, effort: Effort, seed: int) -> dict[str, Any]:
 
 
 def _best(evidence: Evidence, annealed: Annealed | None, optima: list[Optima]) -> Best:
-    """Returns log p(x) of the first data by the most reliable estimate that there is, its error, its method and whether it is."""
+    """Returns log p(x) of the first data by the most reliable estimate that there is, its error,
+    its method and whether it is.
+    """
     if optima:
         gaps = decompose(evidence, annealed, optima)
         return gaps.log_evidence, gaps.log_evidence_error, gaps.method, gaps.reliable
@@ -312,7 +407,9 @@ def _best(evidence: Evidence, annealed: Annealed | None, optima: list[Optima]) -
 
 
 def _settled(model: VAE, x: Data, evidence: Evidence, best: Best, seed: int) -> Best:
-    """Returns the same where the data that none of these methods can tell have climbed the ladder of ``rows``."""
+    """Returns the same where the data that none of these methods can tell have climbed the ladder
+    of ``rows``.
+    """
     rows = (~best[3]).nonzero()[:, 0]
     if not len(rows):
         return best
@@ -328,19 +425,24 @@ def _settled(model: VAE, x: Data, evidence: Evidence, best: Best, seed: int) -> 
 def _log_evidence(evidence: Evidence, best: Best, groups: Tensor | None) -> dict[str, Any]:
     """Returns log p(x) of all data by the best method of each, and which those were.
 
-    Where the better estimates exist for the first data alone, their mean difference to importance sampling corrects the rest.
+    Where the better estimates exist for the first data alone, their mean difference to importance
+    sampling corrects the rest.
     """
     n = len(evidence.ess)
     value, error, method, reliable = best
     m = len(value)
-    reliable = reliable & value.isfinite() & error.isfinite()  # what is not a number is not reliable
+    # what is not a number is not reliable
+    reliable = reliable & value.isfinite() & error.isfinite()
     if m == n:
         estimate = Estimate.of(value, error, groups)
     else:
         correction = Estimate.of(value - evidence.log_evidence[:m], error)
         rest = Estimate.of(evidence.log_evidence, evidence.log_evidence_error, groups)
         # Taken as independent, though they share samples and data: too large rather than too small.
-        errors = _both(correction.mc_error, rest.mc_error), _both(correction.test_error, rest.test_error)
+        errors = (
+            _both(correction.mc_error, rest.mc_error),
+            _both(correction.test_error, rest.test_error),
+        )
         estimate = Estimate(rest.value + correction.value, *errors, rest.without)
     return {
         **estimate.to_dict(),
@@ -353,7 +455,10 @@ def _log_evidence(evidence: Evidence, best: Best, groups: Tensor | None) -> dict
 
 
 def _naive(model: VAE, x: Data, evidence: Evidence, num_samples: int, seed: int) -> dict[str, Any]:
-    """Returns what the prior as proposal finds, and how many samples it would need: about exp(KL(p(z|x), p(z)))."""
+    """Returns what the prior as proposal finds, and how many samples it would need.
+
+    About exp(KL(p(z|x), p(z))).
+    """
     n = len(x)
     naive = importance(model, x, num_samples, seed=seed, proposal=prior_proposal(model))
     information = evidence.information[:n]
@@ -363,7 +468,9 @@ def _naive(model: VAE, x: Data, evidence: Evidence, num_samples: int, seed: int)
         "log_evidence": Estimate.of(naive.log_evidence, naive.log_evidence_error).to_dict(),
         "short_by": Estimate.of(evidence.log_evidence[:n] - naive.log_evidence).to_dict(),
         "ess": {"mean": float(naive.ess.mean()), "median": float(naive.ess.median())},
-        "reliable_share": None if bool(naive.khat.isnan().all()) else float(naive.reliable.double().mean()),
+        "reliable_share": None
+        if bool(naive.khat.isnan().all())
+        else float(naive.reliable.double().mean()),
         "information": Estimate.of(information).to_dict(),
         "samples_needed_log10": {
             "median": float(information.median()) / math.log(10),

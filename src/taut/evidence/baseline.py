@@ -1,13 +1,16 @@
-r"""The baseline: independent marginals of the same data. A model that does not beat it has learned no dependence.
+r"""The baseline: independent marginals of the same data. A model that does not beat it has learned
+no dependence.
 
-Each marginal is at least as rich as what a latent variable can make of one column, or a model would beat the baseline on columns
-that have nothing to do with each other. Levels have their frequencies. Numbers have a mixture
+Each marginal is at least as rich as what a latent variable can make of one column, or a model would
+beat the baseline on columns that have nothing to do with each other. Levels have their frequencies.
+Numbers have a mixture
 
 $$ p(x) = \sum_{k=1}^{K} w_k \, t_\nu\bigl((h(x) - m_k) / s_k\bigr) \, h'(x) / s_k, $$
 
-with K up to 8, $\nu$ = 3 or infinity (a Normal) and h the identity or, of positive numbers, the logarithm: what predicts a
-quarter of the training data best from the other three. Counts and levels of a table have frequencies, too, drawn towards such a
-mixture (summed over each integer) as strongly as predicts each training datum best from the others.
+with K up to 8, $\nu$ = 3 or infinity (a Normal) and h the identity or, of positive numbers, the
+logarithm: what predicts a quarter of the training data best from the other three. Counts and levels
+of a table have frequencies, too, drawn towards such a mixture (summed over each integer) as
+strongly as predicts each training datum best from the others.
 """
 
 from __future__ import annotations
@@ -30,20 +33,27 @@ from taut.types import PerDatum
 __all__ = ["independent_marginals"]
 
 ROWS = 20_000  # that a marginal is fitted to: 24 parameters need no more
-POINTS, TAIL = 256, 16  # that stand for the rows of a column in a fit; so many at each end are single rows
+# that stand for the rows of a column in a fit; so many at each end are single rows
+POINTS, TAIL = (
+    256,
+    16,
+)
 COMPONENTS, DEGREES, STEPS = (1, 2, 3, 5, 8), (3.0, math.inf), 40
 ROWS_EACH = 20  # for each component, at least
 FLOOR = 1e-4  # of a component's scale, as a share of the data's: the likelihoods have the same
-WIDE = 500  # columns: of more, mixtures are small, and counts are drawn towards a negative binomial, which takes no time
+# columns: of more, mixtures are small, and counts are drawn towards a negative binomial, which
+# takes no time
+WIDE = 500
 ENTRIES = 2**22
 
 
 def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
-    r"""Returns log p(x) under a product of marginals fitted to the training data, (N,), nats; what is missing drops out.
+    r"""Returns log p(x) under a product of marginals fitted to the training data, (N,), nats; what
+    is missing drops out.
 
-    In a table, mixed numbers and dates have the marginal that their likelihood starts from. Images of
-    real numbers have a Normal each, with the pooled scale for a pixel that never varied (the density
-    of a constant has no limit).
+    In a table, mixed numbers and dates have the marginal that their likelihood starts from. Images
+    of real numbers have a Normal each, with the pooled scale for a pixel that never varied (the
+    density of a constant has no limit).
 
     Args:
         data: Whose training part the marginals are fitted to.
@@ -57,7 +67,9 @@ def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
         if statistics.log_frequencies is None:
             return None
         table = statistics.log_frequencies.double().flatten(0, -2)
-        return torch.cat([_looked_up(table, b.flatten(1).double() - schema.low).sum(-1) for b in blocks(x)])
+        return torch.cat(
+            [_looked_up(table, b.flatten(1).double() - schema.low).sum(-1) for b in blocks(x)]
+        )
     if schema.kind == "real" and schema.is_image:
         loc, scale = statistics.loc.double(), statistics.scale.double()
         scale = torch.where(scale > 0, scale, scale.square().mean().sqrt())
@@ -81,7 +93,10 @@ def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
         parts += [_Part([i], _warped(schema, statistics, i)) for i in warped]
     if whole:
         low, high = _ranges(schema, whole)
-        moments = statistics.loc.flatten()[whole].double(), statistics.scale.flatten()[whole].double()
+        moments = (
+            statistics.loc.flatten()[whole].double(),
+            statistics.scale.flatten()[whole].double(),
+        )
         parts.append(_Part(whole, _Integers(data, whole, low, high, moments).log_prob))
     if numbers:
         reals = _Reals(_sample(data.train, numbers))
@@ -94,7 +109,10 @@ def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
 
 
 class _Part(NamedTuple):
-    """Columns of one sort, and the log-probabilities of their values (N, columns): 0 where they are missing."""
+    """Columns of one sort, and the log-probabilities of their values (N, columns).
+
+    0 where they are missing.
+    """
 
     columns: list[int]
     log_prob: Callable[[Tensor], Tensor]
@@ -127,7 +145,9 @@ def _ranges(schema: Schema, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _looked_up(table: Tensor, values: Tensor) -> Tensor:
-    """Returns the entry of each column of ``values`` (N, columns) in its row of ``table`` (columns, levels); 0 where missing."""
+    """Returns the entry of each column of ``values`` (N, columns) in its row of ``table`` (columns,
+    levels); 0 where missing.
+    """
     missing = values.isnan()
     index = values.nan_to_num(0.0).long()
     return torch.where(missing, 0.0, table.gather(1, index.T).T)
@@ -139,16 +159,25 @@ def _normal(loc: Tensor, scale: Tensor, values: Tensor) -> Tensor:
 
 
 def _sample(rows: Rows, columns: Sequence[int]) -> Tensor:
-    """Returns some training rows in a random order that is always the same, as columns, (C, n), float64."""
+    """Returns some training rows in a random order that is always the same, as columns, (C, n),
+    float64.
+    """
     count = min(ROWS, len(rows), max(500, 4 * ENTRIES // max(1, len(columns))))
-    index = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count].sort().values
+    index = (
+        torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count].sort().values
+    )
     picked = [rows[part].flatten(1)[:, columns].cpu().double() for part in index.split(4096)]
     picked_rows = torch.cat(picked)
-    return picked_rows[torch.randperm(count, generator=torch.Generator().manual_seed(1))].T.contiguous()
+    return picked_rows[
+        torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    ].T.contiguous()
 
 
 class _Mixtures(NamedTuple):
-    """Mixtures of K components each of C columns, (C, K): log-weights, locations, scales; degrees of freedom of all."""
+    """Mixtures of K components each of C columns, (C, K): log-weights, locations, scales.
+
+    Degrees of freedom of all.
+    """
 
     log_weights: Tensor
     loc: Tensor
@@ -163,7 +192,11 @@ class _Mixtures(NamedTuple):
         d = (y[..., None] - self.loc[:, None]) / self.scale[:, None]
         log_p = -0.5 * d.square() - 0.5 * math.log(2 * math.pi)
         if math.isfinite(self.df):
-            unit = math.lgamma((self.df + 1) / 2) - math.lgamma(self.df / 2) - 0.5 * math.log(self.df * math.pi)
+            unit = (
+                math.lgamma((self.df + 1) / 2)
+                - math.lgamma(self.df / 2)
+                - 0.5 * math.log(self.df * math.pi)
+            )
             log_p = unit - (self.df + 1) / 2 * torch.log1p(d.square() / self.df)
         return log_p + (self.log_weights - self.scale.log())[:, None]
 
@@ -178,13 +211,20 @@ class _Mixtures(NamedTuple):
 
 
 def _fitted(y: Tensor, weights: Tensor, components: int, df: float) -> _Mixtures:
-    """Returns mixtures fitted to weighted points (C, P), about 0 with a scale about 1, by expectation maximisation."""
+    """Returns mixtures fitted to weighted points (C, P), about 0 with a scale about 1, by
+    expectation maximisation.
+    """
     share = weights.cumsum(1) / weights.sum(1, keepdim=True)
     quantiles = (torch.arange(components, dtype=y.dtype) + 0.5) / components
-    loc = y.gather(1, torch.searchsorted(share, quantiles.expand(len(y), -1).contiguous()).clamp(max=y.shape[1] - 1))
-    spread = (weights * (y - loc.mean(1, keepdim=True)).square().clamp(max=100)).sum(1, keepdim=True) / weights.sum(
-        1, keepdim=True
+    loc = y.gather(
+        1,
+        torch.searchsorted(share, quantiles.expand(len(y), -1).contiguous()).clamp(
+            max=y.shape[1] - 1
+        ),
     )
+    spread = (weights * (y - loc.mean(1, keepdim=True)).square().clamp(max=100)).sum(
+        1, keepdim=True
+    ) / weights.sum(1, keepdim=True)
     scale = spread.sqrt().clamp(min=FLOOR).expand_as(loc) / components**0.5
     log_weights = torch.full_like(loc, -math.log(components))
     mixtures = _Mixtures(log_weights, loc, scale, df)
@@ -203,12 +243,17 @@ def _fitted(y: Tensor, weights: Tensor, components: int, df: float) -> _Mixtures
 
 
 def _points(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns POINTS weighted points (C, P) that stand for the values of columns (C, n); what is NaN counts for nothing."""
+    """Returns POINTS weighted points (C, P) that stand for the values of columns (C, n).
+
+    What is NaN counts for nothing.
+    """
     ordered = y.sort(1).values
     sums = torch.nn.functional.pad(ordered.nan_to_num(0.0).cumsum(1), (1, 0))
     count = (~y.isnan()).sum(1, keepdim=True)
     ends = torch.arange(TAIL)
-    inner = torch.linspace(0, 1, POINTS - 2 * TAIL + 1, dtype=torch.float64) * (count - 2 * TAIL) + TAIL
+    inner = (
+        torch.linspace(0, 1, POINTS - 2 * TAIL + 1, dtype=torch.float64) * (count - 2 * TAIL) + TAIL
+    )
     edges = torch.cat([ends.expand(len(y), -1), inner.round().long(), count - TAIL + 1 + ends], 1)
     edges = torch.where(count <= POINTS, torch.minimum(torch.arange(POINTS + 1), count), edges)
     weights = edges.diff(dim=1).double()
@@ -226,7 +271,8 @@ class _Scaled(NamedTuple):
     @classmethod
     def of(cls, train: Tensor, log: bool) -> _Scaled:
         valid = ~(train <= 0).any(1) if log else torch.ones(len(train), dtype=torch.bool)
-        ordered = (train.clamp(min=1e-300).log() if log else train).sort(1).values  # what is missing comes last
+        # what is missing comes last
+        ordered = (train.clamp(min=1e-300).log() if log else train).sort(1).values
         last = (~train.isnan()).sum(1, keepdim=True) - 1
         shares = torch.tensor([[0.25, 0.5, 0.75]], dtype=torch.float64)
         low, loc, high = ordered.gather(1, (shares * last).round().long().clamp(min=0)).unbind(1)
@@ -264,7 +310,9 @@ class _Reals:
         self.plain = _Scaled.of(train, False)
         self.fits = [
             fit
-            for columns in torch.arange(len(train)).split(max(1, ENTRIES // (1000 * max(COMPONENTS))))
+            for columns in torch.arange(len(train)).split(
+                max(1, ENTRIES // (1000 * max(COMPONENTS)))
+            )
             for fit in self._chosen(train, columns)
         ]
 
@@ -275,9 +323,17 @@ class _Reals:
             scaled = _Scaled.of(train[columns], log)
             able = scaled.valid.nonzero()[:, 0]
             y = scaled.at(able).to_y(train[columns[able]])
-            points, told, rows = _points(y[:, ~held]), y[:, held][:, :1000], self.rows[columns[able]]
-            for components, df in product(COMPONENTS if len(train) <= WIDE else COMPONENTS[:2], DEGREES):
-                log_p = _fitted(*points, components, df).log_prob(told) + scaled.at(able).log_slope(told)
+            points, told, rows = (
+                _points(y[:, ~held]),
+                y[:, held][:, :1000],
+                self.rows[columns[able]],
+            )
+            for components, df in product(
+                COMPONENTS if len(train) <= WIDE else COMPONENTS[:2], DEGREES
+            ):
+                log_p = _fitted(*points, components, df).log_prob(told) + scaled.at(able).log_slope(
+                    told
+                )
                 few = (rows < components * ROWS_EACH) & (components > 1)
                 score = torch.full((len(columns),), -math.inf, dtype=torch.float64)
                 score[able] = log_p.nansum(1).masked_fill(few, -math.inf)
@@ -289,7 +345,9 @@ class _Reals:
             log, components, df = options[number]
             mine = columns[best == number]
             scaled = _Scaled.of(train[mine], log)
-            fits.append(_Fit(mine, scaled, _fitted(*_points(scaled.to_y(train[mine])), components, df)))
+            fits.append(
+                _Fit(mine, scaled, _fitted(*_points(scaled.to_y(train[mine])), components, df))
+            )
         return fits
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -314,19 +372,43 @@ class _Reals:
         return result
 
     def _wide(self, columns: Tensor) -> tuple[_Mixtures, _Scaled, Tensor]:
-        """Returns a wide t that counts as one row, so that no value lies where there is nothing at all, and the others."""
+        """Returns a wide t that counts as one row, so that no value lies where there is nothing at
+        all, and the others.
+        """
         zero = torch.zeros(len(columns), 1, dtype=torch.float64)
-        return _Mixtures(zero, zero, zero + 3, 3.0), self.plain.at(columns), self.rows[columns, None]
+        return (
+            _Mixtures(zero, zero, zero + 3, 3.0),
+            self.plain.at(columns),
+            self.rows[columns, None],
+        )
 
 
 class _Integers:
-    """The marginals of columns of whole numbers from ``low``, (C,); what is above ``high`` cannot be."""
+    """The marginals of columns of whole numbers from ``low``, (C,).
 
-    def __init__(self, data: Dataset, columns: Sequence[int], low: Tensor, high: Tensor, moments: tuple[Tensor, Tensor]) -> None:
+    What is above ``high`` cannot be.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        columns: Sequence[int],
+        low: Tensor,
+        high: Tensor,
+        moments: tuple[Tensor, Tensor],
+    ) -> None:
         self.columns, self.low, self.last = list(columns), low, high - low
-        largest = max(float((b.flatten(1)[:, self.columns].double() - low).nan_to_num(0.0).max()) for b in blocks(data.train))
+        largest = max(
+            float((b.flatten(1)[:, self.columns].double() - low).nan_to_num(0.0).max())
+            for b in blocks(data.train)
+        )
         most = max(64, min(4096, ENTRIES // len(self.columns)))
-        size = self.size = int(min(most, largest + 1 if not bool(self.last.isfinite().all()) else float(self.last.max()) + 1))
+        size = self.size = int(
+            min(
+                most,
+                largest + 1 if not bool(self.last.isfinite().all()) else float(self.last.max()) + 1,
+            )
+        )
         seen = torch.zeros(len(self.columns) * (size + 1), dtype=torch.float64)
         first = torch.arange(len(self.columns)) * (size + 1)
         for block in blocks(data.train):
@@ -338,15 +420,26 @@ class _Integers:
         self.moments, self.reals = moments, None
         if len(self.columns) <= WIDE:
             train = _sample(data.train, self.columns) - low[:, None]
-            # Spread over the interval that each integer stands for: what a density has of it is the integer's probability.
-            self.reals = _Reals(train + torch.rand(train.shape, generator=torch.Generator().manual_seed(2), dtype=train.dtype))
+            # Spread over the interval that each integer stands for: what a density has of it is the
+            # integer's probability.
+            self.reals = _Reals(
+                train
+                + torch.rand(
+                    train.shape, generator=torch.Generator().manual_seed(2), dtype=train.dtype
+                )
+            )
         inside = torch.arange(size, dtype=torch.float64).expand(len(seen), -1)
         prior = self._prior(inside).exp().where(inside <= self.last[:, None], 0.0)
         self.rest = (1 - prior.sum(1, keepdim=True)).clamp(min=1e-12)
         prior = torch.cat([prior, self.rest], 1)
         rows = seen.sum(1, keepdim=True)
         strengths = 10.0 ** torch.arange(-1, 6.5, 0.5, dtype=torch.float64)
-        left_out = [torch.where(seen > 0, seen * ((seen - 1 + a * prior) / (rows - 1 + a)).log(), 0.0).sum(1) for a in strengths]
+        left_out = [
+            torch.where(seen > 0, seen * ((seen - 1 + a * prior) / (rows - 1 + a)).log(), 0.0).sum(
+                1
+            )
+            for a in strengths
+        ]
         strength = strengths[torch.stack(left_out).argmax(0)][:, None]
         self.table = ((seen + strength * prior) / (rows + strength)).log()
 
@@ -357,7 +450,9 @@ class _Integers:
         below = torch.where(values > 0, self.reals.below(values), 0.0)
         above = torch.where(values < self.last[:, None], self.reals.below(values + 1), 1.0)
         mass = above - below
-        return torch.where(mass > 1e-8, mass.clamp(min=1e-8).log(), self.reals.log_prob(values + 0.5))
+        return torch.where(
+            mass > 1e-8, mass.clamp(min=1e-8).log(), self.reals.log_prob(values + 0.5)
+        )
 
     def log_prob(self, values: Tensor) -> Tensor:
         """Returns the log-probability of each value (n, C), 0 where it is missing."""
@@ -371,13 +466,20 @@ class _Integers:
         if bool(beyond.any()):
             found = torch.where(beyond, found + self._prior(x) - self.rest.log(), found)
         if bool(outside.any()):
-            tail = torch.full_like(x, -math.inf) if self.reals is None else self.reals.log_prob(x + 0.5)
+            tail = (
+                torch.full_like(x, -math.inf)
+                if self.reals is None
+                else self.reals.log_prob(x + 0.5)
+            )
             found = torch.where(outside, tail, found)
         return torch.where(missing, 0.0, found).T
 
 
 def _counts(loc: Tensor, scale: Tensor) -> NegativeBinomial:
-    """A negative binomial by its moments; a count that was never above zero has the mean that the likelihood starts it at."""
+    """A negative binomial by its moments.
+
+    A count that was never above zero has the mean that the likelihood starts it at.
+    """
     mean = loc.clamp(min=1e-4)
     excess = (scale.square() - mean).clamp(min=1e-8)
     return NegativeBinomial(mean.log(), (mean.square() / excess).clamp(max=1e8).log())

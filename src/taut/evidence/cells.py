@@ -1,18 +1,23 @@
-r"""What a model says of single entries: the missing ones filled in, and how odd each observed one is given the others.
+r"""What a model says of single entries: the missing ones filled in, and how odd each observed one
+is given the others.
 
-With $z_k \sim q(z \mid x_\mathrm{obs})$ and $\tilde w_k \propto p(x_\mathrm{obs}, z_k) / q(z_k \mid x_\mathrm{obs})$, of sum 1,
+With $z_k \sim q(z \mid x_\mathrm{obs})$ and $\tilde w_k \propto p(x_\mathrm{obs}, z_k) / q(z_k \mid
+x_\mathrm{obs})$, of sum 1,
 
-$$ \mathbb{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] \approx \sum_k \tilde w_k \, \mathbb{E}[x_\mathrm{mis} \mid z_k]; $$
+$$ \mathbb{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] \approx
+   \sum_k \tilde w_k \, \mathbb{E}[x_\mathrm{mis} \mid z_k]; $$
 
-multiple imputations pick the $z_k$ by their weights, as evenly as the weights allow, and draw $x_\mathrm{mis} \sim p(x \mid z_k)$
-again for each pick.
+multiple imputations pick the $z_k$ by their weights, as evenly as the weights allow, and draw
+$x_\mathrm{mis} \sim p(x \mid z_k)$ again for each pick.
 
-*Why* a row is odd is said by the log-probability of each entry given all others of its row, $\log p(x) - \log p(x_{-i})$.
-Both are estimated from the same draws of $\tfrac12 q(z \mid x) + \tfrac12 q(z \mid x_{-i})$, so that neither has weights of a
-heavy tail: the posterior with an odd entry and the one without lie far apart, and draws of one alone know little of the other.
+*Why* a row is odd is said by the log-probability of each entry given all others of its row, $\log
+p(x) - \log p(x_{-i})$. Both are estimated from the same draws of $\tfrac12 q(z \mid x) + \tfrac12
+q(z \mid x_{-i})$, so that neither has weights of a heavy tail: the posterior with an odd entry and
+the one without lie far apart, and draws of one alone know little of the other.
 
-Where the weights say that the encoder's posteriors do not serve, as on odd rows, the best Gaussians of the very row, and of the
-row without the entry, take their place, beside copies three times as wide and a share of prior samples.
+Where the weights say that the encoder's posteriors do not serve, as on odd rows, the best Gaussians
+of the very row, and of the row without the entry, take their place, beside copies three times as
+wide and a share of prior samples.
 
 References: mattei2019, owen2000, kitagawa1996.
 """
@@ -51,7 +56,8 @@ T = TypeVar("T")
 
 
 class CellScores(NamedTuple):
-    r"""$\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, C) each; NaN where missing.
+    r"""$\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, C) each; NaN
+    where missing.
 
     Args:
         value: The log-probability, nats.
@@ -68,8 +74,9 @@ class Imputed(NamedTuple):
     r"""Data with their gaps filled in.
 
     Args:
-        values: The mean of a number, the median of ordered levels, the most probable level of a category, (N, \*event);
-            observed entries as they were. A datum to which no z gives a number keeps its gaps.
+        values: The mean of a number, the median of ordered levels, the most probable level of a
+            category, (N, \*event); observed entries as they were. A datum to which no z gives a
+            number keeps its gaps.
         draws: Multiple imputations, (M, N, \*event).
         ess: Effective sample size of the weights, (N,); 0 for a datum without a number.
         reliable: Whether the weights are even enough to be believed, (N,).
@@ -81,10 +88,14 @@ class Imputed(NamedTuple):
     reliable: Tensor
 
 
-def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0) -> Imputed:
-    r"""Returns the data with their missing entries filled in by importance-weighted means, and draws of them.
+def impute(
+    model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0
+) -> Imputed:
+    r"""Returns the data with their missing entries filled in by importance-weighted means, and
+    draws of them.
 
-    What the model is conditioned on is no part of what it models: it stays as it is, missing or not.
+    What the model is conditioned on is no part of what it models: it stays as it is, missing or
+    not.
 
     Args:
         model: The model.
@@ -101,7 +112,9 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
         share = torch.where(known, log_weight, 0.0).softmax(0)
         values = _typical(draw.likelihood, share)[None]
         if num_imputations:
-            z = draw.z.gather(0, _picked(share, num_imputations)[..., None].expand(-1, -1, draw.z.shape[-1]))
+            z = draw.z.gather(
+                0, _picked(share, num_imputations)[..., None].expand(-1, -1, draw.z.shape[-1])
+            )
             values = torch.cat([values, model.decode(z, model.split(rows)[1]).sample()])
         values = torch.where(_like(known[None], values), values, torch.nan)
         values = _complete(model, rows, values)
@@ -114,17 +127,29 @@ def impute(model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int 
         result = filled(rows, num_samples, _mirrored(model.encode(rows)))
         doubtful = result.ess == 0
         if tail_length(num_samples) > 4:  # else they are too few to tell
-            doubtful |= ~(result.reliable & importance(model, rows, num_samples, seed=seed).reliable)
+            doubtful |= ~(
+                result.reliable & importance(model, rows, num_samples, seed=seed).reliable
+            )
         again = (doubtful & rows.isnan().flatten(1).any(1).cpu()).nonzero()[:, 0]
-        for some in again.split(max(1, MAX_ELEMENTS // (max(SAMPLES, num_samples) * rows[:1].numel()))) if len(again) else ():
+        for some in (
+            again.split(max(1, MAX_ELEMENTS // (max(SAMPLES, num_samples) * rows[:1].numel())))
+            if len(again)
+            else ()
+        ):
             part = rows[some.to(rows.device)]
-            better = filled(part, max(SAMPLES, num_samples), _proposal(model, part, [part], derive(seed, "impute", number)))
+            better = filled(
+                part,
+                max(SAMPLES, num_samples),
+                _proposal(model, part, [part], derive(seed, "impute", number)),
+            )
             result.values[some], result.draws[:, some] = better.values, better.draws
             result.ess[some], result.reliable[some] = better.ess, better.reliable
         return result
 
     parts = list(_by_blocks(model, x, num_samples, seed, "impute", block))
-    return Imputed(*(torch.cat(c, 1 if i == 1 else 0) for i, c in enumerate(zip(*parts, strict=True))))
+    return Imputed(
+        *(torch.cat(c, 1 if i == 1 else 0) for i, c in enumerate(zip(*parts, strict=True)))
+    )
 
 
 def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
@@ -133,14 +158,19 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
     Args:
         model: The model, whose likelihood knows its elements one by one.
         x: Data, (N, C); of a model with a condition the result is of the columns that are modelled.
-        num_samples: K, half of them drawn without the entry; more where the encoder's posteriors do not serve.
+        num_samples: K, half of them drawn without the entry; more where the encoder's posteriors do
+            not serve.
         seed: The same seed gives the same numbers.
 
     Fails:
         ValueError: the likelihood does not say how much each element contributes.
     """
     half = (num_samples + 1) // 2
-    columns = model.condition.rest.tolist() if isinstance(model.condition, Split) else list(range(x.shape[1]))
+    columns = (
+        model.condition.rest.tolist()
+        if isinstance(model.condition, Split)
+        else list(range(x.shape[1]))
+    )
 
     def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns samples, the terms of each, and their log p(z)."""
@@ -160,7 +190,9 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
             without = rows.clone()
             without[:, column] = torch.nan
             other = model.encode(without)
-            z, each, log_prior = (torch.cat(pair) for pair in zip(first, drawn(rows, other, half), strict=True))
+            z, each, log_prior = (
+                torch.cat(pair) for pair in zip(first, drawn(rows, other, half), strict=True)
+            )
             log_q = torch.logaddexp(q.log_prob(z), other.log_prob(z))
             found = _ratio(each, log_prior - log_q, torch.tensor(i))
             for whole, part in zip((value, error, reliable), found, strict=True):
@@ -170,7 +202,11 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
         telling = tail_length(2 * half) > 4  # else the samples are too few to tell
         b, i = (observed & (value.isnan() | (~reliable if telling else False))).nonzero().T
         count = max(SAMPLES, num_samples)
-        for few in torch.arange(len(b)).split(max(1, MAX_ELEMENTS // (count * len(columns)))) if len(b) else ():
+        for few in (
+            torch.arange(len(b)).split(max(1, MAX_ELEMENTS // (count * len(columns))))
+            if len(b)
+            else ()
+        ):
             part, c = rows[b[few]], torch.tensor(columns)[i[few]]
             without = part.clone()
             without[torch.arange(len(few)), c] = torch.nan
@@ -180,11 +216,14 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
             value[b[few], i[few]], error[b[few], i[few]], reliable[b[few], i[few]] = found
         return CellScores(value, error, reliable)
 
-    return CellScores(*map(torch.cat, zip(*_by_blocks(model, x, 2 * half, seed, "cells", block), strict=True)))
+    return CellScores(
+        *map(torch.cat, zip(*_by_blocks(model, x, 2 * half, seed, "cells", block), strict=True))
+    )
 
 
 def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns log p(x) - log p(x without an entry), its error and whether both weights can be believed, (B,) each.
+    """Returns log p(x) - log p(x without an entry), its error and whether both weights can be
+    believed, (B,) each.
 
     Args:
         each: Log-density of each entry given z, (K, B, C).
@@ -197,7 +236,9 @@ def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, 
     without = _numbers(each.sum(-1) - own + rest)
     value, k = weight.logsumexp(0) - without.logsumexp(0), len(each)
     known = value.isfinite()
-    influence = k * (torch.where(known, weight, 0.0).softmax(0) - torch.where(known, without, 0.0).softmax(0))
+    influence = k * (
+        torch.where(known, weight, 0.0).softmax(0) - torch.where(known, without, 0.0).softmax(0)
+    )
     tail = influence.abs().clamp_min(1e-300).log().topk(min(tail_length(k) + 1, k), dim=0).values
     unseen = tail_surplus(tail) * (tail[0].exp() / k).square()
     error = in_nats((influence.var(0) / k + unseen).sqrt())
@@ -218,20 +259,36 @@ def _numbers(log_weight: Tensor) -> Tensor:
 
 
 def _picked(share: Tensor, count: int) -> Tensor:
-    """Returns which of K samples are picked by their shares (K, B), (M, B): systematically, in a random order."""
-    points = (torch.arange(count, device=share.device)[:, None] + torch.rand(share.shape[1:], device=share.device)) / count
-    picked = torch.searchsorted(share.cumsum(0).T.contiguous(), points.T.contiguous()).clamp_max(len(share) - 1).T
+    """Returns which of K samples are picked by their shares (K, B), (M, B).
+
+    Systematically, in a random order.
+    """
+    points = (
+        torch.arange(count, device=share.device)[:, None]
+        + torch.rand(share.shape[1:], device=share.device)
+    ) / count
+    picked = (
+        torch.searchsorted(share.cumsum(0).T.contiguous(), points.T.contiguous())
+        .clamp_max(len(share) - 1)
+        .T
+    )
     return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
 
 
 def _proposal(model: VAE, rows: Tensor, targets: list[Tensor], seed: int) -> Distribution:
-    """Returns the mixture of the best Gaussians of targets, of copies three times as wide, and of the prior."""
+    """Returns the mixture of the best Gaussians of targets, of copies three times as wide, and of
+    the prior.
+    """
     parts: list[Distribution] = []
     for number, target in enumerate(targets):
         best = best_gaussians(model, target, seed=derive(seed, "best", number))
         parts.append(best)
         if isinstance(best, MultivariateNormal):
-            parts.append(MultivariateNormal(best.mean, scale_tril=WIDE * best.scale_tril, validate_args=False))
+            parts.append(
+                MultivariateNormal(
+                    best.mean, scale_tril=WIDE * best.scale_tril, validate_args=False
+                )
+            )
     prior = model.prior(model.split(rows)[1])
     return Defensive(_Mixture(parts), prior, PRIOR)
 
@@ -250,14 +307,25 @@ class _Mixture(Distribution):
             return self.parts[0].sample()
         (count,) = sample_shape
         bounds = [count * i // len(self.parts) for i in range(len(self.parts) + 1)]
-        return torch.cat([q.sample(torch.Size((b - a,))) for q, (a, b) in zip(self.parts, pairwise(bounds), strict=True)])
+        return torch.cat(
+            [
+                q.sample(torch.Size((b - a,)))
+                for q, (a, b) in zip(self.parts, pairwise(bounds), strict=True)
+            ]
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return torch.stack([q.log_prob(value) for q in self.parts]).logsumexp(0) - math.log(len(self.parts))
+        return torch.stack([q.log_prob(value) for q in self.parts]).logsumexp(0) - math.log(
+            len(self.parts)
+        )
 
 
-def _by_blocks(model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor, int], T]) -> Iterator[T]:
-    """Yields what a function makes of each block of data, in evaluation mode and with a stream of randomness of its own."""
+def _by_blocks(
+    model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor, int], T]
+) -> Iterator[T]:
+    """Yields what a function makes of each block of data, in evaluation mode and with a stream of
+    randomness of its own.
+    """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     size = max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
 
@@ -276,7 +344,9 @@ def _like(weights: Tensor, x: Tensor) -> Tensor:
 
 
 def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
-    r"""Returns the weighted mean of each number, the median or the most probable of levels, (B, \*event)."""
+    r"""Returns the weighted mean of each number, the median or the most probable of levels, (B,
+    \*event).
+    """
     if not isinstance(likelihood, Joint):
         mean = likelihood.mean
         mean = (_like(share, mean) * mean).sum(0)
@@ -295,7 +365,9 @@ def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
 
 
 def _complete(model: VAE, rows: Tensor, filled: Tensor) -> Tensor:
-    r"""Returns M copies of the rows, (M, B, \*event), whose missing entries come from ``filled``."""
+    r"""Returns M copies of the rows, (M, B, \*event), whose missing entries come from
+    ``filled``.
+    """
     if model.condition is None or filled.shape[2:] == rows.shape[1:]:
         return torch.where(rows.isnan(), filled, rows)
     assert isinstance(model.condition, Split)
@@ -305,9 +377,11 @@ def _complete(model: VAE, rows: Tensor, filled: Tensor) -> Tensor:
 
 
 class _Mirrored(Distribution):
-    """Pairs of samples that lie opposite each other about the mean: what is linear in z then has no noise at all.
+    """Pairs of samples that lie opposite each other about the mean: what is linear in z then has no
+    noise at all.
 
-    Each sample has the distribution q, so importance weights are what they were; only pairs are not independent.
+    Each sample has the distribution q, so importance weights are what they were; only pairs are not
+    independent.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
@@ -326,5 +400,7 @@ class _Mirrored(Distribution):
 
 
 def _mirrored(q: Distribution) -> Distribution:
-    symmetric = isinstance(q, MultivariateNormal) or (isinstance(q, Independent) and isinstance(q.base_dist, Normal))
+    symmetric = isinstance(q, MultivariateNormal) or (
+        isinstance(q, Independent) and isinstance(q.base_dist, Normal)
+    )
     return _Mirrored(q) if symmetric else q

@@ -1,8 +1,10 @@
-"""The doctor: from an audit to findings, in the order of the nats they are worth, each with its evidence and a command.
+"""The doctor: from an audit to findings, in the order of the nats they are worth, each with its
+evidence and a command.
 
-A finding of nats needs a number above ``WORTH`` and three standard errors above zero. Without one, nothing is worth changing,
-if all was measured and training had come to its end. Rule 0 is that it had not: what was cut off is judged last, so this stands
-first. What raises the ELBO may close a gap below the same log p(x); what raises log p(x) makes a better model.
+A finding of nats needs a number above ``WORTH`` and three standard errors above zero. Without one,
+nothing is worth changing, if all was measured and training had come to its end. Rule 0 is that it
+had not: what was cut off is judged last, so this stands first. What raises the ELBO may close a gap
+below the same log p(x); what raises log p(x) makes a better model.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class Finding(NamedTuple):
         name: One word for it.
         nats: What it is worth, per datum; None where no number can be said.
         error: Standard error of that.
-        raises: "ELBO", "log p(x)", "density" (of the data, through its scale alone), "held-out bound" (that of the training) or
-            "" (the cost of computing alone).
+        raises: "ELBO", "log p(x)", "density" (of the data, through its scale alone), "held-out
+            bound" (that of the training) or "" (the cost of computing alone).
         what: What is wrong.
         evidence: The numbers behind it.
         action: What to do.
@@ -73,8 +75,8 @@ def diagnose(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
         _dead,
     )
     findings = [finding for rule in rules for finding in rule(audit)]
-    # Without a number of its own: everything follows from a collapse; a model no better than the baseline follows from the
-    # others.
+    # Without a number of its own: everything follows from a collapse; a model no better than the
+    # baseline follows from the others.
     order = ["training was cut", "rows without a number", "collapse"]
     unnumbered = {"baseline": math.inf}
     findings.sort(key=lambda f: unnumbered.get(f.name, 0.0) if f.nats is None else -f.nats)
@@ -90,23 +92,31 @@ def with_names(findings: Sequence[Mapping[str, Any]], run: str, data: str) -> li
 
 
 def named(command: str, run: str, data: str = "") -> str:
-    """Returns a command, or a text with one in it, with the names of a run and its data; one that cannot be typed stays out."""
+    """Returns a command, or a text with one in it, with the names of a run and its data.
+
+    One that cannot be typed stays out.
+    """
     for word, name in (("RUN", run), ("DATA", data)):
         if name.isprintable() and name:
             command = re.sub(rf"\b{word}\b", shlex.quote(name).replace("\\", r"\\"), command)
     return command
 
 
-def unfinished(history: Sequence[Mapping[str, Any]], ended: str | None, training: TrainingConfig) -> list[str]:
+def unfinished(
+    history: Sequence[Mapping[str, Any]], ended: str | None, training: TrainingConfig
+) -> list[str]:
     """Returns the warning that a training was cut, if it was; RUN stands in it for the run."""
     known = {"ended": ended, "minutes": training.minutes}
     return [
-        f"{f.name}: {f.what}; {f.evidence}; train on with `{f.command}`" for f in _cut({"history": history, "training": known})
+        f"{f.name}: {f.what}; {f.evidence}; train on with `{f.command}`"
+        for f in _cut({"history": history, "training": known})
     ]
 
 
 def nothing_found(audit: Mapping[str, Any]) -> str:
-    """Returns what an audit without findings says: that all is well, or how much of that is known."""
+    """Returns what an audit without findings says: that all is well, or how much of
+    that is known.
+    """
     missing = [name.replace("_", " ") for name, why in (audit.get("missing") or {}).items() if why]
     end, sure = _end(audit)
     if not missing and not audit.get("stopped") and sure:
@@ -116,7 +126,9 @@ def nothing_found(audit: Mapping[str, Any]) -> str:
 
 
 def _end(audit: Mapping[str, Any]) -> tuple[str, bool]:
-    """Returns what is known of the end of the training, and whether it speaks for leaving all as it is."""
+    """Returns what is known of the end of the training, and whether it speaks for leaving all as it
+    is.
+    """
     if audit.get("history") is None:  # a model that is no run
         return "", True
     ended = (audit.get("training") or {}).get("ended")
@@ -124,17 +136,36 @@ def _end(audit: Mapping[str, Any]) -> tuple[str, bool]:
     if ended == "patience":
         return "; training had come to its end, the held-out bound no longer grew", True
     if more is None:
-        return "; whether training had come to its end is not known, since nothing was held out to tell", False
+        return (
+            "; whether training had come to its end is not known, since nothing was held out to "
+            "tell",
+            False,
+        )
     if more["value"] is None or more["error"] is None:
-        return "; whether training had come to its end is not known, its history is too short", False
+        return (
+            "; whether training had come to its end is not known, its history is too short",
+            False,
+        )
     if max(more["value"], RISING * more["error"]) > WORTH:
-        return f"; a training as long again may add {more['value']:.2f} ± {more['error']:.2f} nats to the held-out bound", False
-    return "; training had come to its end, as long again would add less than that to the held-out bound", True
+        return (
+            f"; a training as long again may add {more['value']:.2f} ± {more['error']:.2f} nats to "
+            f"the held-out bound",
+            False,
+        )
+    return (
+        "; training had come to its end, as long again would add less than that to the held-out "
+        "bound",
+        True,
+    )
 
 
 def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
     known = audit.get("training") or {}
-    history, ended, minutes = audit.get("history") or [], known.get("ended") or "", known.get("minutes")
+    history, ended, minutes = (
+        audit.get("history") or [],
+        known.get("ended") or "",
+        known.get("minutes"),
+    )
     more = as_long_again(history) if ended in ENDED else None
     if more is None:
         return
@@ -142,12 +173,21 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
     if value is None or error is None:
         if last is not None and last <= 0:
             return
-        rise = "it was measured only once" if last is None else f"it rose by {last:.2f} nats over the last quarter of the steps"
+        rise = (
+            "it was measured only once"
+            if last is None
+            else f"it rose by {last:.2f} nats over the last quarter of the steps"
+        )
         course = f"{rise}, and the history is too short to say what more would buy"
     elif value > max(WORTH, RISING * error):
-        rise = "" if last is None else f"it rose by {last:.2f} nats over the last quarter of the steps, and "
+        rise = (
+            ""
+            if last is None
+            else f"it rose by {last:.2f} nats over the last quarter of the steps, and "
+        )
         course = (
-            f"{rise}on the course that it took a training as long again adds {value:.2f} ± {error:.2f} nats, if the course "
+            f"{rise}on the course that it took a training as long again adds {value:.2f} ± "
+            f"{error:.2f} nats, if the course "
             "goes on: overfitting would bend it"
         )
     else:
@@ -177,7 +217,8 @@ def _unknown(audit: Mapping[str, Any]) -> Iterator[Finding]:
         None,
         "",
         "log p(x) of some rows is not a finite number",
-        f"{count} of {found['num_data']} rows: the model gives them no probability, or its numbers overflow for them",
+        f"{count} of {found['num_data']} rows: the model gives them no probability, or its numbers "
+        f"overflow for them",
         "look at these rows: their columns log_evidence and elbo in scores.csv",
         "taut score RUN",
     )
@@ -195,8 +236,10 @@ def _collapse(audit: Mapping[str, Any]) -> Iterator[Finding]:
         None,
         "log p(x)",
         "the posterior has collapsed onto the prior: z says nothing about x",
-        f"none of {found['latent_dim']} latent dimensions carries anything; the rate is {_show(found['rate'])}{beyond}",
-        "let the rate grow before it is charged for: a warm-up, free bits, beta of at most 1, or a weaker decoder",
+        f"none of {found['latent_dim']} latent dimensions carries anything; the rate is "
+        f"{_show(found['rate'])}{beyond}",
+        "let the rate grow before it is charged for: a warm-up, free bits, beta of at most 1, or a "
+        "weaker decoder",
         'taut fit DATA --objective "ELBO(warmup=0.2, free_bits=0.1)"',
     )
 
@@ -210,9 +253,11 @@ def _baseline(audit: Mapping[str, Any]) -> Iterator[Finding]:
         None,
         None,
         "log p(x)",
-        "the model hardly beats independent marginals: it has found no dependence between the elements",
+        "the model hardly beats independent marginals: it has found no dependence between the "
+        "elements",
         f"log p(x) exceeds that of independent marginals by {_show(gain)}",
-        "check that rows and columns are what you think, give the latent space more dimensions, train longer",
+        "check that rows and columns are what you think, give the latent space more dimensions, "
+        "train longer",
         "taut check DATA",
     )
 
@@ -227,8 +272,10 @@ def _scale(audit: Mapping[str, Any]) -> Iterator[Finding]:
         return
     factor = found["factor"]
     numbers = (
-        f"held-out residuals are {factor['median']:.3g} scales wide in the median ({factor['smallest']:.3g} to "
-        f"{factor['largest']:.3g}); refitting the scale alone gives {_show(found['gain'])}{_under(audit)}"
+        f"held-out residuals are {factor['median']:.3g} scales wide in the median "
+        f"({factor['smallest']:.3g} to "
+        f"{factor['largest']:.3g}); refitting the scale alone gives "
+        f"{_show(found['gain'])}{_under(audit)}"
     )
     if floor > 0:
         yield Finding(
@@ -236,9 +283,11 @@ def _scale(audit: Mapping[str, Any]) -> Iterator[Finding]:
             max(found["gain"]["value"], 0.0),
             found["gain"]["test_error"],
             "density",
-            "the scale of the Normal likelihood stands at its floor: the floor decides how good the density looks, not the data",
+            "the scale of the Normal likelihood stands at its floor: the floor decides how good "
+            "the density looks, not the data",
             f"{floor:.0%} of the scales are within twice the floor; {numbers}",
-            "look for constant or rounded columns (levels have no density), or choose the floor on purpose",
+            "look for constant or rounded columns (levels have no density), or choose the floor on "
+            "purpose",
             "taut fit DATA --likelihood \"Normal(scale='per_feature', min_scale=0.0001)\"",
         )
         return
@@ -267,8 +316,10 @@ def _overfitting(audit: Mapping[str, Any]) -> Iterator[Finding]:
         "the training data are better off than held-out ones",
         f"log p(x) differs by {_show(gap)}, the ELBO by {_show(found['elbo']['difference'])} "
         f"(K = {found['num_samples']} on both sides)",
-        "more data, smaller or regularised networks, a shorter training; dynamic binarization where the data are grey levels",
-        'taut fit DATA --decoder "MLP(hidden=(200,), dropout=0.1)" --set training.weight_decay=0.01',
+        "more data, smaller or regularised networks, a shorter training; dynamic binarization "
+        "where the data are grey levels",
+        'taut fit DATA --decoder "MLP(hidden=(200,), dropout=0.1)" --set '
+        "training.weight_decay=0.01",
     )
 
 
@@ -304,8 +355,12 @@ def _approximation(audit: Mapping[str, Any]) -> Iterator[Finding]:
         "ELBO",
         "the best member of the posterior's family is far from the true posterior",
         f"even fitted to each datum on its own, its bound lies {_show(gap)} below log p(x){rich}",
-        "a richer family of posteriors" if full else "a family beyond the Gaussian, or an objective with more samples",
-        'taut tighten RUN --posterior "FullCovarianceNormal()"' if full else 'taut fit DATA --objective "DReG(num_samples=8)"',
+        "a richer family of posteriors"
+        if full
+        else "a family beyond the Gaussian, or an objective with more samples",
+        'taut tighten RUN --posterior "FullCovarianceNormal()"'
+        if full
+        else 'taut fit DATA --objective "DReG(num_samples=8)"',
     )
 
 
@@ -319,7 +374,8 @@ def _prior(audit: Mapping[str, Any]) -> Iterator[Finding]:
         gain["test_error"],
         "ELBO",
         "the prior is not where the posteriors are: samples of it fall into holes",
-        f"a Gaussian mixture in the place of the prior raises the held-out ELBO by {_show(gain)}{_under(audit)}",
+        f"a Gaussian mixture in the place of the prior raises the held-out ELBO by "
+        f"{_show(gain)}{_under(audit)}",
         "a prior that is learned",
         'taut fit DATA --prior "GaussianMixture(components=20)"',
     )
@@ -327,7 +383,12 @@ def _prior(audit: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _noisy(audit: Mapping[str, Any]) -> Iterator[Finding]:
     found = audit.get("latents")
-    if not found or not found["noisy"] or not found["noisy_rate"] or not _counts(found["noisy_rate"]):
+    if (
+        not found
+        or not found["noisy"]
+        or not found["noisy_rate"]
+        or not _counts(found["noisy_rate"])
+    ):
         return
     rate = found["noisy_rate"]
     yield Finding(
@@ -336,7 +397,8 @@ def _noisy(audit: Mapping[str, Any]) -> Iterator[Finding]:
         rate["test_error"],
         "ELBO",
         "some latent dimensions pay rate and carry no information",
-        f"the posterior of {len(found['noisy'])} dimensions differs from the prior and is the same for all data: {_show(rate)}",
+        f"the posterior of {len(found['noisy'])} dimensions differs from the prior and is the same "
+        f"for all data: {_show(rate)}",
         "train longer, or leave them out",
         "taut tighten RUN",
     )
@@ -354,7 +416,8 @@ def _samples(audit: Mapping[str, Any]) -> Iterator[Finding]:
         None,
         "",
         "log p(x) itself is not known well: what is reported is a lower bound",
-        f"the estimate is reliable for {found['reliable_share']:.0%} of the data; the bound still rose by {rise:.2f} nats with "
+        f"the estimate is reliable for {found['reliable_share']:.0%} of the data; the bound still "
+        f"rose by {rise:.2f} nats with "
         "the last samples",
         "more samples and temperatures",
         "taut audit RUN --num-samples 50000 --max-temperatures 4000",
@@ -378,9 +441,15 @@ def _dead(audit: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _under(audit: Mapping[str, Any]) -> str:
-    """Returns what must be said of a number that is measured at z ~ q where q is far from the best posterior."""
+    """Returns what must be said of a number that is measured at z ~ q where q is far from the best
+    posterior.
+    """
     gap = (audit.get("gaps") or {}).get("amortization_gap")
-    return ", under the encoder's posterior, which is off itself: tighten first" if gap and _counts(gap) else ""
+    return (
+        ", under the encoder's posterior, which is off itself: tighten first"
+        if gap and _counts(gap)
+        else ""
+    )
 
 
 def _counts(estimate: Mapping[str, float | None]) -> bool:

@@ -1,16 +1,18 @@
 r"""Why a bound is loose: inference gap = approximation gap + amortization gap.
 
-For one datum let $\mathcal{L}[q] = \mathbb{E}_q[\log p(x, z) - \log q(z)] = \log p(x) - \mathrm{KL}(q \,\|\, p(z \mid x))$ and
-let $q^*$ be the best member of the posterior's own family *for this datum*, found by gradient ascent on its own parameters.
-Then
+For one datum let $\mathcal{L}[q] = \mathbb{E}_q[\log p(x, z) - \log q(z)] = \log p(x) -
+\mathrm{KL}(q \,\|\, p(z \mid x))$ and let $q^*$ be the best member of the posterior's own family
+*for this datum*, found by gradient ascent on its own parameters. Then
 
 $$ \underbrace{\log p(x) - \mathcal{L}[q]}_{\text{inference}} =
    \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation: the family}} +
    \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortization: the encoder}} $$
 
-and the best Gaussian with a full covariance says how much of the approximation gap a richer family would close. How they are
-found is in ``taut.evidence.ascent``. An optimum that is not quite reached moves nats from the amortization to the approximation
-gap: which data did not arrive, and how much the last block of steps still gained, is reported beside it.
+and the best Gaussian with a full covariance says how much of the approximation gap a richer family
+would close. How they are found is in ``taut.evidence.ascent``. An optimum that is not quite reached
+moves nats from the amortization to the approximation
+gap: which data did not arrive, and how much the last block of steps still gained, is reported
+    beside it.
 
 References: cremer2018.
 """
@@ -41,12 +43,14 @@ MAX_ELEMENTS = 2**21  # of x decoded at a time, and half of those of the covaria
 
 
 class Optima(NamedTuple):
-    """The best posterior of each datum: what importance sampling with it as proposal says, and whether it was reached.
+    """The best posterior of each datum: what importance sampling with it as proposal says, and
+    whether it was reached.
 
     Args:
         own: Within the family of the model's posterior.
         full: Among Gaussians with full covariance; None where the family itself is that.
-        rise: What the last block of steps still gained, for the family and for the Gaussians, (N, 2), nats.
+        rise: What the last block of steps still gained, for the family and for the Gaussians, (N,
+            2), nats.
         arrived: Whether that is nothing, to ``ascent.TOLERANCE`` and with its error, (N, 2).
     """
 
@@ -89,7 +93,10 @@ class Gaps:
     arrived: Tensor
 
     def summary(self, groups: Tensor | None = None) -> dict[str, Estimate]:
-        """Returns the means over the data with paired errors, by name; for ``groups`` see ``Estimate.of``."""
+        """Returns the means over the data with paired errors, by name.
+
+        For ``groups`` see ``Estimate.of``.
+        """
 
         def difference(a: Tensor, a_error: Tensor, b: Tensor, b_error: Tensor) -> Estimate:
             return Estimate.of(a - b, (a_error.square() + b_error.square()).sqrt(), groups)
@@ -116,13 +123,16 @@ class Gaps:
         doubtful = int((~self.reliable).sum())
         if doubtful:
             lines.append(
-                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: a lower bound in "
-                "expectation stands for it, and the approximation gap is at least what is said, in expectation"
+                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: "
+                f"a lower bound in "
+                "expectation stands for it, and the approximation gap is at least what is said, in "
+                "expectation"
             )
         away = int((~self.arrived).any(1).sum())
         if away:
             lines.append(
-                f"the best posterior of {away} of {len(self.arrived)} data was not quite reached: their amortization gap is at "
+                f"the best posterior of {away} of {len(self.arrived)} data was not quite reached: "
+                f"their amortization gap is at "
                 "least what is said, and their approximation gap at most"
             )
         return lines
@@ -134,7 +144,10 @@ class Gaps:
             **{name: estimate.to_dict() for name, estimate in self.summary(groups).items()},
             "log_evidence_by": count_methods(self.method, self.log_evidence.isfinite()),
             "reliable_share": float(self.reliable.double().mean()),
-            "rise": {"family": float(self.rise[:, 0].mean()), "full_covariance": float(self.rise[:, 1].mean())},
+            "rise": {
+                "family": float(self.rise[:, 0].mean()),
+                "full_covariance": float(self.rise[:, 1].mean()),
+            },
             "arrived_share": float(self.arrived.all(1).double().mean()),
             "warnings": self.warnings,
         }
@@ -155,20 +168,31 @@ def optima_blocks(
     Args:
         model: A model whose posterior can be reparameterized.
         x: Data, (N, \*event).
-        steps: Steps of Adam in two blocks; a datum that arrives needs one or two, one that does not up to ``ascent.BLOCKS``.
+        steps: Steps of Adam in two blocks; a datum that arrives needs one or two, one that does not
+            up to ``ascent.BLOCKS``.
         num_samples: Samples of a step for each datum.
         evaluation_samples: K of the evaluation with fresh samples afterwards.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 
     Fails:
-        ValueError: the posterior cannot be reparameterized, or its family cannot be read off its distribution.
+        ValueError: the posterior cannot be reparameterized, or its family cannot be read off its
+            distribution.
     """
     device = next((p.device for p in model.parameters()), x.device)
     with evaluating(model):
         one = x[:1].to(device=device, dtype=torch.get_default_dtype())
-        latent_dim = model.encode(one, None if context is None else context[:1].to(device)).event_shape.numel()
-        rows = max(1, min(DATA, MAX_ELEMENTS // (num_samples * max(1, x[0].numel())), 2 * MAX_ELEMENTS // latent_dim**2))
+        latent_dim = model.encode(
+            one, None if context is None else context[:1].to(device)
+        ).event_shape.numel()
+        rows = max(
+            1,
+            min(
+                DATA,
+                MAX_ELEMENTS // (num_samples * max(1, x[0].numel())),
+                2 * MAX_ELEMENTS // latent_dim**2,
+            ),
+        )
 
         def compute(first: int) -> Optima:
             number = first // rows
@@ -184,14 +208,29 @@ def optima_blocks(
                 full = own
                 if not isinstance(q, MultivariateNormal) and full_starts:
                     full_starts.append(
-                        MultivariateNormal(own.q.mean, scale_tril=torch.diag_embed(own.q.stddev), validate_args=False)
+                        MultivariateNormal(
+                            own.q.mean,
+                            scale_tril=torch.diag_embed(own.q.stddev),
+                            validate_args=False,
+                        )
                     )
                     full = best_members(model, block, c, full_starts, steps, num_samples)
             measured = [
-                importance(model, block, evaluation_samples, context=c, seed=derive(seed, name, number), proposal=_rows_of(f))
-                for name, f in (("own", own), ("full", full)) if name == "own" or f is not own
-            ]  # fmt: skip
-            rise, arrived = torch.stack([own.rise, full.rise], 1), torch.stack([own.arrived, full.arrived], 1)
+                importance(
+                    model,
+                    block,
+                    evaluation_samples,
+                    context=c,
+                    seed=derive(seed, name, number),
+                    proposal=_rows_of(f),
+                )
+                for name, f in (("own", own), ("full", full))
+                if name == "own" or f is not own
+            ]
+            rise, arrived = (
+                torch.stack([own.rise, full.rise], 1),
+                torch.stack([own.arrived, full.arrived], 1),
+            )
             return Optima(measured[0], (*measured, None)[1], rise, arrived)
 
         yield from in_order(range(0, len(x), rows), compute)
@@ -200,16 +239,21 @@ def optima_blocks(
 def best_evidence(
     candidates: Sequence[tuple[int | Tensor, PerDatum, PerDatum, Tensor]],
 ) -> tuple[PerDatum, PerDatum, Tensor, Tensor]:
-    """Returns for each datum the first reliable estimate of log p(x), its error, its method and whether it is reliable.
+    """Returns for each datum the first reliable estimate of log p(x), its error, its method and
+    whether it is reliable.
 
-    Where none is reliable the first one that is a number stands. The choice looks at no estimate and at no error: the smallest
-    error belongs to the sample that missed the large weights, and the largest of several lower bounds is none.
+    Where none is reliable the first one that is a number stands. The choice looks at no estimate
+    and at no error: the smallest error belongs to the sample that missed the large weights, and the
+    largest of several lower bounds is none.
 
     Args:
-        candidates: (method, estimates, errors, whether reliable) in the order of preference, with (N,) each.
+        candidates: (method, estimates, errors, whether reliable) in the order of preference, with
+            (N,) each.
     """
     method = torch.stack([torch.as_tensor(c[0]).expand(len(c[1])) for c in candidates])
-    values, errors, reliable = (torch.stack(column) for column in list(zip(*candidates, strict=True))[1:])
+    values, errors, reliable = (
+        torch.stack(column) for column in list(zip(*candidates, strict=True))[1:]
+    )
     known = values.isfinite()
     reliable = reliable & known
     chosen = (known.int() + reliable.int()).argmax(0, keepdim=True)  # of equal ones the first
@@ -231,7 +275,9 @@ def decompose(evidence: Evidence, annealed: Annealed | None, optima: list[Optima
     n, proposal = len(own.elbo), full or own
     candidates = []
     if annealed is not None and len(annealed.ess) >= n:
-        candidates.append((2, annealed.log_evidence[:n], annealed.log_evidence_error[:n], annealed.reliable[:n]))
+        candidates.append(
+            (2, annealed.log_evidence[:n], annealed.log_evidence_error[:n], annealed.reliable[:n])
+        )
     candidates += [
         (1, proposal.log_evidence, proposal.log_evidence_error, proposal.reliable),
         (0, evidence.log_evidence[:n], evidence.log_evidence_error[:n], evidence.reliable[:n]),

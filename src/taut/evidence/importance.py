@@ -1,20 +1,25 @@
-r"""Importance sampling: $\log p(x) \approx \log \frac1K \sum_k w_k$ with $z_k \sim r(z)$ and $w_k = p(x, z_k) / r(z_k)$.
+r"""Importance sampling: $\log p(x) \approx \log \frac1K \sum_k w_k$ with $z_k \sim r(z)$ and $w_k =
+p(x, z_k) / r(z_k)$.
 
-The proposal r is the posterior $q(z \mid x)$, unless another is given: with the prior it is naive Monte Carlo, the same estimator
-whose weights then show why nobody can use it.
+The proposal r is the posterior $q(z \mid x)$, unless another is given: with the prior it is naive
+Monte Carlo, the same estimator whose weights then show why nobody can use it.
 
-The encoder runs once for each datum; the decoder sees a few samples of each datum of a block at a time, so that they stay in the
-processor's cache, and of each sample only its three log-densities are kept until the block is done: memory hardly grows with K,
-nor with N beyond the results. The size of the blocks depends on K and the size of a datum alone, and each has its own stream of
-randomness: no setting of batch, thread or process changes a number. Where memory runs out, fewer of the samples are decoded at a
+The encoder runs once for each datum; the decoder sees a few samples of each datum of a block at a
+time, so that they stay in the processor's cache, and of each sample only its three log-densities
+are kept until the block is done: memory hardly grows with K, nor with N beyond the results. The
+size of the blocks depends on K and the size of a datum alone, and each has its own stream of
+randomness: no setting of batch, thread or process changes a number. Where memory runs out, fewer of
+    the samples are decoded at a
 time; they are drawn before, and so are the same.
 
 The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method),
-$\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least what the fitted Pareto tail
-expects of it (``pareto.tail_surplus``). Where few samples carry the weight it is too small all the same: k-hat says where.
+$\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least
+what the fitted Pareto tail expects of it (``pareto.tail_surplus``). Where few samples carry the
+weight it is too small all the same: k-hat says where.
 
-The same samples give the whole *curve* of bounds $\mathcal{L}_1 \le \mathcal{L}_2 \le \dots \le \mathcal{L}_K$: the mean of
-$\log \frac1k \sum w$ over the $\lfloor K / k \rfloor$ disjoint groups of k samples is unbiased for $\mathcal{L}_k$.
+The same samples give the whole *curve* of bounds $\mathcal{L}_1 \le \mathcal{L}_2 \le \dots \le
+\mathcal{L}_K$: the mean of $\log \frac1k \sum w$ over the $\lfloor K / k \rfloor$ disjoint groups
+of k samples is unbiased for $\mathcal{L}_k$.
 
 References: burda2016, wu2017.
 """
@@ -41,7 +46,15 @@ from taut.system.precision import home, wide
 from taut.system.seeds import stream
 from taut.types import Context, Data
 
-__all__ = ["Defensive", "Given", "Proposal", "curve_sizes", "importance", "importance_blocks", "prior_proposal"]
+__all__ = [
+    "Defensive",
+    "Given",
+    "Proposal",
+    "curve_sizes",
+    "importance",
+    "importance_blocks",
+    "prior_proposal",
+]
 
 MAX_ROWS = 2048  # decoded at a time
 MAX_ELEMENTS = 2**18  # of x in them: more falls out of the processor's cache
@@ -49,7 +62,8 @@ MAX_DATA = 32  # of a block
 MAX_WEIGHTS = 2**18  # of a block, kept until it is done
 ROUNDING = 1000.0  # units in the last place of its terms by which equal log-weights may differ
 COARSE = 0.1  # nats of rounding beyond which weights say nothing
-NARROW = 0.6  # nats a dimension by which samples that carry the weight may be more surprising than others
+# nats a dimension by which samples that carry the weight may be more surprising than others
+NARROW = 0.6
 NEAR = 100.0  # units in the last place by which samples must differ to be different
 
 # From the rows of a block, their data and their context to r(z), batch shape (B,).
@@ -73,7 +87,8 @@ def importance(
         num_samples: K.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
-        proposal: What z is drawn from; by default the posterior. ``prior_proposal(model)`` is naive Monte Carlo.
+        proposal: What z is drawn from; by default the posterior. ``prior_proposal(model)`` is naive
+            Monte Carlo.
     """
     blocks = importance_blocks(model, x, num_samples, context=context, seed=seed, proposal=proposal)
     return Evidence.concatenate(list(blocks))
@@ -88,9 +103,13 @@ def importance_blocks(
     seed: int = 0,
     proposal: Proposal | None = None,
 ) -> Iterator[Evidence]:
-    """Yields the evidence of one block of data after the other, for those who show progress or stop early."""
+    """Yields the evidence of one block of data after the other, for those who show progress or stop
+    early.
+    """
     if num_samples < 1 or not len(x):
-        raise ValueError(f"num_samples and the number of data must be at least 1, not {num_samples} and {len(x)}")
+        raise ValueError(
+            f"num_samples and the number of data must be at least 1, not {num_samples} and {len(x)}"
+        )
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -102,7 +121,9 @@ def importance_blocks(
         c = None if context is None else context[here].to(device)
         with torch.no_grad(), stream(seed, "importance", start // data_rows):
             posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
-            return _block(model, block, c, posterior, num_samples, max(1, rows // len(block)), chunks)
+            return _block(
+                model, block, c, posterior, num_samples, max(1, rows // len(block)), chunks
+            )
 
     with evaluating(model):
         yield from in_order(range(0, len(x), data_rows), compute)
@@ -119,7 +140,8 @@ def prior_proposal(model: Model) -> Proposal:
 
 
 def curve_sizes(num_samples: int) -> list[int]:
-    """Returns the numbers of samples at which the curve of bounds is known: 1, 2, 5, 10, ... up to K.
+    """Returns the numbers of samples at which the curve of bounds is known: 1, 2, 5, 10, ... up to
+    K.
 
     Examples:
         >>> curve_sizes(50)
@@ -130,10 +152,17 @@ def curve_sizes(num_samples: int) -> list[int]:
 
 
 def _block(
-    model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, num_samples: int, step: int, chunks: Chunks
+    model: Model,
+    x: Tensor,
+    context: Tensor | None,
+    proposal: Distribution,
+    num_samples: int,
+    step: int,
+    chunks: Chunks,
 ) -> Evidence:
     place = home(x.device)
-    terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=place)  # log p(x|z), log p(z), log r(z)
+    # log p(x|z), log p(z), log r(z)
+    terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=place)
     z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=place), 0, 0.0
     low = high = None
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
@@ -144,7 +173,9 @@ def _block(
         high = most if high is None else torch.maximum(high, most)
         for draw in chunks(count, partial(_drawn, model, x, context, proposal, z)):
             last = first + len(draw.z)
-            for term, values in zip(terms, (draw.log_likelihood, draw.log_prior, draw.log_posterior), strict=True):
+            for term, values in zip(
+                terms, (draw.log_likelihood, draw.log_prior, draw.log_posterior), strict=True
+            ):
                 term[first:last] = values
             unit, first = torch.finfo(draw.log_likelihood.dtype).eps, last
     try:
@@ -155,7 +186,8 @@ def _block(
     assert high is not None
     apart = high - low > NEAR * unit * torch.maximum(low.abs(), high.abs())
     apart = apart.to(place)
-    moved = apart.all(-1) if proposal.has_rsample else apart.any(-1)  # a bit may be certain, a real number never is
+    # a bit may be certain, a real number never is
+    moved = apart.all(-1) if proposal.has_rsample else apart.any(-1)
     rounding = unit * terms.nan_to_num(0.0, 0.0, 0.0).abs().amax((0, 1))
     sound = moved & _sound(proposal, terms[2]) & (rounding < COARSE) & _wide(proposal, terms)
     return _summarize(terms, wide(mean), rounding, sound).cpu()
@@ -164,13 +196,15 @@ def _block(
 def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
     r"""Returns whether a proposal is about as wide as what its samples say of p(z|x), (B,).
 
-    Under the weights $-\log r$ is on average what it is for the samples themselves, if r is right. Where r is far too narrow, or
-    lies elsewhere, the samples at its rim carry the weight, and it is more. A tail of that few samples can look harmless: the
-    weights of a narrow Gaussian have a k-hat of 1, which one in ten samples of 500 takes for less than 0.6.
+    Under the weights $-\log r$ is on average what it is for the samples themselves, if r is right.
+    Where r is far too narrow, or lies elsewhere, the samples at its rim carry the weight, and it is
+    more. A tail of that few samples can look harmless: the weights of a narrow Gaussian have a
+    k-hat of 1, which one in ten samples of 500 takes for less than 0.6.
     """
     log_likelihood, log_prior, log_r = terms
     share = getattr(proposal, "share", 0.0)
-    own = (1 - share * (log_prior - log_r).exp()).clamp(0, 1)  # how much of each sample is not the prior's
+    # how much of each sample is not the prior's
+    own = (1 - share * (log_prior - log_r).exp()).clamp(0, 1)
     surprise = torch.where(own > 0, -log_r - own.log(), 0.0)
     weight = own * (log_likelihood + log_prior - log_r).nan_to_num(-math.inf).softmax(0)
     more = (weight * surprise).sum(0) / weight.sum(0) - (own * surprise).sum(0) / own.sum(0)
@@ -179,9 +213,11 @@ def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
 
 
 def _sound(proposal: Distribution, log_proposal: Tensor) -> Tensor:
-    """Returns whether the density of a proposal at its own samples, (K, B), is what it must be: minus its entropy on average.
+    """Returns whether the density of a proposal at its own samples, (K, B), is what it must be:
+    minus its entropy on average.
 
-    The triangular system that the density of a full covariance solves can be hopeless in the precision at hand.
+    The triangular system that the density of a full covariance solves can be hopeless in the
+    precision at hand.
     """
     if not isinstance(proposal, MultivariateNormal):
         return torch.ones_like(log_proposal[0], dtype=torch.bool)
@@ -189,16 +225,21 @@ def _sound(proposal: Distribution, log_proposal: Tensor) -> Tensor:
     return surprise < 10 * math.sqrt(0.5 * proposal.event_shape.numel() / len(log_proposal)) + 0.1
 
 
-def _drawn(model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, z: Tensor, own: Share) -> Draw:
+def _drawn(
+    model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, z: Tensor, own: Share
+) -> Draw:
     """Returns the draw of a share of the samples z of a proposal, (K, B, D)."""
-    return model.draw(x, own.rows, context=context, reparameterize=False, posterior=Given(proposal, own.of(z)))
+    return model.draw(
+        x, own.rows, context=context, reparameterize=False, posterior=Given(proposal, own.of(z))
+    )
 
 
 class Defensive(Distribution):
-    r"""Creates the mixture $(1 - a) \, r(z) + a \, p(z)$ of a proposal and the prior: no weight exceeds $p(x \mid z) / a$.
+    r"""Creates the mixture $(1 - a) \, r(z) + a \, p(z)$ of a proposal and the prior: no weight
+    exceeds $p(x \mid z) / a$.
 
-    Samples are stratified: of K just the share a comes from the prior, and what is left over of a sample by chance. A proposal
-    that has no numbers for a datum leaves it to the prior.
+    Samples are stratified: of K just the share a comes from the prior, and what is left over of a
+    sample by chance. A proposal that has no numbers for a datum leaves it to the prior.
 
     Args:
         base: r(z), batch shape (B,).
@@ -254,21 +295,26 @@ def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> 
         terms: log p(x|z), log p(z) and log r(z), (3, K, B).
         mean: Of the proposal, (B, D).
         rounding: Nats by which a term may be off, (B,).
-        sound: Whether the samples differ and their density can be believed, (B,): equal samples have equal weights, too.
+        sound: Whether the samples differ and their density can be believed, (B,): equal samples
+            have equal weights, too.
     """
     log_likelihood, log_prior, log_proposal = terms
     log_w = log_likelihood + log_prior - log_proposal
     k = len(log_w)
-    weight = log_w.masked_fill(log_w.isnan(), -math.inf)  # a sample too far out for a number has none
+    # a sample too far out for a number has none
+    weight = log_w.masked_fill(log_w.isnan(), -math.inf)
     log_evidence = log_mean_exp(weight)
     possible = log_evidence.isfinite()
-    share = torch.where(possible, weight - log_evidence, -math.inf).exp() / k  # of each sample in the weight, (K, B)
+    # of each sample in the weight, (K, B)
+    share = torch.where(possible, weight - log_evidence, -math.inf).exp() / k
     ess = torch.where(possible, 1 / share.square().sum(0), 0.0)
-    influence = torch.where(possible, k * share - 1, math.nan)  # of each sample on log mean w, to first order
+    # of each sample on log mean w, to first order
+    influence = torch.where(possible, k * share - 1, math.nan)
     rate, distortion = log_proposal - log_prior, -log_likelihood
     largest = weight.topk(min(tail_length(k) + 1, k), dim=0).values
     unit = torch.where(possible, largest[0] - log_evidence, -math.inf).exp() / k
-    unseen = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)  # in the squared error
+    # in the squared error
+    unseen = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
     khat = pareto_k(largest, (ROUNDING * rounding).clamp_max(COARSE))
     # Under the weights z follows p(z|x): its mean log p(x|z) is log p(x) + KL(p(z|x), p(z)).
     information = torch.where(share > 0, share * log_likelihood, 0.0).sum(0) - log_evidence
@@ -296,13 +342,20 @@ def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> 
 
 
 def _gap_error(influence: Tensor, log_w: Tensor, unseen: Tensor) -> Tensor:
-    """Returns the standard error of log mean w - mean log w, from the influence of each sample on the first; log w is relative.
+    """Returns the standard error of log mean w - mean log w, from the influence of each sample on
+    the first; log w is relative.
 
-    Weights that are nearly equal leave a gap of second order, w - 1 - log w, whose tail is heavier than that of the weights. What
-    each tail probably holds beyond the sample is counted, and the larger of both stands.
+    Weights that are nearly equal leave a gap of second order, w - 1 - log w, whose tail is heavier
+    than that of the weights. What each tail probably holds beyond the sample is counted, and the
+    larger of both stands.
     """
     k, second = len(influence), influence - log_w
-    largest = second.clamp_min(torch.finfo(second.dtype).tiny).log().topk(min(tail_length(k) + 1, k), dim=0).values
+    largest = (
+        second.clamp_min(torch.finfo(second.dtype).tiny)
+        .log()
+        .topk(min(tail_length(k) + 1, k), dim=0)
+        .values
+    )
     unit = largest[0].exp() / k
     beyond = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
     return in_nats((_error(second).square() + torch.maximum(unseen, beyond)).sqrt())
@@ -318,12 +371,21 @@ def in_nats(relative: Tensor) -> Tensor:
 
 
 def _error(values: Tensor) -> Tensor:
-    """Returns the standard error of the mean over the first axis; NaN for a single value, or for values not finite."""
-    return values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], math.nan)
+    """Returns the standard error of the mean over the first axis.
+
+    NaN for a single value, or for values not finite.
+    """
+    return (
+        values.std(0) / math.sqrt(len(values))
+        if len(values) > 1
+        else torch.full_like(values[0], math.nan)
+    )
 
 
 def _bound(log_w: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Returns the unbiased estimate of the bound of ``size`` samples and its standard error, (B,) each."""
+    """Returns the unbiased estimate of the bound of ``size`` samples and its standard error, (B,)
+    each.
+    """
     groups = log_w[: len(log_w) // size * size].unflatten(0, (-1, size))
     bounds = log_mean_exp(groups)
     return bounds.mean(0), _error(bounds)

@@ -1,20 +1,25 @@
-r"""How the latent space is used: what z knows of x, where the aggregate posterior lies, and whether q is calibrated.
+r"""How the latent space is used: what z knows of x, where the aggregate posterior lies, and whether
+q is calibrated.
 
-With the aggregate posterior $q(z) = \frac1N \sum_n q(z \mid x_n)$ the mean rate splits (ELBO surgery) into
+With the aggregate posterior $q(z) = \frac1N \sum_n q(z \mid x_n)$ the mean rate splits (ELBO
+surgery) into
 
-$$ \frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = \underbrace{I_q(n; z)}_{\le \log N} + \underbrace{\mathrm{KL}(q(z)
-\,\|\, p(z))}_{\text{marginal KL: holes}} $$
+$$ \frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = \underbrace{I_q(n; z)}_{\le \log N}
+   + \underbrace{\mathrm{KL}(q(z) \,\|\, p(z))}_{\text{marginal KL: holes}} $$
 
-and $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ is the *total correlation*. For the N data themselves the mixture is known
-exactly. As a number about the population they come from, its logarithm is too large where it holds the datum's own component
-and too small where it is left out: hence two numbers for each of the three, which bracket it in expectation. Where the
-information exceeds log N the first only says so.
+and $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ is the *total correlation*. For the N data themselves
+the mixture is known exactly. As a number about the population they come from, its logarithm is too
+large where it holds the datum's own component and too small where it is left out: hence two numbers
+for each of the three, which bracket it in expectation. Where the information exceeds log N the
+first only says so.
 
-*What a better prior would buy* does not saturate: for any density r fitted to other data, $\mathbb{E}_q[\log r(z) - \log p(z)]$
-is what the held-out ELBO would rise by if r were the prior, and a lower bound of the marginal KL.
+*What a better prior would buy* does not saturate: for any density r fitted to other data,
+$\mathbb{E}_q[\log r(z) - \log p(z)]$ is what the held-out ELBO would rise by if r were the prior,
+and a lower bound of the marginal KL.
 
-*Simulation-based calibration*: for z drawn from the prior and x from p(x|z), the rank of z among draws of q(z|x) is uniform in
-each dimension if q is the posterior. A hollow middle says that q is too narrow.
+*Simulation-based calibration*: for z drawn from the prior and x from p(x|z), the rank of z among
+draws of q(z|x) is uniform in each dimension if q is the posterior. A hollow middle says that q is
+too narrow.
 
 References: hoffman2016, chen2018, poole2019, tomczak2018, talts2018.
 """
@@ -44,20 +49,29 @@ RANKS = 63  # draws that a simulated z is ranked among
 BINS = 8
 
 
-def latents(model: VAE, x: Data, *, train: Tensor | None = None, context: Context | None = None, seed: int = 0) -> dict[str, Any]:
+def latents(
+    model: VAE,
+    x: Data,
+    *,
+    train: Tensor | None = None,
+    context: Context | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
     r"""Returns the use of the latent space for N data as plain values, in nats per datum.
 
     Args:
         model: The model.
         x: Data, (N, \*event), at least 2; the cost grows with $N^2$.
-        train: Data that a better prior is fitted to; without them half of x is, and the other half measured.
+        train: Data that a better prior is fitted to; without them half of x is, and the other half
+            measured.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 
     Returns:
-        ``rate``, ``information``, ``marginal_kl`` and ``total_correlation``, the last three with ``own`` and ``left_out`` (see
-        above; None where the posterior's marginals are not known), ``dimensions`` (``rate`` and ``mean_variance`` of each),
-        ``active_units``, ``dead`` and ``noisy`` dimensions, ``noisy_rate``, ``prior_gain`` (see that function), and ``warnings``.
+        ``rate``, ``information``, ``marginal_kl`` and ``total_correlation``, the last three with
+        ``own`` and ``left_out`` (see above; None where the posterior's marginals are not known),
+        ``dimensions`` (``rate`` and ``mean_variance`` of each), ``active_units``, ``dead`` and
+        ``noisy`` dimensions, ``noisy_rate``, ``prior_gain`` (see that function), and ``warnings``.
     """
     if len(x) < 2:
         raise ValueError("the use of the latent space shows over several data: give at least 2")
@@ -97,22 +111,30 @@ def latents(model: VAE, x: Data, *, train: Tensor | None = None, context: Contex
         }
     if context is None:
         half = len(x) // 2
-        gain = prior_gain(model, x[:half], x[half:], seed=seed) if train is None else prior_gain(model, train, x, seed=seed)
+        gain = (
+            prior_gain(model, x[:half], x[half:], seed=seed)
+            if train is None
+            else prior_gain(model, train, x, seed=seed)
+        )
         result["prior_gain"] = None if gain is None else gain.to_dict()
     if float(information["own"].mean()) > math.log(n) - 1:
         result["warnings"].append(
-            f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds that or more: information is "
-            "at least, the marginal KL at most the first number of its pair, and the second ones are loose"
+            f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds "
+            f"that or more: information is "
+            "at least, the marginal KL at most the first number of its pair, and the second ones "
+            "are loose"
         )
     return result
 
 
 def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate | None:
-    r"""Returns what the ELBO of x would rise by if a Gaussian mixture, fitted to z of the training data, were the prior.
+    r"""Returns what the ELBO of x would rise by if a Gaussian mixture, fitted to z of the training
+    data, were the prior.
 
     Args:
         model: The model.
-        train: Data to fit to, (M, \*event); the number of components is chosen on a quarter of them.
+        train: Data to fit to, (M, \*event); the number of components is chosen on a quarter of
+            them.
         x: Data to measure on, (N, \*event).
         seed: The same seed gives the same numbers.
 
@@ -128,7 +150,11 @@ def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate
     z_train, _, rates, _, _ = _encode(model, train, None, derive(seed, "prior gain"))
     z, _, _, _, log_prior = _encode(model, x, None, seed)
     factorised = isinstance(prior, Independent) and rates is not None
-    used = rates.mean(0) > DEAD if factorised and rates is not None else torch.ones(z.shape[1], dtype=torch.bool)
+    used = (
+        rates.mean(0) > DEAD
+        if factorised and rates is not None
+        else torch.ones(z.shape[1], dtype=torch.bool)
+    )
     if not bool(used.any()):
         return Estimate.of(torch.zeros(len(x)), torch.zeros(len(x)))
     rest: Tensor | float = 0.0
@@ -136,9 +162,13 @@ def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate
         with torch.no_grad():
             rest = prior.base_dist.log_prob(z.to(prior.mean)).cpu().double()[:, ~used].sum(1)
     fit, choose = np.split(z_train[:, used].numpy(), [len(z_train) * 3 // 4])
-    size = min(len(COMPONENTS), 1 + int(len(fit) >= 20 * z.shape[1]) + int(len(fit) >= 80 * z.shape[1]))
+    size = min(
+        len(COMPONENTS), 1 + int(len(fit) >= 20 * z.shape[1]) + int(len(fit) >= 80 * z.shape[1])
+    )
     random = derive(seed, "mixture") % 2**32
-    mixtures = [GaussianMixture(c, reg_covar=1e-4, random_state=random).fit(fit) for c in COMPONENTS[:size]]
+    mixtures = [
+        GaussianMixture(c, reg_covar=1e-4, random_state=random).fit(fit) for c in COMPONENTS[:size]
+    ]
     best = max(mixtures, key=lambda m: float(m.score(choose)))
     gain = torch.from_numpy(best.score_samples(z[:, used].numpy())) + rest - log_prior
     return Estimate.of(gain)
@@ -153,9 +183,10 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
         seed: The same seed gives the same numbers.
 
     Returns:
-        ``histogram`` (counts of the ranks in 8 bins, of the active dimensions together), ``p_value`` (smallest over the
-        dimensions, by a chi-square test, times their number), ``coverage_90`` (how often the central 90 % of q hold z),
-        ``spread`` (root mean square of (z - mean) / scale of q; None where q has none) and ``verdict``.
+        ``histogram`` (counts of the ranks in 8 bins, of the active dimensions together),
+        ``p_value`` (smallest over the dimensions, by a chi-square test, times their number),
+        ``coverage_90`` (how often the central 90 % of q hold z), ``spread`` (root mean square of (z
+        - mean) / scale of q; None where q has none) and ``verdict``.
     """
     z, x = simulate(model, num_data, seed=derive(seed, "calibration"))
     device = z.device
@@ -165,7 +196,9 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
             q = model.encode(block)
             draws = q.sample(torch.Size((RANKS,)))
             ties = (draws == true).sum(0)
-            ranks.append((draws < true).sum(0) + (torch.rand(ties.shape, device=device) * (ties + 1)).floor())
+            ranks.append(
+                (draws < true).sum(0) + (torch.rand(ties.shape, device=device) * (ties + 1)).floor()
+            )
             means.append(_mean(q, draws))
             if q.has_rsample and isinstance(q, Independent | MultivariateNormal):
                 scores.append((true - q.mean) / q.stddev)
@@ -177,11 +210,17 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
     expected = num_data / BINS
     chi = ((counts - expected).square() / expected).sum(0)
     p = torch.special.gammaincc(torch.full_like(chi, (BINS - 1) / 2), chi / 2)
-    inside = ((rank >= (RANKS + 1) * 0.05) & (rank < (RANKS + 1) * 0.95))[:, active].double().mean(1)
+    inside = (
+        ((rank >= (RANKS + 1) * 0.05) & (rank < (RANKS + 1) * 0.95))[:, active].double().mean(1)
+    )
     # (RANKS + 1) * 0.05 = 3.2: ranks 4 to 60 of 64 are inside, a share that is not quite 0.9
     share = 57 / 64
     coverage = Estimate.of(inside - share + 0.9)
-    spread = float(torch.cat(scores).cpu().double()[:, active].square().mean().sqrt()) if scores else None
+    spread = (
+        float(torch.cat(scores).cpu().double()[:, active].square().mean().sqrt())
+        if scores
+        else None
+    )
     p_value = min(1.0, float(p.min()) * int(active.sum()))
     return {
         "num_data": num_data,
@@ -189,24 +228,39 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
         "p_value": p_value,
         "coverage_90": coverage.to_dict(),
         "spread": spread,
-        "verdict": _verdict(p_value, coverage, float((rank[:, active].double().mean(0) / RANKS - 0.5).abs().max()), num_data),
+        "verdict": _verdict(
+            p_value,
+            coverage,
+            float((rank[:, active].double().mean(0) / RANKS - 0.5).abs().max()),
+            num_data,
+        ),
     }
 
 
 def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: int) -> str:
     if p_value > 1e-3:
         return "calibrated, as far as these simulations can tell"
-    off, noise = coverage.value - 0.9, 4.5 * math.sqrt(1 / 12 / num_data)  # the latter of a mean rank
+    # the latter of a mean rank
+    off, noise = (
+        coverage.value - 0.9,
+        4.5 * math.sqrt(1 / 12 / num_data),
+    )
     sure = coverage.test_error is not None and abs(off) > 4 * coverage.test_error
     if not sure or off_centre > max(noise, abs(off)):
         return "q is off-centre in some dimension"
     return (
-        "q is too narrow: it is surer of z than it may be" if off < 0 else "q is too wide: z lies nearer to its mean than it says"
+        "q is too narrow: it is surer of z than it may be"
+        if off < 0
+        else "q is too wide: z lies nearer to its mean than it says"
     )
 
 
-def _encode(model: VAE, x: Data, context: Context | None, seed: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log q(z|x) and log p(z)."""
+def _encode(
+    model: VAE, x: Data, context: Context | None, seed: int
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log
+    q(z|x) and log p(z).
+    """
     device = next((p.device for p in model.parameters()), x.device)
     parts: list[list[Tensor]] = []
     with torch.no_grad(), evaluating(model):
@@ -216,14 +270,23 @@ def _encode(model: VAE, x: Data, context: Context | None, seed: int) -> tuple[Te
             with stream(seed, "latents", number):
                 draw = model.draw(block, context=c, reparameterize=False)
             rate = _rates(draw.posterior, draw.prior)
-            terms = [draw.z[0], _mean(draw.posterior, draw.z), draw.log_posterior[0], draw.log_prior[0]]
+            terms = [
+                draw.z[0],
+                _mean(draw.posterior, draw.z),
+                draw.log_posterior[0],
+                draw.log_prior[0],
+            ]
             parts.append([t.cpu().double() for t in (*terms, *([] if rate is None else [rate]))])
     z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
     return z, means, rates[0] if rates else None, log_q, log_prior
 
 
-def _mixture(model: VAE, x: Data, context: Context | None, z: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Returns log q(z_n) of the aggregate posterior with and without component n, (N,), and of its marginals, (N, D)."""
+def _mixture(
+    model: VAE, x: Data, context: Context | None, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Returns log q(z_n) of the aggregate posterior with and without component n, (N,), and of its
+    marginals, (N, D).
+    """
     device = next((p.device for p in model.parameters()), x.device)
     n, (s, d) = len(x), z.shape
     joint = torch.full((2, s), -math.inf, dtype=torch.float64)
@@ -232,7 +295,9 @@ def _mixture(model: VAE, x: Data, context: Context | None, z: Tensor) -> tuple[T
     with torch.no_grad(), evaluating(model):
         for first in range(0, n, ROWS):
             c = None if context is None else context[first : first + ROWS].to(device)
-            q = model.encode(x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype()), c)
+            q = model.encode(
+                x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype()), c
+            )
             components = _marginals(q)
             marginal = marginal if components is not None else None
             own = torch.arange(first, min(first + ROWS, n))
@@ -253,7 +318,10 @@ def _mixture(model: VAE, x: Data, context: Context | None, z: Tensor) -> tuple[T
 
 
 def _add(total: Tensor, log_prob: Tensor, mine: Tensor) -> None:
-    """Adds components (S, B, ...) to the running logarithms of their sums, (2, S, ...): with all, and without one's own."""
+    """Adds components (S, B, ...) to the running logarithms of their sums, (2, S, ...).
+
+    With all, and without one's own.
+    """
     total[0] = torch.logaddexp(total[0], log_prob.logsumexp(1))
     total[1] = torch.logaddexp(total[1], log_prob.masked_fill(mine, -math.inf).logsumexp(1))
 
@@ -262,7 +330,9 @@ def _marginals(q: Distribution) -> Distribution | None:
     """Returns the marginals of q, batch shape (B, D), where they are known."""
     if isinstance(q, Independent) and q.reinterpreted_batch_ndims == 1:
         return q.base_dist
-    return Normal(q.mean, q.stddev, validate_args=False) if isinstance(q, MultivariateNormal) else None
+    return (
+        Normal(q.mean, q.stddev, validate_args=False) if isinstance(q, MultivariateNormal) else None
+    )
 
 
 def _rates(q: Distribution, prior: Distribution) -> Tensor | None:

@@ -1,11 +1,13 @@
 r"""log p(x) of many rows, each with noise of its own that follows from a seed and the row's values.
 
-So the number of a row depends on no other row, as scikit-learn asks of an estimator: not on their order, nor on how many there
-are. Rows are computed by blocks all the same. Noise is counted, not drawn one after the other: number i of a row is a hash of
-the row's key and i (the generator of Steele, Lea and Flood, 2014), for a whole block at a time.
+So the number of a row depends on no other row, as scikit-learn asks of an estimator: not on their
+order, nor on how many there are. Rows are computed by blocks all the same. Noise is counted, not
+drawn one after the other: number i of a row is a hash of the row's key and i (the generator of
+Steele, Lea and Flood, 2014), for a whole block at a time.
 
-Rows are sorted by their hash and computed once each; a block that is not full is filled up with copies. Its shape then never
-changes, since matrices of another shape may be multiplied in another order, and rounded otherwise.
+Rows are sorted by their hash and computed once each; a block that is not full is filled up with
+copies. Its shape then never changes, since matrices of another shape may be multiplied in another
+order, and rounded otherwise.
 
 References: burda2016, vehtari2024.
 """
@@ -38,7 +40,8 @@ ROWS = 4096  # dense at a time
 
 
 def own_evidence(model: VAE, x: Rows, num_samples: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    r"""Returns log p(x) of each row and whether it can be believed, (N,) each; false, too, where there is no telling.
+    r"""Returns log p(x) of each row and whether it can be believed, (N,) each; false, too, where
+    there is no telling.
 
     Args:
         model: The model.
@@ -51,7 +54,9 @@ def own_evidence(model: VAE, x: Rows, num_samples: int, *, seed: int = 0) -> tup
     unique, place, back = np.unique(hashes, return_index=True, return_inverse=True)
     keys = own_keys(unique, seed)
     pick = partial(_rows, x, torch.from_numpy(place))
-    value, reliable = _sampled(model, pick, keys, np.arange(len(keys)), min(FIRST, num_samples), num_samples)
+    value, reliable = _sampled(
+        model, pick, keys, np.arange(len(keys)), min(FIRST, num_samples), num_samples
+    )
     return value[back], reliable[back]
 
 
@@ -61,7 +66,9 @@ def own_keys(hashes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def own_proposal(model: VAE, keys: np.ndarray) -> Proposal:
-    """Returns the posterior of each datum as a proposal whose samples follow from the keys of the data, (N,)."""
+    """Returns the posterior of each datum as a proposal whose samples follow from the keys of the
+    data, (N,).
+    """
 
     def proposal(rows: slice, x: Data, context: Context | None) -> Distribution:
         q = model.encode(x, context)
@@ -79,7 +86,9 @@ class _Noise:
 
     def __call__(self, num_samples: int, size: int) -> Tensor:
         """Returns the next numbers, (K, B, size), float64."""
-        number = np.arange(self.count, self.count + num_samples * size, dtype=np.uint64).reshape(num_samples, 1, size)
+        number = np.arange(self.count, self.count + num_samples * size, dtype=np.uint64).reshape(
+            num_samples, 1, size
+        )
         self.count += num_samples * size
         state = self.keys[None, :, None] + (number + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -95,45 +104,69 @@ def _drawn(q: Distribution, noise: _Noise, shape: torch.Size) -> Tensor:
     if isinstance(base, Bernoulli):
         return (u.to(base.probs.device) < base.probs).to(base.probs)
     z = torch.special.ndtri(u).to(base.loc)
-    return base.loc + (base.scale * z if isinstance(base, Normal) else (base.scale_tril @ z[..., None])[..., 0])
+    return base.loc + (
+        base.scale * z if isinstance(base, Normal) else (base.scale_tril @ z[..., None])[..., 0]
+    )
 
 
 def _known(q: Distribution) -> bool:
     """Returns whether the posterior is one that ``_drawn`` can draw from."""
-    return isinstance(q, MultivariateNormal) or (isinstance(q, Independent) and isinstance(q.base_dist, Normal | Bernoulli))
+    return isinstance(q, MultivariateNormal) or (
+        isinstance(q, Independent) and isinstance(q.base_dist, Normal | Bernoulli)
+    )
 
 
 def _rows(x: Rows, place: Tensor, index: np.ndarray) -> Tensor:
     return x[place[torch.from_numpy(index)]].to(torch.get_default_dtype())
 
 
-def _sampled(model: VAE, pick: Any, keys: np.ndarray, index: np.ndarray, first: int, num_samples: int) -> tuple[Tensor, Tensor]:
-    """Returns log p(x) of the rows ``index`` and whether it can be believed: by few samples or, where needed, all."""
-    parts = [_importance(model, pick(some), keys[some], first) for some in np.split(index, range(ROWS, len(index), ROWS))]
+def _sampled(
+    model: VAE, pick: Any, keys: np.ndarray, index: np.ndarray, first: int, num_samples: int
+) -> tuple[Tensor, Tensor]:
+    """Returns log p(x) of the rows ``index`` and whether it can be believed.
+
+    By few samples or, where needed, all.
+    """
+    parts = [
+        _importance(model, pick(some), keys[some], first)
+        for some in np.split(index, range(ROWS, len(index), ROWS))
+    ]
     found = Evidence.concatenate(parts)
     value, reliable = found.log_evidence, found.reliable
     if first < num_samples:
         more = ~(reliable & (found.log_evidence_error < CLOSE)).numpy()
         if more.any():
-            value[more], reliable[more] = _sampled(model, pick, keys, index[more], num_samples, num_samples)
+            value[more], reliable[more] = _sampled(
+                model, pick, keys, index[more], num_samples, num_samples
+            )
         return value, reliable
     doubtful = ~found.log_evidence.isfinite() | ~(reliable | found.khat.isnan())
-    worst = torch.where(value.isfinite(), found.khat, torch.inf).argsort(descending=True, stable=True)
+    worst = torch.where(value.isfinite(), found.khat, torch.inf).argsort(
+        descending=True, stable=True
+    )
     for i in worst[doubtful[worst]][:CLIMBING].tolist():
-        own = settle(model, pick(index[i : i + 1]), found.of(torch.tensor([i])), seed=int(keys[i]) >> 1)
+        own = settle(
+            model, pick(index[i : i + 1]), found.of(torch.tensor([i])), seed=int(keys[i]) >> 1
+        )
         value[i], reliable[i] = own.log_evidence[0], own.reliable[0]
     return value, reliable | found.khat.isnan()
 
 
 def _importance(model: VAE, x: Tensor, keys: np.ndarray, num_samples: int) -> Evidence:
-    """Returns the evidence of each row with its own noise, computed in blocks that are all of one size."""
+    """Returns the evidence of each row with its own noise, computed in blocks that are all of one
+    size.
+    """
     size = max(1, min(MAX_DATA, MAX_ELEMENTS // max(1, x[0].numel())))
     with torch.no_grad():
         device = next((p.device for p in model.parameters()), x.device)
         known = _known(model.encode(x[:1].to(device)))
     if not known:  # a flow, say, whose noise is its own affair
         own = zip(x.split(1), keys.tolist(), strict=True)
-        return Evidence.concatenate([importance(model, row, num_samples, seed=key) for row, key in own])
+        return Evidence.concatenate(
+            [importance(model, row, num_samples, seed=key) for row, key in own]
+        )
     whole = np.minimum(np.arange(-(-len(x) // size) * size), len(x) - 1)
-    filled = importance(model, x[torch.from_numpy(whole)], num_samples, proposal=own_proposal(model, keys[whole]))
+    filled = importance(
+        model, x[torch.from_numpy(whole)], num_samples, proposal=own_proposal(model, keys[whole])
+    )
     return filled.of(torch.arange(len(x)))

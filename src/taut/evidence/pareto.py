@@ -1,16 +1,18 @@
 r"""Pareto k-hat: whether an importance-weighted mean can be believed.
 
-The largest of K weights follow a generalized Pareto distribution whose shape k says how many of their moments exist: the
-variance for k < 1/2, the mean for k < 1. From a finite sample the error of the mean is usable up to
-$\min(1 - 1 / \log_{10} K, \; 0.7)$; above it the estimate is biased low and its standard error is too small.
+The largest of K weights follow a generalized Pareto distribution whose shape k says how many of
+their moments exist: the variance for k < 1/2, the mean for k < 1. From a finite sample the error of
+the mean is usable up to $\min(1 - 1 / \log_{10} K, \; 0.7)$; above it the estimate is biased low
+and its standard error is too small.
 
-The fit is Zhang and Stephens' posterior mean on a grid, drawn toward 1/2 with the weight of ten observations.
+The fit is Zhang and Stephens' posterior mean on a grid, drawn toward 1/2 with the weight of ten
+observations.
 
-The same tail says how much of the weights' variance the sample has probably missed. The sample variance of heavy-tailed weights
-is too small more often than not, and so is the mean, in the same samples: fewer of the 95 % intervals from it hold the truth
-than should (benchmarks/coverage.py).
-Here the tail's mean square is that of the fitted distribution, up to the quantile that a thousand times as many samples would
-reach.
+The same tail says how much of the weights' variance the sample has probably missed. The sample
+variance of heavy-tailed weights is too small more often than not, and so is the mean, in the same
+samples: fewer of the 95 % intervals from it hold the truth than should (benchmarks/coverage.py).
+Here the tail's mean square is that of the fitted distribution, up to the quantile that a thousand
+times as many samples would reach.
 
 References: vehtari2024, zhang2009.
 """
@@ -33,7 +35,10 @@ BEYOND = 1000  # times as many samples, up to whose largest weight the tail is b
 
 
 def tail_length(num_samples: int) -> int:
-    """Returns how many of the largest of K weights are the tail: a fifth, or three square roots if that is less."""
+    """Returns how many of the largest of K weights are the tail.
+
+    A fifth, or three square roots if that is less.
+    """
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
 
@@ -51,7 +56,8 @@ def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
     r"""Returns k-hat of the tail of the weights of each datum, (B,).
 
     Args:
-        largest: The M + 1 largest log-weights in any order, (M + 1, B): the smallest of them is the cutoff.
+        largest: The M + 1 largest log-weights in any order, (M + 1, B): the smallest of them is the
+            cutoff.
         rounding: Nats by which equal log-weights may differ, a number or (B,).
 
     Returns:
@@ -64,39 +70,49 @@ def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
     weights = (ordered - ordered[-1]).exp()
     x = (weights[1:] - weights[0]).T  # exceedances of each datum, ascending, (B, M)
     constant = ordered[-1] - ordered[0] <= rounding
-    x = torch.where(constant[:, None], torch.ones_like(x), x)  # any numbers: their answer is replaced below
+    # any numbers: their answer is replaced below
+    x = torch.where(constant[:, None], torch.ones_like(x), x)
     k = torch.where(constant, -math.inf, _fit(x)[0])
-    # Of a tail that a fit could tell, the largest weight is some (2 M)^k times the median. Where it is
-    # more by e^40 all others are zero beside it, and a fit of zeros says anything.
+    # Of a tail that a fit could tell, the largest weight is some (2 M)^k times the median. Where it
+    # is more by e^40 all others are zero beside it, and a fit of zeros says anything.
     return torch.where(ordered[0].isfinite(), torch.where(_alone(ordered), math.inf, k), math.nan)
 
 
 def tail_surplus(largest: Tensor) -> PerDatum:
-    r"""Returns what the squared weights of the tail add up to beyond those in the sample, in units of the largest squared, (B,).
+    r"""Returns what the squared weights of the tail add up to beyond those in the sample, in units
+    of the largest squared, (B,).
 
     Args:
         largest: As for ``pareto_k``.
 
     Returns:
-        0 where the sample's own tail is the heavier one, where the weights are equal, or the tail is too short to tell.
+        0 where the sample's own tail is the heavier one, where the weights are equal, or the tail
+        is too short to tell.
     """
     ordered = wide(largest).sort(0).values
     if len(ordered) < 6:
         return torch.zeros(ordered.shape[1:], dtype=torch.float64, device=ordered.device)
-    tail = (ordered[1:] - ordered[-1]).exp().T  # in units of the largest, (B, M): the cutoff may be too far below for a number
+    # in units of the largest, (B, M): the cutoff may be too far below for a number
+    tail = (ordered[1:] - ordered[-1]).exp().T
     cutoff = (ordered[0] - ordered[-1]).exp()
     x, m = tail - cutoff[:, None], tail.shape[1]
     fits = ordered[0].isfinite() & (x[:, -1] > 0) & ~_alone(ordered)
     k, scale = _fit(torch.where(fits[:, None], x, torch.ones_like(x)))
     k = torch.where(k.abs() < 1e-4, 1e-4, k)  # the formulas divide by it, and are smooth there
-    k = k.clamp_max(WORST)  # no error can be believed beyond: k-hat warns, and a number of millions of nats would help nobody
-    # The quantile at probability 1 - v is a + b v^-k; its square is integrated over v from epsilon to 1.
+    # no error can be believed beyond: k-hat warns, and a number of millions of nats would help nobody
+    k = k.clamp_max(WORST)
+    # The quantile at probability 1 - v is a + b v^-k; its square is integrated over v from epsilon
+    # to 1.
     a, b, log_epsilon = cutoff - scale / k, scale / k, -math.log(BEYOND * m)
 
     def power(c: Tensor) -> Tensor:  # integral of v^(c - 1)
         return -torch.where(c.abs() < 1e-9, log_epsilon, torch.expm1(c * log_epsilon) / c)
 
-    square = a.square() * power(torch.ones_like(a)) + 2 * a * b * power(1 - k) + b.square() * power(1 - 2 * k)
+    square = (
+        a.square() * power(torch.ones_like(a))
+        + 2 * a * b * power(1 - k)
+        + b.square() * power(1 - 2 * k)
+    )
     return torch.where(fits, (m * square - tail.square().sum(1)).clamp_min(0), 0.0)
 
 
@@ -106,10 +122,13 @@ def _alone(ordered: Tensor) -> Tensor:
 
 
 def _fit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns shape and scale of a generalized Pareto distribution fitted to each row of ascending exceedances (B, M)."""
+    """Returns shape and scale of a generalized Pareto distribution fitted to each row of ascending
+    exceedances (B, M).
+    """
     m = x.shape[1]
     quartile = x[:, int(m / 4 + 0.5) - 1]
-    # Ties at the cutoff (discrete latents) can make the quartile zero: the smallest positive exceedance stands for it.
+    # Ties at the cutoff (discrete latents) can make the quartile zero: the smallest positive
+    # exceedance stands for it.
     positive = torch.where(x > 0, x, math.inf).amin(1)
     quartile = torch.maximum(quartile, positive)
     size = 30 + int(math.sqrt(m))

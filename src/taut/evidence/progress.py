@@ -1,13 +1,14 @@
 r"""What a longer training would buy, from the course of the held-out bound.
 
-A schedule whose rate falls to zero flattens every curve at its end, so the bound is followed over the *sum of the learning rates*
-u, which is what moves weights, and only where the rate was at least a fifth of its peak. There it is fitted, for many
-shapes $\varphi$ of one parameter (exponential approaches and powers, from a straight line to one that has all but arrived),
+A schedule whose rate falls to zero flattens every curve at its end, so the bound is followed over
+the *sum of the learning rates* u, which is what moves weights, and only where the rate was at least
+a fifth of its peak. There it is fitted, for many shapes $\varphi$ of one parameter (exponential
+approaches and powers, from a straight line to one that has all but arrived),
 
 $$ v(u) = v(U) + G \, \varphi(u / U), \quad \varphi(1) = 0, \ \varphi(2) = 1, $$
 
-so that G is what a training as long again adds. The shapes are weighted by their likelihood; the scatter of their G is the part
-of the error that comes from not knowing the shape.
+so that G is what a training as long again adds. The shapes are weighted by their likelihood; the
+scatter of their G is the part of the error that comes from not knowing the shape.
 """
 
 from __future__ import annotations
@@ -22,28 +23,41 @@ __all__ = ["as_long_again"]
 
 FEWEST = 5  # points on the course; with fewer nothing is extrapolated
 FULL = 0.2  # of the peak of the rate, from which on steps count as full ones
-LATE = 0.8  # share of the steps after which the best bound must have come for the course to be one that rises
+# share of the steps after which the best bound must have come for the course to be one that rises
+LATE = 0.8
 EXACT = 0.005  # of the rise on the course: how far the truth may be from all of the shapes
-MOST = 12.0  # points count as so many at most, since no shape is exact: two errors then hold 90 to 100 % of known courses
+# points count as so many at most, since no shape is exact: two errors then hold 90 to 100 % of
+# known courses
+MOST = 12.0
 TIMES = np.geomspace(0.08, 8, 40)  # of the exponentials, in units of U
 POWERS = np.linspace(-0.95, 8, 40)
 
 
 def as_long_again(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
-    """Returns what a training as long again would add to the held-out bound, in nats per datum, with its error.
+    """Returns what a training as long again would add to the held-out bound, in nats per datum,
+    with its error.
 
     Args:
-        history: The lines of ``history.jsonl``: ``step``, ``validation`` and ``learning_rate`` of each.
+        history: The lines of ``history.jsonl``: ``step``, ``validation`` and ``learning_rate`` of
+            each.
 
     Returns:
-        ``value`` and ``error``, and ``last``, by how much the bound rose over the last quarter of the steps. ``value`` and
-        ``error`` are None where the history is too short to extrapolate, ``last`` where it has but one line; all are zero where
-        the best bound came long before the end. None where nothing was held out.
+        ``value`` and ``error``, and ``last``, by how much the bound rose over the last quarter of
+        the steps. ``value`` and ``error`` are None where the history is too short to extrapolate,
+        ``last`` where it has but one line; all are zero where the best bound came long before the
+        end. None where nothing was held out.
     """
-    known = [line for line in history if line.get("validation") is not None and line.get("learning_rate") is not None]
+    known = [
+        line
+        for line in history
+        if line.get("validation") is not None and line.get("learning_rate") is not None
+    ]
     if not known:
         return None
-    step, bound, rate = (np.array([float(line[k]) for line in known]) for k in ("step", "validation", "learning_rate"))
+    step, bound, rate = (
+        np.array([float(line[k]) for line in known])
+        for k in ("step", "validation", "learning_rate")
+    )
     if step[bound == bound.max()][-1] < LATE * step[-1]:
         return {"value": 0.0, "error": 0.0, "last": 0.0}
     earlier = bound[step <= 0.75 * step[-1]]
@@ -69,16 +83,19 @@ def _extrapolate(u: np.ndarray, bound: np.ndarray) -> tuple[float, float]:
         residual = bound - design @ solution
         fits.append((solution[1], residual, np.linalg.inv(design.T @ design)[1, 1]))
     gains, leverage = np.array([f[0] for f in fits]), np.array([f[2] for f in fits])
-    # No course is one of these shapes exactly, and a bound is a sum in float32: no fit is better than that.
+    # No course is one of these shapes exactly, and a bound is a sum in float32: no fit is better
+    # than that.
     rounding = n * ((EXACT * np.ptp(bound)) ** 2 + (1e-7 * np.abs(bound).max()) ** 2)
     squares = np.array([float(f[1] @ f[1]) for f in fits]) + rounding
     best = fits[int(squares.argmin())][1]
-    # The same noise at every measurement and averaged weights: neighbouring points err alike, and count for fewer.
+    # The same noise at every measurement and averaged weights: neighbouring points err alike, and
+    # count for fewer.
     alike = float(np.clip(best[1:] @ best[:-1] / (best @ best + rounding), 0.0, 0.9))
     count = float(np.clip(n * (1 - alike) / (1 + alike), 4.0, MOST))
     weight = (squares / squares.min()) ** (-count / 2)
     weight /= weight.sum()
     variance = squares / max(count - 3, 1.0) * leverage
     mean = float(weight @ gains)
-    few = (n - 1) / (n - 3)  # of few points the error is itself not known well: that of Student's t instead of the normal
+    # of few points the error is itself not known well: that of Student's t instead of the normal
+    few = (n - 1) / (n - 3)
     return mean, math.sqrt(few * float(weight @ (gains - mean) ** 2 + weight @ variance))

@@ -1,9 +1,9 @@
 r"""Results carry their error.
 
-Two errors belong to a mean over data, and they are different things: the *Monte Carlo error* would vanish with more samples
-for the same data, the *test-set error* with more data. The second is the scatter of the values over the data,
-$s / \sqrt{N}$; it holds the Monte Carlo scatter too, because each datum has its own samples, and so it is the error of the
-number as an estimate for new data.
+Two errors belong to a mean over data, and they are different things: the *Monte Carlo error* would
+vanish with more samples for the same data, the *test-set error* with more data. The second is the
+scatter of the values over the data, $s / \sqrt{N}$; it holds the Monte Carlo scatter too, because
+each datum has its own samples, and so it is the error of the number as an estimate for new data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ __all__ = [
     "observed_elements", "some_rows",
 ]  # fmt: skip
 
-METHODS = ("importance", "importance_from_optimum", "annealing", "defensive", "enumeration")  # of log p(x), by their numbers
+# of log p(x), by their numbers
+METHODS = (
+    "importance",
+    "importance_from_optimum",
+    "annealing",
+    "defensive",
+    "enumeration",
+)
 
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
 
@@ -35,8 +42,10 @@ class Estimate:
     r"""A mean over data, with its errors (one standard error each).
 
     Args:
-        value: The mean, in nats per datum unless said otherwise, over the data that have a number; NaN where none has.
-        mc_error: Standard error for these data, from the finite number of samples; None where one sample cannot tell.
+        value: The mean, in nats per datum unless said otherwise, over the data that have a number;
+            NaN where none has.
+        mc_error: Standard error for these data, from the finite number of samples; None where one
+            sample cannot tell.
         test_error: Standard error for new data, $s / \sqrt{N}$; None for a single datum.
         without: Data that have no number and are not in the mean.
     """
@@ -47,14 +56,17 @@ class Estimate:
     without: int = 0
 
     @classmethod
-    def of(cls, values: PerDatum, mc_errors: PerDatum | None = None, groups: Tensor | None = None) -> Estimate:
+    def of(
+        cls, values: PerDatum, mc_errors: PerDatum | None = None, groups: Tensor | None = None
+    ) -> Estimate:
         """Returns the mean of values whose Monte Carlo errors are independent, (N,) each.
 
         Args:
             values: The values; one that is not finite is not in the mean, and counted.
             mc_errors: Their Monte Carlo standard errors.
-            groups: The group of each datum, (N,), numbered from 0: copies of a row are one observation and not several, so
-                deviations from the mean are added within a group before they are squared.
+            groups: The group of each datum, (N,), numbered from 0: copies of a row are one
+                observation and not several, so deviations from the mean are added within a group
+                before they are squared.
         """
         known = values.isfinite()
         without = int((~known).sum())
@@ -65,45 +77,64 @@ class Estimate:
         n = len(values)
         if not n:
             return cls(math.nan, None, None, without)
-        mc = None if mc_errors is None or not bool(mc_errors.isfinite().all()) else float(mc_errors.square().sum().sqrt() / n)
+        mc = (
+            None
+            if mc_errors is None or not bool(mc_errors.isfinite().all())
+            else float(mc_errors.square().sum().sqrt() / n)
+        )
         deviation = values - values.mean()
         if groups is not None:
-            deviation = torch.zeros(int(groups.max()) + 1, dtype=values.dtype).index_add(0, groups, deviation)
+            deviation = torch.zeros(int(groups.max()) + 1, dtype=values.dtype).index_add(
+                0, groups, deviation
+            )
         count = len(deviation)
-        spread = float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1))) if count > 1 else math.nan
+        spread = (
+            float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1)))
+            if count > 1
+            else math.nan
+        )
         return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None, without)
 
     def to_dict(self) -> dict[str, float | None]:
         """Returns plain values for JSON, which has no infinity."""
         value = self.value if math.isfinite(self.value) else None
-        result: dict[str, float | None] = {"value": value, "mc_error": self.mc_error, "test_error": self.test_error}
+        result: dict[str, float | None] = {
+            "value": value,
+            "mc_error": self.mc_error,
+            "test_error": self.test_error,
+        }
         return result | {"without_number": self.without} if self.without else result
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    r"""What K samples of a proposal say about each of N data. A tensor is (N,), unless said otherwise, float64, in nats.
+    r"""What K samples of a proposal say about each of N data. A tensor is (N,), unless said
+    otherwise, float64, in nats.
 
     Args:
         num_samples: K.
-        log_evidence: $\log \frac1K \sum_k w_k$: in expectation a lower bound of log p(x), tight as K grows.
+        log_evidence: $\log \frac1K \sum_k w_k$: in expectation a lower bound of log p(x), tight as
+            K grows.
         log_evidence_error: Its Monte Carlo standard error by the delta method; NaN for K = 1.
         elbo: $\frac1K \sum_k \log w_k$, an unbiased estimate of the ELBO.
         elbo_error: Its Monte Carlo standard error.
-        gap_error: Monte Carlo standard error of ``log_evidence`` - ``elbo``, which share their samples.
+        gap_error: Monte Carlo standard error of ``log_evidence`` - ``elbo``, which share their
+            samples.
         rate: Mean of log q(z|x) - log p(z): an unbiased estimate of KL(q, prior).
         rate_error: Its Monte Carlo standard error.
         distortion: Mean of -log p(x|z); ELBO = -(rate + distortion).
         distortion_error: Its Monte Carlo standard error.
         ess: Effective number of samples, $(\sum_k w_k)^2 / \sum_k w_k^2$, between 1 and K.
-        khat: Pareto k-hat of the weights: reliable up to ``pareto.threshold(K)``; -inf for equal weights of different samples
-            (the exact posterior), inf where the samples are equal or their density cannot be believed, NaN where K is too small
-            to tell.
-        information: KL of the exact posterior p(z|x) to the prior, by the weighted samples. Naive Monte Carlo needs about its
-            exponential many samples for this datum.
-        curve: Unbiased estimates of the bounds $\mathcal{L}_k$ for k in ``importance.curve_sizes(K)``, (N, J).
+        khat: Pareto k-hat of the weights: reliable up to ``pareto.threshold(K)``; -inf for equal
+            weights of different samples (the exact posterior), inf where the samples are equal or
+            their density cannot be believed, NaN where K is too small to tell.
+        information: KL of the exact posterior p(z|x) to the prior, by the weighted samples. Naive
+            Monte Carlo needs about its exponential many samples for this datum.
+        curve: Unbiased estimates of the bounds $\mathcal{L}_k$ for k in
+            ``importance.curve_sizes(K)``, (N, J).
         curve_error: Their Monte Carlo standard errors, (N, J).
-        posterior_mean: Mean of the proposal, (N, D); of its samples where the distribution has no mean.
+        posterior_mean: Mean of the proposal, (N, D); of its samples where the distribution has no
+            mean.
     """
 
     num_samples: int
@@ -127,10 +158,14 @@ class Evidence:
     def concatenate(cls, parts: Sequence[Evidence]) -> Evidence:
         """Returns the evidence of several blocks of data as one."""
         names = [f.name for f in fields(cls) if f.name != "num_samples"]
-        return cls(parts[0].num_samples, *(torch.cat([getattr(p, name) for p in parts]) for name in names))
+        return cls(
+            parts[0].num_samples, *(torch.cat([getattr(p, name) for p in parts]) for name in names)
+        )
 
     def cpu(self) -> Evidence:
-        """Returns the evidence with its tensors in main memory, so that results do not fill an accelerator."""
+        """Returns the evidence with its tensors in main memory, so that results do not fill an
+        accelerator.
+        """
         tensors = (f.name for f in fields(self) if f.name != "num_samples")
         return replace(self, **{name: getattr(self, name).cpu() for name in tensors})
 
@@ -141,17 +176,23 @@ class Evidence:
 
     @property
     def active_units(self) -> int:
-        """Latent dimensions whose posterior mean varies over the data by more than 0.01 (variance; Burda et al. 2016)."""
+        """Latent dimensions whose posterior mean varies over the data by more than 0.01 (variance.
+
+        Burda et al. 2016).
+        """
         return int((self.posterior_mean.var(0, correction=0) > ACTIVE).sum())
 
     @property
     def reliable(self) -> Tensor:
         """Whether the estimate of each datum and its error can be believed, (N,).
 
-        By its k-hat; or because the weights hardly differ (an ESS of at least K / 2): the shape of their tail says nothing then.
+        By its k-hat; or because the weights hardly differ (an ESS of at least K / 2): the shape of
+        their tail says nothing then.
         """
         even = (self.ess >= self.num_samples / 2) & (self.khat < math.inf)
-        return (self.khat <= threshold(self.num_samples)) | even  # false for NaN: too few samples to tell
+        return (
+            self.khat <= threshold(self.num_samples)
+        ) | even  # false for NaN: too few samples to tell
 
     @property
     def warnings(self) -> list[str]:
@@ -159,13 +200,21 @@ class Evidence:
         lines = []
         doubtful = int((~self.reliable).sum())
         if self.num_samples == 1:
-            lines.append("one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use more samples")
+            lines.append(
+                "one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use "
+                "more samples"
+            )
         elif doubtful and bool(self.khat.isnan().all()):
-            lines.append(f"{self.num_samples} samples are too few to tell by k-hat if log p(x) and its error can be believed")
+            lines.append(
+                f"{self.num_samples} samples are too few to tell by k-hat if log p(x) and its "
+                f"error can be believed"
+            )
         elif doubtful:
             lines.append(
-                f"{doubtful} of {len(self.khat)} data have a Pareto k-hat above {threshold(self.num_samples):.2f}: few samples "
-                "carry their weight, so log p(x) is a lower bound, maybe a loose one, and its error too small"
+                f"{doubtful} of {len(self.khat)} data have a Pareto k-hat above "
+                f"{threshold(self.num_samples):.2f}: few samples "
+                "carry their weight, so log p(x) is a lower bound, maybe a loose one, and its "
+                "error too small"
             )
         known = self.log_evidence.isfinite() & self.elbo.isfinite()
         return lines if bool(known.all()) else [*lines, some_rows(~known)]
@@ -178,7 +227,9 @@ class Evidence:
     def summary(self, groups: Tensor | None = None) -> dict[str, Estimate]:
         """Returns the means over the data, by name; for ``groups`` see ``Estimate.of``."""
         known = self.elbo.isfinite()
-        rate, distortion = (torch.where(known, values, math.nan) for values in (self.rate, self.distortion))
+        rate, distortion = (
+            torch.where(known, values, math.nan) for values in (self.rate, self.distortion)
+        )
         return {
             "elbo": Estimate.of(self.elbo, self.elbo_error, groups),
             "rate": Estimate.of(rate, self.rate_error, groups),
@@ -197,10 +248,16 @@ class Evidence:
             "num_data": len(ess),
             "num_samples": self.num_samples,
             **{name: estimate.to_dict() for name, estimate in self.summary(groups).items()},
-            "ess": {"mean": float(ess.mean()), "median": float(ess.median()), "smallest": float(ess.min())},
+            "ess": {
+                "mean": float(ess.mean()),
+                "median": float(ess.median()),
+                "smallest": float(ess.min()),
+            },
             "khat": {
                 "threshold": threshold(self.num_samples) if self.num_samples > 1 else None,
-                "reliable_share": None if bool(self.khat.isnan().all()) else float(self.reliable.double().mean()),
+                "reliable_share": None
+                if bool(self.khat.isnan().all())
+                else float(self.reliable.double().mean()),
             },
             "active_units": self.active_units,
             "latent_dim": self.posterior_mean.shape[1],
@@ -208,15 +265,22 @@ class Evidence:
         }
 
 
-def bits_per_dimension(nats: dict[str, float | None], num_elements: float) -> dict[str, float | None]:
-    """Returns an estimate of log p(x), as ``Estimate.to_dict`` gives it, in bits for each element: there less is better.
+def bits_per_dimension(
+    nats: dict[str, float | None], num_elements: float
+) -> dict[str, float | None]:
+    """Returns an estimate of log p(x), as ``Estimate.to_dict`` gives it, in bits for each element:
+    there less is better.
 
     Args:
         nats: The estimate, a mean over rows.
-        num_elements: Observed elements of a row, a mean over the same rows: what is missing has no part in log p(x).
+        num_elements: Observed elements of a row, a mean over the same rows: what is missing has no
+            part in log p(x).
     """
     unit = num_elements * math.log(2)
-    errors = {k: None if (e := nats[k]) is None or not unit else e / unit for k in ("mc_error", "test_error")}
+    errors = {
+        k: None if (e := nats[k]) is None or not unit else e / unit
+        for k in ("mc_error", "test_error")
+    }
     return {"value": None if nats["value"] is None or not unit else -nats["value"] / unit, **errors}
 
 
@@ -226,16 +290,25 @@ def observed_elements(x: Rows) -> float:
 
 
 def count_methods(method: Tensor, known: Tensor) -> dict[str, int]:
-    """Returns how many rows each method gave, of those with a number, and how many have none; the usual methods always."""
+    """Returns how many rows each method gave, of those with a number, and how many have none.
+
+    The usual methods always.
+    """
     counts = {name: int(((method == i) & known).sum()) for i, name in enumerate(METHODS)}
     counts["none"] = int((~known).sum())
     return {name: count for name, count in counts.items() if count or name in METHODS[:3]}
 
 
 def some_rows(without: Tensor, what: str = "number") -> str:
-    """Returns the warning about rows, (N,), that have no number; it names the first of them, from 0."""
+    """Returns the warning about rows, (N,), that have no number.
+
+    It names the first of them, from 0.
+    """
     rows = without.nonzero()[:, 0].tolist()
     names = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
     have = "has" if len(rows) == 1 else "have"
     which = "row" if len(rows) == 1 else "rows"
-    return f"{len(rows)} of {len(without)} rows {have} no {what}, {which} {names} (from 0): the means are over the others"
+    return (
+        f"{len(rows)} of {len(without)} rows {have} no {what}, {which} {names} (from 0): the means "
+        f"are over the others"
+    )

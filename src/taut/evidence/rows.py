@@ -1,18 +1,24 @@
-r"""log p(x) of any row, by the cheapest method that its own health calls reliable, and openly unsure where none is.
+r"""log p(x) of any row, by the cheapest method that its own health calls reliable, and openly
+unsure where none is.
 
-The encoder is trained on rows like those of its training data. Of any other row it knows little: its posterior may lie anywhere,
-and importance sampling from there may find nothing of p(x). Each row therefore climbs a ladder until a method is reliable:
+The encoder is trained on rows like those of its training data. Of any other row it knows little:
+its posterior may lie anywhere, and importance sampling from there may find nothing of p(x). Each
+row therefore climbs a ladder until a method is reliable:
 
-0. importance sampling from the encoder's posterior: ``importance``, and what the ELBO and its parts are measured by;
-1. from the same posterior with a *defensive* half of prior samples, so that no weight exceeds $2 \, p(x \mid z)$;
+0. importance sampling from the encoder's posterior: ``importance``, and what the ELBO and its parts
+  are measured by;
+1. from the same posterior with a *defensive* half of prior samples, so that no weight exceeds $2 \,
+  p(x \mid z)$;
 2. from the datum's own best Gaussian, found by gradient ascent, with such a half;
 3. annealing that starts from that mixture.
 
-With few bits as latent variables the sum over all of them is exact and comes first. Two checks send a row up: k-hat, and a few
-draws of the prior, which must not see more of p(x) than the posterior does. The choice looks at no estimate: the largest of
-several lower bounds is none. A row that is not reliable at the end has the estimate of the last method that it came to.
+With few bits as latent variables the sum over all of them is exact and comes first. Two checks send
+a row up: k-hat, and a few draws of the prior, which must not see more of p(x) than the posterior
+does. The choice looks at no estimate: the largest of several lower bounds is none. A row that is
+not reliable at the end has the estimate of the last method that it came to.
 
-The ladder has a budget: so many rows climb, those without a number and of the worst k-hat first, and so many reach annealing.
+The ladder has a budget: so many rows climb, those without a number and of the worst k-hat first,
+and so many reach annealing.
 
 References: owen2000, vehtari2024.
 """
@@ -67,7 +73,8 @@ __all__ = ["METHODS", "RowEvidence", "log_evidence", "settle"]
 
 @dataclass(frozen=True, eq=False)
 class RowEvidence:
-    """log p(x) of N rows, each by the method that its health allows; tensors are (N,), float64, in nats.
+    """log p(x) of N rows, each by the method that its health allows; tensors are (N,), float64, in
+    nats.
 
     Args:
         first: Importance sampling from the encoder's posterior, of all rows.
@@ -86,7 +93,10 @@ class RowEvidence:
     @property
     def methods(self) -> list[str]:
         """The name of each row's method; ``none`` for a row without a number."""
-        return [METHODS[m] if known else "none" for m, known in zip(self.method.tolist(), self.known.tolist(), strict=True)]
+        return [
+            METHODS[m] if known else "none"
+            for m, known in zip(self.method.tolist(), self.known.tolist(), strict=True)
+        ]
 
     @property
     def known(self) -> Tensor:
@@ -116,12 +126,19 @@ class RowEvidence:
         doubtful = int((~self.reliable & self.known).sum())
         lines = []
         if first.num_samples == 1:
-            lines.append("one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use more samples")
+            lines.append(
+                "one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use "
+                "more samples"
+            )
         elif doubtful and bool(first.khat.isnan().all()):
-            lines.append(f"{first.num_samples} samples are too few to tell by k-hat if log p(x) and its error can be believed")
+            lines.append(
+                f"{first.num_samples} samples are too few to tell by k-hat if log p(x) and its "
+                f"error can be believed"
+            )
         elif doubtful:
             lines.append(
-                f"log p(x) of {doubtful} of {n} rows is not reliable: few samples carry their weight, so it is a lower bound, "
+                f"log p(x) of {doubtful} of {n} rows is not reliable: few samples carry their "
+                f"weight, so it is a lower bound, "
                 "maybe a loose one, and its error too small"
             )
         if not bool(self.known.all()):
@@ -131,21 +148,47 @@ class RowEvidence:
         return lines
 
     def impossible(self, rows: Sequence[int]) -> RowEvidence:
-        """Returns the same, but that some rows hold a value of no probability: minus infinity is their log p(x), exactly."""
-        index, never = torch.tensor(rows, dtype=torch.long), torch.tensor(-torch.inf, dtype=torch.float64)
-        first = replace(self.first, **{n: getattr(self.first, n).index_fill(0, index, never) for n in ("log_evidence", "elbo")})
+        """Returns the same, but that some rows hold a value of no probability.
+
+        Minus infinity is their log p(x), exactly.
+        """
+        index, never = (
+            torch.tensor(rows, dtype=torch.long),
+            torch.tensor(-torch.inf, dtype=torch.float64),
+        )
+        first = replace(
+            self.first,
+            **{
+                n: getattr(self.first, n).index_fill(0, index, never)
+                for n in ("log_evidence", "elbo")
+            },
+        )
         reliable = self.reliable.index_fill(0, index, True)
-        return replace(self, first=first, log_evidence=self.log_evidence.index_fill(0, index, never), reliable=reliable)
+        return replace(
+            self,
+            first=first,
+            log_evidence=self.log_evidence.index_fill(0, index, never),
+            reliable=reliable,
+        )
 
     def to_dict(self, groups: Tensor | None = None) -> dict[str, Any]:
-        """Returns the summary as plain values for JSON: that of the first method with log p(x) by the best; see ``Evidence``."""
+        """Returns the summary as plain values for JSON.
+
+        That of the first method with log p(x) by the best; see ``Evidence``.
+        """
         share = self.first.khat.isnan().all()
         return {
             **self.first.to_dict(groups),
             "method": "importance sampling; where it fails, better proposals and annealing",
-            "log_evidence": Estimate.of(self.log_evidence, self.log_evidence_error, groups).to_dict(),
+            "log_evidence": Estimate.of(
+                self.log_evidence, self.log_evidence_error, groups
+            ).to_dict(),
             "inference_gap": Estimate.of(self.gap, self.gap_error, groups).to_dict(),
-            "by": {name: count for name, count in count_methods(self.method, self.known).items() if count},
+            "by": {
+                name: count
+                for name, count in count_methods(self.method, self.known).items()
+                if count
+            },
             "reliable_share": None if bool(share) else float(self.reliable.double().mean()),
             "warnings": self.warnings,
         }
@@ -208,7 +251,9 @@ def settle(
 class _Ladder:
     """What is known of each row so far, and the methods."""
 
-    def __init__(self, model: Model, x: Rows, first: Evidence, context: Tensor | None, seed: int) -> None:
+    def __init__(
+        self, model: Model, x: Rows, first: Evidence, context: Tensor | None, seed: int
+    ) -> None:
         self.model, self.x, self.context, self.first, self.seed = model, x, context, first, seed
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.num_samples = max(SAMPLES, first.num_samples)
@@ -236,13 +281,16 @@ class _Ladder:
     def doubtful(self) -> Tensor:
         """The rows that climb, those that need it most first."""
         number = self.value.isfinite()
-        # So few samples were asked for that nothing can be said of them: only what has no number climbs.
+        # So few samples were asked for that nothing can be said of them: only what has no number
+        # climbs.
         doubtful = ~number if bool(self.first.khat.isnan().all()) else ~self.reliable
         badness = torch.where(number, self.first.khat.nan_to_num(torch.inf), torch.inf)
         rows = badness.argsort(descending=True, stable=True)
         return rows[doubtful[rows]]
 
-    def lift(self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int) -> int:
+    def lift(
+        self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int
+    ) -> int:
         """Takes a block of rows up, and returns how many of them reached annealing."""
         proposal: Proposal = lambda here, x, context: self.model.encode(x, context)  # noqa: E731
         rows = self.sample(rows, proposal, DEFENSIVE, seed)
@@ -257,7 +305,15 @@ class _Ladder:
             return 0
         x, context = self.given(rows)
         start = self.defended(proposal)
-        found = annealing(self.model, x, CHAINS, start=start, max_temperatures=TEMPERATURES, context=context, seed=seed)
+        found = annealing(
+            self.model,
+            x,
+            CHAINS,
+            start=start,
+            max_temperatures=TEMPERATURES,
+            context=context,
+            seed=seed,
+        )
         self.take(rows, ANNEALING, found.log_evidence, found.log_evidence_error, found.reliable)
         return len(rows)
 
@@ -266,52 +322,87 @@ class _Ladder:
         x = self.x[rows].to(device=self.device, dtype=torch.get_default_dtype())
         return x, None if self.context is None else self.context[rows].to(self.device)
 
-    def take(self, rows: Tensor, method: int, value: Tensor, error: Tensor, reliable: Tensor) -> None:
+    def take(
+        self, rows: Tensor, method: int, value: Tensor, error: Tensor, reliable: Tensor
+    ) -> None:
         """Takes what a method says of rows, where it is a number."""
         known = value.isfinite()
         rows, value, error, reliable = rows[known], value[known], error[known], reliable[known]
-        self.value[rows], self.error[rows], self.reliable[rows], self.method[rows] = value, error, reliable, method
+        self.value[rows], self.error[rows], self.reliable[rows], self.method[rows] = (
+            value,
+            error,
+            reliable,
+            method,
+        )
 
     def sample(self, rows: Tensor, proposal: Proposal, method: int, seed: int) -> Tensor:
-        """Tries a proposal with a defensive share of prior samples, and returns the rows that it leaves."""
+        """Tries a proposal with a defensive share of prior samples, and returns the rows that it
+        leaves.
+        """
         x, context = self.given(rows)
         seed = derive(seed, METHODS[method])
-        found = importance(self.model, x, self.num_samples, context=context, seed=seed, proposal=self.defended(proposal))
+        found = importance(
+            self.model,
+            x,
+            self.num_samples,
+            context=context,
+            seed=seed,
+            proposal=self.defended(proposal),
+        )
         self.take(rows, method, found.log_evidence, found.log_evidence_error, found.reliable)
         return rows[~self.reliable[rows]]
 
     def defended(self, proposal: Proposal) -> Proposal:
         prior = prior_proposal(self.model)
-        return lambda here, x, context: Defensive(proposal(here, x, context), prior(here, x, context))
+        return lambda here, x, context: Defensive(
+            proposal(here, x, context), prior(here, x, context)
+        )
 
     def best(self, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Returns mean and factor of a Gaussian close to p(z|x) of each row, (B, D) and (B, D, D).
 
-        First modes are looked for, from what is best of draws from the posterior and the prior, and from both sides of it; then
-        samples around them are weighted and matched by a Gaussian, and its samples again, until enough of them carry the weight.
-        In many dimensions weighted samples say too little, and the bound is followed by its gradient from the highest mode.
+        First modes are looked for, from what is best of draws from the posterior and the prior, and
+        from both sides of it; then samples around them are weighted and matched by a Gaussian, and
+        its samples again, until enough of them carry the weight. In many dimensions weighted
+        samples say too little, and the bound is followed by its gradient from the highest mode.
         """
         x, context = self.given(rows)
         with stream(seed, "best"):
-            pilot = self.defended(lambda here, x, context: self.model.encode(x, context))(slice(None), x, context)
+            pilot = self.defended(lambda here, x, context: self.model.encode(x, context))(
+                slice(None), x, context
+            )
             assert isinstance(pilot, Defensive)
             prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
             log_joint = self.weights(x, context, pilot, z) + pilot.log_prob(z).cpu().double()
             best = log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:])
-            aside = prior.sample(torch.Size((len(ASIDE),))) * torch.tensor(ASIDE, device=z.device).to(z)[:, None, None]
-            ends, height = self.ascend(x, context, prior, torch.cat([z.gather(0, best), aside, -aside]))
+            aside = (
+                prior.sample(torch.Size((len(ASIDE),)))
+                * torch.tensor(ASIDE, device=z.device).to(z)[:, None, None]
+            )
+            ends, height = self.ascend(
+                x, context, prior, torch.cat([z.gather(0, best), aside, -aside])
+            )
             factor = torch.diag_embed(prior.sample(torch.Size((100,))).std(0))
             if ends.shape[-1] > CHECKED:
                 top = height.argmax(0)
                 loc = ends[top, torch.arange(len(top), device=top.device)]
-                return _fitted(self.model, x, context, MultivariateNormal(loc, scale_tril=factor, validate_args=False))
-            around = MultivariateNormal(ends.transpose(0, 1), scale_tril=factor[:, None], validate_args=False)
+                return _fitted(
+                    self.model,
+                    x,
+                    context,
+                    MultivariateNormal(loc, scale_tril=factor, validate_args=False),
+                )
+            around = MultivariateNormal(
+                ends.transpose(0, 1), scale_tril=factor[:, None], validate_args=False
+            )
             even = Categorical(logits=torch.zeros_like(height.T), validate_args=False)
             proposal: Distribution = MixtureSameFamily(even, around, validate_args=False)
             for _ in range(ROUNDS):
                 pilot = Defensive(proposal, prior, 0.2)
                 z = pilot.sample(torch.Size((PILOT,)))
-                mean, covariance, arrived = _moments(z.cpu().double(), self.weights(x, context, pilot, z))
+                mean, covariance, arrived = _moments(
+                    z.cpu().double(), self.weights(x, context, pilot, z)
+                )
                 loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
                 proposal = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
                 if arrived:
@@ -320,11 +411,17 @@ class _Ladder:
 
     def weights(self, x: Tensor, context: Tensor | None, q: Distribution, z: Tensor) -> Tensor:
         """Returns the log-weights of samples z (K, B, D) of q; one that is no number is none."""
-        draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(q, z))
+        draw = self.model.draw(
+            x, len(z), context=context, reparameterize=False, posterior=Given(q, z)
+        )
         return draw.log_weight.cpu().double().nan_to_num(-torch.inf)
 
-    def ascend(self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns where log p(x, z) is large, uphill from z, (S, B, D), and how large it is, (S, B)."""
+    def ascend(
+        self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns where log p(x, z) is large, uphill from z, (S, B, D), and how large it is, (S,
+        B).
+        """
         path, z = Path(self.model, x, context, prior), z.clone()
         optimizer = torch.optim.Adam([z], lr=REACH)
         for step in range(STEPS):
@@ -334,7 +431,10 @@ class _Ladder:
         return z, path.at(z).log_joint.nan_to_num(-torch.inf)
 
     def check(self) -> None:
-        """Doubts the rows of which a few draws of the prior see more than the posterior does: it lies elsewhere."""
+        """Doubts the rows of which a few draws of the prior see more than the posterior does.
+
+        It lies elsewhere.
+        """
         shape = torch.Size((CHECK,))
         for first in range(0, len(self.value), BLOCK):
             rows = torch.arange(first, min(first + BLOCK, len(self.value)))
@@ -343,11 +443,14 @@ class _Ladder:
                 prior = prior_proposal(self.model)(slice(None), x, context)
                 seen = log_mean_exp(self.weights(x, context, prior, prior.sample(shape)))
             usual = seen < self.value[rows] + SURPRISE + 4 * self.error[rows]
-            self.reliable[rows] &= usual | torch.isneginf(self.first.khat[rows])  # equal weights are better evidence
+            # equal weights are better evidence
+            self.reliable[rows] &= usual | torch.isneginf(self.first.khat[rows])
 
     def enumerate(self, latent_dim: int) -> None:
         """Sums over all values of the bits."""
-        codes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=latent_dim))).to(torch.get_default_dtype())
+        codes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=latent_dim))).to(
+            torch.get_default_dtype()
+        )
         step = max(1, MAX_ELEMENTS // max(1, self.x[:1].numel()) // BLOCK)
         for first in range(0, len(self.value), BLOCK):
             rows = torch.arange(first, min(first + BLOCK, len(self.value)))
@@ -356,7 +459,9 @@ class _Ladder:
             parts = []
             for some in codes.to(self.device).split(step):
                 z = some[:, None].expand(-1, len(x), -1)
-                draw = self.model.draw(x, len(z), context=context, reparameterize=False, posterior=Given(prior, z))
+                draw = self.model.draw(
+                    x, len(z), context=context, reparameterize=False, posterior=Given(prior, z)
+                )
                 parts.append(draw.log_joint.cpu().double())
             value = torch.cat(parts).logsumexp(0)
             rounding = torch.finfo(codes.dtype).eps * value.abs()
@@ -364,23 +469,32 @@ class _Ladder:
 
 
 def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
-    """Returns Gaussians as a proposal, a third of each three times as wide: a posterior may be longer than its Gaussian."""
+    """Returns Gaussians as a proposal, a third of each three times as wide.
+
+    A posterior may be longer than its Gaussian.
+    """
 
     def proposal(here: slice, x: Tensor, context: Tensor | None) -> Distribution:
-        own, wide = (MultivariateNormal(loc[here], scale_tril=c * factor[here], validate_args=False) for c in (1, 3))
+        own, wide = (
+            MultivariateNormal(loc[here], scale_tril=c * factor[here], validate_args=False)
+            for c in (1, 3)
+        )
         return Defensive(own, wide, 1 / 3)
 
     return proposal
 
 
-def _fitted(model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal) -> tuple[Tensor, Tensor]:
+def _fitted(
+    model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal
+) -> tuple[Tensor, Tensor]:
     best = best_members(model, x, context, [start], STEPS, 8).q
     assert isinstance(best, MultivariateNormal)
     return best.mean, best.scale_tril
 
 
 def _moments(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Returns mean and covariance of weighted samples (K, B, D), of weights to a power at which enough samples count.
+    """Returns mean and covariance of weighted samples (K, B, D), of weights to a power at which
+    enough samples count.
 
     And whether enough of them count without.
     """
@@ -395,4 +509,8 @@ def _moments(z: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor, bool]:
     apart = z - loc
     covariance = torch.einsum("kb,kbi,kbj->bij", share, apart, apart)
     unit = covariance.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-8
-    return loc, 1.2 * covariance + 1e-3 * torch.diag_embed(unit[:, None].expand_as(loc)), bool((power == 1).all())
+    return (
+        loc,
+        1.2 * covariance + 1e-3 * torch.diag_embed(unit[:, None].expand_as(loc)),
+        bool((power == 1).all()),
+    )

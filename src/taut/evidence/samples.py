@@ -1,40 +1,49 @@
 r"""How good samples are, and where the sharpness goes: what log p(x) does not show.
 
-*Samples against held-out data.* Of a classifier that tells N samples from N held-out data, the area under the curve is the
-probability $P(s > t) + \frac12 P(s = t)$ that of a sample and a datum the sample has the larger score: 1/2 if they are not to
-be told apart. With $\bar a_i$ the share of data that sample i beats and $\bar b_j$ the share of samples that beat datum j, its
-variance is $\mathrm{var}(\bar a) / N + \mathrm{var}(\bar b) / N$: the scatter of the samples and of the data.
+*Samples against held-out data.* Of a classifier that tells N samples from N held-out data, the area
+under the curve is the probability $P(s > t) + \frac12 P(s = t)$ that of a sample and a datum the
+sample has the larger score: 1/2 if they are not to be told apart. With $\bar a_i$ the share of data
+that sample i beats and $\bar b_j$ the share of samples that beat datum j, its variance is
+$\mathrm{var}(\bar a) / N + \mathrm{var}(\bar b) / N$: the scatter of the samples and of the data.
 
-Around each point of a set lies a ball that reaches to its k-th nearest neighbour in the set. *Precision* is the share of
-samples in a ball of the data, *recall* the share of data in a ball of the samples, *density* the mean number of the data's
-balls that a sample lies in, over k, *coverage* the share of the data's balls that hold a sample. Of one distribution, density
-is 1 and coverage $1 - \prod_{i=1}^k (N - i) / (2N - i)$ in expectation; precision and recall depend on its dimension, hence the
-reference below. Recall is easily fooled: samples that are far from everything have large balls. The points of a set share their
-balls, so their scatter would be an error that is too small; it is a jackknife over groups of points instead, which is not too
-small in expectation (Efron and Stein), on Gaussians once to twice the true one.
+Around each point of a set lies a ball that reaches to its k-th nearest neighbour in the set.
+*Precision* is the share of samples in a ball of the data, *recall* the share of data in a ball of
+the samples, *density* the mean number of the data's balls that a sample lies in, over k, *coverage*
+the share of the data's balls that hold a sample. Of one distribution, density is 1 and coverage $1
+- \prod_{i=1}^k (N - i) / (2N - i)$ in expectation; precision and recall depend on its dimension,
+hence the reference below. Recall is easily fooled: samples that are far from everything have large
+balls. The points of a set share their balls, so their scatter would be an error that is too small;
+it is a jackknife over groups of points instead, which is not too small in expectation (Efron and
+Stein), on Gaussians once to twice the true one.
 
-*Copies.* A model that repeats its training data has samples nearer to them than held-out data are. That is no more than the
-probability that of a sample and a held-out datum the sample is the nearer one; below 1/2 the samples lie off the data.
+*Copies.* A model that repeats its training data has samples nearer to them than held-out data are.
+That is no more than the probability that of a sample and a held-out datum the sample is the nearer
+one; below 1/2 the samples lie off the data.
 
-All of these come with a *reference*: training data in the place of the samples. Units hardly matter: pixels and bits share one,
-in which the statistics do not change, and so stay as they are; the columns of numbers are divided by their standard deviation in
-the training data. Of a table the encoder's features are compared, and samples are given the gaps of data where those have some.
+All of these come with a *reference*: training data in the place of the samples. Units hardly
+matter: pixels and bits share one, in which the statistics do not change, and so stay as they are;
+the columns of numbers are divided by their standard deviation in the training data. Of a table the
+encoder's features are compared, and samples are given the gaps of data where those have some.
 
-*Sharpness* of an image of H W pixels s in [0, 1], averaged over the channels: with $F_{uv}$ its discrete Fourier transform,
+*Sharpness* of an image of H W pixels s in [0, 1], averaged over the channels: with $F_{uv}$ its
+discrete Fourier transform,
 
 $$ E = \frac{1}{(HW)^2} \sum_{f_u^2 + f_v^2 > 1/16} |F_{uv}|^2, $$
 
-the part of the mean square of the pixels at frequencies above half of Nyquist's (1/4 of a cycle per pixel). White noise has its
-variance times the share of those coefficients. The other statistic is the variance over the inner pixels of the Laplacian
-$s_{i+1,j} + s_{i-1,j} + s_{i,j+1} + s_{i,j-1} - 4 s_{ij}$. What the mean of $p(x \mid z)$ has less than the datum is split at
-$z^* = \arg\max_z \log p(x \mid z)$:
+the part of the mean square of the pixels at frequencies above half of Nyquist's (1/4 of a cycle per
+pixel). White noise has its variance times the share of those coefficients. The other statistic is
+the variance over the inner pixels of the Laplacian $s_{i+1,j} + s_{i-1,j} + s_{i,j+1} + s_{i,j-1} -
+4 s_{ij}$. What the mean of $p(x \mid z)$ has less than the datum is split at $z^* = \arg\max_z \log
+p(x \mid z)$:
 
 $$ E(x) - E(m(z)) = \underbrace{E(x) - E(m(z^*))}_{\text{decoder: no z is sharper}} +
-   \underbrace{E(m(z^*)) - E(m(z))}_{\text{posterior: one z stands for several x}}, \quad z \sim q(z \mid x). $$
+   \underbrace{E(m(z^*)) - E(m(z))}_{\text{posterior: one z stands for several x}},
+   \quad z \sim q(z \mid x). $$
 
-It is draws that must be as sharp as the data, not means: where model and posterior are exact, draws of p(x|z) have the
-distribution of the data for $z \sim q(z \mid x)$ as for $z \sim p(z)$. A mean lacks the noise of the data, and must: of
-binarised images that is most of what the decoder seems to lose, and what drawing adds back.
+It is draws that must be as sharp as the data, not means: where model and posterior are exact, draws
+of p(x|z) have the distribution of the data for $z \sim q(z \mid x)$ as for $z \sim p(z)$. A mean
+lacks the noise of the data, and must: of binarised images that is most of what the decoder seems to
+lose, and what drawing adds back.
 
 References: lopezpaz2017, delong1988, kynkaanniemi2019, naeem2020, efron1981, meehan2020.
 """
@@ -67,30 +76,36 @@ ROWS = 256  # data at a time
 MAX_ELEMENTS = 2**18  # of x in them: the mean of a discretized logistic has 255 terms for each
 RATE = 0.1  # of Adam, in standard deviations of the posterior
 # In the last quarter of the steps toward z*:
-STILL_RISING = 0.15  # share of the whole rise of log p(x|z) that may still come; a steady one has 0.25
+STILL_RISING = (
+    0.15  # share of the whole rise of log p(x|z) that may still come; a steady one has 0.25
+)
 NEGLIGIBLE = 0.05  # nats of it that matter to nobody
 STILL_MOVING = 0.05  # share of the loss by which the sharpness may still change
 
 
-def sample_quality(model: VAE, train: Tensor, test: Tensor, *, num_data: int = 1000, seed: int = 0) -> dict[str, Any]:
+def sample_quality(
+    model: VAE, train: Tensor, test: Tensor, *, num_data: int = 1000, seed: int = 0
+) -> dict[str, Any]:
     r"""Returns how samples of a model compare with held-out data, as plain values.
 
     Args:
         model: The model.
         train: Training data, (M, \*event), in their own units, at least 8.
         test: Held-out data, (L, \*event), at least 4.
-        num_data: Samples, and data of each kind, to compare; fewer where there are fewer: N = min(num_data, M / 2, L). Memory
-            and time grow with $N^2$.
+        num_data: Samples, and data of each kind, to compare; fewer where there are fewer: N =
+            min(num_data, M / 2, L). Memory and time grow with $N^2$.
         seed: The same seed gives the same numbers; ``tasks.sample`` with it gives the samples.
 
     Returns:
-        ``num_data`` (N), ``num_train`` (M), ``neighbours`` (k), ``warnings``, and for each of ``classifier`` (area under the
-        curve of extremely randomised trees, trained on one half and measured on the other), ``precision``, ``recall``,
-        ``density``, ``coverage``, ``nearer`` (probability that a sample is nearer to its nearest training datum than a held-out
-        datum is to its own; the reference's are the other training data) and ``copies`` (share that equals a training datum) a
-        dict of estimates: of ``samples`` and of the ``reference``, N training data in their place, or for ``copies``
-        ``held_out`` data. The error of the areas is for this classifier and these training data, its Monte Carlo part the
-        scatter of the samples; it is zero where samples and data do not overlap.
+        ``num_data`` (N), ``num_train`` (M), ``neighbours`` (k), ``warnings``, and for each of
+        ``classifier`` (area under the curve of extremely randomised trees, trained on one half and
+        measured on the other), ``precision``, ``recall``, ``density``, ``coverage``, ``nearer``
+        (probability that a sample is nearer to its nearest training datum than a held-out datum is
+        to its own; the reference's are the other training data) and ``copies`` (share that equals a
+        training datum) a dict of estimates: of ``samples`` and of the ``reference``, N training
+        data in their place, or for ``copies`` ``held_out`` data. The error of the areas is for this
+        classifier and these training data, its Monte Carlo part the scatter of the samples; it is
+        zero where samples and data do not overlap.
 
     Fails:
         ValueError: there are too few data, or those of training and test have different shapes.
@@ -100,34 +115,54 @@ def sample_quality(model: VAE, train: Tensor, test: Tensor, *, num_data: int = 1
     n = min(num_data, len(train) // 2, len(test))
     if n < FEWEST:
         raise ValueError(
-            f"too few data to compare samples with: {len(train)} for training, {len(test)} held out, num_data {num_data}; "
+            f"too few data to compare samples with: {len(train)} for training, {len(test)} held "
+            f"out, num_data {num_data}; "
             f"at least {2 * FEWEST}, {FEWEST} and {FEWEST} are needed"
         )
     if train.shape[1:] != test.shape[1:]:
-        raise ValueError(f"a datum of the test data is {tuple(test.shape[1:])}, of the training data {tuple(train.shape[1:])}")
+        raise ValueError(
+            f"a datum of the test data is {tuple(test.shape[1:])}, of the training data "
+            f"{tuple(train.shape[1:])}"
+        )
     samples = tasks.sample(model, n, seed=seed)
     with stream(seed, "sample quality"):
-        train, test = train.cpu()[torch.randperm(len(train))], test.cpu()[torch.randperm(len(test))[:n]]
-        if train.isnan().any():  # samples are whole: they get the gaps of data, so that a gap tells nobody apart
-            samples = torch.where(train[torch.randint(len(train), (n,))].isnan(), torch.nan, samples)
+        train, test = (
+            train.cpu()[torch.randperm(len(train))],
+            test.cpu()[torch.randperm(len(test))[:n]],
+        )
+        # samples are whole: they get the gaps of data, so that a gap tells nobody apart
+        if train.isnan().any():
+            samples = torch.where(
+                train[torch.randint(len(train), (n,))].isnan(), torch.nan, samples
+            )
     samples, train, test = (_seen(model, t) for t in (samples, train, test))
     unit = _unit(train)
     samples, train, test = (t.flatten(1).double() / unit for t in (samples, train, test))
     k = min(NEIGHBOURS, n - 2)  # the jackknife leaves that many neighbours
     reference, others = train[:n], train[n:]
     forest = derive(seed, "forest") % 2**32
-    classifier = {"samples": _classifier(samples, test, forest), "reference": _classifier(reference, test, forest)}
+    classifier = {
+        "samples": _classifier(samples, test, forest),
+        "reference": _classifier(reference, test, forest),
+    }
     balls = {"samples": _balls(samples, test, k), "reference": _balls(reference, test, k)}
     near, held_out = _nearest(samples, train), _nearest(test, train)
-    nearer = {"samples": _area(-near, -held_out), "reference": _area(-_nearest(reference, others), -_nearest(test, others))}
-    copies = {"samples": Estimate.of((near == 0).double()), "held_out": Estimate.of((held_out == 0).double())}
+    nearer = {
+        "samples": _area(-near, -held_out),
+        "reference": _area(-_nearest(reference, others), -_nearest(test, others)),
+    }
+    copies = {
+        "samples": Estimate.of((near == 0).double()),
+        "held_out": Estimate.of((held_out == 0).double()),
+    }
     warnings = []
     if n < FEW:
         warnings.append(f"only {n} samples are compared with {n} data: take the errors seriously")
     told_apart = classifier["reference"]
     if abs(told_apart.value - 0.5) > 4 * (told_apart.test_error or 0.0):
         warnings.append(
-            f"training and held-out data themselves are told apart (area under the curve {told_apart.value:.2f}): "
+            f"training and held-out data themselves are told apart (area under the curve "
+            f"{told_apart.value:.2f}): "
             "compare the samples with the reference, not with 0.5"
         )
     shares = {name: {which: b[name] for which, b in balls.items()} for name in balls["samples"]}
@@ -136,13 +171,19 @@ def sample_quality(model: VAE, train: Tensor, test: Tensor, *, num_data: int = 1
         "num_data": n,
         "num_train": len(train),
         "neighbours": k,
-        **{name: {which: e.to_dict() for which, e in pair.items()} for name, pair in statistics.items()},
+        **{
+            name: {which: e.to_dict() for which, e in pair.items()}
+            for name, pair in statistics.items()
+        },
         "warnings": warnings,
     }
 
 
 def _seen(model: VAE, x: Tensor) -> Tensor:
-    """Returns data in which distances mean something: levels one-hot and gaps as zeros with a mask, as the encoder sees them."""
+    """Returns data in which distances mean something.
+
+    Levels one-hot and gaps as zeros with a mask, as the encoder sees them.
+    """
     features = getattr(model.posterior, "features", None)
     if features is None or not (isinstance(features, ColumnFeatures) or x.isnan().any()):
         return x
@@ -151,12 +192,16 @@ def _seen(model: VAE, x: Tensor) -> Tensor:
         return features(x.to(device=device, dtype=torch.get_default_dtype())).flatten(1).cpu()
 
 
-def blur(model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed: int = 0) -> dict[str, Any]:
-    r"""Returns how sharp images, their reconstructions and samples are, and where sharpness is lost, as plain values.
+def blur(
+    model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed: int = 0
+) -> dict[str, Any]:
+    r"""Returns how sharp images, their reconstructions and samples are, and where sharpness is
+    lost, as plain values.
 
-    The likelihood of one datum often has no maximum that the prior would ever draw: z moves on, ever more slowly. What counts
-    is that the sharpness at z* hardly changes any more; how much it still did is reported, and warned of where it is too much.
-    The posterior's part is then a lower bound: on MNIST it went from 3 % of the loss at 300 steps to 5 % at 1200.
+    The likelihood of one datum often has no maximum that the prior would ever draw: z moves on,
+    ever more slowly. What counts is that the sharpness at z* hardly changes any more; how much it
+    still did is reported, and warned of where it is too much. The posterior's part is then a lower
+    bound: on MNIST it went from 3 % of the loss at 300 steps to 5 % at 1200.
 
     Args:
         model: The model.
@@ -167,31 +212,40 @@ def blur(model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed
         seed: The same seed gives the same numbers.
 
     Returns:
-        ``num_data``, ``steps``, ``warnings``; ``high_frequency_energy`` (E, in squares of the range high - low) and
-        ``laplacian_variance`` (likewise): of each the estimates ``data``, ``mean`` and ``draw`` of p(x|z) for z ~ q,
-        ``mean_at_optimum`` for z*, ``mean_from_prior`` and ``draw_from_prior`` for z ~ p(z), or None where there is none;
-        ``split`` of the energy, with paired errors: ``loss`` = ``decoder`` + ``posterior``, ``noise`` = draw - mean,
-        ``unexplained`` = data - draw = loss - noise, or None; ``optimum``: ``rise`` of log p(x|z) from the posterior mean to
-        z*, ``late_rise`` and ``late_energy`` the change of log p(x|z) and of E in the last quarter of the steps, ``log_prior``
-        the change of log p(z) in nats (strongly negative: z* is no z that the model draws), or None.
+        ``num_data``, ``steps``, ``warnings``; ``high_frequency_energy`` (E, in squares of the range
+        high - low) and ``laplacian_variance`` (likewise): of each the estimates ``data``, ``mean``
+        and ``draw`` of p(x|z) for z ~ q, ``mean_at_optimum`` for z*, ``mean_from_prior`` and
+        ``draw_from_prior`` for z ~ p(z), or None where there is none; ``split`` of the energy, with
+        paired errors: ``loss`` = ``decoder`` + ``posterior``, ``noise`` = draw - mean,
+        ``unexplained`` = data - draw = loss - noise, or None; ``optimum``: ``rise`` of log p(x|z)
+        from the posterior mean to z*, ``late_rise`` and ``late_energy`` the change of log p(x|z)
+        and of E in the last quarter of the steps, ``log_prior`` the change of log p(z) in nats
+        (strongly negative: z* is no z that the model draws), or None.
 
     Fails:
         ValueError: there are no data, they are no images, or low is not below high.
     """
     _, height, width, axis = image_layout(tuple(x.shape[1:]))
     if not len(x) or min(height, width) < 3:
-        raise ValueError(f"sharpness needs at least one image of at least 3 by 3 pixels, not {tuple(x.shape)}")
+        raise ValueError(
+            f"sharpness needs at least one image of at least 3 by 3 pixels, not {tuple(x.shape)}"
+        )
     if not low < high:
         raise ValueError(f"low must lie below high, but {low:g} is not below {high:g}")
     if steps < 4:
-        raise ValueError(f"steps must be at least 4, not {steps}: the last quarter of them tells if they were enough")
+        raise ValueError(
+            f"steps must be at least 4, not {steps}: the last quarter of them tells if they were "
+            f"enough"
+        )
     device = next((p.device for p in model.parameters()), x.device)
     sharpness: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
     ascent: dict[str, list[Tensor]] = defaultdict(list)  # (B,) each
     with evaluating(model):
         for number, block in enumerate(x.split(max(1, min(ROWS, MAX_ELEMENTS // x[0].numel())))):
             with stream(seed, "blur", number), torch.no_grad(), frozen(model):
-                images, changes = _images(model, block.to(device=device, dtype=torch.get_default_dtype()), steps)
+                images, changes = _images(
+                    model, block.to(device=device, dtype=torch.get_default_dtype()), steps
+                )
             for name, image in images.items():
                 planes = image.unsqueeze(1) if axis is None else image.movedim(axis + 1, 1)
                 sharpness[name].append(_sharpness((planes.cpu().double() - low) / (high - low)))
@@ -205,7 +259,10 @@ def blur(model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed
     if "mean" not in energy:
         warnings.append("p(x|z) has no mean in closed form: only its draws are measured")
     if "rise" not in ascent:
-        warnings.append("the posterior cannot be reparameterized, so z does not follow a gradient: there is no z*, and no split")
+        warnings.append(
+            "the posterior cannot be reparameterized, so z does not follow a gradient: there is no "
+            "z*, and no split"
+        )
     pairs = {
         "loss": ("data", "mean"),
         "decoder": ("data", "mean_at_optimum"),
@@ -213,26 +270,40 @@ def blur(model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed
         "noise": ("draw", "mean"),
         "unexplained": ("data", "draw"),
     }
-    split = {k: Estimate.of(energy[a] - energy[b]) if {a, b} <= energy.keys() else None for k, (a, b) in pairs.items()}
+    split = {
+        k: Estimate.of(energy[a] - energy[b]) if {a, b} <= energy.keys() else None
+        for k, (a, b) in pairs.items()
+    }
     changes = {name: torch.cat(parts) for name, parts in ascent.items()}
     if before is not None:
         changes["late_energy"] = energy["mean_at_optimum"] - before[0]
-        rise, late, moved = (float(changes[name].mean()) for name in ("rise", "late_rise", "late_energy"))
+        rise, late, moved = (
+            float(changes[name].mean()) for name in ("rise", "late_rise", "late_energy")
+        )
         loss = float((energy["data"] - energy["mean"]).mean())
         if late > max(STILL_RISING * rise, NEGLIGIBLE) or abs(moved) > STILL_MOVING * abs(loss):
             warnings.append(
-                f"z* was not reached: in the last quarter of the steps log p(x|z) still rose by {late:.3g} of {rise:.3g} nats "
-                f"and the energy changed by {moved:.2g}; the split between decoder and posterior is off by more than that"
+                f"z* was not reached: in the last quarter of the steps log p(x|z) still rose by "
+                f"{late:.3g} of {rise:.3g} nats "
+                f"and the energy changed by {moved:.2g}; the split between decoder and posterior "
+                f"is off by more than that"
             )
     return {
         "num_data": len(x),
         "steps": steps,
         **{
-            statistic: {name: Estimate.of(found[name][row]).to_dict() if name in found else None for name in names}
+            statistic: {
+                name: Estimate.of(found[name][row]).to_dict() if name in found else None
+                for name in names
+            }
             for row, statistic in enumerate(("high_frequency_energy", "laplacian_variance"))
         },
-        "split": {name: None if estimate is None else estimate.to_dict() for name, estimate in split.items()},
-        "optimum": {name: Estimate.of(values).to_dict() for name, values in changes.items()} or None,
+        "split": {
+            name: None if estimate is None else estimate.to_dict()
+            for name, estimate in split.items()
+        },
+        "optimum": {name: Estimate.of(values).to_dict() for name, values in changes.items()}
+        or None,
         "warnings": warnings,
     }
 
@@ -254,20 +325,27 @@ def _area(a: Tensor, b: Tensor) -> Estimate:
 
 
 def _classifier(a: Tensor, b: Tensor, random_state: int) -> Estimate:
-    """Returns the area under the curve of trees that learn to tell the first halves apart, on the second halves."""
+    """Returns the area under the curve of trees that learn to tell the first halves apart, on the
+    second halves.
+    """
     from sklearn.ensemble import ExtraTreesClassifier
 
     half = len(a) // 2
     trees = ExtraTreesClassifier(TREES, random_state=random_state)
     trees.fit(torch.cat([a[:half], b[:half]]).numpy(), [1] * half + [0] * half)
-    score_a, score_b = (torch.from_numpy(trees.predict_proba(t[half:].numpy())[:, 1]) for t in (a, b))
+    score_a, score_b = (
+        torch.from_numpy(trees.predict_proba(t[half:].numpy())[:, 1]) for t in (a, b)
+    )
     return _area(score_a, score_b)
 
 
 def _balls(samples: Tensor, data: Tensor, k: int) -> dict[str, Estimate]:
-    """Returns precision, recall, density and coverage with the error of a jackknife over groups of samples and data at once."""
+    """Returns precision, recall, density and coverage with the error of a jackknife over groups of
+    samples and data at once.
+    """
     pairs = ((samples, samples), (data, data), (samples, data))
-    # From the differences themselves: equal distances, of which bits have many, must come out equal.
+    # From the differences themselves: equal distances, of which bits have many, must come out
+    # equal.
     distances = [torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") for a, b in pairs]
     group = torch.arange(len(samples)) % GROUPS
     count = int(group.max()) + 1
@@ -280,9 +358,20 @@ def _balls(samples: Tensor, data: Tensor, k: int) -> dict[str, Estimate]:
 
 
 def _four(k: int, within_samples: Tensor, within_data: Tensor, across: Tensor) -> Tensor:
-    radius_samples, radius_data = (d.kthvalue(k + 1).values for d in (within_samples, within_data))  # the first is itself
-    in_data, in_samples = (across <= radius_data).double(), (across <= radius_samples[:, None]).double()
-    return torch.stack([in_data.amax(1).mean(), in_samples.amax(0).mean(), in_data.sum(1).mean() / k, in_data.amax(0).mean()])
+    # the first is itself
+    radius_samples, radius_data = (d.kthvalue(k + 1).values for d in (within_samples, within_data))
+    in_data, in_samples = (
+        (across <= radius_data).double(),
+        (across <= radius_samples[:, None]).double(),
+    )
+    return torch.stack(
+        [
+            in_data.amax(1).mean(),
+            in_samples.amax(0).mean(),
+            in_data.sum(1).mean() / k,
+            in_data.amax(0).mean(),
+        ]
+    )
 
 
 def _nearest(points: Tensor, train: Tensor) -> PerDatum:
@@ -309,17 +398,26 @@ def _images(model: VAE, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[
         except NotImplementedError:  # a flow, say
             start, unit = z, torch.ones_like(z)
         (_, first), (before, late), (best, last) = _ascend(model, x, start, unit, steps)
-        changes = {"rise": last - first, "late_rise": last - late, "log_prior": prior.log_prob(best) - prior.log_prob(start)}
+        changes = {
+            "rise": last - first,
+            "late_rise": last - late,
+            "log_prior": prior.log_prob(best) - prior.log_prob(start),
+        }
         for name, latent in (("before_optimum", before), ("mean_at_optimum", best)):
             if (mean := _mean(model.decode(latent))) is not None:
                 images[name] = mean
     return images, changes
 
 
-def _ascend(model: VAE, x: Tensor, start: Tensor, unit: Tensor, steps: int) -> list[tuple[Tensor, Tensor]]:
-    """Returns the best z so far, (B, D), and its log p(x|z), (B,), at first, after three quarters and after all of the steps."""
+def _ascend(
+    model: VAE, x: Tensor, start: Tensor, unit: Tensor, steps: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Returns the best z so far, (B, D), and its log p(x|z), (B,), at first, after three quarters
+    and after all of the steps.
+    """
     moved = torch.zeros_like(start).requires_grad_()
-    # The rate stays what it is: with one that falls, the last steps would change little wherever they are.
+    # The rate stays what it is: with one that falls, the last steps would change little wherever
+    # they are.
     optimizer = torch.optim.Adam([moved], lr=RATE, betas=(0.9, 0.99))
     best, highest = start, x.new_full((len(x),), -math.inf)
     kept = []
@@ -330,7 +428,10 @@ def _ascend(model: VAE, x: Tensor, start: Tensor, unit: Tensor, steps: int) -> l
             optimizer.zero_grad()
             (-value.sum()).backward()
         better = value > highest
-        best, highest = torch.where(better[:, None], z, best).detach(), torch.where(better, value, highest).detach()
+        best, highest = (
+            torch.where(better[:, None], z, best).detach(),
+            torch.where(better, value, highest).detach(),
+        )
         optimizer.step()
         if step in (1, steps - steps // 4, steps):
             kept.append((best, highest))
@@ -338,13 +439,23 @@ def _ascend(model: VAE, x: Tensor, start: Tensor, unit: Tensor, steps: int) -> l
 
 
 def _sharpness(planes: Tensor) -> Tensor:
-    """Returns the energy at high frequencies and the variance of the Laplacian of images (B, C, H, W), (2, B)."""
+    """Returns the energy at high frequencies and the variance of the Laplacian of images (B, C, H,
+    W), (2, B).
+    """
     height, width = planes.shape[-2:]
-    u, v = (torch.minimum(torch.arange(size), size - torch.arange(size)) for size in (height, width))
-    high = 16 * ((u * width).square()[:, None] + (v * height).square()) > (height * width) ** 2  # integers: no rounding decides
+    u, v = (
+        torch.minimum(torch.arange(size), size - torch.arange(size)) for size in (height, width)
+    )
+    # integers: no rounding decides
+    high = 16 * ((u * width).square()[:, None] + (v * height).square()) > (height * width) ** 2
     energy = (torch.fft.fft2(planes, norm="forward").abs().square() * high).sum((-2, -1))
     inner = planes[..., 1:-1, 1:-1]
-    neighbours = planes[..., 2:, 1:-1] + planes[..., :-2, 1:-1] + planes[..., 1:-1, 2:] + planes[..., 1:-1, :-2]
+    neighbours = (
+        planes[..., 2:, 1:-1]
+        + planes[..., :-2, 1:-1]
+        + planes[..., 1:-1, 2:]
+        + planes[..., 1:-1, :-2]
+    )
     laplacian = (neighbours - 4 * inner).var((-2, -1), correction=0)
     return torch.stack([energy, laplacian]).mean(-1)
 

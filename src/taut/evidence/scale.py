@@ -1,9 +1,10 @@
 r"""Whether the scale of a Normal likelihood is the right one, and whether it stands at its floor.
 
-With standardized residuals $e = (x - m(z)) / \sigma(z)$, $z \sim q(z \mid x)$, a right scale has $\mathbb{E}[e_i^2] = 1$.
-Multiplying it by $c_i = \sqrt{\mathbb{E}[e_i^2]}$, found on one half of the data, changes the log-likelihood of the other half
-by $\sum_i \tfrac12 e_i^2 (1 - c_i^{-2}) - \log c_i$: what a better scale would buy at once. A density has no upper limit, so a
-scale at its floor means that the floor, and not the data, decides how good the number looks.
+With standardized residuals $e = (x - m(z)) / \sigma(z)$, $z \sim q(z \mid x)$, a right scale has
+$\mathbb{E}[e_i^2] = 1$. Multiplying it by $c_i = \sqrt{\mathbb{E}[e_i^2]}$, found on one half of
+the data, changes the log-likelihood of the other half by $\sum_i \tfrac12 e_i^2 (1 - c_i^{-2}) -
+\log c_i$: what a better scale would buy at once. A density has no upper limit, so a scale at its
+floor means that the floor, and not the data, decides how good the number looks.
 
 References: rybkin2021.
 """
@@ -27,8 +28,11 @@ ROWS = 512
 NEAR = 2.0  # floors within which a scale counts as standing there
 
 
-def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: int = 0) -> dict[str, Any] | None:
-    r"""Returns what refitting the scale of a Normal likelihood would buy, nats per datum, as plain values.
+def scale_check(
+    model: VAE, x: Data, *, context: Context | None = None, seed: int = 0
+) -> dict[str, Any] | None:
+    r"""Returns what refitting the scale of a Normal likelihood would buy, nats per datum, as plain
+    values.
 
     Args:
         model: The model.
@@ -37,8 +41,9 @@ def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: in
         seed: The same seed gives the same numbers.
 
     Returns:
-        ``gain`` of a refit, ``factor`` (median, smallest and largest $c_i$), ``at_floor`` (share of the scales within twice the
-        floor of a learned scale; None where there is no floor). None for another likelihood.
+        ``gain`` of a refit, ``factor`` (median, smallest and largest $c_i$), ``at_floor`` (share of
+        the scales within twice the floor of a learned scale; None where there is no floor). None
+        for another likelihood.
     """
     device = next((p.device for p in model.parameters()), x.device)
     residuals, floors = [], []
@@ -62,13 +67,20 @@ def scale_check(model: VAE, x: Data, *, context: Context | None = None, seed: in
     known = [f for f in floors if f is not None]
     return {
         "gain": Estimate.of(gain).to_dict(),
-        "factor": {"median": float(factor.median()), "smallest": float(factor.min()), "largest": float(factor.max())},
+        "factor": {
+            "median": float(factor.median()),
+            "smallest": float(factor.min()),
+            "largest": float(factor.max()),
+        },
         "at_floor": float(torch.cat(known).double().mean()) if known else None,
     }
 
 
 def _at_floor(model: VAE, scale: Tensor) -> Tensor | None:
-    """Returns which scales stand at the floor of a learned scale; None where nothing is known of a floor."""
+    """Returns which scales stand at the floor of a learned scale.
+
+    None where nothing is known of a floor.
+    """
     likelihood = model.likelihood
     floor, unit = getattr(likelihood, "min_scale", None), getattr(likelihood, "data_scale", None)
     if floor is None or unit is None or not isinstance(getattr(likelihood, "scale", None), str):

@@ -2,8 +2,9 @@ r"""Likelihood of a table: a family for each kind of column, one decoder for all
 
 $$ p(x \mid z) = \prod_{\mathrm{families}} \; \prod_{i \in \mathrm{family}} p_i(x_i \mid z) $$
 
-The columns of one family are evaluated together, each family being one of the likelihoods for arrays, given its slice of the
-shared decoder's output in place of a decoder: a step costs as many calls as there are families, however many columns.
+The columns of one family are evaluated together, each family being one of the likelihoods for
+arrays, given its slice of the shared decoder's output in place of a decoder: a step costs as many
+calls as there are families, however many columns.
 
 References: nazabal2020.
 """
@@ -37,7 +38,10 @@ LikelihoodFactory = Callable[..., Likelihood]
 
 
 class Family(NamedTuple):
-    """The columns of one family given z: the kind, which columns (as an index), how many levels at most, the distribution."""
+    """The columns of one family given z.
+
+    The kind, which columns (as an index), how many levels at most, the distribution.
+    """
 
     kind: str
     columns: Tensor
@@ -48,7 +52,8 @@ class Family(NamedTuple):
 class Joint(Distribution):
     r"""Creates the joint distribution of the columns of a table, independent given z.
 
-    Its ``mean`` is what a person would fill in: the expectation of a number, the most probable level of a category.
+    Its ``mean`` is what a person would fill in: the expectation of a number, the most probable
+    level of a category.
 
     Args:
         families: The distributions, which together cover the columns 0, ..., C-1.
@@ -59,10 +64,16 @@ class Joint(Distribution):
     def __init__(self, families: Sequence[Family]) -> None:
         self.families = tuple(families)
         self._order = torch.cat([f.columns for f in families]).argsort()
-        super().__init__(families[0].distribution.batch_shape, torch.Size((len(self._order),)), validate_args=False)
+        super().__init__(
+            families[0].distribution.batch_shape,
+            torch.Size((len(self._order),)),
+            validate_args=False,
+        )
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Joint:
-        return Joint([f._replace(distribution=f.distribution.expand(batch_shape)) for f in self.families])
+        return Joint(
+            [f._replace(distribution=f.distribution.expand(batch_shape)) for f in self.families]
+        )
 
     @property
     def support(self) -> constraints.Constraint:
@@ -70,8 +81,14 @@ class Joint(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        return self._join([f.distribution.mean if f.kind not in NOMINAL else level_probs(f).argmax(0).to(f.distribution.mean)
-                           for f in self.families])  # fmt: skip
+        return self._join(
+            [
+                f.distribution.mean
+                if f.kind not in NOMINAL
+                else level_probs(f).argmax(0).to(f.distribution.mean)
+                for f in self.families
+            ]
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         total: Any = sum(f.distribution.log_prob(value[..., f.columns]) for f in self.families)
@@ -91,7 +108,9 @@ class Joint(Distribution):
 def level_probs(family: Family) -> Tensor:
     r"""Returns the probability of each level of nominal columns, (levels, \*batch, columns)."""
     shape = family.distribution.batch_shape + family.distribution.event_shape
-    levels = torch.arange(family.num_levels, dtype=torch.get_default_dtype(), device=family.columns.device)
+    levels = torch.arange(
+        family.num_levels, dtype=torch.get_default_dtype(), device=family.columns.device
+    )
     values = levels.view(-1, *(1 for _ in shape)).expand(-1, *shape)
     return terms(family.distribution, values).exp()
 
@@ -100,7 +119,8 @@ class Columns(Likelihood):
     r"""Creates the likelihood of a table, a family for each kind of column.
 
     Args:
-        kinds: Of each column: binary, category, ordinal, count, levels, real, date, positive or mixed.
+        kinds: Of each column: binary, category, ordinal, count, levels, real, date, positive or
+            mixed.
         num_levels: Of each column, 0 for numbers.
         latent_dim: D.
         decoder: Network from z to the parameters of all columns.
@@ -110,10 +130,13 @@ class Columns(Likelihood):
         data_total: Sum of each column, likewise.
         log_loc: Mean of the logarithm of each positive column.
         log_scale: Standard deviation of it.
-        low: Smallest level of each column of levels, and what no value of a mixed one lies below (minus infinity: unknown).
+        low: Smallest level of each column of levels, and what no value of a mixed one lies below
+            (minus infinity: unknown).
         high: Largest level, likewise.
-        log_frequencies: Log-probabilities of the levels of each column, (columns, most levels), -inf beyond its own.
-        knots: Of the marginal of each column of levels, mixed numbers or dates, (columns, 2, knots): see ``warps``.
+        log_frequencies: Log-probabilities of the levels of each column, (columns, most levels),
+            -inf beyond its own.
+        knots: Of the marginal of each column of levels, mixed numbers or dates, (columns, 2,
+            knots): see ``warps``.
         binary: Likelihood of the binary columns.
         category: Of those with unordered levels.
         ordinal: Of those with ordered levels.
@@ -170,7 +193,11 @@ class Columns(Likelihood):
             outputs: list[_Slice] = []
             here = torch.tensor(index)
             fill: dict[str, Any] = {name: given[name][here] for name in statistics}
-            fill |= {"event_shape": (len(index),), "latent_dim": latent_dim, "context_dim": context_dim}
+            fill |= {
+                "event_shape": (len(index),),
+                "latent_dim": latent_dim,
+                "context_dim": context_dim,
+            }
             fill["decoder"] = partial(_make_slice, outputs)
             if kind in NOMINAL:
                 fill |= {"low": 0, "high": most - 1, "log_frequencies": frequencies[here, :most]}
@@ -180,9 +207,14 @@ class Columns(Likelihood):
                 fill["knots"] = knots[here]
             family: LikelihoodFactory = getattr(self, kind)
             if isinstance(family, partial) and family.keywords.get("library"):
-                raise ValueError("library=True is for a matrix of counts, whose rows have totals, not for columns of a table")
+                raise ValueError(
+                    "library=True is for a matrix of counts, whose rows have totals, not for "
+                    "columns of a table"
+                )
             wanted = inspect.signature(family).parameters
-            self.parts.append(family(**{name: value for name, value in fill.items() if name in wanted}))
+            self.parts.append(
+                family(**{name: value for name, value in fill.items() if name in wanted})
+            )
             self.sizes.append(sum(math.prod(o.out_shape) for o in outputs))
             self.register_buffer(f"index_{len(self.parts) - 1}", here, persistent=False)
         self.decoder = decoder((latent_dim,), (sum(self.sizes),), context_dim)
@@ -192,27 +224,40 @@ class Columns(Likelihood):
         return Joint(
             [
                 Family(kind, getattr(self, f"index_{i}"), most, part(raw, context))
-                for i, ((kind, _, most), part, raw) in enumerate(zip(self.groups, self.parts, raws, strict=True))
+                for i, ((kind, _, most), part, raw) in enumerate(
+                    zip(self.groups, self.parts, raws, strict=True)
+                )
             ]
         )
 
 
 def _groups(kinds: Sequence[str], num_levels: Sequence[int]) -> list[tuple[str, list[int], int]]:
-    """Returns (kind, columns, most levels) of each family; levels are padded, so columns with very unequal numbers stay apart."""
+    """Returns (kind, columns, most levels) of each family.
+
+    Levels are padded, so columns with very unequal numbers stay apart.
+    """
     groups: dict[tuple[str, int], list[int]] = {}
     for i, (kind, levels) in enumerate(zip(kinds, num_levels, strict=True)):
         padded = 1 << (levels - 1).bit_length() if kind in ("category", "ordinal") else 0
         groups.setdefault(("mixed" if kind == "date" else kind, padded), []).append(i)
-    return [(kind, index, max(num_levels[i] for i in index)) for (kind, _), index in sorted(groups.items())]
+    return [
+        (kind, index, max(num_levels[i] for i in index))
+        for (kind, _), index in sorted(groups.items())
+    ]
 
 
 def _uniform(num_levels: Sequence[int]) -> Tensor:
     level = torch.arange(max([2, *num_levels]))
-    return torch.where(level < torch.tensor(num_levels)[:, None], 0.0, -torch.inf).to(torch.get_default_dtype())
+    return torch.where(level < torch.tensor(num_levels)[:, None], 0.0, -torch.inf).to(
+        torch.get_default_dtype()
+    )
 
 
 class _Slice(Network):
-    """What a family has for a decoder: its part of the shared decoder's output, in the shape it asked for."""
+    """What a family has for a decoder.
+
+    Its part of the shared decoder's output, in the shape it asked for.
+    """
 
     def __init__(self, out_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -222,7 +267,9 @@ class _Slice(Network):
         return x.unflatten(-1, self.out_shape)
 
 
-def _make_slice(made: list[_Slice], in_shape: tuple[int, ...], out_shape: tuple[int, ...], context_dim: int = 0) -> _Slice:
+def _make_slice(
+    made: list[_Slice], in_shape: tuple[int, ...], out_shape: tuple[int, ...], context_dim: int = 0
+) -> _Slice:
     made.append(_Slice(tuple(out_shape)))
     return made[-1]
 
@@ -230,7 +277,12 @@ def _make_slice(made: list[_Slice], in_shape: tuple[int, ...], out_shape: tuple[
 class ColumnSupport(constraints.Constraint):
     """The support of each column; what is missing is in it."""
 
-    def __init__(self, families: Sequence[Family], order: Tensor, of: Callable[[Distribution], Any] | None = None) -> None:
+    def __init__(
+        self,
+        families: Sequence[Family],
+        order: Tensor,
+        of: Callable[[Distribution], Any] | None = None,
+    ) -> None:
         self._order = order
         self._parts = [(f.columns, (of or _elementwise)(f.distribution)) for f in families]
         self.is_discrete = all(part.is_discrete for _, part in self._parts)
@@ -249,9 +301,11 @@ def _elementwise(distribution: Distribution) -> constraints.Constraint:
 
 
 def reach_of(distribution: Distribution) -> constraints.Constraint | None:
-    r"""Returns where a density or a mass is not zero, for each element of a datum, (\*batch, \*event).
+    r"""Returns where a density or a mass is not zero, for each element of a datum, (\*batch,
+    \*event).
 
-    It is the support, but of families that leave a little beyond the range of the training (``distributions.OUTSIDE``).
+    It is the support, but of families that leave a little beyond the range of the training
+    (``distributions.OUTSIDE``).
     """
     if isinstance(distribution, Joint):
         return ColumnSupport(distribution.families, distribution._order, reach_of)
@@ -260,4 +314,6 @@ def reach_of(distribution: Distribution) -> constraints.Constraint | None:
         single = single.base_dist
     if isinstance(single, MixtureSameFamily):
         single = single.component_distribution
-    return getattr(single, "reach", None) or (None if distribution.support is None else _elementwise(distribution))
+    return getattr(single, "reach", None) or (
+        None if distribution.support is None else _elementwise(distribution)
+    )

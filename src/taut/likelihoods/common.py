@@ -14,9 +14,14 @@ __all__ = ["full", "independent"]
 
 
 def independent(distribution: Distribution, event_dims: int, fill: Tensor | float) -> Distribution:
-    """Returns independent elements, of which those that are NaN in a datum drop out; ``fill`` is any value of their support."""
+    """Returns independent elements, of which those that are NaN in a datum drop out.
+
+    ``fill`` is any value of their support.
+    """
     return Observed(distribution, event_dims, fill)
 
 
 def full(value: Tensor | float, event_shape: Sequence[int]) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(tuple(event_shape)).clone()
+    return (
+        torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(tuple(event_shape)).clone()
+    )

@@ -17,28 +17,34 @@ from taut.types import Context
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
 
-# A count that training never saw starts at this rate, half a count in 5,000 data: at zero one such count would be impossible.
+# A count that training never saw starts at this rate, half a count in 5,000 data: at zero one such
+# count would be impossible.
 UNSEEN_RATE = 1e-4
-# Steps of log r for one of its parameter: r moves over orders of magnitude while Adam moves a parameter by its small rate.
+# Steps of log r for one of its parameter: r moves over orders of magnitude while Adam moves a
+# parameter by its small rate.
 GAIN = 10.0
 FEW_COUNTS = 200.0
 
 
 class Poisson(Likelihood):
-    r"""Creates $p(x \mid z) = \prod_i \mathrm{Poisson}(x_i; \lambda_i e^{m_i(z)})$ for counts; $\lambda$ is the mean of the data.
+    r"""Creates $p(x \mid z) = \prod_i \mathrm{Poisson}(x_i; \lambda_i e^{m_i(z)})$ for counts;
+    $\lambda$ is the mean of the data.
 
-    An element whose training data are all zero starts at a rate of 1e-4, half a count in 5,000 data.
+    An element whose training data are all zero starts at a rate of 1e-4, half a count in 5,000
+    data.
 
     Args:
         event_shape: Shape of one datum.
         latent_dim: D.
-        library: Whether rates are proportional to a row's total: the first column of the context is then the logarithm of
-            (total of the row / mean total) and is added to the log of each rate.
+        library: Whether rates are proportional to a row's total: the first column of the context is
+            then the logarithm of (total of the row / mean total) and is added to the log of each
+            rate.
         decoder: Network from z to m, (1, \*event).
         context_dim: C.
         data_loc: Mean of the training data.
-        data_total: Sum of the training data: m is the decoder's output times total / (total + 200), so that an element of few
-            counts, of which little can be known, stays near its mean for longer.
+        data_total: Sum of the training data: m is the decoder's output times total / (total + 200),
+            so that an element of few counts, of which little can be known, stays near its mean for
+            longer.
     """
 
     data_loc: Tensor
@@ -64,11 +70,16 @@ class Poisson(Likelihood):
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).squeeze(-1 - self.event_dims)
         log_rate = _log_mean(self.known * raw, self.data_loc, context, self.library)
-        return independent(distributions.Poisson(log_rate, validate_args=False), self.event_dims, 0.0)
+        return independent(
+            distributions.Poisson(log_rate, validate_args=False), self.event_dims, 0.0
+        )
 
 
 class _NegativeBinomial(Likelihood):
-    """What the two negative binomials share: their constructor, and the distribution without zero inflation."""
+    """What the two negative binomials share.
+
+    Their constructor, and the distribution without zero inflation.
+    """
 
     data_loc: Tensor
     known: Tensor
@@ -95,7 +106,8 @@ class _NegativeBinomial(Likelihood):
         self.register_buffer("known", 1 / (1 + FEW_COUNTS / full(data_total, event_shape)))
         excess = full(data_scale, event_shape).square() - self.data_loc
         moments = torch.where(excess > 0, self.data_loc.square() / excess, torch.inf)
-        # A rare count that looks like a Poisson's is not known to be one: its variance starts at 1.1 means at least.
+        # A rare count that looks like a Poisson's is not known to be one: its variance starts at
+        # 1.1 means at least.
         moments = torch.minimum(moments, 10 * self.data_loc)
         self.raw_concentration = nn.Parameter(moments.clamp(1e-2, 1e4).log() / GAIN)
         maps = self.maps + (dispersion == "per_datum")
@@ -110,23 +122,28 @@ class _NegativeBinomial(Likelihood):
 
 
 class NegativeBinomial(_NegativeBinomial):
-    r"""Creates $p(x \mid z) = \prod_i \mathrm{NB}(x_i; \mu_i, r_i)$ for counts that vary more than a Poisson's.
+    r"""Creates $p(x \mid z) = \prod_i \mathrm{NB}(x_i; \mu_i, r_i)$ for counts that vary more than
+    a Poisson's.
 
-    The mean is $\mu_i = \lambda_i e^{m_i(z)}$ with $\lambda$ the mean of the data, the variance $\mu_i + \mu_i^2 / r_i$. An
-    element starts with the r that gives the variance of the data, between 0.01 and ten times its mean; one whose training data
-    are all zero starts at a mean of 1e-4, half a count in 5,000 data.
+    The mean is $\mu_i = \lambda_i e^{m_i(z)}$ with $\lambda$ the mean of the data, the variance
+    $\mu_i + \mu_i^2 / r_i$. An element starts with the r that gives the variance of the data,
+    between 0.01 and ten times its mean; one whose training data are all zero starts at a mean of
+    1e-4, half a count in 5,000 data.
 
     Args:
         event_shape: Shape of one datum.
         latent_dim: D.
         dispersion: "per_feature" (one learned $r_i$ each) or "per_datum" ($r_i(z)$, decoded).
-        library: Whether means are proportional to a row's total: the first column of the context is then the logarithm of
-            (total of the row / mean total) and is added to the log of each mean.
-        decoder: Network from z to m, and log r relative to that of the element if decoded, (1 or 2, \*event).
+        library: Whether means are proportional to a row's total: the first column of the context is
+            then the logarithm of (total of the row / mean total) and is added to the log of each
+            mean.
+        decoder: Network from z to m, and log r relative to that of the element if decoded, (1 or 2,
+            \*event).
         context_dim: C.
         data_loc: Mean of the training data.
-        data_total: Sum of the training data: m is the decoder's output times total / (total + 200), so that an element of few
-            counts, of which little can be known, stays near its mean for longer.
+        data_total: Sum of the training data: m is the decoder's output times total / (total + 200),
+            so that an element of few counts, of which little can be known, stays near its mean for
+            longer.
         data_scale: Standard deviation of the training data.
     """
 
@@ -136,7 +153,8 @@ class NegativeBinomial(_NegativeBinomial):
 
 
 class ZeroInflatedNegativeBinomial(_NegativeBinomial):
-    r"""Creates $p(x \mid z) = \prod_i \{(1 - \pi_i(z)) \, \mathrm{NB}(x_i; \mu_i, r_i) + \pi_i(z) \, [x_i = 0]\}$ for counts.
+    r"""Creates $p(x \mid z) = \prod_i \{(1 - \pi_i(z)) \, \mathrm{NB}(x_i; \mu_i, r_i) + \pi_i(z)
+    \, [x_i = 0]\}$ for counts.
 
     It is ``NegativeBinomial`` with a share $\pi$ of zeros of another origin, which starts at 1%.
 
@@ -145,11 +163,13 @@ class ZeroInflatedNegativeBinomial(_NegativeBinomial):
         latent_dim: D.
         dispersion: "per_feature" (one learned $r_i$ each) or "per_datum" ($r_i(z)$, decoded).
         library: Whether means are proportional to a row's total, as in ``NegativeBinomial``.
-        decoder: Network from z to m, the logit of the share relative to 1%, and log r if decoded, (2 or 3, \*event).
+        decoder: Network from z to m, the logit of the share relative to 1%, and log r if decoded,
+            (2 or 3, \*event).
         context_dim: C.
         data_loc: Mean of the training data.
-        data_total: Sum of the training data: m is the decoder's output times total / (total + 200), so that an element of few
-            counts, of which little can be known, stays near its mean for longer.
+        data_total: Sum of the training data: m is the decoder's output times total / (total + 200),
+            so that an element of few counts, of which little can be known, stays near its mean for
+            longer.
         data_scale: Standard deviation of the training data.
     """
 
@@ -169,7 +189,10 @@ def _rates(data_loc: Tensor | float, event_shape: Sequence[int]) -> Tensor:
 
 def _check_library(library: bool, context_dim: int) -> None:
     if library and context_dim < 1:
-        raise ValueError("library=True needs a context: its first column is the log of (total of the row / mean total)")
+        raise ValueError(
+            "library=True needs a context: its first column is the log of (total of the row / mean "
+            "total)"
+        )
 
 
 def _log_mean(raw: Tensor, data_loc: Tensor, context: Context | None, library: bool) -> Tensor:
@@ -177,5 +200,8 @@ def _log_mean(raw: Tensor, data_loc: Tensor, context: Context | None, library: b
     if not library:
         return log_mean
     if context is None:
-        raise ValueError("library=True needs the context: how many counts a datum has in all is not for the model to guess")
+        raise ValueError(
+            "library=True needs the context: how many counts a datum has in all is not for the "
+            "model to guess"
+        )
     return log_mean + context[:, 0].view(-1, *(1 for _ in data_loc.shape))

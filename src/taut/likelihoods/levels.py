@@ -21,14 +21,16 @@ __all__ = ["Bernoulli", "Binomial", "Categorical", "DiscretizedLogistic", "Ordin
 
 
 class Bernoulli(Likelihood):
-    r"""Creates $p(x \mid z) = \prod_i \mathrm{Bernoulli}(x_i; \sigma(\ell_i(z)))$ for data that are 0 or 1.
+    r"""Creates $p(x \mid z) = \prod_i \mathrm{Bernoulli}(x_i; \sigma(\ell_i(z)))$ for data that are
+    0 or 1.
 
     Args:
         event_shape: Shape of one datum.
         latent_dim: D.
         decoder: Network from z to the logits, (1, \*event).
         context_dim: C.
-        log_frequencies: Log-probabilities of 0 and 1 in the training data, (\*event, 2): what raw zero stands for.
+        log_frequencies: Log-probabilities of 0 and 1 in the training data, (\*event, 2): what raw
+            zero stands for.
     """
 
     offset: Tensor
@@ -49,11 +51,14 @@ class Bernoulli(Likelihood):
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).squeeze(-1 - self.event_dims) + self.offset
-        return independent(distributions.Bernoulli(logits=logits, validate_args=False), self.event_dims, 0.0)
+        return independent(
+            distributions.Bernoulli(logits=logits, validate_args=False), self.event_dims, 0.0
+        )
 
 
 class Categorical(Likelihood):
-    r"""Creates $p(x \mid z) = \prod_i \mathrm{Categorical}(x_i; \mathrm{softmax}(\ell_i(z)))$ over the levels low, ..., high.
+    r"""Creates $p(x \mid z) = \prod_i \mathrm{Categorical}(x_i; \mathrm{softmax}(\ell_i(z)))$ over
+    the levels low, ..., high.
 
     Args:
         event_shape: Shape of one datum.
@@ -62,7 +67,8 @@ class Categorical(Likelihood):
         high: The largest level, likewise: an element gives the levels beyond its own exactly zero.
         decoder: Network from z to the logits, (levels, \*event).
         context_dim: C.
-        log_frequencies: Log-probabilities of the levels in the training data, (\*event, levels): what raw zero stands for.
+        log_frequencies: Log-probabilities of the levels in the training data, (\*event, levels):
+            what raw zero stands for.
     """
 
     offset: Tensor
@@ -80,20 +86,26 @@ class Categorical(Likelihood):
         super().__init__()
         self.event_dims = len(event_shape)
         self.low, self.high = _range(low, high, event_shape)
-        self.register_buffer("offset", _log_frequencies(log_frequencies, self.low, self.high, event_shape))
+        self.register_buffer(
+            "offset", _log_frequencies(log_frequencies, self.low, self.high, event_shape)
+        )
         self.decoder = decoder((latent_dim,), (self.offset.shape[-1], *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).movedim(-1 - self.event_dims, -1) + self.offset
         return independent(
-            distributions.CategoricalLevels(logits, self.low, self.high, validate_args=False), self.event_dims, self.low
+            distributions.CategoricalLevels(logits, self.low, self.high, validate_args=False),
+            self.event_dims,
+            self.low,
         )
 
 
 class DiscretizedLogistic(Likelihood):
-    r"""Creates a mixture of logistic distributions rounded to the levels low, ..., high, for each element.
+    r"""Creates a mixture of logistic distributions rounded to the levels low, ..., high, for each
+    element.
 
-    Unlike ``Categorical`` it knows that 7 is close to 8, and its size does not grow with the number of levels.
+    Unlike ``Categorical`` it knows that 7 is close to 8, and its size does not grow with the number
+    of levels.
 
     Args:
         event_shape: Shape of one datum.
@@ -102,7 +114,8 @@ class DiscretizedLogistic(Likelihood):
         high: The largest level, likewise.
         components: Number of logistic distributions mixed for each element.
         min_scale: Smallest scale, in levels; with 0.01 a level can have all but e^-50 of the mass.
-        decoder: Network from z to (loc, raw scale, logit) of each component, (2, \*event) where there is only one.
+        decoder: Network from z to (loc, raw scale, logit) of each component, (2, \*event) where
+            there is only one.
         context_dim: C.
         data_loc: Mean of the training data, in levels.
         data_scale: Standard deviation of the training data, in levels.
@@ -142,22 +155,30 @@ class DiscretizedLogistic(Likelihood):
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, -1)
         if self.components == 1:
-            return independent(self._logistic(raw[..., 0], raw[..., 1], ...), self.event_dims, self.low)
+            return independent(
+                self._logistic(raw[..., 0], raw[..., 1], ...), self.event_dims, self.low
+            )
         loc, scale, logits = raw.unflatten(-1, (3, -1)).unbind(-2)
         parts = self._logistic(loc + self.start, scale, (..., None))
-        mixture = MixtureSameFamily(CategoricalDistribution(logits=logits, validate_args=False), parts, validate_args=False)
+        mixture = MixtureSameFamily(
+            CategoricalDistribution(logits=logits, validate_args=False), parts, validate_args=False
+        )
         return independent(mixture, self.event_dims, self.low)
 
     def _logistic(self, loc: Tensor, raw_scale: Tensor, each: Any) -> Distribution:
         data_loc, data_scale = self.data_loc[each], self.data_scale[each]
         low, high = (end[each] if isinstance(end, Tensor) else end for end in (self.low, self.high))
-        # A logistic distribution of scale s has standard deviation s pi / sqrt(3), about 1.8 s: hence the half.
+        # A logistic distribution of scale s has standard deviation s pi / sqrt(3), about 1.8 s:
+        # hence the half.
         scale = self.min_scale + 0.5 * data_scale * positive(raw_scale)
-        return distributions.DiscretizedLogistic(data_loc + data_scale * loc, scale, low, high, validate_args=False)
+        return distributions.DiscretizedLogistic(
+            data_loc + data_scale * loc, scale, low, high, validate_args=False
+        )
 
 
 class Binomial(Likelihood):
-    r"""Creates low + $\mathrm{Binomial}(x_i; n_i, \sigma(\ell_i(z)))$ with n = high - low, for each element.
+    r"""Creates low + $\mathrm{Binomial}(x_i; n_i, \sigma(\ell_i(z)))$ with n = high - low, for each
+    element.
 
     An element that never leaves an end of its range in training starts within 1e-4 of it.
 
@@ -188,19 +209,27 @@ class Binomial(Likelihood):
         self.low, self.high = _range(low, high, event_shape)
         first, last = full(low, event_shape), full(high, event_shape)
         loc = (first + last) / 2 if data_loc is None else full(data_loc, event_shape)
-        self.register_buffer("offset", ((loc - first) / (last - first).clamp(min=1)).logit(eps=1e-4))
+        self.register_buffer(
+            "offset", ((loc - first) / (last - first).clamp(min=1)).logit(eps=1e-4)
+        )
         self.decoder = decoder((latent_dim,), (1, *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).squeeze(-1 - self.event_dims) + self.offset
-        return independent(distributions.Binomial(logits, self.low, self.high, validate_args=False), self.event_dims, self.low)
+        return independent(
+            distributions.Binomial(logits, self.low, self.high, validate_args=False),
+            self.event_dims,
+            self.low,
+        )
 
 
 class Ordinal(Likelihood):
-    r"""Creates $P(x_i \le \mathrm{low} + l \mid z) = \sigma(c_{il} - s_i m_i(z))$ for levels that have an order and no distances.
+    r"""Creates $P(x_i \le \mathrm{low} + l \mid z) = \sigma(c_{il} - s_i m_i(z))$ for levels that
+    have an order and no distances.
 
-    The cutpoints c ascend and are learned, and so is the scale s, one for each element. At m = 0 the levels start with the
-    frequencies of the training data; one whose frequency is given as zero, after the last that occurs, has no probability at all.
+    The cutpoints c ascend and are learned, and so is the scale s, one for each element. At m = 0
+    the levels start with the frequencies of the training data; one whose frequency is given as
+    zero, after the last that occurs, has no probability at all.
 
     Args:
         event_shape: Shape of one datum.
@@ -229,13 +258,19 @@ class Ordinal(Likelihood):
         self.low, self.high = _range(low, high, event_shape)
         p = _log_frequencies(log_frequencies, self.low, self.high, event_shape).double().softmax(-1)
         if bool(((p > 0).int().diff(dim=-1) > 0).any()):
-            raise ValueError("a level of frequency zero lies below one that occurs: only levels after the last can be absent")
+            raise ValueError(
+                "a level of frequency zero lies below one that occurs: only levels after the last "
+                "can be absent"
+            )
         below, above = p.cumsum(-1)[..., :-1], p.flip(-1).cumsum(-1).flip(-1)[..., 1:]
         cutpoints = below.log() - above.log()
         gaps = cutpoints.diff(dim=-1)
-        raw = torch.cat([cutpoints[..., :1], gaps + torch.log(-torch.expm1(-gaps))], -1)  # the inverse of softplus
+        # the inverse of softplus
+        raw = torch.cat([cutpoints[..., :1], gaps + torch.log(-torch.expm1(-gaps))], -1)
         self.register_buffer("present", above > 0)
-        self.raw_cutpoints = nn.Parameter(raw.masked_fill(~self.present, 0.0).to(torch.get_default_dtype()))
+        self.raw_cutpoints = nn.Parameter(
+            raw.masked_fill(~self.present, 0.0).to(torch.get_default_dtype())
+        )
         self.raw_scale = nn.Parameter(torch.zeros(tuple(event_shape)))
         self.decoder = decoder((latent_dim,), (1, *event_shape), context_dim)
 
@@ -243,18 +278,33 @@ class Ordinal(Likelihood):
         loc = positive(self.raw_scale) * self.decoder(z, context).squeeze(-1 - self.event_dims)
         first, gaps = self.raw_cutpoints[..., :1], functional.softplus(self.raw_cutpoints[..., 1:])
         cutpoints = torch.where(self.present, torch.cat([first, gaps], -1).cumsum(-1), torch.inf)
-        return independent(distributions.Ordinal(loc, cutpoints, self.low, validate_args=False), self.event_dims, self.low)
+        return independent(
+            distributions.Ordinal(loc, cutpoints, self.low, validate_args=False),
+            self.event_dims,
+            self.low,
+        )
 
 
-def _range(low: int | Tensor, high: int | Tensor, event_shape: Sequence[int]) -> tuple[int | Tensor, int | Tensor]:
-    """Returns the ends of the levels: numbers, or buffers (they follow from the data and so are not stored with the weights)."""
+def _range(
+    low: int | Tensor, high: int | Tensor, event_shape: Sequence[int]
+) -> tuple[int | Tensor, int | Tensor]:
+    """Returns the ends of the levels.
+
+    Numbers, or buffers (they follow from the data and so are not stored with the weights).
+    """
     if not isinstance(low, Tensor) and not isinstance(high, Tensor):
         return int(low), int(high)
-    return nn.Buffer(full(low, event_shape), persistent=False), nn.Buffer(full(high, event_shape), persistent=False)
+    return nn.Buffer(full(low, event_shape), persistent=False), nn.Buffer(
+        full(high, event_shape), persistent=False
+    )
 
 
-def _log_frequencies(given: Tensor | None, low: int | Tensor, high: int | Tensor, event_shape: Sequence[int]) -> Tensor:
-    """Returns log-frequencies (*event, levels), all zero where none are given, and -inf beyond the levels of an element."""
+def _log_frequencies(
+    given: Tensor | None, low: int | Tensor, high: int | Tensor, event_shape: Sequence[int]
+) -> Tensor:
+    """Returns log-frequencies (*event, levels), all zero where none are given, and -inf beyond the
+    levels of an element.
+    """
     last = torch.as_tensor(high - low)
     level = torch.arange(int(last.max()) + 1)
     frequencies = torch.zeros(*event_shape, len(level)) if given is None else given

@@ -22,14 +22,16 @@ __all__ = ["ContinuousBernoulli", "LogNormal", "Normal", "StudentT"]
 class Normal(Likelihood):
     r"""Creates $p(x \mid z) = \prod_i \mathcal{N}(x_i; m_i(z), \sigma_i^2)$ for real numbers.
 
-    The scale is *learned* unless a number fixes it: a squared error with a variance that nobody chose is no likelihood.
+    The scale is *learned* unless a number fixes it: a squared error with a variance that nobody
+    chose is no likelihood.
 
     Args:
         event_shape: Shape of one datum.
         latent_dim: D.
-        scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$), "per_datum" ($\sigma(z)$, decoded)
-            or the fixed $\sigma$ itself in the user's units.
-        min_scale: Smallest learned scale, as a share of the data's standard deviation: a density has no upper limit.
+        scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$),
+            "per_datum" ($\sigma(z)$, decoded) or the fixed $\sigma$ itself in the user's units.
+        min_scale: Smallest learned scale, as a share of the data's standard deviation: a density
+            has no upper limit.
         decoder: Network from z to m in standardized units, (1, \*event).
         context_dim: C.
         data_loc: Mean of the training data, in the user's units.
@@ -54,7 +56,10 @@ class Normal(Likelihood):
     ) -> None:
         super().__init__()
         if isinstance(scale, str) and scale not in ("per_feature", "shared", "per_datum"):
-            raise ValueError(f"unknown scale {scale!r}: 'per_feature', 'shared', 'per_datum' or a positive number")
+            raise ValueError(
+                f"unknown scale {scale!r}: 'per_feature', 'shared', 'per_datum' or a positive "
+                f"number"
+            )
         if not isinstance(scale, str) and not scale > 0:
             raise ValueError(f"scale must be positive, not {scale}")
         self.event_dims, self.scale, self.min_scale = len(event_shape), scale, min_scale
@@ -68,8 +73,11 @@ class Normal(Likelihood):
             self.raw_scale = nn.Parameter(torch.zeros(tuple(event_shape)))
         elif scale == "shared":
             self.raw_scale = nn.Parameter(torch.zeros(()))
-        # The scale of a whole datum is the mean of one more map of raw scales: it needs no network of its own.
-        self.decoder = decoder((latent_dim,), (2 if scale == "per_datum" else 1, *event_shape), context_dim)
+        # The scale of a whole datum is the mean of one more map of raw scales: it needs no network
+        # of its own.
+        self.decoder = decoder(
+            (latent_dim,), (2 if scale == "per_datum" else 1, *event_shape), context_dim
+        )
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
@@ -81,11 +89,16 @@ class Normal(Likelihood):
         else:
             event = tuple(range(-self.event_dims, 0))
             scale = self.data_scale * (self.min_scale + positive(raw[1].mean(event, keepdim=True)))
-        return independent(NormalDistribution(loc, scale.expand_as(loc), validate_args=False), self.event_dims, self.data_loc)
+        return independent(
+            NormalDistribution(loc, scale.expand_as(loc), validate_args=False),
+            self.event_dims,
+            self.data_loc,
+        )
 
 
 class ContinuousBernoulli(Likelihood):
-    r"""Creates $p(x \mid z) = \prod_i C(\lambda_i) \lambda_i^{x_i} (1 - \lambda_i)^{1 - x_i}$ for reals in [0, 1].
+    r"""Creates $p(x \mid z) = \prod_i C(\lambda_i) \lambda_i^{x_i} (1 - \lambda_i)^{1 - x_i}$ for
+    reals in [0, 1].
 
     It is the density that a cross-entropy on grey levels leaves unnormalised.
 
@@ -111,18 +124,23 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).squeeze(-1 - self.event_dims)
-        return independent(distributions.ContinuousBernoulli(logits, validate_args=False), self.event_dims, 0.5)
+        return independent(
+            distributions.ContinuousBernoulli(logits, validate_args=False), self.event_dims, 0.5
+        )
 
 
 class LogNormal(Likelihood):
-    r"""Creates $p(x \mid z) = \prod_i \mathcal{N}(\log x_i; m_i(z), \sigma_i^2) / x_i$ for positive numbers.
+    r"""Creates $p(x \mid z) = \prod_i \mathcal{N}(\log x_i; m_i(z), \sigma_i^2) / x_i$ for positive
+    numbers.
 
-    It is a density of x itself, not of its logarithm: its bound can be compared with that of any other density of x.
+    It is a density of x itself, not of its logarithm: its bound can be compared with that of any
+    other density of x.
 
     Args:
         event_shape: Shape of one datum.
         latent_dim: D.
-        scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$) or "per_datum" ($\sigma(z)$, decoded).
+        scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$) or
+            "per_datum" ($\sigma(z)$, decoded).
         min_scale: Smallest scale, as a share of that of the data: a density has no upper limit.
         decoder: Network from z to m in standardized units, (1 or 2, \*event).
         context_dim: C.
@@ -147,24 +165,31 @@ class LogNormal(Likelihood):
         self.event_dims, self.scale, self.min_scale = len(event_shape), scale, min_scale
         self.learned = _Scale(scale, event_shape, min_scale, log_scale)
         self.register_buffer("log_loc", full(log_loc, event_shape))
-        self.decoder = decoder((latent_dim,), (2 if scale == "per_datum" else 1, *event_shape), context_dim)
+        self.decoder = decoder(
+            (latent_dim,), (2 if scale == "per_datum" else 1, *event_shape), context_dim
+        )
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
         loc = self.log_loc + self.learned.unit * raw[0]
         scale = self.learned(raw).expand_as(loc)
-        return independent(distributions.LogNormal(loc, scale, validate_args=False), self.event_dims, 1.0)
+        return independent(
+            distributions.LogNormal(loc, scale, validate_args=False), self.event_dims, 1.0
+        )
 
 
 class StudentT(Likelihood):
-    r"""Creates $p(x \mid z) = \prod_i t_{\nu_i}((x_i - m_i(z)) / \sigma_i) / \sigma_i$ for real numbers with outliers.
+    r"""Creates $p(x \mid z) = \prod_i t_{\nu_i}((x_i - m_i(z)) / \sigma_i) / \sigma_i$ for real
+    numbers with outliers.
 
-    The degrees of freedom $\nu_i > 2$ are learned, one for each element, and start at 10, with the variance of the data.
+    The degrees of freedom $\nu_i > 2$ are learned, one for each element, and start at 10, with the
+    variance of the data.
 
     Args:
         event_shape: Shape of one datum.
         latent_dim: D.
-        scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$) or "per_datum" ($\sigma(z)$, decoded).
+        scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$) or
+            "per_datum" ($\sigma(z)$, decoded).
         min_scale: Smallest scale, as a share of that of the data: a density has no upper limit.
         decoder: Network from z to m in standardized units, (1 or 2, \*event).
         context_dim: C.
@@ -190,7 +215,9 @@ class StudentT(Likelihood):
         self.learned = _Scale(scale, event_shape, min_scale, data_scale)
         self.raw_df = nn.Parameter(torch.zeros(tuple(event_shape)))
         self.register_buffer("data_loc", full(data_loc, event_shape))
-        self.decoder = decoder((latent_dim,), (2 if scale == "per_datum" else 1, *event_shape), context_dim)
+        self.decoder = decoder(
+            (latent_dim,), (2 if scale == "per_datum" else 1, *event_shape), context_dim
+        )
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
@@ -198,21 +225,35 @@ class StudentT(Likelihood):
         # A t of 10 degrees of freedom and scale s has the variance s^2 10 / 8.
         scale = math.sqrt(0.8) * self.learned(raw).expand_as(loc)
         df = 2 + 8 * positive(self.raw_df)
-        return independent(distributions.StudentT(df, loc, scale, validate_args=False), self.event_dims, self.data_loc)
+        return independent(
+            distributions.StudentT(df, loc, scale, validate_args=False),
+            self.event_dims,
+            self.data_loc,
+        )
 
 
 class _Scale(nn.Module):
-    """The learned scale of a location-scale density, in units of the data's: the same three choices as ``Normal`` has."""
+    """The learned scale of a location-scale density, in units of the data's.
+
+    The same three choices as ``Normal`` has.
+    """
 
     unit: Tensor
 
-    def __init__(self, choice: str, event_shape: Sequence[int], min_scale: float, data_scale: Tensor | float) -> None:
+    def __init__(
+        self, choice: str, event_shape: Sequence[int], min_scale: float, data_scale: Tensor | float
+    ) -> None:
         super().__init__()
         if choice not in ("per_feature", "shared", "per_datum"):
             raise ValueError(f"unknown scale {choice!r}: 'per_feature', 'shared' or 'per_datum'")
         self.event_dims, self.min_scale = len(event_shape), min_scale
         unit = full(data_scale, event_shape)
-        self.register_buffer("unit", unit if choice == "per_feature" else unit.square().mean().sqrt().expand_as(unit).clone())
+        self.register_buffer(
+            "unit",
+            unit
+            if choice == "per_feature"
+            else unit.square().mean().sqrt().expand_as(unit).clone(),
+        )
         shape = tuple(event_shape) if choice == "per_feature" else ()
         self.raw = None if choice == "per_datum" else nn.Parameter(torch.zeros(shape))
 

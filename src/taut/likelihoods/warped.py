@@ -1,4 +1,7 @@
-"""Likelihoods that start from the marginal of the data: levels, and reals with atoms, bounds and any skew."""
+"""Likelihoods that start from the marginal of the data.
+
+Levels, and reals with atoms, bounds and any skew.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ __all__ = ["WarpedLevels", "WarpedLogistic"]
 
 
 class _Warped(Likelihood):
-    """What the two have in common: the warp of each element, and a location and a scale that are decoded."""
+    """What the two have in common.
+
+    The warp of each element, and a location and a scale that are decoded.
+    """
 
     knots: Tensor
     whole = False
@@ -36,32 +42,45 @@ class _Warped(Likelihood):
         knots: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.event_dims, self.event_shape, self.min_scale = len(event_shape), tuple(event_shape), min_scale
+        self.event_dims, self.event_shape, self.min_scale = (
+            len(event_shape),
+            tuple(event_shape),
+            min_scale,
+        )
         first, last = (full(end, event_shape) for end in (low, high))
         self.low, self.high = nn.Buffer(first, persistent=False), nn.Buffer(last, persistent=False)
         self.cut = not self.whole and bool((first.isfinite() | last.isfinite()).any())
-        self.register_buffer("knots", _plain(first, last, self.whole) if knots is None else knots.clone())
+        self.register_buffer(
+            "knots", _plain(first, last, self.whole) if knots is None else knots.clone()
+        )
         self.decoder = decoder((latent_dim,), (2, *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
-        # A logistic distribution has a standard deviation of 1.8: a location of as many units for each unit of the decoder.
+        # A logistic distribution has a standard deviation of 1.8: a location of as many units for
+        # each unit of the decoder.
         loc, scale = 1.8 * raw[0], self.min_scale + (1 - self.min_scale) * positive(raw[1])
-        made = warps.Warped(loc, scale, self.knots, self.low, self.high, self.whole, self.cut, validate_args=False)
+        made = warps.Warped(
+            loc, scale, self.knots, self.low, self.high, self.whole, self.cut, validate_args=False
+        )
         return independent(made, self.event_dims, self._fill())
 
     def _fill(self) -> Tensor:
         """Returns a value in the support of each element."""
         x = self.knots[..., 0, :]
-        inner = x.gather(-1, (x.isfinite().sum(-1, keepdim=True) // 2).clamp(max=x.shape[-1] - 1)).squeeze(-1)
+        inner = x.gather(
+            -1, (x.isfinite().sum(-1, keepdim=True) // 2).clamp(max=x.shape[-1] - 1)
+        ).squeeze(-1)
         return torch.ceil(inner - 0.5) if self.whole else inner
 
 
 class WarpedLevels(_Warped):
-    r"""Creates $P(x_i \le l \mid z) = \sigma((G_i(l + \tfrac12) - m_i(z)) / s_i(z))$ for the levels low, ..., high of rows.
+    r"""Creates $P(x_i \le l \mid z) = \sigma((G_i(l + \tfrac12) - m_i(z)) / s_i(z))$ for the levels
+    low, ..., high of rows.
 
-    G is the logit of the distribution function of the training data (see ``warps``): a raw decoder output of zero is their
-    frequencies, of any shape, and its size does not grow with the number of levels.
+    G is the logit of the distribution function of the training data (see ``warps``): a raw decoder
+    output of zero is their frequencies, of any shape, and its size does not grow with the number of
+    levels.
 
     Args:
         event_shape: Shape of one datum, (C,).
@@ -80,26 +99,33 @@ class WarpedLevels(_Warped):
 class WarpedLogistic(_Warped):
     r"""Creates logistic distributions of $G_i(x_i)$ for reals with atoms, bounds and any skew.
 
-    G is the logit of the distribution function of the training data (see ``warps``): a raw decoder output of zero is their
-    marginal. With atoms $\log p$ is a log-probability at an atom and a log-density elsewhere, normalised as a whole.
+    G is the logit of the distribution function of the training data (see ``warps``): a raw decoder
+    output of zero is their marginal. With atoms $\log p$ is a log-probability at an atom and a
+    log-density elsewhere, normalised as a whole.
 
     Args:
         event_shape: Shape of one datum, (C,).
         latent_dim: D.
-        low: What no value lies below, or that of each element; minus infinity where there is no such end.
+        low: What no value lies below, or that of each element; minus infinity where there is no
+            such end.
         high: What no value lies above, likewise.
         min_scale: Smallest s; the data have 1. A density has no upper limit.
         decoder: Network from z to the location and the raw scale, (2, \*event).
         context_dim: C.
-        knots: Of the warps, (\*event, 2, M); the standard logistic distribution if they are not given.
+        knots: Of the warps, (\*event, 2, M); the standard logistic distribution if they are not
+            given.
     """
 
 
 def _plain(low: Tensor, high: Tensor, whole: bool) -> Tensor:
-    """Returns the knots of levels that are equally probable, and of the standard logistic distribution."""
+    """Returns the knots of levels that are equally probable, and of the standard logistic
+    distribution.
+    """
     if not whole:
         x = torch.stack([low.nan_to_num(neginf=-1.0), high.nan_to_num(posinf=1.0)], -1)
-        return torch.nn.functional.pad(torch.stack([x, x], -2), (0, warps.MAX_KNOTS - 2), value=torch.inf)
+        return torch.nn.functional.pad(
+            torch.stack([x, x], -2), (0, warps.MAX_KNOTS - 2), value=torch.inf
+        )
     made = []
     for a, b in zip(low.flatten().tolist(), high.flatten().tolist(), strict=True):
         levels = np.arange(a, b + 1)

@@ -1,4 +1,7 @@
-"""The report of an audit: one HTML file that says how good a model is, how loose its bound, why, and what to change."""
+"""The report of an audit.
+
+One HTML file that says how good a model is, how loose its bound, why, and what to change.
+"""
 
 from taut.report.render import render
 

@@ -1,9 +1,10 @@
 """The figures of the report, as SVG.
 
-Each is a picture of numbers of the audit: a label in it is one of them, and nothing is computed here but where it stands. Text
-stays text, and the colour of ink is ``currentColor``, so that a figure follows the page it is on, and alone, as a file, the
-reader's scheme. What differs in colour differs in shape, too. The same numbers give the same bytes. An empty string means that
-there was nothing to draw.
+Each is a picture of numbers of the audit: a label in it is one of them, and nothing is computed
+here but where it stands. Text stays text, and the colour of ink is ``currentColor``, so that a
+figure follows the page it is on, and alone, as a file, the reader's scheme. What differs in colour
+differs in shape, too. The same numbers give the same bytes. An empty string means that there was
+nothing to draw.
 """
 
 from __future__ import annotations
@@ -45,20 +46,29 @@ LABEL = 36  # height of a label of two lines
 
 
 def emblem(audit: Mapping[str, Any]) -> str:
-    """Returns the picture that leads the report: the bound rising under log p(x), and the parts of what is left.
+    """Returns the picture that leads the report: the bound rising under log p(x), and the parts of
+    what is left.
 
-    The bound of the training was measured on other data than the rest, so its curve is moved as a whole: the step whose weights
-    were kept stands at what those weights have on the data of the audit.
+    The bound of the training was measured on other data than the rest, so its curve is moved as a
+    whole: the step whose weights were kept stands at what those weights have on the data of the
+    audit.
 
     Args:
-        audit: What ``taut audit`` found, with ``history``; nats per datum. Gaps, history or log p(x) may be missing.
+        audit: What ``taut audit`` found, with ``history``; nats per datum. Gaps, history or log
+            p(x) may be missing.
     """
     audit = plain(audit)
-    evidence, found, ceiling = (audit.get(name) or {} for name in ("evidence", "gaps", "log_evidence"))
+    evidence, found, ceiling = (
+        audit.get(name) or {} for name in ("evidence", "gaps", "log_evidence")
+    )
     elbo = found.get("elbo") or evidence.get("elbo") or {}
     history, kept = _course(audit, elbo)
     before = _before(audit, elbo)
-    ends = [(name, e) for name, e in (("log p(x)", ceiling), ("ELBO", elbo)) if e.get("value") is not None]
+    ends = [
+        (name, e)
+        for name, e in (("log p(x)", ceiling), ("ELBO", elbo))
+        if e.get("value") is not None
+    ]
     parts = _parts(found, evidence, ceiling)
     values = [value for _, value in history]
     seen = [e["value"] for _, e in ends] + [y for part in parts for y in part[:2]]
@@ -67,7 +77,8 @@ def emblem(audit: Mapping[str, Any]) -> str:
         return ""
     low, high, band = min(seen), max(seen), error_of(ceiling) or 0.0
     span = max(high - low, band, 1e-6)
-    # The first epochs may lie far below: they are outside the picture, so that what is left can be seen.
+    # The first epochs may lie far below: they are outside the picture, so that what is left can be
+    # seen.
     bottom = max(low - 0.7 * span, min([low, *values]) - 0.2 * span)
     with _style():
         figure, width = _figure(330), 0.45 if history else 0.0
@@ -77,30 +88,62 @@ def emblem(audit: Mapping[str, Any]) -> str:
         if history:
             left = figure.add_axes((0.13, 0.14, width, 0.84), sharey=right)
             epochs, several = [epoch for epoch, _ in history], len(history) > 1
-            left.plot(epochs, values, "-" if several else "o", color="black", linewidth=2, clip_on=several, gid="history")
+            left.plot(
+                epochs,
+                values,
+                "-" if several else "o",
+                color="black",
+                linewidth=2,
+                clip_on=several,
+                gid="history",
+            )
             left.plot(*kept, "o", color="black", markersize=6, clip_on=False, gid="kept")
             left.set(xlabel="epochs", ylabel="bound, nats per datum", xlim=(0, max(epochs)))
             _fit(left)
             if ends and ends[0][1] is ceiling:
                 _ceiling(left, ceiling)
-                right.plot([0, BAR + THICK], [ceiling["value"]] * 2, color="black", linewidth=1.5, linestyle="--")
+                right.plot(
+                    [0, BAR + THICK],
+                    [ceiling["value"]] * 2,
+                    color="black",
+                    linewidth=1.5,
+                    linestyle="--",
+                )
             if before:
                 left.axhline(before[0], color="black", linewidth=1, linestyle=":", gid="before")
-                left.text(max(epochs), before[0] + 0.01 * span, f"{before[1]} ", size=11, ha="right", va="bottom")
+                left.text(
+                    max(epochs),
+                    before[0] + 0.01 * span,
+                    f"{before[1]} ",
+                    size=11,
+                    ha="right",
+                    va="bottom",
+                )
         _stack(right, parts, ends)
-        told = [f"{name} {plus_minus(e)}" for name, e in ends] + [f"{part.name} {part.size}" for part in parts]
-        return _svg(figure, "emblem", "The bound under log p(x)", f"In nats per datum: {'; '.join(told)}.")
+        told = [f"{name} {plus_minus(e)}" for name, e in ends] + [
+            f"{part.name} {part.size}" for part in parts
+        ]
+        return _svg(
+            figure, "emblem", "The bound under log p(x)", f"In nats per datum: {'; '.join(told)}."
+        )
 
 
-def _course(audit: Mapping[str, Any], elbo: Mapping[str, Any]) -> tuple[list[tuple[float, float]], tuple[float, float]]:
-    """Returns the epochs of the training with the held-out bound, moved to the data of the audit, and the point that was kept."""
+def _course(
+    audit: Mapping[str, Any], elbo: Mapping[str, Any]
+) -> tuple[list[tuple[float, float]], tuple[float, float]]:
+    """Returns the epochs of the training with the held-out bound, moved to the data of the audit,
+    and the point that was kept.
+    """
     lines = [h for h in audit.get("history") or [] if h["validation"] is not None]
     if not lines:
         return [], (0.0, 0.0)
-    kept = ([h for h in lines if h.get("best")] or [max(lines, key=lambda h: float(h["validation"]))])[-1]
+    kept = (
+        [h for h in lines if h.get("best")] or [max(lines, key=lambda h: float(h["validation"]))]
+    )[-1]
     level = elbo.get("value")
     objective = str((audit.get("model") or {}).get("objective") or "")
-    if size := re.match(r"(?:IWAE|DReG|VIMCO)\(.*num_samples=(\d+)", objective):  # what they raise is the bound of K samples
+    # what they raise is the bound of K samples
+    if size := re.match(r"(?:IWAE|DReG|VIMCO)\(.*num_samples=(\d+)", objective):
         curve = (audit.get("evidence") or {}).get("curve") or []
         below = [c["value"] for c in curve if c["num_samples"] <= int(size[1])]
         level = below[-1] if below else None
@@ -110,7 +153,9 @@ def _course(audit: Mapping[str, Any], elbo: Mapping[str, Any]) -> tuple[list[tup
 
 
 def _before(audit: Mapping[str, Any], elbo: Mapping[str, Any]) -> tuple[float, str] | None:
-    """Returns where the ELBO before a tightening stands, below the ELBO by what was gained on the same data, and its label."""
+    """Returns where the ELBO before a tightening stands, below the ELBO by what was gained on the
+    same data, and its label.
+    """
     tightened = audit.get("tightened") or {}
     before, after = ((tightened.get(when) or {}).get("elbo") for when in ("before", "after"))
     if not before or before["value"] is None:
@@ -121,7 +166,8 @@ def _before(audit: Mapping[str, Any], elbo: Mapping[str, Any]) -> tuple[float, s
 
 
 def bounds(audit: Mapping[str, Any]) -> str:
-    """Returns the picture of the bounds over the number of samples, under the levels that annealing and all methods found.
+    """Returns the picture of the bounds over the number of samples, under the levels that annealing
+    and all methods found.
 
     Args:
         audit: What ``taut audit`` found; nats per datum.
@@ -129,27 +175,54 @@ def bounds(audit: Mapping[str, Any]) -> str:
     curve = [c for c in (audit.get("evidence") or {}).get("curve") or [] if c["value"] is not None]
     if not curve:
         return ""
-    best, annealed = audit.get("log_evidence") or {}, (audit.get("annealing") or {}).get("log_evidence") or {}
+    best, annealed = (
+        audit.get("log_evidence") or {},
+        (audit.get("annealing") or {}).get("log_evidence") or {},
+    )
     with _style():
         figure = _figure(300)
         axes = figure.add_axes((0.13, 0.16, 0.85, 0.82))
-        x, y, errors = ([c[name] or 0.0 for c in curve] for name in ("num_samples", "value", "mc_error"))
+        x, y, errors = (
+            [c[name] or 0.0 for c in curve] for name in ("num_samples", "value", "mc_error")
+        )
         label = "importance sampling with K samples"
-        line, *_ = axes.errorbar(x, y, errors, color=BLUE, marker="o", markersize=5, linewidth=1.5, label=label)
+        line, *_ = axes.errorbar(
+            x, y, errors, color=BLUE, marker="o", markersize=5, linewidth=1.5, label=label
+        )
         line.set_gid("curve")
-        levels = [(best, "log p(x), by the first reliable method of each datum", "black", "-", "best")]
+        levels = [
+            (best, "log p(x), by the first reliable method of each datum", "black", "-", "best")
+        ]
         if annealed.get("value") != best.get("value"):  # two lines on each other would be one
             levels.append((annealed, "log p(x), by annealing", ORANGE, "--", "annealed"))
         for level, label, colour, line, name in levels:
             if level.get("value") is not None:
-                axes.axhline(level["value"], color=colour, linestyle=line, linewidth=1.5, label=label, gid=name)
+                axes.axhline(
+                    level["value"],
+                    color=colour,
+                    linestyle=line,
+                    linewidth=1.5,
+                    label=label,
+                    gid=name,
+                )
                 error = level.get("mc_error") or 0.0
-                axes.axhspan(level["value"] - error, level["value"] + error, color=colour, alpha=0.15, linewidth=0)
+                axes.axhspan(
+                    level["value"] - error,
+                    level["value"] + error,
+                    color=colour,
+                    alpha=0.15,
+                    linewidth=0,
+                )
         axes.set(xscale="log", xlabel="samples K for each datum", ylabel="nats per datum")
         _powers(axes)
         _fit(axes)
         axes.legend(loc="lower right")
-        return _svg(figure, "bounds", "The bound over the number of samples", "It rises toward log p(x) with more samples.")
+        return _svg(
+            figure,
+            "bounds",
+            "The bound over the number of samples",
+            "It rises toward log p(x) with more samples.",
+        )
 
 
 def gaps(found: Mapping[str, Any]) -> str:
@@ -162,9 +235,20 @@ def gaps(found: Mapping[str, Any]) -> str:
         ("inference gap", "inference_gap", "elbo", "log_evidence", "none", ""),
         ("amortization: the encoder", "amortization_gap", "elbo", "elbo_best", ORANGE, "///"),
         ("approximation: the family", "approximation_gap", "elbo_best", "log_evidence", BLUE, ""),
-        ("of it, a full covariance closes", "full_covariance_gain", "elbo_best", "elbo_full", BLUE, "xxx"),
+        (
+            "of it, a full covariance closes",
+            "full_covariance_gain",
+            "elbo_best",
+            "elbo_full",
+            BLUE,
+            "xxx",
+        ),
     ]
-    rows = [row for row in rows if row[1] in found and all(found[name]["value"] is not None for name in row[1:4])]
+    rows = [
+        row
+        for row in rows
+        if row[1] in found and all(found[name]["value"] is not None for name in row[1:4])
+    ]
     if not rows:
         return ""
     height = 50 + 48 * len(rows)
@@ -174,21 +258,38 @@ def gaps(found: Mapping[str, Any]) -> str:
         axes = figure.add_axes((0.04, 42 / height, 0.92, 1 - 44 / height))
         for i, (label, name, start, end, colour, hatch) in enumerate(rows):
             first, last = found[start]["value"], found[end]["value"]
-            axes.barh(i, last - first, 0.4, first, color=colour, hatch=hatch, edgecolor="black", linewidth=0.8, gid=name)
-            side, place = ("left", min(first, last)) if first + last <= min(ends) + max(ends) else ("right", max(first, last))
+            axes.barh(
+                i,
+                last - first,
+                0.4,
+                first,
+                color=colour,
+                hatch=hatch,
+                edgecolor="black",
+                linewidth=0.8,
+                gid=name,
+            )
+            side, place = (
+                ("left", min(first, last))
+                if first + last <= min(ends) + max(ends)
+                else ("right", max(first, last))
+            )
             axes.text(place, i - 0.27, f"{label}, {plus_minus(found[name])}", va="bottom", ha=side)
         axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="nats per datum")
         axes.spines["left"].set_visible(False)
         told = "; ".join(f"{label} {plus_minus(found[name])}" for label, name, *_ in rows)
-        return _svg(figure, "gaps", "The gaps between the ELBO and log p(x)", f"In nats per datum: {told}.")
+        return _svg(
+            figure, "gaps", "The gaps between the ELBO and log p(x)", f"In nats per datum: {told}."
+        )
 
 
 def dimensions(latents: Mapping[str, Any]) -> str:
-    """Returns the picture of what each latent dimension carries, sorted; what is dead or noisy has a mark of its own.
+    """Returns the picture of what each latent dimension carries, sorted; what is dead or noisy has
+    a mark of its own.
 
     Args:
-        latents: The section ``latents`` of the audit; the rate of each dimension in nats per datum, or where that is not known
-            the variance of its posterior mean.
+        latents: The section ``latents`` of the audit; the rate of each dimension in nats per datum,
+            or where that is not known the variance of its posterior mean.
     """
     found = latents["dimensions"]
     what = "mean_variance" if found["rate"] is None else "rate"
@@ -206,18 +307,39 @@ def dimensions(latents: Mapping[str, Any]) -> str:
             places = [i for i, j in enumerate(order) if kind.get(j, "active") == name]
             if places:
                 heights = [values[order[i]] for i in places]
-                axes.bar(places, heights, 0.8, color=colour, hatch=hatch, edgecolor="black", linewidth=0)
+                axes.bar(
+                    places, heights, 0.8, color=colour, hatch=hatch, edgecolor="black", linewidth=0
+                )
                 marked = [] if mark == "s" else places  # a bar speaks for itself
-                axes.plot(marked, [0.0] * len(marked), mark, color=colour, markersize=5, clip_on=False, label=label, gid=name)
-        axes.set(ylabel="rate, nats per datum" if what == "rate" else "variance of the posterior mean", xticks=[], ylim=(0, None))
+                axes.plot(
+                    marked,
+                    [0.0] * len(marked),
+                    mark,
+                    color=colour,
+                    markersize=5,
+                    clip_on=False,
+                    label=label,
+                    gid=name,
+                )
+        axes.set(
+            ylabel="rate, nats per datum" if what == "rate" else "variance of the posterior mean",
+            xticks=[],
+            ylim=(0, None),
+        )
         axes.set_xlabel("latent dimensions, sorted", labelpad=10)
         _fit(axes)
         axes.legend(loc="upper right")
-        return _svg(figure, "dimensions", "What each latent dimension carries", "Active, noisy and dead dimensions, sorted.")
+        return _svg(
+            figure,
+            "dimensions",
+            "What each latent dimension carries",
+            "Active, noisy and dead dimensions, sorted.",
+        )
 
 
 def calibration(found: Mapping[str, Any]) -> str:
-    """Returns the histogram of ranks of the true z among draws of q; it is flat where q is the posterior.
+    """Returns the histogram of ranks of the true z among draws of q; it is flat where q is the
+    posterior.
 
     Args:
         found: The section ``calibration`` of the audit.
@@ -228,16 +350,28 @@ def calibration(found: Mapping[str, Any]) -> str:
         axes = figure.add_axes((0.14, 0.2, 0.84, 0.68))
         axes.bar(range(len(counts)), counts, 0.9, color=BLUE)
         flat = sum(counts) / len(counts)
-        axes.axhline(flat, color="black", linestyle="--", linewidth=1.5, label="where q is the posterior")
-        axes.set(xlabel="rank of the true z among draws of q", ylabel="count", xticks=[0, len(counts) - 1])
+        axes.axhline(
+            flat, color="black", linestyle="--", linewidth=1.5, label="where q is the posterior"
+        )
+        axes.set(
+            xlabel="rank of the true z among draws of q",
+            ylabel="count",
+            xticks=[0, len(counts) - 1],
+        )
         axes.set_xticklabels(["lowest", "highest"])
         _fit(axes)
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
-        return _svg(figure, "calibration", "Ranks of the true z among draws of q", f"Verdict: {found['verdict']}.")
+        return _svg(
+            figure,
+            "calibration",
+            "Ranks of the true z among draws of q",
+            f"Verdict: {found['verdict']}.",
+        )
 
 
 def variance(found: Mapping[str, Any]) -> str:
-    """Returns the picture of the variance of gradient estimators, relative to the reference of the same target.
+    """Returns the picture of the variance of gradient estimators, relative to the reference of the
+    same target.
 
     Args:
         found: What ``taut gradients`` found.
@@ -248,35 +382,57 @@ def variance(found: Mapping[str, Any]) -> str:
     with _style():
         figure = _figure(height)
         axes = figure.add_axes((0.45, 44 / height, 0.5, 1 - 76 / height))
-        for part, colour, mark, face, shift in (("encoder", BLUE, "o", BLUE, -0.14), ("decoder", ORANGE, "s", "none", 0.14)):
-            known = [(i + shift, row[part]["relative_variance"]) for i, row in enumerate(rows) if row[part]]
-            points = [(y, n["value"], n["mc_error"] or 0.0) for y, n in known if n["value"]]  # zero is nowhere on this axis
+        for part, colour, mark, face, shift in (
+            ("encoder", BLUE, "o", BLUE, -0.14),
+            ("decoder", ORANGE, "s", "none", 0.14),
+        ):
+            known = [
+                (i + shift, row[part]["relative_variance"])
+                for i, row in enumerate(rows)
+                if row[part]
+            ]
+            # zero is nowhere on this axis
+            points = [(y, n["value"], n["mc_error"] or 0.0) for y, n in known if n["value"]]
             if points:
                 y, x, errors = zip(*points, strict=True)
-                line, *_ = axes.errorbar(x, y, None, errors, mark, color=colour, markerfacecolor=face, label=part)
+                line, *_ = axes.errorbar(
+                    x, y, None, errors, mark, color=colour, markerfacecolor=face, label=part
+                )
                 line.set_gid(part)
             drawn = drawn or bool(points)
         if not drawn:
             return ""
         axes.axvline(1, color="black", linewidth=1, linestyle="--")
         axes.set(
-            xscale="log", xlabel="variance, relative to the reference", ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows))
+            xscale="log",
+            xlabel="variance, relative to the reference",
+            ylim=(len(rows) - 0.5, -0.5),
+            yticks=range(len(rows)),
         )
         axes.set_yticklabels([f"{row['name']} ({row['target']})" for row in rows], size=10.5)
         _powers(axes)
         figure.legend(loc="upper right", ncols=2)
         return _svg(
-            figure, "variance", "Variance of the gradient estimators", "For encoder and decoder; the table has the numbers."
+            figure,
+            "variance",
+            "Variance of the gradient estimators",
+            "For encoder and decoder; the table has the numbers.",
         )
 
 
 def inline(svg: str) -> str:
-    """Returns an SVG file as a part of a page: without the name of its language and the style that it has alone."""
+    """Returns an SVG file as a part of a page.
+
+    Without the name of its language and the style that it has alone.
+    """
     return re.sub(r' xmlns="[^"]*"|<style>[^<]*</style>', "", svg)
 
 
 class _Part(NamedTuple):
-    """A part of what is left between ELBO and log p(x): where it begins and ends, its name and its size."""
+    """A part of what is left between ELBO and log p(x).
+
+    Where it begins and ends, its name and its size.
+    """
 
     start: float
     end: float
@@ -284,46 +440,93 @@ class _Part(NamedTuple):
     size: str
 
 
-def _parts(found: Mapping[str, Any], evidence: Mapping[str, Any], ceiling: Mapping[str, Any]) -> list[_Part]:
+def _parts(
+    found: Mapping[str, Any], evidence: Mapping[str, Any], ceiling: Mapping[str, Any]
+) -> list[_Part]:
     """Returns the parts of what is left between ELBO and log p(x), from below."""
     rows: list[tuple[Any, Any, str, Any]] = []
     if found:
-        names = (("elbo", "elbo_best", "amortization"), ("elbo_best", "log_evidence", "approximation"))
-        rows = [(found[a]["value"], found[b]["value"], f"{name} gap", found[f"{name}_gap"]) for a, b, name in names]
+        names = (
+            ("elbo", "elbo_best", "amortization"),
+            ("elbo_best", "log_evidence", "approximation"),
+        )
+        rows = [
+            (found[a]["value"], found[b]["value"], f"{name} gap", found[f"{name}_gap"])
+            for a, b, name in names
+        ]
     elif evidence and ceiling:
-        same = evidence["log_evidence"]["value"] == ceiling["value"]  # else log p(x) is by another method, and so is the gap
-        rows = [(evidence["elbo"]["value"], ceiling["value"], "inference gap", evidence["inference_gap"] if same else None)]
-    return [_Part(a, b, name, f"{plus_minus(e)} nats" if e else "") for a, b, name, e in rows if a is not None and b is not None]
+        # else log p(x) is by another method, and so is the gap
+        same = evidence["log_evidence"]["value"] == ceiling["value"]
+        rows = [
+            (
+                evidence["elbo"]["value"],
+                ceiling["value"],
+                "inference gap",
+                evidence["inference_gap"] if same else None,
+            )
+        ]
+    return [
+        _Part(a, b, name, f"{plus_minus(e)} nats" if e else "")
+        for a, b, name, e in rows
+        if a is not None and b is not None
+    ]
 
 
-def _stack(axes: Axes, parts: Sequence[_Part], ends: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Draws the parts on top of each other; their names and those of the two ends stand beside them, and never on each other."""
+def _stack(
+    axes: Axes, parts: Sequence[_Part], ends: Sequence[tuple[str, Mapping[str, Any]]]
+) -> None:
+    """Draws the parts on top of each other.
+
+    Their names and those of the two ends stand beside them, and never on each other.
+    """
     labels = [(e["value"], f"{name}\n{plus_minus(e)}") for name, e in ends]
     for part in parts:
         height, name = part.end - part.start, part.name.replace(" ", "_")
-        colour, hatch = {"amortization gap": (ORANGE, "///"), "approximation gap": (BLUE, "")}.get(part.name, ("none", ""))
+        colour, hatch = {"amortization gap": (ORANGE, "///"), "approximation gap": (BLUE, "")}.get(
+            part.name, ("none", "")
+        )
         axes.bar(
-            BAR, height, THICK, part.start, align="edge", color=colour, hatch=hatch, edgecolor="black", linewidth=0.8, gid=name
+            BAR,
+            height,
+            THICK,
+            part.start,
+            align="edge",
+            color=colour,
+            hatch=hatch,
+            edgecolor="black",
+            linewidth=0.8,
+            gid=name,
         )
         labels.append((part.start + height / 2, f"{part.name}\n{part.size}"))
     low, place = axes.get_ylim()
     label = LABEL * (place - low) / (axes.figure.bbox.height * axes.get_position().height)
     for y, words in sorted(labels, reverse=True):
         place = min(place, y + label / 2) - label  # where the label ends below
-        axes.plot([BAR + THICK + 0.01, BAR + THICK + 0.035], [y, place + label / 2], color="black", linewidth=0.5)
-        axes.text(BAR + THICK + 0.045, place + label / 2, words.strip(), va="center", linespacing=1.2)
+        axes.plot(
+            [BAR + THICK + 0.01, BAR + THICK + 0.035],
+            [y, place + label / 2],
+            color="black",
+            linewidth=0.5,
+        )
+        axes.text(
+            BAR + THICK + 0.045, place + label / 2, words.strip(), va="center", linespacing=1.2
+        )
 
 
 def _ceiling(axes: Axes, ceiling: Mapping[str, Any]) -> None:
     """Draws log p(x) across, with its error."""
     value, error = ceiling["value"], error_of(ceiling)
     if error:
-        axes.axhspan(value - error, value + error, color="black", alpha=0.12, linewidth=0, gid="band")
+        axes.axhspan(
+            value - error, value + error, color="black", alpha=0.12, linewidth=0, gid="band"
+        )
     axes.axhline(value, color="black", linewidth=1.5, linestyle="--", gid="ceiling")
 
 
 def _fit(axes: Axes) -> None:
-    """Moves the left side of axes to the right until the numbers and the words beside it are in the figure."""
+    """Moves the left side of axes to the right until the numbers and the words beside it are in the
+    figure.
+    """
     box = axes.get_tightbbox()
     place = axes.get_position()
     missing = 0.0 if box is None else max(0.0, (MARGIN - box.x0) / WIDTH)
@@ -356,15 +559,24 @@ def _figure(height: float) -> Figure:
 
 
 def _svg(figure: Figure, name: str, title: str, description: str) -> str:
-    """Returns a figure as an SVG file: ink is currentColor, names are those of this figure alone, and it says what it shows."""
+    """Returns a figure as an SVG file.
+
+    Ink is currentColor, names are those of this figure alone, and it says what it shows.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     body = buffer.getvalue().split("</metadata>", 1)[1]
     body = re.sub(r"<style[^>]*>\*\{[^<]*</style>", "", body)
-    body = re.sub(r'( id="|url\(#)', rf"\1{name}-", body).replace('xlink:href="#', f'href="#{name}-')
-    body = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", body).replace("#000000", "currentColor")
+    body = re.sub(r'( id="|url\(#)', rf"\1{name}-", body).replace(
+        'xlink:href="#', f'href="#{name}-'
+    )
+    body = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", body).replace(
+        "#000000", "currentColor"
+    )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {figure.bbox.width:g} {figure.bbox.height:g}" role="img" '
-        f'fill="currentColor" aria-labelledby="{name}-title {name}-desc"><title id="{name}-title">{html.escape(title)}</title>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {figure.bbox.width:g} '
+        f'{figure.bbox.height:g}" role="img" '
+        f'fill="currentColor" aria-labelledby="{name}-title {name}-desc"><title '
+        f'id="{name}-title">{html.escape(title)}</title>'
         f'<desc id="{name}-desc">{html.escape(description)}</desc><style>{ALONE}</style>{body}'
     )

@@ -27,7 +27,15 @@ from taut.system.seeds import generator
 __all__ = ["audit_run", "gradients_run", "write_report"]
 
 RESULTS = {"audit.json": records.AUDIT, "gradients.json": records.GRADIENTS}
-HISTORY = ("epoch", "step", "bound", "validation", "learning_rate", "best")  # of each line, what an audit keeps
+# of each line, what an audit keeps
+HISTORY = (
+    "epoch",
+    "step",
+    "bound",
+    "validation",
+    "learning_rate",
+    "best",
+)
 
 
 def audit_run(
@@ -41,7 +49,8 @@ def audit_run(
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[str, float], None] = lambda title, share: None,
 ) -> dict[str, Any]:
-    """Audits a run, writes ``audit.json`` and ``report.html`` into its folder and returns the audit.
+    """Audits a run, writes ``audit.json`` and ``report.html`` into its folder and returns the
+    audit.
 
     Args:
         run: The run.
@@ -54,7 +63,8 @@ def audit_run(
         report: Told the stage and how much of it is done.
 
     Fails:
-        UsageError: the run was trained on an array in memory and no data are given, or a key without data.
+        UsageError: the run was trained on an array in memory and no data are given, or a key
+            without data.
         DataError: the data are not what the model was trained on, or have changed.
     """
     if key is not None and source is None:
@@ -82,8 +92,8 @@ def _audit(
         if source is None:
             raise
         notes.append(
-            "the training data are not at hand, so overfitting, copies and the baseline are not measured: "
-            + str(error).replace("\n", "; ")
+            "the training data are not at hand, so overfitting, copies and the baseline are not "
+            "measured: " + str(error).replace("\n", "; ")
         )
     if source is not None:
         part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
@@ -91,20 +101,32 @@ def _audit(
         x, notes = new.rows, [*notes, *new.notes]
         if new.impossible:
             x = x[torch.tensor([i for i in range(len(x)) if i not in set(new.impossible)])]
-            notes.append(f"{len(new.impossible)} rows of log p(x) = -inf are left out of this audit")
+            notes.append(
+                f"{len(new.impossible)} rows of log p(x) = -inf are left out of this audit"
+            )
     elif dataset is not None:
         part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
     if part == "validation":
-        notes.append("no test data: the validation data chose the weights that are measured on them, which is optimistic")
-    mark = run.info["fingerprint"] if source is None else fingerprint(x.numpy() if isinstance(x, torch.Tensor) else hashes_of(x))
+        notes.append(
+            "no test data: the validation data chose the weights that are measured on them, which "
+            "is optimistic"
+        )
+    mark = (
+        run.info["fingerprint"]
+        if source is None
+        else fingerprint(x.numpy() if isinstance(x, torch.Tensor) else hashes_of(x))
+    )
     found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark}
     x = _some(x, num_data, seed, "audit")
     train = baseline = None
     if dataset is not None:
         size = max(effort.train, len(x))
-        # Drawn in a fixed order, so that the training data of an audit do not depend on how many of them are asked for.
+        # Drawn in a fixed order, so that the training data of an audit do not depend on how many of
+        # them are asked for.
         index = torch.randperm(len(dataset.train), generator=generator(seed, "audit", 1))[:size]
-        train = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "audit", 2))
+        train = batch(
+            dataset.train, index, dataset.binarize == "dynamic", generator(seed, "audit", 2)
+        )
         baseline = independent_marginals(dataset, x)
     result = audit(
         run.model,
@@ -137,11 +159,16 @@ def _audit(
     if run.schema.kind in ("binary", "levels"):
         result["bits_per_dimension"] = {
             name: bits_per_dimension(values, observed_elements(x))
-            for name, values in (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
+            for name, values in (
+                ("elbo", result["evidence"]["elbo"]),
+                ("log_evidence", result["log_evidence"]),
+            )
         }
     result["notes"] = [*notes, *result["notes"]]
     # Once more, with what a run knows of its training beside what was measured.
-    result["findings"] = doctor.with_names(doctor.diagnose(result), str(run.path), _near(run.info["source"]))
+    result["findings"] = doctor.with_names(
+        doctor.diagnose(result), str(run.path), _near(run.info["source"])
+    )
     _write(run, {"audit.json": result})
     return result
 
@@ -155,12 +182,17 @@ def gradients_run(
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Compares gradient estimators on a batch of the run's training data; writes ``gradients.json`` and ``report.html``."""
+    """Compares gradient estimators on a batch of the run's training data.
+
+    Writes ``gradients.json`` and ``report.html``.
+    """
     with _writing(run):
         return _gradients(run, batch_size, num_samples, repeats, seed, stop)
 
 
-def _gradients(run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]) -> dict[str, Any]:
+def _gradients(
+    run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]
+) -> dict[str, Any]:
     dataset = data_of(run)
     index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]
     x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))
@@ -181,7 +213,9 @@ def write_report(run: Run) -> Path:
         StorageError: the run has not been audited.
     """
     if not (run.path / "audit.json").exists():
-        raise StorageError(f"{shown(run.path)} has no audit.json: run `taut audit {shown(run.path)}` first")
+        raise StorageError(
+            f"{shown(run.path)} has no audit.json: run `taut audit {shown(run.path)}` first"
+        )
     with _writing(run):
         _write(run, {})
     return run.path / "report.html"
@@ -189,7 +223,10 @@ def write_report(run: Run) -> Path:
 
 @contextmanager
 def _writing(run: Run) -> Iterator[None]:
-    """Holds the lock of a run for a block: an audit that another process would break into is refused before it begins."""
+    """Holds the lock of a run for a block.
+
+    An audit that another process would break into is refused before it begins.
+    """
     ours = parallel.on_main(lambda: locks.acquire(run.path))
     try:
         yield
@@ -203,12 +240,16 @@ def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
 
 
 def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
-    storage.add_to_manifest(run.path, {name: storage.as_json(result) for name, result in results.items()})
+    storage.add_to_manifest(
+        run.path, {name: storage.as_json(result) for name, result in results.items()}
+    )
     # The numbers are kept by now: a picture that turns out to be damaged costs only the page.
     parts = {name: _result(run.path / name, shape) for name, shape in RESULTS.items()}
     if parts["audit.json"] is not None:
         pictures = {
-            n: storage.read_checked(run.path / n) for n in ("samples.png", "reconstructions.png") if (run.path / n).exists()
+            n: storage.read_checked(run.path / n)
+            for n in ("samples.png", "reconstructions.png")
+            if (run.path / n).exists()
         }
         try:
             page = render(parts["audit.json"], parts["gradients.json"], pictures)
@@ -217,7 +258,9 @@ def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
             if not names:  # of our own making
                 raise
             where = " or ".join(shown(run.path / name) for name in names)
-            raise StorageError(f"{where} is damaged: no report can be made of it; make it again, or restore it") from error
+            raise StorageError(
+                f"{where} is damaged: no report can be made of it; make it again, or restore it"
+            ) from error
         storage.add_to_manifest(run.path, {"report.html": page.encode()})
 
 
@@ -239,11 +282,21 @@ def _tightened(run: Run) -> dict[str, Any] | None:
 
 
 def _near(source: str) -> str:
-    """Returns a source as a person would type it here: a path below this folder without what leads to it."""
+    """Returns a source as a person would type it here.
+
+    A path below this folder without what leads to it.
+    """
     path = Path(source)
-    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else source
+    return (
+        str(path.relative_to(Path.cwd()))
+        if path.is_absolute() and path.is_relative_to(Path.cwd())
+        else source
+    )
 
 
 def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:
-    """Returns at most so many rows in a random order: the first, all that a stopped audit sees, are not a sorted file's."""
+    """Returns at most so many rows in a random order.
+
+    The first, all that a stopped audit sees, are not a sorted file's.
+    """
     return x[torch.randperm(len(x), generator=generator(seed, name))[:count]]

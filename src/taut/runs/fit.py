@@ -1,4 +1,7 @@
-"""Making a run: read the data, build the model, train it, measure it; and going on with one that was stopped."""
+"""Making a run: read the data, build the model, train it, measure it.
+
+And going on with one that was stopped.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,14 @@ import torch
 
 from taut.build.checks import check_parts
 from taut.build.config import Config, TrainingConfig
-from taut.build.model import build, build_objective, complete, describe_part, usual_objective, usual_rate
+from taut.build.model import (
+    build,
+    build_objective,
+    complete,
+    describe_part,
+    usual_objective,
+    usual_rate,
+)
 from taut.build.spec import to_spec
 from taut.build.statistics import summarize
 from taut.data import Dataset
@@ -52,11 +62,23 @@ from taut.training.loop import Record, State, batch_size, finish, train
 from taut.training.pace import choose, plan_steps
 
 __all__ = [
-    "assemble", "begun",
-    "evaluate", "fit", "going_together", "merge", "paced", "resume", "start", "to_device", "train_run", "use_threads",
-]  # fmt: skip
+    "assemble",
+    "begun",
+    "evaluate",
+    "fit",
+    "going_together",
+    "merge",
+    "paced",
+    "resume",
+    "start",
+    "to_device",
+    "train_run",
+    "use_threads",
+]
 
-CLIMBING = 100  # rows of the final measurement that get a better method than importance sampling, at most
+CLIMBING = (
+    100  # rows of the final measurement that get a better method than importance sampling, at most
+)
 
 
 def fit(
@@ -74,7 +96,8 @@ def fit(
     """Trains a model on data, measures it and returns the run.
 
     Args:
-        source: What ``taut fit`` takes (a file, digits, openml:NAME), an array or a tensor, (N, *event).
+        source: What ``taut fit`` takes (a file, digits, openml:NAME), an array or a tensor, (N,
+            *event).
         out: The folder to make; by default the next free one below runs/.
         config: All settings at once; the arguments that follow are laid over it.
         objective: An objective or its specification.
@@ -82,7 +105,8 @@ def fit(
         likelihood: A likelihood or its specification.
         posterior: A posterior or its specification.
         test: An official test set.
-        **settings: Any other setting of ``taut.build.config``, by its name: latent_dim, max_epochs, seed ...
+        **settings: Any other setting of ``taut.build.config``, by its name: latent_dim, max_epochs,
+          seed ...
 
     Fails:
         DataError: the data are refused.
@@ -108,7 +132,9 @@ def fit(
         settings["test"], test = str(test), None
     threads = torch.get_num_threads()
     try:
-        run, data, state = start(source, out, merge(config or Config(), settings), parts=parts, test=test)
+        run, data, state = start(
+            source, out, merge(config or Config(), settings), parts=parts, test=test
+        )
         with closing(train_run(run, data, state)) as records:
             for _ in records:
                 pass
@@ -130,23 +156,35 @@ def start(
 ) -> tuple[Run, Dataset, State]:
     """Reads the data, builds the model and makes the folder; nothing is trained yet.
 
-    Where torchrun restarted the processes, it is the training that they were in the midst of, and its last checkpoint.
+    Where torchrun restarted the processes, it is the training that they were in the midst of, and
+    its last checkpoint.
     """
     if config.training.simulated:
-        raise UsageError("training.simulated is for `taut tighten`: a decoder that learns from its own draws learns nothing")
+        raise UsageError(
+            "training.simulated is for `taut tighten`: a decoder that learns from its own draws "
+            "learns nothing"
+        )
     device = find_device(config.training.device)
     config, data, model, objective = assemble(source, config, parts=parts, test=test)
     use_threads(config)
     model.to(device)
-    left = parallel.on_main(lambda: _left_behind(out, config, data)) if parallel.restarts() else None
+    left = (
+        parallel.on_main(lambda: _left_behind(out, config, data)) if parallel.restarts() else None
+    )
     if left is not None and any((left / "checkpoints").glob("step-*")):
         parallel.on_main(lambda: locks.acquire(left))
         info = records.checked(storage.read_json(left / "run.json"), records.RUN, left / "run.json")
         newest, state, shapes = _last_state(left)
         check_fit(model, shapes, newest)
         parallel.on_main(lambda: _cut(left / "history.jsonl", state.step))
-        return Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info), data, state
-    path = parallel.on_main(lambda: make_folder(left or out, data.name, overwrite or left is not None))
+        return (
+            Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info),
+            data,
+            state,
+        )
+    path = parallel.on_main(
+        lambda: make_folder(left or out, data.name, overwrite or left is not None)
+    )
     with begun(path):
         config, note, state = paced(path, model, objective, to_device(data, device), config)
         info = _info(config, data, device, note, state, test)
@@ -154,7 +192,14 @@ def start(
     return Run(path, config, data.schema, model, objective, info), data, state
 
 
-def _info(config: Config, data: Dataset, device: torch.device, note: str, state: State, test: Source | None) -> dict[str, Any]:
+def _info(
+    config: Config,
+    data: Dataset,
+    device: torch.device,
+    note: str,
+    state: State,
+    test: Source | None,
+) -> dict[str, Any]:
     """Returns what ``run.json`` says of a training that begins."""
     info = {
         "format": FORMAT,
@@ -167,7 +212,11 @@ def _info(config: Config, data: Dataset, device: torch.device, note: str, state:
         "source": _absolute(data.name),
         "test": _absolute(config.data.test) if test is None else "",
         "fingerprint": data.fingerprint,
-        "rows": {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+        "rows": {
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+        },
         "notes": list(data.notes),
         "pace": note,
         "total_steps": state.total_steps,
@@ -196,7 +245,10 @@ def assemble(
     parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
     test: Source | None = None,
 ) -> tuple[Config, Dataset, VAE, Objective]:
-    """Returns the completed configuration, the data, the model and the objective, all checked: what a training needs."""
+    """Returns the completed configuration, the data, the model and the objective, all checked.
+
+    What a training needs.
+    """
     if isinstance(source, Dataset):
         data = source
     else:
@@ -205,7 +257,10 @@ def assemble(
     from_file = isinstance(source, str | Path) and kind_of(source) == "Parquet files"
     # Decided once and kept: it sets the order of the batches.
     read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
-    aim, rate = config.training.objective or usual_objective(data.schema), config.training.learning_rate
+    aim, rate = (
+        config.training.objective or usual_objective(data.schema),
+        config.training.learning_rate,
+    )
     rate = usual_rate(data) if rate is None else rate
     config = dataclasses.replace(
         config,
@@ -215,7 +270,11 @@ def assemble(
     )
     objective = build_objective(aim)
     statistics = summarize(data)
-    with stream(config.training.seed, "init"), going_together():  # before the model is made: its first weights follow the seed
+    # before the model is made: its first weights follow the seed
+    with (
+        stream(config.training.seed, "init"),
+        going_together(),
+    ):
         model = build(config.model, data.schema, statistics, parts=parts)
     with stream(config.training.seed, "check"), going_together():
         check_parts(model, objective, data, shown(data.name) or "the data")
@@ -224,13 +283,16 @@ def assemble(
 
 
 def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, None]:
-    """Trains the model of a run from a state on, writing its history and its checkpoints, and yields each interval's record."""
+    """Trains the model of a run from a state on, writing its history and its checkpoints, and
+    yields each interval's record.
+    """
     folder = run.path / "checkpoints"
     training = run.config.training
     data = to_device(data, torch.device(run.info["device"]))
     saved, began = time.monotonic(), time.monotonic()
     written = state.step if state.tensors else -1  # the last checkpoint
-    whole = dataclasses.replace(state)  # a signal can arrive while ``train`` is in the midst of changing ``state``
+    # a signal can arrive while ``train`` is in the midst of changing ``state``
+    whole = dataclasses.replace(state)
     late, ended = False, None if not state.done else run.info.get("ended")
 
     def keep(record: Record) -> None:
@@ -248,9 +310,13 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
             for record in train(run.model, run.objective, data, training, state):
                 parallel.on_main(partial(keep, record))
                 yield record
-                if training.minutes is not None and parallel.agreed(time.monotonic() - began >= 60 * training.minutes):
+                if training.minutes is not None and parallel.agreed(
+                    time.monotonic() - began >= 60 * training.minutes
+                ):
                     state.done = late = True
-    except BaseException:  # a signal, a full disk, a divergence: what is done is kept, then the error goes on its way
+    except (
+        BaseException
+    ):  # a signal, a full disk, a divergence: what is done is kept, then the error goes on its way
         if not state.step:  # in the first interval the tensors are those of the start
             whole = dataclasses.replace(whole, tensors=state.tensors)
         if whole.tensors and whole.step != written and parallel.main():
@@ -269,7 +335,11 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
     finish(run.model, state)
-    run.info.update(storage.fingerprinted({**run.info, "ended": ended or _why_ended(training, data, state, late)}))
+    run.info.update(
+        storage.fingerprinted(
+            {**run.info, "ended": ended or _why_ended(training, data, state, late)}
+        )
+    )
     parallel.on_main(end)
 
 
@@ -279,7 +349,10 @@ def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines |
 
 
 def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool) -> str:
-    """Returns what ended a training: ``time``, ``epochs`` (those that were planned) or ``patience`` (nothing grew any more)."""
+    """Returns what ended a training.
+
+    ``time``, ``epochs`` (those that were planned) or ``patience`` (nothing grew any more).
+    """
     if state.step < state.total_steps:
         return "time" if late else "patience"
     per_epoch = len(data.train) / batch_size(data, training)
@@ -288,7 +361,9 @@ def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool
 
 
 def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
-    """Measures the trained model on held-out data, yielding each block of them, and finishes the folder."""
+    """Measures the trained model on held-out data, yielding each block of them, and finishes the
+    folder.
+    """
     seed = run.config.training.seed
     x = getattr(data, measured_part(data))
     blocks: list[Evidence] = []
@@ -327,11 +402,13 @@ def resume(
     test: Source | None = None,
     trust: Sequence[str] = (),
 ) -> tuple[Run, Dataset, State]:
-    """Returns a run, its data and the state of its last checkpoint, ready for ``train_run`` and ``evaluate``.
+    """Returns a run, its data and the state of its last checkpoint, ready for ``train_run`` and
+    ``evaluate``.
 
-    Without a time or passes it goes on as if it had never been stopped, to the bit. With either a training that has ended, too,
-    is made longer: the steps that are added have a schedule of their own, the rate rises to its peak again and falls to zero,
-    and all of them are taken, since the bound first falls while the rate is high. The best weights of the whole are kept.
+    Without a time or passes it goes on as if it had never been stopped, to the bit. With either a
+    training that has ended, too, is made longer: the steps that are added have a schedule of their
+    own, the rate rises to its peak again and falls to zero, and all of them are taken, since the
+    bound first falls while the rate is high. The best weights of the whole are kept.
 
     Args:
         path: The run folder.
@@ -360,30 +437,44 @@ def resume(
     return run, data, state
 
 
-def _extend(run: Run, data: Dataset, state: State, minutes: float | None, max_epochs: int | None) -> Run:
+def _extend(
+    run: Run, data: Dataset, state: State, minutes: float | None, max_epochs: int | None
+) -> Run:
     """Plans more steps for a run, in its state and its folder, and returns it so."""
     data = to_device(data, torch.device(run.info["device"]))
-    training = dataclasses.replace(run.config.training, minutes=minutes, max_epochs=max_epochs, patience=1.0)
-    config = Config.from_dict(dataclasses.replace(run.config, training=training).to_dict())  # checks the numbers
+    training = dataclasses.replace(
+        run.config.training, minutes=minutes, max_epochs=max_epochs, patience=1.0
+    )
+    # checks the numbers
+    config = Config.from_dict(dataclasses.replace(run.config, training=training).to_dict())
     passes = state.step * batch_size(data, training) / len(data.train)
     if max_epochs is not None and max_epochs <= passes:
         raise UsageError(
-            f"{shown(run.path)} has made {passes:g} passes over its training data: give --max-epochs a larger number, "
+            f"{shown(run.path)} has made {passes:g} passes over its training data: give "
+            f"--max-epochs a larger number, "
             "or --minutes"
         )
     more = math.inf
     if minutes is not None:
-        more = plan_steps(run.model, run.objective, data, dataclasses.replace(training, max_epochs=None))
+        more = plan_steps(
+            run.model, run.objective, data, dataclasses.replace(training, max_epochs=None)
+        )
     if max_epochs is not None:
-        whole = plan_steps(run.model, run.objective, data, dataclasses.replace(training, minutes=None))
+        whole = plan_steps(
+            run.model, run.objective, data, dataclasses.replace(training, minutes=None)
+        )
         more = min(more, whole - state.step)
     more = parallel.on_main(lambda: more)
     state.since, state.total_steps, state.done = state.step, state.step + int(more), False
-    info = {k: v for k, v in run.info.items() if k != "ended"} | {"total_steps": state.total_steps, "config": config.to_dict()}
+    info = {k: v for k, v in run.info.items() if k != "ended"} | {
+        "total_steps": state.total_steps,
+        "config": config.to_dict(),
+    }
     info = storage.fingerprinted({**info, "extended": [*run.info.get("extended", []), state.step]})
 
     def write() -> None:
-        # In this order: a kill between two of them leaves a training that goes on, with the old plan or with the new one.
+        # In this order: a kill between two of them leaves a training that goes on, with the old
+        # plan or with the new one.
         (run.path / storage.MANIFEST).unlink(missing_ok=True)
         checkpoint.save(run.path / "checkpoints", state)
         storage.write_json(run.path / "run.json", storage.fingerprinted(info))
@@ -395,7 +486,11 @@ def _extend(run: Run, data: Dataset, state: State, minutes: float | None, max_ep
 def _last_state(path: Path) -> tuple[Path, State, dict[str, tuple[int, ...]]]:
     """Returns the last whole checkpoint of a run, the state in it and the shapes of its weights."""
     newest, state = checkpoint.load_last(path / "checkpoints")
-    shapes = {k.removeprefix("model."): tuple(v.shape) for k, v in state.tensors.items() if k.startswith("model.")}
+    shapes = {
+        k.removeprefix("model."): tuple(v.shape)
+        for k, v in state.tensors.items()
+        if k.startswith("model.")
+    }
     return newest, state, shapes
 
 
@@ -413,8 +508,14 @@ def _cut(history: Path, step: int) -> None:
 
 
 def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path | None:
-    """Returns the unfinished folder that these processes left before torchrun restarted them, if they made one."""
-    names = [Path(out)] if out is not None else sorted(Path("runs").glob(f"{stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
+    """Returns the unfinished folder that these processes left before torchrun restarted them, if
+    they made one.
+    """
+    names = (
+        [Path(out)]
+        if out is not None
+        else sorted(Path("runs").glob(f"{stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
+    )
     if not names or not names[-1].is_dir():
         return None
     path = names[-1]
@@ -424,31 +525,48 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
         return None
     info = storage.read_json(path / "run.json")
     asked = json.loads(json.dumps(config.to_dict()))
-    asked["training"] |= {name: info["config"]["training"][name] for name in ("compile", "threads")}  # decided since
+    # decided since
+    asked["training"] |= {name: info["config"]["training"][name] for name in ("compile", "threads")}
     return path if info["config"] == asked and info["fingerprint"] == data.fingerprint else None
 
 
-def paced(path: Path, model: VAE, objective: Objective, data: Dataset, config: Config) -> tuple[Config, str, State]:
-    """Returns the configuration with the pace decided, what was measured, and a training that is to begin in a new folder."""
+def paced(
+    path: Path, model: VAE, objective: Objective, data: Dataset, config: Config
+) -> tuple[Config, str, State]:
+    """Returns the configuration with the pace decided, what was measured, and a training that is to
+    begin in a new folder.
+    """
     training, note = choose(model, objective, data, config.training)
     steps = plan_steps(model, objective, data, training)
-    return dataclasses.replace(config, training=training), note, State(parallel.on_main(lambda: steps))
+    return (
+        dataclasses.replace(config, training=training),
+        note,
+        State(parallel.on_main(lambda: steps)),
+    )
 
 
 def to_device(data: Dataset, device: torch.device) -> Dataset:
     """Returns the data with their training and validation rows on a device."""
-    return dataclasses.replace(data, train=data.train.to(device), validation=data.validation.to(device))
+    return dataclasses.replace(
+        data, train=data.train.to(device), validation=data.validation.to(device)
+    )
 
 
 def merge(config: Config, settings: Mapping[str, Any]) -> Config:
-    """Returns the configuration with settings laid over it by their bare names, which are unique across sections."""
+    """Returns the configuration with settings laid over it by their bare names, which are unique
+    across sections.
+    """
     values = config.to_dict()
-    sections = {f.name: section for section in values for f in dataclasses.fields(getattr(config, section))}
+    sections = {
+        f.name: section for section in values for f in dataclasses.fields(getattr(config, section))
+    }
     for name, value in settings.items():
         if name in sections:
             values[sections[name]][name] = value
         else:
-            values.setdefault("training", {})[name] = value  # refused by name, with the nearest right one
+            values.setdefault("training", {})[name] = (
+                value  # refused by name, with the nearest right one
+            )
     return Config.from_dict(values)
 
 
@@ -459,13 +577,16 @@ def going_together() -> Iterator[None]:
         yield
     except TautError:
         raise
-    except Exception as error:  # parts can be a person's own: whatever is wrong with them is theirs to mend
+    except (
+        Exception
+    ) as error:  # parts can be a person's own: whatever is wrong with them is theirs to mend
         if "memory" in str(error):
             raise
         line = str(error).partition("\n")[0]
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(
-            f"these parts do not go together: {type(error).__name__}: {line} ({Path(where.filename).name}, line {where.lineno})"
+            f"these parts do not go together: {type(error).__name__}: {line} "
+            f"({Path(where.filename).name}, line {where.lineno})"
         ) from error
 
 
@@ -475,7 +596,10 @@ def use_threads(config: Config) -> None:
 
 
 def _absolute(name: str | None) -> str:
-    """Returns a source that can be read from another folder too: the path of a file made absolute, all else as it is."""
+    """Returns a source that can be read from another folder too.
+
+    The path of a file made absolute, all else as it is.
+    """
     if not name:
         return ""
     file, colon, key = name.rpartition(":")
@@ -485,7 +609,9 @@ def _absolute(name: str | None) -> str:
 
 
 def _step(line: str) -> float:
-    """Returns the step of a line of the history; a line cut off by a kill belongs to no checkpoint."""
+    """Returns the step of a line of the history; a line cut off by a kill belongs to no
+    checkpoint.
+    """
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

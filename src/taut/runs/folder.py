@@ -1,10 +1,10 @@
 """The run folder: what a training leaves behind, and how it is read again.
 
-``run.json`` (resolved configuration, schema, versions, fingerprint of the data), ``history.jsonl`` (a line an interval),
-``checkpoints/``, ``model.safetensors``, ``evaluation.json``, for images ``samples.png`` and ``reconstructions.png``, and
-``manifest.json`` (SHA-256 of each file), which is written last: a run that has one is finished. ``taut audit`` adds
-``audit.json``,
-``taut gradients`` ``gradients.json``, and both ``report.html``. Nothing in it is pickled.
+``run.json`` (resolved configuration, schema, versions, fingerprint of the data), ``history.jsonl``
+(a line an interval), ``checkpoints/``, ``model.safetensors``, ``evaluation.json``, for images
+``samples.png`` and ``reconstructions.png``, and ``manifest.json`` (SHA-256 of each file), which is
+written last: a run that has one is finished. ``taut audit`` adds ``audit.json``, ``taut gradients``
+``gradients.json``, and both ``report.html``. Nothing in it is pickled.
 """
 
 from __future__ import annotations
@@ -41,15 +41,41 @@ from taut.system.seeds import untouched
 from taut.use.tasks import context_of, encode, sample
 
 __all__ = [
-    "FILES", "FORMAT", "Run", "Source", "abandon", "check_fit", "check_target", "data_of", "find_device", "held_out", "load",
-    "make_folder", "new_data", "read_data", "rebuild", "run_folder", "sample_run", "stem", "version",
-]  # fmt: skip
+    "FILES",
+    "FORMAT",
+    "Run",
+    "Source",
+    "abandon",
+    "check_fit",
+    "check_target",
+    "data_of",
+    "find_device",
+    "held_out",
+    "load",
+    "make_folder",
+    "new_data",
+    "read_data",
+    "rebuild",
+    "run_folder",
+    "sample_run",
+    "stem",
+    "version",
+]
 
 FORMAT = 1
 FILES = {
-    "run.json", "history.jsonl", "checkpoints", "model.safetensors", "evaluation.json", "samples.png", "reconstructions.png",
-    "audit.json", "gradients.json", "report.html", storage.MANIFEST,
-}  # fmt: skip
+    "run.json",
+    "history.jsonl",
+    "checkpoints",
+    "model.safetensors",
+    "evaluation.json",
+    "samples.png",
+    "reconstructions.png",
+    "audit.json",
+    "gradients.json",
+    "report.html",
+    storage.MANIFEST,
+}
 Source = str | Path | np.ndarray | Tensor | Any  # a data frame, a sparse matrix, an AnnData
 
 
@@ -90,7 +116,8 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
         raise StorageError(f"{shown(path)} is not finished: run `taut resume {shown(path)}` first")
     storage.read_checked(path / "run.json")
     weights = path / "model.safetensors"
-    shapes = storage.read_shapes(weights)  # before anything is built or read that a hostile size could make endless
+    # before anything is built or read that a hostile size could make endless
+    shapes = storage.read_shapes(weights)
     run = rebuild(path, trust, shapes)
     check_fit(run.model, shapes, weights)
     tensors = storage.read_tensors(weights)
@@ -115,21 +142,29 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
     config = dataclasses.replace(run.config, training=training)
     if source is None:
         source = run.info["source"]
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, key=None))  # it is in the source
+        # it is in the source
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, key=None))
     if test is None:
         test = run.info["test"] or None
     where = shown(run.path)
     if isinstance(source, str) and not source:
         raise UsageError(
-            f"{where} was trained on an array in memory (fingerprint {run.info['fingerprint']}): give the data, from Python or "
+            f"{where} was trained on an array in memory (fingerprint {run.info['fingerprint']}): "
+            f"give the data, from Python or "
             "as a file"
         )
     if test is None and "+" in run.info["fingerprint"]:
-        raise UsageError(f"{where} was trained with a test set that was an array in memory: give it again, from Python")
-    data = read_data(source, config, test, schema=run.schema if run.schema.kind == "table" else None)
+        raise UsageError(
+            f"{where} was trained with a test set that was an array in memory: give it again, from "
+            f"Python"
+        )
+    data = read_data(
+        source, config, test, schema=run.schema if run.schema.kind == "table" else None
+    )
     if data.fingerprint != run.info["fingerprint"]:
         raise DataError(
-            f"{shown(data.name) or 'the data'}: these are not the data of {where} (fingerprint {data.fingerprint}, "
+            f"{shown(data.name) or 'the data'}: these are not the data of {where} (fingerprint "
+            f"{data.fingerprint}, "
             f"not {run.info['fingerprint']}); give back the original file or start a new run"
         )
     return data
@@ -143,9 +178,19 @@ def held_out(run: Run, data: Dataset) -> Rows:
 
 
 def new_data(run: Run, source: Source, key: str | None = None) -> New:
-    """Returns data that the model of a run has not seen, checked against its schema and its likelihood's support."""
-    options = dataclasses.replace(_options(run.config.data), delimiter=None, stream=None)  # of the file itself
-    new = check_against(source, run.schema, key=key, options=options, binarize=run.config.data.binarize, seed=_data_seed(run))
+    """Returns data that the model of a run has not seen, checked against its schema and its
+    likelihood's support.
+    """
+    # of the file itself
+    options = dataclasses.replace(_options(run.config.data), delimiter=None, stream=None)
+    new = check_against(
+        source,
+        run.schema,
+        key=key,
+        options=options,
+        binarize=run.config.data.binarize,
+        seed=_data_seed(run),
+    )
     latent = encode(run.model, new.rows[:1]).to(torch.get_default_dtype())
     found = unsupported(run.model, new.rows, latent, run.schema, new=True)
     if found is None:
@@ -153,18 +198,31 @@ def new_data(run: Run, source: Source, key: str | None = None) -> New:
     problem, places = found
     name = shown(str(source)) if isinstance(source, str | Path) else "the data"
     odd = tuple(places[:, 0].unique().tolist())
-    if not isinstance(new.rows, Tensor) or new.rows.dim() > 2 or len(odd) > max(MANY, len(new.rows)) / 2:
+    if (
+        not isinstance(new.rows, Tensor)
+        or new.rows.dim() > 2
+        or len(odd) > max(MANY, len(new.rows)) / 2
+    ):
         raise DataError(f"{name}: {problem}: the model gives them no probability")
     rows = new.rows.to(torch.get_default_dtype()).clone()
     rows[places[:, 0], places[:, 1]] = torch.nan
-    line = f"{name}: {problem}: log p(x) of {len(odd)} rows is minus infinity, and elsewhere these values are read as missing"
+    line = (
+        f"{name}: {problem}: log p(x) of {len(odd)} rows is minus infinity, and elsewhere these "
+        f"values are read as missing"
+    )
     return New(rows, (*new.notes, line), new.table, odd)
 
 
 def sample_run(
-    run: Run, num_samples: int, *, given: Mapping[str, str] | None = None, mean: bool = False, seed: int = 0
+    run: Run,
+    num_samples: int,
+    *,
+    given: Mapping[str, str] | None = None,
+    mean: bool = False,
+    seed: int = 0,
 ) -> Tensor:
-    r"""Returns draws of x of a run, (N, \*event); of a table the columns that are given are in them.
+    r"""Returns draws of x of a run, (N, \*event); of a table the columns that are given are in
+    them.
 
     Args:
         run: The run.
@@ -174,23 +232,32 @@ def sample_run(
         seed: The same seed gives the same samples.
 
     Fails:
-        UsageError: a column is not given that must be, a value is none of its column, or it lies so far outside of the
-            training data that counts pass what floats can count.
+        UsageError: a column is not given that must be, a value is none of its column, or it lies so
+            far outside of the training data that counts pass what floats can count.
     """
     schema, given = run.schema, dict(given or {})
     wanted = list(schema.condition) or (["total"] if run.model.condition is not None else [])
     if set(given) != set(wanted):
         names = ", ".join(shown(name) for name in wanted) or "nothing"
-        raise UsageError(f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each")
+        raise UsageError(
+            f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each"
+        )
     if not wanted:
         return sample(run.model, num_samples, mean=mean, seed=seed)
     codes = torch.from_numpy(_given_codes(schema, given)).to(torch.get_default_dtype())
-    rows = sample(run.model, num_samples, mean=mean, context=context_of(run.model, codes), seed=seed)
-    counts = [c.kind == "count" for c in (schema.modelled[i] for i in schema.rest)] if schema.condition else ...
+    rows = sample(
+        run.model, num_samples, mean=mean, context=context_of(run.model, codes), seed=seed
+    )
+    counts = (
+        [c.kind == "count" for c in (schema.modelled[i] for i in schema.rest)]
+        if schema.condition
+        else ...
+    )
     if not bool((rows[:, counts] < LARGEST_COUNT).all()):
         said = ", ".join(f"{shown(name)}={shown(value)}" for name, value in given.items())
         raise UsageError(
-            f"--given {said}: counts pass 2^53 there, more than floats can count; give values like those of training"
+            f"--given {said}: counts pass 2^53 there, more than floats can count; give values like "
+            f"those of training"
         )
     if not schema.condition:
         return rows
@@ -207,19 +274,33 @@ def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
         except ValueError:
             total = math.nan
         if not 0 <= total < math.inf:
-            raise UsageError(f"--given total={shown(given['total'])}: a number of at least 0 is needed")
+            raise UsageError(
+                f"--given total={shown(given['total'])}: a number of at least 0 is needed"
+            )
         return np.array([[total]])
     columns = [schema.modelled[i] for i in schema.given]
-    values, problems, _ = encode_columns(_one_row(given, columns), columns, "--given", missing_values=schema.missing_values)
-    problems += [_no_level(given[c.name], c) for c, x in zip(columns, values[0], strict=True) if c.levels and np.isnan(x)]
+    values, problems, _ = encode_columns(
+        _one_row(given, columns), columns, "--given", missing_values=schema.missing_values
+    )
+    problems += [
+        _no_level(given[c.name], c)
+        for c, x in zip(columns, values[0], strict=True)
+        if c.levels and np.isnan(x)
+    ]
     if problems or np.isnan(values).any():
-        raise UsageError("; ".join(problems) or "--given: a value of what is given is missing; write COLUMN=VALUE")
+        raise UsageError(
+            "; ".join(problems)
+            or "--given: a value of what is given is missing; write COLUMN=VALUE"
+        )
     return values
 
 
 def _no_level(value: str, column: Column) -> str:
     near = nearest_to(value, column.levels) or "; give one of them"
-    return f"--given {shown(column.name)}={shown(value)}: none of the column's {column.describe()[1]}{near}"
+    return (
+        f"--given {shown(column.name)}={shown(value)}: none of the column's "
+        f"{column.describe()[1]}{near}"
+    )
 
 
 def _one_row(given: Mapping[str, str], columns: Sequence[Column]) -> Any:
@@ -233,12 +314,18 @@ def _options(config: DataConfig) -> Options:
 
 
 def _data_seed(run: Run) -> int:
-    """Returns the seed that the bits of the data were drawn with: a tightened run keeps that of the run it came from."""
+    """Returns the seed that the bits of the data were drawn with.
+
+    A tightened run keeps that of the run it came from.
+    """
     return int(run.info.get("data_seed", run.config.training.seed))
 
 
-def read_data(source: Source, config: Config, test: Source | None = None, schema: Schema | None = None) -> Dataset:
-    """Returns the data of a source as a configuration says they are to be read; the same for every command.
+def read_data(
+    source: Source, config: Config, test: Source | None = None, schema: Schema | None = None
+) -> Dataset:
+    """Returns the data of a source as a configuration says they are to be read; the same for every
+    command.
 
     Args:
         source: The data.
@@ -250,7 +337,14 @@ def read_data(source: Source, config: Config, test: Source | None = None, schema
     official, file = own.pop("test"), own.pop("schema")
     options = Options(**{f.name: own.pop(f.name) for f in dataclasses.fields(Options)})
     official = official if test is None else test
-    return prepare(source, options=options, schema=schema or file, test=official, seed=config.training.seed, **own)
+    return prepare(
+        source,
+        options=options,
+        schema=schema or file,
+        test=official,
+        seed=config.training.seed,
+        **own,
+    )
 
 
 def find_device(name: str) -> torch.device:
@@ -266,7 +360,9 @@ def find_device(name: str) -> torch.device:
         float(torch.zeros((), device=device))  # read back: meta has no numbers
     except (RuntimeError, AssertionError, NotImplementedError):
         there = torch.accelerator.current_accelerator()
-        raise UsageError(f"no device {name!r} here; there is cpu{f' and {there}' if there else ''}") from None
+        raise UsageError(
+            f"no device {name!r} here; there is cpu{f' and {there}' if there else ''}"
+        ) from None
     return device
 
 
@@ -274,8 +370,13 @@ def run_folder(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         pickled = path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
-        why = "is never unpickled, since that runs whatever code is in it" if pickled else "is a file"
-        raise UsageError(f"{shown(path)} {why}: give the folder that `taut fit` made (with run.json and model.safetensors)")
+        why = (
+            "is never unpickled, since that runs whatever code is in it" if pickled else "is a file"
+        )
+        raise UsageError(
+            f"{shown(path)} {why}: give the folder that `taut fit` made (with run.json and "
+            f"model.safetensors)"
+        )
     if not (path / "run.json").is_file():
         raise UsageError(f"{shown(path)} is no run folder: there is no run.json in it")
     return path
@@ -296,14 +397,21 @@ def make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
             raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
         if path.is_dir() and (inside := {p.name for p in path.iterdir() if not _passing(p.name)}):
             if "run.json" not in inside and not inside <= FILES:
-                raise UsageError(f"{where} is not a run folder, so it is not replaced: choose another --out")
+                raise UsageError(
+                    f"{where} is not a run folder, so it is not replaced: choose another --out"
+                )
             if foreign := sorted(n for n in inside - FILES if not n.startswith(".")):
-                raise UsageError(f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or choose another --out")
+                raise UsageError(
+                    f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or "
+                    f"choose another --out"
+                )
         path.mkdir(parents=True, exist_ok=True)
         locks.acquire(path)
         _empty(path)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {where}: {error.strerror or error}; choose another --out") from None
+        raise UsageError(
+            f"cannot make the folder {where}: {error.strerror or error}; choose another --out"
+        ) from None
     return path
 
 
@@ -318,11 +426,19 @@ def abandon(path: Path) -> None:
 
 
 def _nothing_trained(path: Path) -> bool:
-    """Returns whether a folder is empty, or what a training that was stopped before its first checkpoint left behind."""
+    """Returns whether a folder is empty, or what a training that was stopped before its first
+    checkpoint left behind.
+    """
     if path.is_symlink() or not path.is_dir():
         return False
     inside = {p.name for p in path.iterdir() if not _passing(p.name)}
-    kept = {"model.safetensors", "evaluation.json", "audit.json", "gradients.json", storage.MANIFEST}
+    kept = {
+        "model.safetensors",
+        "evaluation.json",
+        "audit.json",
+        "gradients.json",
+        storage.MANIFEST,
+    }
     return inside <= FILES - kept and not any((path / "checkpoints").glob("[!.]*"))
 
 
@@ -349,7 +465,10 @@ def _next_folder(name: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise UsageError(f"cannot make the folder {path}: {error.strerror or error}; choose another with --out") from None
+            raise UsageError(
+                f"cannot make the folder {path}: {error.strerror or error}; choose another with "
+                f"--out"
+            ) from None
         else:
             locks.acquire(path)
             return path
@@ -357,10 +476,15 @@ def _next_folder(name: str) -> Path:
 
 def stem(name: str) -> str:
     """Returns what the folders of runs on some data are called, less their number."""
-    return re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0] or "array"
+    return (
+        re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0]
+        or "array"
+    )
 
 
-def rebuild(path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Run:
+def rebuild(
+    path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Run:
     """Returns a run as its ``run.json`` describes it, with first weights.
 
     Args:
@@ -377,13 +501,18 @@ def rebuild(path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ..
     if info.get("format") != FORMAT:
         made = f"made by taut {shown(info.get('taut', 'of an unknown version'))}"
         raise StorageError(
-            f"{shown(path)} has format {info.get('format')!r}, {made}; this taut ({version()}) reads format {FORMAT}"
+            f"{shown(path)} has format {info.get('format')!r}, {made}; this taut ({version()}) "
+            f"reads format {FORMAT}"
         )
-    if not (path / storage.MANIFEST).exists() and not storage.unbroken(info):  # of a finished run the manifest knows it
-        raise StorageError(f"{shown(file)} is damaged: its SHA-256 is not the one in it; restore it from a copy")
+    # of a finished run the manifest knows it
+    if not (path / storage.MANIFEST).exists() and not storage.unbroken(info):
+        raise StorageError(
+            f"{shown(file)} is damaged: its SHA-256 is not the one in it; restore it from a copy"
+        )
     records.checked(info, records.RUN, file)
     with suppress(KeyError, TypeError, AttributeError):  # said below
-        info["config"]["data"].setdefault("split", "copies")  # as every run was split before this could be said
+        # as every run was split before this could be said
+        info["config"]["data"].setdefault("split", "copies")
     with _damaged(file):
         config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
     specs = [
@@ -406,7 +535,14 @@ def rebuild(path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ..
     if "tightened" in info:  # a training that goes on must leave them alone
         model.prior.requires_grad_(False)
         model.likelihood.requires_grad_(False)
-    return Run(path, config, schema, model, build_objective(config.training.objective or usual_objective(schema)), info)
+    return Run(
+        path,
+        config,
+        schema,
+        model,
+        build_objective(config.training.objective or usual_objective(schema)),
+        info,
+    )
 
 
 @contextmanager
@@ -416,25 +552,45 @@ def _damaged(file: Path) -> Iterator[None]:
         yield
     except StorageError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, UsageError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        UsageError,
+    ) as error:
         reason = "; ".join(str(error).splitlines()) or type(error).__name__
         raise StorageError(f"{shown(file)} is damaged: {shown(reason)}") from None
 
 
-def _check_size(config: ModelConfig, schema: Schema, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
-    """Refuses a model that has far more weights than were saved, by building it without memory until that is certain."""
+def _check_size(
+    config: ModelConfig, schema: Schema, shapes: Mapping[str, tuple[int, ...]], file: Path
+) -> None:
+    """Refuses a model that has far more weights than were saved, by building it without memory
+    until that is certain.
+    """
     most, size = 2 * len(shapes), 2 * sum(math.prod(shape) for shape in shapes.values())
     count = numel = 0
 
-    def registered(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+    def registered(
+        module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None
+    ) -> None:
         nonlocal count, numel
         count, numel = count + 1, numel + (0 if parameter is None else parameter.numel())
         if count > most or numel > size:
-            raise StorageError(f"{shown(file)} is damaged: its model has more weights than were saved")
+            raise StorageError(
+                f"{shown(file)} is damaged: its model has more weights than were saved"
+            )
 
     hook = torch.nn.modules.module.register_module_parameter_registration_hook(registered)
     try:
-        with suppress(RuntimeError, NotImplementedError), torch.device("meta"):  # a part may need the numbers in a tensor
+        # a part may need the numbers in a tensor
+        with (
+            suppress(RuntimeError, NotImplementedError),
+            torch.device("meta"),
+        ):
             build(config, schema)
     finally:
         hook.remove()
@@ -446,7 +602,8 @@ def check_fit(model: VAE, shapes: Mapping[str, tuple[int, ...]], path: Path) -> 
     if wanted != given:
         name = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))[0]
         raise StorageError(
-            f"{shown(path)} does not fit the model in run.json: {shown(name)} is {given.get(name, 'missing')}, "
+            f"{shown(path)} does not fit the model in run.json: {shown(name)} is "
+            f"{given.get(name, 'missing')}, "
             f"not {wanted.get(name, 'there')}"
         )
 
@@ -457,10 +614,12 @@ def version() -> str:
 
 
 def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
-    """Returns the file to write after checking, before anything is computed, that its format is known and its place free.
+    """Returns the file to write after checking, before anything is computed, that its format is
+    known and its place free.
 
     Fails:
-        UsageError: another ending, a file that exists, a folder that does not, a run folder that is in use.
+        UsageError: another ending, a file that exists, a folder that does not, a run folder that is
+            in use.
     """
     where = shown(out)
     if out.suffix not in formats:

@@ -26,12 +26,17 @@ def measured_part(data: Dataset) -> str:
     """Returns the part of the data that the model is measured on."""
     part = "test" if len(data.test) else "validation" if len(data.validation) else "train"
     if part == "train" and data.binarize == "dynamic":
-        raise DataError("nothing is held out to measure the model on: give --test FILE or a test fraction above 0")
+        raise DataError(
+            "nothing is held out to measure the model on: give --test FILE or a test fraction "
+            "above 0"
+        )
     return part
 
 
 def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
-    """Returns what is known of a model from the evidence of the part of the data it is measured on, as plain values."""
+    """Returns what is known of a model from the evidence of the part of the data it is measured on,
+    as plain values.
+    """
     part, schema = measured_part(data), data.schema
     x = getattr(data, part)
     groups = copies(x, data.divided)
@@ -51,8 +56,8 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
 def copies(x: Rows, divided: np.ndarray) -> Tensor | None:
     """Returns the observation that each datum belongs to, (N,); None where each is one of its own.
 
-    Copies that were kept in one part are one observation: the split drew them together. Rows whose copies were divided among
-    the parts were drawn one by one.
+    Copies that were kept in one part are one observation: the split drew them together. Rows whose
+    copies were divided among the parts were drawn one by one.
 
     Args:
         x: The data.
@@ -69,38 +74,54 @@ def copies(x: Rows, divided: np.ndarray) -> Tensor | None:
 def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) -> list[str]:
     lines = []
     if part == "train":
-        lines.append("nothing was held out: these are the data of the training, and the numbers are optimistic")
+        lines.append(
+            "nothing was held out: these are the data of the training, and the numbers are "
+            "optimistic"
+        )
     elif part == "validation":
-        lines.append("no test data: the validation data chose the weights that are measured on them, which is optimistic")
+        lines.append(
+            "no test data: the validation data chose the weights that are measured on them, which "
+            "is optimistic"
+        )
     there = int(np.isin(hashes_of(x), divided).sum()) if len(divided) else 0
     if there and part != "train":
         lines.append(
-            f"{there} of {len(x)} data repeat rows of the training, which repeat by their nature: the numbers are for new rows "
+            f"{there} of {len(x)} data repeat rows of the training, which repeat by their nature: "
+            f"the numbers are for new rows "
             "of the same population, of which each counts as one"
         )
     distinct = len(x) if groups is None else int(groups.max()) + 1
     if distinct < 0.95 * len(x):
         lines.append(
-            f"only {distinct} of {len(x)} data are observations of their own; the other copies were kept on one side of the "
-            "split, so the numbers are for patterns that the training never saw, and their test-set error counts copies as one"
+            f"only {distinct} of {len(x)} data are observations of their own; the other copies "
+            f"were kept on one side of the "
+            "split, so the numbers are for patterns that the training never saw, and their "
+            "test-set error counts copies as one"
         )
     return lines
 
 
 def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
-    """Returns PNG files by name: samples and reconstructions; for each, what is typical (mean) and what the model draws."""
+    """Returns PNG files by name: samples and reconstructions.
+
+    For each, what is typical (mean) and what the model draws.
+    """
     if not data.schema.is_image:
         return {}
     low, high, x = data.schema.low, data.schema.high, getattr(data, measured_part(data))
     count = min(10, len(x))
-    x = x[torch.arange(count) * len(x) // count]  # spread evenly: the rows of a folder are sorted by class
+    # spread evenly: the rows of a folder are sorted by class
+    x = x[torch.arange(count) * len(x) // count]
     with torch.no_grad(), stream(seed, "pictures"):
         decoded = model.decode(model.prior().sample(torch.Size((1, 40))))
         samples = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
         shown = x.to(device=next(model.parameters()).device, dtype=torch.get_default_dtype())
         posterior = model.encode(shown)
         decoded = model.decode(torch.stack(_mean(posterior) or [posterior.sample()]))
-        rows = [pictures.grid(t, low, high, 10) for t in (shown, *(t[0] for t in (*_mean(decoded), decoded.sample())))]
+        rows = [
+            pictures.grid(t, low, high, 10)
+            for t in (shown, *(t[0] for t in (*_mean(decoded), decoded.sample())))
+        ]
     return {"samples.png": pictures.to_png(samples), "reconstructions.png": pictures.to_png(rows)}
 
 

@@ -22,8 +22,11 @@ from taut.training.loop import State
 __all__ = ["tighten"]
 
 TIGHTENING = "StickingTheLanding(num_samples=4)"  # its noise vanishes as q approaches the posterior
-FEW = 10_000  # training data that an encoder may learn by heart: half of each batch is then drawn by the model
-GENTLE = 0.2  # share of the rate at which an encoder is trained on: the full rate would first undo what it has learned
+# training data that an encoder may learn by heart: half of each batch is then drawn by the model
+FEW = 10_000
+# share of the rate at which an encoder is trained on: the full rate would first undo what it has
+# learned
+GENTLE = 0.2
 
 
 def tighten(
@@ -37,20 +40,24 @@ def tighten(
     overwrite: bool = False,
     **settings: Any,
 ) -> tuple[Run, Dataset, State]:
-    """Returns a new run whose posterior is to be trained on under the same decoder and prior, ready for ``train_run``.
+    """Returns a new run whose posterior is to be trained on under the same decoder and prior, ready
+    for ``train_run``.
 
-    For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from beneath. Where the
-    training data are few, half of each batch is drawn by the model itself (``simulated``): of such data there is no end.
+    For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from
+    beneath. Where the training data are few, half of each batch is drawn by the model itself
+    (``simulated``): of such data there is no end.
 
     Args:
         run: The run, finished.
         out: The folder to make; by default the next free one below runs/.
-        posterior: Another family. What fits of the old posterior is taken over: a full covariance starts as the diagonal one was.
+        posterior: Another family. What fits of the old posterior is taken over: a full covariance
+            starts as the diagonal one was.
         encoder: Another network; its first weights are new.
         source: The data, where they were an array or have moved.
         test: The official test set, likewise.
         overwrite: Whether a run folder that exists is replaced.
-        **settings: Any setting of ``taut.build.config.TrainingConfig``; the objective is StickingTheLanding() by default.
+        **settings: Any setting of ``taut.build.config.TrainingConfig``; the objective is
+          StickingTheLanding() by default.
 
     Fails:
         UsageError: a posterior that cannot be reparameterized, or a setting is wrong.
@@ -59,7 +66,10 @@ def tighten(
         raise UsageError(f"{shown(out)} is the run that is tightened: choose another --out")
     data = data_of(run, source, test)
     old = run.config
-    before = {name: run.evaluation()[name] for name in ("elbo", "log_evidence", "inference_gap", "num_samples")}
+    before = {
+        name: run.evaluation()[name]
+        for name in ("elbo", "log_evidence", "inference_gap", "num_samples")
+    }
     defaults = {
         "objective": TIGHTENING,
         "max_epochs": None,
@@ -71,7 +81,11 @@ def tighten(
     config = dataclasses.replace(
         merged,
         model=complete(
-            dataclasses.replace(old.model, posterior=posterior or old.model.posterior, encoder=encoder or old.model.encoder),
+            dataclasses.replace(
+                old.model,
+                posterior=posterior or old.model.posterior,
+                encoder=encoder or old.model.encoder,
+            ),
             data.schema,
         ),
     )
@@ -116,15 +130,23 @@ def tighten(
 def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:
     """Gives a posterior the weights of another one.
 
-    An output layer that has more outputs than the old one takes over the first and starts the others at zero: a Normal with a
-    full covariance lists means and diagonal first, and so starts as the diagonal one it came from.
+    An output layer that has more outputs than the old one takes over the first and starts the
+    others at zero: a Normal with a full covariance lists means and diagonal first, and so starts as
+    the diagonal one it came from.
     """
     theirs = old.state_dict()
     mine = new.state_dict()
     for name, tensor in mine.items():
         source = theirs.get(name)
-        if source is None or source.shape[1:] != tensor.shape[1:] or (source.dim() and len(source) > len(tensor)):
-            raise UsageError("the new posterior does not fit the old one's weights: give --encoder too, to start a new one")
+        if (
+            source is None
+            or source.shape[1:] != tensor.shape[1:]
+            or (source.dim() and len(source) > len(tensor))
+        ):
+            raise UsageError(
+                "the new posterior does not fit the old one's weights: give --encoder too, to "
+                "start a new one"
+            )
         if source.shape == tensor.shape:
             mine[name] = source
         else:

@@ -1,1 +1,4 @@
-"""Below everything: errors, files, locks, signals, random numbers, processes and memory. Nothing here knows of models."""
+"""Below everything: errors, files, locks, signals, random numbers, processes and memory.
+
+Nothing here knows of models.
+"""

@@ -1,4 +1,7 @@
-"""The errors a person can cause or mend: one line that says what, where and how to mend it, and an exit code."""
+"""The errors a person can cause or mend.
+
+One line that says what, where and how to mend it, and an exit code.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,19 @@ from collections.abc import Iterable, Sequence
 
 
 def shown(text: object) -> str:
-    """Returns a text fit for one line of a terminal: line breaks and control characters are escaped."""
+    """Returns a text fit for one line of a terminal.
+
+    Line breaks and control characters are escaped.
+    """
     string = str(text)
     return string if string.isprintable() else ascii(string)
 
 
 class TautError(Exception):
-    """Base of every error that taut reports as one clear line; anything else is a bug of ours (exit code 1)."""
+    """Base of every error that taut reports as one clear line.
+
+    Anything else is a bug of ours (exit code 1).
+    """
 
     exit_code = 1
 
@@ -35,7 +44,9 @@ class DataError(TautError):
 
 
 class DivergedError(TautError):
-    """Training met non-finite numbers that neither skipping, rolling back nor a lower rate could cure."""
+    """Training met non-finite numbers that neither skipping, rolling back nor a lower rate could
+    cure.
+    """
 
     exit_code = 4
 
@@ -59,7 +70,10 @@ class ParallelError(TautError):
 
 
 class TautWarning(UserWarning):
-    """Something that a person should know and that ends nothing; the command line says it in one line."""
+    """Something that a person should know and that ends nothing.
+
+    The command line says it in one line.
+    """
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,8 +1,10 @@
-"""One writer a run folder: a lock that names its process, and that a kill leaves behind without harm.
+"""One writer a run folder: a lock that names its process, and that a kill leaves behind without
+harm.
 
-The file ``.lock`` holds the process, when that began, and its host. Where the system can do it the file is locked too (flock),
-so that it is free as soon as its process is gone, however that went. A lock of this host whose process is gone, or began at
-another time, is taken over; that of another host is not, since nothing here can tell.
+The file ``.lock`` holds the process, when that began, and its host. Where the system can do it the
+file is locked too (flock), so that it is free as soon as its process is gone, however that went. A
+lock of this host whose process is gone, or began at another time, is taken over; that of another
+host is not, since nothing here can tell.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def acquire(folder: Path) -> bool:
-    """Takes the lock of a folder for this process, until it is released; returns whether it was not held before.
+    """Takes the lock of a folder for this process, until it is released; returns whether it was not
+    held before.
 
     Fails:
         UsageError: another process writes there.
@@ -76,7 +79,8 @@ def release(folder: Path) -> None:
         return
     path = folder.resolve() / LOCK
     with suppress(OSError):
-        if os.name == "posix" and _same(path, file):  # the folder may have been moved, and another stand there
+        # the folder may have been moved, and another stand there
+        if os.name == "posix" and _same(path, file):
             path.unlink()
     os.close(file)
     if os.name != "posix":  # an open file cannot be removed there
@@ -129,7 +133,11 @@ def _flocked(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # a disk without flock: what the file says decides
+        # a disk without flock: what the file says decides
+        return error.errno not in (
+            errno.EWOULDBLOCK,
+            errno.EACCES,
+        )
     return True
 
 
@@ -155,7 +163,10 @@ def _own() -> dict[str, object]:
 
 
 def _began(pid: int) -> str:
-    """Returns when a process began, in the system's own words; nothing where it does not tell (it is Linux that does)."""
+    """Returns when a process began, in the system's own words.
+
+    Nothing where it does not tell (it is Linux that does).
+    """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -167,7 +178,8 @@ def _gone(holder: dict[str, object]) -> bool:
     pid = holder.get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool) or not 0 < pid < 2**31:
         return True  # not a lock of ours
-    if holder.get("host") != socket.gethostname() or os.name != "posix":  # elsewhere asking would be a signal
+    # elsewhere asking would be a signal
+    if holder.get("host") != socket.gethostname() or os.name != "posix":
         return False
     try:
         os.kill(pid, 0)
@@ -182,6 +194,12 @@ def _gone(holder: dict[str, object]) -> bool:
 def _refusal(folder: Path, holder: dict[str, object]) -> str:
     pid, host = shown(holder.get("pid", "unknown")), holder.get("host")
     if not holder or host == socket.gethostname():
-        return f"{shown(folder)} is in use: process {pid} writes into it; wait until it is done, or stop it"
+        return (
+            f"{shown(folder)} is in use: process {pid} writes into it; wait until it is done, or "
+            f"stop it"
+        )
     where = f"process {pid} on {shown(host)} writes into it, or was killed"
-    return f"{shown(folder)} is in use: {where}; if it is not running any more, remove {shown(folder / LOCK)}"
+    return (
+        f"{shown(folder)} is in use: {where}; if it is not running any more, remove "
+        f"{shown(folder / LOCK)}"
+    )

@@ -1,4 +1,5 @@
-"""What is done where memory is short: rows in smaller chunks, with the same numbers; or a word before anything is loaded.
+"""What is done where memory is short: rows in smaller chunks, with the same numbers; or a word
+before anything is loaded.
 
 And where there is enough: what was freed is kept for what comes next.
 """
@@ -24,31 +25,50 @@ __all__ = ["Chunks", "available", "check_fits", "keep_freed", "out_of_memory"]
 # torch's words: of its allocators on three systems, and of the libraries that an accelerator calls.
 WORDS = (
     "out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED",
-    "Cannot allocate memory", "failed to map segment", "can't start new thread",  # little address space
+    "Cannot allocate "
+    "memory", "failed to map segment", "can't start new thread",  # little address space
 )  # fmt: skip
-COPIES = 3  # of the data, held at once while they are read, checked and split; 3.6 to 6.2 were measured
+COPIES = (
+    3  # of the data, held at once while they are read, checked and split; 3.6 to 6.2 were measured
+)
 MEMINFO = Path("/proc/meminfo")
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-# The line of a process, where its group is, and the files: the limit, what is used, and the name of what of it can be given back.
+# The line of a process, where its group is, and the files: the limit, what is used, and the name of
+# what of it can be given back.
 GROUP_VERSIONS = (
     ("0::", "", "memory.max", "memory.current", "inactive_file"),
-    (r"\d+:[\w,]*memory[\w,]*:", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    (
+        r"\d+:[\w,]*memory[\w,]*:",
+        "memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
 )
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as <malloc.h> has them
-KEPT, LARGEST = 128 * 2**20, 32 * 2**20  # bytes: kept in all, and of one tensor; larger ones go back at once
+# bytes: kept in all, and of one tensor; larger ones go back at once
+KEPT, LARGEST = (
+    128 * 2**20,
+    32 * 2**20,
+)
 T = TypeVar("T")
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Returns whether an error says that memory ran out."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    ):
         return True
     rust = type(error).__name__ == "PanicException"  # of a library in Rust
-    return (rust or isinstance(error, RuntimeError | ImportError)) and any(words in str(error) for words in WORDS)
+    return (rust or isinstance(error, RuntimeError | ImportError)) and any(
+        words in str(error) for words in WORDS
+    )
 
 
 class Chunks:
-    """Goes through rows in chunks, which are halved, from then on, when one does not fit into memory.
+    """Goes through rows in chunks, which are halved, from then on, when one does not fit into
+    memory.
 
     Args:
         most: Rows of a chunk.
@@ -78,13 +98,16 @@ class Chunks:
 
 @lru_cache(maxsize=1)
 def keep_freed() -> None:
-    """Has the C library of Linux (glibc) keep some memory that was freed, for this process and from now on.
+    """Has the C library of Linux (glibc) keep some memory that was freed, for this process and from
+    now on.
 
-    By default it gives what is freed at the end of its heap back to the system and asks for it anew: to get a tensor of a
-    megabyte then takes longer than to fill it, and an evaluation makes thousands. Whoever has set ``MALLOC_...`` or
-    ``GLIBC_TUNABLES`` is left alone.
+    By default it gives what is freed at the end of its heap back to the system and asks for it
+    anew: to get a tensor of a megabyte then takes longer than to fill it, and an evaluation makes
+    thousands. Whoever has set ``MALLOC_...`` or ``GLIBC_TUNABLES`` is left alone.
     """
-    if sys.platform == "linux" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if sys.platform == "linux" and not any(
+        name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
+    ):
         with suppress(OSError, AttributeError):  # another C library, without this
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_MMAP_THRESHOLD, LARGEST)
@@ -92,7 +115,10 @@ def keep_freed() -> None:
 
 
 def available() -> int | None:
-    """Returns how many bytes can be had without swapping; ``None`` where the system does not tell (it is Linux that does)."""
+    """Returns how many bytes can be had without swapping.
+
+    ``None`` where the system does not tell (it is Linux that does).
+    """
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
     except OSError:
@@ -101,7 +127,10 @@ def available() -> int | None:
 
 
 def _left_in_groups() -> Iterator[int]:
-    """Yields what is left of each limit that a container or a batch system has set: control groups of Linux."""
+    """Yields what is left of each limit that a container or a batch system has set.
+
+    Control groups of Linux.
+    """
     try:
         own = OWN_GROUPS.read_text()
     except OSError:
@@ -110,9 +139,12 @@ def _left_in_groups() -> Iterator[int]:
         for path in re.findall(rf"^{line}/(.*)$", own, re.MULTILINE):
             folder = GROUPS / place / path
             for group in (folder, *folder.parents):
-                with suppress(OSError, ValueError):  # no such file above the last group, and "max" where there is no limit
+                # no such file above the last group, and "max" where there is no limit
+                with suppress(OSError, ValueError):
                     free = int((group / limit).read_text()) - int((group / used).read_text())
-                    found = re.search(rf"^{cache} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+                    found = re.search(
+                        rf"^{cache} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE
+                    )
                     yield free + (0 if found is None else int(found[1]))
 
 
@@ -131,4 +163,6 @@ def check_fits(num_bytes: int, where: str, mend: str) -> None:
     if there is not None and needed > there:
         held, needs, free = (f"{size / 2**30:.3g} GiB" for size in (num_bytes, needed, there))
         sizes = f"{held} of data need at least {needs} of memory, {free} are free"
-        raise OutOfMemoryError(f"{where}: {sizes}: {mend}, give fewer rows, or take a machine with more")
+        raise OutOfMemoryError(
+            f"{where}: {sizes}: {mend}, give fewer rows, or take a machine with more"
+        )

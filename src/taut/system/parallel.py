@@ -1,17 +1,22 @@
-r"""Several processes, one run: everything about *ranks* is here. With one process nothing of it does anything.
+r"""Several processes, one run: everything about *ranks* is here. With one process nothing of it
+does anything.
 
-``torchrun`` starts the processes and says in their environment who they are; ``ranks()`` joins them. All run the same program on
-the same data with the same seeds, and differ in three places only:
+``torchrun`` starts the processes and says in their environment who they are; ``ranks()`` joins
+them. All run the same program on the same data with the same seeds, and differ in three places
+only:
 
-* *Training.* A step has the rows that it has in one process, and each rank a share of them (``share``). The loss is the sum
-  over one's own rows divided by the rows of all, so that the gradients, summed over the ranks, are those of one process. The
-  noise of a step is drawn for all its rows on every rank, of which each keeps its own (``Share.noise``): the numbers do not
-  depend on how many ranks there are.
-* *Evaluation.* Blocks of data are computed in turn, a rank each, and every rank gets all results in their order (``in_order``).
-  A block has its own stream of randomness, so the results are those of one process to the bit.
+* *Training.* A step has the rows that it has in one process, and each rank a share of them
+  (``share``). The loss is the sum over one's own rows divided by the rows of all, so that the
+  gradients, summed over the ranks, are those of one process. The noise of a step is drawn for all
+  its rows on every rank, of which each keeps its own (``Share.noise``): the numbers do not depend
+  on how many ranks there are.
+* *Evaluation.* Blocks of data are computed in turn, a rank each, and every rank gets all results in
+  their order (``in_order``). A block has its own stream of randomness, so the results are those of
+  one process to the bit.
 * *Files.* The first rank writes and prints (``on_main``).
 
-Objects travel between the ranks by torch's own collectives; a rank that is lost ends the others with an error and no wait.
+Objects travel between the ranks by torch's own collectives; a rank that is lost ends the others
+with an error and no wait.
 """
 
 from __future__ import annotations
@@ -32,12 +37,40 @@ from torch.overrides import TorchFunctionMode
 from taut.system.errors import ParallelError, UsageError
 
 __all__ = [
-    "Share", "agreed", "check_divisible", "check_same", "claim", "divided", "in_order", "indivisible", "is_launched", "launched",
-    "lost", "main", "on_main", "rank", "ranks", "restarts", "share", "shares", "sum_over_ranks", "world", "wrapped",
-]  # fmt: skip
+    "Share",
+    "agreed",
+    "check_divisible",
+    "check_same",
+    "claim",
+    "divided",
+    "in_order",
+    "indivisible",
+    "is_launched",
+    "launched",
+    "lost",
+    "main",
+    "on_main",
+    "rank",
+    "ranks",
+    "restarts",
+    "share",
+    "shares",
+    "sum_over_ranks",
+    "world",
+    "wrapped",
+]
 
-MINUTES = 30  # without a word from a rank whose machine is gone; a process that dies is noticed at once
-LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "broken pipe")  # in what torch says then
+MINUTES = (
+    30  # without a word from a rank whose machine is gone; a process that dies is noticed at once
+)
+# in what torch says then
+LOST = (
+    "gloo",
+    "nccl",
+    "connection closed by peer",
+    "connection reset",
+    "broken pipe",
+)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -57,7 +90,9 @@ def is_launched() -> bool:
 
 
 def launched() -> int:
-    """Returns the rank that the environment gives this process, whether it has joined the others or not."""
+    """Returns the rank that the environment gives this process, whether it has joined the others or
+    not.
+    """
     return int(os.environ.get("RANK", "0")) if is_launched() else 0
 
 
@@ -85,7 +120,8 @@ def main() -> bool:
 def ranks(minutes: float = MINUTES) -> Iterator[None]:
     """Joins the processes that torchrun started for a block; does nothing where there is one.
 
-    Each process gets the accelerator of its number on its machine, and talks by NCCL where there is one for each, else by gloo.
+    Each process gets the accelerator of its number on its machine, and talks by NCCL where there is
+    one for each, else by gloo.
 
     Args:
         minutes: How long a rank waits for another that neither answers nor hangs up.
@@ -107,30 +143,40 @@ def ranks(minutes: float = MINUTES) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun itself, and it survives a restart
+        # by torchrun itself, and it survives a restart
+        hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         server = dist.TCPStore(  # type: ignore[attr-defined]
             address, port, size, not hosted and own == 0, timeout, wait_for_workers=False
         )
-        # Under the names of the dead processes gloo would find their addresses, and try to reach them.
+        # Under the names of the dead processes gloo would find their addresses, and try to reach
+        # them.
         _store = dist.PrefixStore(f"taut/{restarts()}", server)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=_store, rank=own, world_size=size, timeout=timeout)
     except KeyError as error:
-        raise ParallelError(f"{size} processes, but {error} is not set: start them with torchrun") from None
+        raise ParallelError(
+            f"{size} processes, but {error} is not set: start them with torchrun"
+        ) from None
     except (RuntimeError, ValueError) as error:
-        raise ParallelError(f"process {own} of {size} cannot reach the others: {_line(error)}") from error
+        raise ParallelError(
+            f"process {own} of {size} cannot reach the others: {_line(error)}"
+        ) from error
     _group = _Group(own, size)
     try:
         yield
     finally:
         _group = _Group(0, 1)
-        gc.collect()  # DDP is in cycles, and would keep gloo's threads, which must end before the interpreter does
+        # DDP is in cycles, and would keep gloo's threads, which must end before the interpreter
+        # does
+        gc.collect()
         dist.destroy_process_group()
 
 
 def in_order(tasks: Iterable[T], compute: Callable[[T], R]) -> Iterator[R]:
-    """Yields the result of each task in the order of the tasks, which the ranks compute in turn; each rank gets all of them.
+    """Yields the result of each task in the order of the tasks, which the ranks compute in turn;
+    each rank gets all of them.
 
-    What a task raises is raised on every rank. Inside of a task there is one process: it may use what itself calls this.
+    What a task raises is raised on every rank. Inside of a task there is one process: it may use
+    what itself calls this.
     """
     if world() == 1:
         yield from map(compute, tasks)
@@ -152,7 +198,10 @@ def in_order(tasks: Iterable[T], compute: Callable[[T], R]) -> Iterator[R]:
 
 
 def on_main(function: Callable[[], R]) -> R:
-    """Returns what the first rank gets of a function, which it alone calls; what it raises is raised on every rank."""
+    """Returns what the first rank gets of a function, which it alone calls.
+
+    What it raises is raised on every rank.
+    """
     if world() == 1:
         return function()
     result: Any = None
@@ -184,12 +233,15 @@ def check_same(tensors: Mapping[str, Tensor], when: str) -> None:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(
+            tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        )
     digests = _gather(digest.hexdigest())
     other = [number for number, each in enumerate(digests) if each != digests[0]]
     if other:
         raise ParallelError(
-            f"the weights of process {other[0]} are not those of process 0 {when}: give every machine the same versions of taut "
+            f"the weights of process {other[0]} are not those of process 0 {when}: give every "
+            f"machine the same versions of taut "
             "and torch and the same run folder, and go on with `taut resume`"
         )
 
@@ -197,7 +249,8 @@ def check_same(tensors: Mapping[str, Tensor], when: str) -> None:
 class Share(NamedTuple):
     """The rows of a step that are this rank's: ``first`` to ``first + rows`` of ``total``.
 
-    Where there are fewer rows than ranks, one without a row takes the first and gives it no ``weight``.
+    Where there are fewer rows than ranks, one without a row takes the first and gives it no
+    ``weight``.
     """
 
     first: int
@@ -210,11 +263,14 @@ class Share(NamedTuple):
         return rows[self.first : self.first + self.rows]
 
     def mean(self, values: Tensor) -> Tensor:
-        """Returns this rank's part of the mean over all rows: the parts of all ranks add up to it."""
+        """Returns this rank's part of the mean over all rows: the parts of all ranks
+        add up to it.
+        """
         return values.sum() * (self.weight / self.total)
 
     def noise(self, num_samples: int = 1) -> AbstractContextManager[object]:
-        """Returns a mode in which whatever is random is drawn for the rows of all ranks, of which this one keeps its own.
+        """Returns a mode in which whatever is random is drawn for the rows of all ranks, of which
+        this one keeps its own.
 
         Args:
             num_samples: K of tensors (K, B, ...); others are taken to be (B, ...).
@@ -228,14 +284,19 @@ def share(total: int) -> Share:
 
 
 def divided(total: int) -> Share | None:
-    """Returns this rank's share of the rows of a step where there are several processes; one takes them all."""
+    """Returns this rank's share of the rows of a step where there are several processes.
+
+    One takes them all.
+    """
     return share(total) if world() > 1 else None
 
 
 def shares(total: int, count: int) -> list[Share]:
     """Returns the rows of a step in so many shares."""
     ends = [number * total // count for number in range(count + 1)]
-    return [Share(a, b - a, total, 1.0) if b > a else Share(0, 1, total, 0.0) for a, b in pairwise(ends)]
+    return [
+        Share(a, b - a, total, 1.0) if b > a else Share(0, 1, total, 0.0) for a, b in pairwise(ends)
+    ]
 
 
 def check_divisible(model: nn.Module, objective: object) -> None:
@@ -249,18 +310,24 @@ def check_divisible(model: nn.Module, objective: object) -> None:
 
 
 def indivisible(model: nn.Module, objective: object) -> str:
-    """Returns what looks at the rows of a step together; nothing where each row can be computed alone."""
+    """Returns what looks at the rows of a step together.
+
+    Nothing where each row can be computed alone.
+    """
     if getattr(objective, "free_bits", 0):
         return "free_bits goes by the mean over a whole batch"
     for name, part in model.named_modules():
         # Among processes SyncBatchNorm does see the whole.
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (world() == 1 or not isinstance(part, nn.SyncBatchNorm)):
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (
+            world() == 1 or not isinstance(part, nn.SyncBatchNorm)
+        ):
             return f"{name} is a {type(part).__name__}, which goes by the whole batch"
     return ""
 
 
 def wrapped(module: nn.Module) -> Callable[..., Any]:
-    """Returns a module that gives its parameters the *mean* of the gradients over the ranks; for a sum, multiply the loss.
+    """Returns a module that gives its parameters the *mean* of the gradients over the ranks; for a
+    sum, multiply the loss.
 
     It must be called itself: gradients of a call of the module within are one rank's own.
     """
@@ -273,7 +340,10 @@ def wrapped(module: nn.Module) -> Callable[..., Any]:
 
 
 class _WithSpare(nn.Module):
-    """A module and a parameter that nothing uses: DDP complains where it was told to look for such parameters and finds none."""
+    """A module and a parameter that nothing uses.
+
+    DDP complains where it was told to look for such parameters and finds none.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -285,7 +355,10 @@ class _WithSpare(nn.Module):
 
 
 def sum_over_ranks(values: Tensor) -> Callable[[], Tensor]:
-    """Begins to add up values over the ranks; what is returned waits for the sum, which is in the same tensor."""
+    """Begins to add up values over the ranks.
+
+    What is returned waits for the sum, which is in the same tensor.
+    """
     import torch.distributed as dist
 
     work = dist.all_reduce(values, async_op=True)
@@ -307,7 +380,9 @@ def lost(error: BaseException | None) -> bool:
 
 
 def claim(code: int) -> tuple[bool, int]:
-    """Returns whether this rank is the first with an error, and so the one to print it, and the exit code of all."""
+    """Returns whether this rank is the first with an error, and so the one to print it, and the
+    exit code of all.
+    """
     if world() == 1 or _store is None:
         return main(), code
     try:
@@ -327,7 +402,10 @@ class _Raised:
 
 
 class _Noise(TorchFunctionMode):
-    """See ``Share.noise``. What is per datum is told by its shape; what is not is drawn once for each rank."""
+    """See ``Share.noise``. What is per datum is told by its shape.
+
+    What is not is drawn once for each rank.
+    """
 
     def __init__(self, own: Share, num_samples: int) -> None:
         super().__init__()
@@ -345,14 +423,19 @@ class _Noise(TorchFunctionMode):
     def _drawn(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         axis = self._axis(args[0])
         if axis is None:  # in no other way do the ranks stay in step and have noise of their own
-            copies = ([a.clone() if isinstance(a, Tensor) else a for a in args] for _ in range(world()))
+            copies = (
+                [a.clone() if isinstance(a, Tensor) else a for a in args] for _ in range(world())
+            )
             return [func(*copy, **kwargs) for copy in copies][rank()]
-        return func(*map(self._whole, args), **{k: self._whole(v) for k, v in kwargs.items()}).narrow(
-            axis, self.own.first, self.own.rows
-        )
+        return func(
+            *map(self._whole, args), **{k: self._whole(v) for k, v in kwargs.items()}
+        ).narrow(axis, self.own.first, self.own.rows)
 
     def _whole(self, value: Any) -> Any:
-        """Returns a tensor for the rows of all ranks; in the places of others stand copies of one's own."""
+        """Returns a tensor for the rows of all ranks.
+
+        In the places of others stand copies of one's own.
+        """
         axis = self._axis(value)
         if axis is None:
             return value
@@ -369,12 +452,35 @@ class _Noise(TorchFunctionMode):
 
 FILLED: dict[Any, Any] = {torch.rand: Tensor.uniform_, torch.randn: Tensor.normal_}
 RANDOM: set[Any] = {
-    *FILLED, Tensor.normal_, Tensor.uniform_, Tensor.random_, Tensor.bernoulli_, Tensor.exponential_, Tensor.cauchy_,
-    Tensor.geometric_, Tensor.log_normal_, Tensor.bernoulli, Tensor.multinomial, torch.bernoulli, torch.binomial, torch.normal,
-    torch.multinomial, torch.poisson, torch.rand_like, torch.randn_like, torch.randint_like, torch._standard_gamma,
-    torch._sample_dirichlet, torch.dropout, nn.functional.dropout, nn.functional.alpha_dropout, nn.functional.dropout1d,
-    nn.functional.dropout2d, nn.functional.dropout3d, nn.functional.feature_alpha_dropout,
-}  # fmt: skip
+    *FILLED,
+    Tensor.normal_,
+    Tensor.uniform_,
+    Tensor.random_,
+    Tensor.bernoulli_,
+    Tensor.exponential_,
+    Tensor.cauchy_,
+    Tensor.geometric_,
+    Tensor.log_normal_,
+    Tensor.bernoulli,
+    Tensor.multinomial,
+    torch.bernoulli,
+    torch.binomial,
+    torch.normal,
+    torch.multinomial,
+    torch.poisson,
+    torch.rand_like,
+    torch.randn_like,
+    torch.randint_like,
+    torch._standard_gamma,
+    torch._sample_dirichlet,
+    torch.dropout,
+    nn.functional.dropout,
+    nn.functional.alpha_dropout,
+    nn.functional.dropout1d,
+    nn.functional.dropout2d,
+    nn.functional.dropout3d,
+    nn.functional.feature_alpha_dropout,
+}
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Float64 where it exists: an accelerator without it, such as Apple's MPS, leaves sums to the processor."""
+"""Float64 where it exists.
+
+An accelerator without it, such as Apple's MPS, leaves sums to the processor.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The affine layer of all networks: torch's ``nn.Linear``, its products computed by the faster of two libraries.
+"""The affine layer of all networks: torch's ``nn.Linear``, its products computed by the faster of
+two libraries.
 
-On a processor torch multiplies float32 matrices with MKL, which on processors of other makers than its own is slower than
-oneDNN, also inside torch: 0.54 of its rate on an AMD EPYC with AVX-512 (``benchmarks/speed.py``, the two rows of
-multiplications alone).
+On a processor torch multiplies float32 matrices with MKL, which on processors of other makers than
+its own is slower than oneDNN, also inside torch: 0.54 of its rate on an AMD EPYC with AVX-512
+(``benchmarks/speed.py``, the two rows of multiplications alone).
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ class Affine(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        self._onednn = _onednn_is_faster()  # asked here, and not where a step is recorded on tensors without content
+        # asked here, and not where a step is recorded on tensors without content
+        self._onednn = _onednn_is_faster()
 
     def forward(self, x: Tensor) -> Tensor:
-        usual = x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        usual = (
+            x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        )
         if not self._onednn or usual or x.numel() < FEWEST_ROWS * self.in_features:
             return super().forward(x)
         rows = x.reshape(-1, self.in_features)
@@ -54,13 +58,18 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _multiply(gradient, weight.T, None) if needs_x else None,  # differentiable itself, where that is asked for
-            _multiply(gradient.T.contiguous(), x.T, None) if needs_weight else None,  # a copy that is fused, when compiled
+            _multiply(gradient, weight.T, None)
+            if needs_x
+            else None,  # differentiable itself, where that is asked for
+            _multiply(gradient.T.contiguous(), x.T, None)
+            if needs_weight
+            else None,  # a copy that is fused, when compiled
             gradient.sum(0) if needs_bias else None,
         )
 
 
-# An operator of our own, since torch's compiler wants the weights of its own one packed, as in a model that is not trained.
+# An operator of our own, since torch's compiler wants the weights of its own one packed, as in a
+# model that is not trained.
 _library = torch.library.Library("taut", "DEF")
 _library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 
@@ -71,14 +80,21 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 _library.impl("product", _onednn, "CPU")
-torch.library.register_fake("taut::product", lambda x, weight, bias: x.new_empty(len(x), len(weight)), lib=_library)
+torch.library.register_fake(
+    "taut::product", lambda x, weight, bias: x.new_empty(len(x), len(weight)), lib=_library
+)
 _product = torch.ops.taut.product.default
 
 
 @lru_cache(maxsize=1)
 def _onednn_is_faster() -> bool:
-    """Returns whether the processor is one on which MKL is slow: by its maker's name, since a resumed run must add alike."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    """Returns whether the processor is one on which MKL is slow.
+
+    By its maker's name, since a resumed run must add alike.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
         return False
     try:
         processor = CPUINFO.read_text()

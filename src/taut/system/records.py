@@ -1,8 +1,9 @@
 """What the JSON files of a run folder hold: a table of types for each, and one check.
 
-A folder may come from someone else, or from a disk that failed, so nothing in it is used before it has been checked. A shape is
-a condition, a list of one shape for all its entries, or a mapping of names to shapes; a name that ends in ``?`` may be missing
-or null. Names that the table does not know are left as they are.
+A folder may come from someone else, or from a disk that failed, so nothing in it is used before it
+has been checked. A shape is a condition, a list of one shape for all its entries, or a mapping of
+names to shapes; a name that ends in ``?`` may be missing or null. Names that the table does not
+know are left as they are.
 """
 
 from __future__ import annotations
@@ -62,110 +63,256 @@ BOTH_SIDES = {"train": ESTIMATE, "held_out": ESTIMATE, "difference": ESTIMATE}
 REFERRED = {"samples": ESTIMATE, "reference": ESTIMATE}
 IMAGES = ("data", "mean", "draw", "mean_at_optimum", "mean_from_prior", "draw_from_prior")
 MEASURED = {
-    "num_data": COUNT, "num_samples": COUNT, "latent_dim": COUNT, "active_units": COUNT, "warnings": [TEXT],
-    "elbo": ESTIMATE, "rate?": ESTIMATE, "distortion?": ESTIMATE, "log_evidence": ESTIMATE, "inference_gap": ESTIMATE,
+    "num_data": COUNT,
+    "num_samples": COUNT,
+    "latent_dim": COUNT,
+    "active_units": COUNT,
+    "warnings": [TEXT],
+    "elbo": ESTIMATE,
+    "rate?": ESTIMATE,
+    "distortion?": ESTIMATE,
+    "log_evidence": ESTIMATE,
+    "inference_gap": ESTIMATE,
     "ess": {"mean": NUMBER, "median?": NUMBER, "smallest": NUMBER},
     "khat": {"threshold": KNOWN, "reliable_share": KNOWN},
-}  # fmt: skip
+}
 BEFORE = dict.fromkeys(("elbo", "log_evidence", "inference_gap"), ESTIMATE) | {"num_samples": COUNT}
 TIGHTENED = {"from": TEXT, "before": BEFORE}
 
 MANIFEST = Each(Either((TEXT, [TEXT])))
 STATE = {
-    "total_steps": SIZE, "step": COUNT, "lr_scale": NUMBER, "skipped": COUNT, "rollbacks": COUNT, "best_step": COUNT,
-    "best_target": KNOWN, "done": TRUTH, "micro_batches?": SIZE,
+    "total_steps": SIZE,
+    "step": COUNT,
+    "lr_scale": NUMBER,
+    "skipped": COUNT,
+    "rollbacks": COUNT,
+    "best_step": COUNT,
+    "best_target": KNOWN,
+    "done": TRUTH,
+    "micro_batches?": SIZE,
     "since?": COUNT,
-}  # fmt: skip
+}
 HISTORY = {
-    "step": COUNT, "epoch": NUMBER, "bound?": NUMBER, "validation?": NUMBER, "learning_rate": NUMBER, "skipped": COUNT,
-    "rollbacks": COUNT, "best": TRUTH, "micro_batches?": SIZE,
-}  # fmt: skip
+    "step": COUNT,
+    "epoch": NUMBER,
+    "bound?": NUMBER,
+    "validation?": NUMBER,
+    "learning_rate": NUMBER,
+    "skipped": COUNT,
+    "rollbacks": COUNT,
+    "best": TRUTH,
+    "micro_batches?": SIZE,
+}
 RUN = {
-    "format": WHOLE, "taut": TEXT, "torch": TEXT, "python": TEXT, "machine": TEXT, "threads": SIZE, "device": TEXT,
-    "source": TEXT, "test": TEXT, "fingerprint": TEXT, "rows": {"train": COUNT, "validation": COUNT, "test": COUNT},
-    "notes": [TEXT], "pace": TEXT, "total_steps": SIZE, "config": SECTION, "data_seed?": WHOLE, "tightened?": TIGHTENED,
-    "ended?": TEXT, "extended?": [COUNT],
+    "format": WHOLE,
+    "taut": TEXT,
+    "torch": TEXT,
+    "python": TEXT,
+    "machine": TEXT,
+    "threads": SIZE,
+    "device": TEXT,
+    "source": TEXT,
+    "test": TEXT,
+    "fingerprint": TEXT,
+    "rows": {"train": COUNT, "validation": COUNT, "test": COUNT},
+    "notes": [TEXT],
+    "pace": TEXT,
+    "total_steps": SIZE,
+    "config": SECTION,
+    "data_seed?": WHOLE,
+    "tightened?": TIGHTENED,
+    "ended?": TEXT,
+    "extended?": [COUNT],
     "schema": {
-        "kind": TEXT, "event_shape": [SIZE], "low": NUMBER, "high": NUMBER, "missing?": TRUTH, "condition?": [TEXT],
-        "missing_values?": [TEXT], "columns?": [SECTION],
+        "kind": TEXT,
+        "event_shape": [SIZE],
+        "low": NUMBER,
+        "high": NUMBER,
+        "missing?": TRUTH,
+        "condition?": [TEXT],
+        "missing_values?": [TEXT],
+        "columns?": [SECTION],
     },
-}  # fmt: skip
+}
 EVALUATION = {
-    **MEASURED, "by": Each(COUNT), "method?": TEXT, "seed": WHOLE, "data": TEXT, "baseline?": ESTIMATE,
-    "bits_per_dimension?": BITS, "unfinished?": [TEXT],
-}  # fmt: skip
+    **MEASURED,
+    "by": Each(COUNT),
+    "method?": TEXT,
+    "seed": WHOLE,
+    "data": TEXT,
+    "baseline?": ESTIMATE,
+    "bits_per_dimension?": BITS,
+    "unfinished?": [TEXT],
+}
 FINDING = {
-    "name": TEXT, "nats?": NUMBER, "error?": NUMBER, "raises?": TEXT, "what": TEXT, "evidence": TEXT, "action": TEXT,
+    "name": TEXT,
+    "nats?": NUMBER,
+    "error?": NUMBER,
+    "raises?": TEXT,
+    "what": TEXT,
+    "evidence": TEXT,
+    "action": TEXT,
     "command": TEXT,
-}  # fmt: skip
+}
 AUDIT = {
-    "taut": TEXT, "run": TEXT, "seed": WHOLE, "num_data": COUNT, "stopped?": TEXT, "notes": [TEXT], "findings": [FINDING],
+    "taut": TEXT,
+    "run": TEXT,
+    "seed": WHOLE,
+    "num_data": COUNT,
+    "stopped?": TEXT,
+    "notes": [TEXT],
+    "findings": [FINDING],
     "data": {"name": TEXT, "part": TEXT, "rows": COUNT, "fingerprint": TEXT},
     "model": Each(Either((TEXT, KNOWN))),
     "effort": Each(KNOWN),
-    "history?": [{"epoch": NUMBER, "step": COUNT, "bound": KNOWN, "validation": KNOWN, "learning_rate?": NUMBER, "best?": TRUTH}],
-    "training?": {"ended?": TEXT, "minutes?": NUMBER}, "missing?": Each(TEXT),
+    "history?": [
+        {
+            "epoch": NUMBER,
+            "step": COUNT,
+            "bound": KNOWN,
+            "validation": KNOWN,
+            "learning_rate?": NUMBER,
+            "best?": TRUTH,
+        }
+    ],
+    "training?": {"ended?": TEXT, "minutes?": NUMBER},
+    "missing?": Each(TEXT),
     "tightened?": {**TIGHTENED, "after?": BEFORE},
     "evidence": {**MEASURED, "curve?": [{"num_samples": COUNT, **ESTIMATE}]},
-    "baseline?": ESTIMATE, "gain_over_baseline?": ESTIMATE, "bits_per_dimension?": BITS,
+    "baseline?": ESTIMATE,
+    "gain_over_baseline?": ESTIMATE,
+    "bits_per_dimension?": BITS,
     "overfitting?": {
-        "num_data": COUNT, "num_samples": COUNT,
-        "log_evidence": BOTH_SIDES, "elbo": BOTH_SIDES,
+        "num_data": COUNT,
+        "num_samples": COUNT,
+        "log_evidence": BOTH_SIDES,
+        "elbo": BOTH_SIDES,
     },
-    "scale?": {"gain": ESTIMATE, "factor": {"median": KNOWN, "smallest": KNOWN, "largest": KNOWN}, "at_floor?": NUMBER},
+    "scale?": {
+        "gain": ESTIMATE,
+        "factor": {"median": KNOWN, "smallest": KNOWN, "largest": KNOWN},
+        "at_floor?": NUMBER,
+    },
     "annealing?": {
-        "num_data": COUNT, "num_chains": COUNT, "num_temperatures": NUMBER, "acceptance?": NUMBER, "reliable_share?": NUMBER,
-        "ess": {"mean": NUMBER, "smallest": NUMBER}, "log_evidence": ESTIMATE, "warnings?": [TEXT],
+        "num_data": COUNT,
+        "num_chains": COUNT,
+        "num_temperatures": NUMBER,
+        "acceptance?": NUMBER,
+        "reliable_share?": NUMBER,
+        "ess": {"mean": NUMBER, "smallest": NUMBER},
+        "log_evidence": ESTIMATE,
+        "warnings?": [TEXT],
     },
     "sandwich?": {
-        "num_data": COUNT, "lower": ESTIMATE, "upper": ESTIMATE, "width": ESTIMATE, "importance": ESTIMATE,
+        "num_data": COUNT,
+        "lower": ESTIMATE,
+        "upper": ESTIMATE,
+        "width": ESTIMATE,
+        "importance": ESTIMATE,
         "importance_short_by": ESTIMATE,
     },
     "gaps?": {
-        "num_data": COUNT, "log_evidence": ESTIMATE, "elbo": ESTIMATE, "elbo_best": ESTIMATE, "inference_gap": ESTIMATE,
-        "amortization_gap": ESTIMATE, "approximation_gap": ESTIMATE, "full_covariance_gain?": ESTIMATE, "elbo_full?": ESTIMATE,
-        "warnings?": [TEXT], "rise": {"family": KNOWN, "full_covariance": KNOWN},
+        "num_data": COUNT,
+        "log_evidence": ESTIMATE,
+        "elbo": ESTIMATE,
+        "elbo_best": ESTIMATE,
+        "inference_gap": ESTIMATE,
+        "amortization_gap": ESTIMATE,
+        "approximation_gap": ESTIMATE,
+        "full_covariance_gain?": ESTIMATE,
+        "elbo_full?": ESTIMATE,
+        "warnings?": [TEXT],
+        "rise": {"family": KNOWN, "full_covariance": KNOWN},
     },
     "log_evidence": {
-        **ESTIMATE, "num_data": COUNT, "num_unknown?": COUNT, "by": Each(COUNT), "reliable_share?": NUMBER,
+        **ESTIMATE,
+        "num_data": COUNT,
+        "num_unknown?": COUNT,
+        "by": Each(COUNT),
+        "reliable_share?": NUMBER,
         "above_importance?": ESTIMATE,
     },
     "naive?": {
-        "num_data": COUNT, "num_samples": COUNT, "short_by": ESTIMATE, "ess": {"mean": NUMBER}, "information": ESTIMATE,
+        "num_data": COUNT,
+        "num_samples": COUNT,
+        "short_by": ESTIMATE,
+        "ess": {"mean": NUMBER},
+        "information": ESTIMATE,
         "samples_needed_log10": {"median?": NUMBER, "largest?": NUMBER},
     },
     "latents?": {
-        "num_data": COUNT, "latent_dim": COUNT, "active_units": COUNT, "rate": ESTIMATE, "prior_gain?": ESTIMATE,
-        "dead": [COUNT], "noisy": [COUNT], "warnings?": [TEXT], "information": BRACKET, "information_limit": KNOWN,
-        "marginal_kl": BRACKET, "total_correlation?": BRACKET, "noisy_rate?": ESTIMATE,
+        "num_data": COUNT,
+        "latent_dim": COUNT,
+        "active_units": COUNT,
+        "rate": ESTIMATE,
+        "prior_gain?": ESTIMATE,
+        "dead": [COUNT],
+        "noisy": [COUNT],
+        "warnings?": [TEXT],
+        "information": BRACKET,
+        "information_limit": KNOWN,
+        "marginal_kl": BRACKET,
+        "total_correlation?": BRACKET,
+        "noisy_rate?": ESTIMATE,
         "dimensions": {"rate?": [KNOWN], "mean_variance": [KNOWN]},
     },
     "calibration?": {
-        "verdict": TEXT, "num_data": COUNT, "histogram": [NUMBER], "coverage_90": ESTIMATE, "spread?": NUMBER, "p_value": KNOWN,
+        "verdict": TEXT,
+        "num_data": COUNT,
+        "histogram": [NUMBER],
+        "coverage_90": ESTIMATE,
+        "spread?": NUMBER,
+        "p_value": KNOWN,
     },
     "samples?": {
-        "num_data": COUNT, "neighbours": COUNT, "warnings?": [TEXT],
-        "classifier": REFERRED, "precision": REFERRED, "recall": REFERRED, "density": REFERRED, "coverage": REFERRED,
+        "num_data": COUNT,
+        "neighbours": COUNT,
+        "warnings?": [TEXT],
+        "classifier": REFERRED,
+        "precision": REFERRED,
+        "recall": REFERRED,
+        "density": REFERRED,
+        "coverage": REFERRED,
         "nearer": REFERRED,
         "copies": {"samples": ESTIMATE, "held_out": ESTIMATE},
     },
     "blur?": {
-        "num_data": COUNT, "steps": COUNT, "warnings?": [TEXT],
-        **dict.fromkeys(("high_frequency_energy", "laplacian_variance"), dict.fromkeys(map("{}?".format, IMAGES), ESTIMATE)),
-        "split": dict.fromkeys(map("{}?".format, ("loss", "decoder", "posterior", "noise", "unexplained")), ESTIMATE),
+        "num_data": COUNT,
+        "steps": COUNT,
+        "warnings?": [TEXT],
+        **dict.fromkeys(
+            ("high_frequency_energy", "laplacian_variance"),
+            dict.fromkeys(map("{}?".format, IMAGES), ESTIMATE),
+        ),
+        "split": dict.fromkeys(
+            map("{}?".format, ("loss", "decoder", "posterior", "noise", "unexplained")), ESTIMATE
+        ),
         "optimum?": {"rise": ESTIMATE, "late_rise": ESTIMATE, "log_prior": ESTIMATE},
     },
-}  # fmt: skip
-HALF = {"relative_variance?": BRIEF, "signal_to_noise?": BRIEF, "variance?": BRIEF, "bias?": {"z": NUMBER}}
+}
+HALF = {
+    "relative_variance?": BRIEF,
+    "signal_to_noise?": BRIEF,
+    "variance?": BRIEF,
+    "bias?": {"z": NUMBER},
+}
 GRADIENTS = {
-    "taut": TEXT, "run": TEXT, "seed": WHOLE,
+    "taut": TEXT,
+    "run": TEXT,
+    "seed": WHOLE,
     "estimators": [
         {
-            "name": TEXT, "target?": TEXT, "reason?": TEXT, "bound?": BRIEF, "seconds?": BRIEF, "repeats?": COUNT,
-            "encoder?": HALF, "decoder?": HALF,
+            "name": TEXT,
+            "target?": TEXT,
+            "reason?": TEXT,
+            "bound?": BRIEF,
+            "seconds?": BRIEF,
+            "repeats?": COUNT,
+            "encoder?": HALF,
+            "decoder?": HALF,
         }
     ],
-}  # fmt: skip
+}
 
 
 def checked(value: Any, shape: Any, path: Path) -> Any:

@@ -1,6 +1,8 @@
-"""Randomness is derived from (seed, stream, step) and never stored: step 37 draws the same noise in whatever process runs it.
+"""Randomness is derived from (seed, stream, step) and never stored: step 37 draws the same noise in
+whatever process runs it.
 
-A resumed run needs no state of a generator, and two streams (initialisation, batches, noise, evaluation) never disturb each
+A resumed run needs no state of a generator, and two streams (initialisation, batches, noise,
+evaluation) never disturb each
 other: drawing one more validation sample does not change the training.
 """
 
@@ -13,14 +15,23 @@ from typing import Any
 
 import torch
 
-__all__ = ["derive", "generator", "generator_states", "set_generator_states", "set_seed", "stream", "untouched"]
+__all__ = [
+    "derive",
+    "generator",
+    "generator_states",
+    "set_generator_states",
+    "set_seed",
+    "stream",
+    "untouched",
+]
 
 
 def derive(seed: int, name: str, step: int = 0) -> int:
     """Returns a 63-bit seed for one step of one stream.
 
     Examples:
-        >>> derive(0, "noise", 1) == derive(0, "noise", 1), derive(0, "noise", 1) == derive(0, "noise", 2)
+        >>> one = derive(0, "noise", 1)
+    >>> one == derive(0, "noise", 1), one == derive(0, "noise", 2)
         (True, False)
     """
     digest = hashlib.blake2b(f"{seed}/{name}/{step}".encode(), digest_size=8).digest()
@@ -35,7 +46,8 @@ def generator(seed: int, name: str, step: int = 0) -> torch.Generator:
 def set_seed(seed: int) -> None:
     """Seeds torch's own generators: the processor's and, where there is one, the accelerator's.
 
-    ``torch.manual_seed`` does this too, and walks the stack at each call, which a small training step would feel.
+    ``torch.manual_seed`` does this too, and walks the stack at each call, which a small training
+    step would feel.
     """
     torch.default_generator.manual_seed(seed)
     for module in _accelerators():
@@ -44,7 +56,10 @@ def set_seed(seed: int) -> None:
 
 @contextmanager
 def stream(seed: int, name: str, step: int = 0) -> Iterator[None]:
-    """Runs a block on torch's own generators seeded for one step of one stream; afterwards they are as they were before."""
+    """Runs a block on torch's own generators seeded for one step of one stream.
+
+    Afterwards they are as they were before.
+    """
     with untouched():
         set_seed(derive(seed, name, step))
         yield
@@ -62,7 +77,10 @@ def untouched() -> Iterator[None]:
 
 def generator_states() -> list[torch.Tensor]:
     """Returns where torch's own generators stand."""
-    return [torch.default_generator.get_state(), *(module.get_rng_state() for module in _accelerators())]
+    return [
+        torch.default_generator.get_state(),
+        *(module.get_rng_state() for module in _accelerators()),
+    ]
 
 
 def set_generator_states(states: list[torch.Tensor]) -> None:

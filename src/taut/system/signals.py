@@ -1,9 +1,10 @@
 """Ctrl-C and SIGTERM, which are obeyed between two steps and never inside one.
 
-A handler that raises does so wherever Python happens to be: also in an operator that C++ has called, which makes another
-error of it, or none. So within ``held`` a signal is noted, and obeyed at the end of the block. The first one that is obeyed
-begins the end: what follows it (people press Ctrl-C twice) must not disturb the saving, and is noted only. For a process that
-hangs there is a limit to that.
+A handler that raises does so wherever Python happens to be: also in an operator that C++ has
+called, which makes another error of it, or none. So within ``held`` a signal is noted, and obeyed
+at the end of the block. The first one that is obeyed begins the end: what follows it (people press
+Ctrl-C twice) must not disturb the saving, and is noted only. For a process that hangs there is a
+limit to that.
 """
 
 from __future__ import annotations
@@ -43,14 +44,18 @@ _watch = _Watch()
 
 @contextmanager
 def watched(*, command: bool = False) -> Iterator[None]:
-    """Has signals obeyed outside of ``held`` only, for a block; it does nothing in another one, or in a thread.
+    """Has signals obeyed outside of ``held`` only, for a block; it does nothing in another one, or
+    in a thread.
 
     Args:
-        command: Whether SIGTERM is ours too. Of a program that uses taut it is left alone, as is a SIGINT that it handles itself.
+        command: Whether SIGTERM is ours too. Of a program that uses taut it is left alone, as is a
+            SIGINT that it handles itself.
     """
     global _watch
     own = threading.current_thread() is threading.main_thread() and not _watch.on
-    numbers = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
+    numbers = (
+        [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
+    )
     numbers += [signal.SIGTERM] if command else []
     if not own or not numbers:
         yield
@@ -74,7 +79,12 @@ class held:  # noqa: N801 (used as a function is)
     def __enter__(self) -> None:
         _watch.held += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         _watch.held -= 1
         while _watch.waiting and not _watch.held and not _watch.ending:
             _obey(_watch.waiting.pop(0))
@@ -82,7 +92,10 @@ class held:  # noqa: N801 (used as a function is)
 
 @contextmanager
 def asking(ask: Callable[[int], bool]) -> Iterator[None]:
-    """Asks a function about each signal of a block; where it says true nothing is raised: it has taken note."""
+    """Asks a function about each signal of a block; where it says true nothing is raised.
+
+    It has taken note.
+    """
     before, _watch.ask = _watch.ask, ask
     try:
         yield
@@ -91,18 +104,25 @@ def asking(ask: Callable[[int], bool]) -> Iterator[None]:
 
 
 def came() -> int:
-    """Returns the signal that began the end, or 0: an error that follows it is taken for its consequence."""
+    """Returns the signal that began the end, or 0.
+
+    An error that follows it is taken for its consequence.
+    """
     return _watch.came[0] if _watch.on and _watch.ending and _watch.came else 0
 
 
 def check() -> None:
-    """Raises the signal that began the end again, where C++ or a compiler has made another error of it."""
+    """Raises the signal that began the end again, where C++ or a compiler has made another error of
+    it.
+    """
     if number := came():
         raise _error(number)
 
 
 def ending() -> None:
-    """Has signals noted only, from now on: the work is done, and the process takes a moment to go."""
+    """Has signals noted only, from now on: the work is done, and the process takes a
+    moment to go.
+    """
     _watch.over = _watch.ending = True
 
 

@@ -1,10 +1,12 @@
 """Files of a run: written atomically, checked when read, never pickled.
 
-A write goes to a temporary name, is flushed to the disk and then renamed, so that a reader finds the old file or the new
-one. safetensors loads a flipped bit without complaint, therefore a manifest with the SHA-256 of each file stands beside them.
+A write goes to a temporary name, is flushed to the disk and then renamed, so that a reader finds
+the old file or the new one. safetensors loads a flipped bit without complaint, therefore a manifest
+with the SHA-256 of each file stands beside them.
 
-A folder may come from someone else. So a temporary name cannot be foreseen, no link is followed, and only regular files of a
-sensible size are read: a link to a file outside would be overwritten, a pipe would be waited for, a device read for ever.
+A folder may come from someone else. So a temporary name cannot be foreseen, no link is followed,
+and only regular files of a sensible size are read: a link to a file outside would be overwritten, a
+pipe would be waited for, a device read for ever.
 """
 
 from __future__ import annotations
@@ -31,11 +33,28 @@ from taut.system import records
 from taut.system.errors import StorageError, TautWarning, shown
 
 __all__ = [
-    "Lines", "add_to_manifest", "as_json", "clear_temporary", "commit_folder", "fingerprinted", "read_checked",
-    "read_checked_json", "read_file", "read_json", "read_lines", "read_manifest", "read_shapes", "read_tensors",
-    "remove_folder", "temporary_folder",
-    "unbroken", "write_bytes", "write_json", "write_manifest", "write_tensors",
-]  # fmt: skip
+    "Lines",
+    "add_to_manifest",
+    "as_json",
+    "clear_temporary",
+    "commit_folder",
+    "fingerprinted",
+    "read_checked",
+    "read_checked_json",
+    "read_file",
+    "read_json",
+    "read_lines",
+    "read_manifest",
+    "read_shapes",
+    "read_tensors",
+    "remove_folder",
+    "temporary_folder",
+    "unbroken",
+    "write_bytes",
+    "write_json",
+    "write_manifest",
+    "write_tensors",
+]
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".taut-"
@@ -43,7 +62,9 @@ MOST_JSON = 2**26  # bytes
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 PAUSES = (0.5, 2.0)  # seconds before a full disk is tried again: others free space too
 # Not all systems have all of them.
-NOFOLLOW, NONBLOCK, CLOEXEC, BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+NOFOLLOW, NONBLOCK, CLOEXEC, BINARY = (
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
+)
 FLAGS = NOFOLLOW | NONBLOCK | CLOEXEC | BINARY
 T = TypeVar("T")
 
@@ -55,16 +76,23 @@ def write_bytes(path: Path, content: bytes) -> None:
         StorageError: the system refuses (no space, no permission), or a link has the name.
     """
     if path.is_symlink():
-        raise StorageError(f"cannot write {shown(path)}: it is a link, and links are not followed; remove it")
+        raise StorageError(
+            f"cannot write {shown(path)}: it is a link, and links are not followed; remove it"
+        )
     try:
         patient(lambda: _write(path, content))
     except OSError as error:
         before = "; the file there before is unchanged" if path.exists() else ""
-        raise StorageError(f"cannot write {shown(path)}: {error.strerror or error}{before}") from None
+        raise StorageError(
+            f"cannot write {shown(path)}: {error.strerror or error}{before}"
+        ) from None
 
 
 def patient(write: Callable[[], T]) -> T:
-    """Returns what a function returns; where the disk is full it is called again, twice, after a pause."""
+    """Returns what a function returns.
+
+    Where the disk is full it is called again, twice, after a pause.
+    """
     for pause in PAUSES:
         try:
             return write()
@@ -78,7 +106,9 @@ def patient(write: Callable[[], T]) -> T:
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o666), "wb") as file:
+        with os.fdopen(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o666), "wb"
+        ) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -93,7 +123,8 @@ def _write(path: Path, content: bytes) -> None:
 class Lines:
     """Creates a file that lines are added to.
 
-    A disk that stays full costs lines and is warned of once: what they say of a training is not worth its end.
+    A disk that stays full costs lines and is warned of once: what they say of a training is not
+    worth its end.
 
     Args:
         path: The file.
@@ -140,7 +171,11 @@ class Lines:
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             reason = error.strerror or error
-            warnings.warn(f"cannot write {shown(self.path)}: {reason}; lines of it are lost", TautWarning, stacklevel=3)
+            warnings.warn(
+                f"cannot write {shown(self.path)}: {reason}; lines of it are lost",
+                TautWarning,
+                stacklevel=3,
+            )
         self._warned = True
 
 
@@ -160,7 +195,9 @@ def read_file(path: Path, most: int | None = None) -> bytes:
             _check_regular(path, found)
             if most is not None and found.st_size > most:
                 size = f"{found.st_size:,} bytes, more than {most:,}"
-                raise StorageError(f"{shown(path)} is damaged: it has {size}; restore it from a copy")
+                raise StorageError(
+                    f"{shown(path)} is damaged: it has {size}; restore it from a copy"
+                )
             return file.read()
     except OSError as error:
         _refuse(path, error, "read")
@@ -168,7 +205,9 @@ def read_file(path: Path, most: int | None = None) -> bytes:
 
 def _check_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise StorageError(f"{shown(path)} is not a regular file, and is left alone: restore it from a copy")
+        raise StorageError(
+            f"{shown(path)} is not a regular file, and is left alone: restore it from a copy"
+        )
 
 
 def _refuse(path: Path, error: OSError, what: str) -> NoReturn:
@@ -202,21 +241,31 @@ def fingerprinted(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unbroken(value: Mapping[str, Any]) -> bool:
-    """Returns whether a mapping has the SHA-256 that it names; one that names none is taken as it is."""
+    """Returns whether a mapping has the SHA-256 that it names.
+
+    One that names none is taken as it is.
+    """
     return "sha256" not in value or fingerprinted(value)["sha256"] == value["sha256"]
 
 
 def write_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
     """Writes the SHA-256 of the named files of a folder (all of them by default) beside them."""
-    chosen = names or (p.name for p in folder.iterdir() if p.is_file() and p.name != MANIFEST and not p.name.startswith("."))
-    write_json(folder / MANIFEST, {name: _sha256((folder / name).read_bytes()) for name in sorted(chosen)})
+    chosen = names or (
+        p.name
+        for p in folder.iterdir()
+        if p.is_file() and p.name != MANIFEST and not p.name.startswith(".")
+    )
+    write_json(
+        folder / MANIFEST, {name: _sha256((folder / name).read_bytes()) for name in sorted(chosen)}
+    )
 
 
 def add_to_manifest(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files into a finished folder and their SHA-256 into its manifest; what the manifest says of others stays.
+    """Writes files into a finished folder and their SHA-256 into its manifest; what the manifest
+    says of others stays.
 
-    Before a file is replaced the manifest names what was there and what is to come: a kill at any moment leaves a file
-    that it knows.
+    Before a file is replaced the manifest names what was there and what is to come: a kill at any
+    moment leaves a file that it knows.
     """
     manifest = read_manifest(folder)
     sums = {name: _sha256(content) for name, content in files.items()}
@@ -228,7 +277,10 @@ def add_to_manifest(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _sums(manifest: Mapping[str, Any], name: str) -> list[str]:
-    """Returns what a manifest allows a file to be: one sum, or several where a replacement was cut off."""
+    """Returns what a manifest allows a file to be.
+
+    One sum, or several where a replacement was cut off.
+    """
     found = manifest.get(name, [])
     return [found] if isinstance(found, str) else found
 
@@ -280,18 +332,24 @@ def read_checked(path: Path) -> bytes:
     manifest = read_manifest(path.parent)
     content = read_file(path, MOST_JSON if path.suffix == ".json" else None)
     if _sha256(content) not in _sums(manifest, path.name):
-        raise StorageError(f"{shown(path)} is damaged: its SHA-256 is not the one in {MANIFEST}; {_remedy(path)}")
+        raise StorageError(
+            f"{shown(path)} is damaged: its SHA-256 is not the one in {MANIFEST}; {_remedy(path)}"
+        )
     return content
 
 
 def _remedy(path: Path) -> str:
-    made = {"audit.json": "audit", "gradients.json": "gradients", "report.html": "report"}.get(path.name)
+    made = {"audit.json": "audit", "gradients.json": "gradients", "report.html": "report"}.get(
+        path.name
+    )
     again = f"make it again with `taut {made} {shown(path.parent)}`, or "
     return f"{again if made else ''}restore it from a copy"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file after checking it against the manifest beside it."""
+    """Returns the tensors of a safetensors file after checking it against the manifest
+    beside it.
+    """
     try:
         return safetensors.torch.load(read_checked(path))
     except safetensors.SafetensorError as error:
@@ -307,7 +365,9 @@ def read_lines(path: Path, shape: Any) -> list[dict[str, Any]]:
     try:
         lines = read_file(path, MOST_JSON).decode().splitlines()
     except UnicodeDecodeError:
-        raise StorageError(f"{shown(path)} is damaged: it is not text; restore it from a copy") from None
+        raise StorageError(
+            f"{shown(path)} is damaged: it is not text; restore it from a copy"
+        ) from None
     return [records.checked(_mapping(line, path), shape, path) for line in lines]
 
 
@@ -322,7 +382,11 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             found = os.fstat(file.fileno())
             _check_regular(path, found)
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 2 <= length <= min(MOST_JSON, found.st_size - 8) else {}
+            header = (
+                json.loads(file.read(length))
+                if 2 <= length <= min(MOST_JSON, found.st_size - 8)
+                else {}
+            )
         tensors = {name: each for name, each in header.items() if name != "__metadata__"}
         size = max(each["data_offsets"][1] for each in tensors.values())
         shapes = {str(name): tuple(int(n) for n in each["shape"]) for name, each in tensors.items()}
@@ -365,7 +429,9 @@ def _sha256(content: bytes) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Has the names in a folder on the disk, where the system can do that: Windows opens no folder."""
+    """Has the names in a folder on the disk, where the system can do that: Windows
+    opens no folder.
+    """
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

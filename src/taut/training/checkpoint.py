@@ -1,7 +1,8 @@
 """Checkpoints: a folder each, ``checkpoints/step-000001200``, that is there whole or not at all.
 
-It is written under a temporary name and renamed when everything in it is on the disk, so a kill at any moment leaves the
-one before. The last two are kept, and where the last is damaged the training goes on from the other.
+It is written under a temporary name and renamed when everything in it is on the disk, so a kill at
+any moment leaves the one before. The last two are kept, and where the last is damaged the training
+goes on from the other.
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ NAME = re.compile(r"step-\d{9,}")
 
 
 def save(folder: Path, state: State) -> None:
-    """Writes the state of a training below a folder of checkpoints, and removes all but the last two."""
-    scalars = {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "tensors"}
+    """Writes the state of a training below a folder of checkpoints, and removes all but the last
+    two.
+    """
+    scalars = {
+        f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "tensors"
+    }
     if scalars["best_target"] == -math.inf:  # JSON has no infinity
         scalars["best_target"] = None
     temporary: Path | None = None
@@ -56,7 +61,9 @@ def save(folder: Path, state: State) -> None:
             shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"cannot write a checkpoint in {shown(folder)}: {error.strerror or error}") from None
+        raise StorageError(
+            f"cannot write a checkpoint in {shown(folder)}: {error.strerror or error}"
+        ) from None
 
 
 def latest(folder: Path) -> Path:
@@ -67,12 +74,15 @@ def latest(folder: Path) -> Path:
     """
     steps = _steps(folder)
     if not steps:
-        raise StorageError(f"no checkpoint in {shown(folder)}: nothing was trained yet, so run `taut fit` again")
+        raise StorageError(
+            f"no checkpoint in {shown(folder)}: nothing was trained yet, so run `taut fit` again"
+        )
     return steps[-1]
 
 
 def load_last(folder: Path) -> tuple[Path, State]:
-    """Returns the last whole checkpoint below a folder, and what it holds; those that are damaged are warned of.
+    """Returns the last whole checkpoint below a folder, and what it holds; those that are damaged
+    are warned of.
 
     Fails:
         StorageError: there is none.
@@ -103,7 +113,9 @@ def load(checkpoint: Path) -> State:
     scalars = records.checked(read_checked_json(path), records.STATE, path)
     known = {f.name for f in dataclasses.fields(State)} - {"tensors"}
     if not scalars.keys() <= known or not 0 <= scalars["step"] <= scalars["total_steps"]:
-        raise StorageError(f"{shown(path)} is damaged: it is not the state of a training; restore it from a copy")
+        raise StorageError(
+            f"{shown(path)} is damaged: it is not the state of a training; restore it from a copy"
+        )
     if scalars["best_target"] is None:
         scalars["best_target"] = -math.inf
     return State(**scalars, tensors=tensors)
@@ -112,9 +124,15 @@ def load(checkpoint: Path) -> State:
 def _steps(folder: Path) -> list[Path]:
     _check(folder)
     found = (path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
-    return sorted((p for p in found if p.is_dir() and not p.is_symlink()), key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(
+        (p for p in found if p.is_dir() and not p.is_symlink()),
+        key=lambda p: int(p.name.removeprefix("step-")),
+    )
 
 
 def _check(folder: Path) -> None:
     if folder.is_symlink():
-        raise StorageError(f"{shown(folder)} is a link, and links are not followed; put the folder itself in its place")
+        raise StorageError(
+            f"{shown(folder)} is a link, and links are not followed; put the folder itself in its "
+            f"place"
+        )

@@ -1,10 +1,12 @@
-"""The compiled form of a step: recorded as operations on tensors, handed to torch's compiler, and compared with the eager form.
+"""The compiled form of a step: recorded as operations on tensors, handed to torch's compiler, and
+compared with the eager form.
 
-The step is recorded once, by running it on tensors without content (``make_fx``), and compiled as a whole: bound, gradient,
-clipping, update and average become one graph in which everything but the multiplications is fused. Of several processes each
-has two graphs, bound and gradient in the one and the update in the other, between which gradients are added up over the ranks.
-Recording sees through distributions, closed-form KLs and hooks, so that no part has to be written for it; a part whose Python
-depends on the numbers in a tensor cannot be recorded, says so, and is trained eagerly.
+The step is recorded once, by running it on tensors without content (``make_fx``), and compiled as a
+whole: bound, gradient, clipping, update and average become one graph in which everything but the
+multiplications is fused. Of several processes each has two graphs, bound and gradient in the one
+and the update in the other, between which gradients are added up over the ranks. Recording sees
+through distributions, closed-form KLs and hooks, so that no part has to be written for it; a part
+whose Python depends on the numbers in a tensor cannot be recorded, says so, and is trained eagerly.
 """
 
 from __future__ import annotations
@@ -34,33 +36,48 @@ if TYPE_CHECKING:
 __all__ = ["CannotCompileError", "Graph", "compiled", "record", "scalars"]
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # AdamW's own defaults
-AGREEMENT = 1e-2  # of what two steps do in either form, relative to its norm: rounding is far below, other noise far above
+# of what two steps do in either form, relative to its norm: rounding is far below, other noise far
+# above
+AGREEMENT = 1e-2
 
 Graph = Callable[..., Any]  # one step on all the tensors that it reads and changes
-Gradients = Sequence[Tensor | None]  # of each trainable weight; none where the loss does not depend on it
+# of each trainable weight; none where the loss does not depend on it
+Gradients = Sequence[Tensor | None]
 
 
 class CannotCompileError(Exception):
-    """The step of this model cannot be recorded, or the machine has no compiler; the message says why, in one line."""
+    """The step of this model cannot be recorded, or the machine has no compiler.
+
+    The message says why, in one line.
+    """
 
 
 def _isnan(x: Tensor) -> Tensor:
     return x.ne(x)
 
 
-def _nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+def _nan_to_num(
+    x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
     y, most = torch.where(x.ne(x), nan or 0.0, x), torch.finfo(x.dtype).max
-    for found, value in ((math.inf, most if posinf is None else posinf), (-math.inf, -most if neginf is None else neginf)):
+    for found, value in (
+        (math.inf, most if posinf is None else posinf),
+        (-math.inf, -most if neginf is None else neginf),
+    ):
         y = y if value == found else torch.where(x.eq(found), value, y)
     return y
 
 
 # What torch's compiler computes number by number, in a form that it computes sixteen at a time.
-FASTER: dict[Any, Callable[..., Any]] = {torch.ops.aten.isnan.default: _isnan, torch.ops.aten.nan_to_num.default: _nan_to_num}
+FASTER: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.isnan.default: _isnan,
+    torch.ops.aten.nan_to_num.default: _nan_to_num,
+}
 
 
 def compiled(learner: Learner, x: Tensor) -> Graph:
-    """Returns the compiled step of a learner after comparing it with the eager one; the ranks succeed or fail together.
+    """Returns the compiled step of a learner after comparing it with the eager one; the ranks
+    succeed or fail together.
 
     Args:
         learner: It is not changed.
@@ -71,8 +88,13 @@ def compiled(learner: Learner, x: Tensor) -> Graph:
     """
     failed: Exception | None = None
     graph: Graph | None = None
-    with untouched(), warnings.catch_warnings():  # and outside of an interval: each of the steps makes its own
-        warnings.simplefilter("ignore")  # of the compiler about itself, and of DDP about weights that are channels last
+    # and outside of an interval: each of the steps makes its own
+    with (
+        untouched(),
+        warnings.catch_warnings(),
+    ):
+        # of the compiler about itself, and of DDP about weights that are channels last
+        warnings.simplefilter("ignore")
         try:
             graph = record(learner, x, _compile)
         except Exception as error:  # whatever torch's compiler says: the eager form is always there
@@ -92,13 +114,19 @@ def compiled(learner: Learner, x: Tensor) -> Graph:
     return graph
 
 
-def record(learner: Learner, x: Tensor, finished: Callable[[GraphModule, list[Tensor]], Graph] | None = None) -> Graph:
-    """Returns a step on batches like x as a graph of torch's elementary operations, or as two with a sum over the ranks between.
+def record(
+    learner: Learner,
+    x: Tensor,
+    finished: Callable[[GraphModule, list[Tensor]], Graph] | None = None,
+) -> Graph:
+    """Returns a step on batches like x as a graph of torch's elementary operations, or as two with
+    a sum over the ranks between.
 
     Args:
         learner: It is not changed.
         x: A batch; where there are several processes, all of its rows.
-        finished: What is made of a graph and of arguments to try it on; by default it stays as it is.
+        finished: What is made of a graph and of arguments to try it on; by default it stays as it
+            is.
 
     Fails:
         CannotCompileError: what the step does depends on the numbers in a tensor.
@@ -107,14 +135,21 @@ def record(learner: Learner, x: Tensor, finished: Callable[[GraphModule, list[Te
     def traced(function: Callable[..., Any], *arguments: Tensor) -> Graph:
         try:
             with untouched(), learner.interval():
-                graph = make_fx(function, FASTER, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
+                graph = make_fx(function, FASTER, tracing_mode="fake", _allow_non_fake_inputs=True)(
+                    *arguments
+                )
         except (DataDependentOutputException, GuardOnDataDependentSymNode):
             raise CannotCompileError("a part of it depends on the numbers in a tensor") from None
         return graph if finished is None else finished(graph, list(arguments))
 
     own, tensors, numbers = parallel.divided(len(x)), learner.tensors(), scalars(0.0, 0.0, 0.0)
     if own is None:
-        return traced(lambda *given: _update(learner, given, *_differentiated(learner, given)), *tensors, x, numbers)
+        return traced(
+            lambda *given: _update(learner, given, *_differentiated(learner, given)),
+            *tensors,
+            x,
+            numbers,
+        )
 
     arguments = [*tensors, own.of(x), numbers]
     shapes: list[torch.Size | None] = []  # of the gradients; known when they have been recorded
@@ -125,8 +160,13 @@ def record(learner: Learner, x: Tensor, finished: Callable[[GraphModule, list[Te
         return torch.cat([part.flatten() for part in (loss, value, *gradients) if part is not None])
 
     def update(summed: Tensor, *given: Tensor) -> None:
-        loss, value, *pieces = summed.split([1, 1, *(shape.numel() if shape is not None else 0 for shape in shapes)])
-        gradients = [piece.view(shape) if shape is not None else None for piece, shape in zip(pieces, shapes, strict=True)]
+        loss, value, *pieces = summed.split(
+            [1, 1, *(shape.numel() if shape is not None else 0 for shape in shapes)]
+        )
+        gradients = [
+            piece.view(shape) if shape is not None else None
+            for piece, shape in zip(pieces, shapes, strict=True)
+        ]
         _update(learner, given, loss[0], value[0], gradients)
 
     first = traced(differentiate, *arguments)
@@ -140,15 +180,25 @@ def scalars(rate: float, decay: float, progress: float) -> Tensor:
     return torch.tensor([rate, decay, progress], dtype=torch.float64)
 
 
-def _taken_apart(learner: Learner, tensors: Sequence[Tensor]) -> tuple[list[Sequence[Tensor]], Tensor, Sequence[Tensor]]:
-    """Returns weights, running averages (where they are kept) and both moments; the number of steps; all that follows."""
+def _taken_apart(
+    learner: Learner, tensors: Sequence[Tensor]
+) -> tuple[list[Sequence[Tensor]], Tensor, Sequence[Tensor]]:
+    """Returns weights, running averages (where they are kept) and both moments.
+
+    The number of steps; all that follows.
+    """
     count, kinds = len(learner.trainable), 4 if learner.average is not learner.model else 3
     steps, *rest = tensors[kinds * count :]
     return [tensors[i * count : (i + 1) * count] for i in range(kinds)], steps, rest
 
 
-def _differentiated(learner: Learner, tensors: Sequence[Tensor], own: Share | None = None) -> tuple[Tensor, Tensor, Gradients]:
-    """Returns loss, value and the gradients of the loss at given tensors; one's own part of each where rows are shared."""
+def _differentiated(
+    learner: Learner, tensors: Sequence[Tensor], own: Share | None = None
+) -> tuple[Tensor, Tensor, Gradients]:
+    """Returns loss, value and the gradients of the loss at given tensors.
+
+    One's own part of each where rows are shared.
+    """
     groups, _, (*fixed, _, _, x, numbers) = _taken_apart(learner, tensors)
     names = [n for n, p in learner.module.named_parameters() if p.requires_grad]
     leaves = [w.detach().requires_grad_() for w in groups[0]]
@@ -157,22 +207,39 @@ def _differentiated(learner: Learner, tensors: Sequence[Tensor], own: Share | No
     with nullcontext() if own is None else own.noise(learner.objective.num_samples):
         bound: Bound = functional_call(learner.module, given, (x, numbers[2]))
     loss = -mean(bound.surrogate)
-    return loss.detach(), mean(bound.value).detach(), torch.autograd.grad(loss, leaves, allow_unused=True)
+    return (
+        loss.detach(),
+        mean(bound.value).detach(),
+        torch.autograd.grad(loss, leaves, allow_unused=True),
+    )
 
 
 @torch.no_grad()
-def _update(learner: Learner, tensors: Sequence[Tensor], loss: Tensor, value: Tensor, gradients: Gradients) -> None:
+def _update(
+    learner: Learner, tensors: Sequence[Tensor], loss: Tensor, value: Tensor, gradients: Gradients
+) -> None:
     """Changes given tensors as a step does, AdamW (Loshchilov and Hutter, 2019) written out."""
-    (weights, *averaged, first, second), steps, (*_, total, skipped, _, numbers) = _taken_apart(learner, tensors)
+    (weights, *averaged, first, second), steps, (*_, total, skipped, _, numbers) = _taken_apart(
+        learner, tensors
+    )
     rate, decay, _ = numbers.unbind()
     norm = torch.stack([g.square().sum() for g in gradients if g is not None]).sum().sqrt()
     finite = torch.isfinite(norm) & torch.isfinite(loss) & torch.isfinite(value)
-    clip = (norm / learner.config.clip_norm).clamp(min=1.0).float()  # as the fused optimizer wants it
+    # as the fused optimizer wants it
+    clip = (norm / learner.config.clip_norm).clamp(min=1.0).float()
     taken = steps + finite
     correction1, correction2 = (1 - beta ** taken.double() for beta in BETAS)
     kept = 1 - rate * learner.config.weight_decay
-    per_step = 1 / clip.double(), 1 / correction2.sqrt(), rate / correction1, kept, finite.double(), 1 - decay
-    factors = torch.stack(per_step)  # computed once a step: a bare scalar is worked out anew for every 16 elements
+    per_step = (
+        1 / clip.double(),
+        1 / correction2.sqrt(),
+        rate / correction1,
+        kept,
+        finite.double(),
+        1 - decay,
+    )
+    # computed once a step: a bare scalar is worked out anew for every 16 elements
+    factors = torch.stack(per_step)
     for w, m, v, g in zip(weights, first, second, gradients, strict=True):
         if g is None:  # as in torch's own: a weight without a gradient stays
             continue
@@ -191,15 +258,20 @@ def _update(learner: Learner, tensors: Sequence[Tensor], loss: Tensor, value: Te
 
 
 def _compile(graph: GraphModule, arguments: list[Any]) -> Graph:
-    # Noise from torch's own generators, as in the eager form; on a processor the calls between kernels are compiled too.
+    # Noise from torch's own generators, as in the eager form; on a processor the calls between
+    # kernels are compiled too.
     on_processor = arguments[0].device.type == "cpu"
-    options = {"fallback_random": True} | ({"cpp_wrapper": True} if on_processor else {"triton.cudagraphs": True})
+    options = {"fallback_random": True} | (
+        {"cpp_wrapper": True} if on_processor else {"triton.cudagraphs": True}
+    )
     with torch.no_grad():
         return torch._inductor.compile(graph, arguments, options=options)
 
 
 def _verify(learner: Learner, graph: Graph, x: Tensor) -> None:
-    """Takes the same steps in both forms on copies, from the same noise, and compares what they did to the weights."""
+    """Takes the same steps in both forms on copies, from the same noise, and compares what they did
+    to the weights.
+    """
     own = parallel.divided(len(x))
     x = x if own is None else own.of(x)
     trials = [learner.twin(), learner.twin(graph)]
@@ -208,8 +280,11 @@ def _verify(learner: Learner, graph: Graph, x: Tensor) -> None:
             for seed, progress in ((1, 0.0), (2, 0.7)):
                 set_seed(seed)
                 trial.step(x, 1e-3, 0.9, progress, own)
-    # The moments are linear in the gradients; in the update a rounding can turn the sign where a gradient is nearly zero.
-    eager, other = ([trial.optimizer.state[w]["exp_avg"] for w in trial.trainable] for trial in trials)
+    # The moments are linear in the gradients; in the update a rounding can turn the sign where a
+    # gradient is nearly zero.
+    eager, other = (
+        [trial.optimizer.state[w]["exp_avg"] for w in trial.trainable] for trial in trials
+    )
     apart = [e - c for e, c in zip(eager, other, strict=True)]
     kept = [[*trial.trainable, *trial.averaged] for trial in trials]
     weights = [w - v for w, v in zip(*kept, strict=True)]

@@ -1,7 +1,8 @@
 """The training loop, on one page.
 
-``train`` is a generator: it computes, and after each interval hands over a ``Record`` to whoever renders and writes. It
-prints nothing and knows no path. Between two records ``State`` is complete: what a checkpoint must hold, and nothing else.
+``train`` is a generator: it computes, and after each interval hands over a ``Record`` to whoever
+renders and writes. It prints nothing and knows no path. Between two records ``State`` is complete:
+what a checkpoint must hold, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ from taut.system.signals import held, watched
 from taut.training.graph import CannotCompileError
 from taut.training.step import Learner
 
-__all__ = ["Record", "State", "batch_size", "finish", "first_batch", "run_steps", "train", "validate"]
+__all__ = [
+    "Record",
+    "State",
+    "batch_size",
+    "finish",
+    "first_batch",
+    "run_steps",
+    "train",
+    "validate",
+]
 
 LR_WARMUP = 0.02  # share of the steps over which the rate grows
 MAX_ROLLBACKS = 3
@@ -46,7 +56,8 @@ class Record(NamedTuple):
     step: int  # steps done so far
     epoch: float  # passes over the training data so far
     bound: float  # mean value of the objective over the interval, in training mode
-    validation: float | None  # mean value on the validation data, with the weights that would be kept
+    # mean value on the validation data, with the weights that would be kept
+    validation: float | None
     learning_rate: float  # of the last step
     skipped: int  # steps skipped so far, for a loss or gradient that was not finite
     rollbacks: int  # intervals undone so far
@@ -56,7 +67,10 @@ class Record(NamedTuple):
 
 @dataclass
 class State:
-    """Where a training stands: everything that a resumed one needs beside its configuration and its data."""
+    """Where a training stands.
+
+    Everything that a resumed one needs beside its configuration and its data.
+    """
 
     total_steps: int
     step: int = 0
@@ -68,11 +82,15 @@ class State:
     done: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict)
     micro_batches: int = 1
-    since: int = 0  # the step at which the present schedule began: later than 0 where a training was extended
+    # the step at which the present schedule began: later than 0 where a training was extended
+    since: int = 0
 
 
-def train(model: Model, objective: Objective, data: Dataset, config: TrainingConfig, state: State) -> Iterator[Record]:
-    """Trains the model in place until the planned steps are done or the validation bound stays behind its best.
+def train(
+    model: Model, objective: Objective, data: Dataset, config: TrainingConfig, state: State
+) -> Iterator[Record]:
+    """Trains the model in place until the planned steps are done or the validation bound stays
+    behind its best.
 
     Args:
         model: The model; with a ``state`` that holds tensors it goes on from there.
@@ -87,7 +105,8 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
     learner = Learner(model, objective, config)
     average = learner.average
     best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
-    # A training for which memory was too short goes on eagerly, and so does one that has left the machine with the compiler.
+    # A training for which memory was too short goes on eagerly, and so does one that has left the
+    # machine with the compiler.
     if config.compile == "on" and state.micro_batches == 1:
         with suppress(CannotCompileError):
             learner.compile(first_batch(data, config))
@@ -95,12 +114,14 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
         _restore(state.tensors, learner)
     else:
         if len(data.validation) and not all(p.requires_grad for p in model.parameters()):
-            _, state.best_target = validate(average, objective, data.validation, config.seed)  # what is trained on can get worse
+            # what is trained on can get worse
+            _, state.best_target = validate(average, objective, data.validation, config.seed)
             best = {k: v.clone() for k, v in average.state_dict().items()}
         state.tensors = _capture(learner, best)
     parallel.check_same(model.state_dict(), f"at step {state.step}")
     interval = min(max(math.ceil(len(data.train) / config.batch_size), 100), 2000)
-    warm = getattr(objective, "warmup", 0.0)  # early stopping and the choice of the best wait for it
+    # early stopping and the choice of the best wait for it
+    warm = getattr(objective, "warmup", 0.0)
     while not state.done:
         until = min(state.step + interval, state.total_steps)
         with untouched():
@@ -119,18 +140,32 @@ def train(model: Model, objective: Objective, data: Dataset, config: TrainingCon
             best = {k: v.clone() for k, v in average.state_dict().items()}
         state.step, state.skipped = until, state.skipped + skipped
         waited = (until - max(state.best_step, warm * state.total_steps)) / state.total_steps
-        state.done = until == state.total_steps or (validation is not None and waited > config.patience)
+        state.done = until == state.total_steps or (
+            validation is not None and waited > config.patience
+        )
         state.tensors = _capture(learner, best)
         parallel.check_same(model.state_dict(), f"after step {until}")
         rate = _rate(until - 1, config, state)
         epoch = until * batch_size(data, config) / len(data.train)
-        yield Record(until, epoch, bound, validation, rate, state.skipped, state.rollbacks, improved, state.micro_batches)
+        yield Record(
+            until,
+            epoch,
+            bound,
+            validation,
+            rate,
+            state.skipped,
+            state.rollbacks,
+            improved,
+            state.micro_batches,
+        )
 
 
 def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tuple[float, int]:
-    """Runs the steps of one interval; returns the mean bound over the finite ones and how many were skipped.
+    """Runs the steps of one interval; returns the mean bound over the finite ones and how many were
+    skipped.
 
-    A step for which memory is too short is taken again in twice as many micro-batches, and so are all that follow.
+    A step for which memory is too short is taken again in twice as many micro-batches, and so are
+    all that follow.
     """
     config, model = learner.config, learner.model
     device = learner.total.device
@@ -151,7 +186,9 @@ def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tupl
                 x = torch.cat([x[drawn:], model.redraw(x[:drawn])])
             x = x if own is None else own.of(x)
         decay = min(config.averaging, (1 + step) / (10 + step))
-        learner.step(x, _rate(step, config, state), decay, step / state.total_steps, own, state.micro_batches)
+        learner.step(
+            x, _rate(step, config, state), decay, step / state.total_steps, own, state.micro_batches
+        )
 
     step = state.step
     with watched(), learner.interval():
@@ -169,10 +206,14 @@ def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tupl
     return float(learner.total) / max(until - state.step - skipped, 1), skipped
 
 
-def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int = 2048) -> tuple[float, float]:
-    """Returns the mean value of the objective and of its target on x, with the same noise at every call.
+def validate(
+    model: Model, objective: Objective, x: Rows, seed: int, rows: int = 2048
+) -> tuple[float, float]:
+    """Returns the mean value of the objective and of its target on x, with the same noise at every
+    call.
 
-    The target is what the objective maximises; it differs from the value where that is reweighted (beta, free bits).
+    The target is what the objective maximises; it differs from the value where that is reweighted
+    (beta, free bits).
     """
     size = block_size(x, most=max(1, rows // objective.num_samples))
     chunks = Chunks(size, least=size if getattr(objective, "free_bits", 0) else 1)
@@ -181,7 +222,11 @@ def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int =
         block = x[first : first + size].to(torch.get_default_dtype())
 
         def sums(own: Share) -> tuple[float, float]:
-            with held(), stream(seed, "validation", first // size), own.noise(objective.num_samples):
+            with (
+                held(),
+                stream(seed, "validation", first // size),
+                own.noise(objective.num_samples),
+            ):
                 bound = objective(model, own.of(block))
             target = bound.value if bound.target is None else bound.target
             return float(wide(bound.value).sum()), float(wide(target).sum())
@@ -189,15 +234,22 @@ def validate(model: Model, objective: Objective, x: Rows, seed: int, rows: int =
         return list(chunks(len(block), sums))
 
     with torch.no_grad(), evaluating(model):
-        parts = [part for block in parallel.in_order(range(0, len(x), size), compute) for part in block]
+        parts = [
+            part for block in parallel.in_order(range(0, len(x), size), compute) for part in block
+        ]
     value, target = (sum(each) / len(x) for each in zip(*parts, strict=True))
     return value, target
 
 
 def finish(model: Model, state: State) -> None:
-    """Gives the model the weights to keep: the best on the validation data, else the running average, else the last."""
+    """Gives the model the weights to keep.
+
+    The best on the validation data, else the running average, else the last.
+    """
     best = "best." if any(k.startswith("best.") for k in state.tensors) else "average."
-    model.load_state_dict({k.removeprefix(best): v for k, v in state.tensors.items() if k.startswith(best)})
+    model.load_state_dict(
+        {k.removeprefix(best): v for k, v in state.tensors.items() if k.startswith(best)}
+    )
     model.eval()
 
 
@@ -221,13 +273,23 @@ def _rate(step: int, config: TrainingConfig, state: State) -> float:
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, rows: int, epoch: int, bounds: tuple[int, ...]) -> Tensor:
-    """Returns the order of an epoch; of rows that stay in a file it keeps those near each other that are read together."""
+    """Returns the order of an epoch.
+
+    Of rows that stay in a file it keeps those near each other that are read together.
+    """
     own = generator(seed, "order", epoch)
-    return block_order(np.array(bounds), WINDOW, own) if bounds else torch.randperm(rows, generator=own)
+    return (
+        block_order(np.array(bounds), WINDOW, own)
+        if bounds
+        else torch.randperm(rows, generator=own)
+    )
 
 
 def _rows(seed: int, data: Rows, size: int, step: int) -> Tensor:
-    """Returns the rows of one step: batches run on across epochs, so all are of one size and none is lost."""
+    """Returns the rows of one step.
+
+    Batches run on across epochs, so all are of one size and none is lost.
+    """
     bounds = tuple(data.blocks.tolist()) if isinstance(data, ParquetRows) else ()
     epoch, start = divmod(step * size, len(data))
     here = _permutation(seed, len(data), epoch, bounds)[start : start + size]
@@ -241,12 +303,16 @@ def _capture(learner: Learner, best: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors |= {f"average.{k}": v for k, v in learner.average.state_dict().items()}
     for number, state in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
-    return {k: v.detach().clone() for k, v in tensors.items()} | {f"best.{k}": v for k, v in best.items()}
+    return {k: v.detach().clone() for k, v in tensors.items()} | {
+        f"best.{k}": v for k, v in best.items()
+    }
 
 
 def _restore(tensors: dict[str, Tensor], learner: Learner) -> None:
     def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
+        return {
+            k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)
+        }
 
     learner.model.load_state_dict(part("model."))
     learner.average.load_state_dict(part("average."))
@@ -254,7 +320,9 @@ def _restore(tensors: dict[str, Tensor], learner: Learner) -> None:
     for name, tensor in part("optimizer.").items():
         number, key = name.split(".", 1)
         moments.setdefault(int(number), {})[key] = tensor
-    learner.optimizer.load_state_dict({"state": moments, "param_groups": learner.optimizer.state_dict()["param_groups"]})
+    learner.optimizer.load_state_dict(
+        {"state": moments, "param_groups": learner.optimizer.state_dict()["param_groups"]}
+    )
 
 
 def _roll_back(learner: Learner, data: Dataset, state: State) -> None:
@@ -262,9 +330,12 @@ def _roll_back(learner: Learner, data: Dataset, state: State) -> None:
     if state.rollbacks == MAX_ROLLBACKS:
         reason = _diagnose(learner, data, state)
         raise DivergedError(
-            f"training diverged after step {state.step}: {reason}; {MAX_ROLLBACKS} rollbacks at half the rate each "
-            f"did not help (last rate {learner.config.peak * state.lr_scale:.2g}). The weights of step {state.step} are "
-            "kept. Try a lower learning rate, or look for extreme values in the data with `taut check`"
+            f"training diverged after step {state.step}: {reason}; {MAX_ROLLBACKS} rollbacks at "
+            f"half the rate each "
+            f"did not help (last rate {learner.config.peak * state.lr_scale:.2g}). The weights of "
+            f"step {state.step} are "
+            "kept. Try a lower learning rate, or look for extreme values in the data with `taut "
+            "check`"
         )
     _restore(state.tensors, learner)
     state.rollbacks += 1
@@ -279,16 +350,26 @@ def _diagnose(learner: Learner, data: Dataset, state: State) -> str:
     size = batch_size(data, config)
     for step in range(state.step, min(state.step + 2000, state.total_steps)):
         with stream(config.seed, "step", step):
-            x = batch(data.train, _rows(config.seed, data.train, size, step), data.binarize == "dynamic")
+            x = batch(
+                data.train, _rows(config.seed, data.train, size, step), data.binarize == "dynamic"
+            )
             try:
                 draw = model.draw(x, objective.num_samples, reparameterize=False)
-            except (ValueError, RuntimeError) as error:  # a distribution that checks what it is given
-                return f"the posterior cannot be sampled at step {step} ({str(error).partition(chr(10))[0]})"
+            except (
+                ValueError,
+                RuntimeError,
+            ) as error:  # a distribution that checks what it is given
+                return (
+                    f"the posterior cannot be sampled at step {step} "
+                    f"({str(error).partition(chr(10))[0]})"
+                )
         for term in ("log_likelihood", "log_prior", "log_posterior"):
             values = getattr(draw, term)
             if not torch.isfinite(values).all():
                 count = int((~torch.isfinite(values)).sum())
-                return f"{term} is not finite for {count} of {values.numel()} samples at step {step}"
+                return (
+                    f"{term} is not finite for {count} of {values.numel()} samples at step {step}"
+                )
         model.zero_grad()
         with stream(config.seed, "step", step):
             (-objective(model, x, None, step / state.total_steps).surrogate.mean()).backward()

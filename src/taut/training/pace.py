@@ -1,7 +1,9 @@
-"""How a training runs on this machine: number of steps, threads, eager or compiled. What is not given is measured.
+"""How a training runs on this machine: number of steps, threads, eager or compiled. What is not
+given is measured.
 
-Measured on copies of the model, before the first step; the choice is stored with the run, so that a resumed one adds in the same
-order. A training of seconds is not measured: it runs in one thread and eagerly, the same on every machine.
+Measured on copies of the model, before the first step; the choice is stored with the run, so that a
+resumed one adds in the same order. A training of seconds is not measured: it runs in one thread and
+eagerly, the same on every machine.
 """
 
 from __future__ import annotations
@@ -27,14 +29,20 @@ from taut.training.step import Learner
 __all__ = ["choose", "plan_steps"]
 
 BRIEF = 20.0  # seconds of training below which nothing is measured
-COMPILING = 30.0  # seconds it takes at most the first time, where a model and a machine are what is usual
-SAVED = 0.5  # at least, of the time that a step of two data takes eagerly, which is all calls and no arithmetic
+COMPILING = (
+    30.0  # seconds it takes at most the first time, where a model and a machine are what is usual
+)
+# at least, of the time that a step of two data takes eagerly, which is all calls and no arithmetic
+SAVED = 0.5
 CLEARLY = 0.95  # share of the time below which another way is taken
 MOST_THREADS = 64
 
 
-def choose(model: Model, objective: Objective, data: Dataset, config: TrainingConfig) -> tuple[TrainingConfig, str]:
-    """Returns the configuration with threads and form of the step decided, and torch set to the threads.
+def choose(
+    model: Model, objective: Objective, data: Dataset, config: TrainingConfig
+) -> tuple[TrainingConfig, str]:
+    """Returns the configuration with threads and form of the step decided, and torch set to the
+    threads.
 
     Beside it a line that says why, empty where all was given.
 
@@ -49,7 +57,10 @@ def choose(model: Model, objective: Objective, data: Dataset, config: TrainingCo
     """
     together = ""
     if world() > 1:  # torchrun gives each process its threads
-        config, together = dataclasses.replace(config, threads=torch.get_num_threads()), f"{world()} processes, each "
+        config, together = (
+            dataclasses.replace(config, threads=torch.get_num_threads()),
+            f"{world()} processes, each ",
+        )
     if config.threads is not None and config.compile == "off":
         torch.set_num_threads(config.threads)
         return config, f"{together}eager" if together else ""
@@ -85,7 +96,10 @@ def choose(model: Model, objective: Objective, data: Dataset, config: TrainingCo
             compiled.compile(first_batch(data, config))
         except CannotCompileError as error:
             if config.compile == "on":
-                raise UsageError(f"training.compile on: not possible for this model here ({error}); leave it away") from None
+                raise UsageError(
+                    f"training.compile on: not possible for this model here ({error}); leave it "
+                    f"away"
+                ) from None
             why = f"; not compiled: {error}"
         else:
             name = f"compiled, {_threads(threads)}"
@@ -95,13 +109,21 @@ def choose(model: Model, objective: Objective, data: Dataset, config: TrainingCo
             else:
                 compiled.lay_out(torch.contiguous_format)
     # A training of seconds leaves the same files each time, and so no milliseconds.
-    listing = "; ".join(f"{name} {1e3 * s:.3g} ms" for name, s in measured.items()) if len(measured) > 1 else ""
+    listing = (
+        "; ".join(f"{name} {1e3 * s:.3g} ms" for name, s in measured.items())
+        if len(measured) > 1
+        else ""
+    )
     note = together + form + (f" ({listing})" if listing else "") + why
-    return dataclasses.replace(config, threads=threads, compile="on" if form.startswith("compiled") else "off"), note
+    return dataclasses.replace(
+        config, threads=threads, compile="on" if form.startswith("compiled") else "off"
+    ), note
 
 
 def plan_steps(model: Model, objective: Objective, data: Dataset, config: TrainingConfig) -> int:
-    """Returns the number of steps of the whole training, so that the schedule is known before the first one."""
+    """Returns the number of steps of the whole training, so that the schedule is known before the
+    first one.
+    """
     per_epoch = len(data.train) / batch_size(data, config)
     if config.minutes is None:
         return max(1, math.ceil(_epochs(data, config) * per_epoch))
@@ -120,11 +142,14 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
 
 def _epochs(data: Dataset, config: TrainingConfig) -> float:
     per_epoch = len(data.train) / batch_size(data, config)
-    return config.max_epochs or min(max(20_000 / per_epoch, 20), 2000 if data.schema.is_rows else 500)
+    return config.max_epochs or min(
+        max(20_000 / per_epoch, 20), 2000 if data.schema.is_rows else 500
+    )
 
 
 def _seconds(learner: Learner, data: Dataset, count: int = 10, at_least: float = 0.2) -> float:
-    """Returns the seconds of a step: the fastest of three runs after one to warm up, each of so many steps or seconds.
+    """Returns the seconds of a step: the fastest of three runs after one to warm up, each of so
+    many steps or seconds.
 
     They are those of the first rank, so that all decide alike.
     """

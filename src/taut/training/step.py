@@ -1,9 +1,10 @@
 """One step of training, in two forms that do the same: eager, and one compiled graph.
 
-A ``Learner`` holds all that a step changes: the weights, AdamW's moments, the running average, the sums of an interval. The
-eager form calls the objective, differentiates and updates with torch's own fused AdamW. The compiled form (``training/graph.py``)
-is the same sequence of operations as one graph. Noise is drawn by the same calls in either form, so one seed gives the same step
-up to rounding; ``compile`` verifies that.
+A ``Learner`` holds all that a step changes: the weights, AdamW's moments, the running average, the
+sums of an interval. The eager form calls the objective, differentiates and updates with torch's own
+fused AdamW. The compiled form (``training/graph.py``) is the same sequence of operations as one
+graph. Noise is drawn by the same calls in either form, so one seed gives the same step up to
+rounding; ``compile`` verifies that.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ from taut.training.graph import CannotCompileError, Graph, compiled, scalars
 
 __all__ = ["Learner", "Step"]
 
-# What was compiled, by model: a graph takes all tensors as arguments, and so serves every learner of a model like it.
+# What was compiled, by model: a graph takes all tensors as arguments, and so serves every learner
+# of a model like it.
 _GRAPHS: WeakKeyDictionary[Model, dict[Any, Graph]] = WeakKeyDictionary()
 
 
 class Step(nn.Module):
-    """One evaluation of the objective as a module: DDP averages gradients only of what runs through ``forward``."""
+    """One evaluation of the objective as a module.
+
+    DDP averages gradients only of what runs through ``forward``.
+    """
 
     def __init__(self, model: Model, objective: Objective) -> None:
         super().__init__()
@@ -67,8 +72,12 @@ class Learner:
             self.forward = parallel.wrapped(self.module)
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.averaged: list[Tensor] = [p for p in self.average.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trainable, lr=0.0, weight_decay=config.weight_decay, fused=True)
-        for p in self.trainable:  # torch makes them in the first step; a compiled one needs them before
+        self.optimizer = torch.optim.AdamW(
+            self.trainable, lr=0.0, weight_decay=config.weight_decay, fused=True
+        )
+        for (
+            p
+        ) in self.trainable:  # torch makes them in the first step; a compiled one needs them before
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self.optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
         device = next(model.parameters()).device
@@ -80,11 +89,15 @@ class Learner:
 
     @contextmanager
     def interval(self) -> Iterator[None]:
-        """Runs a block of steps: parts in training mode, sums from zero; then the averaged model gets the model's buffers."""
+        """Runs a block of steps: parts in training mode, sums from zero.
+
+        Then the averaged model gets the model's buffers.
+        """
         self.module.train()
         for part in self.model.children():
             if not any(p.requires_grad for p in part.parameters()):
-                part.eval()  # a frozen part is seen as it will be used: no dropout, and no statistics that move
+                # a frozen part is seen as it will be used: no dropout, and no statistics that move
+                part.eval()
         self.total.zero_()
         self.skipped.zero_()
         self._inputs = self.tensors()
@@ -97,23 +110,39 @@ class Learner:
                 kept.copy_(buffer)
 
     def step(
-        self, x: Tensor, rate: float, decay: float, progress: float, own: Share | None = None, micro_batches: int = 1
+        self,
+        x: Tensor,
+        rate: float,
+        decay: float,
+        progress: float,
+        own: Share | None = None,
+        micro_batches: int = 1,
     ) -> None:
-        r"""Takes one step on x, (B, \*event); one whose loss or gradient is not finite changes nothing and is counted.
+        r"""Takes one step on x, (B, \*event); one whose loss or gradient is not finite changes
+        nothing and is counted.
 
         Args:
             x: Data.
             rate: Learning rate.
             decay: Of the running average.
             progress: Share of the training that is done.
-            own: Which rows of a larger batch these are, where several processes take a step together.
-            micro_batches: In how many parts the gradient of one process is computed, where memory is short; from 2 on the
-                form is eager.
+            own: Which rows of a larger batch these are, where several processes take a step
+                together.
+            micro_batches: In how many parts the gradient of one process is computed, where memory
+                is short; from 2 on the form is eager.
         """
         with held():
             self._take(x, rate, decay, progress, own, micro_batches)
 
-    def _take(self, x: Tensor, rate: float, decay: float, progress: float, own: Share | None, micro_batches: int) -> None:
+    def _take(
+        self,
+        x: Tensor,
+        rate: float,
+        decay: float,
+        progress: float,
+        own: Share | None,
+        micro_batches: int,
+    ) -> None:
         if self._graph is not None and micro_batches > 1:
             self._count_all()
             self._graph = None
@@ -132,14 +161,17 @@ class Learner:
                 bound = self.forward(x, progress)
             loss, value = -own.mean(bound.surrogate), own.mean(bound.value)
             sums = parallel.sum_over_ranks(torch.stack([loss.detach(), value]))
-            (parallel.world() * loss).backward()  # DDP takes the mean over the ranks, and a sum is needed
+            (
+                parallel.world() * loss
+            ).backward()  # DDP takes the mean over the ranks, and a sum is needed
             loss, value = sums().unbind()
         gradients = [p.grad for p in self.trainable if p.grad is not None]
-        foreach = True if self.total.device.type in ("cpu", "cuda") else None  # torch refuses it on MPS
+        # torch refuses it on MPS
+        foreach = True if self.total.device.type in ("cpu", "cuda") else None
         norm = torch.nn.utils.get_total_norm(gradients, foreach=foreach)
         finite = torch.isfinite(norm) & torch.isfinite(loss) & torch.isfinite(value)
-        # The fused optimizer divides the gradient by grad_scale and leaves weights and moments alone where found_inf is 1:
-        # clipping and skipping cost no synchronisation with the device.
+        # The fused optimizer divides the gradient by grad_scale and leaves weights and moments
+        # alone where found_inf is 1: clipping and skipping cost no synchronisation with the device.
         self.optimizer.grad_scale = (norm / self.config.clip_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.param_groups[0]["lr"] = rate
@@ -156,7 +188,10 @@ class Learner:
             self.optimizer.state[p]["step"].copy_(self.optimizer.state[self.trainable[0]]["step"])
 
     def _accumulate(self, x: Tensor, progress: float, count: int) -> tuple[Tensor, Tensor]:
-        """Adds up the gradient over parts of x, each with its rows of the noise of all; returns loss and value of all."""
+        """Adds up the gradient over parts of x, each with its rows of the noise of all.
+
+        Returns loss and value of all.
+        """
         before = generator_states()
         loss, value = torch.zeros_like(self.total), torch.zeros_like(self.total)
         for own in parallel.shares(len(x), count):
@@ -169,7 +204,8 @@ class Learner:
         return loss, value
 
     def compile(self, x: Tensor) -> None:
-        """Goes over to the compiled form of the step, for batches like x, after taking two steps in either form on copies.
+        """Goes over to the compiled form of the step, for batches like x, after taking two steps in
+        either form on copies.
 
         A model is compiled once, for each objective, shape, share and number of threads.
 
@@ -182,8 +218,20 @@ class Learner:
         config, own = self.config, parallel.divided(len(x))
         if own is not None and x.device.type != "cpu":
             raise CannotCompileError("several processes on accelerators take eager steps")
-        how = (config.averaging > 0, config.clip_norm, config.weight_decay, config.precision, torch.get_num_threads(), own)
-        key = (self.objective, x.shape, tuple(p.requires_grad for p in self.model.parameters()), *how)
+        how = (
+            config.averaging > 0,
+            config.clip_norm,
+            config.weight_decay,
+            config.precision,
+            torch.get_num_threads(),
+            own,
+        )
+        key = (
+            self.objective,
+            x.shape,
+            tuple(p.requires_grad for p in self.model.parameters()),
+            *how,
+        )
         known = _GRAPHS.setdefault(self.model, {})
         self.lay_out(torch.channels_last)
         if key not in known:
@@ -195,7 +243,8 @@ class Learner:
         self._graph = known[key]
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
-        """Lays out the weights of convolutions and what is kept for each: contiguous for eager steps, channels last for compiled.
+        """Lays out the weights of convolutions and what is kept for each: contiguous for eager
+        steps, channels last for compiled.
 
         So each form is fastest; in the compiled one Adam finds weight and gradient in one order.
         """
@@ -205,7 +254,10 @@ class Learner:
                 tensor.data = tensor.data.contiguous(memory_format=memory_format)
 
     def twin(self, graph: Graph | None = None) -> Learner:
-        """Returns a learner on a copy of the model, which steps in the same form or in a given one: to try something out."""
+        """Returns a learner on a copy of the model, which steps in the same form or in a given one.
+
+        To try something out.
+        """
         twin = Learner(copy.deepcopy(self.model), self.objective, self.config)
         twin._graph = graph or self._graph
         return twin
@@ -233,7 +285,10 @@ class Learner:
 
 @contextmanager
 def _networks_in(module: nn.Module, precision: str) -> Iterator[None]:
-    """Computes the networks in a precision for a block; what they return, and so the bound, is in torch's default one."""
+    """Computes the networks in a precision for a block.
+
+    What they return, and so the bound, is in torch's default one.
+    """
     low = precision == "bfloat16"
     networks = [m for m in module.modules() if isinstance(m, Network)] if low else []
     for network in networks:

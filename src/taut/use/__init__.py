@@ -1,4 +1,5 @@
-"""What a trained model is used for: samples, embeddings, reconstructions, pictures and files of them.
+"""What a trained model is used for: samples, embeddings, reconstructions, pictures and files of
+them.
 
 Read ``tasks`` first.
 """

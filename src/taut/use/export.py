@@ -1,8 +1,9 @@
-"""Writing what a model gives: arrays, tables and images, in the format that the name of the file asks for.
+"""Writing what a model gives: arrays, tables and images, in the format that the name of the file
+asks for.
 
-A spreadsheet runs what looks like a formula: in a CSV file a text (or a column's name) that begins with ``=``, ``+``, ``-``,
-``@`` or a tab, and is no number, gets an apostrophe before it. Parquet keeps every text as it is, and so does a person's own
-table that was only filled in.
+A spreadsheet runs what looks like a formula: in a CSV file a text (or a column's name) that begins
+with ``=``, ``+``, ``-``, ``@`` or a tab, and is no number, gets an apostrophe before it. Parquet
+keeps every text as it is, and so does a person's own table that was only filled in.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from taut.use import pictures
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ARRAYS", "IMAGES", "NUMBERS", "TABLES", "shortest", "write_images", "write_numbers", "write_table"]
+__all__ = [
+    "ARRAYS",
+    "IMAGES",
+    "NUMBERS",
+    "TABLES",
+    "shortest",
+    "write_images",
+    "write_numbers",
+    "write_table",
+]
 
 TABLES = (".csv", ".parquet")
 NUMBERS = (".npy", ".csv", ".parquet")
@@ -32,7 +42,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_numbers(
-    values: torch.Tensor, out: Path, names: Sequence[str] = (), words: Mapping[str, Sequence[str]] | None = None
+    values: torch.Tensor,
+    out: Path,
+    names: Sequence[str] = (),
+    words: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes an array; in a table each column has its name, x0, x1, ... where none are given.
 
@@ -56,7 +69,10 @@ def write_numbers(
 
 
 def shortest(values: torch.Tensor) -> np.ndarray:
-    """Returns numbers as float64 that are written as they would be in their own type: 70.26934, not 70.26934051513672."""
+    """Returns numbers as float64 that are written as they would be in their own type.
+
+    70.26934, not 70.26934051513672.
+    """
     return values.numpy().astype(str).astype(np.float64)
 
 
@@ -87,7 +103,10 @@ def write_table(table: pa.Table, out: Path, *, own: bool = False) -> None:
 
 
 def _write_csv(table: pa.Table, sink: io.BytesIO) -> None:
-    """Writes texts in quotes only if one of them needs them: then pyarrow puts all of them in quotes."""
+    """Writes texts in quotes only if one of them needs them.
+
+    Then pyarrow puts all of them in quotes.
+    """
     from pyarrow import ArrowInvalid, csv
 
     try:

@@ -32,11 +32,14 @@ def grid(images: Tensor, low: float, high: float, columns: int) -> np.ndarray:
     x = x.unsqueeze(-1) if axis is None else x.movedim(1, -1) if axis == 0 else x
     x = x[..., :3].expand(*x.shape[:-1], 3) if channels == 1 else x[..., :3]
     span = high - low if high > low else 1.0
-    pixels = ((x - low) / span).clamp(0, 1).mul(255).round().byte().numpy()  # a picture shows black to white; no number uses it
+    # a picture shows black to white; no number uses it
+    pixels = ((x - low) / span).clamp(0, 1).mul(255).round().byte().numpy()
     zoom = max(1, math.ceil(CELL / max(height, width)))
     pixels = pixels.repeat(zoom, 1).repeat(zoom, 2)
     rows = math.ceil(len(pixels) / columns)
-    sheet = np.full((rows * (height * zoom + GAP) + GAP, columns * (width * zoom + GAP) + GAP, 3), 128, np.uint8)
+    sheet = np.full(
+        (rows * (height * zoom + GAP) + GAP, columns * (width * zoom + GAP) + GAP, 3), 128, np.uint8
+    )
     for number, image in enumerate(pixels):
         top = GAP + number // columns * (height * zoom + GAP)
         left = GAP + number % columns * (width * zoom + GAP)

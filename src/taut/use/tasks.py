@@ -1,4 +1,7 @@
-"""What people want of a trained model: samples, reconstructions, embeddings, decoded points; in evaluation mode, by blocks."""
+"""What people want of a trained model: samples, reconstructions, embeddings, decoded points.
+
+In evaluation mode, by blocks.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,22 @@ __all__ = ["context_of", "decode", "encode", "reconstruct", "sample"]
 ROWS = 256
 
 
-def sample(model: VAE, num_samples: int, *, mean: bool = False, context: Context | None = None, seed: int = 0) -> Tensor:
-    r"""Returns draws of x, (N, \*event): $z \sim p(z)$ and then $x \sim p(x \mid z)$, or the mean of $p(x \mid z)$.
+def sample(
+    model: VAE,
+    num_samples: int,
+    *,
+    mean: bool = False,
+    context: Context | None = None,
+    seed: int = 0,
+) -> Tensor:
+    r"""Returns draws of x, (N, \*event): $z \sim p(z)$ and then $x \sim p(x \mid z)$, or the mean
+    of $p(x \mid z)$.
 
     Args:
         model: The model.
         num_samples: N.
-        mean: Whether to return $\mathbb{E}[x \mid z]$ in place of a draw: smoother than any datum is.
+        mean: Whether to return $\mathbb{E}[x \mid z]$ in place of a draw: smoother than any datum
+            is.
         context: What all samples are conditioned on, (1, C), or what each is, (N, C).
         seed: The same seed gives the same samples.
     """
@@ -38,13 +50,20 @@ def sample(model: VAE, num_samples: int, *, mean: bool = False, context: Context
         if not mean:
             return model.sample(len(rows)) if c is None else model.sample(1, context=c)[0]
         prior = model.prior(c)
-        return _decoded(model, prior.sample() if prior.batch_shape else prior.sample(torch.Size((len(rows),))), False, c)
+        return _decoded(
+            model,
+            prior.sample() if prior.batch_shape else prior.sample(torch.Size((len(rows),))),
+            False,
+            c,
+        )
 
     return _by_blocks(model, rows, block, seed, "sample")
 
 
 def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> Tensor:
-    r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each datum, (N, \*event)."""
+    r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each datum, (N,
+    \*event).
+    """
 
     def block(rows: Tensor) -> Tensor:
         context = model.split(rows)[1] if isinstance(model, VAE) else None
@@ -58,22 +77,36 @@ def encode(model: Model, x: Any, num_samples: int | None = None, *, seed: int = 
     if num_samples is None:
         return _by_blocks(model, x, lambda rows: _mean(model.encode(rows)), seed, "encode")
     shape = torch.Size((num_samples,))
-    return _by_blocks(model, x, lambda rows: model.encode(rows).sample(shape).transpose(0, 1), seed, "encode", num_samples)
+    return _by_blocks(
+        model,
+        x,
+        lambda rows: model.encode(rows).sample(shape).transpose(0, 1),
+        seed,
+        "encode",
+        num_samples,
+    )
 
 
-def decode(model: Model, z: Tensor, *, draw: bool = False, context: Context | None = None, seed: int = 0) -> Tensor:
-    r"""Returns the mean of (or a draw from) $p(x \mid z)$ for z (N, D), (N, \*event), given a context of one row or none."""
+def decode(
+    model: Model, z: Tensor, *, draw: bool = False, context: Context | None = None, seed: int = 0
+) -> Tensor:
+    r"""Returns the mean of (or a draw from) $p(x \mid z)$ for z (N, D), (N, \*event), given a
+    context of one row or none.
+    """
     return _by_blocks(model, z, lambda rows: _decoded(model, rows, draw, context), seed, "decode")
 
 
 def context_of(model: VAE, values: Tensor) -> Context:
-    """Returns the context of a model for values of what it is conditioned on: given columns (N, C), or totals (N, 1).
+    """Returns the context of a model for values of what it is conditioned on: given columns (N, C),
+    or totals (N, 1).
 
     Fails:
         UsageError: the model is not conditioned on anything.
     """
     if model.condition is None:
-        raise UsageError("this model is not conditioned on anything: train one with --condition COLUMN")
+        raise UsageError(
+            "this model is not conditioned on anything: train one with --condition COLUMN"
+        )
     with torch.no_grad():
         device = next((p.device for p in model.parameters()), values.device)
         return model.condition.context(values.to(device))
@@ -89,14 +122,23 @@ def _mean(distribution: Distribution) -> Tensor:
         return distribution.mean
     except NotImplementedError:
         raise UsageError(
-            f"a {type(distribution).__name__} has no mean: ask for draws (--draw, or --num-samples with encode)"
+            f"a {type(distribution).__name__} has no mean: ask for draws (--draw, or --num-samples "
+            f"with encode)"
         ) from None
 
 
 def _by_blocks(
-    model: Model, rows: Any, function: Callable[[Tensor], Tensor], seed: int, name: str, num_samples: int = 1
+    model: Model,
+    rows: Any,
+    function: Callable[[Tensor], Tensor],
+    seed: int,
+    name: str,
+    num_samples: int = 1,
 ) -> Tensor:
-    """Returns what a function makes of the rows, block by block; one too large for the memory in parts, with the same noise."""
+    """Returns what a function makes of the rows, block by block.
+
+    One too large for the memory in parts, with the same noise.
+    """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     chunks = Chunks(ROWS)
 

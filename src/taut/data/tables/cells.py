@@ -1,4 +1,6 @@
-"""Reads one column of a ``pyarrow.Table`` as texts, truth values, numbers or days, whatever it was stored as."""
+"""Reads one column of a ``pyarrow.Table`` as texts, truth values, numbers or days, whatever it was
+stored as.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|(?i:inf|infinity))", re.ASCII)
 INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII)
+DATE = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
+)
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 TICKS = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 """Ticks of a timestamp's unit in a day."""
@@ -27,13 +31,16 @@ class Cells(NamedTuple):
     """The cells of one column of one piece.
 
     Args:
-        family: ``"text"``, ``"bool"``, ``"number"``, ``"date"`` or ``"null"`` (nothing but missing).
+        family: ``"text"``, ``"bool"``, ``"number"``, ``"date"`` or ``"null"`` (nothing but
+            missing).
         type: How a value is written again (``Column.type``).
-        numbers: (N,) the values of a bool, number or date (days), NaN where missing; empty for text.
+        numbers: (N,) the values of a bool, number or date (days), NaN where missing; empty for
+            text.
         texts: The different texts, in the order of their first rows.
         place: (N,) each row's text, -1 where missing; empty unless text.
         tokens: The texts that were read as missing, with their counts.
-        declared: Whether the source says that these are levels (a dictionary column, a pandas Categorical).
+        declared: Whether the source says that these are levels (a dictionary column, a pandas
+            Categorical).
         order: The levels in their order, if the source declares one.
     """
 
@@ -52,7 +59,8 @@ class Cells(NamedTuple):
 
 
 class Tokens:
-    """Creates the test for what means missing: the default texts, and a person's further texts and numbers.
+    """Creates the test for what means missing: the default texts, and a person's further texts and
+    numbers.
 
     Args:
         further: The person's; ``"-999"`` is also the number -999, however it is written.
@@ -69,7 +77,9 @@ class Tokens:
         if text in self.levels:
             return False
         text = text.strip()
-        return text in self.texts or bool(self.numbers and NUMBER.fullmatch(text) and float(text) in self.numbers)
+        return text in self.texts or bool(
+            self.numbers and NUMBER.fullmatch(text) and float(text) in self.numbers
+        )
 
 
 def read_cells(column: pa.ChunkedArray, tokens: Tokens) -> Cells | str:
@@ -87,17 +97,27 @@ def read_cells(column: pa.ChunkedArray, tokens: Tokens) -> Cells | str:
     if pa.types.is_null(kind):
         return _numbers("null", "float", np.full(len(column), np.nan), set())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return _texts(column, tokens)._replace(declared=declared, order=tuple(t for t in order if t not in tokens))
+        return _texts(column, tokens)._replace(
+            declared=declared, order=tuple(t for t in order if t not in tokens)
+        )
     if pa.types.is_boolean(kind):
-        cells = _numbers("bool", "bool", column.cast(pa.uint8()).cast(pa.float64()).to_numpy(), set())
+        cells = _numbers(
+            "bool", "bool", column.cast(pa.uint8()).cast(pa.float64()).to_numpy(), set()
+        )
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         values = column.cast(pa.float64(), safe=False).to_numpy()
-        cells = _numbers("number", "int" if pa.types.is_integer(kind) else "float", values, tokens.numbers)
+        cells = _numbers(
+            "number", "int" if pa.types.is_integer(kind) else "float", values, tokens.numbers
+        )
     elif pa.types.is_date(kind):
-        cells = _numbers("date", "date", _days(column.cast(pa.date32()).cast(pa.int32()), 1), tokens.days)
+        cells = _numbers(
+            "date", "date", _days(column.cast(pa.date32()).cast(pa.int32()), 1), tokens.days
+        )
     elif pa.types.is_timestamp(kind):
         days = _days(column.cast(pa.int64()), TICKS[kind.unit])
-        cells = _numbers("date", "timestamp" if kind.tz is None else "timestamp UTC", days, tokens.days)
+        cells = _numbers(
+            "date", "timestamp" if kind.tz is None else "timestamp UTC", days, tokens.days
+        )
     else:
         return f"holds {quoted(kind)} values, {_mend(kind)}"
     return cells._replace(declared=declared, order=order)
@@ -110,8 +130,12 @@ def as_numbers(texts: Sequence[str]) -> np.ndarray:
 
 
 def days_of(numbers: np.ndarray) -> np.ndarray:
-    """Returns integers such as 20240131 as days since 1970-01-01, NaN where one is no date of the years 1800 to 2199."""
-    whole = np.where(np.isfinite(numbers) & (numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e8), numbers, 0).astype(np.int64)
+    """Returns integers such as 20240131 as days since 1970-01-01, NaN where one is no date of the
+    years 1800 to 2199.
+    """
+    whole = np.where(
+        np.isfinite(numbers) & (numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e8), numbers, 0
+    ).astype(np.int64)
     year, month, day = whole // 10_000, whole // 100 % 100, whole % 100
     right = (year >= 1800) & (year < 2200) & (month >= 1) & (month <= 12) & (day >= 1)
     months = np.where(right, (year - 1970) * 12 + month - 1, 0)
@@ -121,7 +145,10 @@ def days_of(numbers: np.ndarray) -> np.ndarray:
 
 
 def yyyymmdd(days: np.ndarray) -> np.ndarray:
-    """Returns days since 1970-01-01 as numbers such as 20240131: the inverse of ``days_of``, NaN where there is none."""
+    """Returns days since 1970-01-01 as numbers such as 20240131.
+
+    The inverse of ``days_of``, NaN where there is none.
+    """
     whole = np.where(np.isfinite(days), np.round(days), 0).astype(np.int64)
     months = whole.astype("datetime64[D]").astype("datetime64[M]")
     day = whole - months.astype("datetime64[D]").astype(np.int64) + 1
@@ -131,7 +158,10 @@ def yyyymmdd(days: np.ndarray) -> np.ndarray:
 
 
 def as_days(texts: Sequence[str]) -> tuple[np.ndarray, str]:
-    """Returns each ISO date or time as days since 1970-01-01 in UTC, NaN where it is none; and their ``Column.type``."""
+    """Returns each ISO date or time as days since 1970-01-01 in UTC, NaN where it is none.
+
+    And their ``Column.type``.
+    """
     days, kind = np.full(len(texts), np.nan), "date"
     for i, text in enumerate(texts):
         if DATE.fullmatch(text := text.strip()) is None:
@@ -139,10 +169,14 @@ def as_days(texts: Sequence[str]) -> tuple[np.ndarray, str]:
         try:
             time = datetime.datetime.fromisoformat(text)
             zoned = time.tzinfo is not None
-            days[i] = ((time if zoned else time.replace(tzinfo=datetime.UTC)) - EPOCH) / datetime.timedelta(days=1)
+            days[i] = (
+                (time if zoned else time.replace(tzinfo=datetime.UTC)) - EPOCH
+            ) / datetime.timedelta(days=1)
         except ValueError:
             continue
-        kind = "timestamp UTC" if zoned else "timestamp" if kind == "date" and len(text) > 10 else kind
+        kind = (
+            "timestamp UTC" if zoned else "timestamp" if kind == "date" and len(text) > 10 else kind
+        )
     return days, kind
 
 
@@ -155,12 +189,26 @@ def _texts(column: pa.ChunkedArray, tokens: Tokens) -> Cells:
     index = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
     gone = np.array([t in tokens for t in texts], bool)
     if not gone.any():
-        return Cells("text" if texts else "null", "text", np.full(0 if texts else len(index), np.nan), texts, index, {})
+        return Cells(
+            "text" if texts else "null",
+            "text",
+            np.full(0 if texts else len(index), np.nan),
+            texts,
+            index,
+            {},
+        )
     counts = np.bincount(index[index >= 0], minlength=len(texts))
     read = {t: int(n) for t, n, g in zip(texts, counts, gone, strict=True) if g}
     moved = np.append(np.where(gone, -1, np.cumsum(~gone) - 1), -1)
     kept = [t for t, g in zip(texts, gone, strict=True) if not g]
-    return Cells("text" if kept else "null", "text", np.full(0 if kept else len(index), np.nan), kept, moved[index], read)
+    return Cells(
+        "text" if kept else "null",
+        "text",
+        np.full(0 if kept else len(index), np.nan),
+        kept,
+        moved[index],
+        read,
+    )
 
 
 def _numbers(family: str, type_: str, values: np.ndarray, missing: set[float]) -> Cells:
@@ -184,7 +232,10 @@ def _declared_order(column: pa.ChunkedArray) -> tuple[str, ...] | None:
     order: tuple[str, ...] | None = ()
     for chunk in column.chunks:
         levels = chunk.dictionary.to_pylist()
-        texts = (str(v).lower() if isinstance(v, bool) else v if isinstance(v, str) else value_text(v) for v in levels)
+        texts = (
+            str(v).lower() if isinstance(v, bool) else v if isinstance(v, str) else value_text(v)
+            for v in levels
+        )
         order = None if order is None else merged_order(order, tuple(texts))
     return order
 
@@ -196,4 +247,7 @@ def _mend(kind: pa.DataType) -> str:
         return "which are not supported; give them as a number, such as seconds"
     if pa.types.is_nested(kind):
         return "several in one cell; give each entry a column of its own"
-    return 'which are not supported; give them as text or numbers, or leave them out (kind = "id" in a schema file)'
+    return (
+        'which are not supported; give them as text or numbers, or leave them out (kind = "id" in '
+        "a schema file)"
+    )

@@ -1,4 +1,6 @@
-"""Turns the cells of a table into codes, one float64 a cell with NaN for missing, and codes back into cells."""
+"""Turns the cells of a table into codes, one float64 a cell with NaN for missing, and codes back
+into cells.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from taut.data.tables.cells import TICKS, Cells, Tokens, as_days, as_numbers, days_of, read_cells, yyyymmdd
-from taut.data.tables.column import LEVEL_KINDS, Column, float_storage, nearest_to, quoted, value_text
+from taut.data.tables.cells import (
+    TICKS,
+    Cells,
+    Tokens,
+    as_days,
+    as_numbers,
+    days_of,
+    read_cells,
+    yyyymmdd,
+)
+from taut.data.tables.column import (
+    LEVEL_KINDS,
+    Column,
+    float_storage,
+    nearest_to,
+    quoted,
+    value_text,
+)
 from taut.data.tables.notation import days_in, numbers_in
 from taut.data.tables.seen import some
 from taut.system.errors import DataError, UsageError, shown
@@ -21,11 +39,18 @@ if TYPE_CHECKING:
 MAX_DRIFT = 10.0
 LARGE_MEND = 'leave the column out with kind = "id" in a schema file, or divide it'
 MANY = 10  # values of a column, from which on it can be the wrong column as a whole
-TRUTH = {word: truth for truth, words in ((False, "0 false f no n"), (True, "1 true t yes y")) for word in words.split()}
+TRUTH = {
+    word: truth
+    for truth, words in ((False, "0 false f no n"), (True, "1 true t yes y"))
+    for word in words.split()
+}
 
 
 class _Coded(NamedTuple):
-    """(N,) codes with NaN for missing, and what each cell that is not of the right type says (-1: of the right type)."""
+    """(N,) codes with NaN for missing, and what each cell that is not of the right type says (-1.
+
+    Of the right type).
+    """
 
     values: np.ndarray
     wrong: np.ndarray
@@ -33,13 +58,20 @@ class _Coded(NamedTuple):
 
 
 def encode(
-    table: pa.Table, columns: Sequence[Column], name: str, *, missing_values: Sequence[str] = (), first_row: int = 0
+    table: pa.Table,
+    columns: Sequence[Column],
+    name: str,
+    *,
+    missing_values: Sequence[str] = (),
+    first_row: int = 0,
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """Returns the codes (N, C) of the modelled columns, what is wrong with the table, and what a person should know.
+    """Returns the codes (N, C) of the modelled columns, what is wrong with the table, and what a
+    person should know.
 
-    Columns are found by name, in any order; ids and constants may be absent. Levels that are not the column's are
-    missing and noted; where none is the column's, or a cell is wrong in any other way, its code means nothing and a line says
-    so. Numbers that a column of integers cannot hold keep their code, unless they are most of it: they have no probability.
+    Columns are found by name, in any order; ids and constants may be absent. Levels that are not
+    the column's are missing and noted; where none is the column's, or a cell is wrong in any other
+    way, its code means nothing and a line says so. Numbers that a column of integers cannot hold
+    keep their code, unless they are most of it: they have no probability.
 
     Args:
         table: The rows.
@@ -51,7 +83,8 @@ def encode(
     where = f"{shown(name)}: "
     problems, notes = _header_problems(table.column_names, columns), []
     modelled = [c for c in columns if c.modelled]
-    times = Counter(table.column_names)  # a search for each would take long: a table may have 10,000 columns
+    # a search for each would take long: a table may have 10,000 columns
+    times = Counter(table.column_names)
     places = {header: i for i, header in enumerate(table.column_names) if times[header] == 1}
     further = Tokens(missing_values)
     values = np.full((table.num_rows, len(modelled)), np.nan)
@@ -69,18 +102,23 @@ def encode(
             problems += _infinite(cells.numbers, column, first_row) or wrong
             notes += lines
         else:
-            coded = _day_codes(cells, column) if column.kind == "date" else _number_codes(cells, column)
+            coded = (
+                _day_codes(cells, column) if column.kind == "date" else _number_codes(cells, column)
+            )
             values[:, j] = column.codes(coded.values)
-            problems += _wrong_type(coded, column, first_row) or _wrong_values(coded.values, column, first_row)
+            problems += _wrong_type(coded, column, first_row) or _wrong_values(
+                coded.values, column, first_row
+            )
             notes += _outside(coded.values, column, first_row) + _drift(coded.values, column)
     return values, [where + line for line in problems], [where + line for line in notes]
 
 
 def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
-    """Returns the table of the codes (N, C) of the modelled columns, in the given order; NaN becomes null.
+    """Returns the table of the codes (N, C) of the modelled columns, in the given order; NaN
+    becomes null.
 
-    Texts, truth values, integers, floats and dates are written as they were read. Integers that a density made
-    (kind real or positive) stay floats if any is none.
+    Texts, truth values, integers, floats and dates are written as they were read. Integers that a
+    density made (kind real or positive) stay floats if any is none.
 
     Fails:
         UsageError: the codes have another number of columns, or one is no level of its column.
@@ -103,15 +141,26 @@ def _header_problems(headers: list[str], columns: Sequence[Column]) -> list[str]
     lines = []
     if absent:
         near = nearest_to(absent[0], extra)
-        lines.append(f"{len(absent)} of {len(columns)} columns are missing: {_names(absent)}{near or '; add them'}")
+        lines.append(
+            f"{len(absent)} of {len(columns)} columns are missing: "
+            f"{_names(absent)}{near or '; add them'}"
+        )
     if extra:
         near = nearest_to(extra[0], absent)
-        lines.append(f"{len(extra)} columns are not the model's: {_names(extra)}{near or '; remove them'}")
-    return [*lines, f"{_names(twice)} names more than one column; rename all but one"] if twice else lines
+        lines.append(
+            f"{len(extra)} columns are not the model's: {_names(extra)}{near or '; remove them'}"
+        )
+    return (
+        [*lines, f"{_names(twice)} names more than one column; rename all but one"]
+        if twice
+        else lines
+    )
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(quoted(n) for n in names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return ", ".join(quoted(n) for n in names[:10]) + (
+        f" and {len(names) - 10} more" if len(names) > 10 else ""
+    )
 
 
 def _number_codes(cells: Cells, column: Column) -> _Coded:
@@ -120,7 +169,10 @@ def _number_codes(cells: Cells, column: Column) -> _Coded:
     if cells.family == "text":
         plain = as_numbers(cells.texts)
         return _parsed(
-            cells, np.where(np.isnan(plain), numbers_in(cells.texts, column.notation), plain) if column.notation else plain
+            cells,
+            np.where(np.isnan(plain), numbers_in(cells.texts, column.notation), plain)
+            if column.notation
+            else plain,
         )
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "dates")
 
@@ -133,14 +185,19 @@ def _day_codes(cells: Cells, column: Column) -> _Coded:
         days = days_of(numbers.values)
         wrong = np.isnan(days) & ~np.isnan(numbers.values)
         others = [value_text(x) for x in np.unique(numbers.values[wrong])]
-        which = np.searchsorted(np.unique(numbers.values[wrong]), np.where(wrong, numbers.values, -np.inf))
+        which = np.searchsorted(
+            np.unique(numbers.values[wrong]), np.where(wrong, numbers.values, -np.inf)
+        )
         return _Coded(days, np.where(wrong, which, -1), others)
     if cells.family in ("date", "null"):
         return _all_right(cells.numbers)
     if cells.family == "text":
         plain = as_days(cells.texts)[0]
         return _parsed(
-            cells, np.where(np.isnan(plain), days_in(cells.texts, column.notation)[0], plain) if column.notation else plain
+            cells,
+            np.where(np.isnan(plain), days_in(cells.texts, column.notation)[0], plain)
+            if column.notation
+            else plain,
         )
     return _all_wrong(cells, "truth values" if cells.family == "bool" else "numbers")
 
@@ -156,7 +213,9 @@ def _all_wrong(cells: Cells, what: str) -> _Coded:
 
 def _parsed(cells: Cells, values: np.ndarray) -> _Coded:
     wrong = np.where(np.isnan(values), np.arange(len(values)), -1)
-    return _Coded(np.append(values, np.nan)[cells.place], np.append(wrong, -1)[cells.place], cells.texts)
+    return _Coded(
+        np.append(values, np.nan)[cells.place], np.append(wrong, -1)[cells.place], cells.texts
+    )
 
 
 def _level_codes(cells: Cells, column: Column) -> tuple[np.ndarray, list[str], list[str]]:
@@ -170,10 +229,15 @@ def _level_codes(cells: Cells, column: Column) -> tuple[np.ndarray, list[str], l
         place = np.full(len(cells.numbers), -1)
         place[~cells.missing] = index
     else:
-        texts, place = cells.texts, cells.place if cells.family == "text" else np.full(len(cells.numbers), -1)
+        texts, place = (
+            cells.texts,
+            cells.place if cells.family == "text" else np.full(len(cells.numbers), -1),
+        )
     if column.notation:
         worn = numbers_in(texts, column.notation).tolist()
-        texts = [text if math.isnan(x) else value_text(x) for text, x in zip(texts, worn, strict=True)]
+        texts = [
+            text if math.isnan(x) else value_text(x) for text, x in zip(texts, worn, strict=True)
+        ]
     plain = _comparable(cells, column)
     codes = {plain(level): code for code, level in enumerate(column.levels)}
     if not any(plain(text) in codes for text in texts) and (truths := _truths(texts, column)):
@@ -184,21 +248,38 @@ def _level_codes(cells: Cells, column: Column) -> tuple[np.ndarray, list[str], l
     if not unseen.any():
         return values, [], []
     counts = Counter(texts[i] for i in place[unseen].tolist())
-    held = f"{unseen.sum():,} values of {quoted(column.name)} are levels never seen in training ({some(list(counts))})"
+    held = (
+        f"{unseen.sum():,} values of {quoted(column.name)} are levels never seen in training "
+        f"({some(list(counts))})"
+    )
     if MANY <= unseen.sum() == (place >= 0).sum():
-        return values, [], [f"all {held}; it was trained on {some(column.levels)}: write them like that, or leave them empty"]
+        return (
+            values,
+            [],
+            [
+                f"all {held}; it was trained on {some(column.levels)}: write them like that, or "
+                f"leave them empty"
+            ],
+        )
     return values, [f"{held}: read as missing"], []
 
 
 def _truths(texts: Sequence[str], column: Column) -> dict[object, int]:
-    """Returns the code of each truth value if the column holds two, as whatever words, and so do all of the texts."""
-    own: dict[object, int] = {TRUTH.get(level.strip().lower()): code for code, level in enumerate(column.levels)}
+    """Returns the code of each truth value if the column holds two, as whatever words, and so do
+    all of the texts.
+    """
+    own: dict[object, int] = {
+        TRUTH.get(level.strip().lower()): code for code, level in enumerate(column.levels)
+    }
     same = set(own) == {False, True} and all(text.strip().lower() in TRUTH for text in texts)
     return own if same and texts else {}
 
 
 def _comparable(cells: Cells, column: Column) -> Callable[[str], object]:
-    """Returns what makes level texts equal that say the same; a reader may take a file of 01 and 02 for numbers."""
+    """Returns what makes level texts equal that say the same.
+
+    A reader may take a file of 01 and 02 for numbers.
+    """
     if "bool" in (column.type, cells.family):
         return str.lower
     if column.type in ("int", "float"):
@@ -221,7 +302,13 @@ def _wrong_type(coded: _Coded, column: Column, first_row: int) -> list[str]:
     if not len(rows):
         return []
     text = coded.texts[coded.wrong[rows[0]]]
-    needed = "dates (YYYY-MM-DD)" if column.kind == "date" else "levels" if column.kind in LEVEL_KINDS else "numbers"
+    needed = (
+        "dates (YYYY-MM-DD)"
+        if column.kind == "date"
+        else "levels"
+        if column.kind in LEVEL_KINDS
+        else "numbers"
+    )
     first = f"the first ({quoted(text)}) in row {first_row + rows[0]} (from 0, header not counted)"
     mend = "mend them, or list what means missing in --missing-values"
     return [f"{_share(len(rows), coded.values, column)} are no {needed}, {first}; {mend}"]
@@ -231,7 +318,11 @@ def _wrong_values(x: np.ndarray, column: Column, first_row: int) -> list[str]:
     finite, integer = np.isfinite(x), x == np.trunc(x)
     storage = np.finfo(float_storage())
     tests = [
-        (finite & (np.abs(x) > float(storage.max)), f"beyond the range of {storage.dtype.name}", "rescale the column"),
+        (
+            finite & (np.abs(x) > float(storage.max)),
+            f"beyond the range of {storage.dtype.name}",
+            "rescale the column",
+        ),
     ]
     if column.kind == "count":
         large = "integers from 2^53 on, which floats do not tell apart"
@@ -248,7 +339,11 @@ def _wrong_values(x: np.ndarray, column: Column, first_row: int) -> list[str]:
         off = f"not on the grid of steps of {column.step:g}"
         impossible.append((finite & ~_on_grid(x, column), off, 'train with kind = "real"'))
     tests += [test for test in impossible if test[0].sum() > max(MANY, finite.sum()) / 2]
-    found = [_found(x, marked, column, what, mend, first_row) for marked, what, mend in tests if marked.any()]
+    found = [
+        _found(x, marked, column, what, mend, first_row)
+        for marked, what, mend in tests
+        if marked.any()
+    ]
     return _infinite(x, column, first_row) + found
 
 
@@ -259,7 +354,10 @@ def _on_grid(x: np.ndarray, column: Column) -> np.ndarray:
 
 
 def _outside(x: np.ndarray, column: Column, first_row: int) -> list[str]:
-    """Returns a line for values that the training never saw the like of: their family gives them little mass, but not none."""
+    """Returns a line for values that the training never saw the like of.
+
+    Their family gives them little mass, but not none.
+    """
     finite, real = np.isfinite(x), 'kind = "real"'
     odd = []
     if column.kind == "positive":
@@ -269,9 +367,17 @@ def _outside(x: np.ndarray, column: Column, first_row: int) -> list[str]:
         least, most = x[finite].min(initial=low), x[finite].max(initial=high)
         wider = f"low = {np.floor(least) if least < low else low:.15g}"
         wider += f" and high = {np.ceil(most) if most > high else high:.15g}"
-        grid = "not integers" if column.step in (0.0, 1.0) else f"not on the grid of {column.step:g}"
+        grid = (
+            "not integers" if column.step in (0.0, 1.0) else f"not on the grid of {column.step:g}"
+        )
         odd.append((finite & ~_on_grid(x, column), grid, real))
-        odd.append((finite & ((x < low) | (x > high)), f"outside the levels {low:.15g}..{high:.15g}", wider))
+        odd.append(
+            (
+                finite & ((x < low) | (x > high)),
+                f"outside the levels {low:.15g}..{high:.15g}",
+                wider,
+            )
+        )
     if column.kind == "mixed" and column.bounded:
         low, high = column.support
         past = finite & ((column.codes(x) < low) | (column.codes(x) > high))
@@ -281,24 +387,39 @@ def _outside(x: np.ndarray, column: Column, first_row: int) -> list[str]:
             "both": ("outside", f"{column.low:g}..{column.high:g}"),
         }[column.bounded]
         odd.append((past, f"{name} {held}, which the training data never pass", real))
-    mend = "log p(x) of their rows is finite, but low; train with {} in a schema file to expect them"
-    return [_found(x, marked, column, what, mend.format(how), first_row) for marked, what, how in odd if marked.any()]
+    mend = (
+        "log p(x) of their rows is finite, but low; train with {} in a schema file to expect them"
+    )
+    return [
+        _found(x, marked, column, what, mend.format(how), first_row)
+        for marked, what, how in odd
+        if marked.any()
+    ]
 
 
 def _infinite(x: np.ndarray, column: Column, first_row: int) -> list[str]:
     mend = "replace them, or list inf or -inf in --missing-values"
-    return [_found(x, np.isinf(x), column, "infinite", mend, first_row)] if np.isinf(x).any() else []
+    return (
+        [_found(x, np.isinf(x), column, "infinite", mend, first_row)] if np.isinf(x).any() else []
+    )
 
 
 def _integer_mend(finite: np.ndarray, column: Column) -> str:
     if column.kind == "count" and finite.min(initial=0) >= 0 and finite.max(initial=0) < 20:
         return "they look log-normalised: give raw counts"
-    return "give raw counts" if column.kind == "count" else 'correct them, or train with kind = "real"'
+    return (
+        "give raw counts" if column.kind == "count" else 'correct them, or train with kind = "real"'
+    )
 
 
-def _found(x: np.ndarray, marked: np.ndarray, column: Column, what: str, mend: str, first_row: int) -> str:
+def _found(
+    x: np.ndarray, marked: np.ndarray, column: Column, what: str, mend: str, first_row: int
+) -> str:
     row = int(marked.argmax())
-    extreme = f"largest {x[marked].max():.6g}, first {x[row]:.6g} in row {first_row + row} (from 0, header not counted)"
+    extreme = (
+        f"largest {x[marked].max():.6g}, first {x[row]:.6g} in row {first_row + row} (from 0, "
+        f"header not counted)"
+    )
     return f"{_share(int(marked.sum()), x, column)} are {what} ({extreme}); {mend}"
 
 
@@ -311,12 +432,19 @@ def _drift(x: np.ndarray, column: Column) -> list[str]:
     if not len(finite) or column.std <= 0:
         return []
     drift = abs(float(finite.mean()) - column.mean) / column.std
-    far = f"the mean of {quoted(column.name)} lies {drift:,.0f} standard deviations from that of the training data"
+    far = (
+        f"the mean of {quoted(column.name)} lies {drift:,.0f} standard deviations from that of the "
+        f"training data"
+    )
     return [f"{far}; check its unit"] if drift > MAX_DRIFT else []
 
 
 def _numbers(codes: np.ndarray, column: Column) -> np.ndarray:
-    return np.asarray(codes, np.float64) if column.kind in LEVEL_KINDS else np.asarray(column.values(codes))
+    return (
+        np.asarray(codes, np.float64)
+        if column.kind in LEVEL_KINDS
+        else np.asarray(column.values(codes))
+    )
 
 
 def _decoded(x: np.ndarray, column: Column) -> pa.Array:
@@ -325,12 +453,18 @@ def _decoded(x: np.ndarray, column: Column) -> pa.Array:
     gone = np.isnan(x)
     if column.kind in LEVEL_KINDS:
         if not np.isin(x[~gone], np.arange(len(column.levels))).all():
-            raise UsageError(f"column {quoted(column.name)}: codes must be 0..{len(column.levels) - 1}")
+            raise UsageError(
+                f"column {quoted(column.name)}: codes must be 0..{len(column.levels) - 1}"
+            )
         return _level_array(column).take(pa.array(np.where(gone, 0, x).astype(np.int64), mask=gone))
     if column.kind == "date":
         return _days_array(x, gone, column)
     whole = column.type == "int" and bool(np.all(gone | (x == np.trunc(x)) & (np.abs(x) < 2**63)))
-    return pa.array(np.where(gone, 0, x).astype(np.int64), mask=gone) if whole else pa.array(x, mask=gone)
+    return (
+        pa.array(np.where(gone, 0, x).astype(np.int64), mask=gone)
+        if whole
+        else pa.array(x, mask=gone)
+    )
 
 
 def _level_array(column: Column) -> pa.Array:
@@ -353,9 +487,16 @@ def _days_array(x: np.ndarray, gone: np.ndarray, column: Column) -> pa.Array:
     if column.type == "date":
         kind, width, per_day = pa.date32(), 32, 1
     else:
-        kind, width, per_day = pa.timestamp("us", "UTC" if column.type.endswith("UTC") else None), 64, TICKS["us"]
+        kind, width, per_day = (
+            pa.timestamp("us", "UTC" if column.type.endswith("UTC") else None),
+            64,
+            TICKS["us"],
+        )
     ticks = np.round(x * per_day)
     beyond = ~gone & ~(np.abs(ticks) < 2.0 ** (width - 1))
     if beyond.any():
-        raise DataError(f"{beyond.sum():,} values of {quoted(column.name)} are {x[beyond][0]:.3g} days from 1970: no dates")
+        raise DataError(
+            f"{beyond.sum():,} values of {quoted(column.name)} are {x[beyond][0]:.3g} days from "
+            f"1970: no dates"
+        )
     return pa.array(np.where(gone, 0, ticks).astype(f"int{width}"), mask=gone).cast(kind)

@@ -29,26 +29,32 @@ TYPES = ("text", "bool", "int", "float", "date", "timestamp", "timestamp UTC", "
 class Column:
     """Creates the description of one column.
 
-    A model sees *codes*: the number of a level; of ``levels`` (value - offset) / step; of any other number value - offset, taken
-    in float64, so that what is stored in float32 keeps the last digit of numbers that hardly vary beside their size.
+    A model sees *codes*: the number of a level; of ``levels`` (value - offset) / step; of any other
+    number value - offset, taken in float64, so that what is stored in float32 keeps the last digit
+    of numbers that hardly vary beside their size.
 
     Args:
         name: Its header.
         kind: One of ``KINDS``.
-        levels: The texts of the levels in the order of their codes 0, 1, ... (binary, category, ordinal).
-        low: Smallest value in the user's units: of the support for ``levels``, otherwise of the values seen.
+        levels: The texts of the levels in the order of their codes 0, 1, ... (binary, category,
+            ordinal).
+        low: Smallest value in the user's units: of the support for ``levels``, otherwise of the
+            values seen.
         high: Largest value, likewise.
         missing: How many missing entries were seen.
-        type: How a value is written again, one of ``TYPES``. A timestamp that had a zone is written in UTC.
+        type: How a value is written again, one of ``TYPES``. A timestamp that had a zone is written
+            in UTC.
         mean: Mean of the values seen (count, levels, real, positive, date).
         std: Their standard deviation.
         rows: How many rows were seen.
         offset: What is subtracted before a number is stored.
-        step: Distance of the grid that the values lie on (0.01 for cents), 0 where there is none. Of ``levels`` it belongs
-            to the support, otherwise what a model makes is rounded to it.
-        atoms: Of ``mixed`` and ``date``, the values that have a probability of their own, ascending.
+        step: Distance of the grid that the values lie on (0.01 for cents), 0 where there is none.
+            Of ``levels`` it belongs to the support, otherwise what a model makes is rounded to it.
+        atoms: Of ``mixed`` and ``date``, the values that have a probability of their own,
+            ascending.
         bounded: Which of low and high no value can pass, of ``mixed``: one of ``ENDS``.
-        notation: In what dress its numbers or dates were read, empty if in none (``taut.data.tables.notation``).
+        notation: In what dress its numbers or dates were read, empty if in none
+            (``taut.data.tables.notation``).
     """
 
     name: str
@@ -74,15 +80,31 @@ class Column:
             raise UsageError(f"column {quoted(self.name)}: {unknown('type', self.type, TYPES)}")
         if len(set(self.levels)) != len(self.levels):
             raise UsageError(f"column {quoted(self.name)}: its levels are not all different")
-        if (self.kind in LEVEL_KINDS and len(self.levels) < 2) or (self.kind == "binary" and len(self.levels) > 2):
+        if (self.kind in LEVEL_KINDS and len(self.levels) < 2) or (
+            self.kind == "binary" and len(self.levels) > 2
+        ):
             needed = "two levels" if self.kind == "binary" else "two levels or more"
-            raise UsageError(f"column {quoted(self.name)}: kind {self.kind} needs {needed}, not {len(self.levels)}")
+            raise UsageError(
+                f"column {quoted(self.name)}: kind {self.kind} needs {needed}, not "
+                f"{len(self.levels)}"
+            )
         if not self.low <= self.high:
-            raise UsageError(f"column {quoted(self.name)}: low must not exceed high, but {self.low:g} > {self.high:g}")
+            raise UsageError(
+                f"column {quoted(self.name)}: low must not exceed high, but {self.low:g} > "
+                f"{self.high:g}"
+            )
         if self.bounded not in ENDS:
-            raise UsageError(f"column {quoted(self.name)}: {unknown('bounded', self.bounded, ENDS)}")
-        if self.step < 0 or list(self.atoms) != sorted(set(self.atoms)) or len(self.atoms) > MAX_ATOMS:
-            wanted = f"step must not be negative, atoms at most {MAX_ATOMS} different numbers, ascending"
+            raise UsageError(
+                f"column {quoted(self.name)}: {unknown('bounded', self.bounded, ENDS)}"
+            )
+        if (
+            self.step < 0
+            or list(self.atoms) != sorted(set(self.atoms))
+            or len(self.atoms) > MAX_ATOMS
+        ):
+            wanted = (
+                f"step must not be negative, atoms at most {MAX_ATOMS} different numbers, ascending"
+            )
             raise UsageError(f"column {quoted(self.name)}: {wanted}")
 
     @property
@@ -95,7 +117,11 @@ class Column:
 
     @property
     def num_levels(self) -> int:
-        return int(self.codes(self.high) - self.codes(self.low)) + 1 if self.kind == "levels" else len(self.levels)
+        return (
+            int(self.codes(self.high) - self.codes(self.low)) + 1
+            if self.kind == "levels"
+            else len(self.levels)
+        )
 
     def codes(self, values: Any) -> Any:
         """Returns what a model sees of numbers (days, of dates) in the user's units, in float64."""
@@ -103,8 +129,14 @@ class Column:
         return np.round(shifted / self._unit, 6) if self.kind == "levels" else shifted
 
     def values(self, codes: Any) -> Any:
-        """Returns the numbers that codes stand for: the inverse of ``codes``, on the grid to the last digit."""
-        numbers = np.asarray(codes, np.float64) * (self._unit if self.kind == "levels" else 1.0) + self.offset
+        """Returns the numbers that codes stand for.
+
+        The inverse of ``codes``, on the grid to the last digit.
+        """
+        numbers = (
+            np.asarray(codes, np.float64) * (self._unit if self.kind == "levels" else 1.0)
+            + self.offset
+        )
         if not self.step:
             return numbers
         if self.kind == "date":
@@ -112,7 +144,9 @@ class Column:
         return np.round(numbers, max(decimals(self.step), decimals(self.low)))
 
     def settled(self, codes: Any) -> Any:
-        """Returns codes that a model made, moved to the grid and into the range of the data where the column has one."""
+        """Returns codes that a model made, moved to the grid and into the range of the data where
+        the column has one.
+        """
         made = np.asarray(codes, np.float64)
         if self.kind in ("count", "levels"):
             made = np.round(made)
@@ -138,7 +172,9 @@ class Column:
         return self.step or 1.0
 
     def describe(self) -> tuple[str, str, str]:
-        """Returns (kind, what it holds, share missing), each at most 60 characters for a terminal."""
+        """Returns (kind, what it holds, share missing), each at most 60 characters for
+        a terminal.
+        """
         if self.kind == "constant":
             what = quoted(self.levels[0]) if self.levels else _number(self.low, self.type)
         elif self.kind in LEVEL_KINDS:
@@ -148,11 +184,27 @@ class Column:
         else:
             what = f"{_number(self.low, self.type)} .. {_number(self.high, self.type)}"
             what = f"{self.num_levels:,} levels: {what}" if self.kind == "levels" else what
-            what += f", steps of {self.step:.6g}" if self.step not in (0.0, 1.0) and self.kind != "date" else ""
-            held = ", ".join(_number(atom, self.type) for atom in self.atoms[:2]) + (", ..." if len(self.atoms) > 2 else "")
-            what += f", and {held} itself" if len(self.atoms) == 1 else f", and {held} themselves" if self.atoms else ""
+            what += (
+                f", steps of {self.step:.6g}"
+                if self.step not in (0.0, 1.0) and self.kind != "date"
+                else ""
+            )
+            held = ", ".join(_number(atom, self.type) for atom in self.atoms[:2]) + (
+                ", ..." if len(self.atoms) > 2 else ""
+            )
+            what += (
+                f", and {held} itself"
+                if len(self.atoms) == 1
+                else f", and {held} themselves"
+                if self.atoms
+                else ""
+            )
         share = 100 * self.missing / max(1, self.rows)
-        return self.kind, what, "" if not self.missing else "< 0.1 %" if share < 0.1 else f"{share:.1f} %"
+        return (
+            self.kind,
+            what,
+            "" if not self.missing else "< 0.1 %" if share < 0.1 else f"{share:.1f} %",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "levels": list(self.levels), "atoms": list(self.atoms)}
@@ -166,20 +218,36 @@ class Column:
         """
         try:
             values = dict(fields_)
-            if lacking := [f.name for f in fields(cls) if f.name not in values and "name" in values]:
-                raise TypeError(f"{', '.join(lacking)} missing: it was written by another version of taut; train again")
-            if not isinstance(values["name"], str) or not isinstance(values["levels"], list | tuple):
+            if lacking := [
+                f.name for f in fields(cls) if f.name not in values and "name" in values
+            ]:
+                raise TypeError(
+                    f"{', '.join(lacking)} missing: it was written by another version of taut; "
+                    f"train again"
+                )
+            if not isinstance(values["name"], str) or not isinstance(
+                values["levels"], list | tuple
+            ):
                 raise TypeError("name must be a text, levels a list")
             if not all(isinstance(level, str) for level in values["levels"]):
                 raise TypeError("levels must be texts")
-            if not re.fullmatch(r"|DMY|MDY|YMD|[^#]{0,12}#[.,][^#]{0,16}", values.get("notation", "")):
+            if not re.fullmatch(
+                r"|DMY|MDY|YMD|[^#]{0,12}#[.,][^#]{0,16}", values.get("notation", "")
+            ):
                 raise ValueError("its notation is unknown")
-            if not isinstance(values["atoms"], list | tuple) or not isinstance(values["bounded"], str):
+            if not isinstance(values["atoms"], list | tuple) or not isinstance(
+                values["bounded"], str
+            ):
                 raise TypeError("atoms must be a list of numbers, bounded a text")
-            values["levels"], values["atoms"] = tuple(values["levels"]), tuple(float(a) for a in values["atoms"])
+            values["levels"], values["atoms"] = (
+                tuple(values["levels"]),
+                tuple(float(a) for a in values["atoms"]),
+            )
             for field in fields(cls):
                 if field.type in ("float", "int"):
-                    values[field.name] = {"float": float, "int": int}[field.type](values[field.name])
+                    values[field.name] = {"float": float, "int": int}[field.type](
+                        values[field.name]
+                    )
             numbers = [values[key] for key in ("low", "high", "mean", "std", "offset", "step")]
             if not all(map(math.isfinite, [*numbers, *values["atoms"]])):
                 raise ValueError("low, high, mean, std, offset, step and atoms must be finite")
@@ -211,7 +279,11 @@ def nearest_to(word: object, words: Iterable[str]) -> str:
 
 def value_text(value: float) -> str:
     """Returns a number as the text of a level: ``3``, ``0.5``."""
-    return str(int(value)) if math.isfinite(value) and value == math.trunc(value) else repr(float(value))
+    return (
+        str(int(value))
+        if math.isfinite(value) and value == math.trunc(value)
+        else repr(float(value))
+    )
 
 
 def decimals(value: float) -> int:
@@ -232,7 +304,10 @@ def day_text(days: float) -> str:
 
 
 def entry_problems(header: str, entry: Mapping[str, Any]) -> list[str]:
-    """Returns what is wrong with what a schema file says of one column: its kind, levels, low, high, step and atoms."""
+    """Returns what is wrong with what a schema file says of one column.
+
+    Its kind, levels, low, high, step and atoms.
+    """
     say = f"column {quoted(header)}: "
     keys = ("kind", "levels", "low", "high", "step", "atoms")
     lines = [say + unknown("key", key, keys) for key in entry if key not in keys]
@@ -240,10 +315,17 @@ def entry_problems(header: str, entry: Mapping[str, Any]) -> list[str]:
     if kind is not None and kind not in KINDS:
         return [*lines, say + unknown("kind", kind, KINDS)]
     if "levels" in entry and kind not in LEVEL_KINDS:
-        lines.append(f"{say}levels belong to the kinds {', '.join(LEVEL_KINDS)}; set kind to one of them, or remove levels")
-    elif not isinstance(levels, list | tuple) or not all(isinstance(level, str) for level in levels):
+        lines.append(
+            f"{say}levels belong to the kinds {', '.join(LEVEL_KINDS)}; set kind to one of them, "
+            f"or remove levels"
+        )
+    elif not isinstance(levels, list | tuple) or not all(
+        isinstance(level, str) for level in levels
+    ):
         lines.append(f'{say}levels must be a list of texts, such as ["low", "high"]')
-    elif "levels" in entry and (len(set(levels)) < max(2, len(levels)) or (kind == "binary" and len(levels) != 2)):
+    elif "levels" in entry and (
+        len(set(levels)) < max(2, len(levels)) or (kind == "binary" and len(levels) != 2)
+    ):
         needed = "two" if kind == "binary" else "two or more"
         lines.append(f"{say}levels must be {needed} different texts, not {_listed(tuple(levels))}")
     return lines + [say + line for line in _number_problems(kind, entry)]
@@ -253,22 +335,45 @@ def _number_problems(kind: Any, entry: Mapping[str, Any]) -> list[str]:
     """Returns what is wrong with low, high, step and atoms."""
     bounds = [entry[key] for key in ("low", "high") if key in entry]
     if bounds and kind not in ("levels", "mixed"):
-        return ['low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or remove them']
+        return [
+            'low and high belong to the kinds levels and mixed; set kind = "levels" or "mixed", or '
+            "remove them"
+        ]
     if "step" in entry and kind not in ("levels", "mixed", "real", "positive"):
-        return ['step belongs to the kinds levels, mixed, real and positive; set kind = "levels" or another, or remove it']
+        return [
+            'step belongs to the kinds levels, mixed, real and positive; set kind = "levels" or '
+            "another, or remove it"
+        ]
     if "atoms" in entry and kind != "mixed":
         return ['atoms belong to the kind mixed; set kind = "mixed", or remove them']
     step, atoms = entry.get("step", 1), entry.get("atoms", [])
     if not _is_number(step) or not 0 < step < math.inf:
         return ["step must be a number above 0"]
-    if not isinstance(atoms, list | tuple) or not all(map(_is_number, atoms)) or len(atoms) > MAX_ATOMS:
+    if (
+        not isinstance(atoms, list | tuple)
+        or not all(map(_is_number, atoms))
+        or len(atoms) > MAX_ATOMS
+    ):
         return [f"atoms must be a list of at most {MAX_ATOMS} numbers, such as [0]"]
     if not all(map(_is_number, bounds)):
-        return ["low and high must be integers" if kind == "levels" else "low and high must be numbers"]
+        return [
+            "low and high must be integers" if kind == "levels" else "low and high must be numbers"
+        ]
     if kind == "levels" and any(abs(b / step - round(b / step)) > 1e-6 for b in bounds):
-        return ["low and high must be integers" if step == 1 else f"low and high must be multiples of step, {step:g}"]
-    if len(bounds) == 2 and kind == "levels" and not 0 < (bounds[1] - bounds[0]) / step < MAX_LEVELS:
-        return [f"needs low < high and at most {MAX_LEVELS:,} levels, not {bounds[0]:.15g}..{bounds[1]:.15g}"]
+        return [
+            "low and high must be integers"
+            if step == 1
+            else f"low and high must be multiples of step, {step:g}"
+        ]
+    if (
+        len(bounds) == 2
+        and kind == "levels"
+        and not 0 < (bounds[1] - bounds[0]) / step < MAX_LEVELS
+    ):
+        return [
+            f"needs low < high and at most {MAX_LEVELS:,} levels, not "
+            f"{bounds[0]:.15g}..{bounds[1]:.15g}"
+        ]
     return ["needs low < high"] if len(bounds) == 2 and not bounds[0] < bounds[1] else []
 
 
@@ -277,7 +382,10 @@ def _is_number(value: Any) -> bool:
 
 
 def float_storage() -> type[np.float32] | type[np.float64]:
-    """Returns the type in which numbers other than bytes are stored: float64 only if torch computes in it."""
+    """Returns the type in which numbers other than bytes are stored.
+
+    Float64 only if torch computes in it.
+    """
     return np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
 
 
@@ -288,7 +396,12 @@ def exact_integers() -> int:
 
 def is_id_name(name: str) -> bool:
     """Returns whether a header says that its column names the rows."""
-    return re.fullmatch(r"(?i:id|index|key|uuid|.*_id|__index_level_\d+__)|.*[a-z](Id|ID)", name, re.DOTALL) is not None
+    return (
+        re.fullmatch(
+            r"(?i:id|index|key|uuid|.*_id|__index_level_\d+__)|.*[a-z](Id|ID)", name, re.DOTALL
+        )
+        is not None
+    )
 
 
 def _listed(levels: tuple[str, ...], width: int = 60) -> str:

@@ -1,6 +1,8 @@
-"""What stands around the rows of a text table: Excel's ``sep=`` line, comments, lines before the header, blanks as delimiters.
+"""What stands around the rows of a text table: Excel's ``sep=`` line, comments, lines before the
+header, blanks as delimiters.
 
-Each is found from the first rows and taken away, so that what is left is one header and its rows; each gives a note.
+Each is found from the first rows and taken away, so that what is left is one header and its rows;
+each gives a note.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ ENDS = re.compile(rb"^[ \t]+|[ \t]+(?=\r?$)", re.MULTILINE)
 
 
 class Plain(NamedTuple):
-    """A header and its rows, the delimiter if it was said or is certain, and what was taken away."""
+    """A header and its rows, the delimiter if it was said or is certain, and what was
+    taken away.
+    """
 
     data: bytes
     delimiter: str | None
@@ -43,7 +47,9 @@ def plain(data: bytes, delimiter: str | None) -> Plain:
         said = match[1].decode().replace("\\t", "\t")
         data = data[match.end() :]
         delimiter = delimiter or said
-        notes.append("the first line, sep=" + ("tab" if said == "\t" else said) + ", says the delimiter")
+        notes.append(
+            "the first line, sep=" + ("tab" if said == "\t" else said) + ", says the delimiter"
+        )
     data, lines = _without_comments(data)
     notes += lines
     if delimiter in (None, " ") and b'"' not in data and _has_blanks(data, delimiter is not None):
@@ -53,7 +59,10 @@ def plain(data: bytes, delimiter: str | None) -> Plain:
 
 
 def before_header(data: bytes, delimiter: str) -> int:
-    """Returns how many lines stand before the header: short ones, and then a row of names as wide as all rows below it."""
+    """Returns how many lines stand before the header.
+
+    Short ones, and then a row of names as wide as all rows below it.
+    """
     if b"\n" not in data:
         return 0
     text = data[:SAMPLE_BYTES].decode(errors="ignore")
@@ -75,8 +84,14 @@ def before_header(data: bytes, delimiter: str) -> int:
     for i, (line, row) in enumerate(rows[: MOST_BEFORE + 1]):
         if len(row) >= width:
             below = [r for _, r in rows[i + 1 :] if len(r) >= width - 1]
-            names = len(set(row)) == len(row) and all(name.strip() for name in row) and not NUMBER.fullmatch(row[0])
-            numbers = any(not NUMBER.fullmatch(row[j]) and _mostly_numbers(below, j) for j in range(width - 1))
+            names = (
+                len(set(row)) == len(row)
+                and all(name.strip() for name in row)
+                and not NUMBER.fullmatch(row[0])
+            )
+            numbers = any(
+                not NUMBER.fullmatch(row[j]) and _mostly_numbers(below, j) for j in range(width - 1)
+            )
             years = sum(NUMBER.fullmatch(name) is not None for name in row) > len(row) / 2
             return line if len(below) >= 3 and names and (numbers or years) else 0
         if len(row) > width / 2:
@@ -85,17 +100,25 @@ def before_header(data: bytes, delimiter: str) -> int:
 
 
 def _mostly_numbers(rows: list[list[str]], column: int) -> bool:
-    return sum(NUMBER.fullmatch(row[column]) is not None for row in rows if column < len(row)) > len(rows) / 2
+    return (
+        sum(NUMBER.fullmatch(row[column]) is not None for row in rows if column < len(row))
+        > len(rows) / 2
+    )
 
 
 def repeats_a_row(names: list[str], values: list[list[str]]) -> list[int]:
-    """Returns the columns whose name is also one of their values: a file without header has its first row for names.
+    """Returns the columns whose name is also one of their values: a file without header has its
+    first row for names.
 
     Args:
         names: The names.
         values: Of each column the first values.
     """
-    return [i for i, (name, column) in enumerate(zip(names, values, strict=True)) if name and name in column]
+    return [
+        i
+        for i, (name, column) in enumerate(zip(names, values, strict=True))
+        if name and name in column
+    ]
 
 
 def _without_comments(data: bytes) -> tuple[bytes, list[str]]:
@@ -107,10 +130,17 @@ def _without_comments(data: bytes) -> tuple[bytes, list[str]]:
         head, _, body = body.partition(b"\n")
     names = head.lstrip(b"#").strip()
     first = body.lstrip(b"\r\n").partition(b"\n")[0].strip()
-    if _is_header(names.decode(), first.decode(errors="ignore")):  # numpy.savetxt(header=...) writes it so
+    # numpy.savetxt(header=...) writes it so
+    if _is_header(names.decode(), first.decode(errors="ignore")):
         return names + b"\n" + COMMENT.sub(b"", body), ["line 1 names the columns behind a #"]
-    skipped = len(COMMENT.findall(data)) if b'"' not in data else data[: len(data) - len(body)].count(b"\n")
-    return (COMMENT.sub(b"", data) if b'"' not in data else body), [f"{skipped} lines that begin with # were skipped"]
+    skipped = (
+        len(COMMENT.findall(data))
+        if b'"' not in data
+        else data[: len(data) - len(body)].count(b"\n")
+    )
+    return (COMMENT.sub(b"", data) if b'"' not in data else body), [
+        f"{skipped} lines that begin with # were skipped"
+    ]
 
 
 def _is_header(names: str, first: str) -> bool:
@@ -123,7 +153,9 @@ def _is_header(names: str, first: str) -> bool:
 
 
 def _has_blanks(data: bytes, asked: bool) -> bool:
-    """Whether every line has as many words as the first, of which many are numbers, and no other delimiter is there."""
+    """Whether every line has as many words as the first, of which many are numbers, and no other
+    delimiter is there.
+    """
     text = data[:SAMPLE_BYTES].decode(errors="ignore")
     lines = text.splitlines()[:2000]
     lines = [line for line in (lines if len(data) <= len(text) else lines[:-1]) if line.strip()]
@@ -132,7 +164,11 @@ def _has_blanks(data: bytes, asked: bool) -> bool:
     if len(lines) < 2 or any(c in line for line in lines[:20] for c in ";\t|"):
         return False
     words = [line.split() for line in lines]
-    if {len(row) for row in words} != {len(words[0])} or len(words[0]) < 2 or any("," in w for w in words[0]):
+    if (
+        {len(row) for row in words} != {len(words[0])}
+        or len(words[0]) < 2
+        or any("," in w for w in words[0])
+    ):
         return False
     cells = [cell for row in words[1:] for cell in row]
     return sum(NUMBER.fullmatch(cell) is not None for cell in cells) >= len(cells) / 3

@@ -1,6 +1,7 @@
 """Takes data frames as they are in memory and hands them on as an Arrow table.
 
-pandas and polars are never imported here: a frame of theirs can only come from a program that has done so.
+pandas and polars are never imported here: a frame of theirs can only come from a program that has
+done so.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ __all__ = ["from_frame"]
 
 
 def from_frame(source: object) -> pa.Table | None:
-    """Returns a pandas, polars or Arrow frame as an Arrow table, or ``None`` if ``source`` is no frame.
+    """Returns a pandas, polars or Arrow frame as an Arrow table, or ``None`` if ``source`` is no
+    frame.
 
-    Of a pandas frame the index is dropped, NaN is missing, sparse columns become dense, and what Arrow has no type for
-    (columns of several types, intervals, periods) becomes text.
+    Of a pandas frame the index is dropped, NaN is missing, sparse columns become dense, and what
+    Arrow has no type for (columns of several types, intervals, periods) becomes text.
 
     Args:
-        source: A pandas or polars ``DataFrame``, a pyarrow ``Table`` or ``RecordBatch``, or whatever offers
-            ``__arrow_c_stream__``.
+        source: A pandas or polars ``DataFrame``, a pyarrow ``Table`` or ``RecordBatch``, or
+            whatever offers ``__arrow_c_stream__``.
 
     Fails:
         DataError: a column has a type that cannot be read.
     """
     pandas = sys.modules.get("pandas")
-    if pandas is not None and isinstance(source, getattr(pandas, "DataFrame", ())):  # half imported, pandas has none
+    # half imported, pandas has none
+    if pandas is not None and isinstance(source, getattr(pandas, "DataFrame", ())):
         return _from_pandas(source, pandas)
     if not (hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__")):
         return None
@@ -41,11 +44,17 @@ def from_frame(source: object) -> pa.Table | None:
     except pa.ArrowInvalid as error:
         if not hasattr(source, "columns"):  # a single column
             return None
-        raise DataError(f"the frame: a column has a type that cannot be read ({shown(error)}); convert or drop it") from error
+        raise DataError(
+            f"the frame: a column has a type that cannot be read ({shown(error)}); convert or drop "
+            f"it"
+        ) from error
 
 
 def _without_views(table: pa.Table) -> pa.Table:
-    """Returns a table whose levels are plain strings: polars has views of them, which Arrow can hardly do anything with."""
+    """Returns a table whose levels are plain strings.
+
+    Polars has views of them, which Arrow can hardly do anything with.
+    """
     import pyarrow as pa
 
     for i, field in enumerate(table.schema):
@@ -69,12 +78,24 @@ def _column(series: Any, pandas: Any) -> Any:
     if isinstance(series.dtype, pandas.SparseDtype):
         series = series.sparse.to_dense()
     try:
-        if isinstance(series.dtype, pandas.CategoricalDtype) and series.cat.categories.dtype.kind in "OV":
-            array = pa.array(series.cat.rename_categories(list(map(str, series.cat.categories))))  # pandas.cut gives intervals
+        if (
+            isinstance(series.dtype, pandas.CategoricalDtype)
+            and series.cat.categories.dtype.kind in "OV"
+        ):
+            # pandas.cut gives intervals
+            array = pa.array(series.cat.rename_categories(list(map(str, series.cat.categories))))
         else:
             array = pa.array(series, from_pandas=True)
         if not isinstance(array.type, pa.BaseExtensionType):
             return array
-    except (ValueError, TypeError, NotImplementedError, OverflowError):  # pyarrow's errors of type are of the first three
+    except (
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        OverflowError,
+    ):  # pyarrow's errors of type are of the first three
         pass
-    return pa.array([None if gone else str(value) for value, gone in zip(series, series.isna(), strict=True)], pa.string())
+    return pa.array(
+        [None if gone else str(value) for value, gone in zip(series, series.isna(), strict=True)],
+        pa.string(),
+    )

@@ -1,9 +1,10 @@
-"""Numbers and dates in the dress that people give them: currency, percent, units, brackets, marks of a country, names of months.
+"""Numbers and dates in the dress that people give them: currency, percent, units, brackets, marks
+of a country, names of months.
 
-A column has one notation, found from its values and kept with the model, so that "150 lb" is never taken for kilograms later.
-It is a short text: ``"$#."`` is a dollar sign, a number with a decimal point, nothing after it; ``"#,%"`` a number with a
-decimal comma and a percent sign; ``"DMY"``, ``"MDY"`` and ``"YMD"`` are orders of day, month and year. Plain numbers and ISO
-dates need none.
+A column has one notation, found from its values and kept with the model, so that "150 lb" is never
+taken for kilograms later. It is a short text: ``"$#."`` is a dollar sign, a number with a decimal
+point, nothing after it; ``"#,%"`` a number with a decimal comma and a percent sign; ``"DMY"``,
+``"MDY"`` and ``"YMD"`` are orders of day, month and year. Plain numbers and ISO dates need none.
 """
 
 from __future__ import annotations
@@ -19,15 +20,55 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["ORDERS", "Dress", "affix", "days_in", "find", "is_currency", "is_time_of_day", "numbers_in", "units"]
+__all__ = [
+    "ORDERS",
+    "Dress",
+    "affix",
+    "days_in",
+    "find",
+    "is_currency",
+    "is_time_of_day",
+    "numbers_in",
+    "units",
+]
 
 SAMPLE = 400
 LIKELY = 0.5  # of the sample that must be in a notation before the whole column is tried
 ORDERS = ("DMY", "MDY", "YMD")
 SPACES = dict.fromkeys(map(ord, "\u00a0\u202f\u2009\u2007\u2002"), " ")
 MARKS = {**SPACES, 0x2212: "-", 0x2019: "'"}
-CODES = {"USD", "EUR", "GBP", "JPY", "CHF", "CAD", "AUD", "CNY", "INR", "SEK", "NOK", "DKK", "PLN", "CZK", "HUF", "BRL", "MXN",
-         "ZAR", "TRY", "RUB", "KRW", "SGD", "HKD", "NZD", "Fr.", "SFr.", "Rs", "Rs.", "kr", "kr."}  # fmt: skip
+CODES = {
+    "USD",
+    "EUR",
+    "GBP",
+    "JPY",
+    "CHF",
+    "CAD",
+    "AUD",
+    "CNY",
+    "INR",
+    "SEK",
+    "NOK",
+    "DKK",
+    "PLN",
+    "CZK",
+    "HUF",
+    "BRL",
+    "MXN",
+    "ZAR",
+    "TRY",
+    "RUB",
+    "KRW",
+    "SGD",
+    "HKD",
+    "NZD",
+    "Fr.",
+    "SFr.",
+    "Rs",
+    "Rs.",
+    "kr",
+    "kr.",
+}
 BODY = r"\d+(?:[ '.,]\d+)*[.,]?|[.,]\d+"
 DRESSED = re.compile(
     r"(?P<open>\()?\s*(?P<sign>[+-]?)\s*(?P<prefix>[^\d\s+\-()',]{0,4})\s*(?P<inner>[+-]?)\s*"
@@ -41,12 +82,19 @@ MONTH_NAMES = (
 )
 MONTHS = {name: 6 * i + j + 1 for i, half in enumerate(MONTH_NAMES) for j, name in enumerate(half)}
 MONTHS |= {name[:3]: month for name, month in MONTHS.items()} | {"sept": 9}
-CLOCK = r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?P<part>\.\d{1,9})?)?(?:\s?(?P<half>[AaPp])\.?[Mm]\.?)?"
+CLOCK = (
+    r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?P<part>\.\d{1,9})?)?"
+    r"(?:\s?(?P<half>[AaPp])\.?[Mm]\.?)?"
+)
 ZONE = r"(?:\s?(?P<zone>Z|UTC|GMT|[+-]\d\d:?\d\d|[+-]\d\d))?"
 REST = rf"(?:(?:T|,?\s+){CLOCK}{ZONE})?(?P<utc>\s(?:UTC|GMT))?"
 DATES = (
-    re.compile(rf"(?P<y>\d{{4}})(?P<by>[-/.])(?P<m>\d{{1,2}})(?P=by)(?P<d>\d{{1,2}}){REST}", re.ASCII),
-    re.compile(rf"(?P<a>\d{{1,2}})(?P<by>[-/.])(?P<b>\d{{1,2}})(?P=by)(?P<y>\d{{4}}|\d\d){REST}", re.ASCII),
+    re.compile(
+        rf"(?P<y>\d{{4}})(?P<by>[-/.])(?P<m>\d{{1,2}})(?P=by)(?P<d>\d{{1,2}}){REST}", re.ASCII
+    ),
+    re.compile(
+        rf"(?P<a>\d{{1,2}})(?P<by>[-/.])(?P<b>\d{{1,2}})(?P=by)(?P<y>\d{{4}}|\d\d){REST}", re.ASCII
+    ),
     re.compile(
         rf"(?:[A-Za-z]{{3,9}},?\s+)?(?P<name>[A-Za-z]{{3,9}})\.?\s+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<y>\d{{4}}){REST}"
     ),
@@ -55,7 +103,9 @@ DATES = (
     ),
     re.compile(r"(?P<y>\d{4})[-/](?P<m>\d\d)", re.ASCII),
     re.compile(r"(?P<y>\d{4})-?Q(?P<q>[1-4])", re.ASCII),
-    re.compile(r"(?P<y>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)/\d{4}-\d\d-\d\d", re.ASCII),  # a week of pandas
+    re.compile(
+        r"(?P<y>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)/\d{4}-\d\d-\d\d", re.ASCII
+    ),  # a week of pandas
 )
 TIME = re.compile(rf"{CLOCK}{ZONE}", re.ASCII)
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -74,7 +124,8 @@ class Dress(NamedTuple):
 
 
 def find(texts: Iterable[str]) -> Dress:
-    """Returns the notation of texts that are neither plain numbers nor ISO dates, as far as one is sure.
+    """Returns the notation of texts that are neither plain numbers nor ISO dates, as far as one is
+    sure.
 
     Args:
         texts: The different texts of a column that are not, in the order of their rows.
@@ -100,7 +151,10 @@ def numbers_in(texts: Sequence[str], notation: str) -> np.ndarray:
 
 
 def days_in(texts: Sequence[str], notation: str) -> tuple[np.ndarray, str]:
-    """Returns each text as days since 1970-01-01 in UTC, NaN where it is no date of a notation; and their ``Column.type``."""
+    """Returns each text as days since 1970-01-01 in UTC, NaN where it is no date of a notation.
+
+    And their ``Column.type``.
+    """
     days, kind = np.full(len(texts), np.nan), "date"
     if notation not in ORDERS:
         return days, kind
@@ -114,7 +168,13 @@ def days_in(texts: Sequence[str], notation: str) -> tuple[np.ndarray, str]:
             continue
         zoned = found["zone"] is not None or found["utc"] is not None
         days[i] = (time - EPOCH) / datetime.timedelta(days=1)
-        kind = "timestamp UTC" if zoned else "timestamp" if kind == "date" and found["hour"] is not None else kind
+        kind = (
+            "timestamp UTC"
+            if zoned
+            else "timestamp"
+            if kind == "date" and found["hour"] is not None
+            else kind
+        )
     return days, kind
 
 
@@ -135,10 +195,14 @@ def is_time_of_day(text: str) -> bool:
 
 
 def units(texts: Iterable[str]) -> dict[str, str]:
-    """Returns the different things that stand before or behind the numbers, each with its first text."""
+    """Returns the different things that stand before or behind the numbers, each with its first
+    text.
+    """
     found: dict[str, str] = {}
     for text in texts:
-        if (match := _matched(text)) is not None and (worn := match["prefix"] or match["suffix"] or ""):
+        if (match := _matched(text)) is not None and (
+            worn := match["prefix"] or match["suffix"] or ""
+        ):
             found.setdefault(worn, text)
     return found
 
@@ -150,7 +214,13 @@ def _matched(text: str) -> re.Match[str] | None:
     prefix = match["prefix"]
     if prefix and not is_currency(prefix):  # R12 and P7 name things
         return None
-    signs = [match["sign"], match["inner"], match["minus"], match["last"], "-" if match["open"] else ""]
+    signs = [
+        match["sign"],
+        match["inner"],
+        match["minus"],
+        match["last"],
+        "-" if match["open"] else "",
+    ]
     return match if sum(map(bool, signs)) <= 1 else None
 
 
@@ -181,11 +251,19 @@ def _decimal(bodies: Sequence[str], worn: str, bracketed: bool) -> tuple[str, st
         return "", ""
     if len(sure) == 2:
         one, two = sure["."], sure[","]
-        return "", f"holds numbers with decimal points and with decimal commas, {one!r} and {two!r}; write them with one"
+        return (
+            "",
+            f"holds numbers with decimal points and with decimal commas, {one!r} and {two!r}; "
+            f"write them with one",
+        )
     if sure:
         return next(iter(sure)), ""
     english = bracketed or any(sign in worn for sign in ONLY_POINT)
-    if not doubtful or (list(doubtful) == [","] and english) or (list(doubtful) == ["."] and not is_currency(worn)):
+    if (
+        not doubtful
+        or (list(doubtful) == [","] and english)
+        or (list(doubtful) == ["."] and not is_currency(worn))
+    ):
         return ".", ""
     body = next(iter(doubtful.values()))
     plain, small = re.sub("[,.]", "", body), re.sub("[,.]", ".", body)
@@ -194,11 +272,18 @@ def _decimal(bodies: Sequence[str], worn: str, bracketed: bool) -> tuple[str, st
 
 
 def _value(body: str, decimal: str) -> float | None:
-    """Returns the number that digits and marks are with a decimal mark, or None if they are none."""
+    """Returns the number that digits and marks are with a decimal mark, or None if they
+    are none.
+    """
     whole, _, part = body.partition(decimal)
     groups = re.split(r"[ '.,]", whole)
     marks = {c for c in whole if not c.isdigit()}
-    grouped = len(marks) == 1 and 1 <= len(groups[0]) <= 3 and all(len(g) in (2, 3) for g in groups[1:]) and len(groups[-1]) == 3
+    grouped = (
+        len(marks) == 1
+        and 1 <= len(groups[0]) <= 3
+        and all(len(g) in (2, 3) for g in groups[1:])
+        and len(groups[-1]) == 3
+    )
     if (part and not part.isdigit()) or (marks and not grouped):
         return None
     return float(f"{''.join(groups) or '0'}.{part or '0'}")
@@ -206,13 +291,20 @@ def _value(body: str, decimal: str) -> float | None:
 
 def _number(text: str, prefix: str, decimal: str, suffix: str) -> float:
     match = _matched(text)
-    if match is None or ((match["prefix"] or "", match["suffix"] or "") not in ((prefix, suffix), ("", ""))):
+    if match is None or (
+        (match["prefix"] or "", match["suffix"] or "") not in ((prefix, suffix), ("", ""))
+    ):
         return math.nan
     value = _value(match["body"], decimal)
     if value is None:
         return math.nan
     value = value if match["exponent"] is None else float(f"{value!r}{match['exponent']}")
-    negative = match["open"] or "-" in (match["sign"], match["inner"], match["minus"], match["last"])
+    negative = match["open"] or "-" in (
+        match["sign"],
+        match["inner"],
+        match["minus"],
+        match["last"],
+    )
     return -value if negative else value
 
 
@@ -242,7 +334,10 @@ def _time(found: dict[str, str | None], order: str) -> datetime.datetime:
         day, month = 1, 3 * int(found["q"] or 1) - 2
     else:
         name = found.get("name")
-        day, month = int(found.get("d") or 1), MONTHS[name.lower()] if name else int(found["m"] or 0)
+        day, month = (
+            int(found.get("d") or 1),
+            MONTHS[name.lower()] if name else int(found["m"] or 0),
+        )
     moment = datetime.datetime(year, month, day, tzinfo=datetime.UTC)
     if found["hour"] is None:
         return moment
@@ -251,7 +346,9 @@ def _time(found: dict[str, str | None], order: str) -> datetime.datetime:
         if not 1 <= hour <= 12:
             raise ValueError("no such hour")
         hour = hour % 12 + (12 if half == "p" else 0)
-    moment = moment.replace(hour=hour, minute=int(found["minute"] or 0), second=int(found["second"] or 0))
+    moment = moment.replace(
+        hour=hour, minute=int(found["minute"] or 0), second=int(found["second"] or 0)
+    )
     moment += datetime.timedelta(seconds=float(f"0{found['part'] or ''}"))
     zone = found["zone"] or "Z"
     if zone[0] in "+-":
@@ -265,7 +362,10 @@ def _of_dates(texts: Sequence[str]) -> Dress:
     numeric = [(f, t) for t in texts if (f := _date(t)) is not None and f.get("a") is not None]
     if not numeric:
         return Dress("YMD")
-    fits: dict[str, Callable[[int, int], bool]] = {"DMY": lambda a, b: b > 12, "MDY": lambda a, b: a > 12}
+    fits: dict[str, Callable[[int, int], bool]] = {
+        "DMY": lambda a, b: b > 12,
+        "MDY": lambda a, b: a > 12,
+    }
     against = {
         order: next((t for f, t in numeric if excluded(int(f["a"] or 0), int(f["b"] or 0))), "")
         for order, excluded in fits.items()
@@ -278,7 +378,9 @@ def _of_dates(texts: Sequence[str]) -> Dress:
         if (either[0] & either[1]).any():  # numbers of versions look so, too
             return Dress()
         one, two = against.values()
-        held = f"holds dates of the order month, day ({one!r}) and of the order day, month ({two!r})"
+        held = (
+            f"holds dates of the order month, day ({one!r}) and of the order day, month ({two!r})"
+        )
         return Dress("", f"{held}; write them in one notation, YYYY-MM-DD")
     if all(f["by"] == "." for f, _ in numeric):
         return Dress("DMY")  # nobody writes 12.31.2021

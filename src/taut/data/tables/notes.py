@@ -1,4 +1,7 @@
-"""What a person should know about columns: what may mean missing, what keeps one from being numbers, what storage may lose."""
+"""What a person should know about columns.
+
+What may mean missing, what keeps one from being numbers, what storage may lose.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,67 @@ from typing import NamedTuple
 import numpy as np
 
 from taut.data.tables.cells import as_days
-from taut.data.tables.column import LEVEL_KINDS, MISSING, Column, day_text, exact_integers, float_storage, quoted, value_text
+from taut.data.tables.column import (
+    LEVEL_KINDS,
+    MISSING,
+    Column,
+    day_text,
+    exact_integers,
+    float_storage,
+    quoted,
+    value_text,
+)
 from taut.data.tables.notation import affix, days_in, is_time_of_day, numbers_in, units
 from taut.data.tables.seen import Numbers, Seen, Texts, some
 from taut.system.errors import shown
 
-SUSPICIOUS = {"?", "-", ".", "..", "--", "---", "unknown", "missing", "n.a.", "n.a", "n.d.", "n.d", "n/d", "#n/a", "<na>"} | {
+SUSPICIOUS = {
+    "?",
+    "-",
+    ".",
+    "..",
+    "--",
+    "---",
+    "unknown",
+    "missing",
+    "n.a.",
+    "n.a",
+    "n.d.",
+    "n.d",
+    "n/d",
+    "#n/a",
+    "<na>",
+} | {
     *("no data", "not available", "not applicable", "(blank)", "(missing)"),
     *("#div/0!", "#value!", "#ref!", "#num!", "#null!", "#name?"),
 }
-ABSENT = SUSPICIOUS | {"nd", "nil", "none", "*", "na.", "unk", "undefined", "empty", "error", "-nan", "1.#qnan", "-1.#ind"}
+ABSENT = SUSPICIOUS | {
+    "nd",
+    "nil",
+    "none",
+    "*",
+    "na.",
+    "unk",
+    "undefined",
+    "empty",
+    "error",
+    "-nan",
+    "1.#qnan",
+    "-1.#ind",
+}
 """What stands for a missing entry, wherever it stands; and what does so among numbers."""
 FROM_0 = "(from 0, header not counted)"
 MANY, FEW = 20, 0.05
-"""So many different numbers are no levels, and such a share of other texts among them are mistakes, or stand for missing."""
+"""So many different numbers are no levels, and such a share of other texts among them are mistakes,
+or stand for missing.
+"""
 
 
 class View(NamedTuple):
-    """A column after rule 1: texts that are all numbers are numbers, texts that are all dates are dates."""
+    """A column after rule 1.
+
+    Texts that are all numbers are numbers, texts that are all dates are dates.
+    """
 
     family: str
     type: str
@@ -38,20 +84,26 @@ ROUND = re.compile(r"hour|month|week|dow|dir|angle|azimuth|bearing|heading", re.
 
 
 def mixed(texts: Texts) -> str:
-    """Says that most values of a column that is read otherwise are numbers, or dates, and which is the first that is none."""
+    """Says that most values of a column that is read otherwise are numbers, or dates, and which is
+    the first that is none.
+    """
     for what, values in (("number", texts.numbers), ("date", texts.days)):
         most = 0.5 if values.distinct >= MANY else 0.1
         if 0 < texts.others[what] < most * texts.count:
             row, text = texts.first_other[what]
-            share = f"{texts.count - texts.others[what]:,} of its {texts.count:,} values are {what}s"
+            share = (
+                f"{texts.count - texts.others[what]:,} of its {texts.count:,} values are {what}s"
+            )
             return f"; {share}, the first that is none ({quoted(text)}) in row {row} {FROM_0}"
     return ""
 
 
 def strays(seen: Seen) -> str:
-    """Returns what is wrong with a column of many different numbers, or dates, that holds other texts; else nothing.
+    """Returns what is wrong with a column of many different numbers, or dates, that holds other
+    texts; else nothing.
 
-    A few may be any texts, and are mistakes or stand for missing; more than that are if their words say so.
+    A few may be any texts, and are mistakes or stand for missing; more than that are if their words
+    say so.
     """
     texts = seen.texts
     for what, values in (("number", texts.numbers), ("date", texts.days)):
@@ -61,10 +113,15 @@ def strays(seen: Seen) -> str:
         words = list(dict.fromkeys([first, *texts.unread(what)]))
         absent = all(word.strip().lower() in ABSENT for word in words)
         if texts.others[what] <= FEW * texts.count or absent:
-            share = f"{texts.count - texts.others[what]:,} of its {texts.count:,} values are {what}s"
+            share = (
+                f"{texts.count - texts.others[what]:,} of its {texts.count:,} values are {what}s"
+            )
             means = f"--missing-values '{shown(first.strip())}' if that means missing"
             kinds = 'kind = "category" or "id" in a --schema FILE'
-            return f"{share}, but not {some(words)}, the first in row {row} {FROM_0}; correct the file, or {means}, or {kinds}"
+            return (
+                f"{share}, but not {some(words)}, the first in row {row} {FROM_0}; correct the "
+                f"file, or {means}, or {kinds}"
+            )
     return ""
 
 
@@ -77,28 +134,46 @@ def disguise(seen: Seen) -> str:
     held = list(texts.counts)
     if texts.distinct >= MANY and all(map(is_time_of_day, held)):
         first = held[0].strip()
-        return f"holds times of day such as {quoted(first)}; give them as a number, such as minutes, or {keep}"
+        return (
+            f"holds times of day such as {quoted(first)}; give them as a number, such as minutes, "
+            f"or {keep}"
+        )
     if texts.distinct < MANY or not affix(texts.dress.notation):
         return ""
     worn = units(texts.unread("number"))
     if worn and len(worn) <= 3 and texts.others["number"] < texts.count / 2 + 1:
         unit, other = affix(texts.dress.notation), next(iter(worn))
-        which = f"numbers with {quoted(unit)} and with {quoted(other)}, such as {quoted(worn[other])}"
+        which = (
+            f"numbers with {quoted(unit)} and with {quoted(other)}, such as {quoted(worn[other])}"
+        )
         return f"holds {which}; write them in one unit, or {keep}"
     return ""
 
 
 def two_notations(seen: Seen) -> str:
-    """Returns what is wrong with dates of which some have the year first, and others do not; else nothing."""
+    """Returns what is wrong with dates of which some have the year first, and others do not.
+
+    Else nothing.
+    """
     (plain, one), (dressed, other) = seen.texts.plain, seen.texts.dressed
-    if seen.family != "text" or seen.texts.dress.notation not in ("DMY", "MDY") or not plain or not dressed:
+    if (
+        seen.family != "text"
+        or seen.texts.dress.notation not in ("DMY", "MDY")
+        or not plain
+        or not dressed
+    ):
         return ""
-    held = f"holds dates in two notations, {quoted(one)} ({plain:,} values) and {quoted(other)} ({dressed:,})"
+    held = (
+        f"holds dates in two notations, {quoted(one)} ({plain:,} values) and {quoted(other)} "
+        f"({dressed:,})"
+    )
     return f"{held}; write them in one, YYYY-MM-DD"
 
 
 def dress_notes(label: str, seen: Seen, view: View) -> list[str]:
-    """Says as what the texts were read that are numbers or dates in another dress than the plain one."""
+    """Says as what the texts were read that are numbers or dates in another dress than the plain
+    one.
+    """
     texts, notation = seen.texts, seen.texts.dress.notation
     if seen.family != "text" or not texts.dressed[0]:
         return []
@@ -107,16 +182,24 @@ def dress_notes(label: str, seen: Seen, view: View) -> list[str]:
         if "#" in notation and not texts.others["number"]:
             number = value_text(float(numbers_in([text], notation)[0]))
             keep = 'kind = "real" in a schema file reads them so'
-            return [f"{label} holds texts such as {quoted(text)}, which may be numbers ({number}); {keep}"]
+            return [
+                f"{label} holds texts such as {quoted(text)}, which may be numbers ({number}); "
+                f"{keep}"
+            ]
         return []
     if view.family == "number":
         read = value_text(float(numbers_in([text], notation)[0]))
         without = (
-            f"; {texts.plain[0]:,} values are without {quoted(affix(notation))}" if affix(notation) and texts.plain[0] else ""
+            f"; {texts.plain[0]:,} values are without {quoted(affix(notation))}"
+            if affix(notation) and texts.plain[0]
+            else ""
         )
         return [f"{label} holds numbers such as {quoted(text)}, read as {read}{without}"]
     if notation == "YMD":
-        return [f"{label} holds dates such as {quoted(text)}, read as {day_text(float(days_in([text], notation)[0][0]))}"]
+        return [
+            f"{label} holds dates such as {quoted(text)}, read as "
+            f"{day_text(float(days_in([text], notation)[0][0]))}"
+        ]
     order = {"DMY": "day, month, year", "MDY": "month, day, year"}[notation]
     return [f"{label} holds dates such as {quoted(text)}, read as {order}"]
 
@@ -126,14 +209,23 @@ def _suspicious(text: str) -> bool:
 
 
 def only_other(seen: Seen) -> str:
-    """Returns the suspicious text that is all that keeps a column from being numbers, if there is one."""
+    """Returns the suspicious text that is all that keeps a column from being numbers, if there is
+    one.
+    """
     first, others = seen.texts.first_other.get("number"), seen.texts.others["number"]
-    only = first is not None and _suspicious(first[1]) and seen.texts.counts.get(first[1], 0) == others < seen.texts.count
+    only = (
+        first is not None
+        and _suspicious(first[1])
+        and seen.texts.counts.get(first[1], 0) == others < seen.texts.count
+    )
     return first[1] if first is not None and only else ""
 
 
 def may_mean(text: str, count: int) -> str:
-    return f"{quoted(text)} ({count:,} values) may mean missing: --missing-values '{shown(text.strip())}'"
+    return (
+        f"{quoted(text)} ({count:,} values) may mean missing: --missing-values "
+        f"'{shown(text.strip())}'"
+    )
 
 
 def sentinel_notes(label: str, seen: Seen, view: View) -> list[str]:
@@ -143,7 +235,8 @@ def sentinel_notes(label: str, seen: Seen, view: View) -> list[str]:
     elif view.family == "number":
         only, numbers = "", view.numbers
         reach = numbers.inner_high - numbers.inner_low
-        below = numbers.inner_low - (1 if numbers.inner_low >= 0 else 3) * reach  # the only one below 0 need not be as far
+        # the only one below 0 need not be as far
+        below = numbers.inner_low - (1 if numbers.inner_low >= 0 else 3) * reach
         far = [s for s in numbers.sentinels if s < below or s > numbers.inner_high + 3 * reach]
         marks = [(str(s), numbers.sentinels[s], str(s)) for s in far if numbers.sentinels[s] >= 3]
     elif view.family == "date":
@@ -151,14 +244,21 @@ def sentinel_notes(label: str, seen: Seen, view: View) -> list[str]:
     else:
         return []
     way = "--missing-values={}" if view.family == "number" else "--missing-values '{}'"
-    return [f"{m} in {label} ({n:,} values) may mean missing: {way.format(shown(t))}{only}" for m, n, t in marks]
+    return [
+        f"{m} in {label} ({n:,} values) may mean missing: {way.format(shown(t))}{only}"
+        for m, n, t in marks
+    ]
 
 
 def _day_marks(seen: Seen, numbers: Numbers) -> list[tuple[str, int, str]]:
-    """The days that databases write for no date or for no end, where they lie apart from all others."""
+    """The days that databases write for no date or for no end, where they lie apart from all
+    others.
+    """
     reach = (numbers.inner_high - numbers.inner_low) / 10
     low, high = numbers.inner_low - reach, numbers.inner_high + reach
-    fewest = dict.fromkeys(numbers.sentinels, 3) | dict.fromkeys((min(numbers.sentinels), max(numbers.sentinels)), 1)
+    fewest = dict.fromkeys(numbers.sentinels, 3) | dict.fromkeys(
+        (min(numbers.sentinels), max(numbers.sentinels)), 1
+    )
     far = [s for s, n in numbers.sentinels.items() if n >= fewest[s] and not low <= s <= high]
     as_written = {}
     if far and seen.family == "text":
@@ -175,22 +275,36 @@ def precision_notes(label: str, column: Column, problems: list[str]) -> list[str
     storage, notes = float_storage(), []
     if column.kind in LEVEL_KINDS:
         return []
-    precision, ends = np.dtype(storage).name, (float(column.codes(column.low)), float(column.codes(column.high)))
+    precision, ends = (
+        np.dtype(storage).name,
+        (float(column.codes(column.low)), float(column.codes(column.high))),
+    )
     largest = max(map(abs, ends))
     if largest > min(float(np.finfo(storage).max), 1e150):
-        problems.append(f"column {label} holds values up to {largest:.3g}, beyond the range of {precision}; rescale it")
+        problems.append(
+            f"column {label} holds values up to {largest:.3g}, beyond the range of {precision}; "
+            f"rescale it"
+        )
         return []
     if storage(ends[0]) == storage(ends[1]):
         same = f"is constant in {precision}, where a density is infinite"
         problems.append(f"column {label} {same}; subtract its mean, or remove it")
         return []
     if column.kind == "count" and largest > exact_integers():
-        notes.append(f"{label} holds integers up to {largest:,.0f}; {precision} tells them apart only to {exact_integers():,}")
+        notes.append(
+            f"{label} holds integers up to {largest:,.0f}; {precision} tells them apart only to "
+            f"{exact_integers():,}"
+        )
     finest = float(np.spacing(storage(largest)))
     if column.type.startswith("timestamp") and finest * 1440 > max(1 / 60, column.step * 1440):
-        notes.append(f"{label} is stored in {precision} as days: times are kept to {finest * 1440:.2g} minutes")
+        notes.append(
+            f"{label} is stored in {precision} as days: times are kept to {finest * 1440:.2g} "
+            f"minutes"
+        )
     if column.kind in ("real", "mixed") and column.step and finest > column.step:
-        few = f"{label} spans more than {precision} tells apart: its values are kept to {finest:.2g}"
+        few = (
+            f"{label} spans more than {precision} tells apart: its values are kept to {finest:.2g}"
+        )
         notes.append(f"{few}, its last digit is {column.step:.2g}")
     return notes
 
@@ -203,21 +317,32 @@ def circle_notes(label: str, column: Column) -> list[str]:
     if column.kind != "levels" or not (degrees or named):
         return []
     remedy = "where that matters, give its sine and cosine as two columns"
-    return [f"{label} may go round from {high:g} to {low:g}, which its family does not know; {remedy}"]
+    return [
+        f"{label} may go round from {high:g} to {low:g}, which its family does not know; {remedy}"
+    ]
 
 
 def unbounded_notes(densities: Sequence[tuple[str, Numbers]]) -> list[str]:
     """Where a density may have no bound: a line each for all columns of one value, and of few."""
     commonest = [(label, numbers.count, *numbers.most_common) for label, numbers in densities]
-    heavy = [(label, f"{times:,} of {count:,} are {value:.6g}") for label, count, value, times in commonest if times > count / 2]
+    heavy = [
+        (label, f"{times:,} of {count:,} are {value:.6g}")
+        for label, count, value, times in commonest
+        if times > count / 2
+    ]
     few = [
         (label, f"{numbers.distinct:,} in {numbers.count:,}")
         for label, numbers in densities
-        if numbers.capped_at is None and numbers.count > 1000 and numbers.distinct < numbers.count / 10
+        if numbers.capped_at is None
+        and numbers.count > 1000
+        and numbers.distinct < numbers.count / 10
     ]
     few = [pair for pair in few if pair[0] not in dict(heavy)]
     lines = []
-    for found, what in ((heavy, "more than half of the values are one value"), (few, "rounded, few different values")):
+    for found, what in (
+        (heavy, "more than half of the values are one value"),
+        (few, "rounded, few different values"),
+    ):
         if found:
             label, how = found[0]
             why = "a density may have no bound there, so log p(x) can grow without end"
@@ -232,7 +357,10 @@ def token_notes(seen: Sequence[Seen]) -> list[str]:
         holders = [s for s in seen if token in s.tokens]
         if token.strip() in MISSING:
             count = sum(s.tokens[token] for s in holders)
-            held = f"{quoted(token)} in {quoted(holders[0].name)}{_more(holders)} ({count:,} values) is read as missing"
+            held = (
+                f"{quoted(token)} in {quoted(holders[0].name)}{_more(holders)} ({count:,} values) "
+                f"is read as missing"
+            )
             lines.append(f"{held}; levels in a schema file that name it keep it")
     return lines
 

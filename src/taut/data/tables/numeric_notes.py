@@ -1,4 +1,7 @@
-"""What a user should know about the numbers of the training rows: wild values, and columns that are a function of others."""
+"""What a user should know about the numbers of the training rows.
+
+Wild values, and columns that are a function of others.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ __all__ = ["number_notes", "spread"]
 SOME = 4000  # rows that are looked at to tell how columns hang together
 MOST = 300  # columns
 WILD = 1000.0  # quartiles' distances from the median
-CLOSE = 0.02  # root mean square of what others leave of a column, in its standard deviations: more is no rounding
+# root mean square of what others leave of a column, in its standard deviations: more is no rounding
+CLOSE = 0.02
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:
-    """Returns the median of finite values and the distance of their quartiles, of those that are not the median if it is 0.
+    """Returns the median of finite values and the distance of their quartiles, of those that are
+    not the median if it is 0.
 
-    A value that fills half of a column says nothing of the spread of the others. NaN and 0 where there is nothing to tell.
+    A value that fills half of a column says nothing of the spread of the others. NaN and 0 where
+    there is nothing to tell.
     """
     values = values[np.isfinite(values)]
     if len(values) < 8:
@@ -36,7 +42,9 @@ def spread(values: np.ndarray) -> tuple[float, float]:
 
 
 def number_notes(rows: Rows, schema: Schema) -> list[str]:
-    """Returns a line for wild values of real columns, and one for columns that are a linear function of others."""
+    """Returns a line for wild values of real columns, and one for columns that are a linear
+    function of others.
+    """
     if schema.kind == "binary" or len(schema.event_shape) != 1 or len(rows) < 8:
         return []
     some = rows[torch.arange(0, len(rows), -(-len(rows) // SOME))].double().numpy()
@@ -48,14 +56,18 @@ def _label(schema: Schema, i: int) -> str:
 
 
 def _wild(rows: Rows, some: np.ndarray, schema: Schema) -> list[str]:
-    kinds = [c.kind for c in schema.modelled] if schema.columns else [schema.kind] * schema.num_elements
+    kinds = (
+        [c.kind for c in schema.modelled] if schema.columns else [schema.kind] * schema.num_elements
+    )
     real = np.flatnonzero([kind in ("real", "date", "mixed") for kind in kinds])
     if not len(real):
         return []
     median, distance = np.array([spread(some[:, i]) for i in real]).T
     away = np.zeros(len(real))
     for block in blocks(rows) if isinstance(rows, torch.Tensor) else [torch.from_numpy(some)]:
-        away = np.fmax(away, np.nanmax(np.abs(block[:, real].double().numpy() - median), axis=0, initial=0.0))
+        away = np.fmax(
+            away, np.nanmax(np.abs(block[:, real].double().numpy() - median), axis=0, initial=0.0)
+        )
     with np.errstate(divide="ignore", invalid="ignore"):
         times = np.where(distance > 0, away / distance, 0.0)
     wild = np.flatnonzero(times > WILD)
@@ -65,20 +77,28 @@ def _wild(rows: Rows, some: np.ndarray, schema: Schema) -> list[str]:
     more = f" and {len(wild) - 1} more" if len(wild) > 1 else ""
     label = _label(schema, int(real[worst]))
     return [
-        f"{label}{more}: the largest |x - median| is {times[worst]:.2g} times the quartiles' distance; "
-        "correct it if it is a slip of a digit or a unit, since a model spends its means on such values"
+        f"{label}{more}: the largest |x - median| is {times[worst]:.2g} times the quartiles' "
+        f"distance; "
+        "correct it if it is a slip of a digit or a unit, since a model spends its means on such "
+        "values"
     ]
 
 
 def _functions(some: np.ndarray, schema: Schema) -> list[str]:
-    """Finds columns that are a linear function of those before them, up to the rounding of the numbers as they stand."""
+    """Finds columns that are a linear function of those before them, up to the rounding of the
+    numbers as they stand.
+    """
     columns = schema.modelled
     numeric = [i for i in range(some.shape[1]) if not columns or not columns[i].levels]
     codes = some[:, numeric]
     codes = codes[np.isfinite(codes).all(1)]
     if not 2 <= len(numeric) <= MOST or len(codes) < 2 * len(numeric) + 20:
         return []
-    x = np.column_stack([columns[i].values(code) for i, code in zip(numeric, codes.T, strict=True)]) if columns else codes
+    x = (
+        np.column_stack([columns[i].values(code) for i, code in zip(numeric, codes.T, strict=True)])
+        if columns
+        else codes
+    )
     mean, scale = x.mean(0), x.std(0)
     z = (x - mean) / np.where(scale > 0, scale, 1.0)
     coarse = np.array([_rounding(value, code) for value, code in zip(x.T, codes.T, strict=True)])
@@ -94,25 +114,35 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
         rounding = coarse[j] + float(np.abs(slopes) @ coarse[used])
         if used and rest <= min(rounding, 0.05 * scale[j]):
             constant = mean[j] - mean[used] @ slopes
-            constant = 0.0 if abs(constant) <= rounding else round(constant, math.ceil(-math.log10(rounding)))
+            constant = (
+                0.0
+                if abs(constant) <= rounding
+                else round(constant, math.ceil(-math.log10(rounding)))
+            )
             found.append(_formula(schema, numeric[j], [numeric[i] for i in used], slopes, constant))
     if not found:
         return []
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     how = 'leave it out (kind = "id" in a --schema FILE)' if columns else "leave it out"
     return [
-        f"{'; '.join(found[:3])}{more}, to the last digit: a density of such columns has no bound, and a gap is better filled by "
+        f"{'; '.join(found[:3])}{more}, to the last digit: a density of such columns has no bound, "
+        f"and a gap is better filled by "
         f"the formula: {how} and compute it afterwards"
     ]
 
 
 def _rounding(values: np.ndarray, codes: np.ndarray) -> float:
-    """Returns how far a value can be from what was meant: the least distance of two values, and what storing codes rounds."""
+    """Returns how far a value can be from what was meant.
+
+    The least distance of two values, and what storing codes rounds.
+    """
     different = np.unique(values)
     if len(different) < 2:
         return 0.0
     unit = float(np.ptp(values) / np.ptp(codes))
-    return float(np.diff(different).min()) + 4 * unit * float(np.finfo(float_storage()).eps * np.abs(codes).max())
+    return float(np.diff(different).min()) + 4 * unit * float(
+        np.finfo(float_storage()).eps * np.abs(codes).max()
+    )
 
 
 def _formula(schema: Schema, j: int, used: list[int], slopes: np.ndarray, constant: float) -> str:

@@ -1,8 +1,10 @@
-"""Reads Parquet files, whole or a row group at a time: a file larger than memory is trained on from the disk.
+"""Reads Parquet files, whole or a row group at a time: a file larger than memory is trained on from
+the disk.
 
-A row group is the least that can be read of such a file. One random row would cost a whole group, so an epoch's order
-(``block_order``) permutes the groups, takes a window of a few at a time and permutes the rows inside it: every row comes once,
-a batch needs only the groups of its window, and ``ParquetRows`` keeps their codes.
+A row group is the least that can be read of such a file. One random row would cost a whole group,
+so an epoch's order (``block_order``) permutes the groups, takes a window of a few at a time and
+permutes the rows inside it: every row comes once, a batch needs only the groups of its window, and
+``ParquetRows`` keeps their codes.
 """
 
 from __future__ import annotations
@@ -28,8 +30,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "Mark", "ParquetRows", "block_order", "holds_parquet", "marks", "num_bytes", "read_parquet", "row_groups",
-]  # fmt: skip
+    "Mark",
+    "ParquetRows",
+    "block_order",
+    "holds_parquet",
+    "marks",
+    "num_bytes",
+    "read_parquet",
+    "row_groups",
+]
 
 SUFFIXES = (".parquet", ".pq")
 MAX_ROWS = 65_536  # of a piece; a larger row group is read in several
@@ -44,7 +53,8 @@ NO_STREAM: tuple[int, Iterator[Any]] = (-1, iter(()))
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """Returns all rows of a Parquet file, or of a folder of them in the order of their names; pandas' index is dropped.
+    """Returns all rows of a Parquet file, or of a folder of them in the order of their names;
+    pandas' index is dropped.
 
     Fails:
         DataError: a file is damaged, or empty, or its columns are not those of the first.
@@ -88,21 +98,24 @@ def row_groups(path: Path, marks: Sequence[Mark] = ()) -> Iterator[pa.Table]:
 
 
 class ParquetRows:
-    """Creates the rows of Parquet files, read when they are asked for (it is ``taut.data.rows.Rows``).
+    """Creates the rows of Parquet files, read when they are asked for (it is
+    ``taut.data.rows.Rows``).
 
     Args:
         paths: A file, a folder of them, or several.
         encode: Returns the codes (n, C) of a table and the number of its first row.
         num_columns: C, the columns that ``encode`` gives.
         rows: The ascending numbers of the rows that belong to this part; ``None`` for all.
-        cache: How many pieces (row groups, or runs of 65,536 rows of larger ones) are kept as codes: those last used.
+        cache: How many pieces (row groups, or runs of 65,536 rows of larger ones) are kept as
+            codes: those last used.
         marks: Of the files, where they were read before.
 
-    ``blocks`` are the boundaries of the pieces in the numbers of these rows, for ``block_order``; ``notes`` says what makes
-    reading slow.
+    ``blocks`` are the boundaries of the pieces in the numbers of these rows, for ``block_order``;
+    ``notes`` says what makes reading slow.
 
     Fails:
-        DataError: as ``read_parquet``; a damaged row group, or a file that has changed, when it is read.
+        DataError: as ``read_parquet``; a damaged row group, or a file that has changed, when it is
+            read.
     """
 
     dtype = torch.float32
@@ -143,7 +156,10 @@ class ParquetRows:
         if isinstance(index, int):
             return self._gather(np.array([index]))[0]
         if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
-            raise TypeError(f"rows are taken by a vector of integers, not by {index.dtype} of shape {tuple(index.shape)}")
+            raise TypeError(
+                f"rows are taken by a vector of integers, not by {index.dtype} of shape "
+                f"{tuple(index.shape)}"
+            )
         return self._gather(index.cpu().numpy().astype(np.int64))
 
     def split(self, split_size: int, /) -> Iterator[Tensor]:
@@ -193,7 +209,8 @@ class ParquetRows:
 def block_order(blocks: np.ndarray, window: int, generator: torch.Generator) -> Tensor:
     """Returns an order of the rows, each once, that stays inside a few blocks at a time.
 
-    The blocks are permuted, and then the rows inside each window of them. A batch no larger than a window reaches into two.
+    The blocks are permuted, and then the rows inside each window of them. A batch no larger than a
+    window reaches into two.
 
     Args:
         blocks: The boundaries of the blocks, ascending from 0: one more than there are blocks.
@@ -210,35 +227,56 @@ def block_order(blocks: np.ndarray, window: int, generator: torch.Generator) -> 
 
 
 class _Pieces:
-    """Creates the list of what is read at once: a row group, or a run of 65,536 rows of a larger one."""
+    """Creates the list of what is read at once.
+
+    A row group, or a run of 65,536 rows of a larger one.
+    """
 
     def __init__(self, paths: Sequence[Path], marks: Sequence[Mark] = ()) -> None:
         self.files = [file for path in paths for file in _files(path)]
         self.marks = list(marks) or [_mark(file) for file in self.files]
         if len(self.marks) != len(self.files):
-            raise DataError(f"{shown(paths[0])}: files came or went while it was read; give back the original folder")
+            raise DataError(
+                f"{shown(paths[0])}: files came or went while it was read; give back the original "
+                f"folder"
+            )
         for file in range(len(self.files)):
             self._check_same(file)
         self.metadata, self.schema = _metadata(self.files)
         roots = [path for path in paths for _ in _files(path)]
-        self.partitions = [_partition(file, root) for file, root in zip(self.files, roots, strict=True)]
+        self.partitions = [
+            _partition(file, root) for file, root in zip(self.files, roots, strict=True)
+        ]
         keys = list(dict.fromkeys(key for partition in self.partitions for key in partition))
         self.keys = [key for key in keys if key not in self.schema.names]
         if any(set(partition) != set(keys) for partition in self.partitions):
             raise DataError(
-                f"{shown(paths[0])}: its folders KEY=VALUE are not the same for all files; write it with one set of keys"
+                f"{shown(paths[0])}: its folders KEY=VALUE are not the same for all files; write "
+                f"it with one set of keys"
             )
-        self.kept = [i for i, name in enumerate(self.schema.names) if not INDEX_NAME.fullmatch(name)]
+        self.kept = [
+            i for i, name in enumerate(self.schema.names) if not INDEX_NAME.fullmatch(name)
+        ]
         self.columns = [*self.kept, *self.keys]
         groups = [
             (file, group, metadata.row_group(group).num_rows)
             for file, metadata in enumerate(self.metadata)
             for group in range(metadata.num_row_groups)
         ]
-        self.places = [(file, group, start) for file, group, rows in groups for start in range(0, rows, MAX_ROWS)]
-        sizes = [min(MAX_ROWS, rows - start) for _, _, rows in groups for start in range(0, rows, MAX_ROWS)]
+        self.places = [
+            (file, group, start)
+            for file, group, rows in groups
+            for start in range(0, rows, MAX_ROWS)
+        ]
+        sizes = [
+            min(MAX_ROWS, rows - start)
+            for _, _, rows in groups
+            for start in range(0, rows, MAX_ROWS)
+        ]
         if not sizes:
-            raise DataError(f"{shown(paths[0])}: has no rows; give a file with at least one row of data")
+            raise DataError(
+                f"{shown(paths[0])}: has no rows; give a file with at least one row of data"
+            )
         self.starts = np.cumsum([0, *sizes])
         self.notes = _notes(shown(paths[0]), [rows for _, _, rows in groups])
         self.stream = NO_STREAM
@@ -262,14 +300,23 @@ class _Pieces:
             return self._aligned(table, file, group)
 
     def _aligned(self, table: pa.Table, file: int, group: int) -> pa.Table:
-        """The columns in the order and the types of all files, with those that the names of folders are."""
+        """The columns in the order and the types of all files, with those that the names of folders
+        are.
+        """
         import pyarrow as pa
 
         _check_texts(table, self.files[file], group)
         if not table.schema.equals(self.schema):
             names = table.column_names
-            order = range(len(names)) if names == self.schema.names else [names.index(n) for n in self.schema.names]
-            columns = [_promoted(table.column(i), field.type) for i, field in zip(order, self.schema, strict=True)]
+            order = (
+                range(len(names))
+                if names == self.schema.names
+                else [names.index(n) for n in self.schema.names]
+            )
+            columns = [
+                _promoted(table.column(i), field.type)
+                for i, field in zip(order, self.schema, strict=True)
+            ]
             table = pa.Table.from_arrays(columns, names=self.schema.names)
         table = table.select(self.kept)
         for key in self.keys:
@@ -278,13 +325,21 @@ class _Pieces:
         return table
 
     def _check_same(self, file: int) -> None:
-        """Refuses a file that was written, or replaced, since it was opened first: its rows are not those that were checked."""
+        """Refuses a file that was written, or replaced, since it was opened first.
+
+        Its rows are not those that were checked.
+        """
         path = self.files[file]
         if _mark(path) != self.marks[file]:
-            raise DataError(f"{shown(path)}: has changed while it was read; give back the original file or start a new run")
+            raise DataError(
+                f"{shown(path)}: has changed while it was read; give back the original file or "
+                f"start a new run"
+            )
 
     def _streamed(self, i: int, before: int) -> pa.Table:
-        """Reads on where the last run of the same row group ended, because a row group can only be read from its start."""
+        """Reads on where the last run of the same row group ended, because a row group can only be
+        read from its start.
+        """
         upcoming, tables = self.stream
         if not i - before < upcoming <= i:
             file, group, _ = self.places[i]
@@ -298,7 +353,9 @@ class _Pieces:
 
 
 def marks(path: Path) -> tuple[Mark, ...]:
-    """Returns what tells whether the files of a source change from now on, while they are read again and again."""
+    """Returns what tells whether the files of a source change from now on, while they are read
+    again and again.
+    """
     return tuple(_mark(file) for file in _files(path))
 
 
@@ -320,7 +377,11 @@ def holds_parquet(folder: Path) -> bool:
     entries = list(folder.iterdir())
     if any(entry.suffix.lower() in SUFFIXES for entry in entries):
         return True
-    return any(holds_parquet(entry) for entry in entries if PARTITION.fullmatch(entry.name) and entry.is_dir())
+    return any(
+        holds_parquet(entry)
+        for entry in entries
+        if PARTITION.fullmatch(entry.name) and entry.is_dir()
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -330,10 +391,15 @@ def _files(path: Path) -> list[Path]:
     folders = [file for file in seen if PARTITION.fullmatch(file.name) and file.is_dir()]
     files = [file for file in seen if file.suffix.lower() in SUFFIXES and file not in folders]
     if not files and not folders:
-        raise DataError(f"{shown(path)}: holds no .parquet files; give a folder that does, or a file")
+        raise DataError(
+            f"{shown(path)}: holds no .parquet files; give a folder that does, or a file"
+        )
     if len(files) + len(folders) < len(seen):
         other = next(file for file in seen if file not in files and file not in folders)
-        raise DataError(f"{shown(path)}: holds {shown(other.name)} beside Parquet files; give a folder with nothing else in it")
+        raise DataError(
+            f"{shown(path)}: holds {shown(other.name)} beside Parquet files; give a folder with "
+            f"nothing else in it"
+        )
     return files + [file for folder in folders for file in _files(folder)]
 
 
@@ -370,7 +436,8 @@ def _metadata(files: Sequence[Path]) -> tuple[list[Any], pa.Schema]:
         if (kind := _common(kinds)) is None:
             held = shown(" and ".join(map(str, kinds)))
             problems.append(
-                f"{shown(files[0].parent)}: its files hold {held} in column {shown(field.name)}; write it as one type"
+                f"{shown(files[0].parent)}: its files hold {held} in column {shown(field.name)}; "
+                f"write it as one type"
             )
         fields.append(pa.field(field.name, kind or field.type))
     if problems:
@@ -379,7 +446,10 @@ def _metadata(files: Sequence[Path]) -> tuple[list[Any], pa.Schema]:
 
 
 def _common(kinds: Sequence[Any]) -> Any:
-    """Returns the type that takes several in: a number's where others hold numbers or nothing, or None if there is none."""
+    """Returns the type that takes several in.
+
+    A number's where others hold numbers or nothing, or None if there is none.
+    """
     import pyarrow as pa
 
     kinds = [kind for kind in kinds if not pa.types.is_null(kind)] or [pa.null()]
@@ -389,9 +459,15 @@ def _common(kinds: Sequence[Any]) -> Any:
     tests = pa.types
     if all(tests.is_integer(kind) for kind in plain):
         return pa.int64()
-    if all(tests.is_integer(kind) or tests.is_floating(kind) or tests.is_decimal(kind) for kind in plain):
+    if all(
+        tests.is_integer(kind) or tests.is_floating(kind) or tests.is_decimal(kind)
+        for kind in plain
+    ):
         return pa.float64()
-    if all(tests.is_string(kind) or tests.is_large_string(kind) or tests.is_string_view(kind) for kind in plain):
+    if all(
+        tests.is_string(kind) or tests.is_large_string(kind) or tests.is_string_view(kind)
+        for kind in plain
+    ):
         return pa.large_string()
     if all(tests.is_timestamp(kind) or tests.is_date(kind) for kind in plain):
         zones = {kind.tz for kind in plain if tests.is_timestamp(kind)}
@@ -414,7 +490,11 @@ def _check_texts(table: pa.Table, file: Path, group: int) -> None:
 
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        if not (
+            pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_string_view(kind)
+        ):
             continue
         for chunk in column.chunks:
             texts = chunk.dictionary if pa.types.is_dictionary(column.type) else chunk
@@ -422,7 +502,9 @@ def _check_texts(table: pa.Table, file: Path, group: int) -> None:
                 texts.validate(full=True)
             except pa.ArrowInvalid as error:
                 place = f"column {shown(name)}, row group {group} (from 0)"
-                raise DataError(f"{shown(file)}: {place}: holds text that is not UTF-8; write it again as UTF-8") from error
+                raise DataError(
+                    f"{shown(file)}: {place}: holds text that is not UTF-8; write it again as UTF-8"
+                ) from error
 
 
 def _notes(where: str, groups: list[int]) -> list[str]:
@@ -436,22 +518,35 @@ def _notes(where: str, groups: list[int]) -> list[str]:
         what = f"{len(groups)} row groups of {mean:,.0f} rows on average"
     else:
         return []
-    return [f"{where}: {what}: rewriting the file with row groups of {ADVISED_ROWS:,} trains faster"]
+    return [
+        f"{where}: {what}: rewriting the file with row groups of {ADVISED_ROWS:,} trains faster"
+    ]
 
 
 def _differences(schema: pa.Schema, file: Path, first: pa.Schema, first_file: Path) -> list[str]:
     """Columns may be in any order, and of types of which one takes the other in."""
     unique = len(set(schema.names)) == len(schema.names) == len(first.names)
     if unique and set(schema.names) == set(first.names):
-        other = [name for name in first.names if _common([schema.field(name).type, first.field(name).type]) is None]
+        other = [
+            name
+            for name in first.names
+            if _common([schema.field(name).type, first.field(name).type]) is None
+        ]
         if not other:
             return []
         here, there = (shown(f"{other[0]} {one.field(other[0]).type}") for one in (schema, first))
     else:
-        held, wanted = ([(field.name, str(field.type)) for field in fields] for fields in (schema, first))
+        held, wanted = (
+            [(field.name, str(field.type)) for field in fields] for fields in (schema, first)
+        )
         pairs = zip_longest(held, wanted, fillvalue=("no column", ""))
-        here, there = next((shown(" ".join(a).strip()), shown(" ".join(b).strip())) for a, b in pairs if a != b)
-    return [f"{shown(file)}: has {here} where {shown(first_file)} has {there}; write all files of a folder with the same columns"]
+        here, there = next(
+            (shown(" ".join(a).strip()), shown(" ".join(b).strip())) for a, b in pairs if a != b
+        )
+    return [
+        f"{shown(file)}: has {here} where {shown(first_file)} has {there}; write all files of a "
+        f"folder with the same columns"
+    ]
 
 
 def _open(file: Path, metadata: Any = None, **options: Any) -> Any:
@@ -461,9 +556,14 @@ def _open(file: Path, metadata: Any = None, **options: Any) -> Any:
     try:
         # A name that is not UTF-8 goes in as the system has it.
         source = file if str(file).isascii() or os.name != "posix" else pa.OSFile(os.fsencode(file))
-        return pyarrow.parquet.ParquetFile(source, metadata=metadata, page_checksum_verification=True, **options)
+        return pyarrow.parquet.ParquetFile(
+            source, metadata=metadata, page_checksum_verification=True, **options
+        )
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{shown(file)}: is no Parquet file, or truncated or damaged ({shown(error)}); write it again") from error
+        raise DataError(
+            f"{shown(file)}: is no Parquet file, or truncated or damaged ({shown(error)}); write "
+            f"it again"
+        ) from error
 
 
 @contextmanager
@@ -474,7 +574,9 @@ def _damage(file: Path, group: int, metadata: Any) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, StopIteration) as error:
         place = f"row group {group} of {metadata.num_row_groups} (from 0)"
-        raise DataError(f"{shown(file)}: {place} is damaged ({shown(error)}); write or download the file again") from error
+        raise DataError(
+            f"{shown(file)}: {place} is damaged ({shown(error)}); write or download the file again"
+        ) from error
 
 
 def _runs(file: Path, metadata: Any, group: int) -> Iterator[pa.Table]:
@@ -483,7 +585,8 @@ def _runs(file: Path, metadata: Any, group: int) -> Iterator[pa.Table]:
     # Without these two, the whole row group is read at once.
     with _open(file, metadata, pre_buffer=False, buffer_size=2**20) as opened:
         rest = None
-        for batch in opened.iter_batches(MAX_ROWS, row_groups=[group]):  # which may be shorter than asked for
+        # which may be shorter than asked for
+        for batch in opened.iter_batches(MAX_ROWS, row_groups=[group]):
             table = pa.Table.from_batches([batch])
             rest = table if rest is None else pa.concat_tables([rest, table])
             while rest.num_rows >= MAX_ROWS:

@@ -1,4 +1,7 @@
-"""Tables: from what was read to the codes that a model sees, split by content; in memory, or from a file that stays on disk."""
+"""Tables: from what was read to the codes that a model sees, split by content.
+
+In memory, or from a file that stays on disk.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ MISSING_NOTE = "they leave log p(x), and the encoder sees where they are"
 
 
 class Asked(NamedTuple):
-    """What a person said of a table: a schema (a TOML file, or one made before), what means missing, what is the context."""
+    """What a person said of a table.
+
+    A schema (a TOML file, or one made before), what means missing, what is the context.
+    """
 
     schema: Path | Schema | None
     missing_values: tuple[str, ...]
@@ -37,7 +43,10 @@ class Asked(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A table ready to train on: its schema, its three parts, what to know of it, its name by content, its copies of rows."""
+    """A table ready to train on.
+
+    Its schema, its three parts, what to know of it, its name by content, its copies of rows.
+    """
 
     schema: Schema
     parts: list[Rows]
@@ -63,7 +72,8 @@ def prepare_tables(
     min_rows: int,
     by: str | None = None,
 ) -> Prepared:
-    """Returns the training table (and an official test table, if there is one) understood, checked, coded and split.
+    """Returns the training table (and an official test table, if there is one) understood, checked,
+    coded and split.
 
     Args:
         sources: One or two tables, or files to be streamed.
@@ -77,24 +87,45 @@ def prepare_tables(
         DataError: it lists every problem of both.
         UsageError: the schema file cannot be read, or a column of the context is none.
     """
-    schema, notes = (asked.schema, []) if isinstance(asked.schema, Schema) else _understood(sources[0], names[0], asked)
+    schema, notes = (
+        (asked.schema, [])
+        if isinstance(asked.schema, Schema)
+        else _understood(sources[0], names[0], asked)
+    )
     coded = [_code(s, schema, name) for s, name in zip(sources, names, strict=True)]
     wrong = [line for c in coded for line in c.problems]
     if len(coded[0].hashes) < min_rows:
-        wrong.append(f"{names[0]}: has {len(coded[0].hashes)} rows, but at least {min_rows} are needed; give more data")
+        wrong.append(
+            f"{names[0]}: has {len(coded[0].hashes)} rows, but at least {min_rows} are needed; "
+            f"give more data"
+        )
     if wrong:
         raise DataError(wrong)
     schema = replace(schema, missing=schema.missing or bool(coded[0].missing))
     with _causes(notes):
-        copies = copies_of(coded[0].hashes, *fractions, by, by_nature=all(c.discrete for c in schema.modelled))
+        copies = copies_of(
+            coded[0].hashes, *fractions, by, by_nature=all(c.discrete for c in schema.modelled)
+        )
         parts = split_hashes(coded[0].hashes, *fractions, copies.most)
     rows: list[Rows] = [_subset(coded[0].rows, part) for part in parts]
     if len(coded) > 1:
         rows[2] = coded[1].rows
-    if wrong := flat_columns((x.numpy() for x in blocks(rows[0])), schema, f"{names[0]}, its training rows"):
+    if wrong := flat_columns(
+        (x.numpy() for x in blocks(rows[0])), schema, f"{names[0]}, its training rows"
+    ):
         raise DataError(wrong)
-    notes = [*notes, *(line for c in coded for line in c.notes), *_told(coded, len(schema.modelled), copies)]
-    return Prepared(schema, rows, notes, "+".join(_fingerprint(c.hashes, schema.modelled) for c in coded), copies)
+    notes = [
+        *notes,
+        *(line for c in coded for line in c.notes),
+        *_told(coded, len(schema.modelled), copies),
+    ]
+    return Prepared(
+        schema,
+        rows,
+        notes,
+        "+".join(_fingerprint(c.hashes, schema.modelled) for c in coded),
+        copies,
+    )
 
 
 def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]]:
@@ -107,24 +138,39 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
     columns, notes, wrong = infer(_pieces(source), name, missing_values=missing_values, given=given)
     modelled = [c.name for c in columns if c.modelled]
     if not wrong and not modelled:
-        wrong = [f"{name}: no column is left to model; say what the columns are with --schema FILE (taut check DATA --out FILE)"]
+        wrong = [
+            f"{name}: no column is left to model; say what the columns are with --schema FILE "
+            f"(taut check DATA --out FILE)"
+        ]
     if wrong:
         raise DataError([*wrong, *_left_out(notes)])
     for wanted in asked.condition:
         if wanted not in modelled:
             known = ", ".join(shown(m) for m in modelled[:20])
             raise UsageError(
-                f"--condition {shown(wanted)}: no such column is modelled{nearest(wanted, modelled)}; there are {known}"
+                f"--condition {shown(wanted)}: no such column is "
+                f"modelled{nearest(wanted, modelled)}; there are {known}"
             )
     if len(set(asked.condition)) == len(modelled):
         raise UsageError("--condition names every column: none is left to model")
-    schema = Schema("table", (len(modelled),), 0.0, 0.0, False, tuple(columns), asked.condition, tuple(missing_values))
+    schema = Schema(
+        "table",
+        (len(modelled),),
+        0.0,
+        0.0,
+        False,
+        tuple(columns),
+        asked.condition,
+        tuple(missing_values),
+    )
     return schema, notes
 
 
 @contextmanager
 def _causes(notes: Sequence[str]) -> Iterator[None]:
-    """Too few different rows may be so because of what was left out, which is said with the error."""
+    """Too few different rows may be so because of what was left out, which is said with
+    the error.
+    """
     try:
         yield
     except DataError as error:
@@ -136,7 +182,8 @@ def _left_out(notes: Iterable[str]) -> list[str]:
 
 
 def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str], Any]:
-    """Returns new rows coded by the schema of a trained model, what to know of them, and the table itself.
+    """Returns new rows coded by the schema of a trained model, what to know of them, and the table
+    itself.
 
     Fails:
         DataError: it lists every problem.
@@ -148,7 +195,8 @@ def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str]
 
 
 def to_table(values: Any, columns: Sequence[Column]) -> Any:
-    """Returns the table of codes (N, C) that a model made: on the grid and in the range of the data, texts, dates.
+    """Returns the table of codes (N, C) that a model made: on the grid and in the range of the
+    data, texts, dates.
 
     Args:
         values: An array or a tensor of codes; NaN becomes null.
@@ -161,7 +209,8 @@ def to_table(values: Any, columns: Sequence[Column]) -> Any:
 
 
 def fill(table: Any, values: Any, schema: Schema) -> Any:
-    """Returns a table whose missing entries come from codes (N, C); every other cell, and column, is as it was.
+    """Returns a table whose missing entries come from codes (N, C); every other cell, and column,
+    is as it was.
 
     A level that the training never saw is missing to the model, but stays what it is.
     """
@@ -186,7 +235,10 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
         if pa.types.is_integer(kind) and new.null_count < len(new) and not _fits(new, kind):
             kind = pa.int64()
         gaps = pa.array(cells.missing & ~np.isnan(codes[:, j]))
-        arrays[place], fields[place] = pc.if_else(gaps, new.cast(kind), old.cast(kind)), pa.field(column.name, kind)
+        arrays[place], fields[place] = (
+            pc.if_else(gaps, new.cast(kind), old.cast(kind)),
+            pa.field(column.name, kind),
+        )
     return pa.table(arrays, schema=pa.schema(fields, table.schema.metadata))
 
 
@@ -204,7 +256,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the schema {shown(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise UsageError(
+            f"cannot read the schema {shown(path)}: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def _pieces(source: Any) -> Iterable[Any]:
@@ -212,18 +266,26 @@ def _pieces(source: Any) -> Iterable[Any]:
 
 
 def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
-    values, _, _ = encode(table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row)
+    values, _, _ = encode(
+        table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row
+    )
     return values.astype(float_storage())
 
 
 def _code(source: Any, schema: Schema, name: str) -> _Coded:
-    """Codes a table; of a streamed one only the hashes are kept, and the rows are coded again when they are asked for."""
+    """Codes a table.
+
+    Of a streamed one only the hashes are kept, and the rows are coded again when they are asked
+    for.
+    """
     hashes, kept, problems, notes, first_row = [], [], [], [], 0
     missing, empty = 0, 0
     if not isinstance(source, Streamed) and not source.num_rows:
         raise DataError(f"{name}: holds no rows")
     for table in _pieces(source):
-        values, wrong, told = encode(table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row)
+        values, wrong, told = encode(
+            table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row
+        )
         problems += wrong
         notes += told
         values = values.astype(float_storage())
@@ -257,15 +319,24 @@ def _told(coded: Sequence[_Coded], num_columns: int, copies: Copies) -> Iterator
         share = 100 * coded[0].missing / (n * num_columns)
         yield f"{share:.3g} % of the entries are missing: {MISSING_NOTE}"
     if coded[0].empty:
-        yield f"{coded[0].empty} rows hold no value at all: they say nothing, and count as rows of log p(x) = 0"
+        yield (
+            f"{coded[0].empty} rows hold no value at all: they say nothing, and count as rows of "
+            f"log p(x) = 0"
+        )
     yield from copies.notes
     if len(coded) > 1:
         shared = int(np.isin(coded[1].hashes, coded[0].hashes).sum())
         if shared:
-            yield f"{shared} of {len(coded[1].hashes)} rows of the test set are also in the data: its score is optimistic"
+            yield (
+                f"{shared} of {len(coded[1].hashes)} rows of the test set are also in the data: "
+                f"its score is optimistic"
+            )
 
 
 def _fingerprint(hashes: np.ndarray, columns: Sequence[Column]) -> str:
-    digest = blake2b(repr([(c.name, c.kind, c.levels, c.offset, c.step) for c in columns]).encode(), digest_size=16)
+    digest = blake2b(
+        repr([(c.name, c.kind, c.levels, c.offset, c.step) for c in columns]).encode(),
+        digest_size=16,
+    )
     digest.update(np.ascontiguousarray(hashes).tobytes())
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """What a whole column holds, gathered piece by piece in one pass.
 
-The result depends on the rows and their order alone, not on where a reader cuts them: means and variances are summed
-in blocks of a fixed size, and different values are counted exactly up to the row that brings the ``CAP``-th of them.
+The result depends on the rows and their order alone, not on where a reader cuts them: means and
+variances are summed in blocks of a fixed size, and different values are counted exactly up to the
+row that brings the ``CAP``-th of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ CAP = 100_001
 BLOCK = 65_536
 SENTINELS = (-999999, -99999, -32768, -9999, -999, -99, 999, 9999, 99999, 999999)
 DATE_SENTINELS = (-719162, -25567, 0, 2932896)
-"""0001-01-01, 1900-01-01, 1970-01-01 and 9999-12-31 as days: what programs write for no date, or for no end."""
+"""0001-01-01, 1900-01-01, 1970-01-01 and 9999-12-31 as days.
+
+What programs write for no date, or for no end.
+"""
 WIDER = {"float": ("int",), "timestamp": ("date",), "timestamp UTC": ("date", "timestamp")}
 """Types that a type takes in when pieces differ."""
 
@@ -54,13 +58,22 @@ class Numbers:
         self._tally(values)
         self.count += len(values)
         self.integers = self.integers and bool(np.all(values == np.trunc(values)))
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        whole = np.floor(values) if 0 in self.sentinels else values  # of dates the day counts, whatever the time
+        self.low, self.high = (
+            min(self.low, float(values.min())),
+            max(self.high, float(values.max())),
+        )
+        # of dates the day counts, whatever the time
+        whole = np.floor(values) if 0 in self.sentinels else values
         inner = values[~np.isin(whole, list(self.sentinels))]
         if len(inner) < len(values):
-            self.sentinels = {s: n + int(np.count_nonzero(whole == s)) for s, n in self.sentinels.items()}
+            self.sentinels = {
+                s: n + int(np.count_nonzero(whole == s)) for s, n in self.sentinels.items()
+            }
         if len(inner):
-            self.inner_low, self.inner_high = min(self.inner_low, inner.min()), max(self.inner_high, inner.max())
+            self.inner_low, self.inner_high = (
+                min(self.inner_low, inner.min()),
+                max(self.inner_high, inner.max()),
+            )
         self._rest = np.concatenate([self._rest, values])
         while len(self._rest) >= BLOCK:
             self._blocks.append(_moments(self._rest[:BLOCK]))
@@ -72,7 +85,9 @@ class Numbers:
 
     @property
     def all_different(self) -> bool:
-        """Whether no integer repeats (as far as the first ``CAP`` and the range can tell, if there are more)."""
+        """Whether no integer repeats (as far as the first ``CAP`` and the range can tell, if there
+        are more).
+        """
         if self.capped_at is None:
             return self.distinct == self.count
         return self.distinct == self.capped_at and self.high - self.low >= self.count - 1
@@ -84,13 +99,19 @@ class Numbers:
         return float(self.values[self.counts.argmax()]), int(self.counts.max())
 
     def moments(self) -> tuple[float, float, float, float]:
-        """Returns mean and standard deviation of x, then of log x (NaN unless every x is positive)."""
+        """Returns mean and standard deviation of x, then of log x (NaN unless every x
+        is positive).
+        """
         blocks = [*self._blocks, *([_moments(self._rest)] if len(self._rest) else [])]
         counts = np.array([b[0] for b in blocks], np.float64)
         moments: list[float] = []
-        with np.errstate(over="ignore", invalid="ignore"):  # numbers near the end of float64 are refused later
+        # numbers near the end of float64 are refused later
+        with np.errstate(over="ignore", invalid="ignore"):
             for k in (1, 3):
-                means, squares = np.array([b[k] for b in blocks]), np.array([b[k + 1] for b in blocks])
+                means, squares = (
+                    np.array([b[k] for b in blocks]),
+                    np.array([b[k + 1] for b in blocks]),
+                )
                 mean = float(np.sum(counts * means) / counts.sum())
                 square = float(np.sum(squares + counts * (means - mean) ** 2))
                 moments += [mean, math.sqrt(square / self.count)]
@@ -120,12 +141,15 @@ class Texts:
         self.count = 0
         self.counts: dict[str, int] = {}
         self.numbers, self.days, self.day_type = Numbers(), Numbers(DATE_SENTINELS), "date"
-        self.dress = Dress()  # of those that are neither plain numbers nor ISO dates, as the first of them show it
+        # of those that are neither plain numbers nor ISO dates, as the first of them show it
+        self.dress = Dress()
         self.plain: tuple[int, str] = (0, "")  # how many values wear no dress, and one of them
         self.dressed: tuple[int, str] = (0, "")  # how many do
         self.integers = True
         self.padded = ""  # the first text such as 007, which is no longer itself as a number
-        self.first_other: dict[str, tuple[int, str]] = {}  # of "number" and "date": the first text that is none, and its row
+        self.first_other: dict[
+            str, tuple[int, str]
+        ] = {}  # of "number" and "date": the first text that is none, and its row
         self.others = {"number": 0, "date": 0}
 
     def add(self, texts: list[str], index: np.ndarray, row: int) -> None:
@@ -152,12 +176,17 @@ class Texts:
             self._others(what, np.isnan(values), texts, index, row)
         if not self.others["number"]:
             mark = self.dress.notation.partition("#")[2][:1] or "."
-            whole = (INTEGER.fullmatch(t.strip()) or (x.is_integer() and mark not in t and "e" not in t.lower())
-                     for t, x in zip(texts, numbers.tolist(), strict=True))  # fmt: skip
+            whole = (
+                INTEGER.fullmatch(t.strip())
+                or (x.is_integer() and mark not in t and "e" not in t.lower())
+                for t, x in zip(texts, numbers.tolist(), strict=True)
+            )
             self.integers = self.integers and all(whole)
             self.padded = self.padded or next((t for t in texts if _padded(t)), "")
 
-    def _count_dress(self, values: np.ndarray, other: np.ndarray, texts: list[str], times: list[int]) -> None:
+    def _count_dress(
+        self, values: np.ndarray, other: np.ndarray, texts: list[str], times: list[int]
+    ) -> None:
         dressed = np.zeros(len(texts), bool)
         dressed[other] = True
         kept = dict.fromkeys(("plain", "dressed"), (0, ""))
@@ -170,7 +199,9 @@ class Texts:
                 kept[name] = held, first
         self.plain, self.dressed = kept["plain"], kept["dressed"]
 
-    def _others(self, what: str, other: np.ndarray, texts: list[str], index: np.ndarray, row: int) -> None:
+    def _others(
+        self, what: str, other: np.ndarray, texts: list[str], index: np.ndarray, row: int
+    ) -> None:
         rows = np.flatnonzero(np.append(other, False)[index])
         self.others[what] += len(rows)
         if len(rows):
@@ -181,7 +212,9 @@ class Texts:
         return len(self.counts)
 
     def unread(self, what: str) -> list[str]:
-        """Returns the different texts that are no number, or no date (those counted, in the order of their rows)."""
+        """Returns the different texts that are no number, or no date (those counted, in the order
+        of their rows).
+        """
         held = list(self.counts)
         plain = as_numbers(held) if what == "number" else as_days(held)[0]
         left = [held[i] for i in np.flatnonzero(np.isnan(plain))]
@@ -230,13 +263,21 @@ class Seen:
         if self.family == "null":
             self.family, self.type, self.declared = cells.family, cells.type, cells.declared
         elif self.family != cells.family:
-            held = f"holds {self.family} values up to row {row - 1} and {cells.family} values from there"
-            self.problem = self.problem or f"{held} (from 0, header not counted); write the whole column as one type"
+            held = (
+                f"holds {self.family} values up to row {row - 1} and {cells.family} values from "
+                f"there"
+            )
+            self.problem = (
+                self.problem
+                or f"{held} (from 0, header not counted); write the whole column as one type"
+            )
         elif cells.type in WIDER and self.type in WIDER[cells.type]:
             self.type = cells.type
         order = merged_order(self.order, cells.order)
         if order is None:
-            self.problem = self.problem or "declares its levels in two different orders; write it with one"
+            self.problem = (
+                self.problem or "declares its levels in two different orders; write it with one"
+            )
         else:
             self.order = order
 
@@ -245,7 +286,13 @@ def _moments(x: np.ndarray) -> tuple[int, float, float, float, float]:
     log = np.log(x) if x.min() > 0 else np.full(len(x), np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, log_mean = float(x.mean()), float(log.mean())
-        return len(x), mean, float(np.sum((x - mean) ** 2)), log_mean, float(np.sum((log - log_mean) ** 2))
+        return (
+            len(x),
+            mean,
+            float(np.sum((x - mean) ** 2)),
+            log_mean,
+            float(np.sum((log - log_mean) ** 2)),
+        )
 
 
 def _padded(text: str) -> bool:

@@ -1,6 +1,8 @@
-"""What the numbers of a column look like beside their mean: the grid they lie on, values that repeat, sharp ends, an offset.
+"""What the numbers of a column look like beside their mean: the grid they lie on, values that
+repeat, sharp ends, an offset.
 
-Each rule asks for evidence from enough rows, so that a small table, or a fold of it, is not over-read.
+Each rule asks for evidence from enough rows, so that a small table, or a fold of it, is not
+over-read.
 """
 
 from __future__ import annotations
@@ -19,22 +21,33 @@ MIN_REST = 20
 OFTEN = 10.0
 """A value that comes so many times as often as the others is an atom."""
 FAR = 64.0
-"""Numbers that are so many times larger than they vary are stored as differences: float32 would cut their last digits."""
+"""Numbers that are so many times larger than they vary are stored as differences.
+
+Float32 would cut their last digits.
+"""
 DECIMALS = 6
 
 
 def step_of(numbers: Numbers) -> float:
     """Returns the distance of the grid that all values lie on; 0 where there is none.
 
-    A column of few rows has only the decimals that it is written with: 0.5 and 1.5 do not make a grid of halves.
+    A column of few rows has only the decimals that it is written with: 0.5 and 1.5 do not make a
+    grid of halves.
     """
     values = numbers.values
-    if not len(values) or not math.isfinite(numbers.low) or max(abs(numbers.low), abs(numbers.high)) >= 1e15:
+    if (
+        not len(values)
+        or not math.isfinite(numbers.low)
+        or max(abs(numbers.low), abs(numbers.high)) >= 1e15
+    ):
         return 1.0 if numbers.integers else 0.0
     for k in range(DECIMALS + 1):
         scaled = values * 10.0**k
         whole = np.round(scaled)
-        if np.all(np.abs(scaled - whole) <= 1e-9 * np.maximum(1.0, np.abs(scaled))) and np.abs(whole).max() < 2**53:
+        if (
+            np.all(np.abs(scaled - whole) <= 1e-9 * np.maximum(1.0, np.abs(scaled)))
+            and np.abs(whole).max() < 2**53
+        ):
             few = numbers.count < MIN_ROWS or numbers.capped_at is not None or len(values) < 3
             unit = 1 if few else int(np.gcd.reduce((whole - whole[0]).astype(np.int64)))
             return max(unit, 1) / 10**k
@@ -42,10 +55,14 @@ def step_of(numbers: Numbers) -> float:
 
 
 def tick_of(numbers: Numbers) -> float:
-    """Returns the unit of time that all dates are multiples of, in days: a day, an hour, ..., a millisecond; 0 for none."""
+    """Returns the unit of time that all dates are multiples of, in days.
+
+    A day, an hour, ..., a millisecond; 0 for none.
+    """
     for ticks in (1, 24, 1440, 86_400, 86_400_000):
         scaled = numbers.values * ticks
-        if np.all(np.abs(scaled - np.round(scaled)) <= 1e-5 * ticks / 86_400):  # days since 1970 are kept to a microsecond
+        # days since 1970 are kept to a microsecond
+        if np.all(np.abs(scaled - np.round(scaled)) <= 1e-5 * ticks / 86_400):
             return 1.0 / ticks
     return 0.0
 
@@ -56,10 +73,14 @@ def num_steps(numbers: Numbers, step: float) -> float:
 
 
 def few_values(numbers: Numbers, step: float) -> bool:
-    """Returns whether numbers that are no integers are levels: on a grid, with ten rows or more for each value."""
+    """Returns whether numbers that are no integers are levels.
+
+    On a grid, with ten rows or more for each value.
+    """
     if numbers.count < MIN_ROWS or numbers.capped_at is not None:
         return False
-    beside = numbers.count - numbers.most_common[1]  # what one value repeats says nothing of the others
+    # what one value repeats says nothing of the others
+    beside = numbers.count - numbers.most_common[1]
     enough = 10 * numbers.distinct <= numbers.count and 5 * numbers.distinct <= beside
     return enough and num_steps(numbers, step) < MAX_LEVELS
 
@@ -67,17 +88,25 @@ def few_values(numbers: Numbers, step: float) -> bool:
 def is_count(numbers: Numbers) -> bool:
     """Returns whether integers are counts: from near 0 and skewed as what has no upper bound is.
 
-    Where the median lies in the middle of the range, or far above 0, there is no sign that larger values are only rarer.
+    Where the median lies in the middle of the range, or far above 0, there is no sign that larger
+    values are only rarer.
     """
     if numbers.count < MIN_ROWS:
         return numbers.low >= 0
     middle = median(numbers)
     near = numbers.low <= middle / 2
-    return numbers.low >= 0 and bool(near) and middle - numbers.low < 0.4 * (numbers.high - numbers.low)
+    return (
+        numbers.low >= 0
+        and bool(near)
+        and middle - numbers.low < 0.4 * (numbers.high - numbers.low)
+    )
 
 
 def atoms_of(numbers: Numbers) -> tuple[float, ...]:
-    """Returns the values that come far more often than the others do: 5 % of the rows or more, and ten times as often."""
+    """Returns the values that come far more often than the others do.
+
+    5 % of the rows or more, and ten times as often.
+    """
     if numbers.count < MIN_ROWS or numbers.distinct < 3:
         return ()
     if numbers.capped_at is not None:
@@ -99,13 +128,18 @@ def ends_of(numbers: Numbers, atoms: tuple[float, ...]) -> str:
 
 
 def has_edge(numbers: Numbers) -> bool:
-    """Returns whether values crowd at an end of their range, where a bell-shaped density would have a tail."""
+    """Returns whether values crowd at an end of their range, where a bell-shaped density would have
+    a tail.
+    """
     if numbers.count < MIN_EDGE_ROWS:
         return False
     width = 0.02 * (numbers.high - numbers.low)
     for near in (numbers.values <= numbers.low + width, numbers.values >= numbers.high - width):
-        # Half of what a uniform distribution has there; of a normal one of 1,500 values it is 0.2 %.
-        if np.count_nonzero(near) >= 5 and numbers.counts[near].sum() >= max(10.0, 0.01 * numbers.counts.sum()):
+        # Half of what a uniform distribution has there; of a normal one of 1,500 values it is 0.2
+        # %.
+        if np.count_nonzero(near) >= 5 and numbers.counts[near].sum() >= max(
+            10.0, 0.01 * numbers.counts.sum()
+        ):
             return True
     return False
 
@@ -117,7 +151,10 @@ def median(numbers: Numbers) -> float:
 
 
 def offset_of(numbers: Numbers, kind: str, step: float) -> float:
-    """Returns what to subtract in float64 before numbers are stored, a multiple of their step; 0 where it is not needed."""
+    """Returns what to subtract in float64 before numbers are stored, a multiple of their step.
+
+    0 where it is not needed.
+    """
     if kind in ("count", "positive") or numbers.distinct < 2:
         return 0.0
     if kind == "levels":
@@ -127,4 +164,10 @@ def offset_of(numbers: Numbers, kind: str, step: float) -> float:
     if max(abs(numbers.low), abs(numbers.high)) < FAR * std:
         return 0.0
     middle = median(numbers)
-    return round(middle / step) * step if step else float(round(middle)) if abs(middle) > FAR * std else middle
+    return (
+        round(middle / step) * step
+        if step
+        else float(round(middle))
+        if abs(middle) > FAR * std
+        else middle
+    )

@@ -7,14 +7,23 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from taut.data.tables.column import LEVEL_KINDS, NUMBER_KINDS, Column, entry_problems, nearest_to, quoted, value_text
+from taut.data.tables.column import (
+    LEVEL_KINDS,
+    NUMBER_KINDS,
+    Column,
+    entry_problems,
+    nearest_to,
+    quoted,
+    value_text,
+)
 from taut.system.errors import UsageError, shown
 
 WHOLE = (("levels", 1.0), ("count", 1.0))  # the step that these have unless another is given
 HEADER = """\
-# What each column of the table is. Edit it, then give it with --schema.
-# Kinds: binary, category, ordinal, count, levels, real, positive, mixed (a density, and atoms with a probability of their own),
-# date, id (left out), constant (left out). step: the grid of the values; low, high: what they cannot pass.
+# What each column of the table is. Edit it, then give it with --schema. Kinds: binary, category,
+# ordinal, count, levels, real, positive, mixed (a density, and atoms with a probability of their
+# own), date, id (left out), constant (left out). step: the grid of the values; low, high: what they
+# cannot pass.
 """
 
 
@@ -30,14 +39,19 @@ def to_toml(columns: Sequence[Column], missing_values: Sequence[str]) -> str:
         elif column.kind == "mixed":
             lines.append(f"atoms = [{', '.join(map(value_text, column.atoms))}]")
             ends = {"low": column.low, "high": column.high}
-            lines += [f"{end} = {value_text(v)}" for end, v in ends.items() if column.bounded in (end, "both")]
+            lines += [
+                f"{end} = {value_text(v)}"
+                for end, v in ends.items()
+                if column.bounded in (end, "both")
+            ]
         if column.step and column.kind in NUMBER_KINDS and (column.kind, column.step) not in WHOLE:
             lines.append(f"step = {value_text(column.step)}")
     return "\n".join(lines) + "\n"
 
 
 def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """Returns what a schema file says of each column (``given`` of ``infer``), and the values that mean missing.
+    """Returns what a schema file says of each column (``given`` of ``infer``), and the values that
+    mean missing.
 
     Args:
         text: The file's text.
@@ -52,18 +66,25 @@ def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[s
         raise UsageError(f"{shown(where)}: is not valid TOML ({shown(error)})") from None
     keys = ("columns", "missing_values")
     other = [key for key in content if key not in keys]
-    lines = [f"unknown key {quoted(key)}{nearest_to(key, keys) or '; a column is [columns.NAME]'}" for key in other]
+    lines = [
+        f"unknown key {quoted(key)}{nearest_to(key, keys) or '; a column is [columns.NAME]'}"
+        for key in other
+    ]
     tables, missing = content.get("columns", {}), content.get("missing_values", [])
     if not isinstance(tables, dict):
         lines.append("columns must be tables, such as [columns.age]")
         tables = {}
-    if not isinstance(missing, list) or any(isinstance(m, bool) or not isinstance(m, str | int | float) for m in missing):
+    if not isinstance(missing, list) or any(
+        isinstance(m, bool) or not isinstance(m, str | int | float) for m in missing
+    ):
         lines.append('missing_values must be a list of texts and numbers, such as ["?", -999]')
         missing = []
     given = {}
     for header, entry in tables.items():
         if not isinstance(entry, dict):
-            lines.append(f"column {quoted(header)}: must be a table, such as [columns.{_text(header)}]")
+            lines.append(
+                f"column {quoted(header)}: must be a table, such as [columns.{_text(header)}]"
+            )
             continue
         if isinstance(entry.get("levels"), list):
             entry["levels"] = [_level(level) for level in entry["levels"]]
