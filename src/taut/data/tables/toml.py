@@ -20,10 +20,11 @@ from taut.system.errors import UsageError, shown
 
 WHOLE = (("levels", 1.0), ("count", 1.0))  # the step that these have unless another is given
 HEADER = """\
-# What each column of the table is. Edit it, then give it with --schema. Kinds: binary, category,
-# ordinal, count, levels, real, positive, mixed (a density, and atoms with a probability of their
-# own), date, id (left out), constant (left out). step: the grid of the values; low, high: what they
-# cannot pass.
+# What each column of the table is. Edit it, then give it with --schema.
+# Kinds: binary, category, ordinal, count, levels, real, positive,
+# mixed (a density, and atoms with a probability of their own), date,
+# id (left out), constant (left out).
+# step: the grid of the values; low, high: what they cannot pass.
 """
 
 
