@@ -31,8 +31,8 @@ def derive(seed: int, name: str, step: int = 0) -> int:
 
     Examples:
         >>> one = derive(0, "noise", 1)
-    >>> one == derive(0, "noise", 1), one == derive(0, "noise", 2)
-    (True, False)
+        >>> one == derive(0, "noise", 1), one == derive(0, "noise", 2)
+        (True, False)
     """
     digest = hashlib.blake2b(f"{seed}/{name}/{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
