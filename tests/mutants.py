@@ -730,7 +730,7 @@ MUTANTS = [
     Mutant(
         "validation: new noise at each call",
         "training/loop.py",
-        '                stream(seed, "validation", first // size),\n',
+        'stream(seed, "validation", number), ',
         "",
         LOOP,
     ),
@@ -744,8 +744,8 @@ MUTANTS = [
     Mutant(
         "best weights: not restored",
         "training/loop.py",
-        'best = "best." if any(k.startswith("best.") for k in state.tensors) else "average."',
-        'best = "average."',
+        '_part(state.tensors, "best.") or _part(state.tensors, "average.")',
+        '_part(state.tensors, "average.")',
         LOOP,
     ),
     Mutant(
@@ -2646,7 +2646,7 @@ MUTANTS = [
     Mutant(
         "ranks: the mean of the gradients in place of their sum",
         "training/step.py",
-        "(\n                parallel.world() * loss\n            ).backward()",
+        "scaled.backward()",
         "loss.backward()",
         f"{PARALLEL}::test_gradients_are_added_up_only_through_the_wrapper",
     ),
@@ -2788,8 +2788,8 @@ MUTANTS = [
     Mutant(
         "memory: a resumed run begins with whole batches",
         "training/checkpoint.py",
-        'if f.name != "tensors"\n    }',
-        'if f.name not in ("tensors", "micro_batches")}',
+        "for name in SCALARS}",
+        'for name in SCALARS if name != "micro_batches"}',
         f"{MEMORY}::test_a_run_records_it_and_resumes_with_it",
     ),
     # --- Folders and signals ----------------------------------------------------------------------------------------------
@@ -2838,8 +2838,8 @@ MUTANTS = [
     Mutant(
         "checkpoint: names are compared as texts",
         "training/checkpoint.py",
-        'key=lambda p: int(p.name.removeprefix("step-"))',
-        "key=lambda p: p.name",
+        'key=lambda path: int(path.name.removeprefix("step-"))',
+        "key=lambda path: path.name",
         "tests/test_storage.py::test_what_is_no_checkpoint_is_left_alone",
     ),
     Mutant(

@@ -65,14 +65,16 @@ class Bound(NamedTuple):
 class Objective(abc.ABC):
     """Abstract objective.
 
-    One that changes in the course of a training keeps the share over which it does so as
-    ``warmup``: early stopping waits for it.
-
     Args:
         num_samples: K, samples of the posterior for each datum.
     """
 
     num_samples: int = 1
+
+    # What the training loop and the ranks ask; a subclass may make a field of each.
+    warmup = 0.0  # share of the training over which the objective changes: early stopping waits
+    free_bits = 0.0  # nats of the rate that cost nothing, in the mean over the batch
+    couples_rows = False  # whether the bound of one row depends on the others
 
     def __post_init__(self) -> None:
         if (

@@ -1,1 +1,1 @@
-"""Training: the loop, its randomness and its checkpoints."""
+"""Training: the loop, its steps (eager or compiled), its pace and its checkpoints."""
