@@ -2512,8 +2512,8 @@ MUTANTS = [
     Mutant(
         "affine: the mean of the bias's gradients",
         "system/products.py",
-        "gradient.sum(0) if",
-        "gradient.mean(0) if",
+        "gradient.sum(0)",
+        "gradient.mean(0)",
         AFFINE,
     ),
     Mutant(
@@ -2717,7 +2717,7 @@ MUTANTS = [
     Mutant(
         "memory: what was freed is kept, but for large tensors",
         "system/memory.py",
-        "            mallopt(M_MMAP_THRESHOLD, LARGEST)\n",
+        "        mallopt(M_MMAP_THRESHOLD, LARGEST)\n",
         "",
         f"{MEMORY}::test_what_was_freed_is_kept_unless_a_person_said_how",
     ),
@@ -2745,8 +2745,8 @@ MUTANTS = [
     Mutant(
         "memory: a failed chunk is left out",
         "system/memory.py",
-        "                continue  # out",
-        "                first += rows\n                continue  # out",
+        "                continue  # leaves",
+        "                first += rows\n                continue  # leaves",
         f"{MEMORY}::test_chunks_are_halved_from_then_on",
     ),
     Mutant(
@@ -2824,8 +2824,8 @@ MUTANTS = [
     Mutant(
         "lock: a later process with the same number is taken for its own",
         "system/locks.py",
-        'began != holder["began"]) or',
-        "False) or",
+        "another = bool(began and noted and began != noted)",
+        "another = False",
         "tests/test_folders.py::test_a_lock_that_was_left",
     ),
     Mutant(

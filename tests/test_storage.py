@@ -157,7 +157,7 @@ def test_no_safetensors_although_the_checksum_agrees(tmp_path: Path):
     storage.write_manifest(tmp_path)
     with pytest.raises(StorageError) as caught:
         storage.read_tensors(tmp_path / "t.safetensors")
-    one_line(caught, "t.safetensors is no safetensors file")
+    one_line(caught, "t.safetensors is not a safetensors file")
 
 
 def test_a_file_that_the_manifest_does_not_know(tmp_path: Path):
