@@ -527,7 +527,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (
         ["fit", "bits.npy", "--binarize", "dynamic"],
         DATA,
-        ["is binary already", "leave --binarize away"],
+        ["is binary already", "omit --binarize"],
     ),
     (["fit", "grey.npy", "--likelihood", "Bernoulli()"], DATA, ["0 or 1", "--binarize dynamic"]),
     (

@@ -1,9 +1,12 @@
 """Data: read, understood, checked, split and ready in batches."""
 
-from taut.data.dataset import Dataset, New, batch, check_against, draw_bits, prepare
+from taut.data.bits import draw_bits
+from taut.data.dataset import Dataset, batch, prepare
+from taut.data.new import New, check_against
+from taut.data.problems import problems
 from taut.data.readers import Options, Source, read
 from taut.data.rows import Rows, block_size, blocks
-from taut.data.schema import Schema, infer, problems
+from taut.data.schema import Schema, infer
 from taut.data.split import fingerprint, hashes_of, num_duplicates, split
 from taut.data.tables.column import Column
 from taut.data.tables.infer import decode, to_toml

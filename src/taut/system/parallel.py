@@ -405,7 +405,7 @@ class _Noise(TorchFunctionMode):
     def _drawn(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         axis = self._axis(args[0])
         if axis is None:
-            # Every rank draws for all: the generators stay in step, and each rank has its own noise.
+            # Every rank draws for all: generators stay in step, and each rank has its own noise.
             drawn = [func(*map(_copied, args), **kwargs) for _ in range(world())]
             return drawn[rank()]
         args, kwargs = map(self._whole, args), {k: self._whole(v) for k, v in kwargs.items()}

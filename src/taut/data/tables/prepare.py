@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from taut.data.problems import flat_columns
 from taut.data.readers import Streamed
 from taut.data.rows import Rows, blocks
-from taut.data.schema import Schema, flat_columns
+from taut.data.schema import Schema
 from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
 from taut.data.tables.column import LEVEL_KINDS, Column, float_storage
