@@ -1,7 +1,8 @@
 r"""Distributions that torch lacks, or has in a form that is not good enough.
 
 ``levels`` over integers in a range, ``counts`` over 0, 1, 2, ..., ``reals``, ``warps`` (any
-marginal, by its quantiles), and ``observed``, which leaves missing entries out of a sum.
+marginal, by its quantiles), and ``observed``, which integrates out missing entries. Most are
+elementwise; a likelihood sums them over a data point.
 """
 
 from taut.distributions.counts import Binomial, NegativeBinomial, Poisson, ZeroInflated
