@@ -373,8 +373,8 @@ MUTANTS = [
     Mutant(
         "standardizing forgets the mean",
         "features.py",
-        "(x.log1p() if self.counts else x) - self.loc) / self.scale",
-        "(x.log1p() if self.counts else x) - 0) / self.scale",
+        "(numbers - self.loc) / self.scale).nan",
+        "(numbers - 0) / self.scale).nan",
         INSTANCES,
     ),
     Mutant(
@@ -1992,8 +1992,8 @@ MUTANTS = [
     Mutant(
         "encoder: a gap is no mean",
         "features.py",
-        "            .nan_to_num(0.0)\n",
-        "            .nan_to_num(1.0)\n",
+        "self.scale).nan_to_num(0.0)",
+        "self.scale).nan_to_num(1.0)",
         MISSING,
     ),
     Mutant(
@@ -2173,14 +2173,14 @@ MUTANTS = [
     ),
     Mutant(
         "baseline: a density of the logarithm and not of the number",
-        "evidence/baseline.py",
+        "evidence/marginals.py",
         "return slope - (y * self.scale[:, None] + self.loc[:, None]) if self.log else slope",
         "return slope",
         EVIDENCE,
     ),
     Mutant(
         "baseline: the worst marginal of those tried",
-        "evidence/baseline.py",
+        "evidence/marginals.py",
         "best = torch.stack(scores).argmax(0)",
         "best = torch.stack(scores).argmin(0)",
         EVIDENCE,
@@ -2209,8 +2209,8 @@ MUTANTS = [
     Mutant(
         "features: a wild value is seen at its full size",
         "features.py",
-        ".clamp(-FAR, FAR)\n        )\n        if not",
-        "\n        )\n        if not",
+        ".nan_to_num(0.0).clamp(-FAR, FAR)",
+        ".nan_to_num(0.0)",
         BUILD,
     ),
     Mutant(
@@ -2229,7 +2229,7 @@ MUTANTS = [
     ),
     Mutant(
         "baseline: one component",
-        "evidence/baseline.py",
+        "evidence/marginals.py",
         "shares = torch.softmax(mixtures.log_terms(y), -1) * weights[..., None]",
         "shares = torch.full_like(mixtures.log_terms(y), 1 / components) * weights[..., None]",
         EVIDENCE,
@@ -2237,13 +2237,13 @@ MUTANTS = [
     Mutant(
         "baseline: counts have their frequencies alone",
         "evidence/baseline.py",
-        "strength = strengths[torch.stack(left_out).argmax(0)][:, None]",
-        "strength = strengths[0]",
+        "best = strengths[torch.stack(scores).argmax(0)][:, None]",
+        "best = strengths[0]",
         EVIDENCE,
     ),
     Mutant(
         "baseline: nothing where no row was",
-        "evidence/baseline.py",
+        "evidence/marginals.py",
         "result[columns] = torch.logaddexp(near + (n / (n + 1)).log(), far - (n + 1).log())",
         "result[columns] = near",
         EVIDENCE,
