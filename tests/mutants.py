@@ -2567,16 +2567,16 @@ MUTANTS = [
     # --- Several processes --------------------------------------------------------------------------------------------------
     Mutant(
         "ranks: each draws the noise of its own rows, from one seed",
-        "system/parallel.py",
+        "system/noise.py",
         "if func not in RANDOM or kwargs.get",
         "if func in RANDOM or kwargs.get",
         f"{PARALLEL}::test_noise_does_not_depend_on_the_number_of_ranks",
     ),
     Mutant(
         "ranks: each keeps the first rows of the noise",
-        "system/parallel.py",
-        "axis, self.own.first, self.own.rows",
-        "axis, 0, self.own.rows",
+        "system/noise.py",
+        "axis, self.first, self.rows",
+        "axis, 0, self.rows",
         f"{PARALLEL}::test_noise_does_not_depend_on_the_number_of_ranks",
     ),
     Mutant(

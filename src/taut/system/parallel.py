@@ -30,9 +30,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from taut.system.errors import ParallelError, UsageError
+from taut.system.noise import SharedNoise
 
 __all__ = [
     "Share",
@@ -262,7 +262,9 @@ class Share(NamedTuple):
         Args:
             num_samples: K of tensors (K, B, ...); others are taken to be (B, ...).
         """
-        return nullcontext() if self.rows == self.total else _Noise(self, num_samples)
+        if self.rows == self.total:
+            return nullcontext()
+        return SharedNoise(self.first, self.rows, self.total, num_samples, rank(), world())
 
 
 def share(total: int) -> Share:
@@ -380,92 +382,6 @@ class _Raised:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-
-
-class _Noise(TorchFunctionMode):
-    """The mode of ``Share.noise``.
-
-    The shape of a tensor tells whether it holds data points. Noise of any other shape is drawn once
-    for each rank.
-    """
-
-    def __init__(self, own: Share, num_samples: int) -> None:
-        super().__init__()
-        self.own, self.num_samples = own, num_samples
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in RANDOM or kwargs.get("generator") is not None:
-            return func(*args, **kwargs)
-        if func in FILLED:
-            return self._drawn(FILLED[func], (torch.empty(*args, **kwargs),), {})
-        drawn = self._drawn(func, args, kwargs)
-        return args[0].copy_(drawn) if func.__name__.endswith("_") else drawn
-
-    def _drawn(self, func: Any, args: Any, kwargs: Any) -> Tensor:
-        axis = self._axis(args[0])
-        if axis is None:
-            # Every rank draws for all: generators stay in step, and each rank has its own noise.
-            drawn = [func(*map(_copied, args), **kwargs) for _ in range(world())]
-            return drawn[rank()]
-        args, kwargs = map(self._whole, args), {k: self._whole(v) for k, v in kwargs.items()}
-        return func(*args, **kwargs).narrow(axis, self.own.first, self.own.rows)
-
-    def _whole(self, value: Any) -> Any:
-        """Returns a tensor for the rows of all ranks, with copies of this rank's rows in the places
-        of the others.
-        """
-        axis = self._axis(value)
-        if axis is None:
-            return value
-        place = torch.arange(self.own.total, device=value.device) - self.own.first
-        return value.index_select(axis, place.clamp_(0, self.own.rows - 1))
-
-    def _axis(self, value: Any) -> int | None:
-        if not isinstance(value, Tensor):
-            return None
-        if value.shape[:2] == (self.num_samples, self.own.rows):
-            return 1
-        if value.shape[:1] == (self.own.rows,):
-            return 0
-        return None
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-FILLED: dict[Any, Any] = {torch.rand: Tensor.uniform_, torch.randn: Tensor.normal_}
-RANDOM: set[Any] = {
-    *FILLED,
-    Tensor.normal_,
-    Tensor.uniform_,
-    Tensor.random_,
-    Tensor.bernoulli_,
-    Tensor.exponential_,
-    Tensor.cauchy_,
-    Tensor.geometric_,
-    Tensor.log_normal_,
-    Tensor.bernoulli,
-    Tensor.multinomial,
-    torch.bernoulli,
-    torch.binomial,
-    torch.normal,
-    torch.multinomial,
-    torch.poisson,
-    torch.rand_like,
-    torch.randn_like,
-    torch.randint_like,
-    torch._standard_gamma,
-    torch._sample_dirichlet,
-    torch.dropout,
-    nn.functional.dropout,
-    nn.functional.alpha_dropout,
-    nn.functional.dropout1d,
-    nn.functional.dropout2d,
-    nn.functional.dropout3d,
-    nn.functional.feature_alpha_dropout,
-}
 
 
 @contextmanager

@@ -19,7 +19,7 @@ __all__ = ["AUDIT", "EVALUATION", "GRADIENTS", "HISTORY", "MANIFEST", "RUN", "ST
 
 
 class Is(NamedTuple):
-    """A condition on a value, and what it is called in a message."""
+    """A condition on a value, and its name in a message."""
 
     name: str
     holds: Callable[[Any], bool]

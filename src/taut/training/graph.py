@@ -127,7 +127,7 @@ def record(
             as recorded.
 
     Raises:
-        CannotCompileError: what the step does depends on the numbers in a tensor.
+        CannotCompileError: the course of the step depends on the numbers in a tensor.
     """
 
     def traced(function: Callable[..., Any], *arguments: Tensor) -> Graph:

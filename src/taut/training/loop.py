@@ -47,12 +47,12 @@ __all__ = [
 
 LR_WARMUP = 0.02  # share of the steps over which the rate grows
 MAX_ROLLBACKS = 3
-WINDOW = 4  # row groups of a file that are shuffled together: half of what its cache holds
+WINDOW = 4  # row groups of a file that are shuffled together: half of those in its cache
 MAX_SKIPPED = 0.05  # share of an interval's steps that may be skipped before the interval is undone
 
 
 class Record(NamedTuple):
-    """What happened in one interval of steps; bounds in nats per datum."""
+    """One interval of steps; bounds in nats per data point."""
 
     step: int  # steps done so far
     epoch: float  # passes over the training data so far

@@ -47,7 +47,7 @@ def choose(
         model: The model, on its device; it is not changed.
         objective: The objective to maximise.
         data: Training and validation data, on the device of the model.
-        config: What it gives is kept.
+        config: The configuration; values that it gives are kept.
 
     Raises:
         UsageError: ``compile="on"`` was asked for and is not possible.

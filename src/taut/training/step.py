@@ -294,7 +294,7 @@ def _networks_in(module: nn.Module, precision: str) -> Iterator[None]:
         yield
     finally:
         for network in networks:
-            del network.forward  # what the class has
+            del network.forward  # back to that of the class
 
 
 def _in_bfloat16(forward: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
