@@ -1,4 +1,10 @@
-"""Data: read, understood, checked, split and ready in batches."""
+"""Data: read, understood, checked, split and ready in batches.
+
+``readers`` turns a source into an array, a sparse matrix or a table; ``schema`` describes a data
+point; ``problems`` lists what is wrong with the data; ``split`` divides the rows by their content;
+``dataset`` puts these together, and is the file to read first. ``tables/`` does the same for tables
+with named columns, and ``in_memory`` for data that a program holds.
+"""
 
 from taut.data.bits import draw_bits
 from taut.data.dataset import Dataset, batch, prepare

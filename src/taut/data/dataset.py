@@ -106,7 +106,7 @@ def prepare(
         options: The options of the reader.
         kind: Overrides the inferred kind of an array.
         levels: Overrides the inferred levels (lowest, highest) of an array.
-        shape: Shape of one datum, where the source holds it flattened.
+        shape: Shape of one data point, if the source holds it flattened.
         binarize: ``"none"``, ``"dynamic"`` or ``"threshold"``.
         schema: For a table: a TOML file that describes the columns, or a schema made before, which
             is kept.

@@ -242,27 +242,21 @@ class Ordinal(Distribution):
         return torch.sigmoid(self.loc[..., None] - self.cutpoints)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        edges = functional.pad(
-            functional.pad(self.cutpoints, (1, 0), value=-math.inf), (0, 1), value=math.inf
-        )
+        below = functional.pad(self.cutpoints, (1, 0), value=-math.inf)
+        edges = functional.pad(below, (0, 1), value=math.inf)
         index, edges = torch.broadcast_tensors((value - self.low).long().unsqueeze(-1), edges)
-        lower, upper = (
-            edges.gather(-1, index[..., :1]).squeeze(-1),
-            edges.gather(-1, index[..., :1] + 1).squeeze(-1),
-        )
-        # a level beyond the last lies between inf and inf
+        lower = edges.gather(-1, index[..., :1]).squeeze(-1)
+        upper = edges.gather(-1, index[..., :1] + 1).squeeze(-1)
+        # A level beyond the last lies between inf and inf.
         gap = torch.where(lower < upper, upper - lower, 0.0)
         inner = torch.log(-torch.expm1(-gap))
-        return (
-            functional.logsigmoid(upper - self.loc)
-            + functional.logsigmoid(self.loc - lower)
-            + inner
-        )
+        log_below = functional.logsigmoid(upper - self.loc)
+        log_above = functional.logsigmoid(self.loc - lower)
+        return log_below + log_above + inner
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
             noise = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(eps=0.0)
-            return self.low + ((self.loc + noise)[..., None] > self.cutpoints).sum(-1).to(
-                self.loc.dtype
-            )
+            passed = ((self.loc + noise)[..., None] > self.cutpoints).sum(-1)
+            return self.low + passed.to(self.loc.dtype)

@@ -52,7 +52,7 @@ def threshold(num_samples: int) -> float:
 
 
 def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
-    r"""Returns k-hat of the tail of the weights of each datum, (B,).
+    r"""Returns k-hat of the tail of the weights of each data point, (B,).
 
     Args:
         largest: The M + 1 largest log-weights in any order, (M + 1, B): the smallest of them is the
@@ -67,7 +67,7 @@ def pareto_k(largest: Tensor, rounding: Tensor | float = 0.0) -> PerDatum:
     if len(ordered) < 6:
         return torch.full(ordered.shape[1:], math.nan, dtype=torch.float64, device=ordered.device)
     weights = (ordered - ordered[-1]).exp()
-    x = (weights[1:] - weights[0]).T  # exceedances of each datum, ascending, (B, M)
+    x = (weights[1:] - weights[0]).T  # exceedances of each data point, ascending, (B, M)
     constant = ordered[-1] - ordered[0] <= rounding
     # Any numbers will do for constant weights: their result is replaced below.
     x = torch.where(constant[:, None], torch.ones_like(x), x)
