@@ -1,10 +1,12 @@
 r"""Distributions that torch lacks, or has in a form that is not good enough.
 
 ``levels`` over integers in a range, ``counts`` over 0, 1, 2, ..., ``reals``, ``warps`` (any
-marginal, by its quantiles), and ``observed``, which integrates out missing entries. Most are
-elementwise; a likelihood sums them over a data point.
+marginal, by its quantiles), ``observed``, which integrates out missing entries, and ``chain``,
+several groups of latent variables as one. Most are elementwise; a likelihood sums them over a data
+point.
 """
 
+from taut.distributions.chain import Chain
 from taut.distributions.counts import Binomial, NegativeBinomial, Poisson, ZeroInflated
 from taut.distributions.levels import (
     OUTSIDE,
@@ -21,6 +23,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "CategoricalLevels",
+    "Chain",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "LogNormal",
