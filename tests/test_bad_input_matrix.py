@@ -204,13 +204,13 @@ def test_B02_empty_folder_no_images_only_hidden_files() -> None:
 
 
 def test_B03_few_rows() -> None:
-    refused(["check", npy(REAL[:9])], "has 9 rows, but at least 10 are needed; give more data")
+    refused(["check", npy(REAL[:9])], "9 rows are too few: at least 10 are needed; give more data")
     refused(
         ["check", csv("\n".join(TABLE.splitlines()[:6]))],
-        "has 5 rows, but at least 10 are needed; give more data",
+        "5 rows are too few: at least 10 are needed; give more data",
     )
     folder("nine", 9)
-    refused(["check", "nine"], "has 9 rows, but at least 10 are needed")
+    refused(["check", "nine"], "9 rows are too few: at least 10 are needed")
     for name in (
         npy(REAL[:12]),
         csv("\n".join(TABLE.splitlines()[:13])),

@@ -373,7 +373,12 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
 @pytest.mark.parametrize(
     ("arguments", "error", "parts", "lines"),
     [
-        ({"source": GREY[:9]}, DataError, ["the training data: has 9 rows", "at least 10"], 1),
+        (
+            {"source": GREY[:9]},
+            DataError,
+            ["the training data: 9 rows are too few", "at least 10"],
+            1,
+        ),
         ({"source": np.arange(40)}, DataError, ["one-dimensional", "--shape 1"], 1),
         ({"source": GREY, "shape": (4, 6)}, DataError, ["20 values", "--shape 4x6, 24 values"], 1),
         ({"source": GREY, "shape": (0, 6)}, UsageError, ["--shape 0x6", "at least 1"], 1),

@@ -28,7 +28,7 @@ from taut.data.bits import (
 )
 from taut.data.counts import problems as problems_of_counts
 from taut.data.notes import array_notes, few_notes, shared_notes
-from taut.data.problems import flat_columns, problems
+from taut.data.problems import flat_columns, problems, too_few
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
 from taut.data.schema import Kind, Schema, chunks, has_gaps, infer
@@ -278,9 +278,7 @@ def _sparse_dataset(
             f"{names[1]}: rows have {matrices[1].shape[1]} columns, but {width} are needed"
         )
     if rows < MIN_ROWS:
-        wrong.append(
-            f"{names[0]}: has {rows} rows, but at least {MIN_ROWS} are needed; give more data"
-        )
+        wrong.append(too_few(names[0], rows, MIN_ROWS))
     if wrong:
         raise DataError(wrong)
     hashes = [m.row_hashes() for m in matrices]

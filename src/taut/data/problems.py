@@ -14,7 +14,7 @@ from taut.data.counts import problems as count_problems
 from taut.data.schema import MAX_LEVELS, Schema, chunks, finite_range, integers_only, listing
 from taut.data.tables.column import exact_integers, float_storage, quoted
 
-__all__ = ["flat_columns", "found", "outside_levels", "problems"]
+__all__ = ["flat_columns", "found", "outside_levels", "problems", "too_few"]
 
 
 def problems(
@@ -47,9 +47,7 @@ def problems(
             f"reshape with --shape"
         )
     if len(array) < min_rows:
-        lines.append(
-            f"{name}: has {len(array)} rows, but at least {min_rows} are needed; give more data"
-        )
+        lines.append(too_few(name, len(array), min_rows))
     if array.dtype.kind == "f":
         if array.ndim > 2:
             remedy = "only rows of a table can have gaps, so fill them or drop those data"
@@ -67,6 +65,12 @@ def problems(
         elif array.ndim == 2:
             lines += flat_columns(chunks(array), schema, name)
     return lines
+
+
+def too_few(name: str, rows: int, least: int) -> str:
+    """Returns the line about data of too few rows."""
+    count = "1 row is" if rows == 1 else f"{rows} rows are"
+    return f"{name}: {count} too few: at least {least} are needed; give more data"
 
 
 def flat_columns(pieces: Iterable[np.ndarray], schema: Schema, name: str) -> list[str]:
