@@ -332,7 +332,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         one_line(caught, str(path.parent))
         return
     with pytest.warns(
-        TautWarning, match=f"{re.escape(str(path.parent))}.*; going on from step-000000100$"
+        TautWarning, match=f"{re.escape(str(path.parent))}.*; resuming from step-000000100$"
     ):
         found = checkpoint.load_last(tmp_path)
     assert found[0].name == "step-000000100"

@@ -93,7 +93,7 @@ def load_last(folder: Path) -> tuple[Path, State]:
             first = first or error
             continue
         if first is not None:
-            warnings.warn(f"{first}; going on from {path.name}", TautWarning, stacklevel=2)
+            warnings.warn(f"{first}; resuming from {path.name}", TautWarning, stacklevel=2)
         return path, state
     assert first is not None
     raise first
