@@ -1032,9 +1032,9 @@ MUTANTS = [
     ),
     Mutant(
         "bits per dimension: of the wrong sign",
-        'evidence/results.py',
+        "evidence/results.py",
         'bits["value"] = -bits["value"]',
-        'pass',
+        "pass",
         EVIDENCE,
     ),
     # --- Annealing -------------------------------------------------------------------------------------------------------
@@ -1467,9 +1467,9 @@ MUTANTS = [
     ),
     Mutant(
         "latents: dead and noisy swapped",
-        'evidence/latents.py',
-        '(rates.mean(0) < DEAD)',
-        '(rates.mean(0) > DEAD)',
+        "evidence/latents.py",
+        "(rates.mean(0) < DEAD)",
+        "(rates.mean(0) > DEAD)",
         LATENTS + "::test_dead_noisy_and_active_dimensions_are_told_apart",
     ),
     Mutant(
@@ -1481,9 +1481,9 @@ MUTANTS = [
     ),
     Mutant(
         "prior gain: on the data that it was fitted to",
-        'evidence/latents.py',
-        'gain = prior_gain(model, fit, measure, seed=seed)',
-        'gain = prior_gain(model, fit, fit, seed=seed)',
+        "evidence/latents.py",
+        "gain = prior_gain(model, fit, measure, seed=seed)",
+        "gain = prior_gain(model, fit, fit, seed=seed)",
         LATENTS + "::test_a_prior_is_not_measured_on_the_data_it_was_fitted_to",
     ),
     Mutant(
@@ -1523,9 +1523,9 @@ MUTANTS = [
     ),
     Mutant(
         "calibration: narrow and wide swapped",
-        'evidence/latents.py',
-        'if off < 0:',
-        'if off > 0:',
+        "evidence/latents.py",
+        "if off < 0:",
+        "if off > 0:",
         LATENTS + "::test_calibration_names_what_is_wrong",
     ),
     Mutant(
@@ -2172,9 +2172,9 @@ MUTANTS = [
     ),
     Mutant(
         "entry: the encoder's answer where it does not serve",
-        'evidence/cells.py',
-        'again = value.isnan() | (~reliable & telling)',
-        'again = value.isnan()',
+        "evidence/cells.py",
+        "again = value.isnan() | (~reliable & telling)",
+        "again = value.isnan()",
         MISSING,
     ),
     Mutant(
