@@ -772,7 +772,7 @@ MUTANTS = [
     # --- The run ----------------------------------------------------------------------------------------------------------
     Mutant(
         "run: seed set after initialisation (pythae)",
-        "runs/fit.py",
+        "runs/assemble.py",
         '        stream(config.training.seed, "init"),\n',
         "",
         RUN + "::test_the_same_seed_gives_the_same_bits_and_another_does_not",
@@ -2758,7 +2758,7 @@ MUTANTS = [
     ),
     Mutant(
         "rate: a given one gives way to the usual one",
-        "runs/fit.py",
+        "runs/assemble.py",
         "usual_rate(data) if rate is None else rate",
         "usual_rate(data)",
         BUILD,

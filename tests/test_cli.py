@@ -960,7 +960,7 @@ def test_each_failure_has_its_exit_code(
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.runs.folder.sample", fail)
+    monkeypatch.setattr("taut.use.tasks.sample", fail)
     refused(
         call("sample", "run-bits"), code, words, lines=2 if isinstance(error, taut.DataError) else 1
     )
@@ -976,7 +976,7 @@ def test_what_nobody_foresaw_is_called_a_bug_of_ours(
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.runs.folder.sample", fail)
+    monkeypatch.setattr("taut.use.tasks.sample", fail)
     result = call("sample", "run-bits")
     assert result.exit_code == BUG
     assert type(error).__name__ in result.stderr

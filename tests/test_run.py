@@ -688,7 +688,7 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": 2, "taut": "9.9"}, ["has format 2", "made by taut 9.9", "reads format 1"]),
+        ({"format": 3, "taut": "9.9"}, ["has format 3", "made by taut 9.9", "reads formats 1 and 2"]),
         ({"format": ...}, ["has format None"]),
         ({"config": ...}, ["run.json is damaged", "config is missing"]),
         (

@@ -50,8 +50,8 @@ from taut.posteriors import DiagonalNormal, FullCovarianceNormal
 from taut.priors import GaussianMixture, StandardNormal
 from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
 from taut.runs.audit import audit_run
-from taut.runs.fit import fit
 from taut.runs.folder import Run, load
+from taut.runs.keywords import fit
 from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
 
 if TYPE_CHECKING:

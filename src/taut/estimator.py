@@ -51,8 +51,9 @@ from taut.data.tables.prepare import Asked
 from taut.evidence import cells
 from taut.evidence.own import own_evidence
 from taut.objectives import Objective
-from taut.runs.fit import assemble, to_device
-from taut.runs.folder import Run, find_device, new_data, sample_run
+from taut.runs.assemble import assemble, to_device
+from taut.runs.fitted import Fitted, new_data, sample_run
+from taut.runs.folder import Run, find_device
 from taut.system.errors import DataError, UsageError
 from taut.system.seeds import untouched
 from taut.training.loop import State, finish, train
@@ -212,8 +213,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         with _session(torch.float64):
             source = self._checked(X)
-            run = self._run(torch.float64)
-            z = encode(run.model, self._new(run, source).rows)
+            fitted = self._fitted(torch.float64)
+            z = encode(fitted.model, self._new(fitted, source).rows)
         return z.numpy().astype(_float_like(str(getattr(source, "dtype", ""))))
 
     def inverse_transform(self, Z: Any) -> Any:
@@ -229,8 +230,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         z = check_array(Z, dtype=np.float64)
         with _session(torch.float64):
-            run = self._run(torch.float64)
-            if run.model.condition is not None:
+            fitted = self._fitted(torch.float64)
+            if fitted.model.condition is not None:
                 raise UsageError(
                     "this model is conditioned on a context, which Z does not hold: use "
                     "sample(given=...)"
@@ -241,7 +242,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                     f"dimensions"
                 )
             made = self._given_back(
-                decode(run.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype)
+                decode(fitted.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype)
             )
         if hasattr(Z, "iloc") and hasattr(made, "iloc"):
             made.index = Z.index
@@ -259,7 +260,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with _session(self._precision):
             texts = {name: str(value) for name, value in (given or {}).items()}
             values = sample_run(
-                self._run(), n_samples, given=texts, seed=_seed(self.random_state)
+                self._fitted(), n_samples, given=texts, seed=_seed(self.random_state)
             ).numpy()
             return self._given_back(
                 values, self._dtype if self.schema_.discrete else _float_like(self._dtype)
@@ -274,10 +275,10 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """
         check_is_fitted(self)
         with _session(self._precision):
-            run = self._run()
-            new = self._new(run, self._checked(X))
+            fitted = self._fitted()
+            new = self._new(fitted, self._checked(X))
             value, reliable = own_evidence(
-                run.model, new.rows, int(self.num_samples), seed=self.seed_
+                fitted.model, new.rows, int(self.num_samples), seed=self.seed_
             )
         scores: np.ndarray = value.numpy()
         scores[list(new.impossible)] = -np.inf
@@ -303,8 +304,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         with _session(self._precision):
             source = self._checked(X)
-            run = self._run()
-            new = self._new(run, source)
+            fitted = self._fitted()
+            new = self._new(fitted, source)
             array = isinstance(source, np.ndarray)
             gaps = (
                 np.isnan(source)
@@ -314,7 +315,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             if not gaps.any():
                 return source.copy() if array else X.copy() if hasattr(X, "copy") else X
             values = cells.impute(
-                run.model, new.rows, int(self.num_samples), seed=self.seed_
+                fitted.model, new.rows, int(self.num_samples), seed=self.seed_
             ).values.numpy()
             if not array:
                 return completed(X, new.table, fill(new.table, values, self.schema_))
@@ -439,18 +440,16 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             else source[:, self._kept]
         )
 
-    def _new(self, run: Run, source: Any) -> New:
+    def _new(self, fitted: Fitted, source: Any) -> New:
         """Returns new data for the model; what a person should know of them is a warning."""
-        new = new_data(run, self._modelled(source))
+        new = new_data(fitted, self._modelled(source))
         for note in new.notes:
             # in the line that calls the estimator
             warnings.warn(re.sub(FLAG, _as_argument, note), stacklevel=4)
         return new
 
-    def _run(self, dtype: torch.dtype | None = None) -> Run:
-        """Returns the fitted model as a run without a folder, its weights in a
-        precision of choice.
-        """
+    def _fitted(self, dtype: torch.dtype | None = None) -> Fitted:
+        """Returns the fitted model, its weights in a precision of choice."""
         model = self.model_
         if dtype not in (None, self._precision):
             model = copy.deepcopy(model)
@@ -459,7 +458,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             )
         # decided by ``fit``
         objective = build_objective(cast(str, self.config_.training.objective))
-        return Run(Path(), self.config_, self.schema_, model, objective, {})
+        return Fitted(model=model, schema=self.schema_, config=self.config_, objective=objective)
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
         """Returns values of the modelled columns of an array with the constants of the others
