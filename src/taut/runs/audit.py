@@ -18,7 +18,7 @@ from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.report import render
-from taut.runs.folder import Run, Source, data_of, held_out, new_data, version
+from taut.runs.folder import Run, Source, held_out, new_data, version
 from taut.runs.measure import copies, measured_part
 from taut.system import locks, parallel, records, storage
 from taut.system.errors import DataError, StorageError, UsageError, shown
@@ -87,7 +87,7 @@ def _audit(
     notes = []
     dataset: Dataset | None = None
     try:
-        dataset = data_of(run)
+        dataset = run.data()
     except (UsageError, DataError) as error:
         if source is None:
             raise
@@ -193,7 +193,7 @@ def gradients_run(
 def _gradients(
     run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    dataset = data_of(run)
+    dataset = run.data()
     index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]
     x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))
     result = {

@@ -36,6 +36,7 @@ from taut.runs.folder import (
     run_folder,
     version,
 )
+from taut.runs.formats import with_empty
 from taut.runs.measure import evaluate
 from taut.runs.place import abandon, make_folder, stem
 from taut.system import locks, parallel, records, storage
@@ -285,6 +286,7 @@ def resume(
     newest, state, shapes = _last_state(path)
     run = rebuild(path, trust, shapes)
     check_fit(run.model, shapes, newest)
+    state.tensors = with_empty(state.tensors, run.model, ("model.", "average.", "best."))
     parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))
     use_threads(run.config)
     data = data_of(run, source, test)

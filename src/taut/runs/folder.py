@@ -27,7 +27,14 @@ from taut.data import Dataset, Options, Rows, Schema, prepare
 from taut.model import VAE
 from taut.runs import looks
 from taut.runs.fitted import Fitted, Source, new_data, options_of, sample_run
-from taut.runs.formats import FORMAT, READ, fingerprint_of_1, migrate, migrate_evaluation
+from taut.runs.formats import (
+    FORMAT,
+    READ,
+    fingerprint_of_1,
+    migrate,
+    migrate_evaluation,
+    with_empty,
+)
 from taut.runs.place import FILES, abandon, check_target, make_folder, stem
 from taut.runs.telling import Telling
 from taut.system import records, storage
@@ -98,10 +105,12 @@ class Run(Fitted):
     Args:
         path: The folder.
         info: What is in its ``run.json``.
+        kept: The data of its training, where this session trained it on data in memory.
     """
 
     path: Path
     info: Info
+    kept: Dataset | None = None
 
     def __repr__(self) -> str:
         return looks.in_four_lines(self)
@@ -125,6 +134,15 @@ class Run(Fitted):
         path = self.path / "evaluation.json"
         found = migrate_evaluation(storage.read_checked_json(path))
         return cast(dict[str, Any], records.checked(found, records.EVALUATION, path))
+
+    def data(self) -> Dataset:
+        """Returns the data that it was trained on: those of this session, or read again.
+
+        Raises:
+            UsageError: they were in memory, and in another session.
+            DataError: they have changed.
+        """
+        return data_of(self) if self.kept is None else self.kept
 
     def audit(
         self,
@@ -171,7 +189,7 @@ class Run(Fitted):
         return looks.plot(self)
 
     def _held_out(self) -> Rows:
-        return held_out(self, data_of(self))
+        return held_out(self, self.data())
 
 
 def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
@@ -194,8 +212,7 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     shapes = storage.read_shapes(weights)
     run = rebuild(path, trust, shapes)
     check_fit(run.model, shapes, weights)
-    tensors = storage.read_tensors(weights)
-    run.model.load_state_dict(tensors)
+    run.model.load_state_dict(with_empty(storage.read_tensors(weights), run.model))
     run.model.eval()
     return run
 
@@ -432,8 +449,11 @@ def _check_size(
 
 
 def check_fit(model: VAE, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Refuses weights that are not those of the model, by their shapes."""
-    wanted, given = {k: tuple(v.shape) for k, v in model.state_dict().items()}, dict(shapes)
+    """Refuses weights that are not those of the model, by their shapes; tensors without elements
+    hold none.
+    """
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if v.numel()}
+    given = {k: shape for k, shape in shapes.items() if math.prod(shape)}
     if wanted != given:
         name = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))[0]
         raise StorageError(

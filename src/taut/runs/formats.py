@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from taut.build.spec import Spec, parse
 from taut.data import Options, Schema, hashes_of, read
@@ -16,7 +17,7 @@ from taut.data.readers import kind_of
 from taut.data.tables.prepare import check_table
 from taut.system.errors import StorageError, shown
 
-__all__ = ["FORMAT", "READ", "fingerprint_of_1", "migrate", "migrate_evaluation"]
+__all__ = ["FORMAT", "READ", "fingerprint_of_1", "migrate", "migrate_evaluation", "with_empty"]
 
 FORMAT = 2
 READ = (1, FORMAT)
@@ -35,9 +36,10 @@ def migrate(info: Mapping[str, Any], path: Path) -> dict[str, Any]:
       family is written into the specification.
     * The split can be by rows or by copies. All copies of a row were in one part: ``copies``.
 
-    The weights mean what they meant. Dates were real numbers, in one family with them, and have
-    their own now: such a run cannot be read. ``format`` stays 1 until the folder is written again,
-    since the fingerprint of its data is the old one until then (``fingerprint_of_1``).
+    The weights mean what they meant, and buffers without elements came (``with_empty``). Dates
+    were real numbers, in one family with them, and have their own now: such a run cannot be read.
+    ``format`` stays 1 until the folder is written again, since the fingerprint of its data is the
+    old one until then (``fingerprint_of_1``).
 
     Raises:
         StorageError: the run has dates.
@@ -70,6 +72,22 @@ def migrate_evaluation(found: Mapping[str, Any]) -> dict[str, Any]:
     all of them where format 1 does not say it.
     """
     return {"by": {"importance": found.get("num_data")}, **found}
+
+
+def with_empty(
+    tensors: Mapping[str, Tensor], model: nn.Module, prefixes: Iterable[str] = ("",)
+) -> dict[str, Tensor]:
+    """Returns the weights of a model with its tensors that have no elements: format 1 had no warps,
+    whose knots are such a tensor where no column has one.
+
+    Args:
+        tensors: Weights by name.
+        model: The model that they are of.
+        prefixes: Before the names: weights, averages and best ones are in one checkpoint.
+    """
+    empty = {name: t for name, t in model.state_dict().items() if not t.numel()}
+    there = [p for p in prefixes if any(name.startswith(p) for name in tensors)]
+    return {p + name: t for p in there for name, t in empty.items()} | dict(tensors)
 
 
 def fingerprint_of_1(source: Any, schema: Schema, options: Options, key: str | None = None) -> str:

@@ -164,6 +164,7 @@ def fit(
         run, data, state = start(
             source, out, merge(config or Config(), settings), parts=parts, test=official
         )
+        run.kept = None if data.name else data
         run.like = without_rows(source) if run.schema.kind == "table" else None
         parts_of = f"{len(data.train)} + {len(data.validation)} + {len(data.test)} rows"
         tell.line(f"{data.schema.describe()}; {parts_of} to train, validate and test")

@@ -66,7 +66,7 @@ def tighten(
     """
     if out is not None and Path(out).resolve() == run.path.resolve():
         raise UsageError(f"{shown(out)} is the run that is tightened: choose another --out")
-    data = data_of(run, source, test)
+    data = run.data() if source is None and test is None else data_of(run, source, test)
     old = run.config
     before = {
         name: run.evaluation()[name]
