@@ -179,7 +179,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             X: The data.
             y: Ignored.
 
-        Fails:
+        Raises:
             ValueError: the data are refused, or a setting is wrong.
             DivergedError: training met numbers that are not finite and could not be cured.
         """
@@ -224,7 +224,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         Of a category it is the most probable level, of a column that was left out its constant; an
         id is unknown.
 
-        Fails:
+        Raises:
             ValueError: the model is conditioned on what Z does not hold.
         """
         check_is_fitted(self)
@@ -524,7 +524,7 @@ def embed_anndata(adata: Any, model: VAEstimator | Run, key: str = "X_taut") -> 
         model: A fitted estimator, or a run.
         key: The name in ``obsm``; what was there is replaced.
 
-    Fails:
+    Raises:
         DataError: the counts are not what the model was trained on; of an estimator a ValueError.
     """
     if isinstance(model, Run):

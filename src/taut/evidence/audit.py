@@ -30,6 +30,7 @@ from taut.model import VAE
 from taut.system.parallel import agreed
 from taut.system.seeds import derive
 from taut.types import Data, PerDatum
+from taut.use.door import takes_model_and_data
 
 __all__ = ["Effort", "audit"]
 
@@ -106,6 +107,7 @@ class _Clock:
         return done
 
 
+@takes_model_and_data("taut.audit", "audit()")
 def audit(
     model: VAE,
     x: Data,

@@ -45,6 +45,7 @@ from taut.system.parallel import Share, in_order
 from taut.system.precision import home, wide
 from taut.system.seeds import stream
 from taut.types import Context, Data
+from taut.use.door import takes_model_and_data
 
 __all__ = [
     "Defensive",
@@ -70,6 +71,7 @@ NEAR = 100.0  # units in the last place by which samples must differ to be diffe
 Proposal = Callable[[slice, Data, Context | None], Distribution]
 
 
+@takes_model_and_data("taut.importance", "score(data)")
 def importance(
     model: Model,
     x: Rows,

@@ -311,7 +311,8 @@ def sample_run(
     if set(given) != set(wanted):
         names = ", ".join(shown(name) for name in wanted) or "nothing"
         raise UsageError(
-            f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each"
+            f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each "
+            "(from Python: given={COLUMN: VALUE})"
         )
     if not wanted:
         return tasks.sample(fitted.model, num_samples, mean=mean, seed=seed)

@@ -152,7 +152,7 @@ class Run(Fitted):
         effort: Effort | None = None,
         seed: int = 0,
         verbose: bool | None = None,
-    ) -> Any:
+    ) -> dict[str, Any]:
         """Returns how good the model is, how loose its bound, why, and what would buy the next nat;
         writes ``audit.json`` and ``report.html``.
 
@@ -170,7 +170,10 @@ class Run(Fitted):
         from taut.runs.audit import audit_run
 
         with Telling(verbose).stages() as report:
-            return audit_run(self, data, num_data=num_data, effort=effort, seed=seed, report=report)
+            found = audit_run(
+                self, data, num_data=num_data, effort=effort, seed=seed, report=report
+            )
+        return looks.Audited(found)
 
     def report(self) -> Path:
         """Writes ``report.html`` of the last audit again, and returns its path.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from taut.runs.fitted import Fitted
     from taut.runs.folder import Run
 
-__all__ = ["as_html", "in_four_lines", "plot"]
+__all__ = ["Audited", "as_html", "in_four_lines", "plot"]
 
 ENDS = {
     "epochs": "all that were planned",
@@ -28,6 +28,38 @@ NAMES = {
     "inference_gap": "inference gap",
     "baseline": "baseline, independent marginals",
 }
+
+
+# of an audit: what is shown, and where it stands
+SHOWN = (
+    ("log p(x)", ("log_evidence",)),
+    ("ELBO", ("evidence", "elbo")),
+    ("inference gap", ("gaps", "inference_gap")),
+    ("approximation gap (the family)", ("gaps", "approximation_gap")),
+    ("amortization gap (the encoder)", ("gaps", "amortization_gap")),
+    ("baseline, independent marginals", ("baseline",)),
+)
+
+
+class Audited(dict[str, Any]):
+    """An audit: the plain values of ``audit.json``, which a notebook shows as a table with what
+    would buy the next nat.
+    """
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, path in SHOWN:
+            estimate: Any = self
+            for key in path:
+                estimate = (estimate or {}).get(key)
+            if estimate:
+                rows.append((name, _with_error(estimate)))
+        findings = [
+            f"{number}. {found['name']}: {found['what']} {found['action']}: {found['command']}"
+            for number, found in enumerate(self["findings"], 1)
+        ]
+        header = (f"{self['num_data']} rows, nats a row", "mean")
+        return html.table(f"Audit of {self['run']}", header, rows, findings)
 
 
 def in_four_lines(run: Run) -> str:

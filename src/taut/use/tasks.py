@@ -18,6 +18,7 @@ from taut.system.memory import Chunks
 from taut.system.parallel import Share, in_order
 from taut.system.seeds import stream
 from taut.types import Context
+from taut.use.door import takes_model_and_data
 
 __all__ = ["context_of", "decode", "encode", "reconstruct", "sample"]
 
@@ -38,7 +39,7 @@ def sample(
     Args:
         model: The model.
         num_samples: N.
-        mean: Whether to return $\mathbb{E}[x \mid z]$ in place of a draw: smoother than any datum
+        mean: Whether to return $\mathbb{E}[x \mid z]$ instead of a draw: smoother than any datum
             is.
         context: What all samples are conditioned on, (1, C), or what each is, (N, C).
         seed: The same seed gives the same samples.
@@ -60,6 +61,7 @@ def sample(
     return _by_blocks(model, rows, block, seed, "sample")
 
 
+@takes_model_and_data("taut.use.tasks.reconstruct", "reconstruct(data)")
 def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> Tensor:
     r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each datum, (N,
     \*event).
@@ -72,6 +74,7 @@ def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> T
     return _by_blocks(model, x, block, seed, "reconstruct")
 
 
+@takes_model_and_data("taut.use.tasks.encode", "encode(data)")
 def encode(model: Model, x: Any, num_samples: int | None = None, *, seed: int = 0) -> Tensor:
     r"""Returns the posterior mean of each datum, (N, D), or K draws of the posterior, (N, K, D)."""
     if num_samples is None:
@@ -100,7 +103,7 @@ def context_of(model: VAE, values: Tensor) -> Context:
     """Returns the context of a model for values of what it is conditioned on: given columns (N, C),
     or totals (N, 1).
 
-    Fails:
+    Raises:
         UsageError: the model is not conditioned on anything.
     """
     if model.condition is None:
