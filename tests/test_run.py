@@ -752,8 +752,8 @@ def test_a_pickle_in_the_place_of_the_weights_is_never_opened(
 def test_what_is_no_run(tmp_path: Path):
     for path, words in (
         (tmp_path, "no run.json in it"),
-        (tmp_path / "nothing", "is no run folder"),
-        (tmp_path / "a\x1b[2J\n", r"a\x1b[2J\n' is no run folder"),
+        (tmp_path / "nothing", "is not a run folder"),
+        (tmp_path / "a\x1b[2J\n", r"a\x1b[2J\n' is not a run folder"),
     ):
         with pytest.raises(UsageError) as caught:
             taut.load(path)

@@ -1,4 +1,4 @@
-"""taut trains latent-variable models on a person's own data and measures how tight their bound is.
+"""taut trains latent-variable models on your own data and measures how tight their bound is.
 
 Examples:
     >>> import taut

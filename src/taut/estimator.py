@@ -13,11 +13,11 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import safetensors.torch
@@ -50,6 +50,7 @@ from taut.data.tables.frames import from_frame
 from taut.data.tables.prepare import Asked
 from taut.evidence import cells
 from taut.evidence.own import own_evidence
+from taut.model import Likelihood, Posterior, Prior
 from taut.objectives import Objective
 from taut.runs.assemble import assemble, to_device
 from taut.runs.fitted import Fitted, new_data, sample_run
@@ -60,10 +61,19 @@ from taut.training.loop import State, finish, train
 from taut.training.pace import plan_steps
 from taut.use.tasks import decode, encode
 
+if TYPE_CHECKING:
+    T = TypeVar("T")
+
+    def no_type_check(function: T) -> T: ...  # the callers are checked all the same
+else:
+    from typing import no_type_check
+
 __all__ = ["VAEstimator", "embed_anndata"]
 
 PARTS = ("prior", "likelihood", "posterior")
 FLAG = r"--([a-z]+)-?([a-z]*)"
+Whole = int | np.integer[Any]
+Number = float | np.floating[Any] | Whole
 SPELL = "give it as a specification, such as prior='GaussianMixture()'"
 
 
@@ -74,7 +84,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     X is an array (N, C), NaN where missing; a data frame (pandas, polars, Arrow) with categories,
     texts, dates and gaps, whose columns are understood as ``taut.fit`` understands a table; a
     sparse matrix of counts; or an AnnData. Integers in an array are levels, or bits, unless
-    ``kind`` says otherwise. A column of real numbers that is constant in training is left out of
+    ``kind`` says otherwise. A column of real numbers that is constant in training is omitted from
     the model, since its density has no bound, and given back as it was. With fewer than 10 rows
     nothing is held out.
 
@@ -95,7 +105,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         validation_fraction: Share held out to watch the training by; the weights that are best on
             it are kept.
         num_samples: K of ``score_samples`` and ``impute``.
-        kind: Of an array: binary, levels, real or count, in place of what is inferred.
+        kind: Of an array: binary, levels, real or count, instead of what is inferred.
         levels: Of an array: smallest and largest level.
         schema: Of a data frame: a TOML file that says what its columns are, or a schema made
             before.
@@ -125,31 +135,32 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     _like: Any
     _types: Any
 
-    # scikit-learn gives a constructor anything and wants it stored: it is ``fit`` that says what is
-    # wrong.
+    # The types are for readers: scikit-learn gives a constructor anything and wants it stored;
+    # ``fit`` says what is wrong.
+    @no_type_check
     def __init__(
         self,
-        latent_dim: Any = None,
+        latent_dim: Whole | None = None,
         *,
-        prior: Any = "StandardNormal()",
-        likelihood: Any = None,
-        posterior: Any = "DiagonalNormal()",
-        encoder: Any = None,
-        decoder: Any = None,
-        objective: Any = None,
-        max_epochs: Any = None,
-        batch_size: Any = 128,
-        learning_rate: Any = None,
-        validation_fraction: Any = 0.1,
-        num_samples: Any = 500,
-        kind: Any = None,
-        levels: Any = None,
-        schema: Any = None,
-        missing_values: Any = (),
-        condition: Any = (),
-        layer: Any = None,
-        device: Any = "auto",
-        random_state: Any = None,
+        prior: Prior | str = "StandardNormal()",
+        likelihood: Likelihood | str | None = None,
+        posterior: Posterior | str = "DiagonalNormal()",
+        encoder: str | None = None,
+        decoder: str | None = None,
+        objective: Objective | str | None = None,
+        max_epochs: Whole | None = None,
+        batch_size: Whole = 128,
+        learning_rate: Number | None = None,
+        validation_fraction: Number = 0.1,
+        num_samples: Whole = 500,
+        kind: str | None = None,
+        levels: Sequence[int] | None = None,
+        schema: str | Path | Schema | None = None,
+        missing_values: Sequence[str] = (),
+        condition: Sequence[str] = (),
+        layer: str | None = None,
+        device: str = "auto",
+        random_state: Whole | np.random.RandomState | None = None,
     ) -> None:
         self.latent_dim = latent_dim
         self.prior = prior
@@ -221,7 +232,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         """Returns the mean of p(x|z) of each z, (N, C): an array, or a frame if the model was
         fitted on one.
 
-        Of a category it is the most probable level, of a column that was left out its constant; an
+        Of a category it is the most probable level, of a column that was omitted its constant; an
         id is unknown.
 
         Raises:
@@ -271,7 +282,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
         It is ``taut.importance`` of each row with noise of its own: a lower bound on average, which
         ``num_samples`` tightens. Where that fails, a few rows get a better proposal each. Columns
-        that were left out have no part in it.
+        that were omitted have no part in it.
         """
         check_is_fitted(self)
         with _session(self._precision):
@@ -409,7 +420,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         meant |= dict.fromkeys(("schema", "missing_values", "condition"), "a data frame")
         for name, right in meant.items():
             if getattr(self, name) and right != what and not (name == "kind" and counted):
-                raise UsageError(f"{name} is for {right}, and X is {what}: leave it away")
+                raise UsageError(f"{name} is for {right}, and X is {what}: omit it")
         self._kept = self._constants = None
         share = config.data.validation_fraction
         if table:
@@ -441,7 +452,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         )
 
     def _new(self, fitted: Fitted, source: Any) -> New:
-        """Returns new data for the model; what a person should know of them is a warning."""
+        """Returns new data for the model; their notes are warnings."""
         new = new_data(fitted, self._modelled(source))
         for note in new.notes:
             # in the line that calls the estimator
@@ -471,7 +482,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return whole
 
     def _given_back(self, values: np.ndarray, dtype: str) -> Any:
-        """Returns values that the model made as a person would give them.
+        """Returns values that the model made as the user would give them.
 
         An array of a type, or a frame of their library.
         """

@@ -203,7 +203,7 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
         trust: Outside modules that the run may import for the parts it names.
 
     Raises:
-        StorageError: a file is missing or damaged, or the folder is no finished run.
+        StorageError: a file is missing or damaged, or the folder is not a finished run.
         UsageError: the run names an outside module that is not trusted.
     """
     path = run_folder(path)
@@ -291,7 +291,7 @@ def read_data(
     Args:
         source: The data.
         config: Its section data says how.
-        test: An official test set, in place of that of the configuration.
+        test: An official test set, instead of that of the configuration.
         schema: Of a table, as it was understood before.
     """
     own = dataclasses.asdict(config.data)
@@ -341,7 +341,7 @@ def run_folder(path: str | Path) -> Path:
             f"model.safetensors)"
         )
     if not (path / "run.json").is_file():
-        raise UsageError(f"{shown(path)} is no run folder: there is no run.json in it")
+        raise UsageError(f"{shown(path)} is not a run folder: there is no run.json in it")
     return path
 
 

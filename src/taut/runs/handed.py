@@ -46,7 +46,7 @@ def made(values: Tensor, schema: Schema, like: Any = None, *, mean: bool = False
         values: The rows.
         schema: What a row is.
         like: A frame without rows, of the library and with the types that are wanted.
-        mean: Whether they are means, which are no whole numbers where the data are.
+        mean: Whether they are means, which need not be whole numbers.
     """
     if schema.kind == "table":
         return _frame_of_codes(shortest(values), schema, like)
