@@ -780,8 +780,8 @@ MUTANTS = [
     Mutant(
         "run: measured on the validation data",
         "runs/measure.py",
-        '"test" if len(data.test) else "validation"',
-        '"validation"',
+        '("test", "validation")',
+        '("validation",)',
         RUN + "::test_what_is_measured",
     ),
     Mutant(

@@ -324,7 +324,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 else np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
             )
             if not gaps.any():
-                return source.copy() if array else X.copy() if hasattr(X, "copy") else X
+                whole = source if array else X
+                return whole.copy() if hasattr(whole, "copy") else whole
             values = cells.impute(
                 fitted.model, new.rows, int(self.num_samples), seed=self.seed_
             ).values.numpy()
@@ -415,7 +416,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             type(source).__module__.startswith("pyarrow"),
             type(source).__name__ == "AnnData",
         )
-        what = "a data frame" if table else "an AnnData" if counted else "an array"
+        what = "an AnnData" if counted else "an array"
+        what = "a data frame" if table else what
         meant = {"kind": "an array", "levels": "an array", "layer": "an AnnData"}
         meant |= dict.fromkeys(("schema", "missing_values", "condition"), "a data frame")
         for name, right in meant.items():
@@ -424,13 +426,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         self._kept = self._constants = None
         share = config.data.validation_fraction
         if table:
-            schema = (
-                self.schema
-                if isinstance(self.schema, Schema)
-                else None
-                if self.schema is None
-                else Path(self.schema)
-            )
+            schema = Path(self.schema) if isinstance(self.schema, str) else self.schema
             return from_table(
                 source, Asked(schema, config.data.missing_values, config.data.condition), share
             )
@@ -577,13 +573,8 @@ def _seed(random_state: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
-    return (
-        value.item()
-        if isinstance(value, np.generic)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-    )
+    plain = value.item() if isinstance(value, np.generic) else value
+    return str(plain) if isinstance(plain, Path) else plain
 
 
 def _float_like(dtype: str) -> str:

@@ -63,7 +63,7 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
 
 def measured_part(data: Dataset) -> str:
     """Returns the part of the data that the model is measured on."""
-    part = "test" if len(data.test) else "validation" if len(data.validation) else "train"
+    part = next((p for p in ("test", "validation") if len(getattr(data, p))), "train")
     if part == "train" and data.binarize == "dynamic":
         raise DataError(
             "nothing is held out to measure the model on: give --test FILE or a test fraction "

@@ -72,11 +72,12 @@ def tighten(
         name: run.evaluation()[name]
         for name in ("elbo", "log_evidence", "inference_gap", "num_samples")
     }
+    gentle = 1.0 if encoder else GENTLE
     defaults = {
         "objective": TIGHTENING,
         "max_epochs": None,
         "minutes": None,
-        "learning_rate": old.training.peak * (1.0 if encoder else GENTLE),
+        "learning_rate": old.training.peak * gentle,
         "simulated": 0.5 if len(data.train) < FEW else 0.0,
     }
     merged = merge(old, defaults | settings)
