@@ -21,6 +21,7 @@ from taut.report import render
 from taut.runs.folder import Run, Source, held_out, new_data, version
 from taut.runs.measure import copies, measured_part
 from taut.system import locks, parallel, records, storage
+from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
 from taut.system.seeds import generator
 
@@ -46,8 +47,8 @@ def audit_run(
     num_data: int = 1000,
     effort: Effort | None = None,
     seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-    report: Callable[[str, float], None] = lambda title, share: None,
+    stop: Callable[[], bool] = never,
+    report: Callable[[str, float], None] = silent,
 ) -> dict[str, Any]:
     """Audits a run, writes ``audit.json`` and ``report.html`` into its folder and returns the
     audit.
@@ -180,7 +181,7 @@ def gradients_run(
     num_samples: int = 8,
     repeats: int = 100,
     seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
 ) -> dict[str, Any]:
     """Compares gradient estimators on a batch of the run's training data.
 

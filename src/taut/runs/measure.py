@@ -152,7 +152,7 @@ def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
     # spread evenly: the rows of a folder are sorted by class
     x = x[torch.arange(count) * len(x) // count]
     with torch.no_grad(), stream(seed, "pictures"):
-        decoded = model.decode(model.prior().sample(torch.Size((1, 40))))
+        decoded = model.decode(model.latent_prior().sample(torch.Size((1, 40))))
         samples = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
         shown = x.to(device=next(model.parameters()).device, dtype=torch.get_default_dtype())
         posterior = model.encode(shown)
