@@ -106,7 +106,7 @@ def fit(
         posterior: A posterior or its specification.
         test: An official test set.
         **settings: Any other setting of ``taut.build.config``, by its name: latent_dim, max_epochs,
-          seed ...
+            seed ...
 
     Fails:
         DataError: the data are refused.
