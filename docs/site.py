@@ -87,7 +87,7 @@ def _is_package(name: str) -> bool:
 
 def _menu(package: str) -> list[Any]:
     """Returns the pages of a package: its own, its modules, then its packages with theirs."""
-    pages: list[Any] = [MODULES[package]]
+    pages: list[Any] = [{"overview": MODULES[package]}]
     for name in sorted(_below(package), key=lambda name: (_is_package(name), name)):
         short = name.rpartition(".")[2]
         pages.append({short: _menu(name) if _is_package(name) else MODULES[name]})
@@ -198,10 +198,21 @@ def on_page_content(content: str, page: Page, **_: Any) -> str:
         written = convert(latex, display="block" if block else "inline")
         if "\\" in html.unescape(written):
             raise PluginError(f"{page.file.src_uri}: what is {latex!r} in MathML?")
-        return written
+        return f'<div class="equation" tabindex="0">{written}</div>' if block else written
 
     pattern = r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>'
     return re.sub(pattern, mathml, content, flags=re.DOTALL)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Names what the theme leaves without a name, and lets the keyboard reach what scrolls."""
+    for found, better in (
+        (r"<th></th>", "<td></td>"),
+        (r"<pre\b(?=[^>]*><(?:span></span><)?code)", '<pre tabindex="0"'),
+        (r'role="dialog"', 'role="dialog" aria-label="Search"'),
+    ):
+        output = re.sub(found, better, output)
+    return output
 
 
 # ------------------------------------------------------------------------- docstrings
