@@ -208,6 +208,7 @@ def on_post_page(output: str, **_: Any) -> str:
     """Names what the theme leaves without a name, and lets the keyboard reach what scrolls."""
     for found, better in (
         (r"<th></th>", "<td></td>"),
+        (r"<table>", '<table tabindex="0">'),
         (r"<pre\b(?=[^>]*><(?:span></span><)?code)", '<pre tabindex="0"'),
         (r'role="dialog"', 'role="dialog" aria-label="Search"'),
     ):

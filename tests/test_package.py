@@ -100,7 +100,7 @@ def _environment(folder: Path, wheel: Path) -> tuple[str, str]:
 
 
 def _run(command: list[str], folder: Path) -> str:
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "COVERAGE_PROCESS_START")}
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         command, cwd=folder, env=clean, capture_output=True, text=True, check=False
     )

@@ -80,8 +80,10 @@ def test_search_finds_a_function_and_a_word_of_a_guide(site: Path) -> None:
 
 def test_notebooks_come_as_notebooks(site: Path) -> None:
     for page in sorted((ROOT / "docs" / "notebooks").glob("*.md")):
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.M)
         notebook = json.loads((site / "notebooks" / f"{page.stem}.ipynb").read_text("utf-8"))
-        kinds = [cell["cell_type"] for cell in notebook["cells"]]
-        assert kinds[0] == "markdown"
-        code = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        assert code == [block.strip() for block in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)]
+        cells = {"code": [], "markdown": []}
+        for cell in notebook["cells"]:
+            cells[cell["cell_type"]].append(cell["source"])
+        assert cells["code"] == [block.strip() for block in blocks]
+        assert cells["markdown"][0].startswith("# ")
