@@ -35,7 +35,7 @@ oldest newest:
 	$(PYTHON) -m venv .venv-$@
 	.venv-$@/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-$@/bin/python -m pip install --quiet --upgrade $(CONSTRAINT) --editable . --group test
-	.venv-$@/bin/pytest --ignore tests/test_site.py
+	.venv-$@/bin/pytest -W ignore::DeprecationWarning -W ignore::FutureWarning --ignore tests/test_site.py
 
 mutants: .venv/installed
 	$(BIN)/python tests/mutants.py

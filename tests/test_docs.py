@@ -47,6 +47,16 @@ PAGES = [
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
 COMMANDS = r"^(?:taut |python |make demo).*"
+# After two epochs the encoder measures few rows well, so that each would climb the whole ladder of
+# methods: most of what a page took. The numbers of a hurried page are nobody's.
+LITTLE = {
+    "evidence.rows": {"SAMPLES": 100, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
+    | {"CHAINS": 4, "TEMPERATURES": 10},
+    "evidence.ascent": {"FRESH": 16, "MORE": 16, "BLOCKS": 2, "CLIMBS": 10},
+    "evidence.cells": {"SAMPLES": 100},
+    "evidence.baseline": {"STEPS": 5},
+    "distributions.warps": {"MIDPOINTS": 8},
+}
 FILE = r"`([\w/-]+\.(?:csv|png|npy|toml|parquet|h5ad|json|jsonl|html|py|safetensors))`"
 
 
@@ -212,6 +222,10 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda run, **given: gradients_run(run, **given | {"repeats": 2}),
     )
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
+    monkeypatch.setenv("TAUT_COMPILE", "off")
+    for module, constants in LITTLE.items():
+        for name, value in constants.items():
+            monkeypatch.setattr(f"taut.{module}.{name}", value)
 
 
 def _given_run() -> None:
