@@ -175,6 +175,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"[{text}]({ADDRESSES['Source']}/blob/main/{path})"
         return text  # a file of the source: there is no address to lead to yet
 
+    if here.startswith("notebooks/"):
+        markdown += f"\n\n[This page as a Jupyter notebook]({Path(here).stem}.ipynb)\n"
     return re.sub(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)", link, markdown)
 
 

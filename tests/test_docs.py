@@ -1,7 +1,8 @@
 """The docs are tests: references exist, links lead somewhere, and every command and Python block of
 every page runs.
 
-A page runs from top to bottom in a folder of its own, in the page's own spelling; only its
+A page runs from top to bottom in a folder of its own, in the page's own spelling (the blocks of a
+notebook share their names, those of any other page do not); only its
 trainings end after two epochs and are measured by 20 samples, and audits make little effort
 (``_hurried``). A command that ends in "# refused" must be; every other one must end well. What a
 page does not make itself, such as ``RUN`` or ``new.npy``, is in ``GIVEN``.
@@ -44,7 +45,8 @@ SOURCES = sorted((ROOT / "src" / "taut").rglob("*.py"))
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    "SECURITY.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 COMMANDS = r"^(?:taut |python |make demo).*"
 # After two epochs the encoder measures few rows well, so that each would climb the whole ladder of
@@ -173,6 +175,7 @@ def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
     """Runs the blocks of a page in their order; ``say`` is told each command and what
     it printed.
     """
+    shared: dict[str, Any] | None = {} if "notebooks" in page else None
     for language, block in re.findall(
         r"^```(\w*)\n(.*?)^```", _text(page), re.DOTALL | re.MULTILINE
     ):
@@ -181,7 +184,7 @@ def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
         elif language == "python":
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
-                exec(compile(block, page, "exec"), {})
+                exec(compile(block, page, "exec"), {} if shared is None else shared)
             say(f">>> {block}{printed.getvalue()}")
         else:
             for line in re.findall(COMMANDS, block, re.MULTILINE):
@@ -222,6 +225,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda run, **given: gradients_run(run, **given | {"repeats": 2}),
     )
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
+    monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TAUT_COMPILE", "off")
     for module, constants in LITTLE.items():
         for name, value in constants.items():
