@@ -1,7 +1,14 @@
 r"""Distributions that torch lacks, or has in a form that is not good enough.
 
-``levels`` over integers in a range, ``counts`` over 0, 1, 2, ..., ``reals``, ``warps`` (any
-marginal, by its quantiles), and ``observed``, which leaves missing entries out of a sum.
+Each is normalised to rounding, over all of its support:
+
+$$ \sum_x p(x) = 1 \quad \text{or} \quad \int p(x) \, dx = 1, $$
+
+and where values beyond the range of the training are possible, they share $2^{-24}$ of the mass.
+
+Read ``observed`` first (missing entries drop out of a sum); ``levels`` are over integers in a
+range, ``counts`` over 0, 1, 2, ..., ``reals`` over real numbers, and ``warps`` start from any
+marginal, by its quantiles.
 """
 
 from taut.distributions.counts import Binomial, NegativeBinomial, Poisson, ZeroInflated
