@@ -20,6 +20,7 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,9 @@ def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
             Path(block.split("\n")[0].removeprefix("# ")).write_text(block)
         elif language == "python":
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
+            with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+                if shared is not None:  # a notebook shows what taut warns of, and says why
+                    warnings.simplefilter("ignore", UserWarning)
                 exec(compile(block, page, "exec"), {} if shared is None else shared)
             say(f">>> {block}{printed.getvalue()}")
         else:
