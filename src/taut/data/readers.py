@@ -297,7 +297,7 @@ def _read_path(path: Path, kind: str, options: Options) -> Source:
         )
         return Source(array, labels, name, tuple(notes))
     if kind == ".h5ad files":
-        from taut.data.counts import read_h5ad
+        from taut.data.h5ad import read_h5ad
 
         matrix, labels, genes, notes = read_h5ad(path, layer=options.layer)
         return Source(matrix, labels, name, tuple(notes), tuple(genes))
@@ -317,7 +317,7 @@ def _free_memory() -> int:
 
 
 def _read_memory(source: object, options: Options) -> Source:
-    from taut.data.counts import from_anndata
+    from taut.data.h5ad import from_anndata
     from taut.data.tables.frames import from_frame
 
     if isinstance(source, torch.Tensor):

@@ -6,11 +6,13 @@ $$ \sum_x p(x) = 1 \quad \text{or} \quad \int p(x) \, dx = 1, $$
 
 and where values beyond the range of the training are possible, they share $2^{-24}$ of the mass.
 
-Read ``observed`` first (missing entries drop out of a sum); ``levels`` are over integers in a
-range, ``counts`` over 0, 1, 2, ..., ``reals`` over real numbers, and ``warps`` start from any
-marginal, by its quantiles.
+Read ``observed`` first, which integrates out missing entries. ``levels`` are over integers in a
+range, ``counts`` over 0, 1, 2, ..., ``reals`` over real numbers, ``warps`` start from any marginal,
+by its quantiles, and ``chain`` is several groups of latent variables as one. Most are elementwise;
+a likelihood sums them over a data point.
 """
 
+from taut.distributions.chain import Chain
 from taut.distributions.counts import Binomial, NegativeBinomial, Poisson, ZeroInflated
 from taut.distributions.levels import (
     OUTSIDE,
@@ -27,6 +29,7 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "CategoricalLevels",
+    "Chain",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "LogNormal",

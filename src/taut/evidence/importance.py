@@ -9,8 +9,7 @@ time, so that they stay in the processor's cache, and of each sample only its th
 are kept until the block is done: memory hardly grows with K, nor with N beyond the results. The
 size of the blocks depends on K and the size of a datum alone, and each has its own stream of
 randomness: no setting of batch, thread or process changes a number. Where memory runs out, fewer of
-    the samples are decoded at a
-time; they are drawn before, and so are the same.
+the samples are decoded at a time; they are drawn before, and so are the same.
 
 The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method),
 $\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least
@@ -38,17 +37,16 @@ from torch.distributions import Distribution, MultivariateNormal
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
-from taut.model import Draw, Model, evaluating
+from taut.model import Draw, Model
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
-from taut.system.parallel import Share, in_order
+from taut.system.parallel import Share
 from taut.system.precision import home, wide
-from taut.system.seeds import stream
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of
 
 __all__ = [
     "Defensive",
-    "Given",
     "Proposal",
     "curve_sizes",
     "importance",
@@ -112,28 +110,28 @@ def importance_blocks(
         )
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    chunks = Chunks(rows)
+    chunks, propose = Chunks(rows), proposal or posterior_proposal(model)
 
-    def compute(start: int) -> Evidence:
-        here = slice(start, min(start + data_rows, len(x)))
-        block = x[here].to(device=device, dtype=torch.get_default_dtype())
-        c = None if context is None else context[here].to(device)
-        with torch.no_grad(), stream(seed, "importance", start // data_rows):
-            posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
-            return _block(
-                model, block, c, posterior, num_samples, max(1, rows // len(block)), chunks
-            )
+    def estimate(block: Block) -> Evidence:
+        _, here, part, c = block
+        r = propose(here, part, c)
+        return _block(model, part, c, r, num_samples, max(1, rows // len(part)), chunks)
 
-    with evaluating(model):
-        yield from in_order(range(0, len(x), data_rows), compute)
+    yield from blocks_of(
+        model, x, data_rows, estimate, context=context, seed=seed, name="importance"
+    )
+
+
+def posterior_proposal(model: Model) -> Proposal:
+    """Returns the posterior of a model as a proposal."""
+    return lambda rows, x, context: model.encode(x, context)
 
 
 def prior_proposal(model: Model) -> Proposal:
     """Returns the prior of a model as a proposal: the same for every datum."""
 
     def proposal(rows: slice, x: Data, context: Context | None) -> Distribution:
-        prior = model.draw(x, context=context, reparameterize=False).prior
+        prior = model.latent_prior(model.split(x, context)[1])
         return prior if prior.batch_shape else prior.expand(torch.Size((len(x),)))
 
     return proposal
@@ -164,13 +162,13 @@ def _block(
     # log p(x|z), log p(z), log r(z)
     terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=place)
     z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=place), 0, 0.0
-    low = high = None
+    low, high = torch.tensor(math.inf, device=x.device), torch.tensor(-math.inf, device=x.device)
+    sampler = proposal.rsample if proposal.has_rsample else proposal.sample
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
-        z = (proposal.rsample if proposal.has_rsample else proposal.sample)(torch.Size((count,)))
+        z = sampler(torch.Size((count,)))
         z_sum = z_sum + wide(z).sum(0)
         least, most = z.aminmax(dim=0)
-        low = least if low is None else torch.minimum(low, least)
-        high = most if high is None else torch.maximum(high, most)
+        low, high = torch.minimum(low, least), torch.maximum(high, most)
         for draw in chunks(count, partial(_drawn, model, x, context, proposal, z)):
             last = first + len(draw.z)
             for term, values in zip(
@@ -182,8 +180,6 @@ def _block(
         mean: Tensor = proposal.mean
     except NotImplementedError:  # a flow, say: the mean of its samples then
         mean = z_sum / num_samples
-    assert low is not None
-    assert high is not None
     apart = high - low > NEAR * unit * torch.maximum(low.abs(), high.abs())
     apart = apart.to(place)
     # a bit may be certain, a real number never is
@@ -229,9 +225,7 @@ def _drawn(
     model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, z: Tensor, own: Share
 ) -> Draw:
     """Returns the draw of a share of the samples z of a proposal, (K, B, D)."""
-    return model.draw(
-        x, own.rows, context=context, reparameterize=False, posterior=Given(proposal, own.of(z))
-    )
+    return model.draw(x, context=context, reparameterize=False, proposal=proposal, given=own.of(z))
 
 
 class Defensive(Distribution):
@@ -272,22 +266,6 @@ class Defensive(Distribution):
         return torch.logaddexp(own + math.log1p(-self.share), prior + math.log(self.share))
 
 
-class Given(Distribution):
-    """A distribution whose next samples are given."""
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
-
-    def __init__(self, base: Distribution, z: Tensor) -> None:
-        self.base, self.z = base, z
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.z
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.base.log_prob(value)
-
-
 def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> Evidence:
     """Returns the evidence in K samples of B data.
 
@@ -314,7 +292,7 @@ def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> 
     largest = weight.topk(min(tail_length(k) + 1, k), dim=0).values
     unit = torch.where(possible, largest[0] - log_evidence, -math.inf).exp() / k
     # in the squared error
-    unseen = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
+    unseen = tail_surplus(largest) * unit.square() * _unbiased(k)
     khat = pareto_k(largest, (ROUNDING * rounding).clamp_max(COARSE))
     # Under the weights z follows p(z|x): its mean log p(x|z) is log p(x) + KL(p(z|x), p(z)).
     information = torch.where(share > 0, share * log_likelihood, 0.0).sum(0) - log_evidence
@@ -357,7 +335,7 @@ def _gap_error(influence: Tensor, log_w: Tensor, unseen: Tensor) -> Tensor:
         .values
     )
     unit = largest[0].exp() / k
-    beyond = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
+    beyond = tail_surplus(largest) * unit.square() * _unbiased(k)
     return in_nats((_error(second).square() + torch.maximum(unseen, beyond)).sqrt())
 
 
@@ -375,11 +353,14 @@ def _error(values: Tensor) -> Tensor:
 
     NaN for a single value, or for values not finite.
     """
-    return (
-        values.std(0) / math.sqrt(len(values))
-        if len(values) > 1
-        else torch.full_like(values[0], math.nan)
-    )
+    if len(values) < 2:
+        return torch.full_like(values[0], math.nan)
+    return values.std(0) / math.sqrt(len(values))
+
+
+def _unbiased(k: int) -> float:
+    """Returns by what the mean square of k deviations is too small; NaN for a single one."""
+    return k / (k - 1) if k > 1 else math.nan
 
 
 def _bound(log_w: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -36,21 +36,23 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from taut.evidence.annealing import simulate, support_of
 from taut.evidence.ascent import is_real
 from taut.evidence.results import ACTIVE, Estimate
-from taut.model import VAE, evaluating
+from taut.model import Draw, Group, Model, evaluating
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of, device_of, some_of
 
 __all__ = ["calibration", "latents", "prior_gain"]
 
 ROWS = 256  # data encoded, and components of the mixture evaluated, at a time
 DEAD = 0.01  # nats of rate below which a dimension is paid nothing
 COMPONENTS = (1, 5, 20)
+DRAWS = 256  # of a posterior whose mean is not known
 RANKS = 63  # draws that a simulated z is ranked among
 BINS = 8
 
 
 def latents(
-    model: VAE,
+    model: Model,
     x: Data,
     *,
     train: Tensor | None = None,
@@ -82,8 +84,11 @@ def latents(
     rate = log_q - log_prior
     variance = means.var(0, correction=0)
     inactive = variance <= ACTIVE
-    mean_rate = None if rates is None else rates.mean(0)
-    empty = inactive if mean_rate is None else inactive & (mean_rate < DEAD)
+    empty, rate_of, noisy_rate = inactive, None, None
+    if rates is not None:
+        empty = inactive & (rates.mean(0) < DEAD)
+        rate_of = rates.mean(0).tolist()
+        noisy_rate = Estimate.of(rates[:, inactive & ~empty].sum(1)).to_dict()
     noisy = inactive & ~empty
     result: dict[str, Any] = {
         "num_data": n,
@@ -93,7 +98,7 @@ def latents(
         "marginal_kl": {k: Estimate.of(rate - v).to_dict() for k, v in information.items()},
         "total_correlation": None,
         "dimensions": {
-            "rate": None if mean_rate is None else mean_rate.tolist(),
+            "rate": rate_of,
             "mean_variance": variance.tolist(),
         },
         "active_units": int((~inactive).sum()),
@@ -101,7 +106,7 @@ def latents(
         "dead": empty.nonzero()[:, 0].tolist(),
         "noisy": noisy.nonzero()[:, 0].tolist(),
         "prior_gain": None,
-        "noisy_rate": Estimate.of(rates[:, noisy].sum(1)).to_dict() if rates is not None else None,
+        "noisy_rate": noisy_rate,
         "warnings": [],
     }
     if marginal is not None and marginal_left is not None:
@@ -110,13 +115,10 @@ def latents(
             "left_out": Estimate.of(joint_left - marginal_left.sum(1)).to_dict(),
         }
     if context is None:
-        half = len(x) // 2
-        gain = (
-            prior_gain(model, x[:half], x[half:], seed=seed)
-            if train is None
-            else prior_gain(model, train, x, seed=seed)
-        )
-        result["prior_gain"] = None if gain is None else gain.to_dict()
+        fit, measure = (x[: len(x) // 2], x[len(x) // 2 :]) if train is None else (train, x)
+        gain = prior_gain(model, fit, measure, seed=seed)
+        if gain is not None:
+            result["prior_gain"] = gain.to_dict()
     if float(information["own"].mean()) > math.log(n) - 1:
         result["warnings"].append(
             f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds "
@@ -127,7 +129,7 @@ def latents(
     return result
 
 
-def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate | None:
+def prior_gain(model: Model, train: Tensor, x: Data, *, seed: int = 0) -> Estimate | None:
     r"""Returns what the ELBO of x would rise by if a Gaussian mixture, fitted to z of the training
     data, were the prior.
 
@@ -144,23 +146,21 @@ def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate
     import numpy as np
     from sklearn.mixture import GaussianMixture
 
-    prior = model.prior()
+    prior = model.latent_prior()
     if not is_real(support_of(prior)) or len(train) < 40:
         return None
     z_train, _, rates, _, _ = _encode(model, train, None, derive(seed, "prior gain"))
     z, _, _, _, log_prior = _encode(model, x, None, seed)
-    factorised = isinstance(prior, Independent) and rates is not None
-    used = (
-        rates.mean(0) > DEAD
-        if factorised and rates is not None
-        else torch.ones(z.shape[1], dtype=torch.bool)
-    )
+    base = prior.base_dist if isinstance(prior, Independent) else None
+    used = torch.ones(z.shape[1], dtype=torch.bool)
+    if base is not None and rates is not None:
+        used = rates.mean(0) > DEAD
     if not bool(used.any()):
         return Estimate.of(torch.zeros(len(x)), torch.zeros(len(x)))
     rest: Tensor | float = 0.0
-    if factorised:  # it stays as it is in the dimensions that carry nothing
+    if base is not None:  # it stays as it is in the dimensions that carry nothing
         with torch.no_grad():
-            rest = prior.base_dist.log_prob(z.to(prior.mean)).cpu().double()[:, ~used].sum(1)
+            rest = base.log_prob(z.to(prior.mean)).cpu().double()[:, ~used].sum(1)
     fit, choose = np.split(z_train[:, used].numpy(), [len(z_train) * 3 // 4])
     size = min(
         len(COMPONENTS), 1 + int(len(fit) >= 20 * z.shape[1]) + int(len(fit) >= 80 * z.shape[1])
@@ -174,7 +174,7 @@ def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate
     return Estimate.of(gain)
 
 
-def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str, Any]:
+def calibration(model: Model, num_data: int = 1000, *, seed: int = 0) -> dict[str, Any]:
     """Returns the simulation-based calibration of q on data that the model makes, as plain values.
 
     Args:
@@ -199,12 +199,13 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
             ranks.append(
                 (draws < true).sum(0) + (torch.rand(ties.shape, device=device) * (ties + 1)).floor()
             )
-            means.append(_mean(q, draws))
+            means.append(_mean(q))
             if q.has_rsample and isinstance(q, Independent | MultivariateNormal):
                 scores.append((true - q.mean) / q.stddev)
     rank = torch.cat(ranks).cpu()
     active = torch.cat(means).cpu().double().var(0, correction=0) > ACTIVE
-    active = active if bool(active.any()) else torch.ones_like(active)
+    if not bool(active.any()):
+        active = torch.ones_like(active)
     bins = (rank[:, active] * BINS / (RANKS + 1)).long().clamp_max(BINS - 1)
     counts = torch.stack([(bins == b).sum(0) for b in range(BINS)]).double()  # (bins, D)
     expected = num_data / BINS
@@ -216,11 +217,9 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
     # (RANKS + 1) * 0.05 = 3.2: ranks 4 to 60 of 64 are inside, a share that is not quite 0.9
     share = 57 / 64
     coverage = Estimate.of(inside - share + 0.9)
-    spread = (
-        float(torch.cat(scores).cpu().double()[:, active].square().mean().sqrt())
-        if scores
-        else None
-    )
+    spread = None
+    if scores:
+        spread = float(torch.cat(scores).cpu().double()[:, active].square().mean().sqrt())
     p_value = min(1.0, float(p.min()) * int(active.sum()))
     return {
         "num_data": num_data,
@@ -248,58 +247,54 @@ def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: in
     sure = coverage.test_error is not None and abs(off) > 4 * coverage.test_error
     if not sure or off_centre > max(noise, abs(off)):
         return "q is off-centre in some dimension"
-    return (
-        "q is too narrow: it is surer of z than it may be"
-        if off < 0
-        else "q is too wide: z lies nearer to its mean than it says"
-    )
+    if off < 0:
+        return "q is too narrow: it is surer of z than it may be"
+    return "q is too wide: z lies nearer to its mean than it says"
 
 
 def _encode(
-    model: VAE, x: Data, context: Context | None, seed: int
+    model: Model, x: Data, context: Context | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
     """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log
     q(z|x) and log p(z).
     """
-    device = next((p.device for p in model.parameters()), x.device)
-    parts: list[list[Tensor]] = []
-    with torch.no_grad(), evaluating(model):
-        for number, first in enumerate(range(0, len(x), ROWS)):
-            c = None if context is None else context[first : first + ROWS].to(device)
-            block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-            with stream(seed, "latents", number):
-                draw = model.draw(block, context=c, reparameterize=False)
-            rate = _rates(draw.posterior, draw.prior)
-            terms = [
-                draw.z[0],
-                _mean(draw.posterior, draw.z),
-                draw.log_posterior[0],
-                draw.log_prior[0],
-            ]
-            parts.append([t.cpu().double() for t in (*terms, *([] if rate is None else [rate]))])
+
+    def encoded(block: Block) -> list[Tensor]:
+        with stream(seed, "latents", block.number):
+            draw = model.draw(block.x, context=block.context, reparameterize=False)
+        rate = _rates(draw)
+        with stream(seed, "means", block.number):
+            one = len(draw.groups) == 1
+            q = draw.groups[0].posterior if one else model.encode(block.x, block.context)
+            terms = [draw.z[0], _mean(q), draw.log_posterior[0], draw.log_prior[0]]
+        if rate is not None:
+            terms.append(rate)
+        return [t.cpu().double() for t in terms]
+
+    parts = blocks_of(model, x, ROWS, encoded, context=context)
     z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
     return z, means, rates[0] if rates else None, log_q, log_prior
 
 
 def _mixture(
-    model: VAE, x: Data, context: Context | None, z: Tensor
+    model: Model, x: Data, context: Context | None, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns log q(z_n) of the aggregate posterior with and without component n, (N,), and of its
     marginals, (N, D).
     """
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     n, (s, d) = len(x), z.shape
     joint = torch.full((2, s), -math.inf, dtype=torch.float64)
     marginal: Tensor | None = torch.full((2, s, d), -math.inf, dtype=torch.float64)
     points = z.to(device=device, dtype=torch.get_default_dtype())
     with torch.no_grad(), evaluating(model):
         for first in range(0, n, ROWS):
-            c = None if context is None else context[first : first + ROWS].to(device)
-            q = model.encode(
-                x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype()), c
-            )
+            here = slice(first, first + ROWS)
+            values = x[here].to(device=device, dtype=torch.get_default_dtype())
+            q = model.encode(values, some_of(context, here, device))
             components = _marginals(q)
-            marginal = marginal if components is not None else None
+            if components is None:
+                marginal = None
             own = torch.arange(first, min(first + ROWS, n))
             for low in range(0, s, ROWS):
                 here = slice(low, low + ROWS)
@@ -330,24 +325,32 @@ def _marginals(q: Distribution) -> Distribution | None:
     """Returns the marginals of q, batch shape (B, D), where they are known."""
     if isinstance(q, Independent) and q.reinterpreted_batch_ndims == 1:
         return q.base_dist
-    return (
-        Normal(q.mean, q.stddev, validate_args=False) if isinstance(q, MultivariateNormal) else None
-    )
+    if isinstance(q, MultivariateNormal):
+        return Normal(q.mean, q.stddev, validate_args=False)
+    return None
 
 
-def _rates(q: Distribution, prior: Distribution) -> Tensor | None:
+def _rates(draw: Draw) -> Tensor | None:
     """Returns KL(q(z_j|x), p(z_j)), (B, D), where it has a closed form."""
-    marginals, base = _marginals(q), prior.base_dist if isinstance(prior, Independent) else None
-    if marginals is None or base is None:
+    rates = [_rates_of(group) for group in draw.groups]
+    known = [rate for rate in rates if rate is not None]
+    return torch.cat(known, -1) if len(known) == len(rates) else None
+
+
+def _rates_of(group: Group) -> Tensor | None:
+    prior, marginals = group.prior, _marginals(group.posterior)
+    if marginals is None or not isinstance(prior, Independent):
         return None
     try:
-        return kl_divergence(marginals, base.expand(marginals.batch_shape))
+        rate = kl_divergence(marginals, prior.base_dist.expand(marginals.batch_shape))
     except NotImplementedError:
         return None
+    return rate.mean(0) if rate.dim() == 3 else rate
 
 
-def _mean(q: Distribution, draws: Tensor) -> Tensor:
+def _mean(q: Distribution) -> Tensor:
+    """Returns the mean of q, (B, D), by draws where it is not known."""
     try:
         return q.mean
     except NotImplementedError:
-        return draws.mean(0)
+        return q.sample(torch.Size((DRAWS,))).mean(0)
