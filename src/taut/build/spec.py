@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from taut.system.errors import UsageError, nearest
 
-__all__ = ["Spec", "parse", "resolve", "to_spec"]
+__all__ = ["Spec", "known", "parse", "resolve", "to_spec"]
 
 
 @dataclass(frozen=True)
@@ -163,17 +163,13 @@ def _factory(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.par
 
 def _find(spec: Spec, base: type) -> type:
     if spec.module is None:
-        known = {
-            c.__name__: c
-            for c in _subclasses(base)
-            if c.__module__.partition(".")[0] == "taut" and _is_public(c)
-        }
-        if spec.name not in known:
+        parts = known(base)
+        if spec.name not in parts:
             raise UsageError(
-                f"no {base.__name__.lower()} is called {spec.name!r}{nearest(spec.name, known)}; "
-                f"there are {', '.join(sorted(known))}, and your own as module:Class(...)"
+                f"no {base.__name__.lower()} is called {spec.name!r}{nearest(spec.name, parts)}; "
+                f"there are {', '.join(sorted(parts))}, and your own as module:Class(...)"
             )
-        return known[spec.name]
+        return parts[spec.name]
     if (here := str(Path.cwd())) not in sys.path:  # a module beside the data, as for `python -m`
         sys.path.insert(0, here)
     try:
@@ -187,6 +183,18 @@ def _find(spec: Spec, base: type) -> type:
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UsageError(f"{spec.module}:{spec.name} is no subclass of taut.{base.__name__}")
     return found
+
+
+def known(base: type) -> dict[str, type]:
+    """Returns taut's own parts of a family by their names: what a specification can name.
+
+    They are the public subclasses of ``base`` in the modules that were imported.
+    """
+    return {
+        cls.__name__: cls
+        for cls in _subclasses(base)
+        if cls.__module__.partition(".")[0] == "taut" and _is_public(cls)
+    }
 
 
 def _subclasses(cls: type) -> Iterable[type]:
