@@ -238,24 +238,24 @@ MUTANTS = [
     Mutant(
         "Bernoulli: probabilities taken for logits (pythae)",
         "likelihoods/levels.py",
-        "independent(\n            distributions.Bernoulli(logits=logits,",
-        "independent(distributions.Bernoulli(logits=logits.sigmoid(),",
+        "made = distributions.Bernoulli(logits=logits,",
+        "made = distributions.Bernoulli(logits=logits.sigmoid(),",
         LIKELIHOODS,
     ),
     Mutant(
         "categorical: one level too few",
         "likelihoods/levels.py",
-        "decoder((latent_dim,), (self.offset.shape[-1], *event_shape), context_dim)",
-        "decoder((latent_dim,), (self.offset.shape[-1] - 1, *event_shape), context_dim)",
+        "return log_frequencies.shape[-1]",
+        "return log_frequencies.shape[-1] - 1",
         LIKELIHOODS,
     ),
     Mutant(
         "mixture: weights not normalised",
         "likelihoods/levels.py",
-        "        return independent(mixture, self.event_dims, self.low)",
+        "        return Observed(mixture, self.event_dims, self.low)",
         "        mixture.log_prob = lambda x: (parts.log_prob(x[..., None]) + "
         "logits).logsumexp(-1)\n"
-        "        return independent(mixture, self.event_dims, self.low)",
+        "        return Observed(mixture, self.event_dims, self.low)",
         LIKELIHOODS,
     ),
     Mutant(
@@ -2294,8 +2294,8 @@ MUTANTS = [
     Mutant(
         "library: the total ignored",
         "likelihoods/counts.py",
-        "log_rate = _log_mean(self.known * raw, self.data_loc, context, self.library)",
-        "log_rate = _log_mean(self.known * raw, self.data_loc, context, False)",
+        "        if not self.library:",
+        "        if self.library or not self.library:",
         FAMILY_TESTS,
     ),
     Mutant(
