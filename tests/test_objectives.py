@@ -80,8 +80,10 @@ def test_value_is_the_evidence_for_discrete_latents(objective: taut.Objective) -
 
 @pytest.mark.parametrize(
     ("objective", "check"),
-    [(o, check) for o, check, _ in [*OBJECTIVES, (FREE_BITS, is_elbo, True)]],
-    ids=repr,
+    [
+        pytest.param(o, check, id=repr(o))
+        for o, check, _ in [*OBJECTIVES, (FREE_BITS, is_elbo, True)]
+    ],
 )
 @pytest.mark.parametrize("progress", [0.1, 1.0])
 def test_value_is_the_bound_it_is_named_after(
