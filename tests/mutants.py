@@ -2056,8 +2056,8 @@ MUTANTS = [
     Mutant(
         "table: a date is a family of its own",
         "likelihoods/columns.py",
-        '("mixed" if kind == "date" else kind, padded)',
-        '("mixed" if kind == "date" else kind, padded + (kind == "date"))',
+        "setdefault((kind.family, padded)",
+        'setdefault((kind.family, padded + (word == "date"))',
         TABLES,
     ),
     Mutant(
@@ -2153,9 +2153,9 @@ MUTANTS = [
     ),
     Mutant(
         "statistics: log for log(1 + x)",
-        "build/statistics.py",
-        '1.0 if c.kind == "count" else',
-        '0.0 if c.kind == "count" else',
+        "data/tables/kinds.py",
+        "    def log_shift(self, column: Column) -> float:\n        return 1.0",
+        "    def log_shift(self, column: Column) -> float:\n        return 0.0",
         TABLES,
     ),
     Mutant(
@@ -2308,8 +2308,8 @@ MUTANTS = [
     Mutant(
         "codes: whole numbers are not rounded",
         "data/tables/prepare.py",
-        "array[:, j] if column.kind in LEVEL_KINDS else column.settled(array[:, j])",
-        "array[:, j]",
+        "= column.settled(array[:, j])",
+        "= array[:, j]",
         EXPORT,
     ),
     Mutant(
@@ -2349,16 +2349,16 @@ MUTANTS = [
     ),
     Mutant(
         "column: an offset is not added again",
-        "data/tables/column.py",
-        '(self._unit if self.kind == "levels" else 1.0)\n            + self.offset',
-        '(self._unit if self.kind == "levels" else 1.0)',
+        "data/tables/kind.py",
+        "* self.unit(column) + column.offset",
+        "* self.unit(column)",
         "tests/test_kinds.py",
     ),
     Mutant(
         "column: samples leave the range of the data",
-        "data/tables/column.py",
-        "np.clip(made, self.codes(self.low), self.codes(self.high)) if ranged else made",
-        "made",
+        "data/tables/kind.py",
+        "return np.clip(made, self.codes(column, column.low), self.codes(column, column.high))",
+        "return made",
         "tests/test_kinds.py",
     ),
     Mutant(

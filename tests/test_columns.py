@@ -793,7 +793,7 @@ def test_pieces_that_contradict_each_other():
 
 def test_more_different_values_than_are_counted(monkeypatch):
     monkeypatch.setattr("taut.data.tables.seen.CAP", 1100)
-    monkeypatch.setattr("taut.data.tables.infer.CAP", 1100)
+    monkeypatch.setattr("taut.data.tables.guess.CAP", 1100)
     texts, numbers = [f"x{i}" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
     assert one(texts)[0].kind == "id"
     assert one(texts * 3)[2][0].startswith(

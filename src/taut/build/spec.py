@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from taut.system.errors import UsageError, nearest
 
-__all__ = ["Spec", "known", "parse", "resolve", "to_spec"]
+__all__ = ["Spec", "find", "known", "parse", "resolve", "to_spec"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def resolve(
             constructor refuses.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
-    factory = _factory(spec, base, bases or {})
+    factory = find(spec, base, bases or {})
     given = {k for k, _ in spec.arguments}
     wanted = inspect.signature(factory).parameters
     fixed = sorted(given & (fill or {}).keys() - (bases or {}).keys())
@@ -141,8 +141,17 @@ def resolve(
         raise UsageError(f"{spec}: {error}") from error
 
 
-def _factory(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.partial[Any]:
-    """Returns the constructor with the specification's arguments bound."""
+def find(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.partial[Any]:
+    """Returns the constructor with the specification's arguments bound.
+
+    Args:
+        spec: The specification.
+        base: The class that the part must be a subclass of.
+        bases: As in ``resolve``.
+
+    Raises:
+        UsageError: no such class or argument.
+    """
     cls = _find(spec, base)
     signature = inspect.signature(cls)
     bound = {}
@@ -156,7 +165,7 @@ def _factory(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.par
         if isinstance(value, Spec):
             if name not in bases:
                 raise UsageError(f"{spec.name}: {name} takes a plain value, not the part {value}")
-            value = _factory(value, bases[name], bases)
+            value = find(value, bases[name], bases)
         bound[name] = value
     return functools.partial(cls, **bound)
 

@@ -37,9 +37,9 @@ from taut.data.schema import (
 )
 from taut.data.sparse import SparseRows
 from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_hashes
-from taut.data.tables.column import float_storage
 from taut.data.tables.numeric_notes import number_notes
 from taut.data.tables.prepare import Asked, check_table, prepare_tables
+from taut.data.tables.words import float_storage
 from taut.system.errors import DataError, UsageError, shown
 
 BINARIZE = ("none", "dynamic", "threshold")

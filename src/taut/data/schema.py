@@ -17,7 +17,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from taut.data.counts import problems as count_problems
-from taut.data.tables.column import Column, exact_integers, float_storage, quoted
+from taut.data.tables.column import Column
+from taut.data.tables.words import exact_integers, float_storage, quoted
 from taut.system.errors import DataError, UsageError
 from taut.types import image_layout
 

@@ -74,23 +74,13 @@ def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
         loc, scale = statistics.loc.double(), statistics.scale.double()
         scale = torch.where(scale > 0, scale, scale.square().mean().sqrt())
         return torch.cat([_normal(loc, scale, b.double()).flatten(1).sum(1) for b in blocks(x)])
+    levels, whole, warped, numbers = _sorts(schema)
     parts: list[_Part] = []
-    if schema.kind == "table":
-        kinds = [c.kind for c in schema.modelled]
-        levels = [i for i in schema.rest if schema.modelled[i].levels]
-        whole = [i for i in schema.rest if kinds[i] in ("count", "levels")]
-        numbers = [i for i in schema.rest if i not in set(levels + whole)]
-    else:
-        levels, everything = [], list(range(schema.num_elements))
-        whole, numbers = (everything, []) if schema.kind == "count" else ([], everything)
     if levels:
         assert statistics.log_frequencies is not None
         table = statistics.log_frequencies[levels].double()
         parts.append(_Part(levels, lambda values: _looked_up(table, values)))
-    warped = [i for i in numbers if schema.columns and kinds[i] in ("mixed", "date")]
-    numbers = [i for i in numbers if i not in warped]
-    if warped:
-        parts += [_Part([i], _warped(schema, statistics, i)) for i in warped]
+    parts += [_Part([i], _warped(schema, statistics, i)) for i in warped]
     if whole:
         low, high = _ranges(schema, whole)
         moments = (
@@ -108,6 +98,21 @@ def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
     return torch.cat([total(b.flatten(1).double()) for b in blocks(x)])
 
 
+def _sorts(schema: Schema) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Returns the columns of levels, of whole numbers, of numbers with a warp, and the others."""
+    everything = list(range(schema.num_elements))
+    if schema.kind == "count":
+        return [], everything, [], []
+    if schema.kind != "table":
+        return [], [], [], everything
+    rules = {i: schema.modelled[i].rules for i in schema.rest}
+    levels = [i for i, r in rules.items() if r.nominal]
+    whole = [i for i, r in rules.items() if r.discrete and not r.nominal]
+    warped = [i for i, r in rules.items() if r.warped and not r.discrete]
+    others = [i for i in rules if i not in {*levels, *whole, *warped}]
+    return levels, whole, warped, others
+
+
 class _Part(NamedTuple):
     """Columns of one sort, and the log-probabilities of their values (N, columns).
 
@@ -123,7 +128,7 @@ def _warped(schema: Schema, statistics: Statistics, i: int) -> Callable[[Tensor]
     column, zero = schema.modelled[i], torch.zeros(1, dtype=torch.float64)
     assert statistics.knots is not None
     low, high = (torch.tensor([end], dtype=torch.float64) for end in column.support)
-    knots, cut = statistics.knots[i : i + 1].double(), column.kind == "mixed"
+    knots, cut = statistics.knots[i : i + 1].double(), "low" in column.rules.entries
     marginal = Warped(zero, zero + 1, knots, low, high, False, cut)
     middle = marginal.quantile(zero + 0.5)
 
@@ -136,11 +141,8 @@ def _warped(schema: Schema, statistics: Statistics, i: int) -> Callable[[Tensor]
 
 def _ranges(schema: Schema, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Returns the ends of the supports of columns of whole numbers."""
-    ranges = torch.tensor([[0.0, math.inf]], dtype=torch.float64).repeat(len(columns), 1)
-    if schema.kind == "table":
-        for place, column in enumerate(schema.modelled[i] for i in columns):
-            if column.kind == "levels":
-                ranges[place] = torch.tensor(column.support, dtype=torch.float64)
+    ends = [schema.modelled[i].support if schema.columns else (0.0, math.inf) for i in columns]
+    ranges = torch.tensor(ends, dtype=torch.float64)
     return ranges[:, 0], ranges[:, 1]
 
 

@@ -6,7 +6,8 @@ A density of location and scale is ``LocationScale`` with its distribution, and 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from taut.model import Likelihood
 from taut.networks import MLP, NetworkFactory, positive
 from taut.types import Context
 
-__all__ = ["LocationScale", "full"]
+__all__ = ["LocationScale", "full", "takes_total"]
 
 
 def full(value: Tensor | float, event_shape: Sequence[int]) -> Tensor:
@@ -25,6 +26,14 @@ def full(value: Tensor | float, event_shape: Sequence[int]) -> Tensor:
     return (
         torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(tuple(event_shape)).clone()
     )
+
+
+def takes_total(likelihood: Likelihood | Callable[..., Likelihood]) -> bool:
+    """Returns whether a likelihood, built or to be built, is of a row given its total."""
+    if isinstance(likelihood, Likelihood):
+        return getattr(likelihood, "library", False) is True
+    given = inspect.signature(likelihood).parameters.get("library")
+    return given is not None and given.default is True
 
 
 class LocationScale(Likelihood):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from taut.data.tables.column import MISSING, quoted, value_text
+from taut.data.tables.words import MISSING, quoted, value_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -22,8 +22,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from taut.data.tables.column import MISSING, quoted
 from taut.data.tables.dialect import NUMBER, before_header, plain, repeats_a_row
+from taut.data.tables.words import MISSING, quoted
 from taut.system.errors import DataError, UsageError, shown
 from taut.system.memory import check_fits
 

@@ -12,7 +12,7 @@ import torch
 
 from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema
-from taut.data.tables.column import float_storage, quoted
+from taut.data.tables.words import float_storage, quoted
 
 __all__ = ["number_notes", "spread"]
 
@@ -56,10 +56,12 @@ def _label(schema: Schema, i: int) -> str:
 
 
 def _wild(rows: Rows, some: np.ndarray, schema: Schema) -> list[str]:
-    kinds = (
-        [c.kind for c in schema.modelled] if schema.columns else [schema.kind] * schema.num_elements
-    )
-    real = np.flatnonzero([kind in ("real", "date", "mixed") for kind in kinds])
+    if schema.columns:
+        rules = [c.rules for c in schema.modelled]
+        dense = [not r.discrete and not r.transform.startswith("log") for r in rules]
+    else:
+        dense = [schema.kind == "real"] * schema.num_elements
+    real = np.flatnonzero(dense)
     if not len(real):
         return []
     median, distance = np.array([spread(some[:, i]) for i in real]).T

@@ -21,9 +21,10 @@ from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema, flat_columns
 from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
-from taut.data.tables.column import LEVEL_KINDS, Column, float_storage
+from taut.data.tables.column import Column
 from taut.data.tables.infer import decode, encode, from_toml, infer
 from taut.data.tables.parquet import ParquetRows, row_groups
+from taut.data.tables.words import float_storage
 from taut.system.errors import DataError, UsageError, nearest, shown
 
 __all__ = ["MISSING_NOTE", "Asked", "Prepared", "check_table", "fill", "prepare_tables", "to_table"]
@@ -204,7 +205,7 @@ def to_table(values: Any, columns: Sequence[Column]) -> Any:
     """
     array = np.asarray(values, np.float64).copy()
     for j, column in enumerate(columns):
-        array[:, j] = array[:, j] if column.kind in LEVEL_KINDS else column.settled(array[:, j])
+        array[:, j] = column.settled(array[:, j])
     return decode(array, columns)
 
 

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from taut.data.tables.column import MAX_ATOMS, MAX_LEVELS
 from taut.data.tables.seen import Numbers
+from taut.data.tables.words import MAX_ATOMS, MAX_LEVELS
 
 MIN_ROWS = 50
 MIN_EDGE_ROWS = 200
@@ -150,24 +150,17 @@ def median(numbers: Numbers) -> float:
     return float(numbers.values[np.searchsorted(total, total[-1] / 2)])
 
 
-def offset_of(numbers: Numbers, kind: str, step: float) -> float:
+def offset_of(numbers: Numbers, step: float) -> float:
     """Returns what to subtract in float64 before numbers are stored, a multiple of their step.
 
     0 where it is not needed.
     """
-    if kind in ("count", "positive") or numbers.distinct < 2:
+    if numbers.distinct < 2:
         return 0.0
-    if kind == "levels":
-        plain = step == 1.0 and max(abs(numbers.low), abs(numbers.high)) < 2**20
-        return 0.0 if plain else numbers.low
     _, std, _, _ = numbers.moments()
     if max(abs(numbers.low), abs(numbers.high)) < FAR * std:
         return 0.0
     middle = median(numbers)
-    return (
-        round(middle / step) * step
-        if step
-        else float(round(middle))
-        if abs(middle) > FAR * std
-        else middle
-    )
+    if step:
+        return round(middle / step) * step
+    return float(round(middle)) if abs(middle) > FAR * std else middle
