@@ -40,7 +40,7 @@ from torch.distributions import Distribution, biject_to, constraints
 
 from taut.evidence.importance import Proposal
 from taut.evidence.results import Estimate
-from taut.model import VAE, Model, evaluating, frozen
+from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
 from taut.system.parallel import in_order
@@ -232,7 +232,7 @@ def support_of(distribution: Distribution) -> constraints.Constraint | None:
 
 
 def simulate(
-    model: VAE, num_data: int, *, context: Context | None = None, seed: int = 0
+    model: Model, num_data: int, *, context: Context | None = None, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Returns z, (N, D), drawn from the prior and x drawn from p(x|z): each z is an exact draw of
     the posterior of its x.
@@ -244,7 +244,7 @@ def simulate(
         seed: The same seed gives the same data.
     """
     with torch.no_grad(), evaluating(model), stream(seed, "simulate"):
-        prior = model.prior(context)
+        prior = model.latent_prior(context)
         z = prior.sample(torch.Size(() if prior.batch_shape else (num_data,)))
         parts = None if context is None else context.split(SIMULATED)
         blocks = zip(z.split(SIMULATED), parts or [None] * len(z), strict=False)
@@ -284,20 +284,20 @@ class Path:
     def __init__(
         self, model: Model, x: Tensor, context: Tensor | None, start: str | Distribution
     ) -> None:
-        draw = model.draw(x, context=context, reparameterize=False)
-        if isinstance(model, VAE):
-            x, context = model.split(x, context)
-        support = support_of(draw.prior)
+        whole = (x, context)
+        x, context = model.split(x, context)
+        self.prior = model.latent_prior(context)
+        support = support_of(self.prior)
         if support is not None and support.is_discrete:
             raise ValueError(
                 f"annealing needs continuous latent variables: the prior "
-                f"{type(draw.prior).__name__} is discrete, and "
+                f"{type(self.prior).__name__} is discrete, and "
                 "Hamiltonian Monte Carlo follows a gradient in z; importance sampling works for it"
             )
         self.decode: Callable[[Tensor], Distribution] = lambda z: model.decode(z, context)
-        self.x, self.prior = x, draw.prior
+        self.x = x
         if isinstance(start, str):
-            start = draw.posterior if start == "posterior" else draw.prior
+            start = model.encode(*whole) if start == "posterior" else self.prior
         self.start = start
         if not self.start.batch_shape:
             self.start = self.start.expand(torch.Size((len(x),)))

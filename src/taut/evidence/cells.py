@@ -39,7 +39,7 @@ from taut.evidence.importance import Defensive, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.features import Split
 from taut.likelihoods.columns import Joint, level_probs
-from taut.model import VAE, evaluating
+from taut.model import Model, evaluating
 from taut.system.parallel import in_order
 from taut.system.seeds import derive, stream
 
@@ -89,7 +89,7 @@ class Imputed(NamedTuple):
 
 
 def impute(
-    model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0
+    model: Model, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0
 ) -> Imputed:
     r"""Returns the data with their missing entries filled in by importance-weighted means, and
     draws of them.
@@ -106,7 +106,7 @@ def impute(
     """
 
     def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
-        draw = model.draw(rows, count, reparameterize=False, posterior=q)
+        draw = model.draw(rows, count, reparameterize=False, proposal=q)
         log_weight = _numbers(draw.log_weight)
         known = log_weight.isfinite().any(0)
         share = torch.where(known, log_weight, 0.0).softmax(0)
@@ -152,7 +152,7 @@ def impute(
     )
 
 
-def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
+def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
     r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum.
 
     Args:
@@ -176,7 +176,7 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
         """Returns samples, the terms of each, and their log p(z)."""
         modelled, context = model.split(rows)
         z = q.sample(torch.Size((count,)))
-        return z, terms(model.decode(z, context), modelled), model.prior(context).log_prob(z)
+        return z, terms(model.decode(z, context), modelled), model.latent_prior(context).log_prob(z)
 
     def block(rows: Tensor, number: int) -> CellScores:
         q = model.encode(rows)
@@ -275,7 +275,7 @@ def _picked(share: Tensor, count: int) -> Tensor:
     return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
 
 
-def _proposal(model: VAE, rows: Tensor, targets: list[Tensor], seed: int) -> Distribution:
+def _proposal(model: Model, rows: Tensor, targets: list[Tensor], seed: int) -> Distribution:
     """Returns the mixture of the best Gaussians of targets, of copies three times as wide, and of
     the prior.
     """
@@ -289,7 +289,7 @@ def _proposal(model: VAE, rows: Tensor, targets: list[Tensor], seed: int) -> Dis
                     best.mean, scale_tril=WIDE * best.scale_tril, validate_args=False
                 )
             )
-    prior = model.prior(model.split(rows)[1])
+    prior = model.latent_prior(model.split(rows)[1])
     return Defensive(_Mixture(parts), prior, PRIOR)
 
 
@@ -321,7 +321,12 @@ class _Mixture(Distribution):
 
 
 def _by_blocks(
-    model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor, int], T]
+    model: Model,
+    x: Any,
+    num_samples: int,
+    seed: int,
+    name: str,
+    function: Callable[[Tensor, int], T],
 ) -> Iterator[T]:
     """Yields what a function makes of each block of data, in evaluation mode and with a stream of
     randomness of its own.
@@ -364,7 +369,7 @@ def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
     return columns
 
 
-def _complete(model: VAE, rows: Tensor, filled: Tensor) -> Tensor:
+def _complete(model: Model, rows: Tensor, filled: Tensor) -> Tensor:
     r"""Returns M copies of the rows, (M, B, \*event), whose missing entries come from
     ``filled``.
     """

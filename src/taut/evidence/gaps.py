@@ -200,10 +200,10 @@ def optima_blocks(
             c = None if context is None else context[first : first + rows].to(device)
             with stream(seed, "optimum", number), frozen(model):
                 with torch.no_grad():
-                    draw = model.draw(block, context=c, reparameterize=False)
-                q = draw.posterior
+                    q = model.encode(block, c)
+                    prior = model.latent_prior(model.split(block, c)[1])
                 check_family(q)
-                own_starts, full_starts = starts(model, block, c, q, draw.prior, num_samples)
+                own_starts, full_starts = starts(model, block, c, q, prior, num_samples)
                 own = best_members(model, block, c, own_starts, steps, num_samples)
                 full = own
                 if not isinstance(q, MultivariateNormal) and full_starts:

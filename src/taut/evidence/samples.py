@@ -184,7 +184,7 @@ def _seen(model: VAE, x: Tensor) -> Tensor:
 
     Levels one-hot and gaps as zeros with a mask, as the encoder sees them.
     """
-    features = getattr(model.posterior, "features", None)
+    features = model.features
     if features is None or not (isinstance(features, ColumnFeatures) or x.isnan().any()):
         return x
     device = next((p.device for p in model.parameters()), x.device)
@@ -384,7 +384,7 @@ def _nearest(points: Tensor, train: Tensor) -> PerDatum:
 
 def _images(model: VAE, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the images to be measured, by name, and what the way to z* changed, (B,) each."""
-    q, prior = model.encode(x), model.prior()
+    q, prior = model.encode(x), model.latent_prior()
     z = q.sample()
     images, changes = {"data": x}, {}
     for name, latent in (("", z), ("_from_prior", prior.sample(torch.Size((len(x),))))):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from taut.evidence.results import Estimate
-from taut.model import VAE, evaluating
+from taut.model import Model, evaluating
 from taut.system.seeds import stream
 from taut.types import Context, Data
 
@@ -29,7 +29,7 @@ NEAR = 2.0  # floors within which a scale counts as standing there
 
 
 def scale_check(
-    model: VAE, x: Data, *, context: Context | None = None, seed: int = 0
+    model: Model, x: Data, *, context: Context | None = None, seed: int = 0
 ) -> dict[str, Any] | None:
     r"""Returns what refitting the scale of a Normal likelihood would buy, nats per datum, as plain
     values.
@@ -51,9 +51,9 @@ def scale_check(
         for number, first in enumerate(range(0, len(x), ROWS)):
             c = None if context is None else context[first : first + ROWS].to(device)
             block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-            block, c = model.split(block, c)
             with stream(seed, "scale", number):
-                q = model.posterior(block, c)
+                q = model.encode(block, c)
+                block, c = model.split(block, c)
                 decoded = model.decode(q.sample(torch.Size((1,))), c)
             base = decoded.base_dist if isinstance(decoded, Independent) else decoded
             if not isinstance(base, Normal) or len(x) < 4:
@@ -76,13 +76,7 @@ def scale_check(
     }
 
 
-def _at_floor(model: VAE, scale: Tensor) -> Tensor | None:
-    """Returns which scales stand at the floor of a learned scale.
-
-    None where nothing is known of a floor.
-    """
-    likelihood = model.likelihood
-    floor, unit = getattr(likelihood, "min_scale", None), getattr(likelihood, "data_scale", None)
-    if floor is None or unit is None or not isinstance(getattr(likelihood, "scale", None), str):
-        return None
-    return (scale < NEAR * floor * unit).flatten().cpu()
+def _at_floor(model: Model, scale: Tensor) -> Tensor | None:
+    """Returns which scales stand at the floor of a learned scale; None where there is none."""
+    floor = model.scale_floor
+    return None if floor is None else (scale < NEAR * floor).flatten().cpu()

@@ -47,6 +47,11 @@ class Normal(LocationScale):
         self.register_buffer("data_scale", learned.unit)
         self.raw_scale = None if fixed else learned.raw
 
+    @property
+    def scale_floor(self) -> Tensor | None:
+        """The smallest scales that can be learned, in the units of the data; None of a fixed."""
+        return self.min_scale * self.data_scale if isinstance(self.scale, str) else None
+
     def scaled(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(self.scale, str):
             scale = torch.full((), float(self.scale), dtype=raw.dtype, device=raw.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut.model import VAE, Model, evaluating
+from taut.model import Model, evaluating
 from taut.system.errors import UsageError
 from taut.system.memory import Chunks
 from taut.system.parallel import Share, in_order
@@ -25,7 +25,7 @@ ROWS = 256
 
 
 def sample(
-    model: VAE,
+    model: Model,
     num_samples: int,
     *,
     mean: bool = False,
@@ -49,7 +49,7 @@ def sample(
         c = None if context is None else rows
         if not mean:
             return model.sample(len(rows)) if c is None else model.sample(1, context=c)[0]
-        prior = model.prior(c)
+        prior = model.latent_prior(c)
         return _decoded(
             model,
             prior.sample() if prior.batch_shape else prior.sample(torch.Size((len(rows),))),
@@ -66,7 +66,7 @@ def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> T
     """
 
     def block(rows: Tensor) -> Tensor:
-        context = model.split(rows)[1] if isinstance(model, VAE) else None
+        context = model.split(rows)[1]
         return _decoded(model, _mean(model.encode(rows)), draw, context)
 
     return _by_blocks(model, x, block, seed, "reconstruct")
@@ -96,7 +96,7 @@ def decode(
     return _by_blocks(model, z, lambda rows: _decoded(model, rows, draw, context), seed, "decode")
 
 
-def context_of(model: VAE, values: Tensor) -> Context:
+def context_of(model: Model, values: Tensor) -> Context:
     """Returns the context of a model for values of what it is conditioned on: given columns (N, C),
     or totals (N, 1).
 
