@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-PARTS = ("likelihood", "prior", "posterior", "objective", "network")
+PARTS = ("likelihood", "prior", "posterior", "objective", "network", "column")
 
 # What a part must pass in the copy, where its row is the last of its list.
 INSTANCES = "tests/test_instances.py::"
@@ -41,6 +41,11 @@ TESTS = {
         INSTANCES + "test_network_shapes_and_context[0-factory{0}-in_shape{0}-out_shape{0}]",
         INSTANCES + "test_network_shapes_and_context[3-factory{0}-in_shape{0}-out_shape{0}]",
     ),
+    "COLUMN_KINDS": (
+        INSTANCES + "test_every_kind_of_column_has_a_row",
+        INSTANCES + "test_a_likelihood_is_normalised[0]",
+        "tests/test_missing.py::test_every_likelihood_has_gaps_without_a_nan_in_its_gradient[0]",
+    ),
     "OBJECTIVES": (
         "tests/test_objectives.py::test_value_is_the_evidence_under_the_exact_posterior"
         "[Renyi(num_samples=5, alpha=0.5)]",
@@ -51,11 +56,12 @@ TESTS = {
 
 
 def blocks() -> list[tuple[str, str, str]]:
-    """Returns (heading, language, text) of each block of the guide."""
+    """Returns (part, language, text) of each block of the guide."""
     found = []
     for match in BLOCK.finditer(GUIDE):
         heading = re.findall(r"^###? (.*)$", GUIDE[: match.start()], re.MULTILINE)[-1]
-        found.append((heading.split()[-1], match[2], match[3]))
+        part = next(part for part in PARTS if part in heading)
+        found.append((part, match[2], match[3]))
     return found
 
 
@@ -141,7 +147,12 @@ import numpy, pytest
 code = pytest.main(["-p", "no:cacheprovider", *{tests!r}])
 from typer.testing import CliRunner
 from taut.cli.app import app
-numpy.save("numbers.npy", numpy.random.default_rng(0).laplace(10, 3, (60, 2)))
+rng = numpy.random.default_rng(0)
+numpy.save("numbers.npy", rng.laplace(10, 3, (60, 2)))
+with open("shares.csv", "w") as file:
+    file.write("a,b\\n" + "".join(f"{{x:.3f}},{{y:.3f}}\\n" for x, y in rng.random((60, 2))))
+with open("shares.toml", "w") as file:
+    file.write('[columns.a]\\nkind = "share"\\n')
 for command in {commands!r}:
     command += ["--set", "training.max_epochs=2", "--set", "evaluation.num_samples=10"]
     result = CliRunner().invoke(app, command)

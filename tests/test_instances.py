@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import instances
@@ -13,6 +14,7 @@ from ztest import assert_mean
 import taut
 from taut import likelihoods
 from taut.build.spec import known, resolve
+from taut.data.tables.kinds import KINDS
 from taut.distributions import OUTSIDE, Observed
 from taut.likelihoods import reals
 from taut.likelihoods.columns import reach_of
@@ -77,6 +79,19 @@ def check_normalised(likelihood: taut.Likelihood, data: str) -> None:
 @pytest.mark.parametrize("row", range(len(instances.make_likelihoods())))
 def test_a_likelihood_is_normalised(row: int) -> None:
     check_normalised(*instances.make_likelihoods()[row])
+
+
+def test_every_kind_of_column_has_a_row() -> None:
+    modelled = {word for word, kind in KINDS.items() if kind.modelled}
+    assert {row.kind for row in instances.COLUMN_KINDS} == modelled
+
+
+def test_the_usual_likelihood_of_a_kind_is_the_one_that_a_table_takes() -> None:
+    """The defaults of ``Columns`` say again what the kinds say."""
+    signature = inspect.signature(taut.Columns).parameters
+    for kind in KINDS.values():
+        if kind.family in signature:
+            assert signature[kind.family].default.__name__ == kind.usual
 
 
 class _Unnormalised(torch.distributions.Laplace):

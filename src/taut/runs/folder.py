@@ -29,8 +29,8 @@ from taut.build.config import Config, DataConfig, ModelConfig
 from taut.build.model import build, build_objective, usual_objective
 from taut.build.spec import parse
 from taut.data import Column, Dataset, New, Options, Rows, Schema, check_against, prepare
-from taut.data.tables.codes import MANY
 from taut.data.tables.infer import encode as encode_columns
+from taut.data.tables.oddities import MANY
 from taut.data.tables.words import nearest_to
 from taut.distributions.counts import LARGEST_COUNT
 from taut.model import VAE

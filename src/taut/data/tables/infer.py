@@ -16,7 +16,7 @@ from taut.data.tables.codes import decode, encode
 from taut.data.tables.column import Column
 from taut.data.tables.entries import entry_problems
 from taut.data.tables.guess import MAX_CATEGORIES, guess, too_many
-from taut.data.tables.kind import Kind
+from taut.data.tables.kind import Kind, Number
 from taut.data.tables.kinds import KINDS
 from taut.data.tables.notation import affix, is_currency
 from taut.data.tables.notes import (
@@ -248,6 +248,7 @@ def _built(
         days = Numbers()
         days.add(np.repeat(days_of(numbers.values), numbers.counts), 0)
         numbers, type_ = days, "yyyymmdd"
+    assert isinstance(kind, Number)
     shaped = kind.shaped(numbers, entry)
     if isinstance(shaped, str):
         problems.append(f"column {label}{shaped}")
