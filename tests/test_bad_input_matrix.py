@@ -996,7 +996,7 @@ def test_B40_delimiters_and_decimal_commas() -> None:
     refused(
         ["check", npy(REAL), "--delimiter", ";"],
         "--delimiter is for text table",
-        "leave it away",
+        "omit it",
         code=USAGE,
     )
 

@@ -174,8 +174,8 @@ def test_bad_file(
         ("two.npz", "fist", DataError, ["no array fist", "did you mean first?", "second (40, 3)"]),
         ("two.npz:fist", None, DataError, ["did you mean first?"]),
         ("two.npz:first", "first", UsageError, ["given twice"]),
-        ("files.npy", "first", UsageError, ["--key", "leave it away"]),
-        ("digits", "first", UsageError, ["--key", "leave it away"]),
+        ("files.npy", "first", UsageError, ["--key", "omit it"]),
+        ("digits", "first", UsageError, ["--key", "omit it"]),
         (np.zeros((2, 2)), "first", UsageError, ["--key", "in memory"]),
         ([[1.0]], None, UsageError, ["not list"]),
         (np.array([[None]]), None, DataError, ["Python objects"]),
@@ -222,7 +222,7 @@ def test_a_folder_that_must_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_zip_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(readers, "MAX_UNCOMPRESSED_BYTES", 10**6)
+    monkeypatch.setattr(arrays, "MAX_UNCOMPRESSED_BYTES", 10**6)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(10**6 + 1, np.uint8), y=np.ones(3))
     with pytest.raises(DataError, match=r"a\.npz:x: unpacks to .* \(limit 16\)"):
         read(tmp_path / "a.npz", "x")

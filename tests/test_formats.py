@@ -67,7 +67,7 @@ def test_tables_of_other_formats_are_read_and_damaged_ones_refused(
     path = tmp_path / f"t{suffix}"
     write_table(table, path)
     source = read(path)
-    assert (kind_of(path), source.is_table, source.data.to_pydict()) == (
+    assert (kind_of(path).name, source.is_table, source.data.to_pydict()) == (
         "tables of another format",
         True,
         COLUMNS,

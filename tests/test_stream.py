@@ -133,7 +133,7 @@ def test_where_the_rows_are_is_decided_once(
         {**settings(max_epochs=1).to_dict(), "data": {"stream": streamed, "test": str(file)}}
     )
     run, data, _ = start(file, tmp_path / "run", config)
-    monkeypatch.setattr("taut.data.readers._free_memory", lambda: 1000 if not streamed else 10**12)
+    monkeypatch.setattr("taut.data.sources._free_memory", lambda: 1000 if not streamed else 10**12)
     again = data_of(run)
     for part in (data.train, data.test, again.train, again.test):
         assert isinstance(part, ParquetRows) is streamed
@@ -149,5 +149,5 @@ def test_a_file_is_streamed_only_where_it_would_fill_the_memory(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not prepare(file).streamed
-    monkeypatch.setattr("taut.data.readers._free_memory", lambda: 1000)
+    monkeypatch.setattr("taut.data.sources._free_memory", lambda: 1000)
     assert prepare(file).streamed
