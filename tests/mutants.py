@@ -2880,7 +2880,7 @@ MUTANTS = [
     Mutant(
         "a source may change while it streams",
         "data/tables/parquet.py",
-        "if _mark(path) != self.marks[file]:",
+        "if mark(path) != self.marks[file]:",
         "if False:",
         "tests/test_folders.py::test_a_source_that_changes_while_it_streams_ends_the_training_and_the_state_is_saved",
     ),

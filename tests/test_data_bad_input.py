@@ -21,7 +21,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
-from taut.data import Schema, check_against, prepare, problems, read, readers
+from taut.data import Schema, arrays, check_against, prepare, problems, read
 from taut.system.errors import DataError, TautError, UsageError
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 4, 5), dtype=np.uint8)

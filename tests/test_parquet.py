@@ -17,14 +17,8 @@ import pytest
 import torch
 
 from taut.data.readers import kind_of
-from taut.data.tables.parquet import (
-    MAX_ROWS,
-    ParquetRows,
-    block_order,
-    num_bytes,
-    read_parquet,
-    row_groups,
-)
+from taut.data.tables.parquet import MAX_ROWS, num_bytes, read_parquet, row_groups
+from taut.data.tables.parquet_rows import ParquetRows, block_order
 from taut.system.errors import DataError
 
 

@@ -15,7 +15,7 @@ from pyarrow import parquet
 import taut
 from taut.build.config import Config
 from taut.data import Options, prepare
-from taut.data.tables.parquet import ParquetRows
+from taut.data.tables.parquet_rows import ParquetRows
 from taut.runs.fit import resume, start, train_run
 from taut.runs.folder import data_of
 from taut.training import loop

@@ -84,14 +84,15 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         usual = 'Normal(scale="shared")'
     likelihood = config.likelihood or usual
     large = schema.is_image and schema.num_elements > 1024
+    encoder, decoder = ("ConvEncoder", "ConvDecoder") if large else ("MLP", "MLP")
     return dataclasses.replace(
         config,
         latent_dim=config.latent_dim or schema.usual_latent_dim,
         prior=str(parse(config.prior)),
         likelihood=str(parse(likelihood)),
         posterior=str(parse(config.posterior)),
-        encoder=str(parse(config.encoder or ("ConvEncoder" if large else "MLP"))),
-        decoder=str(parse(config.decoder or ("ConvDecoder" if large else "MLP"))),
+        encoder=str(parse(config.encoder or encoder)),
+        decoder=str(parse(config.decoder or decoder)),
     )
 
 

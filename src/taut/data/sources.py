@@ -16,7 +16,7 @@ import numpy as np
 from taut.data.arrays import read_array
 from taut.data.formats import COUNTS, TABLES, conversion, is_counts_folder
 from taut.data.paths import regular_size
-from taut.data.tables.parquet import SUFFIXES, holds_parquet
+from taut.data.tables.parquet_files import SUFFIXES, holds_parquet
 from taut.system.errors import DataError, shown
 from taut.system.memory import available, check_fits
 
@@ -167,7 +167,8 @@ class Parquet(SourceKind):
         return holds_parquet(path)
 
     def read(self, path: Path, options: Options) -> Source:
-        from taut.data.tables.parquet import marks, num_bytes, read_parquet
+        from taut.data.tables.parquet import num_bytes, read_parquet
+        from taut.data.tables.parquet_files import marks
 
         regular_size(path, folder_too=True)
         stream = options.stream

@@ -168,13 +168,10 @@ def days_in(texts: Sequence[str], notation: str) -> tuple[np.ndarray, str]:
             continue
         zoned = found["zone"] is not None or found["utc"] is not None
         days[i] = (time - EPOCH) / datetime.timedelta(days=1)
-        kind = (
-            "timestamp UTC"
-            if zoned
-            else "timestamp"
-            if kind == "date" and found["hour"] is not None
-            else kind
-        )
+        if zoned:
+            kind = "timestamp UTC"
+        elif kind == "date" and found["hour"] is not None:
+            kind = "timestamp"
     return days, kind
 
 
@@ -231,7 +228,9 @@ def _of_numbers(texts: Sequence[str]) -> Dress:
     prefix, suffix = max(dressed, key=lambda pair: dressed[pair]) if dressed else ("", "")
     bracketed = any(m["open"] for m in matches)
     decimal, why = _decimal([m["body"] for m in matches], prefix + suffix, bracketed)
-    return Dress("", why) if why else Dress(f"{prefix}#{decimal}{suffix}" if decimal else "")
+    if why or not decimal:
+        return Dress("", why)
+    return Dress(f"{prefix}#{decimal}{suffix}")
 
 
 def _decimal(bodies: Sequence[str], worn: str, bracketed: bool) -> tuple[str, str]:

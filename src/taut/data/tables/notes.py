@@ -353,4 +353,4 @@ def token_notes(seen: Sequence[Seen]) -> list[str]:
 
 def _more(columns: Sequence[object]) -> str:
     others = len(columns) - 1
-    return f" and {others} more column{'s' if others > 1 else ''}" if others else ""
+    return f" and {others} more column{'s' * (others > 1)}" if others else ""

@@ -154,5 +154,6 @@ def _formula(schema: Schema, j: int, used: list[int], slopes: np.ndarray, consta
     for slope, i in zip(slopes, used, strict=True):
         size = "" if abs(abs(slope) - 1) < 1e-4 else f"{abs(slope):.5g} "
         text += f"{' - ' if slope < 0 else ' + '}{size}{_label(schema, i)}"
-    text += f"{' - ' if constant < 0 else ' + '}{abs(constant):.10g}" if constant else ""
+    if constant:
+        text += f"{' - ' if constant < 0 else ' + '}{abs(constant):.10g}"
     return f"{_label(schema, j)} = {text.removeprefix(' + ').strip()}"

@@ -23,7 +23,8 @@ from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
 from taut.data.tables.column import Column
 from taut.data.tables.infer import decode, encode, from_toml, infer
-from taut.data.tables.parquet import ParquetRows, row_groups
+from taut.data.tables.parquet import row_groups
+from taut.data.tables.parquet_rows import ParquetRows
 from taut.data.tables.words import float_storage
 from taut.system.errors import DataError, UsageError, nearest, shown
 

@@ -92,10 +92,10 @@ def listed_levels(levels: tuple[str, ...], width: int = 60) -> str:
     """Returns how many levels there are, and as many of them as fit."""
     text = f"{len(levels):,} levels: "
     for i, level in enumerate(levels):
-        more = "" if i == len(levels) - 1 else ", ..."
-        item = ("" if i == 0 else ", ") + shown(level[:20] + "..." if len(level) > 20 else level)
+        more = ", ..." * (i < len(levels) - 1)
+        item = ", " * (i > 0) + shown(level[:20] + "..." * (len(level) > 20))
         if len(text + item + more) > width:
-            return text.rstrip() + (", ..." if i else " ...")
+            return text.rstrip() + "," * (i > 0) + " ..."
         text += item
     return text
 
