@@ -2901,10 +2901,8 @@ MUTANTS = [
     Mutant(
         "numbers in accounting brackets are positive",
         "data/tables/notation.py",
-        """    return -value if negative else value
-""",
-        """    return value
-""",
+        "        return -value\n",
+        "        return value\n",
         "tests/test_notation.py",
     ),
     Mutant(

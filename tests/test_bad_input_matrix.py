@@ -706,7 +706,7 @@ def test_B28_bernoulli_outside_0_and_1() -> None:
     refused(
         ["fit", npy(REAL), "--out", "new", "--likelihood", "Bernoulli()"],
         "144 values (100.0%) lie outside the support of the likelihood, 0 or 1; the first "
-        "is", "leave --likelihood away",
+        "is", "omit --likelihood",
     )  # fmt: skip
     refused(
         ["check", "a.npy", "--kind", "binary"],
@@ -1224,7 +1224,7 @@ def test_B49_new_data_of_another_scale(made: Path) -> None:
         assert far.max() < near.min()  # so a number, however far
     refused(
         ["score", made / "run-table", csv(TABLE.replace(X[7], "oops", 1))],
-        "are no numbers, the first ('oops') in row 7",
+        "are not numbers, the first ('oops') in row 7",
     )
 
 

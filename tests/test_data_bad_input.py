@@ -126,7 +126,7 @@ FILES = [
     ("a.pkl", pickle.dumps(Bomb()), [".pkl", "pickles"]),
     ("a.joblib", pickle.dumps(Bomb()), [".joblib", "pickles"]),
     ("a.csv", b"1,2\n3,4\n", ["line 1 holds only numbers (1, 2)", "a header is missing"]),
-    ("a.xlsx", b"anything", ["is no .xlsx file", "save it again"]),
+    ("a.xlsx", b"anything", ["is not an .xlsx file", "save it again"]),
     ("a.doc", b"anything", ["cannot read .doc", "supported: .csv, .tsv"]),
     ("noname", b"abc", ["without a suffix", "supported"]),
 ]

@@ -428,8 +428,8 @@ def test_encodings_are_read_by_mark_or_option(
             "a,b\n1,é\n".encode("latin-1"),
             "ascii",
             "is not ascii ('ascii' codec can't decode byte 0xe9 in position 6: ordinal not in "
-            "range(128)); leave --encoding"
-            " away, or give another",
+            "range(128)); omit --encoding"
+            ", or give another",
         ),
     ],
 )

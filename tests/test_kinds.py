@@ -193,7 +193,7 @@ def test_dates_in_disguise_are_dates() -> None:
     ]
     problems = encode(pa.table({"x": [20190414, 20210229]}), [column], "t")[1]
     assert (
-        "1 values (50 %) of 'x' are no dates (YYYY-MM-DD), the first ('20210229') in row 1"
+        "1 values (50 %) of 'x' are not dates (YYYY-MM-DD), the first ('20210229') in row 1"
         in problems[0]
     )
     assert one(numbers.astype(int), given={"x": {"kind": "levels"}})[0].kind == "levels"

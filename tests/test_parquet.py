@@ -147,7 +147,7 @@ def test_a_truncated_file_is_refused_B46(path: Path) -> None:
         with pytest.raises(DataError) as caught:
             read(path)
         [line] = caught.value.problems
-        assert line.startswith(f"{path}: is no Parquet file, or truncated or damaged (")
+        assert line.startswith(f"{path}: is not a Parquet file, or truncated or damaged (")
         assert line.endswith("); write it again")
 
 

@@ -141,7 +141,7 @@ def test_where_the_rows_are_is_decided_once(
 
 def test_a_folder_with_something_else_in_it_is_refused(file: Path) -> None:
     (file.parent / "note.txt").write_text("x")
-    with pytest.raises(taut.DataError, match=r"note\.txt beside Parquet files"):
+    with pytest.raises(taut.DataError, match=r"note\.txt next to Parquet files"):
         prepare(file.parent)
 
 

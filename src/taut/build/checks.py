@@ -101,7 +101,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     """Refuses data that the likelihood gives no probability, and parts whose bound would mean
     nothing.
 
-    Fails:
+    Raises:
         DataError: values outside the support of the likelihood; the line says what to choose
             instead.
         UsageError: a density for discrete data, or a prior and a posterior over different spaces.
@@ -121,13 +121,13 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
         found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
         if found is not None:
             mend = {
-                "binary": "leave --likelihood away to get Bernoulli()",
-                "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 "
+                "binary": "omit --likelihood to get Bernoulli()",
+                "levels": "omit --likelihood to get DiscretizedLogistic(), or make them 0 "
                 "and 1 with --binarize dynamic",
-                "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by "
+                "real": "omit --likelihood to get Normal(); grey levels 0..255 divided by "
                 "255 suit ContinuousBernoulli(), "
                 "undivided DiscretizedLogistic()",
-                "count": "leave --likelihood away to get NegativeBinomial()",
+                "count": "omit --likelihood to get NegativeBinomial()",
                 "table": "take another family for that kind of column, or another kind in a "
                 "--schema FILE",
             }[kind]
@@ -138,7 +138,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
         raise UsageError(
             f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound "
             f"could grow without limit; "
-            "leave --likelihood away, or read the data as real numbers with --kind real"
+            "omit --likelihood, or read the data as real numbers with --kind real"
         )
     prior, posterior = model.prior(None if context is None else context[:1]), model.encode(x[:1])
     there, back = prior.support, posterior.support
@@ -156,7 +156,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
 
 
 def _check_gaps(model: VAE, dataset: Dataset) -> None:
-    """Refuses a likelihood, a person's own say, whose density of a datum with gaps is no number."""
+    """Refuses a likelihood, one's own, whose density of a datum with gaps is no number."""
     if not dataset.schema.missing:
         return
     for block in blocks(dataset.train):
@@ -166,7 +166,7 @@ def _check_gaps(model: VAE, dataset: Dataset) -> None:
                 name = type(model.likelihood).__name__
                 raise UsageError(
                     f"{name} gives no density to data with missing entries: let it return "
-                    "taut.distributions.Observed(distribution, dims, fill) in place of "
+                    "taut.distributions.Observed(distribution, dims, fill) instead of "
                     "Independent(distribution, dims), or fill the gaps"
                 )
             return

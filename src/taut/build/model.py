@@ -76,7 +76,7 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     """Returns the configuration with everything that was left to the data decided, each part in its
     shortest spelling.
 
-    Fails:
+    Raises:
         UsageError: a specification cannot be read.
     """
     usual = USUAL[schema.kind]
@@ -111,10 +111,10 @@ def build(
         schema: What a datum is.
         statistics: Of the training data; without them the buffers are blank, to be loaded.
         context_dim: C.
-        parts: Parts that a person has built themselves, by name (prior, likelihood, posterior),
+        parts: Parts that the user has built, by name (prior, likelihood, posterior),
             used as they are.
 
-    Fails:
+    Raises:
         UsageError: an unknown part or argument, or one that its constructor refuses.
     """
     given = parts or {}
@@ -241,7 +241,9 @@ def _units(statistics: Statistics, schema: Schema) -> Tensor:
         return torch.full_like(
             statistics.scale, statistics.scale.square().mean().sqrt().item() or 1.0
         )
-    return statistics.scale if schema.kind == "count" else _never_zero(statistics.scale)
+    if schema.kind == "count":
+        return statistics.scale
+    return _never_zero(statistics.scale)
 
 
 def _encoder_units(statistics: Statistics, schema: Schema) -> tuple[Tensor, Tensor]:
@@ -270,21 +272,23 @@ def _network(spec: str) -> Any:
 
 
 def usual_objective(schema: Schema) -> str:
-    """Returns what is maximised unless a person says otherwise."""
-    return "DReG(num_samples=8)" if schema.missing else "ELBO()"
+    """Returns what is maximised unless the user says otherwise."""
+    if schema.missing:
+        return "DReG(num_samples=8)"
+    return "ELBO()"
 
 
 def usual_rate(data: Dataset) -> float:
-    """Returns the peak of the learning rate unless a person says otherwise."""
+    """Returns the peak of the learning rate unless the user says otherwise."""
     large = data.schema.kind in ("binary", "levels") and len(data.train) >= MANY
     return LEARNING_RATE * (2 if large else 1)
 
 
 def build_objective(objective: Objective | str) -> Objective:
     """Returns the objective that a specification stands for."""
-    return (
-        cast(Objective, resolve(objective, Objective)) if isinstance(objective, str) else objective
-    )
+    if isinstance(objective, str):
+        return cast(Objective, resolve(objective, Objective))
+    return objective
 
 
 def describe_part(part: Any) -> Spec:

@@ -3,7 +3,7 @@
 In a config file, on the command line and in a saved run the text is read with ``ast`` and never
 evaluated: names, keyword arguments, literals and nested parts, nothing else. Arguments that follow
 from the data are left out and filled in, by name, where the part is built. Types are the registry:
-any public subclass of the wanted base can be named, and a class of a person's own as
+any public subclass of the wanted base can be named, and a class of one's own as
 ``module:Class(...)``.
 """
 
@@ -46,14 +46,14 @@ class Spec:
         return set().union({self.module} if self.module else set(), *nested)
 
 
-# module:Class is no Python, module.Class is; text in quotes is left alone.
+# module:Class is not Python, module.Class is; text in quotes is left alone.
 _OUTSIDE = re.compile(r"""('[^']*'|"[^"]*")|\b([A-Za-z_][\w.]*):([A-Za-z_]\w*)""")
 
 
 def parse(text: str) -> Spec:
     """Returns the specification that a text stands for; nothing is evaluated or imported.
 
-    Fails:
+    Raises:
         UsageError: the text is not a constructor with keyword arguments.
 
     Examples:
@@ -76,7 +76,7 @@ def _node(node: ast.expr) -> Spec:
     call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
     path = ast.unparse(call.func)
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", path):
-        raise ValueError(f"{path[:50]!r} is no name of a class")
+        raise ValueError(f"{path[:50]!r} is not the name of a class")
     if call.args or any(k.arg is None for k in call.keywords):
         raise ValueError("every argument needs its name")
     module, _, name = path.rpartition(".")
@@ -111,18 +111,19 @@ def resolve(
         bases: For arguments that are parts themselves, by name: the class each must be a subclass
             of. They are given to the constructor as factories.
 
-    Fails:
+    Raises:
         UsageError: no such class or argument (the nearest right one is named), or a value that the
             constructor refuses.
     """
-    spec = parse(spec) if isinstance(spec, str) else spec
+    if isinstance(spec, str):
+        spec = parse(spec)
     factory = find(spec, base, bases or {})
     given = {k for k, _ in spec.arguments}
     wanted = inspect.signature(factory).parameters
     fixed = sorted(given & (fill or {}).keys() - (bases or {}).keys())
     if fixed:
         raise UsageError(
-            f"{spec}: {fixed[0]} follows from the data and the other settings: leave it away"
+            f"{spec}: {fixed[0]} follows from the data and the other settings: omit it"
         )
     arguments = {k: v for k, v in (fill or {}).items() if k in wanted and k not in given}
     missing = [
@@ -185,12 +186,12 @@ def _find(spec: Spec, base: type) -> type:
         found = getattr(importlib.import_module(spec.module), spec.name, None)
     except (
         Exception
-    ) as error:  # the module is a person's own: whatever is wrong with it is theirs to mend
+    ) as error:  # the module is the user's own: whatever is wrong with it is theirs to fix
         raise UsageError(
             f"cannot import {spec.module!r}, which {spec} names: {type(error).__name__}: {error}"
         ) from None
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise UsageError(f"{spec.module}:{spec.name} is no subclass of taut.{base.__name__}")
+        raise UsageError(f"{spec.module}:{spec.name} is not a subclass of taut.{base.__name__}")
     return found
 
 

@@ -73,7 +73,9 @@ def read_array(path: Path, key: str | None) -> np.ndarray | SparseRows:
             array = _read_stream(stream, path, size, key)
     except OSError as error:
         raise UsageError(f"{where}: cannot be read ({error.strerror or shown(error)})") from error
-    return array if isinstance(array, SparseRows) else plain(array, where)
+    if isinstance(array, SparseRows):
+        return array
+    return plain(array, where)
 
 
 def _read_stream(
@@ -123,7 +125,9 @@ def _read_npy(stream: BufferedIOBase, size: int, where: str) -> np.ndarray:
         )
     check_fits(claimed, where, SMALLER)
     flat = _fill(stream, dtype, math.prod(shape), where)
-    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+    if fortran_order:
+        return flat.reshape(shape[::-1]).T
+    return flat.reshape(shape)
 
 
 def _read_npz(stream: BufferedIOBase, key: str | None, where: str) -> np.ndarray | SparseRows:
@@ -152,7 +156,8 @@ def _read_npz(stream: BufferedIOBase, key: str | None, where: str) -> np.ndarray
         OSError,
     ) as error:
         raise DataError(
-            f"{where}: is no .npz file, or truncated or damaged ({shown(error)}); write it again "
+            f"{where}: is not an .npz file, or truncated or damaged ({shown(error)}); write it "
+            f"again "
             f"with numpy.savez"
         ) from error
 

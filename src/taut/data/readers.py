@@ -42,7 +42,7 @@ def read(source: object, key: str | None = None, options: Options = AS_FOUND) ->
         key: Which array of an .npz file to read.
         options: How.
 
-    Fails:
+    Raises:
         UsageError: the path is missing or unreadable, or an option is given where there is nothing
             to choose.
         DataError: the data cannot be read, or hold nothing that can be modelled.
@@ -62,7 +62,9 @@ def read(source: object, key: str | None = None, options: Options = AS_FOUND) ->
 
 
 def _called(source: object) -> str:
-    return shown(source) if isinstance(source, str | Path) else f"a {type(source).__name__}"
+    if isinstance(source, str | Path):
+        return shown(source)
+    return f"a {type(source).__name__}"
 
 
 def _read_named(text: str, key: str | None, kind: SourceKind, options: Options) -> Source:
@@ -121,7 +123,9 @@ def _read_memory(source: object, options: Options) -> Source:
 
 def _split_key(text: str) -> tuple[Path, str | None]:
     match = re.fullmatch(r"(.*\.npz):(.+)", text, re.IGNORECASE | re.DOTALL)
-    return (Path(text), None) if match is None else (Path(match[1]), match[2])
+    if match is None:
+        return (Path(text), None)
+    return (Path(match[1]), match[2])
 
 
 def _digits() -> Source:

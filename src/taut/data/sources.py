@@ -26,7 +26,7 @@ TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.(gz|zip|bz2|xz))?$", re.IGNORECASE)
 
 
 class Streamed(NamedTuple):
-    """A Parquet file, or a folder of them, that is read again and again in place of being held in
+    """A Parquet file, or a folder of them, that is read again and again instead of being held in
     memory.
     """
 
@@ -44,7 +44,7 @@ class Source(NamedTuple):
             a file to be streamed.
         labels: Of the rows, if the source has them.
         name: The string to read it again; empty for what was in memory.
-        notes: What a person should know, a line each.
+        notes: What the user should know, a line each.
         columns: The names of the columns of counts, if the source has them.
     """
 
@@ -71,7 +71,7 @@ class Options:
             row.
         layer: Which matrix of an .h5ad file: a layer, or raw.
         resize: Height and width that images are scaled to.
-        crop: Whether the centre of an image is cut out, in place of changing its proportions.
+        crop: Whether the centre of an image is cut out, instead of changing its proportions.
         alpha: What is done with transparent images: drop or composite.
         skip_bad: Share of unreadable images that may be left out.
         stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of

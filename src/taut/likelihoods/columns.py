@@ -3,7 +3,7 @@ r"""Likelihood of a table: a family for each kind of column, one decoder for all
 $$ p(x \mid z) = \prod_{\mathrm{families}} \; \prod_{i \in \mathrm{family}} p_i(x_i \mid z) $$
 
 The columns of one family are evaluated together, each family being one of the likelihoods for
-arrays, given its slice of the shared decoder's output in place of a decoder: a step costs as many
+arrays, given its slice of the shared decoder's output instead of a decoder: a step costs as many
 calls as there are families, however many columns.
 
 References: nazabal2020.
@@ -58,7 +58,7 @@ class Family(NamedTuple):
 class Joint(Distribution):
     r"""Creates the joint distribution of the columns of a table, independent given z.
 
-    Its ``mean`` is what a person would fill in: the expectation of a number, the most probable
+    Its ``mean`` is what one would fill in: the expectation of a number, the most probable
     level of a category.
 
     Args:
@@ -107,7 +107,9 @@ class Joint(Distribution):
 def typical(family: Family) -> Tensor:
     r"""Returns the mean of numbers, the most probable of levels, (\*batch, columns)."""
     mean: Tensor = family.distribution.mean
-    return level_probs(family).argmax(0).to(mean) if family.kind.nominal else mean
+    if family.kind.nominal:
+        return level_probs(family).argmax(0).to(mean)
+    return mean
 
 
 def level_probs(family: Family) -> Tensor:

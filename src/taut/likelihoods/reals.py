@@ -50,7 +50,9 @@ class Normal(LocationScale):
     @property
     def scale_floor(self) -> Tensor | None:
         """The smallest scales that can be learned, in the units of the data; None of a fixed."""
-        return self.min_scale * self.data_scale if isinstance(self.scale, str) else None
+        if isinstance(self.scale, str):
+            return self.min_scale * self.data_scale
+        return None
 
     def scaled(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(self.scale, str):

@@ -69,7 +69,9 @@ class _Warped(Likelihood):
         inner = x.gather(
             -1, (x.isfinite().sum(-1, keepdim=True) // 2).clamp(max=x.shape[-1] - 1)
         ).squeeze(-1)
-        return torch.ceil(inner - 0.5) if self.whole else inner
+        if self.whole:
+            return torch.ceil(inner - 0.5)
+        return inner
 
 
 class WarpedLevels(_Warped):
@@ -120,4 +122,6 @@ def _plain(low: Tensor, high: Tensor, whole: bool) -> Tensor:
     for a, b in zip(low.flatten().tolist(), high.flatten().tolist(), strict=True):
         levels = np.arange(a, b + 1)
         made.append(warps.padded(warps.fit_knots(levels, levels[:0], (a, b), True)))
-    return torch.stack(made).unflatten(0, low.shape).to(low) if low.dim() else made[0].to(low)
+    if low.dim():
+        return torch.stack(made).unflatten(0, low.shape).to(low)
+    return made[0].to(low)

@@ -55,11 +55,13 @@ class Cells(NamedTuple):
 
     @property
     def missing(self) -> np.ndarray:
-        return self.place < 0 if self.family == "text" else np.isnan(self.numbers)
+        if self.family == "text":
+            return self.place < 0
+        return np.isnan(self.numbers)
 
 
 class Tokens:
-    """Creates the test for what means missing: the default texts, and a person's further texts and
+    """Creates the test for what means missing: the default texts, and the user's further texts and
     numbers.
 
     Args:
@@ -83,7 +85,7 @@ class Tokens:
 
 
 def read_cells(column: pa.ChunkedArray, tokens: Tokens) -> Cells | str:
-    """Returns the cells of a column, or what is wrong with its type and how to mend it."""
+    """Returns the cells of a column, or what is wrong with its type and what to do about it."""
     import pyarrow as pa
 
     order: tuple[str, ...] | None
@@ -184,7 +186,8 @@ def _texts(column: pa.ChunkedArray, tokens: Tokens) -> Cells:
     import pyarrow as pa
 
     encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
     texts = encoded.dictionary.to_pylist()
     index = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
     gone = np.array([t in tokens for t in texts], bool)
@@ -217,7 +220,9 @@ def _days(ticks: pa.ChunkedArray, per_day: int) -> np.ndarray:
 def merged_order(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
     """Returns the longer of two orders of levels, or None if the shorter contradicts it."""
     long, short = (one, other) if len(one) >= len(other) else (other, one)
-    return long if tuple(level for level in long if level in set(short)) == short else None
+    if tuple(level for level in long if level in set(short)) == short:
+        return long
+    return None
 
 
 def _declared_order(column: pa.ChunkedArray) -> tuple[str, ...] | None:
@@ -232,7 +237,9 @@ def _declared_order(column: pa.ChunkedArray) -> tuple[str, ...] | None:
 def _level_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else value_text(value)
+    if isinstance(value, str):
+        return value
+    return value_text(value)
 
 
 def _mend(kind: pa.DataType) -> str:

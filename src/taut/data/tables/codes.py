@@ -99,8 +99,8 @@ def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
     Texts, truth values, integers, floats and dates are written as they were read. Integers that a
     density made (kind real or positive) stay floats if any is none.
 
-    Fails:
-        UsageError: the codes have another number of columns, or one is no level of its column.
+    Raises:
+        UsageError: the codes have another number of columns, or one is not a level of its column.
         DataError: a date lies beyond what a date can hold.
     """
     import pyarrow as pa
@@ -129,11 +129,9 @@ def _header_problems(headers: list[str], columns: Sequence[Column]) -> list[str]
         lines.append(
             f"{len(extra)} columns are not the model's: {_names(extra)}{near or '; remove them'}"
         )
-    return (
-        [*lines, f"{_names(twice)} names more than one column; rename all but one"]
-        if twice
-        else lines
-    )
+    if twice:
+        return [*lines, f"{_names(twice)} names more than one column; rename all but one"]
+    return lines
 
 
 def _names(names: Sequence[str]) -> str:
@@ -268,7 +266,9 @@ def _truths(texts: Sequence[str], column: Column) -> dict[object, int]:
         TRUTH.get(level.strip().lower()): code for code, level in enumerate(column.levels)
     }
     same = set(own) == {False, True} and all(text.strip().lower() in TRUTH for text in texts)
-    return own if same and texts else {}
+    if same and texts:
+        return own
+    return {}
 
 
 def _comparable(cells: Cells, column: Column) -> Callable[[str], object]:
@@ -281,16 +281,22 @@ def _comparable(cells: Cells, column: Column) -> Callable[[str], object]:
     if column.type in ("int", "float"):
         return _as_number
     unique = len({_as_number(level) for level in column.levels}) == len(column.levels)
-    return _as_number if cells.family == "number" and unique else str
+    if cells.family == "number" and unique:
+        return _as_number
+    return str
 
 
 def _number_level(value: float, cells: Cells) -> str:
-    return ("false", "true")[int(value)] if cells.family == "bool" else value_text(value)
+    if cells.family == "bool":
+        return ("false", "true")[int(value)]
+    return value_text(value)
 
 
 def _as_number(text: str) -> object:
     number = as_numbers([text])[0].item()
-    return number if number == number else text
+    if number == number:
+        return number
+    return text
 
 
 def _decoded(x: np.ndarray, column: Column) -> pa.Array:

@@ -23,7 +23,7 @@ class Column:
 
     A model sees *codes*: the number of a level; of ``levels`` (value - offset) / step; of any other
     number value - offset, taken in float64, so that what is stored in float32 keeps the last digit
-    of numbers that hardly vary beside their size.
+    of numbers that hardly vary next to their size.
 
     Args:
         name: Its header.
@@ -145,7 +145,7 @@ class Column:
     def from_dict(cls, fields_: Mapping[str, Any]) -> Column:
         """Returns the column that ``to_dict`` described.
 
-        Fails:
+        Raises:
             UsageError: a field is missing, unknown or of the wrong type.
         """
         try:

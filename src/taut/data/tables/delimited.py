@@ -59,11 +59,12 @@ def read_csv(
         missing_values: Texts that stand for a missing entry besides the usual: a column of numbers
             may hold them.
 
-    Fails:
+    Raises:
         UsageError: an option is none of the above.
         DataError: the file is empty, damaged or no text, or its rows do not agree with its header.
     """
-    delimiter = "\t" if delimiter in ("tab", r"\t") else delimiter
+    if delimiter in ("tab", r"\t"):
+        delimiter = "\t"
     if delimiter is not None and (
         len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0'
     ):
@@ -112,7 +113,8 @@ def _sniffed(data: bytes) -> str:
     are numbers.
     """
     text = data[:SAMPLE_BYTES].decode(errors="ignore")
-    text = text if len(data) <= SAMPLE_BYTES else text[: text.rfind("\n") + 1] or text
+    if len(data) > SAMPLE_BYTES:
+        text = text[: text.rfind("\n") + 1] or text
 
     def score(delimiter: str) -> tuple[bool, float, float, int]:
         rows = list(
@@ -172,7 +174,8 @@ def _parsed(
         notes += [f"{blank} blank lines were skipped"] if blank else []
     if problems:
         raise DataError([f"{where}: {problem}" for problem in _name_problems(names) + problems])
-    table = table.slice(1) if named else table
+    if named:
+        table = table.slice(1)
     if not table.num_rows:
         raise DataError(
             f"{where}: has a header but no rows; give a file with at least one row of data"
@@ -228,7 +231,9 @@ def _row_for_names(table: pa.Table, names: list[str]) -> tuple[list[str], list[s
     )
     ways = "--no-header if line 1 is a row, --header if it names the columns"
     certain = numbers or 1 < len(same) >= len(names) / 2
-    return ([f"{which}; {ways}"], []) if certain else ([], [f"{which}; {ways}"])
+    if certain:
+        return ([f"{which}; {ways}"], [])
+    return ([], [f"{which}; {ways}"])
 
 
 def _names(

@@ -64,7 +64,9 @@ def _number_problems(kind: Kind | None, entry: Mapping[str, Any]) -> list[str]:
         return [f"low and high must be {'integers' if discrete else 'numbers'}"]
     if discrete:
         return _level_bounds(bounds, step)
-    return ["needs low < high"] if len(bounds) == 2 and not bounds[0] < bounds[1] else []
+    if len(bounds) == 2 and not bounds[0] < bounds[1]:
+        return ["needs low < high"]
+    return []
 
 
 def _belongs(keys: tuple[str, ...]) -> str:

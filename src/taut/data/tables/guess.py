@@ -52,7 +52,9 @@ def guess(seen: Seen, view: View, notes: list[str], problems: list[str]) -> str 
     if distinct == 1:
         return "constant"
     if seen.order and view.family != "date":
-        return "binary" if len(seen.order) == 2 else "ordinal"
+        if len(seen.order) == 2:
+            return "binary"
+        return "ordinal"
     if distinct == 2 and (
         view.family in ("text", "bool") or (view.family == "number" and view.numbers.integers)
     ):
@@ -87,7 +89,9 @@ def _guess_density(numbers: Numbers) -> str:
     # Positive numbers that hardly vary need an offset, which a logarithm cannot have.
     if numbers.low > 0 and log_normal > -np.log(std) and mean < shape.FAR * std:
         return "positive"
-    return "mixed" if shape.has_edge(numbers) else "real"
+    if shape.has_edge(numbers):
+        return "mixed"
+    return "real"
 
 
 def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None:
@@ -146,11 +150,9 @@ def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None
         return None
     if shape.is_count(numbers):
         return "count"
-    return (
-        "levels"
-        if numbers.low >= 0 and shape.num_steps(numbers, shape.step_of(numbers)) < MAX_LEVELS
-        else None
-    )
+    if numbers.low >= 0 and shape.num_steps(numbers, shape.step_of(numbers)) < MAX_LEVELS:
+        return "levels"
+    return None
 
 
 def _is_yyyymmdd(numbers: Numbers) -> bool:

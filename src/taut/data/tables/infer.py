@@ -53,7 +53,7 @@ def infer(
     missing_values: Sequence[str] = (),
     given: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[tuple[Column, ...], list[str], list[str]]:
-    """Returns the columns of a table, what a person should know about them, and what is wrong: a
+    """Returns the columns of a table, what the user should know about them, and what is wrong: a
     line each.
 
     Args:
@@ -136,7 +136,7 @@ def _header_problems(headers: list[str], given: Mapping[str, Any], where: str) -
     known = set(headers)
     extra = [h for h in given if h not in known]
     lines += [
-        f"the schema file describes {quoted(h)}, which is no column{nearest_to(h, headers)}"
+        f"the schema file describes {quoted(h)}, which is not a column{nearest_to(h, headers)}"
         for h in extra
     ]
     return [where + line for line in lines]
@@ -165,7 +165,9 @@ def _column(
         return None
     word = word or guess(seen, view, notes, problems)
     column = None if word is None else _built(seen, view, KINDS[word], entry, problems)
-    return None if column is None else _noted(column, seen, view, notes, problems)
+    if column is None:
+        return None
+    return _noted(column, seen, view, notes, problems)
 
 
 def _noted(column: Column, seen: Seen, view: View, notes: list[str], problems: list[str]) -> Column:
@@ -184,7 +186,7 @@ def _noted(column: Column, seen: Seen, view: View, notes: list[str], problems: l
 
 
 def _viewed(seen: Seen, kind: Kind | None) -> View:
-    """Texts that a person calls levels stay texts (01234 is a postcode).
+    """Texts that the user calls levels stay texts (01234 is a postcode).
 
     Two of them are read as rule 1 would.
     """
@@ -225,7 +227,8 @@ def _misfit(kind: Kind, view: View, seen: Seen) -> str:
     if first and seen.family == "text":
         where = f", the first ({quoted(first[1])}) in row {first[0]} {FROM_0}"
     return (
-        f"needs {' or '.join(kind.cells)}s, but it holds {HELD[view.family]}{where}; mend them, or "
+        f"needs {' or '.join(kind.cells)}s, but it holds {HELD[view.family]}{where}; correct "
+        f"them, or "
         f"choose another kind"
     )
 
@@ -241,7 +244,9 @@ def _built(
         return column(type=type_)
     if kind.nominal or (not kind.modelled and view.family in ("text", "bool")):
         levels = _levels(seen, view, kind, entry, problems)
-        return None if levels is None else column(type=type_, levels=levels)
+        if levels is None:
+            return None
+        return column(type=type_, levels=levels)
     if not kind.modelled:
         return column(type=type_, low=numbers.low, high=numbers.high)
     if kind.reads == "date" and view.family == "number":
@@ -323,7 +328,9 @@ def _plain_level(level: str, family: str) -> str:
     if family == "bool":
         return level.lower()
     number = as_numbers([level])[0]
-    return value_text(float(number)) if math.isfinite(number) else level
+    if math.isfinite(number):
+        return value_text(float(number))
+    return level
 
 
 def _infinite(label: str, numbers: Numbers, rows: int) -> str:

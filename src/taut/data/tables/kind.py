@@ -147,7 +147,9 @@ class Kind(abc.ABC):
 
     def log_shift(self, column: Column) -> float:
         """Returns what is added before the logarithm is taken, NaN where none is."""
-        return 0.0 if column.low > 0 and not column.offset else math.nan
+        if column.low > 0 and not column.offset:
+            return 0.0
+        return math.nan
 
 
 class Level(Kind):
@@ -159,7 +161,9 @@ class Level(Kind):
     entries = frozenset({"levels"})
 
     def wrong_levels(self, count: int) -> str:
-        return "" if count >= 2 else "two levels or more"
+        if count >= 2:
+            return ""
+        return "two levels or more"
 
     def held(self, column: Column) -> str:
         return listed_levels(column.levels)
@@ -176,7 +180,9 @@ class Number(Kind):
 
     def values(self, column: Column, codes: Any) -> Any:
         numbers = np.asarray(codes, np.float64) * self.unit(column) + column.offset
-        return self.rounded(column, numbers) if column.step else numbers
+        if column.step:
+            return self.rounded(column, numbers)
+        return numbers
 
     def unit(self, column: Column) -> float:
         """Returns the size of one code in the user's units."""
@@ -197,7 +203,9 @@ class Number(Kind):
         if column.step:
             start = self.codes(column, column.low)
             return np.asarray(start + np.round((made - start) / column.step) * column.step)
-        return np.round(made) if column.type == "int" else made
+        if column.type == "int":
+            return np.round(made)
+        return made
 
     def support(self, column: Column) -> tuple[float, float]:
         low = column.low if column.bounded in ("low", "both") else -math.inf
@@ -250,7 +258,9 @@ class Number(Kind):
         return f"{low} .. {high}{steps}"
 
     def entry(self, column: Column) -> dict[str, Any]:
-        return {"step": column.step} if column.step and "step" in self.entries else {}
+        if column.step and "step" in self.entries:
+            return {"step": column.step}
+        return {}
 
     # New values
 

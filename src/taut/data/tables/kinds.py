@@ -39,7 +39,9 @@ class Binary(Level):
     usual = "Bernoulli"
 
     def wrong_levels(self, count: int) -> str:
-        return "" if count == 2 else "two levels"
+        if count == 2:
+            return ""
+        return "two levels"
 
     def keeps_order(self, order: Sequence[str]) -> bool:
         return len(order) == 2
@@ -164,14 +166,18 @@ class Levels(Number):
 
     def offset(self, numbers: Numbers, step: float, low: float) -> float:
         plain = step == 1.0 and max(abs(numbers.low), abs(numbers.high)) < 2**20
-        return 0.0 if plain or numbers.distinct < 2 or not numbers.low else low
+        if plain or numbers.distinct < 2 or not numbers.low:
+            return 0.0
+        return low
 
     def held(self, column: Column) -> str:
         return f"{self.num_levels(column):,} levels: {super().held(column)}"
 
     def entry(self, column: Column) -> dict[str, Any]:
         ends = {"low": column.low, "high": column.high}
-        return ends if column.step == 1.0 else ends | super().entry(column)
+        if column.step == 1.0:
+            return ends
+        return ends | super().entry(column)
 
     def foreign(self, column: Column, x: np.ndarray) -> list[Odd]:
         finite = np.isfinite(x)
@@ -262,7 +268,9 @@ class Mixed(_Stepped):
         if not entry:
             return shape.ends_of(numbers, atoms)
         given = [end for end in ("low", "high") if end in entry]
-        return "both" if len(given) == 2 else "".join(given)
+        if len(given) == 2:
+            return "both"
+        return "".join(given)
 
     def held(self, column: Column) -> str:
         return super().held(column) + _atoms_text(column)
@@ -351,4 +359,6 @@ class Constant(Kind):
         return 'needs one value, but it holds several; kind = "id" leaves it out'
 
     def held(self, column: Column) -> str:
-        return quoted(column.levels[0]) if column.levels else number_text(column.low, column.type)
+        if column.levels:
+            return quoted(column.levels[0])
+        return number_text(column.low, column.type)

@@ -178,7 +178,9 @@ def days_in(texts: Sequence[str], notation: str) -> tuple[np.ndarray, str]:
 def affix(notation: str) -> str:
     """Returns what stands before or behind the numbers of a notation, if anything."""
     prefix, _, rest = notation.partition("#")
-    return (prefix or rest[1:]) if "#" in notation else ""
+    if "#" in notation:
+        return prefix or rest[1:]
+    return ""
 
 
 def is_currency(sign: str) -> bool:
@@ -218,7 +220,9 @@ def _matched(text: str) -> re.Match[str] | None:
         match["last"],
         "-" if match["open"] else "",
     ]
-    return match if sum(map(bool, signs)) <= 1 else None
+    if sum(map(bool, signs)) <= 1:
+        return match
+    return None
 
 
 def _of_numbers(texts: Sequence[str]) -> Dress:
@@ -297,14 +301,17 @@ def _number(text: str, prefix: str, decimal: str, suffix: str) -> float:
     value = _value(match["body"], decimal)
     if value is None:
         return math.nan
-    value = value if match["exponent"] is None else float(f"{value!r}{match['exponent']}")
+    if match["exponent"] is not None:
+        value = float(f"{value!r}{match['exponent']}")
     negative = match["open"] or "-" in (
         match["sign"],
         match["inner"],
         match["minus"],
         match["last"],
     )
-    return -value if negative else value
+    if negative:
+        return -value
+    return value
 
 
 def _date(text: str) -> dict[str, str | None] | None:

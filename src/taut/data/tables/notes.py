@@ -1,4 +1,4 @@
-"""What a person should know about columns.
+"""What the user should know about columns.
 
 What may mean missing, what keeps one from being numbers, what storage may lose.
 """
@@ -216,7 +216,9 @@ def only_other(seen: Seen) -> str:
         and _suspicious(first[1])
         and seen.texts.counts.get(first[1], 0) == others < seen.texts.count
     )
-    return first[1] if first is not None and only else ""
+    if first is not None and only:
+        return first[1]
+    return ""
 
 
 def may_mean(text: str, count: int) -> str:
@@ -337,7 +339,7 @@ def unbounded_notes(densities: Sequence[tuple[str, Numbers]]) -> list[str]:
 
 
 def token_notes(seen: Sequence[Seen]) -> list[str]:
-    """The texts that were read as missing although a person may have meant them, each once."""
+    """The texts that were read as missing although the user may have meant them, each once."""
     lines = []
     for token in dict.fromkeys(t for s in seen for t in s.tokens if t.strip()):
         holders = [s for s in seen if token in s.tokens]
@@ -353,4 +355,6 @@ def token_notes(seen: Sequence[Seen]) -> list[str]:
 
 def _more(columns: Sequence[object]) -> str:
     others = len(columns) - 1
-    return f" and {others} more column{'s' * (others > 1)}" if others else ""
+    if others:
+        return f" and {others} more column{'s' * (others > 1)}"
+    return ""

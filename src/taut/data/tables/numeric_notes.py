@@ -52,7 +52,9 @@ def number_notes(rows: Rows, schema: Schema) -> list[str]:
 
 
 def _label(schema: Schema, i: int) -> str:
-    return quoted(schema.modelled[i].name) if schema.columns else f"column {i} (from 0)"
+    if schema.columns:
+        return quoted(schema.modelled[i].name)
+    return f"column {i} (from 0)"
 
 
 def _wild(rows: Rows, some: np.ndarray, schema: Schema) -> list[str]:

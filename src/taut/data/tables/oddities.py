@@ -31,9 +31,9 @@ def wrong_type(coded: Coded, column: Column, first_row: int) -> list[str]:
         return []
     text = coded.texts[coded.wrong[rows[0]]]
     first = f"the first ({quoted(text)}) in row {first_row + rows[0]} (from 0, header not counted)"
-    mend = "mend them, or list what means missing in --missing-values"
+    mend = "correct them, or list what means missing in --missing-values"
     share = _share(len(rows), coded.values, column)
-    return [f"{share} are no {column.rules.needs}, {first}; {mend}"]
+    return [f"{share} are not {column.rules.needs}, {first}; {mend}"]
 
 
 def wrong_values(x: np.ndarray, column: Column, first_row: int) -> list[str]:

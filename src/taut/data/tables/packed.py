@@ -108,8 +108,7 @@ def utf8(data: bytes, encoding: str | None, where: str) -> bytes:
         ) from error
     except UnicodeError as error:
         raise DataError(
-            f"{where}: is not {shown(encoding)} ({shown(error)}); leave --encoding away, or give "
-            f"another"
+            f"{where}: is not {shown(encoding)} ({shown(error)}); omit --encoding, or give another"
         ) from error
     data = data.removeprefix(b"\xef\xbb\xbf")
     if (at := data.find(b"\0")) >= 0:

@@ -41,7 +41,7 @@ def read_parquet(path: Path) -> pa.Table:
     """Returns all rows of a Parquet file, or of a folder of them in the order of their names;
     pandas' index is dropped.
 
-    Fails:
+    Raises:
         DataError: a file is damaged, or empty, or its columns are not those of the first.
     """
     import pyarrow as pa
@@ -61,7 +61,7 @@ def read_parquet(path: Path) -> pa.Table:
 def num_bytes(path: Path) -> int:
     """Returns what the rows take as float32, from the metadata alone.
 
-    Fails:
+    Raises:
         DataError: as ``read_parquet``.
     """
     pieces = Pieces([path])
@@ -75,7 +75,7 @@ def row_groups(path: Path, marks: Sequence[Mark] = ()) -> Iterator[pa.Table]:
         path: A file, or a folder of them.
         marks: Of the files, where they were read before.
 
-    Fails:
+    Raises:
         DataError: as ``read_parquet``, or a file has changed since.
     """
     pieces = Pieces([path], marks)

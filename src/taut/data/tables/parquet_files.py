@@ -41,7 +41,7 @@ def mark(file: Path) -> Mark:
 def holds_parquet(folder: Path) -> bool:
     """Returns whether a folder, or folders KEY=VALUE in it, hold Parquet files.
 
-    Fails:
+    Raises:
         OSError: it must not be listed.
     """
     entries = list(folder.iterdir())
@@ -67,7 +67,7 @@ def files_of(path: Path) -> list[Path]:
     if len(files) + len(folders) < len(seen):
         other = next(file for file in seen if file not in files and file not in folders)
         raise DataError(
-            f"{shown(path)}: holds {shown(other.name)} beside Parquet files; give a folder with "
+            f"{shown(path)}: holds {shown(other.name)} next to Parquet files; give a folder with "
             f"nothing else in it"
         )
     return files + [file for folder in folders for file in files_of(folder)]
@@ -141,7 +141,9 @@ def _common(kinds: Sequence[Any]) -> Any:
         return pa.large_string()
     if all(tests.is_timestamp(kind) or tests.is_date(kind) for kind in plain):
         zones = {kind.tz for kind in plain if tests.is_timestamp(kind)}
-        return pa.timestamp("us", next(iter(zones), None)) if len(zones) <= 1 else None
+        if len(zones) <= 1:
+            return pa.timestamp("us", next(iter(zones), None))
+        return None
     return None
 
 
@@ -215,7 +217,8 @@ def opened(file: Path, metadata: Any = None, **options: Any) -> Any:
         )
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{shown(file)}: is no Parquet file, or truncated or damaged ({shown(error)}); write "
+            f"{shown(file)}: is not a Parquet file, or truncated or damaged ({shown(error)}); "
+            f"write "
             f"it again"
         ) from error
 

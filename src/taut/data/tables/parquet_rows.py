@@ -40,7 +40,7 @@ class ParquetRows:
     ``blocks`` are the boundaries of the pieces in the numbers of these rows, for ``block_order``;
     ``notes`` says what makes reading slow.
 
-    Fails:
+    Raises:
         DataError: as ``read_parquet``; a damaged row group, or a file that has changed, when it is
             read.
     """
@@ -68,7 +68,9 @@ class ParquetRows:
 
     def _boundaries(self) -> np.ndarray:
         starts = self._pieces.starts
-        return starts if self._rows is None else np.searchsorted(self._rows, starts)
+        if self._rows is None:
+            return starts
+        return np.searchsorted(self._rows, starts)
 
     def __len__(self) -> int:
         return int(self.blocks[-1])

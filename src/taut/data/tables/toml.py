@@ -1,4 +1,4 @@
-"""Writes the columns of a table as a schema file that a person can edit, and reads it."""
+"""Writes the columns of a table as a schema file that the user can edit, and reads it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[s
         text: The file's text.
         where: What to call the file in the lines.
 
-    Fails:
-        UsageError: it is no TOML, or holds unknown keys or kinds: all of them, a line each.
+    Raises:
+        UsageError: it is not TOML, or holds unknown keys or kinds: all of them, a line each.
     """
     try:
         content = tomllib.loads(text)
@@ -86,7 +86,9 @@ def _level(value: Any) -> Any:
     """Levels may be written as numbers or truth values: levels = [1, 2, 3]."""
     if isinstance(value, bool):
         return str(value).lower()
-    return value_text(value) if isinstance(value, int | float) else value
+    if isinstance(value, int | float):
+        return value_text(value)
+    return value
 
 
 def _text(text: str) -> str:
@@ -97,7 +99,9 @@ def _text(text: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, str):
         return _text(value)
-    return _list(value) if isinstance(value, tuple) else value_text(value)
+    if isinstance(value, tuple):
+        return _list(value)
+    return value_text(value)
 
 
 def _list(values: Sequence[Any]) -> str:

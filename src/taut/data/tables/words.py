@@ -21,8 +21,11 @@ MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None")
 def quoted(text: object, width: int = 40) -> str:
     """Returns a text in quotes, escaped and cut, for a message."""
     string = str(text)
-    string = string if len(string) <= width else string[: width - 3] + "..."
-    return f"'{string}'" if string.isprintable() else shown(string)
+    if not (len(string) <= width):
+        string = string[: width - 3] + "..."
+    if string.isprintable():
+        return f"'{string}'"
+    return shown(string)
 
 
 def unknown(what: str, word: object, words: Iterable[str]) -> str:
@@ -36,16 +39,16 @@ def unknown(what: str, word: object, words: Iterable[str]) -> str:
 def nearest_to(word: object, words: Iterable[str]) -> str:
     """Returns ``; did you mean 'x'?`` or nothing."""
     near = difflib.get_close_matches(str(word)[:200], [w for w in words if len(w) <= 200], n=1)
-    return f"; did you mean {quoted(near[0])}?" if near else ""
+    if near:
+        return f"; did you mean {quoted(near[0])}?"
+    return ""
 
 
 def value_text(value: float) -> str:
     """Returns a number as the text of a level: ``3``, ``0.5``."""
-    return (
-        str(int(value))
-        if math.isfinite(value) and value == math.trunc(value)
-        else repr(float(value))
-    )
+    if math.isfinite(value) and value == math.trunc(value):
+        return str(int(value))
+    return repr(float(value))
 
 
 def decimals(value: float) -> int:
@@ -70,7 +73,9 @@ def float_storage() -> type[np.float32] | type[np.float64]:
 
     Float64 only if torch computes in it.
     """
-    return np.float64 if torch.get_default_dtype() == torch.float64 else np.float32
+    if torch.get_default_dtype() == torch.float64:
+        return np.float64
+    return np.float32
 
 
 def exact_integers() -> int:
@@ -104,4 +109,6 @@ def number_text(value: float, type_: str) -> str:
     """Returns a number, or a date, for people."""
     if type_.startswith(("date", "timestamp", "yyyymmdd")):
         return day_text(value)
-    return f"{int(value):,}" if value == math.trunc(value) and abs(value) < 1e15 else f"{value:.6g}"
+    if value == math.trunc(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:.6g}"
