@@ -444,23 +444,23 @@ MUTANTS = [
     # --- Evidence ---------------------------------------------------------------------------------------------------------
     Mutant(
         "evidence: in training mode",
-        "evidence/importance.py",
+        "use/blocks.py",
         "    with evaluating(model):\n",
         "    if model.train():\n",
         EVIDENCE,
     ),
     Mutant(
         "evidence: last block lost",
-        "evidence/importance.py",
-        "range(0, len(x), data_rows)",
-        "range(0, max(1, len(x) - data_rows + 1), data_rows)",
+        "use/blocks.py",
+        "range(0, max(len(x), 1), size)",
+        "range(0, max(1, len(x) - size + 1), size)",
         EVIDENCE,
     ),
     Mutant(
         "evidence: the same noise in every block",
-        "evidence/importance.py",
-        'stream(seed, "importance", start // data_rows)',
-        'stream(seed, "importance")',
+        "use/blocks.py",
+        "stream(seed, name, block.number) if name",
+        "stream(seed, name) if name",
         EVIDENCE,
     ),
     Mutant(
@@ -1220,8 +1220,7 @@ MUTANTS = [
     Mutant(
         "AIS: the run has the noise of its pilot",
         "evidence/annealing.py",
-        'stream(\n                derive(seed, "annealing"), "reverse" if exact is not None else '
-        '"forward", number\n            )',
+        'stream(derive(seed, "annealing"), direction, number)',
         'stream(seed, "pilot", number)',
         ANNEALING + "::test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen",
     ),
@@ -1384,8 +1383,8 @@ MUTANTS = [
     Mutant(
         "gaps: the encoder's q is measured, not the optimum",
         "evidence/gaps.py",
-        "seed=derive(seed, name, number),\n                    proposal=_rows_of(f)",
-        "seed=derive(seed, name, number)",
+        "context=c, seed=own_seed, proposal=proposal",
+        "context=c, seed=own_seed",
         GAPS + "::test_both_gaps_are_their_closed_forms",
     ),
     Mutant(

@@ -43,10 +43,10 @@ from taut.evidence.results import Estimate
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
-from taut.system.parallel import in_order
 from taut.system.precision import home, wide
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of
 
 __all__ = ["Annealed", "annealing", "annealing_blocks", "simulate", "support_of"]
 
@@ -201,26 +201,20 @@ def annealing_blocks(
     if isinstance(start, str) and start not in ("posterior", "prior"):
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
     rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
-    device = next((p.device for p in model.parameters()), x.device)
 
-    def compute(first: int) -> Annealed:
-        here, number = slice(first, first + rows), first // rows
-        block = x[here].to(device=device, dtype=torch.get_default_dtype())
-        c = None if context is None else context[here].to(device)
-        z = None if exact is None else exact[here].to(block)
-        with torch.no_grad(), frozen(model):
+    def estimate(block: Block) -> Annealed:
+        number, here, part, c = block
+        z = None if exact is None else exact[here].to(part)
+        direction = "forward" if exact is None else "reverse"
+        with frozen(model):
             with stream(seed, "pilot", number):
-                path = Path(
-                    model, block, c, start if isinstance(start, str) else start(here, block, c)
-                )
+                r = start if isinstance(start, str) else start(here, part, c)
+                path = Path(model, part, c, r)
                 plan = _pilot(path, num_chains, max_temperatures)
-            with stream(
-                derive(seed, "annealing"), "reverse" if exact is not None else "forward", number
-            ):
+            with stream(derive(seed, "annealing"), direction, number):
                 return _run(path, plan, num_chains, z)
 
-    with evaluating(model):
-        yield from in_order(range(0, len(x), rows), compute)
+    yield from blocks_of(model, x, rows, estimate, context=context)
 
 
 def support_of(distribution: Distribution) -> constraints.Constraint | None:

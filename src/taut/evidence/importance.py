@@ -37,13 +37,13 @@ from torch.distributions import Distribution, MultivariateNormal
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
-from taut.model import Draw, Model, evaluating
+from taut.model import Draw, Model
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
-from taut.system.parallel import Share, in_order
+from taut.system.parallel import Share
 from taut.system.precision import home, wide
-from taut.system.seeds import stream
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of
 
 __all__ = [
     "Defensive",
@@ -110,21 +110,16 @@ def importance_blocks(
         )
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     chunks = Chunks(rows)
 
-    def compute(start: int) -> Evidence:
-        here = slice(start, min(start + data_rows, len(x)))
-        block = x[here].to(device=device, dtype=torch.get_default_dtype())
-        c = None if context is None else context[here].to(device)
-        with torch.no_grad(), stream(seed, "importance", start // data_rows):
-            posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
-            return _block(
-                model, block, c, posterior, num_samples, max(1, rows // len(block)), chunks
-            )
+    def estimate(block: Block) -> Evidence:
+        _, here, part, c = block
+        r = model.encode(part, c) if proposal is None else proposal(here, part, c)
+        return _block(model, part, c, r, num_samples, max(1, rows // len(part)), chunks)
 
-    with evaluating(model):
-        yield from in_order(range(0, len(x), data_rows), compute)
+    yield from blocks_of(
+        model, x, data_rows, estimate, context=context, seed=seed, name="importance"
+    )
 
 
 def prior_proposal(model: Model) -> Proposal:

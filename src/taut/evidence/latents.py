@@ -39,6 +39,7 @@ from taut.evidence.results import ACTIVE, Estimate
 from taut.model import Draw, Group, Model, evaluating
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of, device_of
 
 __all__ = ["calibration", "latents", "prior_gain"]
 
@@ -260,20 +261,18 @@ def _encode(
     """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log
     q(z|x) and log p(z).
     """
-    device = next((p.device for p in model.parameters()), x.device)
-    parts: list[list[Tensor]] = []
-    with torch.no_grad(), evaluating(model):
-        for number, first in enumerate(range(0, len(x), ROWS)):
-            c = None if context is None else context[first : first + ROWS].to(device)
-            block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-            with stream(seed, "latents", number):
-                draw = model.draw(block, context=c, reparameterize=False)
-            rate = _rates(draw)
-            with stream(seed, "means", number):
-                one = len(draw.groups) == 1
-                mean = _mean(draw.groups[0].posterior if one else model.encode(block, c))
-            terms = [draw.z[0], mean, draw.log_posterior[0], draw.log_prior[0]]
-            parts.append([t.cpu().double() for t in (*terms, *([] if rate is None else [rate]))])
+
+    def encoded(block: Block) -> list[Tensor]:
+        with stream(seed, "latents", block.number):
+            draw = model.draw(block.x, context=block.context, reparameterize=False)
+        rate = _rates(draw)
+        with stream(seed, "means", block.number):
+            one = len(draw.groups) == 1
+            q = draw.groups[0].posterior if one else model.encode(block.x, block.context)
+            terms = [draw.z[0], _mean(q), draw.log_posterior[0], draw.log_prior[0]]
+        return [t.cpu().double() for t in (*terms, *([] if rate is None else [rate]))]
+
+    parts = blocks_of(model, x, ROWS, encoded, context=context)
     z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
     return z, means, rates[0] if rates else None, log_q, log_prior
 
@@ -284,7 +283,7 @@ def _mixture(
     """Returns log q(z_n) of the aggregate posterior with and without component n, (N,), and of its
     marginals, (N, D).
     """
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     n, (s, d) = len(x), z.shape
     joint = torch.full((2, s), -math.inf, dtype=torch.float64)
     marginal: Tensor | None = torch.full((2, s, d), -math.inf, dtype=torch.float64)

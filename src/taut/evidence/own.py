@@ -30,6 +30,7 @@ from taut.evidence.rows import settle
 from taut.model import Model
 from taut.system.seeds import derive
 from taut.types import Context, Data
+from taut.use.blocks import device_of
 
 __all__ = ["own_evidence", "own_keys", "own_proposal"]
 
@@ -160,7 +161,7 @@ def _importance(model: Model, x: Tensor, keys: np.ndarray, num_samples: int) -> 
     """
     size = max(1, min(MAX_DATA, MAX_ELEMENTS // max(1, x[0].numel())))
     with torch.no_grad():
-        device = next((p.device for p in model.parameters()), x.device)
+        device = device_of(model)
         known = _known(model.encode(x[:1].to(device)))
     if not known:  # a flow, say, whose noise is its own affair
         own = zip(x.split(1), keys.tolist(), strict=True)

@@ -51,6 +51,7 @@ from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.system.seeds import derive, stream
 from taut.types import Context
+from taut.use.blocks import device_of
 
 OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION = 1, 2, 3, 4
 BITS = 12  # up to which all values of z are summed
@@ -255,7 +256,7 @@ class _Ladder:
         self, model: Model, x: Rows, first: Evidence, context: Tensor | None, seed: int
     ) -> None:
         self.model, self.x, self.context, self.first, self.seed = model, x, context, first, seed
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.device = device_of(model)
         self.num_samples = max(SAMPLES, first.num_samples)
         self.value, self.error = first.log_evidence.clone(), first.log_evidence_error.clone()
         self.method = torch.zeros(len(self.value), dtype=torch.long)

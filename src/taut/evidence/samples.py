@@ -64,6 +64,7 @@ from taut.model import VAE, evaluating, frozen
 from taut.system.seeds import derive, stream
 from taut.types import Data, PerDatum, image_layout
 from taut.use import tasks
+from taut.use.blocks import device_of
 
 __all__ = ["blur", "sample_quality"]
 
@@ -187,7 +188,7 @@ def _seen(model: VAE, x: Tensor) -> Tensor:
     features = model.features
     if features is None or not (isinstance(features, ColumnFeatures) or x.isnan().any()):
         return x
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     with torch.no_grad():
         return features(x.to(device=device, dtype=torch.get_default_dtype())).flatten(1).cpu()
 
@@ -237,7 +238,7 @@ def blur(
             f"steps must be at least 4, not {steps}: the last quarter of them tells if they were "
             f"enough"
         )
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     sharpness: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
     ascent: dict[str, list[Tensor]] = defaultdict(list)  # (B,) each
     with evaluating(model):

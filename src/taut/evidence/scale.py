@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from taut.evidence.results import Estimate
-from taut.model import Model, evaluating
-from taut.system.seeds import stream
+from taut.model import Model
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of
 
 __all__ = ["scale_check"]
 
@@ -45,21 +45,22 @@ def scale_check(
         the scales within twice the floor of a learned scale; None where there is no floor). None
         for another likelihood.
     """
-    device = next((p.device for p in model.parameters()), x.device)
-    residuals, floors = [], []
-    with torch.no_grad(), evaluating(model):
-        for number, first in enumerate(range(0, len(x), ROWS)):
-            c = None if context is None else context[first : first + ROWS].to(device)
-            block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-            with stream(seed, "scale", number):
-                q = model.encode(block, c)
-                block, c = model.split(block, c)
-                decoded = model.decode(q.sample(torch.Size((1,))), c)
-            base = decoded.base_dist if isinstance(decoded, Independent) else decoded
-            if not isinstance(base, Normal) or len(x) < 4:
-                return None
-            residuals.append(((block - base.loc[0]) / base.scale[0]).flatten(1).cpu().double())
-            floors.append(_at_floor(model, base.scale[0]))
+
+    def standardized(block: Block) -> tuple[Tensor, Tensor | None] | None:
+        q = model.encode(block.x, block.context)
+        values, c = model.split(block.x, block.context)
+        decoded = model.decode(q.sample(torch.Size((1,))), c)
+        base = decoded.base_dist if isinstance(decoded, Independent) else decoded
+        if not isinstance(base, Normal):
+            return None
+        residual = ((values - base.loc[0]) / base.scale[0]).flatten(1).cpu().double()
+        return residual, _at_floor(model, base.scale[0])
+
+    found = list(blocks_of(model, x, ROWS, standardized, context=context, seed=seed, name="scale"))
+    known_parts = [part for part in found if part is not None]
+    if len(x) < 4 or not known_parts:
+        return None
+    residuals, floors = zip(*known_parts, strict=True)
     square = torch.cat(residuals).square()
     fit, measure = square[::2], square[1::2]
     factor = fit.nanmean(0).sqrt()  # what is missing has no residual

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut.model import Model, evaluating
+from taut.model import Model
 from taut.system.errors import UsageError
 from taut.system.memory import Chunks
-from taut.system.parallel import Share, in_order
+from taut.system.parallel import Share
 from taut.system.seeds import stream
 from taut.types import Context
+from taut.use.blocks import Block, blocks_of, device_of
 
 __all__ = ["context_of", "decode", "encode", "reconstruct", "sample"]
 
@@ -108,8 +109,7 @@ def context_of(model: Model, values: Tensor) -> Context:
             "this model is not conditioned on anything: train one with --condition COLUMN"
         )
     with torch.no_grad():
-        device = next((p.device for p in model.parameters()), values.device)
-        return model.condition.context(values.to(device))
+        return model.condition.context(values.to(device_of(model)))
 
 
 def _decoded(model: Model, z: Tensor, draw: bool, context: Context | None = None) -> Tensor:
@@ -139,17 +139,13 @@ def _by_blocks(
 
     One too large for the memory in parts, with the same noise.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     chunks = Chunks(ROWS)
 
-    def compute(first: int) -> Tensor:
-        block = rows[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-
+    def compute(block: Block) -> Tensor:
         def part(own: Share) -> Tensor:
-            with stream(seed, name, first // ROWS), own.noise(num_samples):
-                return function(own.of(block)).cpu()
+            with stream(seed, name, block.number), own.noise(num_samples):
+                return function(own.of(block.x)).cpu()
 
-        return torch.cat(list(chunks(len(block), part)))
+        return torch.cat(list(chunks(len(block.x), part)))
 
-    with torch.no_grad(), evaluating(model):
-        return torch.cat(list(in_order(range(0, max(len(rows), 1), ROWS), compute)))
+    return torch.cat(list(blocks_of(model, rows, ROWS, compute)))
