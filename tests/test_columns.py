@@ -573,13 +573,13 @@ def test_a_schema_file_overrides(values, entry, expected):
         (
             ["a", "b", "1"],
             {"kind": "real"},
-            f"kind real needs numbers, but it holds texts, the first ('a') in row 0 {ROW}; mend "
+            f"kind real needs numbers, but it holds texts, the first ('a') in row 0 {ROW}; correct "
             f"them, or choose another kind",
         ),
         (
             ["1", "2"],
             {"kind": "date"},
-            f"kind date needs dates, but it holds numbers, the first ('1') in row 0 {ROW}; mend "
+            f"kind date needs dates, but it holds numbers, the first ('1') in row 0 {ROW}; correct "
             f"them, or choose another kind",
         ),
         (

@@ -13,12 +13,13 @@ P parameters of each element, (P, \*event).
 # ruff: noqa: F403 (a likelihood is public where its own module says so, and nowhere else)
 from taut.likelihoods import counts, levels, reals, warped
 from taut.likelihoods.columns import Columns
+from taut.likelihoods.common import LocationScale
 from taut.likelihoods.counts import *
 from taut.likelihoods.levels import *
 from taut.likelihoods.reals import *
 from taut.likelihoods.warped import *
 
-__all__ = ["Columns"]
+__all__ = ["Columns", "LocationScale"]
 __all__ += counts.__all__
 __all__ += levels.__all__
 __all__ += reals.__all__
