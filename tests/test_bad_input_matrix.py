@@ -39,7 +39,7 @@ with warnings.catch_warnings():
     import anndata
 
 from taut.cli.app import app
-from taut.data import prepare, readers
+from taut.data import arrays, prepare
 
 DONE, BUG, USAGE, DATA = range(4)
 MLP = "MLP(hidden=(8,))"
@@ -515,7 +515,7 @@ def test_B17_npz_of_several_arrays() -> None:
 
 
 def test_B18_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_UNCOMPRESSED_BYTES", 10**6)
+    monkeypatch.setattr(arrays, "MAX_UNCOMPRESSED_BYTES", 10**6)
     np.savez_compressed("bomb.npz", x=np.zeros((10**6, 2), np.uint8))
     assert Path("bomb.npz").stat().st_size < 10_000
     refused(
