@@ -280,7 +280,7 @@ def test_data_outside_the_support_are_refused(
         (TABLE, {"posterior": "IndependentBernoulli()"}, "over different spaces"),
         (TABLE, {"encoder": "MLP(hidden=(0,))"}, "hidden must list the widths"),
         (TABLE, {"prior": "StandardNormal(latent_dim=7)"}, "latent_dim follows from the data"),
-        (TABLE, {"encoder": "ConvEncoder()"}, "is no image"),
+        (TABLE, {"encoder": "ConvEncoder()"}, "is not an image"),
     ],
 )
 def test_parts_whose_bound_would_mean_nothing_are_refused(

@@ -527,7 +527,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (
         ["fit", "bits.npy", "--binarize", "dynamic"],
         DATA,
-        ["is binary already", "leave --binarize away"],
+        ["is binary already", "omit --binarize"],
     ),
     (["fit", "grey.npy", "--likelihood", "Bernoulli()"], DATA, ["0 or 1", "--binarize dynamic"]),
     (
@@ -774,7 +774,7 @@ def test_resuming_what_cannot_be_resumed(here: Path):
     result = call("resume", "new")
     assert result.exit_code == DONE
     assert f"taut: {step}/state.safetensors is damaged: " in result.stderr
-    assert "; going on from step-000000000\n" in result.stderr
+    assert "; resuming from step-000000000\n" in result.stderr
     Path("new/manifest.json").unlink()
     shutil.rmtree("new/checkpoints")
     refused(call("resume", "new"), STORAGE, "no checkpoint in new/checkpoints", "`taut fit` again")

@@ -335,7 +335,7 @@ VALUES = [
     (
         GREY,
         Schema("binary", (4, 5), 0, 1),
-        ["neither 0 nor 1", "--binarize dynamic or threshold", "leave --kind"],
+        ["neither 0 nor 1", "--binarize dynamic or threshold", "omit --kind"],
         1,
     ),
     (
@@ -347,7 +347,7 @@ VALUES = [
     (
         REAL,
         Schema("binary", (3,), 0, 1),
-        ["(100 %) are neither 0 nor 1", "leave --kind binary away"],
+        ["(100 %) are neither 0 nor 1", "omit --kind binary"],
         1,
     ),
     (GREY, Schema("real", (4, 5), 0, 1), ["levels up to 255", "[0, 1]", "divide by 255"], 1),
@@ -373,7 +373,12 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
 @pytest.mark.parametrize(
     ("arguments", "error", "parts", "lines"),
     [
-        ({"source": GREY[:9]}, DataError, ["the training data: has 9 rows", "at least 10"], 1),
+        (
+            {"source": GREY[:9]},
+            DataError,
+            ["the training data: 9 rows are too few", "at least 10"],
+            1,
+        ),
         ({"source": np.arange(40)}, DataError, ["one-dimensional", "--shape 1"], 1),
         ({"source": GREY, "shape": (4, 6)}, DataError, ["20 values", "--shape 4x6, 24 values"], 1),
         ({"source": GREY, "shape": (0, 6)}, UsageError, ["--shape 0x6", "at least 1"], 1),
@@ -386,7 +391,7 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
         (
             {"source": GREY, "binarize": "dynamic", "kind": "levels"},
             UsageError,
-            ["leave --kind levels away"],
+            ["omit --kind levels"],
             1,
         ),
         (
@@ -399,7 +404,7 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
         (
             {"source": GREY > 9, "binarize": "dynamic"},
             DataError,
-            ["binary already", "leave --binarize away"],
+            ["binary already", "omit --binarize"],
             1,
         ),
         (

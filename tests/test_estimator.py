@@ -410,7 +410,7 @@ def test_a_constant_column_is_left_out_and_given_back() -> None:
     x = np.column_stack([np.full(40, 7.25), varying, np.full(40, -1e9)])
     x[2, 0], x[3, 2] = np.nan, np.nan
     estimator = VAEstimator(**FAST).fit(x)
-    assert estimator.notes_ == ("columns (from 0) 0, 4 are constant, left out",)
+    assert estimator.notes_ == ("columns (from 0) 0, 4 are constant, omitted",)
     assert estimator.n_features_in_ == 5
     assert estimator.schema_.event_shape == (3,)
     for made in (

@@ -240,7 +240,7 @@ def test_convolutions_keep_the_layout_of_the_image() -> None:
         (lambda: taut.Normal((2,), 1, "per_pixel"), "unknown scale"),
         (lambda: taut.Normal((2,), 1, -1.0), "positive"),
         (lambda: taut.DiscretizedLogistic((2,), 1, 0, 3, components=0), "at least 1"),
-        (lambda: taut.ConvEncoder((5,), (2,)), "no image"),
+        (lambda: taut.ConvEncoder((5,), (2,)), "not an image"),
         (lambda: taut.BinaryLatents(num_bits=13), "between 1 and 12"),
         (lambda: taut.ELBO(num_samples=0), "at least 1"),
         (lambda: taut.ELBO(beta=-1.0), "beta"),

@@ -745,7 +745,7 @@ def test_a_pickle_in_the_place_of_the_weights_is_never_opened(
     storage.write_manifest(copy)
     with pytest.raises(StorageError) as caught:
         taut.load(copy)
-    one_line(caught, "model.safetensors is damaged: it is no safetensors file")
+    one_line(caught, "model.safetensors is damaged: it is not a safetensors file")
     assert not Path("unpickled").exists()
 
 

@@ -35,7 +35,7 @@ from taut.build.config import Config
 from taut.build.model import build, build_objective, describe_part
 from taut.build.spec import to_spec
 from taut.data import Dataset, New, Options, Schema, fill, read
-from taut.data.counts import to_obsm
+from taut.data.h5ad import to_obsm
 from taut.data.in_memory import (
     MIN_TRAIN,
     as_table,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taut.data.counts import look_first
+from taut.data.h5ad import look_first
 from taut.data.sparse import SparseRows, from_scipy
 from taut.system.errors import DataError, OutOfMemoryError, TautError, UsageError, shown
 from taut.system.memory import check_fits

@@ -100,7 +100,7 @@ def _read_npz(path: Path, key: str | None) -> Source:
 
 
 def _read_memory(source: object, options: Options) -> Source:
-    from taut.data.counts import from_anndata
+    from taut.data.h5ad import from_anndata
     from taut.data.tables.frames import from_frame
 
     if isinstance(source, torch.Tensor):

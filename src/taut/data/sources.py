@@ -224,7 +224,7 @@ class AnnDataFiles(SourceKind):
         return type(source).__name__ == "AnnData"
 
     def read(self, path: Path, options: Options) -> Source:
-        from taut.data.counts import read_h5ad
+        from taut.data.h5ad import read_h5ad
 
         regular_size(path)
         matrix, labels, genes, notes = read_h5ad(path, layer=options.layer)

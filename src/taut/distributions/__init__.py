@@ -1,8 +1,9 @@
 r"""Distributions that torch lacks, or has in a form that is not good enough.
 
 ``levels`` over integers in a range, ``counts`` over 0, 1, 2, ..., ``reals``, ``warps`` (any
-marginal, by its quantiles), ``observed``, which omits missing entries from a sum, and ``chain``,
-several groups of latent variables as one.
+marginal, by its quantiles), ``observed``, which integrates out missing entries, and ``chain``,
+several groups of latent variables as one. Most are elementwise; a likelihood sums them over a data
+point.
 """
 
 from taut.distributions.chain import Chain

@@ -25,6 +25,7 @@ References: mattei2019, owen2000, kitagawa1996.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -129,17 +130,11 @@ def impute(
                 result.reliable & importance(model, rows, num_samples, seed=seed).reliable
             )
         again = (doubtful & rows.isnan().flatten(1).any(1).cpu()).nonzero()[:, 0]
-        for some in (
-            again.split(max(1, MAX_ELEMENTS // (max(SAMPLES, num_samples) * rows[:1].numel())))
-            if len(again)
-            else ()
-        ):
+        count = max(SAMPLES, num_samples)
+        for some in _split(again, MAX_ELEMENTS // (count * rows[:1].numel())):
             part = rows[some.to(rows.device)]
-            better = filled(
-                part,
-                max(SAMPLES, num_samples),
-                _proposal(model, part, [part], derive(seed, "impute", block.number)),
-            )
+            proposal = _proposal(model, part, [part], derive(seed, "impute", block.number))
+            better = filled(part, count, proposal)
             result.values[some], result.draws[:, some] = better.values, better.draws
             result.ess[some], result.reliable[some] = better.ess, better.reliable
         return result
@@ -165,11 +160,9 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
         ValueError: the likelihood does not say how much each element contributes.
     """
     half = (num_samples + 1) // 2
-    columns = (
-        model.condition.rest.tolist()
-        if isinstance(model.condition, Split)
-        else list(range(x.shape[1]))
-    )
+    columns = list(range(x.shape[1]))
+    if isinstance(model.condition, Split):
+        columns = model.condition.rest.tolist()
 
     def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns samples, the terms of each, and their log p(z)."""
@@ -200,13 +193,10 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
             reliable[:, i] &= sound
         observed = ~rows.cpu()[:, columns].isnan()
         telling = tail_length(2 * half) > 4  # else the samples are too few to tell
-        b, i = (observed & (value.isnan() | (~reliable if telling else False))).nonzero().T
+        again = value.isnan() | (~reliable & telling)
+        b, i = (observed & again).nonzero().T
         count = max(SAMPLES, num_samples)
-        for few in (
-            torch.arange(len(b)).split(max(1, MAX_ELEMENTS // (count * len(columns))))
-            if len(b)
-            else ()
-        ):
+        for few in _split(torch.arange(len(b)), MAX_ELEMENTS // (count * len(columns))):
             part, c = rows[b[few]], torch.tensor(columns)[i[few]]
             without = part.clone()
             without[torch.arange(len(few)), c] = torch.nan
@@ -322,6 +312,11 @@ class _Mixture(Distribution):
 def _rows(x: Any, num_samples: int) -> int:
     """Returns how many rows of the data make a block."""
     return max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
+
+
+def _split(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """Returns row numbers in parts of at most a size; none where there are no rows."""
+    return rows.split(max(1, size)) if len(rows) else ()
 
 
 def _like(weights: Tensor, x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from taut.evidence.results import Estimate, Evidence, count_methods
 from taut.model import Model, evaluating, frozen
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
-from taut.use.blocks import Block, blocks_of, device_of
+from taut.use.blocks import Block, blocks_of, device_of, some_of
 
 __all__ = ["Gaps", "Optima", "best_evidence", "decompose", "optima_blocks"]
 
@@ -220,9 +220,9 @@ def optima_blocks(
 def _latent_dim(model: Model, x: Data, context: Context | None) -> int:
     device = device_of(model)
     one = x[:1].to(device=device, dtype=torch.get_default_dtype())
-    c = None if context is None else context[:1].to(device)
     with torch.no_grad(), evaluating(model):
-        return model.encode(one, c).event_shape.numel()
+        q = model.encode(one, some_of(context, slice(1), device))
+    return q.event_shape.numel()
 
 
 def best_evidence(

@@ -44,6 +44,7 @@ from taut.model import Model, evaluating
 from taut.objectives import ELBO, IWAE, VIMCO, DReG, Objective, ScoreFunction, StickingTheLanding
 from taut.system.seeds import generator, stream
 from taut.types import Context, Data
+from taut.use.blocks import some_of
 
 __all__ = ["gradients"]
 
@@ -150,7 +151,7 @@ def gradients(
         raise ValueError("no parameter of the model requires a gradient")
     device = next(p.device for group in groups.values() for p in group)
     x = x.to(device=device, dtype=torch.get_default_dtype())
-    context = None if context is None else context.to(device)
+    context = some_of(context, slice(None), device)
     sizes = {name: sum(p.numel() for p in group) for name, group in groups.items()}
     signs = {
         name: 2
@@ -161,7 +162,7 @@ def gradients(
     }
     with evaluating(model):
         with stream(seed, "gradients"), torch.no_grad():
-            reasons = _reasons(model, x[:1], None if context is None else context[:1], num_samples)
+            reasons = _reasons(model, x[:1], some_of(context, slice(1)), num_samples)
         runs = {k: _Run(k.make(num_samples), groups, signs) for k in KINDS if k.name not in reasons}
         _repeat(runs, model, x, context, repeats, seed, stop)
     rows: list[dict[str, Any]] = []

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from taut.data.problems import flat_columns, too_few
 from taut.data.readers import Streamed
 from taut.data.rows import Rows, blocks
-from taut.data.schema import Schema, flat_columns
+from taut.data.schema import Schema
 from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
 from taut.data.tables.column import Column
@@ -97,10 +98,7 @@ def prepare_tables(
     coded = [_code(s, schema, name) for s, name in zip(sources, names, strict=True)]
     wrong = [line for c in coded for line in c.problems]
     if len(coded[0].hashes) < min_rows:
-        wrong.append(
-            f"{names[0]}: has {len(coded[0].hashes)} rows, but at least {min_rows} are needed; "
-            f"give more data"
-        )
+        wrong.append(too_few(names[0], len(coded[0].hashes), min_rows))
     if wrong:
         raise DataError(wrong)
     schema = replace(schema, missing=schema.missing or bool(coded[0].missing))
