@@ -39,7 +39,7 @@ with warnings.catch_warnings():
     import anndata
 
 from taut.cli.app import app
-from taut.data import prepare, readers
+from taut.data import arrays, prepare
 
 DONE, BUG, USAGE, DATA = range(4)
 MLP = "MLP(hidden=(8,))"
@@ -453,7 +453,8 @@ def test_B13_duplicates_stay_on_one_side() -> None:
     assert found["rows"] == {"train": 80, "validation": 10, "test": 10}
     noted(checked(survey, "--split", "rows"), "each is split by itself")
     noted(checked(survey, "--split", "copies"), "copies stay on one side")
-    refused(["check", survey, "--split", "row"], "'row' is none of rows, copies", code=USAGE)
+    line = "unknown 'row'; did you mean 'rows'? Choose from rows, copies"
+    refused(["check", survey, "--split", "row"], line, code=USAGE)
 
 
 # ------------------------------------------------------------------------------------------- arrays
@@ -515,7 +516,7 @@ def test_B17_npz_of_several_arrays() -> None:
 
 
 def test_B18_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_UNCOMPRESSED_BYTES", 10**6)
+    monkeypatch.setattr(arrays, "MAX_UNCOMPRESSED_BYTES", 10**6)
     np.savez_compressed("bomb.npz", x=np.zeros((10**6, 2), np.uint8))
     assert Path("bomb.npz").stat().st_size < 10_000
     refused(
@@ -706,7 +707,7 @@ def test_B28_bernoulli_outside_0_and_1() -> None:
     refused(
         ["fit", npy(REAL), "--out", "new", "--likelihood", "Bernoulli()"],
         "144 values (100.0%) lie outside the support of the likelihood, 0 or 1; the first "
-        "is", "leave --likelihood away",
+        "is", "omit --likelihood",
     )  # fmt: skip
     refused(
         ["check", "a.npy", "--kind", "binary"],
@@ -992,11 +993,11 @@ def test_B40_delimiters_and_decimal_commas() -> None:
         assert (found["schema"], found["fingerprint"]) == (plain["schema"], plain["fingerprint"])
         if note:
             noted(found, note)
-    refused(["check", "a.csv", "--decimal", ";"], "data.decimal: ';' is none of", code=USAGE)
+    refused(["check", "a.csv", "--decimal", ";"], "--decimal: unknown ';'; choose from", code=USAGE)
     refused(
         ["check", npy(REAL), "--delimiter", ";"],
         "--delimiter is for text table",
-        "leave it away",
+        "omit it",
         code=USAGE,
     )
 
@@ -1224,7 +1225,7 @@ def test_B49_new_data_of_another_scale(made: Path) -> None:
         assert far.max() < near.min()  # so a number, however far
     refused(
         ["score", made / "run-table", csv(TABLE.replace(X[7], "oops", 1))],
-        "are no numbers, the first ('oops') in row 7",
+        "are not numbers, the first ('oops') in row 7",
     )
 
 
