@@ -820,7 +820,7 @@ MUTANTS = [
     # --- The run ----------------------------------------------------------------------------------------------------------
     Mutant(
         "run: seed set after initialisation (pythae)",
-        "runs/fit.py",
+        "runs/assemble.py",
         '        stream(config.training.seed, "init"),\n',
         "",
         RUN + "::test_the_same_seed_gives_the_same_bits_and_another_does_not",
@@ -828,8 +828,8 @@ MUTANTS = [
     Mutant(
         "run: measured on the validation data",
         "runs/measure.py",
-        '"test" if len(data.test) else "validation"',
-        '"validation"',
+        '("test", "validation")',
+        '("validation",)',
         RUN + "::test_what_is_measured",
     ),
     Mutant(
@@ -2805,7 +2805,7 @@ MUTANTS = [
     ),
     Mutant(
         "rate: a given one gives way to the usual one",
-        "runs/fit.py",
+        "runs/assemble.py",
         "usual_rate(data) if rate is None else rate",
         "usual_rate(data)",
         BUILD,

@@ -208,7 +208,7 @@ def test_image_layout(shape: tuple[int, ...], layout: tuple[int, int, int, int |
 
 @pytest.mark.parametrize("shape", [(), (5,), (5, 6, 7), (3, 4, 4, 3)])
 def test_no_image_layout(shape: tuple[int, ...]):
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="not an image"):
         image_layout(shape)
     assert not Schema("real", shape, 0, 1).is_image
 

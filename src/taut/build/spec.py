@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from taut.system.errors import UsageError, nearest
+from taut.system.errors import UsageError, choose_from, nearest
+
+PARTS = ("likelihoods", "networks", "objectives", "posteriors", "priors", "problems")
 
 __all__ = ["Spec", "find", "known", "parse", "resolve", "to_spec"]
 
@@ -176,8 +178,9 @@ def _find(spec: Spec, base: type) -> type:
         parts = known(base)
         if spec.name not in parts:
             raise UsageError(
-                f"no {base.__name__.lower()} is called {spec.name!r}{nearest(spec.name, parts)}; "
-                f"there are {', '.join(sorted(parts))}, and your own as module:Class(...)"
+                f"no {base.__name__.lower()} is called "
+                f"{spec.name!r}{choose_from(spec.name, sorted(parts))}, or your own as "
+                f"module:Class(...)"
             )
         return parts[spec.name]
     if (here := str(Path.cwd())) not in sys.path:  # a module beside the data, as for `python -m`
@@ -198,8 +201,10 @@ def _find(spec: Spec, base: type) -> type:
 def known(base: type) -> dict[str, type]:
     """Returns taut's own parts of a family by their names: what a specification can name.
 
-    They are the public subclasses of ``base`` in the modules that were imported.
+    They are the public subclasses of ``base``.
     """
+    for module in PARTS:  # whoever asks may have imported none of them yet
+        importlib.import_module(f"taut.{module}")
     return {
         cls.__name__: cls
         for cls in _subclasses(base)

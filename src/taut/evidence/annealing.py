@@ -47,6 +47,7 @@ from taut.system.precision import home, wide
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of, some_of
+from taut.use.door import takes_model_and_data
 
 __all__ = ["Annealed", "annealing", "annealing_blocks", "simulate", "support_of"]
 
@@ -141,6 +142,7 @@ class Annealed:
         }
 
 
+@takes_model_and_data("taut.annealing", "audit()")
 def annealing(
     model: Model,
     x: Data,

@@ -42,6 +42,7 @@ from taut.likelihoods.columns import Joint, level_probs
 from taut.model import Model
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
+from taut.use.door import takes_model_and_data
 
 __all__ = ["CellScores", "Imputed", "cell_scores", "impute"]
 
@@ -86,6 +87,7 @@ class Imputed(NamedTuple):
     reliable: Tensor
 
 
+@takes_model_and_data("taut.impute", "impute(data)")
 def impute(
     model: Model, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0
 ) -> Imputed:
@@ -146,6 +148,7 @@ def impute(
     )
 
 
+@takes_model_and_data("taut.cell_scores", "score(data, cells=True)")
 def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
     r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum.
 

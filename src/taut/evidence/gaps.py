@@ -30,7 +30,7 @@ from torch.distributions import Distribution, MultivariateNormal
 from taut.evidence.annealing import Annealed
 from taut.evidence.ascent import Best, best_members, check_family, members, starts
 from taut.evidence.importance import Proposal, importance
-from taut.evidence.results import Estimate, Evidence, count_methods
+from taut.evidence.results import Estimate, Evidence, count_methods, in_html
 from taut.model import Model, evaluating, frozen
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
@@ -151,6 +151,9 @@ class Gaps:
             "arrived_share": float(self.arrived.all(1).double().mean()),
             "warnings": self.warnings,
         }
+
+    def _repr_html_(self) -> str:
+        return in_html(f"Gaps of {len(self.elbo)} rows", self.summary(), self.warnings)
 
 
 def optima_blocks(

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from taut.evidence.results import Estimate
 from taut.model import Model, evaluating
 from taut.objectives import ELBO, IWAE, VIMCO, DReG, Objective, ScoreFunction, StickingTheLanding
+from taut.system.defaults import never
 from taut.system.seeds import generator, stream
 from taut.types import Context, Data
 from taut.use.blocks import some_of
@@ -92,7 +93,7 @@ def gradients(
     repeats: int = 200,
     seed: int = 0,
     context: Context | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
 ) -> dict[str, Any]:
     r"""Returns variance, signal, bias and cost of the gradient estimators at one batch, as plain
     values for JSON.

@@ -44,6 +44,7 @@ from taut.system.parallel import Share
 from taut.system.precision import home, wide
 from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of
+from taut.use.door import takes_model_and_data
 
 __all__ = [
     "Defensive",
@@ -68,6 +69,7 @@ NEAR = 100.0  # units in the last place by which samples must differ to be diffe
 Proposal = Callable[[slice, Data, Context | None], Distribution]
 
 
+@takes_model_and_data("taut.importance", "score(data)")
 def importance(
     model: Model,
     x: Rows,

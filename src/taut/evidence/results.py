@@ -9,7 +9,7 @@ each datum has its own samples, and so it is the error of the number as an estim
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from taut.data.rows import Rows, blocks
 from taut.evidence.pareto import threshold
+from taut.system import html
 from taut.types import PerDatum
 from taut.use.blocks import some_of
 
 __all__ = [
-    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods",
+    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods", "in_html",
     "observed_elements", "some_rows",
 ]  # fmt: skip
 
@@ -265,6 +266,24 @@ class Evidence:
             "latent_dim": self.posterior_mean.shape[1],
             "warnings": self.warnings,
         }
+
+    def _repr_html_(self) -> str:
+        caption = f"Importance sampling, {len(self.ess)} rows, K = {self.num_samples}"
+        return in_html(caption, self.summary(), self.warnings)
+
+
+def in_html(caption: str, summary: Mapping[str, Estimate], warnings: Sequence[str]) -> str:
+    """Returns means with their errors as a table for notebooks."""
+
+    def text(value: float | None) -> str:
+        return "unknown" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+    rows = [
+        (name.replace("_", " "), text(e.value), text(e.mc_error), text(e.test_error))
+        for name, e in summary.items()
+    ]
+    header = ("nats a row", "mean", "± Monte Carlo", "± test set")
+    return html.table(caption, header, rows, warnings)
 
 
 def bits_per_dimension(

@@ -55,6 +55,7 @@ from taut.evidence.importance import (
 from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
+from taut.system.defaults import silent
 from taut.system.seeds import derive, stream
 from taut.types import Context
 from taut.use.blocks import device_of, some_of
@@ -235,7 +236,7 @@ def settle(
     seed: int = 0,
     climbing: int = 1000,
     annealed: int = 100,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Callable[[int], None] = silent,
 ) -> RowEvidence:
     r"""Returns log p(x) of each datum, given what importance sampling from the posterior says.
 

@@ -7,7 +7,12 @@ data" (but for ``ContinuousBernoulli``, where it means uniform), so that trainin
 baseline.
 
 Each takes the class of a network (or a ``functools.partial`` of one) as ``decoder``, from z (D,) to
-P parameters of each element, (P, \*event).
+P parameters of each element, (P, \*event):
+
+$$ p(x \mid z) = \prod_{i \,\mathrm{observed}} p(x_i \mid \eta_i(z)). $$
+
+Read ``reals`` first; ``levels`` and ``counts`` are as it is, ``warped`` starts from the marginal of
+the data, and ``columns`` gives each column of a table a family of its own.
 """
 
 # ruff: noqa: F403 (a likelihood is public where its own module says so, and nowhere else)
