@@ -201,7 +201,7 @@ def _find(spec: Spec, base: type) -> type:
 def known(base: type) -> dict[str, type]:
     """Returns taut's own parts of a family by their names: what a specification can name.
 
-    They are the public subclasses of ``base``.
+    They are the public subclasses of ``base`` in the modules of parts and in those imported.
     """
     for module in PARTS:  # whoever asks may have imported none of them yet
         importlib.import_module(f"taut.{module}")
