@@ -287,24 +287,24 @@ MUTANTS = [
     Mutant(
         "Bernoulli: probabilities taken for logits (pythae)",
         "likelihoods/levels.py",
-        "independent(\n            distributions.Bernoulli(logits=logits,",
-        "independent(distributions.Bernoulli(logits=logits.sigmoid(),",
+        "made = distributions.Bernoulli(logits=logits,",
+        "made = distributions.Bernoulli(logits=logits.sigmoid(),",
         LIKELIHOODS,
     ),
     Mutant(
         "categorical: one level too few",
         "likelihoods/levels.py",
-        "decoder((latent_dim,), (self.offset.shape[-1], *event_shape), context_dim)",
-        "decoder((latent_dim,), (self.offset.shape[-1] - 1, *event_shape), context_dim)",
+        "return log_frequencies.shape[-1]",
+        "return log_frequencies.shape[-1] - 1",
         LIKELIHOODS,
     ),
     Mutant(
         "mixture: weights not normalised",
         "likelihoods/levels.py",
-        "        return independent(mixture, self.event_dims, self.low)",
+        "        return Observed(mixture, self.event_dims, self.low)",
         "        mixture.log_prob = lambda x: (parts.log_prob(x[..., None]) + "
         "logits).logsumexp(-1)\n"
-        "        return independent(mixture, self.event_dims, self.low)",
+        "        return Observed(mixture, self.event_dims, self.low)",
         LIKELIHOODS,
     ),
     Mutant(
@@ -2103,8 +2103,8 @@ MUTANTS = [
     Mutant(
         "table: a date is a family of its own",
         "likelihoods/columns.py",
-        '("mixed" if kind == "date" else kind, padded)',
-        '("mixed" if kind == "date" else kind, padded + (kind == "date"))',
+        "setdefault((kind.family, padded)",
+        'setdefault((kind.family, padded + (word == "date"))',
         TABLES,
     ),
     Mutant(
@@ -2200,9 +2200,9 @@ MUTANTS = [
     ),
     Mutant(
         "statistics: log for log(1 + x)",
-        "build/statistics.py",
-        '1.0 if c.kind == "count" else',
-        '0.0 if c.kind == "count" else',
+        "data/tables/kinds.py",
+        "    def log_shift(self, column: Column) -> float:\n        return 1.0",
+        "    def log_shift(self, column: Column) -> float:\n        return 0.0",
         TABLES,
     ),
     Mutant(
@@ -2341,8 +2341,8 @@ MUTANTS = [
     Mutant(
         "library: the total ignored",
         "likelihoods/counts.py",
-        "log_rate = _log_mean(self.known * raw, self.data_loc, context, self.library)",
-        "log_rate = _log_mean(self.known * raw, self.data_loc, context, False)",
+        "        if not self.library:",
+        "        if self.library or not self.library:",
         FAMILY_TESTS,
     ),
     Mutant(
@@ -2355,8 +2355,8 @@ MUTANTS = [
     Mutant(
         "codes: whole numbers are not rounded",
         "data/tables/prepare.py",
-        "array[:, j] if column.kind in LEVEL_KINDS else column.settled(array[:, j])",
-        "array[:, j]",
+        "= column.settled(array[:, j])",
+        "= array[:, j]",
         EXPORT,
     ),
     Mutant(
@@ -2396,16 +2396,16 @@ MUTANTS = [
     ),
     Mutant(
         "column: an offset is not added again",
-        "data/tables/column.py",
-        '(self._unit if self.kind == "levels" else 1.0)\n            + self.offset',
-        '(self._unit if self.kind == "levels" else 1.0)',
+        "data/tables/kind.py",
+        "* self.unit(column) + column.offset",
+        "* self.unit(column)",
         "tests/test_kinds.py",
     ),
     Mutant(
         "column: samples leave the range of the data",
-        "data/tables/column.py",
-        "np.clip(made, self.codes(self.low), self.codes(self.high)) if ranged else made",
-        "made",
+        "data/tables/kind.py",
+        "return np.clip(made, self.codes(column, column.low), self.codes(column, column.high))",
+        "return made",
         "tests/test_kinds.py",
     ),
     Mutant(
@@ -2878,7 +2878,7 @@ MUTANTS = [
     Mutant(
         "a source may change while it streams",
         "data/tables/parquet.py",
-        "if _mark(path) != self.marks[file]:",
+        "if mark(path) != self.marks[file]:",
         "if False:",
         "tests/test_folders.py::test_a_source_that_changes_while_it_streams_ends_the_training_and_the_state_is_saved",
     ),
@@ -2899,10 +2899,8 @@ MUTANTS = [
     Mutant(
         "numbers in accounting brackets are positive",
         "data/tables/notation.py",
-        """    return -value if negative else value
-""",
-        """    return value
-""",
+        "        return -value\n",
+        "        return value\n",
         "tests/test_notation.py",
     ),
     Mutant(

@@ -39,7 +39,7 @@ with warnings.catch_warnings():
     import anndata
 
 from taut.cli.app import app
-from taut.data import prepare, readers
+from taut.data import arrays, prepare
 
 DONE, BUG, USAGE, DATA = range(4)
 MLP = "MLP(hidden=(8,))"
@@ -516,7 +516,7 @@ def test_B17_npz_of_several_arrays() -> None:
 
 
 def test_B18_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_UNCOMPRESSED_BYTES", 10**6)
+    monkeypatch.setattr(arrays, "MAX_UNCOMPRESSED_BYTES", 10**6)
     np.savez_compressed("bomb.npz", x=np.zeros((10**6, 2), np.uint8))
     assert Path("bomb.npz").stat().st_size < 10_000
     refused(
@@ -707,7 +707,7 @@ def test_B28_bernoulli_outside_0_and_1() -> None:
     refused(
         ["fit", npy(REAL), "--out", "new", "--likelihood", "Bernoulli()"],
         "144 values (100.0%) lie outside the support of the likelihood, 0 or 1; the first "
-        "is", "leave --likelihood away",
+        "is", "omit --likelihood",
     )  # fmt: skip
     refused(
         ["check", "a.npy", "--kind", "binary"],
@@ -997,7 +997,7 @@ def test_B40_delimiters_and_decimal_commas() -> None:
     refused(
         ["check", npy(REAL), "--delimiter", ";"],
         "--delimiter is for text table",
-        "leave it away",
+        "omit it",
         code=USAGE,
     )
 
@@ -1225,7 +1225,7 @@ def test_B49_new_data_of_another_scale(made: Path) -> None:
         assert far.max() < near.min()  # so a number, however far
     refused(
         ["score", made / "run-table", csv(TABLE.replace(X[7], "oops", 1))],
-        "are no numbers, the first ('oops') in row 7",
+        "are not numbers, the first ('oops') in row 7",
     )
 
 

@@ -512,7 +512,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (
         ["fit", "bits.npy", "--prior", "os:Prior()"],
         USAGE,
-        ["os:Prior is no subclass of taut.Prior"],
+        ["os:Prior is not a subclass of taut.Prior"],
     ),
     (
         ["fit", "bits.npy", "--prior", "StandardNormal(latent_dim=5)"],

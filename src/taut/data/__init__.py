@@ -1,4 +1,13 @@
-"""Data: read, understood, checked, split and ready in batches.
+r"""Data: read, understood, checked, split and ready in batches.
+
+What one data point is decides what its log p(x) means: a probability of bits, levels and counts, a
+density of real numbers, both in the user's own units. For an invertible change of units y = g(x)
+
+$$ \log p_x(x) = \log p_y(g(x)) + \log \lvert g'(x) \rvert, $$
+
+so nothing here rescales data for the model: standardizing happens inside the likelihoods,
+Jacobian included. Everything wrong with a source is listed at once, and nothing is silently
+repaired.
 
 ``readers`` turns a source into an array, a sparse matrix or a table; ``schema`` describes a data
 point; ``problems`` lists what is wrong with the data; ``split`` divides the rows by their content;

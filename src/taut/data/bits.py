@@ -14,7 +14,7 @@ import torch
 from taut.data.notes import is_divided_by_255
 from taut.data.problems import found, problems
 from taut.data.schema import Kind, Schema, chunks, integers_only
-from taut.data.tables.column import float_storage
+from taut.data.tables.words import float_storage
 from taut.system.errors import UsageError
 
 __all__ = [

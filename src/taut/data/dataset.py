@@ -32,6 +32,7 @@ from taut.data.problems import flat_columns, problems, too_few
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
 from taut.data.schema import Kind, Schema, chunks, has_gaps, infer
+from taut.data.sources import AnnDataFiles
 from taut.data.sparse import SparseRows
 from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_hashes
 from taut.data.tables.numeric_notes import number_notes
@@ -131,9 +132,7 @@ def prepare(
         raise UsageError(f"binarize must be one of {', '.join(BINARIZE)}, not {binarize!r}")
     sources = [read(source, key, options)]
     if test is not None:
-        streamed = None
-        if kind_of(source) == "Parquet files":
-            streamed = isinstance(sources[0].data, Streamed)
+        streamed = isinstance(sources[0].data, Streamed) if kind_of(source).streams else None
         sources.append(read(test, None, replace(options, stream=streamed).only(kind_of(test))))
     names = [
         shown(s.name) or f"the {part} data"
@@ -182,13 +181,13 @@ def _counted(source: Source, given: object) -> Source:
 
     So the same counts are the same data, split alike, and other numbers are refused.
     """
-    dense = isinstance(source.data, np.ndarray) and kind_of(given) == ".h5ad files"
+    dense = isinstance(source.data, np.ndarray) and isinstance(kind_of(given), AnnDataFiles)
     return source._replace(data=SparseRows.of(source.data)) if dense else source
 
 
 def _advice(source: Source, given: object, options: Options) -> str:
     """Returns the advice for a matrix that does not hold counts."""
-    if kind_of(given) != ".h5ad files":
+    if not isinstance(kind_of(given), AnnDataFiles):
         return (
             "a sparse matrix holds counts; give other numbers dense: .toarray(), or "
             "sparse_output=False where it was made"

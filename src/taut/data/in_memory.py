@@ -21,9 +21,10 @@ from taut.data.problems import problems
 from taut.data.schema import Kind, Schema, infer, listing
 from taut.data.sparse import SparseRows
 from taut.data.split import Copies, copies_of, fingerprint, row_hashes, split_hashes
-from taut.data.tables.column import Column, float_storage
+from taut.data.tables.column import Column
 from taut.data.tables.numeric_notes import number_notes
 from taut.data.tables.prepare import Asked, prepare_tables, to_table
+from taut.data.tables.words import float_storage
 from taut.system.errors import DataError
 
 __all__ = [

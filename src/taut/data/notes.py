@@ -10,8 +10,8 @@ import numpy as np
 
 from taut.data.counts import problems as problems_of_counts
 from taut.data.schema import MAX_LEVELS, Schema, chunks, integers_only, listing
-from taut.data.tables.column import exact_integers, float_storage
 from taut.data.tables.prepare import MISSING_NOTE
+from taut.data.tables.words import exact_integers, float_storage
 
 __all__ = ["array_notes", "drift_notes", "few_notes", "is_divided_by_255", "shared_notes"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from taut.data.counts import problems as count_problems
 from taut.data.schema import MAX_LEVELS, Schema, chunks, finite_range, integers_only, listing
-from taut.data.tables.column import exact_integers, float_storage, quoted
+from taut.data.tables.words import exact_integers, float_storage, quoted
 
 __all__ = ["flat_columns", "found", "outside_levels", "problems", "too_few"]
 

@@ -82,10 +82,10 @@ def _parts(data: Dataset, statistics: Statistics) -> list[_Part]:
     if schema.kind == "real":
         return [_real_numbers(data, everything)]
     parts: list[_Part] = []
-    kinds = {i: schema.modelled[i].kind for i in schema.rest}
-    levels = [i for i in schema.rest if schema.modelled[i].levels]
-    whole = [i for i in schema.rest if kinds[i] in ("count", "levels")]
-    warped = [i for i in schema.rest if kinds[i] in ("mixed", "date")]
+    rules = {i: schema.modelled[i].rules for i in schema.rest}
+    levels = [i for i, r in rules.items() if r.nominal]
+    whole = [i for i, r in rules.items() if r.discrete and not r.nominal]
+    warped = [i for i, r in rules.items() if r.warped and not r.discrete]
     numbers = [i for i in schema.rest if i not in {*levels, *whole, *warped}]
     if levels:
         assert statistics.log_frequencies is not None
@@ -116,7 +116,7 @@ def _warped(schema: Schema, statistics: Statistics, i: int) -> Callable[[Tensor]
     column, zero = schema.modelled[i], torch.zeros(1, dtype=torch.float64)
     assert statistics.knots is not None
     low, high = (torch.tensor([end], dtype=torch.float64) for end in column.support)
-    knots, cut = statistics.knots[i : i + 1].double(), column.kind == "mixed"
+    knots, cut = statistics.knots[i : i + 1].double(), "low" in column.rules.entries
     marginal = Warped(zero, zero + 1, knots, low, high, False, cut)
     middle = marginal.quantile(zero + 0.5)
 
@@ -129,11 +129,8 @@ def _warped(schema: Schema, statistics: Statistics, i: int) -> Callable[[Tensor]
 
 def _ranges(schema: Schema, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Returns the ends of the supports of columns of whole numbers."""
-    ranges = torch.tensor([[0.0, math.inf]], dtype=torch.float64).repeat(len(columns), 1)
-    if schema.kind == "table":
-        for place, column in enumerate(schema.modelled[i] for i in columns):
-            if column.kind == "levels":
-                ranges[place] = torch.tensor(column.support, dtype=torch.float64)
+    ends = [schema.modelled[i].support if schema.columns else (0.0, math.inf) for i in columns]
+    ranges = torch.tensor(ends, dtype=torch.float64)
     return ranges[:, 0], ranges[:, 1]
 
 

@@ -38,7 +38,7 @@ from taut.evidence.ascent import best_gaussians
 from taut.evidence.importance import Defensive, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.features import Split
-from taut.likelihoods.columns import NOMINAL, Joint, level_probs
+from taut.likelihoods.columns import Joint, level_probs
 from taut.model import Model
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
@@ -338,10 +338,10 @@ def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
         return (mean >= 0.5).to(mean) if bits else mean
     columns = torch.empty(*likelihood.batch_shape[1:], *likelihood.event_shape, device=share.device)
     for family in likelihood.families:
-        if family.kind in NOMINAL:
+        if family.kind.nominal:
             probs = (level_probs(family) * share[None, :, :, None]).sum(1)  # (levels, B, columns)
             median = (probs.cumsum(0) < 0.5).sum(0).clamp(max=len(probs) - 1)
-            value = (median if family.kind == "ordinal" else probs.argmax(0)).to(columns)
+            value = (median if family.kind.ordered else probs.argmax(0)).to(columns)
         else:
             value = (share[..., None] * family.distribution.mean).sum(0)
         columns[..., family.columns] = value

@@ -61,7 +61,7 @@ def assemble(
     else:
         data = read_data(source, config, test)
         measured_part(data)  # refused before the training, not after it
-    from_file = isinstance(source, str | Path) and kind_of(source) == "Parquet files"
+    from_file = isinstance(source, str | Path) and kind_of(source).streams
     # Decided once and kept: it sets the order of the batches.
     read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
     aim, rate = (

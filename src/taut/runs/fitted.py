@@ -21,9 +21,9 @@ from torch import Tensor
 from taut.build.checks import unsupported
 from taut.build.config import Config, DataConfig
 from taut.data import Column, New, Options, Schema, check_against
-from taut.data.tables.codes import MANY
-from taut.data.tables.column import nearest_to
 from taut.data.tables.infer import encode as encode_columns
+from taut.data.tables.oddities import MANY
+from taut.data.tables.words import nearest_to
 from taut.distributions.counts import LARGEST_COUNT
 from taut.evidence import Evidence, cells, importance_blocks, settle
 from taut.evidence.rows import RowEvidence

@@ -40,7 +40,7 @@ from taut.runs.place import FILES, abandon, check_target, make_folder, stem
 from taut.runs.telling import Telling
 from taut.system import records, storage
 from taut.system.errors import DataError, StorageError, UsageError, shown
-from taut.system.seeds import untouched
+from taut.system.seeds import accelerator, untouched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -293,12 +293,12 @@ def find_device(name: str) -> torch.device:
         UsageError: there is no such device; those there are are named.
     """
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
         float(torch.zeros((), device=device))  # read back: meta has no numbers
     except (RuntimeError, AssertionError, NotImplementedError):
-        there = torch.accelerator.current_accelerator()
+        there = accelerator()
         raise UsageError(
             f"no device {name!r} here; there is cpu{f' and {there}' if there else ''}"
         ) from None

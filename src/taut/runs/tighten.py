@@ -59,7 +59,7 @@ def tighten(
         test: The official test set, likewise.
         overwrite: Whether a run folder that exists is replaced.
         **settings: Any setting of ``taut.build.config.TrainingConfig``; the objective is
-          StickingTheLanding() by default.
+            StickingTheLanding() by default.
 
     Raises:
         UsageError: a posterior that cannot be reparameterized, or a setting is wrong.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 __all__ = [
+    "accelerator",
     "derive",
     "generator",
     "generator_states",
@@ -95,6 +96,15 @@ def set_generator_states(states: list[torch.Tensor]) -> None:
         module.set_rng_state(state)
 
 
+def accelerator() -> torch.device | None:
+    """Returns the accelerator that is here, if any.
+
+    A torch that was built for one names it whether or not it is there: PyPI's wheels for Linux are
+    built for CUDA, and most machines that they run on have no GPU.
+    """
+    return torch.accelerator.current_accelerator(check_available=True)
+
+
 def _accelerators() -> list[Any]:
-    device = torch.accelerator.current_accelerator()
+    device = accelerator()
     return [] if device is None else [torch.get_device_module(device)]

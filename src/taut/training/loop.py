@@ -21,7 +21,7 @@ from torch import Tensor
 
 from taut.build.config import TrainingConfig
 from taut.data import Dataset, Rows, batch, block_size
-from taut.data.tables.parquet import ParquetRows, block_order
+from taut.data.tables.parquet_rows import ParquetRows, block_order
 from taut.model import Model, evaluating
 from taut.objectives import Objective
 from taut.system import parallel
