@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taut.report.text import error_of, plain, plus_minus
+from taut.evidence.text import error_of, plain, plus_minus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,10 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from taut.evidence import text
 from taut.evidence.doctor import nothing_found
 from taut.references import cite
-from taut.report import figures, text
+from taut.report import figures
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
-from taut.evidence import doctor
+from taut.evidence import doctor, section
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
@@ -26,7 +26,6 @@ from taut.system.seeds import generator
 
 __all__ = ["audit_run", "gradients_run", "write_report"]
 
-RESULTS = {"audit.json": records.AUDIT, "gradients.json": records.GRADIENTS}
 # of each line, what an audit keeps
 HISTORY = (
     "epoch",
@@ -244,7 +243,8 @@ def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
         run.path, {name: storage.as_json(result) for name, result in results.items()}
     )
     # The numbers are kept by now: a picture that turns out to be damaged costs only the page.
-    parts = {name: _result(run.path / name, shape) for name, shape in RESULTS.items()}
+    shapes = {"audit.json": section.shape(), "gradients.json": records.GRADIENTS}
+    parts = {name: _result(run.path / name, shape) for name, shape in shapes.items()}
     if parts["audit.json"] is not None:
         pictures = {
             n: storage.read_checked(run.path / n)
@@ -254,7 +254,7 @@ def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
         try:
             page = render(parts["audit.json"], parts["gradients.json"], pictures)
         except Exception as error:
-            names = [name for name in RESULTS if name not in results and parts[name] is not None]
+            names = [name for name in shapes if name not in results and parts[name] is not None]
             if not names:  # of our own making
                 raise
             where = " or ".join(shown(run.path / name) for name in names)

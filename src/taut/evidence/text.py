@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["decimals", "error_of", "number", "plain", "plus_minus", "share"]
 
-ABSENT = "not measured"
+ABSENT, UNKNOWN = "not measured", "not known"
 DECIMALS = 6  # at most
 SMALL, LARGE = 1e-4, 1e9  # beyond them, a power of ten
 SPACE = "\N{NO-BREAK SPACE}"
