@@ -242,9 +242,12 @@ ROWS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("log p(x), annealing", lambda a: a["annealing"]["log_evidence"]),
     ("sandwich on simulated data, width", lambda a: a["sandwich"]["width"]),
     ("importance sampling there short by", lambda a: a["sandwich"]["importance_short_by"]),
-    ("rate", lambda a: a["latents"]["rate"]),
+    ("rate", lambda a: a["evidence"]["rate"]),
     ("a better prior buys", lambda a: a["latents"]["prior_gain"]),
-    ("train - held-out log p(x)", lambda a: a["overfitting"]["log_evidence"]["difference"]),
+    (
+        "overfitting: training minus held-out log p(x)",
+        lambda a: a["overfitting"]["log_evidence"]["difference"],
+    ),
     ("baseline, independent marginals", lambda a: a["baseline"]),
 ]
 
@@ -285,7 +288,7 @@ def test_the_numbers_on_the_terminal_are_those_of_the_file(here: Path):
     ):
         for line in section.get("warnings", []):
             assert f"note: {line}" in lines
-    assert lines[0].startswith("10 data, nats per datum")
+    assert lines[0].startswith("10 images, nats per image")
     assert lines[-1].endswith("report.html, its numbers are in " + lines[-1].split()[-1])
     assert found["stopped"] is None
 
@@ -344,6 +347,7 @@ def test_an_audit_of_given_data_is_of_them(here: Path):
         "part": "given",
         "rows": 200,
         "fingerprint": storage.read_json(Path("run/run.json"))["fingerprint"],
+        "each": "image",
     }
     np.save("others.npy", BITS[:30])
     done("audit", "run", "others.npy", *LEAST, "--num-data", 40, "--num-samples", 50, "--seed", 5)
@@ -746,7 +750,7 @@ INT, TERM = int(signal.SIGINT), int(signal.SIGTERM)
 BLOCK, GRADIENT, SANDWICH = (
     "taut.evidence.importance._block",
     "taut.evidence.gradients.stream",
-    "taut.evidence.audit._sandwich",
+    "taut.evidence.sandwich.sandwich",
 )
 STOPS = [([INT], 130), ([TERM], 143), ([INT, INT], 130), ([TERM, TERM], 143), ([INT, TERM], 143)]
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -548,7 +548,7 @@ class Annealing(Section):
     }
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         effort = scene.effort
         try:
             blocks = annealing_blocks(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -502,7 +502,7 @@ class Baseline(Section):
         return scene.lacks("train") or ""
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         assert scene.baseline is not None
         known = scene.baseline[: len(scene.x)]
         return cls(Estimate.of(known, torch.zeros(len(known)), scene.groups).to_dict())
@@ -520,7 +520,7 @@ class Gain(Section):
     shape: ClassVar = ESTIMATE
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         assert scene.baseline is not None
         assert scene.evidence is not None
         evidence = scene.evidence

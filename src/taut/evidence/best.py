@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from taut.evidence.finding import RELIABLE, Finding
 from taut.evidence.gaps import Optima, best_evidence, decompose
 from taut.evidence.results import Estimate, Evidence, count_methods, some_rows
 from taut.evidence.rows import settle
-from taut.evidence.section import Row, Scene, Section, both
+from taut.evidence.section import Row, Scene, Section, at_least_zero, both
 from taut.evidence.text import error_of, number, plus_minus, share
 from taut.model import VAE
 from taut.system.records import COUNT, ESTIMATE, NUMBER, Each
@@ -32,7 +32,7 @@ METHODS = {
     "enumeration": "the sum over all latent values",
     "none": "no method",
 }
-CLOSE = 0.05  # nats of the sandwich's width, and between methods, that matter to nobody
+CLOSE = 0.05  # nats between two methods that matter to nobody
 
 
 def best(evidence: Evidence, annealed: Annealed | None, optima: list[Optima]) -> Best:
@@ -123,7 +123,7 @@ class LogEvidence(Section):
     }
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         assert scene.evidence is not None
         best = choose(scene)
         found = cls(log_evidence(scene.evidence, best, scene.groups))
@@ -167,12 +167,10 @@ class LogEvidence(Section):
         others = [name for name, count in self["by"].items() if count and name != "importance"]
         if not above or above["value"] is None or not others:
             return []
-        near = max(2 * (error_of(above) or 0.0), CLOSE)
-        if abs(above["value"]) <= near:
+        if abs(above["value"]) <= max(2 * (error_of(above) or 0.0), CLOSE):
             return ["it agrees with importance sampling"]
         side = "above" if above["value"] > 0 else "below"
-        size = {**above, "value": abs(above["value"])}
-        return [f"it lies {plus_minus(size)} nats {side} importance sampling alone"]
+        return [f"it lies {side} importance sampling alone"]
 
     def findings(self, others: Mapping[str, Section]) -> Iterator[Finding]:
         if count := self.get("num_unknown"):
@@ -209,15 +207,11 @@ class LogEvidence(Section):
 
 
 def _width(sandwich: Section | None) -> list[str]:
-    """Returns how far the two bounds of annealing lie apart, where that speaks for it."""
-    if sandwich is None or sandwich["width"]["value"] is None:
+    """Returns how far the two bounds of annealing lie apart, where that is known."""
+    width = None if sandwich is None else at_least_zero(sandwich["width"])
+    if width is None or width["value"] is None:
         return []
-    width = sandwich["width"]
-    if width["value"] < 0 or (error := error_of(width)) is None:
-        return []
-    # twice its error above: what the width may be
-    upper = number(width["value"] + 2 * error, error or CLOSE)
-    return [f"and annealing's two bounds on simulated {sandwich.noun}s lie within {upper} nats"]
+    return [f"and annealing's two bounds on simulated data lie {plus_minus(width)} nats apart"]
 
 
 def _more_precise(sampled: Section, chosen: Section) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -315,9 +315,9 @@ class GapsSection(Section):
     order, stage, share = 50, "the best posterior of each row", 0.25
     references = ("cremer2018",)
     caption = (
-        "From the ELBO on the left to log p(x) on the right. Fitting the posterior to each data "
-        "point on its own closes the amortization gap; what remains is the approximation gap, part "
-        "of which a Gaussian with full covariance may close."
+        "From the ELBO on the left to log p(x) on the right. Fitting the posterior to each {noun} "
+        "on its own closes the amortization gap; what remains is the approximation gap, part of "
+        "which a Gaussian with full covariance may close."
     )
     shape: ClassVar = {
         "num_data": COUNT,
@@ -333,7 +333,7 @@ class GapsSection(Section):
     }  # fmt: skip
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         from taut.evidence.best import choose
 
         assert scene.evidence is not None

@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -409,7 +409,7 @@ class ImportanceSampling(Section):
     shape: ClassVar = {**MEASURED, "curve?": [{"num_samples": COUNT, **ESTIMATE}]}
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         blocks = importance_blocks(scene.model, scene.x, scene.effort.num_samples, seed=scene.seed)
         parts = scene.clock.blocks(blocks, lambda e: len(e.ess), len(scene.x))
         scene.evidence = Evidence.concatenate(parts)

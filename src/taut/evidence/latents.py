@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -366,7 +366,7 @@ class LatentSpace(Section):
     order, stage, share = 80, "use of the latent space", 0.04
     references = ("hoffman2016", "tomczak2018", "chen2018")
     caption = (
-        "What each latent dimension costs, largest first. An active dimension tells data points "
+        "What each latent dimension costs, largest first. An active dimension tells {noun}s "
         "apart; a dead one costs and carries nothing; a noisy one costs nats without telling them "
         "apart."
     )
@@ -392,7 +392,7 @@ class LatentSpace(Section):
         return "a single data point is too few" if len(scene.x) < 2 else None
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         train = None if scene.train is None else scene.train[: scene.effort.train]
         return cls(latents(scene.model, scene.x, train=train, seed=scene.seed))
 
@@ -507,7 +507,7 @@ class Calibration(Section):
     needs = ("simulation",)
     references = ("talts2018",)
     caption = (
-        "For data points that the model itself made the true z is known. Its rank among draws of q "
+        "For {noun}s that the model itself made the true z is known. Its rank among draws of q "
         "is equally often anywhere (dashed) if q is the posterior; high ends say that q is too "
         "narrow, a hump that it is too wide."
     )
@@ -525,11 +525,11 @@ class Calibration(Section):
         return LatentSpace.lacks(scene) or super().lacks(scene)
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         return cls(calibration(scene.model, seed=scene.seed))
 
     def text(self) -> list[str]:
-        return [f"{self['verdict'][:1].upper()}{self['verdict'][1:]}."]
+        return [f"Verdict: {self['verdict']}."]
 
     def small(self) -> list[str]:
         spread = self.get("spread")

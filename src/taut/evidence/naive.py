@@ -8,7 +8,7 @@ References: chatterjee2018.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from taut.evidence.importance import importance, prior_proposal
 from taut.evidence.results import Estimate, Evidence
@@ -58,7 +58,7 @@ class Naive(Section):
     }
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         assert scene.evidence is not None
         effort, x = scene.effort, scene.x[: scene.effort.naive]
         return cls(naive(scene.model, x, scene.evidence, effort.num_samples, scene.seed))

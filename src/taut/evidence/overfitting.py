@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -62,7 +62,7 @@ class Overfitting(Section):
     }
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         assert scene.train is not None
         assert scene.evidence is not None
         return cls(overfitting(scene.model, scene.train, scene.evidence, scene.groups, scene.seed))
@@ -75,15 +75,14 @@ class Overfitting(Section):
         sides = ("train", "held_out", "difference")
         titles = (("log p(x)", "log_evidence"), ("ELBO", "elbo"))
         lines = [(title, 0, [plus_minus(self[name][s]) for s in sides]) for title, name in titles]
-        columns = (
-            f"K = {number(self['num_samples'])}", "training data", "held-out data", "difference",
-        )  # fmt: skip
+        columns = ("quantity", "training data", "held-out data", "difference")
         return [Table(self.title, columns, lines)]
 
     def small(self) -> list[str]:
         return [
             f"On {number(self['num_data'])} {self.noun}s of the training and on the held-out ones, "
-            f"by the same bound. A difference surely above zero is overfitting."
+            f"by the same bound with K = {number(self['num_samples'])}. A difference surely above "
+            f"zero is overfitting."
         ]
 
     def findings(self, others: Mapping[str, Section]) -> Iterator[Finding]:

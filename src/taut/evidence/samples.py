@@ -52,7 +52,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -519,7 +519,7 @@ class Samples(Section):
         return None
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         assert scene.train is not None
         train, effort = scene.train[: scene.effort.train], scene.effort
         return cls(
@@ -578,7 +578,7 @@ class Sharpness(Section):
     }
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         assert scene.levels is not None
         low, high = scene.levels
         x = scene.x[: scene.effort.samples]

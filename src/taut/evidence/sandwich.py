@@ -9,7 +9,7 @@ References: grosse2015.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from taut.evidence.annealing import Annealed, annealing_blocks, simulate
 from taut.evidence.importance import importance
@@ -67,7 +67,7 @@ class Sandwich(Section):
     }
 
     @classmethod
-    def run(cls, scene: Scene) -> Self:
+    def run(cls, scene: Scene) -> Section:
         return cls(sandwich(scene.model, scene.effort, scene.seed))
 
     def text(self) -> list[str]:

@@ -12,7 +12,7 @@ References: rybkin2021.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -107,7 +107,7 @@ class Scale(Section):
     }
 
     @classmethod
-    def run(cls, scene: Scene) -> Self | None:
+    def run(cls, scene: Scene) -> Section | None:
         found = scale_check(scene.model, scene.x, seed=scene.seed)
         return None if found is None else cls(found)
 

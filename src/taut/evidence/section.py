@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from taut.evidence.finding import Finding
 from taut.evidence.results import Estimate
@@ -248,7 +248,7 @@ class Section(abc.ABC):
     told: ClassVar[bool] = True  # whether its absence is said
     absent: ClassVar[str] = ""  # what is said of it where it is for other models or data
     references: ClassVar[tuple[str, ...]] = ()  # keys of taut.references
-    caption: ClassVar[str] = ""  # of its figure
+    caption: ClassVar[str] = ""  # of its figure; "{noun}" is what a data point is called
     shape: ClassVar[Any] = {}  # of its values in audit.json: see taut.system.records
     required: ClassVar[bool] = False  # whether a file without it is damaged
 
@@ -257,7 +257,7 @@ class Section(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def run(cls, scene: Scene) -> Self | None:
+    def run(cls, scene: Scene) -> Section | None:
         """Measures it; None where there is nothing to measure.
 
         Raises:
@@ -292,6 +292,10 @@ class Section(abc.ABC):
         """Returns the tables of its block: its rows, if it has no others."""
         own = [row for row in self.rows() if not row.chapter]
         return [nats(self.title, own, self.noun)] if own else []
+
+    def legend(self) -> str:
+        """Returns the caption of its figure."""
+        return self.caption.format(noun=self.noun)
 
     def text(self) -> list[str]:
         """Returns what is said above its figure and tables, a paragraph each."""
@@ -373,7 +377,7 @@ def _import_all() -> None:
         importlib.import_module(f"taut.evidence.{module.name}")
 
 
-def _below(base: type[Section]) -> list[type[Section]]:
+def _below(base: Any) -> list[type[Section]]:
     inner = [found for each in base.__subclasses__() for found in _below(each)]
     return inner if inspect.isabstract(base) else [base, *inner]
 

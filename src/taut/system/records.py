@@ -172,6 +172,7 @@ AUDIT = {  # without its sections, each of which knows its own: taut.evidence.se
             "best?": TRUTH,
         }
     ],
+    "measured?": Each(Either((TEXT, NUMBER))),
     "training?": {"ended?": TEXT, "minutes?": NUMBER},
     "missing?": Each(TEXT),
     "tightened?": {**TIGHTENED, "after?": BEFORE},
