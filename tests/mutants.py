@@ -1783,6 +1783,34 @@ MUTANTS = [
         'points = [(h["epoch"], h["validation"]) for h in lines]',
         REPORT + "::test_the_emblem_stands_where_the_numbers_say",
     ),
+    Mutant(
+        "sections: what is never negative is shown below zero",
+        "evidence/section.py",
+        '"value": 0.0 if near else None',
+        '"value": estimate["value"]',
+        REPORT + "::test_what_is_never_negative_is_zero_within_its_error_and_else_not_known",
+    ),
+    Mutant(
+        "sections: measured though what it needs is not there",
+        "evidence/audit.py",
+        "    if lacks is not None:\n",
+        "    if lacks:\n",
+        "tests/test_sections.py",
+    ),
+    Mutant(
+        "sections: only those that are imported anyway",
+        "evidence/section.py",
+        "    _import_all()\n",
+        "",
+        "tests/test_sections.py::test_a_section_is_one_file",
+    ),
+    Mutant(
+        "report: every log p(x) is believed",
+        "evidence/best.py",
+        "if known < RELIABLE / 2:",
+        "if known < 0:",
+        REPORT + "::test_the_first_sentence_says_whether_it_can_be_believed",
+    ),
     # --- A training that was cut ------------------------------------------------------------------------------------------
     Mutant(
         "as long again: followed over the steps, whose rate falls to zero",

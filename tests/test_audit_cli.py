@@ -809,7 +809,7 @@ def test_a_signal_ends_an_audit_after_the_block_and_keeps_it(
     assert "stopping after this block; once more to stop at once" in errors
     assert errors[-1] == "stopped: what was done is kept"
     text = (folder / f"out-{number}.stdout").read_text()
-    assert text.startswith("64 data, nats per datum")
+    assert text.startswith("64 images, nats per image")
     assert re.search(
         "note: not measured: .*annealing, .*gaps, .*latents, .*samples.*: the audit was stopped "
         "before it",

@@ -632,6 +632,9 @@ def test_the_contents_name_what_is_there_and_no_path_of_the_user_is_shown() -> N
     assert "nats per image" in words
     assert "data point" not in words
     assert all(c.strip() for row in page.rows for c in row[:1])  # no header is empty
+    titles = re.findall(r"<h2 id=[^>]*>(.*?)</h2>", render(found, _gradients()))
+    labels = [*titles, *(a["aria-label"] for _, a in page.tags if "aria-label" in a)]
+    assert len(labels) == len(set(labels)) > 15  # a landmark has a name of its own
     css = resources.files("taut.report").joinpath("template.html.j2").read_text()
     assert re.search(r"@page\{margin:\d+mm", css)
 

@@ -48,15 +48,6 @@ NAMES = {
     "baseline": "baseline, independent marginals",
 }
 
-METHODS = {
-    "importance": "importance sampling",
-    "defensive": "importance sampling with a share of the prior",
-    "importance_from_optimum": "importance sampling from the best Gaussian",
-    "annealing": "annealing",
-    "enumeration": "the sum over all latent values",
-    "none": "no method",
-}
-
 
 def answer(text: str) -> None:
     """Prints a line of result."""
@@ -226,6 +217,8 @@ def show_numbers(result: Mapping[str, Any]) -> None:
 
 def _by(counts: Mapping[str, int]) -> str:
     """Returns how many rows each method gave."""
+    from taut.evidence.best import METHODS
+
     return ", ".join(f"{METHODS[name]} for {count}" for name, count in counts.items() if count)
 
 

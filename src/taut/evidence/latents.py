@@ -125,10 +125,10 @@ def latents(
         result["prior_gain"] = None if gain is None else gain.to_dict()
     if float(information["own"].mean()) > math.log(n) - 1:
         result["warnings"].append(
-            f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds "
-            f"that or more: information is "
-            "at least, the marginal KL at most the first number of its pair, and the second ones "
-            "are loose"
+            f"{n} data points can show at most log N = {math.log(n):.2f} nats, too few to measure "
+            f"the information: it is at least {float(information['own'].mean()):.2f} nats, and the "
+            f"marginal KL at most {float((rate - information['own']).mean()):.2f}; the other ends "
+            f"are loose"
         )
     return result
 
@@ -529,7 +529,7 @@ class Calibration(Section):
         return cls(calibration(scene.model, seed=scene.seed))
 
     def text(self) -> list[str]:
-        return [f"Verdict: {self['verdict']}."]
+        return [f"Verdict: {self._verdict()}."]
 
     def small(self) -> list[str]:
         spread = self.get("spread")
@@ -545,4 +545,10 @@ class Calibration(Section):
         ]
 
     def line(self) -> str:
-        return f"calibration: {self['verdict']}"
+        return f"calibration: {self._verdict()}"
+
+    def _verdict(self) -> str:
+        if not self["verdict"].startswith("calibrated"):
+            return str(self["verdict"])
+        tested = f"tested on {number(self['num_data'])} simulated {self.noun}s"
+        return f"the widths of the posterior are right ({tested})"

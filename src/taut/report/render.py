@@ -128,10 +128,11 @@ def _chapters(
         short = [row for row in rows if row.chapter == name]
         if name == "good" and (bits := audit.get("bits_per_dimension")):
             short.append(Row("bits per dimension, by log p(x)", bits.get("log_evidence")))
-            short.append(Row("bits per dimension, by the ELBO", bits.get("elbo"), 1))
+            short.append(Row("bits per dimension, by the ELBO", bits.get("elbo")))
         blocks = [s for s in sections.values() if s.chapter == name and s.title]
         title = CHAPTERS[name]
-        made.append(Chapter(name, title, nats(title, short, noun) if short else None, blocks))
+        table = nats(f"{title.rstrip('?')}, in numbers", short, noun) if short else None
+        made.append(Chapter(name, title, table, blocks))
     return made
 
 
