@@ -48,7 +48,13 @@ from taut.objectives import (
 )
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
 from taut.priors import GaussianMixture, StandardNormal
-from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
+from taut.problems import (
+    PPCA,
+    BinaryLatents,
+    LinearGaussian,
+    LinearHierarchy,
+    probabilistic_pca,
+)
 from taut.runs.audit import audit_run
 from taut.runs.fit import fit
 from taut.runs.folder import Run, load
@@ -91,6 +97,7 @@ __all__ = [
     "Likelihood",
     "Linear",
     "LinearGaussian",
+    "LinearHierarchy",
     "LogNormal",
     "Model",
     "NegativeBinomial",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from taut.evidence import doctor
 from taut.evidence.section import LATE, Clock, Effort, Scene, Section, UnmeasuredError, sections
-from taut.model import VAE
+from taut.model import Model
 from taut.system.parallel import agreed
 from taut.types import Data, PerDatum
 
@@ -30,7 +30,7 @@ ENDS = {"time": "the time was up before it", "stopped": "the audit was stopped b
 
 
 def audit(
-    model: VAE,
+    model: Model,
     x: Data,
     *,
     train: Tensor | None = None,

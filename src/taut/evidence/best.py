@@ -15,7 +15,7 @@ from taut.evidence.results import Estimate, Evidence, count_methods, some_rows
 from taut.evidence.rows import settle
 from taut.evidence.section import Row, Scene, Section, at_least_zero, both
 from taut.evidence.text import error_of, number, plus_minus, share
-from taut.model import VAE
+from taut.model import Model
 from taut.system.records import COUNT, ESTIMATE, NUMBER, Each
 from taut.system.seeds import derive
 from taut.types import Data
@@ -50,7 +50,7 @@ def best(evidence: Evidence, annealed: Annealed | None, optima: list[Optima]) ->
     return best_evidence([other, (0, own[1][:m], own[2][:m], own[3][:m])])
 
 
-def settled(model: VAE, x: Data, evidence: Evidence, best: Best, seed: int) -> Best:
+def settled(model: Model, x: Data, evidence: Evidence, best: Best, seed: int) -> Best:
     """Returns the same where the rows that none of these methods can tell have climbed the ladder
     of ``rows``.
     """

@@ -14,14 +14,14 @@ from taut.evidence.importance import importance, prior_proposal
 from taut.evidence.results import Estimate, Evidence
 from taut.evidence.section import Scene, Section, at_least_zero
 from taut.evidence.text import number, plus_minus
-from taut.model import VAE
+from taut.model import Model
 from taut.system.records import COUNT, ESTIMATE, NUMBER
 from taut.types import Data
 
 __all__ = ["Naive", "naive"]
 
 
-def naive(model: VAE, x: Data, evidence: Evidence, num_samples: int, seed: int) -> dict[str, Any]:
+def naive(model: Model, x: Data, evidence: Evidence, num_samples: int, seed: int) -> dict[str, Any]:
     """Returns what the prior as proposal finds, and how many samples it would need."""
     n = len(x)
     found = importance(model, x, num_samples, seed=seed, proposal=prior_proposal(model))

@@ -12,7 +12,7 @@ from taut.evidence.importance import curve_sizes, importance
 from taut.evidence.results import Estimate, Evidence
 from taut.evidence.section import Row, Scene, Section, Table, minus
 from taut.evidence.text import number, plus_minus
-from taut.model import VAE
+from taut.model import Model
 from taut.system.records import COUNT, ESTIMATE
 from taut.system.seeds import derive
 
@@ -23,7 +23,7 @@ SIDES = {"train": ESTIMATE, "held_out": ESTIMATE, "difference": ESTIMATE}
 
 
 def overfitting(
-    model: VAE, train: Tensor, evidence: Evidence, groups: Tensor | None, seed: int
+    model: Model, train: Tensor, evidence: Evidence, groups: Tensor | None, seed: int
 ) -> dict[str, Any]:
     """Returns how much better the training data are off, by the same bound with the same K on both
     sides.

@@ -62,11 +62,12 @@ from taut.evidence.results import Estimate
 from taut.evidence.section import Scene, Section, Table
 from taut.evidence.text import number, plus_minus
 from taut.features import ColumnFeatures
-from taut.model import VAE, evaluating, frozen
+from taut.model import Model, evaluating, frozen
 from taut.system.records import COUNT, ESTIMATE, TEXT
 from taut.system.seeds import derive, stream
 from taut.types import Data, PerDatum, image_layout
 from taut.use import tasks
+from taut.use.blocks import device_of
 
 __all__ = ["blur", "sample_quality"]
 
@@ -97,7 +98,7 @@ SPLIT = {  # of the energy: what less what
 
 
 def sample_quality(
-    model: VAE, train: Tensor, test: Tensor, *, num_data: int = 1000, seed: int = 0
+    model: Model, train: Tensor, test: Tensor, *, num_data: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     r"""Returns how samples of a model compare with held-out data, as plain values.
 
@@ -189,21 +190,21 @@ def sample_quality(
     }
 
 
-def _seen(model: VAE, x: Tensor) -> Tensor:
+def _seen(model: Model, x: Tensor) -> Tensor:
     """Returns data in which distances mean something.
 
     Levels one-hot and gaps as zeros with a mask, as the encoder sees them.
     """
-    features = getattr(model.posterior, "features", None)
+    features = model.features
     if features is None or not (isinstance(features, ColumnFeatures) or x.isnan().any()):
         return x
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     with torch.no_grad():
         return features(x.to(device=device, dtype=torch.get_default_dtype())).flatten(1).cpu()
 
 
 def blur(
-    model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed: int = 0
+    model: Model, x: Data, *, low: float, high: float, steps: int = 300, seed: int = 0
 ) -> dict[str, Any]:
     r"""Returns how sharp images, their reconstructions and samples are, and where sharpness is
     lost, as plain values.
@@ -283,13 +284,13 @@ def _check_images(x: Data, low: float, high: float, steps: int) -> None:
 
 
 def _sharpnesses(
-    model: VAE, x: Data, low: float, high: float, steps: int, seed: int
+    model: Model, x: Data, low: float, high: float, steps: int, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the two statistics of the images of each name, (2, N), and what the way to z* changed
     for each, (N,).
     """
     axis = image_layout(tuple(x.shape[1:]))[3]
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     sharpness: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
     ascent: dict[str, list[Tensor]] = defaultdict(list)  # (B,) each
     with evaluating(model):
@@ -401,9 +402,9 @@ def _nearest(points: Tensor, train: Tensor) -> PerDatum:
     return (points - train[torch.cat(index)]).norm(dim=1)
 
 
-def _images(model: VAE, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _images(model: Model, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the images to be measured, by name, and what the way to z* changed, (B,) each."""
-    q, prior = model.encode(x), model.prior()
+    q, prior = model.encode(x), model.latent_prior()
     z = q.sample()
     images, changes = {"data": x}, {}
     for name, latent in (("", z), ("_from_prior", prior.sample(torch.Size((len(x),))))):
@@ -429,7 +430,7 @@ def _images(model: VAE, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[
 
 
 def _ascend(
-    model: VAE, x: Tensor, start: Tensor, unit: Tensor, steps: int
+    model: Model, x: Tensor, start: Tensor, unit: Tensor, steps: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Returns the best z so far, (B, D), and its log p(x|z), (B,), at first, after three quarters
     and after all of the steps.

@@ -16,14 +16,14 @@ from taut.evidence.importance import importance
 from taut.evidence.results import Estimate
 from taut.evidence.section import Effort, Row, Scene, Section, at_least_zero
 from taut.evidence.text import number
-from taut.model import VAE
+from taut.model import Model
 from taut.system.records import COUNT, ESTIMATE
 from taut.system.seeds import derive
 
 __all__ = ["Sandwich", "sandwich"]
 
 
-def sandwich(model: VAE, effort: Effort, seed: int) -> dict[str, Any]:
+def sandwich(model: Model, effort: Effort, seed: int) -> dict[str, Any]:
     """Returns both directions of annealing, and importance sampling, on simulated data points."""
     z, x = simulate(model, effort.simulated, seed=seed)
     own = derive(seed, "sandwich")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from taut.evidence.best import Best
     from taut.evidence.gaps import Optima
     from taut.evidence.results import Evidence
-    from taut.model import VAE
+    from taut.model import Model
     from taut.types import PerDatum
 
 __all__ = [
@@ -151,7 +151,7 @@ class Scene:
         best: log p(x) of the first data points by the first reliable method.
     """
 
-    model: VAE
+    model: Model
     x: Tensor
     train: Tensor | None = None
     groups: Tensor | None = None
