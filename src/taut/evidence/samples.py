@@ -516,7 +516,7 @@ class Samples(Section):
             return why
         for count, what in ((len(scene.x), ""), (len(scene.train), "training ")):
             if count <= TOO_FEW:
-                return f"{count} {what}data points are too few"
+                return f"there are {count} {what}data points, and at least {TOO_FEW + 1} are needed"
         return None
 
     @classmethod

@@ -173,7 +173,7 @@ class Scene:
         there = {
             "train": self.train is not None,
             "images": self.levels is not None,
-            "simulation": getattr(self.model, "condition", None) is None,
+            "simulation": self.model.condition is None,
         }
         if need in there:
             return None if there[need] else NEEDS[need]
