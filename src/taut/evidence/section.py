@@ -328,8 +328,12 @@ class Section(abc.ABC):
         for row in self.rows():
             value = " ± ".join(cell for cell in row.cells() if cell != "–")
             lines.append(f"  {'  ' * row.depth}{row.title}: {value}")
-        for table in self.tables() if not self.rows() else []:
-            lines += [f"  {'  ' * d}{title}: {', '.join(cells)}" for title, d, cells in table.lines]
+        for table in self.tables():
+            if not self.rows():
+                lines += [
+                    f"  {'  ' * depth}{title}: {', '.join(cells)}"
+                    for title, depth, cells in table.lines
+                ]
         lines += [f"  {line}" for line in [*self.text(), *self.small()]]
         return "\n".join(lines + [f"  warning: {line}" for line in self.warnings])
 

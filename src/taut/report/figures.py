@@ -312,7 +312,9 @@ def dimensions(latents: Mapping[str, Any]) -> str:
             or where that is not known the variance of its posterior mean.
     """
     found = latents["dimensions"]
-    what = "mean_variance" if found["rate"] is None else "rate"
+    what, words = "rate", "rate, in nats"
+    if found["rate"] is None:
+        what, words = "mean_variance", "variance of the posterior mean"
     values = [value or 0.0 for value in found[what]]
     order = sorted(range(len(values)), key=lambda j: -values[j])
     kind = {**dict.fromkeys(latents["dead"], "dead"), **dict.fromkeys(latents["noisy"], "noisy")}
@@ -342,7 +344,7 @@ def dimensions(latents: Mapping[str, Any]) -> str:
                     gid=name,
                 )
         axes.set(
-            ylabel="rate, in nats" if what == "rate" else "variance of the posterior mean",
+            ylabel=words,
             xticks=[],
             ylim=(0, None),
         )

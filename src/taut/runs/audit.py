@@ -97,14 +97,19 @@ def _audit(
         )
     x, found, more = _looked_at(run, source, key, dataset)
     x = _some(x, num_data, seed, "audit")
-    train = None if dataset is None else _training(dataset, max(effort.train, len(x)), seed)
+    train, baseline, divided, levels = None, None, np.empty(0, "S16"), None
+    if dataset is not None:
+        train = _training(dataset, max(effort.train, len(x)), seed)
+        baseline, divided = independent_marginals(dataset, x), dataset.divided
+    if run.schema.is_image:
+        levels = run.schema.low, run.schema.high
     result = audit(
         run.model,
         x.to(torch.get_default_dtype()),
         train=train,
-        groups=copies(x, np.empty(0, "S16") if dataset is None else dataset.divided),
-        baseline=None if dataset is None else independent_marginals(dataset, x),
-        levels=(run.schema.low, run.schema.high) if run.schema.is_image else None,
+        groups=copies(x, divided),
+        baseline=baseline,
+        levels=levels,
         effort=effort,
         seed=seed,
         stop=stop,
