@@ -17,8 +17,10 @@ from torch import Tensor
 from taut.evidence import doctor
 from taut.evidence.section import LATE, Clock, Effort, Scene, Section, UnmeasuredError, sections
 from taut.model import Model
+from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
 from taut.types import Data, PerDatum
+from taut.use.door import takes_model_and_data
 
 __all__ = ["Effort", "audit", "measure", "summary"]
 
@@ -29,6 +31,7 @@ CONDITIONED = (
 ENDS = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}
 
 
+@takes_model_and_data("taut.audit", "audit()")
 def audit(
     model: Model,
     x: Data,
@@ -39,8 +42,8 @@ def audit(
     levels: tuple[float, float] | None = None,
     effort: Effort | None = None,
     seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-    report: Callable[[str, float], None] = lambda title, share: None,
+    stop: Callable[[], bool] = never,
+    report: Callable[[str, float], None] = silent,
 ) -> dict[str, Any]:
     r"""Returns the audit of a model on held-out data as plain values, in nats per data point.
 

@@ -24,6 +24,7 @@ from taut.evidence.finding import Finding
 from taut.evidence.results import Estimate
 from taut.evidence.text import ABSENT, UNKNOWN, error_of, number
 from taut.system import records
+from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class Clock:
     def __init__(
         self,
         minutes: float | None = None,
-        stop: Callable[[], bool] = lambda: False,
-        report: Callable[[str, float], None] = lambda title, share: None,
+        stop: Callable[[], bool] = never,
+        report: Callable[[str, float], None] = silent,
     ) -> None:
         self.minutes, self.word, self.report = minutes, stop, report
         self.began, self.share, self.cut = time.monotonic(), 0.0, False
