@@ -13,9 +13,12 @@ from torch import nn
 
 import taut
 from taut import posteriors
-from taut.evidence.audit import Effort, _overfitting, _sandwich, audit
+from taut.evidence.audit import Effort, audit
+from taut.evidence.best import best, log_evidence
 from taut.evidence.doctor import diagnose
 from taut.evidence.importance import curve_sizes
+from taut.evidence.overfitting import overfitting
+from taut.evidence.sandwich import sandwich
 from taut.system.seeds import derive
 
 QUICK = Effort(
@@ -241,7 +244,6 @@ def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
     the mean difference there.
     """
     from taut.evidence.annealing import Annealed
-    from taut.evidence.audit import _best, _log_evidence
 
     problem = linear(CORRELATED)
     evidence = taut.importance(problem.model(), problem.sample(300), 50)
@@ -268,7 +270,7 @@ def test_better_estimates_of_the_first_data_correct_the_rest() -> None:
         ess=torch.full((300,), 1.0),
         log_evidence_error=error,
     )
-    found = _log_evidence(doubtful, _best(doubtful, annealed, []), None)
+    found = log_evidence(doubtful, best(doubtful, annealed, []), None)
     assert found["value"] == pytest.approx(evidence.log_evidence.mean().item() + 0.5, abs=1e-9)
     assert found["test_error"] == pytest.approx(
         evidence.log_evidence.std().item() / 300**0.5, abs=1e-9
@@ -408,7 +410,7 @@ def test_overfitting_compares_the_same_bound_of_the_same_number_of_samples() -> 
     problem = linear(CORRELATED)
     model, x, train = problem.model(MeanField(problem, 1.0)), problem.sample(40), problem.sample(50)
     evidence = taut.importance(model, x, 2000, seed=3)
-    found = _overfitting(model, train, evidence, None, 0)
+    found = overfitting(model, train, evidence, None, 0)
     assert (found["num_data"], found["num_samples"]) == (40, 500)
     seen, held = (
         taut.importance(model, train[:40], 500, seed=derive(0, "train")),
@@ -424,7 +426,7 @@ def test_overfitting_compares_the_same_bound_of_the_same_number_of_samples() -> 
 def test_the_sandwich_has_its_upper_slice_above() -> None:
     """With three temperatures the sides are apart by much more than their errors."""
     problem = linear(CORRELATED, 0.2)
-    found = _sandwich(
+    found = sandwich(
         problem.model(MeanField(problem, 2.0)),
         Effort(num_samples=20, num_chains=4, max_temperatures=3, simulated=200),
         0,

@@ -33,6 +33,7 @@ import taut
 from taut.build.config import Config
 from taut.cli.app import app
 from taut.data.tables import prepare as tabular
+from taut.evidence import section
 from taut.runs.audit import _write_all, write_report
 from taut.runs.fit import evaluate, merge, resume, start, train_run
 from taut.system import locks, records, storage
@@ -481,7 +482,7 @@ def known(shape: Any, place: tuple[Any, ...]) -> bool:
 
 
 SHAPES = {
-    "run.json": records.RUN, "evaluation.json": records.EVALUATION, "audit.json": records.AUDIT,
+    "run.json": records.RUN, "evaluation.json": records.EVALUATION, "audit.json": section.shape(),
     "gradients.json": records.GRADIENTS, "manifest.json": records.MANIFEST,
 }  # fmt: skip
 

@@ -143,7 +143,7 @@ def test_a_training_that_was_cut_is_the_first_finding() -> None:
 def test_nothing_worth_changing_is_said_of_a_training_that_came_to_its_end_and_of_no_other() -> (
     None
 ):
-    clean = "nothing worth changing: no gap above 0.1 nat in the bound"
+    clean = "no gap above 0.1 nat in the bound"
     flat = COURSES["fast exponential"]
     assert nothing_found({}) == clean  # a model that is no run
     for ended in ("patience", "epochs", "time"):

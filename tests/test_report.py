@@ -26,10 +26,11 @@ import pytest
 import torch
 
 import taut
+from taut.evidence import section, text
 from taut.evidence.audit import Effort, audit
 from taut.evidence.gradients import gradients
-from taut.references import REFERENCES
-from taut.report import figures, render, text
+from taut.references import LINKS, REFERENCES
+from taut.report import figures, render
 from taut.system import records
 from taut.system.errors import StorageError
 
@@ -42,7 +43,7 @@ UNSEEN = (
     "dimensions",
     "histogram",
 )
-PROSE = ("central 90 %", "(1 if calibrated", "K = 1 is", "about 10", "typical datum, 10")
+PROSE = ("central 90 %", "1 if calibrated", "K = 1 is", "about 10^", ", 10^", "1.44 bits")
 ERRORS = ("value", "mc_error", "test_error")
 VOID = {"meta", "img", "br"}
 PNG = b"\x89PNG\r\n"
@@ -253,7 +254,8 @@ def test_an_estimate_never_comes_without_its_error() -> None:
     assert text.plus_minus({**both, "test_error": None}) == "25.1048\xa0±\xa00.0024"
     assert text.plus_minus({**both, "test_error": 0.0}) == "25.1\xa0±\xa00"
     assert text.plus_minus({**both, "test_error": None, "mc_error": None}) == "25.1"
-    assert text.plus_minus({**both, "value": None}) == text.plus_minus(None) == "not measured"
+    assert text.plus_minus({**both, "value": None}) == "not known"
+    assert text.plus_minus(None) == "not measured"
     assert [text.share(s) for s in (0.07333, 0.99666, 1.0, 0.0, None)] == [
         "7.33\xa0%",
         "99.7\xa0%",
@@ -300,37 +302,41 @@ def test_a_row_has_the_numbers_of_its_title() -> None:
         "baseline, independent marginals": found["baseline"],
         "log p(x) above the baseline": found["gain_over_baseline"],
         "bits per dimension, by the ELBO": found["bits_per_dimension"]["elbo"],
-        "bits per dimension (less is better), by log p(x)": found["bits_per_dimension"][
-            "log_evidence"
-        ],
+        "bits per dimension, by log p(x)": found["bits_per_dimension"]["log_evidence"],
         "log p(x), importance sampling": evidence["log_evidence"],
         "log p(x), annealing": found["annealing"]["log_evidence"],
         "upper bound, annealing in reverse": sandwich["upper"],
         "lower bound, annealing": sandwich["lower"],
-        "width": sandwich["width"],
+        "width": _floored(sandwich["width"]),
         "short of the upper bound by": sandwich["importance_short_by"],
-        "ELBO of the best posterior of each datum": gaps["elbo_best"],
+        "ELBO of the best posterior of each data point": gaps["elbo_best"],
         "ELBO of the encoder": gaps["elbo"],
         "inference gap, log p(x) - ELBO": gaps["inference_gap"],
         "amortization gap: the encoder": gaps["amortization_gap"],
         "approximation gap: the family": gaps["approximation_gap"],
         "of it, a full covariance closes": gaps["full_covariance_gain"],
-        "rate, what z costs": latents["rate"],
         "a better prior would buy": latents["prior_gain"],
-        "information of z about the datum, from": latents["information"]["own"],
-        "marginal KL, aggregate posterior to prior, from": latents["marginal_kl"]["left_out"],
-        "total correlation, with each datum's own part": latents["total_correlation"]["own"],
-        "without it": latents["total_correlation"]["left_out"],
+        "information of z about the data point, from": _floored(latents["information"]["own"]),
+        "marginal KL, aggregate posterior to prior, from": _floored(
+            latents["marginal_kl"]["left_out"]
+        ),
+        "total correlation, with each data point's own part": _floored(
+            latents["total_correlation"]["own"]
+        ),
+        "without it": _floored(latents["total_correlation"]["left_out"]),
         "log p(x), a lower bound in expectation": evidence["log_evidence"],
     }.items():
         if estimate is None:
             assert page.row(title) == ["not measured"]
             continue
         value, mc, test = (estimate[name] for name in ERRORS)
+        if value is None:
+            assert page.row(title) == ["not known"]
+            continue
         errors = ["–" if e is None else text.number(e, e) for e in (mc, test)]
         assert page.row(title) == [text.number(value, mc if test is None else test), *errors], title
     whole = re.sub("[ \n]+", " ", "".join(page.texts))
-    assert f"log p(x) is {text.plus_minus(found['log_evidence'])} nats per datum." in whole
+    assert f"log p(x) is {text.plus_minus(found['log_evidence'])} nats per data point." in whole
     assert (
         f"below it. The model is {text.plus_minus(found['gain_over_baseline'])} nats better"
         in whole
@@ -342,7 +348,7 @@ def test_a_row_has_the_numbers_of_its_title() -> None:
     for title, name in (
         ("held-out data", "data"),
         ("draws at z from q", "draw"),
-        ("mean at the best z of each datum", "mean_at_optimum"),
+        ("mean at the best z of each image", "mean_at_optimum"),
     ):
         assert page.row(title) == [
             text.plus_minus(found["blur"][s][name])
@@ -354,6 +360,12 @@ def test_a_row_has_the_numbers_of_its_title() -> None:
     assert cells[:2] == ["encoder", text.plus_minus(part["relative_variance"])]
     assert cells[3:5] == [text.plus_minus(part["work"]), text.number(part["bias"]["z"])]
     assert cells[-1] == text.plus_minus(sticking["seconds"])
+
+
+def _floored(estimate: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a page says of something that is never negative."""
+    below = estimate["value"] < -max(2 * estimate["test_error"], 1e-6)
+    return {**estimate, "value": None if below else max(estimate["value"], 0.0)}
 
 
 def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -376,7 +388,7 @@ def test_a_wrong_type_anywhere_is_refused_or_does_nothing(monkeypatch: pytest.Mo
     """
     monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda audit, gradients: {})
     whole, refused = _audit(), 0
-    records.checked(whole, records.AUDIT, Path("audit.json"))
+    records.checked(whole, section.shape(), Path("audit.json"))
     for place in _places(whole):
         for wrong in ("text", [], None):
             found = copy.deepcopy(whole)
@@ -385,7 +397,7 @@ def test_a_wrong_type_anywhere_is_refused_or_does_nothing(monkeypatch: pytest.Mo
                 inner = inner[key]
             inner[place[-1]] = wrong
             try:
-                records.checked(found, records.AUDIT, Path("audit.json"))
+                records.checked(found, section.shape(), Path("audit.json"))
             except StorageError:
                 refused += 1
             else:
@@ -435,6 +447,11 @@ def test_hostile_texts_are_shown_and_do_nothing() -> None:
 
 def test_the_page_brings_everything_and_loads_nothing() -> None:
     page = render(_audit(), _gradients(), {"samples.png": PNG, "reconstructions.png": PNG})
+    links = set(re.findall(r'<a href="(https://doi.org/[^"]+)">', page))
+    assert links <= set(LINKS.values())
+    assert len(links) > 10
+    for link in links:  # followed by the reader, loaded by nobody
+        page = page.replace(f'<a href="{link}">', '<a href="#">')
     for forbidden in (
         "http://",
         "https://",
@@ -525,12 +542,16 @@ def test_a_section_that_is_missing_is_said_to_be(
         "sandwich",
     ):
         page = pages[list(found).index(name)] if missing == "each" else pages[0]
-        assert "not measured" in " ".join(Page(page).texts), name
+        title = next(s.title for s in section.sections() if s.name == name)
+        assert re.search(f"Not measured: [^.]*{title}", " ".join(Page(page).texts)), name
     if missing != "each":
         assert all(f"{name}-title" not in pages[0] for name in NAMES)
 
 
 def test_the_reason_is_given_where_there_is_one() -> None:
+    """What was not measured is one line a reason, and so in an audit that did not give its reasons
+    yet.
+    """
     notes = [
         "no gaps: a Flow posterior cannot be read off",
         "the training data are not at hand, so overfitting is not measured: gone",
@@ -541,21 +562,102 @@ def test_the_reason_is_given_where_there_is_one() -> None:
         return re.findall(r'class="absent">(.*?)</p>', render({**empty, **sections}))
 
     told = absent(notes=notes)
-    assert f"not measured: {notes[0]}" in told
-    assert told.count(f"not measured: {notes[1]}") == 3
-    assert "not measured: it is for a Normal likelihood" in told
-    assert "not measured: taut gradients RUN measures them" in told
-    assert "not measured: the time was up before it" in absent(stopped="time")
-    assert "Annealing not measured: the audit was stopped before it." in absent(stopped="stopped")
-    no_annealing = absent(notes=["no annealing: discrete"])
-    assert "Annealing not measured: no annealing: discrete." in no_annealing
-    assert "not measured: no annealing: discrete" in no_annealing
+    assert f"Not measured: Where the nats are lost: {notes[0]}." in told
+    (gone,) = (line for line in told if notes[1] in line)
+    titles = ("Overfitting", "Samples against held-out data", "Where the sharpness goes")
+    assert gone == f"Not measured: {', '.join(titles)}: {notes[1]}."
+    assert "Not measured: The scale of the likelihood: it is for a Normal likelihood." in told
+    assert "Not measured: Gradient estimators: taut gradients RUN measures them." in told
+    (late,) = (line for line in absent(stopped="time") if "the time was up before it" in line)
+    assert {"Annealing", "Overfitting"} <= set(re.split(": |, ", late))
+    (late,) = (line for line in absent(stopped="stopped") if "Annealing" in line)
+    assert late.endswith(": the audit was stopped before it.")
+    (line,) = (line for line in absent(notes=["no annealing: discrete"]) if "discrete" in line)
+    assert line == "Not measured: Annealing, Sandwich on simulated data: no annealing: discrete."
+    why = {"naive": "a reason", "gaps": "a reason", "scale": ""}
+    told = absent(missing=why)
+    assert sum("a reason" in line for line in told) == 1
 
 
 def test_nothing_worth_changing_is_said() -> None:
-    assert "Nothing worth changing: no gap above 0.1 nat in the bound." in render(
+    assert "No gap above 0.1 nat in the bound." in render(
         {**dict.fromkeys(_audit()), "findings": []}
     )
+
+
+def test_the_first_sentence_says_whether_it_can_be_believed() -> None:
+    def first(share: float | None, **more: Any) -> str:
+        best = {**found["log_evidence"], "reliable_share": share, **more}
+        page = render({**found, "log_evidence": best})
+        return re.findall(r"Can it be believed\?</strong> (.*?)</p>", page)[0]
+
+    found = _audit()
+    by = {"importance": 3, "annealing": 17}
+    above = {"value": 0.01, "mc_error": None, "test_error": 0.02}
+    yes = "Yes: log p(x) of 100\xa0% of the data points is reliable, "
+    agrees = "it agrees with importance sampling"
+    assert first(1.0, by=by, above_importance=above).startswith(yes + agrees)
+    far = {**above, "value": 0.9}
+    assert "it lies above importance sampling alone" in first(1.0, by=by, above_importance=far)
+    far = {**above, "value": -0.9}
+    assert "it lies below importance sampling alone" in first(1.0, by=by, above_importance=far)
+    assert "importance sampling" not in first(1.0, by={"importance": 20}, above_importance=above)
+    assert first(0.6).startswith("In part: log p(x) of 60\xa0% of the data points is reliable.")
+    assert first(0.1).startswith("No: log p(x) of 10\xa0% of the data points is reliable.")
+    assert first(None).startswith("Not known")
+    assert "believed" not in render({**found, "log_evidence": None})
+
+
+def test_the_contents_name_what_is_there_and_no_path_of_the_user_is_shown() -> None:
+    measured = {
+        "date": "2026-01-02 03:04 UTC",
+        "seconds": 61.5,
+        "command": "taut audit run-1 --num-data 12",
+        "torch": "2.11.0",
+        "machine": "Linux",
+    }
+    found = {**_audit(), "measured": measured}
+    found["data"] = {**found["data"], "name": "/home/someone/bits.npy", "each": "image"}
+    page = Page(render(found, _gradients()))
+    words = " ".join(page.texts)
+    targets = [
+        str(a["href"])[1:] for tag, a in page.tags if tag == "a" and str(a["href"])[0] == "#"
+    ]
+    ids = {a["id"] for _, a in page.tags if "id" in a}
+    assert {"good", "loose", "why", "change", "samples", "gradients", "how"} <= set(targets) <= ids
+    assert "/home/someone" not in words
+    assert "bits.npy" in words
+    for known in measured.values():
+        assert (known if isinstance(known, str) else text.number(known)) in words
+    assert "nats per image" in words
+    assert "data point" not in words
+    assert all(c.strip() for row in page.rows for c in row[:1])  # no header is empty
+    titles = re.findall(r"<h2 id=[^>]*>(.*?)</h2>", render(found, _gradients()))
+    labels = [*titles, *(a["aria-label"] for _, a in page.tags if "aria-label" in a)]
+    assert len(labels) == len(set(labels)) > 15  # a landmark has a name of its own
+    css = resources.files("taut.report").joinpath("template.html.j2").read_text()
+    assert re.search(r"@page\{margin:\d+mm", css)
+
+
+def test_what_is_never_negative_is_zero_within_its_error_and_else_not_known() -> None:
+    from taut.evidence.section import at_least_zero
+
+    def shown(value: float, error: float | None = 0.01) -> float | None:
+        found = at_least_zero({"value": value, "mc_error": None, "test_error": error})
+        return None if found is None else found["value"]
+
+    assert shown(0.3) == 0.3
+    assert shown(-0.009) == 0.0
+    assert shown(-24.9) is None
+    assert shown(-1e-9, None) == 0.0
+    assert shown(-0.1, None) is None
+    assert at_least_zero(None) is None
+    worse = copy.deepcopy(_audit())
+    worse["latents"]["marginal_kl"]["left_out"]["value"] = -24.9
+    worse["sandwich"]["width"] = {"value": -0.009, "mc_error": None, "test_error": 0.01}
+    page = Page(render(worse))
+    assert page.row("marginal KL, aggregate posterior to prior, from") == ["not known"]
+    assert page.row("width") == ["0.000", "–", "0.010"]
 
 
 # --- Figures --------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_what_is_measured_under_a_wrong_encoder_says_so() -> None:
     )
     factor = {"median": 1.0, "smallest": 1.0, "largest": 1.0}
     for gap, words in (
-        (sure, ", under the encoder's posterior, which is off itself: tighten first"),
+        (sure, " (measured under an inaccurate encoder: run `taut tighten` first)"),
         (none, ""),
     ):
         gaps = {"amortization_gap": gap, "approximation_gap": none, "inference_gap": sure}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["REFERENCES", "cite"]
+__all__ = ["LINKS", "REFERENCES", "cite"]
 
 REFERENCES = {
     "burda2016": "Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.",
@@ -76,6 +76,48 @@ REFERENCES = {
     "zhang2009": "Zhang, Stephens. A new and efficient estimation method for the generalized "
     "Pareto. Technometrics 51, 2009.",
 }
+
+
+DOIS = {  # of those that have one
+    "burda2016": "10.48550/arXiv.1509.00519",
+    "chatterjee2018": "10.48550/arXiv.1511.01437",
+    "chen2018": "10.48550/arXiv.1802.04942",
+    "cremer2018": "10.48550/arXiv.1801.03558",
+    "delong1988": "10.2307/2531595",
+    "efron1981": "10.1214/aos/1176345462",
+    "gelman1998": "10.1214/ss/1028905934",
+    "grosse2015": "10.48550/arXiv.1511.02543",
+    "kingma2014": "10.48550/arXiv.1312.6114",
+    "kingma2016": "10.48550/arXiv.1606.04934",
+    "kitagawa1996": "10.1080/10618600.1996.10474692",
+    "kynkaanniemi2019": "10.48550/arXiv.1904.06991",
+    "liu1989": "10.1007/BF01589116",
+    "loaiza2019": "10.48550/arXiv.1907.06845",
+    "lopezpaz2017": "10.48550/arXiv.1610.06545",
+    "lucas2019": "10.48550/arXiv.1911.02469",
+    "mattei2019": "10.48550/arXiv.1812.02633",
+    "meehan2020": "10.48550/arXiv.2004.05675",
+    "mnih2016": "10.48550/arXiv.1602.06725",
+    "naeem2020": "10.48550/arXiv.2002.09797",
+    "nazabal2020": "10.1016/j.patcog.2020.107501",
+    "neal2001": "10.1023/A:1008923215028",
+    "owen2000": "10.1080/01621459.2000.10473909",
+    "poole2019": "10.48550/arXiv.1905.06922",
+    "rainforth2018": "10.48550/arXiv.1802.04537",
+    "rezende2014": "10.48550/arXiv.1401.4082",
+    "roeder2017": "10.48550/arXiv.1703.09194",
+    "rybkin2021": "10.48550/arXiv.2006.13202",
+    "salimans2017": "10.48550/arXiv.1701.05517",
+    "talts2018": "10.48550/arXiv.1804.06788",
+    "tipping1999": "10.1111/1467-9868.00196",
+    "tomczak2018": "10.48550/arXiv.1705.07120",
+    "tucker2019": "10.48550/arXiv.1810.04152",
+    "vehtari2024": "10.48550/arXiv.1507.02646",
+    "williams1992": "10.1007/BF00992696",
+    "wu2017": "10.48550/arXiv.1611.04273",
+    "zhang2009": "10.1198/tech.2009.08017",
+}
+LINKS = {key: f"https://doi.org/{doi}" for key, doi in DOIS.items()}
 
 
 def cite(key: str) -> str:

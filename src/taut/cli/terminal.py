@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from taut.evidence.doctor import named, nothing_found
+from taut.evidence.doctor import named
 from taut.system.errors import shown
 
 if TYPE_CHECKING:
@@ -46,15 +46,6 @@ NAMES = {
     "log_evidence": "log p(x)",
     "inference_gap": "inference gap, log p(x) - ELBO",
     "baseline": "baseline, independent marginals",
-}
-
-METHODS = {
-    "importance": "importance sampling",
-    "defensive": "importance sampling with a share of the prior",
-    "importance_from_optimum": "importance sampling from the best Gaussian",
-    "annealing": "annealing",
-    "enumeration": "the sum over all latent values",
-    "none": "no method",
 }
 
 
@@ -226,82 +217,61 @@ def show_numbers(result: Mapping[str, Any]) -> None:
 
 def _by(counts: Mapping[str, int]) -> str:
     """Returns how many rows each method gave."""
+    from taut.evidence.best import METHODS
+
     return ", ".join(f"{METHODS[name]} for {count}" for name, count in counts.items() if count)
 
 
 def show_audit(result: Mapping[str, Any]) -> None:
     """Answers the four questions: how good, how loose, why, and what would buy the next nat."""
+    from taut.evidence.section import chapters, found
+
+    sections = found(result)
+    noun = next((section.noun for section in sections.values()), "data point")
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"{result['num_data']} data, nats per datum")
+    table.add_column(_text(f"{result['num_data']} {noun}s, nats per {noun}"))
     for title in ("", "± Monte Carlo", "± test set"):
         table.add_column(title, justify="right")
-    gaps = result["gaps"] or {}
-    rows = [
-        ("log p(x)", result["log_evidence"]),
-        ("ELBO", result["evidence"]["elbo"]),
-        ("  inference gap", gaps.get("inference_gap")),
-        ("  = approximation gap (the family)", gaps.get("approximation_gap")),
-        ("  + amortization gap (the encoder)", gaps.get("amortization_gap")),
-        ("log p(x), importance sampling", result["evidence"]["log_evidence"]),
-        ("log p(x), annealing", (result["annealing"] or {}).get("log_evidence")),
-        ("  sandwich on simulated data, width", (result["sandwich"] or {}).get("width")),
-        (
-            "  importance sampling there short by",
-            (result["sandwich"] or {}).get("importance_short_by"),
-        ),
-        ("rate", (result["latents"] or {}).get("rate")),
-        ("  a better prior buys", (result["latents"] or {}).get("prior_gain")),
-        (
-            "train - held-out log p(x)",
-            ((result["overfitting"] or {}).get("log_evidence") or {}).get("difference"),
-        ),
-        ("baseline, independent marginals", result["baseline"]),
-    ]
-    for title, estimate in rows:
-        if estimate:
-            errors = (
-                "" if estimate[k] is None else _number(estimate[k])
-                for k in ("mc_error", "test_error")
-            )
-            table.add_row(title, _number(estimate["value"]), *errors)
+    for rows in chapters(sections).values():
+        for row in rows:
+            if row.brief and row.estimate:
+                table.add_row(row.brief, *_cells(row.estimate))
     console = _stdout()
     console.print(table)
-    how = _by(result["log_evidence"]["by"])
-    lines = [
-        f"log p(x) is by {how}; reliable for {result['log_evidence']['reliable_share']:.0%} of the "
-        f"data"
-    ]
-    if found := result["latents"]:
-        lines.append(f"active units: {found['active_units']} of {found['latent_dim']}")
-    if found := result["calibration"]:
-        lines.append(f"calibration: {found['verdict']}")
-    sections = [
-        result,
-        *(
-            result[name] or {}
-            for name in ("evidence", "gaps", "annealing", "latents", "samples", "blur")
-        ),
-    ]
-    warnings = [line for part in sections for line in part.get("warnings", [])]
-    lines += [f"note: {_clean(line)}" for line in (*result["notes"], *warnings)]
-    lines += _not_measured(result)
-    lines.append("")
-    lines += [] if result["findings"] else [nothing_found(result)]
+    lines = [line for section in sections.values() if (line := section.line())]
+    notes = [*result["notes"], *(w for section in sections.values() for w in section.warnings)]
+    lines += [f"note: {_clean(line)}" for line in notes]
+    lines += [*_not_measured(result), "", *_findings(result)]
+    for line in lines:
+        console.print(_text(line.replace("\N{NO-BREAK SPACE}", " ")), soft_wrap=True)
+
+
+def _cells(estimate: Mapping[str, float | None]) -> list[str]:
+    """Returns an estimate and its errors; what is not known of the errors stays empty."""
+    errors = (estimate[k] for k in ("mc_error", "test_error"))
+    if estimate["value"] is None:
+        return ["not known", "", ""]
+    return [_number(estimate["value"]), *("" if e is None else _number(e) for e in errors)]
+
+
+def _findings(result: Mapping[str, Any]) -> list[str]:
+    """Returns the findings of an audit, four lines each, or that there are none."""
+    from taut.evidence.doctor import nothing_found
+    from taut.evidence.finding import worth
+
+    if not result["findings"]:
+        line = nothing_found(result)
+        return [f"{line[0].upper()}{line[1:]}."]
+    lines = []
     for number, finding in enumerate(result["findings"], 1):
-        worth = (
-            ""
-            if finding["nats"] is None
-            else f": {finding['nats']:.2f} nats"
-            + (f" of {finding['raises']}" if finding["raises"] else "")
-        )
+        nats = worth(finding)
         lines += [
-            f"{number}. {finding['name']}{worth}",
+            f"{number}. {finding['name']}{': ' if nats else ''}{nats}",
             f"   {finding['what']}",
             f"   {finding['evidence']}",
+            f"   {finding['action']}: {finding['command']}",
         ]
-        lines += [f"   {finding['action']}: {finding['command']}"]
-    for line in lines:
-        console.print(_text(line), soft_wrap=True)
+    return lines
 
 
 def _not_measured(result: Mapping[str, Any]) -> list[str]:
@@ -317,10 +287,8 @@ def _not_measured(result: Mapping[str, Any]) -> list[str]:
         if why
     ]
     if result["stopped"] and not any("before it" in why for why in reasons):
-        lines.append(
-            f"note: {'the time was up' if result['stopped'] == 'time' else 'stopped'}; nothing "
-            f"whole is missing"
-        )
+        end = "the time was up" if result["stopped"] == "time" else "stopped early"
+        lines.append(f"note: {end}; every section has results, some on fewer data points")
     return lines
 
 

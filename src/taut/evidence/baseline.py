@@ -11,8 +11,8 @@ each training row best from the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,11 @@ from taut.build.statistics import Statistics, summarize
 from taut.data import Dataset, Rows, Schema, blocks
 from taut.distributions import NegativeBinomial
 from taut.distributions.warps import Warped
+from taut.evidence.finding import Finding, counts, show
 from taut.evidence.marginals import ENTRIES, WIDE, Reals
+from taut.evidence.results import Estimate
+from taut.evidence.section import Row, Scene, Section
+from taut.system.records import ESTIMATE
 from taut.types import PerDatum
 
 __all__ = ["independent_marginals"]
@@ -256,3 +260,62 @@ def _counts(loc: Tensor, scale: Tensor) -> NegativeBinomial:
     mean = loc.clamp(min=1e-4)
     excess = (scale.square() - mean).clamp(min=1e-8)
     return NegativeBinomial(mean.log(), (mean.square() / excess).clamp(max=1e8).log())
+
+
+class Baseline(Section):
+    """log p(x) under independent marginals."""
+
+    name, title, chapter, order, always = "baseline", "", "good", 10, True
+    shape: ClassVar = ESTIMATE
+
+    @classmethod
+    def lacks(cls, scene: Scene) -> str | None:
+        if scene.baseline is not None:
+            return None
+        return scene.lacks("train") or ""
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section:
+        assert scene.baseline is not None
+        known = scene.baseline[: len(scene.x)]
+        return cls(Estimate.of(known, torch.zeros(len(known)), scene.groups).to_dict())
+
+    def rows(self) -> list[Row]:
+        title = "baseline, independent marginals"
+        return [Row(title, self.values, 0, title, "good")]
+
+
+class Gain(Section):
+    """How far log p(x) lies above that of independent marginals."""
+
+    name, title, chapter, order, always = "gain_over_baseline", "", "good", 11, True
+    needs, told = ("baseline",), False
+    shape: ClassVar = ESTIMATE
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section:
+        assert scene.baseline is not None
+        assert scene.evidence is not None
+        evidence = scene.evidence
+        gain = evidence.log_evidence - scene.baseline[: len(evidence.ess)]
+        return cls(Estimate.of(gain, evidence.log_evidence_error, scene.groups).to_dict())
+
+    def rows(self) -> list[Row]:
+        return [Row("log p(x) above the baseline", self.values, chapter="good")]
+
+    def findings(self, others: Mapping[str, Section]) -> Iterator[Finding]:
+        gain = self.values
+        if gain["value"] is None or gain["test_error"] is None or counts(gain):
+            return
+        yield Finding(
+            "baseline",
+            None,
+            None,
+            "log p(x)",
+            "the model hardly beats independent marginals: it has found no dependence between the "
+            "elements",
+            f"log p(x) exceeds that of independent marginals by {show(gain)}",
+            "check that rows and columns are what you think, give the latent space more "
+            "dimensions, train longer",
+            "taut check DATA",
+        )

@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,12 +36,15 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
-from taut.evidence.results import Evidence
+from taut.evidence.results import Estimate, Evidence
+from taut.evidence.section import Row, Scene, Section, at_least_zero
+from taut.evidence.text import number, share
 from taut.model import Draw, Model
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
 from taut.system.parallel import Share
 from taut.system.precision import home, wide
+from taut.system.records import COUNT, ESTIMATE, MEASURED
 from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of
 from taut.use.door import takes_model_and_data
@@ -372,3 +375,65 @@ def _bound(log_w: Tensor, size: int) -> tuple[Tensor, Tensor]:
     groups = log_w[: len(log_w) // size * size].unflatten(0, (-1, size))
     bounds = log_mean_exp(groups)
     return bounds.mean(0), _error(bounds)
+
+
+class ImportanceSampling(Section):
+    """Importance sampling from the encoder's posterior: log p(x), the ELBO and its parts."""
+
+    name, title, chapter = "evidence", "Importance sampling", "loose"
+    order, stage, share, always, required = 0, "log p(x) by importance sampling", 0.2, True, True
+    references = ("burda2016", "vehtari2024")
+    caption = (
+        "The bound from K samples: K = 1 is the ELBO, and more samples come nearer to log p(x). A "
+        "curve that still rises at its right end has not arrived; one that crosses the line of log "
+        "p(x) by no more than the errors agrees with it. Bars and bands, where they can be seen, "
+        "are Monte Carlo errors."
+    )
+    shape: ClassVar = {**MEASURED, "curve?": [{"num_samples": COUNT, **ESTIMATE}]}
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section:
+        blocks = importance_blocks(scene.model, scene.x, scene.effort.num_samples, seed=scene.seed)
+        parts = scene.clock.blocks(blocks, lambda e: len(e.ess), len(scene.x))
+        scene.evidence = Evidence.concatenate(parts)
+        n = len(scene.evidence.ess)
+        scene.x = scene.x[:n]
+        if scene.groups is not None:
+            scene.groups = scene.groups[:n].unique(return_inverse=True)[1]
+        curve = _curve(scene.evidence, scene.groups)
+        return cls({**scene.evidence.to_dict(scene.groups), "curve": curve})
+
+    def rows(self) -> list[Row]:
+        rate = at_least_zero(self.get("rate"))
+        return [
+            Row("ELBO", self["elbo"], 0, "ELBO", "good"),
+            Row("rate, KL(q, prior)", rate, 1, "  rate", "good"),
+            Row("distortion, -E log p(x|z)", self.get("distortion"), 1, "", "good"),
+            Row(
+                "log p(x), importance sampling",
+                self["log_evidence"],
+                0,
+                "log p(x), importance sampling",
+            ),
+        ]
+
+    def text(self) -> list[str]:
+        ess, khat = self["ess"], self["khat"]
+        lines = [
+            f"With K = {number(self['num_samples'])} samples, on average {number(ess['mean'])} "
+            f"carry the weight, {number(ess['smallest'])} for the worst {self.noun}."
+        ]
+        if khat["reliable_share"] is not None:
+            lines.append(
+                f"It is reliable for {share(khat['reliable_share'])} of the {self.noun}s (Pareto "
+                f"k-hat of at most {number(khat['threshold'])}, or weights that hardly differ)."
+            )
+        return lines
+
+
+def _curve(evidence: Evidence, groups: Tensor | None) -> list[dict[str, Any]]:
+    """Returns the bounds from few to K samples as plain values."""
+    values = zip(
+        curve_sizes(evidence.num_samples), evidence.curve.T, evidence.curve_error.T, strict=True
+    )
+    return [{"num_samples": k, **Estimate.of(v, e, groups).to_dict()} for k, v, e in values]

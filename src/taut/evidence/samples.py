@@ -52,15 +52,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from taut.evidence.results import Estimate
+from taut.evidence.section import Scene, Section, Table
+from taut.evidence.text import number, plus_minus
 from taut.features import ColumnFeatures
-from taut.model import VAE, evaluating, frozen
+from taut.model import Model, evaluating, frozen
+from taut.system.records import COUNT, ESTIMATE, TEXT
 from taut.system.seeds import derive, stream
 from taut.types import Data, PerDatum, image_layout
 from taut.use import tasks
@@ -69,6 +72,7 @@ from taut.use.blocks import device_of
 __all__ = ["blur", "sample_quality"]
 
 FEWEST = 4  # data of each kind
+TOO_FEW = 9  # data points, with which an audit does not compare samples
 FEW = 50  # below which the numbers hardly say anything
 NEIGHBOURS = 5
 GROUPS = 20  # of the jackknife
@@ -81,11 +85,20 @@ STILL_RISING = (
     0.15  # share of the whole rise of log p(x|z) that may still come; a steady one has 0.25
 )
 NEGLIGIBLE = 0.05  # nats of it that matter to nobody
+REFERRED = {"samples": ESTIMATE, "reference": ESTIMATE}
 STILL_MOVING = 0.05  # share of the loss by which the sharpness may still change
+IMAGES = ("data", "mean", "draw", "mean_at_optimum", "mean_from_prior", "draw_from_prior")
+SPLIT = {  # of the energy: what less what
+    "loss": ("data", "mean"),
+    "decoder": ("data", "mean_at_optimum"),
+    "posterior": ("mean_at_optimum", "mean"),
+    "noise": ("draw", "mean"),
+    "unexplained": ("data", "draw"),
+}
 
 
 def sample_quality(
-    model: VAE, train: Tensor, test: Tensor, *, num_data: int = 1000, seed: int = 0
+    model: Model, train: Tensor, test: Tensor, *, num_data: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     r"""Returns how samples of a model compare with held-out data, as plain values.
 
@@ -108,7 +121,7 @@ def sample_quality(
         classifier and these training data, its Monte Carlo part the scatter of the samples; it is
         zero where samples and data do not overlap.
 
-    Fails:
+    Raises:
         ValueError: there are too few data, or those of training and test have different shapes.
 
     References: lopezpaz2017, delong1988, kynkaanniemi2019, naeem2020, meehan2020.
@@ -127,15 +140,12 @@ def sample_quality(
         )
     samples = tasks.sample(model, n, seed=seed)
     with stream(seed, "sample quality"):
-        train, test = (
-            train.cpu()[torch.randperm(len(train))],
-            test.cpu()[torch.randperm(len(test))[:n]],
-        )
+        train = train.cpu()[torch.randperm(len(train))]
+        test = test.cpu()[torch.randperm(len(test))[:n]]
         # samples are whole: they get the gaps of data, so that a gap tells nobody apart
         if train.isnan().any():
-            samples = torch.where(
-                train[torch.randint(len(train), (n,))].isnan(), torch.nan, samples
-            )
+            gaps = train[torch.randint(len(train), (n,))].isnan()
+            samples = torch.where(gaps, torch.nan, samples)
     samples, train, test = (_seen(model, t) for t in (samples, train, test))
     unit = _unit(train)
     samples, train, test = (t.flatten(1).double() / unit for t in (samples, train, test))
@@ -180,7 +190,7 @@ def sample_quality(
     }
 
 
-def _seen(model: VAE, x: Tensor) -> Tensor:
+def _seen(model: Model, x: Tensor) -> Tensor:
     """Returns data in which distances mean something.
 
     Levels one-hot and gaps as zeros with a mask, as the encoder sees them.
@@ -194,7 +204,7 @@ def _seen(model: VAE, x: Tensor) -> Tensor:
 
 
 def blur(
-    model: VAE, x: Data, *, low: float, high: float, steps: int = 300, seed: int = 0
+    model: Model, x: Data, *, low: float, high: float, steps: int = 300, seed: int = 0
 ) -> dict[str, Any]:
     r"""Returns how sharp images, their reconstructions and samples are, and where sharpness is
     lost, as plain values.
@@ -223,10 +233,43 @@ def blur(
         and of E in the last quarter of the steps, ``log_prior`` the change of log p(z) in nats
         (strongly negative: z* is no z that the model draws), or None.
 
-    Fails:
+    Raises:
         ValueError: there are no data, they are no images, or low is not below high.
     """
-    _, height, width, axis = image_layout(tuple(x.shape[1:]))
+    _check_images(x, low, high, steps)
+    found, changes = _sharpnesses(model, x, low, high, steps, seed)
+    before = found.pop("before_optimum", None)
+    energy = {name: values[0] for name, values in found.items()}
+    warnings = []
+    if "mean" not in energy:
+        warnings.append("p(x|z) has no mean in closed form: only its draws are measured")
+    if "rise" not in changes:
+        warnings.append(
+            "the posterior cannot be reparameterized, so z does not follow a gradient: there is no "
+            "z*, and no split"
+        )
+    if before is not None:
+        changes["late_energy"] = energy["mean_at_optimum"] - before[0]
+        warnings += _not_reached(changes, energy)
+    split = {
+        name: Estimate.of(energy[a] - energy[b]).to_dict() if {a, b} <= energy.keys() else None
+        for name, (a, b) in SPLIT.items()
+    }
+    optimum = {name: Estimate.of(values).to_dict() for name, values in changes.items()}
+    return {
+        "num_data": len(x),
+        "steps": steps,
+        "high_frequency_energy": _means({name: values[0] for name, values in found.items()}),
+        "laplacian_variance": _means({name: values[1] for name, values in found.items()}),
+        "split": split,
+        "optimum": optimum or None,
+        "warnings": warnings,
+    }
+
+
+def _check_images(x: Data, low: float, high: float, steps: int) -> None:
+    """Refuses what has no sharpness."""
+    _, height, width, _ = image_layout(tuple(x.shape[1:]))
     if not len(x) or min(height, width) < 3:
         raise ValueError(
             f"sharpness needs at least one image of at least 3 by 3 pixels, not {tuple(x.shape)}"
@@ -238,6 +281,15 @@ def blur(
             f"steps must be at least 4, not {steps}: the last quarter of them tells if they were "
             f"enough"
         )
+
+
+def _sharpnesses(
+    model: Model, x: Data, low: float, high: float, steps: int, seed: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the two statistics of the images of each name, (2, N), and what the way to z* changed
+    for each, (N,).
+    """
+    axis = image_layout(tuple(x.shape[1:]))[3]
     device = device_of(model)
     sharpness: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
     ascent: dict[str, list[Tensor]] = defaultdict(list)  # (B,) each
@@ -253,60 +305,27 @@ def blur(
             for name, change in changes.items():
                 ascent[name].append(change.cpu().double())
     found = {name: torch.cat(parts, 1) for name, parts in sharpness.items()}
-    before = found.pop("before_optimum", None)
-    energy = {name: values[0] for name, values in found.items()}
-    names = ("data", "mean", "draw", "mean_at_optimum", "mean_from_prior", "draw_from_prior")
-    warnings = []
-    if "mean" not in energy:
-        warnings.append("p(x|z) has no mean in closed form: only its draws are measured")
-    if "rise" not in ascent:
-        warnings.append(
-            "the posterior cannot be reparameterized, so z does not follow a gradient: there is no "
-            "z*, and no split"
-        )
-    pairs = {
-        "loss": ("data", "mean"),
-        "decoder": ("data", "mean_at_optimum"),
-        "posterior": ("mean_at_optimum", "mean"),
-        "noise": ("draw", "mean"),
-        "unexplained": ("data", "draw"),
-    }
-    split = {
-        k: Estimate.of(energy[a] - energy[b]) if {a, b} <= energy.keys() else None
-        for k, (a, b) in pairs.items()
-    }
-    changes = {name: torch.cat(parts) for name, parts in ascent.items()}
-    if before is not None:
-        changes["late_energy"] = energy["mean_at_optimum"] - before[0]
-        rise, late, moved = (
-            float(changes[name].mean()) for name in ("rise", "late_rise", "late_energy")
-        )
-        loss = float((energy["data"] - energy["mean"]).mean())
-        if late > max(STILL_RISING * rise, NEGLIGIBLE) or abs(moved) > STILL_MOVING * abs(loss):
-            warnings.append(
-                f"z* was not reached: in the last quarter of the steps log p(x|z) still rose by "
-                f"{late:.3g} of {rise:.3g} nats "
-                f"and the energy changed by {moved:.2g}; the split between decoder and posterior "
-                f"is off by more than that"
-            )
-    return {
-        "num_data": len(x),
-        "steps": steps,
-        **{
-            statistic: {
-                name: Estimate.of(found[name][row]).to_dict() if name in found else None
-                for name in names
-            }
-            for row, statistic in enumerate(("high_frequency_energy", "laplacian_variance"))
-        },
-        "split": {
-            name: None if estimate is None else estimate.to_dict()
-            for name, estimate in split.items()
-        },
-        "optimum": {name: Estimate.of(values).to_dict() for name, values in changes.items()}
-        or None,
-        "warnings": warnings,
-    }
+    return found, {name: torch.cat(parts) for name, parts in ascent.items()}
+
+
+def _means(values: dict[str, Tensor]) -> dict[str, Any]:
+    """Returns the mean of a statistic over the images of each name, None where there are none."""
+    return {n: Estimate.of(values[n]).to_dict() if n in values else None for n in IMAGES}
+
+
+def _not_reached(changes: dict[str, Tensor], energy: dict[str, Tensor]) -> list[str]:
+    """Returns the warning that z* was not reached, if it was not."""
+    rise, late, moved = (
+        float(changes[name].mean()) for name in ("rise", "late_rise", "late_energy")
+    )
+    loss = float((energy["data"] - energy["mean"]).mean())
+    if late <= max(STILL_RISING * rise, NEGLIGIBLE) and abs(moved) <= STILL_MOVING * abs(loss):
+        return []
+    return [
+        f"z* was not reached: in the last quarter of the steps log p(x|z) still rose by "
+        f"{late:.3g} of {rise:.3g} nats and the energy changed by {moved:.2g}; the split between "
+        f"decoder and posterior is off by more than that"
+    ]
 
 
 def _unit(train: Tensor) -> Tensor:
@@ -383,7 +402,7 @@ def _nearest(points: Tensor, train: Tensor) -> PerDatum:
     return (points - train[torch.cat(index)]).norm(dim=1)
 
 
-def _images(model: VAE, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _images(model: Model, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the images to be measured, by name, and what the way to z* changed, (B,) each."""
     q, prior = model.encode(x), model.latent_prior()
     z = q.sample()
@@ -411,7 +430,7 @@ def _images(model: VAE, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[
 
 
 def _ascend(
-    model: VAE, x: Tensor, start: Tensor, unit: Tensor, steps: int
+    model: Model, x: Tensor, start: Tensor, unit: Tensor, steps: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Returns the best z so far, (B, D), and its log p(x|z), (B,), at first, after three quarters
     and after all of the steps.
@@ -466,3 +485,134 @@ def _mean(distribution: Distribution) -> Tensor | None:
         return distribution.mean
     except NotImplementedError:
         return None
+
+
+class Samples(Section):
+    """Samples of the model against held-out data."""
+
+    name, title, chapter = "samples", "Samples against held-out data", "samples"
+    order, stage, share = 90, "samples", 0.08
+    needs = ("train", "simulation")
+    references = ("lopezpaz2017", "delong1988", "kynkaanniemi2019", "naeem2020", "meehan2020")
+    statistics: ClassVar = {
+        "classifier": "told apart by a classifier (one half: not at all)",
+        "precision": "precision: samples among the data",
+        "recall": "recall: data among the samples",
+        "density": "density",
+        "coverage": "coverage",
+        "nearer": "nearer to training data than held-out data are (one half: as near)",
+    }
+    shape: ClassVar = {
+        "num_data": COUNT,
+        "neighbours": COUNT,
+        "warnings?": [TEXT],
+        **dict.fromkeys(statistics, REFERRED),
+        "copies": {"samples": ESTIMATE, "held_out": ESTIMATE},
+    }
+
+    @classmethod
+    def lacks(cls, scene: Scene) -> str | None:
+        if (why := super().lacks(scene)) is not None or scene.train is None:
+            return why
+        for count, what in ((len(scene.x), ""), (len(scene.train), "training ")):
+            if count <= TOO_FEW:
+                return f"there are {count} {what}data points, and at least {TOO_FEW + 1} are needed"
+        return None
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section:
+        assert scene.train is not None
+        train, effort = scene.train[: scene.effort.train], scene.effort
+        return cls(
+            sample_quality(scene.model, train, scene.x, num_data=effort.samples, seed=scene.seed)
+        )
+
+    def tables(self) -> list[Table]:
+        lines = []
+        for name, title in self.statistics.items():
+            sides = [plus_minus(self[name][side]) for side in ("samples", "reference")]
+            lines.append((title, 0, sides))
+        return [Table(self.title, ("statistic", "samples", "reference"), lines)]
+
+    def small(self) -> list[str]:
+        copies = self["copies"]
+        return [
+            f"{number(self['num_data'])} samples and as many held-out {self.noun}s, "
+            f"{number(self['neighbours'])} neighbours. The reference is training data instead of "
+            f"samples: a perfect model has its numbers. Exact copies of training data: "
+            f"{plus_minus(copies['samples'])} of the samples, {plus_minus(copies['held_out'])} of "
+            f"the held-out {self.noun}s, as shares."
+        ]
+
+
+class Sharpness(Section):
+    """How sharp images, reconstructions and samples are, and where sharpness is lost."""
+
+    name, title, chapter = "blur", "Where the sharpness goes", "samples"
+    order, stage, needs = 91, "sharpness", ("images", "samples")
+    absent = "it is for images"
+    names: ClassVar = {
+        "data": "held-out data",
+        "mean": "reconstructions: mean at z from q",
+        "mean_at_optimum": "mean at the best z of each image",
+        "draw": "draws at z from q",
+        "mean_from_prior": "mean at z from the prior",
+        "draw_from_prior": "draws at z from the prior",
+    }
+    parts: ClassVar = {
+        "loss": ("lost between data and reconstructions", 0),
+        "decoder": ("by the decoder: no z is sharper", 1),
+        "posterior": ("by the posterior: one z stands for several x", 1),
+        "noise": ("added by drawing, as noise of each pixel", 0),
+        "unexplained": ("left: data above draws (below zero: draws are noisier)", 0),
+    }
+    shape: ClassVar = {
+        "num_data": COUNT,
+        "steps": COUNT,
+        "warnings?": [TEXT],
+        **dict.fromkeys(
+            ("high_frequency_energy", "laplacian_variance"),
+            dict.fromkeys(map("{}?".format, IMAGES), ESTIMATE),
+        ),
+        "split": dict.fromkeys(map("{}?".format, SPLIT), ESTIMATE),
+        "optimum?": dict.fromkeys(("rise", "late_rise", "log_prior"), ESTIMATE),
+    }
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section:
+        assert scene.levels is not None
+        low, high = scene.levels
+        x = scene.x[: scene.effort.samples]
+        return cls(blur(scene.model, x, low=low, high=high, seed=scene.seed))
+
+    def tables(self) -> list[Table]:
+        both = ("high_frequency_energy", "laplacian_variance")
+        lines = []
+        for name, title in self.names.items():
+            lines.append((title, 0, [plus_minus(self[which].get(name)) for which in both]))
+        split = [
+            (title, depth, [plus_minus(self["split"].get(name))])
+            for name, (title, depth) in self.parts.items()
+        ]
+        columns = ("images", "high-frequency energy", "variance of the Laplacian")
+        return [
+            Table("Sharpness", columns, lines),
+            Table(
+                "The split of the lost sharpness", ("of the high-frequency energy", "energy"), split
+            ),
+        ]
+
+    def small(self) -> list[str]:
+        lines = [
+            f"{number(self['num_data'])} images; the larger, the sharper. It is draws that should "
+            f"be as sharp as the data; means lack what the model takes for noise."
+        ]
+        if optimum := self.get("optimum"):
+            lines.append(
+                f"On the way to the best z, log p(x|z) rose by {plus_minus(optimum['rise'])} nats, "
+                f"by {plus_minus(optimum['late_rise'])} in the last quarter of "
+                f"{number(self['steps'])} steps; log p(z) changed by "
+                f"{plus_minus(optimum['log_prior'])} nats (far below zero: the model would never "
+                f"draw that z)."
+            )
+        return lines

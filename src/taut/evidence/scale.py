@@ -11,14 +11,20 @@ References: rybkin2021.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from taut.evidence.finding import Finding, counts, show
+from taut.evidence.gaps import tighten_first
 from taut.evidence.results import Estimate
+from taut.evidence.section import Scene, Section
+from taut.evidence.text import number, plus_minus, share
 from taut.model import Model
+from taut.system.records import ESTIMATE, KNOWN, NUMBER
 from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of
 
@@ -82,3 +88,68 @@ def _at_floor(model: Model, scale: Tensor) -> Tensor | None:
     """Returns a mask of the scales at the floor of a learned scale; None if it has no floor."""
     floor = model.scale_floor
     return None if floor is None else (scale < NEAR * floor).flatten().cpu()
+
+
+class Scale(Section):
+    """Whether the scale of a Normal likelihood is the right one."""
+
+    name, title, chapter, order, place = "scale", "The scale of the likelihood", "why", 21, 101
+    absent = "it is for a Normal likelihood"
+    references = ("rybkin2021",)
+    shape: ClassVar = {
+        "gain": ESTIMATE,
+        "factor": {"median": KNOWN, "smallest": KNOWN, "largest": KNOWN},
+        "at_floor?": NUMBER,
+    }
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section | None:
+        found = scale_check(scene.model, scene.x, seed=scene.seed)
+        return None if found is None else cls(found)
+
+    def text(self) -> list[str]:
+        factor, floor = self["factor"], self.get("at_floor")
+        at_floor = (
+            f" {share(floor)} of the scales stand at their floor." if floor is not None else ""
+        )
+        return [
+            f"Refitting the scale alone would gain {plus_minus(self['gain'])} nats. The median "
+            f"held-out residual is {number(factor['median'])} scales wide, "
+            f"{number(factor['smallest'])} to {number(factor['largest'])} over the "
+            f"elements.{at_floor}"
+        ]
+
+    def findings(self, others: Mapping[str, Section]) -> Iterator[Finding]:
+        gain, floor = self["gain"], self.get("at_floor") or 0.0
+        if gain["value"] is None or (floor == 0 and not counts(gain)):
+            return
+        factor = self["factor"]
+        numbers = (
+            f"the median held-out residual is {factor['median']:.3g} scales wide "
+            f"({factor['smallest']:.3g} to {factor['largest']:.3g}); refitting the scale alone "
+            f"gives {show(gain)}{tighten_first(others)}"
+        )
+        if floor > 0:
+            yield Finding(
+                "scale at its floor",
+                max(gain["value"], 0.0),
+                gain["test_error"],
+                "density",
+                "the scale of the Normal likelihood stands at its floor: the floor decides how "
+                "good the density looks, not the data",
+                f"{floor:.0%} of the scales are within twice the floor; {numbers}",
+                "look for constant or rounded columns (levels have no density), or choose the "
+                "floor on purpose",
+                "taut fit DATA --likelihood \"Normal(scale='per_feature', min_scale=0.0001)\"",
+            )
+            return
+        yield Finding(
+            "scale",
+            gain["value"],
+            gain["test_error"],
+            "density",
+            "the scale of the Normal likelihood does not fit the residuals",
+            numbers,
+            "let the scale be learned, for each feature",
+            "taut fit DATA --likelihood \"Normal(scale='per_feature')\"",
+        )

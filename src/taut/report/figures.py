@@ -16,13 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taut.report.text import error_of, plain, plus_minus
+from taut.evidence.text import error_of, plain, plus_minus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bounds", "calibration", "dimensions", "emblem", "gaps", "inline", "variance"]
+__all__ = ["bounds", "calibration", "dimensions", "drawn", "emblem", "gaps", "inline", "variance"]
 
 WIDTH = 480  # of each figure, in points
 BLUE, ORANGE = "#2f7fd6", "#d0711c"  # at least 3:1 on white and on the dark page
@@ -45,6 +45,44 @@ MARGIN = 10  # points left of the words of an axis: a reader's letters may be wi
 LABEL = 36  # height of a label of two lines
 
 
+def drawn(audit: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the figures that there are numbers for, by the name of the section."""
+    figures = {"evidence": bounds(audit)}
+    sections = (("gaps", gaps), ("latents", dimensions), ("calibration", calibration))
+    for name, draw in sections:
+        if audit.get(name):
+            figures[name] = draw(audit[name])
+    return {name: svg for name, svg in figures.items() if svg}
+
+
+class _Emblem(NamedTuple):
+    """What the leading picture shows.
+
+    Args:
+        history: Epochs and the held-out bound.
+        kept: The point whose weights were kept.
+        before: Where the ELBO stood before a tightening, and its label.
+        ceiling: log p(x).
+        ends: The names of log p(x) and ELBO, with their estimates, where they are known.
+        parts: What is left between them.
+    """
+
+    history: list[tuple[float, float]]
+    kept: tuple[float, float]
+    before: tuple[float, str] | None
+    ceiling: Mapping[str, Any]
+    ends: list[tuple[str, Mapping[str, Any]]]
+    parts: list[_Part]
+
+    def heights(self) -> list[float]:
+        """Returns all heights that must be seen."""
+        heights = [e["value"] for _, e in self.ends]
+        heights += [y for part in self.parts for y in part[:2]]
+        if self.history:
+            heights.append(max(value for _, value in self.history))
+        return heights + ([self.before[0]] if self.before else [])
+
+
 def emblem(audit: Mapping[str, Any]) -> str:
     """Returns the picture that leads the report: the bound rising under log p(x), and the parts of
     what is left.
@@ -54,78 +92,68 @@ def emblem(audit: Mapping[str, Any]) -> str:
     audit.
 
     Args:
-        audit: What ``taut audit`` found, with ``history``; nats per datum. Gaps, history or log
-            p(x) may be missing.
+        audit: What ``taut audit`` found, with ``history``; nats. Gaps, history or log p(x) may be
+            missing.
     """
-    audit = plain(audit)
-    evidence, found, ceiling = (
-        audit.get(name) or {} for name in ("evidence", "gaps", "log_evidence")
-    )
-    elbo = found.get("elbo") or evidence.get("elbo") or {}
-    history, kept = _course(audit, elbo)
-    before = _before(audit, elbo)
-    ends = [
-        (name, e)
-        for name, e in (("log p(x)", ceiling), ("ELBO", elbo))
-        if e.get("value") is not None
-    ]
-    parts = _parts(found, evidence, ceiling)
-    values = [value for _, value in history]
-    seen = [e["value"] for _, e in ends] + [y for part in parts for y in part[:2]]
-    seen += ([max(values)] if values else []) + ([before[0]] if before else [])
+    shown = _emblem(plain(audit))
+    seen = shown.heights()
     if not seen:
         return ""
-    low, high, band = min(seen), max(seen), error_of(ceiling) or 0.0
+    low, high, band = min(seen), max(seen), error_of(shown.ceiling) or 0.0
     span = max(high - low, band, 1e-6)
     # The first epochs may lie far below: they are outside the picture, so that what is left can be
     # seen.
-    bottom = max(low - 0.7 * span, min([low, *values]) - 0.2 * span)
+    lowest = min([low, *(value for _, value in shown.history)])
+    bottom = max(low - 0.7 * span, lowest - 0.2 * span)
     with _style():
-        figure, width = _figure(330), 0.45 if history else 0.0
+        figure, width = _figure(330), 0.45 if shown.history else 0.0
         right = figure.add_axes((0.13 + width, 0.14, 0.87 - width, 0.84))
         right.set(xlim=(0, 0.87 - width), ylim=(bottom, high + max(0.2 * span, 1.3 * band)))
         right.axis("off")
-        if history:
+        if shown.history:
             left = figure.add_axes((0.13, 0.14, width, 0.84), sharey=right)
-            epochs, several = [epoch for epoch, _ in history], len(history) > 1
-            left.plot(
-                epochs,
-                values,
-                "-" if several else "o",
-                color="black",
-                linewidth=2,
-                clip_on=several,
-                gid="history",
-            )
-            left.plot(*kept, "o", color="black", markersize=6, clip_on=False, gid="kept")
-            left.set(xlabel="epochs", ylabel="bound, nats per datum", xlim=(0, max(epochs)))
-            _fit(left)
-            if ends and ends[0][1] is ceiling:
-                _ceiling(left, ceiling)
-                right.plot(
-                    [0, BAR + THICK],
-                    [ceiling["value"]] * 2,
-                    color="black",
-                    linewidth=1.5,
-                    linestyle="--",
-                )
-            if before:
-                left.axhline(before[0], color="black", linewidth=1, linestyle=":", gid="before")
-                left.text(
-                    max(epochs),
-                    before[0] + 0.01 * span,
-                    f"{before[1]} ",
-                    size=11,
-                    ha="right",
-                    va="bottom",
-                )
-        _stack(right, parts, ends)
-        told = [f"{name} {plus_minus(e)}" for name, e in ends] + [
-            f"{part.name} {part.size}" for part in parts
-        ]
-        return _svg(
-            figure, "emblem", "The bound under log p(x)", f"In nats per datum: {'; '.join(told)}."
-        )
+            _draw_course(left, right, shown, 0.01 * span)
+        _stack(right, shown.parts, shown.ends)
+        told = [f"{name} {plus_minus(e)}" for name, e in shown.ends]
+        told += [f"{part.name} {part.size}" for part in shown.parts]
+        return _svg(figure, "emblem", "The bound under log p(x)", f"In nats: {'; '.join(told)}.")
+
+
+def _emblem(audit: Mapping[str, Any]) -> _Emblem:
+    names = ("evidence", "gaps", "log_evidence")
+    evidence, found, ceiling = (audit.get(name) or {} for name in names)
+    elbo = found.get("elbo") or evidence.get("elbo") or {}
+    history, kept = _course(audit, elbo)
+    both = (("log p(x)", ceiling), ("ELBO", elbo))
+    ends = [(name, e) for name, e in both if e.get("value") is not None]
+    parts = _parts(found, evidence, ceiling)
+    return _Emblem(history, kept, _before(audit, elbo), ceiling, ends, parts)
+
+
+def _draw_course(left: Axes, right: Axes, shown: _Emblem, above: float) -> None:
+    """Draws the course of the training on the left, with log p(x) across and the ELBO before."""
+    epochs, values = zip(*shown.history, strict=True)
+    several = len(epochs) > 1
+    left.plot(
+        epochs,
+        values,
+        "-" if several else "o",
+        color="black",
+        linewidth=2,
+        clip_on=several,
+        gid="history",
+    )
+    left.plot(*shown.kept, "o", color="black", markersize=6, clip_on=False, gid="kept")
+    left.set(xlabel="epochs", ylabel="bound, in nats", xlim=(0, max(epochs)))
+    _fit(left)
+    if shown.ceiling.get("value") is not None:
+        _ceiling(left, shown.ceiling)
+        level = [shown.ceiling["value"]] * 2
+        right.plot([0, BAR + THICK], level, color="black", linewidth=1.5, linestyle="--")
+    if shown.before:
+        height, label = shown.before
+        left.axhline(height, color="black", linewidth=1, linestyle=":", gid="before")
+        left.text(max(epochs), height + above, f"{label} ", size=11, ha="right", va="bottom")
 
 
 def _course(
@@ -137,19 +165,25 @@ def _course(
     lines = [h for h in audit.get("history") or [] if h["validation"] is not None]
     if not lines:
         return [], (0.0, 0.0)
-    kept = (
-        [h for h in lines if h.get("best")] or [max(lines, key=lambda h: float(h["validation"]))]
-    )[-1]
-    level = elbo.get("value")
-    objective = str((audit.get("model") or {}).get("objective") or "")
-    # what they raise is the bound of K samples
-    if size := re.match(r"(?:IWAE|DReG|VIMCO)\(.*num_samples=(\d+)", objective):
-        curve = (audit.get("evidence") or {}).get("curve") or []
-        below = [c["value"] for c in curve if c["num_samples"] <= int(size[1])]
-        level = below[-1] if below else None
+    best = [h for h in lines if h.get("best")]
+    kept = best[-1] if best else max(lines, key=lambda h: float(h["validation"]))
+    level = _trained(audit, elbo)
     shift = 0.0 if level is None else level - kept["validation"]
     points = [(h["epoch"], h["validation"] + shift) for h in lines]
     return points, (kept["epoch"], kept["validation"] + shift)
+
+
+def _trained(audit: Mapping[str, Any], elbo: Mapping[str, Any]) -> float | None:
+    """Returns the bound that the training raised, on the data of the audit: the ELBO, or the bound
+    of K samples.
+    """
+    objective = str((audit.get("model") or {}).get("objective") or "")
+    size = re.match(r"(?:IWAE|DReG|VIMCO)\(.*num_samples=(\d+)", objective)
+    if not size:
+        return elbo.get("value")
+    curve = (audit.get("evidence") or {}).get("curve") or []
+    below = [c["value"] for c in curve if c["num_samples"] <= int(size[1])]
+    return below[-1] if below else None
 
 
 def _before(audit: Mapping[str, Any], elbo: Mapping[str, Any]) -> tuple[float, str] | None:
@@ -170,50 +204,27 @@ def bounds(audit: Mapping[str, Any]) -> str:
     and all methods found.
 
     Args:
-        audit: What ``taut audit`` found; nats per datum.
+        audit: What ``taut audit`` found; nats.
     """
     curve = [c for c in (audit.get("evidence") or {}).get("curve") or [] if c["value"] is not None]
     if not curve:
         return ""
-    best, annealed = (
-        audit.get("log_evidence") or {},
-        (audit.get("annealing") or {}).get("log_evidence") or {},
-    )
+    best = audit.get("log_evidence") or {}
+    annealed = (audit.get("annealing") or {}).get("log_evidence") or {}
     with _style():
         figure = _figure(300)
         axes = figure.add_axes((0.13, 0.16, 0.85, 0.82))
-        x, y, errors = (
-            [c[name] or 0.0 for c in curve] for name in ("num_samples", "value", "mc_error")
-        )
+        names = ("num_samples", "value", "mc_error")
+        x, y, errors = ([c[name] or 0.0 for c in curve] for name in names)
         label = "importance sampling with K samples"
         line, *_ = axes.errorbar(
             x, y, errors, color=BLUE, marker="o", markersize=5, linewidth=1.5, label=label
         )
         line.set_gid("curve")
-        levels = [
-            (best, "log p(x), by the first reliable method of each datum", "black", "-", "best")
-        ]
+        _level(axes, best, "log p(x), by the first reliable method", "black", "-", "best")
         if annealed.get("value") != best.get("value"):  # two lines on each other would be one
-            levels.append((annealed, "log p(x), by annealing", ORANGE, "--", "annealed"))
-        for level, label, colour, line, name in levels:
-            if level.get("value") is not None:
-                axes.axhline(
-                    level["value"],
-                    color=colour,
-                    linestyle=line,
-                    linewidth=1.5,
-                    label=label,
-                    gid=name,
-                )
-                error = level.get("mc_error") or 0.0
-                axes.axhspan(
-                    level["value"] - error,
-                    level["value"] + error,
-                    color=colour,
-                    alpha=0.15,
-                    linewidth=0,
-                )
-        axes.set(xscale="log", xlabel="samples K for each datum", ylabel="nats per datum")
+            _level(axes, annealed, "log p(x), by annealing", ORANGE, "--", "annealed")
+        axes.set(xscale="log", xlabel="samples K", ylabel="nats")
         _powers(axes)
         _fit(axes)
         axes.legend(loc="lower right")
@@ -223,6 +234,17 @@ def bounds(audit: Mapping[str, Any]) -> str:
             "The bound over the number of samples",
             "It rises toward log p(x) with more samples.",
         )
+
+
+def _level(
+    axes: Axes, level: Mapping[str, Any], label: str, colour: str, line: str, name: str
+) -> None:
+    """Draws an estimate of log p(x) across, with its Monte Carlo error."""
+    value, error = level.get("value"), level.get("mc_error") or 0.0
+    if value is None:
+        return
+    axes.axhline(value, color=colour, linestyle=line, linewidth=1.5, label=label, gid=name)
+    axes.axhspan(value - error, value + error, color=colour, alpha=0.15, linewidth=0)
 
 
 def gaps(found: Mapping[str, Any]) -> str:
@@ -275,12 +297,10 @@ def gaps(found: Mapping[str, Any]) -> str:
                 else ("right", max(first, last))
             )
             axes.text(place, i - 0.27, f"{label}, {plus_minus(found[name])}", va="bottom", ha=side)
-        axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="nats per datum")
+        axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="nats")
         axes.spines["left"].set_visible(False)
         told = "; ".join(f"{label} {plus_minus(found[name])}" for label, name, *_ in rows)
-        return _svg(
-            figure, "gaps", "The gaps between the ELBO and log p(x)", f"In nats per datum: {told}."
-        )
+        return _svg(figure, "gaps", "The gaps between the ELBO and log p(x)", f"In nats: {told}.")
 
 
 def dimensions(latents: Mapping[str, Any]) -> str:
@@ -292,7 +312,9 @@ def dimensions(latents: Mapping[str, Any]) -> str:
             or where that is not known the variance of its posterior mean.
     """
     found = latents["dimensions"]
-    what = "mean_variance" if found["rate"] is None else "rate"
+    what, words = "rate", "rate, in nats"
+    if found["rate"] is None:
+        what, words = "mean_variance", "variance of the posterior mean"
     values = [value or 0.0 for value in found[what]]
     order = sorted(range(len(values)), key=lambda j: -values[j])
     kind = {**dict.fromkeys(latents["dead"], "dead"), **dict.fromkeys(latents["noisy"], "noisy")}
@@ -301,7 +323,7 @@ def dimensions(latents: Mapping[str, Any]) -> str:
         axes = figure.add_axes((0.13, 0.13, 0.85, 0.84))
         for name, label, colour, hatch, mark in (
             ("active", "active", BLUE, "", "s"),
-            ("noisy", "noisy: paid for, but the same for all data", ORANGE, "///", "^"),
+            ("noisy", "noisy: paid for, but the same for all", ORANGE, "///", "^"),
             ("dead", "dead: carries nothing", "black", "", "x"),
         ):
             places = [i for i, j in enumerate(order) if kind.get(j, "active") == name]
@@ -322,7 +344,7 @@ def dimensions(latents: Mapping[str, Any]) -> str:
                     gid=name,
                 )
         axes.set(
-            ylabel="rate, nats per datum" if what == "rate" else "variance of the posterior mean",
+            ylabel=words,
             xticks=[],
             ylim=(0, None),
         )

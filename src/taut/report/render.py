@@ -2,7 +2,8 @@
 
 The page holds all that it shows: no script, no file beside it, nothing from elsewhere, and its head
 forbids the browser to load anything. Every number in it is one of the audit's, through
-``text.number``; every text is escaped where it stands.
+``evidence.text``; every text is escaped where it stands. What stands in it is what the sections of
+the audit say of themselves: the page goes over them, chapter by chapter.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import base64
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taut.evidence import text
 from taut.evidence.doctor import nothing_found
-from taut.references import cite
-from taut.report import figures, text
+from taut.evidence.section import CHAPTERS, Row, Section, Table, chapters, found, nats, shown
+from taut.references import LINKS, cite
+from taut.report import figures
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -23,60 +27,39 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 LARGE = 1_000_000  # bytes of a picture; a larger one stays beside the page
-SECTIONS = (
-    "annealing",
-    "baseline",
-    "bits_per_dimension",
-    "blur",
-    "calibration",
-    "data",
-    "effort",
-    "evidence",
-    "findings",
-    "gain_over_baseline",
-    "gaps",
-    "latents",
-    "log_evidence",
-    "model",
-    "naive",
-    "notes",
-    "num_data",
-    "overfitting",
-    "run",
-    "samples",
-    "sandwich",
-    "scale",
-    "seed",
-    "stopped",
-    "taut",
-    "tightened",
-    "missing",
-)
-LITERATURE = {  # what a section rests on
-    "evidence": ("burda2016", "vehtari2024"),
-    "annealing": ("neal2001", "wu2017"),
-    "sandwich": ("grosse2015",),
-    "naive": ("chatterjee2018",),
-    "gaps": ("cremer2018",),
-    "latents": ("hoffman2016", "tomczak2018", "chen2018"),
-    "calibration": ("talts2018",),
-    "scale": ("rybkin2021",),
-    "samples": ("lopezpaz2017", "delong1988", "kynkaanniemi2019", "naeem2020", "meehan2020"),
-    "gradients": ("rainforth2018", "roeder2017", "tucker2019", "mnih2016"),
-}
-WARNING = ("evidence", "annealing", "gaps", "latents", "samples", "blur")  # the sections that warn
-NEED_TRAINING_DATA = ("baseline", "overfitting", "samples", "blur")
-# what is measured with another section, or not at all
-WITH = {
-    "sandwich": "annealing",
-    "calibration": "latents",
-}
+GRADIENTS = ("rainforth2018", "roeder2017", "tucker2019", "mnih2016")
 STOPPED = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}
-OTHERWISE = {
-    "scale": "it is for a Normal likelihood",
-    "blur": "it is for images",
-    "gradients": "taut gradients RUN measures them",
+EFFORTS = {  # what the numbers of an effort are
+    "num_samples": "samples K of importance sampling",
+    "num_chains": "chains of annealing",
+    "max_temperatures": "temperatures, at most",
+    "optimum_steps": "steps to the best posterior",
+    "simulated": "simulated {noun}s",
+    "naive": "{noun}s for naive Monte Carlo",
+    "train": "{noun}s of training, at most",
+    "samples": "samples compared, at most",
+    "minutes": "minutes",
 }
+FRAME = (  # what an audit holds beside its sections
+    "bits_per_dimension", "data", "effort", "findings", "measured", "model", "notes", "num_data",
+    "run", "seed", "stopped", "taut", "tightened",
+)  # fmt: skip
+
+
+class Chapter(NamedTuple):
+    """A question that the page answers.
+
+    Args:
+        name: Its name in links.
+        title: The question.
+        table: The quantities that answer it in short; None where there are none.
+        sections: The sections that answer it, each with a block of its own.
+    """
+
+    name: str
+    title: str
+    table: Table | None
+    sections: list[Section]
 
 
 def render(
@@ -93,21 +76,24 @@ def render(
         pictures: PNG files by their name: ``samples.png`` and ``reconstructions.png``.
     """
     audit, gradients, pictures = text.plain(audit), text.plain(gradients), pictures or {}
-    found = dict.fromkeys(SECTIONS) | dict(audit)
+    sections = found(audit)
+    small = {name: png for name, png in pictures.items() if len(png) <= LARGE}
+    noun = next((section.noun for section in sections.values()), "data point")
+    log_evidence: Any = sections.get("log_evidence")
     return _template().render(
-        **{name: value for name, value in found.items() if name != "missing"},
+        **{name: audit.get(name) for name in FRAME},
+        noun=noun,
+        sections=sections,
+        chapters=_chapters(audit, sections, noun),
+        believed=None if log_evidence is None else log_evidence.believed(sections),
         nothing=nothing_found(audit),
         gradients=gradients,
         figures={name: figures.inline(svg) for name, svg in _figures(audit, gradients).items()},
-        pictures={
-            name: base64.b64encode(png).decode()
-            for name, png in pictures.items()
-            if len(png) <= LARGE
-        },
-        large=sorted(name for name, png in pictures.items() if len(png) > LARGE),
-        missing=lambda name: f"{text.ABSENT}{_reason(found, name)}",
-        references=_references({**found, "gradients": gradients}),
-        warnings=[line for name in WARNING for line in (found[name] or {}).get("warnings") or []],
+        pictures={name: base64.b64encode(png).decode() for name, png in small.items()},
+        large=sorted(pictures.keys() - small.keys()),
+        absent=_absent(audit, gradients),
+        references=_references(sections, gradients),
+        efforts={name: title.format(noun=noun) for name, title in EFFORTS.items()},
     )
 
 
@@ -118,53 +104,85 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        name: getattr(text, name) for name in ("number", "plus_minus", "share", "error_of")
-    }
+    filters = (text.number, text.plus_minus, text.share, text.error_of, _worth, _file_name)
+    environment.filters |= {each.__name__.strip("_"): each for each in filters}
     return environment.from_string(
         resources.files("taut.report").joinpath("template.html.j2").read_text("utf-8")
     )
 
 
 def _figures(audit: Mapping[str, Any], gradients: Mapping[str, Any] | None) -> dict[str, str]:
-    """Returns the figures that there are numbers for, by name."""
-    sections = (
-        ("gaps", figures.gaps, audit.get("gaps")),
-        ("dimensions", figures.dimensions, audit.get("latents")),
-        ("calibration", figures.calibration, audit.get("calibration")),
-        ("variance", figures.variance, gradients),
-    )
-    parts = {name: draw(found) for name, draw, found in sections if found}
-    return {
-        name: svg
-        for name, svg in {
-            "emblem": figures.emblem(audit),
-            "bounds": figures.bounds(audit),
-            **parts,
-        }.items()
-        if svg
-    }
+    """Returns the figures that there are numbers for, by the name of the section."""
+    pictures = {"emblem": figures.emblem(audit), **figures.drawn(audit)}
+    if gradients:
+        pictures["gradients"] = figures.variance(gradients)
+    return {name: svg for name, svg in pictures.items() if svg}
 
 
-def _reason(found: Mapping[str, Any], name: str) -> str:
+def _chapters(
+    audit: Mapping[str, Any], sections: Mapping[str, Section], noun: str
+) -> list[Chapter]:
+    """Returns the chapters with their tables and sections."""
+    made = []
+    for name, rows in chapters(sections).items():
+        short = [row for row in rows if row.chapter == name]
+        if name == "good" and (bits := audit.get("bits_per_dimension")):
+            short.append(Row("bits per dimension, by log p(x)", bits.get("log_evidence")))
+            short.append(Row("bits per dimension, by the ELBO", bits.get("elbo")))
+        blocks = [s for s in sections.values() if s.chapter == name and s.title]
+        title = CHAPTERS[name]
+        table = nats(f"{title.rstrip('?')}, in numbers", short, noun) if short else None
+        made.append(Chapter(name, title, table, blocks))
+    return made
+
+
+def _absent(audit: Mapping[str, Any], gradients: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Returns what was not measured, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for section in shown():
+        if section.told and audit.get(section.name) is None:
+            title = section.title or section.name.replace("_", " ")
+            reasons.setdefault(_reason(audit, section), []).append(title)
+    if not gradients:
+        reasons["taut gradients RUN measures them"] = ["Gradient estimators"]
+    return reasons
+
+
+def _reason(audit: Mapping[str, Any], section: type[Section]) -> str:
     """Returns why a section was not measured, where the audit says so."""
-    if why := (found["missing"] or {}).get(name):
-        return f": {why}"
-    name = WITH.get(name, name)
-    for note in found["notes"] or []:
-        at_hand = name in NEED_TRAINING_DATA and note.startswith(
-            "the training data are not at hand"
-        )
-        if at_hand or note.startswith(f"no {name}: "):
-            return f": {note}"
-    reason = OTHERWISE.get(name) or STOPPED.get(found["stopped"] or "")
-    return f": {reason}" if reason else ""
+    if why := (audit.get("missing") or {}).get(section.name):
+        return str(why)
+    names = (section.name, *section.needs)
+    for note in audit.get("notes") or []:  # of an audit that did not give its reasons yet
+        gone = note.startswith("the training data are not at hand")
+        if gone and {"train", "samples"} & set(names):
+            return str(note)
+        if any(note.startswith(f"no {name}: ") for name in names):
+            return str(note)
+    return section.absent or STOPPED.get(audit.get("stopped") or "", "")
 
 
-def _references(found: Mapping[str, Any]) -> list[str]:
-    return [
-        cite(key)
-        for key in sorted(
-            {key for name, keys in LITERATURE.items() if found.get(name) for key in keys}
-        )
-    ]
+def _references(
+    sections: Mapping[str, Section], gradients: Mapping[str, Any] | None
+) -> list[tuple[str, str]]:
+    """Returns what was used of the literature, and where it is found."""
+    keys = {key for section in sections.values() for key in section.references}
+    if gradients:
+        keys |= set(GRADIENTS)
+    return [(cite(key), LINKS.get(key, "")) for key in sorted(keys)]
+
+
+def _worth(finding: Mapping[str, Any]) -> str:
+    """Returns what a finding is worth, as the page shows it."""
+    nats, error, raises = (finding.get(k) for k in ("nats", "error", "raises"))
+    if nats is None:
+        return "not known" if finding["name"] == "training was cut" else "everything rests on it"
+    if not nats and not raises:
+        return "harmless"
+    estimate = {"value": nats, "mc_error": None, "test_error": error}
+    return f"{text.plus_minus(estimate)} nats" + (f" of {raises}" if raises else "")
+
+
+def _file_name(name: str) -> str:
+    """Returns a name without the folders that lead to it: a page is passed on."""
+    return PurePath(name).name or name

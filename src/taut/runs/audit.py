@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
+import shlex
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 import torch
 
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
-from taut.evidence import doctor
+from taut.evidence import doctor, section
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
@@ -27,7 +30,6 @@ from taut.system.seeds import generator
 
 __all__ = ["audit_run", "gradients_run", "write_report"]
 
-RESULTS = {"audit.json": records.AUDIT, "gradients.json": records.GRADIENTS}
 # of each line, what an audit keeps
 HISTORY = (
     "epoch",
@@ -57,13 +59,13 @@ def audit_run(
         run: The run.
         source: Data to audit it on; by default those that the run itself held out.
         key: Which array of an .npz file.
-        num_data: Data that are looked at, drawn at random if there are more.
+        num_data: Rows that are looked at, drawn at random if there are more.
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks of data; true ends the audit with what is done.
         report: Told the stage and how much of it is done.
 
-    Fails:
+    Raises:
         UsageError: the run was trained on an array in memory and no data are given, or a key
             without data.
         DataError: the data are not what the model was trained on, or have changed.
@@ -71,7 +73,7 @@ def audit_run(
     if key is not None and source is None:
         raise UsageError("--key chooses an array of DATA: give DATA too")
     with _writing(run):
-        return _audit(run, source, key, num_data, effort, seed, stop, report)
+        return _audit(run, source, key, num_data, effort or Effort(), seed, stop, report)
 
 
 def _audit(
@@ -79,14 +81,12 @@ def _audit(
     source: Source | None,
     key: str | None,
     num_data: int,
-    effort: Effort | None,
+    effort: Effort,
     seed: int,
     stop: Callable[[], bool],
     report: Callable[[str, float], None],
 ) -> dict[str, Any]:
-    effort = effort or Effort()
-    notes = []
-    dataset: Dataset | None = None
+    began, dataset, notes = time.monotonic(), None, []
     try:
         dataset = run.data()
     except (UsageError, DataError) as error:
@@ -96,46 +96,21 @@ def _audit(
             "the training data are not at hand, so overfitting, copies and the baseline are not "
             "measured: " + str(error).replace("\n", "; ")
         )
-    if source is not None:
-        part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
-        new = new_data(run, source, key)
-        x, notes = new.rows, [*notes, *new.notes]
-        if new.impossible:
-            x = x[torch.tensor([i for i in range(len(x)) if i not in set(new.impossible)])]
-            notes.append(
-                f"{len(new.impossible)} rows of log p(x) = -inf are left out of this audit"
-            )
-    elif dataset is not None:
-        part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
-    if part == "validation":
-        notes.append(
-            "no test data: the validation data chose the weights that are measured on them, which "
-            "is optimistic"
-        )
-    mark = (
-        run.info["fingerprint"]
-        if source is None
-        else fingerprint(x.numpy() if isinstance(x, torch.Tensor) else hashes_of(x))
-    )
-    found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark}
+    x, found, more = _looked_at(run, source, key, dataset)
     x = _some(x, num_data, seed, "audit")
-    train = baseline = None
+    train, baseline, divided, levels = None, None, np.empty(0, "S16"), None
     if dataset is not None:
-        size = max(effort.train, len(x))
-        # Drawn in a fixed order, so that the training data of an audit do not depend on how many of
-        # them are asked for.
-        index = torch.randperm(len(dataset.train), generator=generator(seed, "audit", 1))[:size]
-        train = batch(
-            dataset.train, index, dataset.binarize == "dynamic", generator(seed, "audit", 2)
-        )
-        baseline = independent_marginals(dataset, x)
+        train = _training(dataset, max(effort.train, len(x)), seed)
+        baseline, divided = independent_marginals(dataset, x), dataset.divided
+    if run.schema.is_image:
+        levels = run.schema.low, run.schema.high
     result = audit(
         run.model,
         x.to(torch.get_default_dtype()),
         train=train,
-        groups=copies(x, np.empty(0, "S16") if dataset is None else dataset.divided),
+        groups=copies(x, divided),
         baseline=baseline,
-        levels=(run.schema.low, run.schema.high) if run.schema.is_image else None,
+        levels=levels,
         effort=effort,
         seed=seed,
         stop=stop,
@@ -152,26 +127,96 @@ def _audit(
         },
         "seed": seed,
         "effort": dataclasses.asdict(effort),
+        "measured": {
+            "date": time.strftime("%Y-%m-%d %H:%M %Z"),
+            "seconds": round(time.monotonic() - began, 1),
+            "command": _command(run, source, key, num_data, effort, seed),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": f"{platform.platform()}, {torch.get_num_threads()} threads",
+        },
         "tightened": _tightened(run),
         "training": {"ended": run.info.get("ended"), "minutes": run.config.training.minutes},
         "history": [{k: line[k] for k in HISTORY} for line in run.history()],
         **result,
     }
     if run.schema.kind in ("binary", "levels"):
-        result["bits_per_dimension"] = {
-            name: bits_per_dimension(values, observed_elements(x))
-            for name, values in (
-                ("elbo", result["evidence"]["elbo"]),
-                ("log_evidence", result["log_evidence"]),
-            )
-        }
-    result["notes"] = [*notes, *result["notes"]]
+        both = (("elbo", result["evidence"]["elbo"]), ("log_evidence", result["log_evidence"]))
+        elements = observed_elements(x)
+        result["bits_per_dimension"] = {n: bits_per_dimension(e, elements) for n, e in both}
+    result["notes"] = [*notes, *more, *result["notes"]]
     # Once more, with what a run knows of its training beside what was measured.
     result["findings"] = doctor.with_names(
         doctor.diagnose(result), str(run.path), _near(run.info["source"])
     )
     _write(run, {"audit.json": result})
     return result
+
+
+def _looked_at(
+    run: Run, source: Source | None, key: str | None, dataset: Dataset | None
+) -> tuple[Rows, dict[str, Any], list[str]]:
+    """Returns the rows that an audit may look at, what they are, and notes on them."""
+    notes = []
+    if source is not None:
+        part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
+        new = new_data(run, source, key)
+        x, notes = new.rows, list(new.notes)
+        if new.impossible:
+            impossible = set(new.impossible)
+            x = x[torch.tensor([i for i in range(len(x)) if i not in impossible])]
+            notes.append(f"{len(impossible)} rows of log p(x) = -inf are omitted from this audit")
+        values = x.numpy() if isinstance(x, torch.Tensor) else hashes_of(x)
+        mark = fingerprint(values)
+    else:
+        assert dataset is not None
+        part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
+        mark = run.info["fingerprint"]
+    if part == "validation":
+        notes.append(
+            "no test data: the validation data chose the weights that are measured on them, which "
+            "is optimistic"
+        )
+    found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark, "each": _each(run)}
+    return x, found, notes
+
+
+def _each(run: Run) -> str:
+    """Returns what a data point of a run is called."""
+    if run.schema.is_image:
+        return "image"
+    return "cell" if run.info["source"].endswith(".h5ad") else "row"
+
+
+def _training(dataset: Dataset, count: int, seed: int) -> torch.Tensor:
+    """Returns rows of the training data, drawn in a fixed order, so that those of an audit do not
+    depend on how many of them are asked for.
+    """
+    index = torch.randperm(len(dataset.train), generator=generator(seed, "audit", 1))[:count]
+    dynamic = dataset.binarize == "dynamic"
+    return batch(dataset.train, index, dynamic, generator(seed, "audit", 2))
+
+
+def _command(
+    run: Run, source: Source | None, key: str | None, num_data: int, effort: Effort, seed: int
+) -> str:
+    """Returns the command that does the same audit, without the folders that lead to its files: a
+    report is passed on.
+    """
+    words = ["taut", "audit", run.path.resolve().name]
+    if source is not None:
+        words.append(Path(source).name if isinstance(source, str | Path) else "DATA")
+    usual, options = Effort(), {"key": key, "num-data": num_data}
+    options |= {
+        name.replace("_", "-"): getattr(effort, name)
+        for name in ("num_samples", "num_chains", "max_temperatures", "minutes")
+        if getattr(effort, name) != getattr(usual, name)
+    }
+    options["seed"] = seed or None
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    return shlex.join(shown(word) for word in words)
 
 
 def gradients_run(
@@ -208,9 +253,9 @@ def _gradients(
 
 
 def write_report(run: Run) -> Path:
-    """Renders ``report.html`` anew from ``audit.json`` and ``gradients.json``.
+    """Renders ``report.html`` again from ``audit.json`` and ``gradients.json``.
 
-    Fails:
+    Raises:
         StorageError: the run has not been audited.
     """
     if not (run.path / "audit.json").exists():
@@ -245,7 +290,8 @@ def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
         run.path, {name: storage.as_json(result) for name, result in results.items()}
     )
     # The numbers are kept by now: a picture that turns out to be damaged costs only the page.
-    parts = {name: _result(run.path / name, shape) for name, shape in RESULTS.items()}
+    shapes = {"audit.json": section.shape(), "gradients.json": records.GRADIENTS}
+    parts = {name: _result(run.path / name, shape) for name, shape in shapes.items()}
     if parts["audit.json"] is not None:
         pictures = {
             n: storage.read_checked(run.path / n)
@@ -255,7 +301,7 @@ def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
         try:
             page = render(parts["audit.json"], parts["gradients.json"], pictures)
         except Exception as error:
-            names = [name for name in RESULTS if name not in results and parts[name] is not None]
+            names = [name for name in shapes if name not in results and parts[name] is not None]
             if not names:  # of our own making
                 raise
             where = " or ".join(shown(run.path / name) for name in names)
@@ -283,7 +329,7 @@ def _tightened(run: Run) -> dict[str, Any] | None:
 
 
 def _near(source: str) -> str:
-    """Returns a source as a person would type it here.
+    """Returns a source as the user would type it here.
 
     A path below this folder without what leads to it.
     """

@@ -59,9 +59,6 @@ ESTIMATE = {"value": KNOWN, "mc_error": KNOWN, "test_error": KNOWN}
 BRIEF = {"value": KNOWN, "mc_error": KNOWN}
 BITS = Each(ESTIMATE)
 BRACKET = {"own": ESTIMATE, "left_out": ESTIMATE}
-BOTH_SIDES = {"train": ESTIMATE, "held_out": ESTIMATE, "difference": ESTIMATE}
-REFERRED = {"samples": ESTIMATE, "reference": ESTIMATE}
-IMAGES = ("data", "mean", "draw", "mean_at_optimum", "mean_from_prior", "draw_from_prior")
 MEASURED = {
     "num_data": COUNT,
     "num_samples": COUNT,
@@ -154,7 +151,7 @@ FINDING = {
     "action": TEXT,
     "command": TEXT,
 }
-AUDIT = {
+AUDIT = {  # without its sections, each of which knows its own: taut.evidence.section.shape
     "taut": TEXT,
     "run": TEXT,
     "seed": WHOLE,
@@ -162,7 +159,7 @@ AUDIT = {
     "stopped?": TEXT,
     "notes": [TEXT],
     "findings": [FINDING],
-    "data": {"name": TEXT, "part": TEXT, "rows": COUNT, "fingerprint": TEXT},
+    "data": {"name": TEXT, "part": TEXT, "rows": COUNT, "fingerprint": TEXT, "each?": TEXT},
     "model": Each(Either((TEXT, KNOWN))),
     "effort": Each(KNOWN),
     "history?": [
@@ -175,120 +172,11 @@ AUDIT = {
             "best?": TRUTH,
         }
     ],
+    "measured?": Each(Either((TEXT, NUMBER))),
     "training?": {"ended?": TEXT, "minutes?": NUMBER},
     "missing?": Each(TEXT),
     "tightened?": {**TIGHTENED, "after?": BEFORE},
-    "evidence": {**MEASURED, "curve?": [{"num_samples": COUNT, **ESTIMATE}]},
-    "baseline?": ESTIMATE,
-    "gain_over_baseline?": ESTIMATE,
     "bits_per_dimension?": BITS,
-    "overfitting?": {
-        "num_data": COUNT,
-        "num_samples": COUNT,
-        "log_evidence": BOTH_SIDES,
-        "elbo": BOTH_SIDES,
-    },
-    "scale?": {
-        "gain": ESTIMATE,
-        "factor": {"median": KNOWN, "smallest": KNOWN, "largest": KNOWN},
-        "at_floor?": NUMBER,
-    },
-    "annealing?": {
-        "num_data": COUNT,
-        "num_chains": COUNT,
-        "num_temperatures": NUMBER,
-        "acceptance?": NUMBER,
-        "reliable_share?": NUMBER,
-        "ess": {"mean": NUMBER, "smallest": NUMBER},
-        "log_evidence": ESTIMATE,
-        "warnings?": [TEXT],
-    },
-    "sandwich?": {
-        "num_data": COUNT,
-        "lower": ESTIMATE,
-        "upper": ESTIMATE,
-        "width": ESTIMATE,
-        "importance": ESTIMATE,
-        "importance_short_by": ESTIMATE,
-    },
-    "gaps?": {
-        "num_data": COUNT,
-        "log_evidence": ESTIMATE,
-        "elbo": ESTIMATE,
-        "elbo_best": ESTIMATE,
-        "inference_gap": ESTIMATE,
-        "amortization_gap": ESTIMATE,
-        "approximation_gap": ESTIMATE,
-        "full_covariance_gain?": ESTIMATE,
-        "elbo_full?": ESTIMATE,
-        "warnings?": [TEXT],
-        "rise": {"family": KNOWN, "full_covariance": KNOWN},
-    },
-    "log_evidence": {
-        **ESTIMATE,
-        "num_data": COUNT,
-        "num_unknown?": COUNT,
-        "by": Each(COUNT),
-        "reliable_share?": NUMBER,
-        "above_importance?": ESTIMATE,
-    },
-    "naive?": {
-        "num_data": COUNT,
-        "num_samples": COUNT,
-        "short_by": ESTIMATE,
-        "ess": {"mean": NUMBER},
-        "information": ESTIMATE,
-        "samples_needed_log10": {"median?": NUMBER, "largest?": NUMBER},
-    },
-    "latents?": {
-        "num_data": COUNT,
-        "latent_dim": COUNT,
-        "active_units": COUNT,
-        "rate": ESTIMATE,
-        "prior_gain?": ESTIMATE,
-        "dead": [COUNT],
-        "noisy": [COUNT],
-        "warnings?": [TEXT],
-        "information": BRACKET,
-        "information_limit": KNOWN,
-        "marginal_kl": BRACKET,
-        "total_correlation?": BRACKET,
-        "noisy_rate?": ESTIMATE,
-        "dimensions": {"rate?": [KNOWN], "mean_variance": [KNOWN]},
-    },
-    "calibration?": {
-        "verdict": TEXT,
-        "num_data": COUNT,
-        "histogram": [NUMBER],
-        "coverage_90": ESTIMATE,
-        "spread?": NUMBER,
-        "p_value": KNOWN,
-    },
-    "samples?": {
-        "num_data": COUNT,
-        "neighbours": COUNT,
-        "warnings?": [TEXT],
-        "classifier": REFERRED,
-        "precision": REFERRED,
-        "recall": REFERRED,
-        "density": REFERRED,
-        "coverage": REFERRED,
-        "nearer": REFERRED,
-        "copies": {"samples": ESTIMATE, "held_out": ESTIMATE},
-    },
-    "blur?": {
-        "num_data": COUNT,
-        "steps": COUNT,
-        "warnings?": [TEXT],
-        **dict.fromkeys(
-            ("high_frequency_energy", "laplacian_variance"),
-            dict.fromkeys(map("{}?".format, IMAGES), ESTIMATE),
-        ),
-        "split": dict.fromkeys(
-            map("{}?".format, ("loss", "decoder", "posterior", "noise", "unexplained")), ESTIMATE
-        ),
-        "optimum?": {"rise": ESTIMATE, "late_rise": ESTIMATE, "log_prior": ESTIMATE},
-    },
 }
 HALF = {
     "relative_variance?": BRIEF,

@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["decimals", "error_of", "number", "plain", "plus_minus", "share"]
 
-ABSENT = "not measured"
+ABSENT, UNKNOWN = "not measured", "not known"
 DECIMALS = 6  # at most
 SMALL, LARGE = 1e-4, 1e9  # beyond them, a power of ten
 SPACE = "\N{NO-BREAK SPACE}"
@@ -36,13 +36,20 @@ def number(value: float | None, error: float | None = None) -> str:
         return ABSENT
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
-    places = decimals(error) if error else decimals(value) + 1 if value else 0
+    places = _places(value, error)
     if abs(value) >= LARGE or (places > DECIMALS and 0 < abs(value) < SMALL):
         mantissa, exponent = f"{value:.{1 if error == value else 2}e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
     text = f"{value:,.{min(max(places, 0), DECIMALS)}f}".replace("-", "−")
     # what rounds to zero has no sign
     return text.removeprefix("−") if not text.strip("−0.,") else text
+
+
+def _places(value: float, error: float | None) -> int:
+    """Returns the decimals of a number: those of its error, or three significant digits."""
+    if error:
+        return decimals(error)
+    return decimals(value) + 1 if value else 0
 
 
 def decimals(value: float) -> int:
@@ -71,8 +78,10 @@ def plus_minus(estimate: Mapping[str, Any] | None) -> str:
         >>> plus_minus({"value": 2.6194, "mc_error": 0.004, "test_error": 0.1376})
         '2.62\xa0±\xa00.14'
     """
-    if estimate is None or estimate["value"] is None:
+    if estimate is None:
         return ABSENT
+    if estimate["value"] is None:
+        return UNKNOWN
     error = error_of(estimate)
     return number(estimate["value"], error) + (
         "" if error is None else f"{SPACE}±{SPACE}{number(error, error)}"

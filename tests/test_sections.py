@@ -1,0 +1,253 @@
+"""The sections of an audit: each has a row here, with what must come out where all is known; one
+more is its own file, and old files are read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ztest import limit
+
+import taut
+from taut.evidence import section
+from taut.evidence.audit import Effort, audit
+from taut.references import REFERENCES
+from taut.report import render
+from taut.system import records
+
+HERE = Path(__file__).parent
+OLD = HERE / "audit-0.1.json"  # of an audit before its sections were classes
+SECTIONS = {s.name: s for s in section.sections()}
+
+
+@cache
+def exact() -> tuple[dict[str, Any], dict[str, float]]:
+    """Returns the audit of a model whose posterior is the exact one, and the true means."""
+    torch.manual_seed(0)
+    problem = taut.LinearGaussian(6, 2, 0.5)
+    x, train = problem.sample(60), problem.sample(300)
+    known = problem.log_evidence(x).detach()
+    marginal = torch.distributions.Normal(problem.likelihood.bias, 2.0)
+    baseline = marginal.log_prob(x).sum(1).detach()
+    effort = Effort(200, 8, 30, 50, simulated=20, naive=60, train=300, samples=60)
+    found = audit(problem.model(), x, train=train, baseline=baseline, effort=effort)
+    means = {
+        "log p(x)": float(known.mean()),
+        "train": float(problem.log_evidence(train[:60]).detach().mean()),
+        "baseline": float(baseline.mean()),
+    }
+    return found, means
+
+
+@cache
+def images() -> dict[str, Any]:
+    torch.manual_seed(0)
+    net = partial(taut.MLP, hidden=(4,))
+    model = taut.VAE(
+        taut.StandardNormal(2),
+        taut.Bernoulli((4, 4), 2, decoder=net),
+        taut.DiagonalNormal((4, 4), 2, encoder=net),
+    )
+    x = (torch.rand(60, 4, 4) < 0.5).double()
+    effort = Effort(20, 2, 3, 2, simulated=3, naive=3, samples=12)
+    return audit(model, x[:20], train=x[20:], levels=(0.0, 1.0), effort=effort)
+
+
+def _close(value: float, expected: float, error: float = 1e-10) -> None:
+    assert value == pytest.approx(expected, abs=error)
+
+
+def _surely(estimate: dict[str, float], expected: float) -> None:
+    """A z-test with the false-alarm rate of ``ztest.limit``: 1e-6 for one number."""
+    assert abs(estimate["value"] - expected) < limit(1) * estimate["test_error"]
+
+
+def _split(found: dict[str, Any]) -> None:
+    parts = {name: estimate["value"] for name, estimate in found["split"].items()}
+    _close(parts["loss"], parts["decoder"] + parts["posterior"], 1e-12)
+
+
+# of each section what must come out for the exact posterior, where the truth is known
+ROWS: dict[str, Callable[[dict[str, Any], dict[str, float]], None]] = {
+    "evidence": lambda found, true: _close(found["log_evidence"]["value"], true["log p(x)"]),
+    "baseline": lambda found, true: _close(found["value"], true["baseline"]),
+    "gain_over_baseline": lambda found, true: _close(
+        found["value"], true["log p(x)"] - true["baseline"]
+    ),
+    "overfitting": lambda found, true: _close(
+        found["log_evidence"]["difference"]["value"], true["train"] - true["log p(x)"]
+    ),
+    "scale": lambda found, true: _surely(found["gain"], 0.0),
+    "annealing": lambda found, true: _close(found["log_evidence"]["value"], true["log p(x)"]),
+    "sandwich": lambda found, true: _close(found["width"]["value"], 0.0),
+    "gaps": lambda found, true: _close(found["inference_gap"]["value"], 0.0),
+    "log_evidence": lambda found, true: _close(found["value"], true["log p(x)"]),
+    "naive": lambda found, true: _close(
+        found["short_by"]["value"], true["log p(x)"] - found["log_evidence"]["value"]
+    ),
+    "latents": lambda found, true: _close(
+        found["rate"]["value"],
+        found["information"]["own"]["value"] + found["marginal_kl"]["own"]["value"],
+    ),
+    "calibration": lambda found, true: _surely(found["coverage_90"], 0.9),
+    "samples": lambda found, true: _surely(found["classifier"]["samples"], 0.5),
+    "blur": lambda found, true: _split(images()["blur"]),
+}
+
+
+def test_every_section_has_a_row() -> None:
+    assert ROWS.keys() == SECTIONS.keys()
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_section_finds_what_is_known(name: str) -> None:
+    found, true = exact()
+    ROWS[name](found[name], true)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_section_says_what_it_is(name: str) -> None:
+    own = SECTIONS[name]
+    assert own.__doc__
+    assert own.chapter in section.CHAPTERS
+    assert set(own.references) <= REFERENCES.keys()
+    earlier = {n for n, s in SECTIONS.items() if s.order < own.order}
+    assert set(own.needs) <= section.NEEDS.keys() | earlier
+    assert sum(s.order == own.order for s in SECTIONS.values()) == 1
+    values = (images() if name == "blur" else exact()[0])[name]
+    found = own(values, "row")
+    assert found.to_dict() == values
+    records.checked(json.loads(json.dumps(values)), own.shape, Path("audit.json"))
+    said = str(found)
+    assert said.startswith(own.title or name.replace("_", " "))
+    for row in found.rows():
+        assert row.cells()[0] in said
+    for line in [*found.text(), *found.small(), *found.warnings]:
+        assert line in said
+
+
+def test_the_time_of_all_sections_is_less_than_the_whole() -> None:
+    assert 0.5 < math.fsum(s.share for s in SECTIONS.values()) <= 1.0
+
+
+def test_an_audit_from_before_is_read_and_has_the_same_keys() -> None:
+    """Of a file that an earlier version wrote, all is shown, and a new audit has its keys."""
+    from taut.cli.terminal import show_audit
+
+    old = json.loads(OLD.read_text())
+    assert records.checked(old, section.shape(), OLD) is old
+    show_audit(old)
+    page = render(old)
+    for name, own in SECTIONS.items():
+        if old[name] is not None and own.title:
+            assert f'id="section-{name}">{own.title}</h3>' in page
+
+    def keys(value: Any, place: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+        if not isinstance(value, dict):
+            return {place}
+        return {place}.union(*(keys(v, (*place, k)) for k, v in value.items()))
+
+    # that depend on the model and on which methods gave a number
+    may_lack = {"full_covariance_gain", "elbo_full", "by", "log_evidence_by"}
+    for name in SECTIONS.keys() - {"scale", "baseline"}:
+        new = (images() if name == "blur" else exact()[0])[name]
+        one, two = (
+            {place for place in keys(found) if not may_lack & set(place)}
+            for found in (old[name], new)
+        )
+        assert one == two, name
+
+
+ADDED = '''
+"""The largest value of a row: a section that only this file knows."""
+
+from taut.evidence.finding import Finding
+from taut.evidence.results import Estimate
+from taut.evidence.section import Row, Scene, Section
+from taut.system.records import COUNT, ESTIMATE
+
+
+class Largest(Section):
+    """The largest value of a row."""
+
+    name, title, chapter, order = "largest", "The largest value", "why", 85.5
+    references = ("kitagawa1996",)
+    shape = {"num_data": COUNT, "largest": ESTIMATE}
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section:
+        values = scene.x.flatten(1).amax(1).double()
+        return cls({"num_data": len(values), "largest": Estimate.of(values).to_dict()})
+
+    def rows(self):
+        return [Row("largest value of a row", self["largest"], brief="largest value")]
+
+    def text(self):
+        return [f"Of {self['num_data']} {self.noun}s, each by itself."]
+
+    def findings(self, others):
+        yield Finding("large", 5.0, 0.1, "", "too large", "by far", "shrink it", "taut check DATA")
+'''
+LOOKED = """
+import json, sys
+from pathlib import Path
+import torch
+import taut
+from taut.cli.terminal import show_audit
+from taut.evidence import section
+from taut.evidence.audit import Effort
+from taut.report import render
+from taut.system import records
+from taut.system.errors import StorageError
+
+assert Path(taut.__file__).is_relative_to(sys.argv[1])
+problem = taut.LinearGaussian(4, 1, 0.5)
+found = taut.audit(problem.model(), problem.sample(12), effort=Effort(10, 2, 2, 2, 2, 2, 2, 2))
+assert found["largest"]["num_data"] == 12
+assert found["findings"][0]["name"] == "large"
+shape = section.shape()["largest?"]
+records.checked(json.loads(json.dumps(found["largest"])), shape, Path("audit.json"))
+try:
+    records.checked({**found["largest"], "num_data": "a text"}, shape, Path("audit.json"))
+except StorageError:
+    print("refused")
+show_audit(found)
+page = render({**found, "data": None})
+assert '<h3 id="section-largest">The largest value</h3>' in page
+assert "Of 12 data points, each by itself." in page and "largest value of a row" in page
+assert "Monte Carlo filter and smoother" in page
+"""
+
+
+def test_a_section_is_one_file(tmp_path: Path) -> None:
+    """A file in ``taut/evidence`` is measured, kept, checked, shown, and may find something: no
+    other file names it.
+    """
+    import shutil
+
+    package = Path(taut.__file__).parent
+    shutil.copytree(package, tmp_path / "taut", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "taut" / "evidence" / "largest.py").write_text(textwrap.dedent(ADDED))
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKED, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("refused\n")
+    assert any(line.startswith("largest value ") for line in done.stdout.splitlines())
+    assert "1. large: 5.00 nats" in done.stdout
