@@ -453,7 +453,7 @@ def test_B13_duplicates_stay_on_one_side() -> None:
     assert found["rows"] == {"train": 80, "validation": 10, "test": 10}
     noted(checked(survey, "--split", "rows"), "each is split by itself")
     noted(checked(survey, "--split", "copies"), "copies stay on one side")
-    refused(["check", survey, "--split", "row"], "'row' is none of rows, copies", code=USAGE)
+    refused(["check", survey, "--split", "row"], "unknown 'row'; did you mean 'rows'? Choose from rows, copies", code=USAGE)
 
 
 # ------------------------------------------------------------------------------------------- arrays
@@ -992,7 +992,7 @@ def test_B40_delimiters_and_decimal_commas() -> None:
         assert (found["schema"], found["fingerprint"]) == (plain["schema"], plain["fingerprint"])
         if note:
             noted(found, note)
-    refused(["check", "a.csv", "--decimal", ";"], "data.decimal: ';' is none of", code=USAGE)
+    refused(["check", "a.csv", "--decimal", ";"], "--decimal: unknown ';'; choose from", code=USAGE)
     refused(
         ["check", npy(REAL), "--delimiter", ";"],
         "--delimiter is for text table",

@@ -621,7 +621,7 @@ class Bomb:
 
 def test_a_mistyped_variable_of_the_environment(here: Path):
     result = call("fit", "bits.npy", "--out", "new", TAUT_LATENT_DIMS="3")
-    refused(result, USAGE, "TAUT_LATENT_DIMS is no setting; did you mean 'TAUT_LATENT_DIM'?")
+    refused(result, USAGE, "TAUT_LATENT_DIMS is not a setting; did you mean 'TAUT_LATENT_DIM'?")
 
 
 def test_everything_wrong_with_the_data_at_once_and_check_says_what_fit_says(here: Path):

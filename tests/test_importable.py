@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import taut
+
 SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
@@ -77,3 +79,38 @@ def test_only_the_command_line_prints_and_nothing_is_pickled(path: Path) -> None
         r"pickle|(?<!safetensors\.)torch\.(load|save)\(|allow_pickle=True|(?<!\.)\beval\("
     )
     assert not re.search(unsafe, text, re.MULTILINE)
+
+
+def test_the_lazy_names_are_those_that_type_checkers_see() -> None:
+    """The table of homes, `__all__` and the imports under TYPE_CHECKING name the same things."""
+    text = (SOURCES[0].parent / "__init__.py").read_text()
+    seen = re.search(r"if TYPE_CHECKING:\n((?:    .*\n)+)", text)
+    assert seen is not None
+    pairs = re.findall(r"from (\S+) import (\([^)]*\)|.+)", seen[1])
+    homes = {n: home for home, names in pairs for n in re.findall(r"\w+", names)}
+    modules = {name for name, home in homes.items() if home == "taut"}
+    assert {n: h for n, h in homes.items() if h != "taut"} == taut._HOME
+    assert sorted(homes) == sorted(taut.__all__)
+    for name in taut.__all__:
+        thing = getattr(taut, name)
+        assert thing.__name__ == (f"taut.{name}" if name in modules else name)
+
+
+def test_the_package_imports_nothing_until_it_is_asked() -> None:
+    code = (
+        "import sys, taut\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'pyarrow', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from taut.build.spec import resolve\n"
+        "from taut.model import Likelihood\n"
+        "print(type(resolve('Poisson()', Likelihood, {'event_shape': (3,), 'latent_dim': 2})))\n"
+        "print(taut.priors.StandardNormal, set(dir(taut)) == set(taut.__all__))\n"
+        "print(hasattr(taut, 'nothing'), hasattr(taut, '__nothing__'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "<class 'taut.likelihoods.counts.Poisson'>",
+        "<class 'taut.priors.StandardNormal'> True",
+        "False False",
+    ]

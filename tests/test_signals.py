@@ -22,6 +22,8 @@ import pytest
 import torch
 
 import taut
+import taut.runs.fit
+import taut.training.checkpoint
 from taut.system import signals
 from taut.system.signals import Terminated, held, watched
 

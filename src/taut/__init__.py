@@ -9,53 +9,54 @@ Examples:
     tensor([10.0000, 10.0000, 10.0000, 10.0000], dtype=torch.float64)
 """
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from taut import likelihoods, networks, objectives, posteriors, priors, problems
-from taut.build.config import Config
-from taut.build.spec import parse, resolve, to_spec
-from taut.evidence import Estimate, Evidence, importance
-from taut.evidence.annealing import Annealed, annealing
-from taut.evidence.audit import Effort, audit
-from taut.evidence.cells import CellScores, Imputed, cell_scores, impute
-from taut.evidence.gradients import gradients
-from taut.likelihoods import (
-    Bernoulli,
-    Binomial,
-    Categorical,
-    Columns,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    LogNormal,
-    NegativeBinomial,
-    Normal,
-    Ordinal,
-    Poisson,
-    StudentT,
-    ZeroInflatedNegativeBinomial,
-)
-from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
-from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
-from taut.objectives import (
-    ELBO,
-    IWAE,
-    VIMCO,
-    Bound,
-    DReG,
-    Objective,
-    ScoreFunction,
-    StickingTheLanding,
-)
-from taut.posteriors import DiagonalNormal, FullCovarianceNormal
-from taut.priors import GaussianMixture, StandardNormal
-from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
-from taut.runs.audit import audit_run
-from taut.runs.fit import fit
-from taut.runs.folder import Run, load
-from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
-
 if TYPE_CHECKING:
+    from taut import likelihoods, networks, objectives, posteriors, priors, problems
+    from taut.build.config import Config
+    from taut.build.spec import parse, resolve, to_spec
     from taut.estimator import VAEstimator, embed_anndata
+    from taut.evidence import Estimate, Evidence, importance
+    from taut.evidence.annealing import Annealed, annealing
+    from taut.evidence.audit import Effort, audit
+    from taut.evidence.cells import CellScores, Imputed, cell_scores, impute
+    from taut.evidence.gradients import gradients
+    from taut.likelihoods import (
+        Bernoulli,
+        Binomial,
+        Categorical,
+        Columns,
+        ContinuousBernoulli,
+        DiscretizedLogistic,
+        LogNormal,
+        NegativeBinomial,
+        Normal,
+        Ordinal,
+        Poisson,
+        StudentT,
+        ZeroInflatedNegativeBinomial,
+    )
+    from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
+    from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
+    from taut.objectives import (
+        ELBO,
+        IWAE,
+        VIMCO,
+        Bound,
+        DReG,
+        Objective,
+        ScoreFunction,
+        StickingTheLanding,
+    )
+    from taut.posteriors import DiagonalNormal, FullCovarianceNormal
+    from taut.priors import GaussianMixture, StandardNormal
+    from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
+    from taut.runs.audit import audit_run
+    from taut.runs.fit import fit
+    from taut.runs.folder import Run, load
+    from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
 
 __all__ = [
     "ELBO",
@@ -133,15 +134,50 @@ __all__ = [
     "to_spec",
 ]
 
+# Where each name is at home: imported by its first use, so that `taut --help` need not wait
+# for torch.
+_HOMES = {
+    "taut.build.config": "Config",
+    "taut.build.spec": "parse resolve to_spec",
+    "taut.estimator": "VAEstimator embed_anndata",
+    "taut.evidence": "Estimate Evidence importance",
+    "taut.evidence.annealing": "Annealed annealing",
+    "taut.evidence.audit": "Effort audit",
+    "taut.evidence.cells": "CellScores Imputed cell_scores impute",
+    "taut.evidence.gradients": "gradients",
+    "taut.likelihoods": (
+        "Bernoulli Binomial Categorical Columns ContinuousBernoulli DiscretizedLogistic "
+        "LogNormal NegativeBinomial Normal Ordinal Poisson StudentT "
+        "ZeroInflatedNegativeBinomial"
+    ),
+    "taut.model": "VAE Draw Likelihood Model Posterior Prior",
+    "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network",
+    "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",
+    "taut.posteriors": "DiagonalNormal FullCovarianceNormal",
+    "taut.priors": "GaussianMixture StandardNormal",
+    "taut.problems": "PPCA BinaryLatents LinearGaussian probabilistic_pca",
+    "taut.runs.audit": "audit_run",
+    "taut.runs.fit": "fit",
+    "taut.runs.folder": "Run load",
+    "taut.system.errors": "DataError DivergedError StorageError TautError UsageError",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("VAEstimator", "embed_anndata"):  # scikit-learn is imported by those who ask for it
-        from taut import estimator
-
-        return getattr(estimator, name)
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
     if name == "IndependentBernoulli":
         raise AttributeError(
             "two parts are called IndependentBernoulli: taut.priors.IndependentBernoulli and "
             "taut.posteriors.IndependentBernoulli"
         )
+    if not name.startswith("_") and importlib.util.find_spec(f"taut.{name}") is not None:
+        return importlib.import_module(f"taut.{name}")
     raise AttributeError(f"module 'taut' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""What a person can set, in three sections, with the defaults and what they mean.
+"""All settings, in four sections, with the defaults and what they mean.
 
 A value comes from, in this order of precedence: ``--set section.name=value`` and the flags of the
 command, the environment (``TAUT_NAME``), a TOML file (``--config``), the defaults here.
@@ -7,21 +7,23 @@ command, the environment (``TAUT_NAME``), a TOML file (``--config``), the defaul
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import os
+import re
 import reprlib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from taut.system.errors import UsageError, nearest, shown
+from taut.system.errors import UsageError, choose_from, nearest, shown
 
-__all__ = ["Config", "DataConfig", "ModelConfig", "TrainingConfig", "gather"]
+__all__ = ["Config", "DataConfig", "ModelConfig", "Setting", "TrainingConfig", "gather", "settings"]
 
 
 LEARNING_RATE = 2e-3
@@ -33,34 +35,33 @@ class DataConfig:
 
     Args:
         key: Which array of an .npz file.
-        kind: binary, levels, real or count, in place of what is inferred of an array.
-        levels: Smallest and largest level, in place of those inferred.
-        shape: Shape of one datum, where the file holds it flattened.
-        binarize: "none"; "dynamic" (a grey level is the probability of a 1, drawn anew at each use)
-            or "threshold" (half or more is a 1).
-        schema: A TOML file that says what the columns of a table are (``taut check DATA --out
-            FILE`` writes one).
-        missing_values: Texts and numbers that mean missing in a table, beside the usual ones.
-        condition: Columns of a table that are the context of the others: p(the others | these) is
-            modelled.
+        kind: What an array holds, instead of what is inferred.
+        levels: Smallest and largest level of an array, instead of those inferred.
+        shape: Shape of one row that the file holds flattened.
+        binarize: Make bits of grey levels: dynamic (a level is the probability of a 1, drawn again
+            at each use) or threshold (half or more is a 1).
+        schema: A TOML file that says what the columns of a table are; `taut check DATA --out FILE`
+            writes one.
+        missing_values: A text or number that means missing in a table, next to the usual ones.
+        condition: A column of a table that the others are modelled given: p(the others | these).
         delimiter: Of a text table; by default the one that is found.
-        decimal: "." or ",", likewise.
-        encoding: Of a text table; by default UTF-8, or what its first bytes say.
+        decimal: Decimal sign of a text table; by default the one that is found.
+        encoding: Of a text table, such as latin-1; by default UTF-8, or what its first bytes say.
         header: Whether the first line of a text table names its columns; by default it does, unless
             it looks like a row.
         layer: Which matrix of an .h5ad file: a layer, or raw.
         resize: Height and width that images are scaled to.
-        crop: Whether the centre of an image is cut out, in place of changing its proportions.
-        alpha: What is done with transparent images: drop or composite.
-        skip_bad: Share of unreadable images that may be left out.
+        crop: Cut the centre out of images, so that resizing keeps their proportions.
+        alpha: Transparent images: drop the transparency, or composite on white.
+        skip_bad: Share of unreadable images that may be skipped, such as 0.01.
         stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of
             the free memory.
-        test: An official test set, FILE[:KEY] or FILE; none of the rest is then held out for
+        test: An official test set, FILE or FILE.npz:KEY; no other rows are then held out for
             testing.
-        validation_fraction: Share held out to watch the training by; 0 for none, and then nothing
-            is stopped early.
-        test_fraction: Share held out for the final measurement.
-        split: "copies" keeps all copies of a row in one part, "rows" splits each by itself; by
+        validation_fraction: Share of the rows held out to watch the training; with 0 nothing is
+            stopped early.
+        test_fraction: Share of the rows held out for the final measurement.
+        split: rows splits each row by itself, copies keeps all copies of a row in one part; by
             default rows of many copies are divided where a part would otherwise be unlike the data.
     """
 
@@ -93,14 +94,14 @@ class ModelConfig:
     """The parts of the model, each written as its constructor.
 
     Args:
-        latent_dim: D; by default half the number of elements of a datum, of a table as many as
-            columns, 2 to 32.
+        latent_dim: Dimensions of the latent space; by default half the number of elements of a row,
+            as many as the columns of a table, 2 to 32.
         prior: p(z).
         likelihood: p(x|z); by default what follows from the data.
         posterior: q(z|x).
         encoder: Network of the posterior; by default MLP(), or ConvEncoder() for images of more
             than 1024 elements.
-        decoder: Network of the likelihood, likewise.
+        decoder: Network of the likelihood; by default MLP(), or ConvDecoder() likewise.
     """
 
     latent_dim: int | None = None
@@ -116,32 +117,32 @@ class TrainingConfig:
     """How the model is trained.
 
     Args:
-        objective: What is maximised; by default ELBO(), and DReG(num_samples=8) where entries of
-            the data are missing: the posterior of a row with gaps is broad and skewed.
-        batch_size: Data a step.
+        objective: What is maximised; by default ELBO(), and DReG(num_samples=8) where entries are
+            missing, since the posterior of a row with gaps is broad and skewed.
+        batch_size: Rows per step.
         max_epochs: Passes over the training data; by default as many as make 20,000 steps, at least
             20 and at most 500 (2000 for tables, whose steps are small).
-        minutes: Time for training, anew when it is resumed; the passes that fit in are measured
-            before the first step, so that the schedule is known.
-        learning_rate: Peak of the schedule: a linear warm-up over the first 2 %, then a cosine to
-            zero. By default 2e-3, and 4e-3 for 10,000 training data or more of bits or levels,
-            images for the most part (``benchmarks/study.py``).
+        minutes: Time for training, counted again when it is resumed; the passes that fit in are
+            measured before the first step, so that the schedule is known.
+        learning_rate: Peak of the schedule, which warms up over the first 2 % and falls to zero as
+            a cosine. By default 2e-3, and 4e-3 for 10,000 training rows or more of bits or levels
+            (`benchmarks/study.py`).
         weight_decay: AdamW's; 0 maximises the objective and nothing else.
         clip_norm: Largest norm of the gradient of the mean over a batch, in nats per unit; longer
             ones are scaled down to it.
         averaging: Decay of the running average of the weights that is validated and kept; 0 keeps
             the weights themselves.
-        simulated: Share of each batch that the model itself draws, for ``taut tighten``: data that
+        simulated: Share of each batch that the model itself draws, for `taut tighten`: rows that
             never repeat, under a decoder that stays as it is. While the decoder is trained it must
             be 0.
         patience: Share of the planned training without a better validation bound after which it
             stops.
         checkpoint_seconds: Seconds between checkpoints.
-        device: auto, cpu, cuda, cuda:1, mps.
-        compile: Whether a step runs as one compiled graph: on, off, or auto, which measures both in
-            a training of minutes.
-        precision: Of the networks in training: float32, or bfloat16 for accelerators that have it.
-            The bound, the weights and every evaluation stay in float32.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        compile: Whether a step runs as one compiled graph; auto measures both in a training of
+            minutes.
+        precision: Of the networks in training; bfloat16 is for accelerators that have it. The
+            bound, the weights and every evaluation stay in float32.
         threads: Threads of the CPU; by default measured, and one in a training of seconds.
         seed: Everything random is derived from it.
     """
@@ -174,7 +175,7 @@ class EvaluationConfig:
     """How the trained model is measured.
 
     Args:
-        num_samples: K of the importance-weighted estimate of log p(x).
+        num_samples: Samples per row (K) of the importance-weighted estimate of log p(x).
     """
 
     num_samples: int = 500
@@ -190,10 +191,15 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+    def from_dict(cls, values: Mapping[str, Any], typed: Mapping[str, str] | None = None) -> Config:
         """Returns the configuration that a nested mapping describes, defaults filled in.
 
-        Fails:
+        Args:
+            values: Sections, of values by their names.
+            typed: What was typed for a setting where that is not SECTION.NAME, such as
+                --latent-dim: an error speaks of that.
+
+        Raises:
             UsageError: unknown sections or names, values of the wrong type or out of range; all of
                 them at once.
         """
@@ -204,13 +210,11 @@ class Config:
             for f in dataclasses.fields(cls)
         }
         for name in (n for n in values if n not in known):
-            problems.append(
-                f"unknown section {name!r}{nearest(name, known)}; there are {', '.join(known)}"
-            )
+            problems.append(f"unknown section {name!r}{choose_from(name, known)}")
         for name, section in known.items():
             given = values.get(name, {})
             if isinstance(given, Mapping):
-                sections[name] = _section(section, name, given, problems)
+                sections[name] = _section(section, name, given, typed or {}, problems)
             else:
                 problems.append(f"{name} is a section, not the value {given!r}: write {name}.NAME")
         if problems:
@@ -220,6 +224,63 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as nested mappings of plain values."""
         return dataclasses.asdict(self)
+
+
+class Setting(NamedTuple):
+    """What the help of a command says of a setting."""
+
+    section: str
+    type: str  # as the help writes it: int, float, text, 28x28, none|dynamic
+    default: Any
+    range: str  # "at least 1", or nothing
+    help: str
+
+
+def settings() -> dict[str, Setting]:
+    """Returns all settings by name, described by their fields and the docstrings of the sections.
+
+    Examples:
+        >>> settings()["averaging"][:4]
+        ('training', 'float', 0.999, 'from 0 to 1')
+    """
+    found = {}
+    for section in dataclasses.fields(Config):
+        cls = typing.cast(type, typing.get_type_hints(Config)[section.name])
+        words, hints = _meanings(cls), typing.get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            found[item.name] = Setting(
+                section.name,
+                _type_of(item.name, hints[item.name]),
+                item.default,
+                _range_of(item.name),
+                words.get(item.name, ""),
+            )
+    return found
+
+
+def _meanings(cls: type) -> dict[str, str]:
+    """Returns what the docstring of a section says of each of its settings."""
+    _, _, text = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")
+    items = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", text, re.MULTILINE)
+    return {name: " ".join(words.split()).replace("``", "`") for name, words in items}
+
+
+def _type_of(name: str, hint: Any) -> str:
+    if name in _CHOICES:
+        return "|".join(_CHOICES[name])
+    if name in _WRITTEN:
+        return _WRITTEN[name]
+    kinds = [h for h in typing.get_args(hint) if h is not type(None)] or [hint]
+    return {int: "int", float: "float"}.get(kinds[0], "text")
+
+
+def _range_of(name: str) -> str:
+    low, high = _RANGES.get(name, (-math.inf, math.inf))
+    if name in _POSITIVE:
+        return "above 0"
+    if low == -math.inf:
+        return ""
+    return f"at least {low:g}" if high in (_MANY, math.inf) else f"from {low:g} to {high:g}"
 
 
 def gather(
@@ -233,38 +294,21 @@ def gather(
         file: A TOML file.
         sets: Texts such as training.patience=0.3.
 
-    Fails:
+    Raises:
         UsageError: the file cannot be read, or a name or value is wrong.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in Config().to_dict()}
     if file is not None:
-        try:
-            given = tomllib.loads(file.read_text("utf-8"))
-        except OSError as error:
-            raise UsageError(f"cannot read {shown(file)}: {error.strerror or error}") from None
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5000 digits
-            raise UsageError(f"{shown(file)} is not valid TOML: {error}") from None
+        given = _read_toml(file)
         values |= {k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()}
-    names = {
-        s.name: f.name
-        for f in dataclasses.fields(Config)
-        for s in dataclasses.fields(getattr(Config(), f.name))
-    }
-    variables = [f"TAUT_{name.upper()}" for name in names]
-    for variable in sorted(os.environ):
-        if variable.startswith("TAUT_") and variable not in variables:
-            raise UsageError(
-                f"the environment variable {shown(variable)} is no "
-                f"setting{nearest(variable, variables)}"
-            )
+    names, typed = {name: setting.section for name, setting in settings().items()}, {}
+    _check_environment(names)
     for name, section_name in names.items():
-        section = values[section_name]
-        for source in (os.environ.get(f"TAUT_{name.upper()}"), flags.get(name)):
+        section, variable = values[section_name], f"TAUT_{name.upper()}"
+        flag = f"--{name.replace('_', '-')}"
+        for source, words in ((os.environ.get(variable), variable), (flags.get(name), flag)):
             if source is not None and isinstance(section, dict):
-                section[name] = source
+                section[name], typed[f"{section_name}.{name}"] = source, words
     for item in sets:
         path, equals, value = item.partition("=")
         section_name, dot, name = path.partition(".")
@@ -273,7 +317,28 @@ def gather(
         section = values.setdefault(section_name, {})
         if isinstance(section, dict):
             section[name] = value
-    return Config.from_dict(values)
+            typed.pop(path, None)
+    return Config.from_dict(values, typed)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {shown(file)}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits among them
+        raise UsageError(f"{shown(file)} is not valid TOML: {error}") from None
+
+
+def _check_environment(names: Iterable[str]) -> None:
+    """Refuses a variable that begins as ours do and is none of them."""
+    variables = [f"TAUT_{name.upper()}" for name in names]
+    for variable in sorted(os.environ):
+        if variable.startswith("TAUT_") and variable not in variables:
+            raise UsageError(
+                f"the environment variable {shown(variable)} is not a "
+                f"setting{nearest(variable, variables)}"
+            )
 
 
 _MANY = 2**31 - 1  # a count above it fits neither torch nor any memory
@@ -307,34 +372,54 @@ _CHOICES = {
 }
 
 
-def _section(cls: type, section: str, given: Mapping[str, Any], problems: list[str]) -> Any:
+_WRITTEN = {  # types that an example says best
+    "levels": "0:255",
+    "shape": "28x28",
+    "resize": "64x64",
+    "header": "true|false",
+    "crop": "true|false",
+    "stream": "true|false",
+    "schema": "file",
+    "test": "file",
+}
+
+
+def _section(
+    cls: type,
+    section: str,
+    given: Mapping[str, Any],
+    typed: Mapping[str, str],
+    problems: list[str],
+) -> Any:
     hints = typing.get_type_hints(cls)
     values = {}
     for name, value in given.items():
         if name not in hints:
-            problems.append(
-                f"unknown {section}.{name}{nearest(name, hints)}; there are {', '.join(hints)}"
-            )
+            problems.append(f"unknown {section}.{name}{choose_from(name, hints)}")
             continue
         try:
             values[name] = _convert(value, hints[name])
             _check(name, values[name])
         except (TypeError, ValueError) as error:
-            problems.append(f"{section}.{name}: {error}")
+            place = f"{section}.{name}"
+            problems.append(f"{typed.get(place, place)}: {error}")
     return cls(**values)
 
 
 def _check(name: str, value: Any) -> None:
     low, high = _RANGES.get(name, (-math.inf, math.inf))
     if isinstance(value, int | float) and not (low <= value <= high and abs(value) < math.inf):
-        bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        if high == _MANY and value > high:
+            bounds = f"of at most {_MANY:,}"
+        elif high in (_MANY, math.inf):
+            bounds = f"of at least {low:g}"
+        else:
+            bounds = f"from {low:g} to {high:g}"
         raise ValueError(f"expected a number {bounds}, not {reprlib.repr(value)}")
     if value == 0 and name in _POSITIVE:
         raise ValueError("expected a number above 0, not 0")
     if value is not None and name in _CHOICES and value not in _CHOICES[name]:
-        raise ValueError(
-            f"{value!r} is none of {', '.join(_CHOICES[name])}{nearest(str(value), _CHOICES[name])}"
-        )
+        raise ValueError(f"unknown {value!r}{choose_from(str(value), _CHOICES[name])}")
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text"}
@@ -348,38 +433,47 @@ def _convert(value: Any, hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         options = [h for h in typing.get_args(hint) if h is not type(None)]
         return None if value is None or value == "" else _convert(value, options[0])
-    if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is str:
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-            raise TypeError(f"expected texts, such as a,b, not {reprlib.repr(value)}")
-        return tuple(parts)
     if typing.get_origin(hint) is tuple:
-        parts = (
-            value.replace("x", ",").replace(":", ",").split(",")
-            if isinstance(value, str)
-            else value
-        )
-        if not isinstance(parts, list | tuple):
-            raise TypeError(
-                f"expected whole numbers, such as 28x28 or 0:255, not {reprlib.repr(value)}"
-            )
         item, *rest = typing.get_args(hint)
-        converted = tuple(_convert(v, item) for v in parts)
-        if rest != [...] and len(converted) != 1 + len(rest):
-            raise ValueError(f"expected {1 + len(rest)} numbers, not {reprlib.repr(value)}")
-        return converted
+        return _texts(value) if item is str else _numbers(value, item, rest)
     if hint is str and isinstance(value, str):
         return value
-    if hint is bool:
-        if isinstance(value, bool) or (
-            isinstance(value, str) and value.lower() in ("true", "false")
-        ):
-            return value if isinstance(value, bool) else value.lower() == "true"
+    return _truth(value) if hint is bool else _number(value, hint)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise TypeError(f"expected texts, such as a,b, not {reprlib.repr(value)}")
+    return tuple(parts)
+
+
+def _numbers(value: Any, item: Any, rest: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns as many numbers as a type has, or any number of them where it ends in dots."""
+    parts = re.split("[x:,]", value) if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise TypeError(
+            f"expected whole numbers, such as 28x28 or 0:255, not {reprlib.repr(value)}"
+        )
+    converted = tuple(_convert(part, item) for part in parts)
+    if rest != [...] and len(converted) != 1 + len(rest):
+        raise ValueError(f"expected {1 + len(rest)} numbers, not {reprlib.repr(value)}")
+    return converted
+
+
+def _truth(value: Any) -> bool:
+    words = {"true": True, "false": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    if not isinstance(value, bool):
         raise TypeError(f"expected true or false, not {reprlib.repr(value)}")
+    return value
+
+
+def _number(value: Any, hint: Any) -> Any:
     whole = isinstance(value, int | str) or (isinstance(value, float) and value.is_integer())
-    if not isinstance(value, bool) and (
-        (hint is float and isinstance(value, int | float | str)) or (hint is int and whole)
-    ):
+    real = isinstance(value, int | float | str)
+    if not isinstance(value, bool) and ((hint is float and real) or (hint is int and whole)):
         with suppress(ValueError, OverflowError):
             return hint(value)
     raise TypeError(f"expected {_WORDS[hint]}, not {reprlib.repr(value)}")

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from taut.system.errors import UsageError, nearest
+from taut.system.errors import UsageError, choose_from, nearest
+
+PARTS = ("likelihoods", "networks", "objectives", "posteriors", "priors", "problems")
 
 __all__ = ["Spec", "parse", "resolve", "to_spec"]
 
@@ -163,6 +165,8 @@ def _factory(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.par
 
 def _find(spec: Spec, base: type) -> type:
     if spec.module is None:
+        for module in PARTS:  # whoever asks may have imported none of them yet
+            importlib.import_module(f"taut.{module}")
         known = {
             c.__name__: c
             for c in _subclasses(base)
@@ -170,8 +174,9 @@ def _find(spec: Spec, base: type) -> type:
         }
         if spec.name not in known:
             raise UsageError(
-                f"no {base.__name__.lower()} is called {spec.name!r}{nearest(spec.name, known)}; "
-                f"there are {', '.join(sorted(known))}, and your own as module:Class(...)"
+                f"no {base.__name__.lower()} is called "
+                f"{spec.name!r}{choose_from(spec.name, sorted(known))}, or your own as "
+                f"module:Class(...)"
             )
         return known[spec.name]
     if (here := str(Path.cwd())) not in sys.path:  # a module beside the data, as for `python -m`

@@ -86,3 +86,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
     return f"; did you mean {lower[close[0]]!r}?" if close else ""
+
+
+def choose_from(word: str, known: Iterable[str]) -> str:
+    """Returns what follows a wrong word: the nearest known one, if any is near, and all of them.
+
+    Examples:
+        >>> choose_from("offf", ["on", "off"])
+        "; did you mean 'off'? Choose from on, off"
+        >>> choose_from("zzz", ["on", "off"])
+        '; choose from on, off'
+    """
+    words = list(known)
+    near = nearest(word, words)
+    return f"{near} Choose from {', '.join(words)}" if near else f"; choose from {', '.join(words)}"

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from taut.system.errors import ParallelError, UsageError
+from taut.system.launch import is_launched, launched, restarts
 
 __all__ = [
     "Share",
@@ -82,23 +83,6 @@ class _Group(NamedTuple):
 
 _group = _Group(0, 1)
 _store: Any = None  # kept when the group is gone: an error may still have to be claimed
-
-
-def is_launched() -> bool:
-    """Returns whether this is one of several processes, whether they are joined or not."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def launched() -> int:
-    """Returns the rank that the environment gives this process, whether it has joined the others or
-    not.
-    """
-    return int(os.environ.get("RANK", "0")) if is_launched() else 0
-
-
-def restarts() -> int:
-    """Returns how often torchrun has restarted the processes."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def rank() -> int:
