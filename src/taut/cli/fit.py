@@ -69,6 +69,7 @@ def fit(
         taut fit photos/ --binarize dynamic --minutes 5
         taut fit table.csv --latent-dim 8 --objective "DReG(num_samples=8)" --out runs/table
     """
+    began = time.monotonic()
     settings = gather(flags, config, set_ or ())
     terminal.reading(data)
     from taut.runs.fit import start
@@ -79,7 +80,7 @@ def fit(
         terminal.message(f"{'steps':<11}{run.info['pace']}")
     if state.step:
         terminal.message(f"started again: {_resuming(state)}")
-    _train_and_measure(run, dataset, state, as_json, verbose, data)
+    _train_and_measure(run, dataset, state, began, as_json, verbose, data)
 
 
 def resume(
@@ -109,6 +110,7 @@ def resume(
         taut resume runs/wine-1
         taut resume runs/wine-1 --minutes 5
     """
+    began = time.monotonic()
     terminal.reading(run)
     from taut.runs.fit import resume as resume_run
     from taut.runs.folder import load
@@ -132,7 +134,7 @@ def resume(
             "the added steps have a schedule of their own; the best weights of the whole training "
             "are kept"
         )
-    _train_and_measure(resumed, dataset, state, as_json, verbose)
+    _train_and_measure(resumed, dataset, state, began, as_json, verbose)
 
 
 @with_settings(READING)
@@ -240,6 +242,7 @@ def tighten(
         taut tighten runs/digits-1
         taut tighten runs/digits-1 --posterior "FullCovarianceNormal()" --minutes 5
     """
+    began = time.monotonic()
     terminal.reading(run)
     from taut.runs.folder import load
     from taut.runs.tighten import tighten as tighten_run
@@ -266,7 +269,7 @@ def tighten(
         f"decoder and prior of {shown(run)} stay as they are; {shown(new.path)} gets a better "
         f"posterior"
     )
-    _train_and_measure(new, dataset, state, as_json, verbose)
+    _train_and_measure(new, dataset, state, began, as_json, verbose)
     if not as_json:
         terminal.show_tightening(new)
 
@@ -285,11 +288,16 @@ def _write_schema(dataset: Dataset, out: Path) -> None:
 
 
 def _train_and_measure(
-    run: Run, dataset: Dataset, state: State, as_json: bool, verbose: bool, data: str = ""
+    run: Run,
+    dataset: Dataset,
+    state: State,
+    began: float,
+    as_json: bool,
+    verbose: bool,
+    data: str = "",
 ) -> None:
     from taut.system import parallel
 
-    began = time.monotonic()
     try:
         _train(run, dataset, state)
         _measure(run, dataset)

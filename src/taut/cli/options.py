@@ -60,7 +60,7 @@ GENERAL = "Options"
 
 def complete_runs(incomplete: str) -> list[str]:
     """Returns the run folders whose names begin so: here, below runs/, and in the folder typed."""
-    typed = Path(incomplete).parent if "/" in incomplete else Path()
+    typed = Path(incomplete.rpartition("/")[0])
     places = dict.fromkeys((typed, Path("runs")))
     found = [p for place in places for p in sorted(place.glob("*")) if (p / "run.json").is_file()]
     return [str(path) for path in found if str(path).startswith(incomplete)]
@@ -316,7 +316,7 @@ def _write_top(command: Any, ctx: Any, formatter: Any) -> None:
 
 
 def _write_panels(formatter: Any, panels: Mapping[str, list[tuple[str, str]]]) -> None:
-    widest = min(38, max(26, formatter.width // 2 - 10))
+    widest = min(38, max(18, formatter.width // 2 - 10))
     for title, rows in panels.items():
         if rows:
             with formatter.section(title):

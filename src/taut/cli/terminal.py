@@ -71,12 +71,22 @@ METHODS = {
 
 def answer(text: str) -> None:
     """Prints a line of result."""
-    _stdout().print(_text(text), soft_wrap=True)
+    _print(_stdout(), text)
 
 
-def message(text: str) -> None:
-    """Prints a message."""
-    _stderr().print(_text(text), soft_wrap=True)
+def message(text: str, *, whole: bool = False) -> None:
+    """Prints a message.
+
+    Args:
+        text: The message.
+        whole: Whether it is not wrapped, so that it can be pasted.
+    """
+    _print(_stderr(), text, whole)
+
+
+def _print(console: Console, text: str, whole: bool = False) -> None:
+    """Prints a text: on a terminal wrapped between words, elsewhere as one line."""
+    console.print(_text(text), soft_wrap=whole or not console.is_terminal)
 
 
 def reading(source: object) -> None:
@@ -115,7 +125,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     )
     follows = "" if config.model.likelihood == model.likelihood else ", which follows from the data"
     lines = [
-        ("data", f"{shown(dataset.name)}: {dataset.schema.describe()}"),
+        ("data", f"{shown(typed(dataset.name))}: {dataset.schema.describe()}"),
         ("rows", parts),
         ("binarize", dataset.binarize if dataset.binarize != "none" else ""),
         ("likelihood", f"{model.likelihood}{follows}"),
@@ -252,7 +262,7 @@ def verdict(result: Mapping[str, Any], units: Units) -> str:
     head = "Not trained to the end, but" if result.get("unfinished") else "Good:"
     return (
         f"{head} {how} better than {alone}: it gives an unseen {units.one} {_times(value)} times "
-        f"the probability, on average in logs. {NAT}"
+        f"the probability, in the geometric mean. {NAT}"
     )
 
 
@@ -262,7 +272,7 @@ def _times(nats: float) -> str:
 
 
 def show_next(run: Run, seconds: float, data: str = "") -> None:
-    """Says how long it took and what one does next, in commands that can be pasted.
+    """Says how long it took and what to do next, in commands that can be pasted.
 
     Args:
         run: The run.
@@ -278,7 +288,7 @@ def show_next(run: Run, seconds: float, data: str = "") -> None:
     lines = [(named(command, str(run.path), source), why) for command, why in commands]
     width = max(len(command) for command, _ in lines)
     for command, why in lines:
-        message(f"  {command:<{width}}  # {why}")
+        message(f"  {command:<{width}}  # {why}", whole=True)
 
 
 def _next_commands(schema: Schema, known: bool) -> list[tuple[str, str]]:
@@ -429,7 +439,7 @@ def show_audit(result: Mapping[str, Any]) -> None:
         ]
         lines += [f"   {finding['action']}: {finding['command']}"]
     for line in lines:
-        console.print(_text(line), soft_wrap=True)
+        answer(line)
 
 
 def _not_measured(result: Mapping[str, Any]) -> list[str]:
