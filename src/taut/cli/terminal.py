@@ -340,7 +340,8 @@ def show_numbers(
     answer(f"active units: {result['active_units']} of {result['latent_dim']}")
     for line in result["warnings"]:
         answer(f"warning: {line}")
-    if run and 1 - (result.get("reliable_share") or 1.0) >= DOUBTFUL:
+    reliable = result.get("reliable_share")
+    if run and reliable is not None and 1 - reliable >= DOUBTFUL:
         answer(f"`taut audit {shown(run)}` measures log p(x) properly")
 
 
