@@ -453,7 +453,11 @@ def test_B13_duplicates_stay_on_one_side() -> None:
     assert found["rows"] == {"train": 80, "validation": 10, "test": 10}
     noted(checked(survey, "--split", "rows"), "each is split by itself")
     noted(checked(survey, "--split", "copies"), "copies stay on one side")
-    refused(["check", survey, "--split", "row"], "unknown 'row'; did you mean 'rows'? Choose from rows, copies", code=USAGE)
+    refused(
+        ["check", survey, "--split", "row"],
+        "unknown 'row'; did you mean 'rows'? Choose from rows, copies",
+        code=USAGE,
+    )
 
 
 # ------------------------------------------------------------------------------------------- arrays
@@ -1252,7 +1256,7 @@ def test_B51_mistakes_of_the_configuration(made: Path) -> None:
                         "'training'", "training.seed: expected a whole number, not 'x'",
         "training.learning_rate: expected a number of at least 0, not "
         "-1", "training.minutes", "evaluation.num_samples",
-        "data.kind: 'bool' is none of", code=USAGE, lines=7,
+        "data.kind: unknown 'bool'", code=USAGE, lines=7,
     )  # fmt: skip
     assert not Path("new").exists()
 

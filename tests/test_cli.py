@@ -478,7 +478,11 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
         USAGE,
         ["--learning-rate: expected a number of at least 0, not nan"],
     ),
-    (["fit", "bits.npy", "--batch-size=-3"], USAGE, ["--batch-size: expected a number of at least 1", "not -3"]),
+    (
+        ["fit", "bits.npy", "--batch-size=-3"],
+        USAGE,
+        ["--batch-size: expected a number of at least 1", "not -3"],
+    ),
     (
         ["fit", "bits.npy", "--threads", "100000000"],
         USAGE,

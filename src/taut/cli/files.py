@@ -68,7 +68,8 @@ def data_target(out: Path | None, name: str, run: Run, overwrite: bool) -> Path:
     from taut.use import export
 
     schema = run.schema
-    usual, formats = Path(f"{name}.npy"), export.ARRAYS
+    usual = Path(f"{name}.npy")
+    formats: tuple[str, ...] = export.ARRAYS
     if schema.kind == "table":
         usual, formats = Path(f"{name}.csv"), (*export.TABLES, ".npy")
     elif schema.is_image:

@@ -207,7 +207,7 @@ def impute(
         }
         typer.echo(json.dumps(written))
     elif filled:
-        share = filled / max(1, new.rows.numel())
+        share = filled / max(1, len(new.rows) * new.rows[:1].numel())
         terminal.answer(f"{filled:,} cells filled ({100 * share:.2g} %), in {files}")
     else:
         terminal.answer(f"no cell is missing: {files} holds the same rows")
@@ -382,15 +382,16 @@ def _regret(
 
     from taut.evidence.gaps import optima_blocks
 
+    rows: Any = new.rows
     parts, arrived = [], []
-    with terminal.progress("best posteriors", len(new.rows)) as advance:
-        for optima in optima_blocks(run.model, new.rows, seed=seed):
+    with terminal.progress("best posteriors", len(rows)) as advance:
+        for optima in optima_blocks(run.model, rows, seed=seed):
             parts.append(optima.own.elbo)
             arrived.append(optima.arrived[:, 0])
             advance(len(parts[-1]), "")
-    if rows := terminal.name_rows(~torch.cat(arrived), line):
+    if named := terminal.name_rows(~torch.cat(arrived), line):
         terminal.message(
-            f"warning: the best posterior was not quite reached in {rows}: the regret is at least "
+            f"warning: the best posterior was not quite reached in {named}: the regret is at least "
             f"the number given"
         )
     return {"regret": torch.cat(parts) - evidence.elbo}

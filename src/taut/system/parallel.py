@@ -185,12 +185,12 @@ def in_order(tasks: Iterable[T], compute: Callable[[T], R]) -> Iterator[R]:
             # within a task nobody is told: its blocks are part of this one
             _told = None
             try:
-                result = compute(task)
+                own = compute(task)
             finally:
                 _told = tell
             if tell is not None:
                 tell(total)
-            yield result
+            yield own
         return
     upcoming = iter(tasks)
     while now := list(islice(upcoming, world())):
