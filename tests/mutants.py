@@ -84,42 +84,91 @@ SAMPLES, GRADIENTS, AUDIT, REPORT = (
 )
 
 MUTANTS = [
+    # --- Several groups of latent variables ---
+    Mutant(
+        "groups: the rate of a group is summed over the samples above",
+        "model.py",
+        "return rate.mean(0) if rate.dim() == 2 else rate",
+        "return rate.sum(0) if rate.dim() == 2 else rate",
+        "tests/test_hierarchy.py",
+    ),
+    Mutant(
+        "groups: each is drawn without those above it",
+        "distributions/chain.py",
+        "torch.cat(drawn, -1) if drawn else None",
+        "0 * torch.cat(drawn, -1) if drawn else None",
+        "tests/test_hierarchy.py",
+    ),
+    Mutant(
+        "DReG: the hook sees the lowest groups alone",
+        "objectives.py",
+        "lambda gradient: weight[..., None] * gradient",
+        "lambda g: torch.cat([g[..., :1], (weight[..., None] * g)[..., 1:]], -1)",
+        "tests/test_hierarchy.py::"
+        "test_gradients_agree_with_the_reparameterized_one_of_the_same_bound",
+    ),
+    Mutant(
+        "free bits: the groups below the top pay nothing",
+        "objectives.py",
+        "for g in draw.groups]",
+        "for g in draw.groups[:1]]",
+        "tests/test_hierarchy.py",
+    ),
+    Mutant(
+        "a penalty is maximised",
+        "objectives.py",
+        "else surrogate - draw.penalty",
+        "else surrogate + draw.penalty",
+        "tests/test_hierarchy.py",
+    ),
+    Mutant(
+        "a flow is inverted at its own samples",
+        "model.py",
+        'if hasattr(q, "rsample_and_log_prob"):',
+        "if False:",
+        "tests/test_hierarchy.py",
+    ),
+    Mutant(
+        "a draw that is not complete has weights",
+        "model.py",
+        "if not self.complete:",
+        "if False:",
+        "tests/test_hierarchy.py",
+    ),
     # --- Objectives -------------------------------------------------------------------------------------------------------
     Mutant(
         "ELBO: value with the sign of a loss (vdvae, blackjax)",
         "objectives.py",
-        "Bound(\n            draw.log_weight.detach().mean(0),\n            surrogate,",
-        "Bound(-draw.log_weight.detach().mean(0), surrogate,",
+        "_bound(draw, draw.elbo.detach().mean(0), surrogate, target)",
+        "_bound(draw, -draw.elbo.detach().mean(0), surrogate, target)",
         OBJECTIVES,
     ),
     Mutant(
         "ELBO: beta leaks into the value",
         "objectives.py",
-        "Bound(\n            draw.log_weight.detach().mean(0),\n            surrogate,",
-        "Bound((draw.log_likelihood - self.beta * (draw.log_posterior - "
-        "draw.log_prior)).detach().mean(0), surrogate,",
+        "_bound(draw, draw.elbo.detach().mean(0), surrogate, target)",
+        "_bound(draw, (draw.log_likelihood - self.beta * (draw.log_posterior - draw.log_prior)).detach().mean(0), surrogate, target)",
         OBJECTIVES,
     ),
     Mutant(
         "ELBO: warm-up leaks into the value",
         "objectives.py",
-        "Bound(\n            draw.log_weight.detach().mean(0),\n            surrogate,",
-        "Bound((draw.log_likelihood - beta / self.beta * (draw.log_posterior - "
-        "draw.log_prior)).detach().mean(0), surrogate,",
+        "_bound(draw, draw.elbo.detach().mean(0), surrogate, target)",
+        "_bound(draw, (draw.log_likelihood - beta / self.beta * (draw.log_posterior - draw.log_prior)).detach().mean(0), surrogate, target)",
         OBJECTIVES,
     ),
     Mutant(
         "ELBO: the two sides of the KL swapped",
-        "objectives.py",
-        "kl_divergence(draw.posterior, draw.prior)",
-        "kl_divergence(draw.prior, draw.posterior)",
+        "model.py",
+        "kl_divergence(self.posterior, self.prior)",
+        "kl_divergence(self.prior, self.posterior)",
         OBJECTIVES,
     ),
     Mutant(
         "free bits: on each datum instead of the batch mean",
         "objectives.py",
-        "torch.where(rate.mean(0) > self.free_bits",
-        "torch.where(rate > self.free_bits",
+        "torch.where(rate.mean(0) > free_bits",
+        "torch.where(rate > free_bits",
         OBJECTIVES,
     ),
     Mutant(
@@ -132,8 +181,8 @@ MUTANTS = [
     Mutant(
         "IWAE: mean of logs instead of log of mean",
         "objectives.py",
-        "bound = log_mean_exp(model.draw(x, self.num_samples, context=context).log_weight)",
-        "bound = model.draw(x, self.num_samples, context=context).log_weight.mean(0)",
+        "bound = log_mean_exp(draw.log_weight)\n        return _bound(draw, bound.detach(), bound)",
+        "bound = draw.log_weight.mean(0)\n        return _bound(draw, bound.detach(), bound)",
         OBJECTIVES,
     ),
     Mutant(
@@ -160,8 +209,8 @@ MUTANTS = [
     Mutant(
         "DReG: the surrogate reported as the value (pythae)",
         "objectives.py",
-        "Bound(log_mean_exp(log_weight).detach(), (weight",
-        "Bound((weight * log_weight).sum(0).detach(), (weight",
+        "_bound(draw, log_mean_exp(log_weight).detach(), (weight",
+        "_bound(draw, (weight * log_weight).sum(0).detach(), (weight",
         OBJECTIVES,
     ),
     Mutant(
@@ -174,22 +223,22 @@ MUTANTS = [
     Mutant(
         "posterior not stopped",
         "model.py",
-        "with frozen(self.posterior), untouched():",
-        "with untouched():",
+        "with frozen(self.posterior), replaying(before):",
+        "with replaying(before):",
         OBJECTIVES,
     ),
     Mutant(
         "score function: weights not detached",
         "objectives.py",
-        "log_weight = draw.log_weight.detach()\n        baseline",
-        "log_weight = draw.log_weight\n        baseline",
+        "elbo = draw.elbo.detach()\n        baseline",
+        "elbo = draw.elbo\n        baseline",
         OBJECTIVES,
     ),
     Mutant(
         "score function: biased baseline (includes its own sample)",
         "objectives.py",
-        "baseline = (log_weight.sum(0) - log_weight) / (self.num_samples - 1)",
-        "baseline = log_weight.mean(0)",
+        "baseline = (elbo.sum(0) - elbo) / (self.num_samples - 1)",
+        "baseline = elbo.mean(0)",
         OBJECTIVES,
     ),
     Mutant(
@@ -395,23 +444,23 @@ MUTANTS = [
     # --- Evidence ---------------------------------------------------------------------------------------------------------
     Mutant(
         "evidence: in training mode",
-        "evidence/importance.py",
+        "use/blocks.py",
         "    with evaluating(model):\n",
         "    if model.train():\n",
         EVIDENCE,
     ),
     Mutant(
         "evidence: last block lost",
-        "evidence/importance.py",
-        "range(0, len(x), data_rows)",
-        "range(0, max(1, len(x) - data_rows + 1), data_rows)",
+        "use/blocks.py",
+        "range(0, max(len(x), 1), size)",
+        "range(0, max(1, len(x) - size + 1), size)",
         EVIDENCE,
     ),
     Mutant(
         "evidence: the same noise in every block",
-        "evidence/importance.py",
-        'stream(seed, "importance", start // data_rows)',
-        'stream(seed, "importance")',
+        "use/blocks.py",
+        "stream(seed, name, block.number) if name",
+        "stream(seed, name) if name",
         EVIDENCE,
     ),
     Mutant(
@@ -558,15 +607,15 @@ MUTANTS = [
     Mutant(
         "model: another dropout mask when q is evaluated again",
         "model.py",
-        "set_generator_states(before)",
-        "pass",
+        "with frozen(self.posterior), replaying(before):",
+        "with frozen(self.posterior):",
         OBJECTIVES,
     ),
     Mutant(
         "model: a forgotten Independent broadcasts",
         "model.py",
-        "!= (num_samples, len(x))",
-        "== ()",
+        "if found != shape:",
+        "if found == ():",
         OBJECTIVES,
     ),
     Mutant(
@@ -802,8 +851,8 @@ MUTANTS = [
     Mutant(
         "evidence: encoder run for each chunk of samples (pythae, NVAE)",
         "evidence/importance.py",
-        "reparameterize=False, posterior=Given(proposal, own.of(z))\n    )",
-        "reparameterize=False)",
+        "reparameterize=False, proposal=proposal, given=own.of(z)",
+        "reparameterize=False, given=own.of(z)",
         EVIDENCE,
     ),
     Mutant(
@@ -865,8 +914,8 @@ MUTANTS = [
     Mutant(
         "naive Monte Carlo: from the posterior after all",
         "evidence/importance.py",
-        "reparameterize=False).prior",
-        "reparameterize=False).posterior",
+        "prior = model.latent_prior(model.split(x, context)[1])",
+        "prior = model.encode(x, context)",
         EVIDENCE,
     ),
     Mutant(
@@ -1171,8 +1220,7 @@ MUTANTS = [
     Mutant(
         "AIS: the run has the noise of its pilot",
         "evidence/annealing.py",
-        'stream(\n                derive(seed, "annealing"), "reverse" if exact is not None else '
-        '"forward", number\n            )',
+        'stream(derive(seed, "annealing"), direction, number)',
         'stream(seed, "pilot", number)',
         ANNEALING + "::test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen",
     ),
@@ -1189,8 +1237,8 @@ MUTANTS = [
     Mutant(
         "AIS: the start asked for is ignored",
         "evidence/annealing.py",
-        'start = draw.posterior if start == "posterior" else draw.prior',
-        "start = draw.posterior",
+        'model.encode(*whole) if start == "posterior" else self.prior',
+        "model.encode(*whole)",
         ANNEALING + "::test_from_the_prior_the_posterior_does_not_matter",
     ),
     Mutant(
@@ -1335,8 +1383,8 @@ MUTANTS = [
     Mutant(
         "gaps: the encoder's q is measured, not the optimum",
         "evidence/gaps.py",
-        "seed=derive(seed, name, number),\n                    proposal=_rows_of(f)",
-        "seed=derive(seed, name, number)",
+        "context=c, seed=own_seed, proposal=proposal",
+        "context=c, seed=own_seed",
         GAPS + "::test_both_gaps_are_their_closed_forms",
     ),
     Mutant(
@@ -1414,8 +1462,8 @@ MUTANTS = [
     Mutant(
         "latents: the two sides of a dimension's KL swapped",
         "evidence/latents.py",
-        "kl_divergence(marginals, base.expand(marginals.batch_shape))",
-        "kl_divergence(base.expand(marginals.batch_shape), marginals)",
+        "kl_divergence(marginals, prior.base_dist.expand(marginals.batch_shape))",
+        "kl_divergence(prior.base_dist.expand(marginals.batch_shape), marginals)",
         LATENTS + "::test_dead_noisy_and_active_dimensions_are_told_apart",
     ),
     Mutant(
@@ -1505,8 +1553,8 @@ MUTANTS = [
     Mutant(
         "scale: the floor is never reached",
         "evidence/scale.py",
-        "scale < NEAR * floor * unit",
-        "scale < floor * unit",
+        "scale < NEAR * floor",
+        "scale < floor",
         LATENTS + "::test_the_scale_of_a_normal_likelihood_is_checked_by_its_residuals",
     ),
     # --- Samples ---------------------------------------------------------------------------------------------------------
@@ -1583,9 +1631,9 @@ MUTANTS = [
     ),
     Mutant(
         "gradients: the prior is not of the decoder",
-        "evidence/gradients.py",
-        "nn.ModuleList([model.likelihood, model.prior])",
-        "nn.ModuleList([model.likelihood])",
+        "model.py",
+        "nn.ModuleList([self.likelihood, self.prior])",
+        "nn.ModuleList([self.likelihood])",
         GRADIENTS,
     ),
     Mutant(
@@ -1907,15 +1955,15 @@ MUTANTS = [
     Mutant(
         "a Gaussian is fitted where z has a boundary",
         "evidence/ascent.py",
-        "if not is_real(support_of(prior)):",
-        "if False:",
+        "if not is_real(support_of(prior)):\n        return [q], []",
+        "if False:\n        return [q], []",
         AUDIT + "::test_a_boundary_of_z_keeps_the_gaps_of_the_own_family",
     ),
     Mutant(
         "a mixture has no support",
         "evidence/annealing.py",
-        "        support = support_of(draw.prior)\n",
-        "        support = draw.prior.support\n",
+        "        support = support_of(self.prior)\n",
+        "        support = self.prior.support\n",
         AUDIT + "::test_a_mixture_as_prior_is_audited_in_all_sections",
     ),
     Mutant(
@@ -2133,8 +2181,8 @@ MUTANTS = [
     Mutant(
         "ground truth: a gap says something of z",
         "problems.py",
-        "(w.T * there[:, None, :]) @ w",
-        "w.T @ w",
+        "precision = eye + (w.T * there[:, None, :]) @ w",
+        "precision = eye + w.T @ w",
         MISSING,
     ),
     Mutant(

@@ -80,7 +80,7 @@ def test_estimates_by_hand_from_the_same_draws(chunks: tuple[int, ...]) -> None:
 
     with stream(4, "importance", 0), torch.no_grad():
         q = model.encode(x)
-        draws = [model.draw(x, n, reparameterize=False, posterior=q) for n in chunks]
+        draws = [model.draw(x, n, reparameterize=False, proposal=q) for n in chunks]
     terms = [
         [getattr(d, f"log_{name}")[:, 0] for d in draws]
         for name in ("weight", "likelihood", "prior", "posterior")

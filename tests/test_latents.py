@@ -85,7 +85,7 @@ def test_two_data_by_hand() -> None:
 
     with stream(3, "latents", 0), torch.no_grad():
         draw = model.draw(x, reparameterize=False)
-    each = draw.posterior.log_prob(draw.z[0][:, None])  # (2 points, 2 components)
+    each = draw.groups[0].posterior.log_prob(draw.z[0][:, None])  # (2 points, 2 components)
     own = (each.diagonal() - (each.logsumexp(1) - math.log(2))).mean().item()
     left = (each.diagonal() - each.flip(1).diagonal()).mean().item()
     assert found["information"]["own"]["value"] == pytest.approx(own, abs=1e-10)

@@ -389,7 +389,7 @@ def test_draw_is_what_it_says() -> None:
         draw.log_joint, problem.likelihood(draw.z).log_prob(x) + problem.prior().log_prob(draw.z)
     )
     torch.testing.assert_close(draw.log_weight, draw.log_joint - model.encode(x).log_prob(draw.z))
-    given = model.draw(x, 3, posterior=problem.posterior(x))
+    given = model.draw(x, 3, proposal=problem.posterior(x))
     torch.testing.assert_close(
         given.log_weight, problem.log_evidence(x).expand(3, 4), rtol=0, atol=1e-10
     )
@@ -414,7 +414,7 @@ def test_stop_posterior_stops_its_parameters_and_not_its_samples() -> None:
 def test_a_given_posterior_cannot_be_stopped() -> None:
     problem, model, x = problem_and_mean_field()
     with pytest.raises(ValueError, match="no parameters to stop"):
-        model.draw(x, 3, stop_posterior=True, posterior=problem.posterior(x))
+        model.draw(x, 3, stop_posterior=True, proposal=problem.posterior(x))
 
 
 @pytest.mark.parametrize("num_samples", [1, 4])

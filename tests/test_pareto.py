@@ -125,7 +125,7 @@ def test_streaming_keeps_the_whole_tail(num_samples: int) -> None:
     with stream(0, "importance", 0), torch.no_grad():
         q = model.encode(x)
         sizes = [512] * (num_samples // 512) + [num_samples % 512]
-        draws = [model.draw(x, n, reparameterize=False, posterior=q).log_weight for n in sizes]
+        draws = [model.draw(x, n, reparameterize=False, proposal=q).log_weight for n in sizes]
     expected = pareto_k(largest(torch.cat(draws)))
     torch.testing.assert_close(
         taut.importance(model, x, num_samples).khat, expected, rtol=0, atol=1e-10

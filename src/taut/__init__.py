@@ -52,7 +52,13 @@ if TYPE_CHECKING:
     )
     from taut.posteriors import DiagonalNormal, FullCovarianceNormal
     from taut.priors import GaussianMixture, StandardNormal
-    from taut.problems import PPCA, BinaryLatents, LinearGaussian, probabilistic_pca
+    from taut.problems import (
+        PPCA,
+        BinaryLatents,
+        LinearGaussian,
+        LinearHierarchy,
+        probabilistic_pca,
+    )
     from taut.runs.audit import audit_run
     from taut.runs.fit import fit
     from taut.runs.folder import Run, load
@@ -92,6 +98,7 @@ __all__ = [
     "Likelihood",
     "Linear",
     "LinearGaussian",
+    "LinearHierarchy",
     "LogNormal",
     "Model",
     "NegativeBinomial",
@@ -155,7 +162,7 @@ _HOMES = {
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",
     "taut.posteriors": "DiagonalNormal FullCovarianceNormal",
     "taut.priors": "GaussianMixture StandardNormal",
-    "taut.problems": "PPCA BinaryLatents LinearGaussian probabilistic_pca",
+    "taut.problems": "PPCA BinaryLatents LinearGaussian LinearHierarchy probabilistic_pca",
     "taut.runs.audit": "audit_run",
     "taut.runs.fit": "fit",
     "taut.runs.folder": "Run load",

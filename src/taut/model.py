@@ -24,14 +24,25 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, kl_divergence
 
-from taut.features import Condition
+from taut.distributions.chain import Chain, Part
+from taut.features import Condition, Features
 from taut.system.memory import keep_freed
-from taut.system.seeds import generator_states, set_generator_states, untouched
-from taut.types import Context, Data, Latent, PerSample
+from taut.system.seeds import generator_states, replaying
+from taut.types import Context, Data, Latent, PerDatum, PerSample
 
-__all__ = ["VAE", "Draw", "Likelihood", "Model", "Posterior", "Prior", "evaluating", "frozen"]
+__all__ = [
+    "VAE",
+    "Draw",
+    "Group",
+    "Likelihood",
+    "Model",
+    "Posterior",
+    "Prior",
+    "evaluating",
+    "frozen",
+]
 
 
 class Prior(nn.Module, abc.ABC):
@@ -57,34 +68,87 @@ class Likelihood(nn.Module, abc.ABC):
 
 
 class Posterior(nn.Module, abc.ABC):
-    r"""Abstract approximate posterior $q(z \mid x)$."""
+    r"""Abstract approximate posterior $q(z \mid x)$: a network and a family of distributions.
 
-    @abc.abstractmethod
+    One that is known in another way, such as in closed form, defines ``forward`` alone.
+    """
+
+    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
+        r"""Returns what the network says of each datum, (B, \*), by name: the parameters of q."""
+        raise NotImplementedError(f"{type(self).__name__} has no parameters for each datum")
+
+    def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
+        r"""Returns the member of the family with these parameters: batch shape (B,), event (D,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no parameters for each datum")
+
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
         r"""Returns $q(z \mid x)$: batch shape (B,), event shape (D,)."""
+        return self.distribution(self.parameters_at(x, context))
+
+
+class Group(NamedTuple):
+    r"""One group of latent variables at K samples of B data, drawn given those above it.
+
+    Args:
+        name: What reports call it: "z", or "z1", "z2", ... from the top.
+        slice: Where it stands in the joined z.
+        prior: $p(z_l \mid z_{<l})$: batch shape (), (B,) or (K, B).
+        posterior: $q(z_l \mid z_{<l}, x)$: batch shape (B,) or (K, B).
+        log_prior: $\log p(z_l \mid z_{<l})$, (K, B), nats.
+        log_posterior: $\log q(z_l \mid z_{<l}, x)$, (K, B), nats.
+    """
+
+    name: str
+    slice: slice
+    prior: Distribution
+    posterior: Distribution
+    log_prior: PerSample
+    log_posterior: PerSample
+
+    @property
+    def rate(self) -> PerDatum:
+        r"""$\mathrm{KL}(q(z_l \mid z_{<l}, x) \,\|\, p(z_l \mid z_{<l}))$, (B,), nats.
+
+        The mean over the samples above; in closed form where torch has one, else the mean of
+        log q - log p.
+        """
+        known = self.analytic_rate
+        rate = self.log_posterior - self.log_prior if known is None else known
+        return rate.mean(0) if rate.dim() == 2 else rate
+
+    @property
+    def analytic_rate(self) -> Tensor | None:
+        """The same for each sample above, (B,) or (K, B); None where torch has no closed form."""
+        try:
+            return kl_divergence(self.posterior, self.prior)
+        except NotImplementedError:
+            return None
 
 
 class Draw(NamedTuple):
     r"""K samples $z_k \sim q(z \mid x_b)$ for each of B data, and their log-densities in nats.
 
     Args:
-        z: The samples, (K, B, D).
+        z: The samples, (K, B, D): all groups of latent variables joined, the top first.
         log_likelihood: $\log p(x_b \mid z_k)$, (K, B).
         log_prior: $\log p(z_k)$, (K, B).
         log_posterior: $\log q(z_k \mid x_b)$, (K, B).
-        prior: The distribution that ``log_prior`` comes from: what an analytic KL needs.
-        posterior: The distribution that z comes from.
+        groups: The groups of latent variables; most models have one.
         likelihood: $p(x \mid z_k)$, batch shape (K, B): what single entries are judged and filled
             in by.
+        penalty: A term that is minimised and never reported, (B,): the commitment of a codebook.
+        complete: Whether all of z was looked at. Where some groups were picked by chance (one time
+            of a diffusion) the draw is an unbiased ELBO and no importance weight.
     """
 
     z: Latent
     log_likelihood: PerSample
     log_prior: PerSample
     log_posterior: PerSample
-    prior: Distribution
-    posterior: Distribution
+    groups: tuple[Group, ...]
     likelihood: Distribution
+    penalty: PerDatum | None = None
+    complete: bool = True
 
     @property
     def log_joint(self) -> PerSample:
@@ -92,21 +156,49 @@ class Draw(NamedTuple):
         return self.log_likelihood + self.log_prior
 
     @property
-    def log_weight(self) -> PerSample:
-        r"""$\log w_k = \log p(x, z_k) - \log q(z_k \mid x)$, (K, B)."""
+    def elbo(self) -> PerSample:
+        """An unbiased sample of the ELBO, (K, B)."""
         return self.log_joint - self.log_posterior
+
+    @property
+    def log_weight(self) -> PerSample:
+        r"""$\log w_k = \log p(x, z_k) - \log q(z_k \mid x)$, (K, B).
+
+        Raises:
+            ValueError: the draw is not complete.
+        """
+        if not self.complete:
+            raise ValueError(
+                "this model looks at some of its latent variables at a time: its draws give the "
+                "ELBO, and not the weights of importance sampling; train it with ELBO()"
+            )
+        return self.elbo
 
 
 class Model(nn.Module, abc.ABC):
-    """Abstract model: what objectives and evaluations know of one."""
+    """Abstract model: what objectives and evaluations know of one.
+
+    Five methods make a model. ``condition`` is what of a datum is the context of the rest, if
+    anything is.
+    """
+
+    condition: Condition | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.condition = None
 
     @abc.abstractmethod
     def encode(self, x: Data, context: Context | None = None) -> Distribution:
-        r"""Returns $q(z \mid x)$, batch shape (B,)."""
+        r"""Returns $q(z \mid x)$ over the joined z, batch shape (B,)."""
 
     @abc.abstractmethod
     def decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         r"""Returns $p(x \mid z)$ for z (\*, B, D), batch shape (\*, B)."""
+
+    @abc.abstractmethod
+    def latent_prior(self, context: Context | None = None) -> Distribution:
+        r"""Returns $p(z)$ over the joined z: batch shape () or (B,)."""
 
     @abc.abstractmethod
     def draw(
@@ -117,7 +209,8 @@ class Model(nn.Module, abc.ABC):
         context: Context | None = None,
         reparameterize: bool = True,
         stop_posterior: bool = False,
-        posterior: Distribution | None = None,
+        proposal: Distribution | None = None,
+        given: Tensor | None = None,
     ) -> Draw:
         r"""Returns K = ``num_samples`` samples of the posterior for each datum, with their
         log-densities.
@@ -127,32 +220,69 @@ class Model(nn.Module, abc.ABC):
             num_samples: K.
             context: What the model is conditioned on, (B, C).
             reparameterize: Whether gradients flow through z (``rsample``) or not (``sample``).
-            stop_posterior: Whether the parameters of the posterior are left out of the gradient of
-                ``log_posterior``, so that they are reached through z alone.
-            posterior: A $q(z \mid x)$ to draw from in place of the model's own, so that it need not
-                be encoded again.
+            stop_posterior: Whether the gradient of ``log_posterior`` omits the parameters of the
+                posterior, so that they are reached through z alone.
+            proposal: What to draw from, and to weigh by, instead of the model's own posterior,
+                batch shape (B,).
+            given: The z to evaluate instead of drawing, (K, B, D).
 
-        Fails:
+        Raises:
             ValueError: reparameterization was asked for and the posterior has none,
-                ``stop_posterior`` was asked of a given posterior, or a part's log-density is not
-                (K, B).
+                ``stop_posterior`` was asked of a proposal, or a part's log-density is not (K, B).
         """
 
+    @property
     @abc.abstractmethod
+    def halves(self) -> dict[str, nn.Module]:
+        """The modules of "encoder" and "decoder": what infers, and what generates."""
+
+    @property
+    def features(self) -> Features | None:
+        """What the encoder sees of data, where it does not see them as they are."""
+        return None
+
+    @property
+    def scale_floor(self) -> Tensor | None:
+        """The smallest scales that a likelihood can learn, in the units of the data."""
+        return None
+
+    def split(self, x: Data, context: Context | None = None) -> tuple[Tensor, Context | None]:
+        """Returns what of a datum is modelled, and the context.
+
+        The given one, or that of the condition.
+        """
+        return (x, context) if self.condition is None else self.condition(x)
+
+    def log_joint(self, z: Tensor, x: Data, context: Context | None = None) -> PerSample:
+        r"""Returns $\log p(x_b, z_{kb})$ of z (K, B, D), (K, B), nats."""
+        x, context = self.split(x, context)
+        log_prior = self.latent_prior(context).log_prob(z)
+        return self.decode(z, context).log_prob(x) + log_prior
+
     def sample(self, num_samples: int, *, context: Context | None = None) -> Tensor:
         r"""Returns draws of x: (N, \*event), or (N, B, \*event) for a context of B rows."""
+        if self.condition is not None and context is None:
+            raise ValueError("this model is conditioned on a context: give it")
+        prior = self.latent_prior(context)
+        if context is not None and not prior.batch_shape:
+            prior = prior.expand((len(context),))
+        return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()
 
     def redraw(self, x: Data) -> Tensor:
-        r"""Returns a draw of the model in place of each datum.
-
-        Given what it is conditioned on of that, with the same gaps.
-        """
-        drawn = self.sample(len(x)).to(x)
+        r"""Returns a draw of the model for each datum, given its context, with the same gaps."""
+        if self.condition is None:
+            drawn = self.sample(len(x)).to(x)
+        else:
+            context = self.condition(x)[1]
+            drawn = self.condition.join(x, self.sample(1, context=context)[0].to(x))
         return torch.where(x.isnan(), x, drawn)
 
 
 class VAE(Model):
     r"""Creates a variational autoencoder from its three distributions.
+
+    Where prior and posterior are ``taut.distributions.Chain``s of the same groups, it has several
+    groups of latent variables.
 
     Args:
         prior: $p(z)$.
@@ -161,7 +291,7 @@ class VAE(Model):
         condition: What of a datum is the context of the rest: columns, or a row's total. Everything
             said of x is then of p(rest | context), and ``decode`` and ``sample`` need the context.
 
-    References: kingma2014, rezende2014.
+    References: kingma2014, rezende2014, sonderby2016.
     """
 
     def __init__(
@@ -177,18 +307,26 @@ class VAE(Model):
         self.posterior = posterior
         self.condition = condition
 
-    def split(self, x: Data, context: Context | None = None) -> tuple[Tensor, Context | None]:
-        """Returns what of a datum is modelled, and the context.
-
-        The one that is given, or that of the condition.
-        """
-        return (x, context) if self.condition is None else self.condition(x)
-
     def encode(self, x: Data, context: Context | None = None) -> Distribution:
         return self.posterior(*self.split(x, context))
 
     def decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         return self.likelihood(z, context)
+
+    def latent_prior(self, context: Context | None = None) -> Distribution:
+        return self.prior(context)
+
+    @property
+    def features(self) -> Features | None:
+        return getattr(self.posterior, "features", None)
+
+    @property
+    def scale_floor(self) -> Tensor | None:
+        return getattr(self.likelihood, "scale_floor", None)
+
+    @property
+    def halves(self) -> dict[str, nn.Module]:
+        return {"encoder": self.posterior, "decoder": nn.ModuleList([self.likelihood, self.prior])}
 
     def draw(
         self,
@@ -198,66 +336,100 @@ class VAE(Model):
         context: Context | None = None,
         reparameterize: bool = True,
         stop_posterior: bool = False,
-        posterior: Distribution | None = None,
+        proposal: Distribution | None = None,
+        given: Tensor | None = None,
     ) -> Draw:
-        if stop_posterior and posterior is not None:
+        if stop_posterior and proposal is not None:
             raise ValueError(
-                "stop_posterior needs the model's own posterior: a given one has no parameters to "
+                "stop_posterior needs the model's own posterior: a proposal has no parameters to "
                 "stop"
             )
         x, context = self.split(x, context)
         before = generator_states() if stop_posterior else []
-        q = self.posterior(x, context) if posterior is None else posterior
-        if reparameterize and not q.has_rsample:
+        q = self.posterior(x, context) if proposal is None else proposal
+        if reparameterize and given is None and not q.has_rsample:
             raise ValueError(
                 f"{type(self.posterior).__name__} cannot be reparameterized: train it with "
                 f"ScoreFunction(num_samples=8) "
                 "or VIMCO(num_samples=8)"
             )
-        shape = torch.Size((num_samples,))
-        # By rsample without gradients too, where there is one: a scale that overflowed gives NaN,
-        # which training skips.
-        z = q.rsample(shape) if q.has_rsample else q.sample(shape)
+        z, log_posterior = _sampled(q, num_samples) if given is None else (given, None)
         z = z if reparameterize else z.detach()
         if stop_posterior:
-            # Evaluated again with its parameters frozen, and with the same noise: dropout must not
-            # make it another q.
-            with frozen(self.posterior), untouched():
-                set_generator_states(before)
-                log_posterior = self.posterior(x, context).log_prob(z)
+            # Evaluated again with its parameters frozen, on the same noise: dropout must not make
+            # it another q.
+            with frozen(self.posterior), replaying(before):
+                posterior = _parts(self.posterior(x, context), z)
         else:
-            log_posterior = q.log_prob(z)
-        prior = self.prior(context)
+            posterior = _parts(q, z, log_posterior)
+        prior = _parts(self.latent_prior(context), z)
         likelihood = self.decode(z, context)
         draw = Draw(
-            z, likelihood.log_prob(x), prior.log_prob(z), log_posterior, prior, q, likelihood
+            z,
+            likelihood.log_prob(x),
+            _total(prior),
+            _total(posterior),
+            _groups(prior, posterior),
+            likelihood,
         )
+        self._check(draw, torch.Size((len(z), len(x))))
+        return draw
+
+    def _check(self, draw: Draw, shape: torch.Size) -> None:
+        """Refuses log-densities of another shape.
+
+        A forgotten Independent would broadcast: each datum would silently be trained on the sum of
+        the batch.
+        """
         for name in ("log_likelihood", "log_prior", "log_posterior"):
-            # A forgotten Independent would broadcast: each datum would silently be trained on the
-            # sum of the batch.
-            if getattr(draw, name).shape != (num_samples, len(x)):
+            found = getattr(draw, name).shape
+            if found != shape:
                 part = type(getattr(self, name.removeprefix("log_"))).__name__
                 raise ValueError(
-                    f"{name} of {part} has shape {tuple(getattr(draw, name).shape)}, not "
-                    f"{(num_samples, len(x))}: its "
+                    f"{name} of {part} has shape {tuple(found)}, not {tuple(shape)}: its "
                     "distribution needs the event dimensions of a datum, as "
                     "Independent(distribution, dims) gives them"
                 )
-        return draw
 
-    def sample(self, num_samples: int, *, context: Context | None = None) -> Tensor:
-        if self.condition is not None and context is None:
-            raise ValueError("this model is conditioned on a context: give it")
-        prior = self.prior(context)
-        if context is not None and not prior.batch_shape:
-            prior = prior.expand((len(context),))
-        return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()
 
-    def redraw(self, x: Data) -> Tensor:
-        if self.condition is None:
-            return super().redraw(x)
-        drawn = self.condition.join(x, self.sample(1, context=self.condition(x)[1])[0].to(x))
-        return torch.where(x.isnan(), x, drawn)
+def _sampled(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor | None]:
+    """Returns samples, (K, B, D), and their log-density where q gives both at once.
+
+    A flow needs no inverse at its own samples. Where q can be reparameterized it is, also without
+    gradients: a scale that overflowed gives NaN then, which training skips.
+    """
+    shape = torch.Size((num_samples,))
+    if hasattr(q, "rsample_and_log_prob"):
+        return q.rsample_and_log_prob(shape)
+    return (q.rsample(shape) if q.has_rsample else q.sample(shape)), None
+
+
+def _parts(distribution: Distribution, z: Tensor, log_prob: Tensor | None = None) -> list[Part]:
+    """Returns the groups of a distribution at z: of one that is not a chain it is one group."""
+    if isinstance(distribution, Chain):
+        return distribution.parts(z)
+    value = distribution.log_prob(z) if log_prob is None else log_prob
+    return [Part("z", slice(0, z.shape[-1]), distribution, value)]
+
+
+def _total(parts: list[Part]) -> Tensor:
+    total = parts[0].log_prob
+    for part in parts[1:]:
+        total = total + part.log_prob
+    return total
+
+
+def _groups(prior: list[Part], posterior: list[Part]) -> tuple[Group, ...]:
+    """Returns the groups that prior and posterior share.
+
+    None where one of them is a chain and the other, such as a proposal, is not.
+    """
+    if [p.slice for p in prior] != [q.slice for q in posterior]:
+        return ()
+    return tuple(
+        Group(p.name, p.slice, p.distribution, q.distribution, p.log_prob, q.log_prob)
+        for p, q in zip(prior, posterior, strict=True)
+    )
 
 
 @contextmanager

@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Independent, kl_divergence
 
-from taut.model import Draw, Model
+from taut.model import Draw, Group, Model
 from taut.types import Context, Data, PerDatum, PerSample
 
 __all__ = [
@@ -65,13 +65,16 @@ class Bound(NamedTuple):
 class Objective(abc.ABC):
     """Abstract objective.
 
-    One that changes in the course of a training keeps the share over which it does so as
-    ``warmup``: early stopping waits for it.
+    The class attributes are what a training asks of one: ``warmup``, the share of the training over
+    which it changes, for which early stopping waits, and ``free_bits``. Where free bits are paid,
+    the rows of a batch are coupled: processes that share it cannot each take a mean.
 
     Args:
         num_samples: K, samples of the posterior for each datum.
     """
 
+    warmup = 0.0
+    free_bits = 0.0
     num_samples: int = 1
 
     def __post_init__(self) -> None:
@@ -147,11 +150,8 @@ class ELBO(Objective):
                 max=1.0
             )
         surrogate = draw.log_likelihood.mean(0) - beta * self._rate(draw)
-        return Bound(
-            draw.log_weight.detach().mean(0),
-            surrogate,
-            surrogate.detach() if self._reweighted else None,
-        )
+        target = surrogate.detach() if self._reweighted else None
+        return _bound(draw, draw.elbo.detach().mean(0), surrogate, target)
 
     @property
     def _reweighted(self) -> bool:
@@ -159,13 +159,10 @@ class ELBO(Objective):
 
     def _rate(self, draw: Draw) -> PerDatum:
         if self.free_bits:
-            rate = _rate_per_dimension(draw.posterior, draw.prior)
-            return torch.where(rate.mean(0) > self.free_bits, rate, self.free_bits).sum(-1)
-        if self.analytic_kl:
-            try:
-                return kl_divergence(draw.posterior, draw.prior)
-            except NotImplementedError:
-                pass
+            paid = [_paid(_rate_per_dimension(g), self.free_bits) for g in draw.groups]
+            return _sum(paid)
+        if self.analytic_kl and draw.groups:
+            return _sum([group.rate for group in draw.groups])
         return (draw.log_posterior - draw.log_prior).mean(0)
 
 
@@ -185,8 +182,9 @@ class IWAE(Objective):
     def __call__(
         self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
     ) -> Bound:
-        bound = log_mean_exp(model.draw(x, self.num_samples, context=context).log_weight)
-        return Bound(bound.detach(), bound)
+        draw = model.draw(x, self.num_samples, context=context)
+        bound = log_mean_exp(draw.log_weight)
+        return _bound(draw, bound.detach(), bound)
 
 
 @dataclass(frozen=True)
@@ -204,10 +202,9 @@ class StickingTheLanding(Objective):
     def __call__(
         self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
     ) -> Bound:
-        elbo = model.draw(
-            x, self.num_samples, context=context, stop_posterior=True
-        ).log_weight.mean(0)
-        return Bound(elbo.detach(), elbo)
+        draw = model.draw(x, self.num_samples, context=context, stop_posterior=True)
+        elbo = draw.elbo.mean(0)
+        return _bound(draw, elbo.detach(), elbo)
 
 
 @dataclass(frozen=True)
@@ -237,7 +234,7 @@ class DReG(Objective):
         # it is multiplied in once more on the way back through z.
         if draw.z.requires_grad:
             draw.z.register_hook(lambda gradient: weight[..., None] * gradient)
-        return Bound(log_mean_exp(log_weight).detach(), (weight * log_weight).sum(0))
+        return _bound(draw, log_mean_exp(log_weight).detach(), (weight * log_weight).sum(0))
 
 
 @dataclass(frozen=True)
@@ -270,12 +267,12 @@ class ScoreFunction(Objective):
         self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
     ) -> Bound:
         draw = model.draw(x, self.num_samples, context=context, reparameterize=False)
-        log_weight = draw.log_weight.detach()
+        elbo = draw.elbo.detach()
         baseline: Tensor | float = 0.0
         if self.baseline == "leave_one_out":
-            baseline = (log_weight.sum(0) - log_weight) / (self.num_samples - 1)
-        surrogate = ((log_weight - baseline) * draw.log_posterior + draw.log_joint).mean(0)
-        return Bound(log_weight.mean(0), surrogate)
+            baseline = (elbo.sum(0) - elbo) / (self.num_samples - 1)
+        surrogate = ((elbo - baseline) * draw.log_posterior + draw.log_joint).mean(0)
+        return _bound(draw, elbo.mean(0), surrogate)
 
 
 @dataclass(frozen=True)
@@ -309,7 +306,7 @@ class VIMCO(Objective):
         bound = log_mean_exp(draw.log_weight)
         log_weight = draw.log_weight.detach()
         credit = bound.detach() - self._without_one(log_weight)
-        return Bound(bound.detach(), (credit * draw.log_posterior).sum(0) + bound)
+        return _bound(draw, bound.detach(), (credit * draw.log_posterior).sum(0) + bound)
 
     def _without_one(self, log_weight: PerSample) -> PerSample:
         """Returns the bound with weight k replaced by the geometric mean of the others,
@@ -331,11 +328,33 @@ def log_mean_exp(a: Tensor) -> Tensor:
     return a.logsumexp(-2) - math.log(a.shape[-2])
 
 
-def _rate_per_dimension(posterior: Distribution, prior: Distribution) -> Tensor:
-    """Returns the KL of each latent dimension, (B, D)."""
+def _bound(
+    draw: Draw, value: PerDatum, surrogate: PerDatum, target: PerDatum | None = None
+) -> Bound:
+    """Returns a bound whose surrogate pays the penalty of its draw."""
+    paid = surrogate if draw.penalty is None else surrogate - draw.penalty
+    return Bound(value, paid, target)
+
+
+def _sum(parts: list[PerDatum]) -> PerDatum:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _paid(rate: Tensor, free_bits: float) -> PerDatum:
+    """Returns the rate of dimensions, (B, D), of which the first nats of each cost nothing."""
+    return torch.where(rate.mean(0) > free_bits, rate, free_bits).sum(-1)
+
+
+def _rate_per_dimension(group: Group) -> Tensor:
+    """Returns the KL of each latent dimension of a group, (B, D)."""
+    posterior, prior = group.posterior, group.prior
     if isinstance(posterior, Independent) and isinstance(prior, Independent):
         try:
-            return kl_divergence(posterior.base_dist, prior.base_dist)
+            rate = kl_divergence(posterior.base_dist, prior.base_dist)
+            return rate.mean(0) if rate.dim() == 3 else rate
         except NotImplementedError:
             pass
     raise ValueError(

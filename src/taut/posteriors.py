@@ -4,10 +4,9 @@ Each takes the class of a network (or a ``functools.partial`` of one) as ``encod
 ``features`` of x: by default x standardized with the location and scale of the training data.
 
 An encoder says nothing sensible of rows far from those it was trained on, but what it says stays a
-distribution that can be drawn
-from: it sees no difference beyond ``features.FAR`` standard deviations, and the scales of a
-    Gaussian have a floor, ``min_scale``.
-Without it they would shrink until all samples are equal, which looks just like the exact posterior.
+distribution that can be drawn from: it sees no difference beyond ``features.FAR`` standard
+deviations, and the scales of a Gaussian have a floor, ``min_scale``. Without it they would shrink
+until all samples are equal, which looks just like the exact posterior.
 """
 
 from __future__ import annotations
@@ -77,10 +76,13 @@ class DiagonalNormal(Posterior):
         self.features = features or Standardize(event_shape, data_loc, data_scale)
         self.encoder = encoder(self.features.out_shape, (2, latent_dim), context_dim)
 
-    def forward(self, x: Data, context: Context | None = None) -> Distribution:
+    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
         loc, raw_scale = self.encoder(self.features(x), context).unbind(-2)
-        scale = _scale(raw_scale, loc, self.min_scale)
-        return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+        return {"loc": loc, "scale": _scale(raw_scale, loc, self.min_scale)}
+
+    def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
+        normal = Normal(parameters["loc"], parameters["scale"], validate_args=False)
+        return Independent(normal, 1, validate_args=False)
 
 
 class FullCovarianceNormal(Posterior):
@@ -124,7 +126,7 @@ class FullCovarianceNormal(Posterior):
         self.register_buffer("columns", columns, persistent=False)
         self.encoder = encoder(self.features.out_shape, (2 * latent_dim + len(rows),), context_dim)
 
-    def forward(self, x: Data, context: Context | None = None) -> Distribution:
+    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
         d = self.latent_dim
         seen = self.features(x)
         loc, raw_diagonal, lower = self.encoder(seen, context).split([d, d, len(self.rows)], -1)
@@ -133,6 +135,10 @@ class FullCovarianceNormal(Posterior):
         limit = scale[..., self.rows] * known[..., self.columns]
         scale_tril = torch.diag_embed(scale)
         scale_tril[..., self.rows, self.columns] = lower / (1 + (lower / limit).square()).sqrt()
+        return {"loc": loc, "scale_tril": scale_tril}
+
+    def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
+        loc, scale_tril = parameters["loc"], parameters["scale_tril"]
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
 
@@ -164,6 +170,9 @@ class IndependentBernoulli(Posterior):
         self.features = features or Standardize(event_shape, data_loc, data_scale)
         self.encoder = encoder(self.features.out_shape, (latent_dim,), context_dim)
 
-    def forward(self, x: Data, context: Context | None = None) -> Distribution:
-        logits = self.encoder(self.features(x), context)
-        return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
+        return {"logits": self.encoder(self.features(x), context)}
+
+    def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
+        bits = Bernoulli(logits=parameters["logits"], validate_args=False)
+        return Independent(bits, 1, validate_args=False)

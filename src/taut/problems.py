@@ -14,6 +14,8 @@ Examples:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -29,11 +31,14 @@ from torch.distributions import (
 )
 
 from taut import priors
+from taut.distributions.chain import Chain
 from taut.distributions.observed import Observed
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.types import Context, Data
 
-__all__ = ["PPCA", "BinaryLatents", "LinearGaussian", "probabilistic_pca"]
+__all__ = ["PPCA", "BinaryLatents", "LinearGaussian", "LinearHierarchy", "probabilistic_pca"]
+
+LOWER_SCALE = 0.8  # of the groups below the top of a hierarchy
 
 
 class LinearGaussian:
@@ -69,12 +74,7 @@ class LinearGaussian:
         w, sigma = self.likelihood.weight, self.likelihood.scale
         loc = self.prior.loc(context) @ w.T + self.likelihood.shift(context)
         eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
-        # A missing feature is made independent of the others, at its mean, with a variance that
-        # costs no nats: 1 / 2 pi.
-        there = (~x.isnan()).to(w)
-        covariance = (w @ w.T + sigma**2 * eye) * there[:, :, None] * there[:, None, :]
-        covariance = covariance + torch.diag_embed((1 - there) / (2 * math.pi))
-        return MultivariateNormal(loc, covariance).log_prob(torch.where(x.isnan(), loc, x))
+        return _observed_log_prob(x, loc, w @ w.T + sigma**2 * eye)
 
     def posterior(self, x: Data, context: Context | None = None) -> Distribution:
         r"""Returns $p(z \mid x)$, batch shape (B,)."""
@@ -106,6 +106,112 @@ class LinearGaussian:
     def model(self, posterior: Posterior | None = None) -> VAE:
         """Returns the problem as a model, with the exact posterior unless another one is given."""
         return VAE(self.prior, self.likelihood, posterior or ExactPosterior(self))
+
+
+class LinearHierarchy:
+    r"""Creates groups of latent variables above each other, all of them linear and Gaussian.
+
+    $$ z_1 \sim \mathcal{N}(m + A c, I), \quad
+       z_l \mid z_{l-1} \sim \mathcal{N}(F_l z_{l-1} + b_l, s_l^2 I), \quad
+       x \mid z_L \sim \mathcal{N}(W z_L + B c + b, \sigma^2 I) $$
+
+    All of them are jointly Gaussian, hence evidence, posterior and the rate of each group are
+    known. Features that are NaN are missing: everything is then of the others.
+
+    Args:
+        dim_x: Features of x.
+        dims: Dimensions of each group, the top first.
+        scale: $\sigma$.
+        context_dim: C; 0 for none.
+
+    References: sonderby2016.
+    """
+
+    def __init__(
+        self,
+        dim_x: int = 5,
+        dims: Sequence[int] = (2, 2),
+        scale: float = 0.7,
+        context_dim: int = 0,
+    ) -> None:
+        self.prior = _LinearChainPrior(dims, context_dim)
+        self.likelihood = _LinearLikelihood(dim_x, dims[-1], scale, context_dim)
+        self.dims = tuple(dims)
+
+    def log_evidence(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns $\log p(x)$, (B,), nats."""
+        loc, covariance = self._joint(context)
+        w, sigma = self._weight(), self.likelihood.scale
+        mean = loc @ w.T + self.likelihood.shift(context)
+        eye = torch.eye(len(w), dtype=w.dtype, device=w.device)
+        return _observed_log_prob(x, mean, w @ covariance @ w.T + sigma**2 * eye)
+
+    def posterior(self, x: Data, context: Context | None = None) -> Chain:
+        r"""Returns $p(z \mid x)$ as a chain, batch shape (B,)."""
+        mean, covariance = self.moments(x, context)
+        return _gaussian_chain(self.prior.groups, mean, covariance)
+
+    def moments(self, x: Data, context: Context | None = None) -> tuple[Tensor, Tensor]:
+        """Returns mean, (B, D), and covariance, (B, D, D), of the posterior of the joined z."""
+        loc, covariance = self._joint(context)
+        w, sigma = self._weight(), self.likelihood.scale
+        there = (~x.isnan()).to(w)
+        precision = torch.linalg.inv(covariance) + (w.T * there[:, None, :]) @ w / sigma**2
+        rest = (x - self.likelihood.shift(context) - loc @ w.T).nan_to_num(0.0) @ w / sigma**2
+        inverse = torch.linalg.inv(precision)
+        return loc + (inverse @ rest[..., None])[..., 0], inverse
+
+    def rates(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns the rate of each group, (B, L), nats.
+
+        $\mathrm{KL}(p(z_l \mid z_{<l}, x) \,\|\, p(z_l \mid z_{<l}))$, averaged over the posterior
+        of the groups above.
+        """
+        mean, covariance = self.moments(x, context)
+        rates, start = [], 0
+        for number, size in enumerate(self.dims):
+            above, own = slice(0, start), slice(start, start + size)
+            gain, rest = _regression(covariance, above, own)
+            prior_gain, bias, scale = self.prior.group(number, context)
+            off = mean[:, own] - mean[:, above] @ prior_gain.T - bias
+            differs = gain - prior_gain
+            spread = differs @ covariance[:, above, above] @ differs.mT + rest
+            square = spread.diagonal(dim1=-2, dim2=-1).sum(-1) + off.square().sum(-1)
+            log_det = 2 * size * math.log(scale) - rest.logdet()
+            rates.append(0.5 * (square / scale**2 - size + log_det))
+            start += size
+        return torch.stack(rates, 1)
+
+    def sample(self, num_samples: int, context: Context | None = None) -> Tensor:
+        """Returns draws of x, (N, dim_x); for a context of N rows, one draw each."""
+        with torch.no_grad():
+            if context is not None:
+                return self.model().sample(1, context=context)[0]
+            return self.model().sample(num_samples)
+
+    def model(self, posterior: Posterior | None = None) -> VAE:
+        """Returns the problem as a model, with the exact posterior unless another one is given."""
+        return VAE(self.prior, self.likelihood, posterior or ExactPosterior(self))
+
+    def _weight(self) -> Tensor:
+        """Returns W as a map of the joined z, (dim_x, D)."""
+        w = self.likelihood.weight
+        return torch.cat([w.new_zeros(len(w), sum(self.dims[:-1])), w], 1)
+
+    def _joint(self, context: Context | None) -> tuple[Tensor, Tensor]:
+        """Returns mean, (D,) or (B, D), and covariance, (D, D), of p(z)."""
+        _, loc, scale = self.prior.group(0, context)
+        covariance = scale**2 * torch.eye(self.dims[0], dtype=loc.dtype, device=loc.device)
+        for number in range(1, len(self.dims)):
+            gain, bias, scale = self.prior.group(number, context)
+            cross = gain @ covariance
+            eye = torch.eye(len(gain), dtype=loc.dtype, device=loc.device)
+            own = cross @ gain.T + scale**2 * eye
+            loc = torch.cat([loc, loc @ gain.T + bias], -1)
+            covariance = torch.cat(
+                [torch.cat([covariance, cross.T], 1), torch.cat([cross, own], 1)]
+            )
+        return loc, covariance
 
 
 class BinaryLatents:
@@ -162,7 +268,7 @@ class BinaryLatents:
 class ExactPosterior(Posterior):
     r"""Creates the posterior $p(z \mid x)$ of a problem."""
 
-    def __init__(self, problem: LinearGaussian | BinaryLatents) -> None:
+    def __init__(self, problem: LinearGaussian | LinearHierarchy | BinaryLatents) -> None:
         super().__init__()
         self._problem = problem
 
@@ -235,6 +341,38 @@ class _LinearPrior(Prior):
         return Independent(Normal(loc, torch.ones_like(loc)), 1)
 
 
+class _LinearChainPrior(Prior):
+    """The prior of a linear hierarchy: each group is linear in the one above it."""
+
+    def __init__(self, dims: Sequence[int], context_dim: int) -> None:
+        super().__init__()
+        self.groups = [(f"z{i}", size) for i, size in enumerate(dims, 1)]
+        self.top = _LinearPrior(dims[0], context_dim)
+        self.maps: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
+            nn.Linear(a, b) for a, b in pairwise(dims)
+        )
+
+    def group(self, number: int, context: Context | None) -> tuple[Tensor, Tensor, float]:
+        """Returns the map from all groups above, (d, d of those), the bias and the scale."""
+        if number == 0:
+            loc = self.top.loc(context)
+            return loc.new_zeros(loc.shape[-1], 0), loc, 1.0
+        linear = self.maps[number - 1]
+        further = sum(size for _, size in self.groups[: number - 1])
+        gain = torch.cat([linear.weight.new_zeros(len(linear.weight), further), linear.weight], 1)
+        return gain, linear.bias, LOWER_SCALE
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        def conditional(number: int, above: Tensor | None) -> Distribution:
+            gain, loc, scale = self.group(number, context)
+            if above is not None:
+                loc = above @ gain.T + loc
+            factor = scale * torch.eye(len(gain), dtype=loc.dtype, device=loc.device)
+            return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+
+        return Chain(self.groups, conditional, self.top.loc(context).shape[:-1])
+
+
 class _LinearLikelihood(Likelihood):
     def __init__(self, dim_x: int, dim_z: int, scale: float, context_dim: int) -> None:
         super().__init__()
@@ -247,7 +385,9 @@ class _LinearLikelihood(Likelihood):
         return self.bias if context is None or self.map is None else self.bias + self.map(context)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
-        return Observed(Normal(z @ self.weight.T + self.shift(context), self.scale), 1, self.bias)
+        lowest = z[..., -self.weight.shape[1] :]  # of a hierarchy; all of z elsewhere
+        loc = lowest @ self.weight.T + self.shift(context)
+        return Observed(Normal(loc, self.scale), 1, self.bias)
 
 
 class _LinearBernoulli(Likelihood):
@@ -280,3 +420,41 @@ class _States(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         bits = (value.long() << torch.arange(value.shape[-1])).sum(-1)
         return self.index.log_prob(bits)
+
+
+def _observed_log_prob(x: Tensor, loc: Tensor, covariance: Tensor) -> Tensor:
+    """Returns the Gaussian log-density of the features that are there, (B,)."""
+    # A missing feature is made independent of the others, at its mean, with a variance that costs
+    # no nats: 1 / 2 pi.
+    there = (~x.isnan()).to(covariance)
+    covariance = covariance * there[:, :, None] * there[:, None, :]
+    covariance = covariance + torch.diag_embed((1 - there) / (2 * math.pi))
+    return MultivariateNormal(loc, covariance).log_prob(torch.where(x.isnan(), loc, x))
+
+
+def _regression(covariance: Tensor, above: slice, own: slice) -> tuple[Tensor, Tensor]:
+    """Returns the map from some Gaussian variables to others, (B, d, d above), and the covariance
+    that is left, (B, d, d).
+    """
+    cross = covariance[:, own, above]
+    gain = torch.linalg.solve(covariance[:, above, above], cross.mT).mT
+    return gain, covariance[:, own, own] - gain @ cross.mT
+
+
+def _gaussian_chain(groups: Sequence[tuple[str, int]], mean: Tensor, covariance: Tensor) -> Chain:
+    """Returns the Gaussians of a mean, (B, D), and a covariance, (B, D, D), group by group."""
+    slices, start = [], 0
+    for _, size in groups:
+        slices.append(slice(start, start + size))
+        start += size
+
+    def conditional(number: int, above: Tensor | None) -> Distribution:
+        own, before = slices[number], slice(0, slices[number].start)
+        gain, rest = _regression(covariance, before, own)
+        loc = mean[:, own]
+        if above is not None:
+            loc = loc + (gain @ (above - mean[:, before])[..., None])[..., 0]
+        factor = torch.linalg.cholesky(rest)
+        return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+
+    return Chain(groups, conditional, mean.shape[:-1])

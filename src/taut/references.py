@@ -58,6 +58,8 @@ REFERENCES = {
     "decoders. ICML 2021.",
     "salimans2017": "Salimans et al. PixelCNN++: improving the PixelCNN with discretized logistic "
     "mixtures. ICLR 2017.",
+    "sonderby2016": "Sønderby, Raiko, Maaløe, Sønderby, Winther. Ladder variational autoencoders. "
+    "NeurIPS 2016.",
     "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based "
     "calibration. arXiv:1804.06788.",
     "tipping1999": "Tipping, Bishop. Probabilistic principal component analysis. JRSS B 61, 1999.",

@@ -40,13 +40,13 @@ from torch.distributions import Distribution, biject_to, constraints
 
 from taut.evidence.importance import Proposal
 from taut.evidence.results import Estimate
-from taut.model import VAE, Model, evaluating, frozen
+from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
-from taut.system.parallel import in_order
 from taut.system.precision import home, wide
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of
 
 __all__ = ["Annealed", "annealing", "annealing_blocks", "simulate", "support_of"]
 
@@ -201,26 +201,20 @@ def annealing_blocks(
     if isinstance(start, str) and start not in ("posterior", "prior"):
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
     rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
-    device = next((p.device for p in model.parameters()), x.device)
 
-    def compute(first: int) -> Annealed:
-        here, number = slice(first, first + rows), first // rows
-        block = x[here].to(device=device, dtype=torch.get_default_dtype())
-        c = None if context is None else context[here].to(device)
-        z = None if exact is None else exact[here].to(block)
-        with torch.no_grad(), frozen(model):
+    def estimate(block: Block) -> Annealed:
+        number, here, part, c = block
+        z = None if exact is None else exact[here].to(part)
+        direction = "forward" if exact is None else "reverse"
+        with frozen(model):
             with stream(seed, "pilot", number):
-                path = Path(
-                    model, block, c, start if isinstance(start, str) else start(here, block, c)
-                )
+                r = start if isinstance(start, str) else start(here, part, c)
+                path = Path(model, part, c, r)
                 plan = _pilot(path, num_chains, max_temperatures)
-            with stream(
-                derive(seed, "annealing"), "reverse" if exact is not None else "forward", number
-            ):
+            with stream(derive(seed, "annealing"), direction, number):
                 return _run(path, plan, num_chains, z)
 
-    with evaluating(model):
-        yield from in_order(range(0, len(x), rows), compute)
+    yield from blocks_of(model, x, rows, estimate, context=context)
 
 
 def support_of(distribution: Distribution) -> constraints.Constraint | None:
@@ -232,7 +226,7 @@ def support_of(distribution: Distribution) -> constraints.Constraint | None:
 
 
 def simulate(
-    model: VAE, num_data: int, *, context: Context | None = None, seed: int = 0
+    model: Model, num_data: int, *, context: Context | None = None, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Returns z, (N, D), drawn from the prior and x drawn from p(x|z): each z is an exact draw of
     the posterior of its x.
@@ -244,7 +238,7 @@ def simulate(
         seed: The same seed gives the same data.
     """
     with torch.no_grad(), evaluating(model), stream(seed, "simulate"):
-        prior = model.prior(context)
+        prior = model.latent_prior(context)
         z = prior.sample(torch.Size(() if prior.batch_shape else (num_data,)))
         parts = None if context is None else context.split(SIMULATED)
         blocks = zip(z.split(SIMULATED), parts or [None] * len(z), strict=False)
@@ -284,20 +278,20 @@ class Path:
     def __init__(
         self, model: Model, x: Tensor, context: Tensor | None, start: str | Distribution
     ) -> None:
-        draw = model.draw(x, context=context, reparameterize=False)
-        if isinstance(model, VAE):
-            x, context = model.split(x, context)
-        support = support_of(draw.prior)
+        whole = (x, context)
+        x, context = model.split(x, context)
+        self.prior = model.latent_prior(context)
+        support = support_of(self.prior)
         if support is not None and support.is_discrete:
             raise ValueError(
                 f"annealing needs continuous latent variables: the prior "
-                f"{type(draw.prior).__name__} is discrete, and "
+                f"{type(self.prior).__name__} is discrete, and "
                 "Hamiltonian Monte Carlo follows a gradient in z; importance sampling works for it"
             )
         self.decode: Callable[[Tensor], Distribution] = lambda z: model.decode(z, context)
-        self.x, self.prior = x, draw.prior
+        self.x = x
         if isinstance(start, str):
-            start = draw.posterior if start == "posterior" else draw.prior
+            start = model.encode(*whole) if start == "posterior" else self.prior
         self.start = start
         if not self.start.batch_shape:
             self.start = self.start.expand(torch.Size((len(x),)))

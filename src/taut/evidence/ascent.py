@@ -102,9 +102,11 @@ def best_gaussians(
     """
     with evaluating(model), frozen(model), stream(seed, "best Gaussians"):
         with torch.no_grad():
-            draw = model.draw(x, context=context, reparameterize=False)
-        check_family(draw.posterior)
-        own, gaussians = starts(model, x, context, draw.posterior, draw.prior, num_samples)
+            q = model.encode(x, context)
+            prior = model.latent_prior(model.split(x, context)[1])
+        if not is_real(support_of(prior)):
+            check_family(q)
+        own, gaussians = starts(model, x, context, q, prior, num_samples)
         return best_members(model, x, context, gaussians or own, steps, num_samples).q
 
 
@@ -197,7 +199,7 @@ def _log_weights(
 ) -> Tensor:
     """Returns log w of samples whose noise is that of the seed, (K, B)."""
     with stream(seed, "bound"):
-        return model.draw(x, num_samples, context=context, posterior=q).log_weight.cpu().double()
+        return model.draw(x, num_samples, context=context, proposal=q).log_weight.cpu().double()
 
 
 def _rise(
@@ -253,7 +255,7 @@ def _block(
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             current = _moved(q, moved, pace)
-            draw = model.draw(x, num_samples, context=context, posterior=current)
+            draw = model.draw(x, num_samples, context=context, proposal=current)
             stopped = _like(
                 current, {n: p.detach() for n, p in _parameters(current, detach=False).items()}
             )
@@ -284,10 +286,13 @@ def modes(
         drawn = drawn if prior.batch_shape else drawn[:, None]
         centre, unit = drawn.mean(0), drawn.std(0)
         drawn = torch.cat([centre[None], drawn]).expand(-1, len(x), -1)
-        value = model.draw(x, len(drawn), context=context, posterior=_At(drawn)).log_joint
+        value = model.log_joint(drawn, x, context)
         value = torch.where(value < math.inf, value, -math.inf)  # NaN is the last choice too
         from_prior = drawn.gather(0, value.argmax(0)[None, :, None].expand(1, -1, drawn.shape[-1]))
-        mean = q.mean
+        try:
+            mean = q.mean
+        except NotImplementedError:  # a flow, or groups of latent variables
+            mean = q.sample(torch.Size((DRAWN,))).mean(0)
         mean = torch.where(mean.isfinite(), mean, centre).clamp(
             centre - FARTHEST * unit, centre + FARTHEST * unit
         )
@@ -399,28 +404,11 @@ def _gradient(model: Model, x: Tensor, context: Tensor | None, z: Tensor) -> tup
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        value = model.draw(x, len(z), context=context, posterior=_At(z)).log_joint
+        value = model.log_joint(z, x, context)
         (gradient,) = torch.autograd.grad(value.nan_to_num(0.0, 0.0, 0.0).sum(), z)
     value = value.detach()
     value = torch.where(value.isnan() | value.isposinf(), -math.inf, value)
     return value, gradient.nan_to_num(0.0, 0.0, 0.0)
-
-
-class _At(Distribution):
-    """Given points (K, B, D) in the place of samples, whose density is nobody's business."""
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
-    has_rsample = True
-
-    def __init__(self, z: Tensor) -> None:
-        self.z = z
-        super().__init__(z.shape[1:2], z.shape[2:], validate_args=False)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.z
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return torch.zeros_like(value[..., 0])
 
 
 # --- Members of a family --------------------------------------------------------------------------

@@ -25,9 +25,8 @@ References: mattei2019, owen2000, kitagawa1996.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,9 +38,9 @@ from taut.evidence.importance import Defensive, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.features import Split
 from taut.likelihoods.columns import NOMINAL, Joint, level_probs
-from taut.model import VAE, evaluating
-from taut.system.parallel import in_order
-from taut.system.seeds import derive, stream
+from taut.model import Model
+from taut.system.seeds import derive
+from taut.use.blocks import Block, blocks_of
 
 __all__ = ["CellScores", "Imputed", "cell_scores", "impute"]
 
@@ -51,8 +50,6 @@ SAMPLES = 2000  # of the better proposals, at least
 WIDE = 3.0  # times as wide as the best Gaussian is its copy
 PRIOR = 0.2  # share of prior samples beside the best Gaussians
 FEWEST = 20.0  # effective samples below which an imputation is named
-
-T = TypeVar("T")
 
 
 class CellScores(NamedTuple):
@@ -89,7 +86,7 @@ class Imputed(NamedTuple):
 
 
 def impute(
-    model: VAE, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0
+    model: Model, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0
 ) -> Imputed:
     r"""Returns the data with their missing entries filled in by importance-weighted means, and
     draws of them.
@@ -106,7 +103,7 @@ def impute(
     """
 
     def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
-        draw = model.draw(rows, count, reparameterize=False, posterior=q)
+        draw = model.draw(rows, count, reparameterize=False, proposal=q)
         log_weight = _numbers(draw.log_weight)
         known = log_weight.isfinite().any(0)
         share = torch.where(known, log_weight, 0.0).softmax(0)
@@ -123,7 +120,8 @@ def impute(
         reliable = known.cpu() & believed & (ess >= min(FEWEST, count / 2))
         return Imputed(values[0].cpu(), values[1:].cpu(), ess, reliable | (ess >= count / 2))
 
-    def block(rows: Tensor, number: int) -> Imputed:
+    def completed(block: Block) -> Imputed:
+        rows = block.x
         result = filled(rows, num_samples, _mirrored(model.encode(rows)))
         doubtful = result.ess == 0
         if tail_length(num_samples) > 4:  # else they are too few to tell
@@ -140,19 +138,20 @@ def impute(
             better = filled(
                 part,
                 max(SAMPLES, num_samples),
-                _proposal(model, part, [part], derive(seed, "impute", number)),
+                _proposal(model, part, [part], derive(seed, "impute", block.number)),
             )
             result.values[some], result.draws[:, some] = better.values, better.draws
             result.ess[some], result.reliable[some] = better.ess, better.reliable
         return result
 
-    parts = list(_by_blocks(model, x, num_samples, seed, "impute", block))
+    size = _rows(x, num_samples)
+    parts = list(blocks_of(model, x, size, completed, seed=seed, name="impute"))
     return Imputed(
         *(torch.cat(c, 1 if i == 1 else 0) for i, c in enumerate(zip(*parts, strict=True)))
     )
 
 
-def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
+def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
     r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum.
 
     Args:
@@ -176,9 +175,10 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
         """Returns samples, the terms of each, and their log p(z)."""
         modelled, context = model.split(rows)
         z = q.sample(torch.Size((count,)))
-        return z, terms(model.decode(z, context), modelled), model.prior(context).log_prob(z)
+        return z, terms(model.decode(z, context), modelled), model.latent_prior(context).log_prob(z)
 
-    def block(rows: Tensor, number: int) -> CellScores:
+    def scored(block: Block) -> CellScores:
+        rows = block.x
         q = model.encode(rows)
         first = drawn(rows, q, half)
         shape = model.split(rows)[0].shape
@@ -210,15 +210,14 @@ def cell_scores(model: VAE, x: Any, num_samples: int = 500, *, seed: int = 0) ->
             part, c = rows[b[few]], torch.tensor(columns)[i[few]]
             without = part.clone()
             without[torch.arange(len(few)), c] = torch.nan
-            proposal = _proposal(model, part, [part, without], derive(seed, "cells", number))
+            proposal = _proposal(model, part, [part, without], derive(seed, "cells", block.number))
             z, each, log_prior = drawn(part, proposal, count)
             found = _ratio(each, log_prior - proposal.log_prob(z), i[few])
             value[b[few], i[few]], error[b[few], i[few]], reliable[b[few], i[few]] = found
         return CellScores(value, error, reliable)
 
-    return CellScores(
-        *map(torch.cat, zip(*_by_blocks(model, x, 2 * half, seed, "cells", block), strict=True))
-    )
+    parts = blocks_of(model, x, _rows(x, 2 * half), scored, seed=seed, name="cells")
+    return CellScores(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -275,7 +274,7 @@ def _picked(share: Tensor, count: int) -> Tensor:
     return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
 
 
-def _proposal(model: VAE, rows: Tensor, targets: list[Tensor], seed: int) -> Distribution:
+def _proposal(model: Model, rows: Tensor, targets: list[Tensor], seed: int) -> Distribution:
     """Returns the mixture of the best Gaussians of targets, of copies three times as wide, and of
     the prior.
     """
@@ -289,7 +288,7 @@ def _proposal(model: VAE, rows: Tensor, targets: list[Tensor], seed: int) -> Dis
                     best.mean, scale_tril=WIDE * best.scale_tril, validate_args=False
                 )
             )
-    prior = model.prior(model.split(rows)[1])
+    prior = model.latent_prior(model.split(rows)[1])
     return Defensive(_Mixture(parts), prior, PRIOR)
 
 
@@ -320,22 +319,9 @@ class _Mixture(Distribution):
         )
 
 
-def _by_blocks(
-    model: VAE, x: Any, num_samples: int, seed: int, name: str, function: Callable[[Tensor, int], T]
-) -> Iterator[T]:
-    """Yields what a function makes of each block of data, in evaluation mode and with a stream of
-    randomness of its own.
-    """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    size = max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
-
-    def compute(first: int) -> T:
-        block = x[first : first + size].to(device=device, dtype=torch.get_default_dtype())
-        with torch.no_grad(), stream(seed, name, first // size):
-            return function(block, first // size)
-
-    with evaluating(model):
-        yield from in_order(range(0, max(len(x), 1), size), compute)
+def _rows(x: Any, num_samples: int) -> int:
+    """Returns how many rows of the data make a block."""
+    return max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
 
 
 def _like(weights: Tensor, x: Tensor) -> Tensor:
@@ -364,7 +350,7 @@ def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
     return columns
 
 
-def _complete(model: VAE, rows: Tensor, filled: Tensor) -> Tensor:
+def _complete(model: Model, rows: Tensor, filled: Tensor) -> Tensor:
     r"""Returns M copies of the rows, (M, B, \*event), whose missing entries come from
     ``filled``.
     """

@@ -32,9 +32,9 @@ from taut.evidence.ascent import Best, best_members, check_family, members, star
 from taut.evidence.importance import Proposal, importance
 from taut.evidence.results import Estimate, Evidence, count_methods
 from taut.model import Model, evaluating, frozen
-from taut.system.parallel import in_order
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
+from taut.use.blocks import Block, blocks_of, device_of
 
 __all__ = ["Gaps", "Optima", "best_evidence", "decompose", "optima_blocks"]
 
@@ -179,61 +179,50 @@ def optima_blocks(
         ValueError: the posterior cannot be reparameterized, or its family cannot be read off its
             distribution.
     """
-    device = next((p.device for p in model.parameters()), x.device)
-    with evaluating(model):
-        one = x[:1].to(device=device, dtype=torch.get_default_dtype())
-        latent_dim = model.encode(
-            one, None if context is None else context[:1].to(device)
-        ).event_shape.numel()
-        rows = max(
-            1,
-            min(
-                DATA,
-                MAX_ELEMENTS // (num_samples * max(1, x[0].numel())),
-                2 * MAX_ELEMENTS // latent_dim**2,
-            ),
+    latent_dim = _latent_dim(model, x, context)
+    rows = min(
+        DATA,
+        MAX_ELEMENTS // (num_samples * max(1, x[0].numel())),
+        2 * MAX_ELEMENTS // latent_dim**2,
+    )
+
+    def optima(block: Block) -> Optima:
+        number, _, part, c = block
+        with stream(seed, "optimum", number), frozen(model):
+            q, prior = model.encode(part, c), model.latent_prior(model.split(part, c)[1])
+            check_family(q)
+            own_starts, full_starts = starts(model, part, c, q, prior, num_samples)
+            own = best_members(model, part, c, own_starts, steps, num_samples)
+            full = None
+            if not isinstance(q, MultivariateNormal) and full_starts:
+                scale = torch.diag_embed(own.q.stddev)
+                widened = MultivariateNormal(own.q.mean, scale_tril=scale, validate_args=False)
+                candidates = [*full_starts, widened]
+                full = best_members(model, part, c, candidates, steps, num_samples)
+
+        def measured(best: Best, name: str) -> Evidence:
+            own_seed, proposal = derive(seed, name, number), _rows_of(best)
+            return importance(
+                model, part, evaluation_samples, context=c, seed=own_seed, proposal=proposal
+            )
+
+        both = (own, full or own)
+        return Optima(
+            measured(own, "own"),
+            None if full is None else measured(full, "full"),
+            torch.stack([best.rise for best in both], 1),
+            torch.stack([best.arrived for best in both], 1),
         )
 
-        def compute(first: int) -> Optima:
-            number = first // rows
-            block = x[first : first + rows].to(device=device, dtype=torch.get_default_dtype())
-            c = None if context is None else context[first : first + rows].to(device)
-            with stream(seed, "optimum", number), frozen(model):
-                with torch.no_grad():
-                    draw = model.draw(block, context=c, reparameterize=False)
-                q = draw.posterior
-                check_family(q)
-                own_starts, full_starts = starts(model, block, c, q, draw.prior, num_samples)
-                own = best_members(model, block, c, own_starts, steps, num_samples)
-                full = own
-                if not isinstance(q, MultivariateNormal) and full_starts:
-                    full_starts.append(
-                        MultivariateNormal(
-                            own.q.mean,
-                            scale_tril=torch.diag_embed(own.q.stddev),
-                            validate_args=False,
-                        )
-                    )
-                    full = best_members(model, block, c, full_starts, steps, num_samples)
-            measured = [
-                importance(
-                    model,
-                    block,
-                    evaluation_samples,
-                    context=c,
-                    seed=derive(seed, name, number),
-                    proposal=_rows_of(f),
-                )
-                for name, f in (("own", own), ("full", full))
-                if name == "own" or f is not own
-            ]
-            rise, arrived = (
-                torch.stack([own.rise, full.rise], 1),
-                torch.stack([own.arrived, full.arrived], 1),
-            )
-            return Optima(measured[0], (*measured, None)[1], rise, arrived)
+    yield from blocks_of(model, x, max(1, rows), optima, context=context)
 
-        yield from in_order(range(0, len(x), rows), compute)
+
+def _latent_dim(model: Model, x: Data, context: Context | None) -> int:
+    device = device_of(model)
+    one = x[:1].to(device=device, dtype=torch.get_default_dtype())
+    c = None if context is None else context[:1].to(device)
+    with torch.no_grad(), evaluating(model):
+        return model.encode(one, c).event_shape.numel()
 
 
 def best_evidence(

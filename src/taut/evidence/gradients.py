@@ -38,10 +38,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
 
 from taut.evidence.results import Estimate
-from taut.model import VAE, Model, evaluating
+from taut.model import Model, evaluating
 from taut.objectives import ELBO, IWAE, VIMCO, DReG, Objective, ScoreFunction, StickingTheLanding
 from taut.system.seeds import generator, stream
 from taut.types import Context, Data
@@ -102,8 +101,8 @@ def gradients(
     a table of them all, from fewer repeats.
 
     Args:
-        model: A VAE; it is evaluated in evaluation mode. Parameters that require no gradient are
-            left out.
+        model: Any model; it is evaluated in evaluation mode. Parameters that require no gradient
+            are omitted.
         x: The batch, (B, \*event).
         num_samples: K, for all of them.
         repeats: R, at least 2; with fewer than some 30 the errors themselves are rough.
@@ -133,24 +132,19 @@ def gradients(
         the largest of, and its ``p_value``.
 
     Fails:
-        ValueError: the model is no VAE or has nothing to train, or there are no samples, no data,
+        ValueError: the model has nothing to train, or there are no samples, no data,
             or fewer than two repeats.
 
     References: rainforth2018, roeder2017, tucker2019, mnih2016.
     """
-    if not isinstance(model, VAE):
-        raise ValueError(
-            f"{type(model).__name__} is no taut.VAE: what is its encoder and what its decoder is "
-            f"not known"
-        )
     if num_samples < 1 or repeats < 2 or not len(x):
         numbers = f"{num_samples}, {repeats} and {len(x)}"
         raise ValueError(
             f"num_samples must be at least 1, repeats 2 and the number of data 1, not {numbers}"
         )
-    parts = {"encoder": model.posterior, "decoder": nn.ModuleList([model.likelihood, model.prior])}
     groups = {
-        name: [p for p in part.parameters() if p.requires_grad] for name, part in parts.items()
+        name: [p for p in part.parameters() if p.requires_grad]
+        for name, part in model.halves.items()
     }
     if not any(groups.values()):
         raise ValueError("no parameter of the model requires a gradient")
@@ -167,7 +161,7 @@ def gradients(
     }
     with evaluating(model):
         with stream(seed, "gradients"), torch.no_grad():
-            reasons = _reasons(model.encode(x, context), model.prior(context), num_samples)
+            reasons = _reasons(model, x[:1], None if context is None else context[:1], num_samples)
         runs = {k: _Run(k.make(num_samples), groups, signs) for k in KINDS if k.name not in reasons}
         _repeat(runs, model, x, context, repeats, seed, stop)
     rows: list[dict[str, Any]] = []
@@ -193,25 +187,23 @@ def gradients(
     }
 
 
-def _reasons(posterior: Distribution, prior: Distribution, num_samples: int) -> dict[str, str]:
+def _reasons(model: Model, x: Tensor, context: Tensor | None, num_samples: int) -> dict[str, str]:
     """Returns why an estimator cannot be had, by its name."""
     reasons = {
         k.name: f"needs num_samples of at least {k.least}" for k in KINDS if num_samples < k.least
     }
-    if not posterior.has_rsample:
+    if not model.encode(x, context).has_rsample:
         return reasons | {
             k.name: "needs a posterior that can be reparameterized" for k in KINDS if k.pathwise
         }
-    try:
-        kl_divergence(posterior, prior)
-    except NotImplementedError:
+    if any(group.analytic_rate is None for group in model.draw(x, context=context).groups):
         reasons[ANALYTIC] = "the KL of these distributions has no closed form"
     return reasons
 
 
 def _repeat(
     runs: Mapping[_Kind, _Run],
-    model: VAE,
+    model: Model,
     x: Tensor,
     context: Tensor | None,
     repeats: int,
@@ -241,7 +233,7 @@ class _Run:
         self.seconds: list[float] = []
         self.values: list[Tensor] = []
 
-    def add(self, model: VAE, x: Tensor, context: Tensor | None, keep: bool) -> None:
+    def add(self, model: Model, x: Tensor, context: Tensor | None, keep: bool) -> None:
         parameters = [p for group in self.groups.values() for p in group]
         start = time.process_time()
         bound = self.objective(model, x, context)

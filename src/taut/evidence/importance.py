@@ -9,8 +9,7 @@ time, so that they stay in the processor's cache, and of each sample only its th
 are kept until the block is done: memory hardly grows with K, nor with N beyond the results. The
 size of the blocks depends on K and the size of a datum alone, and each has its own stream of
 randomness: no setting of batch, thread or process changes a number. Where memory runs out, fewer of
-    the samples are decoded at a
-time; they are drawn before, and so are the same.
+the samples are decoded at a time; they are drawn before, and so are the same.
 
 The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method),
 $\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least
@@ -38,17 +37,16 @@ from torch.distributions import Distribution, MultivariateNormal
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
-from taut.model import Draw, Model, evaluating
+from taut.model import Draw, Model
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
-from taut.system.parallel import Share, in_order
+from taut.system.parallel import Share
 from taut.system.precision import home, wide
-from taut.system.seeds import stream
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of
 
 __all__ = [
     "Defensive",
-    "Given",
     "Proposal",
     "curve_sizes",
     "importance",
@@ -112,28 +110,23 @@ def importance_blocks(
         )
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     chunks = Chunks(rows)
 
-    def compute(start: int) -> Evidence:
-        here = slice(start, min(start + data_rows, len(x)))
-        block = x[here].to(device=device, dtype=torch.get_default_dtype())
-        c = None if context is None else context[here].to(device)
-        with torch.no_grad(), stream(seed, "importance", start // data_rows):
-            posterior = model.encode(block, c) if proposal is None else proposal(here, block, c)
-            return _block(
-                model, block, c, posterior, num_samples, max(1, rows // len(block)), chunks
-            )
+    def estimate(block: Block) -> Evidence:
+        _, here, part, c = block
+        r = model.encode(part, c) if proposal is None else proposal(here, part, c)
+        return _block(model, part, c, r, num_samples, max(1, rows // len(part)), chunks)
 
-    with evaluating(model):
-        yield from in_order(range(0, len(x), data_rows), compute)
+    yield from blocks_of(
+        model, x, data_rows, estimate, context=context, seed=seed, name="importance"
+    )
 
 
 def prior_proposal(model: Model) -> Proposal:
     """Returns the prior of a model as a proposal: the same for every datum."""
 
     def proposal(rows: slice, x: Data, context: Context | None) -> Distribution:
-        prior = model.draw(x, context=context, reparameterize=False).prior
+        prior = model.latent_prior(model.split(x, context)[1])
         return prior if prior.batch_shape else prior.expand(torch.Size((len(x),)))
 
     return proposal
@@ -229,9 +222,7 @@ def _drawn(
     model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, z: Tensor, own: Share
 ) -> Draw:
     """Returns the draw of a share of the samples z of a proposal, (K, B, D)."""
-    return model.draw(
-        x, own.rows, context=context, reparameterize=False, posterior=Given(proposal, own.of(z))
-    )
+    return model.draw(x, context=context, reparameterize=False, proposal=proposal, given=own.of(z))
 
 
 class Defensive(Distribution):
@@ -270,22 +261,6 @@ class Defensive(Distribution):
         prior = self.prior.log_prob(value)
         own = torch.where(self.usable, self.base.log_prob(value), prior)
         return torch.logaddexp(own + math.log1p(-self.share), prior + math.log(self.share))
-
-
-class Given(Distribution):
-    """A distribution whose next samples are given."""
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
-
-    def __init__(self, base: Distribution, z: Tensor) -> None:
-        self.base, self.z = base, z
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.z
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.base.log_prob(value)
 
 
 def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> Evidence:

@@ -36,21 +36,23 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from taut.evidence.annealing import simulate, support_of
 from taut.evidence.ascent import is_real
 from taut.evidence.results import ACTIVE, Estimate
-from taut.model import VAE, evaluating
+from taut.model import Draw, Group, Model, evaluating
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of, device_of
 
 __all__ = ["calibration", "latents", "prior_gain"]
 
 ROWS = 256  # data encoded, and components of the mixture evaluated, at a time
 DEAD = 0.01  # nats of rate below which a dimension is paid nothing
 COMPONENTS = (1, 5, 20)
+DRAWS = 256  # of a posterior whose mean is not known
 RANKS = 63  # draws that a simulated z is ranked among
 BINS = 8
 
 
 def latents(
-    model: VAE,
+    model: Model,
     x: Data,
     *,
     train: Tensor | None = None,
@@ -127,7 +129,7 @@ def latents(
     return result
 
 
-def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate | None:
+def prior_gain(model: Model, train: Tensor, x: Data, *, seed: int = 0) -> Estimate | None:
     r"""Returns what the ELBO of x would rise by if a Gaussian mixture, fitted to z of the training
     data, were the prior.
 
@@ -144,23 +146,21 @@ def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate
     import numpy as np
     from sklearn.mixture import GaussianMixture
 
-    prior = model.prior()
+    prior = model.latent_prior()
     if not is_real(support_of(prior)) or len(train) < 40:
         return None
     z_train, _, rates, _, _ = _encode(model, train, None, derive(seed, "prior gain"))
     z, _, _, _, log_prior = _encode(model, x, None, seed)
-    factorised = isinstance(prior, Independent) and rates is not None
-    used = (
-        rates.mean(0) > DEAD
-        if factorised and rates is not None
-        else torch.ones(z.shape[1], dtype=torch.bool)
-    )
+    base = prior.base_dist if isinstance(prior, Independent) else None
+    used = torch.ones(z.shape[1], dtype=torch.bool)
+    if base is not None and rates is not None:
+        used = rates.mean(0) > DEAD
     if not bool(used.any()):
         return Estimate.of(torch.zeros(len(x)), torch.zeros(len(x)))
     rest: Tensor | float = 0.0
-    if factorised:  # it stays as it is in the dimensions that carry nothing
+    if base is not None:  # it stays as it is in the dimensions that carry nothing
         with torch.no_grad():
-            rest = prior.base_dist.log_prob(z.to(prior.mean)).cpu().double()[:, ~used].sum(1)
+            rest = base.log_prob(z.to(prior.mean)).cpu().double()[:, ~used].sum(1)
     fit, choose = np.split(z_train[:, used].numpy(), [len(z_train) * 3 // 4])
     size = min(
         len(COMPONENTS), 1 + int(len(fit) >= 20 * z.shape[1]) + int(len(fit) >= 80 * z.shape[1])
@@ -174,7 +174,7 @@ def prior_gain(model: VAE, train: Tensor, x: Data, *, seed: int = 0) -> Estimate
     return Estimate.of(gain)
 
 
-def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str, Any]:
+def calibration(model: Model, num_data: int = 1000, *, seed: int = 0) -> dict[str, Any]:
     """Returns the simulation-based calibration of q on data that the model makes, as plain values.
 
     Args:
@@ -199,7 +199,7 @@ def calibration(model: VAE, num_data: int = 1000, *, seed: int = 0) -> dict[str,
             ranks.append(
                 (draws < true).sum(0) + (torch.rand(ties.shape, device=device) * (ties + 1)).floor()
             )
-            means.append(_mean(q, draws))
+            means.append(_mean(q))
             if q.has_rsample and isinstance(q, Independent | MultivariateNormal):
                 scores.append((true - q.mean) / q.stddev)
     rank = torch.cat(ranks).cpu()
@@ -256,38 +256,34 @@ def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: in
 
 
 def _encode(
-    model: VAE, x: Data, context: Context | None, seed: int
+    model: Model, x: Data, context: Context | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
     """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log
     q(z|x) and log p(z).
     """
-    device = next((p.device for p in model.parameters()), x.device)
-    parts: list[list[Tensor]] = []
-    with torch.no_grad(), evaluating(model):
-        for number, first in enumerate(range(0, len(x), ROWS)):
-            c = None if context is None else context[first : first + ROWS].to(device)
-            block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-            with stream(seed, "latents", number):
-                draw = model.draw(block, context=c, reparameterize=False)
-            rate = _rates(draw.posterior, draw.prior)
-            terms = [
-                draw.z[0],
-                _mean(draw.posterior, draw.z),
-                draw.log_posterior[0],
-                draw.log_prior[0],
-            ]
-            parts.append([t.cpu().double() for t in (*terms, *([] if rate is None else [rate]))])
+
+    def encoded(block: Block) -> list[Tensor]:
+        with stream(seed, "latents", block.number):
+            draw = model.draw(block.x, context=block.context, reparameterize=False)
+        rate = _rates(draw)
+        with stream(seed, "means", block.number):
+            one = len(draw.groups) == 1
+            q = draw.groups[0].posterior if one else model.encode(block.x, block.context)
+            terms = [draw.z[0], _mean(q), draw.log_posterior[0], draw.log_prior[0]]
+        return [t.cpu().double() for t in (*terms, *([] if rate is None else [rate]))]
+
+    parts = blocks_of(model, x, ROWS, encoded, context=context)
     z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
     return z, means, rates[0] if rates else None, log_q, log_prior
 
 
 def _mixture(
-    model: VAE, x: Data, context: Context | None, z: Tensor
+    model: Model, x: Data, context: Context | None, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns log q(z_n) of the aggregate posterior with and without component n, (N,), and of its
     marginals, (N, D).
     """
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     n, (s, d) = len(x), z.shape
     joint = torch.full((2, s), -math.inf, dtype=torch.float64)
     marginal: Tensor | None = torch.full((2, s, d), -math.inf, dtype=torch.float64)
@@ -335,19 +331,27 @@ def _marginals(q: Distribution) -> Distribution | None:
     )
 
 
-def _rates(q: Distribution, prior: Distribution) -> Tensor | None:
+def _rates(draw: Draw) -> Tensor | None:
     """Returns KL(q(z_j|x), p(z_j)), (B, D), where it has a closed form."""
-    marginals, base = _marginals(q), prior.base_dist if isinstance(prior, Independent) else None
-    if marginals is None or base is None:
+    rates = [_rates_of(group) for group in draw.groups]
+    known = [rate for rate in rates if rate is not None]
+    return torch.cat(known, -1) if len(known) == len(rates) else None
+
+
+def _rates_of(group: Group) -> Tensor | None:
+    prior, marginals = group.prior, _marginals(group.posterior)
+    if marginals is None or not isinstance(prior, Independent):
         return None
     try:
-        return kl_divergence(marginals, base.expand(marginals.batch_shape))
+        rate = kl_divergence(marginals, prior.base_dist.expand(marginals.batch_shape))
     except NotImplementedError:
         return None
+    return rate.mean(0) if rate.dim() == 3 else rate
 
 
-def _mean(q: Distribution, draws: Tensor) -> Tensor:
+def _mean(q: Distribution) -> Tensor:
+    """Returns the mean of q, (B, D), by draws where it is not known."""
     try:
         return q.mean
     except NotImplementedError:
-        return draws.mean(0)
+        return q.sample(torch.Size((DRAWS,))).mean(0)

@@ -27,9 +27,10 @@ from taut.data.split import row_hashes
 from taut.evidence.importance import MAX_DATA, MAX_ELEMENTS, Proposal, importance
 from taut.evidence.results import Evidence
 from taut.evidence.rows import settle
-from taut.model import VAE
+from taut.model import Model
 from taut.system.seeds import derive
 from taut.types import Context, Data
+from taut.use.blocks import device_of
 
 __all__ = ["own_evidence", "own_keys", "own_proposal"]
 
@@ -39,7 +40,9 @@ CLIMBING = 20  # rows that get a better proposal each
 ROWS = 4096  # dense at a time
 
 
-def own_evidence(model: VAE, x: Rows, num_samples: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+def own_evidence(
+    model: Model, x: Rows, num_samples: int, *, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     r"""Returns log p(x) of each row and whether it can be believed, (N,) each; false, too, where
     there is no telling.
 
@@ -65,7 +68,7 @@ def own_keys(hashes: np.ndarray, seed: int) -> np.ndarray:
     return np.array([derive(seed, f"row {h.hex()}") for h in hashes.tolist()], np.uint64)
 
 
-def own_proposal(model: VAE, keys: np.ndarray) -> Proposal:
+def own_proposal(model: Model, keys: np.ndarray) -> Proposal:
     """Returns the posterior of each datum as a proposal whose samples follow from the keys of the
     data, (N,).
     """
@@ -121,7 +124,7 @@ def _rows(x: Rows, place: Tensor, index: np.ndarray) -> Tensor:
 
 
 def _sampled(
-    model: VAE, pick: Any, keys: np.ndarray, index: np.ndarray, first: int, num_samples: int
+    model: Model, pick: Any, keys: np.ndarray, index: np.ndarray, first: int, num_samples: int
 ) -> tuple[Tensor, Tensor]:
     """Returns log p(x) of the rows ``index`` and whether it can be believed.
 
@@ -152,13 +155,13 @@ def _sampled(
     return value, reliable | found.khat.isnan()
 
 
-def _importance(model: VAE, x: Tensor, keys: np.ndarray, num_samples: int) -> Evidence:
+def _importance(model: Model, x: Tensor, keys: np.ndarray, num_samples: int) -> Evidence:
     """Returns the evidence of each row with its own noise, computed in blocks that are all of one
     size.
     """
     size = max(1, min(MAX_DATA, MAX_ELEMENTS // max(1, x[0].numel())))
     with torch.no_grad():
-        device = next((p.device for p in model.parameters()), x.device)
+        device = device_of(model)
         known = _known(model.encode(x[:1].to(device)))
     if not known:  # a flow, say, whose noise is its own affair
         own = zip(x.split(1), keys.tolist(), strict=True)

@@ -99,7 +99,7 @@ def tail_surplus(largest: Tensor) -> PerDatum:
     fits = ordered[0].isfinite() & (x[:, -1] > 0) & ~_alone(ordered)
     k, scale = _fit(torch.where(fits[:, None], x, torch.ones_like(x)))
     k = torch.where(k.abs() < 1e-4, 1e-4, k)  # the formulas divide by it, and are smooth there
-    # no error can be believed beyond: k-hat warns, and a number of millions of nats would help nobody
+    # no error can be believed beyond: k-hat warns, and millions of nats would help nobody
     k = k.clamp_max(WORST)
     # The quantile at probability 1 - v is a + b v^-k; its square is integrated over v from epsilon
     # to 1.

@@ -45,12 +45,13 @@ from torch.distributions import (
 from taut.data import Rows
 from taut.evidence.annealing import Path, annealing, support_of
 from taut.evidence.ascent import best_members, is_real
-from taut.evidence.importance import Defensive, Given, Proposal, importance, prior_proposal
+from taut.evidence.importance import Defensive, Proposal, importance, prior_proposal
 from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.system.seeds import derive, stream
 from taut.types import Context
+from taut.use.blocks import device_of
 
 OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION = 1, 2, 3, 4
 BITS = 12  # up to which all values of z are summed
@@ -255,7 +256,7 @@ class _Ladder:
         self, model: Model, x: Rows, first: Evidence, context: Tensor | None, seed: int
     ) -> None:
         self.model, self.x, self.context, self.first, self.seed = model, x, context, first, seed
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.device = device_of(model)
         self.num_samples = max(SAMPLES, first.num_samples)
         self.value, self.error = first.log_evidence.clone(), first.log_evidence_error.clone()
         self.method = torch.zeros(len(self.value), dtype=torch.long)
@@ -263,10 +264,9 @@ class _Ladder:
 
     def climb(self, climbing: int, annealed: int, advance: Callable[[int], None]) -> None:
         x, context = self.given(torch.arange(1))
-        with stream(self.seed, "support"):
-            draw = self.model.draw(x, context=context, reparameterize=False)
-        support, latent_dim = support_of(draw.prior), draw.z.shape[-1]
-        bits = isinstance(draw.prior, Independent) and isinstance(draw.prior.base_dist, Bernoulli)
+        prior = self.model.latent_prior(self.model.split(x, context)[1])
+        support, latent_dim = support_of(prior), prior.event_shape.numel()
+        bits = isinstance(prior, Independent) and isinstance(prior.base_dist, Bernoulli)
         if bits and latent_dim <= BITS:
             self.enumerate(latent_dim)
             return
@@ -411,10 +411,8 @@ class _Ladder:
 
     def weights(self, x: Tensor, context: Tensor | None, q: Distribution, z: Tensor) -> Tensor:
         """Returns the log-weights of samples z (K, B, D) of q; one that is no number is none."""
-        draw = self.model.draw(
-            x, len(z), context=context, reparameterize=False, posterior=Given(q, z)
-        )
-        return draw.log_weight.cpu().double().nan_to_num(-torch.inf)
+        log_weight = self.model.log_joint(z, x, context) - q.log_prob(z)
+        return log_weight.cpu().double().nan_to_num(-torch.inf)
 
     def ascend(
         self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor
@@ -455,14 +453,10 @@ class _Ladder:
         for first in range(0, len(self.value), BLOCK):
             rows = torch.arange(first, min(first + BLOCK, len(self.value)))
             x, context = self.given(rows)
-            prior = prior_proposal(self.model)(slice(None), x, context)
             parts = []
             for some in codes.to(self.device).split(step):
                 z = some[:, None].expand(-1, len(x), -1)
-                draw = self.model.draw(
-                    x, len(z), context=context, reparameterize=False, posterior=Given(prior, z)
-                )
-                parts.append(draw.log_joint.cpu().double())
+                parts.append(self.model.log_joint(z, x, context).cpu().double())
             value = torch.cat(parts).logsumexp(0)
             rounding = torch.finfo(codes.dtype).eps * value.abs()
             self.take(rows, ENUMERATION, value, rounding, torch.ones_like(rows, dtype=torch.bool))

@@ -64,6 +64,7 @@ from taut.model import VAE, evaluating, frozen
 from taut.system.seeds import derive, stream
 from taut.types import Data, PerDatum, image_layout
 from taut.use import tasks
+from taut.use.blocks import device_of
 
 __all__ = ["blur", "sample_quality"]
 
@@ -184,10 +185,10 @@ def _seen(model: VAE, x: Tensor) -> Tensor:
 
     Levels one-hot and gaps as zeros with a mask, as the encoder sees them.
     """
-    features = getattr(model.posterior, "features", None)
+    features = model.features
     if features is None or not (isinstance(features, ColumnFeatures) or x.isnan().any()):
         return x
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     with torch.no_grad():
         return features(x.to(device=device, dtype=torch.get_default_dtype())).flatten(1).cpu()
 
@@ -237,7 +238,7 @@ def blur(
             f"steps must be at least 4, not {steps}: the last quarter of them tells if they were "
             f"enough"
         )
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model)
     sharpness: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
     ascent: dict[str, list[Tensor]] = defaultdict(list)  # (B,) each
     with evaluating(model):
@@ -384,7 +385,7 @@ def _nearest(points: Tensor, train: Tensor) -> PerDatum:
 
 def _images(model: VAE, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the images to be measured, by name, and what the way to z* changed, (B,) each."""
-    q, prior = model.encode(x), model.prior()
+    q, prior = model.encode(x), model.latent_prior()
     z = q.sample()
     images, changes = {"data": x}, {}
     for name, latent in (("", z), ("_from_prior", prior.sample(torch.Size((len(x),))))):

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from taut.evidence.results import Estimate
-from taut.model import VAE, evaluating
-from taut.system.seeds import stream
+from taut.model import Model
 from taut.types import Context, Data
+from taut.use.blocks import Block, blocks_of
 
 __all__ = ["scale_check"]
 
@@ -29,7 +29,7 @@ NEAR = 2.0  # floors within which a scale counts as standing there
 
 
 def scale_check(
-    model: VAE, x: Data, *, context: Context | None = None, seed: int = 0
+    model: Model, x: Data, *, context: Context | None = None, seed: int = 0
 ) -> dict[str, Any] | None:
     r"""Returns what refitting the scale of a Normal likelihood would buy, nats per datum, as plain
     values.
@@ -45,21 +45,22 @@ def scale_check(
         the scales within twice the floor of a learned scale; None where there is no floor). None
         for another likelihood.
     """
-    device = next((p.device for p in model.parameters()), x.device)
-    residuals, floors = [], []
-    with torch.no_grad(), evaluating(model):
-        for number, first in enumerate(range(0, len(x), ROWS)):
-            c = None if context is None else context[first : first + ROWS].to(device)
-            block = x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-            block, c = model.split(block, c)
-            with stream(seed, "scale", number):
-                q = model.posterior(block, c)
-                decoded = model.decode(q.sample(torch.Size((1,))), c)
-            base = decoded.base_dist if isinstance(decoded, Independent) else decoded
-            if not isinstance(base, Normal) or len(x) < 4:
-                return None
-            residuals.append(((block - base.loc[0]) / base.scale[0]).flatten(1).cpu().double())
-            floors.append(_at_floor(model, base.scale[0]))
+
+    def standardized(block: Block) -> tuple[Tensor, Tensor | None] | None:
+        q = model.encode(block.x, block.context)
+        values, c = model.split(block.x, block.context)
+        decoded = model.decode(q.sample(torch.Size((1,))), c)
+        base = decoded.base_dist if isinstance(decoded, Independent) else decoded
+        if not isinstance(base, Normal):
+            return None
+        residual = ((values - base.loc[0]) / base.scale[0]).flatten(1).cpu().double()
+        return residual, _at_floor(model, base.scale[0])
+
+    found = list(blocks_of(model, x, ROWS, standardized, context=context, seed=seed, name="scale"))
+    known_parts = [part for part in found if part is not None]
+    if len(x) < 4 or not known_parts:
+        return None
+    residuals, floors = zip(*known_parts, strict=True)
     square = torch.cat(residuals).square()
     fit, measure = square[::2], square[1::2]
     factor = fit.nanmean(0).sqrt()  # what is missing has no residual
@@ -76,13 +77,7 @@ def scale_check(
     }
 
 
-def _at_floor(model: VAE, scale: Tensor) -> Tensor | None:
-    """Returns which scales stand at the floor of a learned scale.
-
-    None where nothing is known of a floor.
-    """
-    likelihood = model.likelihood
-    floor, unit = getattr(likelihood, "min_scale", None), getattr(likelihood, "data_scale", None)
-    if floor is None or unit is None or not isinstance(getattr(likelihood, "scale", None), str):
-        return None
-    return (scale < NEAR * floor * unit).flatten().cpu()
+def _at_floor(model: Model, scale: Tensor) -> Tensor | None:
+    """Returns which scales stand at the floor of a learned scale; None where there is none."""
+    floor = model.scale_floor
+    return None if floor is None else (scale < NEAR * floor).flatten().cpu()

@@ -79,6 +79,11 @@ class Normal(Likelihood):
             (latent_dim,), (2 if scale == "per_datum" else 1, *event_shape), context_dim
         )
 
+    @property
+    def scale_floor(self) -> Tensor | None:
+        """The smallest scales that can be learned, in the units of the data; None of a fixed."""
+        return self.min_scale * self.data_scale if isinstance(self.scale, str) else None
+
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
         loc = self.data_loc + self.data_scale * raw[0]

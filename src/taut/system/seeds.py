@@ -19,6 +19,7 @@ __all__ = [
     "derive",
     "generator",
     "generator_states",
+    "replaying",
     "set_generator_states",
     "set_seed",
     "stream",
@@ -73,6 +74,14 @@ def untouched() -> Iterator[None]:
         yield
     finally:
         set_generator_states(before)
+
+
+@contextmanager
+def replaying(states: list[torch.Tensor]) -> Iterator[None]:
+    """Runs a block on the same noise again, from where torch's own generators stood."""
+    with untouched():
+        set_generator_states(states)
+        yield
 
 
 def generator_states() -> list[torch.Tensor]:

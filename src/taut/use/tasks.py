@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut.model import VAE, Model, evaluating
+from taut.model import Model
 from taut.system.errors import UsageError
 from taut.system.memory import Chunks
-from taut.system.parallel import Share, in_order
+from taut.system.parallel import Share
 from taut.system.seeds import stream
 from taut.types import Context
+from taut.use.blocks import Block, blocks_of, device_of
 
 __all__ = ["context_of", "decode", "encode", "reconstruct", "sample"]
 
@@ -25,7 +26,7 @@ ROWS = 256
 
 
 def sample(
-    model: VAE,
+    model: Model,
     num_samples: int,
     *,
     mean: bool = False,
@@ -49,7 +50,7 @@ def sample(
         c = None if context is None else rows
         if not mean:
             return model.sample(len(rows)) if c is None else model.sample(1, context=c)[0]
-        prior = model.prior(c)
+        prior = model.latent_prior(c)
         return _decoded(
             model,
             prior.sample() if prior.batch_shape else prior.sample(torch.Size((len(rows),))),
@@ -66,7 +67,7 @@ def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> T
     """
 
     def block(rows: Tensor) -> Tensor:
-        context = model.split(rows)[1] if isinstance(model, VAE) else None
+        context = model.split(rows)[1]
         return _decoded(model, _mean(model.encode(rows)), draw, context)
 
     return _by_blocks(model, x, block, seed, "reconstruct")
@@ -96,7 +97,7 @@ def decode(
     return _by_blocks(model, z, lambda rows: _decoded(model, rows, draw, context), seed, "decode")
 
 
-def context_of(model: VAE, values: Tensor) -> Context:
+def context_of(model: Model, values: Tensor) -> Context:
     """Returns the context of a model for values of what it is conditioned on: given columns (N, C),
     or totals (N, 1).
 
@@ -108,8 +109,7 @@ def context_of(model: VAE, values: Tensor) -> Context:
             "this model is not conditioned on anything: train one with --condition COLUMN"
         )
     with torch.no_grad():
-        device = next((p.device for p in model.parameters()), values.device)
-        return model.condition.context(values.to(device))
+        return model.condition.context(values.to(device_of(model)))
 
 
 def _decoded(model: Model, z: Tensor, draw: bool, context: Context | None = None) -> Tensor:
@@ -139,17 +139,13 @@ def _by_blocks(
 
     One too large for the memory in parts, with the same noise.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     chunks = Chunks(ROWS)
 
-    def compute(first: int) -> Tensor:
-        block = rows[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype())
-
+    def compute(block: Block) -> Tensor:
         def part(own: Share) -> Tensor:
-            with stream(seed, name, first // ROWS), own.noise(num_samples):
-                return function(own.of(block)).cpu()
+            with stream(seed, name, block.number), own.noise(num_samples):
+                return function(own.of(block.x)).cpu()
 
-        return torch.cat(list(chunks(len(block), part)))
+        return torch.cat(list(chunks(len(block.x), part)))
 
-    with torch.no_grad(), evaluating(model):
-        return torch.cat(list(in_order(range(0, max(len(rows), 1), ROWS), compute)))
+    return torch.cat(list(blocks_of(model, rows, ROWS, compute)))
