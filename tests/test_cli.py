@@ -1082,7 +1082,7 @@ def test_help_names_every_option():
     listed = call("--help").stdout
     for command in commands:
         assert command in listed
-        result = call(command, "--help", COLUMNS="200")
+        result = CliRunner().invoke(app, [command, "--help"], terminal_width=110)
         assert result.exit_code == DONE
         options = [line.split() for line in result.stdout.splitlines() if line.startswith("  --")]
         # an option, its type, and what it means
