@@ -1,5 +1,9 @@
 # make demo    train on scikit-learn's digits and say where the report is
 # make test    lint, types, and the whole test suite
+# make docs    the documentation site, built strictly into site/
+# make wheel   the wheel, in dist/
+# make oldest  the test suite with the oldest versions that pyproject.toml allows, in .venv-oldest
+# make newest  the same with the newest ones that there are, whatever constraints.txt says
 # make mutants plant bugs on purpose and see the tests catch them
 # make mutants-generic  the same with small edits drawn at random, by Cosmic Ray: about an hour
 # make slow    what takes longer than a test may: signals that meet compiled steps, fuzzing of readers and run folders
@@ -9,7 +13,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test mutants mutants-generic slow bench clean
+.PHONY: demo test docs wheel oldest newest mutants mutants-generic slow bench clean
 
 demo: .venv/installed
 	$(BIN)/taut fit digits
@@ -19,6 +23,19 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+docs: .venv/installed
+	$(BIN)/python -m mkdocs build
+
+wheel: .venv/installed
+	$(BIN)/python -m hatchling build --target wheel
+
+oldest: CONSTRAINT := --constraint constraints-oldest.txt
+oldest newest:
+	$(PYTHON) -m venv .venv-$@
+	.venv-$@/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-$@/bin/python -m pip install --quiet --upgrade $(CONSTRAINT) --editable . --group test
+	.venv-$@/bin/pytest -W ignore::DeprecationWarning -W ignore::FutureWarning --ignore tests/test_site.py
 
 mutants: .venv/installed
 	$(BIN)/python tests/mutants.py
@@ -37,7 +54,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/scaling.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest .venv-newest site dist
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "taut needs Python 3.11 or newer: make PYTHON=python3.12")'

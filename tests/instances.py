@@ -5,42 +5,144 @@ The tests of its family find it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from ztest import assert_mean
 
 import taut
-from taut import likelihoods, networks, objectives, posteriors, priors
+from taut import likelihoods, networks, posteriors, priors
+from taut import objectives as objectives  # for rows of parts that taut itself does not export
 from taut.distributions import warps
 
 EVENT = (3, 4)  # of the data of the likelihoods below
 LATENT = 2
 SMALL = partial(taut.MLP, hidden=(7,))
 
-# --- Objectives: (objective, name of the bound its value is, reparameterized?) --------------------
+# --- Objectives: (objective, check of the bound that its value is, reparameterized?) --------------
+#
+# A check is given many values at one datum, (N,), the linear-Gaussian problem that it is of, a
+# model with a wrong posterior, and the datum, (1, event).
 
-ELBO_VALUE, IWAE_VALUE = "elbo", "importance-weighted"
-OBJECTIVES = [
-    (taut.ELBO(), ELBO_VALUE, True),
-    (taut.ELBO(num_samples=3), ELBO_VALUE, True),
-    (taut.ELBO(num_samples=3, analytic_kl=False), ELBO_VALUE, True),
-    (taut.ELBO(num_samples=2, beta=4.0), ELBO_VALUE, True),
-    (taut.ELBO(num_samples=2, warmup=0.5), ELBO_VALUE, True),
-    (taut.IWAE(num_samples=1), IWAE_VALUE, True),
-    (taut.IWAE(num_samples=5), IWAE_VALUE, True),
-    (taut.StickingTheLanding(num_samples=3), ELBO_VALUE, True),
-    (taut.DReG(num_samples=5), IWAE_VALUE, True),
-    (taut.ScoreFunction(num_samples=5), ELBO_VALUE, False),
-    (taut.ScoreFunction(num_samples=3, baseline="none"), ELBO_VALUE, False),
-    (taut.VIMCO(num_samples=5), IWAE_VALUE, False),
+
+def exact_elbo(problem: taut.LinearGaussian, model: taut.VAE, x: Tensor) -> Tensor:
+    """Returns log p(x) - KL(q, posterior), both Gaussian."""
+    q, p = model.encode(x).base_dist, problem.posterior(x)
+    precision = torch.linalg.inv(p.covariance_matrix)
+    delta = p.mean - q.loc
+    trace = (precision.diagonal(dim1=-2, dim2=-1) * q.scale**2).sum(-1)
+    square = (delta[:, None] @ precision @ delta[..., None]).flatten()
+    log_det = p.covariance_matrix.logdet() - 2 * q.scale.log().sum(-1)
+    kl = 0.5 * (trace + square - q.loc.shape[-1] + log_det)
+    return problem.log_evidence(x) - kl
+
+
+def mean_over_posterior(model: taut.VAE, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns the mean of a function of log w over z ~ q(z|x), two-dimensional, by a sum over a
+    grid: exact to rounding for what is smooth, and small beyond 15 scales of q.
+    """
+    q = model.encode(x)
+    line = torch.linspace(-15, 15, 301)
+    z = q.mean + q.stddev * torch.cartesian_prod(line, line)[:, None]  # (points, 1, D)
+    log_q = q.log_prob(z)
+    log_weight = model.decode(z).log_prob(x) + model.prior().log_prob(z) - log_q
+    mass = log_q.exp() * q.stddev.prod() * (line[1] - line[0]) ** 2
+    return (mass * function(log_weight)).sum()
+
+
+def is_elbo(value: Tensor, problem: taut.LinearGaussian, model: taut.VAE, x: Tensor) -> None:
+    assert_mean(value, exact_elbo(problem, model, x))
+
+
+def is_importance_weighted(
+    value: Tensor, problem: taut.LinearGaussian, model: taut.VAE, x: Tensor
+) -> None:
+    """E[exp L_K] = p(x)."""
+    assert_mean((value - problem.log_evidence(x)).exp(), 1.0)
+
+
+Check = Callable[[Tensor, taut.LinearGaussian, taut.VAE, Tensor], None]
+OBJECTIVES: list[tuple[taut.Objective, Check, bool]] = [
+    (taut.ELBO(), is_elbo, True),
+    (taut.ELBO(num_samples=3), is_elbo, True),
+    (taut.ELBO(num_samples=3, analytic_kl=False), is_elbo, True),
+    (taut.ELBO(num_samples=2, beta=4.0), is_elbo, True),
+    (taut.ELBO(num_samples=2, warmup=0.5), is_elbo, True),
+    (taut.IWAE(num_samples=1), is_importance_weighted, True),
+    (taut.IWAE(num_samples=5), is_importance_weighted, True),
+    (taut.StickingTheLanding(num_samples=3), is_elbo, True),
+    (taut.DReG(num_samples=5), is_importance_weighted, True),
+    (taut.ScoreFunction(num_samples=5), is_elbo, False),
+    (taut.ScoreFunction(num_samples=3, baseline="none"), is_elbo, False),
+    (taut.VIMCO(num_samples=5), is_importance_weighted, False),
 ]
 # Free bits need a posterior that factorises, which the exact one does not.
 FREE_BITS = taut.ELBO(num_samples=2, free_bits=0.5)
 
 
-# --- Likelihoods: (part, data in its support, a grid or None if it is a density over the reals) ---
+# --- Likelihoods: (part, name of the function that draws data in its support) ---------------------
+#
+# Each such name has a row in ``MEASURES``, too: what the probability of one element is summed over.
+
+
+class Measure(NamedTuple):
+    """Points with the weights whose sum with the density is the total probability of one element.
+
+    ``step`` is that of a trapezoid rule, whose error is at most half of it times the total
+    variation of the summand; 0 where all is a plain sum.
+    """
+
+    points: Tensor
+    weights: Tensor
+    step: float = 0.0
+
+
+def integers(low: int, high: int) -> Measure:
+    points = torch.arange(low, high + 1).to(torch.get_default_dtype())
+    return Measure(points, torch.ones_like(points))
+
+
+def line(centre: float, width: float) -> Measure:
+    """All real numbers: sinh-spaced, to four million widths on either side."""
+    t = torch.linspace(-16, 16, 20_001)
+    step = float(t[1] - t[0])
+    return Measure(centre + width * t.sinh(), width * t.cosh() * step, step)
+
+
+def above_zero() -> Measure:
+    t = torch.linspace(-40, 40, 20_001)
+    step = float(t[1] - t[0])
+    return Measure(t.exp(), t.exp() * step, step)
+
+
+def unit_interval() -> Measure:
+    t = torch.linspace(-40, 40, 20_001)
+    step = float(t[1] - t[0])
+    return Measure(t.sigmoid(), t.sigmoid() * (-t).sigmoid() * step, step)
+
+
+# Levels leave a share of 2^-24 to all integers beyond their range; counts end where a mean of 10
+# leaves nothing.
+MEASURES: dict[str, Callable[[], list[Measure]]] = {
+    "bits": lambda: [integers(0, 1)],
+    "levels": lambda: [integers(-4000, 4000)],
+    "reals": lambda: [line(10.0, 3.0)],
+    "fractions": lambda: [unit_interval()],
+    "counts": lambda: [integers(0, 20_000)],
+    "positives": lambda: [above_zero()],
+    "spiked": lambda: [integers(0, 0), above_zero()],
+}
+
+
+def measured(data: str) -> list[tuple[tuple[int, ...], list[Measure]]]:
+    """Returns elements of a datum, each with what its probability is summed over."""
+    if data == "columns":
+        return [((place,), [row.measure()]) for place, row in enumerate(COLUMN_KINDS)]
+    return [(place, MEASURES[data]()) for place in ((0, 0), (2, 3))]
 
 
 def bits(n: int) -> Tensor:
@@ -79,24 +181,38 @@ def warp() -> Tensor:
     return knots.to(torch.get_default_dtype()).expand(*EVENT, 2, -1)
 
 
-KINDS = ["category", "real", "binary", "count", "ordinal", "positive", "levels", "date", "mixed"]
-NUM_LEVELS = [3, 0, 2, 0, 4, 0, 0, 0, 0]
+class ColumnRow(NamedTuple):
+    """A kind of column: its word, how many levels, draws of n codes, and their measure."""
+
+    kind: str
+    num_levels: int
+    draw: Callable[[int], Tensor]
+    measure: Callable[[], Measure]
+
+
+COLUMN_KINDS = [
+    ColumnRow("category", 3, lambda n: torch.randint(0, 3, (n,)), lambda: integers(0, 2)),
+    ColumnRow("real", 0, torch.randn, lambda: line(0.0, 1.0)),
+    ColumnRow("binary", 2, lambda n: torch.randint(0, 2, (n,)), lambda: integers(0, 1)),
+    ColumnRow("count", 0, lambda n: torch.randint(0, 9, (n,)), lambda: integers(0, 20_000)),
+    ColumnRow("ordinal", 4, lambda n: torch.randint(0, 4, (n,)), lambda: integers(0, 3)),
+    ColumnRow("positive", 0, lambda n: torch.randn(n).exp(), above_zero),
+    ColumnRow("levels", 0, lambda n: torch.randint(0, 2, (n,)), lambda: integers(-4000, 4000)),
+    ColumnRow("date", 0, torch.randn, lambda: line(0.0, 1.0)),
+    ColumnRow(
+        "mixed",
+        0,
+        lambda n: torch.where(torch.rand(n) < 0.5, 0.0, torch.randn(n).exp()),
+        lambda: line(0.0, 1.0),
+    ),
+]
+KINDS = [row.kind for row in COLUMN_KINDS]
+NUM_LEVELS = [row.num_levels for row in COLUMN_KINDS]
 
 
 def columns(n: int) -> Tensor:
     """Returns a table with a column of each kind."""
-    numbers = [
-        torch.randn(n),
-        torch.randint(0, 9, (n,)),
-        torch.randn(n).exp(),
-        torch.randint(0, 2, (n,)),
-        torch.randn(n),
-    ]
-    numbers.append(torch.where(torch.rand(n) < 0.5, 0.0, torch.randn(n).exp()))
-    values = iter(numbers)
-    return torch.stack(
-        [torch.randint(0, k, (n,)) if k else next(values) for k in NUM_LEVELS], 1
-    ).to(torch.get_default_dtype())
+    return torch.stack([row.draw(n) for row in COLUMN_KINDS], 1).to(torch.get_default_dtype())
 
 
 LEVELS = {"low": 2, "high": 8, "decoder": SMALL}
@@ -220,12 +336,13 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
     (taut.ConvDecoder, (5,), (1, 64, 48)),
 ]
 
-# Public parts that the rows above must cover, found by their type: a part without a row fails
-# test_instances.
-FAMILIES = (
-    (taut.Objective, objectives),
-    (taut.Likelihood, likelihoods),
-    (taut.Posterior, posteriors),
-    (taut.Prior, priors),
-    (taut.Network, networks),
-)
+
+def rows() -> dict[type, list]:
+    """Returns the rows of each family of parts."""
+    return {
+        taut.Objective: OBJECTIVES,
+        taut.Likelihood: make_likelihoods(),
+        taut.Posterior: make_posteriors(),
+        taut.Prior: make_priors(),
+        taut.Network: NETWORKS,
+    }

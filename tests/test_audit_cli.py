@@ -548,10 +548,10 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["gradients", "unfinished"], STORAGE, ["unfinished is not finished"]),
     (["tighten", "unfinished"], STORAGE, ["unfinished is not finished"]),
     (["report", "unfinished"], STORAGE, ["unfinished is not finished"]),
-    (["audit", "nowhere"], USAGE, ["nowhere is no run folder"]),
+    (["audit", "nowhere"], USAGE, ["nowhere is not a run folder"]),
     (["gradients", "bits.npy"], USAGE, ["bits.npy is a file", "run.json"]),
-    (["tighten", "."], USAGE, [". is no run folder"]),
-    (["report", "nowhere"], USAGE, ["nowhere is no run folder"]),
+    (["tighten", "."], USAGE, [". is not a run folder"]),
+    (["report", "nowhere"], USAGE, ["nowhere is not a run folder"]),
     (["report", "run"], STORAGE, ["run has no audit.json: run `taut audit run` first"]),
     (["audit", "all"], USAGE, ["all held no data out: give DATA"]),
     (

@@ -39,7 +39,7 @@ with warnings.catch_warnings():
     import anndata
 
 from taut.cli.app import app
-from taut.data import prepare, readers
+from taut.data import arrays, prepare
 
 DONE, BUG, USAGE, DATA = range(4)
 MLP = "MLP(hidden=(8,))"
@@ -193,7 +193,7 @@ def test_B01_missing_no_permission_socket(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_B02_empty_folder_no_images_only_hidden_files() -> None:
     Path("empty").mkdir()
-    refused(["check", "empty"], "empty: the folder holds no images, but nothing", ".png")
+    refused(["check", "empty"], "empty: the folder is empty", ".png")
     Path("texts").mkdir()
     for name in ("a.txt", "b.txt", "c.md"):
         Path("texts", name).write_text("x")
@@ -204,13 +204,13 @@ def test_B02_empty_folder_no_images_only_hidden_files() -> None:
 
 
 def test_B03_few_rows() -> None:
-    refused(["check", npy(REAL[:9])], "has 9 rows, but at least 10 are needed; give more data")
+    refused(["check", npy(REAL[:9])], "9 rows are too few: at least 10 are needed; give more data")
     refused(
         ["check", csv("\n".join(TABLE.splitlines()[:6]))],
-        "has 5 rows, but at least 10 are needed; give more data",
+        "5 rows are too few: at least 10 are needed; give more data",
     )
     folder("nine", 9)
-    refused(["check", "nine"], "has 9 rows, but at least 10 are needed")
+    refused(["check", "nine"], "9 rows are too few: at least 10 are needed")
     for name in (
         npy(REAL[:12]),
         csv("\n".join(TABLE.splitlines()[:13])),
@@ -255,7 +255,7 @@ def test_B04_truncated_jpeg() -> None:
     )
     found = checked("images", "--skip-bad", "0.1")
     assert sum(found["rows"].values()) == 11
-    noted(found, "left out 1 of 12 images that cannot be read", "07.jpg")
+    noted(found, "omitted 1 of 12 images that cannot be read", "07.jpg")
 
 
 def test_B05_text_named_png() -> None:
@@ -318,7 +318,7 @@ def test_B07_mixed_sizes() -> None:
 
 MODES: list[tuple[str, Sequence[str], Sequence[int], str]] = [
     ("L", (), [6, 5], ""),
-    ("RGB", (), [6, 5, 3], "6 of 12 images grey, made RGB beside the coloured ones"),
+    ("RGB", (), [6, 5, 3], "6 of 12 images grey, made RGB like the coloured ones"),
     ("P", (), [6, 5, 3], "6 of 12 images grey, made RGB"),
     ("RGBA", ("--alpha", "drop"), [6, 5, 3], "6 of 12 images with transparency dropped"),
     ("RGBA", ("--alpha", "composite"), [6, 5, 3], "6 of 12 images with transparency laid on white"),
@@ -368,7 +368,7 @@ def test_B09_sixteen_bits() -> None:
     shutil.copy(folder() / "00.png", "deep/99.png")
     refused(
         ["check", "deep"],
-        "16 bits a pixel beside 1 of 8, such as 99.png (8)",
+        "16 bits a pixel and 1 of 8, such as 99.png (8)",
         "save all with the same depth",
     )
 
@@ -415,7 +415,7 @@ def test_B12_links_that_loop_and_names_that_are_no_text() -> None:
     (path / "00.png").rename(path / os.fsdecode(b"caf\xe9.png"))
     found = checked("images")
     assert sum(found["rows"].values()) == 12
-    noted(found, "left out 1 linked folder already read")
+    noted(found, "omitted 1 linked folder already read")
     (path / os.fsdecode(b"\xff\x1b[31m.png")).write_bytes(b"x")
     refused(["check", "images"], "1 of 13 images", r"\x1b[31m.png", lines=2)
 
@@ -453,11 +453,8 @@ def test_B13_duplicates_stay_on_one_side() -> None:
     assert found["rows"] == {"train": 80, "validation": 10, "test": 10}
     noted(checked(survey, "--split", "rows"), "each is split by itself")
     noted(checked(survey, "--split", "copies"), "copies stay on one side")
-    refused(
-        ["check", survey, "--split", "row"],
-        "unknown 'row'; did you mean 'rows'? Choose from rows, copies",
-        code=USAGE,
-    )
+    line = "unknown 'row'; did you mean 'rows'? Choose from rows, copies"
+    refused(["check", survey, "--split", "row"], line, code=USAGE)
 
 
 # ------------------------------------------------------------------------------------------- arrays
@@ -519,7 +516,7 @@ def test_B17_npz_of_several_arrays() -> None:
 
 
 def test_B18_zip_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_UNCOMPRESSED_BYTES", 10**6)
+    monkeypatch.setattr(arrays, "MAX_UNCOMPRESSED_BYTES", 10**6)
     np.savez_compressed("bomb.npz", x=np.zeros((10**6, 2), np.uint8))
     assert Path("bomb.npz").stat().st_size < 10_000
     refused(
@@ -710,12 +707,12 @@ def test_B28_bernoulli_outside_0_and_1() -> None:
     refused(
         ["fit", npy(REAL), "--out", "new", "--likelihood", "Bernoulli()"],
         "144 values (100.0%) lie outside the support of the likelihood, 0 or 1; the first "
-        "is", "leave --likelihood away",
+        "is", "omit --likelihood",
     )  # fmt: skip
     refused(
         ["check", "a.npy", "--kind", "binary"],
         "180 values (100 %) are neither 0 nor 1",
-        "leave --kind binary away",
+        "omit --kind binary",
     )
     assert not Path("new").exists()
 
@@ -873,7 +870,7 @@ def test_B35_damaged_old_and_repeating_anndata() -> None:
     Path("cut.h5ad").write_bytes(whole[: len(whole) // 2])
     refused(
         ["check", "cut.h5ad"],
-        "cut.h5ad: is no .h5ad file, or truncated or damaged",
+        "cut.h5ad: is not an .h5ad file, or truncated or damaged",
         "download it again",
     )
     with h5py.File("old.h5ad", "w") as file:
@@ -1000,7 +997,7 @@ def test_B40_delimiters_and_decimal_commas() -> None:
     refused(
         ["check", npy(REAL), "--delimiter", ";"],
         "--delimiter is for text table",
-        "leave it away",
+        "omit it",
         code=USAGE,
     )
 
@@ -1228,7 +1225,7 @@ def test_B49_new_data_of_another_scale(made: Path) -> None:
         assert far.max() < near.min()  # so a number, however far
     refused(
         ["score", made / "run-table", csv(TABLE.replace(X[7], "oops", 1))],
-        "are no numbers, the first ('oops') in row 7",
+        "are not numbers, the first ('oops') in row 7",
     )
 
 

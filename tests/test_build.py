@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import taut
+from taut import likelihoods
 from taut.build import statistics
 from taut.build.checks import check_parts, unsupported
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import build, complete, usual_objective
+from taut.build.model import build, complete, needs_total, usual_objective
 from taut.build.statistics import FENCE, summarize
 from taut.data import Dataset, Schema, prepare
 from taut.runs.fit import assemble
@@ -279,7 +280,7 @@ def test_data_outside_the_support_are_refused(
         (TABLE, {"posterior": "IndependentBernoulli()"}, "over different spaces"),
         (TABLE, {"encoder": "MLP(hidden=(0,))"}, "hidden must list the widths"),
         (TABLE, {"prior": "StandardNormal(latent_dim=7)"}, "latent_dim follows from the data"),
-        (TABLE, {"encoder": "ConvEncoder()"}, "is no image"),
+        (TABLE, {"encoder": "ConvEncoder()"}, "is not an image"),
     ],
 )
 def test_parts_whose_bound_would_mean_nothing_are_refused(
@@ -377,3 +378,22 @@ def test_one_wild_value_costs_no_column(tmp_path: Path) -> None:
 def _all_in_training(rows: np.ndarray) -> Dataset:
     torch.set_default_dtype(torch.float64)
     return prepare(rows, kind="real", validation_fraction=0, test_fraction=0)
+
+
+def test_a_likelihood_is_asked_whether_it_is_given_the_total_of_a_row() -> None:
+    """By its argument, its default or itself, and not by the text of its specification."""
+
+    class Always(likelihoods.Poisson):
+        def __init__(
+            self, event_shape: tuple[int, ...], latent_dim: int, library: bool = True
+        ) -> None:
+            super().__init__(event_shape, latent_dim, library, taut.Linear, context_dim=1)
+
+    assert needs_total("Poisson(library=True)")
+    assert needs_total("NegativeBinomial( library = True )")
+    assert not needs_total("Poisson(library=False)")
+    assert not needs_total("Poisson()")
+    assert not needs_total("Normal()")
+    assert needs_total(Always((3,), 1))
+    assert needs_total(Always)
+    assert not needs_total(likelihoods.Poisson((3,), 1))

@@ -516,7 +516,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (
         ["fit", "bits.npy", "--prior", "os:Prior()"],
         USAGE,
-        ["os:Prior is no subclass of taut.Prior"],
+        ["os:Prior is not a subclass of taut.Prior"],
     ),
     (
         ["fit", "bits.npy", "--prior", "StandardNormal(latent_dim=5)"],
@@ -531,7 +531,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (
         ["fit", "bits.npy", "--binarize", "dynamic"],
         DATA,
-        ["is binary already", "leave --binarize away"],
+        ["is binary already", "omit --binarize"],
     ),
     (["fit", "grey.npy", "--likelihood", "Bernoulli()"], DATA, ["0 or 1", "--binarize dynamic"]),
     (
@@ -550,8 +550,8 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["sample", "weights.pt"], USAGE, ["weights.pt is never unpickled", "taut fit"]),
     (["resume", "weights.pt"], USAGE, ["weights.pt is never unpickled"]),
     (["encode", "bits.npy"], USAGE, ["bits.npy is a file", "run.json"]),
-    (["encode", "nothing"], USAGE, ["nothing is no run folder"]),
-    (["encode", "."], USAGE, [". is no run folder"]),
+    (["encode", "nothing"], USAGE, ["nothing is not a run folder"]),
+    (["encode", "."], USAGE, [". is not a run folder"]),
     (["encode", "run-bits", "wide.npy"], DATA, ["wide.npy", "(4, 4)"]),
     (["encode", "run-bits", "grey.npy"], DATA, ["neither 0 nor 1"]),
     (["encode", "run-bits", "nan.npy"], DATA, ["nan.npy", "NaN", "row 7"]),
@@ -778,7 +778,7 @@ def test_resuming_what_cannot_be_resumed(here: Path):
     result = call("resume", "new")
     assert result.exit_code == DONE
     assert f"taut: {step}/state.safetensors is damaged: " in result.stderr
-    assert "; going on from step-000000000\n" in result.stderr
+    assert "; resuming from step-000000000\n" in result.stderr
     Path("new/manifest.json").unlink()
     shutil.rmtree("new/checkpoints")
     refused(call("resume", "new"), STORAGE, "no checkpoint in new/checkpoints", "`taut fit` again")
@@ -964,7 +964,7 @@ def test_each_failure_has_its_exit_code(
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.runs.folder.sample", fail)
+    monkeypatch.setattr("taut.use.tasks.sample", fail)
     refused(
         call("sample", "run-bits"), code, words, lines=2 if isinstance(error, taut.DataError) else 1
     )
@@ -980,7 +980,7 @@ def test_what_nobody_foresaw_is_called_a_bug_of_ours(
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.runs.folder.sample", fail)
+    monkeypatch.setattr("taut.use.tasks.sample", fail)
     result = call("sample", "run-bits")
     assert result.exit_code == BUG
     assert type(error).__name__ in result.stderr

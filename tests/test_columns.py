@@ -573,19 +573,19 @@ def test_a_schema_file_overrides(values, entry, expected):
         (
             ["a", "b", "1"],
             {"kind": "real"},
-            f"kind real needs numbers, but it holds texts, the first ('a') in row 0 {ROW}; mend "
+            f"kind real needs numbers, but it holds texts, the first ('a') in row 0 {ROW}; correct "
             f"them, or choose another kind",
         ),
         (
             ["1", "2"],
             {"kind": "date"},
-            f"kind date needs dates, but it holds numbers, the first ('1') in row 0 {ROW}; mend "
+            f"kind date needs dates, but it holds numbers, the first ('1') in row 0 {ROW}; correct "
             f"them, or choose another kind",
         ),
         (
             [True, False],
             {"kind": "count"},
-            "kind count needs numbers, but it holds truth values; mend them, or choose another "
+            "kind count needs numbers, but it holds truth values; correct them, or choose another "
             "kind",
         ),
         (
@@ -686,7 +686,7 @@ def test_a_schema_file_that_does_not_fit(values, entry, line):
 def test_a_schema_file_for_another_table():
     problems = infer([table(age=[1, 2])], "t", given={"agee": {"kind": "real"}})[2]
     assert problems == [
-        "t: the schema file describes 'agee', which is no column; did you mean 'age'?"
+        "t: the schema file describes 'agee', which is not a column; did you mean 'age'?"
     ]
 
 
@@ -793,7 +793,7 @@ def test_pieces_that_contradict_each_other():
 
 def test_more_different_values_than_are_counted(monkeypatch):
     monkeypatch.setattr("taut.data.tables.seen.CAP", 1100)
-    monkeypatch.setattr("taut.data.tables.infer.CAP", 1100)
+    monkeypatch.setattr("taut.data.tables.guess.CAP", 1100)
     texts, numbers = [f"x{i}" for i in range(1101)], [float(i) + 0.5 for i in range(1101)]
     assert one(texts)[0].kind == "id"
     assert one(texts * 3)[2][0].startswith(
@@ -885,7 +885,7 @@ def test_however_a_file_stores_it_a_value_has_one_code(column, values, codes):
     assert result[:, 0] == pytest.approx(codes, nan_ok=True, abs=0)
 
 
-LIST = "mend them, or list what means missing in --missing-values"
+LIST = "correct them, or list what means missing in --missing-values"
 
 
 @pytest.mark.parametrize(
@@ -894,29 +894,30 @@ LIST = "mend them, or list what means missing in --missing-values"
         (
             Column("x", "real"),
             ["1", "b", "c"],
-            f"2 values (66.7 %) of 'x' are no numbers, the first ('b') in row 11 {ROW}; {LIST}",
+            f"2 values (66.7 %) of 'x' are not numbers, the first ('b') in row 11 {ROW}; {LIST}",
         ),
         (
             Column("x", "real"),
             [None, True, True],
-            f"2 values (66.7 %) of 'x' are no numbers, the first ('truth values') in row 11 {ROW}; "
+            f"2 values (66.7 %) of 'x' are not numbers, the first ('truth values') in row 11 "
+            f"{ROW}; "
             f"{LIST}",
         ),
         (
             Column("x", "count"),
             [date("2020-01-01")] * 3,
-            f"3 values (100 %) of 'x' are no numbers, the first ('dates') in row 10 {ROW}; {LIST}",
+            f"3 values (100 %) of 'x' are not numbers, the first ('dates') in row 10 {ROW}; {LIST}",
         ),
         (
             Column("x", "date"),
             [7, 8, 9],
-            f"3 values (100 %) of 'x' are no dates (YYYY-MM-DD), the first ('numbers') in row 10 "
+            f"3 values (100 %) of 'x' are not dates (YYYY-MM-DD), the first ('numbers') in row 10 "
             f"{ROW}; {LIST}",
         ),
         (
             Column("x", "category", ("a", "b"), type="text"),
             [date("2020-01-01")] * 3,
-            f"3 values (100 %) of 'x' are no levels, the first ('dates') in row 10 {ROW}; {LIST}",
+            f"3 values (100 %) of 'x' are not levels, the first ('dates') in row 10 {ROW}; {LIST}",
         ),
         (
             Column("x", "real"),

@@ -20,10 +20,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import anndata
 
-from taut.data.counts import SparseRows, from_anndata, from_scipy, problems, read_h5ad, to_obsm
+from taut.data.counts import problems
 from taut.data.dataset import prepare
+from taut.data.h5ad import from_anndata, read_h5ad, to_obsm
 from taut.data.in_memory import from_counts
 from taut.data.readers import Options
+from taut.data.sparse import SparseRows, from_scipy
 from taut.system.errors import DataError, UsageError
 
 COUNTS = np.random.default_rng(0).poisson(0.4, (12, 7)).astype(np.float32)
@@ -442,7 +444,8 @@ def test_b35_a_truncated_file_is_one_line(share: float, tmp_path: Path) -> None:
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(
         DataError,
-        match=r"cells.h5ad: is no .h5ad file, or truncated or damaged \(.*\); download it again$",
+        match=r"cells.h5ad: is not an .h5ad file, or truncated or damaged \(.*\); download it "
+        r"again$",
     ) as refused:
         read_h5ad(path)
     assert len(str(refused.value).splitlines()) == 1
@@ -505,8 +508,11 @@ def unknown_encoding(file: h5py.File) -> None:
             "was written by an anndata before 0.7; read it with anndata.read_h5ad and write it "
             "again",
         ),
-        (no_obs, "is an HDF5 file, but no .h5ad: it has no obs and no var; save it with anndata"),
-        (unknown_encoding, "is no .h5ad file, or truncated or damaged"),
+        (
+            no_obs,
+            "is an HDF5 file, but not an .h5ad: it has no obs and no var; save it with anndata",
+        ),
+        (unknown_encoding, "is not an .h5ad file, or truncated or damaged"),
     ],
 )
 def test_b35_a_damaged_or_foreign_file_is_one_line(damage: Any, words: str, tmp_path: Path) -> None:
@@ -523,7 +529,7 @@ def test_b35_a_damaged_or_foreign_file_is_one_line(damage: Any, words: str, tmp_
 def test_b35_what_is_no_hdf5_is_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.h5ad"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"x.h5ad: is no .h5ad file, or truncated"):
+    with pytest.raises(DataError, match=r"x.h5ad: is not an .h5ad file, or truncated"):
         read_h5ad(path)
 
 

@@ -208,7 +208,7 @@ def test_image_layout(shape: tuple[int, ...], layout: tuple[int, int, int, int |
 
 @pytest.mark.parametrize("shape", [(), (5,), (5, 6, 7), (3, 4, 4, 3)])
 def test_no_image_layout(shape: tuple[int, ...]):
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="not an image"):
         image_layout(shape)
     assert not Schema("real", shape, 0, 1).is_image
 
@@ -622,7 +622,7 @@ def test_notes_say_what_a_person_should_know():
     assert "lose digits in float32" in prepare(ids).notes[0]
     offset = np.stack([RNG.standard_normal(40), 3e7 + 4 * RNG.standard_normal(40)], 1)
     assert (
-        "columns (from 0) 1 hardly vary beside their size, so float32 rounds them"
+        "columns (from 0) 1 hardly vary compared with their size, so float32 rounds them"
         in prepare(offset).notes[0]
     )
     bits = np.where(GREY > 99, np.uint8(255), np.uint8(0))

@@ -21,7 +21,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
-from taut.data import Schema, check_against, prepare, problems, read, readers
+from taut.data import Schema, arrays, check_against, prepare, problems, read
 from taut.system.errors import DataError, TautError, UsageError
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 4, 5), dtype=np.uint8)
@@ -96,8 +96,8 @@ FILES = [
     ("a.npy", npy(np.zeros(3, [("x", "f8")])), ["records", "plain array"]),
     ("a.npy", npy(np.zeros(3, [("ä", "f8")])), ["a.npy"]),
     ("a.npy", npy(np.zeros((3, 2), np.longdouble)), ["save them as float64"]),
-    ("a.npz", b"no zip at all", ["no .npz file", "numpy.savez"]),
-    ("a.npz", npy(GREY), ["no .npz file"]),
+    ("a.npz", b"no zip at all", ["not an .npz file", "numpy.savez"]),
+    ("a.npz", npy(GREY), ["not an .npz file"]),
     ("a.npz", npz(), ["holds no arrays"]),
     ("a.npz", npz(x=npy(GREY))[:-40], ["truncated or damaged"]),
     ("a.npz", flipped(npz(zipfile.ZIP_STORED, x=npy(GREY)), 400), ["damaged", "CRC"]),
@@ -126,7 +126,7 @@ FILES = [
     ("a.pkl", pickle.dumps(Bomb()), [".pkl", "pickles"]),
     ("a.joblib", pickle.dumps(Bomb()), [".joblib", "pickles"]),
     ("a.csv", b"1,2\n3,4\n", ["line 1 holds only numbers (1, 2)", "a header is missing"]),
-    ("a.xlsx", b"anything", ["is no .xlsx file", "save it again"]),
+    ("a.xlsx", b"anything", ["is not an .xlsx file", "save it again"]),
     ("a.doc", b"anything", ["cannot read .doc", "supported: .csv, .tsv"]),
     ("noname", b"abc", ["without a suffix", "supported"]),
 ]
@@ -174,8 +174,8 @@ def test_bad_file(
         ("two.npz", "fist", DataError, ["no array fist", "did you mean first?", "second (40, 3)"]),
         ("two.npz:fist", None, DataError, ["did you mean first?"]),
         ("two.npz:first", "first", UsageError, ["given twice"]),
-        ("files.npy", "first", UsageError, ["--key", "leave it away"]),
-        ("digits", "first", UsageError, ["--key", "leave it away"]),
+        ("files.npy", "first", UsageError, ["--key", "omit it"]),
+        ("digits", "first", UsageError, ["--key", "omit it"]),
         (np.zeros((2, 2)), "first", UsageError, ["--key", "in memory"]),
         ([[1.0]], None, UsageError, ["not list"]),
         (np.array([[None]]), None, DataError, ["Python objects"]),
@@ -222,7 +222,7 @@ def test_a_folder_that_must_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_zip_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(readers, "MAX_UNCOMPRESSED_BYTES", 10**6)
+    monkeypatch.setattr(arrays, "MAX_UNCOMPRESSED_BYTES", 10**6)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(10**6 + 1, np.uint8), y=np.ones(3))
     with pytest.raises(DataError, match=r"a\.npz:x: unpacks to .* \(limit 16\)"):
         read(tmp_path / "a.npz", "x")
@@ -335,7 +335,7 @@ VALUES = [
     (
         GREY,
         Schema("binary", (4, 5), 0, 1),
-        ["neither 0 nor 1", "--binarize dynamic or threshold", "leave --kind"],
+        ["neither 0 nor 1", "--binarize dynamic or threshold", "omit --kind"],
         1,
     ),
     (
@@ -347,7 +347,7 @@ VALUES = [
     (
         REAL,
         Schema("binary", (3,), 0, 1),
-        ["(100 %) are neither 0 nor 1", "leave --kind binary away"],
+        ["(100 %) are neither 0 nor 1", "omit --kind binary"],
         1,
     ),
     (GREY, Schema("real", (4, 5), 0, 1), ["levels up to 255", "[0, 1]", "divide by 255"], 1),
@@ -373,7 +373,12 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
 @pytest.mark.parametrize(
     ("arguments", "error", "parts", "lines"),
     [
-        ({"source": GREY[:9]}, DataError, ["the training data: has 9 rows", "at least 10"], 1),
+        (
+            {"source": GREY[:9]},
+            DataError,
+            ["the training data: 9 rows are too few", "at least 10"],
+            1,
+        ),
         ({"source": np.arange(40)}, DataError, ["one-dimensional", "--shape 1"], 1),
         ({"source": GREY, "shape": (4, 6)}, DataError, ["20 values", "--shape 4x6, 24 values"], 1),
         ({"source": GREY, "shape": (0, 6)}, UsageError, ["--shape 0x6", "at least 1"], 1),
@@ -386,7 +391,7 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
         (
             {"source": GREY, "binarize": "dynamic", "kind": "levels"},
             UsageError,
-            ["leave --kind levels away"],
+            ["omit --kind levels"],
             1,
         ),
         (
@@ -399,7 +404,7 @@ def test_bad_values(array: np.ndarray, schema: Schema, parts: list[str], lines: 
         (
             {"source": GREY > 9, "binarize": "dynamic"},
             DataError,
-            ["binary already", "leave --binarize away"],
+            ["binary already", "omit --binarize"],
             1,
         ),
         (

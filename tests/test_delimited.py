@@ -428,8 +428,8 @@ def test_encodings_are_read_by_mark_or_option(
             "a,b\n1,é\n".encode("latin-1"),
             "ascii",
             "is not ascii ('ascii' codec can't decode byte 0xe9 in position 6: ordinal not in "
-            "range(128)); leave --encoding"
-            " away, or give another",
+            "range(128)); omit --encoding"
+            ", or give another",
         ),
     ],
 )
@@ -576,7 +576,7 @@ def test_packed_tables_are_read_and_damaged_ones_refused(tmp_path: Path, suffix:
     }[suffix]
     path = tmp_path / f"t.csv{suffix}"
     packed = pack(("a,b,k\n" + ROWS).encode())
-    assert kind_of(path) == "text tables"
+    assert kind_of(path).name == "text tables"
     assert read(path, packed) == (columns_of(ROWS), [])
     [line] = refused(path, packed[: len(packed) // 2])
     assert line.startswith("is truncated or damaged (")

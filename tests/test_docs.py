@@ -1,7 +1,8 @@
 """The docs are tests: references exist, links lead somewhere, and every command and Python block of
 every page runs.
 
-A page runs from top to bottom in a folder of its own, in the page's own spelling; only its
+A page runs from top to bottom in a folder of its own, in the page's own spelling (the blocks of a
+notebook share their names, those of any other page do not); only its
 trainings end after two epochs and are measured by 20 samples, and audits make little effort
 (``_hurried``). A command that ends in "# refused" must be; every other one must end well. What a
 page does not make itself, such as ``RUN`` or ``new.npy``, is in ``GIVEN``.
@@ -19,6 +20,7 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,20 @@ SOURCES = sorted((ROOT / "src" / "taut").rglob("*.py"))
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    "SECURITY.md",
+    *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 COMMANDS = r"^(?:taut |python |make demo).*"
+# After two epochs the encoder measures few rows well, so that each would climb the whole ladder of
+# methods: most of what a page took. The numbers of a hurried page are nobody's.
+LITTLE = {
+    "evidence.rows": {"SAMPLES": 100, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
+    | {"CHAINS": 4, "TEMPERATURES": 10},
+    "evidence.ascent": {"FRESH": 16, "MORE": 16, "BLOCKS": 2, "CLIMBS": 10},
+    "evidence.cells": {"SAMPLES": 100},
+    "evidence.baseline": {"STEPS": 5},
+    "distributions.warps": {"MIDPOINTS": 8},
+}
 FILE = r"`([\w/-]+\.(?:csv|png|npy|toml|parquet|h5ad|json|jsonl|html|py|safetensors))`"
 
 
@@ -166,6 +179,7 @@ def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
     """Runs the blocks of a page in their order; ``say`` is told each command and what
     it printed.
     """
+    shared: dict[str, Any] | None = {} if "notebooks" in page else None
     for language, block in re.findall(
         r"^```(\w*)\n(.*?)^```", _text(page), re.DOTALL | re.MULTILINE
     ):
@@ -173,8 +187,10 @@ def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
             Path(block.split("\n")[0].removeprefix("# ")).write_text(block)
         elif language == "python":
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(block, page, "exec"), {})
+            with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+                if shared is not None:  # a notebook shows what taut warns of, and says why
+                    warnings.simplefilter("ignore", UserWarning)
+                exec(compile(block, page, "exec"), {} if shared is None else shared)
             say(f">>> {block}{printed.getvalue()}")
         else:
             for line in re.findall(COMMANDS, block, re.MULTILINE):
@@ -215,6 +231,11 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda run, **given: gradients_run(run, **given | {"repeats": 2}),
     )
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("TAUT_COMPILE", "off")
+    for module, constants in LITTLE.items():
+        for name, value in constants.items():
+            monkeypatch.setattr(f"taut.{module}.{name}", value)
 
 
 def _given_run() -> None:

@@ -822,5 +822,5 @@ def test_little_address_space_is_memory(
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("taut.runs.folder.sample", fail)
+    monkeypatch.setattr("taut.use.tasks.sample", fail)
     refused(["sample", "run"], MEMORY, "out of memory")

@@ -6,6 +6,7 @@ Others are refused with a command.
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import datetime
 import gzip
 import io
@@ -25,7 +26,8 @@ import scipy.io
 import scipy.sparse
 
 from taut.data.dataset import prepare
-from taut.data.readers import kind_of, read
+from taut.data.readers import Options, kind_of, read
+from taut.data.sources import KINDS
 from taut.system.errors import DataError, OutOfMemoryError, UsageError
 
 COLUMNS = {"x": [0.5, 1.5, None] * 10, "k": ["a", "b", "c"] * 10, "n": list(range(30))}
@@ -67,7 +69,7 @@ def test_tables_of_other_formats_are_read_and_damaged_ones_refused(
     path = tmp_path / f"t{suffix}"
     write_table(table, path)
     source = read(path)
-    assert (kind_of(path), source.is_table, source.data.to_pydict()) == (
+    assert (kind_of(path).name, source.is_table, source.data.to_pydict()) == (
         "tables of another format",
         True,
         COLUMNS,
@@ -280,3 +282,39 @@ def test_flipped_cut_and_spliced_files_are_read_or_refused_in_one_line(
         )
         with suppress(DataError):
             prepare(path)
+
+
+def test_every_option_of_reading_is_meant_for_a_kind_of_source() -> None:
+    meant = [name for kind in KINDS for name in kind.options]
+    assert sorted(meant) == sorted(field.name for field in dataclasses.fields(Options))
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.parquet", "Parquet files"),
+        ("a.PQ", "Parquet files"),
+        ("a.csv.gz", "text tables"),
+        ("a.xlsx", "tables of another format"),
+        ("a.h5", "matrices of counts"),
+        ("a.mtx.gz", "matrices of counts"),
+        ("a.h5ad", ".h5ad files"),
+        ("a.npy", "arrays"),
+        ("digits", "arrays"),
+        ("openml:wine", "arrays"),
+        ("x" * 5000, "arrays"),
+    ],
+)
+def test_a_source_has_one_kind_by_its_name(name: str, kind: str) -> None:
+    assert kind_of(name).name == kind
+    with pytest.raises(UsageError, match=r"is read as .*: omit it"):
+        read(name, None, Options(crop=True))
+
+
+def test_a_folder_is_of_the_kind_of_what_lies_in_it(tmp_path: Path) -> None:
+    assert kind_of(tmp_path).name == "images"
+    (tmp_path / "a.parquet").touch()
+    assert kind_of(tmp_path).name == "Parquet files"
+    (tmp_path / "matrix.mtx").touch()
+    assert kind_of(tmp_path).name == "matrices of counts"

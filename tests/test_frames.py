@@ -197,7 +197,7 @@ def test_what_is_no_frame_is_none(source: object) -> None:
 
 def test_nothing_is_imported_for_it() -> None:
     code = (
-        "import sys, taut.data.frames as f; f.from_frame([1]); print({'pandas', 'polars', "
+        "import sys, taut.data.tables.frames as f; f.from_frame([1]); print({'pandas', 'polars', "
         "'pyarrow'} & set(sys.modules))"
     )
     assert (

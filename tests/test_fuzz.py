@@ -7,7 +7,7 @@ from pathlib import Path
 import fuzz
 import pytest
 
-from taut.data import counts, prepare
+from taut.data import h5ad, prepare
 from taut.system.errors import DataError
 
 
@@ -23,10 +23,10 @@ def test_a_damaged_run_folder_is_used_or_refused_in_a_line() -> None:
 def test_a_file_in_which_the_library_never_ends_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    circles = counts.LOOK.replace(
+    circles = h5ad.LOOK.replace(
         "def look(name, item):", "def look(name, item):\n    while True: pass"
     )
-    monkeypatch.setattr(counts, "LOOK", circles)
-    monkeypatch.setattr(counts, "LOOK_SECONDS", 1)
+    monkeypatch.setattr(h5ad, "LOOK", circles)
+    monkeypatch.setattr(h5ad, "LOOK_SECONDS", 1)
     with pytest.raises(DataError, match=r"x\.h5ad: is damaged: reading it does not end"):
         prepare(fuzz._h5ad(tmp_path))

@@ -407,7 +407,7 @@ def test_samples_reconstructions_and_embeddings_of_a_hierarchy() -> None:
 
 def test_nothing_outside_the_models_reaches_for_their_parts() -> None:
     source = Path(taut.__file__).parent
-    for room in ("evidence", "use", "report", "training", "cli"):
+    for room in ("evidence", "use", "report", "training"):
         for path in (source / room).rglob("*.py"):
             found = re.findall(
                 r"\bmodel\.(?:prior|posterior|likelihood)\b(?! ==).*", path.read_text()

@@ -158,7 +158,7 @@ def test_no_labels_unless_every_image_lies_in_one_of_several_subfolders(
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ([], "holds no images, but nothing"),
+        ([], "the folder is empty"),
         ([".a.png", ".git/b.png"], "but 2 hidden entries"),
         (
             ["a.txt", "b.TXT", "c.csv", "README", ".x"],
@@ -184,7 +184,7 @@ def test_other_and_hidden_files_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("x")
     read, _, notes = read_folder(tmp_path)
     assert len(read) == 1
-    assert notes == ["left out 1 other file: .csv: 1"]
+    assert notes == ["omitted 1 other file: .csv: 1"]
 
 
 # B04, B05: unreadable files.
@@ -203,7 +203,7 @@ def test_b04_truncated_file_is_listed(tmp_path: Path, name: str) -> None:
     read, _, notes = read_folder(tmp_path, skip_bad=0.5)
     assert read.shape == (1, 40, 40, 3)
     assert not read.any()
-    assert notes[0].startswith(f"left out 1 of 2 images that cannot be read: {name} (")
+    assert notes[0].startswith(f"omitted 1 of 2 images that cannot be read: {name} (")
 
 
 def test_b05_text_renamed_empty_and_strange_files_are_listed_ten_at_most(tmp_path: Path) -> None:
@@ -224,15 +224,18 @@ def test_b05_text_renamed_empty_and_strange_files_are_listed_ten_at_most(tmp_pat
         == "  00.png (is none of PNG, JPEG, WEBP, TIFF, BMP, GIF, PPM, whatever its name says, or "
         "its header is damaged)"
     )
-    assert lines[2:4] == ["  01.png (is empty)", "  02.png (is no regular file, or a broken link)"]
+    assert lines[2:4] == [
+        "  01.png (is empty)",
+        "  02.png (is not a regular file, or is a broken link)",
+    ]
     assert lines[4:6] == [
-        f"  0{number}.png (is no regular file, or a broken link)" for number in (3, 4)
+        f"  0{number}.png (is not a regular file, or is a broken link)" for number in (3, 4)
     ]
     assert lines[6].startswith("  05.tif (holds floating-point pixels")
     assert lines[11:] == ["  and 3 more"]
     read, _, notes = read_folder(tmp_path, skip_bad=0.65)
     np.testing.assert_array_equal(read, np.stack([GREY] * 7))
-    assert notes[0].startswith("left out 13 of 20 images that cannot be read: 00.png (")
+    assert notes[0].startswith("omitted 13 of 20 images that cannot be read: 00.png (")
     assert notes[0].endswith(", and 3 more")
 
 
@@ -420,7 +423,7 @@ def test_b08_palettes_become_their_colours_or_grey(tmp_path: Path) -> None:
     assert read[2].tolist() == [[[1, 2, 3], [4, 5, 6]], [[4, 5, 6], [1, 2, 3]]]
     assert read[1, 0].tolist() == [[1, 1, 1], [2, 2, 2]]
     assert notes == [
-        "1 of 3 images grey, made RGB beside the coloured ones",
+        "1 of 3 images grey, made RGB like the coloured ones",
         "2 of 3 images of a palette, read as its colours, RGB",
     ]
 
@@ -430,7 +433,7 @@ def test_b08_grey_beside_colour_becomes_rgb(tmp_path: Path) -> None:
     save(tmp_path / "b.png", COLOUR)
     read, _, notes = read_folder(tmp_path)
     np.testing.assert_array_equal(read, np.stack([np.dstack([GREY] * 3), COLOUR]))
-    assert notes == ["1 of 2 images grey, made RGB beside the coloured ones"]
+    assert notes == ["1 of 2 images grey, made RGB like the coloured ones"]
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
@@ -447,7 +450,7 @@ def test_b08_transparency_is_refused_dropped_or_laid_on_white(tmp_path: Path) ->
     save(tmp_path / "b.png", COLOUR)
     (line,) = refused(tmp_path)
     assert (
-        "1 image with transparent pixels, the first a.png; leave transparency away with --alpha "
+        "1 image with transparent pixels, the first a.png; drop transparency with --alpha "
         "drop, or lay them" in line
     )
     read, _, notes = read_folder(tmp_path, alpha="drop")
@@ -511,7 +514,7 @@ def test_b08_16_bits_beside_8_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "d.png", DEEP)
     (line,) = refused(tmp_path)
     assert (
-        "1 image of 16 bits a pixel beside 3 of 8, such as d.png (16); save all with the same depth"
+        "1 image of 16 bits a pixel and 3 of 8, such as d.png (16); save all with the same depth"
         in line
     )
 
@@ -651,8 +654,8 @@ def test_b12_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     assert labels is not None
     assert labels.tolist() == ["b", "c"]
     assert notes[:2] == [
-        "left out 1 other file: no suffix: 1",
-        "left out 2 linked folders already read",
+        "omitted 1 other file: no suffix: 1",
+        "omitted 2 linked folders already read",
     ]
 
 

@@ -8,9 +8,16 @@ import math
 import instances
 import pytest
 import torch
+from torch import Tensor
 from ztest import assert_mean
 
 import taut
+from taut import likelihoods
+from taut.build.spec import known, resolve
+from taut.data.tables.kinds import KINDS
+from taut.distributions import OUTSIDE, Observed
+from taut.likelihoods import reals
+from taut.likelihoods.columns import reach_of
 
 
 def _classes(rows: list) -> set[str]:
@@ -21,21 +28,93 @@ def _classes(rows: list) -> set[str]:
     return found
 
 
-def test_every_public_part_has_a_row() -> None:
-    rows = {
-        taut.Objective: instances.OBJECTIVES,
-        taut.Likelihood: instances.make_likelihoods(),
-        taut.Posterior: instances.make_posteriors(),
-        taut.Prior: instances.make_priors(),
-        taut.Network: instances.NETWORKS,
-    }
-    for base, module in instances.FAMILIES:
-        public = {
-            n
-            for n in module.__all__
-            if inspect.isclass(c := getattr(module, n)) and issubclass(c, base) and c is not base
-        }
-        assert public == _classes(rows[base])
+def check_rows(base: type) -> None:
+    """What the command line can name has a row, and nothing else has."""
+    assert set(known(base)) == _classes(instances.rows()[base])
+
+
+@pytest.mark.parametrize("base", instances.rows())
+def test_every_part_that_can_be_named_has_a_row(base: type) -> None:
+    check_rows(base)
+
+
+def test_a_part_without_a_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own module alone need export it: that is where the command line looks."""
+    unlisted = type("Unlisted", (taut.Normal,), {"__module__": reals.__name__})
+    check_rows(taut.Likelihood)
+    monkeypatch.setattr(reals, "__all__", [*reals.__all__, "Unlisted"])
+    assert resolve("Unlisted()", taut.Likelihood, {"event_shape": (2,), "latent_dim": 1}, {})
+    with pytest.raises(AssertionError, match="Unlisted"):
+        check_rows(taut.Likelihood)
+    assert unlisted.__name__ not in likelihoods.__all__
+
+
+def check_normalised(likelihood: taut.Likelihood, data: str) -> None:
+    """The probability of one element, the others missing, sums to one, at weights that are not the
+    initial ones.
+
+    A trapezoid rule is off by at most half a step times the variation of what it sums, which is
+    mass / step, and a share of OUTSIDE may lie where no point is.
+    """
+    for parameter in likelihood.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    distribution = likelihood(torch.randn(1, 3, instances.LATENT))
+    for place, measures in instances.measured(data):
+        total, allowed = torch.zeros(3), torch.full((3,), 2 * OUTSIDE)
+        for points, weights, step in measures:
+            x = torch.full((len(points), 1, *distribution.event_shape), torch.nan)
+            element = (slice(None), 0, *place)
+            x[element] = points
+            if (reach := reach_of(distribution)) is not None:
+                inside = reach.check(x)[element]  # a table of levels cannot be asked of others
+                x, weights = x[inside], weights[inside]
+            mass = weights[:, None] * distribution.log_prob(x).exp()
+            total = total + mass.sum(0)
+            if step:
+                allowed = allowed + 0.5 * mass.diff(dim=0).abs().sum(0)
+        assert (allowed < 0.01).all()
+        assert ((total - 1).abs() <= allowed).all(), f"element {place}: {total.tolist()}"
+
+
+@pytest.mark.parametrize("row", range(len(instances.make_likelihoods())))
+def test_a_likelihood_is_normalised(row: int) -> None:
+    check_normalised(*instances.make_likelihoods()[row])
+
+
+def test_every_kind_of_column_has_a_row() -> None:
+    modelled = {word for word, kind in KINDS.items() if kind.modelled}
+    assert {row.kind for row in instances.COLUMN_KINDS} == modelled
+
+
+def test_the_usual_likelihood_of_a_kind_is_the_one_that_a_table_takes() -> None:
+    """The defaults of ``Columns`` say again what the kinds say."""
+    signature = inspect.signature(taut.Columns).parameters
+    for kind in KINDS.values():
+        if kind.family in signature:
+            assert signature[kind.family].default.__name__ == kind.usual
+
+
+class _Unnormalised(torch.distributions.Laplace):
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -(value - self.loc).abs() / self.scale
+
+
+@pytest.mark.parametrize("density", [torch.distributions.Laplace, _Unnormalised])
+def test_an_unnormalised_density_is_found(density: type) -> None:
+    class Planted(taut.Likelihood):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = instances.SMALL((instances.LATENT,), instances.EVENT)
+
+        def forward(self, z: Tensor, context: Tensor | None = None) -> Observed:
+            loc = 10 + self.decoder(z, context)
+            return Observed(density(loc, 2.0, validate_args=False), 2, 0.0)
+
+    if density is _Unnormalised:  # it integrates to twice its scale
+        with pytest.raises(AssertionError, match=r"\(0, 0\): \[(4\.0|3\.99999)"):
+            check_normalised(Planted(), "reals")
+    else:
+        check_normalised(Planted(), "reals")
 
 
 @pytest.mark.parametrize("row", range(len(instances.make_likelihoods())))
@@ -161,7 +240,7 @@ def test_convolutions_keep_the_layout_of_the_image() -> None:
         (lambda: taut.Normal((2,), 1, "per_pixel"), "unknown scale"),
         (lambda: taut.Normal((2,), 1, -1.0), "positive"),
         (lambda: taut.DiscretizedLogistic((2,), 1, 0, 3, components=0), "at least 1"),
-        (lambda: taut.ConvEncoder((5,), (2,)), "no image"),
+        (lambda: taut.ConvEncoder((5,), (2,)), "not an image"),
         (lambda: taut.BinaryLatents(num_bits=13), "between 1 and 12"),
         (lambda: taut.ELBO(num_samples=0), "at least 1"),
         (lambda: taut.ELBO(beta=-1.0), "beta"),

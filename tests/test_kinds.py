@@ -193,7 +193,7 @@ def test_dates_in_disguise_are_dates() -> None:
     ]
     problems = encode(pa.table({"x": [20190414, 20210229]}), [column], "t")[1]
     assert (
-        "1 values (50 %) of 'x' are no dates (YYYY-MM-DD), the first ('20210229') in row 1"
+        "1 values (50 %) of 'x' are not dates (YYYY-MM-DD), the first ('20210229') in row 1"
         in problems[0]
     )
     assert one(numbers.astype(int), given={"x": {"kind": "levels"}})[0].kind == "levels"
@@ -281,3 +281,14 @@ def test_atoms_are_in_samples_and_gaps() -> None:
     filled = model.impute(gaps)
     assert (filled.rain >= 0).all()
     assert math.isfinite(model.score(gaps))
+
+
+@pytest.mark.parametrize("kind", ["count", "levels", "real", "positive", "mixed"])
+def test_what_is_written_of_a_column_on_a_grid_is_read_again(kind: str) -> None:
+    """Counts of tens were written with a step, which belongs to other kinds."""
+    values = 10 * np.random.default_rng(0).geometric(0.02, 400).astype(float)
+    column, _, problems = one(values, given={"x": {"kind": kind}})
+    assert not problems
+    given, _ = from_toml(to_toml((column,), ()), "s.toml")
+    again, _, problems = one(values, given=given)
+    assert (again, problems) == (column, [])

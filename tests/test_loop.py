@@ -19,6 +19,7 @@ from ztest import assert_mean
 import taut
 from taut.build.config import TrainingConfig
 from taut.data import Dataset, Schema, prepare
+from taut.runs.folder import find_device
 from taut.system.seeds import derive, generator, set_seed, stream, untouched
 from taut.training import loop
 from taut.training.loop import Record, State, finish, train, validate
@@ -93,6 +94,24 @@ def test_a_block_leaves_the_global_stream_where_it_was() -> None:
     with pytest.raises(ZeroDivisionError), stream(0, "a"):
         _ = torch.rand(7) / (1 // 0)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_an_accelerator_that_torch_knows_and_the_machine_lacks_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyPI's torch for Linux is built for CUDA: without a GPU every training ended in "Found no
+    NVIDIA driver".
+    """
+
+    def built_for(device: str) -> Callable[..., torch.device | None]:
+        return lambda check_available=False: None if check_available else torch.device(device)
+
+    monkeypatch.setattr("torch.accelerator.current_accelerator", built_for("cuda"))
+    with stream(0, "a"):
+        torch.rand(3)
+    assert find_device("auto") == torch.device("cpu")
+    with pytest.raises(taut.UsageError, match=r"no device 'cuda' here; there is cpu$"):
+        find_device("cuda")
 
 
 def test_every_row_comes_up_equally_often_and_every_batch_is_full() -> None:

@@ -429,7 +429,7 @@ def test_data_that_cannot_fit_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path, size = _files(tmp_path)[name]
-    monkeypatch.setattr("taut.data.readers._fill", None)  # nothing is read
+    monkeypatch.setattr("taut.data.arrays._fill", None)  # nothing is read
     monkeypatch.setattr("taut.data.tables.delimited.read_csv", None)
     monkeypatch.setattr("taut.system.memory.available", lambda: COPIES * size - 1)
     with pytest.raises(

@@ -210,7 +210,7 @@ def test_new_rows_wear_the_dress_of_the_training_or_none():
     column = understood([f"{x:.1f} kg" for x in SIGNED])[0]
     codes, problems, _ = encode(pa.table({"x": ["70 kg", "71.5", "154 lb"]}), [column], "t")
     assert codes[:2, 0].tolist() == [70, 71.5]
-    assert "1 values (33.3 %) of 'x' are no numbers, the first ('154 lb') in row 2" in problems[0]
+    assert "1 values (33.3 %) of 'x' are not numbers, the first ('154 lb') in row 2" in problems[0]
     column = understood([day.strftime("%m/%d/%Y") for day in DAYS])[0]
     codes, problems, _ = encode(pa.table({"x": ["01/02/2021", "2021-01-02"]}), [column], "t")
     assert (codes[0, 0], problems) == (codes[1, 0], [])

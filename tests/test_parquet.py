@@ -17,14 +17,8 @@ import pytest
 import torch
 
 from taut.data.readers import kind_of
-from taut.data.tables.parquet import (
-    MAX_ROWS,
-    ParquetRows,
-    block_order,
-    num_bytes,
-    read_parquet,
-    row_groups,
-)
+from taut.data.tables.parquet import MAX_ROWS, num_bytes, read_parquet, row_groups
+from taut.data.tables.parquet_rows import ParquetRows, block_order
 from taut.system.errors import DataError
 
 
@@ -153,7 +147,7 @@ def test_a_truncated_file_is_refused_B46(path: Path) -> None:
         with pytest.raises(DataError) as caught:
             read(path)
         [line] = caught.value.problems
-        assert line.startswith(f"{path}: is no Parquet file, or truncated or damaged (")
+        assert line.startswith(f"{path}: is not a Parquet file, or truncated or damaged (")
         assert line.endswith("); write it again")
 
 
@@ -470,7 +464,7 @@ def test_folders_that_are_columns_are_read_as_such(tmp_path: Path) -> None:
         }
     )
     frame.to_parquet(tmp_path / "part", partition_cols=["year", "k"])
-    assert kind_of(tmp_path / "part") == "Parquet files"
+    assert kind_of(tmp_path / "part").name == "Parquet files"
     table = read_parquet(tmp_path / "part")
     rows = sorted(zip(*table.select(["y", "year", "k"]).to_pydict().values(), strict=True))
     assert rows == [

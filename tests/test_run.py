@@ -688,7 +688,10 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": 2, "taut": "9.9"}, ["has format 2", "made by taut 9.9", "reads format 1"]),
+        (
+            {"format": 3, "taut": "9.9"},
+            ["has format 3", "made by taut 9.9", "reads formats 1 and 2"],
+        ),
         ({"format": ...}, ["has format None"]),
         ({"config": ...}, ["run.json is damaged", "config is missing"]),
         (
@@ -745,15 +748,15 @@ def test_a_pickle_in_the_place_of_the_weights_is_never_opened(
     storage.write_manifest(copy)
     with pytest.raises(StorageError) as caught:
         taut.load(copy)
-    one_line(caught, "model.safetensors is damaged: it is no safetensors file")
+    one_line(caught, "model.safetensors is damaged: it is not a safetensors file")
     assert not Path("unpickled").exists()
 
 
 def test_what_is_no_run(tmp_path: Path):
     for path, words in (
         (tmp_path, "no run.json in it"),
-        (tmp_path / "nothing", "is no run folder"),
-        (tmp_path / "a\x1b[2J\n", r"a\x1b[2J\n' is no run folder"),
+        (tmp_path / "nothing", "is not a run folder"),
+        (tmp_path / "a\x1b[2J\n", r"a\x1b[2J\n' is not a run folder"),
     ):
         with pytest.raises(UsageError) as caught:
             taut.load(path)

@@ -780,7 +780,7 @@ def test_dropout_is_switched_off() -> None:
     [
         ((0, 4, 5), {}, "at least one image"),
         ((3, 2, 5), {}, "at least 3 by 3"),
-        ((3, 20), {}, "is no image"),
+        ((3, 20), {}, "is not an image"),
         ((3, 4, 5), {"low": 1.0}, "low must lie below high"),
         ((3, 4, 5), {"steps": 3}, "steps must be at least 4"),
     ],

@@ -121,8 +121,8 @@ def test_hostile_text_is_one_usage_error_and_runs_nothing(text: str, tmp_path, m
         ("StandardNormal()", taut.Objective, "choose from DReG, ELBO"),
         ("ELBO(beta=Bernoulli())", taut.Objective, "takes a plain value"),
         ("no_such_module_of_mine:Part()", taut.Objective, "cannot import 'no_such_module_of_mine'"),
-        ("json:JSONDecoder()", taut.Objective, "no subclass of taut.Objective"),
-        ("json:nothing()", taut.Objective, "no subclass of taut.Objective"),
+        ("json:JSONDecoder()", taut.Objective, "not a subclass of taut.Objective"),
+        ("json:nothing()", taut.Objective, "not a subclass of taut.Objective"),
     ],
 )
 def test_wrong_specifications(text: str, base: type, words: str) -> None:

@@ -543,7 +543,7 @@ def test_compile_on_where_it_is_not_possible_is_one_line() -> None:
     config = dataclasses.replace(CONFIG, max_epochs=1, threads=1, compile="on")
     with pytest.raises(
         UsageError,
-        match=r"training\.compile on: not possible for this model here .*; leave it away",
+        match=r"training\.compile on: not possible for this model here .*; omit it",
     ):
         choose(m, taut.ELBO(), dataset(), config)
 

@@ -157,7 +157,7 @@ def test_no_safetensors_although_the_checksum_agrees(tmp_path: Path):
     storage.write_manifest(tmp_path)
     with pytest.raises(StorageError) as caught:
         storage.read_tensors(tmp_path / "t.safetensors")
-    one_line(caught, "t.safetensors is no safetensors file")
+    one_line(caught, "t.safetensors is not a safetensors file")
 
 
 def test_a_file_that_the_manifest_does_not_know(tmp_path: Path):
@@ -332,7 +332,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         one_line(caught, str(path.parent))
         return
     with pytest.warns(
-        TautWarning, match=f"{re.escape(str(path.parent))}.*; going on from step-000000100$"
+        TautWarning, match=f"{re.escape(str(path.parent))}.*; resuming from step-000000100$"
     ):
         found = checkpoint.load_last(tmp_path)
     assert found[0].name == "step-000000100"

@@ -15,7 +15,7 @@ from pyarrow import parquet
 import taut
 from taut.build.config import Config
 from taut.data import Options, prepare
-from taut.data.tables.parquet import ParquetRows
+from taut.data.tables.parquet_rows import ParquetRows
 from taut.runs.fit import resume, start, train_run
 from taut.runs.folder import data_of
 from taut.training import loop
@@ -133,7 +133,7 @@ def test_where_the_rows_are_is_decided_once(
         {**settings(max_epochs=1).to_dict(), "data": {"stream": streamed, "test": str(file)}}
     )
     run, data, _ = start(file, tmp_path / "run", config)
-    monkeypatch.setattr("taut.data.readers._free_memory", lambda: 1000 if not streamed else 10**12)
+    monkeypatch.setattr("taut.data.sources._free_memory", lambda: 1000 if not streamed else 10**12)
     again = data_of(run)
     for part in (data.train, data.test, again.train, again.test):
         assert isinstance(part, ParquetRows) is streamed
@@ -141,7 +141,7 @@ def test_where_the_rows_are_is_decided_once(
 
 def test_a_folder_with_something_else_in_it_is_refused(file: Path) -> None:
     (file.parent / "note.txt").write_text("x")
-    with pytest.raises(taut.DataError, match=r"note\.txt beside Parquet files"):
+    with pytest.raises(taut.DataError, match=r"note\.txt next to Parquet files"):
         prepare(file.parent)
 
 
@@ -149,5 +149,5 @@ def test_a_file_is_streamed_only_where_it_would_fill_the_memory(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not prepare(file).streamed
-    monkeypatch.setattr("taut.data.readers._free_memory", lambda: 1000)
+    monkeypatch.setattr("taut.data.sources._free_memory", lambda: 1000)
     assert prepare(file).streamed

@@ -24,6 +24,7 @@ from taut.build.model import build, complete, describe_part
 from taut.build.statistics import summarize
 from taut.cli.app import app
 from taut.data import Schema, check_against, prepare, to_table
+from taut.data.tables import kinds
 from taut.data.tables.column import Column
 from taut.distributions.observed import terms
 from taut.evidence.baseline import independent_marginals
@@ -97,7 +98,7 @@ def test_a_table_is_the_sum_of_its_columns() -> None:
 
 
 def test_columns_of_a_family_go_together_and_padding_stays_below_half() -> None:
-    groups = {(kind, tuple(index)) for kind, index, _ in columns().groups}
+    groups = {(kind.family, tuple(index)) for kind, index, _ in columns().groups}
     assert {("real", (1, 10)), ("mixed", (8,))} < groups  # a date is a number of days, of any shape
     assert ("category", (0, 3)) in groups  # 3 and 4 levels
     assert ("category", (9,)) in groups  # 30 would pad them to 30
@@ -107,7 +108,7 @@ def test_columns_of_a_family_go_together_and_padding_stays_below_half() -> None:
 def test_every_discrete_column_sums_to_one_over_its_own_levels() -> None:
     joint = columns()(torch.randn(2, 1, 2))
     for family in joint.families:
-        if family.kind in ("binary", "category", "ordinal"):
+        if family.kind.word in ("binary", "category", "ordinal"):
             probs = level_probs(family)
             torch.testing.assert_close(
                 probs.sum(0), torch.ones(2, 1, len(family.columns)), rtol=0, atol=1e-10
@@ -517,7 +518,7 @@ def test_ordered_levels_are_filled_in_by_their_median_and_others_by_their_mode()
     part.terms = part.base_dist.log_prob  # type: ignore[attr-defined]
     share = torch.ones(1, 1)
     for kind, level in (("category", 0.0), ("ordinal", 1.0)):
-        joint = Joint([Family(kind, torch.tensor([0, 1]), 4, part)])
+        joint = Joint([Family(kinds.KINDS[kind], torch.tensor([0, 1]), 4, part)])
         assert _typical(joint, share).tolist() == [[level, level]]
 
 

@@ -1,4 +1,4 @@
-"""taut trains latent-variable models on a person's own data and measures how tight their bound is.
+"""taut trains latent-variable models on your own data and measures how tight their bound is.
 
 Examples:
     >>> import taut
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
         probabilistic_pca,
     )
     from taut.runs.audit import audit_run
-    from taut.runs.fit import fit
     from taut.runs.folder import Run, load
+    from taut.runs.keywords import fit
     from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
 
 __all__ = [
@@ -164,8 +164,8 @@ _HOMES = {
     "taut.priors": "GaussianMixture StandardNormal",
     "taut.problems": "PPCA BinaryLatents LinearGaussian LinearHierarchy probabilistic_pca",
     "taut.runs.audit": "audit_run",
-    "taut.runs.fit": "fit",
     "taut.runs.folder": "Run load",
+    "taut.runs.keywords": "fit",
     "taut.system.errors": "DataError DivergedError StorageError TautError UsageError",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -176,6 +176,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value
         return value
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("taut")
     if name == "IndependentBernoulli":
         raise AttributeError(
             "two parts are called IndependentBernoulli: taut.priors.IndependentBernoulli and "

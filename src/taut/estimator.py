@@ -13,11 +13,11 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import safetensors.torch
@@ -35,7 +35,7 @@ from taut.build.config import Config
 from taut.build.model import build, build_objective, describe_part
 from taut.build.spec import to_spec
 from taut.data import Dataset, New, Options, Schema, fill, read
-from taut.data.counts import to_obsm
+from taut.data.h5ad import to_obsm
 from taut.data.in_memory import (
     MIN_TRAIN,
     as_table,
@@ -50,19 +50,30 @@ from taut.data.tables.frames import from_frame
 from taut.data.tables.prepare import Asked
 from taut.evidence import cells
 from taut.evidence.own import own_evidence
+from taut.model import Likelihood, Posterior, Prior
 from taut.objectives import Objective
-from taut.runs.fit import assemble, to_device
-from taut.runs.folder import Run, find_device, new_data, sample_run
+from taut.runs.assemble import assemble, to_device
+from taut.runs.fitted import Fitted, new_data, sample_run
+from taut.runs.folder import Run, find_device
 from taut.system.errors import DataError, UsageError
 from taut.system.seeds import untouched
 from taut.training.loop import State, finish, train
 from taut.training.pace import plan_steps
 from taut.use.tasks import decode, encode
 
+if TYPE_CHECKING:
+    T = TypeVar("T")
+
+    def no_type_check(function: T) -> T: ...  # the callers are checked all the same
+else:
+    from typing import no_type_check
+
 __all__ = ["VAEstimator", "embed_anndata"]
 
 PARTS = ("prior", "likelihood", "posterior")
 FLAG = r"--([a-z]+)-?([a-z]*)"
+Whole = int | np.integer[Any]
+Number = float | np.floating[Any] | Whole
 SPELL = "give it as a specification, such as prior='GaussianMixture()'"
 
 
@@ -73,7 +84,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     X is an array (N, C), NaN where missing; a data frame (pandas, polars, Arrow) with categories,
     texts, dates and gaps, whose columns are understood as ``taut.fit`` understands a table; a
     sparse matrix of counts; or an AnnData. Integers in an array are levels, or bits, unless
-    ``kind`` says otherwise. A column of real numbers that is constant in training is left out of
+    ``kind`` says otherwise. A column of real numbers that is constant in training is omitted from
     the model, since its density has no bound, and given back as it was. With fewer than 10 rows
     nothing is held out.
 
@@ -94,7 +105,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         validation_fraction: Share held out to watch the training by; the weights that are best on
             it are kept.
         num_samples: K of ``score_samples`` and ``impute``.
-        kind: Of an array: binary, levels, real or count, in place of what is inferred.
+        kind: Of an array: binary, levels, real or count, instead of what is inferred.
         levels: Of an array: smallest and largest level.
         schema: Of a data frame: a TOML file that says what its columns are, or a schema made
             before.
@@ -124,31 +135,32 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     _like: Any
     _types: Any
 
-    # scikit-learn gives a constructor anything and wants it stored: it is ``fit`` that says what is
-    # wrong.
+    # The types are for readers: scikit-learn gives a constructor anything and wants it stored;
+    # ``fit`` says what is wrong.
+    @no_type_check
     def __init__(
         self,
-        latent_dim: Any = None,
+        latent_dim: Whole | None = None,
         *,
-        prior: Any = "StandardNormal()",
-        likelihood: Any = None,
-        posterior: Any = "DiagonalNormal()",
-        encoder: Any = None,
-        decoder: Any = None,
-        objective: Any = None,
-        max_epochs: Any = None,
-        batch_size: Any = 128,
-        learning_rate: Any = None,
-        validation_fraction: Any = 0.1,
-        num_samples: Any = 500,
-        kind: Any = None,
-        levels: Any = None,
-        schema: Any = None,
-        missing_values: Any = (),
-        condition: Any = (),
-        layer: Any = None,
-        device: Any = "auto",
-        random_state: Any = None,
+        prior: Prior | str = "StandardNormal()",
+        likelihood: Likelihood | str | None = None,
+        posterior: Posterior | str = "DiagonalNormal()",
+        encoder: str | None = None,
+        decoder: str | None = None,
+        objective: Objective | str | None = None,
+        max_epochs: Whole | None = None,
+        batch_size: Whole = 128,
+        learning_rate: Number | None = None,
+        validation_fraction: Number = 0.1,
+        num_samples: Whole = 500,
+        kind: str | None = None,
+        levels: Sequence[int] | None = None,
+        schema: str | Path | Schema | None = None,
+        missing_values: Sequence[str] = (),
+        condition: Sequence[str] = (),
+        layer: str | None = None,
+        device: str = "auto",
+        random_state: Whole | np.random.RandomState | None = None,
     ) -> None:
         self.latent_dim = latent_dim
         self.prior = prior
@@ -178,7 +190,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             X: The data.
             y: Ignored.
 
-        Fails:
+        Raises:
             ValueError: the data are refused, or a setting is wrong.
             DivergedError: training met numbers that are not finite and could not be cured.
         """
@@ -212,25 +224,25 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         with _session(torch.float64):
             source = self._checked(X)
-            run = self._run(torch.float64)
-            z = encode(run.model, self._new(run, source).rows)
+            fitted = self._fitted(torch.float64)
+            z = encode(fitted.model, self._new(fitted, source).rows)
         return z.numpy().astype(_float_like(str(getattr(source, "dtype", ""))))
 
     def inverse_transform(self, Z: Any) -> Any:
         """Returns the mean of p(x|z) of each z, (N, C): an array, or a frame if the model was
         fitted on one.
 
-        Of a category it is the most probable level, of a column that was left out its constant; an
+        Of a category it is the most probable level, of a column that was omitted its constant; an
         id is unknown.
 
-        Fails:
+        Raises:
             ValueError: the model is conditioned on what Z does not hold.
         """
         check_is_fitted(self)
         z = check_array(Z, dtype=np.float64)
         with _session(torch.float64):
-            run = self._run(torch.float64)
-            if run.model.condition is not None:
+            fitted = self._fitted(torch.float64)
+            if fitted.model.condition is not None:
                 raise UsageError(
                     "this model is conditioned on a context, which Z does not hold: use "
                     "sample(given=...)"
@@ -241,7 +253,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                     f"dimensions"
                 )
             made = self._given_back(
-                decode(run.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype)
+                decode(fitted.model, torch.from_numpy(z)).numpy(), _float_like(self._dtype)
             )
         if hasattr(Z, "iloc") and hasattr(made, "iloc"):
             made.index = Z.index
@@ -259,7 +271,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with _session(self._precision):
             texts = {name: str(value) for name, value in (given or {}).items()}
             values = sample_run(
-                self._run(), n_samples, given=texts, seed=_seed(self.random_state)
+                self._fitted(), n_samples, given=texts, seed=_seed(self.random_state)
             ).numpy()
             return self._given_back(
                 values, self._dtype if self.schema_.discrete else _float_like(self._dtype)
@@ -270,14 +282,14 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
         It is ``taut.importance`` of each row with noise of its own: a lower bound on average, which
         ``num_samples`` tightens. Where that fails, a few rows get a better proposal each. Columns
-        that were left out have no part in it.
+        that were omitted have no part in it.
         """
         check_is_fitted(self)
         with _session(self._precision):
-            run = self._run()
-            new = self._new(run, self._checked(X))
+            fitted = self._fitted()
+            new = self._new(fitted, self._checked(X))
             value, reliable = own_evidence(
-                run.model, new.rows, int(self.num_samples), seed=self.seed_
+                fitted.model, new.rows, int(self.num_samples), seed=self.seed_
             )
         scores: np.ndarray = value.numpy()
         scores[list(new.impossible)] = -np.inf
@@ -303,8 +315,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         with _session(self._precision):
             source = self._checked(X)
-            run = self._run()
-            new = self._new(run, source)
+            fitted = self._fitted()
+            new = self._new(fitted, source)
             array = isinstance(source, np.ndarray)
             gaps = (
                 np.isnan(source)
@@ -312,9 +324,10 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 else np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
             )
             if not gaps.any():
-                return source.copy() if array else X.copy() if hasattr(X, "copy") else X
+                whole = source if array else X
+                return whole.copy() if hasattr(whole, "copy") else whole
             values = cells.impute(
-                run.model, new.rows, int(self.num_samples), seed=self.seed_
+                fitted.model, new.rows, int(self.num_samples), seed=self.seed_
             ).values.numpy()
             if not array:
                 return completed(X, new.table, fill(new.table, values, self.schema_))
@@ -403,22 +416,17 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             type(source).__module__.startswith("pyarrow"),
             type(source).__name__ == "AnnData",
         )
-        what = "a data frame" if table else "an AnnData" if counted else "an array"
+        what = "an AnnData" if counted else "an array"
+        what = "a data frame" if table else what
         meant = {"kind": "an array", "levels": "an array", "layer": "an AnnData"}
         meant |= dict.fromkeys(("schema", "missing_values", "condition"), "a data frame")
         for name, right in meant.items():
             if getattr(self, name) and right != what and not (name == "kind" and counted):
-                raise UsageError(f"{name} is for {right}, and X is {what}: leave it away")
+                raise UsageError(f"{name} is for {right}, and X is {what}: omit it")
         self._kept = self._constants = None
         share = config.data.validation_fraction
         if table:
-            schema = (
-                self.schema
-                if isinstance(self.schema, Schema)
-                else None
-                if self.schema is None
-                else Path(self.schema)
-            )
+            schema = Path(self.schema) if isinstance(self.schema, str) else self.schema
             return from_table(
                 source, Asked(schema, config.data.missing_values, config.data.condition), share
             )
@@ -439,18 +447,16 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             else source[:, self._kept]
         )
 
-    def _new(self, run: Run, source: Any) -> New:
-        """Returns new data for the model; what a person should know of them is a warning."""
-        new = new_data(run, self._modelled(source))
+    def _new(self, fitted: Fitted, source: Any) -> New:
+        """Returns new data for the model; their notes are warnings."""
+        new = new_data(fitted, self._modelled(source))
         for note in new.notes:
             # in the line that calls the estimator
             warnings.warn(re.sub(FLAG, _as_argument, note), stacklevel=4)
         return new
 
-    def _run(self, dtype: torch.dtype | None = None) -> Run:
-        """Returns the fitted model as a run without a folder, its weights in a
-        precision of choice.
-        """
+    def _fitted(self, dtype: torch.dtype | None = None) -> Fitted:
+        """Returns the fitted model, its weights in a precision of choice."""
         model = self.model_
         if dtype not in (None, self._precision):
             model = copy.deepcopy(model)
@@ -459,7 +465,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             )
         # decided by ``fit``
         objective = build_objective(cast(str, self.config_.training.objective))
-        return Run(Path(), self.config_, self.schema_, model, objective, {})
+        return Fitted(model=model, schema=self.schema_, config=self.config_, objective=objective)
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
         """Returns values of the modelled columns of an array with the constants of the others
@@ -472,7 +478,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return whole
 
     def _given_back(self, values: np.ndarray, dtype: str) -> Any:
-        """Returns values that the model made as a person would give them.
+        """Returns values that the model made as the user would give them.
 
         An array of a type, or a frame of their library.
         """
@@ -525,7 +531,7 @@ def embed_anndata(adata: Any, model: VAEstimator | Run, key: str = "X_taut") -> 
         model: A fitted estimator, or a run.
         key: The name in ``obsm``; what was there is replaced.
 
-    Fails:
+    Raises:
         DataError: the counts are not what the model was trained on; of an estimator a ValueError.
     """
     if isinstance(model, Run):
@@ -567,13 +573,8 @@ def _seed(random_state: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
-    return (
-        value.item()
-        if isinstance(value, np.generic)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-    )
+    plain = value.item() if isinstance(value, np.generic) else value
+    return str(plain) if isinstance(plain, Path) else plain
 
 
 def _float_like(dtype: str) -> str:

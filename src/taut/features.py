@@ -1,10 +1,9 @@
-r"""What a network sees of a datum: numbers of a convenient size, in place of the user's units,
-codes and gaps.
+r"""Features: a data point as a network sees it, in numbers of a convenient size instead of the
+user's units, codes and gaps.
 
-Each is a module with fixed buffers and an ``out_shape``; what is missing becomes zero, and where a
-schema says that entries can be missing the mask goes along, so that the encoder can tell a mean
-from a gap. ``Condition`` and ``Totals`` give the *context*
-instead: what a model is conditioned on, taken from the datum itself.
+Each is a module with fixed buffers and an ``out_shape``. Missing entries become zero, and if the
+schema allows them the mask is added, so that the encoder can tell a mean from a gap. ``Split`` and
+``Totals`` give the *context* of a conditional model, taken from the data point itself.
 
 References: mattei2019.
 """
@@ -23,15 +22,15 @@ from taut.types import Context, Data
 __all__ = ["ColumnFeatures", "Condition", "Features", "Split", "Standardize", "Totals"]
 
 FAR = 20.0
-"""Standard deviations.
+"""Standard deviations at which a network sees all values that are farther away.
 
-Beyond them a network sees a wild value as one that is merely far, or a single one in the training
-data would take all weights with it. What the likelihood makes of the value is not touched.
+A single wild value in the training data would otherwise spoil all weights. The likelihood still
+gets the value itself.
 """
 
 
 class Features(nn.Module, abc.ABC):
-    r"""Abstract map from data (B, \*event) to what a network sees, (B, \*out_shape)."""
+    r"""Abstract map from data (B, \*event) to features (B, \*out_shape)."""
 
     out_shape: tuple[int, ...]
 
@@ -41,16 +40,16 @@ class Features(nn.Module, abc.ABC):
 
 
 class Standardize(Features):
-    r"""Creates the map (x - loc) / scale from the user's units to units a network likes.
+    r"""Creates the map (x - loc) / scale from the user's units to units that suit a network.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         loc: Mean of the training data.
         scale: Standard deviation of the training data.
-        missing: Whether entries may be missing: the mask is stacked on the values then, (2,
+        missing: Whether entries may be missing: the mask is then stacked on the values, (2,
             \*event).
-        counts: Whether x is a count, so that log(1 + x) is standardized; location and scale are
-            those of the logarithm then.
+        counts: Whether x is a count: then log(1 + x) is standardized, and location and scale are
+            those of the logarithm.
     """
 
     loc: Tensor
@@ -67,17 +66,13 @@ class Standardize(Features):
         super().__init__()
         self.missing, self.counts = missing, counts
         self.out_shape = (2, *event_shape) if missing else tuple(event_shape)
-        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.get_default_dtype()).clone())
-        self.register_buffer(
-            "scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()).clone()
-        )
+        dtype = torch.get_default_dtype()
+        self.register_buffer("loc", torch.as_tensor(loc, dtype=dtype).clone())
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=dtype).clone())
 
     def forward(self, x: Data) -> Tensor:
-        values = (
-            (((x.log1p() if self.counts else x) - self.loc) / self.scale)
-            .nan_to_num(0.0)
-            .clamp(-FAR, FAR)
-        )
+        numbers = x.log1p() if self.counts else x
+        values = ((numbers - self.loc) / self.scale).nan_to_num(0.0).clamp(-FAR, FAR)
         if not self.missing:
             return values
         return torch.stack([values, x.isnan().to(values)], 1)
@@ -88,15 +83,14 @@ class ColumnFeatures(Features):
     counts, all standardized.
 
     Args:
-        num_levels: Of each column, (C,): the number of levels of a category, and 0 for what is a
-            number.
-        logarithm: Of each column: "none", "log" (positive), "log1p" (counts) or "warp" (mixed
+        num_levels: Number of levels of each column, (C,); 0 for a number.
+        logarithm: For each column "none", "log" (positive), "log1p" (counts) or "warp" (mixed
             numbers).
         loc: Mean of each column, after the logarithm, (C,).
         scale: Standard deviation of each column, likewise.
-        missing: Whether entries may be missing: C zeros and ones are joined then.
-        knots: Of the warp of each column, (C, 2, M): a mixed number is seen as what its warp makes
-            of it, 1.8 being one unit.
+        missing: Whether entries may be missing: C zeros and ones are then joined.
+        knots: Knots of the warp of each column, (C, 2, M): a mixed number is seen through its warp,
+            in units of 1.8.
     """
 
     numbers: Tensor
@@ -122,18 +116,24 @@ class ColumnFeatures(Features):
         super().__init__()
         self.missing = missing
         warped = [i for i, name in enumerate(logarithm) if name == "warp"]
-        blank = torch.zeros(len(warped), 2, MAX_KNOTS)
-        self.register_buffer("knots", blank if knots is None else knots[warped].clone())
+        of_warped = torch.zeros(len(warped), 2, MAX_KNOTS)
+        if knots is not None:
+            of_warped = knots[warped].clone()
+        self.register_buffer("knots", of_warped)
         numbers = [i for i, levels in enumerate(num_levels) if not levels]
-        owners = [(i, level) for i, levels in enumerate(num_levels) for level in range(levels)]
+        owners: list[int] = []  # column and level of each one-hot feature
+        level_numbers: list[int] = []
+        for i, levels in enumerate(num_levels):
+            owners += [i] * levels
+            level_numbers += range(levels)
         self.out_shape = (len(numbers) + len(owners) + missing * len(num_levels),)
 
         def fixed(name: str, values: Sequence[int], dtype: torch.dtype = torch.long) -> None:
             self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
 
         fixed("numbers", numbers)
-        fixed("owner", [i for i, _ in owners])
-        fixed("level", [level for _, level in owners], torch.get_default_dtype())
+        fixed("owner", owners)
+        fixed("level", level_numbers, torch.get_default_dtype())
         fixed("shift", [logarithm[i] == "log1p" for i in numbers], torch.get_default_dtype())
         fixed("plain", [logarithm[i] in ("none", "warp") for i in numbers], torch.bool)
         fixed("warped", warped)
@@ -144,17 +144,18 @@ class ColumnFeatures(Features):
     def forward(self, x: Data) -> Tensor:
         numbers = x[:, self.numbers]
         shifted = torch.where(self.plain, 1.0, numbers) + self.shift
-        # A zero among positive numbers is as good as missing here.
+        # A zero among positive numbers counts as missing here.
         logarithm = torch.where(shifted > 0, shifted, torch.nan).log()
         numbers = torch.where(self.plain, numbers, logarithm)
         values = (numbers - self.loc) / self.scale
         if len(self.warped):
-            values = values.index_copy(
-                -1, self.warped_numbers, self._warped_values(x[:, self.warped])
-            )
+            warped = self._warped_values(x[:, self.warped])
+            values = values.index_copy(-1, self.warped_numbers, warped)
         values = values.nan_to_num(0.0, torch.inf, -torch.inf)
         parts = [values.clamp(-FAR, FAR), (x[:, self.owner] == self.level).to(values)]
-        return torch.cat([*parts, x.isnan().to(values)] if self.missing else parts, 1)
+        if self.missing:
+            parts.append(x.isnan().to(values))
+        return torch.cat(parts, 1)
 
     def _warped_values(self, x: Tensor) -> Tensor:
         gaps = x.isnan()
@@ -163,25 +164,23 @@ class ColumnFeatures(Features):
 
 
 class Condition(nn.Module, abc.ABC):
-    """Abstract rule for what a model is conditioned on, taken from the datum.
-
-    P(x) becomes p(the rest of x | context).
+    """Abstract rule for the context of a conditional model, taken from the data point: p(x) becomes
+    p(the rest of x | context).
     """
 
     context_dim: int
 
     @abc.abstractmethod
     def forward(self, x: Data) -> tuple[Tensor, Context]:
-        r"""Returns what is modelled, (B, \*event), and the context, (B, C)."""
+        r"""Returns the modelled part of x, (B, \*event), and the context, (B, C)."""
 
     @abc.abstractmethod
     def context(self, values: Tensor) -> Context:
-        """Returns the context, (N, C), for values of what is given, (N, number of them)."""
+        """Returns the context, (N, C), from the given values, (N, number of them)."""
 
     def join(self, x: Data, modelled: Tensor) -> Data:
-        r"""Returns whole data, (B, \*event).
-
-        What is given as in x, and the rest as in ``modelled``.
+        r"""Returns whole data, (B, \*event): the given part from x, and the rest from
+        ``modelled``.
         """
         return modelled
 
@@ -191,8 +190,8 @@ class Split(Condition):
 
     Args:
         columns: Numbers of the columns that are the context.
-        num_columns: Of the whole table.
-        features: What a network sees of the context.
+        num_columns: Number of columns of the whole table.
+        features: The features of the context.
     """
 
     given: Tensor
@@ -222,7 +221,7 @@ class Totals(Condition):
     total).
 
     The context is log(total / mean total); a total of zero counts as half a count there, for which
-    every mean is next to zero.
+    every mean is almost zero.
 
     Args:
         mean_total: Mean total of the training data.
@@ -233,9 +232,8 @@ class Totals(Condition):
     def __init__(self, mean_total: float | Tensor = 1.0) -> None:
         super().__init__()
         self.context_dim = 1
-        self.register_buffer(
-            "mean_total", torch.as_tensor(mean_total, dtype=torch.get_default_dtype()).clone()
-        )
+        mean = torch.as_tensor(mean_total, dtype=torch.get_default_dtype())
+        self.register_buffer("mean_total", mean.clone())
 
     def forward(self, x: Data) -> tuple[Tensor, Context]:
         return x, self.context(x.nan_to_num(0.0).flatten(1).sum(1, keepdim=True))

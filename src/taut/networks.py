@@ -1,9 +1,9 @@
-"""Networks: they know shapes, and no probability.
+"""Networks, which know shapes and nothing of probability.
 
 A network is built as ``Network(in_shape, out_shape, context_dim, ...)`` and maps (*, *in_shape) to
 (*, *out_shape). Parts take the *class* of a network, or a ``functools.partial`` of one, and give it
-the shapes themselves, so that a person only writes what is a matter of choice: ``MLP(hidden=(200,
-200), activation="tanh")``.
+the shapes themselves, so that the user writes the choices only: ``MLP(hidden=(200, 200),
+activation="tanh")``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network"]
 
 
 class Tanh(nn.Module):
-    r"""Creates $\tanh x = 2 \sigma(2 x) - 1$.
-
-    The same to the rounding of 1, and faster than torch's own on a processor.
+    r"""Creates $\tanh x = 2 \sigma(2 x) - 1$: right to the rounding of 1, and faster than torch's
+    own on a processor.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,9 +70,8 @@ class Linear(Network):
         self.map = Affine(math.prod(in_shape) + context_dim, math.prod(out_shape))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.map(_join(_flatten(x, len(self.in_shape)), context)).unflatten(
-            -1, self.out_shape
-        )
+        joined = _join(_flatten(x, len(self.in_shape)), context)
+        return self.map(joined).unflatten(-1, self.out_shape)
 
 
 class MLP(Network):
@@ -99,9 +97,8 @@ class MLP(Network):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        if not isinstance(hidden, Sequence) or not all(
-            isinstance(w, int) and w > 0 for w in hidden
-        ):
+        listed = isinstance(hidden, Sequence)
+        if not listed or not all(isinstance(width, int) and width > 0 for width in hidden):
             raise ValueError(
                 f"hidden must list the widths of the layers, such as (200, 200), not {hidden!r}"
             )
@@ -115,9 +112,8 @@ class MLP(Network):
         self.layers = nn.Sequential(*layers, Affine(widths[-1], math.prod(out_shape)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.layers(_join(_flatten(x, len(self.in_shape)), context)).unflatten(
-            -1, self.out_shape
-        )
+        joined = _join(_flatten(x, len(self.in_shape)), context)
+        return self.layers(joined).unflatten(-1, self.out_shape)
 
 
 class ConvEncoder(Network):
@@ -198,8 +194,8 @@ class ConvDecoder(Network):
         outs = [*reversed(widths[:-1]), out_shape[0] * image_channels]
         side, last = sides[-1], widths[-1]
         for target, out in zip(targets, outs, strict=True):
-            # A stride of 2 turns side n into 2n - 1 or 2n: the output padding says which, so that
-            # odd sides come out right.
+            # A stride of 2 turns side n into 2n - 1 or 2n: the output padding decides which, so
+            # that odd sides are right.
             padding = tuple(t - (2 * s - 1) for t, s in zip(target, side, strict=True))
             layers += [
                 _activation(activation),
@@ -252,8 +248,7 @@ def inverse_softplus(y: float) -> float:
 
 
 def positive(raw: Tensor) -> Tensor:
-    """Returns softplus(raw + c) with c such that a raw 0 gives 1.
-
-    Positive, and linear rather than exploding above.
+    """Returns softplus(raw + c), c being such that a raw 0 gives 1: positive, and linear for large
+    values, where exp would explode.
     """
     return functional.softplus(raw + inverse_softplus(1.0))

@@ -1,4 +1,4 @@
-"""The literature that docstrings name by key, under ``References:``."""
+"""The literature, cited by key in docstrings, under ``References:``."""
 
 from __future__ import annotations
 

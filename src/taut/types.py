@@ -1,8 +1,8 @@
-"""Shapes by name, so that a signature says what its tensors are.
+"""Names for shapes, which signatures use for their tensors.
 
 Axes are K samples, B batch, D latent, always in that order. jaxtyping is a development dependency:
-where it is installed the names carry shapes, and the tests check them at every call; where it is
-not, they are plain tensors.
+if it is installed the names carry shapes, and the tests check them at every call; otherwise they
+are plain tensors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def image_layout(shape: Sequence[int]) -> tuple[int, int, int, int | None]:
     """Returns (channels, height, width, axis of the channels or None) of an image (H, W), (H, W, C)
     or (C, H, W).
 
-    Fails:
+    Raises:
         ValueError: the shape is none of these, with 1, 3 or 4 channels.
 
     Examples:
@@ -51,5 +51,5 @@ def image_layout(shape: Sequence[int]) -> tuple[int, int, int, int | None]:
     if len(shape) == 3 and shape[0] in (1, 3, 4):
         return shape[0], shape[1], shape[2], 0
     raise ValueError(
-        f"{tuple(shape)} is no image: expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4"
+        f"{tuple(shape)} is not an image: (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4 are"
     )

@@ -5,6 +5,8 @@ Data, likelihood, prior, posterior and objective.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -16,6 +18,16 @@ from taut.objectives import Objective
 from taut.system.errors import DataError, UsageError, shown
 
 __all__ = ["check_parts", "unsupported"]
+
+REMEDIES = {
+    "binary": "omit --likelihood to get Bernoulli()",
+    "levels": "omit --likelihood to get DiscretizedLogistic(), or make them 0 and 1 with "
+    "--binarize dynamic",
+    "real": "omit --likelihood to get Normal(); grey levels 0..255 divided by 255 suit "
+    "ContinuousBernoulli(), undivided DiscretizedLogistic()",
+    "count": "omit --likelihood to get NegativeBinomial()",
+    "table": "take another family for that kind of column, or another kind in a --schema FILE",
+}
 
 
 def unsupported(
@@ -32,40 +44,44 @@ def unsupported(
         new: Whether the data were not trained on: they may lie wherever the density is not zero,
             however small it is.
     """
-    bad, first, where, number, size = 0, 0.0, (0, 0), 0, 0
-    support, device = None, next((p.device for p in model.parameters()), torch.device("cpu"))
-    places = []
+    support: constraints.Constraint | None = None
+    first, places, rows, size = None, [], 0, 0
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     for stored in blocks(x):
         with torch.no_grad():
             block, context = model.split(stored.to(device=device, dtype=torch.get_default_dtype()))
             if support is None:
-                decoded = model.decode(
-                    latent[None].to(device), None if context is None else context[:1]
-                )
-                support = reach_of(decoded) if new else decoded.support
-                while isinstance(support, constraints.independent):
-                    support = support.base_constraint
-                if support is None:
-                    return None
-        outside = ~(support.check(block) | block.isnan()).reshape(len(block), -1)
-        if outside.any() and not bad:
-            row, element = outside.nonzero()[0].tolist()
-            first, where = (
-                float(block.reshape(len(block), -1)[row, element]),
-                (number + row, element),
-            )
-        bad, number, size = bad + int(outside.sum()), number + len(block), size + outside.numel()
-        places.append(outside.nonzero().cpu() + torch.tensor([[number - len(block), 0]]))
-    if not bad or support is None:
+                support = _support(model, latent.to(device), context, new)
+            if support is None:
+                return None
+        outside = ~(support.check(block) | block.isnan())
+        found = outside.reshape(len(block), -1).nonzero()
+        if first is None and len(found):
+            first = float(block.reshape(len(block), -1)[tuple(found[0])])
+        places.append(found.cpu() + torch.tensor([[rows, 0]]))
+        rows, size = rows + len(block), size + outside.numel()
+    if first is None or support is None:
         return None
-    place = f"element {where[1]}"
+    found = torch.cat(places)
+    row, element = found[0].tolist()
+    place = f"element {element}"
     if schema is not None and schema.kind == "table":
-        place = f"column {shown(schema.modelled[schema.rest[where[1]]].name)}"
+        place = f"column {shown(schema.modelled[schema.rest[element]].name)}"
     return (
-        f"{bad} values ({bad / size:.1%}) lie outside the support of the likelihood, "
-        f"{_words(support)}; "
-        f"the first is {first:g} (row {where[0]}, {place})"
-    ), _of_table(torch.cat(places), schema)
+        f"{len(found)} values ({len(found) / size:.1%}) lie outside the support of the likelihood, "
+        f"{_words(support)}; the first is {first:g} (row {row}, {place})"
+    ), _of_table(found, schema)
+
+
+def _support(
+    model: VAE, latent: Tensor, context: Tensor | None, new: bool
+) -> constraints.Constraint | None:
+    """Returns where each element of a datum may lie, or None where the likelihood does not say."""
+    decoded = model.decode(latent[None], None if context is None else context[:1])
+    support: Any = reach_of(decoded) if new else decoded.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return cast("constraints.Constraint | None", support)
 
 
 def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
@@ -101,17 +117,13 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     """Refuses data that the likelihood gives no probability, and parts whose bound would mean
     nothing.
 
-    Fails:
+    Raises:
         DataError: values outside the support of the likelihood; the line says what to choose
             instead.
         UsageError: a density for discrete data, or a prior and a posterior over different spaces.
     """
-    kind, x = (
-        dataset.schema.kind,
-        batch(
-            dataset.train, torch.arange(min(2, len(dataset.train))), dataset.binarize == "dynamic"
-        ),
-    )
+    kind, some = dataset.schema.kind, torch.arange(min(2, len(dataset.train)))
+    x = batch(dataset.train, some, dataset.binarize == "dynamic")
     z = model.draw(x[:1], reparameterize=False).z[0]
     _check_gaps(model, dataset)
     for rows in (dataset.train, dataset.validation, dataset.test):
@@ -120,33 +132,22 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
             continue
         found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
         if found is not None:
-            mend = {
-                "binary": "leave --likelihood away to get Bernoulli()",
-                "levels": "leave --likelihood away to get DiscretizedLogistic(), or make them 0 "
-                "and 1 with --binarize dynamic",
-                "real": "leave --likelihood away to get Normal(); grey levels 0..255 divided by "
-                "255 suit ContinuousBernoulli(), "
-                "undivided DiscretizedLogistic()",
-                "count": "leave --likelihood away to get NegativeBinomial()",
-                "table": "take another family for that kind of column, or another kind in a "
-                "--schema FILE",
-            }[kind]
-            raise DataError(f"{name}: {found[0]}; {mend}")
+            raise DataError(f"{name}: {found[0]}; {REMEDIES[kind]}")
     _, context = model.split(x)
     support = model.decode(z[None], None if context is None else context[:1]).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:
         raise UsageError(
             f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound "
             f"could grow without limit; "
-            "leave --likelihood away, or read the data as real numbers with --kind real"
+            "omit --likelihood, or read the data as real numbers with --kind real"
         )
     prior, posterior = model.prior(None if context is None else context[:1]), model.encode(x[:1])
     there, back = prior.support, posterior.support
-    if not (
-        there is None
-        or back is None
-        or (_all(there, z) and _all(back, prior.sample(torch.Size((1,)))))
-    ):
+    if there is None or back is None:
+        same_space = True  # nobody can tell
+    else:
+        same_space = _all(there, z) and _all(back, prior.sample(torch.Size((1,))))
+    if not same_space:
         raise UsageError(
             f"the prior {type(model.prior).__name__} and the posterior "
             f"{type(model.posterior).__name__} are over different "
@@ -156,7 +157,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
 
 
 def _check_gaps(model: VAE, dataset: Dataset) -> None:
-    """Refuses a likelihood, a person's own say, whose density of a datum with gaps is no number."""
+    """Refuses a likelihood, one's own, whose density of a datum with gaps is no number."""
     if not dataset.schema.missing:
         return
     for block in blocks(dataset.train):
@@ -166,7 +167,7 @@ def _check_gaps(model: VAE, dataset: Dataset) -> None:
                 name = type(model.likelihood).__name__
                 raise UsageError(
                     f"{name} gives no density to data with missing entries: let it return "
-                    "taut.distributions.Observed(distribution, dims, fill) in place of "
+                    "taut.distributions.Observed(distribution, dims, fill) instead of "
                     "Independent(distribution, dims), or fill the gaps"
                 )
             return

@@ -14,26 +14,34 @@ from torch import Tensor
 
 from taut import likelihoods, objectives, posteriors, priors
 from taut.build.config import LEARNING_RATE, ModelConfig
-from taut.build.spec import Spec, parse, resolve, to_spec
+from taut.build.spec import Spec, find, parse, resolve, to_spec
 from taut.build.statistics import Statistics
 from taut.data import Dataset, Schema
+from taut.data.tables.kinds import KINDS
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
+from taut.likelihoods.common import takes_total
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.networks import Network
 from taut.objectives import Objective
 from taut.system.errors import UsageError
 
-__all__ = ["build", "build_objective", "complete", "describe_part", "usual_objective", "usual_rate"]
+__all__ = [
+    "build",
+    "build_objective",
+    "complete",
+    "describe_part",
+    "needs_total",
+    "usual_objective",
+    "usual_rate",
+]
 
 
 # Importing the modules registers their parts: they are found as subclasses of these.
 _FAMILIES = (priors, likelihoods, posteriors, objectives)
 
-_FAMILY_NAMES = ("binary", "category", "ordinal", "levels", "count", "real", "positive", "mixed")
-
-_NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | dict.fromkeys(
-    _FAMILY_NAMES, Likelihood
-)
+_NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | {
+    kind.family: Likelihood for kind in KINDS.values() if kind.modelled
+}
 
 _FILLED = (
     "event_shape",
@@ -53,6 +61,14 @@ _FILLED = (
     "knots",
 )
 
+USUAL = {
+    "binary": "Bernoulli()",
+    "levels": "DiscretizedLogistic()",
+    "count": "NegativeBinomial()",
+    "real": 'StudentT(scale="per_feature")',
+    "table": "Columns()",
+}
+
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -60,26 +76,23 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     """Returns the configuration with everything that was left to the data decided, each part in its
     shortest spelling.
 
-    Fails:
+    Raises:
         UsageError: a specification cannot be read.
     """
-    real = 'StudentT(scale="per_feature")' if schema.is_rows else 'Normal(scale="shared")'
-    usual = {
-        "binary": "Bernoulli()",
-        "levels": "DiscretizedLogistic()",
-        "count": "NegativeBinomial()",
-        "table": "Columns()",
-    }
-    likelihood = config.likelihood or usual.get(schema.kind, real)
+    usual = USUAL[schema.kind]
+    if schema.kind == "real" and not schema.is_rows:
+        usual = 'Normal(scale="shared")'
+    likelihood = config.likelihood or usual
     large = schema.is_image and schema.num_elements > 1024
+    encoder, decoder = ("ConvEncoder", "ConvDecoder") if large else ("MLP", "MLP")
     return dataclasses.replace(
         config,
         latent_dim=config.latent_dim or schema.usual_latent_dim,
         prior=str(parse(config.prior)),
         likelihood=str(parse(likelihood)),
         posterior=str(parse(config.posterior)),
-        encoder=str(parse(config.encoder or ("ConvEncoder" if large else "MLP"))),
-        decoder=str(parse(config.decoder or ("ConvDecoder" if large else "MLP"))),
+        encoder=str(parse(config.encoder or encoder)),
+        decoder=str(parse(config.decoder or decoder)),
     )
 
 
@@ -98,30 +111,26 @@ def build(
         schema: What a datum is.
         statistics: Of the training data; without them the buffers are blank, to be loaded.
         context_dim: C.
-        parts: Parts that a person has built themselves, by name (prior, likelihood, posterior),
+        parts: Parts that the user has built, by name (prior, likelihood, posterior),
             used as they are.
 
-    Fails:
+    Raises:
         UsageError: an unknown part or argument, or one that its constructor refuses.
     """
-    library = ("library", True) in parse(cast(str, config.likelihood)).arguments
-    condition = _condition(schema, statistics, library)
+    given = parts or {}
+    likelihood = given.get("likelihood", cast(str, config.likelihood))
+    condition = _condition(schema, statistics, needs_total(likelihood))
     context_dim += 0 if condition is None else condition.context_dim
     fill = _fill(config, schema, statistics) | {"context_dim": context_dim}
-    given = parts or {}
 
     def part(name: str, base: type, **own: Any) -> Any:
-        return (
-            given[name]
-            if name in given
-            else resolve(getattr(config, name), base, fill | own, _NESTED)
-        )
+        if name in given:
+            return given[name]
+        return resolve(getattr(config, name), base, fill | own, _NESTED)
 
-    loc, scale = (
-        (fill["data_loc"], fill["data_scale"])
-        if statistics is None
-        else _encoder_units(statistics, schema)
-    )
+    loc, scale = fill["data_loc"], fill["data_scale"]
+    if statistics is not None:
+        loc, scale = _encoder_units(statistics, schema)
     posterior = part(
         "posterior",
         Posterior,
@@ -134,25 +143,15 @@ def build(
 
 def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) -> dict[str, Any]:
     """Returns the arguments of the parts that follow from the data and the other settings."""
-    zeros, ones = torch.zeros(schema.event_shape), torch.ones(schema.event_shape)
-    data: dict[str, Any] = {
-        "data_loc": zeros if statistics is None else statistics.loc,
-        "data_scale": ones if statistics is None else _units(statistics, schema),
-        "log_loc": zeros if statistics is None else statistics.log_loc,
-        "log_scale": ones if statistics is None else _never_zero(statistics.log_scale),
-        "data_total": ones if statistics is None else statistics.loc * statistics.rows,
-        "log_frequencies": None if statistics is None else statistics.log_frequencies,
-        "knots": None if statistics is None else statistics.knots,
-    }
+    data = _statistics(schema, statistics)
+    event_shape = schema.event_shape
     if schema.kind in ("binary", "levels"):
         data |= {"low": int(schema.low), "high": int(schema.high)}
-    event_shape = schema.event_shape
     if schema.kind == "table":
         columns = [schema.modelled[i] for i in schema.rest]
-        ranges = torch.tensor([c.support for c in columns], dtype=torch.float64).to(zeros)
-        data = {
-            name: None if values is None else values[schema.rest] for name, values in data.items()
-        }
+        data = {name: v if v is None else v[schema.rest] for name, v in data.items()}
+        ranges = torch.tensor([c.support for c in columns], dtype=torch.float64)
+        ranges = ranges.to(torch.get_default_dtype())
         data |= {"low": ranges[:, 0], "high": ranges[:, 1], "kinds": [c.kind for c in columns]}
         data |= {"num_levels": [len(c.levels) for c in columns]}
         event_shape = (len(columns),)
@@ -163,6 +162,30 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
         "encoder": encoder,
         "decoder": decoder,
     }
+
+
+def _statistics(schema: Schema, statistics: Statistics | None) -> dict[str, Any]:
+    """Returns what the parts take from the training data; blank without them."""
+    if statistics is None:
+        zeros, ones = torch.zeros(schema.event_shape), torch.ones(schema.event_shape)
+        blank = {"data_loc": zeros, "data_scale": ones, "log_loc": zeros, "log_scale": ones}
+        return blank | {"data_total": ones, "log_frequencies": None, "knots": None}
+    return {
+        "data_loc": statistics.loc,
+        "data_scale": _units(statistics, schema),
+        "log_loc": statistics.log_loc,
+        "log_scale": _never_zero(statistics.log_scale),
+        "data_total": statistics.loc * statistics.rows,
+        "log_frequencies": statistics.log_frequencies,
+        "knots": statistics.knots,
+    }
+
+
+def needs_total(likelihood: Any) -> bool:
+    """Returns whether a likelihood, or the specification of one, is of a row given its total."""
+    if isinstance(likelihood, str):
+        likelihood = find(parse(likelihood), Likelihood, _NESTED)
+    return takes_total(likelihood)
 
 
 def _condition(schema: Schema, statistics: Statistics | None, library: bool) -> Condition | None:
@@ -191,9 +214,7 @@ def _column_features(
     schema: Schema, statistics: Statistics | None, which: list[int]
 ) -> ColumnFeatures:
     columns = [schema.modelled[i] for i in which]
-    logarithm = [
-        {"positive": "log", "count": "log1p", "mixed": "warp"}.get(c.kind, "none") for c in columns
-    ]
+    logarithm = [c.rules.transform for c in columns]
     loc, scale = torch.zeros(len(which)), torch.ones(len(which))
     if statistics is not None:
         plain = torch.tensor([name in ("none", "warp") for name in logarithm])
@@ -201,7 +222,7 @@ def _column_features(
         scale = _never_zero(
             torch.where(plain, statistics.scale[which], statistics.log_scale[which])
         )
-    hot = [len(c.levels) if c.kind == "category" else 0 for c in columns]
+    hot = [c.rules.hot(c) for c in columns]
     knots = None if statistics is None or statistics.knots is None else statistics.knots[which]
     return ColumnFeatures(hot, logarithm, loc, scale, missing=schema.missing, knots=knots)
 
@@ -220,7 +241,9 @@ def _units(statistics: Statistics, schema: Schema) -> Tensor:
         return torch.full_like(
             statistics.scale, statistics.scale.square().mean().sqrt().item() or 1.0
         )
-    return statistics.scale if schema.kind == "count" else _never_zero(statistics.scale)
+    if schema.kind == "count":
+        return statistics.scale
+    return _never_zero(statistics.scale)
 
 
 def _encoder_units(statistics: Statistics, schema: Schema) -> tuple[Tensor, Tensor]:
@@ -249,22 +272,23 @@ def _network(spec: str) -> Any:
 
 
 def usual_objective(schema: Schema) -> str:
-    """Returns what is maximised unless a person says otherwise."""
-    return "DReG(num_samples=8)" if schema.missing else "ELBO()"
+    """Returns what is maximised unless the user says otherwise."""
+    if schema.missing:
+        return "DReG(num_samples=8)"
+    return "ELBO()"
 
 
 def usual_rate(data: Dataset) -> float:
-    """Returns the peak of the learning rate unless a person says otherwise."""
-    return LEARNING_RATE * (
-        2 if data.schema.kind in ("binary", "levels") and len(data.train) >= MANY else 1
-    )
+    """Returns the peak of the learning rate unless the user says otherwise."""
+    large = data.schema.kind in ("binary", "levels") and len(data.train) >= MANY
+    return LEARNING_RATE * (2 if large else 1)
 
 
 def build_objective(objective: Objective | str) -> Objective:
     """Returns the objective that a specification stands for."""
-    return (
-        cast(Objective, resolve(objective, Objective)) if isinstance(objective, str) else objective
-    )
+    if isinstance(objective, str):
+        return cast(Objective, resolve(objective, Objective))
+    return objective
 
 
 def describe_part(part: Any) -> Spec:

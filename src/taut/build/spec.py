@@ -3,7 +3,7 @@
 In a config file, on the command line and in a saved run the text is read with ``ast`` and never
 evaluated: names, keyword arguments, literals and nested parts, nothing else. Arguments that follow
 from the data are left out and filled in, by name, where the part is built. Types are the registry:
-any public subclass of the wanted base can be named, and a class of a person's own as
+any public subclass of the wanted base can be named, and a class of one's own as
 ``module:Class(...)``.
 """
 
@@ -24,7 +24,7 @@ from taut.system.errors import UsageError, choose_from, nearest
 
 PARTS = ("likelihoods", "networks", "objectives", "posteriors", "priors", "problems")
 
-__all__ = ["Spec", "parse", "resolve", "to_spec"]
+__all__ = ["Spec", "find", "known", "parse", "resolve", "to_spec"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Spec:
         return set().union({self.module} if self.module else set(), *nested)
 
 
-# module:Class is no Python, module.Class is; text in quotes is left alone.
+# module:Class is not Python, module.Class is; text in quotes is left alone.
 _OUTSIDE = re.compile(r"""('[^']*'|"[^"]*")|\b([A-Za-z_][\w.]*):([A-Za-z_]\w*)""")
 
 
 def parse(text: str) -> Spec:
     """Returns the specification that a text stands for; nothing is evaluated or imported.
 
-    Fails:
+    Raises:
         UsageError: the text is not a constructor with keyword arguments.
 
     Examples:
@@ -78,7 +78,7 @@ def _node(node: ast.expr) -> Spec:
     call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
     path = ast.unparse(call.func)
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", path):
-        raise ValueError(f"{path[:50]!r} is no name of a class")
+        raise ValueError(f"{path[:50]!r} is not the name of a class")
     if call.args or any(k.arg is None for k in call.keywords):
         raise ValueError("every argument needs its name")
     module, _, name = path.rpartition(".")
@@ -113,18 +113,19 @@ def resolve(
         bases: For arguments that are parts themselves, by name: the class each must be a subclass
             of. They are given to the constructor as factories.
 
-    Fails:
+    Raises:
         UsageError: no such class or argument (the nearest right one is named), or a value that the
             constructor refuses.
     """
-    spec = parse(spec) if isinstance(spec, str) else spec
-    factory = _factory(spec, base, bases or {})
+    if isinstance(spec, str):
+        spec = parse(spec)
+    factory = find(spec, base, bases or {})
     given = {k for k, _ in spec.arguments}
     wanted = inspect.signature(factory).parameters
     fixed = sorted(given & (fill or {}).keys() - (bases or {}).keys())
     if fixed:
         raise UsageError(
-            f"{spec}: {fixed[0]} follows from the data and the other settings: leave it away"
+            f"{spec}: {fixed[0]} follows from the data and the other settings: omit it"
         )
     arguments = {k: v for k, v in (fill or {}).items() if k in wanted and k not in given}
     missing = [
@@ -143,8 +144,17 @@ def resolve(
         raise UsageError(f"{spec}: {error}") from error
 
 
-def _factory(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.partial[Any]:
-    """Returns the constructor with the specification's arguments bound."""
+def find(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.partial[Any]:
+    """Returns the constructor with the specification's arguments bound.
+
+    Args:
+        spec: The specification.
+        base: The class that the part must be a subclass of.
+        bases: As in ``resolve``.
+
+    Raises:
+        UsageError: no such class or argument.
+    """
     cls = _find(spec, base)
     signature = inspect.signature(cls)
     bound = {}
@@ -158,40 +168,48 @@ def _factory(spec: Spec, base: type, bases: Mapping[str, type]) -> functools.par
         if isinstance(value, Spec):
             if name not in bases:
                 raise UsageError(f"{spec.name}: {name} takes a plain value, not the part {value}")
-            value = _factory(value, bases[name], bases)
+            value = find(value, bases[name], bases)
         bound[name] = value
     return functools.partial(cls, **bound)
 
 
 def _find(spec: Spec, base: type) -> type:
     if spec.module is None:
-        for module in PARTS:  # whoever asks may have imported none of them yet
-            importlib.import_module(f"taut.{module}")
-        known = {
-            c.__name__: c
-            for c in _subclasses(base)
-            if c.__module__.partition(".")[0] == "taut" and _is_public(c)
-        }
-        if spec.name not in known:
+        parts = known(base)
+        if spec.name not in parts:
             raise UsageError(
                 f"no {base.__name__.lower()} is called "
-                f"{spec.name!r}{choose_from(spec.name, sorted(known))}, or your own as "
+                f"{spec.name!r}{choose_from(spec.name, sorted(parts))}, or your own as "
                 f"module:Class(...)"
             )
-        return known[spec.name]
+        return parts[spec.name]
     if (here := str(Path.cwd())) not in sys.path:  # a module beside the data, as for `python -m`
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(spec.module), spec.name, None)
     except (
         Exception
-    ) as error:  # the module is a person's own: whatever is wrong with it is theirs to mend
+    ) as error:  # the module is the user's own: whatever is wrong with it is theirs to fix
         raise UsageError(
             f"cannot import {spec.module!r}, which {spec} names: {type(error).__name__}: {error}"
         ) from None
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise UsageError(f"{spec.module}:{spec.name} is no subclass of taut.{base.__name__}")
+        raise UsageError(f"{spec.module}:{spec.name} is not a subclass of taut.{base.__name__}")
     return found
+
+
+def known(base: type) -> dict[str, type]:
+    """Returns taut's own parts of a family by their names: what a specification can name.
+
+    They are the public subclasses of ``base`` in the modules of parts and in those imported.
+    """
+    for module in PARTS:  # whoever asks may have imported none of them yet
+        importlib.import_module(f"taut.{module}")
+    return {
+        cls.__name__: cls
+        for cls in _subclasses(base)
+        if cls.__module__.partition(".")[0] == "taut" and _is_public(cls)
+    }
 
 
 def _subclasses(cls: type) -> Iterable[type]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from taut.data import Dataset, Schema, blocks
-from taut.data.tables.column import float_storage
 from taut.data.tables.numeric_notes import spread
+from taut.data.tables.words import float_storage
 from taut.distributions.warps import MAX_KNOTS, fit_knots, padded
 
 __all__ = ["Statistics", "summarize"]
@@ -98,7 +98,7 @@ def _knots(dataset: Dataset) -> Tensor | None:
     None where none has.
     """
     columns = dataset.schema.modelled
-    warped = [i for i, c in enumerate(columns) if c.kind in ("levels", "mixed", "date")]
+    warped = [i for i, c in enumerate(columns) if c.rules.warped]
     if not warped:
         return None
     parts = [block[:, warped].double().numpy() for block in blocks(dataset.train)]
@@ -107,7 +107,7 @@ def _knots(dataset: Dataset) -> Tensor | None:
         column, seen = columns[place], values[~np.isnan(values)]
         # As stored, or an atom would not be recognised.
         atoms = np.asarray(column.codes(column.atoms)).astype(float_storage()).astype(np.float64)
-        knots[place] = padded(fit_knots(seen, atoms, column.support, column.kind == "levels"))
+        knots[place] = padded(fit_knots(seen, atoms, column.support, column.discrete))
     return knots
 
 
@@ -161,48 +161,42 @@ def _log_shift(schema: Schema) -> Tensor | None:
     NaN where none is.
     """
     if schema.kind == "table":
-        shifts = [
-            1.0 if c.kind == "count" else 0.0 if c.low > 0 and not c.offset else math.nan
-            for c in schema.modelled
-        ]
+        shifts = [c.rules.log_shift(c) for c in schema.modelled]
         return torch.tensor(shifts, dtype=torch.float64)
     if schema.kind == "count":
         return torch.ones(schema.event_shape, dtype=torch.float64)
-    return (
-        torch.zeros(schema.event_shape, dtype=torch.float64)
-        if schema.kind == "real" and schema.low > 0
-        else None
-    )
+    if schema.kind == "real" and schema.low > 0:
+        return torch.zeros(schema.event_shape, dtype=torch.float64)
+    return None
 
 
 def _frequencies(dataset: Dataset, loc: Tensor, count: Tensor) -> Tensor | None:
     schema = dataset.schema
     if schema.kind == "table":
         return _column_frequencies(dataset)
-    if (
-        schema.kind not in ("binary", "levels")
-        or schema.num_levels * schema.num_elements > MAX_FREQUENCIES
-    ):
+    if schema.kind not in ("binary", "levels"):
+        return None
+    if schema.num_levels * schema.num_elements > MAX_FREQUENCIES:
         return None
     if schema.kind == "binary":
-        counts = torch.stack([count * (1 - loc), count * loc], -1)
+        counts, extra = torch.stack([count * (1 - loc), count * loc], -1), 0.5
     else:
-        size = schema.num_levels * schema.num_elements
-        first = torch.arange(schema.num_elements) * schema.num_levels - int(schema.low)
-        counts = torch.zeros(size, dtype=torch.float64)
-        for block in blocks(dataset.train):
-            there = (
-                ~block.isnan()
-                if block.is_floating_point()
-                else torch.ones_like(block, dtype=torch.bool)
-            )
-            places = (torch.where(there, block, schema.low).flatten(1).long() + first)[
-                there.flatten(1)
-            ]
-            counts += torch.bincount(places, minlength=size)
-        counts = counts.view(*schema.event_shape, schema.num_levels)
-    extra = 0.5 if schema.kind == "binary" else _pseudo_count(counts)
+        counts = _level_counts(dataset)
+        extra = _pseudo_count(counts)
     return (counts + extra) / (count[..., None] + extra * schema.num_levels)
+
+
+def _level_counts(dataset: Dataset) -> Tensor:
+    r"""Returns how often each level of each element is, (\*event, levels)."""
+    schema = dataset.schema
+    size = schema.num_levels * schema.num_elements
+    first = torch.arange(schema.num_elements) * schema.num_levels - int(schema.low)
+    counts = torch.zeros(size, dtype=torch.float64)
+    for block in blocks(dataset.train):
+        there = block == block  # what is missing is NaN
+        places = torch.where(there, block, schema.low).flatten(1).long() + first
+        counts += torch.bincount(places[there.flatten(1)], minlength=size)
+    return counts.view(*schema.event_shape, schema.num_levels)
 
 
 def _column_frequencies(dataset: Dataset) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taut.data.counts import look_first
+from taut.data.h5ad import look_first
 from taut.data.sparse import SparseRows, from_scipy
 from taut.system.errors import DataError, OutOfMemoryError, TautError, UsageError, shown
 from taut.system.memory import check_fits
@@ -63,9 +63,9 @@ def conversion(path: Path) -> str | None:
     which.
     """
     code = CONVERT.get(path.suffix.lower())
-    return (
-        None if code is None else f'python -c "{code.format(shown(path.stem), shown(path.name))}"'
-    )
+    if code is None:
+        return None
+    return f'python -c "{code.format(shown(path.stem), shown(path.name))}"'
 
 
 def is_counts_folder(path: Path) -> bool:
@@ -76,7 +76,7 @@ def is_counts_folder(path: Path) -> bool:
 def read_table(path: Path) -> tuple[pa.Table, list[str]]:
     """Returns the table of a file whose suffix is one of ``TABLES``, and notes.
 
-    Fails:
+    Raises:
         DataError: it is damaged, or holds no table.
         UsageError: a library is missing.
         OutOfMemoryError: it does not fit.
@@ -94,7 +94,8 @@ def read_table(path: Path) -> tuple[pa.Table, list[str]]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(
-            f"{where}: is no {suffix} file, or truncated or damaged ({shown(error)}); write it "
+            f"{where}: is not a file of the format {suffix}, or truncated or damaged "
+            f"({shown(error)}); write it "
             f"again"
         ) from error
     if not table.num_rows:
@@ -141,7 +142,8 @@ def _sheet(path: Path, where: str) -> tuple[pa.Table, list[str]]:
         Exception
     ) as error:  # a damaged file raises whatever zipfile, the XML parser and openpyxl meet
         raise DataError(
-            f"{where}: is no .xlsx file, or truncated or damaged ({shown(error)}); save it again"
+            f"{where}: is not an .xlsx file, or truncated or damaged ({shown(error)}); save it "
+            f"again"
         ) from error
     return _of_cells(rows, where), [
         f"{where}: only its first sheet is read, not {shown(', '.join(others[:5]))}"
@@ -183,7 +185,7 @@ def read_counts(path: Path) -> tuple[SparseRows, list[str]]:
     """Returns the counts (cells, genes) of a 10x .h5 file, a .mtx file, or a folder of one, and
     notes.
 
-    Fails:
+    Raises:
         DataError: it is damaged, or holds other things.
         UsageError: a library is missing.
         OutOfMemoryError: it does not fit.
@@ -213,7 +215,8 @@ def read_counts(path: Path) -> tuple[SparseRows, list[str]]:
         raise UsageError(f"{where}: cannot be read ({error.strerror})") from error
     except Exception as error:  # a damaged file raises whatever h5py and scipy meet
         raise DataError(
-            f"{where}: is no matrix of counts, or truncated or damaged ({shown(error)}); write it "
+            f"{where}: is not a matrix of counts, or truncated or damaged ({shown(error)}); "
+            f"write it "
             f"again"
         ) from error
 
@@ -250,7 +253,7 @@ def _market_numbers(data: bytes, where: str) -> Any:
         word not in known for word, known in zip(words[2:], kinds, strict=False)
     ):
         raise DataError(
-            f"{where}: is no general Matrix Market matrix of integers or reals; save it as .h5ad"
+            f"{where}: is not a general Matrix Market matrix of integers or reals; save it as .h5ad"
         )
     start = 0
     while data[start : start + 1] in (b"%", b"\n", b"\r"):

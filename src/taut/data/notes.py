@@ -1,6 +1,5 @@
-"""What a person should know about accepted arrays.
-
-What was decided, what storage loses, where a density has no bound.
+"""Notes for the user about accepted arrays: decisions, losses by storage, densities without a
+bound.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import numpy as np
 
 from taut.data.counts import problems as problems_of_counts
 from taut.data.schema import MAX_LEVELS, Schema, chunks, integers_only, listing
-from taut.data.tables.column import exact_integers, float_storage
 from taut.data.tables.prepare import MISSING_NOTE
+from taut.data.tables.words import exact_integers, float_storage
 
 __all__ = ["array_notes", "drift_notes", "few_notes", "is_divided_by_255", "shared_notes"]
 
@@ -20,12 +19,12 @@ SAMPLE = 20_000  # rows that are looked at to tell whether a column was rounded
 
 
 def array_notes(array: np.ndarray, schema: Schema, name: str) -> list[str]:
-    """Returns a line for each thing to know about an array that is read as a schema says.
+    """Returns a line for each thing to know about an array that is read as a schema.
 
     Args:
         array: The data, N first.
-        schema: What one datum is.
-        name: What to call the data in the lines.
+        schema: The schema as which it is read.
+        name: The name of the data in the lines.
     """
     lines = []
     if schema.missing:
@@ -40,13 +39,15 @@ def array_notes(array: np.ndarray, schema: Schema, name: str) -> list[str]:
         )
     if schema.kind == "count":
         lines += problems_of_counts(array, name)[1]
-    if (
-        schema.kind == "levels"
-        and schema.high == 255
-        and all(bool(np.all((x == 0) | (x == 255))) for x in chunks(array))
-    ):
+    if schema.kind == "levels" and schema.high == 255 and _is_black_and_white(array):
         lines.append("only two values, 0 and 255: --binarize threshold makes them bits")
-    return lines + _real_notes(array, schema) if schema.kind == "real" else lines
+    if schema.kind == "real":
+        lines += _real_notes(array, schema)
+    return lines
+
+
+def _is_black_and_white(array: np.ndarray) -> bool:
+    return all(bool(np.all((x == 0) | (x == 255))) for x in chunks(array))
 
 
 def _real_notes(array: np.ndarray, schema: Schema) -> list[str]:
@@ -54,8 +55,7 @@ def _real_notes(array: np.ndarray, schema: Schema) -> list[str]:
     if is_divided_by_255(array):
         lines.append(
             "grey levels stored as k/255, read as real: a density of levels has no bound; better "
-            "multiply by 255 and"
-            " round, or use --binarize"
+            "multiply by 255 and round, or use --binarize"
         )
     elif integers_only(array) and schema.high - schema.low < MAX_LEVELS:
         lines.append(
@@ -70,26 +70,24 @@ def _real_notes(array: np.ndarray, schema: Schema) -> list[str]:
             f"are they ids?"
         )
     if array.ndim == 2:
-        # a stored number is known to eps times its size; a hundredth of the spread is where a
-        # density begins to show it
-        coarse = np.finfo(float_storage()).eps * np.nanmax(
-            np.abs(array), axis=0
-        ) > 0.01 * np.nanstd(array, axis=0)
+        # A stored number is known to eps times its size; from a hundredth of the spread on, a
+        # density begins to show that.
+        rounding = np.finfo(float_storage()).eps * np.nanmax(np.abs(array), axis=0)
+        coarse = rounding > 0.01 * np.nanstd(array, axis=0)
         if coarse.any():
-            which, stored = listing(np.flatnonzero(coarse)), np.dtype(float_storage()).name
+            which, storage = listing(np.flatnonzero(coarse)), np.dtype(float_storage()).name
             lines.append(
-                f"columns (from 0) {which} hardly vary beside their size, so {stored} rounds them: "
-                f"subtract a constant"
+                f"columns (from 0) {which} hardly vary compared with their size, so {storage} "
+                f"rounds them: subtract a constant"
             )
     return lines
 
 
 def _repeated(array: np.ndarray) -> list[str]:
-    """Where the density of a column may have no bound.
-
-    One value in most rows, or few different ones.
+    """Returns a line for columns with one value in most rows, and one for columns with few
+    different values: their density may have no bound.
     """
-    # a value that fills more than half of a column must be its median
+    # A value that fills more than half of a column must be its median.
     often = (array == np.nanmedian(array, axis=0)).mean(axis=0) > 0.5
     rows = array[:: -(-len(array) // SAMPLE)]
     present = [column[~np.isnan(column)] for column in rows.T]
@@ -105,18 +103,19 @@ def _repeated(array: np.ndarray) -> list[str]:
         which = listing(np.flatnonzero(few))
         lines.append(
             f"columns (from 0) {which} are rounded to few different values: their density may have "
-            f"no bound, so that"
-            " log p(x) can grow without end; integers, such as ten times a number of one decimal, "
-            "are read as levels"
+            f"no bound, so that log p(x) can grow without end; integers, such as ten times a "
+            f"number of one decimal, are read as levels"
         )
     return lines
 
 
 def shared_notes(hashes: Sequence[np.ndarray]) -> list[str]:
-    """Returns a line for rows of an official test set, the second of two, that are also in the
+    """Returns a line about rows of an official test set, the second of two, that are also in the
     training data.
     """
-    shared = int(np.isin(hashes[1], hashes[0]).sum()) if len(hashes) > 1 else 0
+    if len(hashes) < 2:
+        return []
+    shared = int(np.isin(hashes[1], hashes[0]).sum())
     if not shared:
         return []
     return [
@@ -139,8 +138,8 @@ def few_notes(num_rows: int, schema: Schema) -> list[str]:
 
 
 def drift_notes(array: np.ndarray, schema: Schema) -> list[str]:
-    """Returns a line if new real data lie on the whole outside the values of the training by more
-    than their range.
+    """Returns a line if the mean of new real data is outside the training values by more than their
+    range.
     """
     if schema.kind != "real" or bool(np.isnan(array).all()):
         return []
@@ -154,13 +153,11 @@ def drift_notes(array: np.ndarray, schema: Schema) -> list[str]:
 
 
 def is_divided_by_255(array: np.ndarray) -> bool:
-    """Whether every value is k / 255 but for two roundings in its own dtype (times 255, since 255 x
-    is compared).
-    """
+    """Returns whether every value is k / 255, up to two roundings in its own dtype."""
     if array.dtype.kind != "f":
         return False
-    tolerance = 2 * 255 * np.finfo(array.dtype).eps
-    inside = all(bool(np.all((x >= 0) & (x <= 1))) for x in chunks(array))
-    return inside and all(
-        bool(np.all(np.abs(255.0 * x - np.rint(255.0 * x)) <= tolerance)) for x in chunks(array)
-    )
+    tolerance = 2 * 255 * np.finfo(array.dtype).eps  # times 255, since 255 x is compared
+    if not all(bool(np.all((x >= 0) & (x <= 1))) for x in chunks(array)):
+        return False
+    scaled = (255.0 * x for x in chunks(array))
+    return all(bool(np.all(np.abs(x - np.rint(x)) <= tolerance)) for x in scaled)

@@ -1,8 +1,7 @@
-"""What holds the rows of a part of the data: a dense tensor, or something that makes dense rows on
-demand.
+"""The rows of a part of the data: a dense tensor, or an object that makes dense rows on demand.
 
-A count matrix is mostly zeros and a Parquet file may be larger than memory: both hand out dense
-rows for a batch and keep the rest as it is. A ``torch.Tensor`` has all that is asked for here.
+A count matrix is mostly zeros and a Parquet file may be larger than memory: both return dense rows
+for a batch and keep the rest as it is. A ``torch.Tensor`` satisfies the protocol.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Rows(Protocol):
         """Returns consecutive blocks of rows, dense, as an iterable."""
 
     def to(self, device: torch.device, /) -> Any:
-        """Returns the same rows, to come out on a device."""
+        """Returns the same rows, which then come out on a device."""
 
 
 def blocks(rows: Rows, elements: int = 2**22, most: int = 4096) -> Iterable[Tensor]:
@@ -46,5 +45,5 @@ def blocks(rows: Rows, elements: int = 2**22, most: int = 4096) -> Iterable[Tens
 
 
 def block_size(rows: Rows, elements: int = 2**22, most: int = 4096) -> int:
-    """Returns how many rows have a few million values."""
+    """Returns the number of rows that have a few million values together."""
     return max(1, min(most, elements // max(1, math.prod(rows.shape[1:]))))

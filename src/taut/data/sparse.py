@@ -1,6 +1,6 @@
-"""Rows of a sparse matrix: kept sparse, handed out dense a batch at a time.
+"""Rows of a sparse matrix: kept sparse, returned dense a batch at a time.
 
-A matrix of single cells is 95 % zeros, so its dense form would fill the memory for nothing.
+A matrix of single cells is 95 % zeros, so its dense form would waste memory.
 ``SparseRows`` keeps the non-zero values in the smallest integer type that holds them and scatters
 the wanted rows into zeros, on any device.
 """
@@ -49,7 +49,7 @@ class SparseRows:
         """Returns the rows of a dense array (N, C)."""
         from scipy.sparse import csr_array
 
-        # scipy knows no others
+        # scipy has no float16, and no foreign byte order.
         native = np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")
         return cls(csr_array(array.astype(native, copy=False)))
 
@@ -72,37 +72,35 @@ class SparseRows:
         """Returns the rows of a slice or of an index tensor, dense; of an integer, that row."""
         sizes = self._lengths[index].shape
         where, lengths = self._where(index)
-        first = torch.arange(
-            0, len(lengths) * self._num_columns, self._num_columns, device=self.device
-        )
-        places = first.repeat_interleave(lengths, output_size=len(where)).add_(
-            self._columns.index_select(0, where)
-        )
+        width, size = self._num_columns, len(lengths) * self._num_columns
+        first = torch.arange(0, size, width, device=self.device)
+        places = first.repeat_interleave(lengths, output_size=len(where))
+        places = places.add_(self._columns.index_select(0, where))
         values = self._values.index_select(0, where).to(self.dtype)
-        dense = torch.zeros(len(lengths) * self._num_columns, dtype=self.dtype, device=self.device)
-        return dense.scatter_(0, places, values).view(*sizes, self._num_columns)
+        dense = torch.zeros(size, dtype=self.dtype, device=self.device)
+        return dense.scatter_(0, places, values).view(*sizes, width)
 
     def split(self, split_size: int, /) -> Iterator[Tensor]:
-        """Returns consecutive blocks of rows, dense, made as they are asked for."""
+        """Returns consecutive blocks of rows, each made dense when it is asked for."""
         return (self[start : start + split_size] for start in range(0, len(self), split_size))
 
     def to(self, device: torch.device | str, /) -> SparseRows:
-        """Returns the same rows, to come out on a device: what travels there is sparse."""
-        return self._with(
-            *(x.to(device) for x in (self._lengths, self._starts, self._columns, self._values))
-        )
+        """Returns the same rows on a device; they travel there in sparse form."""
+        parts = (self._lengths, self._starts, self._columns, self._values)
+        return self._with(*(part.to(device) for part in parts))
 
     def subset(self, rows: np.ndarray) -> SparseRows:
         """Returns the rows of these numbers, in that order, still sparse."""
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.device)
         where, lengths = self._where(index)
-        return self._with(
-            lengths, lengths.cumsum(0) - lengths, self._columns[where], self._values[where]
-        )
+        starts = lengths.cumsum(0) - lengths
+        return self._with(lengths, starts, self._columns[where], self._values[where])
 
     def largest(self) -> float:
-        """Returns the largest value, 0 if none is above it."""
-        return max(float(self._values.max()) if len(self._values) else 0.0, 0.0)
+        """Returns the largest value, at least 0."""
+        if not len(self._values):
+            return 0.0
+        return max(float(self._values.max()), 0.0)
 
     def totals(self) -> Tensor:
         """Returns the sum of each row, (N,), in float64: in single cells, the library size."""
@@ -115,9 +113,8 @@ class SparseRows:
         """Returns the mean and the standard deviation (of the population, divided by N) of each
         column, (C,), in float64.
         """
-        sums, squares, counts = torch.zeros(
-            3, self._num_columns, dtype=torch.float64, device=self.device
-        )
+        zeros = torch.zeros(3, self._num_columns, dtype=torch.float64, device=self.device)
+        sums, squares, counts = zeros
         for _, columns, values in self.blocks():
             sums.index_add_(0, columns, values)
             counts.index_add_(0, columns, torch.ones_like(values))
@@ -128,31 +125,29 @@ class SparseRows:
 
     def row_hashes(self) -> np.ndarray:
         """Returns 128 bits for each row: equal for equal rows, however the matrix stored them."""
-        columns, lengths = self._columns.cpu().numpy(), self._lengths.tolist()
-        values, starts = self._values.cpu().numpy(), self._starts.tolist()
-        rows = (slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
-        bits = (columns[row].tobytes() + values[row].astype(np.float64).tobytes() for row in rows)
-        return np.array([blake2b(row, digest_size=16).digest() for row in bits], dtype="S16")
+        columns, values = self._columns.cpu().numpy(), self._values.cpu().numpy()
+        hashes = []
+        for start, length in zip(self._starts.tolist(), self._lengths.tolist(), strict=True):
+            row = slice(start, start + length)
+            content = columns[row].tobytes() + values[row].astype(np.float64).tobytes()
+            hashes.append(blake2b(content, digest_size=16).digest())
+        return np.array(hashes, dtype="S16")
 
     def fingerprint(self) -> str:
         """Returns 128 bits in hex over shape and rows: the name of exactly these counts."""
-        return blake2b(
-            f"{self.shape} sparse ".encode() + self.row_hashes().tobytes(), digest_size=16
-        ).hexdigest()
+        digest = blake2b(f"{self.shape} sparse ".encode(), digest_size=16)
+        digest.update(self.row_hashes().tobytes())
+        return digest.hexdigest()
 
     def _with(self, lengths: Tensor, starts: Tensor, columns: Tensor, values: Tensor) -> SparseRows:
         other = copy.copy(self)
-        other._lengths, other._starts, other._columns, other._values = (
-            lengths,
-            starts,
-            columns,
-            values,
-        )
+        other._lengths, other._starts = lengths, starts
+        other._columns, other._values = columns, values
         return other
 
     def _where(self, index: Any) -> tuple[Tensor, Tensor]:
-        """The places of the stored values of rows, one row after the other, and how many each row
-        has.
+        """Returns the places of the stored values of rows, one row after the other, and the number
+        of values of each row.
         """
         starts, lengths = self._starts[index].reshape(-1), self._lengths[index].reshape(-1)
         first = starts - lengths.cumsum(0) + lengths
@@ -160,8 +155,8 @@ class SparseRows:
         return where.add_(torch.arange(len(where), device=self.device)), lengths
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields row number, column number and value (float64) of the stored values, whole rows at
-        a time.
+        """Yields row numbers, column numbers and values (float64) of the stored values, whole rows
+        at a time.
         """
         step = max(1, BLOCK * len(self) // max(1, len(self._values)))
         for start in range(0, len(self), step):
@@ -175,9 +170,7 @@ class SparseRows:
 
 
 def float_dtype() -> torch.dtype:
-    """Returns the type in which rows come out: float64 only if torch computes in it,
-    else float32.
-    """
+    """Returns the type of dense rows: float64 if torch computes in it, else float32."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
@@ -186,15 +179,15 @@ def from_scipy(matrix: Any, name: str = "the matrix") -> SparseRows:
 
     Args:
         matrix: The matrix (N, C); it is not changed.
-        name: What to call it in an error.
+        name: Its name in an error.
 
-    Fails:
-        DataError: it is empty, holds no real numbers, or its indices are damaged.
+    Raises:
+        DataError: it is empty, does not hold real numbers, or its indices are damaged.
     """
     check_numbers(matrix, name)
     try:
         if matrix.format in ("csr", "csc"):
-            # scipy's loops trust the indices of a file, and would write anywhere
+            # scipy's loops trust the indices of a file, and could write anywhere.
             matrix.check_format(full_check=True)
     except ValueError as error:
         raise DataError(
@@ -204,9 +197,9 @@ def from_scipy(matrix: Any, name: str = "the matrix") -> SparseRows:
 
 
 def check_numbers(matrix: Any, name: str) -> None:
-    """Refuses what is no matrix (N, C) of real numbers, sparse or dense.
+    """Refuses anything but a matrix (N, C) of real numbers, sparse or dense.
 
-    Fails:
+    Raises:
         DataError: it has other axes, an empty one, or another type.
     """
     kind, itemsize = matrix.dtype.kind, matrix.dtype.itemsize
@@ -222,9 +215,8 @@ def check_numbers(matrix: Any, name: str) -> None:
 
 
 def _canonical(matrix: Any) -> Any:
-    """The same matrix with sorted columns, nothing twice and no stored zeros.
-
-    Equal rows are equal bytes.
+    """Returns the same matrix with sorted columns, no repeated entries and no stored zeros, so that
+    equal rows are equal bytes.
     """
     if matrix.has_canonical_format and matrix.data.all():
         return matrix
@@ -235,31 +227,26 @@ def _canonical(matrix: Any) -> Any:
 
 
 def _widened(matrix: Any) -> Any:
-    """Repeated entries are added up, which must not wrap around."""
-    return (
-        matrix.astype(np.int64)
-        if matrix.dtype.kind in "biu" and matrix.dtype.itemsize < 8
-        else matrix
-    )
+    """Returns a matrix whose integers are wide enough to add up repeated entries."""
+    narrow = matrix.dtype.kind in "biu" and matrix.dtype.itemsize < 8
+    return matrix.astype(np.int64) if narrow else matrix
 
 
 def _small(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "bu" or only_counts([values]):
         high = int(values.max(initial=0))
-        smallest = next(
-            (t for t in (np.uint8, np.int16, np.int32, np.int64) if high <= np.iinfo(t).max), None
-        )
-        if smallest is not None:
-            return values.astype(smallest)
+        for small in (np.uint8, np.int16, np.int32, np.int64):
+            if high <= np.iinfo(small).max:
+                return values.astype(small)
     return values.astype(np.float64 if values.dtype.kind == "u" else values.dtype)
 
 
 def only_counts(blocks: Iterable[Any]) -> bool:
-    """Returns whether all values of some arrays are finite integers from 0."""
-    arrays = (np.asarray(x) for x in blocks)
-    return all(
-        bool(np.all((x >= 0) & (x == np.trunc(x)) & (x < np.inf)))
-        if x.dtype.kind in "iuf"
-        else x.dtype == bool
-        for x in arrays
-    )
+    """Returns whether all values of some arrays are finite integers of at least 0."""
+    return all(_are_counts(np.asarray(block)) for block in blocks)
+
+
+def _are_counts(x: np.ndarray) -> bool:
+    if x.dtype.kind not in "iuf":
+        return x.dtype == bool
+    return bool(np.all((x >= 0) & (x == np.trunc(x)) & (x < np.inf)))

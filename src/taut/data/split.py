@@ -1,11 +1,12 @@
-"""Splits by what a row *is*, not where it stands or which seed was drawn.
+"""The split into training, validation and test rows, by the content of a row: neither its place nor
+a seed matters.
 
 Each row's bytes are hashed and the rows ranked by hash: the same data give the same test set on
-every machine, in any order, for any seed. Copies of a row, having one hash, stay on one side, since
+every machine, in any order, for any seed. Copies of a row have one hash and stay on one side, since
 a copied row that is trained on and tested on makes the test optimistic. A row that repeats by its
-nature, such as an answer to a survey, is another thing: were all its copies held out, the training
-would lack a part of the distribution. So rows with many copies are divided among the parts, each
-part getting its share of every one of them; which rows these are is said in ``copies_of``.
+nature, such as an answer to a survey, is different: if all its copies were held out, the training
+would lack a part of the distribution. So rows with many copies are divided among the parts, and
+each part gets its share of every one of them; ``copies_of`` decides which rows these are.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ for four copies.
 
 
 class Copies(NamedTuple):
-    """What is done with the copies of a row.
+    """The treatment of copied rows.
 
     Args:
         most: Rows that occur at most so often have all their copies on one side; others are divided
             among the parts.
         divided: Hashes of the rows that are divided.
-        notes: What to know of it, a line or none.
+        notes: A line for the user, or none.
     """
 
     most: float
@@ -57,22 +58,22 @@ def split(
 def copies_of(
     hashes: np.ndarray, validation: float, test: float, by: str | None, *, by_nature: bool
 ) -> Copies:
-    """Returns what is done with the copies of each row.
+    """Returns the treatment of copied rows.
 
-    Unless it is asked otherwise, a row is divided among the parts where it could leave them unlike
-    the data: where its copies exceed a fifth of the smaller held-out part, whose size they would
-    spoil, and also, if rows repeat by nature, where it occurs so often (five times) that holding
-    out all copies takes its share in training out of the sampling error.
+    By default a row is divided among the parts if it could make them unlike the data: if its copies
+    exceed a fifth of the smaller held-out part, whose size they would spoil, and also, if rows
+    repeat by nature, if it occurs so often (five times) that holding out all copies would change
+    its share in training by more than the sampling error.
 
     Args:
-        hashes: Of the rows.
+        hashes: Hashes of the rows.
         validation: Share of the rows for validation.
         test: Share of the rows for testing.
         by: "rows" divides the copies of every row, "copies" of none; None decides.
         by_nature: Whether equal rows are to be expected: all columns are levels or counts, and the
-            rows are no images.
+            rows are not images.
 
-    Fails:
+    Raises:
         UsageError: ``by`` is another word.
     """
     if by not in (None, *BY):
@@ -85,9 +86,8 @@ def copies_of(
         most = 1
     elif parts and by is None and by_nature:
         most = FEW
-    elif (
-        parts and by is None and len(distinct) > len(parts)
-    ):  # fewer real rows are nothing to learn from
+    elif parts and by is None and len(distinct) > len(parts):
+        # Fewer distinct real rows are nothing to learn from, and are refused later.
         most = max(FEW, min(parts) // 5)
     divided = distinct[sizes > most]
     repeats = rows - len(distinct)
@@ -103,9 +103,8 @@ def copies_of(
         alone = ", others stay on one side" if np.any((sizes > 1) & (sizes <= most)) else ""
         note += (
             f"the {there} that occur more than {most:g} times (the commonest are {largest:.3g} % "
-            f"of all) are divided among the "
-            f"parts, since a part would have all or none of them{alone}; --split copies keeps "
-            f"copies together"
+            f"of all) are divided among the parts, since a part would have all or none of "
+            f"them{alone}; --split copies keeps copies together"
         )
     return Copies(most, divided, [note])
 
@@ -121,12 +120,12 @@ def split_hashes(
     group to each part after it that has no rows yet.
 
     Args:
-        hashes: Of the rows.
+        hashes: Hashes of the rows.
         validation: Share of the rows for validation; 0 for none.
         test: Share of the rows for testing; 0 for none.
-        most: How many copies of a row stay together.
+        most: Largest number of copies of a row that stay together.
 
-    Fails:
+    Raises:
         UsageError: a share is negative, or nothing would be left to train on.
         DataError: there are fewer distinct rows than parts.
     """
@@ -137,14 +136,13 @@ def split_hashes(
     _, group, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
     divided = sizes > most
     parts = 1 + (validation > 0) + (test > 0)
-    # of two levels of one column both can be in every part
-    if len(sizes) < (2 if divided.any() else parts):
+    # The two levels of one column can both be in every part.
+    needed = 2 if divided.any() else parts
+    if len(sizes) < needed:
         raise DataError(
             f"only {len(sizes)} distinct rows: too few to split into {parts} parts; give more data"
         )
-    wanted_test, wanted_validation = (
-        max(1, round(s * len(hashes))) if s else 0 for s in (validation, test)[::-1]
-    )
+    wanted_test, wanted_validation = (_wanted(s, len(hashes)) for s in (test, validation))
     part = np.zeros(len(hashes), np.int64)  # 0 training, 1 validation, 2 test
     loose = np.argsort(group, kind="stable")
     loose = loose[divided[group[loose]]]  # copies after each other, in the order of their hashes
@@ -170,20 +168,21 @@ def split_hashes(
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1), np.flatnonzero(part == 2)
 
 
+def _wanted(share: float, rows: int) -> int:
+    return max(1, round(share * rows)) if share else 0
+
+
 def num_duplicates(array: np.ndarray) -> int:
-    """Returns how many rows repeat an earlier row."""
+    """Returns the number of rows that repeat an earlier row."""
     return len(array) - len(np.unique(row_hashes(array)))
 
 
 def hashes_of(rows: Rows) -> np.ndarray:
-    """Returns the hash of each row, dense or not.
-
-    Those that can tell it themselves need not be made dense.
-    """
+    """Returns the hash of each row; sparse rows compute their own, without becoming dense."""
     own = getattr(rows, "row_hashes", None)
-    return (
-        own() if own is not None else np.concatenate([row_hashes(b.numpy()) for b in blocks(rows)])
-    )
+    if own is not None:
+        return own()
+    return np.concatenate([row_hashes(block.numpy()) for block in blocks(rows)])
 
 
 def row_hashes(array: np.ndarray) -> np.ndarray:

@@ -1,8 +1,15 @@
 r"""Distributions that torch lacks, or has in a form that is not good enough.
 
-``levels`` over integers in a range, ``counts`` over 0, 1, 2, ..., ``reals``, ``warps`` (any
-marginal, by its quantiles), ``observed``, which omits missing entries from a sum, and ``chain``,
-several groups of latent variables as one.
+Each is normalised to rounding, over all of its support:
+
+$$ \sum_x p(x) = 1 \quad \text{or} \quad \int p(x) \, dx = 1, $$
+
+and where values beyond the range of the training are possible, they share $2^{-24}$ of the mass.
+
+Read ``observed`` first, which integrates out missing entries. ``levels`` are over integers in a
+range, ``counts`` over 0, 1, 2, ..., ``reals`` over real numbers, ``warps`` start from any marginal,
+by its quantiles, and ``chain`` is several groups of latent variables as one. Most are elementwise;
+a likelihood sums them over a data point.
 """
 
 from taut.distributions.chain import Chain

@@ -1,4 +1,4 @@
-"""Distributions over counts 0, 1, 2, ..., right from one to 2^53."""
+"""Distributions over counts 0, 1, 2, ..., accurate from 1 to 2^53."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ __all__ = ["Binomial", "NegativeBinomial", "Poisson", "ZeroInflated"]
 
 
 LARGEST_COUNT = 2.0**53
-
-MANY_COUNTS = (
-    1e8  # from here on terms of x log x would leave nothing of a log-probability but rounding
-)
+MANY_COUNTS = 1e8  # from here on, terms of x log x would leave only rounding of a log-probability
 
 
 class Poisson(Distribution):
@@ -91,10 +88,8 @@ class NegativeBinomial(Distribution):
         super().__init__(self.log_mean.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomial:
-        log_mean, log_concentration = (
-            self.log_mean.expand(batch_shape),
-            self.log_concentration.expand(batch_shape),
-        )
+        log_mean = self.log_mean.expand(batch_shape)
+        log_concentration = self.log_concentration.expand(batch_shape)
         return NegativeBinomial(log_mean, log_concentration, validate_args=False)
 
     @property
@@ -114,53 +109,42 @@ class NegativeBinomial(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            share = Gamma(self.log_concentration.exp(), 1.0, validate_args=False).sample(
-                sample_shape
-            )
+            gamma = Gamma(self.log_concentration.exp(), 1.0, validate_args=False)
+            share = gamma.sample(sample_shape)
             return _poisson(share * (self.log_mean - self.log_concentration).exp())
 
 
 def _poisson(rate: Tensor) -> Tensor:
-    """Returns Poisson draws.
-
-    Of a rate beyond 2^53, where floats do not count any more, 2^53 and not a number that wrapped.
+    """Returns Poisson draws; 2^53 for rates beyond it, where floats cannot count and a draw would
+    wrap around.
     """
-    return torch.where(
-        rate < LARGEST_COUNT,
-        torch.poisson(rate.clamp(max=LARGEST_COUNT).nan_to_num(LARGEST_COUNT)),
-        LARGEST_COUNT,
-    )
+    drawn = torch.poisson(rate.clamp(max=LARGEST_COUNT).nan_to_num(LARGEST_COUNT))
+    return torch.where(rate < LARGEST_COUNT, drawn, LARGEST_COUNT)
 
 
 def _negative_binomial(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Tensor:
     r = log_r.exp()
     if get_proxy_mode() is None and bool((x > MANY_COUNTS).any()):
         few = x <= MANY_COUNTS
-        return torch.where(
-            few,
-            _negative_binomial(torch.where(few, x, 1.0), log_mean, log_r),
-            _saddle(x, log_mean.exp(), r),
-        )
+        of_few = _negative_binomial(torch.where(few, x, 1.0), log_mean, log_r)
+        return torch.where(few, of_few, _saddle(x, log_mean.exp(), r))
     exact = torch.lgamma(x + r) - torch.lgamma(r) - x * log_r
     stirling = (x + r - 0.5) * torch.log1p(x / r) - x - x / (12 * r * (x + r))
     rising = torch.where(r < 1e4, exact, stirling)
-    return (
-        rising
-        - torch.lgamma(x + 1)
-        + x * log_mean
-        - (x + r) * functional.softplus(log_mean - log_r, threshold=40.0)
-    )
+    softplus = functional.softplus(log_mean - log_r, threshold=40.0)
+    return rising - torch.lgamma(x + 1) + x * log_mean - (x + r) * softplus
 
 
 def _saddle(x: Tensor, mean: Tensor, r: Tensor) -> Tensor:
-    r"""Returns the same for large counts by Loader's expansion, in which no terms cancel: right at
-    any x that a float64 holds.
+    r"""Returns the same for large counts by Loader's expansion, in which no terms cancel: accurate
+    at any x that a float64 holds.
 
-    With $n = x + r$ and $D(a) = (1 + a) \log (1 + a) - a$, $\log p(x) = \log (r / n) + \delta(n) -
-    \delta(r) - \delta(x)
-    - n p \, D(a_r) - n q \, D(a_x) - \log (2 \pi r x / n) / 2$, $p = r / (\mu + r)$, $q = 1 - p$,
-      where $n p (1 + a_r) = r$,
-    $n q (1 + a_x) = x$, and $\delta$ is the error of Stirling's formula.
+    With $n = x + r$, $p = r / (\mu + r)$, $q = 1 - p$ and $D(a) = (1 + a) \log (1 + a) - a$,
+
+    $$ \log p(x) = \log (r / n) + \delta(n) - \delta(r) - \delta(x) - n p \, D(a_r)
+       - n q \, D(a_x) - \tfrac12 \log (2 \pi r x / n), $$
+
+    where $n p (1 + a_r) = r$, $n q (1 + a_x) = x$, and $\delta$ is the error of Stirling's formula.
     """
     n, total = x + r, mean + r
     far_r, far_x = (mean - x) / n, (x - mean) * r / (n * mean)
@@ -179,10 +163,8 @@ def _deviance(a: Tensor) -> Tensor:
 def _stirling_error(x: Tensor) -> Tensor:
     r"""Returns $\log \Gamma(x + 1) - (x + 1/2) \log x + x - \log (2 \pi) / 2$."""
     large = x.clamp(min=15.0)
-    series = (
-        1 / 12
-        - (1 / 360 - (1 / 1260 - 1 / 1680 / large.square()) / large.square()) / large.square()
-    ) / large
+    square = large.square()
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / 1680 / square) / square) / square) / large
     plain = torch.lgamma(x + 1) - (x + 0.5) * x.log() + x - 0.5 * math.log(2 * math.pi)
     return torch.where(x < 15, plain, series)
 
@@ -190,21 +172,17 @@ def _stirling_error(x: Tensor) -> Tensor:
 def _count_log_prob(
     value: Tensor, at_zero: Tensor, log_mass: Callable[..., Tensor], *parameters: Tensor
 ) -> Tensor:
-    """Returns ``at_zero`` where the count is zero, and ``log_mass(count, *parameters)`` elsewhere,
+    """Returns ``at_zero`` for counts of zero, and ``log_mass(count, *parameters)`` for others,
     computed in float64.
 
-    Most counts are zero in the data that have many, and there neither of the two costs applies:
-    terms of a hundred thousand that cancel to a few nats, and logarithms of the gamma function.
+    In data of many counts most are zero. They need neither the precision (terms of a hundred
+    thousand that cancel to a few nats) nor the logarithms of the gamma function.
     """
     shape = torch.broadcast_shapes(value.shape, at_zero.shape)
     index = value.expand(shape).reshape(-1).nonzero().squeeze(-1)
     taken = (wide(t.expand(shape).reshape(-1).index_select(0, index)) for t in (value, *parameters))
-    return (
-        at_zero.expand(shape)
-        .reshape(-1)
-        .index_copy(0, index, log_mass(*taken).to(at_zero))
-        .view(shape)
-    )
+    log_p = at_zero.expand(shape).reshape(-1)
+    return log_p.index_copy(0, index, log_mass(*taken).to(at_zero)).view(shape)
 
 
 class ZeroInflated(Distribution):
@@ -228,9 +206,8 @@ class ZeroInflated(Distribution):
         super().__init__(base.batch_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ZeroInflated:
-        return ZeroInflated(
-            self.base.expand(batch_shape), self.logits.expand(batch_shape), validate_args=False
-        )
+        base, logits = self.base.expand(batch_shape), self.logits.expand(batch_shape)
+        return ZeroInflated(base, logits, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -238,9 +215,8 @@ class ZeroInflated(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        return torch.sigmoid(-self.logits) * (
-            self.base.variance + torch.sigmoid(self.logits) * self.base.mean.square()
-        )
+        between = torch.sigmoid(self.logits) * self.base.mean.square()
+        return torch.sigmoid(-self.logits) * (self.base.variance + between)
 
     def log_prob(self, value: Tensor) -> Tensor:
         base = self.base.log_prob(value)
@@ -296,16 +272,12 @@ class Binomial(Distribution):
         n = wide(torch.as_tensor(self.high - self.low, device=value.device))
         k, logits = wide(value - self.low), wide(self.logits)
         choices = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-        return (choices + k * logits - n * functional.softplus(logits, threshold=40.0)).to(
-            self.logits
-        )
+        log_p = choices + k * logits - n * functional.softplus(logits, threshold=40.0)
+        return log_p.to(self.logits)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
-            n = torch.as_tensor(
-                self.high - self.low, dtype=self.logits.dtype, device=self.logits.device
-            )
-            return self.low + torch.binomial(
-                n.expand(shape), torch.sigmoid(self.logits).expand(shape)
-            )
+            logits = self.logits
+            n = torch.as_tensor(self.high - self.low, dtype=logits.dtype, device=logits.device)
+            return self.low + torch.binomial(n.expand(shape), torch.sigmoid(logits).expand(shape))

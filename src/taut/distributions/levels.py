@@ -19,19 +19,18 @@ __all__ = ["OUTSIDE", "Bernoulli", "CategoricalLevels", "DiscretizedLogistic", "
 
 
 OUTSIDE = 2.0**-24
-"""Share of the mass that is kept for what training never saw: below the rounding of float32, enough
+"""Share of the mass for values that training never saw: below the rounding of float32, and enough
 for a finite log p(x).
 
-Integers and a range that were seen in training are not a law: tomorrow's rows may hold a half, or a
-value beyond. With exact zeros, one such value would make the mean of log p(x) over a test set minus
+Training rows may hold only integers in a range, and new rows still a half, or a value beyond. If
+their probability were exactly zero, one such value would make the mean log p(x) of a test set minus
 infinity.
 """
 
 
 class Bernoulli(TorchBernoulli):
-    r"""Creates torch's Bernoulli with $\log p(x) = -\mathrm{softplus}((1 - 2x) \ell)$.
-
-    Fewer passes, no large differences.
+    r"""Creates torch's Bernoulli with $\log p(x) = -\mathrm{softplus}((1 - 2x) \ell)$, which takes
+    fewer passes and has no large differences.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -39,9 +38,9 @@ class Bernoulli(TorchBernoulli):
             self._validate_sample(value)
         wrong = (1 - 2 * value) * self.logits
         if wrong.requires_grad:
-            # beyond it exp(-40) is below any rounding
+            # Beyond the threshold exp(-40) is below any rounding.
             return -functional.softplus(wrong, threshold=40.0)
-        # In place: evaluations of log p(x) spend much of theirs here, and a new tensor of a
+        # In place: evaluations of log p(x) spend much of their time here, and a new tensor of a
         # megabyte costs more than filling it.
         return torch.ops.aten.softplus.out(wrong, 1, 40.0, out=wrong).neg_()
 
@@ -56,7 +55,7 @@ class CategoricalLevels(Categorical):
     Args:
         logits: Unnormalised log-probabilities, (\*, levels).
         low: The smallest level.
-        high: The largest level where an element has fewer than there are logits; those beyond it
+        high: The largest level, for elements with fewer levels than logits; the logits beyond it
             must be -inf.
     """
 
@@ -71,9 +70,8 @@ class CategoricalLevels(Categorical):
         super().__init__(logits=logits, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CategoricalLevels:
-        return CategoricalLevels(
-            self.logits.expand(*batch_shape, -1), self.low, self.high, validate_args=False
-        )
+        logits = self.logits.expand(*batch_shape, -1)
+        return CategoricalLevels(logits, self.low, self.high, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -94,9 +92,8 @@ class CategoricalLevels(Categorical):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        index, logits = torch.broadcast_tensors(
-            (value - self.low).long().unsqueeze(-1), self.logits
-        )
+        level = (value - self.low).long().unsqueeze(-1)
+        index, logits = torch.broadcast_tensors(level, self.logits)
         return logits.gather(-1, index[..., :1]).squeeze(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -152,23 +149,16 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def reach(self) -> constraints.Constraint:
-        """Where its mass or density is not zero: wider than the support, which is what
-        it is for.
-        """
+        """The values with a mass or density above zero; the support is what it is meant for."""
         return constraints.real
 
     @property
     def mean(self) -> Tensor:
         # E[x] = low + the sum of P(x > level) over the levels below the last.
-        low, high = (
-            torch.as_tensor(end, dtype=self.loc.dtype, device=self.loc.device)[..., None]
-            for end in (self.low, self.high)
-        )
-        edges = (
-            low
-            + torch.arange(int((high - low).max()), dtype=self.loc.dtype, device=self.loc.device)
-            + 0.5
-        )
+        like: dict[str, Any] = {"dtype": self.loc.dtype, "device": self.loc.device}
+        low = torch.as_tensor(self.low, **like)[..., None]
+        high = torch.as_tensor(self.high, **like)[..., None]
+        edges = low + torch.arange(int((high - low).max()), **like) + 0.5
         above = torch.sigmoid((self.loc[..., None] - edges) / self.scale[..., None])
         return self.low + torch.where(edges < high, above, 0.0).sum(-1)
 
@@ -178,7 +168,7 @@ class DiscretizedLogistic(Distribution):
         inside = whole.clamp(self.low, self.high)
         distance = (whole - inside).abs()
         beyond = math.log(4 * OUTSIDE) - (distance * (distance + 1) * (distance + 2)).log()
-        # a single level has both tails
+        # A single level has both tails.
         rest = 1 - OUTSIDE * ((inside == self.low).to(value) + (inside == self.high))
         ends = torch.where(distance > 0, beyond, rest.log()) + share.log()
         upper = (inside + 0.5 - self.loc) / self.scale
@@ -186,11 +176,8 @@ class DiscretizedLogistic(Distribution):
         log_below = torch.where(inside >= self.high, 0.0, functional.logsigmoid(upper))
         log_above = torch.where(inside <= self.low, 0.0, functional.logsigmoid(-lower))
         inner = (inside > self.low) & (inside < self.high)
-        return (
-            log_below
-            + log_above
-            + torch.where(inner, torch.log(-share * torch.expm1(-1 / self.scale)), ends)
-        )
+        log_width = torch.log(-share * torch.expm1(-1 / self.scale))
+        return log_below + log_above + torch.where(inner, log_width, ends)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
@@ -236,9 +223,8 @@ class Ordinal(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.integer_interval(
-            self.low, self.low + (self.cutpoints < math.inf).sum(-1)
-        )
+        steps = (self.cutpoints < math.inf).sum(-1)
+        return constraints.integer_interval(self.low, self.low + steps)
 
     @property
     def mean(self) -> Tensor:
@@ -247,10 +233,8 @@ class Ordinal(Distribution):
     @property
     def variance(self) -> Tensor:
         # E[l^2] is the sum of (2 l + 1) P(x > low + l).
-        odd = (
-            2 * torch.arange(self.cutpoints.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
-            + 1
-        )
+        l = torch.arange(self.cutpoints.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
+        odd = 2 * l + 1
         return self._above @ odd - self._above.sum(-1).square()
 
     @property
@@ -258,27 +242,21 @@ class Ordinal(Distribution):
         return torch.sigmoid(self.loc[..., None] - self.cutpoints)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        edges = functional.pad(
-            functional.pad(self.cutpoints, (1, 0), value=-math.inf), (0, 1), value=math.inf
-        )
+        below = functional.pad(self.cutpoints, (1, 0), value=-math.inf)
+        edges = functional.pad(below, (0, 1), value=math.inf)
         index, edges = torch.broadcast_tensors((value - self.low).long().unsqueeze(-1), edges)
-        lower, upper = (
-            edges.gather(-1, index[..., :1]).squeeze(-1),
-            edges.gather(-1, index[..., :1] + 1).squeeze(-1),
-        )
-        # a level beyond the last lies between inf and inf
+        lower = edges.gather(-1, index[..., :1]).squeeze(-1)
+        upper = edges.gather(-1, index[..., :1] + 1).squeeze(-1)
+        # A level beyond the last lies between inf and inf.
         gap = torch.where(lower < upper, upper - lower, 0.0)
         inner = torch.log(-torch.expm1(-gap))
-        return (
-            functional.logsigmoid(upper - self.loc)
-            + functional.logsigmoid(self.loc - lower)
-            + inner
-        )
+        log_below = functional.logsigmoid(upper - self.loc)
+        log_above = functional.logsigmoid(self.loc - lower)
+        return log_below + log_above + inner
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
             noise = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(eps=0.0)
-            return self.low + ((self.loc + noise)[..., None] > self.cutpoints).sum(-1).to(
-                self.loc.dtype
-            )
+            passed = ((self.loc + noise)[..., None] > self.cutpoints).sum(-1)
+            return self.low + passed.to(self.loc.dtype)

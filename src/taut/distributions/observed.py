@@ -22,14 +22,13 @@ __all__ = ["Observed", "terms"]
 
 
 class Observed(Independent[Distribution]):
-    r"""Creates a distribution of independent elements, of which those that are NaN in a datum drop
-    out.
+    r"""Creates a distribution of independent elements, from which those that are NaN drop out.
 
     Args:
-        base_distribution: Of the single elements, batch shape (\*, \*event).
-        event_dims: Number of axes of a datum.
-        fill: A value in the support of every element, or one of each, (\*event): what the density
-            is evaluated at where nothing was observed, so that no gradient meets a NaN.
+        base_distribution: The distribution of the single elements, batch shape (\*, \*event).
+        event_dims: Number of axes of a data point.
+        fill: A value in the support of every element, or one of each, (\*event); missing elements
+            are evaluated there, so that no gradient meets a NaN.
     """
 
     def __init__(
@@ -40,19 +39,16 @@ class Observed(Independent[Distribution]):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Observed:
         event = self.event_shape
-        return Observed(
-            self.base_dist.expand(torch.Size(batch_shape) + event), len(event), self.fill
-        )
+        base = self.base_dist.expand(torch.Size(batch_shape) + event)
+        return Observed(base, len(event), self.fill)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return _summed(self.terms(value), len(self.event_shape))
 
     def terms(self, value: Tensor) -> Tensor:
-        r"""Returns the log-density of each element, (\*batch, \*event): zero where it
-        is missing.
-        """
-        # Asking costs less than the mask, but on an accelerator it would wait, and a step that is
-        # being recorded has no answer.
+        r"""Returns the log-density of each element, (\*batch, \*event): zero if it is missing."""
+        # To ask for NaN costs less than the mask, but on an accelerator it would wait, and a step
+        # that is being recorded has no answer.
         if value.device.type == "cpu" and get_proxy_mode() is None and not value.sum().isnan():
             return self.base_dist.log_prob(value)
         missing = value.isnan()
@@ -61,10 +57,10 @@ class Observed(Independent[Distribution]):
 
 
 def terms(distribution: Distribution, value: Tensor) -> Tensor:
-    r"""Returns the log-density of each element of a datum given z, (\*batch, \*event).
+    r"""Returns the log-density of each element of a data point given z, (\*batch, \*event).
 
-    Fails:
-        ValueError: the distribution does not know its elements one by one.
+    Raises:
+        ValueError: the distribution is not made of elements that are independent given z.
     """
     if not hasattr(distribution, "terms"):
         raise ValueError(

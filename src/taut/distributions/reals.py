@@ -49,9 +49,8 @@ class ContinuousBernoulli(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         small, l = self._small()
         a, size = l.abs(), self.logits.abs()
-        log_normalizer = torch.where(
-            small, size / 2 - size**2 / 24, a.log() - torch.log(-torch.expm1(-a))
-        )
+        series = size / 2 - size**2 / 24
+        log_normalizer = torch.where(small, series, a.log() - torch.log(-torch.expm1(-a)))
         return self.logits * value - functional.relu(self.logits) + log_normalizer
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -64,8 +63,8 @@ class ContinuousBernoulli(Distribution):
             return torch.where(l > 0, 1 - x, x)
 
     def _small(self) -> tuple[Tensor, Tensor]:
-        """Returns where the logit is too small for the closed form, and the logits with 1 in those
-        places.
+        """Returns a mask of the logits too small for the closed form, and the logits with 1 in
+        their places.
         """
         small = self.logits.abs() < 0.01  # the next term of the series is below 4e-12
         return small, torch.where(small, 1.0, self.logits)
@@ -75,9 +74,9 @@ class LogNormal(TorchLogNormal):
     r"""Creates torch's log-normal density with the share $\epsilon = 2^{-24}$ of its mass at and
     below zero.
 
-    Where training saw positive numbers only, a zero of tomorrow is improbable and not impossible.
-    With u = -x and the median $e^m$, the density there is $\epsilon \cdot 2 e^{-m} (1 + u
-    e^{-m})^{-3}$. Samples stay above zero.
+    If training saw positive numbers only, a later zero is improbable, but not impossible. With u =
+    -x and the median $e^m$, the density there is $\epsilon \cdot 2 e^{-m} (1 + u e^{-m})^{-3}$.
+    Samples stay above zero.
 
     Args:
         loc: m, the mean of log x.
@@ -85,12 +84,11 @@ class LogNormal(TorchLogNormal):
     """
 
     reach = constraints.real
-    """Where its density is not zero: wider than the support, which is what it is for."""
+    """The values with a density above zero; the support is what it is meant for."""
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> LogNormal:
-        return LogNormal(
-            self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False
-        )
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        return LogNormal(loc, scale, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         above = value > 0
@@ -116,7 +114,7 @@ class StudentT(TorchStudentT):
 
     $\log \Gamma((\nu + 1) / 2) - \log \Gamma(\nu / 2)$ is the difference of two large numbers where
     $\nu$ is large: in float32 torch's density is off by 0.005 nats an element at $\nu = 10^4$ and
-    by 0.9 at $10^8$: something to be learned.
+    by 0.9 at $10^8$, which training would exploit.
 
     Args:
         df: $\nu$, degrees of freedom.
@@ -133,17 +131,12 @@ class StudentT(TorchStudentT):
         Distribution.__init__(self, self.df.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> StudentT:
-        return StudentT(
-            self._each_df,
-            self.loc.expand(batch_shape),
-            self.scale.expand(batch_shape),
-            validate_args=False,
-        )
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        return StudentT(self._each_df, loc, scale, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         df, half = self._each_df, wide(self._each_df) / 2
-        log_normalizer = (
-            torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * torch.log(2 * math.pi * half)
-        )
+        log_gammas = torch.lgamma(half + 0.5) - torch.lgamma(half)
+        log_normalizer = log_gammas - 0.5 * torch.log(2 * math.pi * half)
         y = (value - self.loc) / self.scale
         return log_normalizer.to(y) - self.scale.log() - (df + 1) / 2 * torch.log1p(y.square() / df)

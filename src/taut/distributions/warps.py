@@ -6,22 +6,21 @@ their distribution function in the training data. With $m$ and $s$ from the late
 
 $$ P(x \le t \mid z) = \sigma\bigl((G(t) - m(z)) / s(z)\bigr), $$
 
-so that $m = 0, s = 1$ gives back the marginal of the data, whatever its shape, and only the
-dependence has to be learned.
+so that $m = 0, s = 1$ is the marginal of the data, whatever its shape, and only the dependence has
+to be learned.
 
 * Where G is continuous the density is its derivative: $\sigma'((G(x) - m) / s) \, G'(x) / s$.
 * Where G jumps from a to b the value has a probability of its own, $\sigma((b - m) / s) - \sigma((a
   - m) / s)$: an *atom*. With atoms p is a *mixed* measure, log P at the atoms and log density
   elsewhere: it is normalised, and it compares with other mixed measures of the same atoms only,
   never with a pure density.
-* Of levels all is probability: $\sigma((G(x + 1/2) - m) / s) - \sigma((G(x - 1/2) - m) / s)$, the
+* Levels have probabilities only: $\sigma((G(x + 1/2) - m) / s) - \sigma((G(x - 1/2) - m) / s)$, the
   end levels taking the tails.
 
 G is given by knots (x, y) and is linear between them (linear in log x where x grows by more than a
-half from one to the next); beyond the last ones it goes on likewise, so that tails are exponential,
-or powers, but for the ends that nothing passed in
-training: beyond them, and between levels, lies the share ``distributions.OUTSIDE``, so that
-tomorrow's rows are improbable and not impossible.
+half from one to the next). Beyond the last ones it continues in the same way, so that tails are
+exponential, or powers. Beyond an end that nothing passed in training, and between levels, lies the
+share ``distributions.OUTSIDE``, so that new rows are improbable there, but not impossible.
 """
 
 from __future__ import annotations
@@ -41,26 +40,22 @@ __all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "padded"]
 
 MAX_KNOTS = 258
 MIDPOINTS = 64
-# of a segment: frequencies of fewer rows would be mostly noise, and cost more than their shape
-# gains
+# Rows of a segment at least: frequencies of fewer would be mostly noise, and cost more than their
+# shape gains.
 ROWS_EACH = 20
+# From a knot to the next, so that it remains a rise in float32: 258 of them move a logit by 0.003.
 LEAST_RISE = 1e-5
-"""From a knot to the next, so that it remains one in float32: 258 of them move a logit by 0.003."""
-STEEP = 1.5
-"""From a knot to one that is so many times larger, G is linear in log x."""
+STEEP = 1.5  # from a knot to one more than so many times as large, G is linear in log x
 
 
 class Heights(NamedTuple):
-    """What a warp makes of values.
+    r"""A warp at some values, each (\*, \*event)."""
 
-    G below and above them, their difference, log G' where G is continuous, and the atoms.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    gap: Tensor  # of an atom; anything positive elsewhere
-    log_slope: Tensor
-    atom: Tensor
+    lower: Tensor  # G just below
+    upper: Tensor  # G just above
+    gap: Tensor  # their difference at an atom; anything positive elsewhere
+    log_slope: Tensor  # log G' where G is continuous
+    atom: Tensor  # whether G jumps
 
 
 def heights(value: Tensor, knots: Tensor, whole: bool) -> Heights:
@@ -75,14 +70,11 @@ def heights(value: Tensor, knots: Tensor, whole: bool) -> Heights:
     if whole:
         lower, above = _height(value - 0.5, knots, False)
         upper, below = _height(value + 0.5, knots, False)
-        # Inside a segment the difference of two heights would be all rounding where there are many
-        # levels.
-        gap = torch.where(
-            above == below, above.exp(), (upper - lower).clamp(min=torch.finfo(value.dtype).tiny)
-        )
-        return Heights(
-            lower, upper, gap, torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool)
-        )
+        # Within a segment of many levels the difference of two heights would be mostly rounding.
+        difference = (upper - lower).clamp(min=torch.finfo(value.dtype).tiny)
+        gap = torch.where(above == below, above.exp(), difference)
+        everywhere = torch.ones_like(value, dtype=torch.bool)
+        return Heights(lower, upper, gap, torch.zeros_like(value), everywhere)
     y, log_slope = _height(value, knots, True)
     first, after = (_search(knots[..., 0, :], value, right) for right in (False, True))
     atom = after - first > 1
@@ -94,16 +86,17 @@ def heights(value: Tensor, knots: Tensor, whole: bool) -> Heights:
 
 
 class Warped(Distribution):
-    r"""Creates logistic distributions of $G(x)$, of which x has atoms, bounds and a grid as G has.
+    r"""Creates distributions of x in which $G(x)$ is logistic, with the atoms, bounds and grid of
+    G.
 
     Args:
         loc: m, (\*, \*event).
         scale: s, likewise.
-        knots: Of G, (\*event, 2, M).
+        knots: The knots of G, (\*event, 2, M).
         low: Smallest value, (\*event), minus infinity where none is known.
         high: Largest value, likewise.
         whole: Whether values are the integers low, ..., high.
-        cut: Whether reals may stop at an end that is no atom, so that the logistic is cut off
+        cut: Whether reals may stop at an end that is not an atom, so that the logistic is cut off
             there.
     """
 
@@ -138,9 +131,7 @@ class Warped(Distribution):
 
     @property
     def reach(self) -> constraints.Constraint:
-        """Where its mass or density is not zero: wider than the support, which is what
-        it is for.
-        """
+        """The values with a mass or density above zero; the support is what it is meant for."""
         return constraints.real
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -148,7 +139,7 @@ class Warped(Distribution):
         inside = torch.minimum(torch.maximum(near, self.low), self.high)
         log_p = self._log_inside_support(inside)
         ends = self.low.isfinite().to(value) + self.high.isfinite()
-        # Beyond each end lies a share of what is left for there, of integers or a half of Cauchy's.
+        # Beyond each end lies its share of OUTSIDE, on integers or as a half of Cauchy's density.
         distance = (near - inside).abs()
         if self.whole:
             tail = math.log(4) - (distance * (distance + 1) * (distance + 2)).log()
@@ -163,7 +154,7 @@ class Warped(Distribution):
         return log_p
 
     def _width(self) -> Tensor:
-        r"""Returns how far the knots reach, (\*event)."""
+        r"""Returns the distance from the first knot to the last, (\*event)."""
         x = self.knots[..., 0, :]
         width = _pick(x, _last(x)) - x[..., 0]
         return torch.where(width > 0, width, 1.0)
@@ -173,23 +164,20 @@ class Warped(Distribution):
         below, above = (at.upper - self.loc) / self.scale, (at.lower - self.loc) / self.scale
         at_low, at_high = at.atom & (value <= self.low), at.atom & (value >= self.high)
         inner = torch.log(-torch.expm1(-at.gap / self.scale))
-        inside = torch.where(
-            at_low | at_high, 0.0, torch.where(at.atom, inner, at.log_slope - self.scale.log())
-        )
-        log_p = torch.where(at_high, 0.0, functional.logsigmoid(below)) + torch.where(
-            at_low, 0.0, functional.logsigmoid(-above)
-        )
-        return log_p + inside - (self._log_inside() if self.cut else 0.0)
+        within = torch.where(at.atom, inner, at.log_slope - self.scale.log())
+        inside = torch.where(at_low | at_high, 0.0, within)
+        log_below = torch.where(at_high, 0.0, functional.logsigmoid(below))
+        log_above = torch.where(at_low, 0.0, functional.logsigmoid(-above))
+        log_p = log_below + log_above + inside
+        return log_p - self._log_inside() if self.cut else log_p
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the midpoints of 64 parts of equal probability.
-
-        Of a tail so heavy that it has no mean, what is usual.
+        """The mean of the midpoints of 64 parts of equal probability: a usual value even for a tail
+        so heavy that it has no mean.
         """
-        p = (
-            torch.arange(MIDPOINTS, dtype=self.loc.dtype, device=self.loc.device) + 0.5
-        ) / MIDPOINTS
+        number = torch.arange(MIDPOINTS, dtype=self.loc.dtype, device=self.loc.device)
+        p = (number + 0.5) / MIDPOINTS
         return self.quantile(p.view(-1, *(1 for _ in self.loc.shape))).mean(0)
 
     def quantile(self, p: Tensor) -> Tensor:
@@ -200,7 +188,8 @@ class Warped(Distribution):
             start = torch.where(cut_low, torch.sigmoid(first), 0.0)
             p = start + p * (torch.where(cut_high, torch.sigmoid(last), 1.0) - start)
         x = _inverse(self.loc + self.scale * torch.logit(p), self.knots, not self.whole)
-        x = torch.ceil(x - 0.5) if self.whole else x
+        if self.whole:
+            x = torch.ceil(x - 0.5)
         return torch.minimum(torch.maximum(x, self.low), self.high)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -209,8 +198,8 @@ class Warped(Distribution):
             return self.quantile(torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device))
 
     def _cuts(self) -> tuple[Tensor, Tensor]:
-        r"""Returns at which ends, (\*event), values stop without an atom, so that the logistic is
-        cut off there.
+        r"""Returns masks, (\*event), of the low and high ends at which values stop without an atom,
+        so that the logistic is cut off there.
         """
         x = self.knots[..., 0, :]
         last = _last(x)
@@ -218,19 +207,17 @@ class Warped(Distribution):
         return (x[..., 0] < x[..., 1]) & self.low.isfinite(), ends
 
     def _ends(self) -> tuple[Tensor, Tensor]:
-        y = self.knots[..., 1, :]
-        return (y[..., 0] - self.loc) / self.scale, (
-            _pick(y, _last(self.knots[..., 0, :])) - self.loc
-        ) / self.scale
+        x, y = self.knots[..., 0, :], self.knots[..., 1, :]
+        first, last = y[..., 0], _pick(y, _last(x))
+        return (first - self.loc) / self.scale, (last - self.loc) / self.scale
 
     def _log_inside(self) -> Tensor:
-        """Returns the log-probability of what is left where values are cut off."""
+        """Returns the log-probability of the values between the ends that are cut off."""
         (cut_low, cut_high), (first, last) = self._cuts(), self._ends()
         both = torch.log(-torch.expm1(first - last))
-        log_p = torch.where(cut_high, functional.logsigmoid(last), 0.0) + torch.where(
-            cut_low, functional.logsigmoid(-first), 0.0
-        )
-        return log_p + torch.where(cut_low & cut_high, both, 0.0)
+        log_below = torch.where(cut_high, functional.logsigmoid(last), 0.0)
+        log_above = torch.where(cut_low, functional.logsigmoid(-first), 0.0)
+        return log_below + log_above + torch.where(cut_low & cut_high, both, 0.0)
 
 
 def _last(x: Tensor) -> Tensor:
@@ -249,13 +236,12 @@ def _at(table: Tensor, index: Tensor) -> Tensor:
 
 
 def _search(table: Tensor, value: Tensor, right: bool) -> Tensor:
-    r"""Returns how many of the entries of a table (\*event, M), ascending, are below (or equal to)
-    each value, (\*, \*event).
+    r"""Returns the number of entries of a table (\*event, M), ascending, that are below (or equal
+    to) each value, (\*, \*event).
     """
     flat = table.reshape(-1, table.shape[-1]).contiguous()
-    return torch.searchsorted(
-        flat, value.reshape(-1, len(flat)).T.contiguous(), right=right
-    ).T.reshape(value.shape)
+    values = value.reshape(-1, len(flat)).T.contiguous()
+    return torch.searchsorted(flat, values, right=right).T.reshape(value.shape)
 
 
 class _Segment(NamedTuple):
@@ -267,15 +253,14 @@ class _Segment(NamedTuple):
 
 
 def _segment(knots: Tensor, after: Tensor, bend: bool) -> _Segment:
-    """Returns the segment of each value, of which ``after`` says how many knots lie at or below it.
-
-    Tails have the outermost.
+    """Returns the segment of each value, given the number of knots at or below it; tails have the
+    outermost ones.
     """
     place = torch.minimum((after - 1).clamp(min=0), (_last(knots[..., 0, :]) - 1).expand_as(after))
     x0, x1 = _at(knots[..., 0, :], place), _at(knots[..., 0, :], place + 1)
     y0, y1 = _at(knots[..., 1, :], place), _at(knots[..., 1, :], place + 1)
     steep = (x0 > 0) & (x1 > STEEP * x0) & bend
-    # a segment without width is an atom, whose own values are looked up elsewhere
+    # A segment without width is an atom, whose own values are looked up elsewhere.
     wide = torch.where(x1 > x0, x1, x0 + 1)
     return _Segment(x0, wide, y0, y1, steep)
 
@@ -284,7 +269,7 @@ def _height(value: Tensor, knots: Tensor, bend: bool) -> tuple[Tensor, Tensor]:
     """Returns G(value) and log G'(value)."""
     s = _segment(knots, _search(knots[..., 0, :], value, True), bend)
     log_width = torch.where(s.steep, s.x1 / torch.where(s.steep, s.x0, 1.0), math.e).log()
-    # as if linear, at x0
+    # Of the line that touches at x0, where G is linear in log x.
     width = torch.where(s.steep, torch.where(s.steep, s.x0, 1.0) * log_width, s.x1 - s.x0)
     curved = s.steep & (value > s.x0)
     ratio = torch.where(curved, value / torch.where(curved, s.x0, 1.0), 1.0)
@@ -301,10 +286,8 @@ def _inverse(y: Tensor, knots: Tensor, bend: bool) -> Tensor:
     ratio = torch.where(s.steep, s.x1 / base, math.e)
     width = torch.where(s.steep, base * ratio.log(), s.x1 - s.x0)
     x = torch.where(s.steep & (share > 0), base * ratio ** share.clamp(min=0), s.x0 + width * share)
-    place = torch.minimum(
-        (_search(knots[..., 1, :], y, True) - 1).clamp(min=0),
-        (_last(knots[..., 0, :]) - 1).expand(y.shape),
-    )
+    below = (_search(knots[..., 1, :], y, True) - 1).clamp(min=0)
+    place = torch.minimum(below, (_last(knots[..., 0, :]) - 1).expand(y.shape))
     jump = _at(knots[..., 0, :], place) == _at(knots[..., 0, :], place + 1)
     return torch.where(jump, s.x0, x)
 
@@ -315,16 +298,18 @@ def fit_knots(
     """Returns the knots (2, M) of the warp of a column's values.
 
     Args:
-        values: The codes of the training data, those that are missing left out.
+        values: The codes of the training data, without missing ones.
         atoms: Codes that have a probability of their own.
         support: Smallest and largest code, infinite where no end is known.
         whole: Whether codes are the integers of the support.
     """
     seen, counts = np.unique(values.astype(np.float64), return_counts=True)
-    x, y = (
-        _level_knots(seen, counts, support) if whole else _mixed_knots(seen, counts, atoms, support)
-    )
-    return np.stack([x, y[0] + np.append(0.0, np.maximum(np.diff(y), LEAST_RISE).cumsum())])
+    if whole:
+        x, y = _level_knots(seen, counts, support)
+    else:
+        x, y = _mixed_knots(seen, counts, atoms, support)
+    rises = np.maximum(np.diff(y), LEAST_RISE)
+    return np.stack([x, y[0] + np.append(0.0, rises.cumsum())])
 
 
 def padded(knots: np.ndarray) -> Tensor:
@@ -337,8 +322,9 @@ def _logit(share: np.ndarray) -> np.ndarray:
 
 
 def _level_knots(seen: np.ndarray, counts: np.ndarray, support: tuple[float, float]) -> np.ndarray:
-    """Levels that were not seen share the probability that the levels seen once have (Good and
-    Turing), spread evenly.
+    """Returns knots between levels, at most as many as allowed.
+
+    Unseen levels share the probability of the levels seen once (Good and Turing), spread evenly.
     """
     low, high = support
     levels, n = high - low + 1, counts.sum()
@@ -349,8 +335,9 @@ def _level_knots(seen: np.ndarray, counts: np.ndarray, support: tuple[float, flo
         few = len(seen) <= 120 and n >= ROWS_EACH * len(seen)
         often = seen[counts >= max(10.0, 5 * n / len(seen))][:70]
         shares = np.linspace(0, 1, int(min(96, max(3, n // ROWS_EACH))) + 1)[1:-1]
-        common = seen if few else often
-        spread = seen[:0] if few else seen[np.searchsorted(counts.cumsum(), shares * n)]
+        common, spread = often, seen[np.searchsorted(counts.cumsum(), shares * n)]
+        if few:
+            common, spread = seen, seen[:0]
         edges = np.unique(
             np.concatenate([common - 0.5, common + 0.5, spread + 0.5, [low + 0.5, high - 0.5]])
         )
@@ -364,9 +351,8 @@ def _level_knots(seen: np.ndarray, counts: np.ndarray, support: tuple[float, flo
 def _mixed_knots(
     seen: np.ndarray, counts: np.ndarray, atoms: np.ndarray, support: tuple[float, float]
 ) -> np.ndarray:
-    """Knots at quantiles that are evenly spaced in the logit, so that tails are resolved.
-
-    Each segment holds 5 values or more.
+    """Returns knots at quantiles that are evenly spaced in the logit, so that tails are resolved;
+    each segment holds 5 values or more.
     """
     n, total = counts.sum(), np.append(0, counts.cumsum())
     lone = ~np.isin(seen, atoms)
@@ -387,10 +373,8 @@ def _mixed_knots(
     lower = (total[np.searchsorted(seen, jumps)] + 0.25) / (n + 1)
     upper = (total[np.searchsorted(seen, jumps, side="right")] + 0.75) / (n + 1)
     order = np.lexsort([np.concatenate([shares, lower, upper]), np.concatenate([x, jumps, jumps])])
-    xs, ys = (
-        np.concatenate([x, jumps, jumps])[order],
-        _logit(np.concatenate([shares, lower, upper])[order]),
-    )
-    if len(xs) < 2:  # one value and no more: a segment of width one about it
+    xs = np.concatenate([x, jumps, jumps])[order]
+    ys = _logit(np.concatenate([shares, lower, upper])[order])
+    if len(xs) < 2:  # a single value: a segment of width one about it
         xs, ys = np.array([xs[0] - 0.5, xs[0] + 0.5]), np.array([-1.0, 1.0])
     return np.stack([xs, ys])

@@ -46,7 +46,8 @@ from taut.system.memory import Chunks
 from taut.system.precision import home, wide
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
-from taut.use.blocks import Block, blocks_of
+from taut.use.blocks import Block, blocks_of, some_of
+from taut.use.door import takes_model_and_data
 
 __all__ = ["Annealed", "annealing", "annealing_blocks", "simulate", "support_of"]
 
@@ -141,6 +142,7 @@ class Annealed:
         }
 
 
+@takes_model_and_data("taut.annealing", "audit()")
 def annealing(
     model: Model,
     x: Data,
@@ -204,8 +206,8 @@ def annealing_blocks(
 
     def estimate(block: Block) -> Annealed:
         number, here, part, c = block
-        z = None if exact is None else exact[here].to(part)
-        direction = "forward" if exact is None else "reverse"
+        z = some_of(exact, here, part.device)
+        direction = "forward" if z is None else "reverse"
         with frozen(model):
             with stream(seed, "pilot", number):
                 r = start if isinstance(start, str) else start(here, part, c)

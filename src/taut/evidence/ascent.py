@@ -37,6 +37,7 @@ from taut.evidence.annealing import support_of
 from taut.model import Model, evaluating, frozen
 from taut.system.seeds import stream
 from taut.types import Context, Data
+from taut.use.blocks import some_of
 
 __all__ = [
     "Best",
@@ -157,7 +158,7 @@ def best_members(
     rows = torch.arange(len(x))
     for block in range(BLOCKS):
         here = rows.to(x.device)
-        part, c = x[here], None if context is None else context[here]
+        part, c = x[here], some_of(context, here)
         before = members(best, here)
         after = _block(model, part, c, before, pace[rows], max(1, steps // 2), num_samples)
         with torch.no_grad():
@@ -224,9 +225,7 @@ def _rise(
     for some in unclear.split(max(1, len(x) * FRESH // MORE)) if len(unclear) else ():
         here = some.to(x.device)
         pair = members(before, here), members(after, here)
-        gain[some], error[some] = measured(
-            x[here], None if context is None else context[here], pair, MORE
-        )
+        gain[some], error[some] = measured(x[here], some_of(context, here), pair, MORE)
     return gain, error
 
 

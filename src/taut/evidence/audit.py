@@ -27,9 +27,11 @@ from taut.evidence.rows import settle
 from taut.evidence.samples import blur, sample_quality
 from taut.evidence.scale import scale_check
 from taut.model import VAE
+from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
 from taut.system.seeds import derive
 from taut.types import Data, PerDatum
+from taut.use.door import takes_model_and_data
 
 __all__ = ["Effort", "audit"]
 
@@ -106,6 +108,7 @@ class _Clock:
         return done
 
 
+@takes_model_and_data("taut.audit", "audit()")
 def audit(
     model: VAE,
     x: Data,
@@ -116,8 +119,8 @@ def audit(
     levels: tuple[float, float] | None = None,
     effort: Effort | None = None,
     seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-    report: Callable[[str, float], None] = lambda title, share: None,
+    stop: Callable[[], bool] = never,
+    report: Callable[[str, float], None] = silent,
 ) -> dict[str, Any]:
     r"""Returns the audit of a model on held-out data as plain values, in nats per datum.
 

@@ -25,6 +25,7 @@ References: mattei2019, owen2000, kitagawa1996.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -37,10 +38,11 @@ from taut.evidence.ascent import best_gaussians
 from taut.evidence.importance import Defensive, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.features import Split
-from taut.likelihoods.columns import NOMINAL, Joint, level_probs
+from taut.likelihoods.columns import Joint, level_probs
 from taut.model import Model
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
+from taut.use.door import takes_model_and_data
 
 __all__ = ["CellScores", "Imputed", "cell_scores", "impute"]
 
@@ -85,6 +87,7 @@ class Imputed(NamedTuple):
     reliable: Tensor
 
 
+@takes_model_and_data("taut.impute", "impute(data)")
 def impute(
     model: Model, x: Any, num_samples: int = 1000, *, num_imputations: int = 0, seed: int = 0
 ) -> Imputed:
@@ -129,17 +132,11 @@ def impute(
                 result.reliable & importance(model, rows, num_samples, seed=seed).reliable
             )
         again = (doubtful & rows.isnan().flatten(1).any(1).cpu()).nonzero()[:, 0]
-        for some in (
-            again.split(max(1, MAX_ELEMENTS // (max(SAMPLES, num_samples) * rows[:1].numel())))
-            if len(again)
-            else ()
-        ):
+        count = max(SAMPLES, num_samples)
+        for some in _split(again, MAX_ELEMENTS // (count * rows[:1].numel())):
             part = rows[some.to(rows.device)]
-            better = filled(
-                part,
-                max(SAMPLES, num_samples),
-                _proposal(model, part, [part], derive(seed, "impute", block.number)),
-            )
+            proposal = _proposal(model, part, [part], derive(seed, "impute", block.number))
+            better = filled(part, count, proposal)
             result.values[some], result.draws[:, some] = better.values, better.draws
             result.ess[some], result.reliable[some] = better.ess, better.reliable
         return result
@@ -151,6 +148,7 @@ def impute(
     )
 
 
+@takes_model_and_data("taut.cell_scores", "score(data, cells=True)")
 def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
     r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum.
 
@@ -165,11 +163,9 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
         ValueError: the likelihood does not say how much each element contributes.
     """
     half = (num_samples + 1) // 2
-    columns = (
-        model.condition.rest.tolist()
-        if isinstance(model.condition, Split)
-        else list(range(x.shape[1]))
-    )
+    columns = list(range(x.shape[1]))
+    if isinstance(model.condition, Split):
+        columns = model.condition.rest.tolist()
 
     def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns samples, the terms of each, and their log p(z)."""
@@ -200,13 +196,10 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
             reliable[:, i] &= sound
         observed = ~rows.cpu()[:, columns].isnan()
         telling = tail_length(2 * half) > 4  # else the samples are too few to tell
-        b, i = (observed & (value.isnan() | (~reliable if telling else False))).nonzero().T
+        again = value.isnan() | (~reliable & telling)
+        b, i = (observed & again).nonzero().T
         count = max(SAMPLES, num_samples)
-        for few in (
-            torch.arange(len(b)).split(max(1, MAX_ELEMENTS // (count * len(columns))))
-            if len(b)
-            else ()
-        ):
+        for few in _split(torch.arange(len(b)), MAX_ELEMENTS // (count * len(columns))):
             part, c = rows[b[few]], torch.tensor(columns)[i[few]]
             without = part.clone()
             without[torch.arange(len(few)), c] = torch.nan
@@ -324,6 +317,11 @@ def _rows(x: Any, num_samples: int) -> int:
     return max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
 
 
+def _split(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """Returns row numbers in parts of at most a size; none where there are no rows."""
+    return rows.split(max(1, size)) if len(rows) else ()
+
+
 def _like(weights: Tensor, x: Tensor) -> Tensor:
     """Returns (K, B) with the axes of an event appended."""
     return weights[(..., *[None] * (x.dim() - weights.dim()))]
@@ -340,10 +338,10 @@ def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
         return (mean >= 0.5).to(mean) if bits else mean
     columns = torch.empty(*likelihood.batch_shape[1:], *likelihood.event_shape, device=share.device)
     for family in likelihood.families:
-        if family.kind in NOMINAL:
+        if family.kind.nominal:
             probs = (level_probs(family) * share[None, :, :, None]).sum(1)  # (levels, B, columns)
             median = (probs.cumsum(0) < 0.5).sum(0).clamp(max=len(probs) - 1)
-            value = (median if family.kind == "ordinal" else probs.argmax(0)).to(columns)
+            value = (median if family.kind.ordered else probs.argmax(0)).to(columns)
         else:
             value = (share[..., None] * family.distribution.mean).sum(0)
         columns[..., family.columns] = value

@@ -30,11 +30,11 @@ from torch.distributions import Distribution, MultivariateNormal
 from taut.evidence.annealing import Annealed
 from taut.evidence.ascent import Best, best_members, check_family, members, starts
 from taut.evidence.importance import Proposal, importance
-from taut.evidence.results import Estimate, Evidence, count_methods
+from taut.evidence.results import Estimate, Evidence, count_methods, in_html
 from taut.model import Model, evaluating, frozen
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
-from taut.use.blocks import Block, blocks_of, device_of
+from taut.use.blocks import Block, blocks_of, device_of, some_of
 
 __all__ = ["Gaps", "Optima", "best_evidence", "decompose", "optima_blocks"]
 
@@ -152,6 +152,9 @@ class Gaps:
             "warnings": self.warnings,
         }
 
+    def _repr_html_(self) -> str:
+        return in_html(f"Gaps of {len(self.elbo)} rows", self.summary(), self.warnings)
+
 
 def optima_blocks(
     model: Model,
@@ -220,9 +223,9 @@ def optima_blocks(
 def _latent_dim(model: Model, x: Data, context: Context | None) -> int:
     device = device_of(model)
     one = x[:1].to(device=device, dtype=torch.get_default_dtype())
-    c = None if context is None else context[:1].to(device)
     with torch.no_grad(), evaluating(model):
-        return model.encode(one, c).event_shape.numel()
+        q = model.encode(one, some_of(context, slice(1), device))
+    return q.event_shape.numel()
 
 
 def best_evidence(

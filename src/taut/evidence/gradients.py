@@ -42,8 +42,10 @@ from torch import Tensor, nn
 from taut.evidence.results import Estimate
 from taut.model import Model, evaluating
 from taut.objectives import ELBO, IWAE, VIMCO, DReG, Objective, ScoreFunction, StickingTheLanding
+from taut.system.defaults import never
 from taut.system.seeds import generator, stream
 from taut.types import Context, Data
+from taut.use.blocks import some_of
 
 __all__ = ["gradients"]
 
@@ -91,7 +93,7 @@ def gradients(
     repeats: int = 200,
     seed: int = 0,
     context: Context | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
 ) -> dict[str, Any]:
     r"""Returns variance, signal, bias and cost of the gradient estimators at one batch, as plain
     values for JSON.
@@ -150,7 +152,7 @@ def gradients(
         raise ValueError("no parameter of the model requires a gradient")
     device = next(p.device for group in groups.values() for p in group)
     x = x.to(device=device, dtype=torch.get_default_dtype())
-    context = None if context is None else context.to(device)
+    context = some_of(context, slice(None), device)
     sizes = {name: sum(p.numel() for p in group) for name, group in groups.items()}
     signs = {
         name: 2
@@ -161,7 +163,7 @@ def gradients(
     }
     with evaluating(model):
         with stream(seed, "gradients"), torch.no_grad():
-            reasons = _reasons(model, x[:1], None if context is None else context[:1], num_samples)
+            reasons = _reasons(model, x[:1], some_of(context, slice(1)), num_samples)
         runs = {k: _Run(k.make(num_samples), groups, signs) for k in KINDS if k.name not in reasons}
         _repeat(runs, model, x, context, repeats, seed, stop)
     rows: list[dict[str, Any]] = []

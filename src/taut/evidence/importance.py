@@ -44,6 +44,7 @@ from taut.system.parallel import Share
 from taut.system.precision import home, wide
 from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of
+from taut.use.door import takes_model_and_data
 
 __all__ = [
     "Defensive",
@@ -68,6 +69,7 @@ NEAR = 100.0  # units in the last place by which samples must differ to be diffe
 Proposal = Callable[[slice, Data, Context | None], Distribution]
 
 
+@takes_model_and_data("taut.importance", "score(data)")
 def importance(
     model: Model,
     x: Rows,
@@ -110,16 +112,21 @@ def importance_blocks(
         )
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
-    chunks = Chunks(rows)
+    chunks, propose = Chunks(rows), proposal or posterior_proposal(model)
 
     def estimate(block: Block) -> Evidence:
         _, here, part, c = block
-        r = model.encode(part, c) if proposal is None else proposal(here, part, c)
+        r = propose(here, part, c)
         return _block(model, part, c, r, num_samples, max(1, rows // len(part)), chunks)
 
     yield from blocks_of(
         model, x, data_rows, estimate, context=context, seed=seed, name="importance"
     )
+
+
+def posterior_proposal(model: Model) -> Proposal:
+    """Returns the posterior of a model as a proposal."""
+    return lambda rows, x, context: model.encode(x, context)
 
 
 def prior_proposal(model: Model) -> Proposal:
@@ -157,13 +164,13 @@ def _block(
     # log p(x|z), log p(z), log r(z)
     terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=place)
     z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=place), 0, 0.0
-    low = high = None
+    low, high = torch.tensor(math.inf, device=x.device), torch.tensor(-math.inf, device=x.device)
+    sampler = proposal.rsample if proposal.has_rsample else proposal.sample
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
-        z = (proposal.rsample if proposal.has_rsample else proposal.sample)(torch.Size((count,)))
+        z = sampler(torch.Size((count,)))
         z_sum = z_sum + wide(z).sum(0)
         least, most = z.aminmax(dim=0)
-        low = least if low is None else torch.minimum(low, least)
-        high = most if high is None else torch.maximum(high, most)
+        low, high = torch.minimum(low, least), torch.maximum(high, most)
         for draw in chunks(count, partial(_drawn, model, x, context, proposal, z)):
             last = first + len(draw.z)
             for term, values in zip(
@@ -175,8 +182,6 @@ def _block(
         mean: Tensor = proposal.mean
     except NotImplementedError:  # a flow, say: the mean of its samples then
         mean = z_sum / num_samples
-    assert low is not None
-    assert high is not None
     apart = high - low > NEAR * unit * torch.maximum(low.abs(), high.abs())
     apart = apart.to(place)
     # a bit may be certain, a real number never is
@@ -289,7 +294,7 @@ def _summarize(terms: Tensor, mean: Tensor, rounding: Tensor, sound: Tensor) -> 
     largest = weight.topk(min(tail_length(k) + 1, k), dim=0).values
     unit = torch.where(possible, largest[0] - log_evidence, -math.inf).exp() / k
     # in the squared error
-    unseen = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
+    unseen = tail_surplus(largest) * unit.square() * _unbiased(k)
     khat = pareto_k(largest, (ROUNDING * rounding).clamp_max(COARSE))
     # Under the weights z follows p(z|x): its mean log p(x|z) is log p(x) + KL(p(z|x), p(z)).
     information = torch.where(share > 0, share * log_likelihood, 0.0).sum(0) - log_evidence
@@ -332,7 +337,7 @@ def _gap_error(influence: Tensor, log_w: Tensor, unseen: Tensor) -> Tensor:
         .values
     )
     unit = largest[0].exp() / k
-    beyond = tail_surplus(largest) * unit.square() * (k / (k - 1) if k > 1 else math.nan)
+    beyond = tail_surplus(largest) * unit.square() * _unbiased(k)
     return in_nats((_error(second).square() + torch.maximum(unseen, beyond)).sqrt())
 
 
@@ -350,11 +355,14 @@ def _error(values: Tensor) -> Tensor:
 
     NaN for a single value, or for values not finite.
     """
-    return (
-        values.std(0) / math.sqrt(len(values))
-        if len(values) > 1
-        else torch.full_like(values[0], math.nan)
-    )
+    if len(values) < 2:
+        return torch.full_like(values[0], math.nan)
+    return values.std(0) / math.sqrt(len(values))
+
+
+def _unbiased(k: int) -> float:
+    """Returns by what the mean square of k deviations is too small; NaN for a single one."""
+    return k / (k - 1) if k > 1 else math.nan
 
 
 def _bound(log_w: Tensor, size: int) -> tuple[Tensor, Tensor]:

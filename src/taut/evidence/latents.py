@@ -39,7 +39,7 @@ from taut.evidence.results import ACTIVE, Estimate
 from taut.model import Draw, Group, Model, evaluating
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
-from taut.use.blocks import Block, blocks_of, device_of
+from taut.use.blocks import Block, blocks_of, device_of, some_of
 
 __all__ = ["calibration", "latents", "prior_gain"]
 
@@ -84,8 +84,11 @@ def latents(
     rate = log_q - log_prior
     variance = means.var(0, correction=0)
     inactive = variance <= ACTIVE
-    mean_rate = None if rates is None else rates.mean(0)
-    empty = inactive if mean_rate is None else inactive & (mean_rate < DEAD)
+    empty, rate_of, noisy_rate = inactive, None, None
+    if rates is not None:
+        empty = inactive & (rates.mean(0) < DEAD)
+        rate_of = rates.mean(0).tolist()
+        noisy_rate = Estimate.of(rates[:, inactive & ~empty].sum(1)).to_dict()
     noisy = inactive & ~empty
     result: dict[str, Any] = {
         "num_data": n,
@@ -95,7 +98,7 @@ def latents(
         "marginal_kl": {k: Estimate.of(rate - v).to_dict() for k, v in information.items()},
         "total_correlation": None,
         "dimensions": {
-            "rate": None if mean_rate is None else mean_rate.tolist(),
+            "rate": rate_of,
             "mean_variance": variance.tolist(),
         },
         "active_units": int((~inactive).sum()),
@@ -103,7 +106,7 @@ def latents(
         "dead": empty.nonzero()[:, 0].tolist(),
         "noisy": noisy.nonzero()[:, 0].tolist(),
         "prior_gain": None,
-        "noisy_rate": Estimate.of(rates[:, noisy].sum(1)).to_dict() if rates is not None else None,
+        "noisy_rate": noisy_rate,
         "warnings": [],
     }
     if marginal is not None and marginal_left is not None:
@@ -112,13 +115,10 @@ def latents(
             "left_out": Estimate.of(joint_left - marginal_left.sum(1)).to_dict(),
         }
     if context is None:
-        half = len(x) // 2
-        gain = (
-            prior_gain(model, x[:half], x[half:], seed=seed)
-            if train is None
-            else prior_gain(model, train, x, seed=seed)
-        )
-        result["prior_gain"] = None if gain is None else gain.to_dict()
+        fit, measure = (x[: len(x) // 2], x[len(x) // 2 :]) if train is None else (train, x)
+        gain = prior_gain(model, fit, measure, seed=seed)
+        if gain is not None:
+            result["prior_gain"] = gain.to_dict()
     if float(information["own"].mean()) > math.log(n) - 1:
         result["warnings"].append(
             f"{n} data can show at most log N = {math.log(n):.2f} nats of information, and z holds "
@@ -204,7 +204,8 @@ def calibration(model: Model, num_data: int = 1000, *, seed: int = 0) -> dict[st
                 scores.append((true - q.mean) / q.stddev)
     rank = torch.cat(ranks).cpu()
     active = torch.cat(means).cpu().double().var(0, correction=0) > ACTIVE
-    active = active if bool(active.any()) else torch.ones_like(active)
+    if not bool(active.any()):
+        active = torch.ones_like(active)
     bins = (rank[:, active] * BINS / (RANKS + 1)).long().clamp_max(BINS - 1)
     counts = torch.stack([(bins == b).sum(0) for b in range(BINS)]).double()  # (bins, D)
     expected = num_data / BINS
@@ -216,11 +217,9 @@ def calibration(model: Model, num_data: int = 1000, *, seed: int = 0) -> dict[st
     # (RANKS + 1) * 0.05 = 3.2: ranks 4 to 60 of 64 are inside, a share that is not quite 0.9
     share = 57 / 64
     coverage = Estimate.of(inside - share + 0.9)
-    spread = (
-        float(torch.cat(scores).cpu().double()[:, active].square().mean().sqrt())
-        if scores
-        else None
-    )
+    spread = None
+    if scores:
+        spread = float(torch.cat(scores).cpu().double()[:, active].square().mean().sqrt())
     p_value = min(1.0, float(p.min()) * int(active.sum()))
     return {
         "num_data": num_data,
@@ -248,11 +247,9 @@ def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: in
     sure = coverage.test_error is not None and abs(off) > 4 * coverage.test_error
     if not sure or off_centre > max(noise, abs(off)):
         return "q is off-centre in some dimension"
-    return (
-        "q is too narrow: it is surer of z than it may be"
-        if off < 0
-        else "q is too wide: z lies nearer to its mean than it says"
-    )
+    if off < 0:
+        return "q is too narrow: it is surer of z than it may be"
+    return "q is too wide: z lies nearer to its mean than it says"
 
 
 def _encode(
@@ -270,7 +267,9 @@ def _encode(
             one = len(draw.groups) == 1
             q = draw.groups[0].posterior if one else model.encode(block.x, block.context)
             terms = [draw.z[0], _mean(q), draw.log_posterior[0], draw.log_prior[0]]
-        return [t.cpu().double() for t in (*terms, *([] if rate is None else [rate]))]
+        if rate is not None:
+            terms.append(rate)
+        return [t.cpu().double() for t in terms]
 
     parts = blocks_of(model, x, ROWS, encoded, context=context)
     z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
@@ -290,12 +289,12 @@ def _mixture(
     points = z.to(device=device, dtype=torch.get_default_dtype())
     with torch.no_grad(), evaluating(model):
         for first in range(0, n, ROWS):
-            c = None if context is None else context[first : first + ROWS].to(device)
-            q = model.encode(
-                x[first : first + ROWS].to(device=device, dtype=torch.get_default_dtype()), c
-            )
+            here = slice(first, first + ROWS)
+            values = x[here].to(device=device, dtype=torch.get_default_dtype())
+            q = model.encode(values, some_of(context, here, device))
             components = _marginals(q)
-            marginal = marginal if components is not None else None
+            if components is None:
+                marginal = None
             own = torch.arange(first, min(first + ROWS, n))
             for low in range(0, s, ROWS):
                 here = slice(low, low + ROWS)
@@ -326,9 +325,9 @@ def _marginals(q: Distribution) -> Distribution | None:
     """Returns the marginals of q, batch shape (B, D), where they are known."""
     if isinstance(q, Independent) and q.reinterpreted_batch_ndims == 1:
         return q.base_dist
-    return (
-        Normal(q.mean, q.stddev, validate_args=False) if isinstance(q, MultivariateNormal) else None
-    )
+    if isinstance(q, MultivariateNormal):
+        return Normal(q.mean, q.stddev, validate_args=False)
+    return None
 
 
 def _rates(draw: Draw) -> Tensor | None:

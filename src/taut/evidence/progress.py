@@ -1,4 +1,4 @@
-r"""What a longer training would buy, from the course of the held-out bound.
+r"""The gain from a longer training, extrapolated from the course of the held-out bound.
 
 A schedule whose rate falls to zero flattens every curve at its end, so the bound is followed over
 the *sum of the learning rates* u, which is what moves weights, and only where the rate was at least
@@ -22,19 +22,18 @@ import numpy as np
 __all__ = ["as_long_again"]
 
 FEWEST = 5  # points on the course; with fewer nothing is extrapolated
-FULL = 0.2  # of the peak of the rate, from which on steps count as full ones
-# share of the steps after which the best bound must have come for the course to be one that rises
-LATE = 0.8
-EXACT = 0.005  # of the rise on the course: how far the truth may be from all of the shapes
-# points count as so many at most, since no shape is exact: two errors then hold 90 to 100 % of
-# known courses
+FULL = 0.2  # share of the peak rate from which on steps are on the course
+LATE = 0.8  # share of the steps before which a best bound means that the course no longer rises
+EXACT = 0.005  # share of the rise on the course by which the truth may differ from all shapes
+# Largest number of independent points, since no shape is exact: two errors then hold 90 to 100 % of
+# known courses.
 MOST = 12.0
 TIMES = np.geomspace(0.08, 8, 40)  # of the exponentials, in units of U
 POWERS = np.linspace(-0.95, 8, 40)
 
 
 def as_long_again(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
-    """Returns what a training as long again would add to the held-out bound, in nats per datum,
+    """Returns the gain in the held-out bound from a training as long again, in nats per data point,
     with its error.
 
     Args:
@@ -42,26 +41,22 @@ def as_long_again(history: Sequence[Mapping[str, Any]]) -> dict[str, float | Non
             each.
 
     Returns:
-        ``value`` and ``error``, and ``last``, by how much the bound rose over the last quarter of
-        the steps. ``value`` and ``error`` are None where the history is too short to extrapolate,
-        ``last`` where it has but one line; all are zero where the best bound came long before the
-        end. None where nothing was held out.
+        ``value`` and ``error``, and ``last``, the rise of the bound over the last quarter of the
+        steps. ``value`` and ``error`` are None if the history is too short to extrapolate, ``last``
+        if it has only one line; all are zero if the best bound came long before the end. None if
+        nothing was held out.
     """
-    known = [
-        line
-        for line in history
-        if line.get("validation") is not None and line.get("learning_rate") is not None
-    ]
+    names = ("step", "validation", "learning_rate")
+    known = [line for line in history if all(line.get(name) is not None for name in names)]
     if not known:
         return None
-    step, bound, rate = (
-        np.array([float(line[k]) for line in known])
-        for k in ("step", "validation", "learning_rate")
-    )
+    step, bound, rate = (np.array([float(line[name]) for line in known]) for name in names)
     if step[bound == bound.max()][-1] < LATE * step[-1]:
         return {"value": 0.0, "error": 0.0, "last": 0.0}
     earlier = bound[step <= 0.75 * step[-1]]
-    last = float(bound[-1] - earlier[-1]) if len(earlier) else None
+    last = None
+    if len(earlier):
+        last = float(bound[-1] - earlier[-1])
     between = (rate + np.append(rate[:1], rate[:-1])) / 2  # each line has the rate of its last step
     done = np.cumsum(between * np.diff(step, prepend=0.0))
     course = (done >= done[-1] / 2) & (rate >= FULL * rate.max())
@@ -88,14 +83,14 @@ def _extrapolate(u: np.ndarray, bound: np.ndarray) -> tuple[float, float]:
     rounding = n * ((EXACT * np.ptp(bound)) ** 2 + (1e-7 * np.abs(bound).max()) ** 2)
     squares = np.array([float(f[1] @ f[1]) for f in fits]) + rounding
     best = fits[int(squares.argmin())][1]
-    # The same noise at every measurement and averaged weights: neighbouring points err alike, and
-    # count for fewer.
+    # The noise is the same at every measurement, and weights are averaged: neighbouring points have
+    # similar errors, and count for fewer.
     alike = float(np.clip(best[1:] @ best[:-1] / (best @ best + rounding), 0.0, 0.9))
     count = float(np.clip(n * (1 - alike) / (1 + alike), 4.0, MOST))
     weight = (squares / squares.min()) ** (-count / 2)
     weight /= weight.sum()
     variance = squares / max(count - 3, 1.0) * leverage
     mean = float(weight @ gains)
-    # of few points the error is itself not known well: that of Student's t instead of the normal
+    # From few points the error itself is not known well: that of Student's t, not of the normal.
     few = (n - 1) / (n - 3)
     return mean, math.sqrt(few * float(weight @ (gains - mean) ** 2 + weight @ variance))

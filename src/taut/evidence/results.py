@@ -9,7 +9,7 @@ each datum has its own samples, and so it is the error of the number as an estim
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,10 +18,12 @@ from torch import Tensor
 
 from taut.data.rows import Rows, blocks
 from taut.evidence.pareto import threshold
+from taut.system import html
 from taut.types import PerDatum
+from taut.use.blocks import some_of
 
 __all__ = [
-    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods",
+    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods", "in_html",
     "observed_elements", "some_rows",
 ]  # fmt: skip
 
@@ -71,28 +73,23 @@ class Estimate:
         known = values.isfinite()
         without = int((~known).sum())
         if without:
-            values = values[known]
-            mc_errors = None if mc_errors is None else mc_errors[known]
-            groups = None if groups is None else groups[known].unique(return_inverse=True)[1]
+            values, mc_errors = values[known], some_of(mc_errors, known)
+        if without and groups is not None:
+            groups = groups[known].unique(return_inverse=True)[1]
         n = len(values)
         if not n:
             return cls(math.nan, None, None, without)
-        mc = (
-            None
-            if mc_errors is None or not bool(mc_errors.isfinite().all())
-            else float(mc_errors.square().sum().sqrt() / n)
-        )
+        mc = None
+        if mc_errors is not None and bool(mc_errors.isfinite().all()):
+            mc = float(mc_errors.square().sum().sqrt() / n)
         deviation = values - values.mean()
         if groups is not None:
             deviation = torch.zeros(int(groups.max()) + 1, dtype=values.dtype).index_add(
                 0, groups, deviation
             )
-        count = len(deviation)
-        spread = (
-            float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1)))
-            if count > 1
-            else math.nan
-        )
+        count, spread = len(deviation), math.nan
+        if count > 1:
+            spread = float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1)))
         return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None, without)
 
     def to_dict(self) -> dict[str, float | None]:
@@ -103,7 +100,9 @@ class Estimate:
             "mc_error": self.mc_error,
             "test_error": self.test_error,
         }
-        return result | {"without_number": self.without} if self.without else result
+        if self.without:
+            result["without_number"] = self.without
+        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +216,9 @@ class Evidence:
                 "error too small"
             )
         known = self.log_evidence.isfinite() & self.elbo.isfinite()
-        return lines if bool(known.all()) else [*lines, some_rows(~known)]
+        if not bool(known.all()):
+            lines.append(some_rows(~known))
+        return lines
 
     def of(self, rows: Tensor) -> Evidence:
         """Returns the evidence of some of the data."""
@@ -241,6 +242,10 @@ class Evidence:
     def to_dict(self, groups: Tensor | None = None) -> dict[str, Any]:
         """Returns the summary as plain values for JSON; for ``groups`` see ``Estimate.of``."""
         ess = self.ess
+        known_threshold = threshold(self.num_samples) if self.num_samples > 1 else None
+        reliable_share = None
+        if not bool(self.khat.isnan().all()):
+            reliable_share = float(self.reliable.double().mean())
         return {
             "method": "importance sampling with the posterior as proposal",
             "direction": "lower bound in expectation",
@@ -254,15 +259,31 @@ class Evidence:
                 "smallest": float(ess.min()),
             },
             "khat": {
-                "threshold": threshold(self.num_samples) if self.num_samples > 1 else None,
-                "reliable_share": None
-                if bool(self.khat.isnan().all())
-                else float(self.reliable.double().mean()),
+                "threshold": known_threshold,
+                "reliable_share": reliable_share,
             },
             "active_units": self.active_units,
             "latent_dim": self.posterior_mean.shape[1],
             "warnings": self.warnings,
         }
+
+    def _repr_html_(self) -> str:
+        caption = f"Importance sampling, {len(self.ess)} rows, K = {self.num_samples}"
+        return in_html(caption, self.summary(), self.warnings)
+
+
+def in_html(caption: str, summary: Mapping[str, Estimate], warnings: Sequence[str]) -> str:
+    """Returns means with their errors as a table for notebooks."""
+
+    def text(value: float | None) -> str:
+        return "unknown" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+    rows = [
+        (name.replace("_", " "), text(e.value), text(e.mc_error), text(e.test_error))
+        for name, e in summary.items()
+    ]
+    header = ("nats a row", "mean", "± Monte Carlo", "± test set")
+    return html.table(caption, header, rows, warnings)
 
 
 def bits_per_dimension(
@@ -277,11 +298,14 @@ def bits_per_dimension(
             part in log p(x).
     """
     unit = num_elements * math.log(2)
-    errors = {
-        k: None if (e := nats[k]) is None or not unit else e / unit
-        for k in ("mc_error", "test_error")
-    }
-    return {"value": None if nats["value"] is None or not unit else -nats["value"] / unit, **errors}
+    bits: dict[str, float | None] = dict.fromkeys(("value", "mc_error", "test_error"))
+    for name in bits:
+        number = nats[name]
+        if number is not None and unit:
+            bits[name] = number / unit
+    if bits["value"] is not None:
+        bits["value"] = -bits["value"]
+    return bits
 
 
 def observed_elements(x: Rows) -> float:
@@ -305,9 +329,10 @@ def some_rows(without: Tensor, what: str = "number") -> str:
     It names the first of them, from 0.
     """
     rows = without.nonzero()[:, 0].tolist()
-    names = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-    have = "has" if len(rows) == 1 else "have"
-    which = "row" if len(rows) == 1 else "rows"
+    names = ", ".join(map(str, rows[:5]))
+    if len(rows) > 5:
+        names += ", ..."
+    have, which = ("has", "row") if len(rows) == 1 else ("have", "rows")
     return (
         f"{len(rows)} of {len(without)} rows {have} no {what}, {which} {names} (from 0): the means "
         f"are over the others"

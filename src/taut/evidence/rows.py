@@ -45,13 +45,20 @@ from torch.distributions import (
 from taut.data import Rows
 from taut.evidence.annealing import Path, annealing, support_of
 from taut.evidence.ascent import best_members, is_real
-from taut.evidence.importance import Defensive, Proposal, importance, prior_proposal
+from taut.evidence.importance import (
+    Defensive,
+    Proposal,
+    importance,
+    posterior_proposal,
+    prior_proposal,
+)
 from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
+from taut.system.defaults import silent
 from taut.system.seeds import derive, stream
 from taut.types import Context
-from taut.use.blocks import device_of
+from taut.use.blocks import device_of, some_of
 
 OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION = 1, 2, 3, 4
 BITS = 12  # up to which all values of z are summed
@@ -229,7 +236,7 @@ def settle(
     seed: int = 0,
     climbing: int = 1000,
     annealed: int = 100,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Callable[[int], None] = silent,
 ) -> RowEvidence:
     r"""Returns log p(x) of each datum, given what importance sampling from the posterior says.
 
@@ -292,7 +299,7 @@ class _Ladder:
         self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int
     ) -> int:
         """Takes a block of rows up, and returns how many of them reached annealing."""
-        proposal: Proposal = lambda here, x, context: self.model.encode(x, context)  # noqa: E731
+        proposal = posterior_proposal(self.model)
         rows = self.sample(rows, proposal, DEFENSIVE, seed)
         if is_real(support) and len(rows):
             loc, factor = self.best(rows, seed)
@@ -320,7 +327,7 @@ class _Ladder:
     def given(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns rows and their context, on the model's device."""
         x = self.x[rows].to(device=self.device, dtype=torch.get_default_dtype())
-        return x, None if self.context is None else self.context[rows].to(self.device)
+        return x, some_of(self.context, rows, self.device)
 
     def take(
         self, rows: Tensor, method: int, value: Tensor, error: Tensor, reliable: Tensor
@@ -368,9 +375,8 @@ class _Ladder:
         """
         x, context = self.given(rows)
         with stream(seed, "best"):
-            pilot = self.defended(lambda here, x, context: self.model.encode(x, context))(
-                slice(None), x, context
-            )
+            start = self.defended(posterior_proposal(self.model))
+            pilot = start(slice(None), x, context)
             assert isinstance(pilot, Defensive)
             prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
             log_joint = self.weights(x, context, pilot, z) + pilot.log_prob(z).cpu().double()

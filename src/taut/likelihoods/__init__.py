@@ -7,29 +7,25 @@ data" (but for ``ContinuousBernoulli``, where it means uniform), so that trainin
 baseline.
 
 Each takes the class of a network (or a ``functools.partial`` of one) as ``decoder``, from z (D,) to
-P parameters of each element, (P, \*event).
+P parameters of each element, (P, \*event):
+
+$$ p(x \mid z) = \prod_{i \,\mathrm{observed}} p(x_i \mid \eta_i(z)). $$
+
+Read ``reals`` first; ``levels`` and ``counts`` are as it is, ``warped`` starts from the marginal of
+the data, and ``columns`` gives each column of a table a family of its own.
 """
 
+# ruff: noqa: F403 (a likelihood is public where its own module says so, and nowhere else)
+from taut.likelihoods import counts, levels, reals, warped
 from taut.likelihoods.columns import Columns
-from taut.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
-from taut.likelihoods.levels import Bernoulli, Binomial, Categorical, DiscretizedLogistic, Ordinal
-from taut.likelihoods.reals import ContinuousBernoulli, LogNormal, Normal, StudentT
-from taut.likelihoods.warped import WarpedLevels, WarpedLogistic
+from taut.likelihoods.common import LocationScale
+from taut.likelihoods.counts import *
+from taut.likelihoods.levels import *
+from taut.likelihoods.reals import *
+from taut.likelihoods.warped import *
 
-__all__ = [
-    "Bernoulli",
-    "Binomial",
-    "Categorical",
-    "Columns",
-    "ContinuousBernoulli",
-    "DiscretizedLogistic",
-    "LogNormal",
-    "NegativeBinomial",
-    "Normal",
-    "Ordinal",
-    "Poisson",
-    "StudentT",
-    "WarpedLevels",
-    "WarpedLogistic",
-    "ZeroInflatedNegativeBinomial",
-]
+__all__ = ["Columns", "LocationScale"]
+__all__ += counts.__all__
+__all__ += levels.__all__
+__all__ += reals.__all__
+__all__ += warped.__all__

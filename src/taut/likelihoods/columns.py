@@ -3,7 +3,7 @@ r"""Likelihood of a table: a family for each kind of column, one decoder for all
 $$ p(x \mid z) = \prod_{\mathrm{families}} \; \prod_{i \in \mathrm{family}} p_i(x_i \mid z) $$
 
 The columns of one family are evaluated together, each family being one of the likelihoods for
-arrays, given its slice of the shared decoder's output in place of a decoder: a step costs as many
+arrays, given its slice of the shared decoder's output instead of a decoder: a step costs as many
 calls as there are families, however many columns.
 
 References: nazabal2020.
@@ -21,8 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
 
+from taut.data.tables.kind import Kind
+from taut.data.tables.kinds import KINDS
 from taut.distributions.observed import terms
-from taut.likelihoods.common import full
+from taut.likelihoods import counts as counts_module
+from taut.likelihoods import levels as levels_module
+from taut.likelihoods import reals as reals_module
+from taut.likelihoods import warped as warped_module
+from taut.likelihoods.common import full, takes_total
 from taut.likelihoods.counts import NegativeBinomial
 from taut.likelihoods.levels import Bernoulli, Categorical, Ordinal
 from taut.likelihoods.reals import LogNormal, StudentT
@@ -33,17 +39,17 @@ from taut.types import Context
 
 __all__ = ["ColumnSupport", "Columns", "Family", "Joint", "reach_of"]
 
-NOMINAL = ("binary", "category", "ordinal")
 LikelihoodFactory = Callable[..., Likelihood]
 
 
 class Family(NamedTuple):
     """The columns of one family given z.
 
-    The kind, which columns (as an index), how many levels at most, the distribution.
+    The kind of the first of them, which columns (as an index), how many levels at most, the
+    distribution.
     """
 
-    kind: str
+    kind: Kind
     columns: Tensor
     num_levels: int
     distribution: Distribution
@@ -52,7 +58,7 @@ class Family(NamedTuple):
 class Joint(Distribution):
     r"""Creates the joint distribution of the columns of a table, independent given z.
 
-    Its ``mean`` is what a person would fill in: the expectation of a number, the most probable
+    Its ``mean`` is what one would fill in: the expectation of a number, the most probable
     level of a category.
 
     Args:
@@ -81,14 +87,7 @@ class Joint(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        return self._join(
-            [
-                f.distribution.mean
-                if f.kind not in NOMINAL
-                else level_probs(f).argmax(0).to(f.distribution.mean)
-                for f in self.families
-            ]
-        )
+        return self._join([typical(f) for f in self.families])
 
     def log_prob(self, value: Tensor) -> Tensor:
         total: Any = sum(f.distribution.log_prob(value[..., f.columns]) for f in self.families)
@@ -103,6 +102,14 @@ class Joint(Distribution):
 
     def _join(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts), -1)[..., self._order]
+
+
+def typical(family: Family) -> Tensor:
+    r"""Returns the mean of numbers, the most probable of levels, (\*batch, columns)."""
+    mean: Tensor = family.distribution.mean
+    if family.kind.nominal:
+        return level_probs(family).argmax(0).to(mean)
+    return mean
 
 
 def level_probs(family: Family) -> Tensor:
@@ -120,7 +127,7 @@ class Columns(Likelihood):
 
     Args:
         kinds: Of each column: binary, category, ordinal, count, levels, real, date, positive or
-            mixed.
+            mixed (``taut.data.tables.kinds``).
         num_levels: Of each column, 0 for numbers.
         latent_dim: D.
         decoder: Network from z to the parameters of all columns.
@@ -199,22 +206,13 @@ class Columns(Likelihood):
                 "context_dim": context_dim,
             }
             fill["decoder"] = partial(_make_slice, outputs)
-            if kind in NOMINAL:
+            if kind.nominal:
                 fill |= {"low": 0, "high": most - 1, "log_frequencies": frequencies[here, :most]}
-            else:
-                fill |= {name: given[name][here] for name in ranges if kind in ("levels", "mixed")}
+            elif kind.ranged:
+                fill |= {name: given[name][here] for name in ranges}
             if knots is not None:
                 fill["knots"] = knots[here]
-            family: LikelihoodFactory = getattr(self, kind)
-            if isinstance(family, partial) and family.keywords.get("library"):
-                raise ValueError(
-                    "library=True is for a matrix of counts, whose rows have totals, not for "
-                    "columns of a table"
-                )
-            wanted = inspect.signature(family).parameters
-            self.parts.append(
-                family(**{name: value for name, value in fill.items() if name in wanted})
-            )
+            self.parts.append(_filled(getattr(self, kind.family, None) or _usual(kind), fill))
             self.sizes.append(sum(math.prod(o.out_shape) for o in outputs))
             self.register_buffer(f"index_{len(self.parts) - 1}", here, persistent=False)
         self.decoder = decoder((latent_dim,), (sum(self.sizes),), context_dim)
@@ -231,18 +229,40 @@ class Columns(Likelihood):
         )
 
 
-def _groups(kinds: Sequence[str], num_levels: Sequence[int]) -> list[tuple[str, list[int], int]]:
+def _usual(kind: Kind) -> LikelihoodFactory:
+    """Returns the likelihood that a kind names as its usual one."""
+    found: LikelihoodFactory = next(
+        getattr(module, kind.usual)
+        for module in (levels_module, counts_module, reals_module, warped_module)
+        if kind.usual in module.__all__
+    )
+    return found
+
+
+def _filled(family: LikelihoodFactory, fill: dict[str, Any]) -> Likelihood:
+    """Returns the likelihood of the columns of a family, given those arguments that it has."""
+    if takes_total(family):
+        raise ValueError(
+            "library=True is for a matrix of counts, whose rows have totals, not for columns of a "
+            "table"
+        )
+    wanted = inspect.signature(family).parameters
+    return family(**{name: value for name, value in fill.items() if name in wanted})
+
+
+def _groups(kinds: Sequence[str], num_levels: Sequence[int]) -> list[tuple[Kind, list[int], int]]:
     """Returns (kind, columns, most levels) of each family.
 
     Levels are padded, so columns with very unequal numbers stay apart.
     """
     groups: dict[tuple[str, int], list[int]] = {}
-    for i, (kind, levels) in enumerate(zip(kinds, num_levels, strict=True)):
-        padded = 1 << (levels - 1).bit_length() if kind in ("category", "ordinal") else 0
-        groups.setdefault(("mixed" if kind == "date" else kind, padded), []).append(i)
+    for i, (word, levels) in enumerate(zip(kinds, num_levels, strict=True)):
+        kind = KINDS[word]
+        padded = 1 << (levels - 1).bit_length() if kind.nominal else 0
+        groups.setdefault((kind.family, padded), []).append(i)
     return [
-        (kind, index, max(num_levels[i] for i in index))
-        for (kind, _), index in sorted(groups.items())
+        (KINDS[kinds[index[0]]], index, max(num_levels[i] for i in index))
+        for _, index in sorted(groups.items())
     ]
 
 

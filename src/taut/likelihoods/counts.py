@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from taut import distributions
-from taut.likelihoods.common import full, independent
+from taut.distributions.observed import Observed
+from taut.likelihoods.common import full
 from taut.model import Likelihood
 from taut.networks import MLP, NetworkFactory
 from taut.types import Context
@@ -26,29 +27,49 @@ GAIN = 10.0
 FEW_COUNTS = 200.0
 
 
-class Poisson(Likelihood):
+class _OfCounts(Likelihood):
+    """What the likelihoods of counts share: the mean of each element."""
+
+    data_loc: Tensor
+    known: Tensor
+
+    def _start(
+        self,
+        event_shape: Sequence[int],
+        library: bool,
+        context_dim: int,
+        data_loc: Tensor | float,
+        data_total: Tensor | float,
+    ) -> None:
+        if library and context_dim < 1:
+            raise ValueError(
+                "library=True needs a context: its first column is the log of (total of the row / "
+                "mean total)"
+            )
+        self.event_dims, self.library = len(event_shape), library
+        loc = full(data_loc, event_shape)
+        self.register_buffer("data_loc", torch.where(loc > 0, loc, UNSEEN_RATE))
+        self.register_buffer("known", 1 / (1 + FEW_COUNTS / full(data_total, event_shape)))
+
+    def _log_mean(self, raw: Tensor, context: Context | None) -> Tensor:
+        log_mean = self.data_loc.log() + self.known * raw
+        if not self.library:
+            return log_mean
+        if context is None:
+            raise ValueError(
+                "library=True needs the context: how many counts a datum has in all is not for the "
+                "model to guess"
+            )
+        return log_mean + context[:, 0].view(-1, *(1 for _ in self.data_loc.shape))
+
+
+class Poisson(_OfCounts):
     r"""Creates $p(x \mid z) = \prod_i \mathrm{Poisson}(x_i; \lambda_i e^{m_i(z)})$ for counts;
     $\lambda$ is the mean of the data.
 
     An element whose training data are all zero starts at a rate of 1e-4, half a count in 5,000
-    data.
-
-    Args:
-        event_shape: Shape of one datum.
-        latent_dim: D.
-        library: Whether rates are proportional to a row's total: the first column of the context is
-            then the logarithm of (total of the row / mean total) and is added to the log of each
-            rate.
-        decoder: Network from z to m, (1, \*event).
-        context_dim: C.
-        data_loc: Mean of the training data.
-        data_total: Sum of the training data: m is the decoder's output times total / (total + 200),
-            so that an element of few counts, of which little can be known, stays near its mean for
-            longer.
+    data points. Its arguments are those of ``NegativeBinomial`` that it has.
     """
-
-    data_loc: Tensor
-    known: Tensor
 
     def __init__(
         self,
@@ -61,28 +82,18 @@ class Poisson(Likelihood):
         data_total: Tensor | float = math.inf,
     ) -> None:
         super().__init__()
-        _check_library(library, context_dim)
-        self.event_dims, self.library = len(event_shape), library
-        self.register_buffer("data_loc", _rates(data_loc, event_shape))
-        self.register_buffer("known", 1 / (1 + FEW_COUNTS / full(data_total, event_shape)))
+        self._start(event_shape, library, context_dim, data_loc, data_total)
         self.decoder = decoder((latent_dim,), (1, *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).squeeze(-1 - self.event_dims)
-        log_rate = _log_mean(self.known * raw, self.data_loc, context, self.library)
-        return independent(
-            distributions.Poisson(log_rate, validate_args=False), self.event_dims, 0.0
-        )
+        made = distributions.Poisson(self._log_mean(raw, context), validate_args=False)
+        return Observed(made, self.event_dims, 0.0)
 
 
-class _NegativeBinomial(Likelihood):
-    """What the two negative binomials share.
+class _NegativeBinomial(_OfCounts):
+    """What the two negative binomials share: all but zero inflation."""
 
-    Their constructor, and the distribution without zero inflation.
-    """
-
-    data_loc: Tensor
-    known: Tensor
     maps = 1
 
     def __init__(
@@ -100,10 +111,8 @@ class _NegativeBinomial(Likelihood):
         super().__init__()
         if dispersion not in ("per_feature", "per_datum"):
             raise ValueError(f"unknown dispersion {dispersion!r}: 'per_feature' or 'per_datum'")
-        _check_library(library, context_dim)
-        self.event_dims, self.dispersion, self.library = len(event_shape), dispersion, library
-        self.register_buffer("data_loc", _rates(data_loc, event_shape))
-        self.register_buffer("known", 1 / (1 + FEW_COUNTS / full(data_total, event_shape)))
+        self._start(event_shape, library, context_dim, data_loc, data_total)
+        self.dispersion = dispersion
         excess = full(data_scale, event_shape).square() - self.data_loc
         moments = torch.where(excess > 0, self.data_loc.square() / excess, torch.inf)
         # A rare count that looks like a Poisson's is not known to be one: its variance starts at
@@ -113,12 +122,14 @@ class _NegativeBinomial(Likelihood):
         maps = self.maps + (dispersion == "per_datum")
         self.decoder = decoder((latent_dim,), (maps, *event_shape), context_dim)
 
-    def _base(self, raw: Tensor, context: Context | None) -> Distribution:
-        log_mean = _log_mean(self.known * raw[0], self.data_loc, context, self.library)
+    def _decoded(self, z: Tensor, context: Context | None) -> tuple[Tensor, Distribution]:
+        """Returns what was decoded, (maps, ...), and the negative binomials of it."""
+        raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
         log_concentration = GAIN * self.raw_concentration
         if self.dispersion == "per_datum":
             log_concentration = log_concentration + raw[-1]
-        return distributions.NegativeBinomial(log_mean, log_concentration, validate_args=False)
+        log_mean = self._log_mean(raw[0], context)
+        return raw, distributions.NegativeBinomial(log_mean, log_concentration, validate_args=False)
 
 
 class NegativeBinomial(_NegativeBinomial):
@@ -148,8 +159,8 @@ class NegativeBinomial(_NegativeBinomial):
     """
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
-        raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
-        return independent(self._base(raw, context), self.event_dims, 0.0)
+        _, made = self._decoded(z, context)
+        return Observed(made, self.event_dims, 0.0)
 
 
 class ZeroInflatedNegativeBinomial(_NegativeBinomial):
@@ -157,51 +168,14 @@ class ZeroInflatedNegativeBinomial(_NegativeBinomial):
     \, [x_i = 0]\}$ for counts.
 
     It is ``NegativeBinomial`` with a share $\pi$ of zeros of another origin, which starts at 1%.
-
-    Args:
-        event_shape: Shape of one datum.
-        latent_dim: D.
-        dispersion: "per_feature" (one learned $r_i$ each) or "per_datum" ($r_i(z)$, decoded).
-        library: Whether means are proportional to a row's total, as in ``NegativeBinomial``.
-        decoder: Network from z to m, the logit of the share relative to 1%, and log r if decoded,
-            (2 or 3, \*event).
-        context_dim: C.
-        data_loc: Mean of the training data.
-        data_total: Sum of the training data: m is the decoder's output times total / (total + 200),
-            so that an element of few counts, of which little can be known, stays near its mean for
-            longer.
-        data_scale: Standard deviation of the training data.
+    Its arguments are the same; the decoder also gives the logit of the share, relative to 1%,
+    before log r: (2 or 3, \*event).
     """
 
     maps = 2
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
-        raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
+        raw, counts = self._decoded(z, context)
         logits = raw[1] + math.log(0.01 / 0.99)
-        mixed = distributions.ZeroInflated(self._base(raw, context), logits, validate_args=False)
-        return independent(mixed, self.event_dims, 0.0)
-
-
-def _rates(data_loc: Tensor | float, event_shape: Sequence[int]) -> Tensor:
-    loc = full(data_loc, event_shape)
-    return torch.where(loc > 0, loc, UNSEEN_RATE)
-
-
-def _check_library(library: bool, context_dim: int) -> None:
-    if library and context_dim < 1:
-        raise ValueError(
-            "library=True needs a context: its first column is the log of (total of the row / mean "
-            "total)"
-        )
-
-
-def _log_mean(raw: Tensor, data_loc: Tensor, context: Context | None, library: bool) -> Tensor:
-    log_mean = data_loc.log() + raw
-    if not library:
-        return log_mean
-    if context is None:
-        raise ValueError(
-            "library=True needs the context: how many counts a datum has in all is not for the "
-            "model to guess"
-        )
-    return log_mean + context[:, 0].view(-1, *(1 for _ in data_loc.shape))
+        made = distributions.ZeroInflated(counts, logits, validate_args=False)
+        return Observed(made, self.event_dims, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch.distributions import Distribution, MixtureSameFamily
 from torch.nn import functional
 
 from taut import distributions
-from taut.likelihoods.common import full, independent
+from taut.distributions.observed import Observed
+from taut.likelihoods.common import full
 from taut.model import Likelihood
 from taut.networks import MLP, NetworkFactory, positive
 from taut.types import Context
@@ -51,12 +53,37 @@ class Bernoulli(Likelihood):
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).squeeze(-1 - self.event_dims) + self.offset
-        return independent(
-            distributions.Bernoulli(logits=logits, validate_args=False), self.event_dims, 0.0
-        )
+        made = distributions.Bernoulli(logits=logits, validate_args=False)
+        return Observed(made, self.event_dims, 0.0)
 
 
-class Categorical(Likelihood):
+class _OfLevels(Likelihood):
+    """What ``Categorical`` and ``Ordinal`` share: all but their distribution."""
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        low: int | Tensor,
+        high: int | Tensor,
+        decoder: NetworkFactory = MLP,
+        context_dim: int = 0,
+        log_frequencies: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_dims = len(event_shape)
+        self.low, self.high = _range(low, high, event_shape)
+        maps = self.start(_log_frequencies(log_frequencies, self.low, self.high, event_shape))
+        self.decoder = decoder((latent_dim,), (maps, *event_shape), context_dim)
+
+    @abc.abstractmethod
+    def start(self, log_frequencies: Tensor) -> int:
+        r"""Starts at the log-frequencies of the levels, (\*event, levels); returns how many numbers
+        of each element are decoded.
+        """
+
+
+class Categorical(_OfLevels):
     r"""Creates $p(x \mid z) = \prod_i \mathrm{Categorical}(x_i; \mathrm{softmax}(\ell_i(z)))$ over
     the levels low, ..., high.
 
@@ -73,31 +100,14 @@ class Categorical(Likelihood):
 
     offset: Tensor
 
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        latent_dim: int,
-        low: int | Tensor,
-        high: int | Tensor,
-        decoder: NetworkFactory = MLP,
-        context_dim: int = 0,
-        log_frequencies: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.event_dims = len(event_shape)
-        self.low, self.high = _range(low, high, event_shape)
-        self.register_buffer(
-            "offset", _log_frequencies(log_frequencies, self.low, self.high, event_shape)
-        )
-        self.decoder = decoder((latent_dim,), (self.offset.shape[-1], *event_shape), context_dim)
+    def start(self, log_frequencies: Tensor) -> int:
+        self.register_buffer("offset", log_frequencies)
+        return log_frequencies.shape[-1]
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).movedim(-1 - self.event_dims, -1) + self.offset
-        return independent(
-            distributions.CategoricalLevels(logits, self.low, self.high, validate_args=False),
-            self.event_dims,
-            self.low,
-        )
+        made = distributions.CategoricalLevels(logits, self.low, self.high, validate_args=False)
+        return Observed(made, self.event_dims, self.low)
 
 
 class DiscretizedLogistic(Likelihood):
@@ -155,15 +165,14 @@ class DiscretizedLogistic(Likelihood):
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, -1)
         if self.components == 1:
-            return independent(
-                self._logistic(raw[..., 0], raw[..., 1], ...), self.event_dims, self.low
-            )
+            one = self._logistic(raw[..., 0], raw[..., 1], ...)
+            return Observed(one, self.event_dims, self.low)
         loc, scale, logits = raw.unflatten(-1, (3, -1)).unbind(-2)
         parts = self._logistic(loc + self.start, scale, (..., None))
         mixture = MixtureSameFamily(
             CategoricalDistribution(logits=logits, validate_args=False), parts, validate_args=False
         )
-        return independent(mixture, self.event_dims, self.low)
+        return Observed(mixture, self.event_dims, self.low)
 
     def _logistic(self, loc: Tensor, raw_scale: Tensor, each: Any) -> Distribution:
         data_loc, data_scale = self.data_loc[each], self.data_scale[each]
@@ -216,47 +225,27 @@ class Binomial(Likelihood):
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         logits = self.decoder(z, context).squeeze(-1 - self.event_dims) + self.offset
-        return independent(
-            distributions.Binomial(logits, self.low, self.high, validate_args=False),
-            self.event_dims,
-            self.low,
-        )
+        made = distributions.Binomial(logits, self.low, self.high, validate_args=False)
+        return Observed(made, self.event_dims, self.low)
 
 
-class Ordinal(Likelihood):
+class Ordinal(_OfLevels):
     r"""Creates $P(x_i \le \mathrm{low} + l \mid z) = \sigma(c_{il} - s_i m_i(z))$ for levels that
     have an order and no distances.
 
     The cutpoints c ascend and are learned, and so is the scale s, one for each element. At m = 0
     the levels start with the frequencies of the training data; one whose frequency is given as
-    zero, after the last that occurs, has no probability at all.
+    zero, after the last that occurs, has no probability at all. Its arguments are those of
+    ``Categorical``, but that its decoder gives m alone, (1, \*event).
 
-    Args:
-        event_shape: Shape of one datum.
-        latent_dim: D.
-        low: The smallest level, or that of each element.
-        high: The largest level, likewise.
-        decoder: Network from z to m, (1, \*event).
-        context_dim: C.
-        log_frequencies: Log-probabilities of the levels in the training data, (\*event, levels).
+    Raises:
+        ValueError: a level of frequency zero lies below one that occurs.
     """
 
     present: Tensor
 
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        latent_dim: int,
-        low: int | Tensor,
-        high: int | Tensor,
-        decoder: NetworkFactory = MLP,
-        context_dim: int = 0,
-        log_frequencies: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.event_dims = len(event_shape)
-        self.low, self.high = _range(low, high, event_shape)
-        p = _log_frequencies(log_frequencies, self.low, self.high, event_shape).double().softmax(-1)
+    def start(self, log_frequencies: Tensor) -> int:
+        p = log_frequencies.double().softmax(-1)
         if bool(((p > 0).int().diff(dim=-1) > 0).any()):
             raise ValueError(
                 "a level of frequency zero lies below one that occurs: only levels after the last "
@@ -268,21 +257,17 @@ class Ordinal(Likelihood):
         # the inverse of softplus
         raw = torch.cat([cutpoints[..., :1], gaps + torch.log(-torch.expm1(-gaps))], -1)
         self.register_buffer("present", above > 0)
-        self.raw_cutpoints = nn.Parameter(
-            raw.masked_fill(~self.present, 0.0).to(torch.get_default_dtype())
-        )
-        self.raw_scale = nn.Parameter(torch.zeros(tuple(event_shape)))
-        self.decoder = decoder((latent_dim,), (1, *event_shape), context_dim)
+        raw = raw.masked_fill(~self.present, 0.0).to(torch.get_default_dtype())
+        self.raw_cutpoints = nn.Parameter(raw)
+        self.raw_scale = nn.Parameter(torch.zeros(p.shape[:-1]))
+        return 1
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         loc = positive(self.raw_scale) * self.decoder(z, context).squeeze(-1 - self.event_dims)
         first, gaps = self.raw_cutpoints[..., :1], functional.softplus(self.raw_cutpoints[..., 1:])
         cutpoints = torch.where(self.present, torch.cat([first, gaps], -1).cumsum(-1), torch.inf)
-        return independent(
-            distributions.Ordinal(loc, cutpoints, self.low, validate_args=False),
-            self.event_dims,
-            self.low,
-        )
+        made = distributions.Ordinal(loc, cutpoints, self.low, validate_args=False)
+        return Observed(made, self.event_dims, self.low)
 
 
 def _range(

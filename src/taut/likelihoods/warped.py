@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from taut.distributions import warps
-from taut.likelihoods.common import full, independent
+from taut.distributions.observed import Observed
+from taut.likelihoods.common import full
 from taut.model import Likelihood
 from taut.networks import MLP, NetworkFactory, positive
 from taut.types import Context
@@ -42,11 +43,8 @@ class _Warped(Likelihood):
         knots: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.event_dims, self.event_shape, self.min_scale = (
-            len(event_shape),
-            tuple(event_shape),
-            min_scale,
-        )
+        self.event_dims, self.event_shape = len(event_shape), tuple(event_shape)
+        self.min_scale = min_scale
         first, last = (full(end, event_shape) for end in (low, high))
         self.low, self.high = nn.Buffer(first, persistent=False), nn.Buffer(last, persistent=False)
         self.cut = not self.whole and bool((first.isfinite() | last.isfinite()).any())
@@ -63,7 +61,7 @@ class _Warped(Likelihood):
         made = warps.Warped(
             loc, scale, self.knots, self.low, self.high, self.whole, self.cut, validate_args=False
         )
-        return independent(made, self.event_dims, self._fill())
+        return Observed(made, self.event_dims, self._fill())
 
     def _fill(self) -> Tensor:
         """Returns a value in the support of each element."""
@@ -71,7 +69,9 @@ class _Warped(Likelihood):
         inner = x.gather(
             -1, (x.isfinite().sum(-1, keepdim=True) // 2).clamp(max=x.shape[-1] - 1)
         ).squeeze(-1)
-        return torch.ceil(inner - 0.5) if self.whole else inner
+        if self.whole:
+            return torch.ceil(inner - 0.5)
+        return inner
 
 
 class WarpedLevels(_Warped):
@@ -103,17 +103,9 @@ class WarpedLogistic(_Warped):
     output of zero is their marginal. With atoms $\log p$ is a log-probability at an atom and a
     log-density elsewhere, normalised as a whole.
 
-    Args:
-        event_shape: Shape of one datum, (C,).
-        latent_dim: D.
-        low: What no value lies below, or that of each element; minus infinity where there is no
-            such end.
-        high: What no value lies above, likewise.
-        min_scale: Smallest s; the data have 1. A density has no upper limit.
-        decoder: Network from z to the location and the raw scale, (2, \*event).
-        context_dim: C.
-        knots: Of the warps, (\*event, 2, M); the standard logistic distribution if they are not
-            given.
+    Its arguments are those of ``WarpedLevels``. ``low`` is what no value lies below, minus infinity
+    where there is no such end, ``high`` likewise; without knots it is the standard logistic
+    distribution.
     """
 
 
@@ -130,4 +122,6 @@ def _plain(low: Tensor, high: Tensor, whole: bool) -> Tensor:
     for a, b in zip(low.flatten().tolist(), high.flatten().tolist(), strict=True):
         levels = np.arange(a, b + 1)
         made.append(warps.padded(warps.fit_knots(levels, levels[:0], (a, b), True)))
-    return torch.stack(made).unflatten(0, low.shape).to(low) if low.dim() else made[0].to(low)
+    if low.dim():
+        return torch.stack(made).unflatten(0, low.shape).to(low)
+    return made[0].to(low)

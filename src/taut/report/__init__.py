@@ -1,6 +1,10 @@
-"""The report of an audit.
+"""The report of an audit: one HTML file that says how good a model is, how loose its bound, why,
+and what to change.
 
-One HTML file that says how good a model is, how loose its bound, why, and what to change.
+It holds all that it shows: no script, no file next to it, nothing from elsewhere. Every number in
+it is one of the audit's.
+
+Read ``render`` first; ``figures`` draws, ``text`` writes numbers.
 """
 
 from taut.report.render import render

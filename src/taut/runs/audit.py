@@ -18,9 +18,10 @@ from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.report import render
-from taut.runs.folder import Run, Source, data_of, held_out, new_data, version
+from taut.runs.folder import Run, Source, held_out, new_data, version
 from taut.runs.measure import copies, measured_part
 from taut.system import locks, parallel, records, storage
+from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
 from taut.system.seeds import generator
 
@@ -46,8 +47,8 @@ def audit_run(
     num_data: int = 1000,
     effort: Effort | None = None,
     seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-    report: Callable[[str, float], None] = lambda title, share: None,
+    stop: Callable[[], bool] = never,
+    report: Callable[[str, float], None] = silent,
 ) -> dict[str, Any]:
     """Audits a run, writes ``audit.json`` and ``report.html`` into its folder and returns the
     audit.
@@ -87,7 +88,7 @@ def _audit(
     notes = []
     dataset: Dataset | None = None
     try:
-        dataset = data_of(run)
+        dataset = run.data()
     except (UsageError, DataError) as error:
         if source is None:
             raise
@@ -180,7 +181,7 @@ def gradients_run(
     num_samples: int = 8,
     repeats: int = 100,
     seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
 ) -> dict[str, Any]:
     """Compares gradient estimators on a batch of the run's training data.
 
@@ -193,7 +194,7 @@ def gradients_run(
 def _gradients(
     run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    dataset = data_of(run)
+    dataset = run.data()
     index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]
     x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))
     result = {

@@ -10,52 +10,37 @@ import json
 import math
 import platform
 import time
-import traceback
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from taut.build.checks import check_parts
 from taut.build.config import Config, TrainingConfig
-from taut.build.model import (
-    build,
-    build_objective,
-    complete,
-    describe_part,
-    usual_objective,
-    usual_rate,
-)
-from taut.build.spec import to_spec
-from taut.build.statistics import summarize
 from taut.data import Dataset
-from taut.data.readers import kind_of
-from taut.evidence import Evidence, doctor, importance_blocks, settle
 from taut.model import VAE, Likelihood, Posterior, Prior
 from taut.objectives import Objective
+from taut.runs.assemble import assemble, merge, to_device, use_threads
+from taut.runs.fitted import Fitted, Source
 from taut.runs.folder import (
     FORMAT,
+    Info,
     Run,
-    Source,
-    abandon,
     check_fit,
     data_of,
     find_device,
-    make_folder,
-    read_data,
     rebuild,
     run_folder,
-    stem,
     version,
 )
-from taut.runs.measure import draw_pictures, measured_part, numbers
+from taut.runs.formats import with_empty
+from taut.runs.measure import evaluate
+from taut.runs.place import abandon, make_folder, stem
 from taut.system import locks, parallel, records, storage
-from taut.system.errors import StorageError, TautError, TautWarning, UsageError, shown
-from taut.system.seeds import stream
+from taut.system.errors import StorageError, TautWarning, UsageError, shown
 from taut.system.signals import held, watched
 from taut.training import checkpoint
 from taut.training.loop import Record, State, batch_size, finish, train
@@ -63,86 +48,16 @@ from taut.training.pace import choose, plan_steps
 
 __all__ = [
     "assemble",
+    "begin",
     "begun",
     "evaluate",
-    "fit",
-    "going_together",
     "merge",
-    "paced",
     "resume",
     "start",
     "to_device",
     "train_run",
     "use_threads",
 ]
-
-CLIMBING = (
-    100  # rows of the final measurement that get a better method than importance sampling, at most
-)
-
-
-def fit(
-    source: Source,
-    out: str | Path | None = None,
-    *,
-    config: Config | None = None,
-    objective: Objective | str | None = None,
-    prior: Prior | str | None = None,
-    likelihood: Likelihood | str | None = None,
-    posterior: Posterior | str | None = None,
-    test: Source | None = None,
-    **settings: Any,
-) -> Run:
-    """Trains a model on data, measures it and returns the run.
-
-    Args:
-        source: What ``taut fit`` takes (a file, digits, openml:NAME), an array or a tensor, (N,
-            *event).
-        out: The folder to make; by default the next free one below runs/.
-        config: All settings at once; the arguments that follow are laid over it.
-        objective: An objective or its specification.
-        prior: A prior or its specification.
-        likelihood: A likelihood or its specification.
-        posterior: A posterior or its specification.
-        test: An official test set.
-        **settings: Any other setting of ``taut.build.config``, by its name: latent_dim, max_epochs,
-          seed ...
-
-    Fails:
-        DataError: the data are refused.
-        UsageError: a setting is wrong, or the folder exists.
-        DivergedError: training met numbers that are not finite and could not be cured.
-
-    Examples:
-        >>> import taut, tempfile, torch
-        >>> x = torch.randn(200, 1) @ torch.randn(1, 5) + 0.1 * torch.randn(200, 5)
-        >>> run = taut.fit(x, tempfile.mkdtemp() + "/run", latent_dim=1, max_epochs=2)
-        >>> sorted(run.evaluation()["log_evidence"])
-        ['mc_error', 'test_error', 'value']
-    """
-    parts: dict[str, Prior | Likelihood | Posterior] = {}
-    for name, part in (("prior", prior), ("likelihood", likelihood), ("posterior", posterior)):
-        if isinstance(part, str):
-            settings[name] = part
-        elif part is not None:
-            parts[name], settings[name] = part, str(describe_part(part))
-    if objective is not None:
-        settings["objective"] = objective if isinstance(objective, str) else str(to_spec(objective))
-    if isinstance(test, str | Path):
-        settings["test"], test = str(test), None
-    threads = torch.get_num_threads()
-    try:
-        run, data, state = start(
-            source, out, merge(config or Config(), settings), parts=parts, test=test
-        )
-        with closing(train_run(run, data, state)) as records:
-            for _ in records:
-                pass
-        for _ in evaluate(run, data):
-            pass
-    finally:
-        torch.set_num_threads(threads)
-    return run
 
 
 def start(
@@ -164,66 +79,89 @@ def start(
             "training.simulated is for `taut tighten`: a decoder that learns from its own draws "
             "learns nothing"
         )
-    device = find_device(config.training.device)
+    find_device(config.training.device)  # refused before anything is read
     config, data, model, objective = assemble(source, config, parts=parts, test=test)
-    use_threads(config)
-    model.to(device)
-    left = (
-        parallel.on_main(lambda: _left_behind(out, config, data)) if parallel.restarts() else None
-    )
+    fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
+    left = None
+    if parallel.restarts():
+        left = parallel.on_main(lambda: _left_behind(out, config, data))
     if left is not None and any((left / "checkpoints").glob("step-*")):
-        parallel.on_main(lambda: locks.acquire(left))
-        info = records.checked(storage.read_json(left / "run.json"), records.RUN, left / "run.json")
-        newest, state, shapes = _last_state(left)
-        check_fit(model, shapes, newest)
-        parallel.on_main(lambda: _cut(left / "history.jsonl", state.step))
-        return (
-            Run(left, Config.from_dict(info["config"]), data.schema, model, objective, info),
-            data,
-            state,
-        )
-    path = parallel.on_main(
-        lambda: make_folder(left or out, data.name, overwrite or left is not None)
-    )
-    with begun(path):
-        config, note, state = paced(path, model, objective, to_device(data, device), config)
-        info = _info(config, data, device, note, state, test)
-        parallel.on_main(lambda: storage.write_json(path / "run.json", info))
-    return Run(path, config, data.schema, model, objective, info), data, state
-
-
-def _info(
-    config: Config,
-    data: Dataset,
-    device: torch.device,
-    note: str,
-    state: State,
-    test: Source | None,
-) -> dict[str, Any]:
-    """Returns what ``run.json`` says of a training that begins."""
-    info = {
-        "format": FORMAT,
-        "taut": version(),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
+        return _again(left, fitted, data)
+    facts: dict[str, Any] = {
         "source": _absolute(data.name),
         "test": _absolute(config.data.test) if test is None else "",
         "fingerprint": data.fingerprint,
-        "rows": {
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "test": len(data.test),
-        },
+        "rows": {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
         "notes": list(data.notes),
-        "pace": note,
-        "total_steps": state.total_steps,
         "schema": data.schema.to_dict(),
-        "config": config.to_dict(),
     }
-    return storage.fingerprinted(info)
+    return begin(
+        fitted,
+        data,
+        lambda: make_folder(left or out, data.name, overwrite or left is not None),
+        facts,
+    )
+
+
+def begin(
+    fitted: Fitted, data: Dataset, place: Callable[[], Path], facts: Mapping[str, Any]
+) -> tuple[Run, Dataset, State]:
+    """Makes the folder of a training that is to begin, and decides its pace.
+
+    Args:
+        fitted: The model, its first weights.
+        data: What it is trained on.
+        place: Makes the folder, once, in the process that writes.
+        facts: What ``run.json`` says of the data and of where the weights come from.
+    """
+    model, objective, config = fitted.model, fitted.objective, fitted.config
+    device = _ready(fitted)
+    path = parallel.on_main(place)
+    with begun(path):
+        config, note, state = paced(path, model, objective, to_device(data, device), config)
+        info = storage.fingerprinted(
+            {
+                **facts,
+                "format": FORMAT,
+                "taut": version(),
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+                "machine": platform.platform(),
+                "threads": torch.get_num_threads(),
+                "device": str(device),
+                "pace": note,
+                "total_steps": state.total_steps,
+                "config": config.to_dict(),
+            }
+        )
+        parallel.on_main(lambda: storage.write_json(path / "run.json", info))
+    return _run(fitted, config, path, info), data, state
+
+
+def _again(path: Path, fitted: Fitted, data: Dataset) -> tuple[Run, Dataset, State]:
+    """Returns the training that torchrun restarted, from its last checkpoint."""
+    _ready(fitted)
+    parallel.on_main(lambda: locks.acquire(path))
+    info = records.checked(storage.read_json(path / "run.json"), records.RUN, path / "run.json")
+    newest, state, shapes = _last_state(path)
+    check_fit(fitted.model, shapes, newest)
+    parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))
+    return _run(fitted, Config.from_dict(info["config"]), path, info), data, state
+
+
+def _ready(fitted: Fitted) -> torch.device:
+    """Takes as many threads as a model is to be trained in, moves it to its device and returns
+    that.
+    """
+    use_threads(fitted.config)
+    device = find_device(fitted.config.training.device)
+    fitted.model.to(device)
+    return device
+
+
+def _run(fitted: Fitted, config: Config, path: Path, info: Mapping[str, Any]) -> Run:
+    known = {f.name: getattr(fitted, f.name) for f in dataclasses.fields(Fitted)}
+    return Run(**known | {"config": config}, path=path, info=cast(Info, info))
 
 
 @contextmanager
@@ -236,50 +174,6 @@ def begun(path: Path) -> Iterator[None]:
             with watched(), held():
                 abandon(path)
         raise
-
-
-def assemble(
-    source: Source,
-    config: Config,
-    *,
-    parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
-    test: Source | None = None,
-) -> tuple[Config, Dataset, VAE, Objective]:
-    """Returns the completed configuration, the data, the model and the objective, all checked.
-
-    What a training needs.
-    """
-    if isinstance(source, Dataset):
-        data = source
-    else:
-        data = read_data(source, config, test)
-        measured_part(data)  # refused before the training, not after it
-    from_file = isinstance(source, str | Path) and kind_of(source) == "Parquet files"
-    # Decided once and kept: it sets the order of the batches.
-    read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
-    aim, rate = (
-        config.training.objective or usual_objective(data.schema),
-        config.training.learning_rate,
-    )
-    rate = usual_rate(data) if rate is None else rate
-    config = dataclasses.replace(
-        config,
-        model=complete(config.model, data.schema),
-        data=read,
-        training=dataclasses.replace(config.training, objective=aim, learning_rate=rate),
-    )
-    objective = build_objective(aim)
-    statistics = summarize(data)
-    # before the model is made: its first weights follow the seed
-    with (
-        stream(config.training.seed, "init"),
-        going_together(),
-    ):
-        model = build(config.model, data.schema, statistics, parts=parts)
-    with stream(config.training.seed, "check"), going_together():
-        check_parts(model, objective, data, shown(data.name) or "the data")
-        parallel.check_divisible(model, objective)
-    return config, data, model, objective
 
 
 def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, None]:
@@ -329,17 +223,14 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
 
     def end() -> None:
         # First: the checkpoint is that of an end whose reason is kept.
-        storage.write_json(run.path / "run.json", storage.fingerprinted(run.info))
+        storage.write_json(run.path / "run.json", run.info)
         if training.minutes is not None:
             checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
     finish(run.model, state)
-    run.info.update(
-        storage.fingerprinted(
-            {**run.info, "ended": ended or _why_ended(training, data, state, late)}
-        )
-    )
+    why = ended or _why_ended(training, data, state, late)
+    run.info = cast(Info, _written_now({**run.info, "ended": why}))
     parallel.on_main(end)
 
 
@@ -358,39 +249,6 @@ def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool
     per_epoch = len(data.train) / batch_size(data, training)
     shortened = training.max_epochs is None or state.step < training.max_epochs * per_epoch
     return "time" if training.minutes is not None and shortened else "epochs"
-
-
-def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
-    """Measures the trained model on held-out data, yielding each block of them, and finishes the
-    folder.
-    """
-    seed = run.config.training.seed
-    x = getattr(data, measured_part(data))
-    blocks: list[Evidence] = []
-    try:
-        for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
-            blocks.append(block)
-            yield block
-        # The numbers after training are quick ones: few rows move to a better proposal, and an
-        # audit does the rest.
-        first = Evidence.concatenate(blocks)
-        rows = settle(run.model, x, first, seed=seed, climbing=CLIMBING, annealed=0)
-
-        def write() -> None:
-            found = numbers(rows, data)
-            ended = run.info.get("ended")
-            found["unfinished"] = doctor.unfinished(run.history(), ended, run.config.training)
-            storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
-            # Of a run that was extended these are of other weights.
-            for name in ("audit.json", "gradients.json", "report.html"):
-                (run.path / name).unlink(missing_ok=True)
-            for name, content in draw_pictures(run.model, data, seed).items():
-                storage.write_bytes(run.path / name, content)
-            storage.write_manifest(run.path)
-
-        parallel.on_main(write)
-    finally:
-        locks.release(run.path)
 
 
 def resume(
@@ -418,7 +276,7 @@ def resume(
         test: The official test set, likewise.
         trust: Outside modules that the run may import.
 
-    Fails:
+    Raises:
         DataError: the data are not those of the run.
         StorageError: no checkpoint, or a damaged one.
         UsageError: so many passes are done already.
@@ -428,9 +286,11 @@ def resume(
     newest, state, shapes = _last_state(path)
     run = rebuild(path, trust, shapes)
     check_fit(run.model, shapes, newest)
+    state.tensors = with_empty(state.tensors, run.model, ("model.", "average.", "best."))
     parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))
     use_threads(run.config)
     data = data_of(run, source, test)
+    run.info["fingerprint"] = data.fingerprint  # that of format 1 is another
     run.model.to(find_device(run.info["device"]))
     if minutes is not None or max_epochs is not None:
         run = _extend(run, data, state, minutes, max_epochs)
@@ -470,17 +330,23 @@ def _extend(
         "total_steps": state.total_steps,
         "config": config.to_dict(),
     }
-    info = storage.fingerprinted({**info, "extended": [*run.info.get("extended", []), state.step]})
+    more_than_once = [*run.info.get("extended", []), state.step]
+    info = _written_now({**info, "extended": more_than_once})
 
     def write() -> None:
         # In this order: a kill between two of them leaves a training that goes on, with the old
         # plan or with the new one.
         (run.path / storage.MANIFEST).unlink(missing_ok=True)
         checkpoint.save(run.path / "checkpoints", state)
-        storage.write_json(run.path / "run.json", storage.fingerprinted(info))
+        storage.write_json(run.path / "run.json", info)
 
     parallel.on_main(write)
-    return dataclasses.replace(run, config=config, info=info)
+    return dataclasses.replace(run, config=config, info=cast(Info, info))
+
+
+def _written_now(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what ``run.json`` says as this release writes it, with the SHA-256 of itself."""
+    return storage.fingerprinted({**info, "format": FORMAT})
 
 
 def _last_state(path: Path) -> tuple[Path, State, dict[str, tuple[int, ...]]]:
@@ -543,56 +409,6 @@ def paced(
         note,
         State(parallel.on_main(lambda: steps)),
     )
-
-
-def to_device(data: Dataset, device: torch.device) -> Dataset:
-    """Returns the data with their training and validation rows on a device."""
-    return dataclasses.replace(
-        data, train=data.train.to(device), validation=data.validation.to(device)
-    )
-
-
-def merge(config: Config, settings: Mapping[str, Any]) -> Config:
-    """Returns the configuration with settings laid over it by their bare names, which are unique
-    across sections.
-    """
-    values = config.to_dict()
-    sections = {
-        f.name: section for section in values for f in dataclasses.fields(getattr(config, section))
-    }
-    for name, value in settings.items():
-        if name in sections:
-            values[sections[name]][name] = value
-        else:
-            values.setdefault("training", {})[name] = (
-                value  # refused by name, with the nearest right one
-            )
-    return Config.from_dict(values)
-
-
-@contextmanager
-def going_together() -> Iterator[None]:
-    """Turns the complaints of parts that were wrongly put together into an error of usage."""
-    try:
-        yield
-    except TautError:
-        raise
-    except (
-        Exception
-    ) as error:  # parts can be a person's own: whatever is wrong with them is theirs to mend
-        if "memory" in str(error):
-            raise
-        line = str(error).partition("\n")[0]
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise UsageError(
-            f"these parts do not go together: {type(error).__name__}: {line} "
-            f"({Path(where.filename).name}, line {where.lineno})"
-        ) from error
-
-
-def use_threads(config: Config) -> None:
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
 
 
 def _absolute(name: str | None) -> str:

@@ -12,37 +12,44 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import math
-import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from taut.build.checks import unsupported
-from taut.build.config import Config, DataConfig, ModelConfig
+from taut.build.config import Config, ModelConfig
 from taut.build.model import build, build_objective, usual_objective
 from taut.build.spec import parse
-from taut.data import Column, Dataset, New, Options, Rows, Schema, check_against, prepare
-from taut.data.tables.codes import MANY
-from taut.data.tables.column import nearest_to
-from taut.data.tables.infer import encode as encode_columns
-from taut.distributions.counts import LARGEST_COUNT
+from taut.data import Dataset, Options, Rows, Schema, prepare
 from taut.model import VAE
-from taut.objectives import Objective
-from taut.system import locks, parallel, records, storage
+from taut.runs import looks
+from taut.runs.fitted import Fitted, Source, new_data, options_of, sample_run
+from taut.runs.formats import (
+    FORMAT,
+    READ,
+    fingerprint_of_1,
+    migrate,
+    migrate_evaluation,
+    with_empty,
+)
+from taut.runs.place import FILES, abandon, check_target, make_folder, stem
+from taut.runs.telling import Telling
+from taut.system import records, storage
 from taut.system.errors import DataError, StorageError, UsageError, shown
-from taut.system.seeds import untouched
-from taut.use.tasks import context_of, encode, sample
+from taut.system.seeds import accelerator, untouched
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from taut.evidence.audit import Effort
 
 __all__ = [
     "FILES",
     "FORMAT",
+    "Info",
     "Run",
     "Source",
     "abandon",
@@ -62,33 +69,61 @@ __all__ = [
     "version",
 ]
 
-FORMAT = 1
-FILES = {
-    "run.json",
-    "history.jsonl",
-    "checkpoints",
-    "model.safetensors",
-    "evaluation.json",
-    "samples.png",
-    "reconstructions.png",
-    "audit.json",
-    "gradients.json",
-    "report.html",
-    storage.MANIFEST,
-}
-Source = str | Path | np.ndarray | Tensor | Any  # a data frame, a sparse matrix, an AnnData
+
+class Info(TypedDict):
+    """What ``run.json`` says of a training, see ``records.RUN``."""
+
+    format: int
+    taut: str
+    torch: str
+    python: str
+    machine: str
+    threads: int
+    device: str
+    source: str
+    test: str
+    fingerprint: str
+    rows: dict[str, int]
+    notes: list[str]
+    pace: str
+    total_steps: int
+    schema: dict[str, Any]
+    config: dict[str, Any]
+    ended: NotRequired[str]
+    extended: NotRequired[list[int]]
+    data_seed: NotRequired[int]
+    tightened: NotRequired[dict[str, Any]]
 
 
-@dataclass(eq=False)
-class Run:
-    """A run folder and the model in it."""
+@dataclass(eq=False, repr=False, kw_only=True)
+class Run(Fitted):
+    """Creates a fitted model that has a run folder.
+
+    ``load`` and ``taut.fit`` return one. What is done without data is done with the rows that it
+    held out.
+
+    Args:
+        path: The folder.
+        info: What is in its ``run.json``.
+        kept: The data of its training, where this session trained it on data in memory.
+    """
 
     path: Path
-    config: Config
-    schema: Schema
-    model: VAE
-    objective: Objective
-    info: dict[str, Any]  # run.json
+    info: Info
+    kept: Dataset | None = None
+
+    def __repr__(self) -> str:
+        return looks.in_four_lines(self)
+
+    def _repr_html_(self) -> str:
+        return looks.as_html(self)
+
+    @property
+    def data_seed(self) -> int:
+        """The seed that the bits of dynamically binarized data are drawn with: a tightened run
+        keeps that of the run it came from.
+        """
+        return int(self.info.get("data_seed", super().data_seed))
 
     def history(self) -> list[dict[str, Any]]:
         """Returns the lines of the history, one for each interval of the training."""
@@ -97,7 +132,67 @@ class Run:
     def evaluation(self) -> dict[str, Any]:
         """Returns the numbers of the final measurement."""
         path = self.path / "evaluation.json"
-        return records.checked(storage.read_checked_json(path), records.EVALUATION, path)
+        found = migrate_evaluation(storage.read_checked_json(path))
+        return cast(dict[str, Any], records.checked(found, records.EVALUATION, path))
+
+    def data(self) -> Dataset:
+        """Returns the data that it was trained on: those of this session, or read again.
+
+        Raises:
+            UsageError: they were in memory, and in another session.
+            DataError: they have changed.
+        """
+        return data_of(self) if self.kept is None else self.kept
+
+    def audit(
+        self,
+        data: Source | None = None,
+        *,
+        num_data: int = 1000,
+        effort: Effort | None = None,
+        seed: int = 0,
+        verbose: bool | None = None,
+    ) -> dict[str, Any]:
+        """Returns how good the model is, how loose its bound, why, and what would buy the next nat;
+        writes ``audit.json`` and ``report.html``.
+
+        Args:
+            data: Data to audit it on; by default the rows that it held out.
+            num_data: Rows that are looked at, drawn at random if there are more.
+            effort: How much work.
+            seed: The same seed gives the same numbers.
+            verbose: Whether to tell of the progress; by default in terminals and notebooks.
+
+        Raises:
+            UsageError: it was trained on data in memory and none are given.
+            DataError: the data are not what the model was trained on, or have changed.
+        """
+        from taut.runs.audit import audit_run
+
+        with Telling(verbose).stages() as report:
+            found = audit_run(
+                self, data, num_data=num_data, effort=effort, seed=seed, report=report
+            )
+        return looks.Audited(found)
+
+    def report(self) -> Path:
+        """Writes ``report.html`` of the last audit again, and returns its path.
+
+        Raises:
+            UsageError: it was not audited.
+        """
+        from taut.runs.audit import write_report
+
+        if not (self.path / "audit.json").exists():
+            raise UsageError(f"{shown(self.path)} was not audited: run.audit() first")
+        return write_report(self)
+
+    def plot(self) -> Figure:
+        """Returns a figure of matplotlib: the bound in training, and of images also samples."""
+        return looks.plot(self)
+
+    def _held_out(self) -> Rows:
+        return held_out(self, self.data())
 
 
 def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
@@ -107,8 +202,8 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
         path: The run folder.
         trust: Outside modules that the run may import for the parts it names.
 
-    Fails:
-        StorageError: a file is missing or damaged, or the folder is no finished run.
+    Raises:
+        StorageError: a file is missing or damaged, or the folder is not a finished run.
         UsageError: the run names an outside module that is not trusted.
     """
     path = run_folder(path)
@@ -120,8 +215,7 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     shapes = storage.read_shapes(weights)
     run = rebuild(path, trust, shapes)
     check_fit(run.model, shapes, weights)
-    tensors = storage.read_tensors(weights)
-    run.model.load_state_dict(tensors)
+    run.model.load_state_dict(with_empty(storage.read_tensors(weights), run.model))
     run.model.eval()
     return run
 
@@ -134,11 +228,11 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
         source: Where they are now, if not where they were.
         test: The official test set, likewise.
 
-    Fails:
+    Raises:
         DataError: they are not the same data any more (by their fingerprint).
         UsageError: they were an array in memory.
     """
-    training = dataclasses.replace(run.config.training, seed=_data_seed(run))
+    training = dataclasses.replace(run.config.training, seed=run.data_seed)
     config = dataclasses.replace(run.config, training=training)
     if source is None:
         source = run.info["source"]
@@ -161,13 +255,24 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
     data = read_data(
         source, config, test, schema=run.schema if run.schema.kind == "table" else None
     )
-    if data.fingerprint != run.info["fingerprint"]:
+    if data.fingerprint != run.info["fingerprint"] and not _same_in_1(run, config, source, test):
         raise DataError(
             f"{shown(data.name) or 'the data'}: these are not the data of {where} (fingerprint "
-            f"{data.fingerprint}, "
-            f"not {run.info['fingerprint']}); give back the original file or start a new run"
+            f"{data.fingerprint}, not {run.info['fingerprint']}); give back the original file or "
+            f"start a new run"
         )
     return data
+
+
+def _same_in_1(run: Run, config: Config, source: Source, test: Source | None) -> bool:
+    """Returns whether the data of a table have the fingerprint that format 1 gave them."""
+    if run.info["format"] != 1 or run.schema.kind != "table":
+        return False
+    options = options_of(config.data)
+    marks = [fingerprint_of_1(source, run.schema, options, config.data.key)]
+    if test is not None:
+        marks.append(fingerprint_of_1(test, run.schema, options))
+    return "+".join(marks) == run.info["fingerprint"]
 
 
 def held_out(run: Run, data: Dataset) -> Rows:
@@ -175,150 +280,6 @@ def held_out(run: Run, data: Dataset) -> Rows:
     if not len(data.test) + len(data.validation):
         raise UsageError(f"{shown(run.path)} held no data out: give DATA")
     return data.test if len(data.test) else data.validation
-
-
-def new_data(run: Run, source: Source, key: str | None = None) -> New:
-    """Returns data that the model of a run has not seen, checked against its schema and its
-    likelihood's support.
-    """
-    # of the file itself
-    options = dataclasses.replace(_options(run.config.data), delimiter=None, stream=None)
-    new = check_against(
-        source,
-        run.schema,
-        key=key,
-        options=options,
-        binarize=run.config.data.binarize,
-        seed=_data_seed(run),
-    )
-    latent = encode(run.model, new.rows[:1]).to(torch.get_default_dtype())
-    found = unsupported(run.model, new.rows, latent, run.schema, new=True)
-    if found is None:
-        return new
-    problem, places = found
-    name = shown(str(source)) if isinstance(source, str | Path) else "the data"
-    odd = tuple(places[:, 0].unique().tolist())
-    if (
-        not isinstance(new.rows, Tensor)
-        or new.rows.dim() > 2
-        or len(odd) > max(MANY, len(new.rows)) / 2
-    ):
-        raise DataError(f"{name}: {problem}: the model gives them no probability")
-    rows = new.rows.to(torch.get_default_dtype()).clone()
-    rows[places[:, 0], places[:, 1]] = torch.nan
-    line = (
-        f"{name}: {problem}: log p(x) of {len(odd)} rows is minus infinity, and elsewhere these "
-        f"values are read as missing"
-    )
-    return New(rows, (*new.notes, line), new.table, odd)
-
-
-def sample_run(
-    run: Run,
-    num_samples: int,
-    *,
-    given: Mapping[str, str] | None = None,
-    mean: bool = False,
-    seed: int = 0,
-) -> Tensor:
-    r"""Returns draws of x of a run, (N, \*event); of a table the columns that are given are in
-    them.
-
-    Args:
-        run: The run.
-        num_samples: N.
-        given: Values of what the model is conditioned on, by column, or ``total`` for counts.
-        mean: Whether to return the mean of p(x|z) in place of a draw.
-        seed: The same seed gives the same samples.
-
-    Fails:
-        UsageError: a column is not given that must be, a value is none of its column, or it lies so
-            far outside of the training data that counts pass what floats can count.
-    """
-    schema, given = run.schema, dict(given or {})
-    wanted = list(schema.condition) or (["total"] if run.model.condition is not None else [])
-    if set(given) != set(wanted):
-        names = ", ".join(shown(name) for name in wanted) or "nothing"
-        raise UsageError(
-            f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each"
-        )
-    if not wanted:
-        return sample(run.model, num_samples, mean=mean, seed=seed)
-    codes = torch.from_numpy(_given_codes(schema, given)).to(torch.get_default_dtype())
-    rows = sample(
-        run.model, num_samples, mean=mean, context=context_of(run.model, codes), seed=seed
-    )
-    counts = (
-        [c.kind == "count" for c in (schema.modelled[i] for i in schema.rest)]
-        if schema.condition
-        else ...
-    )
-    if not bool((rows[:, counts] < LARGEST_COUNT).all()):
-        said = ", ".join(f"{shown(name)}={shown(value)}" for name, value in given.items())
-        raise UsageError(
-            f"--given {said}: counts pass 2^53 there, more than floats can count; give values like "
-            f"those of training"
-        )
-    if not schema.condition:
-        return rows
-    full = torch.empty(num_samples, len(schema.modelled))
-    full[:, schema.rest], full[:, schema.given] = rows, codes
-    return full
-
-
-def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
-    """Returns the codes of given values, (1, number of them)."""
-    if not schema.condition:
-        try:
-            total = float(given["total"])
-        except ValueError:
-            total = math.nan
-        if not 0 <= total < math.inf:
-            raise UsageError(
-                f"--given total={shown(given['total'])}: a number of at least 0 is needed"
-            )
-        return np.array([[total]])
-    columns = [schema.modelled[i] for i in schema.given]
-    values, problems, _ = encode_columns(
-        _one_row(given, columns), columns, "--given", missing_values=schema.missing_values
-    )
-    problems += [
-        _no_level(given[c.name], c)
-        for c, x in zip(columns, values[0], strict=True)
-        if c.levels and np.isnan(x)
-    ]
-    if problems or np.isnan(values).any():
-        raise UsageError(
-            "; ".join(problems)
-            or "--given: a value of what is given is missing; write COLUMN=VALUE"
-        )
-    return values
-
-
-def _no_level(value: str, column: Column) -> str:
-    near = nearest_to(value, column.levels) or "; give one of them"
-    return (
-        f"--given {shown(column.name)}={shown(value)}: none of the column's "
-        f"{column.describe()[1]}{near}"
-    )
-
-
-def _one_row(given: Mapping[str, str], columns: Sequence[Column]) -> Any:
-    import pyarrow as pa
-
-    return pa.table({c.name: [given[c.name]] for c in columns})
-
-
-def _options(config: DataConfig) -> Options:
-    return Options(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Options)})
-
-
-def _data_seed(run: Run) -> int:
-    """Returns the seed that the bits of the data were drawn with.
-
-    A tightened run keeps that of the run it came from.
-    """
-    return int(run.info.get("data_seed", run.config.training.seed))
 
 
 def read_data(
@@ -330,12 +291,14 @@ def read_data(
     Args:
         source: The data.
         config: Its section data says how.
-        test: An official test set, in place of that of the configuration.
+        test: An official test set, instead of that of the configuration.
         schema: Of a table, as it was understood before.
     """
     own = dataclasses.asdict(config.data)
     official, file = own.pop("test"), own.pop("schema")
-    options = Options(**{f.name: own.pop(f.name) for f in dataclasses.fields(Options)})
+    options = options_of(config.data)
+    for name in (f.name for f in dataclasses.fields(Options)):
+        del own[name]
     official = official if test is None else test
     return prepare(
         source,
@@ -350,16 +313,16 @@ def read_data(
 def find_device(name: str) -> torch.device:
     """Returns the device of a name; auto is the first accelerator there is, else the processor.
 
-    Fails:
+    Raises:
         UsageError: there is no such device; those there are are named.
     """
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
         float(torch.zeros((), device=device))  # read back: meta has no numbers
     except (RuntimeError, AssertionError, NotImplementedError):
-        there = torch.accelerator.current_accelerator()
+        there = accelerator()
         raise UsageError(
             f"no device {name!r} here; there is cpu{f' and {there}' if there else ''}"
         ) from None
@@ -378,108 +341,8 @@ def run_folder(path: str | Path) -> Path:
             f"model.safetensors)"
         )
     if not (path / "run.json").is_file():
-        raise UsageError(f"{shown(path)} is no run folder: there is no run.json in it")
+        raise UsageError(f"{shown(path)} is not a run folder: there is no run.json in it")
     return path
-
-
-def make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
-    """Makes the folder of a new run and returns it: a given one, or the next free one below runs/.
-
-    Fails:
-        UsageError: it cannot be made, or exists and is not to be replaced.
-    """
-    if out is None:
-        return _next_folder(name)
-    path = Path(out)
-    where = shown(path)
-    try:
-        if path.exists() and not overwrite and not _nothing_trained(path):
-            raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
-        if path.is_dir() and (inside := {p.name for p in path.iterdir() if not _passing(p.name)}):
-            if "run.json" not in inside and not inside <= FILES:
-                raise UsageError(
-                    f"{where} is not a run folder, so it is not replaced: choose another --out"
-                )
-            if foreign := sorted(n for n in inside - FILES if not n.startswith(".")):
-                raise UsageError(
-                    f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or "
-                    f"choose another --out"
-                )
-        path.mkdir(parents=True, exist_ok=True)
-        locks.acquire(path)
-        _empty(path)
-    except OSError as error:
-        raise UsageError(
-            f"cannot make the folder {where}: {error.strerror or error}; choose another --out"
-        ) from None
-    return path
-
-
-def abandon(path: Path) -> None:
-    """Removes a folder in which nothing was trained, so that the next try finds its name free."""
-    with suppress(OSError):
-        if _nothing_trained(path):
-            _empty(path)
-            locks.release(path)
-            path.rmdir()
-    locks.release(path)
-
-
-def _nothing_trained(path: Path) -> bool:
-    """Returns whether a folder is empty, or what a training that was stopped before its first
-    checkpoint left behind.
-    """
-    if path.is_symlink() or not path.is_dir():
-        return False
-    inside = {p.name for p in path.iterdir() if not _passing(p.name)}
-    kept = {
-        "model.safetensors",
-        "evaluation.json",
-        "audit.json",
-        "gradients.json",
-        storage.MANIFEST,
-    }
-    return inside <= FILES - kept and not any((path / "checkpoints").glob("[!.]*"))
-
-
-def _passing(name: str) -> bool:
-    return name == locks.LOCK or name.startswith(storage.TEMPORARY)
-
-
-def _empty(path: Path) -> None:
-    """Removes all that is in a folder but its lock."""
-    for each in path.iterdir():
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        elif each.name != locks.LOCK:
-            each.unlink()
-
-
-def _next_folder(name: str) -> Path:
-    """Makes the next free folder below runs/; two trainings that start at once get two."""
-    start, number = stem(name), 1
-    while True:
-        path = Path("runs") / f"{start}-{number}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise UsageError(
-                f"cannot make the folder {path}: {error.strerror or error}; choose another with "
-                f"--out"
-            ) from None
-        else:
-            locks.acquire(path)
-            return path
-
-
-def stem(name: str) -> str:
-    """Returns what the folders of runs on some data are called, less their number."""
-    return (
-        re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0]
-        or "array"
-    )
 
 
 def rebuild(
@@ -492,28 +355,26 @@ def rebuild(
         trust: Outside modules that the run may import.
         shapes: Of the tensors that were saved: a model that is larger by far is not built.
 
-    Fails:
+    Raises:
         StorageError: ``run.json`` is damaged.
         UsageError: it names an outside module that is not trusted.
     """
     file = path / "run.json"
-    info = storage.read_json(file)
-    if info.get("format") != FORMAT:
-        made = f"made by taut {shown(info.get('taut', 'of an unknown version'))}"
+    found = storage.read_json(file)
+    if found.get("format") not in READ:
+        made = f"made by taut {shown(found.get('taut', 'of an unknown version'))}"
         raise StorageError(
-            f"{shown(path)} has format {info.get('format')!r}, {made}; this taut ({version()}) "
-            f"reads format {FORMAT}"
+            f"{shown(path)} has format {found.get('format')!r}, {made}; this taut ({version()}) "
+            f"reads formats {' and '.join(map(str, READ))}"
         )
     # of a finished run the manifest knows it
-    if not (path / storage.MANIFEST).exists() and not storage.unbroken(info):
+    if not (path / storage.MANIFEST).exists() and not storage.unbroken(found):
         raise StorageError(
             f"{shown(file)} is damaged: its SHA-256 is not the one in it; restore it from a copy"
         )
-    records.checked(info, records.RUN, file)
-    with suppress(KeyError, TypeError, AttributeError):  # said below
-        # as every run was split before this could be said
-        info["config"]["data"].setdefault("split", "copies")
+    records.checked(found, records.RUN, file)
     with _damaged(file):
+        info = cast(Info, migrate(found, path))
         config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
     specs = [
         config.training.objective or usual_objective(schema),
@@ -535,14 +396,8 @@ def rebuild(
     if "tightened" in info:  # a training that goes on must leave them alone
         model.prior.requires_grad_(False)
         model.likelihood.requires_grad_(False)
-    return Run(
-        path,
-        config,
-        schema,
-        model,
-        build_objective(config.training.objective or usual_objective(schema)),
-        info,
-    )
+    objective = build_objective(config.training.objective or usual_objective(schema))
+    return Run(model=model, schema=schema, config=config, objective=objective, path=path, info=info)
 
 
 @contextmanager
@@ -597,8 +452,11 @@ def _check_size(
 
 
 def check_fit(model: VAE, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Refuses weights that are not those of the model, by their shapes."""
-    wanted, given = {k: tuple(v.shape) for k, v in model.state_dict().items()}, dict(shapes)
+    """Refuses weights that are not those of the model, by their shapes; tensors without elements
+    hold none.
+    """
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items() if v.numel()}
+    given = {k: shape for k, shape in shapes.items() if math.prod(shape)}
     if wanted != given:
         name = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))[0]
         raise StorageError(
@@ -611,29 +469,3 @@ def check_fit(model: VAE, shapes: Mapping[str, tuple[int, ...]], path: Path) -> 
 def version() -> str:
     """Returns the version of this taut."""
     return importlib.metadata.version("taut")
-
-
-def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
-    """Returns the file to write after checking, before anything is computed, that its format is
-    known and its place free.
-
-    Fails:
-        UsageError: another ending, a file that exists, a folder that does not, a run folder that is
-            in use.
-    """
-    where = shown(out)
-    if out.suffix not in formats:
-        raise UsageError(f"cannot write {where}: name it {', or '.join(formats)}")
-    if out.exists() and not out.is_file():
-        raise UsageError(f"{where} is not a file: choose another --out")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {shown(out.parent)} to write {shown(out.name)} into")
-    if out.is_symlink():
-        raise UsageError(f"{where} is a link, and links are not followed: give the file itself")
-    if (out.parent / "run.json").exists():
-        if out.name in FILES:
-            raise UsageError(f"{where} is a file of the run itself: choose another --out")
-        parallel.on_main(lambda: locks.acquire(out.parent))  # another process may be writing there
-    return out

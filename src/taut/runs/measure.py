@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,59 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from taut.data import Dataset, Rows, hashes_of
-from taut.evidence import Estimate
+from taut.evidence import Estimate, Evidence, doctor, importance_blocks, settle
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
 from taut.model import VAE
+from taut.runs.folder import Run
+from taut.system import locks, parallel, storage
 from taut.system.errors import DataError
 from taut.system.seeds import stream
 from taut.use import pictures
 
-__all__ = ["copies", "draw_pictures", "measured_part", "numbers"]
+__all__ = ["copies", "draw_pictures", "evaluate", "measured_part", "numbers"]
+
+# rows of the final measurement that get a better method than importance sampling, at most
+CLIMBING = 100
+
+
+def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
+    """Measures the trained model on held-out data, yielding each block of them, and finishes the
+    folder.
+    """
+    seed = run.config.training.seed
+    x = getattr(data, measured_part(data))
+    blocks: list[Evidence] = []
+    try:
+        for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
+            blocks.append(block)
+            yield block
+        # The numbers after training are quick ones: few rows move to a better proposal, and an
+        # audit does the rest.
+        first = Evidence.concatenate(blocks)
+        rows = settle(run.model, x, first, seed=seed, climbing=CLIMBING, annealed=0)
+
+        def write() -> None:
+            found = numbers(rows, data)
+            ended = run.info.get("ended")
+            found["unfinished"] = doctor.unfinished(run.history(), ended, run.config.training)
+            storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
+            # Of a run that was extended these are of other weights.
+            for name in ("audit.json", "gradients.json", "report.html"):
+                (run.path / name).unlink(missing_ok=True)
+            for name, content in draw_pictures(run.model, data, seed).items():
+                storage.write_bytes(run.path / name, content)
+            storage.write_manifest(run.path)
+
+        parallel.on_main(write)
+    finally:
+        locks.release(run.path)
 
 
 def measured_part(data: Dataset) -> str:
     """Returns the part of the data that the model is measured on."""
-    part = "test" if len(data.test) else "validation" if len(data.validation) else "train"
+    part = next((p for p in ("test", "validation") if len(getattr(data, p))), "train")
     if part == "train" and data.binarize == "dynamic":
         raise DataError(
             "nothing is held out to measure the model on: give --test FILE or a test fraction "
@@ -116,7 +155,7 @@ def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
     # spread evenly: the rows of a folder are sorted by class
     x = x[torch.arange(count) * len(x) // count]
     with torch.no_grad(), stream(seed, "pictures"):
-        decoded = model.decode(model.prior().sample(torch.Size((1, 40))))
+        decoded = model.decode(model.latent_prior().sample(torch.Size((1, 40))))
         samples = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
         shown = x.to(device=next(model.parameters()).device, dtype=torch.get_default_dtype())
         posterior = model.encode(shown)

@@ -12,9 +12,11 @@ from taut.build.checks import check_parts
 from taut.build.model import build, build_objective, complete
 from taut.build.statistics import summarize
 from taut.data import Dataset
-from taut.runs.fit import begun, going_together, merge, paced, to_device, use_threads
-from taut.runs.folder import Run, Source, data_of, find_device, make_folder, version
-from taut.system import parallel, storage
+from taut.runs.assemble import going_together, merge
+from taut.runs.fit import begin
+from taut.runs.fitted import Fitted, Source
+from taut.runs.folder import Run, data_of
+from taut.runs.place import make_folder
 from taut.system.errors import UsageError, shown
 from taut.system.seeds import stream
 from taut.training.loop import State
@@ -57,24 +59,25 @@ def tighten(
         test: The official test set, likewise.
         overwrite: Whether a run folder that exists is replaced.
         **settings: Any setting of ``taut.build.config.TrainingConfig``; the objective is
-          StickingTheLanding() by default.
+            StickingTheLanding() by default.
 
-    Fails:
+    Raises:
         UsageError: a posterior that cannot be reparameterized, or a setting is wrong.
     """
     if out is not None and Path(out).resolve() == run.path.resolve():
         raise UsageError(f"{shown(out)} is the run that is tightened: choose another --out")
-    data = data_of(run, source, test)
+    data = run.data() if source is None and test is None else data_of(run, source, test)
     old = run.config
     before = {
         name: run.evaluation()[name]
         for name in ("elbo", "log_evidence", "inference_gap", "num_samples")
     }
+    gentle = 1.0 if encoder else GENTLE
     defaults = {
         "objective": TIGHTENING,
         "max_epochs": None,
         "minutes": None,
-        "learning_rate": old.training.peak * (1.0 if encoder else GENTLE),
+        "learning_rate": old.training.peak * gentle,
         "simulated": 0.5 if len(data.train) < FEW else 0.0,
     }
     merged = merge(old, defaults | settings)
@@ -103,28 +106,15 @@ def tighten(
         if config.training.simulated:  # what cannot be drawn fails here, before there is a folder
             with torch.no_grad():
                 model.redraw(data.train[:2].to(torch.get_default_dtype()))
-    device = find_device(config.training.device)
-    use_threads(config)
-    model.to(device)
     name = run.path.resolve().name
-    path = parallel.on_main(lambda: make_folder(out, f"{name}-tight", overwrite))
-    with begun(path):
-        config, note, state = paced(path, model, objective, to_device(data, device), config)
-        info = {
-            **run.info,
-            "taut": version(),
-            "torch": str(torch.__version__),
-            "threads": torch.get_num_threads(),
-            "device": str(device),
-            "pace": note,
-            "total_steps": state.total_steps,
-            "config": config.to_dict(),
-            "data_seed": run.info.get("data_seed", old.training.seed),
-            "tightened": {"from": name, "before": before},
-        }
-        info = storage.fingerprinted(info)
-        parallel.on_main(lambda: storage.write_json(path / "run.json", info))
-    return Run(path, config, data.schema, model, objective, info), data, state
+    fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
+    facts = {
+        **run.info,
+        "fingerprint": data.fingerprint,
+        "data_seed": run.data_seed,
+        "tightened": {"from": name, "before": before},
+    }
+    return begin(fitted, data, lambda: make_folder(out, f"{name}-tight", overwrite), facts)
 
 
 def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:

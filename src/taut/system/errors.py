@@ -1,6 +1,6 @@
-"""The errors a person can cause or mend.
+"""The errors that a user can cause or fix.
 
-One line that says what, where and how to mend it, and an exit code.
+Each is one line that says what is wrong, where, and how to fix it, and has an exit code.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 
 
 def shown(text: object) -> str:
-    """Returns a text fit for one line of a terminal.
-
-    Line breaks and control characters are escaped.
+    """Returns a text fit for one line of a terminal: line breaks and control characters are
+    escaped.
     """
     string = str(text)
     return string if string.isprintable() else ascii(string)
@@ -21,7 +20,7 @@ def shown(text: object) -> str:
 class TautError(Exception):
     """Base of every error that taut reports as one clear line.
 
-    Anything else is a bug of ours (exit code 1).
+    Any other exception is a bug in taut (exit code 1).
     """
 
     exit_code = 1
@@ -44,9 +43,7 @@ class DataError(TautError):
 
 
 class DivergedError(TautError):
-    """Training met non-finite numbers that neither skipping, rolling back nor a lower rate could
-    cure.
-    """
+    """Training met non-finite numbers that skipping, rolling back and a lower rate did not cure."""
 
     exit_code = 4
 
@@ -70,14 +67,13 @@ class ParallelError(TautError):
 
 
 class TautWarning(UserWarning):
-    """Something that a person should know and that ends nothing.
-
-    The command line says it in one line.
+    """Something that the user should know, but that stops nothing; the command line prints one
+    line.
     """
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns '; did you mean ...?' for the known word nearest to a wrong one, or nothing.
+    """Returns '; did you mean ...?' with the known word nearest to a wrong one, or an empty text.
 
     Examples:
         >>> nearest("num_sample", ["num_samples", "baseline"])

@@ -1,10 +1,9 @@
-"""One writer a run folder: a lock that names its process, and that a kill leaves behind without
-harm.
+"""One writer for each run folder: a lock that names its process, and does no harm after a kill.
 
-The file ``.lock`` holds the process, when that began, and its host. Where the system can do it the
-file is locked too (flock), so that it is free as soon as its process is gone, however that went. A
-lock of this host whose process is gone, or began at another time, is taken over; that of another
-host is not, since nothing here can tell.
+The file ``.lock`` holds the process, its start time, and its host. Where the system supports it the
+file is locked too (flock), so that it is free as soon as its process ends, in whatever way. A lock
+of this host whose process has ended, or started at another time, is taken over; a lock of another
+host is not, since its process cannot be seen from here.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ __all__ = ["LOCK", "acquire", "locked", "release", "release_all"]
 
 LOCK = ".lock"
 MOST = 4096  # bytes of a lock that are read
-_held: dict[Path, int] = {}  # by the folder: the open file
+_held: dict[Path, int] = {}  # the open file of each folder
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder for a block, or goes on holding it.
+    """Holds the lock of a folder for a block, or continues to hold it.
 
-    Fails:
+    Raises:
         UsageError: another process writes there.
     """
     ours = acquire(folder)
@@ -46,10 +45,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def acquire(folder: Path) -> bool:
-    """Takes the lock of a folder for this process, until it is released; returns whether it was not
-    held before.
+    """Takes the lock of a folder for this process, until it is released; returns False if this
+    process held it already.
 
-    Fails:
+    Raises:
         UsageError: another process writes there.
         StorageError: the folder cannot be written into.
     """
@@ -73,13 +72,13 @@ def acquire(folder: Path) -> bool:
 
 
 def release(folder: Path) -> None:
-    """Gives the lock of a folder back, if this process holds it."""
+    """Releases the lock of a folder, if this process holds it."""
     file = _held.pop(folder.resolve(), None)
     if file is None:
         return
     path = folder.resolve() / LOCK
     with suppress(OSError):
-        # the folder may have been moved, and another stand there
+        # The folder may have been moved, and another one created in its place.
         if os.name == "posix" and _same(path, file):
             path.unlink()
     os.close(file)
@@ -89,7 +88,7 @@ def release(folder: Path) -> None:
 
 
 def release_all() -> None:
-    """Gives all locks of this process back."""
+    """Releases all locks of this process."""
     for folder in list(_held):
         release(folder)
 
@@ -106,7 +105,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def _opened(path: Path, folder: Path) -> int:
-    """Returns the open lock, which is ours alone."""
+    """Returns the open lock, which only this process holds.
+
+    Raises:
+        UsageError: another process holds it.
+    """
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | FLAGS, 0o666)
         try:
@@ -133,11 +136,8 @@ def _flocked(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        # a disk without flock: what the file says decides
-        return error.errno not in (
-            errno.EWOULDBLOCK,
-            errno.EACCES,
-        )
+        # Any other error: a disk without flock, where the content of the file decides.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
 
 
@@ -149,7 +149,7 @@ def _same(path: Path, file: int) -> bool:
 
 
 def _holder(file: int) -> dict[str, object]:
-    """Returns what a lock says; nothing where its process was killed before it had said it."""
+    """Returns the content of a lock; empty if its process was killed before it wrote any."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         found = json.loads(os.read(file, MOST))
@@ -163,10 +163,7 @@ def _own() -> dict[str, object]:
 
 
 def _began(pid: int) -> str:
-    """Returns when a process began, in the system's own words.
-
-    Nothing where it does not tell (it is Linux that does).
-    """
+    """Returns the start time of a process, as the system writes it; empty except on Linux."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -174,11 +171,11 @@ def _began(pid: int) -> str:
 
 
 def _gone(holder: dict[str, object]) -> bool:
-    """Returns whether a lock's process is no more, as far as can be told from here."""
+    """Returns whether the process of a lock has ended, as far as can be told from here."""
     pid = holder.get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool) or not 0 < pid < 2**31:
-        return True  # not a lock of ours
-    # elsewhere asking would be a signal
+        return True  # not a lock that taut wrote
+    # On Windows asking would send a signal.
     if holder.get("host") != socket.gethostname() or os.name != "posix":
         return False
     try:
@@ -186,9 +183,10 @@ def _gone(holder: dict[str, object]) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # there, and someone else's
-    began = _began(pid)
-    return bool(began and holder.get("began") and began != holder["began"]) or pid == os.getpid()
+        pass  # it runs, as another user
+    began, noted = _began(pid), holder.get("began")
+    another = bool(began and noted and began != noted)
+    return another or pid == os.getpid()
 
 
 def _refusal(folder: Path, holder: dict[str, object]) -> str:

@@ -1,7 +1,7 @@
-"""What is done where memory is short: rows in smaller chunks, with the same numbers; or a word
-before anything is loaded.
+"""Memory: where it is short, rows go in smaller chunks with the same numbers, or data are refused
+before they are loaded.
 
-And where there is enough: what was freed is kept for what comes next.
+Where there is enough of it, freed memory is kept for the tensors that come next.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ from taut.system.parallel import Share
 
 __all__ = ["Chunks", "available", "check_fits", "keep_freed", "out_of_memory"]
 
-# torch's words: of its allocators on three systems, and of the libraries that an accelerator calls.
+# The words of torch's allocators on three systems, of the libraries that an accelerator calls, and
+# (the last three) of a process with little address space.
 WORDS = (
-    "out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED",
-    "Cannot allocate "
-    "memory", "failed to map segment", "can't start new thread",  # little address space
-)  # fmt: skip
-COPIES = (
-    3  # of the data, held at once while they are read, checked and split; 3.6 to 6.2 were measured
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "STATUS_ALLOC_FAILED",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "can't start new thread",
 )
+# Copies of the data held at once while they are read, checked and split; 3.6 to 6.2 were measured.
+COPIES = 3
 MEMINFO = Path("/proc/meminfo")
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-# The line of a process, where its group is, and the files: the limit, what is used, and the name of
-# what of it can be given back.
+# For both versions of Linux's control groups: the start of the line that names a process's group,
+# the folder of the groups, the files with limit and usage, and the part of it that can be freed.
 GROUP_VERSIONS = (
     ("0::", "", "memory.max", "memory.current", "inactive_file"),
     (
@@ -46,40 +50,37 @@ GROUP_VERSIONS = (
     ),
 )
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as <malloc.h> has them
-# bytes: kept in all, and of one tensor; larger ones go back at once
-KEPT, LARGEST = (
-    128 * 2**20,
-    32 * 2**20,
-)
+KEPT = 128 * 2**20  # bytes of freed memory that are kept
+LARGEST = 32 * 2**20  # bytes of a tensor; the memory of larger ones is returned at once
 T = TypeVar("T")
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Returns whether an error says that memory ran out."""
-    if isinstance(error, MemoryError) or (
-        isinstance(error, OSError) and error.errno == errno.ENOMEM
-    ):
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     rust = type(error).__name__ == "PanicException"  # of a library in Rust
-    return (rust or isinstance(error, RuntimeError | ImportError)) and any(
-        words in str(error) for words in WORDS
-    )
+    if not rust and not isinstance(error, RuntimeError | ImportError):
+        return False
+    return any(words in str(error) for words in WORDS)
 
 
 class Chunks:
-    """Goes through rows in chunks, which are halved, from then on, when one does not fit into
+    """Creates a way through rows in chunks, which are halved for good when one does not fit into
     memory.
 
     Args:
-        most: Rows of a chunk.
-        least: Rows that are not divided any more: the error is raised.
+        most: Rows of a chunk at first.
+        least: Rows of a chunk that is not divided further: its error is raised.
     """
 
     def __init__(self, most: int, least: int = 1) -> None:
         self.most, self.least = most, least
 
     def __call__(self, total: int, compute: Callable[[Share], T]) -> Iterator[T]:
-        """Yields what is computed of each share of so many rows; an empty block is one share."""
+        """Yields the result for each share of ``total`` rows; zero rows are one share."""
         first = 0
         while True:
             rows = min(self.most, total - first)
@@ -89,7 +90,7 @@ class Chunks:
                 if not out_of_memory(error) or rows <= self.least:
                     raise
                 self.most = (rows + 1) // 2
-                continue  # out of here first: the error holds on to what its frames have allocated
+                continue  # leaves this block first: the error keeps what its frames allocated
             yield result
             first += rows
             if first >= total:
@@ -98,38 +99,35 @@ class Chunks:
 
 @lru_cache(maxsize=1)
 def keep_freed() -> None:
-    """Has the C library of Linux (glibc) keep some memory that was freed, for this process and from
-    now on.
+    """Makes the C library of Linux (glibc) keep some freed memory, for the rest of this process.
 
-    By default it gives what is freed at the end of its heap back to the system and asks for it
-    anew: to get a tensor of a megabyte then takes longer than to fill it, and an evaluation makes
-    thousands. Whoever has set ``MALLOC_...`` or ``GLIBC_TUNABLES`` is left alone.
+    By default it returns the free end of its heap to the system and asks for it again: to get a
+    tensor of a megabyte then takes longer than to fill it, and an evaluation makes thousands.
+    Settings of the user's own (``MALLOC_...``, ``GLIBC_TUNABLES``) are respected.
     """
-    if sys.platform == "linux" and not any(
-        name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
-    ):
-        with suppress(OSError, AttributeError):  # another C library, without this
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(M_MMAP_THRESHOLD, LARGEST)
-            mallopt(M_TRIM_THRESHOLD, KEPT)
+    own = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if sys.platform != "linux" or own:
+        return
+    with suppress(OSError, AttributeError):  # another C library, which has no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, LARGEST)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def available() -> int | None:
-    """Returns how many bytes can be had without swapping.
-
-    ``None`` where the system does not tell (it is Linux that does).
-    """
+    """Returns the number of bytes available without swapping; ``None`` except on Linux."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
     except OSError:
         return None
-    return None if found is None else min([1024 * int(found[1]), *_left_in_groups()])
+    if found is None:
+        return None
+    return min([1024 * int(found[1]), *_left_in_groups()])
 
 
 def _left_in_groups() -> Iterator[int]:
-    """Yields what is left of each limit that a container or a batch system has set.
-
-    Control groups of Linux.
+    """Yields the bytes left under each limit that a container or batch system has set, by control
+    groups of Linux.
     """
     try:
         own = OWN_GROUPS.read_text()
@@ -142,27 +140,28 @@ def _left_in_groups() -> Iterator[int]:
                 # no such file above the last group, and "max" where there is no limit
                 with suppress(OSError, ValueError):
                     free = int((group / limit).read_text()) - int((group / used).read_text())
-                    found = re.search(
-                        rf"^{cache} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE
-                    )
-                    yield free + (0 if found is None else int(found[1]))
+                    details = (group / "memory.stat").read_text()
+                    found = re.search(rf"^{cache} (\d+)$", details, re.MULTILINE)
+                    if found is not None:
+                        free += int(found[1])
+                    yield free
 
 
-def check_fits(num_bytes: int, where: str, mend: str) -> None:
-    """Refuses data that are certain not to fit, before they are read.
+def check_fits(num_bytes: int, where: str, remedy: str) -> None:
+    """Refuses data that certainly do not fit into memory, before they are read.
 
     Args:
-        num_bytes: Of the data themselves.
-        where: What they are called.
-        mend: What to do, beside fewer rows and a larger machine.
+        num_bytes: Size of the data.
+        where: Name of the data.
+        remedy: What to do, other than giving fewer rows or using a larger machine.
 
-    Fails:
-        OutOfMemoryError: they need more than there is.
+    Raises:
+        OutOfMemoryError: they need more memory than is available.
     """
     needed, there = COPIES * num_bytes, available()
     if there is not None and needed > there:
         held, needs, free = (f"{size / 2**30:.3g} GiB" for size in (num_bytes, needed, there))
         sizes = f"{held} of data need at least {needs} of memory, {free} are free"
         raise OutOfMemoryError(
-            f"{where}: {sizes}: {mend}, give fewer rows, or take a machine with more"
+            f"{where}: {sizes}: {remedy}, give fewer rows, or take a machine with more"
         )

@@ -1,22 +1,20 @@
-r"""Several processes, one run: everything about *ranks* is here. With one process nothing of it
-does anything.
+r"""Several processes, one run: everything about *ranks*. With one process it has no effect.
 
-``torchrun`` starts the processes and says in their environment who they are; ``ranks()`` joins
-them. All run the same program on the same data with the same seeds, and differ in three places
-only:
+``torchrun`` starts the processes and numbers them in their environment; ``ranks()`` joins them. All
+run the same program on the same data with the same seeds, and differ in three places only:
 
 * *Training.* A step has the rows that it has in one process, and each rank a share of them
-  (``share``). The loss is the sum over one's own rows divided by the rows of all, so that the
-  gradients, summed over the ranks, are those of one process. The noise of a step is drawn for all
-  its rows on every rank, of which each keeps its own (``Share.noise``): the numbers do not depend
-  on how many ranks there are.
-* *Evaluation.* Blocks of data are computed in turn, a rank each, and every rank gets all results in
-  their order (``in_order``). A block has its own stream of randomness, so the results are those of
-  one process to the bit.
+  (``share``). The loss is the sum over a rank's own rows divided by the number of all rows, so that
+  the gradients, summed over the ranks, are those of one process. Every rank draws the noise of a
+  step for all rows and keeps that of its own (``Share.noise``): the numbers do not depend on how
+  many ranks there are.
+* *Evaluation.* The ranks compute blocks of data in turn, and every rank gets all results in their
+  order (``in_order``). A block has its own stream of randomness, so the results are those of one
+  process to the bit.
 * *Files.* The first rank writes and prints (``on_main``).
 
-Objects travel between the ranks by torch's own collectives; a rank that is lost ends the others
-with an error and no wait.
+Objects travel between the ranks by torch's own collectives; if a rank is lost, the others end with
+an error at once.
 """
 
 from __future__ import annotations
@@ -32,10 +30,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from taut.system.errors import ParallelError, UsageError
 from taut.system.launch import is_launched, launched, restarts
+from taut.system.noise import SharedNoise
 
 __all__ = [
     "Share",
@@ -62,17 +60,9 @@ __all__ = [
     "wrapped",
 ]
 
-MINUTES = (
-    30  # without a word from a rank whose machine is gone; a process that dies is noticed at once
-)
-# in what torch says then
-LOST = (
-    "gloo",
-    "nccl",
-    "connection closed by peer",
-    "connection reset",
-    "broken pipe",
-)
+MINUTES = 30  # to wait for a rank whose machine is gone; the death of a process is noticed at once
+# Words in torch's errors that mean a lost rank.
+LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "broken pipe")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -104,15 +94,15 @@ def main() -> bool:
 
 @contextmanager
 def ranks(minutes: float = MINUTES) -> Iterator[None]:
-    """Joins the processes that torchrun started for a block; does nothing where there is one.
+    """Joins the processes that torchrun started, for a block; has no effect if there is only one.
 
-    Each process gets the accelerator of its number on its machine, and talks by NCCL where there is
-    one for each, else by gloo.
+    Each process gets the accelerator of its number on its machine. They communicate by NCCL if
+    there is one accelerator for each, else by gloo.
 
     Args:
-        minutes: How long a rank waits for another that neither answers nor hangs up.
+        minutes: Time that a rank waits for another that neither answers nor hangs up.
 
-    Fails:
+    Raises:
         ParallelError: the processes cannot find each other.
     """
     global _group, _store
@@ -129,7 +119,7 @@ def ranks(minutes: float = MINUTES) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # by torchrun itself, and it survives a restart
+        # torchrun hosts the store itself, and it survives a restart
         hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         server = dist.TCPStore(  # type: ignore[attr-defined]
             address, port, size, not hosted and own == 0, timeout, wait_for_workers=False
@@ -151,8 +141,8 @@ def ranks(minutes: float = MINUTES) -> Iterator[None]:
         yield
     finally:
         _group = _Group(0, 1)
-        # DDP is in cycles, and would keep gloo's threads, which must end before the interpreter
-        # does
+        # DDP sits in reference cycles and would keep gloo's threads, which must end before the
+        # interpreter does.
         gc.collect()
         dist.destroy_process_group()
 
@@ -172,11 +162,11 @@ def telling(tell: Callable[[int | None], None]) -> Iterator[None]:
 
 
 def in_order(tasks: Iterable[T], compute: Callable[[T], R]) -> Iterator[R]:
-    """Yields the result of each task in the order of the tasks, which the ranks compute in turn;
-    each rank gets all of them.
+    """Yields the results of tasks in their order; the ranks compute them in turn, and each rank
+    gets all.
 
-    What a task raises is raised on every rank. Inside of a task there is one process: it may use
-    what itself calls this.
+    An error of a task is raised on every rank. Within a task the process is alone, so a task may
+    itself call ``in_order``.
     """
     global _told
     tell, total = _told, len(tasks) if isinstance(tasks, Sized) else None
@@ -209,9 +199,8 @@ def in_order(tasks: Iterable[T], compute: Callable[[T], R]) -> Iterator[R]:
 
 
 def on_main(function: Callable[[], R]) -> R:
-    """Returns what the first rank gets of a function, which it alone calls.
-
-    What it raises is raised on every rank.
+    """Returns the result of a function that the first rank alone calls; its error is raised on
+    every rank.
     """
     if world() == 1:
         return function()
@@ -229,14 +218,16 @@ def on_main(function: Callable[[], R]) -> R:
 
 
 def agreed(flag: bool) -> bool:
-    """Returns whether any rank says so: what depends on a clock or a signal is decided alike."""
+    """Returns whether the flag is set on any rank, so that all decide alike about clocks and
+    signals.
+    """
     return flag if world() == 1 else any(_gather(flag))
 
 
 def check_same(tensors: Mapping[str, Tensor], when: str) -> None:
     """Compares a hash of tensors across the ranks.
 
-    Fails:
+    Raises:
         ParallelError: they differ.
     """
     if world() == 1:
@@ -244,24 +235,22 @@ def check_same(tensors: Mapping[str, Tensor], when: str) -> None:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(
-            tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-        )
+        flat = tensors[name].detach().cpu().contiguous().view(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
     digests = _gather(digest.hexdigest())
     other = [number for number, each in enumerate(digests) if each != digests[0]]
     if other:
         raise ParallelError(
             f"the weights of process {other[0]} are not those of process 0 {when}: give every "
-            f"machine the same versions of taut "
-            "and torch and the same run folder, and go on with `taut resume`"
+            f"machine the same versions of taut and torch and the same run folder, and go on with "
+            f"`taut resume`"
         )
 
 
 class Share(NamedTuple):
-    """The rows of a step that are this rank's: ``first`` to ``first + rows`` of ``total``.
+    """The rows of a step that belong to this rank: ``first`` to ``first + rows`` of ``total``.
 
-    Where there are fewer rows than ranks, one without a row takes the first and gives it no
-    ``weight``.
+    If there are fewer rows than ranks, a rank without a row takes the first one with ``weight`` 0.
     """
 
     first: int
@@ -270,23 +259,25 @@ class Share(NamedTuple):
     weight: float
 
     def of(self, rows: Tensor) -> Tensor:
-        """Returns what belongs to this rank, along the first axis."""
+        """Returns the rows of this rank, along the first axis."""
         return rows[self.first : self.first + self.rows]
 
     def mean(self, values: Tensor) -> Tensor:
-        """Returns this rank's part of the mean over all rows: the parts of all ranks
-        add up to it.
+        """Returns this rank's part of the mean over all rows, to which the parts of all ranks add
+        up.
         """
         return values.sum() * (self.weight / self.total)
 
     def noise(self, num_samples: int = 1) -> AbstractContextManager[object]:
-        """Returns a mode in which whatever is random is drawn for the rows of all ranks, of which
-        this one keeps its own.
+        """Returns a mode in which noise is drawn for the rows of all ranks, and this rank's rows of
+        it are kept.
 
         Args:
             num_samples: K of tensors (K, B, ...); others are taken to be (B, ...).
         """
-        return nullcontext() if self.rows == self.total else _Noise(self, num_samples)
+        if self.rows == self.total:
+            return nullcontext()
+        return SharedNoise(self.first, self.rows, self.total, num_samples, rank(), world())
 
 
 def share(total: int) -> Share:
@@ -295,57 +286,52 @@ def share(total: int) -> Share:
 
 
 def divided(total: int) -> Share | None:
-    """Returns this rank's share of the rows of a step where there are several processes.
-
-    One takes them all.
-    """
+    """Returns this rank's share of the rows of a step, or None if there is one process."""
     return share(total) if world() > 1 else None
 
 
 def shares(total: int, count: int) -> list[Share]:
-    """Returns the rows of a step in so many shares."""
+    """Returns the rows of a step in ``count`` shares."""
     ends = [number * total // count for number in range(count + 1)]
-    return [
-        Share(a, b - a, total, 1.0) if b > a else Share(0, 1, total, 0.0) for a, b in pairwise(ends)
-    ]
+    spare = Share(0, 1, total, 0.0)
+    return [Share(a, b - a, total, 1.0) if b > a else spare for a, b in pairwise(ends)]
 
 
-def check_divisible(model: nn.Module, objective: object) -> None:
-    """Refuses what looks at the rows of a step together, of which each rank has a part.
+def check_divisible(model: nn.Module, objective: Any) -> None:
+    """Refuses models and objectives that couple the rows of a step, of which each rank has a part.
 
-    Fails:
+    Raises:
         UsageError: the objective has free bits, or the model has batch normalisation.
     """
     if world() > 1 and (reason := indivisible(model, objective)):
-        raise UsageError(f"{reason}, and no process has it: train in one process")
+        raise UsageError(f"{reason}, but each process holds a part of it: train in one process")
 
 
-def indivisible(model: nn.Module, objective: object) -> str:
-    """Returns what looks at the rows of a step together.
-
-    Nothing where each row can be computed alone.
+def indivisible(model: nn.Module, objective: Any) -> str:
+    """Returns, as a clause, the part of model or objective that couples the rows of a step; empty
+    if each row can be computed alone.
     """
-    if getattr(objective, "free_bits", 0):
-        return "free_bits goes by the mean over a whole batch"
+    if objective.free_bits:
+        return "free_bits averages over the whole batch"
     for name, part in model.named_modules():
         # Among processes SyncBatchNorm does see the whole.
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and (
             world() == 1 or not isinstance(part, nn.SyncBatchNorm)
         ):
-            return f"{name} is a {type(part).__name__}, which goes by the whole batch"
+            return f"{name} is a {type(part).__name__}, which averages over the whole batch"
     return ""
 
 
 def wrapped(module: nn.Module) -> Callable[..., Any]:
-    """Returns a module that gives its parameters the *mean* of the gradients over the ranks; for a
+    """Returns a module whose parameters get the *mean* of the gradients over the ranks; for the
     sum, multiply the loss.
 
-    It must be called itself: gradients of a call of the module within are one rank's own.
+    Call the returned module: gradients of a call of the inner one are not averaged.
     """
     from torch.nn.parallel import DistributedDataParallel
 
     whole = _WithSpare(module)
-    # Buffers are the same on all ranks, and check_same sees to it that they stay so.
+    # Buffers are the same on all ranks; check_same watches that they stay so.
     whole._ddp_params_and_buffers_to_ignore = [name for name, _ in whole.named_buffers()]  # type: ignore[assignment]
     return DistributedDataParallel(whole, find_unused_parameters=True, gradient_as_bucket_view=True)
 
@@ -368,7 +354,8 @@ class _WithSpare(nn.Module):
 def sum_over_ranks(values: Tensor) -> Callable[[], Tensor]:
     """Begins to add up values over the ranks.
 
-    What is returned waits for the sum, which is in the same tensor.
+    Returns:
+        A function that waits for the sum and returns it, in the same tensor.
     """
     import torch.distributed as dist
 
@@ -383,7 +370,7 @@ def sum_over_ranks(values: Tensor) -> Callable[[], Tensor]:
 
 
 def lost(error: BaseException | None) -> bool:
-    """Returns whether an error, or the one that it came upon, says that another rank has gone."""
+    """Returns whether an error, or the one during which it arose, says that a rank is lost."""
     if error is None or world() == 1:
         return False
     says_so = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
@@ -391,9 +378,7 @@ def lost(error: BaseException | None) -> bool:
 
 
 def claim(code: int) -> tuple[bool, int]:
-    """Returns whether this rank is the first with an error, and so the one to print it, and the
-    exit code of all.
-    """
+    """Returns whether this rank failed first, and so prints the error, and the exit code of all."""
     if world() == 1 or _store is None:
         return main(), code
     try:
@@ -401,7 +386,7 @@ def claim(code: int) -> tuple[bool, int]:
             _store.set("code", str(code))
             return True, code
         return False, int(_store.get("code"))
-    except RuntimeError:  # the store is gone, and with it whoever might have said something
+    except RuntimeError:  # the store is gone, and with it the rank that may have failed first
         return True, code
 
 
@@ -412,91 +397,9 @@ class _Raised:
         self.error = error
 
 
-class _Noise(TorchFunctionMode):
-    """See ``Share.noise``. What is per datum is told by its shape.
-
-    What is not is drawn once for each rank.
-    """
-
-    def __init__(self, own: Share, num_samples: int) -> None:
-        super().__init__()
-        self.own, self.num_samples = own, num_samples
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in RANDOM or kwargs.get("generator") is not None:
-            return func(*args, **kwargs)
-        if func in FILLED:
-            return self._drawn(FILLED[func], (torch.empty(*args, **kwargs),), {})
-        drawn = self._drawn(func, args, kwargs)
-        return args[0].copy_(drawn) if func.__name__.endswith("_") else drawn
-
-    def _drawn(self, func: Any, args: Any, kwargs: Any) -> Tensor:
-        axis = self._axis(args[0])
-        if axis is None:  # in no other way do the ranks stay in step and have noise of their own
-            copies = (
-                [a.clone() if isinstance(a, Tensor) else a for a in args] for _ in range(world())
-            )
-            return [func(*copy, **kwargs) for copy in copies][rank()]
-        return func(
-            *map(self._whole, args), **{k: self._whole(v) for k, v in kwargs.items()}
-        ).narrow(axis, self.own.first, self.own.rows)
-
-    def _whole(self, value: Any) -> Any:
-        """Returns a tensor for the rows of all ranks.
-
-        In the places of others stand copies of one's own.
-        """
-        axis = self._axis(value)
-        if axis is None:
-            return value
-        place = torch.arange(self.own.total, device=value.device) - self.own.first
-        return value.index_select(axis, place.clamp_(0, self.own.rows - 1))
-
-    def _axis(self, value: Any) -> int | None:
-        if not isinstance(value, Tensor):
-            return None
-        if value.shape[:2] == (self.num_samples, self.own.rows):
-            return 1
-        return 0 if value.shape[:1] == (self.own.rows,) else None
-
-
-FILLED: dict[Any, Any] = {torch.rand: Tensor.uniform_, torch.randn: Tensor.normal_}
-RANDOM: set[Any] = {
-    *FILLED,
-    Tensor.normal_,
-    Tensor.uniform_,
-    Tensor.random_,
-    Tensor.bernoulli_,
-    Tensor.exponential_,
-    Tensor.cauchy_,
-    Tensor.geometric_,
-    Tensor.log_normal_,
-    Tensor.bernoulli,
-    Tensor.multinomial,
-    torch.bernoulli,
-    torch.binomial,
-    torch.normal,
-    torch.multinomial,
-    torch.poisson,
-    torch.rand_like,
-    torch.randn_like,
-    torch.randint_like,
-    torch._standard_gamma,
-    torch._sample_dirichlet,
-    torch.dropout,
-    nn.functional.dropout,
-    nn.functional.alpha_dropout,
-    nn.functional.dropout1d,
-    nn.functional.dropout2d,
-    nn.functional.dropout3d,
-    nn.functional.feature_alpha_dropout,
-}
-
-
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Makes this the only process for a block, for whatever in it would wait for the others."""
+    """Makes this the only process for a block, so that nothing in it waits for the others."""
     global _group
     before, _group = _group, _Group(0, 1)
     try:

@@ -26,7 +26,9 @@ def has_float64(kind: str) -> bool:
 
 
 def home(device: torch.device) -> torch.device:
-    """Returns where sums in float64 of what a device holds are kept: there, or on the processor."""
+    """Returns the device on which float64 sums of a device's tensors are kept: itself or the
+    processor.
+    """
     return device if has_float64(device.type) else torch.device("cpu")
 
 

@@ -32,10 +32,9 @@ class Affine(nn.Linear):
         self._onednn = _onednn_is_faster()
 
     def forward(self, x: Tensor) -> Tensor:
-        usual = (
-            x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-        )
-        if not self._onednn or usual or x.numel() < FEWEST_ROWS * self.in_features:
+        single = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        possible = self._onednn and single and x.device.type == "cpu"
+        if not possible or x.numel() < FEWEST_ROWS * self.in_features:
             return super().forward(x)
         rows = x.reshape(-1, self.in_features)
         return _multiply(rows, self.weight, self.bias).unflatten(0, x.shape[:-1])
@@ -57,18 +56,18 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        return (
-            _multiply(gradient, weight.T, None)
-            if needs_x
-            else None,  # differentiable itself, where that is asked for
-            _multiply(gradient.T.contiguous(), x.T, None)
-            if needs_weight
-            else None,  # a copy that is fused, when compiled
-            gradient.sum(0) if needs_bias else None,
-        )
+        of_x = of_weight = of_bias = None
+        if needs_x:
+            of_x = _multiply(gradient, weight.T, None)  # can be differentiated again
+        if needs_weight:
+            # the copy is fused when compiled
+            of_weight = _multiply(gradient.T.contiguous(), x.T, None)
+        if needs_bias:
+            of_bias = gradient.sum(0)
+        return of_x, of_weight, of_bias
 
 
-# An operator of our own, since torch's compiler wants the weights of its own one packed, as in a
+# An operator of our own: for torch's own, its compiler wants the weights packed, which suits only a
 # model that is not trained.
 _library = torch.library.Library("taut", "DEF")
 _library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -90,11 +89,10 @@ _product = torch.ops.taut.product.default
 def _onednn_is_faster() -> bool:
     """Returns whether the processor is one on which MKL is slow.
 
-    By its maker's name, since a resumed run must add alike.
+    Its maker's name decides, not a measurement, since a resumed run must add in the same order.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(
-        torch.ops.mkldnn, "_linear_pointwise"
-    ):
+    has_operator = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not torch.backends.mkldnn.is_available() or not has_operator:
         return False
     try:
         processor = CPUINFO.read_text()

@@ -1,9 +1,9 @@
-"""What the JSON files of a run folder hold: a table of types for each, and one check.
+"""The content of the JSON files of a run folder: a table of types for each, and one check.
 
-A folder may come from someone else, or from a disk that failed, so nothing in it is used before it
-has been checked. A shape is a condition, a list of one shape for all its entries, or a mapping of
-names to shapes; a name that ends in ``?`` may be missing or null. Names that the table does not
-know are left as they are.
+A folder may come from someone else, or from a failed disk, so everything in it is checked before it
+is used. A shape is a condition, a list of one shape for all its entries, or a mapping of names to
+shapes; a name that ends in ``?`` may be missing or null. Names that are not in the table are
+ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["AUDIT", "EVALUATION", "GRADIENTS", "HISTORY", "MANIFEST", "RUN", "ST
 
 
 class Is(NamedTuple):
-    """A condition on a value, and what it is called in a message."""
+    """A condition on a value, and its name in a message."""
 
     name: str
     holds: Callable[[Any], bool]
@@ -319,7 +319,7 @@ GRADIENTS = {
 def checked(value: Any, shape: Any, path: Path) -> Any:
     """Returns a value after checking its shape.
 
-    Fails:
+    Raises:
         StorageError: it has another, with the first place where.
     """
     if problem := next(_problems(value, shape, ""), None):

@@ -1,9 +1,8 @@
-"""Randomness is derived from (seed, stream, step) and never stored: step 37 draws the same noise in
-whatever process runs it.
+"""Randomness, derived from (seed, stream, step) and never stored: step 37 draws the same noise in
+any process.
 
-A resumed run needs no state of a generator, and two streams (initialisation, batches, noise,
-evaluation) never disturb each
-other: drawing one more validation sample does not change the training.
+So a resumed run needs no state of a generator, and two streams (initialisation, batches, noise,
+evaluation) never disturb each other: one more validation sample does not change the training.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 __all__ = [
+    "accelerator",
     "derive",
     "generator",
     "generator_states",
@@ -57,9 +57,8 @@ def set_seed(seed: int) -> None:
 
 @contextmanager
 def stream(seed: int, name: str, step: int = 0) -> Iterator[None]:
-    """Runs a block on torch's own generators seeded for one step of one stream.
-
-    Afterwards they are as they were before.
+    """Runs a block with torch's own generators seeded for one step of one stream, then restores
+    them.
     """
     with untouched():
         set_seed(derive(seed, name, step))
@@ -68,7 +67,7 @@ def stream(seed: int, name: str, step: int = 0) -> Iterator[None]:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Runs a block, then puts torch's own generators back to where they were."""
+    """Runs a block, then restores the state of torch's own generators."""
     before = generator_states()
     try:
         yield
@@ -85,20 +84,27 @@ def replaying(states: list[torch.Tensor]) -> Iterator[None]:
 
 
 def generator_states() -> list[torch.Tensor]:
-    """Returns where torch's own generators stand."""
-    return [
-        torch.default_generator.get_state(),
-        *(module.get_rng_state() for module in _accelerators()),
-    ]
+    """Returns the states of torch's own generators."""
+    states = [torch.default_generator.get_state()]
+    return states + [module.get_rng_state() for module in _accelerators()]
 
 
 def set_generator_states(states: list[torch.Tensor]) -> None:
-    """Puts torch's own generators to where they stood."""
+    """Restores the states of torch's own generators."""
     torch.default_generator.set_state(states[0])
     for module, state in zip(_accelerators(), states[1:], strict=True):
         module.set_rng_state(state)
 
 
+def accelerator() -> torch.device | None:
+    """Returns the accelerator that is here, if any.
+
+    A torch that was built for one names it whether or not it is there: PyPI's wheels for Linux are
+    built for CUDA, and most machines that they run on have no GPU.
+    """
+    return torch.accelerator.current_accelerator(check_available=True)
+
+
 def _accelerators() -> list[Any]:
-    device = torch.accelerator.current_accelerator()
+    device = accelerator()
     return [] if device is None else [torch.get_device_module(device)]

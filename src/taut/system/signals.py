@@ -1,10 +1,9 @@
-"""Ctrl-C and SIGTERM, which are obeyed between two steps and never inside one.
+"""Ctrl-C and SIGTERM, obeyed between two steps and never inside one.
 
-A handler that raises does so wherever Python happens to be: also in an operator that C++ has
-called, which makes another error of it, or none. So within ``held`` a signal is noted, and obeyed
-at the end of the block. The first one that is obeyed begins the end: what follows it (people press
-Ctrl-C twice) must not disturb the saving, and is noted only. For a process that hangs there is a
-limit to that.
+A handler raises wherever Python happens to be, also in an operator called from C++, which turns the
+error into another one, or drops it. So a signal within ``held`` is noted, and obeyed at the end of
+the block. The first signal that is obeyed begins the end of the process; later ones (people press
+Ctrl-C twice) must not disturb the saving, and are noted only, up to a limit in case it hangs.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ class Terminated(BaseException):
 
 @dataclass
 class _Watch:
-    """What is known of signals in this process."""
+    """The state of signals in this process."""
 
-    on: bool = False  # whether the handler is ours
-    held: int = 0  # blocks that we are in
+    on: bool = False  # whether the handler is taut's
+    held: int = 0  # depth of nested ``held`` blocks
     came: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     ending: bool = False
@@ -44,19 +43,21 @@ _watch = _Watch()
 
 @contextmanager
 def watched(*, command: bool = False) -> Iterator[None]:
-    """Has signals obeyed outside of ``held`` only, for a block; it does nothing in another one, or
-    in a thread.
+    """Handles signals for a block, in which they are obeyed outside ``held`` only.
+
+    It has no effect inside another ``watched`` block, or in a thread.
 
     Args:
-        command: Whether SIGTERM is ours too. Of a program that uses taut it is left alone, as is a
-            SIGINT that it handles itself.
+        command: Whether to handle SIGTERM too. A program that uses taut keeps its own handler of
+            SIGTERM, as of a SIGINT that it handles itself.
     """
     global _watch
     own = threading.current_thread() is threading.main_thread() and not _watch.on
-    numbers = (
-        [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
-    )
-    numbers += [signal.SIGTERM] if command else []
+    numbers = []
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
+    if command:
+        numbers.append(signal.SIGTERM)
     if not own or not numbers:
         yield
         return
@@ -74,7 +75,7 @@ def watched(*, command: bool = False) -> Iterator[None]:
 
 
 class held:  # noqa: N801 (used as a function is)
-    """Creates a block in which no signal is obeyed; those that came are at its end."""
+    """Creates a block in which no signal is obeyed; those that arrive are obeyed at its end."""
 
     def __enter__(self) -> None:
         _watch.held += 1
@@ -92,10 +93,7 @@ class held:  # noqa: N801 (used as a function is)
 
 @contextmanager
 def asking(ask: Callable[[int], bool]) -> Iterator[None]:
-    """Asks a function about each signal of a block; where it says true nothing is raised.
-
-    It has taken note.
-    """
+    """Asks a function about each signal of a block; if it returns True, nothing is raised."""
     before, _watch.ask = _watch.ask, ask
     try:
         yield
@@ -104,24 +102,22 @@ def asking(ask: Callable[[int], bool]) -> Iterator[None]:
 
 
 def came() -> int:
-    """Returns the signal that began the end, or 0.
-
-    An error that follows it is taken for its consequence.
-    """
-    return _watch.came[0] if _watch.on and _watch.ending and _watch.came else 0
+    """Returns the signal that ends the process, or 0; an error after it is its consequence."""
+    ends = _watch.on and _watch.ending and _watch.came
+    return _watch.came[0] if ends else 0
 
 
 def check() -> None:
-    """Raises the signal that began the end again, where C++ or a compiler has made another error of
-    it.
+    """Raises the signal that ends the process again, where C++ or a compiler turned it into
+    another error.
     """
     if number := came():
         raise _error(number)
 
 
 def ending() -> None:
-    """Has signals noted only, from now on: the work is done, and the process takes a
-    moment to go.
+    """Makes signals be noted only, from now on: the work is done, and the process is about to
+    end.
     """
     _watch.over = _watch.ending = True
 

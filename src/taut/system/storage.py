@@ -1,12 +1,12 @@
 """Files of a run: written atomically, checked when read, never pickled.
 
 A write goes to a temporary name, is flushed to the disk and then renamed, so that a reader finds
-the old file or the new one. safetensors loads a flipped bit without complaint, therefore a manifest
-with the SHA-256 of each file stands beside them.
+the old file or the new one. safetensors loads a flipped bit without complaint, so a manifest next
+to the files holds the SHA-256 of each.
 
-A folder may come from someone else. So a temporary name cannot be foreseen, no link is followed,
-and only regular files of a sensible size are read: a link to a file outside would be overwritten, a
-pipe would be waited for, a device read for ever.
+A folder may come from someone else. So temporary names are random, links are not followed, and only
+regular files of a sensible size are read: otherwise a link could make taut overwrite a file
+outside, a pipe would be waited for, and a device read for ever.
 """
 
 from __future__ import annotations
@@ -61,18 +61,16 @@ TEMPORARY = ".taut-"
 MOST_JSON = 2**26  # bytes
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 PAUSES = (0.5, 2.0)  # seconds before a full disk is tried again: others free space too
-# Not all systems have all of them.
-NOFOLLOW, NONBLOCK, CLOEXEC, BINARY = (
-    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
-)
-FLAGS = NOFOLLOW | NONBLOCK | CLOEXEC | BINARY
+FLAGS = 0
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+    FLAGS |= getattr(os, _name, 0)  # no system has all of them
 T = TypeVar("T")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file so that it is there whole or not at all; a full disk is tried three times.
 
-    Fails:
+    Raises:
         StorageError: the system refuses (no space, no permission), or a link has the name.
     """
     if path.is_symlink():
@@ -89,9 +87,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def patient(write: Callable[[], T]) -> T:
-    """Returns what a function returns.
-
-    Where the disk is full it is called again, twice, after a pause.
+    """Returns the result of a function; if the disk is full it is called again, twice, after
+    pauses.
     """
     for pause in PAUSES:
         try:
@@ -106,9 +103,8 @@ def patient(write: Callable[[], T]) -> T:
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
     try:
-        with os.fdopen(
-            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o666), "wb"
-        ) as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -121,21 +117,23 @@ def _write(path: Path, content: bytes) -> None:
 
 
 class Lines:
-    """Creates a file that lines are added to.
+    """Creates a file to which lines are added.
 
-    A disk that stays full costs lines and is warned of once: what they say of a training is not
-    worth its end.
+    If the disk stays full, lines are lost and a warning is given once: they are not worth ending a
+    training.
 
     Args:
         path: The file.
-        keep: Whether the lines in it stay.
+        keep: Whether its present lines stay.
     """
 
     def __init__(self, path: Path, *, keep: bool) -> None:
         self.path, self._warned = path, False
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | FLAGS
+        if not keep:
+            flags |= os.O_TRUNC
         try:
-            self._file = os.open(path, flags | (0 if keep else os.O_TRUNC), 0o666)
+            self._file = os.open(path, flags, 0o666)
         except OSError as error:
             _refuse(path, error, "write")
         _check_regular(path, os.fstat(self._file))
@@ -159,7 +157,7 @@ class Lines:
             self._warn(error)
 
     def sync(self) -> None:
-        """Returns when the lines are on the disk."""
+        """Waits until the lines are on the disk."""
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -184,9 +182,9 @@ def read_file(path: Path, most: int | None = None) -> bytes:
 
     Args:
         path: The file; a link is not followed.
-        most: Bytes that it may have.
+        most: Largest size, in bytes.
 
-    Fails:
+    Raises:
         StorageError: it is missing, is not a regular file or is too large.
     """
     try:
@@ -194,9 +192,9 @@ def read_file(path: Path, most: int | None = None) -> bytes:
             found = os.fstat(file.fileno())
             _check_regular(path, found)
             if most is not None and found.st_size > most:
-                size = f"{found.st_size:,} bytes, more than {most:,}"
                 raise StorageError(
-                    f"{shown(path)} is damaged: it has {size}; restore it from a copy"
+                    f"{shown(path)} is damaged: it has {found.st_size:,} bytes, more than "
+                    f"{most:,}; restore it from a copy"
                 )
             return file.read()
     except OSError as error:
@@ -206,7 +204,7 @@ def read_file(path: Path, most: int | None = None) -> bytes:
 def _check_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise StorageError(
-            f"{shown(path)} is not a regular file, and is left alone: restore it from a copy"
+            f"{shown(path)} is not a regular file, and is not read: restore it from a copy"
         )
 
 
@@ -218,7 +216,7 @@ def _refuse(path: Path, error: OSError, what: str) -> NoReturn:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a mapping as JSON; NaN and infinity are refused, since JSON has none."""
+    """Writes a mapping as JSON; NaN and infinity are refused, since JSON has neither."""
     write_bytes(path, as_json(value))
 
 
@@ -230,42 +228,37 @@ def as_json(value: Mapping[str, Any]) -> bytes:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors."""
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    # Two names for one tensor (tied weights) are written twice: safetensors would refuse them.
+    # Cloned, so that two names for one tensor (tied weights) are written twice: safetensors would
+    # refuse them.
     write_bytes(path, safetensors.torch.save({k: v.clone() for k, v in plain.items()}))
 
 
 def fingerprinted(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a mapping with the SHA-256 of itself, for a file that no manifest names yet."""
+    """Returns a mapping with its own SHA-256 added, for a file that no manifest names yet."""
     plain = {k: v for k, v in value.items() if k != "sha256"}
     return {**plain, "sha256": _sha256(as_json(plain))}
 
 
 def unbroken(value: Mapping[str, Any]) -> bool:
-    """Returns whether a mapping has the SHA-256 that it names.
-
-    One that names none is taken as it is.
-    """
+    """Returns whether a mapping agrees with the SHA-256 in it; one without is accepted."""
     return "sha256" not in value or fingerprinted(value)["sha256"] == value["sha256"]
 
 
 def write_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Writes the SHA-256 of the named files of a folder (all of them by default) beside them."""
-    chosen = names or (
-        p.name
-        for p in folder.iterdir()
-        if p.is_file() and p.name != MANIFEST and not p.name.startswith(".")
-    )
-    write_json(
-        folder / MANIFEST, {name: _sha256((folder / name).read_bytes()) for name in sorted(chosen)}
-    )
+    """Writes the SHA-256 of the named files of a folder (by default all) into its manifest."""
+    if not names:
+        present = [path.name for path in folder.iterdir() if path.is_file()]
+        names = [name for name in present if name != MANIFEST and not name.startswith(".")]
+    sums = {name: _sha256((folder / name).read_bytes()) for name in sorted(names)}
+    write_json(folder / MANIFEST, sums)
 
 
 def add_to_manifest(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files into a finished folder and their SHA-256 into its manifest; what the manifest
-    says of others stays.
+    """Writes files into a finished folder and their SHA-256 into its manifest; its other entries
+    stay.
 
-    Before a file is replaced the manifest names what was there and what is to come: a kill at any
-    moment leaves a file that it knows.
+    Before a file is replaced the manifest names both the old and the new content: a kill at any
+    moment leaves a file that agrees with it.
     """
     manifest = read_manifest(folder)
     sums = {name: _sha256(content) for name, content in files.items()}
@@ -277,9 +270,8 @@ def add_to_manifest(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _sums(manifest: Mapping[str, Any], name: str) -> list[str]:
-    """Returns what a manifest allows a file to be.
-
-    One sum, or several where a replacement was cut off.
+    """Returns the SHA-256 sums that a manifest allows for a file: several if a replacement was cut
+    off.
     """
     found = manifest.get(name, [])
     return [found] if isinstance(found, str) else found
@@ -291,14 +283,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def temporary_folder(folder: Path) -> Path:
-    """Makes a folder with a name that cannot be foreseen, to be committed or removed."""
+    """Makes a folder with a random name, to be committed or removed."""
     path = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
     path.mkdir()
     return path
 
 
 def clear_temporary(folder: Path) -> None:
-    """Removes what a kill has left of writes into a folder that nobody else writes into now."""
+    """Removes the remains of writes that were killed, from a folder with no other writer now."""
     for stray in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError):
             if stray.is_dir() and not stray.is_symlink():
@@ -324,9 +316,9 @@ def remove_folder(folder: Path) -> None:
 
 
 def read_checked(path: Path) -> bytes:
-    """Returns the content of a file after checking it against the manifest beside it.
+    """Returns the content of a file after checking it against the manifest of its folder.
 
-    Fails:
+    Raises:
         StorageError: it is missing, is not in the manifest or differs from it.
     """
     manifest = read_manifest(path.parent)
@@ -339,27 +331,27 @@ def read_checked(path: Path) -> bytes:
 
 
 def _remedy(path: Path) -> str:
-    made = {"audit.json": "audit", "gradients.json": "gradients", "report.html": "report"}.get(
-        path.name
-    )
-    again = f"make it again with `taut {made} {shown(path.parent)}`, or "
-    return f"{again if made else ''}restore it from a copy"
+    commands = {"audit.json": "audit", "gradients.json": "gradients", "report.html": "report"}
+    if path.name not in commands:
+        return "restore it from a copy"
+    command = f"taut {commands[path.name]} {shown(path.parent)}"
+    return f"make it again with `{command}`, or restore it from a copy"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file after checking it against the manifest
-    beside it.
+    """Returns the tensors of a safetensors file after checking it against the manifest of its
+    folder.
     """
     try:
         return safetensors.torch.load(read_checked(path))
     except safetensors.SafetensorError as error:
-        raise StorageError(f"{shown(path)} is no safetensors file: {error}") from None
+        raise StorageError(f"{shown(path)} is not a safetensors file: {error}") from None
 
 
 def read_lines(path: Path, shape: Any) -> list[dict[str, Any]]:
     """Returns the mappings in a file of JSON lines, each of one shape.
 
-    Fails:
+    Raises:
         StorageError: it is missing, or a line is something else.
     """
     try:
@@ -374,19 +366,17 @@ def read_lines(path: Path, shape: Any) -> list[dict[str, Any]]:
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the tensors in a safetensors file, from its header alone.
 
-    Fails:
-        StorageError: there is no such file, or its size is not the one that its header tells.
+    Raises:
+        StorageError: the file does not exist, or its size is not the one that its header gives.
     """
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | FLAGS), "rb") as file:
             found = os.fstat(file.fileno())
             _check_regular(path, found)
             length = int.from_bytes(file.read(8), "little")
-            header = (
-                json.loads(file.read(length))
-                if 2 <= length <= min(MOST_JSON, found.st_size - 8)
-                else {}
-            )
+            header = {}
+            if 2 <= length <= min(MOST_JSON, found.st_size - 8):
+                header = json.loads(file.read(length))
         tensors = {name: each for name, each in header.items() if name != "__metadata__"}
         size = max(each["data_offsets"][1] for each in tensors.values())
         shapes = {str(name): tuple(int(n) for n in each["shape"]) for name, each in tensors.items()}
@@ -395,20 +385,22 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     except OSError as error:
         _refuse(path, error, "read")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        what = "it is no safetensors file, or not all of one"
-        raise StorageError(f"{shown(path)} is damaged: {what}; restore it from a copy") from None
+        raise StorageError(
+            f"{shown(path)} is damaged: it is not a safetensors file, or not the whole of one; "
+            f"restore it from a copy"
+        ) from None
     return shapes
 
 
 def read_checked_json(path: Path) -> dict[str, Any]:
-    """Returns the mapping in a JSON file after checking it against the manifest beside it."""
+    """Returns the mapping in a JSON file after checking it against the manifest of its folder."""
     return _mapping(read_checked(path), path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the mapping in a JSON file.
 
-    Fails:
+    Raises:
         StorageError: it is missing or is not a JSON object.
     """
     return _mapping(read_file(path, MOST_JSON), path)
@@ -420,7 +412,7 @@ def _mapping(content: bytes | str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{shown(path)} is damaged: it is not valid JSON ({error})") from None
     if not isinstance(value, dict):
-        raise StorageError(f"{shown(path)} is damaged: it holds no JSON object")
+        raise StorageError(f"{shown(path)} is damaged: it does not hold a JSON object")
     return value
 
 
@@ -429,9 +421,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Has the names in a folder on the disk, where the system can do that: Windows
-    opens no folder.
-    """
+    """Flushes the names in a folder to the disk, except on Windows, which cannot open a folder."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

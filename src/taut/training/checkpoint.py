@@ -1,8 +1,8 @@
-"""Checkpoints: a folder each, ``checkpoints/step-000001200``, that is there whole or not at all.
+"""Checkpoints: one folder each, ``checkpoints/step-000001200``, which exists whole or not at all.
 
 It is written under a temporary name and renamed when everything in it is on the disk, so a kill at
-any moment leaves the one before. The last two are kept, and where the last is damaged the training
-goes on from the other.
+any moment leaves the one before. The last two are kept; if the last is damaged, training resumes
+from the other.
 """
 
 from __future__ import annotations
@@ -33,15 +33,12 @@ __all__ = ["latest", "load", "load_last", "save"]
 
 KEPT = 2
 NAME = re.compile(r"step-\d{9,}")
+SCALARS = [field.name for field in dataclasses.fields(State) if field.name != "tensors"]
 
 
 def save(folder: Path, state: State) -> None:
-    """Writes the state of a training below a folder of checkpoints, and removes all but the last
-    two.
-    """
-    scalars = {
-        f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != "tensors"
-    }
+    """Writes the state of a training below a folder of checkpoints; keeps only the last two."""
+    scalars = {name: getattr(state, name) for name in SCALARS}
     if scalars["best_target"] == -math.inf:  # JSON has no infinity
         scalars["best_target"] = None
     temporary: Path | None = None
@@ -69,7 +66,7 @@ def save(folder: Path, state: State) -> None:
 def latest(folder: Path) -> Path:
     """Returns the newest checkpoint below a folder.
 
-    Fails:
+    Raises:
         StorageError: there is none.
     """
     steps = _steps(folder)
@@ -81,10 +78,10 @@ def latest(folder: Path) -> Path:
 
 
 def load_last(folder: Path) -> tuple[Path, State]:
-    """Returns the last whole checkpoint below a folder, and what it holds; those that are damaged
-    are warned of.
+    """Returns the path and the state of the last undamaged checkpoint below a folder, and warns of
+    damaged ones.
 
-    Fails:
+    Raises:
         StorageError: there is none.
     """
     first: StorageError | None = None
@@ -96,7 +93,7 @@ def load_last(folder: Path) -> tuple[Path, State]:
             first = first or error
             continue
         if first is not None:
-            warnings.warn(f"{first}; going on from {path.name}", TautWarning, stacklevel=2)
+            warnings.warn(f"{first}; resuming from {path.name}", TautWarning, stacklevel=2)
         return path, state
     assert first is not None
     raise first
@@ -105,14 +102,13 @@ def load_last(folder: Path) -> tuple[Path, State]:
 def load(checkpoint: Path) -> State:
     """Returns the state that a checkpoint holds.
 
-    Fails:
+    Raises:
         StorageError: it is damaged.
     """
     tensors = read_tensors(checkpoint / "state.safetensors")
     path = checkpoint / "state.json"
     scalars = records.checked(read_checked_json(path), records.STATE, path)
-    known = {f.name for f in dataclasses.fields(State)} - {"tensors"}
-    if not scalars.keys() <= known or not 0 <= scalars["step"] <= scalars["total_steps"]:
+    if not scalars.keys() <= set(SCALARS) or not 0 <= scalars["step"] <= scalars["total_steps"]:
         raise StorageError(
             f"{shown(path)} is damaged: it is not the state of a training; restore it from a copy"
         )
@@ -123,11 +119,12 @@ def load(checkpoint: Path) -> State:
 
 def _steps(folder: Path) -> list[Path]:
     _check(folder)
-    found = (path for path in folder.glob("step-*") if NAME.fullmatch(path.name))
-    return sorted(
-        (p for p in found if p.is_dir() and not p.is_symlink()),
-        key=lambda p: int(p.name.removeprefix("step-")),
-    )
+    found = [
+        path
+        for path in folder.glob("step-*")
+        if NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _check(folder: Path) -> None:

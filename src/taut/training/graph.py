@@ -1,5 +1,5 @@
-"""The compiled form of a step: recorded as operations on tensors, handed to torch's compiler, and
-compared with the eager form.
+"""The compiled form of a step: recorded as operations on tensors, compiled by torch, and compared
+with the eager form.
 
 The step is recorded once, by running it on tensors without content (``make_fx``), and compiled as a
 whole: bound, gradient, clipping, update and average become one graph in which everything but the
@@ -36,13 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["CannotCompileError", "Graph", "compiled", "record", "scalars"]
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # AdamW's own defaults
-# of what two steps do in either form, relative to its norm: rounding is far below, other noise far
-# above
+# Largest difference between what two steps do in either form, relative to its norm: rounding is far
+# below, other noise far above.
 AGREEMENT = 1e-2
 
 Graph = Callable[..., Any]  # one step on all the tensors that it reads and changes
-# of each trainable weight; none where the loss does not depend on it
-Gradients = Sequence[Tensor | None]
+Gradients = Sequence[Tensor | None]  # of each weight; None where the loss does not depend on it
 
 
 class CannotCompileError(Exception):
@@ -59,12 +58,12 @@ def _isnan(x: Tensor) -> Tensor:
 def _nan_to_num(
     x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Tensor:
-    y, most = torch.where(x.ne(x), nan or 0.0, x), torch.finfo(x.dtype).max
-    for found, value in (
-        (math.inf, most if posinf is None else posinf),
-        (-math.inf, -most if neginf is None else neginf),
-    ):
-        y = y if value == found else torch.where(x.eq(found), value, y)
+    most = torch.finfo(x.dtype).max
+    y = torch.where(x.ne(x), nan or 0.0, x)
+    for found, given, usual in ((math.inf, posinf, most), (-math.inf, neginf, -most)):
+        value = usual if given is None else given
+        if value != found:
+            y = torch.where(x.eq(found), value, y)
     return y
 
 
@@ -76,28 +75,26 @@ FASTER: dict[Any, Callable[..., Any]] = {
 
 
 def compiled(learner: Learner, x: Tensor) -> Graph:
-    """Returns the compiled step of a learner after comparing it with the eager one; the ranks
-    succeed or fail together.
+    """Returns the compiled step of a learner, after comparing it with the eager one.
+
+    The ranks succeed or fail together.
 
     Args:
         learner: It is not changed.
         x: A batch; where there are several processes, all of its rows.
 
-    Fails:
+    Raises:
         CannotCompileError: the step cannot be recorded or compiled, or the two forms disagree.
     """
     failed: Exception | None = None
     graph: Graph | None = None
-    # and outside of an interval: each of the steps makes its own
-    with (
-        untouched(),
-        warnings.catch_warnings(),
-    ):
-        # of the compiler about itself, and of DDP about weights that are channels last
+    # Called outside an interval: recording and comparing each open their own.
+    with untouched(), warnings.catch_warnings():
+        # The compiler warns about itself, and DDP about weights that are channels last.
         warnings.simplefilter("ignore")
         try:
             graph = record(learner, x, _compile)
-        except Exception as error:  # whatever torch's compiler says: the eager form is always there
+        except Exception as error:  # whatever torch's compiler raises: the eager form remains
             signals.check()
             failed = error
         try:
@@ -119,54 +116,53 @@ def record(
     x: Tensor,
     finished: Callable[[GraphModule, list[Tensor]], Graph] | None = None,
 ) -> Graph:
-    """Returns a step on batches like x as a graph of torch's elementary operations, or as two with
-    a sum over the ranks between.
+    """Returns a step on batches like x as a graph of torch's elementary operations.
+
+    Of several processes each has two graphs, with a sum over the ranks between them.
 
     Args:
         learner: It is not changed.
         x: A batch; where there are several processes, all of its rows.
-        finished: What is made of a graph and of arguments to try it on; by default it stays as it
-            is.
+        finished: Compiles a graph, given arguments to try it on; by default the graph is returned
+            as recorded.
 
-    Fails:
-        CannotCompileError: what the step does depends on the numbers in a tensor.
+    Raises:
+        CannotCompileError: the course of the step depends on the numbers in a tensor.
     """
 
     def traced(function: Callable[..., Any], *arguments: Tensor) -> Graph:
+        recorder = make_fx(function, FASTER, tracing_mode="fake", _allow_non_fake_inputs=True)
         try:
             with untouched(), learner.interval():
-                graph = make_fx(function, FASTER, tracing_mode="fake", _allow_non_fake_inputs=True)(
-                    *arguments
-                )
+                graph = recorder(*arguments)
         except (DataDependentOutputException, GuardOnDataDependentSymNode):
             raise CannotCompileError("a part of it depends on the numbers in a tensor") from None
         return graph if finished is None else finished(graph, list(arguments))
 
     own, tensors, numbers = parallel.divided(len(x)), learner.tensors(), scalars(0.0, 0.0, 0.0)
     if own is None:
-        return traced(
-            lambda *given: _update(learner, given, *_differentiated(learner, given)),
-            *tensors,
-            x,
-            numbers,
-        )
+
+        def whole(*given: Tensor) -> None:
+            _update(learner, given, *_differentiated(learner, given))
+
+        return traced(whole, *tensors, x, numbers)
 
     arguments = [*tensors, own.of(x), numbers]
-    shapes: list[torch.Size | None] = []  # of the gradients; known when they have been recorded
+    # Of the gradients that the loss has, by the number of their weight; known once recorded.
+    shapes: dict[int, torch.Size] = {}
 
     def differentiate(*given: Tensor) -> Tensor:
         loss, value, gradients = _differentiated(learner, given, own)
-        shapes[:] = [None if g is None else g.shape for g in gradients]
-        return torch.cat([part.flatten() for part in (loss, value, *gradients) if part is not None])
+        present = {i: g for i, g in enumerate(gradients) if g is not None}
+        shapes.update({i: g.shape for i, g in present.items()})
+        return torch.cat([part.flatten() for part in (loss, value, *present.values())])
 
     def update(summed: Tensor, *given: Tensor) -> None:
-        loss, value, *pieces = summed.split(
-            [1, 1, *(shape.numel() if shape is not None else 0 for shape in shapes)]
-        )
-        gradients = [
-            piece.view(shape) if shape is not None else None
-            for piece, shape in zip(pieces, shapes, strict=True)
-        ]
+        sizes = [shape.numel() for shape in shapes.values()]
+        loss, value, *pieces = summed.split([1, 1, *sizes])
+        gradients: list[Tensor | None] = [None] * len(learner.trainable)
+        for (i, shape), piece in zip(shapes.items(), pieces, strict=True):
+            gradients[i] = piece.view(shape)
         _update(learner, given, loss[0], value[0], gradients)
 
     first = traced(differentiate, *arguments)
@@ -183,11 +179,13 @@ def scalars(rate: float, decay: float, progress: float) -> Tensor:
 def _taken_apart(
     learner: Learner, tensors: Sequence[Tensor]
 ) -> tuple[list[Sequence[Tensor]], Tensor, Sequence[Tensor]]:
-    """Returns weights, running averages (where they are kept) and both moments.
+    """Returns the tensors of a step in three parts.
 
-    The number of steps; all that follows.
+    First a group each for weights, running averages (where they are kept) and both moments, then
+    the number of steps, then everything that follows.
     """
-    count, kinds = len(learner.trainable), 4 if learner.average is not learner.model else 3
+    count = len(learner.trainable)
+    kinds = 3 + (learner.average is not learner.model)
     steps, *rest = tensors[kinds * count :]
     return [tensors[i * count : (i + 1) * count] for i in range(kinds)], steps, rest
 
@@ -195,9 +193,8 @@ def _taken_apart(
 def _differentiated(
     learner: Learner, tensors: Sequence[Tensor], own: Share | None = None
 ) -> tuple[Tensor, Tensor, Gradients]:
-    """Returns loss, value and the gradients of the loss at given tensors.
-
-    One's own part of each where rows are shared.
+    """Returns loss, value and the gradients of the loss at given tensors; where rows are shared,
+    this process's part of each.
     """
     groups, _, (*fixed, _, _, x, numbers) = _taken_apart(learner, tensors)
     names = [n for n, p in learner.module.named_parameters() if p.requires_grad]
@@ -206,12 +203,9 @@ def _differentiated(
     mean = torch.mean if own is None else own.mean
     with nullcontext() if own is None else own.noise(learner.objective.num_samples):
         bound: Bound = functional_call(learner.module, given, (x, numbers[2]))
-    loss = -mean(bound.surrogate)
-    return (
-        loss.detach(),
-        mean(bound.value).detach(),
-        torch.autograd.grad(loss, leaves, allow_unused=True),
-    )
+    loss, value = -mean(bound.surrogate), mean(bound.value)
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return loss.detach(), value.detach(), gradients
 
 
 @torch.no_grad()
@@ -219,13 +213,13 @@ def _update(
     learner: Learner, tensors: Sequence[Tensor], loss: Tensor, value: Tensor, gradients: Gradients
 ) -> None:
     """Changes given tensors as a step does, AdamW (Loshchilov and Hutter, 2019) written out."""
-    (weights, *averaged, first, second), steps, (*_, total, skipped, _, numbers) = _taken_apart(
-        learner, tensors
-    )
+    groups, steps, rest = _taken_apart(learner, tensors)
+    weights, *averaged, first, second = groups
+    *_, total, skipped, _, numbers = rest
     rate, decay, _ = numbers.unbind()
     norm = torch.stack([g.square().sum() for g in gradients if g is not None]).sum().sqrt()
     finite = torch.isfinite(norm) & torch.isfinite(loss) & torch.isfinite(value)
-    # as the fused optimizer wants it
+    # float32, as the fused optimizer has it
     clip = (norm / learner.config.clip_norm).clamp(min=1.0).float()
     taken = steps + finite
     correction1, correction2 = (1 - beta ** taken.double() for beta in BETAS)
@@ -238,10 +232,11 @@ def _update(
         finite.double(),
         1 - decay,
     )
-    # computed once a step: a bare scalar is worked out anew for every 16 elements
+    # Stacked, so that they are computed once a step: a bare scalar is computed again for every 16
+    # elements.
     factors = torch.stack(per_step)
     for w, m, v, g in zip(weights, first, second, gradients, strict=True):
-        if g is None:  # as in torch's own: a weight without a gradient stays
+        if g is None:  # a weight without a gradient stays, as in torch's own AdamW
             continue
         unclip, unbias, size, kept, valid, _ = factors.to(w.dtype).unbind()
         g = g * unclip
@@ -258,22 +253,22 @@ def _update(
 
 
 def _compile(graph: GraphModule, arguments: list[Any]) -> Graph:
-    # Noise from torch's own generators, as in the eager form; on a processor the calls between
-    # kernels are compiled too.
-    on_processor = arguments[0].device.type == "cpu"
-    options = {"fallback_random": True} | (
-        {"cpp_wrapper": True} if on_processor else {"triton.cudagraphs": True}
-    )
+    options = {"fallback_random": True}  # noise from torch's own generators, as in the eager form
+    if arguments[0].device.type == "cpu":
+        options["cpp_wrapper"] = True  # the calls between kernels are compiled too
+    else:
+        options["triton.cudagraphs"] = True
     with torch.no_grad():
         return torch._inductor.compile(graph, arguments, options=options)
 
 
 def _verify(learner: Learner, graph: Graph, x: Tensor) -> None:
-    """Takes the same steps in both forms on copies, from the same noise, and compares what they did
-    to the weights.
+    """Takes the same steps in both forms on copies, with the same noise, and compares how they
+    changed the weights.
     """
     own = parallel.divided(len(x))
-    x = x if own is None else own.of(x)
+    if own is not None:
+        x = own.of(x)
     trials = [learner.twin(), learner.twin(graph)]
     for trial in trials:
         with trial.interval():
@@ -282,9 +277,7 @@ def _verify(learner: Learner, graph: Graph, x: Tensor) -> None:
                 trial.step(x, 1e-3, 0.9, progress, own)
     # The moments are linear in the gradients; in the update a rounding can turn the sign where a
     # gradient is nearly zero.
-    eager, other = (
-        [trial.optimizer.state[w]["exp_avg"] for w in trial.trainable] for trial in trials
-    )
+    eager, other = (trial.moments("exp_avg") for trial in trials)
     apart = [e - c for e, c in zip(eager, other, strict=True)]
     kept = [[*trial.trainable, *trial.averaged] for trial in trials]
     weights = [w - v for w, v in zip(*kept, strict=True)]

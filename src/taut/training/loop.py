@@ -1,12 +1,13 @@
 """The training loop, on one page.
 
-``train`` is a generator: it computes, and after each interval hands over a ``Record`` to whoever
-renders and writes. It prints nothing and knows no path. Between two records ``State`` is complete:
-what a checkpoint must hold, and nothing else.
+``train`` is a generator: it computes, and after each interval yields a ``Record`` to the caller,
+who renders and writes. It prints nothing and knows no path. Between two records ``State`` is
+complete: it is exactly what a checkpoint must hold.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from taut.build.config import TrainingConfig
 from taut.data import Dataset, Rows, batch, block_size
-from taut.data.tables.parquet import ParquetRows, block_order
+from taut.data.tables.parquet_rows import ParquetRows, block_order
 from taut.model import Model, evaluating
 from taut.objectives import Objective
 from taut.system import parallel
@@ -46,31 +47,27 @@ __all__ = [
 
 LR_WARMUP = 0.02  # share of the steps over which the rate grows
 MAX_ROLLBACKS = 3
-WINDOW = 4  # row groups of a file that are shuffled together: half of what its cache holds
+WINDOW = 4  # row groups of a file that are shuffled together: half of those in its cache
 MAX_SKIPPED = 0.05  # share of an interval's steps that may be skipped before the interval is undone
 
 
 class Record(NamedTuple):
-    """What happened in one interval of steps; bounds in nats per datum."""
+    """One interval of steps; bounds in nats per data point."""
 
     step: int  # steps done so far
     epoch: float  # passes over the training data so far
     bound: float  # mean value of the objective over the interval, in training mode
-    # mean value on the validation data, with the weights that would be kept
-    validation: float | None
+    validation: float | None  # the same on the validation data, with the weights to be kept
     learning_rate: float  # of the last step
     skipped: int  # steps skipped so far, for a loss or gradient that was not finite
     rollbacks: int  # intervals undone so far
     best: bool  # whether these weights are the best so far
-    micro_batches: int  # in which a step is taken; more than one since memory ran out
+    micro_batches: int  # parts in which a step is taken; more than one once memory ran out
 
 
 @dataclass
 class State:
-    """Where a training stands.
-
-    Everything that a resumed one needs beside its configuration and its data.
-    """
+    """The state of a training: all that a resumed one needs, apart from configuration and data."""
 
     total_steps: int
     step: int = 0
@@ -82,31 +79,32 @@ class State:
     done: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict)
     micro_batches: int = 1
-    # the step at which the present schedule began: later than 0 where a training was extended
-    since: int = 0
+    since: int = 0  # step at which the present schedule began: above 0 if training was extended
 
 
 def train(
     model: Model, objective: Objective, data: Dataset, config: TrainingConfig, state: State
 ) -> Iterator[Record]:
-    """Trains the model in place until the planned steps are done or the validation bound stays
-    behind its best.
+    """Trains the model in place until the planned steps are done or the validation bound has not
+    improved for long.
 
     Args:
-        model: The model; with a ``state`` that holds tensors it goes on from there.
-        objective: What is maximised.
+        model: The model; it starts from the tensors of ``state`` if there are any.
+        objective: The objective to maximise.
         data: Training and validation data, on the device of the model.
         config: Rates and sizes.
         state: Updated before each record; ``finish`` takes the weights to keep from it.
 
-    Fails:
+    Yields:
+        A record after each interval of steps.
+
+    Raises:
         DivergedError: non-finite numbers remained after three rollbacks, each at half the rate.
     """
     learner = Learner(model, objective, config)
     average = learner.average
-    best = {k.removeprefix("best."): v for k, v in state.tensors.items() if k.startswith("best.")}
-    # A training for which memory was too short goes on eagerly, and so does one that has left the
-    # machine with the compiler.
+    best = _part(state.tensors, "best.")
+    # Where memory was too short, or this machine has no compiler, the training goes on eagerly.
     if config.compile == "on" and state.micro_batches == 1:
         with suppress(CannotCompileError):
             learner.compile(first_batch(data, config))
@@ -114,14 +112,13 @@ def train(
         _restore(state.tensors, learner)
     else:
         if len(data.validation) and not all(p.requires_grad for p in model.parameters()):
-            # what is trained on can get worse
+            # A part is frozen: training the others may make the model worse than it is now.
             _, state.best_target = validate(average, objective, data.validation, config.seed)
-            best = {k: v.clone() for k, v in average.state_dict().items()}
+            best = _copied(average.state_dict())
         state.tensors = _capture(learner, best)
     parallel.check_same(model.state_dict(), f"at step {state.step}")
     interval = min(max(math.ceil(len(data.train) / config.batch_size), 100), 2000)
-    # early stopping and the choice of the best wait for it
-    warm = getattr(objective, "warmup", 0.0)
+    warm = objective.warmup  # early stopping and the choice of the best wait for it
     while not state.done:
         until = min(state.step + interval, state.total_steps)
         with untouched():
@@ -134,38 +131,38 @@ def train(
         if len(data.validation):
             validation, target = validate(average, objective, data.validation, config.seed)
             improved = progress >= warm and target > state.best_target  # false for NaN
-            validation = validation if math.isfinite(validation) else None
+            if not math.isfinite(validation):
+                validation = None
         if improved:
             state.best_step, state.best_target = until, target
-            best = {k: v.clone() for k, v in average.state_dict().items()}
+            best = _copied(average.state_dict())
         state.step, state.skipped = until, state.skipped + skipped
         waited = (until - max(state.best_step, warm * state.total_steps)) / state.total_steps
-        state.done = until == state.total_steps or (
-            validation is not None and waited > config.patience
-        )
+        too_long = validation is not None and waited > config.patience
+        state.done = until == state.total_steps or too_long
         state.tensors = _capture(learner, best)
         parallel.check_same(model.state_dict(), f"after step {until}")
         rate = _rate(until - 1, config, state)
         epoch = until * batch_size(data, config) / len(data.train)
         yield Record(
-            until,
-            epoch,
-            bound,
-            validation,
-            rate,
-            state.skipped,
-            state.rollbacks,
-            improved,
-            state.micro_batches,
+            step=until,
+            epoch=epoch,
+            bound=bound,
+            validation=validation,
+            learning_rate=rate,
+            skipped=state.skipped,
+            rollbacks=state.rollbacks,
+            best=improved,
+            micro_batches=state.micro_batches,
         )
 
 
 def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tuple[float, int]:
-    """Runs the steps of one interval; returns the mean bound over the finite ones and how many were
-    skipped.
+    """Runs the steps of one interval; returns the mean bound of the finite ones and the number of
+    skipped ones.
 
-    A step for which memory is too short is taken again in twice as many micro-batches, and so are
-    all that follow.
+    A step for which memory is too short is taken again in twice as many micro-batches, as are all
+    that follow.
     """
     config, model = learner.config, learner.model
     device = learner.total.device
@@ -184,11 +181,11 @@ def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tupl
         if drawn:
             with torch.no_grad():
                 x = torch.cat([x[drawn:], model.redraw(x[:drawn])])
-            x = x if own is None else own.of(x)
+            if own is not None:
+                x = own.of(x)
+        rate, progress = _rate(step, config, state), step / state.total_steps
         decay = min(config.averaging, (1 + step) / (10 + step))
-        learner.step(
-            x, _rate(step, config, state), decay, step / state.total_steps, own, state.micro_batches
-        )
+        learner.step(x, rate, decay, progress, own, state.micro_batches)
 
     step = state.step
     with watched(), learner.interval():
@@ -209,24 +206,21 @@ def run_steps(learner: Learner, data: Dataset, state: State, until: int) -> tupl
 def validate(
     model: Model, objective: Objective, x: Rows, seed: int, rows: int = 2048
 ) -> tuple[float, float]:
-    """Returns the mean value of the objective and of its target on x, with the same noise at every
-    call.
+    """Returns the mean value of the objective and of its target on x, in nats, with the same noise
+    at every call.
 
-    The target is what the objective maximises; it differs from the value where that is reweighted
-    (beta, free bits).
+    The objective maximises its target, which differs from the value if that is reweighted (beta,
+    free bits).
     """
     size = block_size(x, most=max(1, rows // objective.num_samples))
-    chunks = Chunks(size, least=size if getattr(objective, "free_bits", 0) else 1)
+    chunks = Chunks(size, least=size if objective.free_bits else 1)
 
     def compute(first: int) -> list[tuple[float, float]]:
         block = x[first : first + size].to(torch.get_default_dtype())
 
         def sums(own: Share) -> tuple[float, float]:
-            with (
-                held(),
-                stream(seed, "validation", first // size),
-                own.noise(objective.num_samples),
-            ):
+            number, samples = first // size, objective.num_samples
+            with held(), stream(seed, "validation", number), own.noise(samples):
                 bound = objective(model, own.of(block))
             target = bound.value if bound.target is None else bound.target
             return float(wide(bound.value).sum()), float(wide(target).sum())
@@ -234,27 +228,22 @@ def validate(
         return list(chunks(len(block), sums))
 
     with torch.no_grad(), evaluating(model):
-        parts = [
-            part for block in parallel.in_order(range(0, len(x), size), compute) for part in block
-        ]
+        blocks = parallel.in_order(range(0, len(x), size), compute)
+        parts = list(itertools.chain.from_iterable(blocks))
     value, target = (sum(each) / len(x) for each in zip(*parts, strict=True))
     return value, target
 
 
 def finish(model: Model, state: State) -> None:
-    """Gives the model the weights to keep.
-
-    The best on the validation data, else the running average, else the last.
+    """Gives the model the weights to keep: the best on the validation data, else the running
+    average, else the last.
     """
-    best = "best." if any(k.startswith("best.") for k in state.tensors) else "average."
-    model.load_state_dict(
-        {k.removeprefix(best): v for k, v in state.tensors.items() if k.startswith(best)}
-    )
+    model.load_state_dict(_part(state.tensors, "best.") or _part(state.tensors, "average."))
     model.eval()
 
 
 def batch_size(data: Dataset, config: TrainingConfig) -> int:
-    """Returns the data of a step: all of them where there are fewer than a batch holds."""
+    """Returns the number of data points of a step: at most all there are."""
     return min(config.batch_size, len(data.train))
 
 
@@ -273,22 +262,17 @@ def _rate(step: int, config: TrainingConfig, state: State) -> float:
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, rows: int, epoch: int, bounds: tuple[int, ...]) -> Tensor:
-    """Returns the order of an epoch.
-
-    Of rows that stay in a file it keeps those near each other that are read together.
-    """
+    """Returns the order of an epoch; rows in a file that are read together stay near each other."""
     own = generator(seed, "order", epoch)
-    return (
-        block_order(np.array(bounds), WINDOW, own)
-        if bounds
-        else torch.randperm(rows, generator=own)
-    )
+    if bounds:
+        return block_order(np.array(bounds), WINDOW, own)
+    return torch.randperm(rows, generator=own)
 
 
 def _rows(seed: int, data: Rows, size: int, step: int) -> Tensor:
     """Returns the rows of one step.
 
-    Batches run on across epochs, so all are of one size and none is lost.
+    Batches run on across epochs, so all have one size and no row is lost.
     """
     bounds = tuple(data.blocks.tolist()) if isinstance(data, ParquetRows) else ()
     epoch, start = divmod(step * size, len(data))
@@ -303,39 +287,43 @@ def _capture(learner: Learner, best: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors |= {f"average.{k}": v for k, v in learner.average.state_dict().items()}
     for number, state in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
-    return {k: v.detach().clone() for k, v in tensors.items()} | {
-        f"best.{k}": v for k, v in best.items()
-    }
+    return _copied(tensors) | {f"best.{k}": v for k, v in best.items()}
 
 
 def _restore(tensors: dict[str, Tensor], learner: Learner) -> None:
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {
-            k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)
-        }
-
-    learner.model.load_state_dict(part("model."))
-    learner.average.load_state_dict(part("average."))
+    learner.model.load_state_dict(_part(tensors, "model."))
+    learner.average.load_state_dict(_part(tensors, "average."))
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part("optimizer.").items():
+    for name, tensor in _copied(_part(tensors, "optimizer.")).items():
         number, key = name.split(".", 1)
         moments.setdefault(int(number), {})[key] = tensor
-    learner.optimizer.load_state_dict(
-        {"state": moments, "param_groups": learner.optimizer.state_dict()["param_groups"]}
-    )
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the tensors whose names start with a prefix, under their names without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in tensors.items()}
 
 
 def _roll_back(learner: Learner, data: Dataset, state: State) -> None:
-    """Undoes the interval and halves the rate, or gives up with a diagnosis."""
+    """Undoes the interval and halves the rate, or gives up with a diagnosis.
+
+    Raises:
+        DivergedError: it was undone as often as allowed.
+    """
     if state.rollbacks == MAX_ROLLBACKS:
         reason = _diagnose(learner, data, state)
+        rate = learner.config.peak * state.lr_scale
         raise DivergedError(
             f"training diverged after step {state.step}: {reason}; {MAX_ROLLBACKS} rollbacks at "
-            f"half the rate each "
-            f"did not help (last rate {learner.config.peak * state.lr_scale:.2g}). The weights of "
-            f"step {state.step} are "
-            "kept. Try a lower learning rate, or look for extreme values in the data with `taut "
-            "check`"
+            f"half the rate each did not help (last rate {rate:.2g}). The weights of step "
+            f"{state.step} are kept. Try a lower learning rate, or look for extreme values in the "
+            f"data with `taut check`"
         )
     _restore(state.tensors, learner)
     state.rollbacks += 1
@@ -343,33 +331,26 @@ def _roll_back(learner: Learner, data: Dataset, state: State) -> None:
 
 
 def _diagnose(learner: Learner, data: Dataset, state: State) -> str:
-    """Returns which term of the bound, or whose gradient, is not finite."""
-    if state.micro_batches > 1:  # of a whole batch, for which memory was too short
+    """Returns the first term of the bound, or gradient, that is not finite, as a clause."""
+    if state.micro_batches > 1:  # memory is too short for the whole batch that is needed here
         return "a loss or a gradient was not finite"
     model, objective, config = learner.model, learner.objective, learner.config
     size = batch_size(data, config)
     for step in range(state.step, min(state.step + 2000, state.total_steps)):
         with stream(config.seed, "step", step):
-            x = batch(
-                data.train, _rows(config.seed, data.train, size, step), data.binarize == "dynamic"
-            )
+            rows = _rows(config.seed, data.train, size, step)
+            x = batch(data.train, rows, data.binarize == "dynamic")
             try:
                 draw = model.draw(x, objective.num_samples, reparameterize=False)
-            except (
-                ValueError,
-                RuntimeError,
-            ) as error:  # a distribution that checks what it is given
-                return (
-                    f"the posterior cannot be sampled at step {step} "
-                    f"({str(error).partition(chr(10))[0]})"
-                )
+            except (ValueError, RuntimeError) as error:  # a distribution that checks its parameters
+                reason = str(error).partition("\n")[0]
+                return f"the posterior cannot be sampled at step {step} ({reason})"
         for term in ("log_likelihood", "log_prior", "log_posterior"):
             values = getattr(draw, term)
-            if not torch.isfinite(values).all():
-                count = int((~torch.isfinite(values)).sum())
-                return (
-                    f"{term} is not finite for {count} of {values.numel()} samples at step {step}"
-                )
+            count = int((~torch.isfinite(values)).sum())
+            if count:
+                of = f"{count} of {values.numel()} samples"
+                return f"{term} is not finite for {of} at step {step}"
         model.zero_grad()
         with stream(config.seed, "step", step):
             (-objective(model, x, None, step / state.total_steps).surrogate.mean()).backward()

@@ -1,9 +1,8 @@
-"""How a training runs on this machine: number of steps, threads, eager or compiled. What is not
-given is measured.
+"""The pace of a training on this machine: number of steps, threads, eager or compiled.
 
-Measured on copies of the model, before the first step; the choice is stored with the run, so that a
-resumed one adds in the same order. A training of seconds is not measured: it runs in one thread and
-eagerly, the same on every machine.
+Whatever the configuration does not give is measured on copies of the model, before the first step.
+The choice is stored with the run, so that a resumed one adds in the same order. A training of
+seconds is not measured: it runs in one thread and eagerly, the same on every machine.
 """
 
 from __future__ import annotations
@@ -29,10 +28,8 @@ from taut.training.step import Learner
 __all__ = ["choose", "plan_steps"]
 
 BRIEF = 20.0  # seconds of training below which nothing is measured
-COMPILING = (
-    30.0  # seconds it takes at most the first time, where a model and a machine are what is usual
-)
-# at least, of the time that a step of two data takes eagerly, which is all calls and no arithmetic
+COMPILING = 30.0  # seconds that compiling takes at most, for usual models and machines
+# Least share that compiling saves of an eager step on two rows, which is calls without arithmetic.
 SAVED = 0.5
 CLEARLY = 0.95  # share of the time below which another way is taken
 MOST_THREADS = 64
@@ -41,52 +38,44 @@ MOST_THREADS = 64
 def choose(
     model: Model, objective: Objective, data: Dataset, config: TrainingConfig
 ) -> tuple[TrainingConfig, str]:
-    """Returns the configuration with threads and form of the step decided, and torch set to the
+    """Returns the configuration with threads and form of the step decided, and sets torch's
     threads.
 
-    Beside it a line that says why, empty where all was given.
+    Also returns a one-line explanation, empty if nothing had to be decided.
 
     Args:
         model: The model, on its device; it is not changed.
-        objective: What is maximised.
+        objective: The objective to maximise.
         data: Training and validation data, on the device of the model.
-        config: What is given in it is kept.
+        config: The configuration; values that it gives are kept.
 
-    Fails:
+    Raises:
         UsageError: ``compile="on"`` was asked for and is not possible.
     """
     together = ""
     if world() > 1:  # torchrun gives each process its threads
-        config, together = (
-            dataclasses.replace(config, threads=torch.get_num_threads()),
-            f"{world()} processes, each ",
-        )
+        config = dataclasses.replace(config, threads=torch.get_num_threads())
+        together = f"{world()} processes, each "
     if config.threads is not None and config.compile == "off":
         torch.set_num_threads(config.threads)
-        return config, f"{together}eager" if together else ""
+        return config, together and f"{together}eager"
     learner = Learner(copy.deepcopy(model), objective, config)
-    on_processor = learner.total.device.type == "cpu"
-    most = torch.get_num_threads() if config.threads is None else config.threads
-    threads = 1 if config.threads is None and on_processor else most
+    counts = _thread_counts(config, learner.total.device)
+    threads = counts[0]
     torch.set_num_threads(threads)
     seconds = _seconds(learner, data, 3, 0.0)
-    steps = math.inf
-    if config.minutes is None or config.max_epochs is not None:
-        steps = _epochs(data, config) * len(data.train) / batch_size(data, config)
-    if config.minutes is not None:
-        steps = min(steps, 60 * config.minutes / seconds)
+    steps = _steps_ahead(data, config, seconds)
     eager = f"eager, {_threads(threads)}"
     measured = {eager: seconds}
     if steps * seconds > BRIEF:
-        tried = [threads] if config.threads is not None or not on_processor else _doubling(most)
-        for count in tried:
+        for count in counts:
             torch.set_num_threads(count)
             name = f"eager, {_threads(count)}"
             measured[name] = _seconds(learner, data)
             if measured[name] < CLEARLY * measured[eager]:
                 threads, eager = count, name
         torch.set_num_threads(threads)
-    form, why = eager, ""
+    form, failure = eager, ""
     saving = 0.0
     if config.compile == "auto" and steps * measured[eager] > COMPILING:
         saving = SAVED * steps * _overhead(learner, first_batch(data, config)[:2])
@@ -97,10 +86,9 @@ def choose(
         except CannotCompileError as error:
             if config.compile == "on":
                 raise UsageError(
-                    f"training.compile on: not possible for this model here ({error}); leave it "
-                    f"away"
+                    f"training.compile on: not possible for this model here ({error}); omit it"
                 ) from None
-            why = f"; not compiled: {error}"
+            failure = f"; not compiled: {error}"
         else:
             name = f"compiled, {_threads(threads)}"
             measured[name] = _seconds(compiled.twin(), data)
@@ -108,21 +96,18 @@ def choose(
                 form = name
             else:
                 compiled.lay_out(torch.contiguous_format)
-    # A training of seconds leaves the same files each time, and so no milliseconds.
-    listing = (
-        "; ".join(f"{name} {1e3 * s:.3g} ms" for name, s in measured.items())
-        if len(measured) > 1
-        else ""
-    )
-    note = together + form + (f" ({listing})" if listing else "") + why
-    return dataclasses.replace(
-        config, threads=threads, compile="on" if form.startswith("compiled") else "off"
-    ), note
+    listing = ""
+    if len(measured) > 1:  # a training of seconds leaves the same files each time: no milliseconds
+        listing = "; ".join(f"{name} {1e3 * s:.3g} ms" for name, s in measured.items())
+        listing = f" ({listing})"
+    chosen = "on" if form.startswith("compiled") else "off"
+    config = dataclasses.replace(config, threads=threads, compile=chosen)
+    return config, together + form + listing + failure
 
 
 def plan_steps(model: Model, objective: Objective, data: Dataset, config: TrainingConfig) -> int:
-    """Returns the number of steps of the whole training, so that the schedule is known before the
-    first one.
+    """Returns the number of steps of the whole training: the schedule must know it before the
+    first.
     """
     per_epoch = len(data.train) / batch_size(data, config)
     if config.minutes is None:
@@ -141,17 +126,44 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
 
 
 def _epochs(data: Dataset, config: TrainingConfig) -> float:
+    """Returns the passes over the data: those given, or as many as some 20,000 steps take."""
+    if config.max_epochs:
+        return config.max_epochs
     per_epoch = len(data.train) / batch_size(data, config)
-    return config.max_epochs or min(
-        max(20_000 / per_epoch, 20), 2000 if data.schema.is_rows else 500
-    )
+    most = 2000 if data.schema.is_rows else 500
+    return min(max(20_000 / per_epoch, 20), most)
+
+
+def _steps_ahead(data: Dataset, config: TrainingConfig, seconds: float) -> float:
+    """Returns the number of steps of the training if one takes so many seconds."""
+    steps = math.inf
+    if config.minutes is None or config.max_epochs is not None:
+        steps = _epochs(data, config) * len(data.train) / batch_size(data, config)
+    if config.minutes is not None:
+        steps = min(steps, 60 * config.minutes / seconds)
+    return steps
+
+
+def _thread_counts(config: TrainingConfig, device: torch.device) -> list[int]:
+    """Returns the numbers of threads to try: the one that is given, or doubling ones on a
+    processor.
+    """
+    if config.threads is not None:
+        return [config.threads]
+    most = torch.get_num_threads()
+    if device.type != "cpu":
+        return [most]
+    counts = [1]
+    while counts[-1] < min(most, MOST_THREADS):
+        counts.append(min(2 * counts[-1], most))
+    return counts
 
 
 def _seconds(learner: Learner, data: Dataset, count: int = 10, at_least: float = 0.2) -> float:
-    """Returns the seconds of a step: the fastest of three runs after one to warm up, each of so
-    many steps or seconds.
+    """Returns the seconds of a step on the first rank, so that all ranks decide alike.
 
-    They are those of the first rank, so that all decide alike.
+    They are those of the fastest of three runs after one step to warm up. A run repeats ``count``
+    steps until ``at_least`` so many seconds have passed.
     """
     trial, best = State(total_steps=10**9), math.inf
     with untouched():
@@ -166,20 +178,13 @@ def _seconds(learner: Learner, data: Dataset, count: int = 10, at_least: float =
 
 
 def _overhead(learner: Learner, x: torch.Tensor) -> float:
-    """Returns the seconds that an eager step takes however few data it has."""
+    """Returns the seconds that an eager step takes however few rows it has."""
     with untouched(), learner.interval():
         start = time.perf_counter()
         for _ in range(20):
             learner.step(x, 0.0, 0.0, 0.0)
         seconds = (time.perf_counter() - start) / 20
     return on_main(lambda: seconds)
-
-
-def _doubling(most: int) -> list[int]:
-    counts = [1]
-    while counts[-1] < min(most, MOST_THREADS):
-        counts.append(min(2 * counts[-1], most))
-    return counts
 
 
 def _threads(count: int) -> str:

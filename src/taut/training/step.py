@@ -1,4 +1,4 @@
-"""One step of training, in two forms that do the same: eager, and one compiled graph.
+"""One step of training, in two equivalent forms: eager, and one compiled graph.
 
 A ``Learner`` holds all that a step changes: the weights, AdamW's moments, the running average, the
 sums of an interval. The eager form calls the objective, differentiates and updates with torch's own
@@ -33,8 +33,8 @@ from taut.training.graph import CannotCompileError, Graph, compiled, scalars
 
 __all__ = ["Learner", "Step"]
 
-# What was compiled, by model: a graph takes all tensors as arguments, and so serves every learner
-# of a model like it.
+# Compiled steps, by model: a graph takes all tensors as arguments, so every learner of a model can
+# use it, be it one that measures the pace or the one that trains.
 _GRAPHS: WeakKeyDictionary[Model, dict[Any, Graph]] = WeakKeyDictionary()
 
 
@@ -53,11 +53,11 @@ class Step(nn.Module):
 
 
 class Learner:
-    """Creates what a training changes, for a model that is trained in place.
+    """Creates everything that training changes, for a model that is trained in place.
 
     Args:
         model: The model.
-        objective: What is maximised.
+        objective: The objective to maximise.
         config: Rates and sizes.
     """
 
@@ -75,13 +75,12 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.trainable, lr=0.0, weight_decay=config.weight_decay, fused=True
         )
-        for (
-            p
-        ) in self.trainable:  # torch makes them in the first step; a compiled one needs them before
+        # Torch makes the moments in the first step; a compiled step needs them before.
+        for p in self.trainable:
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self.optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
         device = next(model.parameters()).device
-        # Of the bounds of an interval, over its finite steps.
+        # Over an interval: the sum of the bounds of its finite steps, and the number of the others.
         self.total = torch.zeros((), dtype=wide_dtype(device), device=device)
         self.skipped = torch.zeros((), dtype=wide_dtype(device), device=device)
         self._graph: Graph | None = None
@@ -89,14 +88,14 @@ class Learner:
 
     @contextmanager
     def interval(self) -> Iterator[None]:
-        """Runs a block of steps: parts in training mode, sums from zero.
+        """Runs a block of steps, with parts in training mode and sums that start at zero.
 
-        Then the averaged model gets the model's buffers.
+        Afterwards the averaged model gets the model's buffers.
         """
         self.module.train()
         for part in self.model.children():
             if not any(p.requires_grad for p in part.parameters()):
-                # a frozen part is seen as it will be used: no dropout, and no statistics that move
+                # A frozen part is seen as it will be used: no dropout, no moving statistics.
                 part.eval()
         self.total.zero_()
         self.skipped.zero_()
@@ -118,17 +117,18 @@ class Learner:
         own: Share | None = None,
         micro_batches: int = 1,
     ) -> None:
-        r"""Takes one step on x, (B, \*event); one whose loss or gradient is not finite changes
-        nothing and is counted.
+        r"""Takes one step on x, (B, \*event).
+
+        A step whose loss or gradient is not finite changes nothing and is counted.
 
         Args:
-            x: Data.
+            x: Data points.
             rate: Learning rate.
-            decay: Of the running average.
-            progress: Share of the training that is done.
-            own: Which rows of a larger batch these are, where several processes take a step
+            decay: Decay of the running average.
+            progress: Share of the training that is done, from 0 to 1.
+            own: The rows of a larger batch that these are, where several processes take a step
                 together.
-            micro_batches: In how many parts the gradient of one process is computed, where memory
+            micro_batches: Number of parts in which one process computes the gradient, where memory
                 is short; from 2 on the form is eager.
         """
         with held():
@@ -161,17 +161,17 @@ class Learner:
                 bound = self.forward(x, progress)
             loss, value = -own.mean(bound.surrogate), own.mean(bound.value)
             sums = parallel.sum_over_ranks(torch.stack([loss.detach(), value]))
-            (
-                parallel.world() * loss
-            ).backward()  # DDP takes the mean over the ranks, and a sum is needed
+            scaled = parallel.world() * loss  # DDP takes the mean over the ranks; the sum is needed
+            scaled.backward()
             loss, value = sums().unbind()
         gradients = [p.grad for p in self.trainable if p.grad is not None]
-        # torch refuses it on MPS
-        foreach = True if self.total.device.type in ("cpu", "cuda") else None
+        foreach = None  # torch decides: it refuses the fused form on MPS
+        if self.total.device.type in ("cpu", "cuda"):
+            foreach = True
         norm = torch.nn.utils.get_total_norm(gradients, foreach=foreach)
         finite = torch.isfinite(norm) & torch.isfinite(loss) & torch.isfinite(value)
-        # The fused optimizer divides the gradient by grad_scale and leaves weights and moments
-        # alone where found_inf is 1: clipping and skipping cost no synchronisation with the device.
+        # The fused optimizer divides the gradient by grad_scale and changes neither weights nor
+        # moments where found_inf is 1: clipping and skipping cost no synchronisation.
         self.optimizer.grad_scale = (norm / self.config.clip_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         self.optimizer.param_groups[0]["lr"] = rate
@@ -183,14 +183,14 @@ class Learner:
         self.skipped += ~finite
 
     def _count_all(self) -> None:
-        """Tells all weights how many steps were taken: the compiled form counts in the first."""
+        """Gives all weights the number of steps taken: the compiled form counts in the first."""
         for p in self.trainable[1:]:
             self.optimizer.state[p]["step"].copy_(self.optimizer.state[self.trainable[0]]["step"])
 
     def _accumulate(self, x: Tensor, progress: float, count: int) -> tuple[Tensor, Tensor]:
-        """Adds up the gradient over parts of x, each with its rows of the noise of all.
+        """Adds up the gradient over parts of x, each with its rows of the noise for the whole.
 
-        Returns loss and value of all.
+        Returns loss and value of the whole.
         """
         before = generator_states()
         loss, value = torch.zeros_like(self.total), torch.zeros_like(self.total)
@@ -204,33 +204,30 @@ class Learner:
         return loss, value
 
     def compile(self, x: Tensor) -> None:
-        """Goes over to the compiled form of the step, for batches like x, after taking two steps in
-        either form on copies.
+        """Switches to the compiled form of the step, for batches like x, after comparing two steps
+        in either form on copies.
 
-        A model is compiled once, for each objective, shape, share and number of threads.
+        A model is compiled once for each objective, shape, share and number of threads.
 
         Args:
             x: A batch; where there are several processes, all of its rows.
 
-        Fails:
+        Raises:
             CannotCompileError: the step cannot be recorded or compiled, or the two forms disagree.
         """
         config, own = self.config, parallel.divided(len(x))
         if own is not None and x.device.type != "cpu":
             raise CannotCompileError("several processes on accelerators take eager steps")
-        how = (
+        key = (
+            self.objective,
+            x.shape,
+            tuple(p.requires_grad for p in self.model.parameters()),
             config.averaging > 0,
             config.clip_norm,
             config.weight_decay,
             config.precision,
             torch.get_num_threads(),
             own,
-        )
-        key = (
-            self.objective,
-            x.shape,
-            tuple(p.requires_grad for p in self.model.parameters()),
-            *how,
         )
         known = _GRAPHS.setdefault(self.model, {})
         self.lay_out(torch.channels_last)
@@ -243,39 +240,39 @@ class Learner:
         self._graph = known[key]
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
-        """Lays out the weights of convolutions and what is kept for each: contiguous for eager
-        steps, channels last for compiled.
+        """Lays out the weights of convolutions, their averages and moments: contiguous for eager
+        steps, channels last for compiled ones.
 
-        So each form is fastest; in the compiled one Adam finds weight and gradient in one order.
+        Each form is fastest so; in the compiled one Adam finds weight and gradient in one order.
         """
-        states = [s for p in self.trainable for s in self.optimizer.state[p].values()]
-        for tensor in (*self.trainable, *self.averaged, *states):
+        moments = [*self.moments("exp_avg"), *self.moments("exp_avg_sq")]
+        for tensor in (*self.trainable, *self.averaged, *moments):
             if tensor.dim() == 4:
                 tensor.data = tensor.data.contiguous(memory_format=memory_format)
 
     def twin(self, graph: Graph | None = None) -> Learner:
-        """Returns a learner on a copy of the model, which steps in the same form or in a given one.
-
-        To try something out.
+        """Returns a learner on a copy of the model, for trials; it steps in the same form, or by
+        the given graph.
         """
         twin = Learner(copy.deepcopy(self.model), self.objective, self.config)
         twin._graph = graph or self._graph
         return twin
 
     def tensors(self) -> list[Tensor]:
-        """Returns what a step reads and changes, in the order in which a graph takes it."""
-        states = [self.optimizer.state[p] for p in self.trainable]
-        averaged = self.averaged if self.average is not self.model else []
-        return [
-            *(p.detach() for p in self.trainable),
-            *(a.detach() for a in averaged),
-            *(s["exp_avg"] for s in states),
-            *(s["exp_avg_sq"] for s in states),
-            *(s["step"] for s in states[:1]),
-            *(t.detach() for t in self.fixed().values()),
-            self.total,
-            self.skipped,
-        ]
+        """Returns the tensors that a step reads and changes, in the order in which a graph takes
+        them.
+        """
+        tensors: list[Tensor] = [*self.trainable]
+        if self.average is not self.model:
+            tensors += self.averaged
+        tensors += [*self.moments("exp_avg"), *self.moments("exp_avg_sq")]
+        tensors += self.moments("step")[:1]
+        tensors += [*self.fixed().values(), self.total, self.skipped]
+        return [tensor.detach() for tensor in tensors]
+
+    def moments(self, name: str) -> list[Tensor]:
+        """Returns one of AdamW's tensors for each weight: ``exp_avg``, ``exp_avg_sq``, ``step``."""
+        return [self.optimizer.state[p][name] for p in self.trainable]
 
     def fixed(self) -> dict[str, Tensor]:
         """Returns frozen parameters and buffers, by name."""
@@ -285,19 +282,19 @@ class Learner:
 
 @contextmanager
 def _networks_in(module: nn.Module, precision: str) -> Iterator[None]:
-    """Computes the networks in a precision for a block.
-
-    What they return, and so the bound, is in torch's default one.
+    """Computes the networks in a precision for a block; their outputs, and so the bound, have
+    torch's default one.
     """
-    low = precision == "bfloat16"
-    networks = [m for m in module.modules() if isinstance(m, Network)] if low else []
+    networks = []
+    if precision == "bfloat16":
+        networks = [m for m in module.modules() if isinstance(m, Network)]
     for network in networks:
         network.forward = partial(_in_bfloat16, network.forward)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for network in networks:
-            del network.forward  # what the class has
+            del network.forward  # back to that of the class
 
 
 def _in_bfloat16(forward: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:

@@ -19,7 +19,7 @@ from taut.system.parallel import in_order
 from taut.system.seeds import stream
 from taut.types import Context, Data
 
-__all__ = ["Block", "blocks_of", "device_of"]
+__all__ = ["Block", "blocks_of", "device_of", "some_of"]
 
 R = TypeVar("R")
 
@@ -66,14 +66,20 @@ def blocks_of(
     def compute(first: int) -> R:
         rows = slice(first, min(first + size, len(x)))
         values = x[rows].to(device=device, dtype=torch.get_default_dtype())
-        c = None if context is None else context[rows].to(device)
-        block = Block(first // size, rows, values, c)
+        block = Block(first // size, rows, values, some_of(context, rows, device))
         noise = stream(seed, name, block.number) if name else nullcontext()
         with torch.no_grad(), noise:
             return function(block)
 
     with evaluating(model):
         yield from in_order(range(0, max(len(x), 1), size), compute)
+
+
+def some_of(
+    values: Tensor | None, rows: slice | Tensor, device: torch.device | None = None
+) -> Tensor | None:
+    """Returns some rows of values that need not be there, such as a context."""
+    return None if values is None else values[rows].to(device or values.device)
 
 
 def device_of(model: Model) -> torch.device:

@@ -2,8 +2,8 @@
 asks for.
 
 A spreadsheet runs what looks like a formula: in a CSV file a text (or a column's name) that begins
-with ``=``, ``+``, ``-``, ``@`` or a tab, and is no number, gets an apostrophe before it. Parquet
-keeps every text as it is, and so does a person's own table that was only filled in.
+with ``=``, ``+``, ``-``, ``@`` or a tab, and is not a number, gets an apostrophe before it. Parquet
+keeps every text as it is, and so does the user's own table that was only filled in.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def write_table(table: pa.Table, out: Path, *, own: bool = False) -> None:
     Args:
         table: The table.
         out: The file.
-        own: Whether it is the person's own table, whose cells stay as they are.
+        own: Whether it is the user's own table, whose cells stay as they are.
     """
     sink = io.BytesIO()
     if out.suffix == ".parquet":

@@ -19,6 +19,7 @@ from taut.system.parallel import Share
 from taut.system.seeds import stream
 from taut.types import Context
 from taut.use.blocks import Block, blocks_of, device_of
+from taut.use.door import takes_model_and_data
 
 __all__ = ["context_of", "decode", "encode", "reconstruct", "sample"]
 
@@ -39,7 +40,7 @@ def sample(
     Args:
         model: The model.
         num_samples: N.
-        mean: Whether to return $\mathbb{E}[x \mid z]$ in place of a draw: smoother than any datum
+        mean: Whether to return $\mathbb{E}[x \mid z]$ instead of a draw: smoother than any datum
             is.
         context: What all samples are conditioned on, (1, C), or what each is, (N, C).
         seed: The same seed gives the same samples.
@@ -61,6 +62,7 @@ def sample(
     return _by_blocks(model, rows, block, seed, "sample")
 
 
+@takes_model_and_data("taut.use.tasks.reconstruct", "reconstruct(data)")
 def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> Tensor:
     r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each datum, (N,
     \*event).
@@ -73,6 +75,7 @@ def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> T
     return _by_blocks(model, x, block, seed, "reconstruct")
 
 
+@takes_model_and_data("taut.use.tasks.encode", "encode(data)")
 def encode(model: Model, x: Any, num_samples: int | None = None, *, seed: int = 0) -> Tensor:
     r"""Returns the posterior mean of each datum, (N, D), or K draws of the posterior, (N, K, D)."""
     if num_samples is None:
@@ -101,7 +104,7 @@ def context_of(model: Model, values: Tensor) -> Context:
     """Returns the context of a model for values of what it is conditioned on: given columns (N, C),
     or totals (N, 1).
 
-    Fails:
+    Raises:
         UsageError: the model is not conditioned on anything.
     """
     if model.condition is None:

@@ -1,4 +1,11 @@
-"""Tables of mixed types: what each column is, its cells as numbers, and back.
+r"""Tables of mixed types: what each column is, its cells as numbers, and back.
 
-Read ``column`` first, then ``infer``.
+A row is a vector of numbers, NaN where missing, and each column has a kind that says what its
+number means: a level, a count, a date. The kind follows from all values of the column, by rules
+that can be read in ``infer``, and chooses the family in
+
+$$ p(x \mid z) = \prod_{i \,\mathrm{observed}} p_{\mathrm{kind}(i)}(x_i \mid z). $$
+
+Read ``column`` first, then ``infer``; ``prepare`` turns a table into an array and back,
+``delimited`` and ``parquet`` read files.
 """

@@ -8,11 +8,11 @@ import datetime
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from taut.data.tables.column import MISSING, quoted, value_text
+from taut.data.tables.words import MISSING, quoted, value_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,11 +55,13 @@ class Cells(NamedTuple):
 
     @property
     def missing(self) -> np.ndarray:
-        return self.place < 0 if self.family == "text" else np.isnan(self.numbers)
+        if self.family == "text":
+            return self.place < 0
+        return np.isnan(self.numbers)
 
 
 class Tokens:
-    """Creates the test for what means missing: the default texts, and a person's further texts and
+    """Creates the test for what means missing: the default texts, and the user's further texts and
     numbers.
 
     Args:
@@ -83,7 +85,7 @@ class Tokens:
 
 
 def read_cells(column: pa.ChunkedArray, tokens: Tokens) -> Cells | str:
-    """Returns the cells of a column, or what is wrong with its type and how to mend it."""
+    """Returns the cells of a column, or what is wrong with its type and what to do about it."""
     import pyarrow as pa
 
     order: tuple[str, ...] | None
@@ -169,14 +171,14 @@ def as_days(texts: Sequence[str]) -> tuple[np.ndarray, str]:
         try:
             time = datetime.datetime.fromisoformat(text)
             zoned = time.tzinfo is not None
-            days[i] = (
-                (time if zoned else time.replace(tzinfo=datetime.UTC)) - EPOCH
-            ) / datetime.timedelta(days=1)
+            moment = time if zoned else time.replace(tzinfo=datetime.UTC)
+            days[i] = (moment - EPOCH) / datetime.timedelta(days=1)
         except ValueError:
             continue
-        kind = (
-            "timestamp UTC" if zoned else "timestamp" if kind == "date" and len(text) > 10 else kind
-        )
+        if zoned:
+            kind = "timestamp UTC"
+        elif kind == "date" and len(text) > 10:
+            kind = "timestamp"
     return days, kind
 
 
@@ -184,31 +186,24 @@ def _texts(column: pa.ChunkedArray, tokens: Tokens) -> Cells:
     import pyarrow as pa
 
     encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
     texts = encoded.dictionary.to_pylist()
     index = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
     gone = np.array([t in tokens for t in texts], bool)
     if not gone.any():
-        return Cells(
-            "text" if texts else "null",
-            "text",
-            np.full(0 if texts else len(index), np.nan),
-            texts,
-            index,
-            {},
-        )
+        return _cells_of_texts(texts, index, {})
     counts = np.bincount(index[index >= 0], minlength=len(texts))
     read = {t: int(n) for t, n, g in zip(texts, counts, gone, strict=True) if g}
     moved = np.append(np.where(gone, -1, np.cumsum(~gone) - 1), -1)
     kept = [t for t, g in zip(texts, gone, strict=True) if not g]
-    return Cells(
-        "text" if kept else "null",
-        "text",
-        np.full(0 if kept else len(index), np.nan),
-        kept,
-        moved[index],
-        read,
-    )
+    return _cells_of_texts(kept, moved[index], read)
+
+
+def _cells_of_texts(texts: list[str], place: np.ndarray, read: dict[str, int]) -> Cells:
+    if texts:
+        return Cells("text", "text", np.full(0, np.nan), texts, place, read)
+    return Cells("null", "text", np.full(len(place), np.nan), texts, place, read)
 
 
 def _numbers(family: str, type_: str, values: np.ndarray, missing: set[float]) -> Cells:
@@ -225,19 +220,26 @@ def _days(ticks: pa.ChunkedArray, per_day: int) -> np.ndarray:
 def merged_order(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
     """Returns the longer of two orders of levels, or None if the shorter contradicts it."""
     long, short = (one, other) if len(one) >= len(other) else (other, one)
-    return long if tuple(level for level in long if level in set(short)) == short else None
+    if tuple(level for level in long if level in set(short)) == short:
+        return long
+    return None
 
 
 def _declared_order(column: pa.ChunkedArray) -> tuple[str, ...] | None:
     order: tuple[str, ...] | None = ()
     for chunk in column.chunks:
         levels = chunk.dictionary.to_pylist()
-        texts = (
-            str(v).lower() if isinstance(v, bool) else v if isinstance(v, str) else value_text(v)
-            for v in levels
-        )
+        texts = map(_level_text, levels)
         order = None if order is None else merged_order(order, tuple(texts))
     return order
+
+
+def _level_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value
+    return value_text(value)
 
 
 def _mend(kind: pa.DataType) -> str:

@@ -8,24 +8,20 @@ not have, is also read by Python's strict reader, which knows the lines at fault
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
-import lzma
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from taut.data.tables.column import MISSING, quoted
 from taut.data.tables.dialect import NUMBER, before_header, plain, repeats_a_row
+from taut.data.tables.packed import unpacked, utf8
+from taut.data.tables.points import ungrouped, with_points
+from taut.data.tables.words import MISSING, quoted
 from taut.system.errors import DataError, UsageError, shown
-from taut.system.memory import check_fits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,20 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["read_csv"]
 
 DELIMITERS = ",;\t|"
-BOMS = {
-    b"\xff\xfe\0\0": "utf-32",
-    b"\0\0\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-}
-MAX_BYTES = 16 * 2**30
 SAMPLE_BYTES, SAMPLE_ROWS = 2**18, 1000
 LISTED = 10
-GROUPED_BY_COMMA = (
-    r"^[+-]?[1-9]\d{0,2}(,\d{3})+$"  # 1,234 is 1.234 in one country and 1234 in another
-)
-GROUPED_BY_POINT = r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$"
-POINTS_AND_COMMAS = r"^[+-]?[\d.,]*\d[\d.,]*([eE][+-]?\d+)?$"
 
 
 def read_csv(
@@ -75,11 +59,12 @@ def read_csv(
         missing_values: Texts that stand for a missing entry besides the usual: a column of numbers
             may hold them.
 
-    Fails:
+    Raises:
         UsageError: an option is none of the above.
         DataError: the file is empty, damaged or no text, or its rows do not agree with its header.
     """
-    delimiter = "\t" if delimiter in ("tab", r"\t") else delimiter
+    if delimiter in ("tab", r"\t"):
+        delimiter = "\t"
     if delimiter is not None and (
         len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0'
     ):
@@ -89,7 +74,7 @@ def read_csv(
     if decimal not in (None, ".", ","):
         raise UsageError(f"--decimal takes '.' or ',', not {decimal!a}")
     where = shown(path)
-    data = _utf8(_bytes(path, where), encoding, where).rstrip(b"\r\n")
+    data = utf8(unpacked(path, where), encoding, where).rstrip(b"\r\n")
     if not data.strip():
         raise DataError(f"{where}: is empty; give a file whose first line names the columns")
     data, said, notes = plain(data, delimiter)
@@ -100,14 +85,13 @@ def read_csv(
             data = data.split(b"\n", skipped)[skipped]
         table, told = _parsed(data, between, where, delimiter is None, header)
     if decimal == ".":
-        table = _ungrouped(table, {*MISSING, *missing_values})
-    table, comma, unsure = _with_points(table, decimal, {*MISSING, *missing_values})
-    found = (
-        [f"delimiter {'tab' if between == chr(9) else repr(between)}"]
-        if said is None and between != ","
-        else []
-    )
-    found += ["decimal comma"] if decimal is None and comma else []
+        table = ungrouped(table, {*MISSING, *missing_values})
+    table, comma, unsure = with_points(table, decimal, {*MISSING, *missing_values})
+    found = []
+    if said is None and between != ",":
+        found.append("delimiter " + ("tab" if between == "\t" else repr(between)))
+    if decimal is None and comma:
+        found.append("decimal comma")
     notes += ([f"read with {' and '.join(found)}"] if found else []) + told + unsure
     return table, [f"{where}: {note}" for note in notes]
 
@@ -124,133 +108,13 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _bytes(path: Path, where: str) -> bytes:
-    """Returns what a file holds, unpacked; how it is packed is known by its first bytes."""
-    with path.open("rb") as stream:
-        magic = stream.read(6)
-        stream.seek(0)
-        try:
-            if magic.startswith(b"\x1f\x8b"):
-                return _unpacked(gzip.GzipFile(fileobj=stream), where)
-            if magic.startswith(b"BZh"):
-                return _unpacked(bz2.BZ2File(stream), where)
-            if magic.startswith(b"\xfd7zXZ\0"):
-                return _unpacked(lzma.LZMAFile(stream), where)
-            if magic.startswith(b"PK\x03\x04"):
-                return _from_zip(stream, where)
-        except (
-            gzip.BadGzipFile,
-            zlib.error,
-            EOFError,
-            lzma.LZMAError,
-            zipfile.BadZipFile,
-            RuntimeError,
-            ValueError,
-        ) as error:
-            raise DataError(
-                f"{where}: is truncated or damaged ({shown(error)}); write or download it again"
-            ) from error
-        except OSError as error:
-            # a damaged archive asks to seek before its start
-            if error.errno is not None and not magic.startswith(b"PK"):
-                raise
-            raise DataError(
-                f"{where}: is truncated or damaged ({shown(error)}); write or download it again"
-            ) from error
-        return stream.read()
-
-
-def _from_zip(stream: io.BufferedReader, where: str) -> bytes:
-    with zipfile.ZipFile(stream) as archive:
-        names = [
-            name
-            for name in archive.namelist()
-            if not name.endswith("/") and not name.startswith("__MACOSX/")
-        ]
-        if len(names) != 1:
-            held = ", ".join(shown(name) for name in names[:5]) or "nothing"
-            raise DataError(
-                f"{where}: holds {len(names)} files ({held}); give an archive of one table, or "
-                f"unpack it"
-            )
-        with archive.open(names[0]) as member:
-            return _unpacked(cast(io.BufferedIOBase, member), where)
-
-
-def _unpacked(stream: io.BufferedIOBase, where: str) -> bytes:
-    """Reads a piece at a time: a few bytes may unpack to more than there is memory."""
-    data = bytearray()
-    with stream:
-        while piece := stream.read(2**24):
-            data += piece
-            if len(data) > MAX_BYTES:
-                raise DataError(
-                    f"{where}: unpacks to more than 16 GiB; convert it to Parquet if that is meant"
-                )
-            check_fits(
-                len(data), where, "convert it to Parquet, which can stay on the disk (--stream)"
-            )
-    return bytes(data)
-
-
-def _utf8(data: bytes, encoding: str | None, where: str) -> bytes:
-    """Returns the text as UTF-8 without a byte order mark."""
-    encoding = encoding or next(
-        (name for mark, name in BOMS.items() if data.startswith(mark)), None
-    )
-    try:
-        if encoding is not None:
-            data = data.decode(encoding).encode()
-    except LookupError as error:
-        raise UsageError(
-            f"--encoding {shown(encoding)} is not known; give one such as utf-8, latin-1 or utf-16"
-        ) from error
-    except UnicodeError as error:
-        raise DataError(
-            f"{where}: is not {shown(encoding)} ({shown(error)}); leave --encoding away, or give "
-            f"another"
-        ) from error
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if (at := data.find(b"\0")) >= 0:
-        sample = data[: 2**10]
-        wide = "be" if at == 0 else "le" if sample.count(b"\0") > len(sample) / 4 else ""
-        mend = (
-            f"--encoding utf-16-{wide} if it is that"
-            if wide
-            else "it is damaged or no text: write it again as text"
-        )
-        raise DataError(f"{where}: line {_line(data, at)}: holds a NUL byte; {mend}")
-    try:
-        if not data.isascii():
-            data.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: {_undecodable(data, error.start)}") from error
-    return data
-
-
-def _undecodable(data: bytes, at: int) -> str:
-    # Bytes 0x80 to 0x9f are quotes and letters in Windows' encoding, and in latin-1 nothing that
-    # one would type.
-    likely = "cp1252" if any(0x80 <= byte < 0xA0 for byte in data[at : at + 2**20]) else "latin-1"
-    before, after = data[max(0, at - 20) : at], data[at : at + 20]
-    word = (before.splitlines() or [b""])[-1] + after.splitlines()[0]
-    text = shown(word.decode(likely, "replace"))
-    return (
-        f"is not UTF-8: line {_line(data, at)}, byte {data[at]:#x}; --encoding {likely} if it "
-        f"should read {text!r} there"
-    )
-
-
-def _line(data: bytes, at: int) -> int:
-    return data.count(b"\n", 0, at) + 1
-
-
 def _sniffed(data: bytes) -> str:
     """Returns the delimiter by which most rows have as many fields as the header, and most fields
     are numbers.
     """
     text = data[:SAMPLE_BYTES].decode(errors="ignore")
-    text = text if len(data) <= SAMPLE_BYTES else text[: text.rfind("\n") + 1] or text
+    if len(data) > SAMPLE_BYTES:
+        text = text[: text.rfind("\n") + 1] or text
 
     def score(delimiter: str) -> tuple[bool, float, float, int]:
         rows = list(
@@ -310,7 +174,8 @@ def _parsed(
         notes += [f"{blank} blank lines were skipped"] if blank else []
     if problems:
         raise DataError([f"{where}: {problem}" for problem in _name_problems(names) + problems])
-    table = table.slice(1) if named else table
+    if named:
+        table = table.slice(1)
     if not table.num_rows:
         raise DataError(
             f"{where}: has a header but no rows; give a file with at least one row of data"
@@ -366,7 +231,9 @@ def _row_for_names(table: pa.Table, names: list[str]) -> tuple[list[str], list[s
     )
     ways = "--no-header if line 1 is a row, --header if it names the columns"
     certain = numbers or 1 < len(same) >= len(names) / 2
-    return ([f"{which}; {ways}"], []) if certain else ([], [f"{which}; {ways}"])
+    if certain:
+        return ([f"{which}; {ways}"], [])
+    return ([], [f"{which}; {ways}"])
 
 
 def _names(
@@ -474,101 +341,3 @@ def _ragged(ragged: list[tuple[int, int]], rows: int, width: int, delimiter: str
 
 def _fields(count: int) -> str:
     return f"{count} field{'s' * (count != 1)}"
-
-
-def _with_points(
-    table: pa.Table, decimal: str | None, missing: set[str]
-) -> tuple[pa.Table, bool, list[str]]:
-    """Returns the table with decimal points, whether there were decimal commas, and a note on what
-    can be read two ways.
-    """
-    import pyarrow.compute as pc
-
-    if decimal == ".":
-        return table, False, []
-    commas, notes, sure, grouped = [], [], decimal == ",", False
-    for i, column in enumerate(table.columns):
-        if not _all(column.slice(0, SAMPLE_ROWS), POINTS_AND_COMMAS, missing) or not _any(
-            column, ","
-        ):
-            continue
-        if _parses(column, missing) and not _any(column, "."):
-            commas.append(i)
-            sure = sure or not _all(
-                column.filter(pc.match_substring(column, ",")), GROUPED_BY_COMMA, missing
-            )
-        elif _all(column, POINTS_AND_COMMAS, missing):
-            grouped = True  # such texts are understood later, by all that the column holds
-    for i, name in enumerate(table.column_names):
-        column = table.column(i)
-        if sure and i in commas:
-            table = table.set_column(i, name, pc.replace_substring(column, ",", "."))
-        elif i in commas:
-            read = f"holds numbers such as {_example(column, ',')}, and is read as text"
-            notes.append(
-                f"column {shown(name)} {read}; --decimal , if that is a decimal comma, --decimal . "
-                f"if it groups thousands"
-            )
-        elif (
-            (sure or notes or grouped)
-            and _any(column, ".")
-            and _all(column, GROUPED_BY_POINT, missing)
-        ):
-            read = (
-                f"holds numbers such as {_example(column, '.')}, read with a decimal point "
-                f"although other columns hold commas"
-            )
-            notes.append(f"column {shown(name)} {read}; remove the points if they group thousands")
-    return table, sure and bool(commas), notes
-
-
-def _ungrouped(table: pa.Table, missing: set[str]) -> pa.Table:
-    """Returns the table without the commas that group thousands, where a column holds
-    nothing else.
-    """
-    import pyarrow.compute as pc
-
-    for i, name in enumerate(table.column_names):
-        column = table.column(i)
-        if _any(column, ",") and _all(
-            column.filter(pc.match_substring(column, ",")), GROUPED_BY_COMMA, missing
-        ):
-            table = table.set_column(i, name, pc.replace_substring(column, ",", ""))
-    return table
-
-
-def _any(column: pa.ChunkedArray, character: str) -> bool:
-    import pyarrow.compute as pc
-
-    return bool(pc.any(pc.match_substring(column, character)).as_py())
-
-
-def _all(column: pa.ChunkedArray, pattern: str, missing: set[str]) -> bool:
-    import pyarrow.compute as pc
-
-    return bool(pc.all(pc.match_substring_regex(_present(column, missing), pattern)).as_py())
-
-
-def _parses(column: pa.ChunkedArray, missing: set[str]) -> bool:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    try:
-        pc.cast(pc.replace_substring(_present(column, missing), ",", "."), pa.float64())
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _present(column: pa.ChunkedArray, missing: set[str]) -> pa.ChunkedArray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    text = pc.utf8_trim_whitespace(column)
-    return text.filter(pc.invert(pc.is_in(text, value_set=pa.array(sorted(missing), pa.string()))))
-
-
-def _example(column: pa.ChunkedArray, character: str) -> str:
-    import pyarrow.compute as pc
-
-    return shown(repr(column.filter(pc.match_substring(column, character))[0].as_py()))

@@ -40,7 +40,7 @@ def plain(data: bytes, delimiter: str | None) -> Plain:
 
     Args:
         data: UTF-8, as it stands in the file.
-        delimiter: What a person said, if anything.
+        delimiter: What the user said, if anything.
     """
     notes: list[str] = []
     if (match := SEP.match(data)) is not None:
@@ -93,7 +93,9 @@ def before_header(data: bytes, delimiter: str) -> int:
                 not NUMBER.fullmatch(row[j]) and _mostly_numbers(below, j) for j in range(width - 1)
             )
             years = sum(NUMBER.fullmatch(name) is not None for name in row) > len(row) / 2
-            return line if len(below) >= 3 and names and (numbers or years) else 0
+            if len(below) >= 3 and names and (numbers or years):
+                return line
+            return 0
         if len(row) > width / 2:
             return 0
     return 0

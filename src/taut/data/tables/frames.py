@@ -28,7 +28,7 @@ def from_frame(source: object) -> pa.Table | None:
         source: A pandas or polars ``DataFrame``, a pyarrow ``Table`` or ``RecordBatch``, or
             whatever offers ``__arrow_c_stream__``.
 
-    Fails:
+    Raises:
         DataError: a column has a type that cannot be read.
     """
     pandas = sys.modules.get("pandas")

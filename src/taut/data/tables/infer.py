@@ -1,40 +1,4 @@
-"""Turns a table of mixed types into columns, each of one kind, and its cells into codes and back.
-
-What a column is follows from all its values, never from the first rows alone; the first rule that
-fits decides:
-
-====================================================================
-================================================== the values that are not missing
-kind ====================================================================
-================================================== none; times, durations, lists, records, bytes; an
-infinity            refused, saying how to mend it one value
-constant: left out, noted texts that are all numbers, or all ISO dates                          what
-such numbers or dates are an ordered categorical
-ordinal (binary if it has two levels) two texts, truth values or integers
-binary; levels sorted: false < true, no < yes
-texts: a name such as ``user_id``                                     id: left out, noted texts that
-    are 20 or more different numbers, or dates, but for 5 %    refused, saying which and how to mend
-    it
-texts: more than 50 of which more than half differ                    id: left out, noted texts, or
-    the numbers of a categorical                                category; refused beyond 1,000
-    levels
-dates and times                                                       date: days since 1970-01-01 in
-UTC integers that all differ: with a name such as ``id``; or 50 or more,  id: left out, noted none
-missing, and on average no gap above 3; any from 2^53 on integers such as 20240131 that are all
-dates, 50 or more              date, noted integers that span fewer than 256
-levels integers of which one repeats far above 9 others (0 beside incomes)   mixed: a density, and
-that one with a probability integers from near 0, skewed to the right
-count other integers from 0, at most 65,536 steps of their grid             levels integers
-as numbers numbers on a grid, each different one ten times or more               levels numbers of
-which some come 10 times as often as the others            mixed numbers that are all positive and
-whose log-normal likelihood         positive (with its Jacobian, at its maximum) is above the normal
-one numbers that crowd at an end of their range (humidity at 100)         mixed numbers
-real ====================================================================
-==================================================
-
-A schema file overrides each. What looks like a stand-in for a missing value ("?", -999) is
-reported, never guessed.
-"""
+"""Turns a table of mixed types into columns, each of one kind (``guess`` says which)."""
 
 from __future__ import annotations
 
@@ -47,42 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taut.data.tables import shape
 from taut.data.tables.cells import Tokens, as_numbers, days_of, read_cells
 from taut.data.tables.codes import decode, encode
-from taut.data.tables.column import (
-    KINDS,
-    LEVEL_KINDS,
-    MAX_LEVELS,
-    MISSING,
-    NUMBER_KINDS,
-    Column,
-    entry_problems,
-    is_id_name,
-    nearest_to,
-    quoted,
-    value_text,
-)
+from taut.data.tables.column import Column
+from taut.data.tables.entries import entry_problems
+from taut.data.tables.guess import MAX_CATEGORIES, guess, too_many
+from taut.data.tables.kind import Kind, Number
+from taut.data.tables.kinds import KINDS
 from taut.data.tables.notation import affix, is_currency
 from taut.data.tables.notes import (
     FROM_0,
     MANY,
     View,
     circle_notes,
-    disguise,
     dress_notes,
-    may_mean,
-    mixed,
-    only_other,
     precision_notes,
     sentinel_notes,
-    strays,
     token_notes,
     two_notations,
     unbounded_notes,
 )
-from taut.data.tables.seen import CAP, Numbers, Seen, some
+from taut.data.tables.seen import Numbers, Seen, some
 from taut.data.tables.toml import from_toml, to_toml
+from taut.data.tables.words import MISSING, nearest_to, quoted, value_text
 from taut.system.errors import shown
 
 if TYPE_CHECKING:
@@ -90,8 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "MISSING", "Column", "decode", "encode", "from_toml", "infer", "to_toml"]
 
-MAX_CATEGORIES = 1000
 CONSTANT = " is constant ("
+HELD = {"text": "texts", "bool": "truth values", "number": "numbers", "date": "dates"}
 LISTED = 3  # columns of which each gets a line of its own
 
 
@@ -102,7 +53,7 @@ def infer(
     missing_values: Sequence[str] = (),
     given: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[tuple[Column, ...], list[str], list[str]]:
-    """Returns the columns of a table, what a person should know about them, and what is wrong: a
+    """Returns the columns of a table, what the user should know about them, and what is wrong: a
     line each.
 
     Args:
@@ -145,12 +96,10 @@ def infer(
             'has no column left to model; keep one with a schema file (such as kind = "category")'
         )
     pairs = [
-        (s, c)
-        for s, c in zip(seen, columns, strict=True)
-        if c is not None and c.kind in ("real", "positive")
+        (s, c) for s, c in zip(seen, columns, strict=True) if c is not None and c.rules.unbounded
     ]
     notes += unbounded_notes(
-        [(quoted(c.name), _viewed(s, c.kind).numbers) for s, c in pairs]
+        [(quoted(c.name), _viewed(s, c.rules).numbers) for s, c in pairs]
     ) + token_notes(seen)
     notes = _condensed(notes)
     return (
@@ -187,7 +136,7 @@ def _header_problems(headers: list[str], given: Mapping[str, Any], where: str) -
     known = set(headers)
     extra = [h for h in given if h not in known]
     lines += [
-        f"the schema file describes {quoted(h)}, which is no column{nearest_to(h, headers)}"
+        f"the schema file describes {quoted(h)}, which is not a column{nearest_to(h, headers)}"
         for h in extra
     ]
     return [where + line for line in lines]
@@ -196,56 +145,59 @@ def _header_problems(headers: list[str], given: Mapping[str, Any], where: str) -
 def _column(
     seen: Seen, entry: Mapping[str, Any], notes: list[str], problems: list[str]
 ) -> Column | None:
-    label, kind = quoted(seen.name), entry.get("kind")
-    if kind == "id":
-        return Column(seen.name, "id", missing=seen.missing, type="text", rows=seen.rows)
+    label, word = quoted(seen.name), entry.get("kind")
+    if word == "id":
+        return Column(seen.name, word, missing=seen.missing, type="text", rows=seen.rows)
     if seen.problem or seen.family == "null":
         nothing = 'holds nothing but missing values; remove it, or set kind = "id" in a schema file'
         problems.append(f"column {label} {seen.problem or nothing}")
         return None
-    view = _viewed(seen, kind)
+    view = _viewed(seen, KINDS.get(word or ""))
     if view.numbers.infinite:
         problems.append(_infinite(label, view.numbers, seen.rows))
         return None
     notes += sentinel_notes(label, seen, view)
-    if view.family == "date" and (both := two_notations(seen)) and kind is None:
+    if view.family == "date" and (both := two_notations(seen)) and word is None:
         problems.append(f"column {label} {both}")
         return None
-    if kind is not None and not _fits(kind, label, view, seen, problems):
+    if word is not None and (misfit := _misfit(KINDS[word], view, seen)):
+        problems.append(f"column {label}: kind {word} {misfit}")
         return None
-    kind = kind or _guess(seen, view, notes, problems)
-    if kind is None:
+    word = word or guess(seen, view, notes, problems)
+    column = None if word is None else _built(seen, view, KINDS[word], entry, problems)
+    if column is None:
         return None
-    column = _built(seen, view, kind, entry, problems)
-    if (
-        column is not None
-        and column.modelled
-        and view.family in ("number", "date")
-        and seen.family == "text"
-    ):
+    return _noted(column, seen, view, notes, problems)
+
+
+def _noted(column: Column, seen: Seen, view: View, notes: list[str], problems: list[str]) -> Column:
+    """Returns the column with its notation, and notes what a user should know of it."""
+    label = quoted(seen.name)
+    if column.modelled and view.family in ("number", "date") and seen.family == "text":
         column = replace(column, notation=seen.texts.dress.notation)
-    if column is not None and kind != "id":
+    if column.kind != "id":
         notes += dress_notes(label, seen, view)
-    if column is not None and column.modelled:
+    if column.modelled:
         notes += precision_notes(label, column, problems) + circle_notes(label, column)
-    elif column is not None and kind == "constant":
+    elif column.kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
         notes.append(f"{label}{CONSTANT}{column.describe()[1]}{gone}), left out")
     return column
 
 
-def _viewed(seen: Seen, kind: str | None) -> View:
-    """Texts that a person calls levels stay texts (01234 is a postcode).
+def _viewed(seen: Seen, kind: Kind | None) -> View:
+    """Texts that the user calls levels stay texts (01234 is a postcode).
 
     Two of them are read as rule 1 would.
     """
     texts = seen.texts
     if seen.family != "text":
         return View(seen.family, seen.type, seen.days if seen.family == "date" else seen.numbers)
-    if (seen.declared and kind in (None, "constant", *LEVEL_KINDS)) or kind in (
-        "category",
-        "ordinal",
-    ):
+    if kind is None:
+        stays = seen.declared
+    else:
+        stays = kind.keeps_text or (seen.declared and "text" in kind.cells)
+    if stays:
         return View("text", "text", Numbers())
     if not texts.others["number"] and not (kind is None and _may_be_levels(seen)):
         return View("number", "int" if texts.integers else "float", texts.numbers)
@@ -265,285 +217,66 @@ def _may_be_levels(seen: Seen) -> bool:
     )
 
 
-def _guess(seen: Seen, view: View, notes: list[str], problems: list[str]) -> str | None:
-    label = quoted(seen.name)
-    distinct = seen.texts.distinct if view.family == "text" else view.numbers.distinct
-    if distinct == 1:
-        return "constant"
-    if seen.order and view.family != "date":
-        return "binary" if len(seen.order) == 2 else "ordinal"
-    if distinct == 2 and (
-        view.family in ("text", "bool") or (view.family == "number" and view.numbers.integers)
-    ):
-        return "binary"
-    if view.family == "text":
-        return _guess_text(seen, notes, problems)
-    if view.family == "date":
-        return "date"
-    if seen.declared:
-        return "category"
-    if seen.family == "text" and seen.texts.padded:
-        keep = 'kind = "category" in a schema file keeps the texts'
-        notes.append(
-            f"{label} holds numbers with leading zeros such as {quoted(seen.texts.padded)}, read "
-            f"as numbers; {keep}"
-        )
-    numbers = view.numbers
-    if numbers.integers and (kind := _guess_integer(seen, numbers, notes)):
-        return kind
-    if not numbers.integers and shape.few_values(numbers, shape.step_of(numbers)):
-        return "levels"
-    return _guess_density(numbers)
-
-
-def _guess_density(numbers: Numbers) -> str:
-    if shape.atoms_of(numbers):
-        return "mixed"
-    mean, std, log_mean, log_std = numbers.moments()
-    with np.errstate(divide="ignore"):
-        # both without the terms that they share, per value
-        log_normal = -np.log(log_std) - log_mean
-    # Positive numbers that hardly vary need an offset, which a logarithm cannot have.
-    if numbers.low > 0 and log_normal > -np.log(std) and mean < shape.FAR * std:
-        return "positive"
-    return "mixed" if shape.has_edge(numbers) else "real"
-
-
-def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None:
-    label, texts = quoted(seen.name), seen.texts
-    hint = mixed(texts)
-    only = only_other(seen)
-    if only:
-        hint = f"; all its other values are numbers, so {may_mean(only, texts.counts[only])}"
-    id_name = is_id_name(seen.name)
-    if not id_name and not seen.declared and (wrong := strays(seen) or disguise(seen)):
-        problems.append(f"column {label}: {wrong}")
-        return None
-    if id_name or (texts.count > 50 and texts.share_different > 0.5):
-        notes.append(
-            f'{label} looks like an id, left out; kind = "category" in a schema file keeps it{hint}'
-        )
-        return "id"
-    if texts.distinct > MAX_CATEGORIES:
-        problems.append(_too_many(label, texts.distinct) + hint)
-        return None
-    if hint and not only:
-        notes.append(f"{label} is read as a category{hint}")
-    return "category"
-
-
-def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None:
-    """Returns the kind of integers; None if they are modelled as numbers with a density."""
-    label, span = quoted(seen.name), numbers.high - numbers.low
-    large = max(-numbers.low, numbers.high) >= 2**53  # a float no longer tells those apart
-    if large:
-        keep = 'give it as text with kind = "category" in a schema file to keep it'
-        notes.append(
-            f"{label} looks like an id, left out: no float tells its integers from 2^53 on apart; "
-            f"{keep}"
-        )
-        return "id"
-    if numbers.all_different and (
-        is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)
-    ):
-        notes.append(
-            f'{label} looks like an id, left out; kind = "count" or "real" in a schema file keeps '
-            f"it"
-        )
-        return "id"
-    if _is_yyyymmdd(numbers):
-        keep = 'kind = "levels" in a schema file keeps them integers'
-        notes.append(
-            f"{label} holds dates such as {numbers.low:.0f}, read as dates and written again so; "
-            f"{keep}"
-        )
-        return "date"
-    if span < 256:
-        return "levels"
-    atoms = shape.atoms_of(numbers)
-    if atoms and _lone(numbers, atoms):
-        return None
-    if shape.is_count(numbers):
-        return "count"
+def _misfit(kind: Kind, view: View, seen: Seen) -> str:
+    """Returns why a column cannot be of the kind that a schema file gives it, or nothing."""
+    if kind.holds(view.family, view.numbers):
+        texts = view.family == "text"
+        return kind.refuses(view.numbers, seen.texts.distinct if texts else view.numbers.distinct)
+    first = seen.texts.first_other.get(kind.reads)
+    where = ""
+    if first and seen.family == "text":
+        where = f", the first ({quoted(first[1])}) in row {first[0]} {FROM_0}"
     return (
-        "levels"
-        if numbers.low >= 0 and shape.num_steps(numbers, shape.step_of(numbers)) < MAX_LEVELS
-        else None
+        f"needs {' or '.join(kind.cells)}s, but it holds {HELD[view.family]}{where}; correct "
+        f"them, or "
+        f"choose another kind"
     )
-
-
-def _is_yyyymmdd(numbers: Numbers) -> bool:
-    many = (
-        numbers.count >= shape.MIN_ROWS and numbers.distinct >= MANY and numbers.capped_at is None
-    )
-    return many and numbers.low > 18_000_000 and not np.isnan(days_of(numbers.values)).any()
-
-
-def _lone(numbers: Numbers, atoms: tuple[float, ...]) -> bool:
-    """Returns whether integers keep away from an atom at 0.
-
-    Counts that start there go on with 1, 2, 3.
-    """
-    return numbers.low != 0 or 0.0 not in atoms or float(numbers.values[1]) >= 10
-
-
-def _fits(kind: str, label: str, view: View, seen: Seen, problems: list[str]) -> bool:
-    """Says what is wrong with a kind that a person gave."""
-    numbers, say = view.numbers, f"column {label}: kind {kind} "
-    if kind == "constant":
-        several = (seen.texts.distinct if view.family == "text" else numbers.distinct) > 1
-        problems += (
-            [f'{say}needs one value, but it holds several; kind = "id" leaves it out']
-            if several
-            else []
-        )
-        return not several
-    if kind == "date" and view.family == "number" and not np.isnan(days_of(numbers.values)).any():
-        return True
-    families = (
-        ("text", "bool", "number")
-        if kind in LEVEL_KINDS
-        else ("date",)
-        if kind == "date"
-        else ("number",)
-    )
-    if view.family not in families:
-        first = seen.texts.first_other.get("date" if kind == "date" else "number")
-        where = (
-            f", the first ({quoted(first[1])}) in row {first[0]} {FROM_0}"
-            if first and seen.family == "text"
-            else ""
-        )
-        held = {"text": "texts", "bool": "truth values", "number": "numbers", "date": "dates"}[
-            view.family
-        ]
-        problems.append(
-            f"{say}needs {' or '.join(families)}s, but it holds {held}{where}; mend them, or "
-            f"choose another kind"
-        )
-        return False
-    if kind in NUMBER_KINDS:
-        if kind == "count" and not numbers.integers:
-            problems.append(f"{say}needs integers, but it holds others; choose real or positive")
-        elif kind == "count" and numbers.low < 0:
-            problems.append(
-                f"{say}needs integers from 0, but it holds {numbers.low:.15g}; choose levels or "
-                f"real"
-            )
-        elif kind == "positive" and numbers.low <= 0:
-            problems.append(
-                f"{say}needs numbers above 0, but it holds {numbers.low:.15g}; choose real"
-            )
-        elif kind == "count" and numbers.high >= 2**53:
-            large = (
-                f"{say}holds integers up to {numbers.high:.3g}, which no float tells apart from "
-                f"2^53 on"
-            )
-            problems.append(f'{large}; leave the column out (kind = "id"), or divide it')
-        else:
-            return True
-        return False
-    return True
 
 
 def _built(
-    seen: Seen, view: View, kind: str, entry: Mapping[str, Any], problems: list[str]
+    seen: Seen, view: View, kind: Kind, entry: Mapping[str, Any], problems: list[str]
 ) -> Column | None:
-    label, numbers = quoted(seen.name), view.numbers
-    column = partial(Column, seen.name, kind, missing=seen.missing, type=view.type, rows=seen.rows)
-    if kind == "id":
-        return Column(seen.name, kind, missing=seen.missing, type="text", rows=seen.rows)
-    if kind in LEVEL_KINDS or (kind == "constant" and view.family in ("text", "bool")):
+    label, numbers, type_ = quoted(seen.name), view.numbers, view.type
+    if kind.word == "id":
+        type_ = "text"
+    column = partial(Column, seen.name, kind.word, missing=seen.missing, rows=seen.rows)
+    if kind.word == "id":
+        return column(type=type_)
+    if kind.nominal or (not kind.modelled and view.family in ("text", "bool")):
         levels = _levels(seen, view, kind, entry, problems)
-        return None if levels is None else column(levels=levels)
-    if kind == "constant":
-        return column(low=numbers.low, high=numbers.high)
-    if kind == "date" and view.family == "number":
+        if levels is None:
+            return None
+        return column(type=type_, levels=levels)
+    if not kind.modelled:
+        return column(type=type_, low=numbers.low, high=numbers.high)
+    if kind.reads == "date" and view.family == "number":
         days = Numbers()
         days.add(np.repeat(days_of(numbers.values), numbers.counts), 0)
-        numbers, column = days, partial(column, type="yyyymmdd")
-    low, high = float(entry.get("low", numbers.low)), float(entry.get("high", numbers.high))
-    if numbers.low < low or numbers.high > high:
-        held = (
-            f"holds {value_text(numbers.low)}..{value_text(numbers.high)}, outside its levels "
-            f"{low:.15g}..{high:.15g}"
-        )
-        problems.append(f"column {label} {held}; correct the values, or low and high")
+        numbers, type_ = days, "yyyymmdd"
+    assert isinstance(kind, Number)
+    shaped = kind.shaped(numbers, entry)
+    if isinstance(shaped, str):
+        problems.append(f"column {label}{shaped}")
         return None
-    step = (
-        shape.tick_of(numbers)
-        if kind == "date"
-        else float(entry.get("step", shape.step_of(numbers)))
-    )
-    if kind == "levels":
-        if not step:
-            problems.append(
-                f"column {label}: kind levels needs numbers on a grid, such as step = 0.5, but it "
-                f"holds others; choose real"
-            )
-            return None
-        step = step if "step" in entry or numbers.count >= shape.MIN_ROWS else min(step, 1.0)
-        if any(
-            abs((end - numbers.low) / step - round((end - numbers.low) / step)) > 1e-6
-            for end in (low, high)
-        ):
-            step = (
-                math.gcd(
-                    *(round((v - numbers.low) / 1e-6) for v in (low, high, numbers.low + step))
-                )
-                * 1e-6
-            )
-        if (high - low) / step >= MAX_LEVELS:
-            held = f"spans {(high - low) / step + 1:,.0f} levels, at most {MAX_LEVELS:,} are taken"
-            problems.append(f"column {label} {held}; use count or real")
-            return None
-    atoms: tuple[float, ...] = ()
-    bounded = ""
-    if kind in ("mixed", "date"):
-        atoms = tuple(sorted(float(a) for a in entry.get("atoms", shape.atoms_of(numbers))))
-        given = [end for end in ("low", "high") if end in entry]
-        ends = (
-            shape.ends_of(numbers, atoms)
-            if not entry
-            else "both"
-            if len(given) == 2
-            else "".join(given)
-        )
-        bounded = ends if kind == "mixed" else ""
     mean, std, _, _ = numbers.moments()
-    offset = shape.offset_of(numbers, kind, step)
-    if kind == "levels":
-        offset = low if offset else 0.0
-    shaped = partial(column, offset=offset, step=step, atoms=atoms, bounded=bounded)
-    return shaped(low=low, high=high, mean=mean, std=std)
+    return column(type=type_, mean=mean, std=std, **shaped._asdict())
 
 
 def _levels(
-    seen: Seen, view: View, kind: str, entry: Mapping[str, Any], problems: list[str]
+    seen: Seen, view: View, kind: Kind, entry: Mapping[str, Any], problems: list[str]
 ) -> tuple[str, ...] | None:
     """Returns the levels.
 
     Those given, those that the source declares in order, or those seen, sorted.
     """
-    label, order = f"column {quoted(seen.name)}", seen.order
-    if view.family == "text":
-        held = seen.texts.counts
-    else:
-        texts = [
-            ("false", "true")[int(v)] if view.family == "bool" else value_text(v)
-            for v in view.numbers.values.tolist()
-        ]
-        held = dict(zip(texts, view.numbers.counts.tolist(), strict=True))
+    label, held = f"column {quoted(seen.name)}", _held_levels(seen, view)
     if len(held) > MAX_CATEGORIES:
-        problems.append(_too_many(quoted(seen.name), len(held)))
+        problems.append(too_many(quoted(seen.name), len(held)))
         return None
     if given := tuple(entry.get("levels", ())):
-        plain = (
-            given
-            if view.family == "text"
-            else tuple(_plain_level(level, view.family) for level in given)
-        )
-        if others := [t for t in held if t not in plain]:
+        if view.family != "text":
+            given = tuple(_plain_level(level, view.family) for level in given)
+        if others := [t for t in held if t not in given]:
             count = (
                 f"{sum(held[t] for t in others):,} values that are none of its levels "
                 f"({some(others)})"
@@ -552,22 +285,32 @@ def _levels(
                 f"{label} holds {count}; add them to levels, or list them in --missing-values"
             )
             return None
-        return plain
-    if kind == "ordinal" and not order and view.family == "text" and not _all_numbers(held):
+        return given
+    if kind.ordered and not seen.order and view.family == "text" and not _all_numbers(held):
         problems.append(
             f'{label}: kind ordinal needs the levels in their order, such as levels = ["low", '
             f'"high"]'
         )
         return None
-    kept = kind == "ordinal" or (kind == "binary" and len(order) == 2)
-    levels = order if order and kept else _sorted(held) if view.family == "text" else tuple(held)
-    if kind != "constant" and (len(levels) < 2 or (kind == "binary" and len(levels) > 2)):
-        problems.append(
-            f"{label}: kind {kind} needs two levels{'' if kind == 'binary' else ' or more'}, it "
-            f"holds {len(levels)}"
-        )
+    levels = _sorted(held) if view.family == "text" else tuple(held)
+    if seen.order and kind.keeps_order(seen.order):
+        levels = seen.order
+    if needed := kind.wrong_levels(len(levels)):
+        problems.append(f"{label}: kind {kind.word} needs {needed}, it holds {len(levels)}")
         return None
     return levels
+
+
+def _held_levels(seen: Seen, view: View) -> Mapping[str, int]:
+    """Returns the texts of the levels that were seen, and how often each was."""
+    if view.family == "text":
+        return seen.texts.counts
+    values = view.numbers.values.tolist()
+    if view.family == "bool":
+        texts = [("false", "true")[int(v)] for v in values]
+    else:
+        texts = [value_text(v) for v in values]
+    return dict(zip(texts, view.numbers.counts.tolist(), strict=True))
 
 
 def _sorted(texts: Iterable[str]) -> tuple[str, ...]:
@@ -582,23 +325,12 @@ def _all_numbers(texts: Iterable[str]) -> bool:
 
 
 def _plain_level(level: str, family: str) -> str:
+    if family == "bool":
+        return level.lower()
     number = as_numbers([level])[0]
-    return (
-        level.lower()
-        if family == "bool"
-        else level
-        if not math.isfinite(number)
-        else value_text(float(number))
-    )
-
-
-def _too_many(label: str, distinct: int) -> str:
-    number = f"more than {CAP - 1:,}" if distinct == CAP else f"{distinct:,}"
-    ways = (
-        'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a '
-        "schema file"
-    )
-    return f"column {label} holds {number} different texts, too many for a category; {ways}"
+    if math.isfinite(number):
+        return value_text(float(number))
+    return level
 
 
 def _infinite(label: str, numbers: Numbers, rows: int) -> str:

@@ -168,20 +168,19 @@ def days_in(texts: Sequence[str], notation: str) -> tuple[np.ndarray, str]:
             continue
         zoned = found["zone"] is not None or found["utc"] is not None
         days[i] = (time - EPOCH) / datetime.timedelta(days=1)
-        kind = (
-            "timestamp UTC"
-            if zoned
-            else "timestamp"
-            if kind == "date" and found["hour"] is not None
-            else kind
-        )
+        if zoned:
+            kind = "timestamp UTC"
+        elif kind == "date" and found["hour"] is not None:
+            kind = "timestamp"
     return days, kind
 
 
 def affix(notation: str) -> str:
     """Returns what stands before or behind the numbers of a notation, if anything."""
     prefix, _, rest = notation.partition("#")
-    return (prefix or rest[1:]) if "#" in notation else ""
+    if "#" in notation:
+        return prefix or rest[1:]
+    return ""
 
 
 def is_currency(sign: str) -> bool:
@@ -221,7 +220,9 @@ def _matched(text: str) -> re.Match[str] | None:
         match["last"],
         "-" if match["open"] else "",
     ]
-    return match if sum(map(bool, signs)) <= 1 else None
+    if sum(map(bool, signs)) <= 1:
+        return match
+    return None
 
 
 def _of_numbers(texts: Sequence[str]) -> Dress:
@@ -231,7 +232,9 @@ def _of_numbers(texts: Sequence[str]) -> Dress:
     prefix, suffix = max(dressed, key=lambda pair: dressed[pair]) if dressed else ("", "")
     bracketed = any(m["open"] for m in matches)
     decimal, why = _decimal([m["body"] for m in matches], prefix + suffix, bracketed)
-    return Dress("", why) if why else Dress(f"{prefix}#{decimal}{suffix}" if decimal else "")
+    if why or not decimal:
+        return Dress("", why)
+    return Dress(f"{prefix}#{decimal}{suffix}")
 
 
 def _decimal(bodies: Sequence[str], worn: str, bracketed: bool) -> tuple[str, str]:
@@ -298,14 +301,17 @@ def _number(text: str, prefix: str, decimal: str, suffix: str) -> float:
     value = _value(match["body"], decimal)
     if value is None:
         return math.nan
-    value = value if match["exponent"] is None else float(f"{value!r}{match['exponent']}")
+    if match["exponent"] is not None:
+        value = float(f"{value!r}{match['exponent']}")
     negative = match["open"] or "-" in (
         match["sign"],
         match["inner"],
         match["minus"],
         match["last"],
     )
-    return -value if negative else value
+    if negative:
+        return -value
+    return value
 
 
 def _date(text: str) -> dict[str, str | None] | None:

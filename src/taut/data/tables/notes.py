@@ -1,4 +1,4 @@
-"""What a person should know about columns.
+"""What the user should know about columns.
 
 What may mean missing, what keeps one from being numbers, what storage may lose.
 """
@@ -12,18 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from taut.data.tables.cells import as_days
-from taut.data.tables.column import (
-    LEVEL_KINDS,
+from taut.data.tables.column import Column
+from taut.data.tables.notation import affix, days_in, is_time_of_day, numbers_in, units
+from taut.data.tables.seen import Numbers, Seen, Texts, some
+from taut.data.tables.words import (
     MISSING,
-    Column,
     day_text,
-    exact_integers,
     float_storage,
     quoted,
     value_text,
 )
-from taut.data.tables.notation import affix, days_in, is_time_of_day, numbers_in, units
-from taut.data.tables.seen import Numbers, Seen, Texts, some
 from taut.system.errors import shown
 
 SUSPICIOUS = {
@@ -218,7 +216,9 @@ def only_other(seen: Seen) -> str:
         and _suspicious(first[1])
         and seen.texts.counts.get(first[1], 0) == others < seen.texts.count
     )
-    return first[1] if first is not None and only else ""
+    if first is not None and only:
+        return first[1]
+    return ""
 
 
 def may_mean(text: str, count: int) -> str:
@@ -272,13 +272,11 @@ def _day_marks(seen: Seen, numbers: Numbers) -> list[tuple[str, int, str]]:
 
 def precision_notes(label: str, column: Column, problems: list[str]) -> list[str]:
     """What storing in float32 loses."""
-    storage, notes = float_storage(), []
-    if column.kind in LEVEL_KINDS:
+    if column.rules.nominal:
         return []
-    precision, ends = (
-        np.dtype(storage).name,
-        (float(column.codes(column.low)), float(column.codes(column.high))),
-    )
+    storage, notes = float_storage(), []
+    precision = np.dtype(storage).name
+    ends = float(column.codes(column.low)), float(column.codes(column.high))
     largest = max(map(abs, ends))
     if largest > min(float(np.finfo(storage).max), 1e150):
         problems.append(
@@ -290,23 +288,13 @@ def precision_notes(label: str, column: Column, problems: list[str]) -> list[str
         same = f"is constant in {precision}, where a density is infinite"
         problems.append(f"column {label} {same}; subtract its mean, or remove it")
         return []
-    if column.kind == "count" and largest > exact_integers():
-        notes.append(
-            f"{label} holds integers up to {largest:,.0f}; {precision} tells them apart only to "
-            f"{exact_integers():,}"
-        )
     finest = float(np.spacing(storage(largest)))
     if column.type.startswith("timestamp") and finest * 1440 > max(1 / 60, column.step * 1440):
         notes.append(
             f"{label} is stored in {precision} as days: times are kept to {finest * 1440:.2g} "
             f"minutes"
         )
-    if column.kind in ("real", "mixed") and column.step and finest > column.step:
-        few = (
-            f"{label} spans more than {precision} tells apart: its values are kept to {finest:.2g}"
-        )
-        notes.append(f"{few}, its last digit is {column.step:.2g}")
-    return notes
+    return notes + column.rules.stored(label, column, largest)
 
 
 def circle_notes(label: str, column: Column) -> list[str]:
@@ -314,7 +302,7 @@ def circle_notes(label: str, column: Column) -> list[str]:
     low, high, step = column.low, column.high, column.step or 1.0
     degrees = low == 0 and high <= 360 <= high + step and high > 300
     named = ROUND.search(column.name) is not None and (low, high) in CIRCLES
-    if column.kind != "levels" or not (degrees or named):
+    if not column.rules.goes_round or not (degrees or named):
         return []
     remedy = "where that matters, give its sine and cosine as two columns"
     return [
@@ -351,7 +339,7 @@ def unbounded_notes(densities: Sequence[tuple[str, Numbers]]) -> list[str]:
 
 
 def token_notes(seen: Sequence[Seen]) -> list[str]:
-    """The texts that were read as missing although a person may have meant them, each once."""
+    """The texts that were read as missing although the user may have meant them, each once."""
     lines = []
     for token in dict.fromkeys(t for s in seen for t in s.tokens if t.strip()):
         holders = [s for s in seen if token in s.tokens]
@@ -367,4 +355,6 @@ def token_notes(seen: Sequence[Seen]) -> list[str]:
 
 def _more(columns: Sequence[object]) -> str:
     others = len(columns) - 1
-    return f" and {others} more column{'s' if others > 1 else ''}" if others else ""
+    if others:
+        return f" and {others} more column{'s' * (others > 1)}"
+    return ""

@@ -12,7 +12,7 @@ import torch
 
 from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema
-from taut.data.tables.column import float_storage, quoted
+from taut.data.tables.words import float_storage, quoted
 
 __all__ = ["number_notes", "spread"]
 
@@ -52,14 +52,18 @@ def number_notes(rows: Rows, schema: Schema) -> list[str]:
 
 
 def _label(schema: Schema, i: int) -> str:
-    return quoted(schema.modelled[i].name) if schema.columns else f"column {i} (from 0)"
+    if schema.columns:
+        return quoted(schema.modelled[i].name)
+    return f"column {i} (from 0)"
 
 
 def _wild(rows: Rows, some: np.ndarray, schema: Schema) -> list[str]:
-    kinds = (
-        [c.kind for c in schema.modelled] if schema.columns else [schema.kind] * schema.num_elements
-    )
-    real = np.flatnonzero([kind in ("real", "date", "mixed") for kind in kinds])
+    if schema.columns:
+        rules = [c.rules for c in schema.modelled]
+        dense = [not r.discrete and not r.transform.startswith("log") for r in rules]
+    else:
+        dense = [schema.kind == "real"] * schema.num_elements
+    real = np.flatnonzero(dense)
     if not len(real):
         return []
     median, distance = np.array([spread(some[:, i]) for i in real]).T
@@ -152,5 +156,6 @@ def _formula(schema: Schema, j: int, used: list[int], slopes: np.ndarray, consta
     for slope, i in zip(slopes, used, strict=True):
         size = "" if abs(abs(slope) - 1) < 1e-4 else f"{abs(slope):.5g} "
         text += f"{' - ' if slope < 0 else ' + '}{size}{_label(schema, i)}"
-    text += f"{' - ' if constant < 0 else ' + '}{abs(constant):.10g}" if constant else ""
+    if constant:
+        text += f"{' - ' if constant < 0 else ' + '}{abs(constant):.10g}"
     return f"{_label(schema, j)} = {text.removeprefix(' + ').strip()}"

@@ -16,14 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from taut.data.problems import flat_columns, too_few
 from taut.data.readers import Streamed
 from taut.data.rows import Rows, blocks
-from taut.data.schema import Schema, flat_columns
+from taut.data.schema import Schema
 from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
-from taut.data.tables.column import LEVEL_KINDS, Column, float_storage
+from taut.data.tables.column import Column
 from taut.data.tables.infer import decode, encode, from_toml, infer
-from taut.data.tables.parquet import ParquetRows, row_groups
+from taut.data.tables.parquet import row_groups
+from taut.data.tables.parquet_rows import ParquetRows
+from taut.data.tables.words import float_storage
 from taut.system.errors import DataError, UsageError, nearest, shown
 
 __all__ = ["MISSING_NOTE", "Asked", "Prepared", "check_table", "fill", "prepare_tables", "to_table"]
@@ -32,7 +35,7 @@ MISSING_NOTE = "they leave log p(x), and the encoder sees where they are"
 
 
 class Asked(NamedTuple):
-    """What a person said of a table.
+    """What the user said of a table.
 
     A schema (a TOML file, or one made before), what means missing, what is the context.
     """
@@ -78,12 +81,12 @@ def prepare_tables(
     Args:
         sources: One or two tables, or files to be streamed.
         names: What to call them in messages.
-        asked: What a person said of them.
+        asked: What the user said of them.
         fractions: Shares for validation and for testing.
         min_rows: Fewest rows allowed.
         by: Whether the split is by "rows" or "copies"; None decides.
 
-    Fails:
+    Raises:
         DataError: it lists every problem of both.
         UsageError: the schema file cannot be read, or a column of the context is none.
     """
@@ -95,10 +98,7 @@ def prepare_tables(
     coded = [_code(s, schema, name) for s, name in zip(sources, names, strict=True)]
     wrong = [line for c in coded for line in c.problems]
     if len(coded[0].hashes) < min_rows:
-        wrong.append(
-            f"{names[0]}: has {len(coded[0].hashes)} rows, but at least {min_rows} are needed; "
-            f"give more data"
-        )
+        wrong.append(too_few(names[0], len(coded[0].hashes), min_rows))
     if wrong:
         raise DataError(wrong)
     schema = replace(schema, missing=schema.missing or bool(coded[0].missing))
@@ -185,7 +185,7 @@ def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str]
     """Returns new rows coded by the schema of a trained model, what to know of them, and the table
     itself.
 
-    Fails:
+    Raises:
         DataError: it lists every problem.
     """
     coded = _code(source, schema, name)
@@ -204,7 +204,7 @@ def to_table(values: Any, columns: Sequence[Column]) -> Any:
     """
     array = np.asarray(values, np.float64).copy()
     for j, column in enumerate(columns):
-        array[:, j] = array[:, j] if column.kind in LEVEL_KINDS else column.settled(array[:, j])
+        array[:, j] = column.settled(array[:, j])
     return decode(array, columns)
 
 
@@ -231,7 +231,8 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
         new = filled.column(j)
         if not new.type.equals(kind) and pa.types.is_integer(kind):
             new = pc.round(new)
-        kind = pa.float64() if pa.types.is_null(kind) else kind
+        if pa.types.is_null(kind):
+            kind = pa.float64()
         if pa.types.is_integer(kind) and new.null_count < len(new) and not _fits(new, kind):
             kind = pa.int64()
         gaps = pa.array(cells.missing & ~np.isnan(codes[:, j]))
@@ -262,7 +263,9 @@ def _text(path: Path) -> str:
 
 
 def _pieces(source: Any) -> Iterable[Any]:
-    return row_groups(source.path, source.marks) if isinstance(source, Streamed) else [source]
+    if isinstance(source, Streamed):
+        return row_groups(source.path, source.marks)
+    return [source]
 
 
 def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
@@ -310,7 +313,9 @@ def _once(lines: Iterable[str]) -> list[str]:
 
 
 def _subset(rows: Any, part: np.ndarray) -> Rows:
-    return rows[torch.from_numpy(part)] if isinstance(rows, torch.Tensor) else rows.subset(part)
+    if isinstance(rows, torch.Tensor):
+        return rows[torch.from_numpy(part)]
+    return rows.subset(part)
 
 
 def _told(coded: Sequence[_Coded], num_columns: int, copies: Copies) -> Iterator[str]:

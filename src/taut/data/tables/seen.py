@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from taut.data.tables.cells import INTEGER, Cells, as_days, as_numbers, merged_order
-from taut.data.tables.column import quoted
 from taut.data.tables.notation import Dress, days_in, find, numbers_in
+from taut.data.tables.words import quoted
 
 CAP = 100_001
 """Different values that are counted; beyond, only that there are more."""

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from taut.data.tables.column import MAX_ATOMS, MAX_LEVELS
 from taut.data.tables.seen import Numbers
+from taut.data.tables.words import MAX_ATOMS, MAX_LEVELS
 
 MIN_ROWS = 50
 MIN_EDGE_ROWS = 200
@@ -40,7 +40,9 @@ def step_of(numbers: Numbers) -> float:
         or not math.isfinite(numbers.low)
         or max(abs(numbers.low), abs(numbers.high)) >= 1e15
     ):
-        return 1.0 if numbers.integers else 0.0
+        if numbers.integers:
+            return 1.0
+        return 0.0
     for k in range(DECIMALS + 1):
         scaled = values * 10.0**k
         whole = np.round(scaled)
@@ -69,7 +71,9 @@ def tick_of(numbers: Numbers) -> float:
 
 def num_steps(numbers: Numbers, step: float) -> float:
     """Returns how many steps the range has."""
-    return (numbers.high - numbers.low) / step if step else math.inf
+    if step:
+        return (numbers.high - numbers.low) / step
+    return math.inf
 
 
 def few_values(numbers: Numbers, step: float) -> bool:
@@ -111,14 +115,18 @@ def atoms_of(numbers: Numbers) -> tuple[float, ...]:
         return ()
     if numbers.capped_at is not None:
         value, times = numbers.most_common
-        return (value,) if times >= ATOM_SHARE * numbers.count else ()
+        if times >= ATOM_SHARE * numbers.count:
+            return (value,)
+        return ()
     often = numbers.counts >= max(ATOM_SHARE * numbers.count, 10)
     rest = numbers.counts[~often]
     if len(rest) < MIN_REST:
         return ()
     usual = float(rest.mean())
     found = numbers.values[often & (numbers.counts >= OFTEN * usual)]
-    return tuple(float(a) for a in found[:MAX_ATOMS]) if len(found) <= MAX_ATOMS else ()
+    if len(found) <= MAX_ATOMS:
+        return tuple(float(a) for a in found[:MAX_ATOMS])
+    return ()
 
 
 def ends_of(numbers: Numbers, atoms: tuple[float, ...]) -> str:
@@ -150,24 +158,19 @@ def median(numbers: Numbers) -> float:
     return float(numbers.values[np.searchsorted(total, total[-1] / 2)])
 
 
-def offset_of(numbers: Numbers, kind: str, step: float) -> float:
+def offset_of(numbers: Numbers, step: float) -> float:
     """Returns what to subtract in float64 before numbers are stored, a multiple of their step.
 
     0 where it is not needed.
     """
-    if kind in ("count", "positive") or numbers.distinct < 2:
+    if numbers.distinct < 2:
         return 0.0
-    if kind == "levels":
-        plain = step == 1.0 and max(abs(numbers.low), abs(numbers.high)) < 2**20
-        return 0.0 if plain else numbers.low
     _, std, _, _ = numbers.moments()
     if max(abs(numbers.low), abs(numbers.high)) < FAR * std:
         return 0.0
     middle = median(numbers)
-    return (
-        round(middle / step) * step
-        if step
-        else float(round(middle))
-        if abs(middle) > FAR * std
-        else middle
-    )
+    if step:
+        return round(middle / step) * step
+    if abs(middle) > FAR * std:
+        return float(round(middle))
+    return middle

@@ -1,52 +1,38 @@
-"""Writes the columns of a table as a schema file that a person can edit, and reads it."""
+"""Writes the columns of a table as a schema file that the user can edit, and reads it."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from taut.data.tables.column import (
-    LEVEL_KINDS,
-    NUMBER_KINDS,
-    Column,
-    entry_problems,
-    nearest_to,
-    quoted,
-    value_text,
-)
+from taut.data.tables.column import Column
+from taut.data.tables.entries import entry_problems
+from taut.data.tables.kinds import KINDS
+from taut.data.tables.words import nearest_to, quoted, value_text
 from taut.system.errors import UsageError, shown
 
-WHOLE = (("levels", 1.0), ("count", 1.0))  # the step that these have unless another is given
 HEADER = """\
 # What each column of the table is. Edit it, then give it with --schema.
-# Kinds: binary, category, ordinal, count, levels, real, positive,
-# mixed (a density, and atoms with a probability of their own), date,
-# id (left out), constant (left out).
+{kinds}
 # step: the grid of the values; low, high: what they cannot pass.
 """
 
 
+def _kinds() -> str:
+    told = [f"{word} ({kind.told})" if kind.told else word for word, kind in KINDS.items()]
+    lines = textwrap.wrap(f"Kinds: {', '.join(told)}.", 70)
+    return "\n".join(f"# {line}" for line in lines)
+
+
 def to_toml(columns: Sequence[Column], missing_values: Sequence[str]) -> str:
     """Returns the schema file of the columns; ``from_toml`` reads it."""
-    lines = [HEADER, f"missing_values = {_list(missing_values)}"]
+    lines = [HEADER.format(kinds=_kinds()), f"missing_values = {_list(missing_values)}"]
     for column in columns:
         lines += [f"\n[columns.{_text(column.name)}]", f"kind = {_text(column.kind)}"]
-        if column.kind in LEVEL_KINDS:
-            lines.append(f"levels = {_list(column.levels)}")
-        elif column.kind == "levels":
-            lines += [f"low = {value_text(column.low)}", f"high = {value_text(column.high)}"]
-        elif column.kind == "mixed":
-            lines.append(f"atoms = [{', '.join(map(value_text, column.atoms))}]")
-            ends = {"low": column.low, "high": column.high}
-            lines += [
-                f"{end} = {value_text(v)}"
-                for end, v in ends.items()
-                if column.bounded in (end, "both")
-            ]
-        if column.step and column.kind in NUMBER_KINDS and (column.kind, column.step) not in WHOLE:
-            lines.append(f"step = {value_text(column.step)}")
+        lines += [f"{key} = {_value(v)}" for key, v in column.rules.entry(column).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -58,8 +44,8 @@ def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[s
         text: The file's text.
         where: What to call the file in the lines.
 
-    Fails:
-        UsageError: it is no TOML, or holds unknown keys or kinds: all of them, a line each.
+    Raises:
+        UsageError: it is not TOML, or holds unknown keys or kinds: all of them, a line each.
     """
     try:
         content = tomllib.loads(text)
@@ -100,7 +86,9 @@ def _level(value: Any) -> Any:
     """Levels may be written as numbers or truth values: levels = [1, 2, 3]."""
     if isinstance(value, bool):
         return str(value).lower()
-    return value_text(value) if isinstance(value, int | float) else value
+    if isinstance(value, int | float):
+        return value_text(value)
+    return value
 
 
 def _text(text: str) -> str:
@@ -108,5 +96,13 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _list(texts: Sequence[str]) -> str:
-    return f"[{', '.join(map(_text, texts))}]"
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, tuple):
+        return _list(value)
+    return value_text(value)
+
+
+def _list(values: Sequence[Any]) -> str:
+    return f"[{', '.join(map(_value, values))}]"

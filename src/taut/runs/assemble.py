@@ -1,0 +1,145 @@
+"""From a source and settings to all that a training needs: data, model and objective, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taut.build.checks import check_parts
+from taut.build.config import Config
+from taut.build.model import build, build_objective, complete, usual_objective, usual_rate
+from taut.build.statistics import summarize
+from taut.data import Dataset
+from taut.data.readers import kind_of
+from taut.model import VAE, Likelihood, Posterior, Prior
+from taut.objectives import Objective
+from taut.runs.fitted import Source
+from taut.runs.folder import read_data
+from taut.runs.measure import measured_part
+from taut.system import parallel
+from taut.system.errors import TautError, UsageError, nearest, shown
+from taut.system.seeds import stream
+
+__all__ = ["assemble", "going_together", "merge", "to_device", "use_threads"]
+
+# what other libraries call a setting, where no spelling leads from one word to the other
+OTHER_WORDS = {
+    "lr": "learning_rate",
+    "epochs": "max_epochs",
+    "n_epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "random_state": "seed",
+    "z_dim": "latent_dim",
+    "n_latent": "latent_dim",
+    "n_components": "latent_dim",
+    "loss": "objective",
+    "na_values": "missing_values",
+    "validation_split": "validation_fraction",
+    "early_stopping": "patience",
+}
+
+
+def assemble(
+    source: Source,
+    config: Config,
+    *,
+    parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
+    test: Source | None = None,
+) -> tuple[Config, Dataset, VAE, Objective]:
+    """Returns the completed configuration, the data, the model and the objective, all checked.
+
+    What a training needs.
+    """
+    if isinstance(source, Dataset):
+        data = source
+    else:
+        data = read_data(source, config, test)
+        measured_part(data)  # refused before the training, not after it
+    from_file = isinstance(source, str | Path) and kind_of(source).streams
+    # Decided once and kept: it sets the order of the batches.
+    read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
+    aim, rate = (
+        config.training.objective or usual_objective(data.schema),
+        config.training.learning_rate,
+    )
+    rate = usual_rate(data) if rate is None else rate
+    config = dataclasses.replace(
+        config,
+        model=complete(config.model, data.schema),
+        data=read,
+        training=dataclasses.replace(config.training, objective=aim, learning_rate=rate),
+    )
+    objective = build_objective(aim)
+    statistics = summarize(data)
+    # before the model is made: its first weights follow the seed
+    with (
+        stream(config.training.seed, "init"),
+        going_together(),
+    ):
+        model = build(config.model, data.schema, statistics, parts=parts)
+    with stream(config.training.seed, "check"), going_together():
+        check_parts(model, objective, data, shown(data.name) or "the data")
+        parallel.check_divisible(model, objective)
+    return config, data, model, objective
+
+
+def to_device(data: Dataset, device: torch.device) -> Dataset:
+    """Returns the data with their training and validation rows on a device."""
+    return dataclasses.replace(
+        data, train=data.train.to(device), validation=data.validation.to(device)
+    )
+
+
+def merge(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Returns the configuration with settings laid over it by their bare names, which are unique
+    across sections.
+
+    Raises:
+        UsageError: there is no setting of a name; the nearest right one is named.
+    """
+    values = config.to_dict()
+    sections = {
+        f.name: section for section in values for f in dataclasses.fields(getattr(config, section))
+    }
+    if wrong := [name for name in settings if name not in sections]:
+        raise UsageError("\n".join(_unknown(name, sections) for name in wrong))
+    for name, value in settings.items():
+        values[sections[name]][name] = value
+    return Config.from_dict(values)
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    usual = OTHER_WORDS.get(name.lower())
+    meant = f"; did you mean {usual!r}?" if usual else nearest(name, known)
+    return f"unknown setting {name!r}{meant or '; see help(taut.fit)'}"
+
+
+@contextmanager
+def going_together() -> Iterator[None]:
+    """Turns the complaints of parts that were wrongly put together into an error of usage."""
+    try:
+        yield
+    except TautError:
+        raise
+    except (
+        Exception
+    ) as error:  # parts can be the user's own: whatever is wrong with them is theirs to fix
+        if "memory" in str(error):
+            raise
+        line = str(error).partition("\n")[0]
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(
+            f"these parts do not go together: {type(error).__name__}: {line} "
+            f"({Path(where.filename).name}, line {where.lineno})"
+        ) from error
+
+
+def use_threads(config: Config) -> None:
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)

@@ -1,0 +1,390 @@
+r"""A fitted model: what it is, what its data are, and all that can be done with it, with no folder.
+
+Data come in as a frame (pandas, polars, Arrow), an array, a tensor, an AnnData or the name of a
+file, and results come back in the same kind (``handed``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taut.build.checks import unsupported
+from taut.build.config import Config, DataConfig
+from taut.data import Column, New, Options, Schema, check_against
+from taut.data.tables.infer import encode as encode_columns
+from taut.data.tables.oddities import MANY
+from taut.data.tables.words import nearest_to
+from taut.distributions.counts import LARGEST_COUNT
+from taut.evidence import Evidence, cells, importance_blocks, settle
+from taut.evidence.rows import RowEvidence
+from taut.model import VAE
+from taut.objectives import Objective
+from taut.runs.handed import Handed, made
+from taut.runs.telling import Telling
+from taut.system.errors import DataError, TautWarning, UsageError, shown
+from taut.use import tasks
+
+__all__ = ["Fitted", "Source", "new_data", "options_of", "sample_run", "score_columns"]
+
+Source = str | Path | np.ndarray | Tensor | Any  # a data frame, a sparse matrix, an AnnData
+SCORES = ("log_evidence", "log_evidence_error", "reliable", "method", "ess", "khat", "elbo")
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Fitted:
+    """Creates a fitted model with what is needed to use it on data.
+
+    Args:
+        model: The model, trained.
+        schema: What a row of its data is.
+        config: How data are read, what the parts are, how it was trained.
+        objective: What was maximised.
+        like: The columns of the frame that it was trained on in this session, without rows: tables
+            that it makes are like it.
+    """
+
+    model: VAE
+    schema: Schema
+    config: Config
+    objective: Objective
+    like: Any = None
+
+    @property
+    def data_seed(self) -> int:
+        """The seed that the bits of dynamically binarized data are drawn with."""
+        return self.config.training.seed
+
+    def sample(
+        self,
+        num_samples: int = 64,
+        *,
+        given: Mapping[str, Any] | None = None,
+        mean: bool = False,
+        seed: int = 0,
+    ) -> Any:
+        r"""Returns new rows, $z \sim p(z)$ and then $x \sim p(x \mid z)$: a frame of a table, an
+        array (N, \*event) of all else.
+
+        Args:
+            num_samples: N.
+            given: Values of what the model is conditioned on, by column, or ``total`` for counts.
+            mean: Whether to return the mean of p(x|z) instead of a draw: smoother than data are.
+            seed: The same seed gives the same rows.
+
+        Raises:
+            UsageError: what the model is conditioned on is not given, or is not a value of it.
+        """
+        texts = {name: str(value) for name, value in (given or {}).items()}
+        values = sample_run(self, num_samples, given=texts, mean=mean, seed=seed)
+        return made(values, self.schema, self.like, mean=mean)
+
+    def encode(
+        self, data: Source | None = None, *, num_samples: int | None = None, seed: int = 0
+    ) -> Any:
+        """Returns the posterior mean of each row, (N, D): a frame with the index and the ids of the
+        data, an array, or a copy of an AnnData with ``obsm["X_taut"]``.
+
+        Args:
+            data: Data like those of the training; by default the rows that a run held out.
+            num_samples: So many draws of the posterior instead, as an array (N, K, D).
+            seed: The same seed gives the same draws.
+
+        Raises:
+            DataError: the data are not what the model was trained on.
+        """
+        handed = self._handed(data)
+        z = tasks.encode(self.model, handed.new.rows, num_samples, seed=seed)
+        if num_samples is not None:
+            return z if isinstance(data, Tensor) else z.numpy()
+        return handed.embedding(z, [f"z{i}" for i in range(z.shape[1])])
+
+    def reconstruct(self, data: Source | None = None, *, draw: bool = False, seed: int = 0) -> Any:
+        """Returns the mean of p(x|z) at the posterior mean of each row, in the kind of the data; of
+        an AnnData a copy with ``layers["taut"]``.
+
+        Args:
+            data: Data like those of the training; by default the rows that a run held out.
+            draw: Whether to return a draw from p(x|z) instead.
+            seed: The same seed gives the same draws.
+
+        Raises:
+            DataError: the data are not what the model was trained on.
+        """
+        handed = self._handed(data)
+        values = tasks.reconstruct(self.model, handed.new.rows, draw=draw, seed=seed)
+        if self.schema.condition:  # what is given is as it was
+            values = self._joined(handed.new.rows, values)
+        return handed.rows(values, mean=not draw)
+
+    def score(
+        self,
+        data: Source | None = None,
+        *,
+        num_samples: int = 500,
+        cells: bool = False,
+        seed: int = 0,
+        verbose: bool | None = None,
+    ) -> Any:
+        """Returns how likely each row is, as columns: ``log_evidence`` (log p(x) in nats), its
+        Monte Carlo error, whether it is ``reliable`` and by which ``method``, ``ess``, ``khat``,
+        ``elbo``.
+
+        A frame with the index and the ids of the data, a record array (N,) of all else, or a copy
+        of an AnnData with ``obs["taut_log_evidence"]`` and so on.
+
+        Args:
+            data: Data like those of the training; by default the rows that a run held out.
+            num_samples: K of the importance-weighted estimate; rows of which it cannot tell get a
+                better proposal each.
+            cells: Whether to add ``log_p(NAME)``, its error and whether it is reliable, for each
+                entry given the others of its row: why a row is odd.
+            seed: The same seed gives the same numbers.
+            verbose: Whether to tell of the progress; by default in terminals and notebooks.
+
+        Raises:
+            DataError: the data are not what the model was trained on.
+        """
+        handed = self._handed(data)
+        tell = Telling(verbose)
+        x, blocks = handed.new.rows, []
+        with tell.progress("scoring", len(x)) as advance:
+            for block in importance_blocks(self.model, x, num_samples, seed=seed):
+                blocks.append(block)
+                advance(len(block.ess), "")
+        rows = settle(self.model, x, Evidence.concatenate(blocks), seed=seed)
+        rows = rows.impossible(handed.new.impossible)
+        columns = score_columns(rows)
+        if cells:
+            columns |= self._cells(x, num_samples, seed)
+        for line in rows.warnings:
+            warnings.warn(line, TautWarning, stacklevel=2)
+        return handed.named(columns, "taut_")
+
+    def impute(
+        self,
+        data: Source | None = None,
+        *,
+        num_samples: int = 1000,
+        num_imputations: int = 0,
+        seed: int = 0,
+    ) -> Any:
+        """Returns the data with what is missing filled in: the mean of a number, the median of
+        ordered levels, the most probable of others. Every observed cell stays as it is.
+
+        Args:
+            data: Data like those of the training; by default the rows that a run held out.
+            num_samples: K of the importance weights.
+            num_imputations: Return so many completions by draws instead, as a list.
+            seed: The same seed gives the same values.
+
+        Raises:
+            DataError: the data are not what the model was trained on.
+            UsageError: the data are counts, which have no gaps.
+        """
+        handed = self._handed(data)
+        if self.schema.kind == "count":
+            handed.filled(torch.empty(0))  # refuses
+        found = cells.impute(
+            self.model, handed.new.rows, num_samples, num_imputations=num_imputations, seed=seed
+        )
+        gaps = torch.cat([rows.isnan().flatten(1).any(1) for rows in handed.new.rows.split(4096)])
+        if doubtful := int((gaps & ~found.reliable).sum()):
+            warnings.warn(
+                f"few effective samples carry what is filled in, in {doubtful} of {len(gaps)} "
+                "rows: do not rely on it there; a larger num_samples may help",
+                TautWarning,
+                stacklevel=2,
+            )
+        if num_imputations:
+            return [handed.filled(values) for values in found.draws]
+        return handed.filled(found.values)
+
+    def _handed(self, data: Source | None) -> Handed:
+        """Returns data of the user checked and coded, or the rows that were held out."""
+        if data is None:
+            return Handed(None, New(self._held_out(), ()), self.schema, self.like)
+        new = new_data(self, data)
+        for note in new.notes:
+            Telling().line(note)
+        return Handed(data, new, self.schema, self.like)
+
+    def _held_out(self) -> Any:
+        raise UsageError("this model has no run folder that says what it held out: give data")
+
+    def _joined(self, rows: Any, modelled: Tensor) -> Tensor:
+        """Returns whole rows: what the model is conditioned on as it was, the rest as given."""
+        whole = torch.cat(list(rows.split(4096))).to(modelled)
+        whole[:, self.schema.rest] = modelled
+        return whole
+
+    def _cells(self, x: Any, num_samples: int, seed: int) -> dict[str, Tensor]:
+        if len(self.schema.event_shape) != 1:
+            raise UsageError("cells=True is for rows of columns, not for images")
+        scores = cells.cell_scores(self.model, x, num_samples, seed=seed)
+        names = [f"x{i}" for i in range(scores.value.shape[1])]
+        if self.schema.kind == "table":
+            names = [self.schema.modelled[i].name for i in self.schema.rest]
+        result = {}
+        for i, name in enumerate(names):
+            result[f"log_p({name})"] = scores.value[:, i]
+            result[f"log_p_error({name})"] = scores.error[:, i]
+            result[f"log_p_reliable({name})"] = scores.reliable[:, i]
+        return result
+
+
+def score_columns(rows: RowEvidence) -> dict[str, Any]:
+    """Returns what is known of each row, (N,) by name: ``SCORES``."""
+    first = {name: getattr(rows.first, name) for name in ("ess", "khat", "elbo")}
+    own = {name: getattr(rows, name) for name in SCORES if name not in first}
+    return own | {"method": rows.methods} | first
+
+
+def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
+    """Returns data that a model has not seen, checked against its schema and its
+    likelihood's support.
+    """
+    # of the file itself
+    options = dataclasses.replace(options_of(fitted.config.data), delimiter=None, stream=None)
+    new = check_against(
+        source,
+        fitted.schema,
+        key=key,
+        options=options,
+        binarize=fitted.config.data.binarize,
+        seed=fitted.data_seed,
+    )
+    latent = tasks.encode(fitted.model, new.rows[:1]).to(torch.get_default_dtype())
+    found = unsupported(fitted.model, new.rows, latent, fitted.schema, new=True)
+    if found is None:
+        return new
+    problem, places = found
+    name = shown(str(source)) if isinstance(source, str | Path) else "the data"
+    odd = tuple(places[:, 0].unique().tolist())
+    if (
+        not isinstance(new.rows, Tensor)
+        or new.rows.dim() > 2
+        or len(odd) > max(MANY, len(new.rows)) / 2
+    ):
+        raise DataError(f"{name}: {problem}: the model gives them no probability")
+    rows = new.rows.to(torch.get_default_dtype()).clone()
+    rows[places[:, 0], places[:, 1]] = torch.nan
+    line = (
+        f"{name}: {problem}: log p(x) of {len(odd)} rows is minus infinity, and elsewhere these "
+        f"values are read as missing"
+    )
+    return New(rows, (*new.notes, line), new.table, odd)
+
+
+def sample_run(
+    fitted: Fitted,
+    num_samples: int,
+    *,
+    given: Mapping[str, str] | None = None,
+    mean: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    r"""Returns draws of x, (N, \*event); of a table the columns that are given are in them.
+
+    Args:
+        fitted: The model and how its data are read.
+        num_samples: N.
+        given: Values of what the model is conditioned on, by column, or ``total`` for counts.
+        mean: Whether to return the mean of p(x|z) instead of a draw.
+        seed: The same seed gives the same samples.
+
+    Raises:
+        UsageError: a column is not given that must be, a value is not one of its column, or it lies
+            so far outside of the training data that counts pass what floats can count.
+    """
+    schema, given = fitted.schema, dict(given or {})
+    wanted = list(schema.condition) or (["total"] if fitted.model.condition is not None else [])
+    if set(given) != set(wanted):
+        names = ", ".join(shown(name) for name in wanted) or "nothing"
+        raise UsageError(
+            f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each "
+            "(from Python: given={COLUMN: VALUE})"
+        )
+    if not wanted:
+        return tasks.sample(fitted.model, num_samples, mean=mean, seed=seed)
+    codes = torch.from_numpy(_given_codes(schema, given)).to(torch.get_default_dtype())
+    rows = tasks.sample(
+        fitted.model,
+        num_samples,
+        mean=mean,
+        context=tasks.context_of(fitted.model, codes),
+        seed=seed,
+    )
+    counts = (
+        [c.kind == "count" for c in (schema.modelled[i] for i in schema.rest)]
+        if schema.condition
+        else ...
+    )
+    if not bool((rows[:, counts] < LARGEST_COUNT).all()):
+        said = ", ".join(f"{shown(name)}={shown(value)}" for name, value in given.items())
+        raise UsageError(
+            f"--given {said}: counts pass 2^53 there, more than floats can count; give values like "
+            f"those of training"
+        )
+    if not schema.condition:
+        return rows
+    full = torch.empty(num_samples, len(schema.modelled))
+    full[:, schema.rest], full[:, schema.given] = rows, codes
+    return full
+
+
+def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
+    """Returns the codes of given values, (1, number of them)."""
+    if not schema.condition:
+        try:
+            total = float(given["total"])
+        except ValueError:
+            total = math.nan
+        if not 0 <= total < math.inf:
+            raise UsageError(
+                f"--given total={shown(given['total'])}: a number of at least 0 is needed"
+            )
+        return np.array([[total]])
+    columns = [schema.modelled[i] for i in schema.given]
+    values, problems, _ = encode_columns(
+        _one_row(given, columns), columns, "--given", missing_values=schema.missing_values
+    )
+    problems += [
+        _no_level(given[c.name], c)
+        for c, x in zip(columns, values[0], strict=True)
+        if c.levels and np.isnan(x)
+    ]
+    if problems or np.isnan(values).any():
+        raise UsageError(
+            "; ".join(problems)
+            or "--given: a value of what is given is missing; write COLUMN=VALUE"
+        )
+    return values
+
+
+def _no_level(value: str, column: Column) -> str:
+    near = nearest_to(value, column.levels) or "; give one of them"
+    return (
+        f"--given {shown(column.name)}={shown(value)}: none of the column's "
+        f"{column.describe()[1]}{near}"
+    )
+
+
+def _one_row(given: Mapping[str, str], columns: Sequence[Column]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({c.name: [given[c.name]] for c in columns})
+
+
+def options_of(config: DataConfig) -> Options:
+    """Returns how a source is read, as a configuration says it."""
+    return Options(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Options)})

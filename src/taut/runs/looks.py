@@ -1,0 +1,163 @@
+"""How a run looks: its four lines, its table in a notebook, its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from taut.system import html
+from taut.system.errors import TautError, shown
+from taut.use import pictures, tasks
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from taut.runs.fitted import Fitted
+    from taut.runs.folder import Run
+
+__all__ = ["Audited", "as_html", "in_four_lines", "plot"]
+
+ENDS = {
+    "epochs": "all that were planned",
+    "patience": "stopped, since the held-out bound no longer grew",
+    "time": "stopped, since the time was up",
+}
+NAMES = {
+    "log_evidence": "log p(x)",
+    "elbo": "ELBO",
+    "inference_gap": "inference gap",
+    "baseline": "baseline, independent marginals",
+}
+
+
+# of an audit: what is shown, and where it stands
+SHOWN = (
+    ("log p(x)", ("log_evidence",)),
+    ("ELBO", ("evidence", "elbo")),
+    ("inference gap", ("gaps", "inference_gap")),
+    ("approximation gap (the family)", ("gaps", "approximation_gap")),
+    ("amortization gap (the encoder)", ("gaps", "amortization_gap")),
+    ("baseline, independent marginals", ("baseline",)),
+)
+
+
+class Audited(dict[str, Any]):
+    """An audit: the plain values of ``audit.json``, which a notebook shows as a table with what
+    would buy the next nat.
+    """
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, path in SHOWN:
+            estimate: Any = self
+            for key in path:
+                estimate = (estimate or {}).get(key)
+            if estimate:
+                rows.append((name, _with_error(estimate)))
+        findings = [
+            f"{number}. {found['name']}: {found['what']} {found['action']}: {found['command']}"
+            for number, found in enumerate(self["findings"], 1)
+        ]
+        header = (f"{self['num_data']} rows, nats a row", "mean")
+        return html.table(f"Audit of {self['run']}", header, rows, findings)
+
+
+def in_four_lines(run: Run) -> str:
+    """Returns what a run is, how it was trained and how good it is."""
+    found = _evaluation(run)
+    good = "not measured yet"
+    if found is not None:
+        values = [f"{NAMES[k]} {_with_error(found[k])}" for k in ("log_evidence", "elbo")]
+        good = f"{', '.join(values)} nats a row, on {found['num_data']} {found['data']} rows"
+    return "\n".join(
+        [
+            f"Run({shown(run.path)!r}): {run.schema.describe()}",
+            f"  model    {_parts(run)}",
+            f"  training {_training(run)}",
+            f"  measured {good}",
+        ]
+    )
+
+
+def as_html(run: Run) -> str:
+    """Returns the same as a table for a notebook, with all numbers of the evaluation."""
+    found = _evaluation(run) or {}
+    rows: list[tuple[str, str]] = [
+        ("data", run.schema.describe()),
+        ("model", _parts(run)),
+        ("training", _training(run)),
+    ]
+    known = ((name, found.get(key)) for key, name in NAMES.items())
+    rows += [(f"{name}, nats a row", _with_error(e)) for name, e in known if e]
+    if found:
+        rows.append(("measured on", f"{found['num_data']} {found['data']} rows"))
+    return html.table(f"taut run {run.path}", (), rows, found.get("warnings", ()))
+
+
+def plot(run: Run) -> Figure:
+    """Returns the course of the bound in training, and of images also samples of the model."""
+    from matplotlib.figure import Figure
+
+    image = run.schema.is_image
+    figure = Figure(figsize=(10 if image else 6, 4), layout="constrained")
+    course, *rest = figure.subplots(1, 2 if image else 1, squeeze=False)[0]
+    history = run.history()
+    step = [line["step"] for line in history]
+    course.plot(step, [_number(line.get("bound")) for line in history], label="training")
+    if any(line.get("validation") is not None for line in history):
+        held_out = [_number(line.get("validation")) for line in history]
+        course.plot(step, held_out, label="held out")
+    kept = [line for line in history if line["best"]]
+    if kept:
+        course.axvline(kept[-1]["step"], color="grey", linestyle=":", label="kept weights")
+    course.set(xlabel="step", ylabel="bound, nats a row", title="The bound in training")
+    course.legend()
+    if image:
+        _draw_samples(rest[0], run)
+    return figure
+
+
+def _draw_samples(axes: Any, fitted: Fitted) -> None:
+    if fitted.model.condition is not None:
+        axes.set_axis_off()
+        return
+    drawn = tasks.sample(fitted.model, 40, mean=True)
+    axes.imshow(pictures.grid(drawn, fitted.schema.low, fitted.schema.high, 8))
+    axes.set(title="Samples, the mean of p(x|z)")
+    axes.set_axis_off()
+
+
+def _evaluation(run: Run) -> dict[str, Any] | None:
+    """Returns the numbers of a run; none where it is not finished, or they cannot be read."""
+    try:
+        return run.evaluation()
+    except (TautError, OSError):
+        return None
+
+
+def _parts(fitted: Fitted) -> str:
+    model = fitted.config.model
+    parts = f"{model.prior}, {model.likelihood}, {model.posterior}"
+    return f"{parts}, {model.latent_dim} latent dimensions"
+
+
+def _training(run: Run) -> str:
+    try:
+        steps = run.history()[-1]["step"]
+    except (TautError, OSError, IndexError):
+        steps = 0
+    end = ENDS.get(run.info.get("ended") or "", "not finished")
+    rows = run.info["rows"]["train"]
+    return f"{run.config.training.objective} on {rows:,} rows, {steps:,} steps, {end}"
+
+
+def _with_error(estimate: Mapping[str, float | None]) -> str:
+    """Returns a mean with the larger of its two errors that is known."""
+    if estimate["value"] is None:
+        return "unknown"
+    errors = [e for e in (estimate["test_error"], estimate["mc_error"]) if e is not None]
+    return f"{estimate['value']:.3f}" + (f" ± {max(errors):.3f}" if errors else "")
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

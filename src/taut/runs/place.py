@@ -1,0 +1,154 @@
+"""Where a run goes: the folder that is made for it, and the files that are written next to it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from taut.system import locks, parallel, storage
+from taut.system.errors import UsageError, shown
+
+__all__ = ["FILES", "abandon", "check_target", "make_folder", "stem"]
+
+FILES = {
+    "run.json",
+    "history.jsonl",
+    "checkpoints",
+    "model.safetensors",
+    "evaluation.json",
+    "samples.png",
+    "reconstructions.png",
+    "audit.json",
+    "gradients.json",
+    "report.html",
+    storage.MANIFEST,
+}
+
+
+def make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
+    """Makes the folder of a new run and returns it: a given one, or the next free one below runs/.
+
+    Raises:
+        UsageError: it cannot be made, or exists and is not to be replaced.
+    """
+    if out is None:
+        return _next_folder(name)
+    path = Path(out)
+    where = shown(path)
+    try:
+        if path.exists() and not overwrite and not _nothing_trained(path):
+            raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
+        if path.is_dir() and (inside := {p.name for p in path.iterdir() if not _passing(p.name)}):
+            if "run.json" not in inside and not inside <= FILES:
+                raise UsageError(
+                    f"{where} is not a run folder, so it is not replaced: choose another --out"
+                )
+            if foreign := sorted(n for n in inside - FILES if not n.startswith(".")):
+                raise UsageError(
+                    f"{where} holds {shown(foreign[0])}, which is not of the run: move it, or "
+                    f"choose another --out"
+                )
+        path.mkdir(parents=True, exist_ok=True)
+        locks.acquire(path)
+        _empty(path)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {where}: {error.strerror or error}; choose another --out"
+        ) from None
+    return path
+
+
+def abandon(path: Path) -> None:
+    """Removes a folder in which nothing was trained, so that the next try finds its name free."""
+    with suppress(OSError):
+        if _nothing_trained(path):
+            _empty(path)
+            locks.release(path)
+            path.rmdir()
+    locks.release(path)
+
+
+def _nothing_trained(path: Path) -> bool:
+    """Returns whether a folder is empty, or what a training that was stopped before its first
+    checkpoint left behind.
+    """
+    if path.is_symlink() or not path.is_dir():
+        return False
+    inside = {p.name for p in path.iterdir() if not _passing(p.name)}
+    kept = {
+        "model.safetensors",
+        "evaluation.json",
+        "audit.json",
+        "gradients.json",
+        storage.MANIFEST,
+    }
+    return inside <= FILES - kept and not any((path / "checkpoints").glob("[!.]*"))
+
+
+def _passing(name: str) -> bool:
+    return name == locks.LOCK or name.startswith(storage.TEMPORARY)
+
+
+def _empty(path: Path) -> None:
+    """Removes all that is in a folder but its lock."""
+    for each in path.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name != locks.LOCK:
+            each.unlink()
+
+
+def _next_folder(name: str) -> Path:
+    """Makes the next free folder below runs/; two trainings that start at once get two."""
+    start, number = stem(name), 1
+    while True:
+        path = Path("runs") / f"{start}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise UsageError(
+                f"cannot make the folder {path}: {error.strerror or error}; choose another with "
+                f"--out"
+            ) from None
+        else:
+            locks.acquire(path)
+            return path
+
+
+def stem(name: str) -> str:
+    """Returns what the folders of runs on some data are called, less their number."""
+    return (
+        re.sub(r"[^\w.-]+", "_", Path(name.removeprefix("openml:")).name).partition(".")[0]
+        or "array"
+    )
+
+
+def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
+    """Returns the file to write after checking, before anything is computed, that its format is
+    known and its place free.
+
+    Raises:
+        UsageError: another ending, a file that exists, a folder that does not, a run folder that is
+            in use.
+    """
+    where = shown(out)
+    if out.suffix not in formats:
+        raise UsageError(f"cannot write {where}: name it {', or '.join(formats)}")
+    if out.exists() and not out.is_file():
+        raise UsageError(f"{where} is not a file: choose another --out")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {shown(out.parent)} to write {shown(out.name)} into")
+    if out.is_symlink():
+        raise UsageError(f"{where} is a link, and links are not followed: give the file itself")
+    if (out.parent / "run.json").exists():
+        if out.name in FILES:
+            raise UsageError(f"{where} is a file of the run itself: choose another --out")
+        parallel.on_main(lambda: locks.acquire(out.parent))  # another process may be writing there
+    return out

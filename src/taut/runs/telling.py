@@ -1,0 +1,99 @@
+"""What a program in Python sees of a long computation: lines on stderr, in a terminal or a notebook
+and nowhere else. The command line has its own, in ``cli``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from taut.system.errors import shown
+
+__all__ = ["Telling"]
+
+PAUSE = 0.2  # seconds between two changes of the line
+WIDTH = 100
+
+
+class Telling:
+    """Creates what tells of a computation, or is silent.
+
+    Args:
+        verbose: Whether it tells; None: where stderr is a terminal or the output of a notebook.
+    """
+
+    def __init__(self, verbose: bool | None = None) -> None:
+        self.on = _watched() if verbose is None else verbose
+
+    def line(self, text: str) -> None:
+        """Tells a line."""
+        if self.on:
+            sys.stderr.write(f"taut: {shown(text)}\n")
+            sys.stderr.flush()
+
+    @contextmanager
+    def progress(self, title: str, total: float) -> Iterator[Callable[[float, str], None]]:
+        """Gives a function that is told how much more is done of a total, and a remark.
+
+        One line is written again and again, and removed at the end.
+        """
+        if not self.on:
+            yield lambda amount, remark: None
+            return
+        began = last = time.monotonic()
+        done = 0.0
+
+        def advance(amount: float, remark: str) -> None:
+            nonlocal done, last
+            done += amount
+            now = time.monotonic()
+            if now - last < PAUSE:
+                return
+            last = now
+            share = min(1.0, done / max(total, 1e-9))
+            text = f"taut: {title} {share:.0%}{_left(now - began, share)}"
+            _rewrite(f"{text}, {remark}" if remark else text)
+
+        try:
+            yield advance
+        finally:
+            _rewrite("")
+
+    @contextmanager
+    def stages(self) -> Iterator[Callable[[str, float], None]]:
+        """Gives a function that is told the stage of a long computation and its share done."""
+        last = 0.0
+
+        def report(title: str, share: float) -> None:
+            nonlocal last
+            if self.on and time.monotonic() - last >= PAUSE:
+                last = time.monotonic()
+                _rewrite(f"taut: {title} {min(share, 1.0):.0%}")
+
+        try:
+            yield report
+        finally:
+            if self.on:
+                _rewrite("")
+
+
+def _watched() -> bool:
+    """Returns whether somebody sees stderr now."""
+    if sys.stderr is None:
+        return False
+    return sys.stderr.isatty() or type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
+
+
+def _left(seconds: float, share: float) -> str:
+    if share < 0.02:
+        return ""
+    left = round(seconds * (1 - share) / share)
+    return f", {left // 60}:{left % 60:02d} left"
+
+
+def _rewrite(text: str) -> None:
+    line = shown(text)[:WIDTH]
+    sys.stderr.write(f"\r{line:<{WIDTH}}\r{line}")
+    sys.stderr.flush()

@@ -1,0 +1,110 @@
+"""What stands at the door of a function that takes a model and its data: a sentence for each thing
+that people try in their place.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taut.data.rows import Rows
+from taut.features import Split
+from taut.model import Model, evaluating
+from taut.system.errors import UsageError, shown
+from taut.system.seeds import untouched
+
+__all__ = ["takes_model_and_data"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def takes_model_and_data(name: str, method: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Returns a decorator for a function of a model and its data that refuses other things, and
+    data of another shape.
+
+    Args:
+        name: What the user calls the function.
+        method: What does the same for a run and its data.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+            named: dict[str, Any] = dict(zip(("model", "x"), args, strict=False)) | kwargs
+            if "model" in named:  # else Python says what is missing
+                check(name, method, named["model"], named.get("x"))
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def check(function: str, method: str, model: Any, x: Any) -> None:
+    """Refuses what is not a model, not its data, or of another shape.
+
+    Raises:
+        UsageError: one line that says what to pass.
+    """
+    if not isinstance(model, Model):
+        raise UsageError(f"{function} {_not_a_model(model, method)}")
+    if x is None:
+        raise UsageError(f"{function} needs data: a tensor of rows after the model")
+    if isinstance(x, np.ndarray) or not isinstance(x, Rows):
+        raise UsageError(
+            f"{function} takes rows as a tensor, not {_called(x)}: {_as_tensor(x, model, method)}"
+        )
+    wanted = _event_shape(model)
+    if wanted is not None and tuple(x.shape[1:]) != wanted:
+        one = "; one row is x[None]" if tuple(x.shape) == wanted else ""
+        raise UsageError(
+            f"{function}: x has shape {tuple(x.shape)}, but the model takes {_shape(wanted)}{one}"
+        )
+
+
+def _not_a_model(model: Any, method: str) -> str:
+    inner = getattr(model, "model", None)
+    if isinstance(inner, Model):
+        return f"takes a model, not a run: call run.{method}, or give run.model"
+    if isinstance(getattr(model, "model_", None), Model):
+        return "takes a model, not an estimator: give estimator.model_"
+    if isinstance(model, str) or hasattr(model, "__fspath__"):
+        return f"takes a model, not {shown(repr(str(model)))}: run = taut.load(...) reads a run"
+    return f"takes a model (taut.VAE, or the .model of a run) first, not {_called(model)}"
+
+
+def _as_tensor(x: Any, model: Model, method: str) -> str:
+    if isinstance(x, np.ndarray | list | tuple):
+        wanted = _event_shape(model)
+        return f"give torch.as_tensor(x), {_shape(wanted)}" if wanted else "give torch.as_tensor(x)"
+    return f"run.{method} of a run takes it as it is"
+
+
+def _shape(event: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, ('N', *event)))})"
+
+
+def _called(thing: Any) -> str:
+    name = "numpy array" if isinstance(thing, np.ndarray) else type(thing).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _event_shape(model: Model) -> tuple[int, ...] | None:
+    """Returns the shape of a row of a model, as it makes them; None where that takes a context."""
+    condition = getattr(model, "condition", None)
+    if isinstance(condition, Split):
+        return (len(condition.given) + len(condition.rest),)
+    if condition is not None:
+        return None
+    try:
+        with torch.no_grad(), untouched(), evaluating(model):
+            made: Tensor = model.sample(1)
+    except Exception:  # a model of the user's own need not be able to
+        return None
+    return tuple(made.shape[1:])
