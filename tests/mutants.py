@@ -1995,14 +1995,14 @@ MUTANTS = [
     ),
     Mutant(
         "SIGTERM ends an audit with the code of Ctrl-C",
-        "cli/app.py",
+        "cli/audit.py",
         "raise typer.Exit(128 + asked[0])",
         "raise typer.Exit(130)",
         "tests/test_audit_cli.py",
     ),
     Mutant(
         "an audit ignores a signal",
-        "cli/app.py",
+        "cli/audit.py",
         "yield lambda: bool(asked)",
         "yield lambda: False",
         "tests/test_audit_cli.py",
@@ -2770,8 +2770,8 @@ MUTANTS = [
     Mutant(
         "ranks: all of them speak",
         "cli/app.py",
-        "if parallel.launched():  # one process speaks for all",
-        "if parallel.launched() > 9:  # one process speaks for all",
+        "if launch.launched():  # one process speaks for all",
+        "if launch.launched() > 9:  # one process speaks for all",
         f"{PARALLEL}::test_an_error_is_said_once_and_ends_both",
     ),
     Mutant(

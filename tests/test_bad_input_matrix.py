@@ -1253,7 +1253,7 @@ def test_B51_mistakes_of_the_configuration(made: Path) -> None:
                         "'training'", "training.seed: expected a whole number, not 'x'",
         "training.learning_rate: expected a number of at least 0, not "
         "-1", "training.minutes", "evaluation.num_samples",
-        "data.kind: 'bool' is none of", code=USAGE, lines=7,
+        "data.kind: unknown 'bool'", code=USAGE, lines=7,
     )  # fmt: skip
     assert not Path("new").exists()
 

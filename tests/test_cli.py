@@ -325,7 +325,7 @@ def test_an_unfinished_run_is_resumed_and_a_finished_one_left_alone(here: Path):
     )
     result = call("resume", "run-bits")
     assert result.exit_code == DONE
-    assert "going on from step 1 of 1" in result.stderr
+    assert "resuming at step 1 of 1" in result.stderr
     assert {p.name: p.read_bytes() for p in Path("run-bits").iterdir() if p.is_file()} == before
 
 
@@ -397,7 +397,7 @@ def test_all_mistakes_of_the_settings_come_at_once(here: Path):
         result, USAGE, "did you mean "
                        "'batch_size'", "did you mean "
                                        "'training'", "model is a section", "training.seed",
-        "training.learning_rate: expected a number of at least 0, not "
+        "TAUT_LEARNING_RATE: expected a number of at least 0, not "
         "-1.0", "evaluation.num_samples", "data.kind", lines=7,
     )  # fmt: skip
     assert not Path("new").exists()
@@ -471,18 +471,22 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (
         ["fit", "bits.npy", "--latent-dim", "two"],
         USAGE,
-        ["model.latent_dim: expected a whole number, not 'two'"],
+        ["--latent-dim: expected a whole number, not 'two'"],
     ),
     (
         ["fit", "bits.npy", "--learning-rate", "nan"],
         USAGE,
-        ["training.learning_rate: expected a number of at least 0, not nan"],
+        ["--learning-rate: expected a number of at least 0, not nan"],
     ),
-    (["fit", "bits.npy", "--batch-size=-3"], USAGE, ["training.batch_size", "not -3"]),
+    (
+        ["fit", "bits.npy", "--batch-size=-3"],
+        USAGE,
+        ["--batch-size: expected a number of at least 1", "not -3"],
+    ),
     (
         ["fit", "bits.npy", "--threads", "100000000"],
         USAGE,
-        ["training.threads: expected a number from 1 to 1024"],
+        ["--threads: expected a number from 1 to 1024"],
     ),
     (["fit", "bits.npy", "--device", "cuda:77"], USAGE, ["no device 'cuda:77' here; there is cpu"]),
     (["fit", "bits.npy", "--device", "meta"], USAGE, ["no device 'meta' here"]),
@@ -1078,7 +1082,7 @@ def test_help_names_every_option():
     listed = call("--help").stdout
     for command in commands:
         assert command in listed
-        result = call(command, "--help", COLUMNS="200")
+        result = CliRunner().invoke(app, [command, "--help"], terminal_width=110)
         assert result.exit_code == DONE
         options = [line.split() for line in result.stdout.splitlines() if line.startswith("  --")]
         # an option, its type, and what it means

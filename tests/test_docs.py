@@ -148,7 +148,10 @@ def test_the_oddest_entry_is_the_one_furthest_below_its_column(
         "price": torch.tensor([1.0, 1.0, -6.0]),
     }
     terminal.show_oddest(torch.tensor([-8.0, -8.0, -15.5]), cells, rows=1, columns=2)
-    assert "2  log p(x) -15.5: price -6.0 (1.0), small_units -9.5 (-9.0)" in capsys.readouterr().out
+    assert (
+        "  row 2: log p(x) -15.5: price -6.0 (1.0), small_units -9.5 (-9.0)"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -607,7 +607,7 @@ def test_a_killed_process_is_an_error_and_torchrun_goes_on_from_the_last_checkpo
         )
         == 1
     ), done.stderr
-    assert len(re.findall("started again: going on from step 200 of 266", done.stderr)) == 1, (
+    assert len(re.findall("started again: resuming at step 200 of 266", done.stderr)) == 1, (
         done.stderr
     )
     for name in ("history.jsonl", "evaluation.json", "model.safetensors"):

@@ -296,9 +296,9 @@ HELPER = textwrap.dedent("""
 """)
 
 STEP, SYNC, CAPTURE = "taut.training.loop.batch", "os.fsync", "taut.training.loop._capture"
-RECORD, SHOW = "json.dumps", "taut.cli.terminal.Text"
+RECORD, SHOW = "json.dumps", "taut.cli.terminal._text"
 # batch: one call a step. _capture: one call before the first step and one after each interval.
-# Text: one call a line shown. fsync: 1, 2 run.json; an interval makes 9: 1 history, 2 + 2 + 2 the
+# _text: one call a line shown. fsync: 1, 2 run.json; an interval makes 9: 1 history, 2 + 2 + 2 the
 # files of the checkpoint, 2 its folder; later, each file 2.
 KILLS = [(SYNC, n) for n in (12, 13, 14, 16, 18, 19, 20, 21, 29, 30, 31, 33, 36)] + [
     (STEP, 117),

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import reprlib
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -322,6 +321,8 @@ def gather(
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as error:

@@ -1,42 +1,49 @@
-"""What a person sees on a terminal: messages, progress, the table of numbers.
+"""What the user sees on a terminal: messages, progress, the table of numbers.
 
 Results to stdout, all else to stderr.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
-
-from taut.evidence.doctor import named
 from taut.system.errors import shown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from taut.build.config import Config
     from taut.data import Dataset, Schema
     from taut.runs.folder import Run
 
 __all__ = [
+    "Units",
     "answer",
+    "blocks",
     "message",
     "name_rows",
     "progress",
+    "reading",
     "show_audit",
     "show_data",
     "show_evaluation",
     "show_gradients",
+    "show_next",
     "show_numbers",
+    "show_oddest",
     "show_tightening",
     "stages",
+    "units_of",
 ]
 
 NAMES = {
@@ -48,15 +55,64 @@ NAMES = {
     "baseline": "baseline, independent marginals",
 }
 
+NAT = "(One nat is e = 2.7 times the probability.)"
+DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on it is said
+WEAK, SURE = 0.1, 3.0  # nats, and standard errors: what is not above both is no gain
+
+METHODS = {
+    "importance": "importance sampling",
+    "defensive": "importance sampling with a share of the prior",
+    "importance_from_optimum": "importance sampling from the best Gaussian",
+    "annealing": "annealing",
+    "enumeration": "the sum over all latent values",
+    "none": "no method",
+}
+
 
 def answer(text: str) -> None:
     """Prints a line of result."""
-    _stdout().print(_text(text), soft_wrap=True)
+    _print(_stdout(), text)
 
 
-def message(text: str) -> None:
-    """Prints a message."""
-    _stderr().print(_text(text), soft_wrap=True)
+def message(text: str, *, whole: bool = False) -> None:
+    """Prints a message.
+
+    Args:
+        text: The message.
+        whole: Whether it is not wrapped, so that it can be pasted.
+    """
+    _print(_stderr(), text, whole)
+
+
+def _print(console: Console, text: str, whole: bool = False) -> None:
+    """Prints a text: on a terminal wrapped between words, elsewhere as one line."""
+    console.print(_text(text), soft_wrap=whole or not console.is_terminal)
+
+
+def reading(source: object) -> None:
+    """Says on a terminal that something is read, before anything slow is imported."""
+    if _stderr().is_terminal:
+        message(f"reading {shown(source)} ...")
+
+
+class Units(NamedTuple):
+    """What a schema calls one data point, and what it is made of."""
+
+    one: str
+    part: str
+
+
+def units_of(schema: Schema) -> Units:
+    return Units("image", "pixel") if schema.is_image else Units("row", "column")
+
+
+def typed(path: str | Path) -> str:
+    """Returns a path as the user would type it here: one below this folder without what leads to
+    it.
+    """
+    path, here = Path(path), Path.cwd()
+    inside = path.is_absolute() and path.is_relative_to(here)
+    return str(path.relative_to(here) if inside else path)
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
@@ -69,7 +125,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     )
     follows = "" if config.model.likelihood == model.likelihood else ", which follows from the data"
     lines = [
-        ("data", f"{shown(dataset.name)}: {dataset.schema.describe()}"),
+        ("data", f"{shown(typed(dataset.name))}: {dataset.schema.describe()}"),
         ("rows", parts),
         ("binarize", dataset.binarize if dataset.binarize != "none" else ""),
         ("likelihood", f"{model.likelihood}{follows}"),
@@ -92,11 +148,9 @@ def _given(condition: tuple[str, ...], likelihood: str) -> str:
             f"{', '.join(map(shown, condition))}; log p(x) means log p(the other columns | what is "
             f"given)"
         )
-    return (
-        "the total of each row; log p(x) means log p(x | total)"
-        if "library=True" in likelihood
-        else ""
-    )
+    if "library=True" in likelihood:
+        return "the total of each row; log p(x) means log p(x | total)"
+    return ""
 
 
 def show_columns(schema: Schema) -> None:
@@ -114,18 +168,31 @@ def show_columns(schema: Schema) -> None:
         answer(line.rstrip())
 
 
-def show_oddest(log_evidence: Any, cells: dict[str, Any], rows: int = 5, columns: int = 3) -> None:
+def show_oddest(
+    log_evidence: Any,
+    cells: dict[str, Any],
+    rows: int = 5,
+    columns: int = 3,
+    first_line: int | None = None,
+) -> None:
     """Prints the least likely rows, and the entries that make them so: those furthest below the
     median of their column.
 
     Densities of columns in different units cannot be compared, differences to the median of the
     same column can.
+
+    Args:
+        log_evidence: log p(x) of each row, (N,).
+        cells: log p of its entries, (N,), by column.
+        rows: Rows to print, at most.
+        columns: Entries of each, at most.
+        first_line: The line of the file that holds row 0, where it is known.
     """
     usual = {name: float(values.nanmedian()) for name, values in cells.items()}
     answer("")
     answer(
-        "the oddest rows (from 0), and their oddest entries: log p given the others of the row "
-        "(median of the column)"
+        "the oddest rows, and their oddest entries: log p given the others of the row (median of "
+        "the column)"
     )
     for row in log_evidence.argsort()[:rows].tolist():
         each = sorted(
@@ -137,82 +204,161 @@ def show_oddest(log_evidence: Any, cells: dict[str, Any], rows: int = 5, columns
             f"{_clean(shown(name))} {value:.1f} ({usual[name]:.1f})"
             for _, value, name in each[:columns]
         )
-        answer(f"{row:>8}  log p(x) {float(log_evidence[row]):.1f}: {why}")
+        line = f" (line {row + first_line} of the file)" if first_line else ""
+        answer(f"  row {row}{line}: log p(x) {float(log_evidence[row]):.1f}: {why}")
 
 
-def name_rows(chosen: Any, most: int = 10) -> str:
+def name_rows(chosen: Any, first_line: int | None = None, most: int = 10) -> str:
     """Returns how many rows are chosen, (N,), and which, from 0: "2 of 30 rows (4, 7)".
 
     Nothing where none is.
     """
     rows = chosen.nonzero()[:, 0].tolist()
+    if not rows:
+        return ""
     more = ", ..." if len(rows) > most else ""
-    return (
-        f"{len(rows)} of {len(chosen)} rows ({', '.join(map(str, rows[:most]))}{more})"
-        if rows
-        else ""
-    )
+    listed = ", ".join(map(str, rows[:most])) + more
+    if first_line:
+        lines = ", ".join(str(row + first_line) for row in rows[:most])
+        listed += f"; lines {lines}{more} of the file"
+    return f"{len(rows)} of {len(chosen)} rows ({listed})"
 
 
-def show_evaluation(run: Run, as_json: bool) -> None:
+def show_evaluation(run: Run, as_json: bool, verbose: bool = False) -> None:
+    """Shows the numbers of the final measurement, and says what they mean."""
+    from taut.evidence.doctor import named
+
     result = run.evaluation()
     if as_json:
         answer(json.dumps({"run": str(run.path), **result}, indent=2))
         return
-    unfinished = [named(line, str(run.path)) for line in result.get("unfinished") or []]
-    show_numbers({**result, "warnings": [*result["warnings"], *unfinished]})
+    units, unfinished = units_of(run.schema), result.get("unfinished") or []
+    lines = [named(line, str(run.path)) for line in unfinished]
+    shown_result = {**result, "warnings": [*result["warnings"], *lines]}
+    show_numbers(shown_result, units, str(run.path), verbose)
+    if words := verdict(result, units):
+        answer(f"\n{words}")
     files = "samples.png and reconstructions.png are" if run.schema.is_image else "everything is"
     answer(f"\n{files} in {shown(run.path)}")
 
 
-def show_next(run: Run, seconds: float) -> None:
-    """Says how long it took and what one does next, in commands that can be pasted."""
-    gaps = ", `taut impute RUN`" if run.schema.missing and run.schema.kind == "table" else ""
-    message(f"done in {seconds:.0f} s; next: {named(f'`taut audit RUN`{gaps}', str(run.path))}")
+def verdict(result: Mapping[str, Any], units: Units) -> str:
+    """Returns what an evaluation comes to, in a sentence: how much better the model is than knowing
+    each column alone, and whether its training came to its end.
 
-
-def show_numbers(result: Mapping[str, Any]) -> None:
-    bits = result.get("bits_per_dimension", {})
-    table = Table(box=None, pad_edge=False)
-    table.add_column(
-        _text(f"{result['num_data']} {result['data'] + ' ' if 'data' in result else ''}data")
+    Nothing where no baseline is known.
+    """
+    gain = result.get("gain") or {}
+    value, errors = gain.get("value"), [gain.get("mc_error"), gain.get("test_error")]
+    if value is None:
+        return ""
+    error = max((e for e in errors if e is not None), default=0.0)
+    known = (result.get("reliable_share") or 0.0) > 1 - DOUBTFUL
+    how = f"{'' if known else 'at least '}{value:.2f} ± {error:.2f} nats per {units.one}"
+    alone = f"knowing each {units.part} alone"
+    if value <= max(WEAK, SURE * error):
+        sentence = f"Weak: the model is hardly better than {alone} ({how})."
+        return f"{sentence} {NAT}"
+    head = "Not trained to the end, but" if result.get("unfinished") else "Good:"
+    return (
+        f"{head} {how} better than {alone}: it gives an unseen {units.one} {_times(value)} times "
+        f"the probability, in the geometric mean. {NAT}"
     )
-    for title in (
-        "nats per datum",
-        "± Monte Carlo",
-        "± test set",
-        *(["bits per dim"] if bits else []),
-    ):
+
+
+def _times(nats: float) -> str:
+    """Returns how many times as probable so many nats are."""
+    return f"{math.exp(nats):.2g}" if nats < 9 else f"10^{nats / math.log(10):.0f}"
+
+
+def show_next(run: Run, seconds: float, data: str = "") -> None:
+    """Says how long it took and what to do next, in commands that can be pasted.
+
+    Args:
+        run: The run.
+        seconds: How long it took.
+        data: The data as typed; by default what the run remembers.
+    """
+    from taut.evidence.doctor import named
+
+    minutes, rest = divmod(round(seconds), 60)
+    message(f"done in {f'{minutes} min ' if minutes else ''}{rest} s; next:")
+    source = data or typed(str(run.info["source"]))
+    commands = _next_commands(run.schema, bool(source))
+    lines = [(named(command, str(run.path), source), why) for command, why in commands]
+    width = max(len(command) for command, _ in lines)
+    for command, why in lines:
+        message(f"  {command:<{width}}  # {why}", whole=True)
+
+
+def _next_commands(schema: Schema, known: bool) -> list[tuple[str, str]]:
+    """Returns two or three commands and what each is for; DATA only where its name is known."""
+    data = " DATA" if known else ""
+    table = schema.kind == "table"
+    lines = [
+        ("taut audit RUN", "how far these numbers can be trusted, and what would improve them")
+    ]
+    if table and schema.missing:
+        lines.append((f"taut impute RUN{data}", "fill the gaps"))
+    if table:
+        lines.append((f"taut score RUN{data} --cells", "which rows are odd, and why"))
+    elif schema.is_image:
+        lines.append(("taut sample RUN --out new.png", "draw new images"))
+    else:
+        lines.append((f"taut encode RUN{data}", "an embedding of each row"))
+    return lines
+
+
+def show_numbers(
+    result: Mapping[str, Any], units: Units, run: str = "", verbose: bool = False
+) -> None:
+    """Shows the numbers of an evaluation, with a warning where many rows are doubtful.
+
+    Args:
+        result: What ``RowEvidence.to_dict`` returns, and more.
+        units: What a data point is called.
+        run: The run, for the remedy.
+        verbose: Whether to say how log p(x) was estimated.
+    """
+    bits = result.get("bits_per_dimension", {})
+    table = _table()
+    part = f"{result['data']} " if "data" in result else ""
+    table.add_column(_text(f"{result['num_data']} {part}{units.one}s"))
+    titles = [f"nats per {units.one}", "± Monte Carlo", "± test set"]
+    for title in [*titles, *(["bits per dim"] if bits else [])]:
         table.add_column(title, justify="right")
     for name, title in NAMES.items():
         if result.get(name):
             row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
-            table.add_row(
-                title, *row, *([_bits(bits[name]) if name in bits else ""] if bits else [])
-            )
-    console = _stdout()
-    console.print(table)
-    ess, reliable = result["ess"], result["khat"]["reliable_share"]
-    by = _by(result["by"]) if result.get("by", {}).keys() - {"importance"} else ""
-    console.print(
-        _text(
-            f"log p(x) by importance sampling, K = {result['num_samples']}: effective samples "
-            f"{ess['mean']:.1f} in the mean, "
-            f"{ess['smallest']:.1f} at least"
-            + ("" if reliable is None else f"; k-hat finds {reliable:.0%} of the data reliable")
-            + "\n"
-            + (
-                f"log p(x) is by {by}; reliable for {result['reliable_share'] or 0:.0%} of the "
-                f"rows\n"
-                if by
-                else ""
-            )
-            + f"active units: {result['active_units']} of {result['latent_dim']}"
-        ),
-        soft_wrap=True,
-    )
+            if bits:
+                row.append(_bits(bits[name]) if name in bits else "")
+            table.add_row(title, *row)
+    _stdout().print(table)
+    if verbose:
+        for line in _how(result):
+            answer(line)
+    answer(f"active units: {result['active_units']} of {result['latent_dim']}")
     for line in result["warnings"]:
-        console.print(_text(f"warning: {line}"), soft_wrap=True)
+        answer(f"warning: {line}")
+    reliable = result.get("reliable_share")
+    if run and reliable is not None and 1 - reliable >= DOUBTFUL:
+        answer(f"`taut audit {shown(run)}` measures log p(x) properly")
+
+
+def _how(result: Mapping[str, Any]) -> list[str]:
+    """Returns how log p(x) was estimated, and how reliably."""
+    ess, reliable = result["ess"], result["khat"]["reliable_share"]
+    line = (
+        f"log p(x) by importance sampling, K = {result['num_samples']}: effective sample size "
+        f"{ess['mean']:.1f} on average, at least {ess['smallest']:.1f}"
+    )
+    if reliable is not None:
+        line += f"; reliable by k-hat for {reliable:.0%} of the rows"
+    lines = [line]
+    if result.get("by", {}).keys() - {"importance"}:
+        share = result["reliable_share"] or 0
+        lines.append(f"log p(x) is by {_by(result['by'])}; reliable for {share:.0%} of the rows")
+    return lines
 
 
 def _by(counts: Mapping[str, int]) -> str:
@@ -228,7 +374,7 @@ def show_audit(result: Mapping[str, Any]) -> None:
 
     sections = found(result)
     noun = next((section.noun for section in sections.values()), "data point")
-    table = Table(box=None, pad_edge=False)
+    table = _table()
     table.add_column(_text(f"{result['num_data']} {noun}s, nats per {noun}"))
     for title in ("", "± Monte Carlo", "± test set"):
         table.add_column(title, justify="right")
@@ -297,7 +443,7 @@ def show_tightening(run: Run) -> None:
     before, after = run.info["tightened"]["before"], run.evaluation()
     console = _stdout()
     console.print()
-    table = Table(box=None, pad_edge=False)
+    table = _table()
     for title in ("the same decoder", "before", "after"):
         table.add_column(title, justify="left" if title.startswith("the") else "right")
     for name in ("elbo", "log_evidence", "inference_gap"):
@@ -313,7 +459,7 @@ def show_tightening(run: Run) -> None:
 
 def show_gradients(result: Mapping[str, Any]) -> None:
     """Shows what each estimator costs and how noisy it is, for encoder and decoder."""
-    table = Table(box=None, pad_edge=False)
+    table = _table()
     titles = (
         "estimator",
         "bound",
@@ -362,45 +508,70 @@ def _bits(estimate: Mapping[str, float | None]) -> str:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return (
-        "unknown"
-        if value is None
-        else f"{value:.{digits}f}"
-        if abs(value) < 1e7
-        else f"{value:.4g}"
-    )
+    if value is None:
+        return "unknown"
+    return f"{value:.{digits}f}" if abs(value) < 1e7 else f"{value:.4g}"
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+def progress(title: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
     """Gives a function that advances a bar on a terminal, and prints a line each tenth of the way
     elsewhere.
+
+    Args:
+        title: What is done.
+        total: How many steps or rows there are.
+        quiet: Whether nothing is printed elsewhere.
     """
     console = _stderr()
     if console.is_terminal:
-        columns = (
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(title, total=total, note="")
-            yield lambda amount, note: bar.update(task, advance=amount, note=note)
+        with _bar(title, total) as update:
+            yield update
         return
-    done, shown = 0, 0
+    done, told = 0, 10 if quiet else 0
 
     def advance(amount: int, note: str) -> None:
-        nonlocal done, shown
+        nonlocal done, told
         done += amount
-        if done * 10 // total > shown:
-            shown = done * 10 // total
-            console.print(
-                _text(f"{title} {100 * done // total} %{', ' + note if note else ''}"),
-                soft_wrap=True,
-            )
+        if done * 10 // total > told:
+            told = done * 10 // total
+            message(f"{title} {100 * done // total} %{', ' + note if note else ''}")
 
     yield advance
+
+
+@contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Gives a function that advances a bar with the time that is left."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=_stderr(), transient=True) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def update(amount: int, note: str = "", total: int | None = None) -> None:
+            if total is not None:
+                bar.update(task, total=total)
+            bar.update(task, advance=amount, note=note)
+
+        yield update
+
+
+@contextmanager
+def blocks(title: str) -> Iterator[None]:
+    """Shows a bar on a terminal while blocks of rows are computed; elsewhere nothing."""
+    from taut.system.parallel import telling
+
+    if not _stderr().is_terminal:
+        yield
+        return
+    with _bar(title, None) as update, telling(lambda total: update(1, total=total)):
+        yield
 
 
 @contextmanager
@@ -409,13 +580,15 @@ def stages() -> Iterator[Callable[[str, float], None]]:
 
     A bar for each on a terminal.
     """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console, current = _stderr(), ""
     if not console.is_terminal:
 
         def say(title: str, share: float) -> None:
             nonlocal current
             if title != current:
-                console.print(_text(title), soft_wrap=True)
+                message(title)
             current = title
 
         yield say
@@ -439,23 +612,33 @@ def stages() -> Iterator[Callable[[str, float], None]]:
         yield show
 
 
-class _Console(Console):
-    """A console that falls silent when its reader goes away (``taut fit ...
-
-    | head``), so that the work goes on.
-    """
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
 def _stdout() -> Console:
-    return _Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    return _consoles()(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def _stderr() -> Console:
-    return _Console(stderr=True, highlight=False)
+    return _consoles()(stderr=True, highlight=False)
+
+
+@functools.cache
+def _consoles() -> type[Console]:
+    """Returns a class of consoles that fall silent when their reader goes away (``taut fit ... |
+    head``), so that the work goes on.
+    """
+    from rich.console import Console
+
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+    return Quiet
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, pad_edge=False)
 
 
 def _text(text: object) -> Text:
@@ -463,6 +646,8 @@ def _text(text: object) -> Text:
 
     No control characters, which could write anything on a terminal, and no markup.
     """
+    from rich.text import Text
+
     return Text(_clean(str(text)))
 
 

@@ -62,6 +62,7 @@ from taut.use.blocks import device_of, some_of
 
 OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION = 1, 2, 3, 4
 BITS = 12  # up to which all values of z are summed
+DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on there is a warning
 SAMPLES = 2000  # of the better proposals, at least
 CHECK = 64  # draws of the prior
 CHECKED = 8  # latent dimensions up to which they see anything
@@ -143,11 +144,10 @@ class RowEvidence:
                 f"{first.num_samples} samples are too few to tell by k-hat if log p(x) and its "
                 f"error can be believed"
             )
-        elif doubtful:
+        elif doubtful >= DOUBTFUL * n:
             lines.append(
-                f"log p(x) of {doubtful} of {n} rows is not reliable: few samples carry their "
-                f"weight, so it is a lower bound, "
-                "maybe a loose one, and its error too small"
+                f"log p(x) is probably too low for {doubtful} of {n} rows, and its error too "
+                f"small: {first.num_samples} samples do not suffice"
             )
         if not bool(self.known.all()):
             lines.append(some_rows(~self.known))

@@ -85,6 +85,9 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
     # It has no samples, hence no Monte Carlo error.
     known = None if baseline is None else Estimate.of(baseline, torch.zeros_like(baseline), groups)
     result["baseline"] = None if known is None else known.to_dict()
+    if baseline is not None:  # paired, row by row
+        gain = Estimate.of(rows.log_evidence - baseline, rows.log_evidence_error, groups)
+        result["gain"] = gain.to_dict()
     if schema.kind in ("binary", "levels"):
         names = [n for n in ("elbo", "log_evidence", "baseline") if result[n] is not None]
         elements = observed_elements(x)

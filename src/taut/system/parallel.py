@@ -22,7 +22,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from itertools import islice, pairwise
@@ -55,6 +55,7 @@ __all__ = [
     "share",
     "shares",
     "sum_over_ranks",
+    "telling",
     "world",
     "wrapped",
 ]
@@ -72,6 +73,7 @@ class _Group(NamedTuple):
 
 
 _group = _Group(0, 1)
+_told: Callable[[int | None], None] | None = None
 _store: Any = None  # kept when the group is gone: an error may still have to be claimed
 
 
@@ -145,6 +147,20 @@ def ranks(minutes: float = MINUTES) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def telling(tell: Callable[[int | None], None]) -> Iterator[None]:
+    """Has a function told of each task that ``in_order`` has done, and how many there are in all.
+
+    It is told nothing of tasks within tasks, nor of those of several processes.
+    """
+    global _told
+    before, _told = _told, tell
+    try:
+        yield
+    finally:
+        _told = before
+
+
 def in_order(tasks: Iterable[T], compute: Callable[[T], R]) -> Iterator[R]:
     """Yields the results of tasks in their order; the ranks compute them in turn, and each rank
     gets all.
@@ -152,8 +168,19 @@ def in_order(tasks: Iterable[T], compute: Callable[[T], R]) -> Iterator[R]:
     An error of a task is raised on every rank. Within a task the process is alone, so a task may
     itself call ``in_order``.
     """
+    global _told
+    tell, total = _told, len(tasks) if isinstance(tasks, Sized) else None
     if world() == 1:
-        yield from map(compute, tasks)
+        for task in tasks:
+            # within a task nobody is told: its blocks are part of this one
+            _told = None
+            try:
+                own = compute(task)
+            finally:
+                _told = tell
+            if tell is not None:
+                tell(total)
+            yield own
         return
     upcoming = iter(tasks)
     while now := list(islice(upcoming, world())):

@@ -138,6 +138,7 @@ EVALUATION = {
     "seed": WHOLE,
     "data": TEXT,
     "baseline?": ESTIMATE,
+    "gain?": ESTIMATE,
     "bits_per_dimension?": BITS,
     "unfinished?": [TEXT],
 }

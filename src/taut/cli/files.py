@@ -1,0 +1,116 @@
+"""What commands read and write: a run, the rows for it, and the files of the answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from taut.cli import terminal
+from taut.system.errors import shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from taut.data import New
+    from taut.runs.folder import Run
+
+__all__ = [
+    "data_for",
+    "data_target",
+    "first_line",
+    "load_run",
+    "numbered",
+    "say_written",
+    "write",
+    "write_data",
+]
+
+
+def load_run(path: Path, trust: list[str] | None) -> Run:
+    """Returns a finished run; the outside modules that are trusted may be imported."""
+    terminal.reading(path)
+    from taut.runs.folder import load
+
+    return load(path, trust=trust or ())
+
+
+def data_for(run: Run, source: str | None, key: str | None) -> New:
+    """Returns new data checked against the run's schema, or the data that the run
+    itself held out.
+    """
+    from taut.data import New
+    from taut.runs.folder import data_of, held_out, new_data
+
+    if source is None:
+        return New(held_out(run, data_of(run)), ())
+    terminal.reading(source)
+    new = new_data(run, source, key)
+    for note in new.notes:
+        terminal.message(f"taut: {note}")
+    return new
+
+
+def first_line(source: str | None, rows: int) -> int | None:
+    """Returns the line that holds row 0 of a text table, from 1; None where lines are not rows."""
+    if source is None or Path(source).suffix not in (".csv", ".tsv", ".txt"):
+        return None
+    with Path(source).open("rb") as file:
+        lines = sum(1 for line in file if line.strip())
+    return {rows + 1: 2, rows: 1}.get(lines)
+
+
+def data_target(out: Path | None, name: str, run: Run, overwrite: bool) -> Path:
+    """Returns the file to write data of a run into, checked before anything is computed."""
+    from taut.runs.folder import check_target
+    from taut.use import export
+
+    schema = run.schema
+    usual = Path(f"{name}.npy")
+    formats: tuple[str, ...] = export.ARRAYS
+    if schema.kind == "table":
+        usual, formats = Path(f"{name}.csv"), (*export.TABLES, ".npy")
+    elif schema.is_image:
+        formats = export.IMAGES
+    elif len(schema.event_shape) == 1:
+        formats = export.NUMBERS
+    return check_target(out or usual, formats, overwrite)
+
+
+def numbered(out: Path, count: int, overwrite: bool) -> list[Path]:
+    """Returns a file name for each of so many imputations, or the one name where there are none."""
+    from taut.runs.folder import check_target
+
+    paths = [out.with_name(f"{out.stem}-{i + 1}{out.suffix}") for i in range(count)]
+    return [check_target(path, (out.suffix,), overwrite) for path in paths] or [out]
+
+
+def write(values: torch.Tensor, out: Path, run: Run, as_json: bool) -> None:
+    """Writes data and says so."""
+    write_data(values, out, run)
+    say_written(out, values.shape, as_json)
+
+
+def write_data(values: torch.Tensor, out: Path, run: Run) -> None:
+    """Writes data of a run: a table with its own types, images, or numbers."""
+    from taut.data import to_table
+    from taut.use import export
+
+    schema = run.schema
+    if schema.kind == "table" and out.suffix != ".npy":
+        whole = values.shape[1] == len(schema.modelled)
+        columns = [c for i, c in enumerate(schema.modelled) if whole or i in schema.rest]
+        export.write_table(to_table(export.shortest(values), columns), out)
+    elif schema.is_image:
+        export.write_images(values, out, schema.low, schema.high)
+    else:
+        export.write_numbers(values, out)
+
+
+def say_written(out: Path, shape: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), "shape": list(shape)}))
+    else:
+        terminal.answer(f"{shown(out)}: {'x'.join(map(str, shape))}")
