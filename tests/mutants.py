@@ -1177,8 +1177,8 @@ MUTANTS = [
     Mutant(
         "AIS: reverse without its sign",
         "evidence/annealing.py",
-        "sign = 1 if exact is None else -1",
-        "sign = 1",
+        'direction, sign = "upper", -1',
+        'direction = "upper"',
         ANNEALING + "::test_weights_are_unbiased_in_both_directions",
     ),
     Mutant(
@@ -1205,8 +1205,8 @@ MUTANTS = [
     Mutant(
         "AIS: Jacobian of the transform missing",
         "evidence/annealing.py",
-        "jacobian = jacobian.sum(-1) if jacobian.dim() == u.dim() else jacobian",
-        "jacobian = 0.0 * (jacobian.sum(-1) if jacobian.dim() == u.dim() else jacobian)",
+        "jacobian = self.transform.log_abs_det_jacobian(u, z)",
+        "jacobian = 0.0 * self.transform.log_abs_det_jacobian(u, z)",
         ANNEALING + "::test_latent_variables_with_a_boundary",
     ),
     Mutant(
@@ -1292,8 +1292,8 @@ MUTANTS = [
     Mutant(
         "simulated data: the decoder's mean instead of a draw",
         "evidence/annealing.py",
-        "model.decode(block[None], c).sample()[0]",
-        "model.decode(block[None], c).mean[0]",
+        "x.append(decoded.sample()[0])",
+        "x.append(decoded.mean[0])",
         ANNEALING + "::test_weights_are_unbiased_in_both_directions",
     ),
     # --- The gaps --------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ LITTLE = {
     | {"CHAINS": 4, "TEMPERATURES": 10},
     "evidence.ascent": {"FRESH": 16, "MORE": 16, "BLOCKS": 2, "CLIMBS": 10},
     "evidence.cells": {"SAMPLES": 100},
-    "evidence.baseline": {"STEPS": 5},
+    "evidence.marginals": {"STEPS": 5},
     "distributions.warps": {"MIDPOINTS": 8},
 }
 FILE = r"`([\w/-]+\.(?:csv|png|npy|toml|parquet|h5ad|json|jsonl|html|py|safetensors))`"

@@ -408,7 +408,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if of_table:
             return as_table(array, self.schema_.columns)
         # a list with None in it
-        return array.astype(np.float64) if array.dtype == object else array
+        if array.dtype == object:
+            return array.astype(np.float64)
+        return array
 
     def _dataset(self, source: Any, config: Config) -> Dataset:
         """Returns the data to train on; their rows may be as few as two."""
@@ -416,8 +418,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             type(source).__module__.startswith("pyarrow"),
             type(source).__name__ == "AnnData",
         )
-        what = "an AnnData" if counted else "an array"
-        what = "a data frame" if table else what
+        what = {(True, False): "a data frame", (False, True): "an AnnData"}.get(
+            (table, counted), "an array"
+        )
         meant = {"kind": "an array", "levels": "an array", "layer": "an AnnData"}
         meant |= dict.fromkeys(("schema", "missing_values", "condition"), "a data frame")
         for name, right in meant.items():
@@ -426,7 +429,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         self._kept = self._constants = None
         share = config.data.validation_fraction
         if table:
-            schema = Path(self.schema) if isinstance(self.schema, str) else self.schema
+            schema = self.schema
+            if isinstance(schema, str):
+                schema = Path(schema)
             return from_table(
                 source, Asked(schema, config.data.missing_values, config.data.condition), share
             )
@@ -573,8 +578,9 @@ def _seed(random_state: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
-    plain = value.item() if isinstance(value, np.generic) else value
-    return str(plain) if isinstance(plain, Path) else plain
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
 
 
 def _float_like(dtype: str) -> str:

@@ -9,7 +9,8 @@ so nothing here rescales data for the model: standardizing happens inside the li
 Jacobian included. Everything wrong with a source is listed at once, and nothing is silently
 repaired.
 
-``readers`` turns a source into an array, a sparse matrix or a table; ``schema`` describes a data
+``readers`` turns a source into an array, a sparse matrix or a table (``sources`` has a class for
+each kind of file); ``schema`` describes a data
 point; ``problems`` lists what is wrong with the data; ``split`` divides the rows by their content;
 ``dataset`` puts these together, and is the file to read first. ``tables/`` does the same for tables
 with named columns, and ``in_memory`` for data that a program holds.

@@ -242,10 +242,11 @@ def simulate(
     with torch.no_grad(), evaluating(model), stream(seed, "simulate"):
         prior = model.latent_prior(context)
         z = prior.sample(torch.Size(() if prior.batch_shape else (num_data,)))
-        parts = None if context is None else context.split(SIMULATED)
-        blocks = zip(z.split(SIMULATED), parts or [None] * len(z), strict=False)
-        x = torch.cat([model.decode(block[None], c).sample()[0] for block, c in blocks])
-    return z, x
+        x = []
+        for rows in torch.arange(len(z)).split(SIMULATED):
+            decoded = model.decode(z[rows][None], some_of(context, rows))
+            x.append(decoded.sample()[0])
+    return z, torch.cat(x)
 
 
 class _Point(NamedTuple):
@@ -315,7 +316,8 @@ class Path:
             u = u.detach().requires_grad_()
             z = self.transform(u)
             jacobian = self.transform.log_abs_det_jacobian(u, z)
-            jacobian = jacobian.sum(-1) if jacobian.dim() == u.dim() else jacobian
+            if jacobian.dim() == u.dim():
+                jacobian = jacobian.sum(-1)
             log_start = self.start.log_prob(z) + jacobian
             log_joint = self.decode(z).log_prob(self.x) + self.prior.log_prob(z) + jacobian
             (grad_start,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
@@ -416,7 +418,9 @@ def _speed(point: _Point) -> float:
     """
     variance = point.energy.var(0)
     known = variance[variance.isfinite()]
-    return float(known.mean().sqrt()) if len(known) else 0.0
+    if not len(known):
+        return 0.0
+    return float(known.mean().sqrt())
 
 
 def _scale(u: Tensor) -> Tensor:
@@ -443,8 +447,12 @@ def _plan(
         while i < len(betas) - 1 and lengths[i] < target:
             i += 1
         width = lengths[i] - lengths[i - 1]
-        share = min(1.0, (target - lengths[i - 1]) / width) if width > 0 else 1.0
-        beta = 1.0 if t == number else betas[i - 1] + share * (betas[i] - betas[i - 1])
+        share = 1.0
+        if width > 0:
+            share = min(1.0, (target - lengths[i - 1]) / width)
+        beta = betas[i - 1] + share * (betas[i] - betas[i - 1])
+        if t == number:
+            beta = 1.0
         chosen.append(
             (
                 beta,
@@ -467,6 +475,7 @@ def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Anne
     temperatures = list(
         zip([0.0, *plan.betas[:-1]], plan.betas, plan.steps, plan.scales, strict=True)
     )
+    direction, sign = "lower", 1
     if exact is None:
         point = path.draw(num_chains)
         for before, beta, step, scale in temperatures:
@@ -475,26 +484,28 @@ def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Anne
                 point, accepted = _transition(path, point, beta, step, scale)
                 acceptance += wide(accepted)
     else:
+        direction, sign = "upper", -1
         point = path.at(path.transform.inv(exact).expand(num_chains, -1, -1))
         for before, beta, step, scale in reversed(temperatures):
             point, accepted = _transition(path, point, beta, step, scale)
             acceptance += wide(accepted)
             log_w += (beta - before) * wide(point.energy)
-    sign = 1 if exact is None else -1
     log_mean = log_mean_exp(sign * log_w)
     share = (sign * log_w - log_mean).exp() / num_chains
     spread = log_w.var(0) if num_chains > 1 else torch.full_like(log_mean, math.nan)
     error = _error(num_chains * share, spread)
     moves = len(temperatures) - (exact is None)
-    like = torch.ones_like(log_mean)
+    like = accepted_share = torch.ones_like(log_mean)
+    if moves:
+        accepted_share = acceptance.mean(0) / moves
     return Annealed(
         num_chains,
-        f"{'lower' if exact is None else 'upper'} bound in expectation",
+        f"{direction} bound in expectation",
         (sign * log_mean).cpu(),
         error.cpu(),
         (1 / share.square().sum(0)).cpu(),
         spread.cpu(),
-        (acceptance.mean(0) / moves if moves else like).cpu(),
+        accepted_share.cpu(),
         (len(temperatures) * like).cpu(),
         (plan.length * like).cpu(),
     )

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -30,6 +30,7 @@ from taut.runs.fitted import Fitted, Source, new_data, options_of, sample_run
 from taut.runs.formats import (
     FORMAT,
     READ,
+    Info,
     fingerprint_of_1,
     migrate,
     migrate_evaluation,
@@ -68,31 +69,6 @@ __all__ = [
     "stem",
     "version",
 ]
-
-
-class Info(TypedDict):
-    """What ``run.json`` says of a training, see ``records.RUN``."""
-
-    format: int
-    taut: str
-    torch: str
-    python: str
-    machine: str
-    threads: int
-    device: str
-    source: str
-    test: str
-    fingerprint: str
-    rows: dict[str, int]
-    notes: list[str]
-    pace: str
-    total_steps: int
-    schema: dict[str, Any]
-    config: dict[str, Any]
-    ended: NotRequired[str]
-    extended: NotRequired[list[int]]
-    data_seed: NotRequired[int]
-    tightened: NotRequired[dict[str, Any]]
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

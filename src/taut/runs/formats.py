@@ -1,4 +1,4 @@
-"""Run folders of earlier releases, in the words of this one."""
+"""What ``run.json`` says, and run folders of earlier releases in the words of this one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,11 +17,44 @@ from taut.data.readers import kind_of
 from taut.data.tables.prepare import check_table
 from taut.system.errors import StorageError, shown
 
-__all__ = ["FORMAT", "READ", "fingerprint_of_1", "migrate", "migrate_evaluation", "with_empty"]
+__all__ = [
+    "FORMAT",
+    "READ",
+    "Info",
+    "fingerprint_of_1",
+    "migrate",
+    "migrate_evaluation",
+    "with_empty",
+]
 
 FORMAT = 2
 READ = (1, FORMAT)
 COLUMN = {"offset": 0.0, "step": 0.0, "atoms": [], "bounded": "", "notation": ""}
+
+
+class Info(TypedDict):
+    """What ``run.json`` says of a training, see ``records.RUN``."""
+
+    format: int
+    taut: str
+    torch: str
+    python: str
+    machine: str
+    threads: int
+    device: str
+    source: str
+    test: str
+    fingerprint: str
+    rows: dict[str, int]
+    notes: list[str]
+    pace: str
+    total_steps: int
+    schema: dict[str, Any]
+    config: dict[str, Any]
+    ended: NotRequired[str]
+    extended: NotRequired[list[int]]
+    data_seed: NotRequired[int]
+    tightened: NotRequired[dict[str, Any]]
 
 
 def migrate(info: Mapping[str, Any], path: Path) -> dict[str, Any]:

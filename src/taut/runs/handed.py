@@ -26,6 +26,7 @@ from taut.use.export import shortest
 
 __all__ = ["Handed", "library_of", "made"]
 
+FRAMES = ("pandas", "polars", "pyarrow")
 LIBRARIES = ("pandas", "polars", "pyarrow", "anndata", "torch", "numpy")
 NO_GAPS = "counts have no missing entries: there is nothing to impute; reconstruct smooths them"
 
@@ -102,7 +103,9 @@ class Handed:
             return result
         if self.schema.kind == "table":
             return self.named({name: z[:, i] for i, name in enumerate(names)})
-        return z.to(self.source.device) if isinstance(self.source, Tensor) else z.numpy()
+        if isinstance(self.source, Tensor):
+            return z.to(self.source.device)
+        return z.numpy()
 
     def rows(self, values: Tensor, *, mean: bool, layer: str = "taut") -> Any:
         r"""Returns rows like those of the source, (N, \*event): a frame of its columns and types,
@@ -148,7 +151,9 @@ class Handed:
     @property
     def _library(self) -> str:
         own = library_of(self.source)
-        return own if own in ("pandas", "polars", "pyarrow") else _usual_library(self.like)
+        if own in FRAMES:
+            return own
+        return _usual_library(self.like)
 
     def _ids(self) -> dict[str, Any]:
         """Returns the columns of a table that name its rows, as they came."""
@@ -159,8 +164,9 @@ class Handed:
         result = {}
         for i, name in enumerate(table.column_names):
             if name in names:
-                pandas = library_of(self.source) == "pandas"
-                result[name] = self.source.iloc[:, i].array if pandas else table.column(i)
+                result[name] = table.column(i)
+                if library_of(self.source) == "pandas":
+                    result[name] = self.source.iloc[:, i].array
         return result
 
     def _table_rows(self, values: Tensor) -> Any:
@@ -197,11 +203,13 @@ class Handed:
 
 
 def _array(values: Any) -> Any:
-    return values.numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return np.asarray(values)
 
 
 def _copied(adata: Any) -> Any:
-    return adata.to_memory() if adata.isbacked else adata.copy()
+    if adata.isbacked:
+        return adata.to_memory()
+    return adata.copy()
 
 
 def _like_array(values: Tensor, source: Any, *, whole: bool) -> Any:
@@ -209,14 +217,16 @@ def _like_array(values: Tensor, source: Any, *, whole: bool) -> Any:
     shaped = values.reshape(source.shape)
     if isinstance(source, Tensor):
         keeps = whole or source.is_floating_point()
-        return shaped.to(source) if keeps else shaped.to(source.device)
+        return shaped.to(source if keeps else source.device)
     array = shaped.numpy()
-    return array.astype(source.dtype) if whole or source.dtype.kind == "f" else array
+    if whole or source.dtype.kind == "f":
+        return array.astype(source.dtype)
+    return array
 
 
 def _usual_library(like: Any) -> str:
     own = library_of(like)
-    if own in ("pandas", "polars", "pyarrow"):
+    if own in FRAMES:
         return own
     return "pyarrow" if importlib.util.find_spec("pandas") is None else "pandas"
 
