@@ -601,8 +601,8 @@ def test_B23_nan_in_a_table() -> None:
     assert found["schema"]["missing"]
     noted(
         found,
-        "1.67 % of the entries are missing: they leave log p(x), and the encoder sees where they "
-        "are",
+        "1.67 % of the entries are missing: they are integrated out of log p(x), and the "
+        "encoder receives the mask",
     )
     rows = "".join(f"{'' if 3 <= i < 6 else x},{'abc'[i % 3]}\n" for i, x in enumerate(X))
     found = checked(csv("x,c\n" + rows))

@@ -31,7 +31,7 @@ from taut.system.errors import DataError, UsageError, nearest, shown
 
 __all__ = ["MISSING_NOTE", "Asked", "Prepared", "check_table", "fill", "prepare_tables", "to_table"]
 
-MISSING_NOTE = "they leave log p(x), and the encoder sees where they are"
+MISSING_NOTE = "they are integrated out of log p(x), and the encoder receives the mask"
 
 
 class Asked(NamedTuple):
