@@ -188,6 +188,8 @@ def _run(page: str, say: Callable[[str], Any] = lambda text: None) -> None:
         elif language == "python":
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+                # two epochs are no training, and say so
+                warnings.filterwarnings("ignore", ".* is not reliable")
                 if shared is not None:  # a notebook shows what taut warns of, and says why
                     warnings.simplefilter("ignore", UserWarning)
                 exec(compile(block, page, "exec"), {} if shared is None else shared)

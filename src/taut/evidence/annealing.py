@@ -247,7 +247,8 @@ def simulate(
         prior = model.latent_prior(context)
         z = prior.sample(torch.Size(() if prior.batch_shape else (num_data,)))
         x = []
-        for rows in torch.arange(len(z)).split(SIMULATED):
+        for first in range(0, len(z), SIMULATED):
+            rows = slice(first, first + SIMULATED)
             decoded = model.decode(z[rows][None], some_of(context, rows))
             x.append(decoded.sample()[0])
     return z, torch.cat(x)

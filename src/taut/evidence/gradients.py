@@ -163,7 +163,7 @@ def gradients(
     }
     with evaluating(model):
         with stream(seed, "gradients"), torch.no_grad():
-            reasons = _reasons(model, x[:1], some_of(context, slice(1)), num_samples)
+            reasons = _reasons(model, x, context, num_samples)
         runs = {k: _Run(k.make(num_samples), groups, signs) for k in KINDS if k.name not in reasons}
         _repeat(runs, model, x, context, repeats, seed, stop)
     rows: list[dict[str, Any]] = []

@@ -72,6 +72,7 @@ MEASURED = {
     "inference_gap": ESTIMATE,
     "ess": {"mean": NUMBER, "median?": NUMBER, "smallest": NUMBER},
     "khat": {"threshold": KNOWN, "reliable_share": KNOWN},
+    "reliable_share?": KNOWN,
 }
 BEFORE = dict.fromkeys(("elbo", "log_evidence", "inference_gap"), ESTIMATE) | {"num_samples": COUNT}
 TIGHTENED = {"from": TEXT, "before": BEFORE}
