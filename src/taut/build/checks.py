@@ -77,11 +77,18 @@ def _support(
     model: VAE, latent: Tensor, context: Tensor | None, new: bool
 ) -> constraints.Constraint | None:
     """Returns where each element of a datum may lie, or None where the likelihood does not say."""
-    decoded = model.decode(latent[None], None if context is None else context[:1])
+    decoded = model.decode(latent[None], _first(context))
     support: Any = reach_of(decoded) if new else decoded.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return cast("constraints.Constraint | None", support)
+
+
+def _first(context: Tensor | None) -> Tensor | None:
+    """Returns the context of the first row, (1, C), where there is one."""
+    if context is None:
+        return None
+    return context[:1]
 
 
 def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
@@ -134,14 +141,14 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
         if found is not None:
             raise DataError(f"{name}: {found[0]}; {REMEDIES[kind]}")
     _, context = model.split(x)
-    support = model.decode(z[None], None if context is None else context[:1]).support
+    support = model.decode(z[None], _first(context)).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:
         raise UsageError(
             f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound "
             f"could grow without limit; "
             "omit --likelihood, or read the data as real numbers with --kind real"
         )
-    prior, posterior = model.prior(None if context is None else context[:1]), model.encode(x[:1])
+    prior, posterior = model.prior(_first(context)), model.encode(x[:1])
     there, back = prior.support, posterior.support
     if there is None or back is None:
         same_space = True  # nobody can tell

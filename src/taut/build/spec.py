@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from taut.system.errors import UsageError, choose_from, nearest
+from taut.system.errors import UsageError, choose_from, clause, nearest
 
 PARTS = ("likelihoods", "networks", "objectives", "posteriors", "priors", "problems")
 
@@ -40,7 +40,7 @@ class Spec:
 
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v if isinstance(v, Spec) else repr(v)}" for k, v in self.arguments)
-        return f"{self.module + ':' if self.module else ''}{self.name}({inner})"
+        return f"{clause('{}:', self.module)}{self.name}({inner})"
 
     def modules(self) -> set[str]:
         """Returns the names of the outside modules it needs."""
@@ -267,11 +267,9 @@ def to_spec(part: Any, leave_out: Iterable[str] = ()) -> Spec:
             "builtins",
         ):
             value = to_spec(value, left_out)
-        default = (
-            to_spec(parameter.default, left_out)
-            if isinstance(parameter.default, type)
-            else parameter.default
-        )
+        default = parameter.default
+        if isinstance(default, type):
+            default = to_spec(default, left_out)
         if value != default:
             arguments.append((name, value))
     ours = cls.__module__.partition(".")[0] == "taut"

@@ -245,7 +245,8 @@ def main() -> None:
             code = 143
         signals.ending()
     # a signal before the command had begun
-    code = 128 + signals.came() if signals.came() and code == 1 else code
+    if signals.came() and code == 1:
+        code = 128 + signals.came()
     if not launch.is_launched():
         sys.exit(code)
     sys.stdout.flush()

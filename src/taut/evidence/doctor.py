@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from taut.evidence import section
 from taut.evidence.finding import WORTH, Finding
 from taut.evidence.progress import as_long_again
+from taut.system.errors import clause
 
 if TYPE_CHECKING:
     from taut.build.config import TrainingConfig
@@ -85,7 +86,7 @@ def nothing_found(audit: Mapping[str, Any]) -> str:
     end, sure = _end(audit)
     if not missing and not audit.get("stopped") and sure:
         return f"no gap above {WORTH:g} nat in the bound{end}"
-    lacking = f"; not measured: {', '.join(missing)}" if missing else ""
+    lacking = clause("; not measured: {}", ", ".join(missing))
     return f"nothing found in what was measured{lacking}{end}"
 
 
@@ -116,9 +117,10 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
     """Yields the finding that the training was cut."""
     known, history = audit.get("training") or {}, audit.get("history") or []
     ended, minutes = known.get("ended") or "", known.get("minutes")
-    more = as_long_again(history) if ended in ENDED else None
-    course = _course(more) if more is not None else ""
-    if more is None or not course:
+    if ended not in ENDED:
+        return
+    more = as_long_again(history)
+    if more is None or not (course := _course(more)):
         return
     passes = math.ceil(2 * history[-1]["epoch"])
     how = f"--minutes {minutes:g}" if ended == "time" and minutes else f"--max-epochs {passes}"
@@ -137,7 +139,7 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
 def _course(more: Mapping[str, float | None]) -> str:
     """Returns how the held-out bound went on at the end; nothing where it did not."""
     value, error, last = more["value"], more["error"], more["last"]
-    rose = f"it rose by {last:.2f} nats over the last quarter of the steps, and " if last else ""
+    rose = clause("it rose by {:.2f} nats over the last quarter of the steps, and ", last)
     if value is None or error is None:
         if last is not None and last <= 0:
             return ""

@@ -292,7 +292,9 @@ class Section(abc.ABC):
     def tables(self) -> list[Table]:
         """Returns the tables of its block: its rows, if it has no others."""
         own = [row for row in self.rows() if not row.chapter]
-        return [nats(self.title, own, self.noun)] if own else []
+        if not own:
+            return []
+        return [nats(self.title, own, self.noun)]
 
     def legend(self) -> str:
         """Returns the caption of its figure."""
@@ -359,7 +361,9 @@ def at_least_zero(estimate: Mapping[str, Any] | None) -> Mapping[str, Any] | Non
 
 def both(a: float | None, b: float | None) -> float | None:
     """Returns the error of a sum of two independent numbers."""
-    return None if a is None or b is None else math.hypot(a, b)
+    if a is None or b is None:
+        return None
+    return math.hypot(a, b)
 
 
 def minus(a: Estimate, b: Estimate) -> dict[str, float | None]:
@@ -384,7 +388,9 @@ def _import_all() -> None:
 
 def _below(base: Any) -> list[type[Section]]:
     inner = [found for each in base.__subclasses__() for found in _below(each)]
-    return inner if inspect.isabstract(base) else [base, *inner]
+    if inspect.isabstract(base):
+        return inner
+    return [base, *inner]
 
 
 def found(audit: Mapping[str, Any]) -> dict[str, Section]:

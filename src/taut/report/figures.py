@@ -80,7 +80,9 @@ class _Emblem(NamedTuple):
         heights += [y for part in self.parts for y in part[:2]]
         if self.history:
             heights.append(max(value for _, value in self.history))
-        return heights + ([self.before[0]] if self.before else [])
+        if self.before:
+            heights.append(self.before[0])
+        return heights
 
 
 def emblem(audit: Mapping[str, Any]) -> str:
@@ -166,9 +168,11 @@ def _course(
     if not lines:
         return [], (0.0, 0.0)
     best = [h for h in lines if h.get("best")]
-    kept = best[-1] if best else max(lines, key=lambda h: float(h["validation"]))
-    level = _trained(audit, elbo)
-    shift = 0.0 if level is None else level - kept["validation"]
+    if not best:
+        best = [max(lines, key=lambda h: float(h["validation"]))]
+    kept, level, shift = best[-1], _trained(audit, elbo), 0.0
+    if level is not None:
+        shift = level - kept["validation"]
     points = [(h["epoch"], h["validation"] + shift) for h in lines]
     return points, (kept["epoch"], kept["validation"] + shift)
 
@@ -291,11 +295,9 @@ def gaps(found: Mapping[str, Any]) -> str:
                 linewidth=0.8,
                 gid=name,
             )
-            side, place = (
-                ("left", min(first, last))
-                if first + last <= min(ends) + max(ends)
-                else ("right", max(first, last))
-            )
+            side, place = "right", max(first, last)
+            if first + last <= min(ends) + max(ends):
+                side, place = "left", min(first, last)
             axes.text(place, i - 0.27, f"{label}, {plus_minus(found[name])}", va="bottom", ha=side)
         axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="nats")
         axes.spines["left"].set_visible(False)
@@ -477,16 +479,10 @@ def _parts(
             for a, b, name in names
         ]
     elif evidence and ceiling:
-        # else log p(x) is by another method, and so is the gap
-        same = evidence["log_evidence"]["value"] == ceiling["value"]
-        rows = [
-            (
-                evidence["elbo"]["value"],
-                ceiling["value"],
-                "inference gap",
-                evidence["inference_gap"] if same else None,
-            )
-        ]
+        gap = evidence["inference_gap"]
+        if evidence["log_evidence"]["value"] != ceiling["value"]:
+            gap = None  # log p(x) is by another method, and so is the gap
+        rows = [(evidence["elbo"]["value"], ceiling["value"], "inference gap", gap)]
     return [
         _Part(a, b, name, f"{plus_minus(e)} nats" if e else "")
         for a, b, name, e in rows
@@ -550,8 +546,9 @@ def _fit(axes: Axes) -> None:
     figure.
     """
     box = axes.get_tightbbox()
-    place = axes.get_position()
-    missing = 0.0 if box is None else max(0.0, (MARGIN - box.x0) / WIDTH)
+    if box is None:
+        return
+    place, missing = axes.get_position(), max(0.0, (MARGIN - box.x0) / WIDTH)
     axes.set_position((place.x0 + missing, place.y0, place.width - missing, place.height))
 
 

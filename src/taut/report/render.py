@@ -20,6 +20,7 @@ from taut.evidence.doctor import nothing_found
 from taut.evidence.section import CHAPTERS, Row, Section, Table, chapters, found, nats, shown
 from taut.references import LINKS, cite
 from taut.report import figures
+from taut.system.errors import clause
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -180,7 +181,7 @@ def _worth(finding: Mapping[str, Any]) -> str:
     if not nats and not raises:
         return "harmless"
     estimate = {"value": nats, "mc_error": None, "test_error": error}
-    return f"{text.plus_minus(estimate)} nats" + (f" of {raises}" if raises else "")
+    return f"{text.plus_minus(estimate)} nats{clause(' of {}', raises)}"
 
 
 def _file_name(name: str) -> str:

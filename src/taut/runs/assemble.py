@@ -64,11 +64,10 @@ def assemble(
     from_file = isinstance(source, str | Path) and kind_of(source).streams
     # Decided once and kept: it sets the order of the batches.
     read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
-    aim, rate = (
-        config.training.objective or usual_objective(data.schema),
-        config.training.learning_rate,
-    )
-    rate = usual_rate(data) if rate is None else rate
+    aim = config.training.objective or usual_objective(data.schema)
+    rate = config.training.learning_rate
+    if rate is None:
+        rate = usual_rate(data)
     config = dataclasses.replace(
         config,
         model=complete(config.model, data.schema),

@@ -185,7 +185,9 @@ def _each(run: Run) -> str:
     """Returns what a data point of a run is called."""
     if run.schema.is_image:
         return "image"
-    return "cell" if run.info["source"].endswith(".h5ad") else "row"
+    if run.info["source"].endswith(".h5ad"):
+        return "cell"
+    return "row"
 
 
 def _training(dataset: Dataset, count: int, seed: int) -> torch.Tensor:
@@ -334,11 +336,9 @@ def _near(source: str) -> str:
     A path below this folder without what leads to it.
     """
     path = Path(source)
-    return (
-        str(path.relative_to(Path.cwd()))
-        if path.is_absolute() and path.is_relative_to(Path.cwd())
-        else source
-    )
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return source
 
 
 def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:

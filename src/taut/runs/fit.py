@@ -187,7 +187,9 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     written = state.step if state.tensors else -1  # the last checkpoint
     # a signal can arrive while ``train`` is in the midst of changing ``state``
     whole = dataclasses.replace(state)
-    late, ended = False, None if not state.done else run.info.get("ended")
+    late, ended = False, None
+    if state.done:
+        ended = run.info.get("ended")
 
     def keep(record: Record) -> None:
         nonlocal saved, whole, written
@@ -236,7 +238,9 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
 
 def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines | None]:
     """Opens the history, where this is the process that writes it."""
-    return closing(storage.Lines(path, keep=state.step > 0)) if parallel.main() else nullcontext()
+    if not parallel.main():
+        return nullcontext()
+    return closing(storage.Lines(path, keep=state.step > 0))
 
 
 def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool) -> str:
@@ -248,7 +252,9 @@ def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool
         return "time" if late else "patience"
     per_epoch = len(data.train) / batch_size(data, training)
     shortened = training.max_epochs is None or state.step < training.max_epochs * per_epoch
-    return "time" if training.minutes is not None and shortened else "epochs"
+    if training.minutes is not None and shortened:
+        return "time"
+    return "epochs"
 
 
 def resume(
@@ -377,11 +383,10 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
     """Returns the unfinished folder that these processes left before torchrun restarted them, if
     they made one.
     """
-    names = (
-        [Path(out)]
-        if out is not None
-        else sorted(Path("runs").glob(f"{stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
-    )
+    if out is not None:
+        names = [Path(out)]
+    else:
+        names = sorted(Path("runs").glob(f"{stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
     if not names or not names[-1].is_dir():
         return None
     path = names[-1]
@@ -393,7 +398,9 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
     asked = json.loads(json.dumps(config.to_dict()))
     # decided since
     asked["training"] |= {name: info["config"]["training"][name] for name in ("compile", "threads")}
-    return path if info["config"] == asked and info["fingerprint"] == data.fingerprint else None
+    if info["config"] != asked or info["fingerprint"] != data.fingerprint:
+        return None
+    return path
 
 
 def paced(
@@ -421,7 +428,9 @@ def _absolute(name: str | None) -> str:
     file, colon, key = name.rpartition(":")
     if colon and Path(file).is_file():
         return f"{Path(file).absolute()}:{key}"
-    return str(Path(name).absolute()) if Path(name).exists() else name
+    if Path(name).exists():
+        return str(Path(name).absolute())
+    return name
 
 
 def _step(line: str) -> float:

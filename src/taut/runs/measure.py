@@ -82,10 +82,11 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
     result = {"data": part, **rows.to_dict(groups)}
     result["warnings"] += _warnings(part, x, data.divided, groups)
     baseline = independent_marginals(data, x)
-    # It has no samples, hence no Monte Carlo error.
-    known = None if baseline is None else Estimate.of(baseline, torch.zeros_like(baseline), groups)
-    result["baseline"] = None if known is None else known.to_dict()
-    if baseline is not None:  # paired, row by row
+    result["baseline"] = None
+    if baseline is not None:
+        # It has no samples, hence no Monte Carlo error. The gain is paired, row by row.
+        known = Estimate.of(baseline, torch.zeros_like(baseline), groups)
+        result["baseline"] = known.to_dict()
         gain = Estimate.of(rows.log_evidence - baseline, rows.log_evidence_error, groups)
         result["gain"] = gain.to_dict()
     if schema.kind in ("binary", "levels"):
@@ -110,7 +111,9 @@ def copies(x: Rows, divided: np.ndarray) -> Tensor | None:
     single = np.isin(hashes, divided)
     groups[single] = len(rows) + np.arange(single.sum())
     rows, groups = np.unique(groups, return_inverse=True)
-    return torch.from_numpy(groups) if len(rows) < len(x) else None
+    if len(rows) == len(x):
+        return None
+    return torch.from_numpy(groups)
 
 
 def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) -> list[str]:

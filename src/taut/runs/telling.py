@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from taut.system.errors import shown
+from taut.system.errors import clause, shown
 
 __all__ = ["Telling"]
 
@@ -54,7 +54,7 @@ class Telling:
             last = now
             share = min(1.0, done / max(total, 1e-9))
             text = f"taut: {title} {share:.0%}{_left(now - began, share)}"
-            _rewrite(f"{text}, {remark}" if remark else text)
+            _rewrite(text + clause(", {}", remark))
 
         try:
             yield advance

@@ -82,7 +82,9 @@ def _not_a_model(model: Any, method: str) -> str:
 def _as_tensor(x: Any, model: Model, method: str) -> str:
     if isinstance(x, np.ndarray | list | tuple):
         wanted = _event_shape(model)
-        return f"give torch.as_tensor(x), {_shape(wanted)}" if wanted else "give torch.as_tensor(x)"
+        if wanted:
+            return f"give torch.as_tensor(x), {_shape(wanted)}"
+        return "give torch.as_tensor(x)"
     return f"run.{method} of a run takes it as it is"
 
 
