@@ -38,7 +38,7 @@ def unsupported(
 
     Args:
         model: The model.
-        x: Data, (N, *event); what is missing is no problem.
+        x: Data, (N, *event); entries may be missing.
         latent: Any one z, (1, D), to decode.
         schema: Of a table: names its columns.
         new: Whether the data were not trained on: they may lie wherever the density is not zero,
@@ -76,7 +76,7 @@ def unsupported(
 def _support(
     model: VAE, latent: Tensor, context: Tensor | None, new: bool
 ) -> constraints.Constraint | None:
-    """Returns where each element of a datum may lie, or None where the likelihood does not say."""
+    """Returns where each element of a row may lie, or None where the likelihood does not say."""
     decoded = model.decode(latent[None], _first(context))
     support: Any = reach_of(decoded) if new else decoded.support
     while isinstance(support, constraints.independent):
@@ -92,7 +92,7 @@ def _first(context: Tensor | None) -> Tensor | None:
 
 
 def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
-    """Returns places among the columns that are modelled as places among all of a datum, those of
+    """Returns places among the columns that are modelled as places among all of a row, those of
     the context included.
     """
     if schema is not None and schema.kind == "table":
@@ -164,7 +164,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
 
 
 def _check_gaps(model: VAE, dataset: Dataset) -> None:
-    """Refuses a likelihood, one's own, whose density of a datum with gaps is no number."""
+    """Refuses a likelihood of the user's own whose density of a row with gaps is not a number."""
     if not dataset.schema.missing:
         return
     for block in blocks(dataset.train):

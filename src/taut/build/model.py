@@ -110,7 +110,7 @@ def build(
 
     Args:
         config: Specifications of the parts.
-        schema: What a datum is.
+        schema: What a data point is.
         statistics: Of the training data; without them the buffers are blank, to be loaded.
         context_dim: C.
         parts: Parts that the user has built, by name (prior, likelihood, posterior),

@@ -2,8 +2,8 @@
 
 In a config file, on the command line and in a saved run the text is read with ``ast`` and never
 evaluated: names, keyword arguments, literals and nested parts, nothing else. Arguments that follow
-from the data are left out and filled in, by name, where the part is built. Types are the registry:
-any public subclass of the wanted base can be named, and a class of one's own as
+from the data are omitted and filled in, by name, where the part is built. Types are the registry:
+any public subclass of the wanted base can be named, and a class of the user's own as
 ``module:Class(...)``.
 """
 
@@ -48,7 +48,7 @@ class Spec:
         return set().union({self.module} if self.module else set(), *nested)
 
 
-# module:Class is not Python, module.Class is; text in quotes is left alone.
+# module:Class is not Python, module.Class is; text in quotes stays as it is.
 _OUTSIDE = re.compile(r"""('[^']*'|"[^"]*")|\b([A-Za-z_][\w.]*):([A-Za-z_]\w*)""")
 
 
@@ -109,7 +109,7 @@ def resolve(
         spec: The specification.
         base: The class that the part must be a subclass of.
         fill: Arguments that follow from the data; those that the constructor has and the
-            specification leaves out are used.
+            specification omits are used.
         bases: For arguments that are parts themselves, by name: the class each must be a subclass
             of. They are given to the constructor as factories.
 
@@ -183,7 +183,7 @@ def _find(spec: Spec, base: type) -> type:
                 f"module:Class(...)"
             )
         return parts[spec.name]
-    if (here := str(Path.cwd())) not in sys.path:  # a module beside the data, as for `python -m`
+    if (here := str(Path.cwd())) not in sys.path:  # a module next to the data, as for `python -m`
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(spec.module), spec.name, None)

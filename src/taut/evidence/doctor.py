@@ -94,7 +94,7 @@ def _end(audit: Mapping[str, Any]) -> tuple[str, bool]:
     """Returns what is known of the end of the training, and whether it speaks for leaving all as it
     is.
     """
-    if audit.get("history") is None:  # a model that is no run
+    if audit.get("history") is None:  # a model that is not a run
         return "", True
     ended = (audit.get("training") or {}).get("ended")
     if ended == "patience":

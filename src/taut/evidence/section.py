@@ -145,7 +145,7 @@ class Scene:
         clock: When to stop.
         results: What was found so far, by the name of the section; None where it was not measured.
         reasons: Why it was not.
-        notes: What there is to say beside.
+        notes: What else there is to say.
         evidence: Importance sampling from the encoder's posterior.
         annealed: Annealing.
         optima: The best posteriors of the first data points, block by block.
@@ -309,7 +309,7 @@ class Section(abc.ABC):
         return []
 
     def line(self) -> str:
-        """Returns what the terminal says beside the rows; nothing if it is empty."""
+        """Returns what the terminal says next to the rows; nothing if it is empty."""
         return ""
 
     @property

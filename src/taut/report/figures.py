@@ -255,7 +255,7 @@ def gaps(found: Mapping[str, Any]) -> str:
     """Returns the picture of the gaps: where each begins and ends between the ELBO and log p(x).
 
     Args:
-        found: The section ``gaps`` of the audit; nats per datum.
+        found: The section ``gaps`` of the audit; nats per data point.
     """
     rows = [
         ("inference gap", "inference_gap", "elbo", "log_evidence", "none", ""),
@@ -310,8 +310,8 @@ def dimensions(latents: Mapping[str, Any]) -> str:
     a mark of its own.
 
     Args:
-        latents: The section ``latents`` of the audit; the rate of each dimension in nats per datum,
-            or where that is not known the variance of its posterior mean.
+        latents: The section ``latents`` of the audit; the rate of each dimension in nats per
+            data point, or where that is not known the variance of its posterior mean.
     """
     found = latents["dimensions"]
     what, words = "rate", "rate, in nats"
@@ -495,7 +495,7 @@ def _stack(
 ) -> None:
     """Draws the parts on top of each other.
 
-    Their names and those of the two ends stand beside them, and never on each other.
+    Their names and those of the two ends stand next to them, and never on each other.
     """
     labels = [(e["value"], f"{name}\n{plus_minus(e)}") for name, e in ends]
     for part in parts:
@@ -542,8 +542,8 @@ def _ceiling(axes: Axes, ceiling: Mapping[str, Any]) -> None:
 
 
 def _fit(axes: Axes) -> None:
-    """Moves the left side of axes to the right until the numbers and the words beside it are in the
-    figure.
+    """Moves the left side of axes to the right until the numbers and the words next to it are in
+    the figure.
     """
     box = axes.get_tightbbox()
     if box is None:
@@ -562,7 +562,7 @@ def _powers(axes: Axes) -> None:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Draws with settings of our own, whatever a person's are."""
+    """Draws with settings of our own, whatever the user's are."""
     import matplotlib
 
     with matplotlib.rc_context():

@@ -1,7 +1,7 @@
 """From an audit to its page.
 
-The page holds all that it shows: no script, no file beside it, nothing from elsewhere, and its head
-forbids the browser to load anything. Every number in it is one of the audit's, through
+The page holds all that it shows: no script, no file next to it, nothing from elsewhere, and its
+head forbids the browser to load anything. Every number in it is one of the audit's, through
 ``evidence.text``; every text is escaped where it stands. What stands in it is what the sections of
 the audit say of themselves: the page goes over them, chapter by chapter.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
-LARGE = 1_000_000  # bytes of a picture; a larger one stays beside the page
+LARGE = 1_000_000  # bytes of a picture; a larger one stays next to the page
 GRADIENTS = ("rainforth2018", "roeder2017", "tucker2019", "mnih2016")
 STOPPED = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}
 EFFORTS = {  # what the numbers of an effort are
@@ -41,7 +41,7 @@ EFFORTS = {  # what the numbers of an effort are
     "samples": "samples compared, at most",
     "minutes": "minutes",
 }
-FRAME = (  # what an audit holds beside its sections
+FRAME = (  # what an audit holds next to its sections
     "bits_per_dimension", "data", "effort", "findings", "measured", "model", "notes", "num_data",
     "run", "seed", "stopped", "taut", "tightened",
 )  # fmt: skip

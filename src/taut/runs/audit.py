@@ -145,7 +145,7 @@ def _audit(
         elements = observed_elements(x)
         result["bits_per_dimension"] = {n: bits_per_dimension(e, elements) for n, e in both}
     result["notes"] = [*notes, *more, *result["notes"]]
-    # Once more, with what a run knows of its training beside what was measured.
+    # Once more, with what a run knows of its training next to what was measured.
     result["findings"] = doctor.with_names(
         doctor.diagnose(result), str(run.path), _near(run.info["source"])
     )

@@ -216,7 +216,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         if not state.step:  # in the first interval the tensors are those of the start
             whole = dataclasses.replace(whole, tensors=state.tensors)
         if whole.tensors and whole.step != written and parallel.main():
-            with watched(), held():  # people press Ctrl-C twice
+            with watched(), held():  # users press Ctrl-C twice
                 checkpoint.save(folder, whole)
         if parallel.main():
             with watched(), held():
@@ -367,7 +367,7 @@ def _last_state(path: Path) -> tuple[Path, State, dict[str, tuple[int, ...]]]:
 
 
 def _cut(history: Path, step: int) -> None:
-    """Leaves out the lines of a history that are of later steps, or that a kill cut off."""
+    """Omits the lines of a history that are of later steps, or that a kill cut off."""
     try:
         lines = storage.read_file(history, storage.MOST_JSON).decode(errors="replace").splitlines()
     except StorageError as error:

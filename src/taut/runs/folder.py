@@ -256,7 +256,7 @@ def _same_in_1(run: Run, config: Config, source: Source, test: Source | None) ->
 def held_out(run: Run, data: Dataset) -> Rows:
     """Returns the data that a run held out: its test data, else its validation data."""
     if not len(data.test) + len(data.validation):
-        raise UsageError(f"{shown(run.path)} held no data out: give DATA")
+        raise UsageError(f"{shown(run.path)} has no rows that were held out: give DATA")
     return data.test if len(data.test) else data.validation
 
 
@@ -293,7 +293,7 @@ def find_device(name: str) -> torch.device:
     """Returns the device of a name; auto is the first accelerator there is, else the processor.
 
     Raises:
-        UsageError: there is no such device; those there are are named.
+        UsageError: there is no such device; the message names those that there are.
     """
     if name == "auto":
         return accelerator() or torch.device("cpu")

@@ -97,7 +97,7 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
 
 
 def copies(x: Rows, divided: np.ndarray) -> Tensor | None:
-    """Returns the observation that each datum belongs to, (N,); None where each is one of its own.
+    """Returns the observation that each row belongs to, (N,); None where each is one of its own.
 
     Copies that were kept in one part are one observation: the split drew them together. Rows whose
     copies were divided among the parts were drawn one by one.
@@ -131,17 +131,15 @@ def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) ->
     there = int(np.isin(hashes_of(x), divided).sum()) if len(divided) else 0
     if there and part != "train":
         lines.append(
-            f"{there} of {len(x)} data repeat rows of the training, which repeat by their nature: "
-            f"the numbers are for new rows "
-            "of the same population, of which each counts as one"
+            f"{there} of {len(x)} rows repeat rows of the training, which repeat by their nature: "
+            "the numbers are for new rows of the same population, of which each counts as one"
         )
     distinct = len(x) if groups is None else int(groups.max()) + 1
     if distinct < 0.95 * len(x):
         lines.append(
-            f"only {distinct} of {len(x)} data are observations of their own; the other copies "
-            f"were kept on one side of the "
-            "split, so the numbers are for patterns that the training never saw, and their "
-            "test-set error counts copies as one"
+            f"only {distinct} of {len(x)} rows are observations of their own; the other copies "
+            "were kept on one side of the split, so the numbers are for patterns that the "
+            "training never saw, and their test-set error counts copies as one"
         )
     return lines
 

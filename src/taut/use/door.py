@@ -1,5 +1,5 @@
 """What stands at the door of a function that takes a model and its data: a sentence for each thing
-that people try in their place.
+that users pass instead.
 """
 
 from __future__ import annotations
