@@ -367,7 +367,7 @@ def _last_state(path: Path) -> tuple[Path, State, dict[str, tuple[int, ...]]]:
 
 
 def _cut(history: Path, step: int) -> None:
-    """Omits the lines of a history that are of later steps, or that a kill cut off."""
+    """Removes the lines of a history that are of later steps, or that a kill cut off."""
     try:
         lines = storage.read_file(history, storage.MOST_JSON).decode(errors="replace").splitlines()
     except StorageError as error:
