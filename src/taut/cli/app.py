@@ -176,7 +176,9 @@ def _stopped(stop: BaseException) -> None:
     terminated = isinstance(stop, Terminated) or signals.came() == signal.SIGTERM
     if terminated and _lost(stop):  # torchrun ends those that are left
         _fail(LOST, ParallelError.exit_code)
-    said = str(stop) if isinstance(stop, KeyboardInterrupt | Terminated) else ""
+    said = ""
+    if isinstance(stop, KeyboardInterrupt | Terminated):
+        said = str(stop)
     if terminated:
         _fail(said or "terminated", 143)
     _fail(said or "stopped", 130)

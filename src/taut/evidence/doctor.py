@@ -122,8 +122,9 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
     more = as_long_again(history)
     if more is None or not (course := _course(more)):
         return
-    passes = math.ceil(2 * history[-1]["epoch"])
-    how = f"--minutes {minutes:g}" if ended == "time" and minutes else f"--max-epochs {passes}"
+    how = f"--max-epochs {math.ceil(2 * history[-1]['epoch'])}"
+    if ended == "time" and minutes:
+        how = f"--minutes {minutes:g}"
     yield Finding(
         "training was cut",
         more["value"],

@@ -276,7 +276,9 @@ class Section(abc.ABC):
     @classmethod
     def stands(cls) -> float:
         """Returns where it stands in its chapter."""
-        return cls.order if cls.place is None else cls.place
+        if cls.place is None:
+            return cls.order
+        return cls.place
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]

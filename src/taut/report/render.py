@@ -176,8 +176,10 @@ def _references(
 def _worth(finding: Mapping[str, Any]) -> str:
     """Returns what a finding is worth, as the page shows it."""
     nats, error, raises = (finding.get(k) for k in ("nats", "error", "raises"))
+    if nats is None and finding["name"] == "training was cut":
+        return "not known"
     if nats is None:
-        return "not known" if finding["name"] == "training was cut" else "everything rests on it"
+        return "everything rests on it"
     if not nats and not raises:
         return "harmless"
     estimate = {"value": nats, "mc_error": None, "test_error": error}

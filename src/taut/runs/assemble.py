@@ -115,7 +115,9 @@ def merge(config: Config, settings: Mapping[str, Any]) -> Config:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     usual = OTHER_WORDS.get(name.lower())
-    meant = f"; did you mean {usual!r}?" if usual else nearest(name, known)
+    meant = nearest(name, known)
+    if usual:
+        meant = f"; did you mean {usual!r}?"
     return f"unknown setting {name!r}{meant or '; see help(taut.fit)'}"
 
 

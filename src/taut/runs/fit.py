@@ -249,7 +249,9 @@ def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool
     ``time``, ``epochs`` (those that were planned) or ``patience`` (nothing grew any more).
     """
     if state.step < state.total_steps:
-        return "time" if late else "patience"
+        if late:
+            return "time"
+        return "patience"
     per_epoch = len(data.train) / batch_size(data, training)
     shortened = training.max_epochs is None or state.step < training.max_epochs * per_epoch
     if training.minutes is not None and shortened:

@@ -134,7 +134,9 @@ def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) ->
             f"{there} of {len(x)} rows repeat rows of the training, which repeat by their nature: "
             "the numbers are for new rows of the same population, of which each counts as one"
         )
-    distinct = len(x) if groups is None else int(groups.max()) + 1
+    distinct = len(x)
+    if groups is not None:
+        distinct = int(groups.max()) + 1
     if distinct < 0.95 * len(x):
         lines.append(
             f"only {distinct} of {len(x)} rows are observations of their own; the other copies "

@@ -25,7 +25,9 @@ class Telling:
     """
 
     def __init__(self, verbose: bool | None = None) -> None:
-        self.on = _watched() if verbose is None else verbose
+        if verbose is None:
+            verbose = _watched()
+        self.on = verbose
 
     def line(self, text: str) -> None:
         """Tells a line."""

@@ -62,7 +62,9 @@ def check(function: str, method: str, model: Any, x: Any) -> None:
         )
     wanted = _event_shape(model)
     if wanted is not None and tuple(x.shape[1:]) != wanted:
-        one = "; one row is x[None]" if tuple(x.shape) == wanted else ""
+        one = ""
+        if tuple(x.shape) == wanted:
+            one = "; one row is x[None]"
         raise UsageError(
             f"{function}: x has shape {tuple(x.shape)}, but the model takes {_shape(wanted)}{one}"
         )
