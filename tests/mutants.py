@@ -2834,8 +2834,8 @@ MUTANTS = [
     Mutant(
         "rate: a given one gives way to the usual one",
         "runs/assemble.py",
-        "usual_rate(data) if rate is None else rate",
-        "usual_rate(data)",
+        "    if rate is None:\n        rate = usual_rate(data)\n",
+        "    rate = usual_rate(data)\n",
         BUILD,
     ),
     Mutant(

@@ -562,7 +562,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["tighten", "."], USAGE, [". is not a run folder"]),
     (["report", "nowhere"], USAGE, ["nowhere is not a run folder"]),
     (["report", "run"], STORAGE, ["run has no audit.json: run `taut audit run` first"]),
-    (["audit", "all"], USAGE, ["all held no data out: give DATA"]),
+    (["audit", "all"], USAGE, ["all has no rows that were held out: give DATA"]),
     (
         ["tighten", "discrete"],
         USAGE,

@@ -728,7 +728,7 @@ def test_a_run_that_held_nothing_out_asks_for_data(here: Path):
     off = ["--set", "data.test_fraction=0", "--set", "data.validation_fraction=0"]
     assert call("fit", "bits.npy", "--out", "new", *QUICK, *off).exit_code == DONE
     for command in ("score", "encode", "reconstruct"):
-        refused(call(command, "new"), USAGE, "new held no data out: give DATA")
+        refused(call(command, "new"), USAGE, "new has no rows that were held out: give DATA")
         assert call(command, "new", "bits.npy").exit_code == DONE
 
 

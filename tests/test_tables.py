@@ -552,7 +552,7 @@ def test_a_contingency_table_is_learned_and_its_rows_come_in_their_shares(tmp_pa
     p = everything / everything.sum()
     found = run.evaluation()
     assert abs(found["log_evidence"]["value"] + float(-(p * p.log()).sum())) < 0.1
-    assert any("453 of 453 data repeat rows of the training" in line for line in found["warnings"])
+    assert any("453 of 453 rows repeat rows of the training" in line for line in found["warnings"])
     drawn = (sample_run(run, 20_000, seed=1) @ codes.float()).long().bincount(minlength=24) / 20_000
     assert float((drawn - p).abs().max()) < 0.05
 

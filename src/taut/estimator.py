@@ -273,9 +273,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             values = sample_run(
                 self._fitted(), n_samples, given=texts, seed=_seed(self.random_state)
             ).numpy()
-            return self._given_back(
-                values, self._dtype if self.schema_.discrete else _float_like(self._dtype)
-            )
+            if self.schema_.discrete:
+                return self._given_back(values, self._dtype)
+            return self._given_back(values, _float_like(self._dtype))
 
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Returns the importance-weighted estimate of $\log p(x)$ of each row in nats, (N,).
@@ -318,13 +318,12 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             fitted = self._fitted()
             new = self._new(fitted, source)
             array = isinstance(source, np.ndarray)
-            gaps = (
-                np.isnan(source)
-                if array
-                else np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
-            )
+            if array:
+                whole, gaps = source, np.isnan(source)
+            else:
+                whole = X
+                gaps = np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
             if not gaps.any():
-                whole = source if array else X
                 return whole.copy() if hasattr(whole, "copy") else whole
             values = cells.impute(
                 fitted.model, new.rows, int(self.num_samples), seed=self.seed_
@@ -391,8 +390,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 self, DataFrame(columns=names.astype(str)), reset=fitting, skip_check_array=True
             )
             return X
-        table = from_frame(X) if fitting or self.schema_.kind == "table" else None
-        if table is not None:
+        may_be_table = fitting or self.schema_.kind == "table"
+        if may_be_table and (table := from_frame(X)) is not None:
             validate_data(self, X, reset=fitting, skip_check_array=True)
             return table
         of_table = not fitting and self.schema_.kind == "table"
@@ -435,7 +434,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             return from_table(
                 source, Asked(schema, config.data.missing_values, config.data.condition), share
             )
-        kind: Any = config.data.kind or ("count" if counted else None)
+        kind: Any = config.data.kind
+        if counted and not kind:
+            kind = "count"
         data = read(source, None, Options(layer=self.layer)).data
         if isinstance(data, np.ndarray):
             dataset, self._kept, self._constants = from_array(data, kind, config.data.levels, share)
@@ -446,11 +447,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
 
     def _modelled(self, source: Any) -> Any:
         """Returns the columns of an array that the model is of."""
-        return (
-            source
-            if self._kept is None or not isinstance(source, np.ndarray)
-            else source[:, self._kept]
-        )
+        if self._kept is None or not isinstance(source, np.ndarray):
+            return source
+        return source[:, self._kept]
 
     def _new(self, fitted: Fitted, source: Any) -> New:
         """Returns new data for the model; their notes are warnings."""
@@ -465,9 +464,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         model = self.model_
         if dtype not in (None, self._precision):
             model = copy.deepcopy(model)
-            model = (model.cpu() if next(model.parameters()).device.type == "mps" else model).to(
-                dtype
-            )
+            if next(model.parameters()).device.type == "mps":  # which has no float64
+                model = model.cpu()
+            model = model.to(dtype)
         # decided by ``fit``
         objective = build_objective(cast(str, self.config_.training.objective))
         return Fitted(model=model, schema=self.schema_, config=self.config_, objective=objective)
@@ -509,7 +508,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                         f"{name} is a built part whose weights an estimator that is not fitted "
                         f"cannot carry: {SPELL}"
                     )
-                state[name] = part if part is None else _written(part)
+                if part is not None:
+                    state[name] = _written(part)
             if "model_" in state:
                 tensors = {
                     k: v.detach().cpu().contiguous().clone()
@@ -570,17 +570,17 @@ def _as_argument(flag: re.Match[str]) -> str:
 def _seed(random_state: Any) -> int:
     """Returns a number itself, else one drawn from the generator that is meant."""
     generator = check_random_state(random_state)
-    return (
-        int(random_state)
-        if isinstance(random_state, Integral)
-        else int(generator.randint(2**31 - 1))
-    )
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(generator.randint(2**31 - 1))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    return value
 
 
 def _float_like(dtype: str) -> str:

@@ -38,7 +38,7 @@ def unsupported(
 
     Args:
         model: The model.
-        x: Data, (N, *event); what is missing is no problem.
+        x: Data, (N, *event); entries may be missing.
         latent: Any one z, (1, D), to decode.
         schema: Of a table: names its columns.
         new: Whether the data were not trained on: they may lie wherever the density is not zero,
@@ -76,16 +76,23 @@ def unsupported(
 def _support(
     model: VAE, latent: Tensor, context: Tensor | None, new: bool
 ) -> constraints.Constraint | None:
-    """Returns where each element of a datum may lie, or None where the likelihood does not say."""
-    decoded = model.decode(latent[None], None if context is None else context[:1])
+    """Returns where each element of a row may lie, or None where the likelihood does not say."""
+    decoded = model.decode(latent[None], _first(context))
     support: Any = reach_of(decoded) if new else decoded.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return cast("constraints.Constraint | None", support)
 
 
+def _first(context: Tensor | None) -> Tensor | None:
+    """Returns the context of the first row, (1, C), where there is one."""
+    if context is None:
+        return None
+    return context[:1]
+
+
 def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
-    """Returns places among the columns that are modelled as places among all of a datum, those of
+    """Returns places among the columns that are modelled as places among all of a row, those of
     the context included.
     """
     if schema is not None and schema.kind == "table":
@@ -134,14 +141,14 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
         if found is not None:
             raise DataError(f"{name}: {found[0]}; {REMEDIES[kind]}")
     _, context = model.split(x)
-    support = model.decode(z[None], None if context is None else context[:1]).support
+    support = model.decode(z[None], _first(context)).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:
         raise UsageError(
             f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound "
             f"could grow without limit; "
             "omit --likelihood, or read the data as real numbers with --kind real"
         )
-    prior, posterior = model.prior(None if context is None else context[:1]), model.encode(x[:1])
+    prior, posterior = model.prior(_first(context)), model.encode(x[:1])
     there, back = prior.support, posterior.support
     if there is None or back is None:
         same_space = True  # nobody can tell
@@ -157,7 +164,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
 
 
 def _check_gaps(model: VAE, dataset: Dataset) -> None:
-    """Refuses a likelihood, one's own, whose density of a datum with gaps is no number."""
+    """Refuses a likelihood of the user's own whose density of a row with gaps is not a number."""
     if not dataset.schema.missing:
         return
     for block in blocks(dataset.train):

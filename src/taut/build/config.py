@@ -279,7 +279,9 @@ def _range_of(name: str) -> str:
         return "above 0"
     if low == -math.inf:
         return ""
-    return f"at least {low:g}" if high in (_MANY, math.inf) else f"from {low:g} to {high:g}"
+    if high in (_MANY, math.inf):
+        return f"at least {low:g}"
+    return f"from {low:g} to {high:g}"
 
 
 def gather(
@@ -436,17 +438,22 @@ def _convert(value: Any, hint: Any) -> Any:
         return None if value is None or value == "" else _convert(value, options[0])
     if typing.get_origin(hint) is tuple:
         item, *rest = typing.get_args(hint)
-        return _texts(value) if item is str else _numbers(value, item, rest)
+        if item is str:
+            return _texts(value)
+        return _numbers(value, item, rest)
     if hint is str and isinstance(value, str):
         return value
-    return _truth(value) if hint is bool else _number(value, hint)
+    if hint is bool:
+        return _truth(value)
+    return _number(value, hint)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+    if isinstance(value, str):
+        return tuple(value.split(","))
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
         raise TypeError(f"expected texts, such as a,b, not {reprlib.repr(value)}")
-    return tuple(parts)
+    return tuple(value)
 
 
 def _numbers(value: Any, item: Any, rest: Sequence[Any]) -> tuple[Any, ...]:

@@ -84,7 +84,9 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         usual = 'Normal(scale="shared")'
     likelihood = config.likelihood or usual
     large = schema.is_image and schema.num_elements > 1024
-    encoder, decoder = ("ConvEncoder", "ConvDecoder") if large else ("MLP", "MLP")
+    encoder, decoder = "MLP", "MLP"
+    if large:
+        encoder, decoder = "ConvEncoder", "ConvDecoder"
     return dataclasses.replace(
         config,
         latent_dim=config.latent_dim or schema.usual_latent_dim,
@@ -108,7 +110,7 @@ def build(
 
     Args:
         config: Specifications of the parts.
-        schema: What a datum is.
+        schema: What a data point is.
         statistics: Of the training data; without them the buffers are blank, to be loaded.
         context_dim: C.
         parts: Parts that the user has built, by name (prior, likelihood, posterior),
@@ -120,7 +122,8 @@ def build(
     given = parts or {}
     likelihood = given.get("likelihood", cast(str, config.likelihood))
     condition = _condition(schema, statistics, needs_total(likelihood))
-    context_dim += 0 if condition is None else condition.context_dim
+    if condition is not None:
+        context_dim += condition.context_dim
     fill = _fill(config, schema, statistics) | {"context_dim": context_dim}
 
     def part(name: str, base: type, **own: Any) -> Any:
@@ -215,15 +218,16 @@ def _column_features(
 ) -> ColumnFeatures:
     columns = [schema.modelled[i] for i in which]
     logarithm = [c.rules.transform for c in columns]
-    loc, scale = torch.zeros(len(which)), torch.ones(len(which))
+    loc, scale, knots = torch.zeros(len(which)), torch.ones(len(which)), None
     if statistics is not None:
         plain = torch.tensor([name in ("none", "warp") for name in logarithm])
         loc = torch.where(plain, statistics.loc[which], statistics.log_loc[which])
         scale = _never_zero(
             torch.where(plain, statistics.scale[which], statistics.log_scale[which])
         )
+        if statistics.knots is not None:
+            knots = statistics.knots[which]
     hot = [c.rules.hot(c) for c in columns]
-    knots = None if statistics is None or statistics.knots is None else statistics.knots[which]
     return ColumnFeatures(hot, logarithm, loc, scale, missing=schema.missing, knots=knots)
 
 
@@ -256,9 +260,9 @@ def _encoder_units(statistics: Statistics, schema: Schema) -> tuple[Tensor, Tens
     a count matrix.
     """
     counts = schema.kind == "count"
-    loc, scale = (
-        (statistics.log_loc, statistics.log_scale) if counts else (statistics.loc, statistics.scale)
-    )
+    loc, scale = statistics.loc, statistics.scale
+    if counts:
+        loc, scale = statistics.log_loc, statistics.log_scale
     if not counts and not schema.is_image and schema.kind != "binary":
         return loc, _never_zero(scale)
     pooled = torch.full_like(scale, scale.square().mean().sqrt().item() or 1.0)

@@ -2,8 +2,8 @@
 
 In a config file, on the command line and in a saved run the text is read with ``ast`` and never
 evaluated: names, keyword arguments, literals and nested parts, nothing else. Arguments that follow
-from the data are left out and filled in, by name, where the part is built. Types are the registry:
-any public subclass of the wanted base can be named, and a class of one's own as
+from the data are omitted and filled in, by name, where the part is built. Types are the registry:
+any public subclass of the wanted base can be named, and a class of the user's own as
 ``module:Class(...)``.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from taut.system.errors import UsageError, choose_from, nearest
+from taut.system.errors import UsageError, choose_from, clause, nearest
 
 PARTS = ("likelihoods", "networks", "objectives", "posteriors", "priors", "problems")
 
@@ -40,7 +40,7 @@ class Spec:
 
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v if isinstance(v, Spec) else repr(v)}" for k, v in self.arguments)
-        return f"{self.module + ':' if self.module else ''}{self.name}({inner})"
+        return f"{clause('{}:', self.module)}{self.name}({inner})"
 
     def modules(self) -> set[str]:
         """Returns the names of the outside modules it needs."""
@@ -48,7 +48,7 @@ class Spec:
         return set().union({self.module} if self.module else set(), *nested)
 
 
-# module:Class is not Python, module.Class is; text in quotes is left alone.
+# module:Class is not Python, module.Class is; text in quotes stays as it is.
 _OUTSIDE = re.compile(r"""('[^']*'|"[^"]*")|\b([A-Za-z_][\w.]*):([A-Za-z_]\w*)""")
 
 
@@ -109,7 +109,7 @@ def resolve(
         spec: The specification.
         base: The class that the part must be a subclass of.
         fill: Arguments that follow from the data; those that the constructor has and the
-            specification leaves out are used.
+            specification omits are used.
         bases: For arguments that are parts themselves, by name: the class each must be a subclass
             of. They are given to the constructor as factories.
 
@@ -183,7 +183,7 @@ def _find(spec: Spec, base: type) -> type:
                 f"module:Class(...)"
             )
         return parts[spec.name]
-    if (here := str(Path.cwd())) not in sys.path:  # a module beside the data, as for `python -m`
+    if (here := str(Path.cwd())) not in sys.path:  # a module next to the data, as for `python -m`
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(spec.module), spec.name, None)
@@ -267,11 +267,9 @@ def to_spec(part: Any, leave_out: Iterable[str] = ()) -> Spec:
             "builtins",
         ):
             value = to_spec(value, left_out)
-        default = (
-            to_spec(parameter.default, left_out)
-            if isinstance(parameter.default, type)
-            else parameter.default
-        )
+        default = parameter.default
+        if isinstance(default, type):
+            default = to_spec(default, left_out)
         if value != default:
             arguments.append((name, value))
     ours = cls.__module__.partition(".")[0] == "taut"

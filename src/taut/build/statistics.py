@@ -41,7 +41,7 @@ class Statistics(NamedTuple):
         log_scale: Standard deviation of the same.
         log_frequencies: Log-probabilities of the levels, (\*event, levels), each level with a
             pseudo-count: one half for bits (Krichevsky and Trofimov), else the one under which each
-            training datum is best predicted from the others; None for reals. Of a table -inf beyond
+            training row is best predicted from the others; None for reals. Of a table -inf beyond
             the levels of a column.
         mean_total: Mean of the sum of a row.
         rows: Number of training rows.
@@ -124,7 +124,7 @@ def _resisting(
     """Returns a reader whose real numbers are pulled to within FENCE robust standard deviations of
     the median.
 
-    One wild value, a slip of the unit or of a digit, would otherwise make a scale of its own beside
+    One wild value, a slip of the unit or of a digit, would otherwise make a scale of its own, on
     which the column is a constant. The fence is so far out that the mean and the standard deviation
     of regular data are what they were, to the bit.
     """
@@ -218,11 +218,11 @@ def _column_frequencies(dataset: Dataset) -> Tensor:
 
 
 def _pseudo_count(counts: Tensor) -> float:
-    r"""Returns the pseudo-count of each level under which every datum is best predicted from the
+    r"""Returns the pseudo-count of each level under which every row is best predicted from the
     others, of six.
 
     Too few make a level that was not seen impossible, too many drown what was: a weak baseline
-    would flatter the model. The sum of the log-probabilities of each datum given the rest is
+    would flatter the model. The sum of the log-probabilities of each row given the rest is
     $\sum_l c_l \log (c_l - 1 + a) / (n - 1 + a L)$.
     """
     n, levels = counts.sum(-1), counts.shape[-1]

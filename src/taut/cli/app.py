@@ -176,7 +176,9 @@ def _stopped(stop: BaseException) -> None:
     terminated = isinstance(stop, Terminated) or signals.came() == signal.SIGTERM
     if terminated and _lost(stop):  # torchrun ends those that are left
         _fail(LOST, ParallelError.exit_code)
-    said = str(stop) if isinstance(stop, KeyboardInterrupt | Terminated) else ""
+    said = ""
+    if isinstance(stop, KeyboardInterrupt | Terminated):
+        said = str(stop)
     if terminated:
         _fail(said or "terminated", 143)
     _fail(said or "stopped", 130)
@@ -245,7 +247,8 @@ def main() -> None:
             code = 143
         signals.ending()
     # a signal before the command had begun
-    code = 128 + signals.came() if signals.came() and code == 1 else code
+    if signals.came() and code == 1:
+        code = 128 + signals.came()
     if not launch.is_launched():
         sys.exit(code)
     sys.stdout.flush()

@@ -28,7 +28,7 @@ from taut.cli.options import (
     option,
     with_settings,
 )
-from taut.system.errors import UsageError, shown
+from taut.system.errors import UsageError, clause, shown
 from taut.system.signals import Terminated
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
             kind, bound = "held-out", record.validation
             if bound is None:
                 kind, bound = "train", record.bound
-            note = f", {record.skipped} steps skipped" if record.skipped else ""
+            note = clause(", {} steps skipped", record.skipped)
             advance(
                 record.step - done, f"epoch {record.epoch:.0f}, {kind} bound {bound:.2f} nats{note}"
             )

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from taut.build.config import settings
+from taut.system.errors import clause
 
 __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 
@@ -55,6 +56,7 @@ TYPES: dict[str, Any] = {  # the others are read as text, so that all errors com
     "stream": bool | None,
     "crop": bool,
 }
+SPELLED = {"crop": ("--crop",)}  # without --no-crop
 GENERAL = "Options"
 
 
@@ -100,7 +102,7 @@ def option(
 
     return typer.Option(
         *names,
-        help=f"{help_} [{words}]" if words else help_,
+        help=help_ + clause(" [{}]", words),
         metavar=f"<{type_}>" if type_ else None,
         callback=check if words else None,
         autocompletion=complete if values else None,
@@ -198,14 +200,14 @@ def _parameters(panels: Mapping[str, str]) -> Iterator[inspect.Parameter]:
         for name in names.split():
             setting, type_ = known[name], TYPES.get(name, str | None)
             switch = type_ in (bool, bool | None)
-            bracket = [setting.range] if setting.range else []
+            bracket = [setting.range]
             if setting.default not in (None, ()) and not switch:
                 bracket.append(f"default: {setting.default}")
             several = "; repeatable" if type_ == list[str] | None else ""
             annotation = option(
                 f"{setting.help.removesuffix('.')}{several}."
-                + (f" [{'; '.join(bracket)}]" if bracket else ""),
-                *(["--crop"] if name == "crop" else []),
+                + clause(" [{}]", "; ".join(filter(None, bracket))),
+                *SPELLED.get(name, ()),
                 type_="" if switch else setting.type,
                 values=VALUES.get(name, setting.type.split("|") if "|" in setting.type else ()),
                 panel=panel,
@@ -222,7 +224,9 @@ def _as_text(value: Any) -> Any:
     """Returns what was typed as a text or texts, None where nothing was."""
     if value is False:
         return "false"
-    return "true" if value is True else value
+    if value is True:
+        return "true"
+    return value
 
 
 # --------------------------------------------------------------------------------- how help looks
@@ -294,13 +298,16 @@ class Group(TyperGroup):
 def _record(param: Any) -> tuple[str, str]:
     """Returns how an option is written and what it means, with its default."""
     names = " / ".join([", ".join(sorted(param.opts, key=len)), *param.secondary_opts])
-    written = f"{names} {param.metavar}" if param.metavar and not param.is_flag else names
+    if param.metavar and not param.is_flag:
+        names += f" {param.metavar}"
     help_, default = param.help or "", param.default
     if isinstance(default, int | float | str) and not isinstance(default, bool):
         known = f"default: {default}"
         within = re.fullmatch(r"(.*)\[([^][]*)\]", help_)
-        help_ = f"{within[1]}[{within[2]}; {known}]" if within else f"{help_} [{known}]"
-    return written, help_
+        help_ = f"{help_} [{known}]"
+        if within:
+            help_ = f"{within[1]}[{within[2]}; {known}]"
+    return names, help_
 
 
 def _write_top(command: Any, ctx: Any, formatter: Any) -> None:

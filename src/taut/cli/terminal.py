@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taut.system.errors import shown
+from taut.system.errors import clause, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,8 +111,9 @@ def typed(path: str | Path) -> str:
     it.
     """
     path, here = Path(path), Path.cwd()
-    inside = path.is_absolute() and path.is_relative_to(here)
-    return str(path.relative_to(here) if inside else path)
+    if path.is_absolute() and path.is_relative_to(here):
+        path = path.relative_to(here)
+    return str(path)
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
@@ -123,7 +124,9 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         f"train {len(dataset.train)}, validation {len(dataset.validation)}, test "
         f"{len(dataset.test)}"
     )
-    follows = "" if config.model.likelihood == model.likelihood else ", which follows from the data"
+    follows = ""
+    if config.model.likelihood != model.likelihood:
+        follows = ", which follows from the data"
     lines = [
         ("data", f"{shown(typed(dataset.name))}: {dataset.schema.describe()}"),
         ("rows", parts),
@@ -268,7 +271,9 @@ def verdict(result: Mapping[str, Any], units: Units) -> str:
 
 def _times(nats: float) -> str:
     """Returns how many times as probable so many nats are."""
-    return f"{math.exp(nats):.2g}" if nats < 9 else f"10^{nats / math.log(10):.0f}"
+    if nats < 9:
+        return f"{math.exp(nats):.2g}"
+    return f"10^{nats / math.log(10):.0f}"
 
 
 def show_next(run: Run, seconds: float, data: str = "") -> None:
@@ -282,7 +287,7 @@ def show_next(run: Run, seconds: float, data: str = "") -> None:
     from taut.evidence.doctor import named
 
     minutes, rest = divmod(round(seconds), 60)
-    message(f"done in {f'{minutes} min ' if minutes else ''}{rest} s; next:")
+    message(f"done in {clause('{} min ', minutes)}{rest} s; next:")
     source = data or typed(str(run.info["source"]))
     commands = _next_commands(run.schema, bool(source))
     lines = [(named(command, str(run.path), source), why) for command, why in commands]
@@ -321,17 +326,16 @@ def show_numbers(
         verbose: Whether to say how log p(x) was estimated.
     """
     bits = result.get("bits_per_dimension", {})
-    table = _table()
-    part = f"{result['data']} " if "data" in result else ""
-    table.add_column(_text(f"{result['num_data']} {part}{units.one}s"))
     titles = [f"nats per {units.one}", "± Monte Carlo", "± test set"]
-    for title in [*titles, *(["bits per dim"] if bits else [])]:
-        table.add_column(title, justify="right")
+    if bits:
+        titles.append("bits per dim")
+    part = clause("{} ", result.get("data"))
+    table = _table(f"{result['num_data']} {part}{units.one}s", *titles)
     for name, title in NAMES.items():
         if result.get(name):
             row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
             if bits:
-                row.append(_bits(bits[name]) if name in bits else "")
+                row.append(_bits(bits.get(name)))
             table.add_row(title, *row)
     _stdout().print(table)
     if verbose:
@@ -374,10 +378,8 @@ def show_audit(result: Mapping[str, Any]) -> None:
 
     sections = found(result)
     noun = next((section.noun for section in sections.values()), "data point")
-    table = _table()
-    table.add_column(_text(f"{result['num_data']} {noun}s, nats per {noun}"))
-    for title in ("", "± Monte Carlo", "± test set"):
-        table.add_column(title, justify="right")
+    first = f"{result['num_data']} {noun}s, nats per {noun}"
+    table = _table(first, "", "± Monte Carlo", "± test set")
     for rows in chapters(sections).values():
         for row in rows:
             if row.brief and row.estimate:
@@ -410,9 +412,8 @@ def _findings(result: Mapping[str, Any]) -> list[str]:
         return [f"{line[0].upper()}{line[1:]}."]
     lines = []
     for number, finding in enumerate(result["findings"], 1):
-        nats = worth(finding)
         lines += [
-            f"{number}. {finding['name']}{': ' if nats else ''}{nats}",
+            f"{number}. {finding['name']}{clause(': {}', worth(finding))}",
             f"   {finding['what']}",
             f"   {finding['evidence']}",
             f"   {finding['action']}: {finding['command']}",
@@ -443,9 +444,7 @@ def show_tightening(run: Run) -> None:
     before, after = run.info["tightened"]["before"], run.evaluation()
     console = _stdout()
     console.print()
-    table = _table()
-    for title in ("the same decoder", "before", "after"):
-        table.add_column(title, justify="left" if title.startswith("the") else "right")
+    table = _table("the same decoder", "before", "after")
     for name in ("elbo", "log_evidence", "inference_gap"):
         table.add_row(
             NAMES[name],
@@ -459,19 +458,9 @@ def show_tightening(run: Run) -> None:
 
 def show_gradients(result: Mapping[str, Any]) -> None:
     """Shows what each estimator costs and how noisy it is, for encoder and decoder."""
-    table = _table()
-    titles = (
-        "estimator",
-        "bound",
-        "ms",
-        *(
-            f"{part} {what}"
-            for part in ("encoder", "decoder")
-            for what in ("variance", "signal/noise", "bias z")
-        ),
-    )
-    for title in titles:
-        table.add_column(title, justify="left" if title == "estimator" else "right")
+    parts = ("encoder", "decoder")
+    titles = [f"{part} {what}" for part in parts for what in ("variance", "signal/noise", "bias z")]
+    table = _table("estimator", "bound", "ms", *titles)
     for row in result["estimators"]:
         if "reason" in row:
             table.add_row(_text(row["name"]), _text(row["reason"]))
@@ -481,36 +470,39 @@ def show_gradients(result: Mapping[str, Any]) -> None:
             _text(_number(row["bound"]["value"], 2)),
         ]
         cells.append("" if row["seconds"] is None else f"{1000 * row['seconds']['value']:.1f}")
-        for part in ("encoder", "decoder"):
+        for part in parts:
             found = row[part]
             if found is None:
                 cells += ["", "", ""]
                 continue
-            variance, signal, bias = (
-                found["relative_variance"],
-                found["signal_to_noise"],
-                found["bias"],
-            )
-            cells.append("" if variance is None else f"{variance['value']:.3g} x")
-            cells.append(
-                "below noise"
-                if signal is None or signal["value"] is None
-                else f"{signal['value']:.3g}"
-            )
-            cells.append("" if bias is None else f"{bias['z']:.1f}")
+            cells += [
+                _known("{:.3g} x", found["relative_variance"]),
+                _known("{:.3g}", found["signal_to_noise"]) or "below noise",
+                _known("{:.1f}", found["bias"], "z"),
+            ]
         table.add_row(*cells)
     _stdout().print(table)
 
 
-def _bits(estimate: Mapping[str, float | None]) -> str:
-    error = estimate["test_error"]
-    return _number(estimate["value"], 4) + ("" if error is None else f" ± {error:.4f}")
+def _known(form: str, estimate: Mapping[str, float | None] | None, name: str = "value") -> str:
+    """Returns a number of an estimate as a text; nothing where it is not known."""
+    if estimate is None or estimate[name] is None:
+        return ""
+    return form.format(estimate[name])
+
+
+def _bits(estimate: Mapping[str, float | None] | None) -> str:
+    if estimate is None:
+        return ""
+    return _number(estimate["value"], 4) + _known(" ± {:.4f}", estimate, "test_error")
 
 
 def _number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "unknown"
-    return f"{value:.{digits}f}" if abs(value) < 1e7 else f"{value:.4g}"
+    if abs(value) < 1e7:
+        return f"{value:.{digits}f}"
+    return f"{value:.4g}"
 
 
 @contextmanager
@@ -535,7 +527,7 @@ def progress(title: str, total: int, quiet: bool = False) -> Iterator[Callable[[
         done += amount
         if done * 10 // total > told:
             told = done * 10 // total
-            message(f"{title} {100 * done // total} %{', ' + note if note else ''}")
+            message(f"{title} {100 * done // total} %{clause(', {}', note)}")
 
     yield advance
 
@@ -635,10 +627,17 @@ def _consoles() -> type[Console]:
     return Quiet
 
 
-def _table() -> Table:
+def _table(first: str, *numbers: str) -> Table:
+    """Returns an empty table with these titles: the first column is of names, the others of
+    numbers.
+    """
     from rich.table import Table
 
-    return Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column(_text(first))
+    for title in numbers:
+        table.add_column(_text(title), justify="right")
+    return table
 
 
 def _text(text: object) -> Text:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from taut.evidence import section
 from taut.evidence.finding import WORTH, Finding
 from taut.evidence.progress import as_long_again
+from taut.system.errors import clause
 
 if TYPE_CHECKING:
     from taut.build.config import TrainingConfig
@@ -85,7 +86,7 @@ def nothing_found(audit: Mapping[str, Any]) -> str:
     end, sure = _end(audit)
     if not missing and not audit.get("stopped") and sure:
         return f"no gap above {WORTH:g} nat in the bound{end}"
-    lacking = f"; not measured: {', '.join(missing)}" if missing else ""
+    lacking = clause("; not measured: {}", ", ".join(missing))
     return f"nothing found in what was measured{lacking}{end}"
 
 
@@ -93,7 +94,7 @@ def _end(audit: Mapping[str, Any]) -> tuple[str, bool]:
     """Returns what is known of the end of the training, and whether it speaks for leaving all as it
     is.
     """
-    if audit.get("history") is None:  # a model that is no run
+    if audit.get("history") is None:  # a model that is not a run
         return "", True
     ended = (audit.get("training") or {}).get("ended")
     if ended == "patience":
@@ -116,12 +117,14 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
     """Yields the finding that the training was cut."""
     known, history = audit.get("training") or {}, audit.get("history") or []
     ended, minutes = known.get("ended") or "", known.get("minutes")
-    more = as_long_again(history) if ended in ENDED else None
-    course = _course(more) if more is not None else ""
-    if more is None or not course:
+    if ended not in ENDED:
         return
-    passes = math.ceil(2 * history[-1]["epoch"])
-    how = f"--minutes {minutes:g}" if ended == "time" and minutes else f"--max-epochs {passes}"
+    more = as_long_again(history)
+    if more is None or not (course := _course(more)):
+        return
+    how = f"--max-epochs {math.ceil(2 * history[-1]['epoch'])}"
+    if ended == "time" and minutes:
+        how = f"--minutes {minutes:g}"
     yield Finding(
         "training was cut",
         more["value"],
@@ -137,7 +140,7 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
 def _course(more: Mapping[str, float | None]) -> str:
     """Returns how the held-out bound went on at the end; nothing where it did not."""
     value, error, last = more["value"], more["error"], more["last"]
-    rose = f"it rose by {last:.2f} nats over the last quarter of the steps, and " if last else ""
+    rose = clause("it rose by {:.2f} nats over the last quarter of the steps, and ", last)
     if value is None or error is None:
         if last is not None and last <= 0:
             return ""

@@ -145,7 +145,7 @@ class Scene:
         clock: When to stop.
         results: What was found so far, by the name of the section; None where it was not measured.
         reasons: Why it was not.
-        notes: What there is to say beside.
+        notes: What else there is to say.
         evidence: Importance sampling from the encoder's posterior.
         annealed: Annealing.
         optima: The best posteriors of the first data points, block by block.
@@ -276,7 +276,9 @@ class Section(abc.ABC):
     @classmethod
     def stands(cls) -> float:
         """Returns where it stands in its chapter."""
-        return cls.order if cls.place is None else cls.place
+        if cls.place is None:
+            return cls.order
+        return cls.place
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -292,7 +294,9 @@ class Section(abc.ABC):
     def tables(self) -> list[Table]:
         """Returns the tables of its block: its rows, if it has no others."""
         own = [row for row in self.rows() if not row.chapter]
-        return [nats(self.title, own, self.noun)] if own else []
+        if not own:
+            return []
+        return [nats(self.title, own, self.noun)]
 
     def legend(self) -> str:
         """Returns the caption of its figure."""
@@ -307,7 +311,7 @@ class Section(abc.ABC):
         return []
 
     def line(self) -> str:
-        """Returns what the terminal says beside the rows; nothing if it is empty."""
+        """Returns what the terminal says next to the rows; nothing if it is empty."""
         return ""
 
     @property
@@ -359,7 +363,9 @@ def at_least_zero(estimate: Mapping[str, Any] | None) -> Mapping[str, Any] | Non
 
 def both(a: float | None, b: float | None) -> float | None:
     """Returns the error of a sum of two independent numbers."""
-    return None if a is None or b is None else math.hypot(a, b)
+    if a is None or b is None:
+        return None
+    return math.hypot(a, b)
 
 
 def minus(a: Estimate, b: Estimate) -> dict[str, float | None]:
@@ -384,7 +390,9 @@ def _import_all() -> None:
 
 def _below(base: Any) -> list[type[Section]]:
     inner = [found for each in base.__subclasses__() for found in _below(each)]
-    return inner if inspect.isabstract(base) else [base, *inner]
+    if inspect.isabstract(base):
+        return inner
+    return [base, *inner]
 
 
 def found(audit: Mapping[str, Any]) -> dict[str, Section]:

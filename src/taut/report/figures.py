@@ -80,7 +80,9 @@ class _Emblem(NamedTuple):
         heights += [y for part in self.parts for y in part[:2]]
         if self.history:
             heights.append(max(value for _, value in self.history))
-        return heights + ([self.before[0]] if self.before else [])
+        if self.before:
+            heights.append(self.before[0])
+        return heights
 
 
 def emblem(audit: Mapping[str, Any]) -> str:
@@ -166,9 +168,11 @@ def _course(
     if not lines:
         return [], (0.0, 0.0)
     best = [h for h in lines if h.get("best")]
-    kept = best[-1] if best else max(lines, key=lambda h: float(h["validation"]))
-    level = _trained(audit, elbo)
-    shift = 0.0 if level is None else level - kept["validation"]
+    if not best:
+        best = [max(lines, key=lambda h: float(h["validation"]))]
+    kept, level, shift = best[-1], _trained(audit, elbo), 0.0
+    if level is not None:
+        shift = level - kept["validation"]
     points = [(h["epoch"], h["validation"] + shift) for h in lines]
     return points, (kept["epoch"], kept["validation"] + shift)
 
@@ -251,7 +255,7 @@ def gaps(found: Mapping[str, Any]) -> str:
     """Returns the picture of the gaps: where each begins and ends between the ELBO and log p(x).
 
     Args:
-        found: The section ``gaps`` of the audit; nats per datum.
+        found: The section ``gaps`` of the audit; nats per data point.
     """
     rows = [
         ("inference gap", "inference_gap", "elbo", "log_evidence", "none", ""),
@@ -291,11 +295,9 @@ def gaps(found: Mapping[str, Any]) -> str:
                 linewidth=0.8,
                 gid=name,
             )
-            side, place = (
-                ("left", min(first, last))
-                if first + last <= min(ends) + max(ends)
-                else ("right", max(first, last))
-            )
+            side, place = "right", max(first, last)
+            if first + last <= min(ends) + max(ends):
+                side, place = "left", min(first, last)
             axes.text(place, i - 0.27, f"{label}, {plus_minus(found[name])}", va="bottom", ha=side)
         axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="nats")
         axes.spines["left"].set_visible(False)
@@ -308,8 +310,8 @@ def dimensions(latents: Mapping[str, Any]) -> str:
     a mark of its own.
 
     Args:
-        latents: The section ``latents`` of the audit; the rate of each dimension in nats per datum,
-            or where that is not known the variance of its posterior mean.
+        latents: The section ``latents`` of the audit; the rate of each dimension in nats per
+            data point, or where that is not known the variance of its posterior mean.
     """
     found = latents["dimensions"]
     what, words = "rate", "rate, in nats"
@@ -477,16 +479,10 @@ def _parts(
             for a, b, name in names
         ]
     elif evidence and ceiling:
-        # else log p(x) is by another method, and so is the gap
-        same = evidence["log_evidence"]["value"] == ceiling["value"]
-        rows = [
-            (
-                evidence["elbo"]["value"],
-                ceiling["value"],
-                "inference gap",
-                evidence["inference_gap"] if same else None,
-            )
-        ]
+        gap = evidence["inference_gap"]
+        if evidence["log_evidence"]["value"] != ceiling["value"]:
+            gap = None  # log p(x) is by another method, and so is the gap
+        rows = [(evidence["elbo"]["value"], ceiling["value"], "inference gap", gap)]
     return [
         _Part(a, b, name, f"{plus_minus(e)} nats" if e else "")
         for a, b, name, e in rows
@@ -499,7 +495,7 @@ def _stack(
 ) -> None:
     """Draws the parts on top of each other.
 
-    Their names and those of the two ends stand beside them, and never on each other.
+    Their names and those of the two ends stand next to them, and never on each other.
     """
     labels = [(e["value"], f"{name}\n{plus_minus(e)}") for name, e in ends]
     for part in parts:
@@ -546,12 +542,13 @@ def _ceiling(axes: Axes, ceiling: Mapping[str, Any]) -> None:
 
 
 def _fit(axes: Axes) -> None:
-    """Moves the left side of axes to the right until the numbers and the words beside it are in the
-    figure.
+    """Moves the left side of axes to the right until the numbers and the words next to it are in
+    the figure.
     """
     box = axes.get_tightbbox()
-    place = axes.get_position()
-    missing = 0.0 if box is None else max(0.0, (MARGIN - box.x0) / WIDTH)
+    if box is None:
+        return
+    place, missing = axes.get_position(), max(0.0, (MARGIN - box.x0) / WIDTH)
     axes.set_position((place.x0 + missing, place.y0, place.width - missing, place.height))
 
 
@@ -565,7 +562,7 @@ def _powers(axes: Axes) -> None:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Draws with settings of our own, whatever a person's are."""
+    """Draws with settings of our own, whatever the user's are."""
     import matplotlib
 
     with matplotlib.rc_context():

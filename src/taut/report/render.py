@@ -1,7 +1,7 @@
 """From an audit to its page.
 
-The page holds all that it shows: no script, no file beside it, nothing from elsewhere, and its head
-forbids the browser to load anything. Every number in it is one of the audit's, through
+The page holds all that it shows: no script, no file next to it, nothing from elsewhere, and its
+head forbids the browser to load anything. Every number in it is one of the audit's, through
 ``evidence.text``; every text is escaped where it stands. What stands in it is what the sections of
 the audit say of themselves: the page goes over them, chapter by chapter.
 """
@@ -20,13 +20,14 @@ from taut.evidence.doctor import nothing_found
 from taut.evidence.section import CHAPTERS, Row, Section, Table, chapters, found, nats, shown
 from taut.references import LINKS, cite
 from taut.report import figures
+from taut.system.errors import clause
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 __all__ = ["render"]
 
-LARGE = 1_000_000  # bytes of a picture; a larger one stays beside the page
+LARGE = 1_000_000  # bytes of a picture; a larger one stays next to the page
 GRADIENTS = ("rainforth2018", "roeder2017", "tucker2019", "mnih2016")
 STOPPED = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}
 EFFORTS = {  # what the numbers of an effort are
@@ -40,7 +41,7 @@ EFFORTS = {  # what the numbers of an effort are
     "samples": "samples compared, at most",
     "minutes": "minutes",
 }
-FRAME = (  # what an audit holds beside its sections
+FRAME = (  # what an audit holds next to its sections
     "bits_per_dimension", "data", "effort", "findings", "measured", "model", "notes", "num_data",
     "run", "seed", "stopped", "taut", "tightened",
 )  # fmt: skip
@@ -175,12 +176,14 @@ def _references(
 def _worth(finding: Mapping[str, Any]) -> str:
     """Returns what a finding is worth, as the page shows it."""
     nats, error, raises = (finding.get(k) for k in ("nats", "error", "raises"))
+    if nats is None and finding["name"] == "training was cut":
+        return "not known"
     if nats is None:
-        return "not known" if finding["name"] == "training was cut" else "everything rests on it"
+        return "everything rests on it"
     if not nats and not raises:
         return "harmless"
     estimate = {"value": nats, "mc_error": None, "test_error": error}
-    return f"{text.plus_minus(estimate)} nats" + (f" of {raises}" if raises else "")
+    return f"{text.plus_minus(estimate)} nats{clause(' of {}', raises)}"
 
 
 def _file_name(name: str) -> str:

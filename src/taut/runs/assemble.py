@@ -64,11 +64,10 @@ def assemble(
     from_file = isinstance(source, str | Path) and kind_of(source).streams
     # Decided once and kept: it sets the order of the batches.
     read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
-    aim, rate = (
-        config.training.objective or usual_objective(data.schema),
-        config.training.learning_rate,
-    )
-    rate = usual_rate(data) if rate is None else rate
+    aim = config.training.objective or usual_objective(data.schema)
+    rate = config.training.learning_rate
+    if rate is None:
+        rate = usual_rate(data)
     config = dataclasses.replace(
         config,
         model=complete(config.model, data.schema),
@@ -116,7 +115,9 @@ def merge(config: Config, settings: Mapping[str, Any]) -> Config:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     usual = OTHER_WORDS.get(name.lower())
-    meant = f"; did you mean {usual!r}?" if usual else nearest(name, known)
+    meant = nearest(name, known)
+    if usual:
+        meant = f"; did you mean {usual!r}?"
     return f"unknown setting {name!r}{meant or '; see help(taut.fit)'}"
 
 

@@ -145,7 +145,7 @@ def _audit(
         elements = observed_elements(x)
         result["bits_per_dimension"] = {n: bits_per_dimension(e, elements) for n, e in both}
     result["notes"] = [*notes, *more, *result["notes"]]
-    # Once more, with what a run knows of its training beside what was measured.
+    # Once more, with what a run knows of its training next to what was measured.
     result["findings"] = doctor.with_names(
         doctor.diagnose(result), str(run.path), _near(run.info["source"])
     )
@@ -185,7 +185,9 @@ def _each(run: Run) -> str:
     """Returns what a data point of a run is called."""
     if run.schema.is_image:
         return "image"
-    return "cell" if run.info["source"].endswith(".h5ad") else "row"
+    if run.info["source"].endswith(".h5ad"):
+        return "cell"
+    return "row"
 
 
 def _training(dataset: Dataset, count: int, seed: int) -> torch.Tensor:
@@ -334,11 +336,9 @@ def _near(source: str) -> str:
     A path below this folder without what leads to it.
     """
     path = Path(source)
-    return (
-        str(path.relative_to(Path.cwd()))
-        if path.is_absolute() and path.is_relative_to(Path.cwd())
-        else source
-    )
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return source
 
 
 def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:

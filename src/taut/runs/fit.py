@@ -187,7 +187,9 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     written = state.step if state.tensors else -1  # the last checkpoint
     # a signal can arrive while ``train`` is in the midst of changing ``state``
     whole = dataclasses.replace(state)
-    late, ended = False, None if not state.done else run.info.get("ended")
+    late, ended = False, None
+    if state.done:
+        ended = run.info.get("ended")
 
     def keep(record: Record) -> None:
         nonlocal saved, whole, written
@@ -214,7 +216,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         if not state.step:  # in the first interval the tensors are those of the start
             whole = dataclasses.replace(whole, tensors=state.tensors)
         if whole.tensors and whole.step != written and parallel.main():
-            with watched(), held():  # people press Ctrl-C twice
+            with watched(), held():  # users press Ctrl-C twice
                 checkpoint.save(folder, whole)
         if parallel.main():
             with watched(), held():
@@ -236,7 +238,9 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
 
 def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines | None]:
     """Opens the history, where this is the process that writes it."""
-    return closing(storage.Lines(path, keep=state.step > 0)) if parallel.main() else nullcontext()
+    if not parallel.main():
+        return nullcontext()
+    return closing(storage.Lines(path, keep=state.step > 0))
 
 
 def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool) -> str:
@@ -245,10 +249,14 @@ def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool
     ``time``, ``epochs`` (those that were planned) or ``patience`` (nothing grew any more).
     """
     if state.step < state.total_steps:
-        return "time" if late else "patience"
+        if late:
+            return "time"
+        return "patience"
     per_epoch = len(data.train) / batch_size(data, training)
     shortened = training.max_epochs is None or state.step < training.max_epochs * per_epoch
-    return "time" if training.minutes is not None and shortened else "epochs"
+    if training.minutes is not None and shortened:
+        return "time"
+    return "epochs"
 
 
 def resume(
@@ -361,7 +369,7 @@ def _last_state(path: Path) -> tuple[Path, State, dict[str, tuple[int, ...]]]:
 
 
 def _cut(history: Path, step: int) -> None:
-    """Leaves out the lines of a history that are of later steps, or that a kill cut off."""
+    """Removes the lines of a history that are of later steps, or that a kill cut off."""
     try:
         lines = storage.read_file(history, storage.MOST_JSON).decode(errors="replace").splitlines()
     except StorageError as error:
@@ -377,11 +385,10 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
     """Returns the unfinished folder that these processes left before torchrun restarted them, if
     they made one.
     """
-    names = (
-        [Path(out)]
-        if out is not None
-        else sorted(Path("runs").glob(f"{stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
-    )
+    if out is not None:
+        names = [Path(out)]
+    else:
+        names = sorted(Path("runs").glob(f"{stem(data.name)}-*"), key=lambda p: p.stat().st_mtime)
     if not names or not names[-1].is_dir():
         return None
     path = names[-1]
@@ -393,7 +400,9 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
     asked = json.loads(json.dumps(config.to_dict()))
     # decided since
     asked["training"] |= {name: info["config"]["training"][name] for name in ("compile", "threads")}
-    return path if info["config"] == asked and info["fingerprint"] == data.fingerprint else None
+    if info["config"] != asked or info["fingerprint"] != data.fingerprint:
+        return None
+    return path
 
 
 def paced(
@@ -421,7 +430,9 @@ def _absolute(name: str | None) -> str:
     file, colon, key = name.rpartition(":")
     if colon and Path(file).is_file():
         return f"{Path(file).absolute()}:{key}"
-    return str(Path(name).absolute()) if Path(name).exists() else name
+    if Path(name).exists():
+        return str(Path(name).absolute())
+    return name
 
 
 def _step(line: str) -> float:

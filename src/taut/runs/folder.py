@@ -39,7 +39,7 @@ from taut.runs.formats import (
 from taut.runs.place import FILES, abandon, check_target, make_folder, stem
 from taut.runs.telling import Telling
 from taut.system import records, storage
-from taut.system.errors import DataError, StorageError, UsageError, shown
+from taut.system.errors import DataError, StorageError, UsageError, clause, shown
 from taut.system.seeds import accelerator, untouched
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ class Run(Fitted):
             UsageError: they were in memory, and in another session.
             DataError: they have changed.
         """
-        return data_of(self) if self.kept is None else self.kept
+        if self.kept is not None:
+            return self.kept
+        return data_of(self)
 
     def audit(
         self,
@@ -254,7 +256,7 @@ def _same_in_1(run: Run, config: Config, source: Source, test: Source | None) ->
 def held_out(run: Run, data: Dataset) -> Rows:
     """Returns the data that a run held out: its test data, else its validation data."""
     if not len(data.test) + len(data.validation):
-        raise UsageError(f"{shown(run.path)} held no data out: give DATA")
+        raise UsageError(f"{shown(run.path)} has no rows that were held out: give DATA")
     return data.test if len(data.test) else data.validation
 
 
@@ -275,7 +277,8 @@ def read_data(
     options = options_of(config.data)
     for name in (f.name for f in dataclasses.fields(Options)):
         del own[name]
-    official = official if test is None else test
+    if test is not None:
+        official = test
     return prepare(
         source,
         options=options,
@@ -290,7 +293,7 @@ def find_device(name: str) -> torch.device:
     """Returns the device of a name; auto is the first accelerator there is, else the processor.
 
     Raises:
-        UsageError: there is no such device; those there are are named.
+        UsageError: there is no such device; the message names those that there are.
     """
     if name == "auto":
         return accelerator() or torch.device("cpu")
@@ -300,7 +303,7 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         there = accelerator()
         raise UsageError(
-            f"no device {name!r} here; there is cpu{f' and {there}' if there else ''}"
+            f"no device {name!r} here; there is cpu{clause(' and {}', there)}"
         ) from None
     return device
 
@@ -308,10 +311,9 @@ def find_device(name: str) -> torch.device:
 def run_folder(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
-        pickled = path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
-        why = (
-            "is never unpickled, since that runs whatever code is in it" if pickled else "is a file"
-        )
+        why = "is a file"
+        if path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"):
+            why = "is never unpickled, since that runs whatever code is in it"
         raise UsageError(
             f"{shown(path)} {why}: give the folder that `taut fit` made (with run.json and "
             f"model.safetensors)"
@@ -409,7 +411,9 @@ def _check_size(
         module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None
     ) -> None:
         nonlocal count, numel
-        count, numel = count + 1, numel + (0 if parameter is None else parameter.numel())
+        count += 1
+        if parameter is not None:
+            numel += parameter.numel()
         if count > most or numel > size:
             raise StorageError(
                 f"{shown(file)} is damaged: its model has more weights than were saved"

@@ -37,7 +37,9 @@ def library_of(source: Any) -> str:
         name = each.__module__.partition(".")[0]
         if name in LIBRARIES:
             return name
-    return "pyarrow" if hasattr(source, "__arrow_c_stream__") else ""
+    if hasattr(source, "__arrow_c_stream__"):
+        return "pyarrow"
+    return ""
 
 
 def made(values: Tensor, schema: Schema, like: Any = None, *, mean: bool = False) -> Any:
@@ -54,8 +56,9 @@ def made(values: Tensor, schema: Schema, like: Any = None, *, mean: bool = False
     array = values.numpy()
     if mean or not schema.discrete:
         return array
-    small = schema.kind != "count" and schema.low >= 0 and schema.high <= 255
-    return array.astype(np.uint8 if small else np.int64)
+    if schema.kind != "count" and schema.low >= 0 and schema.high <= 255:
+        return array.astype(np.uint8)
+    return array.astype(np.int64)
 
 
 @dataclass(eq=False)
@@ -216,8 +219,9 @@ def _like_array(values: Tensor, source: Any, *, whole: bool) -> Any:
     """Returns values in the shape of an array, and in its type if that can hold them."""
     shaped = values.reshape(source.shape)
     if isinstance(source, Tensor):
-        keeps = whole or source.is_floating_point()
-        return shaped.to(source if keeps else source.device)
+        if whole or source.is_floating_point():
+            return shaped.to(source)
+        return shaped.to(source.device)
     array = shaped.numpy()
     if whole or source.dtype.kind == "f":
         return array.astype(source.dtype)
@@ -228,7 +232,9 @@ def _usual_library(like: Any) -> str:
     own = library_of(like)
     if own in FRAMES:
         return own
-    return "pyarrow" if importlib.util.find_spec("pandas") is None else "pandas"
+    if importlib.util.find_spec("pandas"):
+        return "pandas"
+    return "pyarrow"
 
 
 def _frame(columns: Mapping[str, Any], library: str, index: Any = None) -> Any:
@@ -252,7 +258,9 @@ def _of_arrow(table: Any, library: str) -> Any:
         import polars
 
         return polars.from_arrow(table)
-    return table.to_pandas() if library == "pandas" else table
+    if library == "pandas":
+        return table.to_pandas()
+    return table
 
 
 def _frame_of_codes(codes: np.ndarray, schema: Schema, like: Any) -> Any:

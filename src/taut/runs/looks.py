@@ -99,8 +99,11 @@ def plot(run: Run) -> Figure:
     from matplotlib.figure import Figure
 
     image = run.schema.is_image
-    figure = Figure(figsize=(10 if image else 6, 4), layout="constrained")
-    course, *rest = figure.subplots(1, 2 if image else 1, squeeze=False)[0]
+    width, columns = 6, 1
+    if image:
+        width, columns = 10, 2
+    figure = Figure(figsize=(width, 4), layout="constrained")
+    course, *rest = figure.subplots(1, columns, squeeze=False)[0]
     history = run.history()
     step = [line["step"] for line in history]
     course.plot(step, [_number(line.get("bound")) for line in history], label="training")

@@ -82,10 +82,11 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
     result = {"data": part, **rows.to_dict(groups)}
     result["warnings"] += _warnings(part, x, data.divided, groups)
     baseline = independent_marginals(data, x)
-    # It has no samples, hence no Monte Carlo error.
-    known = None if baseline is None else Estimate.of(baseline, torch.zeros_like(baseline), groups)
-    result["baseline"] = None if known is None else known.to_dict()
-    if baseline is not None:  # paired, row by row
+    result["baseline"] = None
+    if baseline is not None:
+        # It has no samples, hence no Monte Carlo error. The gain is paired, row by row.
+        known = Estimate.of(baseline, torch.zeros_like(baseline), groups)
+        result["baseline"] = known.to_dict()
         gain = Estimate.of(rows.log_evidence - baseline, rows.log_evidence_error, groups)
         result["gain"] = gain.to_dict()
     if schema.kind in ("binary", "levels"):
@@ -96,7 +97,7 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
 
 
 def copies(x: Rows, divided: np.ndarray) -> Tensor | None:
-    """Returns the observation that each datum belongs to, (N,); None where each is one of its own.
+    """Returns the observation that each row belongs to, (N,); None where each is one of its own.
 
     Copies that were kept in one part are one observation: the split drew them together. Rows whose
     copies were divided among the parts were drawn one by one.
@@ -110,7 +111,9 @@ def copies(x: Rows, divided: np.ndarray) -> Tensor | None:
     single = np.isin(hashes, divided)
     groups[single] = len(rows) + np.arange(single.sum())
     rows, groups = np.unique(groups, return_inverse=True)
-    return torch.from_numpy(groups) if len(rows) < len(x) else None
+    if len(rows) == len(x):
+        return None
+    return torch.from_numpy(groups)
 
 
 def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) -> list[str]:
@@ -128,17 +131,17 @@ def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) ->
     there = int(np.isin(hashes_of(x), divided).sum()) if len(divided) else 0
     if there and part != "train":
         lines.append(
-            f"{there} of {len(x)} data repeat rows of the training, which repeat by their nature: "
-            f"the numbers are for new rows "
-            "of the same population, of which each counts as one"
+            f"{there} of {len(x)} rows repeat rows of the training, which repeat by their nature: "
+            "the numbers are for new rows of the same population, of which each counts as one"
         )
-    distinct = len(x) if groups is None else int(groups.max()) + 1
+    distinct = len(x)
+    if groups is not None:
+        distinct = int(groups.max()) + 1
     if distinct < 0.95 * len(x):
         lines.append(
-            f"only {distinct} of {len(x)} data are observations of their own; the other copies "
-            f"were kept on one side of the "
-            "split, so the numbers are for patterns that the training never saw, and their "
-            "test-set error counts copies as one"
+            f"only {distinct} of {len(x)} rows are observations of their own; the other copies "
+            "were kept on one side of the split, so the numbers are for patterns that the "
+            "training never saw, and their test-set error counts copies as one"
         )
     return lines
 

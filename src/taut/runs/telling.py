@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from taut.system.errors import shown
+from taut.system.errors import clause, shown
 
 __all__ = ["Telling"]
 
@@ -25,7 +25,9 @@ class Telling:
     """
 
     def __init__(self, verbose: bool | None = None) -> None:
-        self.on = _watched() if verbose is None else verbose
+        if verbose is None:
+            verbose = _watched()
+        self.on = verbose
 
     def line(self, text: str) -> None:
         """Tells a line."""
@@ -54,7 +56,7 @@ class Telling:
             last = now
             share = min(1.0, done / max(total, 1e-9))
             text = f"taut: {title} {share:.0%}{_left(now - began, share)}"
-            _rewrite(f"{text}, {remark}" if remark else text)
+            _rewrite(text + clause(", {}", remark))
 
         try:
             yield advance

@@ -47,7 +47,7 @@ def tighten(
 
     For a fixed decoder log p(x) is a ceiling: a better posterior raises the bound toward it from
     beneath. Where the training data are few, half of each batch is drawn by the model itself
-    (``simulated``): of such data there is no end.
+    (``simulated``): such rows never run out.
 
     Args:
         run: The run, finished.

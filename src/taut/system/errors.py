@@ -72,6 +72,18 @@ class TautWarning(UserWarning):
     """
 
 
+def clause(form: str, value: object) -> str:
+    """Returns a text with a value in it; nothing where the value is None, 0 or empty.
+
+    Examples:
+        >>> clause(", {} steps skipped", 3), clause(", {} steps skipped", 0)
+        (', 3 steps skipped', '')
+    """
+    if not value:
+        return ""
+    return form.format(value)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns '; did you mean ...?' with the known word nearest to a wrong one, or an empty text.
 

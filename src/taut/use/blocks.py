@@ -79,7 +79,9 @@ def some_of(
     values: Tensor | None, rows: slice | Tensor, device: torch.device | None = None
 ) -> Tensor | None:
     """Returns some rows of values that need not be there, such as a context."""
-    return None if values is None else values[rows].to(device or values.device)
+    if values is None:
+        return None
+    return values[rows].to(device or values.device)
 
 
 def device_of(model: Model) -> torch.device:

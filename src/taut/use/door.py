@@ -1,5 +1,5 @@
 """What stands at the door of a function that takes a model and its data: a sentence for each thing
-that people try in their place.
+that users pass instead.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def check(function: str, method: str, model: Any, x: Any) -> None:
         )
     wanted = _event_shape(model)
     if wanted is not None and tuple(x.shape[1:]) != wanted:
-        one = "; one row is x[None]" if tuple(x.shape) == wanted else ""
+        one = ""
+        if tuple(x.shape) == wanted:
+            one = "; one row is x[None]"
         raise UsageError(
             f"{function}: x has shape {tuple(x.shape)}, but the model takes {_shape(wanted)}{one}"
         )
@@ -82,7 +84,9 @@ def _not_a_model(model: Any, method: str) -> str:
 def _as_tensor(x: Any, model: Model, method: str) -> str:
     if isinstance(x, np.ndarray | list | tuple):
         wanted = _event_shape(model)
-        return f"give torch.as_tensor(x), {_shape(wanted)}" if wanted else "give torch.as_tensor(x)"
+        if wanted:
+            return f"give torch.as_tensor(x), {_shape(wanted)}"
+        return "give torch.as_tensor(x)"
     return f"run.{method} of a run takes it as it is"
 
 

@@ -29,9 +29,13 @@ def grid(images: Tensor, low: float, high: float, columns: int) -> np.ndarray:
     """
     channels, height, width, axis = image_layout(tuple(images.shape[1:]))
     x = images.detach().cpu().double()
-    x = x.unsqueeze(-1) if axis is None else x
-    x = x.movedim(1, -1) if axis == 0 else x
-    x = x[..., :3].expand(*x.shape[:-1], 3) if channels == 1 else x[..., :3]
+    if axis is None:
+        x = x.unsqueeze(-1)
+    elif axis == 0:
+        x = x.movedim(1, -1)
+    x = x[..., :3]
+    if channels == 1:
+        x = x.expand(*x.shape[:-1], 3)
     span = high - low if high > low else 1.0
     # a picture shows black to white; no number uses it
     pixels = ((x - low) / span).clamp(0, 1).mul(255).round().byte().numpy()

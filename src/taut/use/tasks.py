@@ -1,4 +1,4 @@
-"""What people want of a trained model: samples, reconstructions, embeddings, decoded points.
+"""What users want of a trained model: samples, reconstructions, embeddings, decoded points.
 
 In evaluation mode, by blocks.
 """
@@ -40,8 +40,8 @@ def sample(
     Args:
         model: The model.
         num_samples: N.
-        mean: Whether to return $\mathbb{E}[x \mid z]$ instead of a draw: smoother than any datum
-            is.
+        mean: Whether to return $\mathbb{E}[x \mid z]$ instead of a draw: smoother than any data
+            point is.
         context: What all samples are conditioned on, (1, C), or what each is, (N, C).
         seed: The same seed gives the same samples.
     """
@@ -64,7 +64,7 @@ def sample(
 
 @takes_model_and_data("taut.use.tasks.reconstruct", "reconstruct(data)")
 def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> Tensor:
-    r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each datum, (N,
+    r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each row, (N,
     \*event).
     """
 
@@ -77,7 +77,7 @@ def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> T
 
 @takes_model_and_data("taut.use.tasks.encode", "encode(data)")
 def encode(model: Model, x: Any, num_samples: int | None = None, *, seed: int = 0) -> Tensor:
-    r"""Returns the posterior mean of each datum, (N, D), or K draws of the posterior, (N, K, D)."""
+    r"""Returns the posterior mean of each row, (N, D), or K draws of the posterior, (N, K, D)."""
     if num_samples is None:
         return _by_blocks(model, x, lambda rows: _mean(model.encode(rows)), seed, "encode")
     shape = torch.Size((num_samples,))
