@@ -222,8 +222,8 @@ def test_types_that_are_refused(kind, mend):
     [
         (
             ["", "a"],
-            "column 0 (from 0) has no name; give it one, or remove it; pandas writes its index so, "
-            "which index=False leaves away",
+            "column 0 (from 0) has no name; give it one, or remove it; pandas writes its index so: "
+            "save with index=False",
         ),
         (["a", " "], "column 1 (from 0) has no name; give it one, or remove it"),
         (["a\x1b[31m", "a\x1b[31m"], "'a\\x1b[31m' names more than one column; rename all but one"),

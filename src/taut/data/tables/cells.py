@@ -25,6 +25,8 @@ DATE = re.compile(
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 TICKS = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 """Ticks of a timestamp's unit in a day."""
+HELD = {"text": "texts", "bool": "truth values", "number": "numbers", "date": "dates"}
+"""What cells of a family are called in messages."""
 
 
 class Cells(NamedTuple):
@@ -219,18 +221,20 @@ def _days(ticks: pa.ChunkedArray, per_day: int) -> np.ndarray:
 
 def merged_order(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
     """Returns the longer of two orders of levels, or None if the shorter contradicts it."""
-    long, short = (one, other) if len(one) >= len(other) else (other, one)
+    short, long = sorted((one, other), key=len)
     if tuple(level for level in long if level in set(short)) == short:
         return long
     return None
 
 
 def _declared_order(column: pa.ChunkedArray) -> tuple[str, ...] | None:
-    order: tuple[str, ...] | None = ()
+    order: tuple[str, ...] = ()
     for chunk in column.chunks:
         levels = chunk.dictionary.to_pylist()
-        texts = map(_level_text, levels)
-        order = None if order is None else merged_order(order, tuple(texts))
+        merged = merged_order(order, tuple(map(_level_text, levels)))
+        if merged is None:
+            return None
+        order = merged
     return order
 
 

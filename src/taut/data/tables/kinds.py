@@ -110,9 +110,11 @@ class Count(Number):
     def foreign(self, column: Column, x: np.ndarray) -> list[Odd]:
         finite = np.isfinite(x)
         small = x[finite].min(initial=0) >= 0 and x[finite].max(initial=0) < 20
-        mend = "they look log-normalised: give raw counts" if small else "give raw counts"
+        remedy = "give raw counts"
+        if small:
+            remedy = f"they look log-normalised: {remedy}"
         return [
-            (finite & (x != np.trunc(x)), "not integers", mend),
+            (finite & (x != np.trunc(x)), "not integers", remedy),
             (finite & (x < 0), "negative", "give raw counts"),
         ]
 
@@ -331,8 +333,9 @@ def _atoms_text(column: Column) -> str:
     held = ", ".join(number_text(atom, column.type) for atom in column.atoms[:2])
     if len(column.atoms) == 1:
         return f", and {held} itself"
-    more = ", ..." if len(column.atoms) > 2 else ""
-    return f", and {held}{more} themselves"
+    if len(column.atoms) > 2:
+        held += ", ..."
+    return f", and {held} themselves"
 
 
 # --- Columns that no model sees -------------------------------------------------------------------

@@ -187,11 +187,9 @@ def dress_notes(label: str, seen: Seen, view: View) -> list[str]:
         return []
     if view.family == "number":
         read = value_text(float(numbers_in([text], notation)[0]))
-        without = (
-            f"; {texts.plain[0]:,} values are without {quoted(affix(notation))}"
-            if affix(notation) and texts.plain[0]
-            else ""
-        )
+        without = ""
+        if affix(notation) and texts.plain[0]:
+            without = f"; {texts.plain[0]:,} values are without {quoted(affix(notation))}"
         return [f"{label} holds numbers such as {quoted(text)}, read as {read}{without}"]
     if notation == "YMD":
         return [

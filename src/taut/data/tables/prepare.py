@@ -25,6 +25,7 @@ from taut.data.tables.cells import Tokens, read_cells
 from taut.data.tables.column import Column
 from taut.data.tables.infer import decode, encode, from_toml, infer
 from taut.data.tables.parquet import row_groups
+from taut.data.tables.parquet_files import plain_type
 from taut.data.tables.parquet_rows import ParquetRows
 from taut.data.tables.words import float_storage
 from taut.system.errors import DataError, UsageError, nearest, shown
@@ -227,7 +228,7 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
         assert not isinstance(cells, str)  # it was read before
         if not cells.missing.any():
             continue
-        kind = old.type.value_type if pa.types.is_dictionary(old.type) else old.type
+        kind = plain_type(old.type)
         new = filled.column(j)
         if not new.type.equals(kind) and pa.types.is_integer(kind):
             new = pc.round(new)

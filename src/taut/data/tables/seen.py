@@ -63,7 +63,9 @@ class Numbers:
             max(self.high, float(values.max())),
         )
         # of dates the day counts, whatever the time
-        whole = np.floor(values) if 0 in self.sentinels else values
+        whole = values
+        if 0 in self.sentinels:
+            whole = np.floor(values)
         inner = values[~np.isin(whole, list(self.sentinels))]
         if len(inner) < len(values):
             self.sentinels = {
@@ -102,7 +104,9 @@ class Numbers:
         """Returns mean and standard deviation of x, then of log x (NaN unless every x
         is positive).
         """
-        blocks = [*self._blocks, *([_moments(self._rest)] if len(self._rest) else [])]
+        blocks = list(self._blocks)
+        if len(self._rest):
+            blocks.append(_moments(self._rest))
         counts = np.array([b[0] for b in blocks], np.float64)
         moments: list[float] = []
         # numbers near the end of float64 are refused later
@@ -283,7 +287,9 @@ class Seen:
 
 
 def _moments(x: np.ndarray) -> tuple[int, float, float, float, float]:
-    log = np.log(x) if x.min() > 0 else np.full(len(x), np.nan)
+    log = np.full(len(x), np.nan)
+    if x.min() > 0:
+        log = np.log(x)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, log_mean = float(x.mean()), float(log.mean())
         return (
