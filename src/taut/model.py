@@ -112,8 +112,9 @@ class Group(NamedTuple):
         The mean over the samples above; in closed form where torch has one, else the mean of
         log q - log p.
         """
-        known = self.analytic_rate
-        rate = self.log_posterior - self.log_prior if known is None else known
+        rate = self.analytic_rate
+        if rate is None:
+            rate = self.log_posterior - self.log_prior
         return rate.mean(0) if rate.dim() == 2 else rate
 
     @property
@@ -251,7 +252,9 @@ class Model(nn.Module, abc.ABC):
 
         The given one, or that of the condition.
         """
-        return (x, context) if self.condition is None else self.condition(x)
+        if self.condition is None:
+            return x, context
+        return self.condition(x)
 
     def log_joint(self, z: Tensor, x: Data, context: Context | None = None) -> PerSample:
         r"""Returns $\log p(x_b, z_{kb})$ of z (K, B, D), (K, B), nats."""
@@ -354,7 +357,8 @@ class VAE(Model):
                 "or VIMCO(num_samples=8)"
             )
         z, log_posterior = _sampled(q, num_samples) if given is None else (given, None)
-        z = z if reparameterize else z.detach()
+        if not reparameterize:
+            z = z.detach()
         if stop_posterior:
             # Evaluated again with its parameters frozen, on the same noise: dropout must not make
             # it another q.
@@ -401,15 +405,18 @@ def _sampled(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor | None]:
     shape = torch.Size((num_samples,))
     if hasattr(q, "rsample_and_log_prob"):
         return q.rsample_and_log_prob(shape)
-    return (q.rsample(shape) if q.has_rsample else q.sample(shape)), None
+    if q.has_rsample:
+        return q.rsample(shape), None
+    return q.sample(shape), None
 
 
 def _parts(distribution: Distribution, z: Tensor, log_prob: Tensor | None = None) -> list[Part]:
     """Returns the groups of a distribution at z: of one that is not a chain it is one group."""
     if isinstance(distribution, Chain):
         return distribution.parts(z)
-    value = distribution.log_prob(z) if log_prob is None else log_prob
-    return [Part("z", slice(0, z.shape[-1]), distribution, value)]
+    if log_prob is None:
+        log_prob = distribution.log_prob(z)
+    return [Part("z", slice(0, z.shape[-1]), distribution, log_prob)]
 
 
 def _total(parts: list[Part]) -> Tensor:

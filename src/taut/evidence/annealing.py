@@ -171,7 +171,7 @@ def annealing(
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 
-    Fails:
+    Raises:
         ValueError: the latent variables are discrete, so that nothing can flow along their
             gradient.
     """
@@ -313,7 +313,9 @@ class Path:
         decoder and back.
         """
         parts = list(self.chunks(len(u), lambda own: self._at(own.of(u))))
-        return parts[0] if len(parts) == 1 else _Point(*map(torch.cat, zip(*parts, strict=True)))
+        if len(parts) == 1:
+            return parts[0]
+        return _Point(*map(torch.cat, zip(*parts, strict=True)))
 
     def _at(self, u: Tensor) -> _Point:
         with torch.enable_grad():
@@ -334,8 +336,10 @@ def _unconstrained(support: constraints.Constraint | None) -> Any:
 
     A prior that does not say where it lives is taken to live everywhere.
     """
+    if support is None:
+        return biject_to(constraints.real_vector)
     try:
-        return biject_to(constraints.real_vector if support is None else support)
+        return biject_to(support)
     except NotImplementedError:
         raise ValueError(
             f"annealing knows no way to move within the support of the prior, {support}"
@@ -400,7 +404,9 @@ def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
     while betas[-1] < 1:
         speed = _speed(point)
         last = len(betas) >= PILOT_LIMIT or not betas[-1] + PILOT_STEP / max(speed, 1e-12) < 1
-        beta = 1.0 if last else betas[-1] + PILOT_STEP / speed
+        beta = 1.0
+        if not last:
+            beta = betas[-1] + PILOT_STEP / speed
         visited = []
         for _ in range(PILOT_TRANSITIONS):
             point, accepted = _transition(path, point, beta, step, scale)
@@ -496,7 +502,9 @@ def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Anne
             log_w += (beta - before) * wide(point.energy)
     log_mean = log_mean_exp(sign * log_w)
     share = (sign * log_w - log_mean).exp() / num_chains
-    spread = log_w.var(0) if num_chains > 1 else torch.full_like(log_mean, math.nan)
+    spread = torch.full_like(log_mean, math.nan)
+    if num_chains > 1:
+        spread = log_w.var(0)
     error = _error(num_chains * share, spread)
     moves = len(temperatures) - (exact is None)
     like = accepted_share = torch.ones_like(log_mean)

@@ -182,7 +182,7 @@ def optima_blocks(
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 
-    Fails:
+    Raises:
         ValueError: the posterior cannot be reparameterized, or its family cannot be read off its
             distribution.
     """

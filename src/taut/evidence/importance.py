@@ -132,12 +132,19 @@ def posterior_proposal(model: Model) -> Proposal:
     return lambda rows, x, context: model.encode(x, context)
 
 
+def for_rows(prior: Distribution, shape: torch.Size) -> Distribution:
+    """Returns a prior of each row; one that is the same for all is expanded."""
+    if prior.batch_shape:
+        return prior
+    return prior.expand(shape)
+
+
 def prior_proposal(model: Model) -> Proposal:
     """Returns the prior of a model as a proposal: the same for every datum."""
 
     def proposal(rows: slice, x: Data, context: Context | None) -> Distribution:
         prior = model.latent_prior(model.split(x, context)[1])
-        return prior if prior.batch_shape else prior.expand(torch.Size((len(x),)))
+        return for_rows(prior, torch.Size((len(x),)))
 
     return proposal
 
@@ -252,7 +259,7 @@ class Defensive(Distribution):
 
     def __init__(self, base: Distribution, prior: Distribution, share: float = 0.5) -> None:
         self.base = base
-        self.prior = prior if prior.batch_shape else prior.expand(base.batch_shape)
+        self.prior = for_rows(prior, base.batch_shape)
         self.share = share
         one = base.sample(torch.Size((1,)))[0]
         self.usable = one.isfinite().all(-1) & base.log_prob(one).isfinite()
@@ -365,7 +372,9 @@ def _error(values: Tensor) -> Tensor:
 
 def _unbiased(k: int) -> float:
     """Returns by what the mean square of k deviations is too small; NaN for a single one."""
-    return k / (k - 1) if k > 1 else math.nan
+    if k > 1:
+        return k / (k - 1)
+    return math.nan
 
 
 def _bound(log_w: Tensor, size: int) -> tuple[Tensor, Tensor]:

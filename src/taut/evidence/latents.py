@@ -340,7 +340,9 @@ def _rates(draw: Draw) -> Tensor | None:
     """Returns KL(q(z_j|x), p(z_j)), (B, D), where it has a closed form."""
     rates = [_rates_of(group) for group in draw.groups]
     known = [rate for rate in rates if rate is not None]
-    return torch.cat(known, -1) if len(known) == len(rates) else None
+    if len(known) < len(rates):
+        return None
+    return torch.cat(known, -1)
 
 
 def _rates_of(group: Group) -> Tensor | None:
@@ -351,7 +353,9 @@ def _rates_of(group: Group) -> Tensor | None:
         rate = kl_divergence(marginals, prior.base_dist.expand(marginals.batch_shape))
     except NotImplementedError:
         return None
-    return rate.mean(0) if rate.dim() == 3 else rate
+    if rate.dim() == 3:
+        return rate.mean(0)
+    return rate
 
 
 def _mean(q: Distribution) -> Tensor:
@@ -392,11 +396,15 @@ class LatentSpace(Section):
 
     @classmethod
     def lacks(cls, scene: Scene) -> str | None:
-        return "a single data point is too few" if len(scene.x) < 2 else None
+        if len(scene.x) < 2:
+            return "a single data point is too few"
+        return None
 
     @classmethod
     def run(cls, scene: Scene) -> Section:
-        train = None if scene.train is None else scene.train[: scene.effort.train]
+        train = scene.train
+        if train is not None:
+            train = train[: scene.effort.train]
         return cls(latents(scene.model, scene.x, train=train, seed=scene.seed))
 
     def rows(self) -> list[Row]:
@@ -486,9 +494,9 @@ class LatentSpace(Section):
             )
 
     def _collapse(self, gain: Section | None) -> Finding:
-        beyond = (
-            f", and log p(x) is {show(gain.values)} above independent marginals" if gain else ""
-        )
+        beyond = ""
+        if gain:
+            beyond = f", and log p(x) is {show(gain.values)} above independent marginals"
         return Finding(
             "collapse",
             None,
@@ -535,15 +543,16 @@ class Calibration(Section):
         return [f"Verdict: {self._verdict()}."]
 
     def small(self) -> list[str]:
-        spread = self.get("spread")
-        far = (
-            f"; z lies {number(spread)} of q's standard deviations from its mean (root mean "
-            f"square; 1 if calibrated)"
-        )
+        spread, far = self.get("spread"), ""
+        if spread is not None:
+            far = (
+                f"; z lies {number(spread)} of q's standard deviations from its mean (root mean "
+                f"square; 1 if calibrated)"
+            )
         return [
             f"{number(self['num_data'])} simulated {self.noun}s. The central 90 % of q hold the "
             f"true z with frequency {plus_minus(self['coverage_90'])}"
-            f"{'' if spread is None else far}; p-value of a flat histogram "
+            f"{far}; p-value of a flat histogram "
             f"{number(self['p_value'])}."
         ]
 

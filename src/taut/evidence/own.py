@@ -24,6 +24,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Multivaria
 
 from taut.data import Rows, blocks
 from taut.data.split import row_hashes
+from taut.evidence.ascent import base_of
 from taut.evidence.importance import MAX_DATA, MAX_ELEMENTS, Proposal, importance
 from taut.evidence.results import Evidence
 from taut.evidence.rows import settle
@@ -102,7 +103,7 @@ class _Noise:
 
 def _drawn(q: Distribution, noise: _Noise, shape: torch.Size) -> Tensor:
     """Returns samples of a posterior, (K, B, D), from noise of each datum's own."""
-    base: Any = q.base_dist if isinstance(q, Independent) else q
+    base: Any = base_of(q)
     u = noise(shape[0], q.event_shape.numel()).reshape(*shape, *q.batch_shape, *q.event_shape)
     if isinstance(base, Bernoulli):
         return (u.to(base.probs.device) < base.probs).to(base.probs)

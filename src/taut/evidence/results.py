@@ -39,6 +39,13 @@ METHODS = (
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
 
 
+def finite(value: float) -> float | None:
+    """Returns a number as JSON can hold it: None for NaN and infinity."""
+    if math.isfinite(value):
+        return value
+    return None
+
+
 @dataclass(frozen=True)
 class Estimate:
     r"""A mean over data, with its errors (one standard error each).
@@ -90,13 +97,12 @@ class Estimate:
         count, spread = len(deviation), math.nan
         if count > 1:
             spread = float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1)))
-        return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None, without)
+        return cls(float(values.mean()), mc, finite(spread), without)
 
     def to_dict(self) -> dict[str, float | None]:
         """Returns plain values for JSON, which has no infinity."""
-        value = self.value if math.isfinite(self.value) else None
         result: dict[str, float | None] = {
-            "value": value,
+            "value": finite(self.value),
             "mc_error": self.mc_error,
             "test_error": self.test_error,
         }
@@ -272,11 +278,20 @@ class Evidence:
         return in_html(caption, self.summary(), self.warnings)
 
 
+def in_parts(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """Returns row numbers in parts of at most a size; none where there are no rows."""
+    if not len(rows):
+        return ()
+    return rows.split(max(1, size))
+
+
 def in_html(caption: str, summary: Mapping[str, Estimate], warnings: Sequence[str]) -> str:
     """Returns means with their errors as a table for notebooks."""
 
     def text(value: float | None) -> str:
-        return "unknown" if value is None or not math.isfinite(value) else f"{value:.3f}"
+        if value is None or not math.isfinite(value):
+            return "unknown"
+        return f"{value:.3f}"
 
     rows = [
         (name.replace("_", " "), text(e.value), text(e.mc_error), text(e.test_error))

@@ -52,7 +52,7 @@ from taut.evidence.importance import (
     posterior_proposal,
     prior_proposal,
 )
-from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
+from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, in_parts, some_rows
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.system.defaults import silent
@@ -281,7 +281,7 @@ class _Ladder:
             self.check()
         rows = self.doubtful()[:climbing]
         size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
-        for number, some in enumerate(rows.split(size) if len(rows) else ()):
+        for number, some in enumerate(in_parts(rows, size)):
             annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
             advance(len(some))
 

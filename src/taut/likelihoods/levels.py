@@ -47,8 +47,9 @@ class Bernoulli(Likelihood):
     ) -> None:
         super().__init__()
         self.event_dims = len(event_shape)
-        f = torch.zeros(*event_shape, 2) if log_frequencies is None else log_frequencies
-        self.register_buffer("offset", f[..., 1] - f[..., 0])
+        if log_frequencies is None:
+            log_frequencies = torch.zeros(*event_shape, 2)
+        self.register_buffer("offset", log_frequencies[..., 1] - log_frequencies[..., 0])
         self.decoder = decoder((latent_dim,), (1, *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
@@ -292,5 +293,6 @@ def _log_frequencies(
     """
     last = torch.as_tensor(high - low)
     level = torch.arange(int(last.max()) + 1)
-    frequencies = torch.zeros(*event_shape, len(level)) if given is None else given
-    return frequencies.masked_fill(level > last[..., None], -torch.inf)
+    if given is None:
+        given = torch.zeros(*event_shape, len(level))
+    return given.masked_fill(level > last[..., None], -torch.inf)
