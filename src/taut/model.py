@@ -56,14 +56,14 @@ class Prior(nn.Module, abc.ABC):
 class Likelihood(nn.Module, abc.ABC):
     r"""Abstract likelihood $p(x \mid z)$.
 
-    A normalised density or mass of the datum in the user's own units.
+    A normalised density or mass of the data point in the user's own units.
     """
 
     @abc.abstractmethod
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         r"""Returns $p(x \mid z)$ for z (\*, B, D).
 
-        Batch shape (\*, B), event shape that of one datum.
+        Batch shape (\*, B), event shape that of one data point.
         """
 
 
@@ -74,12 +74,12 @@ class Posterior(nn.Module, abc.ABC):
     """
 
     def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
-        r"""Returns what the network says of each datum, (B, \*), by name: the parameters of q."""
-        raise NotImplementedError(f"{type(self).__name__} has no parameters for each datum")
+        r"""Returns what the network says of each data point, (B, \*), by name: q's parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no parameters for each data point")
 
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         r"""Returns the member of the family with these parameters: batch shape (B,), event (D,)."""
-        raise NotImplementedError(f"{type(self).__name__} has no parameters for each datum")
+        raise NotImplementedError(f"{type(self).__name__} has no parameters for each data point")
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
         r"""Returns $q(z \mid x)$: batch shape (B,), event shape (D,)."""
@@ -179,7 +179,7 @@ class Draw(NamedTuple):
 class Model(nn.Module, abc.ABC):
     """Abstract model: what objectives and evaluations know of one.
 
-    Five methods make a model. ``condition`` is what of a datum is the context of the rest, if
+    Five methods make a model. ``condition`` is what of a data point is the context of the rest, if
     anything is.
     """
 
@@ -213,7 +213,7 @@ class Model(nn.Module, abc.ABC):
         proposal: Distribution | None = None,
         given: Tensor | None = None,
     ) -> Draw:
-        r"""Returns K = ``num_samples`` samples of the posterior for each datum, with their
+        r"""Returns K = ``num_samples`` samples of the posterior for each data point, with their
         log-densities.
 
         Args:
@@ -248,7 +248,7 @@ class Model(nn.Module, abc.ABC):
         return None
 
     def split(self, x: Data, context: Context | None = None) -> tuple[Tensor, Context | None]:
-        """Returns what of a datum is modelled, and the context.
+        """Returns what of a data point is modelled, and the context.
 
         The given one, or that of the condition.
         """
@@ -272,7 +272,9 @@ class Model(nn.Module, abc.ABC):
         return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()
 
     def redraw(self, x: Data) -> Tensor:
-        r"""Returns a draw of the model for each datum, given its context, with the same gaps."""
+        r"""Returns a draw of the model for each data point, given its context, with the same
+        gaps.
+        """
         if self.condition is None:
             drawn = self.sample(len(x)).to(x)
         else:
@@ -291,8 +293,9 @@ class VAE(Model):
         prior: $p(z)$.
         likelihood: $p(x \mid z)$.
         posterior: $q(z \mid x)$.
-        condition: What of a datum is the context of the rest: columns, or a row's total. Everything
-            said of x is then of p(rest | context), and ``decode`` and ``sample`` need the context.
+        condition: What of a data point is the context of the rest: columns, or a row's total.
+            Everything said of x is then of p(rest | context), and ``decode`` and ``sample`` need
+            the context.
 
     References: kingma2014, rezende2014, sonderby2016.
     """
@@ -382,8 +385,8 @@ class VAE(Model):
     def _check(self, draw: Draw, shape: torch.Size) -> None:
         """Refuses log-densities of another shape.
 
-        A forgotten Independent would broadcast: each datum would silently be trained on the sum of
-        the batch.
+        A forgotten Independent would broadcast: each data point would silently be trained on the
+        sum of the batch.
         """
         for name in ("log_likelihood", "log_prior", "log_posterior"):
             found = getattr(draw, name).shape
@@ -391,7 +394,7 @@ class VAE(Model):
                 part = type(getattr(self, name.removeprefix("log_"))).__name__
                 raise ValueError(
                     f"{name} of {part} has shape {tuple(found)}, not {tuple(shape)}: its "
-                    "distribution needs the event dimensions of a datum, as "
+                    "distribution needs the event dimensions of a data point, as "
                     "Independent(distribution, dims) gives them"
                 )
 

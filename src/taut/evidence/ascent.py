@@ -1,16 +1,16 @@
-r"""The best posterior of a datum, found however far the encoder is off.
+r"""The best posterior of a data point, found however far the encoder is off.
 
 *Starts.* The encoder's q; and two modes of $p(x, z)$ in z, found by L-BFGS from the encoder's mean
 and from the best of a few draws of the prior, each with the Gaussian of the curvature there
-(Laplace). Each datum takes the start of the largest bound.
+(Laplace). Each data point takes the start of the largest bound.
 
 *Ascent.* A block of Adam in units of the member that it starts from (for a full covariance: in the
 coordinates in which that member is the standard normal), by the gradient without its score term,
 whose noise vanishes as q approaches the posterior. Units are taken again before each block, so that
-steps grow and shrink with the posterior, and a datum whose bound leaps doubles them.
+steps grow and shrink with the posterior, and a data point whose bound leaps doubles them.
 
-*Arrival.* All blocks have the same rate at their beginning. A datum has arrived when a whole block
-no longer changed its bound, measured before and after with the same fresh noise, by more than
+*Arrival.* All blocks have the same rate at their beginning. A data point has arrived when a whole
+block no longer changed its bound, measured before and after with the same fresh noise, by more than
 ``TOLERANCE`` with two errors. The rate inside a block falls to zero, and so the last steps of one
 say nothing. Data that have not arrived go on, up to ``BLOCKS`` blocks, and are named.
 
@@ -86,8 +86,8 @@ def best_gaussians(
     steps: int = 100,
     num_samples: int = 8,
 ) -> Distribution:
-    r"""Returns for each datum the best Gaussian with a full covariance, or of the posterior's own
-    family where z has a boundary.
+    r"""Returns for each data point the best Gaussian with a full covariance, or of the posterior's
+    own family where z has a boundary.
 
     As a proposal it needs no word of who arrived: the weights tell.
 
@@ -189,7 +189,7 @@ def check_family(q: Distribution) -> None:
     base = base_of(q)
     if not q.has_rsample:
         raise ValueError(
-            "the best posterior of a datum is found by the gradient in z, and a "
+            "the best posterior of a data point is found by the gradient in z, and a "
             f"{type(base).__name__} posterior cannot be reparameterized"
         )
     if isinstance(base, TransformedDistribution) or not _names(base):

@@ -55,7 +55,7 @@ FEWEST = 20.0  # effective samples below which an imputation is named
 
 
 class CellScores(NamedTuple):
-    r"""$\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, C) each; NaN
+    r"""$\log p(x_i \mid x_{-i})$ of each entry given the others of its data point, (N, C) each; NaN
     where missing.
 
     Args:
@@ -74,10 +74,10 @@ class Imputed(NamedTuple):
 
     Args:
         values: The mean of a number, the median of ordered levels, the most probable level of a
-            category, (N, \*event); observed entries as they were. A datum to which no z gives a
-            number keeps its gaps.
+            category, (N, \*event); observed entries as they were. A data point to which no z gives
+            a number keeps its gaps.
         draws: Multiple imputations, (M, N, \*event).
-        ess: Effective sample size of the weights, (N,); 0 for a datum without a number.
+        ess: Effective sample size of the weights, (N,); 0 for a data point without a number.
         reliable: Whether the weights are even enough to be believed, (N,).
     """
 
@@ -101,7 +101,7 @@ def impute(
         model: The model.
         x: Data, (N, \*event), a tensor or rows; NaN is missing.
         num_samples: K.
-        num_imputations: M, independent completions of each datum.
+        num_imputations: M, independent completions of each data point.
         seed: The same seed gives the same numbers.
     """
 
@@ -150,7 +150,7 @@ def impute(
 
 @takes_model_and_data("taut.cell_scores", "score(data, cells=True)")
 def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
-    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum.
+    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its data point.
 
     Args:
         model: The model, whose likelihood knows its elements one by one.

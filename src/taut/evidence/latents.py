@@ -9,9 +9,9 @@ $$ \frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = \underbrace{I_q(n; z)
 
 and $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ is the *total correlation*. For the N data themselves
 the mixture is known exactly. As a number about the population they come from, its logarithm is too
-large where it holds the datum's own component and too small where it is left out: hence two numbers
-for each of the three, which bracket it in expectation. Where the information exceeds log N the
-first only says so.
+large where it holds the data point's own component and too small where it is left out: hence two
+numbers for each of the three, which bracket it in expectation. Where the information exceeds log N
+the first only says so.
 
 *What a better prior would buy* does not saturate: for any density r fitted to other data,
 $\mathbb{E}_q[\log r(z) - \log p(z)]$ is what the held-out ELBO would rise by if r were the prior,
@@ -82,7 +82,9 @@ def latents(
         ``noisy`` dimensions, ``noisy_rate``, ``prior_gain`` (see that function), and ``warnings``.
     """
     if len(x) < 2:
-        raise ValueError("the use of the latent space shows over several data: give at least 2")
+        raise ValueError(
+            "the use of the latent space shows over several data points: give at least 2"
+        )
     z, means, rates, log_q, log_prior = _encode(model, x, context, seed)
     n = len(x)
     joint, joint_left, marginal, marginal_left = _mixture(model, x, context, z)
@@ -261,8 +263,8 @@ def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: in
 def _encode(
     model: Model, x: Data, context: Context | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log
-    q(z|x) and log p(z).
+    """Returns for each data point one z ~ q, the mean of q, the rate of each dimension (or None),
+    log q(z|x) and log p(z).
     """
 
     def encoded(block: Block) -> list[Tensor]:

@@ -9,7 +9,7 @@ row therefore climbs a ladder until a method is reliable:
   are measured by;
 1. from the same posterior with a *defensive* half of prior samples, so that no weight exceeds $2 \,
   p(x \mid z)$;
-2. from the datum's own best Gaussian, found by gradient ascent, with such a half;
+2. from the data point's own best Gaussian, found by gradient ascent, with such a half;
 3. annealing that starts from that mixture.
 
 With few bits as latent variables the sum over all of them is exact and comes first. Two checks send
@@ -212,7 +212,7 @@ def log_evidence(
     climbing: int = 1000,
     annealed: int = 100,
 ) -> RowEvidence:
-    r"""Returns log p(x) of each datum, by the best method that it needs.
+    r"""Returns log p(x) of each data point, by the best method that it needs.
 
     Args:
         model: Any model.
@@ -238,7 +238,7 @@ def settle(
     annealed: int = 100,
     advance: Callable[[int], None] = silent,
 ) -> RowEvidence:
-    r"""Returns log p(x) of each datum, given what importance sampling from the posterior says.
+    r"""Returns log p(x) of each data point, given what importance sampling from the posterior says.
 
     Args:
         model: Any model.

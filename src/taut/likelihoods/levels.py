@@ -27,7 +27,7 @@ class Bernoulli(Likelihood):
     0 or 1.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         decoder: Network from z to the logits, (1, \*event).
         context_dim: C.
@@ -89,7 +89,7 @@ class Categorical(_OfLevels):
     the levels low, ..., high.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         low: The smallest level, or that of each element.
         high: The largest level, likewise: an element gives the levels beyond its own exactly zero.
@@ -119,7 +119,7 @@ class DiscretizedLogistic(Likelihood):
     of levels.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         low: The smallest level, or that of each element.
         high: The largest level, likewise.
@@ -193,7 +193,7 @@ class Binomial(Likelihood):
     An element that never leaves an end of its range in training starts within 1e-4 of it.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         low: The smallest level, or that of each element.
         high: The largest level, likewise.
