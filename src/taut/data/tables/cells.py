@@ -123,7 +123,7 @@ def read_cells(column: pa.ChunkedArray, tokens: Tokens) -> Cells | str:
             "date", "timestamp" if kind.tz is None else "timestamp UTC", days, tokens.days
         )
     else:
-        return f"holds {quoted(kind)} values, {_mend(kind)}"
+        return f"holds {quoted(kind)} values, {_remedy(kind)}"
     return cells._replace(declared=declared, order=order)
 
 
@@ -134,8 +134,8 @@ def as_numbers(texts: Sequence[str]) -> np.ndarray:
 
 
 def days_of(numbers: np.ndarray) -> np.ndarray:
-    """Returns integers such as 20240131 as days since 1970-01-01, NaN where one is no date of the
-    years 1800 to 2199.
+    """Returns integers such as 20240131 as days since 1970-01-01, NaN where one is not a date of
+    the years 1800 to 2199.
     """
     whole = np.where(
         np.isfinite(numbers) & (numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e8), numbers, 0
@@ -246,7 +246,7 @@ def _level_text(value: Any) -> str:
     return value_text(value)
 
 
-def _mend(kind: pa.DataType) -> str:
+def _remedy(kind: pa.DataType) -> str:
     import pyarrow as pa
 
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
@@ -254,6 +254,6 @@ def _mend(kind: pa.DataType) -> str:
     if pa.types.is_nested(kind):
         return "several in one cell; give each entry a column of its own"
     return (
-        'which are not supported; give them as text or numbers, or leave them out (kind = "id" in '
+        'which are not supported; give them as text or numbers, or omit them (kind = "id" in '
         "a schema file)"
     )

@@ -344,6 +344,6 @@ def _days_array(x: np.ndarray, gone: np.ndarray, column: Column) -> pa.Array:
     if beyond.any():
         raise DataError(
             f"{beyond.sum():,} values of {quoted(column.name)} are {x[beyond][0]:.3g} days from "
-            f"1970: no dates"
+            f"1970: not dates"
         )
     return pa.array(np.where(gone, 0, ticks).astype(f"int{width}"), mask=gone).cast(kind)

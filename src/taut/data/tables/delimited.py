@@ -206,7 +206,7 @@ def _without_nameless(table: pa.Table, names: list[str]) -> tuple[pa.Table, list
         and pc.all(pc.equal(pc.utf8_trim_whitespace(table.column(-1)), "")).as_py()
     ):
         table, names = table.select(range(len(names) - 1)), names[:-1]
-        lines.append("each line ends with a delimiter; the empty last column was left out")
+        lines.append("each line ends with a delimiter; the empty last column was omitted")
     if (
         not names[0]
         and "index" not in names
@@ -299,7 +299,7 @@ def _strictly(data: bytes, delimiter: str, width: int) -> tuple[int, int, list[s
     try:
         for row in reader:
             rows += 1
-            # before the header, a blank line is no missing entry
+            # before the header, a blank line is not a missing entry
             if not row and (width > 1 or rows == blank + 1):
                 blank += 1
             elif len(row) != width and row:

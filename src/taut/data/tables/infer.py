@@ -110,13 +110,13 @@ def infer(
 
 def _condensed(notes: list[str]) -> list[str]:
     """Many columns that do not vary, such as the border of images, are one line."""
-    constant = [note for note in notes if CONSTANT in note and note.endswith(", left out")]
+    constant = [note for note in notes if CONSTANT in note and note.endswith(", omitted")]
     if len(constant) <= LISTED:
         return notes
     names = [note.partition(CONSTANT)[0] for note in constant]
     first = notes.index(constant[0])
     others = [note for note in notes if note not in set(constant)]
-    told = f"{len(constant)} columns are constant, left out: {', '.join(names[:3])}, ..."
+    told = f"{len(constant)} columns are constant, omitted: {', '.join(names[:3])}, ..."
     return [*others[:first], told, *others[first:]]
 
 
@@ -180,7 +180,7 @@ def _noted(column: Column, seen: Seen, view: View, notes: list[str], problems: l
         notes += precision_notes(label, column, problems) + circle_notes(label, column)
     elif column.kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
-        notes.append(f"{label}{CONSTANT}{column.describe()[1]}{gone}), left out")
+        notes.append(f"{label}{CONSTANT}{column.describe()[1]}{gone}), omitted")
     return column
 
 
@@ -208,7 +208,7 @@ def _viewed(seen: Seen, kind: Kind | None) -> View:
 def _may_be_levels(seen: Seen) -> bool:
     """A few texts such as 4dr and 5dr name things.
 
-    %, and a currency, are of numbers, and so is a unit beside many.
+    %, and a currency, are of numbers, and so is a unit next to many.
     """
     worn = affix(seen.texts.dress.notation)
     return (

@@ -151,7 +151,7 @@ def numbers_in(texts: Sequence[str], notation: str) -> np.ndarray:
 
 
 def days_in(texts: Sequence[str], notation: str) -> tuple[np.ndarray, str]:
-    """Returns each text as days since 1970-01-01 in UTC, NaN where it is no date of a notation.
+    """Returns each text as days since 1970-01-01 in UTC, NaN where it is not a date of a notation.
 
     And their ``Column.type``.
     """
@@ -238,7 +238,7 @@ def _of_numbers(texts: Sequence[str]) -> Dress:
 
 
 def _decimal(bodies: Sequence[str], worn: str, bracketed: bool) -> tuple[str, str]:
-    """Returns the decimal mark (nothing where these are no numbers), or why it cannot be told."""
+    """Returns the decimal mark (nothing where these are not numbers), or why it cannot be told."""
     sure: dict[str, str] = {}
     doubtful: dict[str, str] = {}
     wrong = 0

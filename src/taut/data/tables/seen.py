@@ -150,7 +150,7 @@ class Texts:
         self.plain: tuple[int, str] = (0, "")  # how many values wear no dress, and one of them
         self.dressed: tuple[int, str] = (0, "")  # how many do
         self.integers = True
-        self.padded = ""  # the first text such as 007, which is no longer itself as a number
+        self.padded = ""  # the first text such as 007, which does not stay itself as a number
         self.first_other: dict[
             str, tuple[int, str]
         ] = {}  # of "number" and "date": the first text that is none, and its row
@@ -216,8 +216,8 @@ class Texts:
         return len(self.counts)
 
     def unread(self, what: str) -> list[str]:
-        """Returns the different texts that are no number, or no date (those counted, in the order
-        of their rows).
+        """Returns the different texts that are not numbers, or not dates (those counted, in the
+        order of their rows).
         """
         held = list(self.counts)
         plain = as_numbers(held) if what == "number" else as_days(held)[0]
