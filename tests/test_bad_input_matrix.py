@@ -579,7 +579,7 @@ def test_B21_numbers_too_large_for_float32() -> None:
     )
     found = checked(csv("user_id,x\n" + "".join(f"{n},{x}\n" for n, x in zip(ids, X, strict=True))))
     assert kinds(found)["user_id"] == "id"
-    noted(found, "'user_id' looks like an id, left out")
+    noted(found, "'user_id' looks like an id, omitted")
 
 
 def test_B22_nan_in_an_image() -> None:
@@ -660,7 +660,7 @@ def test_B25_what_may_mean_missing() -> None:
 def test_B26_constant_column() -> None:
     found = checked(csv("x,c,k\n" + "".join(f"{x},same,5\n" for x in X)))
     assert kinds(found) == {"x": "real", "c": "constant", "k": "constant"}
-    noted(found, "'c' is constant ('same'), left out")
+    noted(found, "'c' is constant ('same'), omitted")
     # the columns of an array have no names to be left out by: the person drops them
     refused(
         ["check", npy(np.c_[REAL, np.ones(60)])],
@@ -921,7 +921,7 @@ def test_B37_column_of_ids() -> None:
         csv("who,x,c\n" + "".join(f"person {i:03d},{x},{'abc'[i % 3]}\n" for i, x in enumerate(X)))
     )
     assert kinds(found) == {"who": "id", "x": "real", "c": "category"}
-    noted(found, "'who' looks like an id, left out; kind = \"category\" in a schema file keeps it")
+    noted(found, "'who' looks like an id, omitted; kind = \"category\" in a schema file keeps it")
 
 
 def test_B38_one_text_late_among_numbers() -> None:
@@ -972,7 +972,7 @@ def test_B39_ragged_rows_open_quotes_nul_bytes() -> None:
         "line 62: a quote opens and is never closed; close it, or remove it",
     )
     refused(
-        ["check", csv(TABLE + "1,\0a,2\n")], "line 62: holds a NUL byte; it is damaged or no text"
+        ["check", csv(TABLE + "1,\0a,2\n")], "line 62: holds a NUL byte; it is damaged or not text"
     )
 
 

@@ -153,7 +153,7 @@ def test_the_kind_follows_from_the_values(values, kind, type_, held):
 def test_an_id_is_left_out_and_noted(values, name, kept):
     column, notes, problems = one(values, name)
     assert (column.kind, column.modelled, problems) == ("id", False, [])
-    assert notes[0].startswith(f"t: '{name}' looks like an id, left out; kind = \"{kept}\" ")
+    assert notes[0].startswith(f"t: '{name}' looks like an id, omitted; kind = \"{kept}\" ")
     assert one(values, name, given={name: {"kind": kept}})[0].kind == kept
 
 
@@ -176,9 +176,9 @@ def test_what_is_no_id(values, name):
 
 def test_constants_are_noted():
     column, notes, _ = one(["a", None, "a"])
-    assert notes == ["t: 'x' is constant ('a'; 1 of 3 values missing), left out"]
+    assert notes == ["t: 'x' is constant ('a'; 1 of 3 values missing), omitted"]
     assert column.describe() == ("constant", "'a'", "33.3 %")
-    assert one([7, 7])[1] == ["t: 'x' is constant (7), left out"]
+    assert one([7, 7])[1] == ["t: 'x' is constant (7), omitted"]
 
 
 def test_all_problems_are_told_at_once():
@@ -204,7 +204,7 @@ def test_all_problems_are_told_at_once():
         (pa.struct([("a", pa.int8())]), "several in one cell; give each entry a column of its own"),
         (
             pa.binary(),
-            'which are not supported; give them as text or numbers, or leave them out (kind = "id" '
+            'which are not supported; give them as text or numbers, or omit them (kind = "id" '
             "in a schema file)",
         ),
     ],
@@ -222,8 +222,8 @@ def test_types_that_are_refused(kind, mend):
     [
         (
             ["", "a"],
-            "column 0 (from 0) has no name; give it one, or remove it; pandas writes its index so, "
-            "which index=False leaves away",
+            "column 0 (from 0) has no name; give it one, or remove it; pandas writes its index so: "
+            "save with index=False",
         ),
         (["a", " "], "column 1 (from 0) has no name; give it one, or remove it"),
         (["a\x1b[31m", "a\x1b[31m"], "'a\\x1b[31m' names more than one column; rename all but one"),
@@ -394,7 +394,7 @@ def test_many_other_words_among_many_numbers_are_told_where_the_column_is_lost()
     hint = "1,200 of its 1,600 values are numbers, the first that is none ('PC 0') in row 1200"
     assert problems == []
     assert (
-        f'looks like an id, left out; kind = "category" in a schema file keeps it; {hint}'
+        f'looks like an id, omitted; kind = "category" in a schema file keeps it; {hint}'
         in notes[0]
     )
 
@@ -473,7 +473,7 @@ def test_leading_zeros():
 def test_a_thousand_levels_are_too_many():
     levels = [f"v{i}" for i in range(1001)]
     ways = (
-        'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a '
+        'join levels until at most 1,000 are left, or omit the column with kind = "id" in a '
         "schema file"
     )
     line = f"t: column 'x' holds 1,001 different texts, too many for a category; {ways}"
@@ -506,7 +506,7 @@ def test_what_storage_in_float32_loses():
     assert one(integers)[1] == one(days)[1] == one(close)[2] == one([1e40, 1.5, 2.5])[2] == []
     keep = 'give it as text with kind = "category" in a schema file to keep it'
     assert one([0, 2**53, 5])[1] == [
-        f"t: 'x' looks like an id, left out: no float tells its integers from 2^53 on apart; {keep}"
+        f"t: 'x' looks like an id, omitted: no float tells its integers from 2^53 on apart; {keep}"
     ]
     assert one([1e200, 1.5, 2.5])[2] == [
         "t: column 'x' holds values up to 1e+200, beyond the range of float64; rescale it"
@@ -623,7 +623,7 @@ def test_a_schema_file_overrides(values, entry, expected):
         (
             ["a", "b"],
             {"kind": "constant"},
-            'kind constant needs one value, but it holds several; kind = "id" leaves it out',
+            'kind constant needs one value, but it holds several; kind = "id" omits it',
         ),
         (
             ["a", "b", "c", "c"],
@@ -1129,7 +1129,7 @@ def test_what_a_model_samples_is_written_as_it_is():
     assert written.to_pydict() == {"n": [1.5, 2.0], "d": [date("1970-01-02"), None], "k": [3, None]}
     assert decode(np.array([[1.0, 0, 3], [1e19, 0, 2]]), columns)["n"].to_pylist() == [1.0, 1e19]
     assert decode(np.array([[1.0, 0, 3]]), columns)["n"].to_pylist() == [1]
-    with pytest.raises(DataError, match="1 values of 'd' are 1e\\+10 days from 1970: no dates"):
+    with pytest.raises(DataError, match="1 values of 'd' are 1e\\+10 days from 1970: not dates"):
         decode(np.array([[1.0, 1e10, 3]]), columns)
     with pytest.raises(UsageError, match="codes of shape \\(1, 2\\) do not fit 3 columns"):
         decode(np.zeros((1, 2)), columns)
@@ -1307,7 +1307,7 @@ def test_a_column_without_a_name_is_refused():
             "",
         ),
         (Column("x", "date", low=-1e9, high=1e9, type="date"), "day -1e+09 .. day 1e+09", ""),
-        (Column("x", "id", missing=1, rows=1), "left out", "100.0 %"),
+        (Column("x", "id", missing=1, rows=1), "omitted", "100.0 %"),
         (Column("x", "constant", low=7, high=7, type="int"), "7", ""),
     ],
 )
@@ -1350,10 +1350,10 @@ def test_many_constant_columns_are_one_line():
     columns, notes, _ = infer([table(**pixels)], "t")
     assert sum(c.kind == "constant" for c in columns) == 20
     assert [n for n in notes if "constant" in n] == [
-        "t: 20 columns are constant, left out: 'pixel0', 'pixel1', 'pixel2', ..."
+        "t: 20 columns are constant, omitted: 'pixel0', 'pixel1', 'pixel2', ..."
     ]
     notes = infer([table(a=[1, 1], b=["x", "x"], c=[0.5, 1.5])], "t")[1]
-    assert notes == ["t: 'a' is constant (1), left out", "t: 'b' is constant ('x'), left out"]
+    assert notes == ["t: 'a' is constant (1), omitted", "t: 'b' is constant ('x'), omitted"]
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ QUOTE = "put quotes around a field that holds ','"
         ),
         pytest.param(
             "a,b\n1,2\n3,\0\n",
-            ["line 3: holds a NUL byte; it is damaged or no text: write it again as text"],
+            ["line 3: holds a NUL byte; it is damaged or not text: write it again as text"],
             id="B39 NUL byte",
         ),
         pytest.param(
@@ -499,7 +499,7 @@ def columns_of(rows: str) -> dict[str, list[str]]:
         pytest.param(
             "a,b,k,\n" + ROWS.replace("\n", ",\n"),
             ROWS,
-            "the empty last column was left out",
+            "the empty last column was omitted",
             id="trailing comma",
         ),
     ],

@@ -204,9 +204,9 @@ def test_integers_that_no_float_tells_apart_are_left_out() -> None:
     cards = rng().choice(rng().integers(10**15, 9 * 10**18, 60), N)
     column, notes, _ = one(cards)
     assert column.kind == "id"
-    assert "looks like an id, left out: no float tells its integers from 2^53 on apart" in notes[0]
+    assert "looks like an id, omitted: no float tells its integers from 2^53 on apart" in notes[0]
     problems = one(cards, given={"x": {"kind": "count"}})[2]
-    assert "which no float tells apart from 2^53 on; leave the column out" in problems[0]
+    assert "which no float tells apart from 2^53 on; omit the column" in problems[0]
     counted = replace(one(np.arange(0, 9000, 3) // 7)[0], kind="count")
     assert "integers from 2^53 on" in encode(pa.table({"x": [2**53]}), [counted], "t")[1][0]
 

@@ -260,7 +260,7 @@ def test_an_error_says_what_was_left_out():
     with pytest.raises(DataError) as caught:
         prepare_tables([table], ["t"], Asked(None, (), ()), (0.1, 0.1), 10)
     assert "has no column left to model" in caught.value.problems[0]
-    assert any("'ref' looks like an id, left out" in line for line in caught.value.problems[1:])
+    assert any("'ref' looks like an id, omitted" in line for line in caught.value.problems[1:])
 
 
 def test_a_file_of_disguised_numbers_becomes_a_data_set(tmp_path):

@@ -56,14 +56,14 @@ class Prior(nn.Module, abc.ABC):
 class Likelihood(nn.Module, abc.ABC):
     r"""Abstract likelihood $p(x \mid z)$.
 
-    A normalised density or mass of the datum in the user's own units.
+    A normalised density or mass of the data point in the user's own units.
     """
 
     @abc.abstractmethod
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         r"""Returns $p(x \mid z)$ for z (\*, B, D).
 
-        Batch shape (\*, B), event shape that of one datum.
+        Batch shape (\*, B), event shape that of one data point.
         """
 
 
@@ -74,12 +74,12 @@ class Posterior(nn.Module, abc.ABC):
     """
 
     def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
-        r"""Returns what the network says of each datum, (B, \*), by name: the parameters of q."""
-        raise NotImplementedError(f"{type(self).__name__} has no parameters for each datum")
+        r"""Returns what the network says of each data point, (B, \*), by name: q's parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no parameters for each data point")
 
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         r"""Returns the member of the family with these parameters: batch shape (B,), event (D,)."""
-        raise NotImplementedError(f"{type(self).__name__} has no parameters for each datum")
+        raise NotImplementedError(f"{type(self).__name__} has no parameters for each data point")
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
         r"""Returns $q(z \mid x)$: batch shape (B,), event shape (D,)."""
@@ -112,8 +112,9 @@ class Group(NamedTuple):
         The mean over the samples above; in closed form where torch has one, else the mean of
         log q - log p.
         """
-        known = self.analytic_rate
-        rate = self.log_posterior - self.log_prior if known is None else known
+        rate = self.analytic_rate
+        if rate is None:
+            rate = self.log_posterior - self.log_prior
         return rate.mean(0) if rate.dim() == 2 else rate
 
     @property
@@ -178,7 +179,7 @@ class Draw(NamedTuple):
 class Model(nn.Module, abc.ABC):
     """Abstract model: what objectives and evaluations know of one.
 
-    Five methods make a model. ``condition`` is what of a datum is the context of the rest, if
+    Five methods make a model. ``condition`` is what of a data point is the context of the rest, if
     anything is.
     """
 
@@ -212,7 +213,7 @@ class Model(nn.Module, abc.ABC):
         proposal: Distribution | None = None,
         given: Tensor | None = None,
     ) -> Draw:
-        r"""Returns K = ``num_samples`` samples of the posterior for each datum, with their
+        r"""Returns K = ``num_samples`` samples of the posterior for each data point, with their
         log-densities.
 
         Args:
@@ -247,11 +248,13 @@ class Model(nn.Module, abc.ABC):
         return None
 
     def split(self, x: Data, context: Context | None = None) -> tuple[Tensor, Context | None]:
-        """Returns what of a datum is modelled, and the context.
+        """Returns what of a data point is modelled, and the context.
 
         The given one, or that of the condition.
         """
-        return (x, context) if self.condition is None else self.condition(x)
+        if self.condition is None:
+            return x, context
+        return self.condition(x)
 
     def log_joint(self, z: Tensor, x: Data, context: Context | None = None) -> PerSample:
         r"""Returns $\log p(x_b, z_{kb})$ of z (K, B, D), (K, B), nats."""
@@ -269,7 +272,9 @@ class Model(nn.Module, abc.ABC):
         return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()
 
     def redraw(self, x: Data) -> Tensor:
-        r"""Returns a draw of the model for each datum, given its context, with the same gaps."""
+        r"""Returns a draw of the model for each data point, given its context, with the same
+        gaps.
+        """
         if self.condition is None:
             drawn = self.sample(len(x)).to(x)
         else:
@@ -288,8 +293,9 @@ class VAE(Model):
         prior: $p(z)$.
         likelihood: $p(x \mid z)$.
         posterior: $q(z \mid x)$.
-        condition: What of a datum is the context of the rest: columns, or a row's total. Everything
-            said of x is then of p(rest | context), and ``decode`` and ``sample`` need the context.
+        condition: What of a data point is the context of the rest: columns, or a row's total.
+            Everything said of x is then of p(rest | context), and ``decode`` and ``sample`` need
+            the context.
 
     References: kingma2014, rezende2014, sonderby2016.
     """
@@ -354,7 +360,8 @@ class VAE(Model):
                 "or VIMCO(num_samples=8)"
             )
         z, log_posterior = _sampled(q, num_samples) if given is None else (given, None)
-        z = z if reparameterize else z.detach()
+        if not reparameterize:
+            z = z.detach()
         if stop_posterior:
             # Evaluated again with its parameters frozen, on the same noise: dropout must not make
             # it another q.
@@ -378,8 +385,8 @@ class VAE(Model):
     def _check(self, draw: Draw, shape: torch.Size) -> None:
         """Refuses log-densities of another shape.
 
-        A forgotten Independent would broadcast: each datum would silently be trained on the sum of
-        the batch.
+        A forgotten Independent would broadcast: each data point would silently be trained on the
+        sum of the batch.
         """
         for name in ("log_likelihood", "log_prior", "log_posterior"):
             found = getattr(draw, name).shape
@@ -387,7 +394,7 @@ class VAE(Model):
                 part = type(getattr(self, name.removeprefix("log_"))).__name__
                 raise ValueError(
                     f"{name} of {part} has shape {tuple(found)}, not {tuple(shape)}: its "
-                    "distribution needs the event dimensions of a datum, as "
+                    "distribution needs the event dimensions of a data point, as "
                     "Independent(distribution, dims) gives them"
                 )
 
@@ -401,15 +408,18 @@ def _sampled(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor | None]:
     shape = torch.Size((num_samples,))
     if hasattr(q, "rsample_and_log_prob"):
         return q.rsample_and_log_prob(shape)
-    return (q.rsample(shape) if q.has_rsample else q.sample(shape)), None
+    if q.has_rsample:
+        return q.rsample(shape), None
+    return q.sample(shape), None
 
 
 def _parts(distribution: Distribution, z: Tensor, log_prob: Tensor | None = None) -> list[Part]:
     """Returns the groups of a distribution at z: of one that is not a chain it is one group."""
     if isinstance(distribution, Chain):
         return distribution.parts(z)
-    value = distribution.log_prob(z) if log_prob is None else log_prob
-    return [Part("z", slice(0, z.shape[-1]), distribution, value)]
+    if log_prob is None:
+        log_prob = distribution.log_prob(z)
+    return [Part("z", slice(0, z.shape[-1]), distribution, log_prob)]
 
 
 def _total(parts: list[Part]) -> Tensor:

@@ -6,7 +6,6 @@ out, and nothing is ever unpickled: reading data must not run code.
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import lzma
 import math
@@ -22,8 +21,8 @@ import torch
 
 from taut.data.formats import conversion
 from taut.data.paths import SUPPORTED, regular_size
-from taut.data.sparse import SparseRows, from_scipy
-from taut.system.errors import DataError, UsageError, shown
+from taut.data.sparse import SparseRows, from_scipy, native
+from taut.system.errors import DataError, UsageError, and_more, did_you_mean, shown
 from taut.system.memory import check_fits
 
 __all__ = ["from_tensor", "plain", "read_array"]
@@ -213,11 +212,10 @@ def _choose(
         f"{shown(name)} {_member_shape(archive, info)}".strip()
         for name, info in list(members.items())[:20]
     ]
-    arrays = ", ".join(listed) + (f" and {len(members) - 20} more" if len(members) > 20 else "")
+    arrays = ", ".join(listed) + and_more(members, 20)
     if key is None:
         raise DataError(f"{where}: holds {len(members)} arrays; choose one with --key: {arrays}")
-    nearest = difflib.get_close_matches(key, members, n=1)
-    hint = f"did you mean {shown(nearest[0])}? " if nearest else ""
+    hint = did_you_mean(key, members)
     raise DataError(f"{where}: holds no array {shown(key)}; {hint}--key takes one of: {arrays}")
 
 
@@ -345,5 +343,4 @@ def plain(array: np.ndarray, where: str) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind == "b":
         array = (array.view(np.uint8) != 0).astype(np.uint8)  # a file may hold a true that is not 1
-    dtype = np.dtype(np.float32) if array.dtype == np.float16 else array.dtype.newbyteorder("=")
-    return np.ascontiguousarray(array.astype(dtype, copy=False))
+    return np.ascontiguousarray(array.astype(native(array.dtype), copy=False))

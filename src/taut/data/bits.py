@@ -142,7 +142,9 @@ def stored_grey(array: np.ndarray, binarize: str) -> np.ndarray:
     if binarize == "threshold":
         half = 128 if in_bytes else 0.5
         return (array >= half).astype(np.uint8)
-    return array.astype(np.uint8) if in_bytes else in_floats(array)
+    if in_bytes:
+        return array.astype(np.uint8)
+    return in_floats(array)
 
 
 def in_floats(array: np.ndarray) -> np.ndarray:

@@ -182,7 +182,9 @@ def _counted(source: Source, given: object) -> Source:
     So the same counts are the same data, split alike, and other numbers are refused.
     """
     dense = isinstance(source.data, np.ndarray) and isinstance(kind_of(given), AnnDataFiles)
-    return source._replace(data=SparseRows.of(source.data)) if dense else source
+    if dense:
+        return source._replace(data=SparseRows.of(source.data))
+    return source
 
 
 def _advice(source: Source, given: object, options: Options) -> str:
@@ -219,7 +221,9 @@ def _array_dataset(
         wrong += lines
     digits = sources[0].name == "digits"
     if binarize != "none":
-        seen = grey_schema(arrays[0], kind, (0, 16) if digits else levels)
+        if digits:
+            levels = (0, 16)
+        seen = grey_schema(arrays[0], kind, levels)
         final = Schema("binary", seen.event_shape, 0.0, 1.0)
     else:
         if digits and levels is None and kind in (None, "levels"):
@@ -269,8 +273,10 @@ def _sparse_dataset(
         lines, told = problems_of_counts(source.data, name, way, source.columns)
         wrong += lines
         notes += told
-        dense = isinstance(source.data, np.ndarray)
-        matrices.append(SparseRows.of(source.data) if dense else source.data)
+        data = source.data
+        if isinstance(data, np.ndarray):
+            data = SparseRows.of(data)
+        matrices.append(data)
     width, rows = matrices[0].shape[1], len(matrices[0])
     if matrices[-1].shape[1] != width:
         wrong.append(
@@ -362,7 +368,9 @@ def batch(
     """
     # Faster than data[index].
     rows = data.index_select(0, index) if isinstance(data, torch.Tensor) else data[index]
-    return draw_bits(rows, generator) if binarize else rows.to(torch.get_default_dtype())
+    if binarize:
+        return draw_bits(rows, generator)
+    return rows.to(torch.get_default_dtype())
 
 
 def _shaped(

@@ -10,6 +10,7 @@ import gzip
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,10 @@ def read_table(path: Path) -> tuple[pa.Table, list[str]]:
     try:
         if suffix == ".xlsx":
             return _sheet(path, where)
-        table = _json_lines(path) if suffix in (".jsonl", ".ndjson") else _arrow(path)
+        read = _arrow
+        if suffix in (".jsonl", ".ndjson"):
+            read = _json_lines
+        table = read(path)
         table.validate(full=True)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -145,9 +149,10 @@ def _sheet(path: Path, where: str) -> tuple[pa.Table, list[str]]:
             f"{where}: is not an .xlsx file, or truncated or damaged ({shown(error)}); save it "
             f"again"
         ) from error
-    return _of_cells(rows, where), [
-        f"{where}: only its first sheet is read, not {shown(', '.join(others[:5]))}"
-    ] if others else []
+    notes = []
+    if others:
+        notes.append(f"{where}: only its first sheet is read, not {shown(', '.join(others[:5]))}")
+    return _of_cells(rows, where), notes
 
 
 def _of_cells(rows: list[list[Any]], where: str) -> pa.Table:
@@ -160,11 +165,10 @@ def _of_cells(rows: list[list[Any]], where: str) -> pa.Table:
             f"columns"
         )
     width = max(i + 1 for row in rows for i, cell in enumerate(row) if cell is not None)
-    names = [
-        "" if name is None else str(name).strip() for name in (rows[0] + [None] * width)[:width]
-    ]
-    columns = [[row[i] if i < len(row) else None for row in rows[1:]] for i in range(width)]
-    return pa.Table.from_arrays([_typed(cells) for cells in columns], names=names)
+    head, *body = [(row + [None] * width)[:width] for row in rows]
+    names = ["" if name is None else str(name).strip() for name in head]
+    columns = zip(*body, strict=True)
+    return pa.Table.from_arrays([_typed(list(cells)) for cells in columns], names=names)
 
 
 def _typed(cells: list[Any]) -> pa.Array:
@@ -172,13 +176,17 @@ def _typed(cells: list[Any]) -> pa.Array:
 
     kinds = {type(cell) for cell in cells if cell is not None}
     if kinds == {int, float}:
-        return pa.array([None if cell is None else float(cell) for cell in cells])
+        return pa.array(_each(float, cells))
     try:
         if len(kinds) <= 1:
             return pa.array(cells)
     except (pa.ArrowException, OverflowError):
         pass
-    return pa.array([None if cell is None else str(cell) for cell in cells], pa.string())
+    return pa.array(_each(str, cells), pa.string())
+
+
+def _each(make: Callable[[Any], Any], cells: list[Any]) -> list[Any]:
+    return [None if cell is None else make(cell) for cell in cells]
 
 
 def read_counts(path: Path) -> tuple[SparseRows, list[str]]:
@@ -265,7 +273,9 @@ def _market_numbers(data: bytes, where: str) -> Any:
         raise DataError(
             f"{where}: its header {shown(head.decode(errors='replace'))} is damaged; write it again"
         )
-    entries = sizes[2] if sparse else sizes[0] * sizes[1]
+    entries, width = sizes[0] * sizes[1], 1
+    if sparse:
+        entries, width = sizes[2], 3 - (words[3] == b"pattern")
     if entries * 2 > len(data) or max(sizes[:2]) > max(2**24, len(data)):
         raise DataError(
             f"{where}: its header claims {head.decode(errors='replace')!r}, more than its "
@@ -275,7 +285,6 @@ def _market_numbers(data: bytes, where: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # numpy warns where what follows is not a number
         numbers = np.fromstring(body.decode("ascii"), sep=" ")
-    width = 3 - (words[3] == b"pattern") if sparse else 1
     if numbers.size != width * entries:
         raise DataError(
             f"{where}: holds {numbers.size} numbers where its header claims {width * entries}; "
@@ -289,7 +298,9 @@ def _market_numbers(data: bytes, where: str) -> Any:
         raise DataError(
             f"{where}: an entry lies outside its {sizes[0]} x {sizes[1]} matrix; write it again"
         )
-    values = table[:, 2] if width == 3 else np.ones(entries)
+    values = np.ones(entries)
+    if width == 3:
+        values = table[:, 2]
     return scipy.sparse.coo_matrix((values, (places[:, 0], places[:, 1])), shape=sizes[:2])
 
 

@@ -6,7 +6,6 @@ read is never guessed: if X does not hold counts but another place does, the use
 
 from __future__ import annotations
 
-import difflib
 import math
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from taut.data.counts import pieces
 from taut.data.sparse import SparseRows, check_numbers, from_scipy, only_counts
-from taut.system.errors import DataError, TautError, UsageError, shown
+from taut.system.errors import DataError, TautError, UsageError, and_more, did_you_mean, shown
 from taut.system.memory import check_fits
 
 __all__ = ["from_anndata", "look_first", "read_h5ad", "to_obsm"]
@@ -219,7 +218,10 @@ def _read(source: _Source, layer: str | None, labels: str | None) -> Read:
     where, obs = source.where, source.obs
     chosen = _choose(source, layer)
     counts = _load(source.matrices[chosen], f"{where}, {_place(chosen)}")
-    names = [str(name) for name in (source.raw_names if chosen == "raw" else source.var_names)]
+    columns = source.var_names
+    if chosen == "raw":
+        columns = source.raw_names
+    names = [str(name) for name in columns]
     if tuple(counts.shape) != (len(obs), len(names)):
         raise DataError(
             f"{where}, {_place(chosen)}: has shape {tuple(counts.shape)}, but there are {len(obs)} "
@@ -262,9 +264,7 @@ def _choose(source: _Source, layer: str | None) -> str:
 def _hint(word: str, known: Iterable[str], option: str) -> str:
     """Returns the known word nearest to a wrong one, as a question, and all that are known."""
     words = list(known)
-    nearest = difflib.get_close_matches(word, words, n=1)
-    question = f"did you mean {shown(nearest[0])}? " if nearest else ""
-    return f"{question}{option} takes one of: {_list(words) or 'none'}"
+    return f"{did_you_mean(word, words)}{option} takes one of: {_list(words) or 'none'}"
 
 
 def _stored(matrix: Any) -> Iterator[np.ndarray]:
@@ -272,7 +272,9 @@ def _stored(matrix: Any) -> Iterator[np.ndarray]:
     matrix = _plain(matrix)
     if hasattr(matrix, "keys"):  # a sparse matrix in a file
         return pieces(matrix["data"])
-    return pieces(matrix.data if hasattr(matrix, "tocsr") else matrix)
+    if hasattr(matrix, "tocsr"):
+        return pieces(matrix.data)
+    return pieces(matrix)
 
 
 def _plain(matrix: Any) -> Any:
@@ -296,8 +298,9 @@ def _load(matrix: Any, where: str) -> SparseRows | np.ndarray:
         return from_scipy(matrix, where)
     array = np.asarray(matrix)
     check_numbers(array, where)
-    native = np.uint8 if array.dtype == bool else array.dtype.newbyteorder("=")
-    return np.ascontiguousarray(array.astype(native, copy=False))
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _labels(source: _Source, column: str, notes: list[str]) -> np.ndarray:
@@ -329,15 +332,18 @@ def _repeated(kind: str, names: Iterable[Any]) -> list[str]:
 
 
 def _place(name: str) -> str:
-    return name if name in ("X", "raw") else f"layer {shown(name)}"
+    if name in ("X", "raw"):
+        return name
+    return f"layer {shown(name)}"
 
 
 def _list(names: Iterable[Any]) -> str:
     names = [shown(name) for name in names]
-    listed = ", ".join(names[:20])
-    return f"{listed} and {len(names) - 20} more" if len(names) > 20 else listed
+    return ", ".join(names[:20]) + and_more(names, 20)
 
 
 def _brief(error: Exception) -> str:
     text = shown(" ".join(str(error).split()) or type(error).__name__)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    if len(text) <= 200:
+        return text
+    return f"{text[:200]}..."

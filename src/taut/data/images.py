@@ -156,7 +156,10 @@ def _find(root: Path) -> tuple[list[Path], list[str]]:
             if entry.name.startswith("."):
                 hidden += 1
             elif _is_folder(entry):
-                (queue.append if entry.is_symlink() else queue.appendleft)(Path(entry.path))
+                if entry.is_symlink():
+                    queue.append(Path(entry.path))
+                else:
+                    queue.appendleft(Path(entry.path))
             elif suffix in IMAGE_SUFFIXES:
                 images.append(Path(entry.path))
             else:
@@ -303,7 +306,9 @@ def _decode(
         except Exception as error:  # as of the headers
             bad.append(f"{_name(root, header.path)} ({reason(error)})")
             continue
-        array[len(kept)] = pixels if pixels.ndim == array.ndim - 1 else pixels[..., None]
+        if pixels.ndim != array.ndim - 1:
+            pixels = pixels[..., None]
+        array[len(kept)] = pixels
         kept.append(header)
     array = array[: len(kept)]
     only_palettes = array.ndim == 4 and not any(header.mode in COLOUR for header in kept)

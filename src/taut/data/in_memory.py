@@ -189,7 +189,9 @@ def _any_decimal(kind: Any) -> Any:
     """Returns an Arrow type, widened if it is a decimal: pandas' have any number of digits."""
     import pyarrow as pa
 
-    return pa.decimal128(38, kind.scale) if pa.types.is_decimal(kind) else kind
+    if pa.types.is_decimal(kind):
+        return pa.decimal128(38, kind.scale)
+    return kind
 
 
 def _of_polars(table: Any, like: Any) -> Any:
@@ -236,7 +238,9 @@ def _levels(categories: Any) -> dict[Any, Any]:
 
 def _errors_of_polars() -> tuple[type[Exception], ...]:
     polars: Any = sys.modules.get("polars")
-    return () if polars is None else (polars.exceptions.PolarsError,)
+    if polars is None:
+        return ()
+    return (polars.exceptions.PolarsError,)
 
 
 def _as_series(column: Any, kind: Any) -> Any:

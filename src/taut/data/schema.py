@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from taut.data.tables.column import Column
-from taut.system.errors import DataError, UsageError
+from taut.system.errors import DataError, UsageError, and_more
 from taut.types import image_layout
 
 Kind = Literal["binary", "levels", "real", "count", "table"]
@@ -160,7 +160,9 @@ class Schema:
             return f"{sizes} images"
         if len(self.event_shape) > 1:
             return f"{sizes} arrays"
-        return "1 column" if self.num_elements == 1 else f"{sizes} columns"
+        if self.num_elements == 1:
+            return "1 column"
+        return f"{sizes} columns"
 
 
 def infer(
@@ -219,7 +221,9 @@ def infer(
 def _usual_kind(array: np.ndarray, low: float, high: float) -> Kind:
     if high - low >= MAX_LEVELS or not integers_only(array):
         return "real"
-    return "binary" if low >= 0 and high <= 1 else "levels"
+    if low >= 0 and high <= 1:
+        return "binary"
+    return "levels"
 
 
 def has_gaps(array: np.ndarray) -> bool:
@@ -249,8 +253,7 @@ def integers_only(array: np.ndarray) -> bool:
 
 def listing(columns: np.ndarray | Sequence[str]) -> str:
     """Returns the numbers or names of the first ten columns, and the number of further ones."""
-    more = f" and {len(columns) - 10} more" if len(columns) > 10 else ""
-    return ", ".join(map(str, columns[:10])) + more
+    return ", ".join(map(str, columns[:10])) + and_more(columns, 10)
 
 
 def finite_range(array: np.ndarray) -> tuple[float, float]:
@@ -261,4 +264,6 @@ def finite_range(array: np.ndarray) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high)):
         low = min(float(np.min(x, where=np.isfinite(x), initial=np.inf)) for x in chunks(array))
         high = max(float(np.max(x, where=np.isfinite(x), initial=-np.inf)) for x in chunks(array))
-    return (low, high) if low <= high else (0.0, 0.0)
+    if low <= high:
+        return low, high
+    return 0.0, 0.0

@@ -73,7 +73,7 @@ class Options:
         resize: Height and width that images are scaled to.
         crop: Whether the centre of an image is cut out, instead of changing its proportions.
         alpha: What is done with transparent images: drop or composite.
-        skip_bad: Share of unreadable images that may be left out.
+        skip_bad: Share of unreadable images that may be omitted.
         stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of
             the free memory.
     """

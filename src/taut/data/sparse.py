@@ -18,7 +18,7 @@ from torch import Tensor
 
 from taut.system.errors import DataError, shown
 
-__all__ = ["SparseRows", "check_numbers", "float_dtype", "from_scipy", "only_counts"]
+__all__ = ["SparseRows", "check_numbers", "float_dtype", "from_scipy", "native", "only_counts"]
 
 BLOCK = 2**22  # values looked at in one step
 
@@ -49,9 +49,7 @@ class SparseRows:
         """Returns the rows of a dense array (N, C)."""
         from scipy.sparse import csr_array
 
-        # scipy has no float16, and no foreign byte order.
-        native = np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")
-        return cls(csr_array(array.astype(native, copy=False)))
+        return cls(csr_array(array.astype(native(array.dtype), copy=False)))
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -174,6 +172,13 @@ def float_dtype() -> torch.dtype:
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
+def native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Returns a dtype as scipy takes it: without float16, and without a foreign byte order."""
+    if dtype == np.float16:
+        return np.dtype(np.float32)
+    return dtype.newbyteorder("=")
+
+
 def from_scipy(matrix: Any, name: str = "the matrix") -> SparseRows:
     """Returns the rows of a scipy sparse matrix or array of any format.
 
@@ -193,7 +198,9 @@ def from_scipy(matrix: Any, name: str = "the matrix") -> SparseRows:
         raise DataError(
             f"{name}: its sparse indices are damaged ({shown(error)}); write it again"
         ) from error
-    return SparseRows(matrix if matrix.format == "csr" else _widened(matrix).tocsr())
+    if matrix.format != "csr":
+        matrix = _widened(matrix).tocsr()
+    return SparseRows(matrix)
 
 
 def check_numbers(matrix: Any, name: str) -> None:
@@ -228,8 +235,9 @@ def _canonical(matrix: Any) -> Any:
 
 def _widened(matrix: Any) -> Any:
     """Returns a matrix whose integers are wide enough to add up repeated entries."""
-    narrow = matrix.dtype.kind in "biu" and matrix.dtype.itemsize < 8
-    return matrix.astype(np.int64) if narrow else matrix
+    if matrix.dtype.kind in "biu" and matrix.dtype.itemsize < 8:
+        return matrix.astype(np.int64)
+    return matrix
 
 
 def _small(values: np.ndarray) -> np.ndarray:

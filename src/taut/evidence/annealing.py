@@ -66,7 +66,7 @@ ROWS = 1600  # chains x data that move together
 MAX_ELEMENTS = 2**21  # of x in them
 SIMULATED = 256  # data made at a time
 NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
-SPREAD = 0.5  # variance of log w of a datum's chains up to which they agree
+SPREAD = 0.5  # variance of log w of a data point's chains up to which they agree
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +78,8 @@ class Annealed:
         direction: "lower bound in expectation" or, in reverse, "upper bound in expectation".
         log_evidence: The estimate of log p(x).
         log_evidence_error: Its Monte Carlo standard error, such that 1.96 of it are a 95 %
-            interval; NaN for one chain. In reverse the chains of a datum share their start, which
-            it does not see: there only the scatter over data is an honest error.
+            interval; NaN for one chain. In reverse the chains of a data point share their start,
+            which it does not see: there only the scatter over data is an honest error.
         ess: Effective number of chains, between 1 and C.
         spread: Variance of log w over the chains.
         acceptance: Share of the proposals that were accepted, in the mean over temperatures.
@@ -109,7 +109,7 @@ class Annealed:
 
     @property
     def reliable(self) -> Tensor:
-        """Whether the estimate of each datum can be believed, (N,): its chains agree, and they
+        """Whether the estimate of each data point can be believed, (N,): its chains agree, and they
         moved.
 
         They agree if the variance of their log w is at most one half. The ESS is no ground: it is
@@ -124,7 +124,8 @@ class Annealed:
         if not doubtful:
             return []
         return [
-            f"annealing: the chains of {doubtful} of {len(self.ess)} data disagree, or hardly moved"
+            f"annealing: the chains of {doubtful} of {len(self.ess)} data points disagree, or "
+            f"hardly moved"
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,20 +159,20 @@ def annealing(
     context: Context | None = None,
     seed: int = 0,
 ) -> Annealed:
-    r"""Returns the annealed estimate of log p(x) for each datum.
+    r"""Returns the annealed estimate of log p(x) for each data point.
 
     Args:
         model: A model with continuous latent variables; it is evaluated in evaluation mode.
         x: Data, (N, \*event).
-        num_chains: C, for each datum.
+        num_chains: C, for each data point.
         start: r(z): "posterior", "prior", or a proposal.
-        exact: One exact draw of p(z|x) for each datum, (N, D), from ``simulate``: the chains then
-            run in reverse.
+        exact: One exact draw of p(z|x) for each data point, (N, D), from ``simulate``: the chains
+            then run in reverse.
         max_temperatures: Largest T, if the pilot asks for more.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 
-    Fails:
+    Raises:
         ValueError: the latent variables are discrete, so that nothing can flow along their
             gradient.
     """
@@ -203,7 +204,9 @@ def annealing_blocks(
     stop early.
     """
     if num_chains < 1 or max_temperatures < 1 or not len(x):
-        raise ValueError("num_chains, max_temperatures and the number of data must be at least 1")
+        raise ValueError(
+            "num_chains, max_temperatures and the number of data points must be at least 1"
+        )
     if isinstance(start, str) and start not in ("posterior", "prior"):
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
     rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
@@ -314,7 +317,9 @@ class Path:
         decoder and back.
         """
         parts = list(self.chunks(len(u), lambda own: self._at(own.of(u))))
-        return parts[0] if len(parts) == 1 else _Point(*map(torch.cat, zip(*parts, strict=True)))
+        if len(parts) == 1:
+            return parts[0]
+        return _Point(*map(torch.cat, zip(*parts, strict=True)))
 
     def _at(self, u: Tensor) -> _Point:
         with torch.enable_grad():
@@ -335,8 +340,10 @@ def _unconstrained(support: constraints.Constraint | None) -> Any:
 
     A prior that does not say where it lives is taken to live everywhere.
     """
+    if support is None:
+        return biject_to(constraints.real_vector)
     try:
-        return biject_to(constraints.real_vector if support is None else support)
+        return biject_to(support)
     except NotImplementedError:
         raise ValueError(
             f"annealing knows no way to move within the support of the prior, {support}"
@@ -401,7 +408,9 @@ def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
     while betas[-1] < 1:
         speed = _speed(point)
         last = len(betas) >= PILOT_LIMIT or not betas[-1] + PILOT_STEP / max(speed, 1e-12) < 1
-        beta = 1.0 if last else betas[-1] + PILOT_STEP / speed
+        beta = 1.0
+        if not last:
+            beta = betas[-1] + PILOT_STEP / speed
         visited = []
         for _ in range(PILOT_TRANSITIONS):
             point, accepted = _transition(path, point, beta, step, scale)
@@ -419,7 +428,7 @@ def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
 def _speed(point: _Point) -> float:
     """Returns the standard deviation of U, of the data where it is a number.
 
-    One wild datum does not decide for all.
+    One wild data point does not decide for all.
     """
     variance = point.energy.var(0)
     known = variance[variance.isfinite()]
@@ -429,7 +438,7 @@ def _speed(point: _Point) -> float:
 
 
 def _scale(u: Tensor) -> Tensor:
-    """Returns the scale of each dimension for each datum, (B, D), from (S, B, D).
+    """Returns the scale of each dimension for each data point, (B, D), from (S, B, D).
 
     Own variances drawn toward the common.
     """
@@ -497,7 +506,9 @@ def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Anne
             log_w += (beta - before) * wide(point.energy)
     log_mean = log_mean_exp(sign * log_w)
     share = (sign * log_w - log_mean).exp() / num_chains
-    spread = log_w.var(0) if num_chains > 1 else torch.full_like(log_mean, math.nan)
+    spread = torch.full_like(log_mean, math.nan)
+    if num_chains > 1:
+        spread = log_w.var(0)
     error = _error(num_chains * share, spread)
     moves = len(temperatures) - (exact is None)
     like = accepted_share = torch.ones_like(log_mean)

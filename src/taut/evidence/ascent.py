@@ -1,16 +1,16 @@
-r"""The best posterior of a datum, found however far the encoder is off.
+r"""The best posterior of a data point, found however far the encoder is off.
 
 *Starts.* The encoder's q; and two modes of $p(x, z)$ in z, found by L-BFGS from the encoder's mean
 and from the best of a few draws of the prior, each with the Gaussian of the curvature there
-(Laplace). Each datum takes the start of the largest bound.
+(Laplace). Each data point takes the start of the largest bound.
 
 *Ascent.* A block of Adam in units of the member that it starts from (for a full covariance: in the
 coordinates in which that member is the standard normal), by the gradient without its score term,
 whose noise vanishes as q approaches the posterior. Units are taken again before each block, so that
-steps grow and shrink with the posterior, and a datum whose bound leaps doubles them.
+steps grow and shrink with the posterior, and a data point whose bound leaps doubles them.
 
-*Arrival.* All blocks have the same rate at their beginning. A datum has arrived when a whole block
-no longer changed its bound, measured before and after with the same fresh noise, by more than
+*Arrival.* All blocks have the same rate at their beginning. A data point has arrived when a whole
+block no longer changed its bound, measured before and after with the same fresh noise, by more than
 ``TOLERANCE`` with two errors. The rate inside a block falls to zero, and so the last steps of one
 say nothing. Data that have not arrived go on, up to ``BLOCKS`` blocks, and are named.
 
@@ -34,6 +34,7 @@ from torch.distributions import (
 )
 
 from taut.evidence.annealing import support_of
+from taut.evidence.results import in_parts
 from taut.model import Model, evaluating, frozen
 from taut.system.seeds import stream
 from taut.types import Context, Data
@@ -85,8 +86,8 @@ def best_gaussians(
     steps: int = 100,
     num_samples: int = 8,
 ) -> Distribution:
-    r"""Returns for each datum the best Gaussian with a full covariance, or of the posterior's own
-    family where z has a boundary.
+    r"""Returns for each data point the best Gaussian with a full covariance, or of the posterior's
+    own family where z has a boundary.
 
     As a proposal it needs no word of who arrived: the weights tell.
 
@@ -98,7 +99,7 @@ def best_gaussians(
         steps: As for ``optima_blocks``.
         num_samples: Likewise.
 
-    Fails:
+    Raises:
         ValueError: as ``optima_blocks``.
     """
     with evaluating(model), frozen(model), stream(seed, "best Gaussians"):
@@ -132,7 +133,9 @@ def starts(
         *(p for z, h in zip(points, precision, strict=True) if (p := _placed(q, z, h)) is not None),
     ]
     full: list[Distribution] = [_gaussian(z, h) for z, h in zip(points, precision, strict=True)]
-    return own, [q, *full] if isinstance(q, MultivariateNormal) else full
+    if isinstance(q, MultivariateNormal):
+        full = [q, *full]
+    return own, full
 
 
 def best_members(
@@ -183,10 +186,10 @@ def is_real(support: constraints.Constraint | None) -> bool:
 
 def check_family(q: Distribution) -> None:
     """Refuses a distribution that has no gradient in z, or whose parameters cannot be read."""
-    base = _base(q)
+    base = base_of(q)
     if not q.has_rsample:
         raise ValueError(
-            "the best posterior of a datum is found by the gradient in z, and a "
+            "the best posterior of a data point is found by the gradient in z, and a "
             f"{type(base).__name__} posterior cannot be reparameterized"
         )
     if isinstance(base, TransformedDistribution) or not _names(base):
@@ -222,7 +225,7 @@ def _rise(
 
     gain, error = measured(x, context, (before, after), FRESH)
     unclear = ((gain.abs() - TOLERANCE).abs() < 2 * error).nonzero()[:, 0]
-    for some in unclear.split(max(1, len(x) * FRESH // MORE)) if len(unclear) else ():
+    for some in in_parts(unclear, len(x) * FRESH // MORE):
         here = some.to(x.device)
         pair = members(before, here), members(after, here)
         gain[some], error[some] = measured(x[here], some_of(context, here), pair, MORE)
@@ -282,7 +285,8 @@ def modes(
     """
     with torch.no_grad():
         drawn = prior.sample(torch.Size((DRAWN,)))
-        drawn = drawn if prior.batch_shape else drawn[:, None]
+        if not prior.batch_shape:
+            drawn = drawn[:, None]
         centre, unit = drawn.mean(0), drawn.std(0)
         drawn = torch.cat([centre[None], drawn]).expand(-1, len(x), -1)
         value = model.log_joint(drawn, x, context)
@@ -413,8 +417,11 @@ def _gradient(model: Model, x: Tensor, context: Tensor | None, z: Tensor) -> tup
 # --- Members of a family --------------------------------------------------------------------------
 
 
-def _base(q: Distribution) -> Distribution:
-    return q.base_dist if isinstance(q, Independent) else q
+def base_of(q: Distribution) -> Distribution:
+    """Returns the distribution within an Independent, and any other itself."""
+    if isinstance(q, Independent):
+        return q.base_dist
+    return q
 
 
 def _names(base: Distribution) -> list[str]:
@@ -424,17 +431,20 @@ def _names(base: Distribution) -> list[str]:
 
 
 def _parameters(q: Distribution, *, detach: bool = True) -> dict[str, Tensor]:
-    base = _base(q)
+    base = base_of(q)
     values = {n: cast(Tensor, getattr(base, n)) for n in _names(base)}
-    return {n: p.detach() for n, p in values.items()} if detach else values
+    if detach:
+        return {n: p.detach() for n, p in values.items()}
+    return values
 
 
 def _like(q: Distribution, parameters: dict[str, Tensor]) -> Distribution:
     """Returns the member of the family of q that has these parameters."""
-    kind: Any = type(_base(q))
+    kind: Any = type(base_of(q))
     member = kind(**parameters, validate_args=False)
-    dims = q.reinterpreted_batch_ndims if isinstance(q, Independent) else 0
-    return Independent(member, dims, validate_args=False) if dims else member
+    if isinstance(q, Independent):
+        return Independent(member, q.reinterpreted_batch_ndims, validate_args=False)
+    return member
 
 
 def _moved(q: Distribution, moved: list[Tensor], pace: Tensor) -> Distribution:
@@ -442,7 +452,7 @@ def _moved(q: Distribution, moved: list[Tensor], pace: Tensor) -> Distribution:
 
     Standard deviations for places, and factors of e for scales.
     """
-    base, old, new = _base(q), _parameters(q), dict[str, Tensor]()
+    base, old, new = base_of(q), _parameters(q), dict[str, Tensor]()
     for (name, p), m in zip(old.items(), moved, strict=True):
         m = pace.to(m)[(...,) + (None,) * (m.dim() - 1)] * m
         if isinstance(base, MultivariateNormal):

@@ -25,7 +25,6 @@ References: mattei2019, owen2000, kitagawa1996.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -37,6 +36,7 @@ from taut.distributions.observed import Observed, terms
 from taut.evidence.ascent import best_gaussians
 from taut.evidence.importance import Defensive, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
+from taut.evidence.results import in_parts
 from taut.features import Split
 from taut.likelihoods.columns import Joint, level_probs
 from taut.model import Model
@@ -55,7 +55,7 @@ FEWEST = 20.0  # effective samples below which an imputation is named
 
 
 class CellScores(NamedTuple):
-    r"""$\log p(x_i \mid x_{-i})$ of each entry given the others of its datum, (N, C) each; NaN
+    r"""$\log p(x_i \mid x_{-i})$ of each entry given the others of its data point, (N, C) each; NaN
     where missing.
 
     Args:
@@ -74,10 +74,10 @@ class Imputed(NamedTuple):
 
     Args:
         values: The mean of a number, the median of ordered levels, the most probable level of a
-            category, (N, \*event); observed entries as they were. A datum to which no z gives a
-            number keeps its gaps.
+            category, (N, \*event); observed entries as they were. A data point to which no z gives
+            a number keeps its gaps.
         draws: Multiple imputations, (M, N, \*event).
-        ess: Effective sample size of the weights, (N,); 0 for a datum without a number.
+        ess: Effective sample size of the weights, (N,); 0 for a data point without a number.
         reliable: Whether the weights are even enough to be believed, (N,).
     """
 
@@ -101,7 +101,7 @@ def impute(
         model: The model.
         x: Data, (N, \*event), a tensor or rows; NaN is missing.
         num_samples: K.
-        num_imputations: M, independent completions of each datum.
+        num_imputations: M, independent completions of each data point.
         seed: The same seed gives the same numbers.
     """
 
@@ -133,7 +133,7 @@ def impute(
             )
         again = (doubtful & rows.isnan().flatten(1).any(1).cpu()).nonzero()[:, 0]
         count = max(SAMPLES, num_samples)
-        for some in _split(again, MAX_ELEMENTS // (count * rows[:1].numel())):
+        for some in in_parts(again, MAX_ELEMENTS // (count * rows[:1].numel())):
             part = rows[some.to(rows.device)]
             proposal = _proposal(model, part, [part], derive(seed, "impute", block.number))
             better = filled(part, count, proposal)
@@ -150,7 +150,7 @@ def impute(
 
 @takes_model_and_data("taut.cell_scores", "score(data, cells=True)")
 def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) -> CellScores:
-    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its datum.
+    r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given the others of its data point.
 
     Args:
         model: The model, whose likelihood knows its elements one by one.
@@ -159,7 +159,7 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
             not serve.
         seed: The same seed gives the same numbers.
 
-    Fails:
+    Raises:
         ValueError: the likelihood does not say how much each element contributes.
     """
     half = (num_samples + 1) // 2
@@ -199,7 +199,7 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
         again = value.isnan() | (~reliable & telling)
         b, i = (observed & again).nonzero().T
         count = max(SAMPLES, num_samples)
-        for few in _split(torch.arange(len(b)), MAX_ELEMENTS // (count * len(columns))):
+        for few in in_parts(torch.arange(len(b)), MAX_ELEMENTS // (count * len(columns))):
             part, c = rows[b[few]], torch.tensor(columns)[i[few]]
             without = part.clone()
             without[torch.arange(len(few)), c] = torch.nan
@@ -317,11 +317,6 @@ def _rows(x: Any, num_samples: int) -> int:
     return max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
 
 
-def _split(rows: Tensor, size: int) -> Sequence[Tensor]:
-    """Returns row numbers in parts of at most a size; none where there are no rows."""
-    return rows.split(max(1, size)) if len(rows) else ()
-
-
 def _like(weights: Tensor, x: Tensor) -> Tensor:
     """Returns (K, B) with the axes of an event appended."""
     return weights[(..., *[None] * (x.dim() - weights.dim()))]
@@ -335,7 +330,9 @@ def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
         mean = likelihood.mean
         mean = (_like(share, mean) * mean).sum(0)
         bits = isinstance(likelihood, Observed) and isinstance(likelihood.base_dist, Bernoulli)
-        return (mean >= 0.5).to(mean) if bits else mean
+        if bits:
+            return (mean >= 0.5).to(mean)
+        return mean
     columns = torch.empty(*likelihood.batch_shape[1:], *likelihood.event_shape, device=share.device)
     for family in likelihood.families:
         if family.kind.nominal:
@@ -387,4 +384,6 @@ def _mirrored(q: Distribution) -> Distribution:
     symmetric = isinstance(q, MultivariateNormal) or (
         isinstance(q, Independent) and isinstance(q.base_dist, Normal)
     )
-    return _Mirrored(q) if symmetric else q
+    if symmetric:
+        return _Mirrored(q)
+    return q

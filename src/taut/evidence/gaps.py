@@ -1,8 +1,8 @@
 r"""Why a bound is loose: inference gap = approximation gap + amortization gap.
 
-For one datum let $\mathcal{L}[q] = \mathbb{E}_q[\log p(x, z) - \log q(z)] = \log p(x) -
+For one data point let $\mathcal{L}[q] = \mathbb{E}_q[\log p(x, z) - \log q(z)] = \log p(x) -
 \mathrm{KL}(q \,\|\, p(z \mid x))$ and let $q^*$ be the best member of the posterior's own family
-*for this datum*, found by gradient ascent on its own parameters. Then
+*for this data point*, found by gradient ascent on its own parameters. Then
 
 $$ \underbrace{\log p(x) - \mathcal{L}[q]}_{\text{inference}} =
    \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation: the family}} +
@@ -47,7 +47,7 @@ MAX_ELEMENTS = 2**21  # of x decoded at a time, and half of those of the covaria
 
 
 class Optima(NamedTuple):
-    """The best posterior of each datum: what importance sampling with it as proposal says, and
+    """The best posterior of each data point: what importance sampling with it as proposal says, and
     whether it was reached.
 
     Args:
@@ -69,7 +69,7 @@ class Gaps:
     """The gaps of N data, (N,) each, in nats, with Monte Carlo standard errors.
 
     Args:
-        log_evidence: log p(x) by the method named for each datum.
+        log_evidence: log p(x) by the method named for each data point.
         log_evidence_error: Its error.
         method: Its number in ``results.METHODS``.
         reliable: Whether the chosen estimate is reliable by its own health.
@@ -127,17 +127,16 @@ class Gaps:
         doubtful = int((~self.reliable).sum())
         if doubtful:
             lines.append(
-                f"for {doubtful} of {len(self.reliable)} data no estimate of log p(x) is reliable: "
-                f"a lower bound in "
-                "expectation stands for it, and the approximation gap is at least what is said, in "
-                "expectation"
+                f"for {doubtful} of {len(self.reliable)} data points no estimate of log p(x) is "
+                f"reliable: a lower bound in expectation stands for it, and the approximation gap "
+                f"is at least what is said, in expectation"
             )
         away = int((~self.arrived).any(1).sum())
         if away:
             lines.append(
-                f"the best posterior of {away} of {len(self.arrived)} data was not quite reached: "
-                f"their amortization gap is at "
-                "least what is said, and their approximation gap at most"
+                f"the best posterior of {away} of {len(self.arrived)} data points was not quite "
+                f"reached: their amortization gap is at least what is said, and their "
+                f"approximation gap at most"
             )
         return lines
 
@@ -175,14 +174,14 @@ def optima_blocks(
     Args:
         model: A model whose posterior can be reparameterized.
         x: Data, (N, \*event).
-        steps: Steps of Adam in two blocks; a datum that arrives needs one or two, one that does not
-            up to ``ascent.BLOCKS``.
-        num_samples: Samples of a step for each datum.
+        steps: Steps of Adam in two blocks; a data point that arrives needs one or two, one that
+            does not up to ``ascent.BLOCKS``.
+        num_samples: Samples of a step for each data point.
         evaluation_samples: K of the evaluation with fresh samples afterwards.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 
-    Fails:
+    Raises:
         ValueError: the posterior cannot be reparameterized, or its family cannot be read off its
             distribution.
     """
@@ -235,8 +234,8 @@ def _latent_dim(model: Model, x: Data, context: Context | None) -> int:
 def best_evidence(
     candidates: Sequence[tuple[int | Tensor, PerDatum, PerDatum, Tensor]],
 ) -> tuple[PerDatum, PerDatum, Tensor, Tensor]:
-    """Returns for each datum the first reliable estimate of log p(x), its error, its method and
-    whether it is reliable.
+    """Returns for each data point the first reliable estimate of log p(x), its error, its method
+    and whether it is reliable.
 
     Where none is reliable the first one that is a number stands. The choice looks at no estimate
     and at no error: the smallest error belongs to the sample that missed the large weights, and the

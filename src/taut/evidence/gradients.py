@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from taut.evidence.results import Estimate
+from taut.evidence.results import Estimate, finite
 from taut.model import Model, evaluating
 from taut.objectives import ELBO, IWAE, VIMCO, DReG, Objective, ScoreFunction, StickingTheLanding
 from taut.system.defaults import never
@@ -133,7 +133,7 @@ def gradients(
         compared; else it has ``z``, the largest in absolute value, how many ``comparisons`` it is
         the largest of, and its ``p_value``.
 
-    Fails:
+    Raises:
         ValueError: the model has nothing to train, or there are no samples, no data,
             or fewer than two repeats.
 
@@ -364,14 +364,15 @@ class _Number(NamedTuple):
     error: float
 
     def to_dict(self) -> dict[str, float | None]:
-        return Estimate(
-            self.value, self.error if math.isfinite(self.error) else None, None
-        ).to_dict()
+        return Estimate(self.value, finite(self.error), None).to_dict()
 
 
 def _mean(values: Sequence[float]) -> _Number:
     t = torch.tensor(values, dtype=torch.float64)
-    return _Number(float(t.mean()), float(t.std()) / math.sqrt(len(t)) if len(t) > 1 else math.nan)
+    error = math.nan
+    if len(t) > 1:
+        error = float(t.std()) / math.sqrt(len(t))
+    return _Number(float(t.mean()), error)
 
 
 def _ratio(a: _Number, b: _Number) -> _Number:

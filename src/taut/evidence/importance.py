@@ -4,12 +4,12 @@ p(x, z_k) / r(z_k)$.
 The proposal r is the posterior $q(z \mid x)$, unless another is given: with the prior it is naive
 Monte Carlo, the same estimator whose weights then show why nobody can use it.
 
-The encoder runs once for each datum; the decoder sees a few samples of each datum of a block at a
-time, so that they stay in the processor's cache, and of each sample only its three log-densities
-are kept until the block is done: memory hardly grows with K, nor with N beyond the results. The
-size of the blocks depends on K and the size of a datum alone, and each has its own stream of
-randomness: no setting of batch, thread or process changes a number. Where memory runs out, fewer of
-the samples are decoded at a time; they are drawn before, and so are the same.
+The encoder runs once for each data point; the decoder sees a few samples of each data point of a
+block at a time, so that they stay in the processor's cache, and of each sample only its three
+log-densities are kept until the block is done: memory hardly grows with K, nor with N beyond the
+results. The size of the blocks depends on K and the size of a data point alone, and each has its
+own stream of randomness: no setting of batch, thread or process changes a number. Where memory runs
+out, fewer of the samples are decoded at a time; they are drawn before, and so are the same.
 
 The Monte Carlo error of $\log \bar w$ is that of $\bar w / p(x)$ to first order (delta method),
 $\mathrm{se}^2 = (K \sum_k \tilde w_k^2 - 1) / (K - 1)$, where the sum over the tail is at least
@@ -82,11 +82,11 @@ def importance(
     seed: int = 0,
     proposal: Proposal | None = None,
 ) -> Evidence:
-    r"""Returns the importance-weighted estimate of log p(x) for each datum.
+    r"""Returns the importance-weighted estimate of log p(x) for each data point.
 
     Args:
         model: Any model; it is evaluated in evaluation mode.
-        x: Data, (N, \*event), on any device; each datum is counted exactly once.
+        x: Data, (N, \*event), on any device; each data point is counted exactly once.
         num_samples: K.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
@@ -111,7 +111,8 @@ def importance_blocks(
     """
     if num_samples < 1 or not len(x):
         raise ValueError(
-            f"num_samples and the number of data must be at least 1, not {num_samples} and {len(x)}"
+            f"num_samples and the number of data points must be at least 1, not {num_samples} and "
+            f"{len(x)}"
         )
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
@@ -132,12 +133,19 @@ def posterior_proposal(model: Model) -> Proposal:
     return lambda rows, x, context: model.encode(x, context)
 
 
+def for_rows(prior: Distribution, shape: torch.Size) -> Distribution:
+    """Returns a prior of each row; one that is the same for all is expanded."""
+    if prior.batch_shape:
+        return prior
+    return prior.expand(shape)
+
+
 def prior_proposal(model: Model) -> Proposal:
-    """Returns the prior of a model as a proposal: the same for every datum."""
+    """Returns the prior of a model as a proposal: the same for every data point."""
 
     def proposal(rows: slice, x: Data, context: Context | None) -> Distribution:
         prior = model.latent_prior(model.split(x, context)[1])
-        return prior if prior.batch_shape else prior.expand(torch.Size((len(x),)))
+        return for_rows(prior, torch.Size((len(x),)))
 
     return proposal
 
@@ -238,7 +246,7 @@ class Defensive(Distribution):
     exceeds $p(x \mid z) / a$.
 
     Samples are stratified: of K just the share a comes from the prior, and what is left over of a
-    sample by chance. A proposal that has no numbers for a datum leaves it to the prior.
+    sample by chance. A proposal that has no numbers for a data point leaves it to the prior.
 
     Args:
         base: r(z), batch shape (B,).
@@ -252,7 +260,7 @@ class Defensive(Distribution):
 
     def __init__(self, base: Distribution, prior: Distribution, share: float = 0.5) -> None:
         self.base = base
-        self.prior = prior if prior.batch_shape else prior.expand(base.batch_shape)
+        self.prior = for_rows(prior, base.batch_shape)
         self.share = share
         one = base.sample(torch.Size((1,)))[0]
         self.usable = one.isfinite().all(-1) & base.log_prob(one).isfinite()
@@ -365,7 +373,9 @@ def _error(values: Tensor) -> Tensor:
 
 def _unbiased(k: int) -> float:
     """Returns by what the mean square of k deviations is too small; NaN for a single one."""
-    return k / (k - 1) if k > 1 else math.nan
+    if k > 1:
+        return k / (k - 1)
+    return math.nan
 
 
 def _bound(log_w: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,9 @@ $$ \frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = \underbrace{I_q(n; z)
 
 and $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ is the *total correlation*. For the N data themselves
 the mixture is known exactly. As a number about the population they come from, its logarithm is too
-large where it holds the datum's own component and too small where it is left out: hence two numbers
-for each of the three, which bracket it in expectation. Where the information exceeds log N the
-first only says so.
+large where it holds the data point's own component and too small where it is left out: hence two
+numbers for each of the three, which bracket it in expectation. Where the information exceeds log N
+the first only says so.
 
 *What a better prior would buy* does not saturate: for any density r fitted to other data,
 $\mathbb{E}_q[\log r(z) - \log p(z)]$ is what the held-out ELBO would rise by if r were the prior,
@@ -82,7 +82,9 @@ def latents(
         ``noisy`` dimensions, ``noisy_rate``, ``prior_gain`` (see that function), and ``warnings``.
     """
     if len(x) < 2:
-        raise ValueError("the use of the latent space shows over several data: give at least 2")
+        raise ValueError(
+            "the use of the latent space shows over several data points: give at least 2"
+        )
     z, means, rates, log_q, log_prior = _encode(model, x, context, seed)
     n = len(x)
     joint, joint_left, marginal, marginal_left = _mixture(model, x, context, z)
@@ -261,8 +263,8 @@ def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: in
 def _encode(
     model: Model, x: Data, context: Context | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """Returns for each datum one z ~ q, the mean of q, the rate of each dimension (or None), log
-    q(z|x) and log p(z).
+    """Returns for each data point one z ~ q, the mean of q, the rate of each dimension (or None),
+    log q(z|x) and log p(z).
     """
 
     def encoded(block: Block) -> list[Tensor]:
@@ -340,7 +342,9 @@ def _rates(draw: Draw) -> Tensor | None:
     """Returns KL(q(z_j|x), p(z_j)), (B, D), where it has a closed form."""
     rates = [_rates_of(group) for group in draw.groups]
     known = [rate for rate in rates if rate is not None]
-    return torch.cat(known, -1) if len(known) == len(rates) else None
+    if len(known) < len(rates):
+        return None
+    return torch.cat(known, -1)
 
 
 def _rates_of(group: Group) -> Tensor | None:
@@ -351,7 +355,9 @@ def _rates_of(group: Group) -> Tensor | None:
         rate = kl_divergence(marginals, prior.base_dist.expand(marginals.batch_shape))
     except NotImplementedError:
         return None
-    return rate.mean(0) if rate.dim() == 3 else rate
+    if rate.dim() == 3:
+        return rate.mean(0)
+    return rate
 
 
 def _mean(q: Distribution) -> Tensor:
@@ -392,11 +398,15 @@ class LatentSpace(Section):
 
     @classmethod
     def lacks(cls, scene: Scene) -> str | None:
-        return "a single data point is too few" if len(scene.x) < 2 else None
+        if len(scene.x) < 2:
+            return "a single data point is too few"
+        return None
 
     @classmethod
     def run(cls, scene: Scene) -> Section:
-        train = None if scene.train is None else scene.train[: scene.effort.train]
+        train = scene.train
+        if train is not None:
+            train = train[: scene.effort.train]
         return cls(latents(scene.model, scene.x, train=train, seed=scene.seed))
 
     def rows(self) -> list[Row]:
@@ -486,9 +496,9 @@ class LatentSpace(Section):
             )
 
     def _collapse(self, gain: Section | None) -> Finding:
-        beyond = (
-            f", and log p(x) is {show(gain.values)} above independent marginals" if gain else ""
-        )
+        beyond = ""
+        if gain:
+            beyond = f", and log p(x) is {show(gain.values)} above independent marginals"
         return Finding(
             "collapse",
             None,
@@ -535,15 +545,16 @@ class Calibration(Section):
         return [f"Verdict: {self._verdict()}."]
 
     def small(self) -> list[str]:
-        spread = self.get("spread")
-        far = (
-            f"; z lies {number(spread)} of q's standard deviations from its mean (root mean "
-            f"square; 1 if calibrated)"
-        )
+        spread, far = self.get("spread"), ""
+        if spread is not None:
+            far = (
+                f"; z lies {number(spread)} of q's standard deviations from its mean (root mean "
+                f"square; 1 if calibrated)"
+            )
         return [
             f"{number(self['num_data'])} simulated {self.noun}s. The central 90 % of q hold the "
             f"true z with frequency {plus_minus(self['coverage_90'])}"
-            f"{'' if spread is None else far}; p-value of a flat histogram "
+            f"{far}; p-value of a flat histogram "
             f"{number(self['p_value'])}."
         ]
 

@@ -24,6 +24,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Multivaria
 
 from taut.data import Rows, blocks
 from taut.data.split import row_hashes
+from taut.evidence.ascent import base_of
 from taut.evidence.importance import MAX_DATA, MAX_ELEMENTS, Proposal, importance
 from taut.evidence.results import Evidence
 from taut.evidence.rows import settle
@@ -69,8 +70,8 @@ def own_keys(hashes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def own_proposal(model: Model, keys: np.ndarray) -> Proposal:
-    """Returns the posterior of each datum as a proposal whose samples follow from the keys of the
-    data, (N,).
+    """Returns the posterior of each data point as a proposal whose samples follow from the keys of
+    the data, (N,).
     """
 
     def proposal(rows: slice, x: Data, context: Context | None) -> Distribution:
@@ -101,8 +102,8 @@ class _Noise:
 
 
 def _drawn(q: Distribution, noise: _Noise, shape: torch.Size) -> Tensor:
-    """Returns samples of a posterior, (K, B, D), from noise of each datum's own."""
-    base: Any = q.base_dist if isinstance(q, Independent) else q
+    """Returns samples of a posterior, (K, B, D), from noise of each data point's own."""
+    base: Any = base_of(q)
     u = noise(shape[0], q.event_shape.numel()).reshape(*shape, *q.batch_shape, *q.event_shape)
     if isinstance(base, Bernoulli):
         return (u.to(base.probs.device) < base.probs).to(base.probs)

@@ -3,7 +3,8 @@ r"""Results carry their error.
 Two errors belong to a mean over data, and they are different things: the *Monte Carlo error* would
 vanish with more samples for the same data, the *test-set error* with more data. The second is the
 scatter of the values over the data, $s / \sqrt{N}$; it holds the Monte Carlo scatter too, because
-each datum has its own samples, and so it is the error of the number as an estimate for new data.
+each data point has its own samples, and so it is the error of the number as an estimate for new
+data.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ METHODS = (
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
 
 
+def finite(value: float) -> float | None:
+    """Returns a number as JSON can hold it: None for NaN and infinity."""
+    if math.isfinite(value):
+        return value
+    return None
+
+
 @dataclass(frozen=True)
 class Estimate:
     r"""A mean over data, with its errors (one standard error each).
@@ -48,7 +56,7 @@ class Estimate:
             NaN where none has.
         mc_error: Standard error for these data, from the finite number of samples; None where one
             sample cannot tell.
-        test_error: Standard error for new data, $s / \sqrt{N}$; None for a single datum.
+        test_error: Standard error for new data, $s / \sqrt{N}$; None for a single data point.
         without: Data that have no number and are not in the mean.
     """
 
@@ -66,7 +74,7 @@ class Estimate:
         Args:
             values: The values; one that is not finite is not in the mean, and counted.
             mc_errors: Their Monte Carlo standard errors.
-            groups: The group of each datum, (N,), numbered from 0: copies of a row are one
+            groups: The group of each data point, (N,), numbered from 0: copies of a row are one
                 observation and not several, so deviations from the mean are added within a group
                 before they are squared.
         """
@@ -90,13 +98,12 @@ class Estimate:
         count, spread = len(deviation), math.nan
         if count > 1:
             spread = float(deviation.square().sum().sqrt() / n * math.sqrt(count / (count - 1)))
-        return cls(float(values.mean()), mc, spread if math.isfinite(spread) else None, without)
+        return cls(float(values.mean()), mc, finite(spread), without)
 
     def to_dict(self) -> dict[str, float | None]:
         """Returns plain values for JSON, which has no infinity."""
-        value = self.value if math.isfinite(self.value) else None
         result: dict[str, float | None] = {
-            "value": value,
+            "value": finite(self.value),
             "mc_error": self.mc_error,
             "test_error": self.test_error,
         }
@@ -128,7 +135,7 @@ class Evidence:
             weights of different samples (the exact posterior), inf where the samples are equal or
             their density cannot be believed, NaN where K is too small to tell.
         information: KL of the exact posterior p(z|x) to the prior, by the weighted samples. Naive
-            Monte Carlo needs about its exponential many samples for this datum.
+            Monte Carlo needs about its exponential many samples for this data point.
         curve: Unbiased estimates of the bounds $\mathcal{L}_k$ for k in
             ``importance.curve_sizes(K)``, (N, J).
         curve_error: Their Monte Carlo standard errors, (N, J).
@@ -183,7 +190,7 @@ class Evidence:
 
     @property
     def reliable(self) -> Tensor:
-        """Whether the estimate of each datum and its error can be believed, (N,).
+        """Whether the estimate of each data point and its error can be believed, (N,).
 
         By its k-hat; or because the weights hardly differ (an ESS of at least K / 2): the shape of
         their tail says nothing then.
@@ -210,7 +217,7 @@ class Evidence:
             )
         elif doubtful:
             lines.append(
-                f"{doubtful} of {len(self.khat)} data have a Pareto k-hat above "
+                f"{doubtful} of {len(self.khat)} data points have a Pareto k-hat above "
                 f"{threshold(self.num_samples):.2f}: few samples "
                 "carry their weight, so log p(x) is a lower bound, maybe a loose one, and its "
                 "error too small"
@@ -272,11 +279,20 @@ class Evidence:
         return in_html(caption, self.summary(), self.warnings)
 
 
+def in_parts(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """Returns row numbers in parts of at most a size; none where there are no rows."""
+    if not len(rows):
+        return ()
+    return rows.split(max(1, size))
+
+
 def in_html(caption: str, summary: Mapping[str, Estimate], warnings: Sequence[str]) -> str:
     """Returns means with their errors as a table for notebooks."""
 
     def text(value: float | None) -> str:
-        return "unknown" if value is None or not math.isfinite(value) else f"{value:.3f}"
+        if value is None or not math.isfinite(value):
+            return "unknown"
+        return f"{value:.3f}"
 
     rows = [
         (name.replace("_", " "), text(e.value), text(e.mc_error), text(e.test_error))

@@ -9,7 +9,7 @@ row therefore climbs a ladder until a method is reliable:
   are measured by;
 1. from the same posterior with a *defensive* half of prior samples, so that no weight exceeds $2 \,
   p(x \mid z)$;
-2. from the datum's own best Gaussian, found by gradient ascent, with such a half;
+2. from the data point's own best Gaussian, found by gradient ascent, with such a half;
 3. annealing that starts from that mixture.
 
 With few bits as latent variables the sum over all of them is exact and comes first. Two checks send
@@ -52,7 +52,7 @@ from taut.evidence.importance import (
     posterior_proposal,
     prior_proposal,
 )
-from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, some_rows
+from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, in_parts, some_rows
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
 from taut.system.defaults import silent
@@ -212,7 +212,7 @@ def log_evidence(
     climbing: int = 1000,
     annealed: int = 100,
 ) -> RowEvidence:
-    r"""Returns log p(x) of each datum, by the best method that it needs.
+    r"""Returns log p(x) of each data point, by the best method that it needs.
 
     Args:
         model: Any model.
@@ -238,7 +238,7 @@ def settle(
     annealed: int = 100,
     advance: Callable[[int], None] = silent,
 ) -> RowEvidence:
-    r"""Returns log p(x) of each datum, given what importance sampling from the posterior says.
+    r"""Returns log p(x) of each data point, given what importance sampling from the posterior says.
 
     Args:
         model: Any model.
@@ -281,7 +281,7 @@ class _Ladder:
             self.check()
         rows = self.doubtful()[:climbing]
         size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
-        for number, some in enumerate(rows.split(size) if len(rows) else ()):
+        for number, some in enumerate(in_parts(rows, size)):
             annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
             advance(len(some))
 

@@ -1,9 +1,9 @@
 r"""How good samples are, and where the sharpness goes: what log p(x) does not show.
 
 *Samples against held-out data.* Of a classifier that tells N samples from N held-out data, the area
-under the curve is the probability $P(s > t) + \frac12 P(s = t)$ that of a sample and a datum the
-sample has the larger score: 1/2 if they are not to be told apart. With $\bar a_i$ the share of data
-that sample i beats and $\bar b_j$ the share of samples that beat datum j, its variance is
+under the curve is the probability $P(s > t) + \frac12 P(s = t)$ that of a sample and a data point
+the sample has the larger score: 1/2 if they are not to be told apart. With $\bar a_i$ the share of
+data that sample i beats and $\bar b_j$ the share of samples that beat data point j, its variance is
 $\mathrm{var}(\bar a) / N + \mathrm{var}(\bar b) / N$: the scatter of the samples and of the data.
 
 Around each point of a set lies a ball that reaches to its k-th nearest neighbour in the set.
@@ -17,8 +17,8 @@ it is a jackknife over groups of points instead, which is not too small in expec
 Stein), on Gaussians once to twice the true one.
 
 *Copies.* A model that repeats its training data has samples nearer to them than held-out data are.
-That is no more than the probability that of a sample and a held-out datum the sample is the nearer
-one; below 1/2 the samples lie off the data.
+That is no more than the probability that of a sample and a held-out data point the sample is the
+nearer one; below 1/2 the samples lie off the data.
 
 All of these come with a *reference*: training data in the place of the samples. Units hardly
 matter: pixels and bits share one, in which the statistics do not change, and so stay as they are;
@@ -33,8 +33,8 @@ $$ E = \frac{1}{(HW)^2} \sum_{f_u^2 + f_v^2 > 1/16} |F_{uv}|^2, $$
 the part of the mean square of the pixels at frequencies above half of Nyquist's (1/4 of a cycle per
 pixel). White noise has its variance times the share of those coefficients. The other statistic is
 the variance over the inner pixels of the Laplacian $s_{i+1,j} + s_{i-1,j} + s_{i,j+1} + s_{i,j-1} -
-4 s_{ij}$. What the mean of $p(x \mid z)$ has less than the datum is split at $z^* = \arg\max_z \log
-p(x \mid z)$:
+4 s_{ij}$. What the mean of $p(x \mid z)$ has less than the data point is split at $z^* = \arg\max_z
+\log p(x \mid z)$:
 
 $$ E(x) - E(m(z)) = \underbrace{E(x) - E(m(z^*))}_{\text{decoder: no z is sharper}} +
    \underbrace{E(m(z^*)) - E(m(z))}_{\text{posterior: one z stands for several x}},
@@ -114,12 +114,12 @@ def sample_quality(
         ``num_data`` (N), ``num_train`` (M), ``neighbours`` (k), ``warnings``, and for each of
         ``classifier`` (area under the curve of extremely randomised trees, trained on one half and
         measured on the other), ``precision``, ``recall``, ``density``, ``coverage``, ``nearer``
-        (probability that a sample is nearer to its nearest training datum than a held-out datum is
-        to its own; the reference's are the other training data) and ``copies`` (share that equals a
-        training datum) a dict of estimates: of ``samples`` and of the ``reference``, N training
-        data in their place, or for ``copies`` ``held_out`` data. The error of the areas is for this
-        classifier and these training data, its Monte Carlo part the scatter of the samples; it is
-        zero where samples and data do not overlap.
+        (probability that a sample is nearer to its nearest training data point than a held-out data
+        point is to its own; the reference's are the other training data) and ``copies`` (share that
+        equals a training data point) a dict of estimates: of ``samples`` and of the ``reference``,
+        N training data in their place, or for ``copies`` ``held_out`` data. The error of the areas
+        is for this classifier and these training data, its Monte Carlo part the scatter of the
+        samples; it is zero where samples and data do not overlap.
 
     Raises:
         ValueError: there are too few data, or those of training and test have different shapes.
@@ -135,7 +135,7 @@ def sample_quality(
         )
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(
-            f"a datum of the test data is {tuple(test.shape[1:])}, of the training data "
+            f"a data point of the test data is {tuple(test.shape[1:])}, of the training data "
             f"{tuple(train.shape[1:])}"
         )
     samples = tasks.sample(model, n, seed=seed)
@@ -168,7 +168,9 @@ def sample_quality(
     }
     warnings = []
     if n < FEW:
-        warnings.append(f"only {n} samples are compared with {n} data: take the errors seriously")
+        warnings.append(
+            f"only {n} samples are compared with {n} data points: take the errors seriously"
+        )
     told_apart = classifier["reference"]
     if abs(told_apart.value - 0.5) > 4 * (told_apart.test_error or 0.0):
         warnings.append(
@@ -209,10 +211,10 @@ def blur(
     r"""Returns how sharp images, their reconstructions and samples are, and where sharpness is
     lost, as plain values.
 
-    The likelihood of one datum often has no maximum that the prior would ever draw: z moves on,
-    ever more slowly. What counts is that the sharpness at z* hardly changes any more; how much it
-    still did is reported, and warned of where it is too much. The posterior's part is then a lower
-    bound: on MNIST it went from 3 % of the loss at 300 steps to 5 % at 1200.
+    The likelihood of one data point often has no maximum that the prior would ever draw: z moves
+    on, ever more slowly. What counts is that the sharpness at z* hardly changes any more; how much
+    it still did is reported, and warned of where it is too much. The posterior's part is then a
+    lower bound: on MNIST it went from 3 % of the loss at 300 steps to 5 % at 1200.
 
     Args:
         model: The model.
@@ -395,7 +397,9 @@ def _four(k: int, within_samples: Tensor, within_data: Tensor, across: Tensor) -
 
 
 def _nearest(points: Tensor, train: Tensor) -> PerDatum:
-    """Returns the distance of each point to the nearest training datum; exactly zero for a copy."""
+    """Returns the distance of each point to the nearest training data point; exactly zero for a
+    copy.
+    """
     centre = train.mean(0)  # products of far-off numbers would cancel
     centred = train - centre
     index = [torch.cdist(block - centre, centred).argmin(1) for block in points.split(ROWS)]

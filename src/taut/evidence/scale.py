@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Normal
 
+from taut.evidence.ascent import base_of
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.gaps import tighten_first
 from taut.evidence.results import Estimate
@@ -56,7 +57,7 @@ def scale_check(
         q = model.encode(block.x, block.context)
         values, c = model.split(block.x, block.context)
         decoded = model.decode(q.sample(torch.Size((1,))), c)
-        base = decoded.base_dist if isinstance(decoded, Independent) else decoded
+        base = base_of(decoded)
         if not isinstance(base, Normal):
             return None
         residual = ((values - base.loc[0]) / base.scale[0]).flatten(1).cpu().double()
@@ -87,7 +88,9 @@ def scale_check(
 def _at_floor(model: Model, scale: Tensor) -> Tensor | None:
     """Returns a mask of the scales at the floor of a learned scale; None if it has no floor."""
     floor = model.scale_floor
-    return None if floor is None else (scale < NEAR * floor).flatten().cpu()
+    if floor is None:
+        return None
+    return (scale < NEAR * floor).flatten().cpu()
 
 
 class Scale(Section):
@@ -105,13 +108,15 @@ class Scale(Section):
     @classmethod
     def run(cls, scene: Scene) -> Section | None:
         found = scale_check(scene.model, scene.x, seed=scene.seed)
-        return None if found is None else cls(found)
+        if found is None:
+            return None
+        return cls(found)
 
     def text(self) -> list[str]:
         factor, floor = self["factor"], self.get("at_floor")
-        at_floor = (
-            f" {share(floor)} of the scales stand at their floor." if floor is not None else ""
-        )
+        at_floor = ""
+        if floor is not None:
+            at_floor = f" {share(floor)} of the scales stand at their floor."
         return [
             f"Refitting the scale alone would gain {plus_minus(self['gain'])} nats. The median "
             f"held-out residual is {number(factor['median'])} scales wide, "

@@ -41,8 +41,9 @@ def number(value: float | None, error: float | None = None) -> str:
         mantissa, exponent = f"{value:.{1 if error == value else 2}e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
     text = f"{value:,.{min(max(places, 0), DECIMALS)}f}".replace("-", "−")
-    # what rounds to zero has no sign
-    return text.removeprefix("−") if not text.strip("−0.,") else text
+    if not text.strip("−0.,"):  # what rounds to zero has no sign
+        return text.removeprefix("−")
+    return text
 
 
 def _places(value: float, error: float | None) -> int:
@@ -68,7 +69,9 @@ def error_of(estimate: Mapping[str, Any]) -> float | None:
     The test-set error, or the Monte Carlo error where it has no other.
     """
     test = estimate.get("test_error")
-    return estimate.get("mc_error") if test is None else test
+    if test is None:
+        return estimate.get("mc_error")
+    return test
 
 
 def plus_minus(estimate: Mapping[str, Any] | None) -> str:
@@ -83,9 +86,10 @@ def plus_minus(estimate: Mapping[str, Any] | None) -> str:
     if estimate["value"] is None:
         return UNKNOWN
     error = error_of(estimate)
-    return number(estimate["value"], error) + (
-        "" if error is None else f"{SPACE}±{SPACE}{number(error, error)}"
-    )
+    text = number(estimate["value"], error)
+    if error is None:
+        return text
+    return f"{text}{SPACE}±{SPACE}{number(error, error)}"
 
 
 def share(value: float | None) -> str:
@@ -95,7 +99,9 @@ def share(value: float | None) -> str:
         >>> share(0.07333), share(0.99666), share(1.0)
         ('7.33\xa0%', '99.7\xa0%', '100\xa0%')
     """
-    return ABSENT if value is None else f"{100 * value:.3g}{SPACE}%"
+    if value is None:
+        return ABSENT
+    return f"{100 * value:.3g}{SPACE}%"
 
 
 def plain(value: Any) -> Any:
@@ -112,4 +118,6 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, str):
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

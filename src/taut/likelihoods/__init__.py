@@ -1,10 +1,10 @@
 r"""Likelihoods $p(x \mid z)$, one class per kind of observation.
 
-Each is a normalised density or mass *of the datum in the user's own units*: standardizing happens
-inside, and its Jacobian is in the density because the location and the scale of the distribution
-are those of the user's data. A raw decoder output of zero means "like the marginal of the training
-data" (but for ``ContinuousBernoulli``, where it means uniform), so that training starts from the
-baseline.
+Each is a normalised density or mass *of the data point in the user's own units*: standardizing
+happens inside, and its Jacobian is in the density because the location and the scale of the
+distribution are those of the user's data. A raw decoder output of zero means "like the marginal of
+the training data" (but for ``ContinuousBernoulli``, where it means uniform), so that training
+starts from the baseline.
 
 Each takes the class of a network (or a ``functools.partial`` of one) as ``decoder``, from z (D,) to
 P parameters of each element, (P, \*event):

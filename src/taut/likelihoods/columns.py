@@ -321,7 +321,7 @@ def _elementwise(distribution: Distribution) -> constraints.Constraint:
 
 
 def reach_of(distribution: Distribution) -> constraints.Constraint | None:
-    r"""Returns where a density or a mass is not zero, for each element of a datum, (\*batch,
+    r"""Returns where a density or a mass is not zero, for each element of a data point, (\*batch,
     \*event).
 
     It is the support, but of families that leave a little beyond the range of the training

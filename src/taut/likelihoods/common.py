@@ -44,7 +44,7 @@ class LocationScale(Likelihood):
     ``learn_shape``.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$) or
             "per_datum" ($\sigma(z)$, decoded).
@@ -134,8 +134,8 @@ class Scale(nn.Module):
     def forward(self, decoded: Tensor) -> Tensor:
         """Returns the scale.
 
-        That of a whole datum is the mean of the last map that was decoded: it needs no network of
-        its own.
+        That of a whole data point is the mean of the last map that was decoded: it needs no network
+        of its own.
         """
         event = tuple(range(-self.event_dims, 0))
         raw = decoded[-1].mean(event, keepdim=True) if self.raw is None else self.raw

@@ -57,8 +57,8 @@ class _OfCounts(Likelihood):
             return log_mean
         if context is None:
             raise ValueError(
-                "library=True needs the context: how many counts a datum has in all is not for the "
-                "model to guess"
+                "library=True needs the context: how many counts a data point has in all is not "
+                "for the model to guess"
             )
         return log_mean + context[:, 0].view(-1, *(1 for _ in self.data_loc.shape))
 
@@ -142,7 +142,7 @@ class NegativeBinomial(_NegativeBinomial):
     1e-4, half a count in 5,000 data.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         dispersion: "per_feature" (one learned $r_i$ each) or "per_datum" ($r_i(z)$, decoded).
         library: Whether means are proportional to a row's total: the first column of the context is

@@ -27,7 +27,7 @@ class Bernoulli(Likelihood):
     0 or 1.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         decoder: Network from z to the logits, (1, \*event).
         context_dim: C.
@@ -47,8 +47,9 @@ class Bernoulli(Likelihood):
     ) -> None:
         super().__init__()
         self.event_dims = len(event_shape)
-        f = torch.zeros(*event_shape, 2) if log_frequencies is None else log_frequencies
-        self.register_buffer("offset", f[..., 1] - f[..., 0])
+        if log_frequencies is None:
+            log_frequencies = torch.zeros(*event_shape, 2)
+        self.register_buffer("offset", log_frequencies[..., 1] - log_frequencies[..., 0])
         self.decoder = decoder((latent_dim,), (1, *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
@@ -88,7 +89,7 @@ class Categorical(_OfLevels):
     the levels low, ..., high.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         low: The smallest level, or that of each element.
         high: The largest level, likewise: an element gives the levels beyond its own exactly zero.
@@ -118,7 +119,7 @@ class DiscretizedLogistic(Likelihood):
     of levels.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         low: The smallest level, or that of each element.
         high: The largest level, likewise.
@@ -192,7 +193,7 @@ class Binomial(Likelihood):
     An element that never leaves an end of its range in training starts within 1e-4 of it.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         low: The smallest level, or that of each element.
         high: The largest level, likewise.
@@ -292,5 +293,6 @@ def _log_frequencies(
     """
     last = torch.as_tensor(high - low)
     level = torch.arange(int(last.max()) + 1)
-    frequencies = torch.zeros(*event_shape, len(level)) if given is None else given
-    return frequencies.masked_fill(level > last[..., None], -torch.inf)
+    if given is None:
+        given = torch.zeros(*event_shape, len(level))
+    return given.masked_fill(level > last[..., None], -torch.inf)

@@ -127,7 +127,7 @@ class ContinuousBernoulli(Likelihood):
     It is the density that a cross-entropy on grey levels leaves unnormalised.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one data point.
         latent_dim: D.
         decoder: Network from z to the logits of $\lambda$, (1, \*event).
         context_dim: C.

@@ -83,7 +83,7 @@ class WarpedLevels(_Warped):
     levels.
 
     Args:
-        event_shape: Shape of one datum, (C,).
+        event_shape: Shape of one data point, (C,).
         latent_dim: D.
         low: The smallest level, or that of each element.
         high: The largest level, likewise.

@@ -6,7 +6,7 @@ Each is one line that says what is wrong, where, and how to fix it, and has an e
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 
 
 def shown(text: object) -> str:
@@ -15,6 +15,19 @@ def shown(text: object) -> str:
     """
     string = str(text)
     return string if string.isprintable() else ascii(string)
+
+
+def and_more(listed: Sized, most: int) -> str:
+    """Returns ' and ... more' for a list of which only the first ``most`` are named, if it is
+    longer.
+
+    Examples:
+        >>> and_more("abcde", 3), and_more("abc", 3)
+        (' and 2 more', '')
+    """
+    if len(listed) > most:
+        return f" and {len(listed) - most} more"
+    return ""
 
 
 class TautError(Exception):
@@ -107,4 +120,19 @@ def choose_from(word: str, known: Iterable[str]) -> str:
     """
     words = list(known)
     near = nearest(word, words)
-    return f"{near} Choose from {', '.join(words)}" if near else f"; choose from {', '.join(words)}"
+    if near:
+        return f"{near} Choose from {', '.join(words)}"
+    return f"; choose from {', '.join(words)}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns 'did you mean ...? ' with the known word nearest to a wrong one, or an empty text.
+
+    Examples:
+        >>> did_you_mean("count", ["counts", "X"]), did_you_mean("zzz", ["counts", "X"])
+        ('did you mean counts? ', '')
+    """
+    close = difflib.get_close_matches(word, list(known), n=1)
+    if close:
+        return f"did you mean {shown(close[0])}? "
+    return ""

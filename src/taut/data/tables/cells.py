@@ -25,6 +25,8 @@ DATE = re.compile(
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 TICKS = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 """Ticks of a timestamp's unit in a day."""
+HELD = {"text": "texts", "bool": "truth values", "number": "numbers", "date": "dates"}
+"""What cells of a family are called in messages."""
 
 
 class Cells(NamedTuple):
@@ -121,7 +123,7 @@ def read_cells(column: pa.ChunkedArray, tokens: Tokens) -> Cells | str:
             "date", "timestamp" if kind.tz is None else "timestamp UTC", days, tokens.days
         )
     else:
-        return f"holds {quoted(kind)} values, {_mend(kind)}"
+        return f"holds {quoted(kind)} values, {_remedy(kind)}"
     return cells._replace(declared=declared, order=order)
 
 
@@ -132,8 +134,8 @@ def as_numbers(texts: Sequence[str]) -> np.ndarray:
 
 
 def days_of(numbers: np.ndarray) -> np.ndarray:
-    """Returns integers such as 20240131 as days since 1970-01-01, NaN where one is no date of the
-    years 1800 to 2199.
+    """Returns integers such as 20240131 as days since 1970-01-01, NaN where one is not a date of
+    the years 1800 to 2199.
     """
     whole = np.where(
         np.isfinite(numbers) & (numbers == np.trunc(numbers)) & (np.abs(numbers) < 1e8), numbers, 0
@@ -219,18 +221,20 @@ def _days(ticks: pa.ChunkedArray, per_day: int) -> np.ndarray:
 
 def merged_order(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
     """Returns the longer of two orders of levels, or None if the shorter contradicts it."""
-    long, short = (one, other) if len(one) >= len(other) else (other, one)
+    short, long = sorted((one, other), key=len)
     if tuple(level for level in long if level in set(short)) == short:
         return long
     return None
 
 
 def _declared_order(column: pa.ChunkedArray) -> tuple[str, ...] | None:
-    order: tuple[str, ...] | None = ()
+    order: tuple[str, ...] = ()
     for chunk in column.chunks:
         levels = chunk.dictionary.to_pylist()
-        texts = map(_level_text, levels)
-        order = None if order is None else merged_order(order, tuple(texts))
+        merged = merged_order(order, tuple(map(_level_text, levels)))
+        if merged is None:
+            return None
+        order = merged
     return order
 
 
@@ -242,7 +246,7 @@ def _level_text(value: Any) -> str:
     return value_text(value)
 
 
-def _mend(kind: pa.DataType) -> str:
+def _remedy(kind: pa.DataType) -> str:
     import pyarrow as pa
 
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
@@ -250,6 +254,6 @@ def _mend(kind: pa.DataType) -> str:
     if pa.types.is_nested(kind):
         return "several in one cell; give each entry a column of its own"
     return (
-        'which are not supported; give them as text or numbers, or leave them out (kind = "id" in '
+        'which are not supported; give them as text or numbers, or omit them (kind = "id" in '
         "a schema file)"
     )

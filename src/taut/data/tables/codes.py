@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taut.data.tables.cells import (
+    HELD,
     TICKS,
     Cells,
     Tokens,
@@ -34,7 +35,7 @@ from taut.data.tables.oddities import (
 )
 from taut.data.tables.seen import some
 from taut.data.tables.words import nearest_to, quoted, value_text
-from taut.system.errors import DataError, UsageError, shown
+from taut.system.errors import DataError, UsageError, and_more, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +81,9 @@ def encode(
     for j, column in enumerate(modelled):
         if column.name not in places:
             continue
-        tokens = Tokens(missing_values, column.levels) if column.levels else further
+        tokens = further
+        if column.levels:
+            tokens = Tokens(missing_values, column.levels)
         cells = read_cells(table.column(places[column.name]), tokens)
         if isinstance(cells, str):
             problems.append(f"column {quoted(column.name)} {cells}")
@@ -135,9 +138,7 @@ def _header_problems(headers: list[str], columns: Sequence[Column]) -> list[str]
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(quoted(n) for n in names[:10]) + (
-        f" and {len(names) - 10} more" if len(names) > 10 else ""
-    )
+    return ", ".join(quoted(n) for n in names[:10]) + and_more(names, 10)
 
 
 def _numeric_codes(
@@ -156,7 +157,7 @@ def _number_codes(cells: Cells, column: Column) -> Coded:
     if cells.family in ("number", "null"):
         return _all_right(cells.numbers)
     if cells.family != "text":
-        return _all_wrong(cells, "truth values" if cells.family == "bool" else "dates")
+        return _all_wrong(cells, HELD[cells.family])
     plain = as_numbers(cells.texts)
     if column.notation:
         plain = np.where(np.isnan(plain), numbers_in(cells.texts, column.notation), plain)
@@ -169,7 +170,7 @@ def _day_codes(cells: Cells, column: Column) -> Coded:
     if cells.family in ("date", "null"):
         return _all_right(cells.numbers)
     if cells.family != "text":
-        return _all_wrong(cells, "truth values" if cells.family == "bool" else "numbers")
+        return _all_wrong(cells, HELD[cells.family])
     plain = as_days(cells.texts)[0]
     if column.notation:
         plain = np.where(np.isnan(plain), days_in(cells.texts, column.notation)[0], plain)
@@ -343,6 +344,6 @@ def _days_array(x: np.ndarray, gone: np.ndarray, column: Column) -> pa.Array:
     if beyond.any():
         raise DataError(
             f"{beyond.sum():,} values of {quoted(column.name)} are {x[beyond][0]:.3g} days from "
-            f"1970: no dates"
+            f"1970: not dates"
         )
     return pa.array(np.where(gone, 0, ticks).astype(f"int{width}"), mask=gone).cast(kind)

@@ -21,7 +21,7 @@ from taut.data.tables.dialect import NUMBER, before_header, plain, repeats_a_row
 from taut.data.tables.packed import unpacked, utf8
 from taut.data.tables.points import ungrouped, with_points
 from taut.data.tables.words import MISSING, quoted
-from taut.system.errors import DataError, UsageError, shown
+from taut.system.errors import DataError, UsageError, and_more, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,7 +92,9 @@ def read_csv(
         found.append("delimiter " + ("tab" if between == "\t" else repr(between)))
     if decimal is None and comma:
         found.append("decimal comma")
-    notes += ([f"read with {' and '.join(found)}"] if found else []) + told + unsure
+    if found:
+        notes.append(f"read with {' and '.join(found)}")
+    notes += told + unsure
     return table, [f"{where}: {note}" for note in notes]
 
 
@@ -171,7 +173,8 @@ def _parsed(
             )
         if not problems and rows != strict_rows:
             problems = [f"{failure}; check its quotes and line ends, or save it again"]
-        notes += [f"{blank} blank lines were skipped"] if blank else []
+        if blank:
+            notes.append(f"{blank} blank lines were skipped")
     if problems:
         raise DataError([f"{where}: {problem}" for problem in _name_problems(names) + problems])
     if named:
@@ -203,7 +206,7 @@ def _without_nameless(table: pa.Table, names: list[str]) -> tuple[pa.Table, list
         and pc.all(pc.equal(pc.utf8_trim_whitespace(table.column(-1)), "")).as_py()
     ):
         table, names = table.select(range(len(names) - 1)), names[:-1]
-        lines.append("each line ends with a delimiter; the empty last column was left out")
+        lines.append("each line ends with a delimiter; the empty last column was omitted")
     if (
         not names[0]
         and "index" not in names
@@ -252,8 +255,10 @@ def _names(
         return names, True, [f"the columns are named by their numbers, 0 to {len(names) - 1}"]
     if header is None and all(NUMBER.fullmatch(name) for name in names):
         some = shown(", ".join(names[:3])) + ", ..." * (len(names) > 3)
-        mend = "--no-header, or add a first line with names"
-        raise DataError(f"{where}: line 1 holds only numbers ({some}): a header is missing; {mend}")
+        raise DataError(
+            f"{where}: line 1 holds only numbers ({some}): a header is missing; --no-header, or "
+            f"add a first line with names"
+        )
     return names, True, []
 
 
@@ -266,12 +271,12 @@ def _name_problems(names: list[str]) -> list[str]:
     for i, name in enumerate(names):
         places.setdefault(name, []).append(i)
     empty = places.pop("", [])
-    index = " (pandas writes its index so: save with index=False)" if empty == [0] else ""
-    lines = (
-        [f"line 1: columns {_listing(empty)} (from 0) have no name; name or remove them{index}"]
-        if empty
-        else []
-    )
+    lines = []
+    if empty:
+        index = " (pandas writes its index so: save with index=False)" if empty == [0] else ""
+        lines.append(
+            f"line 1: columns {_listing(empty)} (from 0) have no name; name or remove them{index}"
+        )
     for name, repeated in places.items():
         if len(repeated) > 1:
             lines.append(
@@ -282,8 +287,7 @@ def _name_problems(names: list[str]) -> list[str]:
 
 
 def _listing(places: list[int]) -> str:
-    more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
-    return ", ".join(map(str, places[:LISTED])) + more
+    return ", ".join(map(str, places[:LISTED])) + and_more(places, LISTED)
 
 
 def _strictly(data: bytes, delimiter: str, width: int) -> tuple[int, int, list[str]]:
@@ -295,7 +299,7 @@ def _strictly(data: bytes, delimiter: str, width: int) -> tuple[int, int, list[s
     try:
         for row in reader:
             rows += 1
-            # before the header, a blank line is no missing entry
+            # before the header, a blank line is not a missing entry
             if not row and (width > 1 or rows == blank + 1):
                 blank += 1
             elif len(row) != width and row:
@@ -317,11 +321,9 @@ def _ragged(ragged: list[tuple[int, int]], rows: int, width: int, delimiter: str
     if len(ragged) == rows > 1 and len(widths) == 1:
         found = widths.pop()
         names = "name every column" if found > width else "remove the names without a column"
-        comma = (
-            ", or --delimiter ';' if its commas separate no columns"
-            if delimiter == "," and width == 1
-            else ""
-        )
+        comma = ""
+        if delimiter == "," and width == 1:
+            comma = ", or --delimiter ';' if its commas separate no columns"
         return [
             f"line 1: the header has {_fields(width)}, but every row has {_fields(found)}; "
             f"{names}{comma}"
@@ -332,11 +334,9 @@ def _ragged(ragged: list[tuple[int, int]], rows: int, width: int, delimiter: str
         f"{more if found > width else 'complete the row'}"
         for line, found in ragged[:LISTED]
     ]
-    return lines + (
-        [f"{len(ragged) - LISTED} more rows have too few or too many fields"]
-        if len(ragged) > LISTED
-        else []
-    )
+    if len(ragged) > LISTED:
+        lines.append(f"{len(ragged) - LISTED} more rows have too few or too many fields")
+    return lines
 
 
 def _fields(count: int) -> str:

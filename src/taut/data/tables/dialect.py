@@ -135,14 +135,11 @@ def _without_comments(data: bytes) -> tuple[bytes, list[str]]:
     # numpy.savetxt(header=...) writes it so
     if _is_header(names.decode(), first.decode(errors="ignore")):
         return names + b"\n" + COMMENT.sub(b"", body), ["line 1 names the columns behind a #"]
-    skipped = (
-        len(COMMENT.findall(data))
-        if b'"' not in data
-        else data[: len(data) - len(body)].count(b"\n")
-    )
-    return (COMMENT.sub(b"", data) if b'"' not in data else body), [
-        f"{skipped} lines that begin with # were skipped"
-    ]
+    if b'"' in data:
+        skipped = data[: len(data) - len(body)].count(b"\n")
+    else:
+        skipped, body = len(COMMENT.findall(data)), COMMENT.sub(b"", data)
+    return body, [f"{skipped} lines that begin with # were skipped"]
 
 
 def _is_header(names: str, first: str) -> bool:
@@ -160,7 +157,9 @@ def _has_blanks(data: bytes, asked: bool) -> bool:
     """
     text = data[:SAMPLE_BYTES].decode(errors="ignore")
     lines = text.splitlines()[:2000]
-    lines = [line for line in (lines if len(data) <= len(text) else lines[:-1]) if line.strip()]
+    if len(data) > len(text):
+        lines = lines[:-1]
+    lines = [line for line in lines if line.strip()]
     if asked:
         return True
     if len(lines) < 2 or any(c in line for line in lines[:20] for c in ";\t|"):

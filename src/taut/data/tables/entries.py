@@ -24,9 +24,10 @@ def entry_problems(header: str, entry: Mapping[str, Any]) -> list[str]:
     if word is not None and word not in KINDS:
         lines.append(unknown("kind", word, KINDS))
     else:
-        kind = KINDS.get(word) if word is not None else None
-        problem = _level_problem(kind, entry)
-        lines += ([problem] if problem else []) + _number_problems(kind, entry)
+        kind = KINDS.get(word or "")
+        if problem := _level_problem(kind, entry):
+            lines.append(problem)
+        lines += _number_problems(kind, entry)
     return [say + line for line in lines]
 
 
@@ -72,8 +73,9 @@ def _number_problems(kind: Kind | None, entry: Mapping[str, Any]) -> list[str]:
 def _belongs(keys: tuple[str, ...]) -> str:
     """Returns the line about keys that do not belong to the kind."""
     words, name = words_that_take(keys[0]), " and ".join(keys)
-    it = "it" if name == "step" else "them"
-    belong = "belongs" if name == "step" else "belong"
+    belong, it = "belong", "them"
+    if name == "step":
+        belong, it = "belongs", "it"
     if len(words) == 1:
         return f'{name} {belong} to the kind {words[0]}; set kind = "{words[0]}", or remove {it}'
     listed = " and ".join([", ".join(words[:-1]), words[-1]])

@@ -3,20 +3,20 @@
 It follows from all its values, never from the first rows alone; the first rule that fits decides:
 
 1.  none; times, durations, lists, records, bytes; an infinity: refused, saying what to do
-2.  one value: constant, left out, noted
+2.  one value: constant, omitted, noted
 3.  texts that are all numbers, or all ISO dates: what such numbers or dates are
 4.  an ordered categorical: ordinal (binary if it has two levels)
 5.  two texts, truth values or integers: binary; levels sorted: false < true, no < yes
-6.  texts, a name such as ``user_id``: id, left out, noted
+6.  texts, a name such as ``user_id``: id, omitted, noted
 7.  texts that are 20 or more different numbers, or dates, but for 5 %: refused, saying which
-8.  texts, more than 50 of which more than half differ: id, left out, noted
+8.  texts, more than 50 of which more than half differ: id, omitted, noted
 9.  texts, or the numbers of a categorical: category; refused beyond 1,000 levels
 10. dates and times: date, days since 1970-01-01 in UTC
 11. integers that all differ, with a name such as ``id``; or 50 or more, none missing, and on
-    average no gap above 3; any from 2^53 on: id, left out, noted
+    average no gap above 3; any from 2^53 on: id, omitted, noted
 12. integers such as 20240131 that are all dates, 50 or more: date, noted
 13. integers that span fewer than 256: levels
-14. integers of which one repeats far above 9 others (0 beside incomes): mixed, a density, and that
+14. integers of which one repeats far above 9 others (0 among incomes): mixed, a density, and that
     one with a probability
 15. integers from near 0, skewed to the right: count
 16. other integers from 0, at most 65,536 steps of their grid: levels
@@ -106,7 +106,7 @@ def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None
         return None
     if id_name or (texts.count > 50 and texts.share_different > 0.5):
         notes.append(
-            f'{label} looks like an id, left out; kind = "category" in a schema file keeps it{hint}'
+            f'{label} looks like an id, omitted; kind = "category" in a schema file keeps it{hint}'
         )
         return "id"
     if texts.distinct > MAX_CATEGORIES:
@@ -124,7 +124,7 @@ def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None
     if large:
         keep = 'give it as text with kind = "category" in a schema file to keep it'
         notes.append(
-            f"{label} looks like an id, left out: no float tells its integers from 2^53 on apart; "
+            f"{label} looks like an id, omitted: no float tells its integers from 2^53 on apart; "
             f"{keep}"
         )
         return "id"
@@ -132,8 +132,7 @@ def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None
         is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)
     ):
         notes.append(
-            f'{label} looks like an id, left out; kind = "count" or "real" in a schema file keeps '
-            f"it"
+            f'{label} looks like an id, omitted; kind = "count" or "real" in a schema file keeps it'
         )
         return "id"
     if _is_yyyymmdd(numbers):
@@ -174,7 +173,7 @@ def too_many(label: str, distinct: int) -> str:
     """Returns the line about a column of too many texts."""
     number = f"more than {CAP - 1:,}" if distinct == CAP else f"{distinct:,}"
     ways = (
-        'join levels until at most 1,000 are left, or leave the column out with kind = "id" in a '
+        'join levels until at most 1,000 are left, or omit the column with kind = "id" in a '
         "schema file"
     )
     return f"column {label} holds {number} different texts, too many for a category; {ways}"

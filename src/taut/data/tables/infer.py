@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taut.data.tables.cells import Tokens, as_numbers, days_of, read_cells
+from taut.data.tables.cells import HELD, Tokens, as_numbers, days_of, read_cells
 from taut.data.tables.codes import decode, encode
 from taut.data.tables.column import Column
 from taut.data.tables.entries import entry_problems
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "MISSING", "Column", "decode", "encode", "from_toml", "infer", "to_toml"]
 
 CONSTANT = " is constant ("
-HELD = {"text": "texts", "bool": "truth values", "number": "numbers", "date": "dates"}
 LISTED = 3  # columns of which each gets a line of its own
 
 
@@ -111,22 +110,20 @@ def infer(
 
 def _condensed(notes: list[str]) -> list[str]:
     """Many columns that do not vary, such as the border of images, are one line."""
-    constant = [note for note in notes if CONSTANT in note and note.endswith(", left out")]
+    constant = [note for note in notes if CONSTANT in note and note.endswith(", omitted")]
     if len(constant) <= LISTED:
         return notes
     names = [note.partition(CONSTANT)[0] for note in constant]
     first = notes.index(constant[0])
     others = [note for note in notes if note not in set(constant)]
-    told = f"{len(constant)} columns are constant, left out: {', '.join(names[:3])}, ..."
+    told = f"{len(constant)} columns are constant, omitted: {', '.join(names[:3])}, ..."
     return [*others[:first], told, *others[first:]]
 
 
 def _header_problems(headers: list[str], given: Mapping[str, Any], where: str) -> list[str]:
     lines = []
     if nameless := [i for i, header in enumerate(headers) if not header.strip()]:
-        pandas = (
-            "; pandas writes its index so, which index=False leaves away" if nameless == [0] else ""
-        )
+        pandas = "; pandas writes its index so: save with index=False" if nameless == [0] else ""
         lines.append(
             f"column {', '.join(map(str, nameless[:10]))} (from 0) has no name; give it one, or "
             f"remove it{pandas}"
@@ -164,7 +161,9 @@ def _column(
         problems.append(f"column {label}: kind {word} {misfit}")
         return None
     word = word or guess(seen, view, notes, problems)
-    column = None if word is None else _built(seen, view, KINDS[word], entry, problems)
+    if word is None:
+        return None
+    column = _built(seen, view, KINDS[word], entry, problems)
     if column is None:
         return None
     return _noted(column, seen, view, notes, problems)
@@ -181,7 +180,7 @@ def _noted(column: Column, seen: Seen, view: View, notes: list[str], problems: l
         notes += precision_notes(label, column, problems) + circle_notes(label, column)
     elif column.kind == "constant":
         gone = f"; {seen.missing:,} of {seen.rows:,} values missing" if seen.missing else ""
-        notes.append(f"{label}{CONSTANT}{column.describe()[1]}{gone}), left out")
+        notes.append(f"{label}{CONSTANT}{column.describe()[1]}{gone}), omitted")
     return column
 
 
@@ -209,7 +208,7 @@ def _viewed(seen: Seen, kind: Kind | None) -> View:
 def _may_be_levels(seen: Seen) -> bool:
     """A few texts such as 4dr and 5dr name things.
 
-    %, and a currency, are of numbers, and so is a unit beside many.
+    %, and a currency, are of numbers, and so is a unit next to many.
     """
     worn = affix(seen.texts.dress.notation)
     return (

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS"]
 
 REAL = 'kind = "real"'
-LARGE_MEND = 'leave the column out with kind = "id" in a schema file, or divide it'
+LARGE_REMEDY = 'omit the column with kind = "id" in a schema file, or divide it'
 
 # --- Levels ---------------------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ class Count(Number):
         if numbers.high >= 2**53:
             return (
                 f"holds integers up to {numbers.high:.3g}, which no float tells apart from 2^53 "
-                f'on; leave the column out (kind = "id"), or divide it'
+                f'on; omit the column (kind = "id"), or divide it'
             )
         return ""
 
@@ -105,14 +105,16 @@ class Count(Number):
 
     def wrong(self, column: Column, x: np.ndarray) -> list[Odd]:
         large = "integers from 2^53 on, which floats do not tell apart"
-        return [*super().wrong(column, x), (np.isfinite(x) & (x >= 2.0**53), large, LARGE_MEND)]
+        return [*super().wrong(column, x), (np.isfinite(x) & (x >= 2.0**53), large, LARGE_REMEDY)]
 
     def foreign(self, column: Column, x: np.ndarray) -> list[Odd]:
         finite = np.isfinite(x)
         small = x[finite].min(initial=0) >= 0 and x[finite].max(initial=0) < 20
-        mend = "they look log-normalised: give raw counts" if small else "give raw counts"
+        remedy = "give raw counts"
+        if small:
+            remedy = f"they look log-normalised: {remedy}"
         return [
-            (finite & (x != np.trunc(x)), "not integers", mend),
+            (finite & (x != np.trunc(x)), "not integers", remedy),
             (finite & (x < 0), "negative", "give raw counts"),
         ]
 
@@ -182,8 +184,8 @@ class Levels(Number):
     def foreign(self, column: Column, x: np.ndarray) -> list[Odd]:
         finite = np.isfinite(x)
         if column.step in (0.0, 1.0):
-            mend = f"correct them, or train with {REAL}"
-            return [(finite & (x != np.trunc(x)), "not integers", mend)]
+            remedy = f"correct them, or train with {REAL}"
+            return [(finite & (x != np.trunc(x)), "not integers", remedy)]
         off = f"not on the grid of steps of {column.step:g}"
         return [(finite & self._off_grid(column, x), off, f"train with {REAL}")]
 
@@ -331,8 +333,9 @@ def _atoms_text(column: Column) -> str:
     held = ", ".join(number_text(atom, column.type) for atom in column.atoms[:2])
     if len(column.atoms) == 1:
         return f", and {held} itself"
-    more = ", ..." if len(column.atoms) > 2 else ""
-    return f", and {held}{more} themselves"
+    if len(column.atoms) > 2:
+        held += ", ..."
+    return f", and {held} themselves"
 
 
 # --- Columns that no model sees -------------------------------------------------------------------
@@ -340,23 +343,23 @@ def _atoms_text(column: Column) -> str:
 
 class Id(Kind):
     word = "id"
-    told = "left out"
+    told = "omitted"
     modelled = False
 
     def held(self, column: Column) -> str:
-        return "left out"
+        return "omitted"
 
 
 class Constant(Kind):
     word = "constant"
-    told = "left out"
+    told = "omitted"
     modelled = False
     cells = ("text", "bool", "number", "date")
 
     def refuses(self, numbers: Numbers, distinct: int) -> str:
         if distinct <= 1:
             return ""
-        return 'needs one value, but it holds several; kind = "id" leaves it out'
+        return 'needs one value, but it holds several; kind = "id" omits it'
 
     def held(self, column: Column) -> str:
         if column.levels:

@@ -151,7 +151,7 @@ def numbers_in(texts: Sequence[str], notation: str) -> np.ndarray:
 
 
 def days_in(texts: Sequence[str], notation: str) -> tuple[np.ndarray, str]:
-    """Returns each text as days since 1970-01-01 in UTC, NaN where it is no date of a notation.
+    """Returns each text as days since 1970-01-01 in UTC, NaN where it is not a date of a notation.
 
     And their ``Column.type``.
     """
@@ -229,7 +229,7 @@ def _of_numbers(texts: Sequence[str]) -> Dress:
     matches = [m for t in texts if (m := _matched(t)) is not None]
     worn = Counter((m["prefix"] or "", m["suffix"] or "") for m in matches)
     dressed = {pair: n for pair, n in worn.items() if pair != ("", "")}
-    prefix, suffix = max(dressed, key=lambda pair: dressed[pair]) if dressed else ("", "")
+    prefix, suffix = max(dressed, key=lambda pair: dressed[pair], default=("", ""))
     bracketed = any(m["open"] for m in matches)
     decimal, why = _decimal([m["body"] for m in matches], prefix + suffix, bracketed)
     if why or not decimal:
@@ -238,7 +238,7 @@ def _of_numbers(texts: Sequence[str]) -> Dress:
 
 
 def _decimal(bodies: Sequence[str], worn: str, bracketed: bool) -> tuple[str, str]:
-    """Returns the decimal mark (nothing where these are no numbers), or why it cannot be told."""
+    """Returns the decimal mark (nothing where these are not numbers), or why it cannot be told."""
     sure: dict[str, str] = {}
     doubtful: dict[str, str] = {}
     wrong = 0
@@ -334,8 +334,9 @@ def _time(found: dict[str, str | None], order: str) -> datetime.datetime:
     if found.get("a") is not None:
         if order == "YMD":
             raise ValueError("the order of day and month is not known")
-        first, second = int(found["a"] or 0), int(found["b"] or 0)
-        day, month = (first, second) if order == "DMY" else (second, first)
+        day, month = int(found["a"] or 0), int(found["b"] or 0)
+        if order != "DMY":
+            day, month = month, day
     elif found.get("q") is not None:
         day, month = 1, 3 * int(found["q"] or 1) - 2
     else:
@@ -351,7 +352,9 @@ def _time(found: dict[str, str | None], order: str) -> datetime.datetime:
     if half:
         if not 1 <= hour <= 12:
             raise ValueError("no such hour")
-        hour = hour % 12 + (12 if half == "p" else 0)
+        hour %= 12
+        if half == "p":
+            hour += 12
     moment = moment.replace(
         hour=hour, minute=int(found["minute"] or 0), second=int(found["second"] or 0)
     )
@@ -360,7 +363,10 @@ def _time(found: dict[str, str | None], order: str) -> datetime.datetime:
     if zone[0] in "+-":
         digits = zone[1:].replace(":", "").ljust(4, "0")
         shift = datetime.timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-        moment -= shift if zone[0] == "+" else -shift
+        if zone[0] == "+":
+            moment -= shift
+        else:
+            moment += shift
     return moment
 
 

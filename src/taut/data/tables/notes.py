@@ -61,8 +61,8 @@ ABSENT = SUSPICIOUS | {
 """What stands for a missing entry, wherever it stands; and what does so among numbers."""
 FROM_0 = "(from 0, header not counted)"
 MANY, FEW = 20, 0.05
-"""So many different numbers are no levels, and such a share of other texts among them are mistakes,
-or stand for missing.
+"""So many different numbers are not levels, and such a share of other texts among them are
+mistakes, or stand for missing.
 """
 
 
@@ -126,7 +126,7 @@ def strays(seen: Seen) -> str:
 def disguise(seen: Seen) -> str:
     """Returns why a column of texts that nearly are numbers or dates is neither; else nothing."""
     texts = seen.texts
-    keep = 'kind = "category" or "id" in a --schema FILE keeps the texts or leaves them out'
+    keep = 'kind = "category" or "id" in a --schema FILE keeps or omits the texts'
     if texts.dress.problem:
         return f"{texts.dress.problem}; {keep}"
     held = list(texts.counts)
@@ -187,11 +187,9 @@ def dress_notes(label: str, seen: Seen, view: View) -> list[str]:
         return []
     if view.family == "number":
         read = value_text(float(numbers_in([text], notation)[0]))
-        without = (
-            f"; {texts.plain[0]:,} values are without {quoted(affix(notation))}"
-            if affix(notation) and texts.plain[0]
-            else ""
-        )
+        without = ""
+        if affix(notation) and texts.plain[0]:
+            without = f"; {texts.plain[0]:,} values are without {quoted(affix(notation))}"
         return [f"{label} holds numbers such as {quoted(text)}, read as {read}{without}"]
     if notation == "YMD":
         return [

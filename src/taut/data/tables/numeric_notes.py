@@ -13,6 +13,7 @@ import torch
 from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema
 from taut.data.tables.words import float_storage, quoted
+from taut.system.errors import and_more
 
 __all__ = ["number_notes", "spread"]
 
@@ -37,7 +38,9 @@ def spread(values: np.ndarray) -> tuple[float, float]:
     if high > low:
         return float(median), float(high - low)
     others = values[values != median]
-    low, high = np.quantile(others, [0.25, 0.75]) if len(others) >= 8 else (0.0, 0.0)
+    if len(others) < 8:
+        return float(median), 0.0
+    low, high = np.quantile(others, [0.25, 0.75])
     return float(median), float(high - low)
 
 
@@ -78,13 +81,11 @@ def _wild(rows: Rows, some: np.ndarray, schema: Schema) -> list[str]:
     if not len(wild):
         return []
     worst = wild[times[wild].argmax()]
-    more = f" and {len(wild) - 1} more" if len(wild) > 1 else ""
     label = _label(schema, int(real[worst]))
     return [
-        f"{label}{more}: the largest |x - median| is {times[worst]:.2g} times the quartiles' "
-        f"distance; "
-        "correct it if it is a slip of a digit or a unit, since a model spends its means on such "
-        "values"
+        f"{label}{and_more(wild, 1)}: the largest |x - median| is {times[worst]:.2g} times the "
+        f"quartiles' distance; correct it if it is a slip of a digit or a unit, since a model "
+        f"spends its means on such values"
     ]
 
 
@@ -98,11 +99,10 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
     codes = codes[np.isfinite(codes).all(1)]
     if not 2 <= len(numeric) <= MOST or len(codes) < 2 * len(numeric) + 20:
         return []
-    x = (
-        np.column_stack([columns[i].values(code) for i, code in zip(numeric, codes.T, strict=True)])
-        if columns
-        else codes
-    )
+    x = codes
+    if columns:
+        each = zip(numeric, codes.T, strict=True)
+        x = np.column_stack([columns[i].values(code) for i, code in each])
     mean, scale = x.mean(0), x.std(0)
     z = (x - mean) / np.where(scale > 0, scale, 1.0)
     coarse = np.array([_rounding(value, code) for value, code in zip(x.T, codes.T, strict=True)])
@@ -118,20 +118,19 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
         rounding = coarse[j] + float(np.abs(slopes) @ coarse[used])
         if used and rest <= min(rounding, 0.05 * scale[j]):
             constant = mean[j] - mean[used] @ slopes
-            constant = (
-                0.0
-                if abs(constant) <= rounding
-                else round(constant, math.ceil(-math.log10(rounding)))
-            )
+            if abs(constant) <= rounding:
+                constant = 0.0
+            else:
+                constant = round(constant, math.ceil(-math.log10(rounding)))
             found.append(_formula(schema, numeric[j], [numeric[i] for i in used], slopes, constant))
     if not found:
         return []
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    how = 'leave it out (kind = "id" in a --schema FILE)' if columns else "leave it out"
+    how = "omit it"
+    if columns:
+        how += ' (kind = "id" in a --schema FILE)'
     return [
-        f"{'; '.join(found[:3])}{more}, to the last digit: a density of such columns has no bound, "
-        f"and a gap is better filled by "
-        f"the formula: {how} and compute it afterwards"
+        f"{'; '.join(found[:3])}{and_more(found, 3)}, to the last digit: a density of such columns "
+        f"has no bound, and a gap is better filled by the formula: {how} and compute it afterwards"
     ]
 
 
@@ -149,13 +148,17 @@ def _rounding(values: np.ndarray, codes: np.ndarray) -> float:
     )
 
 
+def _sign(number: float) -> str:
+    return " - " if number < 0 else " + "
+
+
 def _formula(schema: Schema, j: int, used: list[int], slopes: np.ndarray, constant: float) -> str:
     if len(used) > 3:
         return f"{_label(schema, j)} is a linear function of {len(used)} other columns"
     text = ""
     for slope, i in zip(slopes, used, strict=True):
         size = "" if abs(abs(slope) - 1) < 1e-4 else f"{abs(slope):.5g} "
-        text += f"{' - ' if slope < 0 else ' + '}{size}{_label(schema, i)}"
+        text += f"{_sign(slope)}{size}{_label(schema, i)}"
     if constant:
-        text += f"{' - ' if constant < 0 else ' + '}{abs(constant):.10g}"
+        text += f"{_sign(constant)}{abs(constant):.10g}"
     return f"{_label(schema, j)} = {text.removeprefix(' + ').strip()}"

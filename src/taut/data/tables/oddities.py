@@ -31,9 +31,9 @@ def wrong_type(coded: Coded, column: Column, first_row: int) -> list[str]:
         return []
     text = coded.texts[coded.wrong[rows[0]]]
     first = f"the first ({quoted(text)}) in row {first_row + rows[0]} (from 0, header not counted)"
-    mend = "correct them, or list what means missing in --missing-values"
+    remedy = "correct them, or list what means missing in --missing-values"
     share = _share(len(rows), coded.values, column)
-    return [f"{share} are not {column.rules.needs}, {first}; {mend}"]
+    return [f"{share} are not {column.rules.needs}, {first}; {remedy}"]
 
 
 def wrong_values(x: np.ndarray, column: Column, first_row: int) -> list[str]:
@@ -52,11 +52,11 @@ def odd_values(x: np.ndarray, column: Column, first_row: int) -> list[str]:
 
     Their family gives them little mass, but not none.
     """
-    mend = (
+    remedy = (
         "log p(x) of their rows is finite, but low; train with {} in a schema file to expect them"
     )
     return [
-        _found(x, marked, what, mend.format(how), column, first_row)
+        _found(x, marked, what, remedy.format(how), column, first_row)
         for marked, what, how in column.rules.odd(column, x)
         if marked.any()
     ]
@@ -67,8 +67,8 @@ def infinite(x: np.ndarray, column: Column, first_row: int) -> list[str]:
     marked = np.isinf(x)
     if not marked.any():
         return []
-    mend = "replace them, or list inf or -inf in --missing-values"
-    return [_found(x, marked, "infinite", mend, column, first_row)]
+    remedy = "replace them, or list inf or -inf in --missing-values"
+    return [_found(x, marked, "infinite", remedy, column, first_row)]
 
 
 def drift(x: np.ndarray, column: Column) -> list[str]:
@@ -86,14 +86,14 @@ def drift(x: np.ndarray, column: Column) -> list[str]:
 
 
 def _found(
-    x: np.ndarray, marked: np.ndarray, what: str, mend: str, column: Column, first_row: int
+    x: np.ndarray, marked: np.ndarray, what: str, remedy: str, column: Column, first_row: int
 ) -> str:
     row = int(marked.argmax())
     extreme = (
         f"largest {x[marked].max():.6g}, first {x[row]:.6g} in row {first_row + row} (from 0, "
         f"header not counted)"
     )
-    return f"{_share(int(marked.sum()), x, column)} are {what} ({extreme}); {mend}"
+    return f"{_share(int(marked.sum()), x, column)} are {what} ({extreme}); {remedy}"
 
 
 def _share(count: int, x: np.ndarray, column: Column) -> str:

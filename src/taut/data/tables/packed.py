@@ -113,10 +113,10 @@ def utf8(data: bytes, encoding: str | None, where: str) -> bytes:
     data = data.removeprefix(b"\xef\xbb\xbf")
     if (at := data.find(b"\0")) >= 0:
         sample = data[: 2**10]
-        mend = "it is damaged or no text: write it again as text"
+        remedy = "it is damaged or not text: write it again as text"
         if at == 0 or sample.count(b"\0") > len(sample) / 4:
-            mend = f"--encoding utf-16-{'le' if at else 'be'} if it is that"
-        raise DataError(f"{where}: line {_line(data, at)}: holds a NUL byte; {mend}")
+            remedy = f"--encoding utf-16-{'le' if at else 'be'} if it is that"
+        raise DataError(f"{where}: line {_line(data, at)}: holds a NUL byte; {remedy}")
     try:
         if not data.isascii():
             data.decode()

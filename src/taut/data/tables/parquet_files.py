@@ -125,7 +125,7 @@ def _common(kinds: Sequence[Any]) -> Any:
     kinds = [kind for kind in kinds if not pa.types.is_null(kind)] or [pa.null()]
     if len(set(map(str, kinds))) == 1:
         return kinds[0]
-    plain = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
+    plain = [plain_type(kind) for kind in kinds]
     tests = pa.types
     if all(tests.is_integer(kind) for kind in plain):
         return pa.int64()
@@ -157,11 +157,20 @@ def promoted(column: pa.ChunkedArray, kind: Any) -> pa.ChunkedArray:
     return column.cast(kind, safe=not pa.types.is_floating(kind))
 
 
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of the values of a column, also of one that is stored by a dictionary."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    return kind
+
+
 def check_texts(table: pa.Table, file: Path, group: int) -> None:
     import pyarrow as pa
 
     for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        kind = plain_type(column.type)
         if not (
             pa.types.is_string(kind)
             or pa.types.is_large_string(kind)

@@ -25,6 +25,7 @@ from taut.data.tables.cells import Tokens, read_cells
 from taut.data.tables.column import Column
 from taut.data.tables.infer import decode, encode, from_toml, infer
 from taut.data.tables.parquet import row_groups
+from taut.data.tables.parquet_files import plain_type
 from taut.data.tables.parquet_rows import ParquetRows
 from taut.data.tables.words import float_storage
 from taut.system.errors import DataError, UsageError, nearest, shown
@@ -143,7 +144,7 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
             f"(taut check DATA --out FILE)"
         ]
     if wrong:
-        raise DataError([*wrong, *_left_out(notes)])
+        raise DataError([*wrong, *_omitted(notes)])
     for wanted in asked.condition:
         if wanted not in modelled:
             known = ", ".join(shown(m) for m in modelled[:20])
@@ -168,17 +169,17 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
 
 @contextmanager
 def _causes(notes: Sequence[str]) -> Iterator[None]:
-    """Too few different rows may be so because of what was left out, which is said with
+    """Too few different rows may be so because of what was omitted, which is said with
     the error.
     """
     try:
         yield
     except DataError as error:
-        raise DataError([*error.problems, *_left_out(notes)]) from error
+        raise DataError([*error.problems, *_omitted(notes)]) from error
 
 
-def _left_out(notes: Iterable[str]) -> list[str]:
-    return [note for note in notes if "left out" in note or "read as a category" in note]
+def _omitted(notes: Iterable[str]) -> list[str]:
+    return [note for note in notes if "omitted" in note or "read as a category" in note]
 
 
 def check_table(source: Any, schema: Schema, name: str) -> tuple[Rows, list[str], Any]:
@@ -227,7 +228,7 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
         assert not isinstance(cells, str)  # it was read before
         if not cells.missing.any():
             continue
-        kind = old.type.value_type if pa.types.is_dictionary(old.type) else old.type
+        kind = plain_type(old.type)
         new = filled.column(j)
         if not new.type.equals(kind) and pa.types.is_integer(kind):
             new = pc.round(new)

@@ -63,7 +63,9 @@ class Numbers:
             max(self.high, float(values.max())),
         )
         # of dates the day counts, whatever the time
-        whole = np.floor(values) if 0 in self.sentinels else values
+        whole = values
+        if 0 in self.sentinels:
+            whole = np.floor(values)
         inner = values[~np.isin(whole, list(self.sentinels))]
         if len(inner) < len(values):
             self.sentinels = {
@@ -102,7 +104,9 @@ class Numbers:
         """Returns mean and standard deviation of x, then of log x (NaN unless every x
         is positive).
         """
-        blocks = [*self._blocks, *([_moments(self._rest)] if len(self._rest) else [])]
+        blocks = list(self._blocks)
+        if len(self._rest):
+            blocks.append(_moments(self._rest))
         counts = np.array([b[0] for b in blocks], np.float64)
         moments: list[float] = []
         # numbers near the end of float64 are refused later
@@ -146,7 +150,7 @@ class Texts:
         self.plain: tuple[int, str] = (0, "")  # how many values wear no dress, and one of them
         self.dressed: tuple[int, str] = (0, "")  # how many do
         self.integers = True
-        self.padded = ""  # the first text such as 007, which is no longer itself as a number
+        self.padded = ""  # the first text such as 007, which does not stay itself as a number
         self.first_other: dict[
             str, tuple[int, str]
         ] = {}  # of "number" and "date": the first text that is none, and its row
@@ -212,8 +216,8 @@ class Texts:
         return len(self.counts)
 
     def unread(self, what: str) -> list[str]:
-        """Returns the different texts that are no number, or no date (those counted, in the order
-        of their rows).
+        """Returns the different texts that are not numbers, or not dates (those counted, in the
+        order of their rows).
         """
         held = list(self.counts)
         plain = as_numbers(held) if what == "number" else as_days(held)[0]
@@ -283,7 +287,9 @@ class Seen:
 
 
 def _moments(x: np.ndarray) -> tuple[int, float, float, float, float]:
-    log = np.log(x) if x.min() > 0 else np.full(len(x), np.nan)
+    log = np.full(len(x), np.nan)
+    if x.min() > 0:
+        log = np.log(x)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, log_mean = float(x.mean()), float(log.mean())
         return (

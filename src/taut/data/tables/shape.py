@@ -1,4 +1,4 @@
-"""What the numbers of a column look like beside their mean: the grid they lie on, values that
+"""What the numbers of a column look like besides their mean: the grid they lie on, values that
 repeat, sharp ends, an offset.
 
 Each rule asks for evidence from enough rows, so that a small table, or a fold of it, is not
@@ -77,15 +77,15 @@ def num_steps(numbers: Numbers, step: float) -> float:
 
 
 def few_values(numbers: Numbers, step: float) -> bool:
-    """Returns whether numbers that are no integers are levels.
+    """Returns whether numbers that are not integers are levels.
 
     On a grid, with ten rows or more for each value.
     """
     if numbers.count < MIN_ROWS or numbers.capped_at is not None:
         return False
     # what one value repeats says nothing of the others
-    beside = numbers.count - numbers.most_common[1]
-    enough = 10 * numbers.distinct <= numbers.count and 5 * numbers.distinct <= beside
+    others = numbers.count - numbers.most_common[1]
+    enough = 10 * numbers.distinct <= numbers.count and 5 * numbers.distinct <= others
     return enough and num_steps(numbers, step) < MAX_LEVELS
 
 
