@@ -247,7 +247,6 @@ def _makes_itself(thing: Any) -> bool:
 
 def _plain(text: str, fields: bool) -> str:
     text = re.sub(r"^References: ((?:.|\n(?!\n))+)\.$", _cited, text, flags=re.MULTILINE)
-    text = re.sub(r"^Fails:$", "Raises:", text, flags=re.MULTILINE)
     return re.sub(r"^Args:$", "Attributes:", text, flags=re.MULTILINE) if fields else text
 
 

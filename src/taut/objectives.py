@@ -121,7 +121,7 @@ class ELBO(Objective):
         ``value`` is the plain ELBO, whatever beta, warm-up and free bits do. The gradient is
         unbiased for the surrogate.
 
-    Fails:
+    Raises:
         ValueError: the posterior cannot be reparameterized, or free bits are asked of one that does
             not factorise.
 
@@ -190,7 +190,7 @@ class IWAE(Objective):
 @dataclass(frozen=True)
 class StickingTheLanding(Objective):
     r"""Creates the ELBO with the path derivative alone: the score $\nabla \log q$, which is zero in
-    expectation, is left out.
+    expectation, is omitted.
 
     Bound:
         ``value`` is the ELBO. The gradient is unbiased, and zero for every sample where q is the

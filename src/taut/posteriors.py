@@ -56,7 +56,7 @@ class DiagonalNormal(Posterior):
         context_dim: C.
         data_loc: Mean of the training data, in the user's units.
         data_scale: Standard deviation of the training data, likewise.
-        features: What the encoder sees of a datum, in place of its standardized values.
+        features: What the encoder sees of a datum, instead of its standardized values.
         min_scale: Smallest scale, in units of the prior and of the mean's distance from its centre.
     """
 
@@ -100,7 +100,7 @@ class FullCovarianceNormal(Posterior):
         context_dim: C.
         data_loc: Mean of the training data, in the user's units.
         data_scale: Standard deviation of the training data, likewise.
-        features: What the encoder sees of a datum, in place of its standardized values.
+        features: What the encoder sees of a datum, instead of its standardized values.
         min_scale: Smallest scale, in units of the prior and of the mean's distance from its centre.
     """
 
@@ -153,7 +153,7 @@ class IndependentBernoulli(Posterior):
         context_dim: C.
         data_loc: Mean of the training data, in the user's units.
         data_scale: Standard deviation of the training data, likewise.
-        features: What the encoder sees of a datum, in place of its standardized values.
+        features: What the encoder sees of a datum, instead of its standardized values.
     """
 
     def __init__(

@@ -224,7 +224,7 @@ class BinaryLatents:
         dim_x: Features of x.
         num_bits: D, at most 12.
 
-    Fails:
+    Raises:
         ValueError: more than 12 bits, so that the states could no longer be enumerated.
     """
 

@@ -385,7 +385,7 @@ def _climb(model: Model, x: Tensor, context: Tensor | None, start: Tensor, unit:
 
 
 def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Returns the two-loop recursion's direction uphill; pairs of weight zero are left out."""
+    """Returns the two-loop recursion's direction uphill; pairs of weight zero are omitted."""
     direction, weights = gradient, []
     scale = 1 / gradient.norm(dim=-1).clamp_min(1.0)  # before anything is known: one unit at most
     for step, change, rho in reversed(pairs):

@@ -9,7 +9,7 @@ $$ \frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = \underbrace{I_q(n; z)
 
 and $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ is the *total correlation*. For the N data themselves
 the mixture is known exactly. As a number about the population they come from, its logarithm is too
-large where it holds the data point's own component and too small where it is left out: hence two
+large where it holds the data point's own component and too small where that is omitted: hence two
 numbers for each of the three, which bracket it in expectation. Where the information exceeds log N
 the first only says so.
 
