@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from pyarrow import parquet
+from pyarrow import csv, parquet
 from torch import Tensor
 from typer.testing import CliRunner
 from ztest import assert_mean
@@ -210,6 +210,22 @@ def test_a_frame_is_understood_fitted_and_read_again(tmp_path: Path) -> None:
     assert new.rows.shape == (30, 5)
     one, two = (taut.importance(r.model, new.rows, 10).log_evidence for r in (run, again))
     assert torch.equal(one, two)
+
+
+def test_ids_travel_into_embeddings_and_scores(tmp_path: Path) -> None:
+    """They come first, as they stand in the file; a file without them has none."""
+    run = fit(frame(), tmp_path / "run")
+    csv.write_csv(frame(12, 1), tmp_path / "new.csv")
+    csv.write_csv(frame(12, 1).drop(["id"]), tmp_path / "bare.csv")
+    for command in (["encode"], ["score", "--num-samples", "10"]):
+        for source, first in (("new.csv", "id"), ("bare.csv", None)):
+            out = tmp_path / f"{command[0]}-{source}"
+            arguments = [*command, str(run.path), str(tmp_path / source), "--out", str(out)]
+            assert CliRunner().invoke(app, arguments).exit_code == 0
+            written = csv.read_csv(out)
+            assert (written.column_names[0] == "id") is (first == "id")
+            if first:
+                assert written.column("id").to_pylist() == [f"row-{i}" for i in range(12)]
 
 
 def test_the_baseline_is_the_product_of_the_marginals() -> None:

@@ -130,17 +130,17 @@ def encode(
     """
     loaded = load_run(run, trust)
     from taut.runs.folder import check_target
+    from taut.runs.handed import ids_of
     from taut.system import parallel
     from taut.use import export, tasks
 
     formats = export.NUMBERS if num_samples is None else export.ARRAYS
     target = check_target(out or Path("embedding.npy"), formats, overwrite)
-    x = data_for(loaded, data, key).rows
+    new = data_for(loaded, data, key)
     with terminal.blocks("encoding"):
-        values = tasks.encode(loaded.model, x, num_samples, seed=seed)
-    parallel.on_main(
-        lambda: export.write_numbers(values, target, [f"z{i}" for i in range(values.shape[-1])])
-    )
+        values = tasks.encode(loaded.model, new.rows, num_samples, seed=seed)
+    names, ids = [f"z{i}" for i in range(values.shape[-1])], ids_of(new, loaded.schema)
+    parallel.on_main(lambda: export.write_numbers(values, target, names, ids=ids))
     say_written(target, values.shape, as_json)
 
 
@@ -316,6 +316,7 @@ def score(
     import torch
 
     from taut.runs.folder import check_target
+    from taut.runs.handed import ids_of
     from taut.system import parallel
     from taut.use import export
 
@@ -338,7 +339,9 @@ def score(
         }
     table = torch.stack([c.double() for c in columns.values()], 1)
     parallel.on_main(
-        lambda: export.write_numbers(table, target, list(columns), {"method": rows.methods})
+        lambda: export.write_numbers(
+            table, target, list(columns), {"method": rows.methods}, ids_of(new, loaded.schema)
+        )
     )
     result = {"file": str(target), **rows.to_dict()}
     if as_json:

@@ -24,7 +24,7 @@ from taut.data.tables.frames import from_frame
 from taut.system.errors import UsageError
 from taut.use.export import shortest
 
-__all__ = ["Handed", "library_of", "made"]
+__all__ = ["Handed", "ids_of", "library_of", "made"]
 
 FRAMES = ("pandas", "polars", "pyarrow")
 LIBRARIES = ("pandas", "polars", "pyarrow", "anndata", "torch", "numpy")
@@ -160,17 +160,11 @@ class Handed:
 
     def _ids(self) -> dict[str, Any]:
         """Returns the columns of a table that name its rows, as they came."""
-        table = self.new.table
-        if table is None:
-            return {}
-        names = {c.name for c in self.schema.columns if c.kind == "id"}
-        result = {}
-        for i, name in enumerate(table.column_names):
-            if name in names:
-                result[name] = table.column(i)
-                if library_of(self.source) == "pandas":
-                    result[name] = self.source.iloc[:, i].array
-        return result
+        ids = ids_of(self.new, self.schema)
+        if library_of(self.source) == "pandas":
+            places = list(map(str, self.source.columns))
+            return {name: self.source.iloc[:, places.index(name)].array for name in ids}
+        return ids
 
     def _table_rows(self, values: Tensor) -> Any:
         """Returns codes as a frame of the columns that the source has of the table."""
@@ -203,6 +197,15 @@ class Handed:
             for name, values in ids.items():
                 frame = frame.set_column(frame.column_names.index(name), name, values)
         return frame
+
+
+def ids_of(new: New, schema: Schema) -> dict[str, Any]:
+    """Returns the columns of a table that name its rows, as Arrow columns; none of other data."""
+    table = new.table
+    if table is None:
+        return {}
+    names = {c.name for c in schema.columns if c.kind == "id"}
+    return {name: table.column(i) for i, name in enumerate(table.column_names) if name in names}
 
 
 def _array(values: Any) -> Any:

@@ -46,6 +46,7 @@ def write_numbers(
     out: Path,
     names: Sequence[str] = (),
     words: Mapping[str, Sequence[str]] | None = None,
+    ids: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes an array; in a table each column has its name, x0, x1, ... where none are given.
 
@@ -54,6 +55,7 @@ def write_numbers(
         out: The file.
         names: Of the columns.
         words: What stands in a table for the numbers of a column, by its name.
+        ids: Columns that name the rows; in a table they come first.
     """
     array = values.numpy()
     if out.suffix == ".npy":
@@ -65,7 +67,7 @@ def write_numbers(
 
     names = names or [f"x{i}" for i in range(array.shape[1])]
     columns = {name: array[:, i] for i, name in enumerate(names)}
-    write_table(pa.table(columns | dict(words or {})), out)
+    write_table(pa.table(dict(ids or {}) | columns | dict(words or {})), out)
 
 
 def shortest(values: torch.Tensor) -> np.ndarray:
