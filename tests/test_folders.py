@@ -516,9 +516,15 @@ COMMANDS = {
 
 @pytest.mark.parametrize("file", COMMANDS)
 @pytest.mark.parametrize(
-    "new",
-    [HOSTILE, [], {}, -7, None, 10**18],
-    ids=["text", "list", "mapping", "negative", "null", "huge"],
+    "new",  # every type in every field, without the commands, is above
+    [
+        pytest.param(HOSTILE, id="text"),
+        pytest.param([], id="list"),
+        pytest.param({}, id="mapping", marks=pytest.mark.slow),
+        pytest.param(-7, id="negative", marks=pytest.mark.slow),
+        pytest.param(None, id="null", marks=pytest.mark.slow),
+        pytest.param(10**18, id="huge", marks=pytest.mark.slow),
+    ],
 )
 def test_no_field_gives_a_traceback_or_reaches_the_terminal(
     here: Path, monkeypatch: pytest.MonkeyPatch, file: str, new: Any

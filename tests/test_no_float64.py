@@ -50,7 +50,20 @@ def test_the_device_refuses_float64_and_does_not_mix() -> None:
         x + torch.ones(2, 2)
 
 
-@pytest.mark.parametrize("likelihood", DATA)
+SELDOM = pytest.mark.slow  # a family of each kind is enough for every day
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        "StudentT()",
+        "Ordinal()",
+        "NegativeBinomial()",
+        pytest.param("LogNormal()", marks=SELDOM),
+        pytest.param("Binomial()", marks=SELDOM),
+        pytest.param("DiscretizedLogistic()", marks=SELDOM),
+    ],
+)
 def test_training_there_gives_the_numbers_of_the_processor(
     likelihood: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
