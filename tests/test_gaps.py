@@ -201,7 +201,7 @@ def test_unreached_optima_and_unreliable_evidence_are_named(
     optima = list(optima_blocks(model, x, steps=20, evaluation_samples=50))
     assert not optima[0].arrived.any()
     gaps = decompose(taut.importance(model, x, 50), None, optima)
-    assert any("of 20 of 20 data points was not quite reached" in line for line in gaps.warnings)
+    assert any("of 20 of 20 rows was not quite reached" in line for line in gaps.warnings)
     assert any("no estimate of log p(x) is reliable" in line for line in gaps.warnings)
     assert gaps.to_dict()["reliable_share"] < 0.5
     assert gaps.to_dict()["arrived_share"] == 0.0

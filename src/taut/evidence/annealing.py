@@ -124,8 +124,7 @@ class Annealed:
         if not doubtful:
             return []
         return [
-            f"annealing: the chains of {doubtful} of {len(self.ess)} data points disagree, or "
-            f"hardly moved"
+            f"annealing: the chains of {doubtful} of {len(self.ess)} rows disagree, or hardly moved"
         ]
 
     def to_dict(self) -> dict[str, Any]:

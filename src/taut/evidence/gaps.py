@@ -127,14 +127,14 @@ class Gaps:
         doubtful = int((~self.reliable).sum())
         if doubtful:
             lines.append(
-                f"for {doubtful} of {len(self.reliable)} data points no estimate of log p(x) is "
+                f"for {doubtful} of {len(self.reliable)} rows no estimate of log p(x) is "
                 f"reliable: a lower bound in expectation stands for it, and the approximation gap "
                 f"is at least what is said, in expectation"
             )
         away = int((~self.arrived).any(1).sum())
         if away:
             lines.append(
-                f"the best posterior of {away} of {len(self.arrived)} data points was not quite "
+                f"the best posterior of {away} of {len(self.arrived)} rows was not quite "
                 f"reached: their amortization gap is at least what is said, and their "
                 f"approximation gap at most"
             )

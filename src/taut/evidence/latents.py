@@ -129,7 +129,7 @@ def latents(
             result["prior_gain"] = gain.to_dict()
     if float(information["own"].mean()) > math.log(n) - 1:
         result["warnings"].append(
-            f"{n} data points can show at most log N = {math.log(n):.2f} nats, too few to measure "
+            f"{n} rows can show at most log N = {math.log(n):.2f} nats, too few to measure "
             f"the information: it is at least {float(information['own'].mean()):.2f} nats, and the "
             f"marginal KL at most {float((rate - information['own']).mean()):.2f}; the other ends "
             f"are loose"

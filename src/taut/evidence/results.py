@@ -217,7 +217,7 @@ class Evidence:
             )
         elif doubtful:
             lines.append(
-                f"{doubtful} of {len(self.khat)} data points have a Pareto k-hat above "
+                f"{doubtful} of {len(self.khat)} rows have a Pareto k-hat above "
                 f"{threshold(self.num_samples):.2f}: few samples "
                 "carry their weight, so log p(x) is a lower bound, maybe a loose one, and its "
                 "error too small"
