@@ -375,3 +375,16 @@ def test_in_reverse_only_the_scatter_over_data_is_an_error() -> None:
     assert forward["mc_error"] > 0
     assert backward["mc_error"] is None
     assert backward["test_error"] > 0
+
+
+def test_chains_that_disagree_by_many_nats_do_not_cost_millions_of_them() -> None:
+    """exp of the variance of log w is not in nats: one row spoiled the mean of 180."""
+    log_w = torch.tensor([[0.0], [-30.0], [5.0], [-12.0]])
+    share = log_w.softmax(0)
+    error = module._error(4 * share, log_w.var(0))
+    assert log_w.var(0) > 100  # its exponential would be 1e50
+    assert 1 < error < 1 + log_w.var(0)
+    small = 0.01 * log_w  # chains that agree keep the error that they had
+    exact = torch.maximum((4 * small.softmax(0)).var(0), torch.expm1(small.var(0))) / 4
+    expected = exact.sqrt() * module._student(3) / module.NORMAL
+    torch.testing.assert_close(module._error(4 * small.softmax(0), small.var(0)), expected)

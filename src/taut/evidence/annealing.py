@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints
 
-from taut.evidence.importance import Proposal
+from taut.evidence.importance import Proposal, in_nats
 from taut.evidence.results import Estimate
 from taut.evidence.section import Row, Scene, Section, UnmeasuredError
 from taut.evidence.text import number
@@ -531,13 +531,14 @@ def _error(weight: Tensor, spread: Tensor) -> Tensor:
 
     It is the larger of the delta method's and that of a log-normal with the variance of log w: few
     chains seldom hold the large weights that make the first one right. And it is widened so that
-    1.96 of it are the 95 % of Student's t with C - 1 degrees.
+    1.96 of it are the 95 % of Student's t with C - 1 degrees. Chains that disagree by many nats
+    tell only its order of magnitude (``in_nats``).
     """
     chains = len(weight)
     if chains < 2:
         return torch.full_like(spread, math.nan)
     error = torch.maximum(weight.var(0), torch.expm1(spread)).div(chains).sqrt()
-    return error * _student(chains - 1) / NORMAL
+    return in_nats(error * _student(chains - 1) / NORMAL)
 
 
 def _student(df: int) -> float:

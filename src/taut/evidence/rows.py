@@ -15,7 +15,8 @@ row therefore climbs a ladder until a method is reliable:
 With few bits as latent variables the sum over all of them is exact and comes first. Two checks send
 a row up: k-hat, and a few draws of the prior, which must not see more of p(x) than the posterior
 does. The choice looks at no estimate: the largest of several lower bounds is none. A row that is
-not reliable at the end has the estimate of the last method that it came to.
+not reliable at the end has the estimate whose own error is smallest: a method that failed by
+millions of nats says nothing.
 
 The ladder has a budget: so many rows climb, those without a number and of the worst k-hat first,
 and so many reach annealing.
@@ -332,8 +333,12 @@ class _Ladder:
     def take(
         self, rows: Tensor, method: int, value: Tensor, error: Tensor, reliable: Tensor
     ) -> None:
-        """Takes what a method says of rows, where it is a number."""
-        known = value.isfinite()
+        """Takes what a method says of rows, where it is a number that can be believed, or one with
+        a smaller error than what is there.
+        """
+        before = self.error[rows].nan_to_num(torch.inf)
+        before[~self.value[rows].isfinite()] = torch.inf
+        known = value.isfinite() & (reliable | (error <= before))
         rows, value, error, reliable = rows[known], value[known], error[known], reliable[known]
         self.value[rows], self.error[rows], self.reliable[rows], self.method[rows] = (
             value,
