@@ -84,6 +84,22 @@ SAMPLES, GRADIENTS, AUDIT, REPORT = (
 )
 
 MUTANTS = [
+    Mutant(
+        "rows: a number that is off by millions of nats replaces another",
+        "evidence/rows.py",
+        "known = value.isfinite() & (reliable | (error <= before))",
+        "known = value.isfinite()",
+        "tests/test_rows.py::"
+        "test_a_row_keeps_the_number_with_the_smaller_error_where_none_can_be_believed",
+    ),
+    Mutant(
+        "annealing: the error of chains that disagree is no number of nats",
+        "evidence/annealing.py",
+        "return in_nats(error * _student(chains - 1) / NORMAL)",
+        "return error * _student(chains - 1) / NORMAL",
+        "tests/test_annealing.py::"
+        "test_chains_that_disagree_by_many_nats_do_not_cost_millions_of_them",
+    ),
     # --- Several groups of latent variables ---
     Mutant(
         "groups: the rate of a group is summed over the samples above",

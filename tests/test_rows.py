@@ -17,6 +17,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 import taut
 from taut import posteriors
 from taut.evidence import Estimate, Evidence, log_evidence, settle
+from taut.evidence import rows as module
 from taut.evidence.importance import Defensive, prior_proposal
 
 SMALL = {
@@ -269,3 +270,19 @@ def test_the_budget_is_kept_and_the_worst_rows_climb_first() -> None:
     assert float(first.khat[moved].min()) >= float(first.khat[~moved].max())
     torch.testing.assert_close(found.log_evidence[~moved], first.log_evidence[~moved])
     assert isinstance(found.first, Evidence)
+
+
+def test_a_row_keeps_the_number_with_the_smaller_error_where_none_can_be_believed() -> None:
+    """A method that is off by millions of nats, and knows it, replaces nothing but no number."""
+    problem = taut.LinearGaussian()
+    x = problem.sample(4)
+    ladder = module._Ladder(problem.model(), x, taut.importance(problem.model(), x, 50), None, 0)
+    ladder.value[:] = torch.tensor([-3.0, -3.0, -3.0, math.nan])
+    ladder.error[:] = 0.5
+    ladder.reliable[:] = False
+    rows = torch.arange(4)
+    value = torch.full((4,), -9.0, dtype=torch.float64)
+    error = torch.tensor([1e7, 0.1, 1e7, 1e7], dtype=torch.float64)
+    ladder.take(rows, module.ANNEALING, value, error, torch.tensor([False, False, True, False]))
+    assert ladder.value.tolist() == [-3.0, -9.0, -9.0, -9.0]
+    assert ladder.method.tolist() == [0, 2, 2, 2]
