@@ -168,9 +168,7 @@ def sample_quality(
     }
     warnings = []
     if n < FEW:
-        warnings.append(
-            f"only {n} samples are compared with {n} rows: take the errors seriously"
-        )
+        warnings.append(f"only {n} samples are compared with {n} rows: take the errors seriously")
     told_apart = classifier["reference"]
     if abs(told_apart.value - 0.5) > 4 * (told_apart.test_error or 0.0):
         warnings.append(
