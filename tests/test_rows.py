@@ -286,3 +286,19 @@ def test_a_row_keeps_the_number_with_the_smaller_error_where_none_can_be_believe
     ladder.take(rows, module.ANNEALING, value, error, torch.tensor([False, False, True, False]))
     assert ladder.value.tolist() == [-3.0, -9.0, -9.0, -9.0]
     assert ladder.method.tolist() == [0, 2, 2, 2]
+
+
+def test_the_rounding_of_samples_without_weight_is_not_an_error() -> None:
+    """Half of the samples lie where the likelihood has some 1e18 nats; they add nothing to p(x)."""
+    problem = taut.LinearGaussian(dim_x=4, dim_z=1, scale=1.0)
+    model, x = problem.model(), problem.sample(5)
+    prior = prior_proposal(model)
+
+    def far(rows, x, context):
+        wide = Independent(Normal(torch.zeros(len(x), 1), torch.full((len(x), 1), 1e9)), 1)
+        return Defensive(wide, prior(rows, x, context))
+
+    found = taut.importance(model, x, 4000, proposal=far)
+    off = (found.log_evidence - problem.log_evidence(x).detach()).abs()
+    assert bool((found.log_evidence_error < 0.2).all())
+    assert bool((off <= 6 * found.log_evidence_error).all())

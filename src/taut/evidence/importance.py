@@ -63,6 +63,7 @@ MAX_ELEMENTS = 2**18  # of x in them: more falls out of the processor's cache
 MAX_DATA = 32  # of a block
 MAX_WEIGHTS = 2**18  # of a block, kept until it is done
 ROUNDING = 1000.0  # units in the last place of its terms by which equal log-weights may differ
+FAINT = 40.0  # nats below the largest weight, from which on a sample adds nothing
 COARSE = 0.1  # nats of rounding beyond which weights say nothing
 # nats a dimension by which samples that carry the weight may be more surprising than others
 NARROW = 0.6
@@ -197,9 +198,19 @@ def _block(
     apart = apart.to(place)
     # a bit may be certain, a real number never is
     moved = apart.all(-1) if proposal.has_rsample else apart.any(-1)
-    rounding = unit * terms.nan_to_num(0.0, 0.0, 0.0).abs().amax((0, 1))
+    rounding = unit * _largest(terms)
     sound = moved & _sound(proposal, terms[2]) & (rounding < COARSE) & _wide(proposal, terms)
     return _summarize(terms, wide(mean), rounding, sound).cpu()
+
+
+def _largest(terms: Tensor) -> Tensor:
+    """Returns the largest absolute term among the samples that carry weight, (B,).
+
+    A sample far out, where a likelihood has 1e14 nats, adds nothing, and its rounding neither.
+    """
+    log_weight = (terms[0] + terms[1] - terms[2]).nan_to_num(-math.inf, -math.inf, -math.inf)
+    carries = log_weight > log_weight.amax(0) - FAINT
+    return torch.where(carries, terms.nan_to_num(0.0, 0.0, 0.0).abs(), 0.0).amax((0, 1))
 
 
 def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
