@@ -53,6 +53,14 @@ def test_a_gain_below_a_tenth_of_a_nat_or_three_errors_is_weak(value: float, err
     )
 
 
+@pytest.mark.parametrize(("error", "shown"), [(68123.9, "± 68123.90"), (None, "± unknown")])
+def test_a_gain_that_is_not_known_is_neither_good_nor_weak(error: float | None, shown: str):
+    gain = {"value": 26.0, "mc_error": error, "test_error": error}
+    words = verdict({"gain": gain, "reliable_share": 1.0}, ROWS)
+    assert words.startswith("Unclear: nothing tells if the model is better than knowing each")
+    assert f"(26.00 {shown} nats per row)" in words
+
+
 def test_a_training_that_was_cut_is_not_called_good():
     words = verdict(evaluated(2.0, unfinished=["training was cut"]), ROWS)
     assert words.startswith("Not trained to the end, but 2.00 ± 0.10 nats per row better")

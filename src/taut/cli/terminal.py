@@ -58,6 +58,7 @@ NAMES = {
 NAT = "(One nat is e = 2.7 times the probability.)"
 DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on it is said
 WEAK, SURE = 0.1, 3.0  # nats, and standard errors: what is not above both is no gain
+LITTLE = 1.0  # nats: where the gain may be more than this, it is not called weak but unclear
 
 METHODS = {
     "importance": "importance sampling",
@@ -255,10 +256,13 @@ def verdict(result: Mapping[str, Any], units: Units) -> str:
     value, errors = gain.get("value"), [gain.get("mc_error"), gain.get("test_error")]
     if value is None:
         return ""
-    error = max((e for e in errors if e is not None), default=0.0)
+    error = max((e for e in errors if e is not None), default=math.inf)
     known = (result.get("reliable_share") or 0.0) > 1 - DOUBTFUL
-    how = f"{'' if known else 'at least '}{value:.2f} ± {error:.2f} nats per {units.one}"
+    off = f"± {error:.2f}" if math.isfinite(error) else "± unknown"
+    how = f"{'' if known else 'at least '}{value:.2f} {off} nats per {units.one}"
     alone = f"knowing each {units.part} alone"
+    if value > WEAK and value <= SURE * error and value + SURE * error > LITTLE:
+        return f"Unclear: nothing tells if the model is better than {alone} ({how}). {NAT}"
     if value <= max(WEAK, SURE * error):
         sentence = f"Weak: the model is hardly better than {alone} ({how})."
         return f"{sentence} {NAT}"
