@@ -21,6 +21,7 @@ LEVELS = [  # imports point upwards in this list, from later to earlier, never b
     {"features", "data"},
     {"model"},
     {"priors", "likelihoods", "posteriors", "objectives"},
+    {"models"},
     {"problems", "build"},
     {"use"},
     {"evidence", "training"},

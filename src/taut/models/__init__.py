@@ -1,0 +1,8 @@
+r"""Latent-variable models that are not a VAE. Start with ``exact``.
+
+An *exact* model has a latent variable that can be summed or integrated out in closed form,
+
+$$ \log p(x) = \log \sum_z p(x, z), $$
+
+so that its posterior is known, its bound has no gap and its evidence no error.
+"""
