@@ -676,6 +676,11 @@ def test_a_schema_file_overrides(values, entry, expected):
             {"kind": "levels", "low": 5, "high": 5},
             "needs low < high and at most 65,536 levels, not 5..5",
         ),
+        (
+            [1, 2, 1],
+            {"kind": "constant"},
+            'kind constant needs one value, but it holds several; kind = "id" omits it',
+        ),
         (["0.5", "1.5"], {"kind": "mixed", "low": 5, "high": 3}, "needs low < high"),
         (["0.5", "1.5"], {"kind": "mixed", "low": 5, "high": 5}, "needs low < high"),
         (["1", "2"], {"kind": "levels", "low": "1"}, "low and high must be integers"),

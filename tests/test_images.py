@@ -607,6 +607,15 @@ def test_b10_orientation_stored_after_the_pixels_of_a_png(tmp_path: Path) -> Non
 # B11: more than one picture in a file.
 
 
+def test_a_stack_of_more_pages_than_are_read_is_refused_with_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taut.data.images.MAX_PAGES", 11)
+    save(tmp_path / "v.tif", GREY, save_all=True, append_images=[Image.fromarray(GREY)] * 11)
+    [line] = refused(tmp_path)
+    assert "v.tif claims 12 pages of 5x7; save them as one array in a .npy file" in line
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_the_pages_of_a_single_tiff_are_images(tmp_path: Path, dtype: type) -> None:
     stack = np.random.default_rng(0).integers(0, 200, (12, 6, 5)).astype(dtype)
