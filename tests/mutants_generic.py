@@ -315,7 +315,7 @@ def main() -> None:
         noted = list(pool.map(lambda tests: mutants.failing(clean, tests, target=reach), suite))
         for tests, (test, problem) in zip(suite, noted, strict=True):
             if test or problem:  # as those of the README, which is not copied
-                print(f"not used    {tests}  [{test or problem}]", flush=True)
+                print(f"not used    {tests}  [{test or problem.splitlines()[0]}]", flush=True)
                 for file in clean.glob(f"{Path(tests).stem}.*"):
                     file.unlink()
         tried = list(pool.map(lambda row: try_out(clean, *row), sample))

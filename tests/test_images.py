@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from taut.data import images
-from taut.data import prepare
+from taut.data import images, prepare
 from taut.data.images import read_folder
 from taut.system.errors import DataError, UsageError
 
