@@ -76,6 +76,7 @@ FLAG = r"--([a-z]+)-?([a-z]*)"
 Whole = int | np.integer[Any]
 Number = float | np.floating[Any] | Whole
 SPELL = "give it as a specification, such as prior='GaussianMixture()'"
+USUAL = 2000  # rows held out that a threshold is taken from, at most
 
 
 class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -133,8 +134,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     n_iter_: int
     seed_: int
     _kept: Any
-    _usual: torch.Tensor
-    _offset: float | None
+    _usual: np.ndarray
     _constants: Any
     _like: Any
     _types: Any
@@ -220,8 +220,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             data.notes,
         )
         held_out = data.validation if len(data.validation) else data.train
-        self._usual = torch.cat(list(held_out.split(4096))).cpu()
-        self._offset = None
+        self._usual = held_out[:USUAL].cpu().numpy()
         self.n_iter_ = max(1, round(self.history_[-1]["epoch"]))
         if self.schema_.kind == "table":
             self._like, self._types = without_rows(X), source.schema.types
@@ -317,12 +316,10 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         out to watch the training are below; minus infinity where they are too few to say.
         """
         check_is_fitted(self)
-        if self._offset is None:
-            with _session(self._precision):
-                model, count = self._fitted().model, int(self.num_samples)
-                usual, _ = own_evidence(model, self._usual, count, seed=self.seed_)
-            self._offset = threshold(usual, self.flag)
-        return self._offset
+        with _session(self._precision):
+            model, rows = self._fitted().model, torch.from_numpy(self._usual)
+            usual, _ = own_evidence(model, rows, int(self.num_samples), seed=self.seed_)
+        return threshold(usual, self.flag)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Returns ``score_samples(X) - offset_``, (N,), in nats: negative for odd rows."""
