@@ -73,6 +73,9 @@ EQUIVALENT = {
     ("evidence/gradients.py", "name: 3"): (
         "a bias is looked for along fixed random directions, and along others as well"
     ),
+    ("data/schema.py", "return 0.0, -1.0"): (
+        "without a finite value there is none that could lie outside"
+    ),
     ("report/figures.py", "figure = _figure( 301)"): "a point more of height is a matter of taste",
     ("report/figures.py", "height = 79 + 26 * len(rows)"): (
         "a point less of height is a matter of taste"
