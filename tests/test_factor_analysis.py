@@ -118,7 +118,7 @@ def test_the_mixture_is_the_sum_over_its_components():
 def test_gaps_are_filled_with_their_conditional_mean():
     for model in (analysis(), mixture()):
         x = rows()
-        filled = model.conditional_mean(x)
+        filled = model.typical(x)
         components = len(model.logits)
         for number, row in enumerate(x):
             means = torch.stack([conditional(row, *joint(model, c))[0] for c in range(components)])

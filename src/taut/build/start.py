@@ -10,8 +10,10 @@ $$ \text{decoder: } W z + b, \; \Psi^{1/2}, \qquad
    P = I + W^\top \Psi^{-1} W, $$
 
 and the networks that are added to them start at zero: the first bound is the evidence of factor
-analysis, with a gap of zero where no entry is missing. Dimensions of z that factor analysis does
-not use start at the prior, and columns of other kinds at their marginals.
+analysis, with a gap of zero where no entry is missing. Where some are, the posterior depends on
+which, and the encoder starts at the linear regression of its mean on what the encoder sees.
+Dimensions of z that factor analysis does not use start at the prior, and columns of other kinds at
+their marginals.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ MOST_ROWS = 20_000  # that factor analysis is fitted to
 MOST_ROWS_WITH_GAPS = 4_000  # each of them has a covariance of its own
 FEWEST_ROWS = 10
 MAX_PASSES = 2_000
+RIDGE = 1e-3  # of a regression, in units of a row's standardized features
 ROOM = 1.1  # the noise starts at least so many times above its floor, where it can still move
 TYPICAL = 1.8  # 1 + |z|, in the floor of the scales of a posterior
 
@@ -79,22 +82,26 @@ def start(model: VAE, data: Dataset) -> bool:
     columns, seen = torch.cat([p.columns for p in paths]), torch.cat([p.seen for p in paths])
     most = MOST_ROWS_WITH_GAPS if data.schema.missing else MOST_ROWS
 
-    def standardized(rows: Rows) -> Tensor:
-        """Returns some of the rows as the encoder sees them, (N, columns), NaN where missing."""
+    def standardized(rows: Rows) -> tuple[Tensor, Tensor]:
+        """Returns the features of some of the rows, and u, NaN where missing."""
         step = max(1, math.ceil(len(rows) / most))
-        parts = [torch.zeros(0, len(columns))]
+        parts = []
         for block in blocks(rows):
             x, _ = model.split(block[::step].to(torch.get_default_dtype()))
-            values = features(x).flatten(1)[:, seen]
-            parts.append(torch.where(x[:, columns].isnan(), torch.nan, values))
-        return torch.cat(parts)
+            found = features(x).flatten(1)
+            parts.append((found, torch.where(x[:, columns].isnan(), torch.nan, found[:, seen])))
+        every, u = zip(*parts, strict=True)
+        return torch.cat(every), torch.cat(u)
 
-    train, validation = standardized(data.train), standardized(data.validation)
-    if not len(validation):  # the number of factors is chosen on some rows
-        every = torch.arange(len(train))
-        train, validation = train[every % 5 > 0], train[every % 5 == 0]
+    every, train = standardized(data.train)
+    validation = train[:0]
+    if len(data.validation):
+        validation = standardized(data.validation)[1]
     if len(train) < FEWEST_ROWS:
         return False
+    fitted = train
+    if not len(validation):  # the number of factors is chosen on some rows
+        fitted, validation = train[torch.arange(len(train)) % 5 > 0], train[::5]
     analysis = FactorAnalysis(
         (train.shape[1],),
         most_factors=posterior.latent_dim,
@@ -102,11 +109,15 @@ def start(model: VAE, data: Dataset) -> bool:
         data_loc=0.0,
         data_scale=1.0,
     )
-    for _ in analysis.maximize(train, validation, max_passes=MAX_PASSES):
+    for _ in analysis.maximize(fitted, validation, max_passes=MAX_PASSES):
         pass
     with torch.no_grad():
         _set_decoder(decoder.linear, paths, analysis)
-        _set_encoder(encoder.linear, posterior, seen, analysis)
+        if data.schema.missing:
+            guess = _regressed(analysis, train, every)
+        else:
+            guess = _exact(analysis, seen, every.shape[1])
+        _set_encoder(encoder.linear, posterior, guess)
     return True
 
 
@@ -159,27 +170,53 @@ def _set_decoder(linear: nn.Linear, paths: list[_Path], analysis: FactorAnalysis
         begin += size
 
 
+class _Guess(NamedTuple):
+    """A Gaussian over the factors whose mean is affine in the features: the slope, (K, features),
+    the mean where all of them are zero, (K,), and the covariance, (K, K).
+    """
+
+    slope: Tensor
+    loc: Tensor
+    covariance: Tensor
+
+
+def _exact(analysis: FactorAnalysis, seen: Tensor, features: int) -> _Guess:
+    """Returns the posterior of rows without gaps."""
+    at_zero = analysis.encode(torch.zeros(1, len(seen)))
+    loc = at_zero.mean[0]
+    slope = torch.zeros(len(loc), features)
+    slope[:, seen] = (analysis.encode(torch.eye(len(seen))).mean - loc).T
+    return _Guess(slope, loc, at_zero.covariance_matrix[0])
+
+
+def _regressed(analysis: FactorAnalysis, u: Tensor, features: Tensor) -> _Guess:
+    """Returns the regression of the posterior means on the features, gaps being among them; what it
+    leaves is added to the mean covariance.
+    """
+    q = analysis.encode(u)
+    off, target = features - features.mean(0), q.mean - q.mean.mean(0)
+    ridge = RIDGE * len(u) * torch.eye(features.shape[1])
+    slope = torch.linalg.solve(off.T @ off + ridge, off.T @ target).T
+    left = target - off @ slope.T
+    covariance = q.covariance_matrix.mean(0) + left.T @ left / len(u)
+    return _Guess(slope, q.mean.mean(0) - slope @ features.mean(0), covariance)
+
+
 def _set_encoder(
-    linear: nn.Linear,
-    posterior: DiagonalNormal | FullCovarianceNormal,
-    seen: Tensor,
-    analysis: FactorAnalysis,
+    linear: nn.Linear, posterior: DiagonalNormal | FullCovarianceNormal, guess: _Guess
 ) -> None:
     linear.weight.zero_()
     linear.bias.zero_()
-    at_zero = analysis.encode(torch.zeros(1, len(seen)))
-    loc, root = at_zero.mean[0], at_zero.scale_tril[0]
-    used, dims = len(loc), posterior.latent_dim
-    # the mean is affine in u
-    linear.weight[:used, seen] = (analysis.encode(torch.eye(len(seen))).mean - loc).T
-    linear.bias[:used] = loc
+    used, dims = len(guess.loc), posterior.latent_dim
+    linear.weight[:used, : guess.slope.shape[1]] = guess.slope
+    linear.bias[:used] = guess.loc
     scale = torch.ones(dims)
     if isinstance(posterior, FullCovarianceNormal):
-        scale[:used] = root.diagonal()
-        whole = torch.zeros(dims, dims)
-        whole[:used, :used] = root
+        whole = torch.eye(dims)
+        whole[:used, :used] = torch.linalg.cholesky(guess.covariance)
+        scale = whole.diagonal()
         linear.bias[2 * dims :] = whole[posterior.rows, posterior.columns]
     else:  # the best q without correlations
-        scale[:used] = torch.cholesky_inverse(root).diagonal().rsqrt()
+        scale[:used] = torch.linalg.inv(guess.covariance).diagonal().rsqrt()
     least = posterior.min_scale
     linear.bias[dims : 2 * dims] = inverse_positive((scale - TYPICAL * least).clamp_min(least))

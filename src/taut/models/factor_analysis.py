@@ -239,10 +239,8 @@ class _LinearModel(ExactModel):
         )
         return Observed(normal, 1, self.data_loc)
 
-    def conditional_mean(self, x: Data) -> Tensor:
-        r"""Returns x with its missing entries replaced by their mean given the observed ones,
-        (B, d).
-        """
+    def typical(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns the mean of each entry given the observed ones, (B, d): those themselves."""
         found, p = self._moments(x), self._components()
         decoded = p.loc + (p.factors @ found.mean[..., None])[..., 0]  # (B, C, d)
         mean = (found.log_joint.softmax(-1)[..., None] * decoded).sum(1)
