@@ -29,7 +29,7 @@ from taut.features import ColumnFeatures, Features, Standardize
 from taut.likelihoods.columns import Columns
 from taut.likelihoods.common import LocationScale
 from taut.model import VAE
-from taut.models.factor_analysis import FactorAnalysis
+from taut.models.factor_analysis import MIN_SCALE, FactorAnalysis
 from taut.networks import Residual, inverse_positive
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
 from taut.priors import StandardNormal
@@ -105,7 +105,7 @@ def start(model: VAE, data: Dataset) -> bool:
     analysis = FactorAnalysis(
         (train.shape[1],),
         most_factors=posterior.latent_dim,
-        min_scale=max(path.part.min_scale for path in paths) * ROOM,
+        min_scale=max(MIN_SCALE, *(path.part.min_scale for path in paths)) * ROOM,
         data_loc=0.0,
         data_scale=1.0,
     )
