@@ -86,7 +86,7 @@ def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
     [
         (BITS, "Bernoulli()"),
         (GREY, "DiscretizedLogistic()"),
-        (TABLE, "StudentT(scale='per_feature')"),
+        (TABLE, "StudentT(scale='per_entry', min_scale=0.03)"),
     ],
 )
 def test_the_likelihood_follows_from_the_data(source, likelihood: str) -> None:
