@@ -85,6 +85,13 @@ SAMPLES, GRADIENTS, AUDIT, REPORT = (
 
 MUTANTS = [
     Mutant(
+        "rows: the prior may see much more of p(x) than the posterior",
+        "evidence/rows.py",
+        "SURPRISE = 0.1",
+        "SURPRISE = 2.0",
+        "tests/test_rows.py::test_a_second_mode_is_seen",
+    ),
+    Mutant(
         "rows: a number that is off by millions of nats replaces another",
         "evidence/rows.py",
         "known = value.isfinite() & (reliable | (error <= before))",
