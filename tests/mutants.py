@@ -146,10 +146,10 @@ MUTANTS = [
         "test_the_first_bound_is_the_evidence_of_factor_analysis_with_a_gap_of_zero",
     ),
     Mutant(
-        "start: a mean-field posterior has the marginal scales",
+        "start: a mean-field posterior has precisions for scales",
         "build/start.py",
         "torch.linalg.inv(guess.covariance).diagonal().rsqrt()",
-        "guess.covariance.diagonal().sqrt()",
+        "torch.linalg.inv(guess.covariance).diagonal().sqrt()",
         "tests/test_start.py::test_a_mean_field_posterior_starts_at_its_best",
     ),
     Mutant(

@@ -49,7 +49,7 @@ def fitted(data: Dataset) -> FactorAnalysis:
     """Factor analysis of the same rows, by its own class and in the user's units."""
     real = FactorAnalysis(data.schema.event_shape, min_scale=0.033)
     x, validation = (part.double() for part in (data.train, data.validation))
-    list(real.maximize(x, validation, max_passes=2000))
+    list(real.maximize(x, validation, max_passes=2000, tolerance=1e-4))
     return real
 
 
@@ -121,7 +121,7 @@ def test_a_mixed_table_starts_at_factor_analysis_of_its_numbers(tmp_path: Path):
         torch.cat([part[:, :3], part[:, 3:5].log()], 1).double()
         for part in (data.train, data.validation, rows)
     ]
-    list(real.maximize(parts[0], parts[1], max_passes=2000))
+    list(real.maximize(parts[0], parts[1], max_passes=2000, tolerance=1e-4))
     of_letter = model.decode(torch.zeros(1, 1, model.posterior.latent_dim))
     letter = rows[:, 5].long()
     frequency = of_letter.terms(rows[None])[0, :, 5]
@@ -171,7 +171,7 @@ def test_few_latent_dimensions_bound_the_number_of_factors():
     model, data = started(numbers(), likelihood=NORMAL, posterior=FLOORLESS, latent_dim=1)
     real = FactorAnalysis(data.schema.event_shape, 1, min_scale=0.033)
     parts = (part.double() for part in (data.train, data.validation))
-    list(real.maximize(*parts, max_passes=2000))
+    list(real.maximize(*parts, max_passes=2000, tolerance=1e-4))
     x = data.test.double()
     expected = real.log_prob(x).detach().expand(5, -1)
     torch.testing.assert_close(weights(model, x), expected, rtol=0.0, atol=1e-6)
