@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context, set_forkserver_preload
 from pathlib import Path
@@ -3054,7 +3055,7 @@ def copy(source: Path, folder: Path) -> Path:
     return folder
 
 
-def run_tests(folder: Path, own: Path, tests: str) -> None:
+def run_tests(folder: Path, own: Path, *tests: str, plugins: Sequence[object] = ()) -> None:
     """Runs tests of a copy. The process is forked from one that has imported everything but taut.
 
     That takes most of the time.
@@ -3084,17 +3085,20 @@ def run_tests(folder: Path, own: Path, tests: str) -> None:
                     str(own / "report"),
                     "--basetemp",
                     str(own / "temporary"),
-                    tests,
-                ]
+                    *tests,
+                ],
+                plugins,
             )
         )
     )
 
 
-def failing(folder: Path, tests: str) -> tuple[str | None, str]:
+def failing(
+    folder: Path, *tests: str, target: Callable[..., None] = run_tests
+) -> tuple[str | None, str]:
     """Returns the first test that failed, or None, and why the tests say nothing, if so."""
     own = Path(tempfile.mkdtemp(dir=folder))
-    process = get_context("forkserver").Process(target=run_tests, args=(folder, own, tests))
+    process = get_context("forkserver").Process(target=target, args=(folder, own, *tests))
     process.start()
     process.join(SECONDS)
     if process.is_alive():
