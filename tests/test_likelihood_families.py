@@ -161,14 +161,15 @@ def test_masses_of_counts_sum_to_one_and_have_their_mean_and_variance(name: str)
     )
 
 
-SCALES = ["per_feature", "shared", "per_datum"]
+SCALES = ["per_feature", "shared", "per_datum", "per_entry"]
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_lognormal_integrates_to_one_in_the_users_units(scale: str) -> None:
     part = wild(
         lk.LogNormal((3,), 1, scale, log_loc=f64(0.0, 10.0, -7.0), log_scale=f64(1.0, 0.1, 3.0)),
-        std=0.3,
+        # a scale for each entry that is decoded varies more: all of it must be within the grid
+        std={"per_entry": 0.1}.get(scale, 0.3),
     )
     # dx = e^y dy, and in y the trapezoid rule is exact for a Gaussian
     y = torch.linspace(-150, 150, 100_001)[:, None]
@@ -302,6 +303,7 @@ def test_scales_are_shared_as_they_say(family: type) -> None:
     assert all(len(s.unique()) == 1 for s in scale["per_datum"].flatten(0, 1))
     assert len(scale["per_datum"][..., 0].unique()) == 20
     assert len(scale["per_feature"].unique()) == 3
+    assert len(scale["per_entry"].unique()) == 60
 
 
 # --- Special cases and limits ---------------------------------------------------------------------
@@ -815,7 +817,7 @@ def test_ranges_of_the_elements_move_with_the_part_and_are_not_stored() -> None:
         ),
         (
             lambda: lk.LogNormal((2,), 1, "per_pixel"),
-            "unknown scale 'per_pixel': 'per_feature', 'shared' or 'per_datum'",
+            "unknown scale 'per_pixel': 'per_feature', 'shared', 'per_datum' or 'per_entry'",
         ),
         (lambda: lk.StudentT((2,), 1, "each"), "unknown scale 'each'"),
         (lambda: lk.Poisson((2,), 1, library=True), "library=True needs a context"),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         ZeroInflatedNegativeBinomial,
     )
     from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
-    from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
+    from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network, Residual
     from taut.objectives import (
         ELBO,
         IWAE,
@@ -109,6 +109,7 @@ __all__ = [
     "Poisson",
     "Posterior",
     "Prior",
+    "Residual",
     "Run",
     "ScoreFunction",
     "StandardNormal",
@@ -158,7 +159,7 @@ _HOMES = {
         "ZeroInflatedNegativeBinomial"
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",
-    "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network",
+    "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network Residual",
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",
     "taut.posteriors": "DiagonalNormal FullCovarianceNormal",
     "taut.priors": "GaussianMixture StandardNormal",

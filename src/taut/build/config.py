@@ -97,16 +97,18 @@ class ModelConfig:
             as many as the columns of a table, 2 to 32.
         prior: p(z).
         likelihood: p(x|z); by default what follows from the data.
-        posterior: q(z|x).
-        encoder: Network of the posterior; by default MLP(), or ConvEncoder() for images of more
-            than 1024 elements.
-        decoder: Network of the likelihood; by default MLP(), or ConvDecoder() likewise.
+        posterior: q(z|x); by default DiagonalNormal(), or FullCovarianceNormal() where training
+            starts at factor analysis: for an array of real numbers, at most 128 columns without
+            gaps.
+        encoder: Network of the posterior; by default MLP(), ConvEncoder() for images of more than
+            1024 elements, or Residual() where training starts at factor analysis.
+        decoder: Network of the likelihood; by default MLP(), ConvDecoder() or Residual() likewise.
     """
 
     latent_dim: int | None = None
     prior: str = "StandardNormal()"
     likelihood: str | None = None
-    posterior: str = "DiagonalNormal()"
+    posterior: str | None = None
     encoder: str | None = None
     decoder: str | None = None
 

@@ -6,3 +6,8 @@ $$ \log p(x) = \log \sum_z p(x, z), $$
 
 so that its posterior is known, its bound has no gap and its evidence no error.
 """
+
+from taut.models.exact import ExactModel
+from taut.models.factor_analysis import FactorAnalysis, MixtureOfFactorAnalysers
+
+__all__ = ["ExactModel", "FactorAnalysis", "MixtureOfFactorAnalysers"]

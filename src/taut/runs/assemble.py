@@ -14,6 +14,7 @@ import torch
 from taut.build.checks import check_parts
 from taut.build.config import Config
 from taut.build.model import build, build_objective, complete, usual_objective, usual_rate
+from taut.build.start import start
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.data.readers import kind_of
@@ -82,6 +83,8 @@ def assemble(
         going_together(),
     ):
         model = build(config.model, data.schema, statistics, parts=parts)
+        if not parts:
+            model.started = start(model, data)
     with stream(config.training.seed, "check"), going_together():
         check_parts(model, objective, data, shown(data.name) or "the data")
         parallel.check_divisible(model, objective)
