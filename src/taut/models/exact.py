@@ -55,6 +55,38 @@ class ExactModel(Model):
         iteration is stopped early, it has the best so far.
         """
 
+    def log_prob_given(
+        self, x: Data, given: Tensor, context: Context | None = None
+    ) -> PerDatum:
+        r"""Returns $\log p(x_A \mid x_B)$, (B,), of the entries that are not given, by $\log
+        p(x) - \log p(x_B)$.
+
+        Args:
+            x: Data, (B, \*event); a missing entry belongs to neither.
+            given: Which entries are $x_B$, (\*event) or (B, \*event).
+            context: What the model is conditioned on, (B, C).
+        """
+        without = torch.where(given, x, torch.nan)
+        return self.log_prob(x, context) - self.log_prob(without, context)
+
+    def cell_scores(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns $\log p(x_i \mid x_{-i})$ of each entry given all others, (B, \*event), nats;
+        NaN where it is missing.
+        """
+        flat, whole = x.flatten(1), self.log_prob(x, context)
+        scores = torch.full_like(flat, torch.nan)
+        for i in range(flat.shape[1]):
+            without = flat.clone()
+            without[:, i] = torch.nan
+            scores[:, i] = whole - self.log_prob(without.view(x.shape), context)
+        return torch.where(x.isnan(), torch.nan, scores.view(x.shape))
+
+    def typical(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns the conditional mean of each number given the observed entries, the median of
+        ordered levels and the most probable of others, (B, \*event).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what a missing entry is")
+
     @property
     def halves(self) -> dict[str, nn.Module]:
         return {"encoder": nn.Module(), "decoder": self}
