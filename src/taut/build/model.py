@@ -148,6 +148,8 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
     """Returns the arguments of the parts that follow from the data and the other settings."""
     data = _statistics(schema, statistics)
     event_shape = schema.event_shape
+    if schema.kind != "table":
+        data |= {"kinds": schema.kind}
     if schema.kind in ("binary", "levels"):
         data |= {"low": int(schema.low), "high": int(schema.high)}
     if schema.kind == "table":

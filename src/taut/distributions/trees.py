@@ -1,4 +1,6 @@
-r"""Discrete latent variables on a tree, summed exactly: states $z_1, \dots, z_n$, one a node,
+r"""Discrete latent variables on a tree, summed exactly.
+
+With states $z_1, \dots, z_n$, one a node, and potentials $\phi$,
 
 $$ p(z) \propto \pi(z_r) \, \phi_r(z_r) \prod_{j \ne r} A_j(z_{\mathrm{pa}(j)}, z_j) \,
    \phi_j(z_j). $$

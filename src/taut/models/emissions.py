@@ -5,15 +5,17 @@ share one evenly; beyond the ends lies a small fixed share. A state is a table o
 probabilities.
 
 *Real numbers* may have atoms, values with a probability of their own, which are cells too. The rest
-is a density, of which a share is Normal in each state, on the scale of the warp G of the column
-(``distributions.warps``: close to the logit of its distribution function), and the rest is the
+is a density: a share of it is Normal in each state, on the scale of the warp G of the column
+(``distributions.warps``: close to the logit of its distribution function), and a share is the
 column's own marginal,
 
 $$ p(x \mid s) = \bigl( t_{s,\mathrm{near}} \, \mathcal N(G(x); m_s, \sigma_s^2)
-   + t_{s,\mathrm{far}} \, \mathrm{logistic}(G(x)) \bigr) \, G'(x): $$
+   + t_{s,\mathrm{far}} \, \mathrm{logistic}(G(x)) \bigr) \, G'(x)
+   + \sum_i t_{si} \, [x \in \mathrm{cell}_i] / h: $$
 
 a value far from all states is improbable by the tail of the marginal, which is exponential, and not
-by that of a Normal.
+by that of a Normal. Where the values lie on a grid, such as cents, common ones have a cell as wide
+as a step h of the grid: no density is above the data's own precision.
 
 So all that is learned are tables and Normals, in closed form from expected counts. Each column's
 emission is one measure and normalised: it compares with other models of the same atoms.
@@ -22,7 +24,7 @@ emission is one measure and normalised: it compares with other models of the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,14 +49,21 @@ MIDPOINTS = 64
 
 
 class Resizing(nn.Module):
-    """A module whose parameters take the shapes that a saved state has: they follow from data."""
+    """A module whose parameters take the shapes that a saved state has: they follow from the
+    training rows.
+    """
+
+    def allocate(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Gives parameters and buffers these shapes, by their names; their values are to be
+        loaded.
+        """
+        for name, own in [*self.named_parameters(), *self.named_buffers()]:
+            if name in shapes and tuple(own.shape) != tuple(shapes[name]):
+                own.data = own.new_zeros(tuple(shapes[name]))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        for part in (self._parameters, self._buffers):
-            for name, own in part.items():
-                saved = state_dict.get(prefix + name)
-                if own is not None and saved is not None and saved.shape != own.shape:
-                    own.data = own.new_zeros(saved.shape)
+        inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        self.allocate({name: value.shape for name, value in inner.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -62,17 +71,20 @@ class Seen(NamedTuple):
     r"""Data as the emissions see them: C columns of B rows.
 
     Args:
-        row: Of the table, (C, B); any where the table says nothing.
-        plain: Whether the table alone says it, but for ``constant``, (C, B).
-        constant: The part of the log-probability that is the same in all states, (C, B).
+        row: Of the table, (C, B); any where no cell holds the value.
+        held: Whether a cell holds it, (C, B).
+        constant: What is added to the table's log-probability, the same in all states, (C, B).
         height: G of the columns that have a density, (D, B).
-        dense: Whether the value of such a column is one of the density, (D, B).
+        log_slope: log G' of them, (D, B).
+        dense: Whether the value of such a column has a density, (D, B): neither missing nor an
+            atom.
     """
 
     row: Tensor
-    plain: Tensor
+    held: Tensor
     constant: Tensor
     height: Tensor
+    log_slope: Tensor
     dense: Tensor
 
 
@@ -81,11 +93,13 @@ class Terms(NamedTuple):
 
     Args:
         each: $\log p(x_c \mid s)$, (C, B, S): zero where missing.
-        near: Share of the Normal in each density, (D, B, S).
+        near: Share of the Normal in them, of columns that have a density, (D, B, S).
+        far: Share of the marginal, likewise; the rest is the cell's.
     """
 
     each: Tensor
     near: Tensor
+    far: Tensor
 
 
 class Counts(NamedTuple):
@@ -116,6 +130,7 @@ class Emissions(Resizing):
     offset: Tensor
     owner: Tensor
     log_size: Tensor
+    width: Tensor
     ends: Tensor
     outside: Tensor
     base: Tensor
@@ -138,7 +153,9 @@ class Emissions(Resizing):
         self.atoms = [np.zeros(0)] * len(kinds)
         if knots is not None:
             x = knots[..., 0, :].double().numpy()
-            self.atoms = [np.unique(own[1:][(own[1:] == own[:-1]) & np.isfinite(own[1:])]) for own in x]
+            self.atoms = [
+                np.unique(own[1:][(own[1:] == own[:-1]) & np.isfinite(own[1:])]) for own in x
+            ]
 
         def mask(values: list[bool]) -> Tensor:
             return nn.Buffer(torch.tensor(values)[:, None], persistent=False)
@@ -182,18 +199,25 @@ class Emissions(Resizing):
         self.starts = nn.Buffer(torch.stack([padded(m.starts) for m in made]))
         self.offset = nn.Buffer(torch.tensor([0, *np.cumsum(rows)[:-1]])[:, None])
         self.owner = nn.Buffer(torch.repeat_interleave(torch.arange(len(made)), torch.tensor(rows)))
-        self.log_size = nn.Buffer(torch.as_tensor(np.concatenate([m.log_size for m in made])).to(**like))
+        parts = {
+            name: torch.as_tensor(np.concatenate([getattr(m, name) for m in made]), **like)
+            for name in ("log_size", "width", "base")
+        }
+        self.log_size, self.width, self.base = (nn.Buffer(part) for part in parts.values())
         self.ends = nn.Buffer(torch.tensor([m.ends for m in made], **like))
         self.outside = nn.Buffer(torch.tensor([m.outside for m in made], **like))
-        self.base = nn.Buffer(torch.as_tensor(np.concatenate([m.base for m in made])).to(**like))
         warp = [self._warp(c, columns[c]) for c in self.densities]
-        self.knots = nn.Buffer(torch.stack([torch.zeros(2, warps.MAX_KNOTS), *[w[0] for w in warp]])[1:].to(**like))
-        self.moments = nn.Buffer(torch.tensor([w[1] for w in warp], **like).view(-1, 2).T.contiguous())
+        self.knots = nn.Buffer(
+            torch.stack([torch.zeros(2, warps.MAX_KNOTS), *[w[0] for w in warp]])[1:].to(**like)
+        )
+        self.moments = nn.Buffer(
+            torch.tensor([w[1] for w in warp], **like).view(-1, 2).T.contiguous()
+        )
 
     def _cells(self, c: int, values: np.ndarray) -> _Cells:
         kind = self.kinds[c]
         if not kind.discrete:
-            return _atoms(values, self.atoms[c])
+            return _spikes(values, self.atoms[c])
         low, high = float(self.low[c]), float(self.high[c])
         if kind.nominal:
             return _cells(values, 0, self.levels[c] - 1, (0.0, 0.0), every=True)
@@ -225,99 +249,90 @@ class Emissions(Resizing):
 
     def see(self, x: Tensor) -> Seen:
         """Returns rows, (B, C), as the emissions see them."""
-        value = x.T.contiguous()
+        value, d = x.T.contiguous(), self.densities
         missing = value.isnan()
         near = torch.where(self.discrete, value.round(), value).nan_to_num(0.0)
         place = (torch.searchsorted(self.starts, near, right=True) - 1).clamp(min=0)
+        row = self.offset + place
         low, high = self.ends[:, :1], self.ends[:, 1:]
         below, above = near < low, near > high
-        row = self.offset + place
-        # Beyond the ends w/((w + d - 1)(w + d)) at a distance d: of sum 1, and as wide as the range.
+        # Beyond the ends w/((w + d - 1)(w + d)) at a distance d: of sum 1, as wide as the range.
         width, distance = high - low + 1, torch.where(below, low - near, near - high)
         share = torch.where(below, self.outside[:, :1], self.outside[:, 1:])
         beyond = share.log() + width.log() - ((width + distance - 1) * (width + distance)).log()
-        inside = torch.log1p(-self.outside.sum(1, keepdim=True)) - self.log_size[row]
-        constant = torch.where(below | above, beyond, inside)
-        # A number between integers: with a small share a level has noise between -1/2 and 1/2 on it.
+        inside = torch.log1p(-self.outside.sum(1, keepdim=True))
+        constant = torch.where(below | above, beyond, inside - self.log_size[row])
+        # With a small share a level has noise between -1/2 and 1/2 on it, but one without order.
         noise = torch.where(value == near, math.log1p(-OUTSIDE), math.log(OUTSIDE))
         never = torch.where(value == near, 0.0, -math.inf).to(noise)
         noise = torch.where(self.nominal, never, noise)
-        constant = torch.where(self.discrete, constant + noise, 0.0)
-        outer = self.discrete & (below | above)
-        height, dense = self._heights(value, near, place, row, constant)
-        plain = ~(missing | outer)
-        if self.densities:
-            plain[self.densities] &= ~dense
-        return Seen(row, plain, torch.where(missing, 0.0, constant), height, dense)
+        constant = torch.where(missing, 0.0, constant + torch.where(self.discrete, noise, 0.0))
+        held = ~(missing | below | above)
+        if not d:
+            nothing = near.new_zeros(0, near.shape[1])
+            return Seen(row, held, constant, nothing, nothing, nothing.bool())
+        own, start = near[d], self.starts[d].gather(1, place[d])
+        atom = own == start
+        held[d] &= atom | ((own >= start) & (own < start + self.width[row[d]]))
+        dense = ~(missing[d] | (atom & (self.width[row[d]] == 0)))
+        return Seen(row, held, constant, *self._heights(own), dense)
 
-    def _heights(
-        self, value: Tensor, near: Tensor, place: Tensor, row: Tensor, constant: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns G of the densities, and where they are meant; writes log G' into the constant."""
-        d = self.densities
-        own = near[d]
-        at = self.starts[d].gather(1, place[d].clamp(max=self.starts.shape[1] - 1))
-        dense = (at != own) & ~value[d].isnan()
-        inner = own
-        slope = torch.zeros_like(own)
+    def _heights(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns G and log G' of the densities, (D, B) each."""
+        slope = torch.zeros_like(value)
         if bool(self.positive.any()):
-            possible = own > 0
-            logs = torch.where(possible, own, 1.0).log()
-            inner = torch.where(self.positive, logs, own)
-            slope = torch.where(self.positive, torch.where(possible, -logs, -math.inf), 0.0)
-        found = warps.heights(inner.T, self.knots, False)
-        constant[d] = torch.where(dense, found.log_slope.T + slope, 0.0)
-        row[d] = torch.where(dense, self._near(), row[d])
-        return found.upper.T, dense
+            logs = torch.where(self.positive & (value > 0), value, 1.0).log()
+            slope = torch.where(self.positive & ~(value > 0), -math.inf, -logs)
+            value = torch.where(self.positive, logs, value)
+        found = warps.heights(value.T, self.knots, False)
+        return found.upper.T, found.log_slope.T + slope
 
     def _near(self) -> Tensor:
-        """Returns the row of the Normal of each density, (D, 1); that of the marginal is next."""
-        sizes = torch.bincount(self.owner, minlength=len(self.kinds))[:, None]
-        return (self.offset + sizes - 2)[self.densities]
+        """Returns the row of the Normal of each density, (D,); that of the marginal is next."""
+        sizes = torch.bincount(self.owner, minlength=len(self.kinds))
+        return (self.offset[:, 0] + sizes - 2)[self.densities]
 
     def terms(self, seen: Seen, table: Tensor) -> Terms:
         """Returns the log-probabilities in all states, of tables (R, S)."""
-        each = functional.embedding(seen.row, table)
-        each = torch.where(seen.plain[..., None], each, 0.0) if not bool(seen.plain.all()) else each
+        each, d = functional.embedding(seen.row, table), self.densities
+        if not bool(seen.held.all()):
+            each = torch.where(seen.held[..., None], each, 0.0)
         each = each + seen.constant[..., None]
-        share = each.new_zeros(0)
-        if self.densities:
-            row = self._near()[:, 0]
-            standard = (seen.height[..., None] - self.loc[:, None]) / self.log_scale.exp()[:, None]
-            normal = -0.5 * standard.square() - self.log_scale[:, None] - 0.5 * math.log(2 * math.pi)
-            near = table[row][:, None] + normal
-            far = table[row + 1][:, None] + _logistic(seen.height)[..., None]
-            both = torch.logaddexp(near, far)
-            share = (near - both).exp()
-            dense = torch.where(seen.dense[..., None], both, 0.0)
-            index = torch.tensor(self.densities, device=each.device)
-            each = each.index_add(0, index, dense)
-        return Terms(each, share)
+        if not d:
+            return Terms(each, each[:0], each[:0])
+        row = self._near()
+        standard = (seen.height[..., None] - self.loc[:, None]) / self.log_scale.exp()[:, None]
+        normal = -0.5 * standard.square() - self.log_scale[:, None] - 0.5 * math.log(2 * math.pi)
+        slope = torch.where(seen.dense, seen.log_slope, -math.inf)[..., None]
+        near = table[row][:, None] + normal + slope
+        far = table[row + 1][:, None] + _logistic(seen.height)[..., None] + slope
+        cell = torch.where(seen.held[d][..., None], each[d], -math.inf)
+        total = torch.logaddexp(torch.logaddexp(near, far), cell)
+        there = (seen.dense | seen.held[d])[..., None]
+        total = torch.where(there, total, 0.0)
+        index = torch.tensor(d, device=each.device)
+        return Terms(each.index_copy(0, index, total), (near - total).exp(), (far - total).exp())
 
     # --- Expectation maximisation ---
 
-    def counts(self, seen: Seen, near: Tensor, states: Tensor) -> Counts:
+    def counts(self, seen: Seen, terms: Terms, states: Tensor) -> Counts:
         """Returns the expected counts of rows whose columns are in states with probabilities
         (C, B, S).
         """
-        table = torch.zeros_like(self.table)
-        where = seen.plain.flatten().nonzero()[:, 0]
-        flat = states.reshape(-1, states.shape[-1])
-        if len(where) == len(flat):
-            table.index_add_(0, seen.row.flatten(), flat)
-        else:
-            table.index_add_(0, seen.row.flatten()[where], flat[where])
-        if not self.densities:
-            return Counts(table, table.new_zeros(3, 0, self.num_states))
-        dense = states[self.densities] * seen.dense[..., None]
-        weight = dense * near
-        y = torch.where(seen.dense, seen.height, 0.0)
-        powers = torch.stack([torch.ones_like(y), y, y.square()], 1)  # (D, 3, B)
-        normal = (powers @ weight).transpose(0, 1)
-        row = self._near()[:, 0]
-        table[row] = normal[0]
-        table[row + 1] = dense.sum(1) - normal[0]
-        return Counts(table, normal)
+        table, d = torch.zeros_like(self.table), self.densities
+        normal = table.new_zeros(3, len(d), self.num_states)
+        if d:
+            near, far = states[d] * terms.near, states[d] * terms.far
+            y = torch.where(seen.dense, seen.height, 0.0)
+            powers = torch.stack([torch.ones_like(y), y, y.square()], 1)  # (D, 3, B)
+            normal = (powers @ near).transpose(0, 1)
+            table[self._near()], table[self._near() + 1] = normal[0], far.sum(1)
+            states = states.index_copy(0, torch.tensor(d, device=y.device), states[d] - near - far)
+        row, flat = seen.row.flatten(), states.reshape(-1, states.shape[-1])
+        if not bool(seen.held.all()):
+            where = seen.held.flatten().nonzero()[:, 0]
+            row, flat = row[where], flat[where]
+        return Counts(table.index_add_(0, row, flat), normal)
 
     def maximize(self, counts: Counts) -> None:
         """Takes the most probable tables and Normals given expected counts and pseudo-counts."""
@@ -346,11 +361,12 @@ class Emissions(Resizing):
         seen = self.see(x)
         here = torch.arange(len(x), device=x.device).expand_as(seen.row)
         table = 0.5 * self.base[:, None].repeat(1, len(x))
-        put = seen.plain.clone()
+        row, put = seen.row.clone(), seen.held.clone()
         if self.densities:
-            put[self.densities] |= seen.dense
+            own = torch.where(seen.held[self.densities], row[self.densities], self._near()[:, None])
+            row[self.densities], put[self.densities] = own, put[self.densities] | seen.dense
         extra = torch.zeros_like(table)
-        extra[seen.row[put], here[put]] = 0.5
+        extra[row[put], here[put]] = 0.5
         given = extra.new_zeros(len(self.kinds), len(x)).index_add_(0, self.owner, extra)
         self.table.data = (table + extra + (0.5 - given)[self.owner] * self.base[:, None]).log()
         if self.densities:
@@ -377,8 +393,8 @@ class Emissions(Resizing):
     def _mean(self, c: int, p: Tensor) -> Tensor:
         start = self.starts[c, : len(p)]
         if self.kinds[c].discrete:
-            middle = start + 0.5 * (self.log_size[self._rows(c)].exp() - 1)
-            return middle @ p
+            return (start + 0.5 * (self.width[self._rows(c)] - 1)) @ p
+        start = start + 0.5 * self.width[self._rows(c)]
         d = self.densities.index(c)
         share = (torch.arange(MIDPOINTS, device=p.device, dtype=p.dtype) + 0.5) / MIDPOINTS
         normal = self.loc[d] + self.log_scale[d].exp() * torch.special.ndtri(share)[:, None]
@@ -398,7 +414,10 @@ class Emissions(Resizing):
         (B, C), of columns in states with probabilities (C, B, S).
         """
         return torch.stack(
-            [self._typical(c, self.probabilities(c, table), states[c]) for c in range(len(self.kinds))],
+            [
+                self._typical(c, self.probabilities(c, table), states[c])
+                for c in range(len(self.kinds))
+            ],
             1,
         )
 
@@ -417,15 +436,14 @@ class Emissions(Resizing):
         ladder = (below / below[-1]).T + torch.arange(p.shape[1], device=below.device)[:, None]
         place = torch.searchsorted(ladder.flatten(), wide(u[0]) + wide(state), right=True)
         cell = (place.to(state.device) - len(p) * state).clamp(0, len(p) - 1)
-        start = self.starts[c][cell]
+        start, width = self.starts[c][cell], self.width[self._rows(c)][cell]
         if self.kinds[c].discrete:
-            size = self.log_size[self._rows(c)].exp().round()[cell]
-            return start + torch.minimum((u[1] * size).floor(), size - 1)
+            return start + torch.minimum((u[1] * width).floor(), width - 1)
         d = self.densities.index(c)
         v = u[1].clamp(1e-7, 1 - 1e-7)
         normal = self.loc[d][state] + self.log_scale[d].exp()[state] * torch.special.ndtri(v)
         height = torch.where(cell == len(p) - 2, normal, v.logit())
-        return torch.where(cell < len(p) - 2, start, self._value(d, height))
+        return torch.where(cell < len(p) - 2, start + u[1] * width, self._value(d, height))
 
 
 class Emitted(Distribution):
@@ -476,19 +494,19 @@ class Emitted(Distribution):
         def shaped(part: Tensor) -> Tensor:
             return part.T.view(*x.shape[:-1], -1)
 
-        each = torch.where(shaped(seen.plain), table[shaped(seen.row), state], 0.0)
-        each = each + shaped(seen.constant)
+        held = shaped(seen.held)
+        each = torch.where(held, table[shaped(seen.row), state], 0.0) + shaped(seen.constant)
         if own.densities:
-            d = torch.arange(len(own.densities), device=state.device)
-            dense, row = state[..., own.densities], own._near()[:, 0]
-            scale = own.log_scale[d, dense]
-            height = shaped(seen.height)
-            normal = -0.5 * ((height - own.loc[d, dense]) / scale.exp()).square() - scale
-            near = table[row, dense] + normal - 0.5 * math.log(2 * math.pi)
-            both = torch.logaddexp(near, table[row + 1, dense] + _logistic(height))
-            both = torch.where(shaped(seen.dense), both, 0.0)
             index = torch.tensor(own.densities, device=state.device)
-            each = each.index_add(-1, index, both)
+            every, d = torch.arange(len(index), device=state.device), state[..., index]
+            row, scale, height = own._near(), own.log_scale[every, d], shaped(seen.height)
+            normal = -0.5 * ((height - own.loc[every, d]) / scale.exp()).square() - scale
+            near = table[row, d] + normal - 0.5 * math.log(2 * math.pi)
+            both = torch.logaddexp(near, table[row + 1, d] + _logistic(height))
+            dense, held = shaped(seen.dense), held[..., index]
+            both = torch.where(dense, both + shaped(seen.log_slope), -math.inf)
+            both = torch.logaddexp(both, torch.where(held, each[..., index], -math.inf))
+            each = each.index_copy(-1, index, torch.where(dense | held, both, 0.0))
         return each.unflatten(-1, self.event_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -514,20 +532,23 @@ class _Values(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         own = self.emissions
-        flat = value.reshape(-1, len(own.kinds))
-        constant = own.see(flat).constant.T
-        return (constant > -torch.inf).view(value.shape)
+        seen = own.see(value.reshape(-1, len(own.kinds)))
+        possible = seen.constant > -torch.inf
+        if own.densities:
+            possible[own.densities] = seen.held[own.densities] | (seen.log_slope > -torch.inf)
+        return possible.T.reshape(value.shape)
 
 
 class _Cells(NamedTuple):
     """The cells of a column.
 
-    The smallest value of each, the log of how many values it holds, its share in the training rows,
-    the ends of all, and the shares beyond them.
+    The smallest value of each, the log of how many values it holds or how wide it is, the same
+    without the log, its share in the training rows, the ends of all, and the shares beyond them.
     """
 
     starts: np.ndarray
     log_size: np.ndarray
+    width: np.ndarray
     base: np.ndarray
     ends: tuple[float, float]
     outside: tuple[float, float]
@@ -552,7 +573,9 @@ def _cells(
             own = seen[(counts >= COMMON) & (counts >= np.sort(counts)[-TABLE])]
         rest = ~np.isin(seen, own)
         shares = np.linspace(0, 1, CELLS + 1)[1:-1] * counts[rest].sum()
-        edges = seen[rest][np.searchsorted(counts[rest].cumsum(), shares)] + 1 if rest.any() else own
+        edges = (
+            seen[rest][np.searchsorted(counts[rest].cumsum(), shares)] + 1 if rest.any() else own
+        )
         starts = np.unique(np.concatenate([[low], own, own + 1, edges]))
         starts = starts[(starts >= low) & (starts <= high)]
     size = np.diff(np.append(starts, high + 1))
@@ -562,18 +585,41 @@ def _cells(
     empty = held == 0
     new = min(0.5 * (held.sum() + 1), max(1.0, np.count_nonzero(held == 1))) if empty.any() else 0.0
     held[empty] = new * size[empty] / max(1.0, size[empty].sum())
-    return _Cells(starts, np.log(size), held / held.sum(), (low, high), outside)
+    return _Cells(starts, np.log(size), size, held / held.sum(), (low, high), outside)
 
 
-def _atoms(values: np.ndarray, atoms: np.ndarray) -> _Cells:
-    """Returns the atoms of a column, the share of the Normals and that of the marginal."""
-    counts = np.array([np.count_nonzero(values == atom) for atom in atoms] or [], dtype=float)
-    rest = len(values) - counts.sum()
-    base = np.concatenate([counts + 0.5, (rest + 0.5) * np.array([1 - FAR, FAR])])
-    # padded like a column of so many cells
-    starts = np.concatenate([atoms, [math.inf, math.inf]])
+def _spikes(values: np.ndarray, atoms: np.ndarray) -> _Cells:
+    """Returns the cells of a density: atoms, and common values of a grid as wide as its steps; last
+    come the share of the Normals and that of the marginal.
+    """
+    seen, counts = np.unique(values, return_counts=True)
+    plain = ~np.isin(seen, atoms)
+    step = _step(seen[plain])
+    often = plain & (counts >= COMMON) & (step > 0)
+    if often.sum() > TABLE:
+        often &= counts >= np.sort(counts[often])[-TABLE]
+    own = seen[often]
+    held = np.array([np.count_nonzero(values == atom) for atom in atoms] or [], dtype=float)
+    spikes = 0.5 * counts[often]
+    rest = len(values) - held.sum() - spikes.sum() + 0.5
+    starts, width = np.append(atoms, own - step / 2), np.repeat([0.0, step], [len(atoms), len(own)])
+    order = starts.argsort()
+    base = np.append(np.append(held + 0.5, spikes)[order], rest * np.array([1 - FAR, FAR]))
+    width = np.append(width[order], [0.0, 0.0])
+    log_size = np.log(np.where(width > 0, width, 1.0))
+    starts = np.append(starts[order], [math.inf, math.inf])  # the last two are not cells
     ends = (-math.inf, math.inf)
-    return _Cells(starts, np.zeros(len(base)), base / base.sum(), ends, (0.0, 0.0))
+    return _Cells(starts, log_size, width, base / base.sum(), ends, (0.0, 0.0))
+
+
+def _step(seen: np.ndarray) -> float:
+    """Returns the step of the grid that distinct values lie on, 0 where they lie on none."""
+    if len(seen) < 2:
+        return 0.0
+    step = float(np.diff(seen).min())
+    places = (seen - seen[0]) / step
+    on_grid = np.abs(places - places.round()).max() < 0.01
+    return step if on_grid else 0.0
 
 
 def _by_column(owner: Tensor, columns: int, table: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ the ELBO, importance sampling and annealing all return $\log p(x)$, and every ga
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,9 +55,12 @@ class ExactModel(Model):
         iteration is stopped early, it has the best so far.
         """
 
-    def log_prob_given(
-        self, x: Data, given: Tensor, context: Context | None = None
-    ) -> PerDatum:
+    def allocate(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Makes room for saved weights, whose shapes are given by name, where they follow from the
+        training rows and not from the arguments; then ``load_state_dict`` takes them.
+        """
+
+    def log_prob_given(self, x: Data, given: Tensor, context: Context | None = None) -> PerDatum:
         r"""Returns $\log p(x_A \mid x_B)$, (B,), of the entries that are not given, by $\log
         p(x) - \log p(x_B)$.
 
@@ -83,9 +86,13 @@ class ExactModel(Model):
 
     def typical(self, x: Data, context: Context | None = None) -> Tensor:
         r"""Returns the conditional mean of each number given the observed entries, the median of
-        ordered levels and the most probable of others, (B, \*event).
+        ordered levels and the most probable of others, (B, \*event): what to fill a gap with.
+
+        By default $\mathbb{E}[x \mid z]$ at the posterior mean, which is right where it is linear
+        in z.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what a missing entry is")
+        z = self.encode(x, context).mean
+        return self.decode(z[None], context).mean[0]
 
     @property
     def halves(self) -> dict[str, nn.Module]:

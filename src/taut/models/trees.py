@@ -58,7 +58,7 @@ class _Expected(NamedTuple):
         return self.cells.table, self.cells.normal, self.start, self.edges
 
 
-class _LatentTree(ExactModel, Resizing):
+class _LatentTree(Resizing, ExactModel):
     """What the two have in common: nodes on a tree, and a node for each column."""
 
     parents: Tensor
@@ -85,7 +85,9 @@ class _LatentTree(ExactModel, Resizing):
         if levels is None:
             levels = [2 if word == "binary" else 0 for word in kinds]
         dtype = torch.get_default_dtype()
-        first, last = (torch.as_tensor(end, dtype=dtype).expand(self.event_shape) for end in (low, high))
+        first, last = (
+            torch.as_tensor(end, dtype=dtype).expand(self.event_shape) for end in (low, high)
+        )
         states = num_states or 1
         self.emissions = Emissions(
             kinds, levels, first.flatten().clone(), last.flatten().clone(), knots, states
@@ -141,6 +143,10 @@ class _LatentTree(ExactModel, Resizing):
         if len(self.parents) == 1:
             states = states.expand(*states.shape[:-1], len(self.emissions.kinds))
         return Emitted(self.emissions, states, self.event_shape)
+
+    def embed(self, x: Data, context: Context | None = None) -> Tensor:
+        """Returns the posterior probability of each state of each node, (B, n S)."""
+        return self.encode(x).marginals.flatten(1)
 
     def latent_prior(self, context: Context | None = None) -> CategoricalTree:
         return CategoricalTree(self.tree())
@@ -279,10 +285,12 @@ class _LatentTree(ExactModel, Resizing):
             up = upward(tree, self._potentials(terms.each))
             down = downward(tree, up)
             states = (up.below + down.above).exp()
-            cells = own.counts(seen, terms.near, states.expand(len(own.kinds), -1, -1))
+            cells = own.counts(seen, terms, states.expand(len(own.kinds), -1, -1))
             found = [cells.table, cells.normal, states[tree.root].sum(0), down.edges]
             total += float(up.log_normalizer.double().sum())
-            result = found if result is None else [a + b for a, b in zip(result, found, strict=True)]
+            result = (
+                found if result is None else [a + b for a, b in zip(result, found, strict=True)]
+            )
         assert result is not None
         table, normal, start, edges = (weight * part for part in result)
         return total, _Expected(Counts(table, normal), start, edges)
