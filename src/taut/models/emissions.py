@@ -42,7 +42,7 @@ __all__ = ["Counts", "Emissions", "Emitted", "Resizing", "Seen", "Terms"]
 TABLE = 400  # distinct values of an integer column up to which each is a cell
 CELLS = 64  # of the values between the common ones, at most
 COMMON = 10  # rows of a value of its own in a column of more values
-TABLE_COUNT = 2.0  # rows of the column's own frequencies that each state begins with
+FEW, MANY = 2.0, 100.0  # rows of the column's own frequencies that each state begins with
 NORMAL_COUNT = 1.0  # rows of its own variance, likewise
 FAR = 0.05  # share of the marginal in a density, likewise
 MIDPOINTS = 64
@@ -136,6 +136,7 @@ class Emissions(Resizing):
     base: Tensor
     knots: Tensor
     moments: Tensor
+    strength: Tensor
 
     def __init__(
         self,
@@ -204,6 +205,12 @@ class Emissions(Resizing):
             for name in ("log_size", "width", "base")
         }
         self.log_size, self.width, self.base = (nn.Buffer(part) for part in parts.values())
+        # Of the cells of a column of many values each state sees few rows.
+        wide = [
+            kind.discrete and len(np.unique(x)) > TABLE
+            for kind, x in zip(self.kinds, columns, strict=True)
+        ]
+        self.strength = nn.Buffer(torch.tensor([MANY if w else FEW for w in wide], **like))
         self.ends = nn.Buffer(torch.tensor([m.ends for m in made], **like))
         self.outside = nn.Buffer(torch.tensor([m.outside for m in made], **like))
         warp = [self._warp(c, columns[c]) for c in self.densities]
@@ -336,8 +343,8 @@ class Emissions(Resizing):
 
     def maximize(self, counts: Counts) -> None:
         """Takes the most probable tables and Normals given expected counts and pseudo-counts."""
-        table = counts.table + TABLE_COUNT * self.base[:, None]
-        totals = table.new_zeros(len(self.kinds), self.num_states).index_add_(0, self.owner, table)
+        table = counts.table + (self.strength[self.owner] * self.base)[:, None]
+        totals = _sums(self.owner, len(self.kinds), table)
         number, total, squares = counts.normal
         mean, variance = self.moments[0][:, None], self.moments[1][:, None]
         weight = number + NORMAL_COUNT
@@ -348,9 +355,15 @@ class Emissions(Resizing):
         self.loc.data = loc
         self.log_scale.data = 0.5 * (spread / weight).log()
 
+    def as_counts(self, rows: float) -> Counts:
+        """Returns the counts that so many rows in each state would have on average."""
+        scale, ones = self.log_scale.exp(), torch.ones_like(self.loc)
+        moments = torch.stack([ones, self.loc, self.loc.square() + scale.square()])
+        return Counts(rows * self.table.exp(), rows * self.table[self._near()].exp() * moments)
+
     def log_prior(self) -> Tensor:
         """Returns what the pseudo-counts add to log p(x) of all rows, (), up to a constant."""
-        tables = TABLE_COUNT * torch.where(self.base > 0, (self.tables().T * self.base), 0.0).sum()
+        tables = (self.tables().T * self.strength[self.owner] * self.base).sum()
         mean, variance = self.moments[0][:, None], self.moments[1][:, None]
         square = ((self.loc - mean).square() + variance) * (-2 * self.log_scale).exp()
         return tables - NORMAL_COUNT * (0.5 * square + self.log_scale).sum()
@@ -614,12 +627,21 @@ def _spikes(values: np.ndarray, atoms: np.ndarray) -> _Cells:
 
 def _step(seen: np.ndarray) -> float:
     """Returns the step of the grid that distinct values lie on, 0 where they lie on none."""
-    if len(seen) < 2:
-        return 0.0
-    step = float(np.diff(seen).min())
-    places = (seen - seen[0]) / step
-    on_grid = np.abs(places - places.round()).max() < 0.01
-    return step if on_grid else 0.0
+    for decimals in range(5):
+        scaled = seen * 10.0**decimals
+        whole = scaled.round()
+        if (
+            np.abs(scaled - whole).max(initial=0.0) < 1e-3
+            and np.abs(whole).max(initial=0.0) < 2**53
+        ):
+            step = np.gcd.reduce(np.diff(whole).astype(np.int64)) if len(seen) > 1 else 0
+            return float(step) / 10.0**decimals
+    return 0.0
+
+
+def _sums(owner: Tensor, columns: int, rows: Tensor) -> Tensor:
+    """Returns the sum over the cells of each column."""
+    return rows.new_zeros(columns, *rows.shape[1:]).index_add(0, owner, rows)
 
 
 def _by_column(owner: Tensor, columns: int, table: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ class _LatentTree(Resizing, ExactModel):
         self.begin(train, states, random)
         size = min(BATCH, len(train))
         steps = max_passes * math.ceil(len(train) / size)
-        expected, best, kept, worse, step = None, -math.inf, self._state(), 0, 0
+        expected, best, kept, worse, step = self._as_counts(len(train)), -math.inf, None, 0, 0
         try:
             for number in range(1, max_passes + 1):
                 total = 0.0
@@ -241,7 +241,7 @@ class _LatentTree(Resizing, ExactModel):
                     value, found = self.expect(train[rows], len(train) / len(rows))
                     total += value
                     share = max(LAST_STEP, STEP * (1 - step / steps))
-                    expected = found if expected is None else expected.mixed(found, share)
+                    expected = expected.mixed(found, share)
                     self.update(expected)
                     step += 1
                 reached = self._mean(validation)
@@ -253,7 +253,19 @@ class _LatentTree(Resizing, ExactModel):
                 if worse >= PATIENCE:
                     break
         finally:
-            self._restore(kept)
+            if kept is not None:
+                self._restore(kept)
+
+    @torch.no_grad()
+    def _as_counts(self, rows: int) -> _Expected:
+        """Returns the counts that so many rows would have on average, were the states equally
+        frequent.
+        """
+        each = rows / len(self.start)
+        tree = self._tree(self.start, self.transitions)
+        edges = each * tree.transitions.exp()
+        edges[tree.root] = 0.0
+        return _Expected(self.emissions.as_counts(each), rows * self.start.exp(), edges)
 
     def begin(self, train: Tensor, num_states: int, random: torch.Generator | None = None) -> None:
         """Takes tree, cells and warps from the training rows, (N, \\*event), and starts each state
