@@ -40,7 +40,7 @@ from taut.system.precision import wide
 __all__ = ["Counts", "Emissions", "Emitted", "Resizing", "Seen", "Terms"]
 
 TABLE = 400  # distinct values of an integer column up to which each is a cell
-CELLS = 64  # of the values between the common ones, at most
+CELLS = 200  # of the values between the common ones, at most
 COMMON = 10  # rows of a value of its own in a column of more values
 FEW, MANY = 2.0, 100.0  # rows of the column's own frequencies that each state begins with
 NORMAL_COUNT = 1.0  # rows of its own variance, likewise
@@ -341,25 +341,24 @@ class Emissions(Resizing):
             row, flat = row[where], flat[where]
         return Counts(table.index_add_(0, row, flat), normal)
 
-    def maximize(self, counts: Counts) -> None:
-        """Takes the most probable tables and Normals given expected counts and pseudo-counts."""
+    def maximize(self, counts: Counts, step: float) -> None:
+        """Moves the tables and Normals a step towards the most probable ones given expected counts
+        and pseudo-counts.
+        """
         table = counts.table + (self.strength[self.owner] * self.base)[:, None]
-        totals = _sums(self.owner, len(self.kinds), table)
+        table /= _sums(self.owner, len(self.kinds), table)[self.owner]
         number, total, squares = counts.normal
         mean, variance = self.moments[0][:, None], self.moments[1][:, None]
         weight = number + NORMAL_COUNT
         loc = (total + NORMAL_COUNT * mean) / weight
         spread = squares - 2 * loc * total + number * loc.square()
-        spread = spread + NORMAL_COUNT * ((loc - mean).square() + variance)
-        self.table.data = (table / totals[self.owner]).log()
-        self.loc.data = loc
-        self.log_scale.data = 0.5 * (spread / weight).log()
-
-    def as_counts(self, rows: float) -> Counts:
-        """Returns the counts that so many rows in each state would have on average."""
-        scale, ones = self.log_scale.exp(), torch.ones_like(self.loc)
-        moments = torch.stack([ones, self.loc, self.loc.square() + scale.square()])
-        return Counts(rows * self.table.exp(), rows * self.table[self._near()].exp() * moments)
+        spread = (spread + NORMAL_COUNT * ((loc - mean).square() + variance)) / weight
+        # Of a Normal the first two moments move, so that between two places it is wide.
+        between = step * (1 - step) * (loc - self.loc).square()
+        spread = (2 * self.log_scale).exp().lerp(spread, step) + between
+        self.table.data = self.table.exp().lerp(table, step).log()
+        self.loc.data = self.loc.lerp(loc, step)
+        self.log_scale.data = 0.5 * spread.log()
 
     def log_prior(self) -> Tensor:
         """Returns what the pseudo-counts add to log p(x) of all rows, (), up to a constant."""
@@ -585,10 +584,7 @@ def _cells(
         if len(seen) > TABLE:
             own = seen[(counts >= COMMON) & (counts >= np.sort(counts)[-TABLE])]
         rest = ~np.isin(seen, own)
-        shares = np.linspace(0, 1, CELLS + 1)[1:-1] * counts[rest].sum()
-        edges = (
-            seen[rest][np.searchsorted(counts[rest].cumsum(), shares)] + 1 if rest.any() else own
-        )
+        edges = _quantiles(seen[rest], counts[rest]) + 1
         starts = np.unique(np.concatenate([[low], own, own + 1, edges]))
         starts = starts[(starts >= low) & (starts <= high)]
     size = np.diff(np.append(starts, high + 1))
@@ -601,6 +597,17 @@ def _cells(
     return _Cells(starts, np.log(size), size, held / held.sum(), (low, high), outside)
 
 
+def _quantiles(seen: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns values at shares that are evenly spaced in the logit, so that tails are resolved."""
+    if not len(seen):
+        return seen
+    n = counts.sum()
+    reach = max(0.0, math.log(max(n, 12) / 5 - 1))
+    number = int(min(CELLS, max(1, n // COMMON)))
+    shares = 1 / (1 + np.exp(-np.linspace(-reach, reach, number)))
+    return seen[np.minimum(np.searchsorted(counts.cumsum(), shares * n), len(seen) - 1)]
+
+
 def _spikes(values: np.ndarray, atoms: np.ndarray) -> _Cells:
     """Returns the cells of a density: atoms, and common values of a grid as wide as its steps; last
     come the share of the Normals and that of the marginal.
@@ -608,7 +615,8 @@ def _spikes(values: np.ndarray, atoms: np.ndarray) -> _Cells:
     seen, counts = np.unique(values, return_counts=True)
     plain = ~np.isin(seen, atoms)
     step = _step(seen[plain])
-    often = plain & (counts >= COMMON) & (step > 0)
+    fewest = COMMON if len(seen) > TABLE else 2
+    often = plain & (counts >= fewest) & (step > 0)
     if often.sum() > TABLE:
         often &= counts >= np.sort(counts[often])[-TABLE]
     own = seen[often]
