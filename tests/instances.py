@@ -322,6 +322,22 @@ def make_priors() -> list[taut.Prior]:
     return [taut.StandardNormal(LATENT), mixture, bernoulli]
 
 
+# --- Models that are exact ------------------------------------------------------------------------
+
+
+def of_columns(kind: type, num_states: int | None = 2) -> taut.ExactModel:
+    """Returns a mixture or a hidden tree of a column of each kind, not yet trained."""
+    ends = {"levels": (0.0, 1.0), "count": (0.0, torch.inf), "positive": (0.0, torch.inf)}
+    low, high = torch.tensor([ends.get(word, (-torch.inf, torch.inf)) for word in KINDS]).T
+    knots = torch.full((len(KINDS), 2, warps.MAX_KNOTS), torch.inf)
+    knots[KINDS.index("mixed")] = warp()[0, 0]
+    return kind((len(KINDS),), KINDS, num_states, NUM_LEVELS, low, high, knots)
+
+
+def make_models() -> list[taut.ExactModel]:
+    return [of_columns(taut.Mixture), of_columns(taut.HiddenTree)]
+
+
 NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]] = [
     (taut.Linear, (3, 4), (2, 5)),
     (taut.MLP, (6,), (4,)),
@@ -344,5 +360,6 @@ def rows() -> dict[type, list]:
         taut.Likelihood: make_likelihoods(),
         taut.Posterior: make_posteriors(),
         taut.Prior: make_priors(),
+        taut.ExactModel: make_models(),
         taut.Network: NETWORKS,
     }

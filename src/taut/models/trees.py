@@ -29,6 +29,7 @@ from taut.distributions.trees import CategoricalTree, Tree, downward, upward
 from taut.models.emissions import Counts, Emissions, Emitted, Resizing, Terms
 from taut.models.exact import ExactModel, Pass
 from taut.models.structure import chow_liu
+from taut.system.errors import UsageError
 from taut.system.seeds import generator
 from taut.types import Context, Data, PerDatum
 
@@ -36,7 +37,8 @@ __all__ = ["HiddenTree", "Mixture"]
 
 BATCH = 1024
 STEP, LAST_STEP = 0.5, 0.02  # of the parameters towards those of the last batch
-PATIENCE = 10  # passes without better validation rows
+STEPS, FEWEST_PASSES = 250, 20  # planned: the step falls from the first to the last of them
+PATIENCE = 10  # passes without better validation rows, and a tenth of those planned
 EDGE_COUNT = 1.5  # rows that each state of a parent begins with, spread over the node's states
 START_COUNT = 1.0
 ELEMENTS = 2**23  # of nodes x rows x states at a time
@@ -225,23 +227,25 @@ class _LatentTree(Resizing, ExactModel):
         random = generator(seed, "states")
         self.begin(train, states, random)
         size = min(BATCH, len(train))
-        steps = max_passes * math.ceil(len(train) / size)
+        each = math.ceil(len(train) / size)
+        passes = min(max_passes, max(FEWEST_PASSES, math.ceil(STEPS / each)))
+        patience = max(PATIENCE, passes // 10)
         best, kept, worse, step = -math.inf, None, 0, 0
         try:
-            for number in range(1, max_passes + 1):
+            for number in range(1, passes + 1):
                 total = 0.0
                 for rows in torch.randperm(len(train), generator=random).split(size):
                     value, expected = self.expect(train[rows], len(train) / len(rows))
                     total += value
-                    self.update(expected, max(LAST_STEP, STEP * (1 - step / steps)))
+                    self.update(expected, max(LAST_STEP, STEP * (1 - step / (each * passes))))
                     step += 1
                 reached = self._mean(validation)
                 if not reached <= best:  # without validation rows the last pass is kept
                     best, kept, worse = reached, self._state(), 0
                 else:
                     worse += 1
-                yield Pass(number, total / len(train), reached, number / max_passes)
-                if worse >= PATIENCE:
+                yield Pass(number, total / len(train), reached, number / passes)
+                if worse >= patience:
                     break
         finally:
             if kept is not None:
@@ -253,7 +257,7 @@ class _LatentTree(Resizing, ExactModel):
         """
         flat = train.flatten(1)
         if len(flat) < num_states:
-            raise ValueError(
+            raise UsageError(
                 f"{num_states} states need at least as many training rows, and there are "
                 f"{len(flat)}"
             )
