@@ -313,13 +313,15 @@ def _train_and_measure(
 
 
 def _train(run: Run, dataset: Dataset, state: State) -> None:
+    from taut.models.exact import ExactModel
     from taut.runs.fit import train_run
 
-    done = state.step
+    exact = isinstance(run.model, ExactModel)
+    done, total = state.step, state.total_steps
     # closing: if a signal arrives here and not in the training, the training still gets to save its
     # state
     with (
-        terminal.progress("training", state.total_steps) as advance,
+        terminal.progress("training", total) as advance,
         closing(train_run(run, dataset, state)) as records,
     ):
         advance(done, "")
@@ -327,20 +329,23 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
             kind, bound = "held-out", record.validation
             if bound is None:
                 kind, bound = "train", record.bound
+            what, each = ("log p(x)", "pass") if exact else ("bound", "epoch")
             note = clause(", {} steps skipped", record.skipped)
+            # of a model that is exact the plan follows from its passes
+            place = total * record.step // state.total_steps
             advance(
-                record.step - done, f"epoch {record.epoch:.0f}, {kind} bound {bound:.2f} nats{note}"
+                place - done, f"{each} {record.epoch:.0f}, {kind} {what} {bound:.2f} nats{note}"
             )
-            done = record.step
+            done = place
     if state.micro_batches > 1:
         terminal.message(
             f"memory was short: each step was taken in {state.micro_batches} micro-batches, with "
             f"the same result"
         )
-    if done < state.total_steps:
+    if state.step < state.total_steps:
         reasons = {"time": "time is up"}
         reason = reasons.get(run.info["ended"], "the held-out bound no longer grows")
-        terminal.message(f"stopped at step {done:,} of {state.total_steps:,}: {reason}")
+        terminal.message(f"stopped at step {state.step:,} of {state.total_steps:,}: {reason}")
 
 
 def _measure(run: Run, dataset: Dataset) -> None:

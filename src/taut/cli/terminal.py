@@ -66,6 +66,7 @@ METHODS = {
     "importance_from_optimum": "importance sampling from the best Gaussian",
     "annealing": "annealing",
     "enumeration": "the sum over all latent values",
+    "exact": "its closed form",
     "none": "no method",
 }
 
@@ -118,7 +119,7 @@ def typed(path: str | Path) -> str:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build.model import complete, usual_objective
+    from taut.build.model import complete, exact_of, usual_objective
 
     model = complete(config.model, dataset.schema)
     parts = (
@@ -128,19 +129,22 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     follows = ""
     if config.model.likelihood != model.likelihood:
         follows = ", which follows from the data"
-    lines = [
+    data = [
         ("data", f"{shown(typed(dataset.name))}: {dataset.schema.describe()}"),
         ("rows", parts),
         ("binarize", dataset.binarize if dataset.binarize != "none" else ""),
+    ]
+    own = [
         ("likelihood", f"{model.likelihood}{follows}"),
         ("given", _given(dataset.schema.condition, str(model.likelihood))),
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
         ("networks", f"{model.encoder}, {model.decoder}"),
         ("objective", config.training.objective or usual_objective(dataset.schema)),
-        *(("note", note) for note in dataset.notes),
     ]
-    for name, text in lines:
+    if exact_of(config.model) is not None:
+        own = [("model", f"{model.model}, by expectation maximisation")]
+    for name, text in [*data, *own, *(("note", note) for note in dataset.notes)]:
         if text:
             show(f"{name:<11}{_clean(text)}")
 
@@ -335,17 +339,21 @@ def show_numbers(
         titles.append("bits per dim")
     part = clause("{} ", result.get("data"))
     table = _table(f"{result['num_data']} {part}{units.one}s", *titles)
+    exact = not result["by"].keys() - {"exact", "none"}
     for name, title in NAMES.items():
-        if result.get(name):
+        if result.get(name) and not (exact and name in ("elbo", "inference_gap")):
             row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
             if bits:
                 row.append(_bits(bits.get(name)))
             table.add_row(title, *row)
     _stdout().print(table)
-    if verbose:
-        for line in _how(result):
-            answer(line)
-    answer(f"active units: {result['active_units']} of {result['latent_dim']}")
+    if exact:
+        answer("log p(x) is exact: the model sums or integrates z out in closed form")
+    else:
+        if verbose:
+            for line in _how(result):
+                answer(line)
+        answer(f"active units: {result['active_units']} of {result['latent_dim']}")
     for line in result["warnings"]:
         answer(f"warning: {line}")
     reliable = result.get("reliable_share")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from taut.features import Features
 from taut.model import Draw, Group, Model
 from taut.types import Context, Data, PerDatum
 
@@ -54,6 +55,23 @@ class ExactModel(Model):
         At the end the model has the parameters that were best on the validation rows. Where the
         iteration is stopped early, it has the best so far.
         """
+
+    seen: Features | None = None
+
+    @property
+    def features(self) -> Features | None:
+        """What samples and data are compared by: see ``taut.build``, which sets it."""
+        return self.seen
+
+    def point(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns the z that stands for each data point, (B, D): the most probable categories, or
+        the mean of real numbers.
+        """
+        q = self.encode(x, context)
+        support = q.support
+        if support is not None and support.is_discrete:
+            return q.mode
+        return q.mean
 
     @property
     def halves(self) -> dict[str, nn.Module]:

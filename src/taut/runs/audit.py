@@ -20,6 +20,7 @@ from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
+from taut.models.exact import ExactModel
 from taut.report import render
 from taut.runs.folder import Run, Source, held_out, new_data, version
 from taut.runs.measure import copies, measured_part
@@ -241,6 +242,11 @@ def gradients_run(
 def _gradients(
     run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]
 ) -> dict[str, Any]:
+    if isinstance(run.model, ExactModel):
+        raise UsageError(
+            f"{shown(run.path)} holds {run.config.model.model}, which is trained by expectation "
+            "maximisation: there are no gradients to compare"
+        )
     dataset = run.data()
     index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]
     x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))

@@ -174,10 +174,11 @@ def fit(
             tell.progress("training", state.total_steps) as advance,
             closing(train_run(run, data, state)) as records,
         ):
-            done = state.step
+            done, total = state.step, state.total_steps
             for record in records:
-                advance(record.step - done, _bound(record))
-                done = record.step
+                place = total * record.step // state.total_steps
+                advance(place - done, _bound(record))
+                done = place
         rows = len(data.test) or len(data.validation) or len(data.train)
         with tell.progress("measuring", rows) as advance:
             for block in evaluate(run, data):

@@ -15,12 +15,13 @@ from taut.evidence import Estimate, Evidence, doctor, importance_blocks, settle
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
-from taut.model import VAE
+from taut.model import Model
 from taut.runs.folder import Run
 from taut.system import locks, parallel, storage
 from taut.system.errors import DataError
 from taut.system.seeds import stream
 from taut.use import pictures
+from taut.use.blocks import device_of
 
 __all__ = ["copies", "draw_pictures", "evaluate", "measured_part", "numbers"]
 
@@ -47,7 +48,9 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
         def write() -> None:
             found = numbers(rows, data)
             ended = run.info.get("ended")
-            found["unfinished"] = doctor.unfinished(run.history(), ended, run.config.training)
+            found["unfinished"] = doctor.unfinished(
+                run.history(), ended, run.config.training, run.config.model.model
+            )
             storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
             # Of a run that was extended these are of other weights.
             for name in ("audit.json", "gradients.json", "report.html"):
@@ -146,7 +149,7 @@ def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) ->
     return lines
 
 
-def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
+def draw_pictures(model: Model, data: Dataset, seed: int) -> dict[str, bytes]:
     """Returns PNG files by name: samples and reconstructions.
 
     For each, what is typical (mean) and what the model draws.
@@ -160,9 +163,12 @@ def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
     with torch.no_grad(), stream(seed, "pictures"):
         decoded = model.decode(model.latent_prior().sample(torch.Size((1, 40))))
         samples = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
-        shown = x.to(device=next(model.parameters()).device, dtype=torch.get_default_dtype())
-        posterior = model.encode(shown)
-        decoded = model.decode(torch.stack(_mean(posterior) or [posterior.sample()]))
+        shown = x.to(device=device_of(model), dtype=torch.get_default_dtype())
+        try:
+            z = model.point(shown)
+        except NotImplementedError:  # a flow, say
+            z = model.encode(shown).sample()
+        decoded = model.decode(z[None])
         rows = [
             pictures.grid(t, low, high, 10)
             for t in (shown, *(t[0] for t in (*_mean(decoded), decoded.sample())))
