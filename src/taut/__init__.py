@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ZeroInflatedNegativeBinomial,
     )
     from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
+    from taut.models import ExactModel, HiddenTree, Mixture
     from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
     from taut.objectives import (
         ELBO,
@@ -92,14 +93,17 @@ __all__ = [
     "Effort",
     "Estimate",
     "Evidence",
+    "ExactModel",
     "FullCovarianceNormal",
     "GaussianMixture",
+    "HiddenTree",
     "Imputed",
     "Likelihood",
     "Linear",
     "LinearGaussian",
     "LinearHierarchy",
     "LogNormal",
+    "Mixture",
     "Model",
     "NegativeBinomial",
     "Network",
@@ -158,6 +162,7 @@ _HOMES = {
         "ZeroInflatedNegativeBinomial"
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",
+    "taut.models": "ExactModel HiddenTree Mixture",
     "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network",
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",
     "taut.posteriors": "DiagonalNormal FullCovarianceNormal",

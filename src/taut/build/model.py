@@ -32,6 +32,7 @@ __all__ = [
     "build_objective",
     "build_vae",
     "complete",
+    "describe_exact",
     "describe_part",
     "exact_of",
     "needs_total",
@@ -231,6 +232,8 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
     """Returns the arguments of the parts that follow from the data and the other settings."""
     data = _statistics(schema, statistics)
     event_shape = schema.event_shape
+    if schema.kind != "table":
+        data |= {"kinds": [schema.kind] * schema.num_elements}
     if schema.kind in ("binary", "levels"):
         data |= {"low": int(schema.low), "high": int(schema.high)}
     if schema.kind == "table":
@@ -379,3 +382,10 @@ def build_objective(objective: Objective | str) -> Objective:
 def describe_part(part: Any) -> Spec:
     """Returns the specification of a part, without the arguments that follow from the data."""
     return to_spec(part, _FILLED)
+
+
+def describe_exact(model: ExactModel) -> Spec:
+    """Returns the specification of a model that is exact: with the sizes that are its own, and
+    follow from the data for a part of a VAE.
+    """
+    return to_spec(model, [name for name in _FILLED if name != "latent_dim"])

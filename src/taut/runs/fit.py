@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import describe_part, exact_of
+from taut.build.model import describe_exact, exact_of
 from taut.data import Dataset
 from taut.model import Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel
@@ -270,7 +270,8 @@ def end_exact(run: Run) -> None:
     """Writes the parameters of a model that is exact, and then that they are there: with what the
     training chose, such as the number of states, in its specification.
     """
-    spec = str(describe_part(run.model))
+    assert isinstance(run.model, ExactModel)
+    spec = str(describe_exact(run.model))
     run.config = dataclasses.replace(run.config, model=ModelConfig(model=spec))
     run.model.eval()
     storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())

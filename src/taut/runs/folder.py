@@ -25,6 +25,7 @@ from taut.build.model import build, build_objective, exact_of, usual_objective
 from taut.build.spec import parse
 from taut.data import Dataset, Options, Rows, Schema, prepare
 from taut.model import VAE, Model
+from taut.models.exact import ExactModel
 from taut.runs import looks
 from taut.runs.fitted import Fitted, Source, new_data, options_of, sample_run
 from taut.runs.formats import (
@@ -192,6 +193,8 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     # before anything is built or read that a hostile size could make endless
     shapes = storage.read_shapes(weights)
     run = rebuild(path, trust, shapes)
+    if isinstance(run.model, ExactModel):
+        run.model.allocate(shapes)
     check_fit(run.model, shapes, weights)
     run.model.load_state_dict(with_empty(storage.read_tensors(weights), run.model))
     run.model.eval()
