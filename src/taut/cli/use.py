@@ -256,6 +256,7 @@ def decode(
     import torch
 
     from taut.data import read
+    from taut.models.exact import ExactModel
     from taut.use import tasks
 
     if loaded.model.condition is not None:
@@ -272,7 +273,8 @@ def decode(
             f"{shown(z)}: latent points must be finite numbers of shape (N, {latent}), not "
             f"{tuple(points.shape)}"
         )
-    if prior.support is not None and not bool(prior.support.check(points).all()):
+    exact = isinstance(loaded.model, ExactModel) and prior.support is not None
+    if exact and not bool(prior.support.check(points).all()):
         raise DataError(
             f"{shown(z)}: the latent variables of {loaded.config.model.model} are categories, "
             "numbered from 0: `taut encode RUN --num-samples 1` gives some"

@@ -228,7 +228,7 @@ def _more_precise(sampled: Section, chosen: Section) -> str:
     share, one, two = sampled["khat"]["reliable_share"], sampled["log_evidence"], chosen.values
     errors = one["mc_error"], two["mc_error"]
     unknown = share is None or None in errors or one["value"] is None
-    if unknown or share < RELIABLE or errors[0] > errors[1] / 2:
+    if unknown or not errors[1] or share < RELIABLE or errors[0] > errors[1] / 2:
         return ""
     return (
         f"importance sampling alone is reliable for {share:.0%} of the {chosen.noun}s and more "

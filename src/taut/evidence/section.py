@@ -141,6 +141,8 @@ class Scene:
         train: Training data, (M, \*event), where they are at hand.
         groups: The group of equal rows of each data point, (N,): see ``Estimate.of``.
         baseline: log p(x) under independent marginals, (N,).
+        exact: The specification of an exact model that was fitted to the same data, and log p(x)
+            under it, (N,).
         levels: Values shown black and white, where the data are images.
         effort: How much work.
         seed: The same seed gives the same numbers.
@@ -170,6 +172,7 @@ class Scene:
     annealed: Annealed | None = None
     optima: list[Optima] = field(default_factory=list)
     best: Best | None = None
+    exact: tuple[str, PerDatum] | None = None
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""

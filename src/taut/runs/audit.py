@@ -23,7 +23,7 @@ from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.models.exact import ExactModel
 from taut.report import render
 from taut.runs.folder import Run, Source, held_out, new_data, version
-from taut.runs.measure import copies, measured_part
+from taut.runs.measure import copies, exact_of_run, log_prob_of, measured_part
 from taut.system import locks, parallel, records, storage
 from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
@@ -103,6 +103,9 @@ def _audit(
     if dataset is not None:
         train = _training(dataset, max(effort.train, len(x)), seed)
         baseline, divided = independent_marginals(dataset, x), dataset.divided
+    exact = None
+    if (tree := exact_of_run(run)) is not None:
+        exact = run.info["exact"]["model"], log_prob_of(tree, x.to(torch.get_default_dtype()))
     if run.schema.is_image:
         levels = run.schema.low, run.schema.high
     result = audit(
@@ -111,6 +114,7 @@ def _audit(
         train=train,
         groups=copies(x, divided),
         baseline=baseline,
+        exact=exact,
         levels=levels,
         effort=effort,
         seed=seed,
@@ -137,6 +141,7 @@ def _audit(
             "machine": f"{platform.platform()}, {torch.get_num_threads()} threads",
         },
         "tightened": _tightened(run),
+        "candidates": run.info.get("candidates"),
         "training": {"ended": run.info.get("ended"), "minutes": run.config.training.minutes},
         "history": [{k: line[k] for k in HISTORY} for line in run.history()],
         **result,

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import math
 import platform
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from taut.model import Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel
 from taut.objectives import Objective
 from taut.runs.assemble import assemble, merge, to_device, use_threads
+from taut.runs.candidates import planned, tidy
 from taut.runs.fitted import Fitted, Source
 from taut.runs.folder import (
     FORMAT,
@@ -48,6 +48,7 @@ from taut.system.errors import StorageError, TautWarning, UsageError, shown
 from taut.system.signals import held, watched
 from taut.training import checkpoint
 from taut.training.exact import PASSES, train_exact
+from taut.training.exact import why_ended as why_passes_ended
 from taut.training.loop import Record, State, batch_size, finish, train
 from taut.training.pace import choose, plan_steps
 
@@ -86,6 +87,7 @@ def start(
         )
     find_device(config.training.device)  # refused before anything is read
     exact_of(config.model)
+    asked = config
     config, data, model, objective = assemble(source, config, parts=parts, test=test)
     fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
     left = None
@@ -100,6 +102,7 @@ def start(
         "rows": {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
         "notes": list(data.notes),
         "schema": data.schema.to_dict(),
+        **planned(asked, data),
     }
     return begin(
         fitted,
@@ -249,7 +252,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
 
     def end() -> None:
         if exact:
-            end_exact(run)
+            _end_exact(run, state)
             return
         # First: the checkpoint is that of an end whose reason is kept.
         storage.write_json(run.path / "run.json", run.info)
@@ -258,7 +261,8 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
     if exact:
-        why = ended or _why_passes_ended(training, state, late)
+        why = ended or why_passes_ended(state, late)
+        state.tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     else:
         finish(run.model, state)
         why = ended or _why_ended(training, data, state, late)
@@ -266,7 +270,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     parallel.on_main(end)
 
 
-def end_exact(run: Run) -> None:
+def _end_exact(run: Run, state: State) -> None:
     """Writes the parameters of a model that is exact, and then that they are there: with what the
     training chose, such as the number of states, in its specification.
     """
@@ -274,11 +278,11 @@ def end_exact(run: Run) -> None:
     spec = str(describe_exact(run.model))
     run.config = dataclasses.replace(run.config, model=ModelConfig(model=spec))
     run.model.eval()
+    checkpoint.save(run.path / "checkpoints", state)
     storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
     info = {**run.info, "config": run.config.to_dict()}
     run.info = cast(Info, _written_now(info))
     storage.write_json(run.path / "run.json", run.info)
-    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
 
 
 def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines | None]:
@@ -302,14 +306,6 @@ def _why_ended(training: TrainingConfig, data: Dataset, state: State, late: bool
     if training.minutes is not None and shortened:
         return "time"
     return "epochs"
-
-
-def _why_passes_ended(training: TrainingConfig, state: State, late: bool) -> str:
-    if late:
-        return "time"
-    if state.step >= (training.max_epochs or PASSES):
-        return "epochs"
-    return "patience"
 
 
 def resume(
@@ -378,13 +374,18 @@ def _resume_exact(
     run = rebuild(path, trust)
     use_threads(run.config)
     data = data_of(run, source, test)
-    weights = path / "model.safetensors"
     if "ended" in run.info:
-        run.model.load_state_dict(storage.read_tensors(weights))
-        return run, data, State(run.info["total_steps"], step=run.info["total_steps"], done=True)
+        kept = "candidates" in run.info
+        _, state = checkpoint.load_last(path / ("exact" if kept else "checkpoints"))
+        own = {k.removeprefix("model."): v for k, v in state.tensors.items()}
+        run.model.load_state_dict(own)
+        if kept:
+            tidy(path)
+        return run, data, dataclasses.replace(state, done=True)
     _, state, _ = _last_state(path)
-    parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))
-    return run, data, dataclasses.replace(state, tensors={}, best_step=0, best_target=-math.inf)
+    _cut(path / "history.jsonl", state.step)
+    best = {"best_step": 0, "best_target": -math.inf}
+    return run, data, dataclasses.replace(state, tensors={}, done=False, **best)
 
 
 def _extend(
@@ -416,7 +417,7 @@ def _extend(
         more = min(more, whole - state.step)
     more = parallel.on_main(lambda: more)
     state.since, state.total_steps, state.done = state.step, state.step + int(more), False
-    info = {k: v for k, v in run.info.items() if k != "ended"} | {
+    info = {k: v for k, v in run.info.items() if k not in ("ended", "candidates")} | {
         "total_steps": state.total_steps,
         "config": config.to_dict(),
     }

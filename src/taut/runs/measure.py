@@ -10,23 +10,38 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from taut.build.config import ModelConfig
+from taut.build.model import build
 from taut.data import Dataset, Rows, hashes_of
 from taut.evidence import Estimate, Evidence, doctor, importance_blocks, settle
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
 from taut.model import Model
+from taut.models.exact import ExactModel
 from taut.runs.folder import Run
 from taut.system import locks, parallel, storage
 from taut.system.errors import DataError
 from taut.system.seeds import stream
+from taut.training import checkpoint
 from taut.use import pictures
-from taut.use.blocks import device_of
+from taut.use.blocks import Block, blocks_of, device_of
 
-__all__ = ["copies", "draw_pictures", "evaluate", "measured_part", "numbers"]
+__all__ = [
+    "EXACT_FOLDER",
+    "copies",
+    "draw_pictures",
+    "evaluate",
+    "exact_of_run",
+    "log_prob_of",
+    "measured_part",
+    "numbers",
+]
 
 # rows of the final measurement that get a better method than importance sampling, at most
 CLIMBING = 100
+EXACT_FOLDER = "exact"  # of a run folder: see taut.runs.candidates
+EXACT_ROWS = 256
 
 
 def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
@@ -47,6 +62,8 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
 
         def write() -> None:
             found = numbers(rows, data)
+            if (exact := exact_of_run(run)) is not None:
+                found |= _against(exact, run.info["exact"]["model"], rows, x, data)
             ended = run.info.get("ended")
             found["unfinished"] = doctor.unfinished(
                 run.history(), ended, run.config.training, run.config.model.model
@@ -62,6 +79,19 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
         parallel.on_main(write)
     finally:
         locks.release(run.path)
+
+
+def _against(
+    exact: ExactModel, name: str, rows: RowEvidence, x: Rows, data: Dataset
+) -> dict[str, Any]:
+    """Returns how the model compares with an exact one, row by row."""
+    groups, known = copies(x, data.divided), log_prob_of(exact, x)
+    own = Estimate.of(known, torch.zeros_like(known), groups)
+    gain = Estimate.of(rows.log_evidence - known, rows.log_evidence_error, groups)
+    return {
+        "exact_baseline": {"model": name, **own.to_dict()},
+        "gain_over_exact": gain.to_dict(),
+    }
 
 
 def measured_part(data: Dataset) -> str:
@@ -97,6 +127,29 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
         elements = observed_elements(x)
         result["bits_per_dimension"] = {n: bits_per_dimension(result[n], elements) for n in names}
     return result
+
+
+def exact_of_run(run: Run) -> ExactModel | None:
+    """Returns the exact model that was fitted next to that of a run, if there is one."""
+    found = run.info.get("exact")
+    if not found or run.config.model.model == found["model"]:
+        return None
+    if not (run.path / EXACT_FOLDER).exists():
+        return None
+    _, state = checkpoint.load_last(run.path / EXACT_FOLDER)
+    model = build(ModelConfig(found["model"]), run.schema)
+    assert isinstance(model, ExactModel)
+    model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items()})
+    return model.eval()
+
+
+def log_prob_of(model: ExactModel, x: Rows) -> Tensor:
+    """Returns log p(x) of rows under an exact model, (N,), float64."""
+
+    def known(block: Block) -> Tensor:
+        return model.log_prob(block.x).double().cpu()
+
+    return torch.cat(list(blocks_of(model, x, EXACT_ROWS, known)))
 
 
 def copies(x: Rows, divided: np.ndarray) -> Tensor | None:

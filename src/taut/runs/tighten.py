@@ -115,12 +115,13 @@ def tighten(
                 model.redraw(data.train[:2].to(torch.get_default_dtype()))
     name = run.path.resolve().name
     fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
-    facts = {
-        **run.info,
+    facts = {k: v for k, v in run.info.items() if k != "candidates"} | {
         "fingerprint": data.fingerprint,
         "data_seed": run.data_seed,
         "tightened": {"from": name, "before": before},
     }
+    if "exact" in run.info:
+        facts["exact"] = run.info["exact"] | {"competes": False}
     return begin(fitted, data, lambda: make_folder(out, f"{name}-tight", overwrite), facts)
 
 

@@ -24,7 +24,7 @@ from taut.system.seeds import generator, stream
 from taut.system.signals import held, watched
 from taut.training.loop import Record, State
 
-__all__ = ["PASSES", "fit_exact", "in_memory", "train_exact"]
+__all__ = ["PASSES", "in_memory", "train_exact", "why_ended"]
 
 PASSES = 200  # of expectation maximisation, at most
 
@@ -47,8 +47,10 @@ def train_exact(
         UsageError: the model refuses these rows, such as fewer than it has states.
         DivergedError: log p(x) is not a number.
     """
+    if state.done:
+        return
     most, done = config.max_epochs or PASSES, state.step
-    with closing(fit_exact(model, data, most, config.seed)) as passes:
+    with closing(_passes(model, data, most, config.seed)) as passes:
         for found in passes:
             validation = found.validation if math.isfinite(found.validation) else None
             aim = found.training if validation is None else validation
@@ -77,7 +79,18 @@ def train_exact(
     state.done = True
 
 
-def fit_exact(model: ExactModel, data: Dataset, passes: int, seed: int) -> Iterator[Pass]:
+def why_ended(state: State, late: bool) -> str:
+    """Returns what ended the passes: ``time``, ``epochs`` (those that were planned) or ``patience``
+    (nothing grew any more).
+    """
+    if late:
+        return "time"
+    if state.step >= state.total_steps:
+        return "epochs"
+    return "patience"
+
+
+def _passes(model: ExactModel, data: Dataset, passes: int, seed: int) -> Iterator[Pass]:
     """Fits the model to the training rows in place and yields each pass; stopped early it has the
     best parameters so far.
 
