@@ -24,7 +24,7 @@ __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 # What TAB offers for the parts of a model; a test compares it with the registry.
 NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP")
 PARTS = {
-    "model": ("VAE",),
+    "model": ("VAE", "HiddenTree", "Mixture"),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
     "prior": ("GaussianMixture", "IndependentBernoulli", "StandardNormal"),
     "posterior": ("DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),

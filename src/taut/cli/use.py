@@ -273,8 +273,8 @@ def decode(
             f"{shown(z)}: latent points must be finite numbers of shape (N, {latent}), not "
             f"{tuple(points.shape)}"
         )
-    exact = isinstance(loaded.model, ExactModel) and prior.support is not None
-    if exact and not bool(prior.support.check(points).all()):
+    support = prior.support if isinstance(loaded.model, ExactModel) else None
+    if support is not None and not bool(support.check(points).all()):
         raise DataError(
             f"{shown(z)}: the latent variables of {loaded.config.model.model} are categories, "
             "numbered from 0: `taut encode RUN --num-samples 1` gives some"

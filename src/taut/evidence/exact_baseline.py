@@ -38,8 +38,8 @@ class ExactBaseline(Section):
         name, known = scene.exact
         known, evidence = known[: len(scene.x)], scene.evidence
         own = Estimate.of(known, torch.zeros_like(known), scene.groups)
-        gain = evidence.log_evidence - known
-        gain = Estimate.of(gain, evidence.log_evidence_error, scene.groups)
+        above = evidence.log_evidence - known
+        gain = Estimate.of(above, evidence.log_evidence_error, scene.groups)
         return cls({"model": name, **own.to_dict(), "gain": gain.to_dict()})
 
     def rows(self) -> list[Row]:

@@ -39,7 +39,8 @@ from taut.training.loop import Record, State
 __all__ = ["compare", "competes", "fit_exact", "planned", "tidy"]
 
 EXACT = "HiddenTree()"
-PASSES = 100  # of each number of states, at most
+PASSES = 40  # of each number of states, at most
+WORK = 1e11  # rows times parameters, over all passes: some 100 s of a processor, at most
 SHARE = 0.1  # of the time that a training is given
 FEWEST = 50  # training rows
 COMPARED = 1000  # validation rows, at most
@@ -80,7 +81,7 @@ def fit_exact(run: Run, data: Dataset) -> Generator[tuple[Record, float], None, 
     if not found or (run.path / EXACT_FOLDER).exists():
         return
     training = dataclasses.replace(run.config.training, max_epochs=PASSES)
-    state, lines, began, late = State(PASSES), list[str](), time.monotonic(), False
+    state, lines, began, late, work = State(PASSES), list[str](), time.monotonic(), False, 0.0
     try:
         model = build_exact(dataclasses.replace(run.config, model=ModelConfig(EXACT)), data)
         with closing(train_exact(model, data, training, state)) as made:
@@ -89,7 +90,8 @@ def fit_exact(run: Run, data: Dataset) -> Generator[tuple[Record, float], None, 
                 yield record, record.step / state.total_steps
                 minutes = training.minutes
                 late = minutes is not None and time.monotonic() - began > 60 * SHARE * minutes
-                state.done = late
+                work += len(data.train) * sum(p.numel() for p in model.parameters())
+                state.done = late or work > WORK
     except TautError as error:
         warnings.warn(f"no baseline by a model that is exact: {error}", TautWarning, stacklevel=2)
         run.info = cast(Info, {k: v for k, v in run.info.items() if k != "exact"})

@@ -205,6 +205,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     folder = run.path / "checkpoints"
     training, model = run.config.training, run.model
     exact = isinstance(model, ExactModel)
+    made: Iterator[Record]
     if isinstance(model, ExactModel):
         made = train_exact(model, data, training, state)
     else:
@@ -384,8 +385,7 @@ def _resume_exact(
         return run, data, dataclasses.replace(state, done=True)
     _, state, _ = _last_state(path)
     _cut(path / "history.jsonl", state.step)
-    best = {"best_step": 0, "best_target": -math.inf}
-    return run, data, dataclasses.replace(state, tensors={}, done=False, **best)
+    return run, data, State(state.total_steps, step=state.step)
 
 
 def _extend(

@@ -78,10 +78,11 @@ BEFORE = dict.fromkeys(("elbo", "log_evidence", "inference_gap"), ESTIMATE) | {"
 TIGHTENED = {"from": TEXT, "before": BEFORE}
 
 EXACT = {"model": TEXT, "competes": TRUTH, "ended?": TEXT}
+OF_MODEL: dict[str, Any] = {"model": TEXT, **ESTIMATE}
 CANDIDATES = {
     "kept": TEXT,
     "num_data": COUNT,
-    "models": [{"model": TEXT, **ESTIMATE}],
+    "models": [OF_MODEL],
     "difference": ESTIMATE,
 }
 
@@ -150,7 +151,7 @@ EVALUATION = {
     "data": TEXT,
     "baseline?": ESTIMATE,
     "gain?": ESTIMATE,
-    "exact_baseline?": {"model": TEXT, **ESTIMATE},
+    "exact_baseline?": OF_MODEL,
     "gain_over_exact?": ESTIMATE,
     "bits_per_dimension?": BITS,
     "unfinished?": [TEXT],

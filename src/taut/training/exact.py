@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 import torch
@@ -31,7 +31,7 @@ PASSES = 200  # of expectation maximisation, at most
 
 def train_exact(
     model: ExactModel, data: Dataset, config: TrainingConfig, state: State
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Trains the model in place until its passes are done, or no better on the validation rows.
 
     Args:
@@ -47,9 +47,9 @@ def train_exact(
         UsageError: the model refuses these rows, such as fewer than it has states.
         DivergedError: log p(x) is not a number.
     """
-    if state.done:
+    most, done, finished = config.max_epochs or PASSES, state.step, state.done
+    if finished:
         return
-    most, done = config.max_epochs or PASSES, state.step
     with closing(_passes(model, data, most, config.seed)) as passes:
         for found in passes:
             validation = found.validation if math.isfinite(found.validation) else None
@@ -74,8 +74,8 @@ def train_exact(
                 best=improved,
                 micro_batches=1,
             )
-            if state.done:
-                break
+            if state.done:  # the time was up
+                return
     state.done = True
 
 
@@ -90,7 +90,9 @@ def why_ended(state: State, late: bool) -> str:
     return "patience"
 
 
-def _passes(model: ExactModel, data: Dataset, passes: int, seed: int) -> Iterator[Pass]:
+def _passes(
+    model: ExactModel, data: Dataset, passes: int, seed: int
+) -> Generator[Pass, None, None]:
     """Fits the model to the training rows in place and yields each pass; stopped early it has the
     best parameters so far.
 
@@ -113,7 +115,7 @@ def _passes(model: ExactModel, data: Dataset, passes: int, seed: int) -> Iterato
 
 def _iterate(
     model: ExactModel, train: Tensor, validation: Tensor, passes: int, seed: int
-) -> Iterator[Pass]:
+) -> Generator[Pass, None, None]:
     iterator = iter(model.maximize(train, validation, max_passes=passes, seed=seed))
     try:
         for number in itertools.count():
