@@ -2,14 +2,15 @@
 error, and of a hidden tree and a VAE the better one is kept.
 
 Numbers are compared with ``log_prob`` of the model to 1e-10. The two choices were made so clear, by
-planted tables, that their paired differences are more than eight standard errors: false alarms are
-below 1e-14 each.
+planted tables, that their paired differences are more than five standard errors: a table without a
+difference passes with a probability below 1e-6.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from taut.evidence.annealing import annealing
 from taut.models.exact import ExactModel
 from taut.runs import candidates, fit
 from taut.runs.measure import exact_of_run, log_prob_of
-from taut.system import storage
+from taut.system import locks, storage
 from taut.system.errors import StorageError, TautWarning, UsageError
 from taut.training import checkpoint
 
@@ -69,13 +70,13 @@ def planted(rows: int = 400, groups: int = 3, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def curve(rows: int = 1200) -> pd.DataFrame:
-    """Numbers on a line that winds through twelve dimensions, with a little noise."""
+def surface(rows: int = 800) -> pd.DataFrame:
+    """Numbers on a surface that winds through eight dimensions, with a little noise."""
     rng = np.random.default_rng(0)
     place = rng.uniform(-3, 3, (rows, 2))
-    ways = rng.normal(size=(2, 12))
-    values = np.sin(place @ ways) + 0.02 * rng.normal(size=(rows, 12))
-    return pd.DataFrame(values, columns=[f"c{i}" for i in range(12)])
+    ways = rng.normal(size=(2, 8))
+    values = np.sin(place @ ways) + 0.02 * rng.normal(size=(rows, 8))
+    return pd.DataFrame(values, columns=[f"c{i}" for i in range(8)])
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> taut.Run:
     return made
 
 
+def log_prob(run: taut.Run, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return run.model.log_prob(x)
+
+
 def rows_of(run: taut.Run) -> torch.Tensor:
     return run.data().test.to(torch.get_default_dtype())
 
@@ -106,7 +112,7 @@ def command(*words: object) -> Result:
 
 def test_evidence_is_the_models_own(run: taut.Run) -> None:
     x = rows_of(run)
-    log_p = run.model.log_prob(x)
+    log_p = log_prob(run, x)
     first = importance(run.model, x, 50)
     rows = settle(run.model, x, first)
     for found in (first.log_evidence, first.elbo, rows.log_evidence, first.curve[:, -1]):
@@ -127,20 +133,20 @@ def test_a_given_proposal_is_sampled(run: taut.Run) -> None:
     """The exact posterior as the proposal of importance sampling says what the sum says."""
     x = rows_of(run)[:10]
     posterior = importance(run.model, x, 30, proposal=lambda rows, x, c: run.model.encode(x, c))
-    assert torch.allclose(posterior.log_evidence, run.model.log_prob(x), atol=1e-10, rtol=0)
+    assert torch.allclose(posterior.log_evidence, log_prob(run, x), atol=1e-10, rtol=0)
     assert bool(torch.isneginf(posterior.khat).all())
 
 
 def test_scores_of_rows_and_cells(run: taut.Run) -> None:
     x = rows_of(run)
     scored = run.score(cells=True)
-    log_p = run.model.log_prob(x)
+    log_p = log_prob(run, x)
     assert np.abs(scored["log_evidence"] - log_p.numpy()).max() < 1e-10
     assert set(scored["method"]) == {"exact"}
     for i, column in enumerate(run.schema.modelled):
         without = x.clone()
         without[:, i] = torch.nan
-        expected = (log_p - run.model.log_prob(without)).numpy()
+        expected = (log_p - log_prob(run, without)).numpy()
         there = ~x[:, i].isnan().numpy()
         found = scored[f"log_p({column.name})"].to_numpy()
         assert np.abs(found - expected)[there].max() < 1e-10
@@ -162,8 +168,8 @@ def test_gaps_are_filled_and_nothing_else_is_changed(run: taut.Run) -> None:
 def test_codes_samples_and_reconstructions(run: taut.Run) -> None:
     x = rows_of(run)
     z = run.encode()
-    states = run.model.encode(x).marginals
-    assert np.abs(z.to_numpy() - states.flatten(1).numpy()).max() < 1e-10
+    states = run.model.encode(x).marginals.detach().flatten(1).numpy()
+    assert np.abs(z.to_numpy() - states).max() < 1e-10
     draws = run.encode(num_samples=5)
     assert draws.shape == (len(x), 5, len(run.schema.modelled))
     assert set(np.unique(draws)) <= {0.0, 1.0, 2.0, 3.0}
@@ -187,7 +193,7 @@ def test_samples_have_the_frequencies_of_the_planted_table(run: taut.Run) -> Non
 def test_the_audit_says_that_every_gap_is_zero(run: taut.Run) -> None:
     audit = run.audit(effort=taut.Effort(num_samples=100, samples=30))
     x = rows_of(run)
-    assert abs(audit["log_evidence"]["value"] - float(run.model.log_prob(x).mean())) < 1e-10
+    assert abs(audit["log_evidence"]["value"] - float(log_prob(run, x).mean())) < 1e-10
     assert audit["log_evidence"]["by"]["exact"] == len(x)
     assert audit["evidence"]["exact"]["off_by"] < 1e-10
     exact = "the posterior is exact: every gap is zero"
@@ -217,7 +223,7 @@ def test_an_audit_on_the_command_line(run: taut.Run) -> None:
 def test_a_run_is_the_same_from_its_folder_and_from_its_seed(run: taut.Run, tmp_path: Path) -> None:
     x = rows_of(run)
     loaded = taut.load(run.path)
-    assert torch.equal(loaded.model.log_prob(x), run.model.log_prob(x))
+    assert torch.equal(log_prob(loaded, x), log_prob(run, x))
     info = json.loads((run.path / "run.json").read_text())
     assert info["config"]["model"] == {**dict.fromkeys(ModelConfig.__annotations__), "model": TREE}
     assert info["ended"] in ("epochs", "patience")
@@ -227,7 +233,7 @@ def test_a_run_is_the_same_from_its_folder_and_from_its_seed(run: taut.Run, tmp_
     history = run.history()
     assert [line["step"] for line in history] == list(range(1, len(history) + 1))
     best = max(line["validation"] for line in history)
-    assert abs(best - float(run.model.log_prob(run.data().validation).mean())) < 1e-10
+    assert abs(best - float(log_prob(run, run.data().validation).mean())) < 1e-10
 
 
 def test_what_the_training_chooses_is_written_down(tmp_path: Path) -> None:
@@ -397,18 +403,18 @@ def chosen(table: pd.DataFrame, folder: Path, **settings: Any) -> tuple[taut.Run
 
 
 def test_a_planted_mixture_is_given_to_the_tree(tmp_path: Path) -> None:
-    made, numbers = chosen(planted(), tmp_path, max_epochs=30)
+    made, numbers = chosen(planted(1000), tmp_path, max_epochs=15)
     assert isinstance(made.model, taut.HiddenTree)
     tree, vae = numbers["models"]
     assert numbers["kept"] == tree["model"] == made.config.model.model
     assert vae["model"] == "VAE()"
     x = made.data().validation
-    assert abs(tree["value"] - float(made.model.log_prob(x).mean())) < 1e-6
+    assert abs(tree["value"] - float(log_prob(made, x).mean())) < 1e-6
     apart = numbers["difference"]
     assert abs(tree["value"] - vae["value"] - apart["value"]) < 1e-10
-    assert apart["value"] > 8 * apart["test_error"]
+    assert apart["value"] > 5 * apart["test_error"]
     loaded = taut.load(made.path)
-    assert torch.equal(loaded.model.log_prob(x), made.model.log_prob(x))
+    assert torch.equal(log_prob(loaded, x), log_prob(made, x))
     assert "exact_baseline" not in made.evaluation()
     assert made.history()[-1]["learning_rate"] == 0
     audit = made.audit(num_data=20, effort=taut.Effort(num_samples=20, samples=20))
@@ -418,10 +424,10 @@ def test_a_planted_mixture_is_given_to_the_tree(tmp_path: Path) -> None:
 
 
 def test_a_winding_surface_is_given_to_the_vae(tmp_path: Path) -> None:
-    made, numbers = chosen(curve(), tmp_path, max_epochs=120)
+    made, numbers = chosen(surface(), tmp_path, max_epochs=150)
     assert isinstance(made.model, taut.VAE)
     assert numbers["kept"] == "VAE()"
-    assert numbers["difference"]["value"] < -8 * numbers["difference"]["test_error"]
+    assert numbers["difference"]["value"] < -5 * numbers["difference"]["test_error"]
     evaluation = made.evaluation()
     tree = exact_of_run(made)
     assert tree is not None
@@ -487,14 +493,19 @@ def test_the_choice_is_the_same_after_a_kill_at_any_moment(
     """Killed after each write of the end: what is resumed keeps the same model, to the bit."""
     whole = taut.fit(planted(150), tmp_path / "whole", **QUICK)
     assert isinstance(whole.model, taut.HiddenTree)
+    first, data, state = fit.start(planted(150), tmp_path / "first", configured())
+    list(candidates.fit_exact(first, data))
+    list(fit.train_run(first, data, state))
+    locks.release(first.path)
     for number in range(1, 6):
-        made, data, state = fit.start(planted(150), tmp_path / f"{number}", configured())
-        list(candidates.fit_exact(made, data))
-        list(fit.train_run(made, data, state))
+        shutil.copytree(first.path, tmp_path / f"{number}")
+        made, data, _ = fit.resume(tmp_path / f"{number}", source=planted(150))
+        fit.finish(made.model, state)
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             killed_after(patch, number)
             list(candidates.compare(made, data))
             list(fit.evaluate(made, data))
+        locks.release(made.path)
         if (made.path / storage.MANIFEST).exists():
             continue
         resumed, data, state = fit.resume(made.path, source=planted(150))

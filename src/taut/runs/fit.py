@@ -25,7 +25,7 @@ from taut.data import Dataset
 from taut.model import Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel
 from taut.objectives import Objective
-from taut.runs.assemble import assemble, merge, to_device, use_threads
+from taut.runs.assemble import assemble, build_exact, merge, to_device, use_threads
 from taut.runs.candidates import planned, tidy
 from taut.runs.fitted import Fitted, Source
 from taut.runs.folder import (
@@ -385,6 +385,7 @@ def _resume_exact(
         return run, data, dataclasses.replace(state, done=True)
     _, state, _ = _last_state(path)
     _cut(path / "history.jsonl", state.step)
+    run.model = build_exact(run.config, data)
     return run, data, State(state.total_steps, step=state.step)
 
 
