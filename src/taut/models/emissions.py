@@ -40,9 +40,9 @@ from taut.system.precision import wide
 __all__ = ["Counts", "Emissions", "Emitted", "Resizing", "Seen", "Terms"]
 
 TABLE = 400  # distinct values of an integer column up to which each is a cell
-CELLS = 64  # of the values between the common ones, at most
+CELLS = 200  # of the values between the common ones, at most
 COMMON = 10  # rows of a value of its own in a column of more values
-TABLE_COUNT = 2.0  # rows of the column's own frequencies that each state begins with
+FEW, MANY = 2.0, 100.0  # rows of the column's own frequencies that each state begins with
 NORMAL_COUNT = 1.0  # rows of its own variance, likewise
 FAR = 0.05  # share of the marginal in a density, likewise
 MIDPOINTS = 64
@@ -136,6 +136,7 @@ class Emissions(Resizing):
     base: Tensor
     knots: Tensor
     moments: Tensor
+    strength: Tensor
 
     def __init__(
         self,
@@ -204,6 +205,12 @@ class Emissions(Resizing):
             for name in ("log_size", "width", "base")
         }
         self.log_size, self.width, self.base = (nn.Buffer(part) for part in parts.values())
+        # Of the cells of a column of many values each state sees few rows.
+        wide = [
+            kind.discrete and len(np.unique(x)) > TABLE
+            for kind, x in zip(self.kinds, columns, strict=True)
+        ]
+        self.strength = nn.Buffer(torch.tensor([MANY if w else FEW for w in wide], **like))
         self.ends = nn.Buffer(torch.tensor([m.ends for m in made], **like))
         self.outside = nn.Buffer(torch.tensor([m.outside for m in made], **like))
         warp = [self._warp(c, columns[c]) for c in self.densities]
@@ -334,23 +341,28 @@ class Emissions(Resizing):
             row, flat = row[where], flat[where]
         return Counts(table.index_add_(0, row, flat), normal)
 
-    def maximize(self, counts: Counts) -> None:
-        """Takes the most probable tables and Normals given expected counts and pseudo-counts."""
-        table = counts.table + TABLE_COUNT * self.base[:, None]
-        totals = table.new_zeros(len(self.kinds), self.num_states).index_add_(0, self.owner, table)
+    def maximize(self, counts: Counts, step: float) -> None:
+        """Moves the tables and Normals a step towards the most probable ones given expected counts
+        and pseudo-counts.
+        """
+        table = counts.table + (self.strength[self.owner] * self.base)[:, None]
+        table /= _sums(self.owner, len(self.kinds), table)[self.owner]
         number, total, squares = counts.normal
         mean, variance = self.moments[0][:, None], self.moments[1][:, None]
         weight = number + NORMAL_COUNT
         loc = (total + NORMAL_COUNT * mean) / weight
         spread = squares - 2 * loc * total + number * loc.square()
-        spread = spread + NORMAL_COUNT * ((loc - mean).square() + variance)
-        self.table.data = (table / totals[self.owner]).log()
-        self.loc.data = loc
-        self.log_scale.data = 0.5 * (spread / weight).log()
+        spread = (spread + NORMAL_COUNT * ((loc - mean).square() + variance)) / weight
+        # Of a Normal the first two moments move, so that between two places it is wide.
+        between = step * (1 - step) * (loc - self.loc).square()
+        spread = (2 * self.log_scale).exp().lerp(spread, step) + between
+        self.table.data = self.table.exp().lerp(table, step).log()
+        self.loc.data = self.loc.lerp(loc, step)
+        self.log_scale.data = 0.5 * spread.log()
 
     def log_prior(self) -> Tensor:
         """Returns what the pseudo-counts add to log p(x) of all rows, (), up to a constant."""
-        tables = TABLE_COUNT * torch.where(self.base > 0, (self.tables().T * self.base), 0.0).sum()
+        tables = (self.tables().T * self.strength[self.owner] * self.base).sum()
         mean, variance = self.moments[0][:, None], self.moments[1][:, None]
         square = ((self.loc - mean).square() + variance) * (-2 * self.log_scale).exp()
         return tables - NORMAL_COUNT * (0.5 * square + self.log_scale).sum()
@@ -572,10 +584,7 @@ def _cells(
         if len(seen) > TABLE:
             own = seen[(counts >= COMMON) & (counts >= np.sort(counts)[-TABLE])]
         rest = ~np.isin(seen, own)
-        shares = np.linspace(0, 1, CELLS + 1)[1:-1] * counts[rest].sum()
-        edges = (
-            seen[rest][np.searchsorted(counts[rest].cumsum(), shares)] + 1 if rest.any() else own
-        )
+        edges = _quantiles(seen[rest], counts[rest]) + 1
         starts = np.unique(np.concatenate([[low], own, own + 1, edges]))
         starts = starts[(starts >= low) & (starts <= high)]
     size = np.diff(np.append(starts, high + 1))
@@ -588,6 +597,17 @@ def _cells(
     return _Cells(starts, np.log(size), size, held / held.sum(), (low, high), outside)
 
 
+def _quantiles(seen: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns values at shares that are evenly spaced in the logit, so that tails are resolved."""
+    if not len(seen):
+        return seen
+    n = counts.sum()
+    reach = max(0.0, math.log(max(n, 12) / 5 - 1))
+    number = int(min(CELLS, max(1, n // COMMON)))
+    shares = 1 / (1 + np.exp(-np.linspace(-reach, reach, number)))
+    return seen[np.minimum(np.searchsorted(counts.cumsum(), shares * n), len(seen) - 1)]
+
+
 def _spikes(values: np.ndarray, atoms: np.ndarray) -> _Cells:
     """Returns the cells of a density: atoms, and common values of a grid as wide as its steps; last
     come the share of the Normals and that of the marginal.
@@ -595,7 +615,8 @@ def _spikes(values: np.ndarray, atoms: np.ndarray) -> _Cells:
     seen, counts = np.unique(values, return_counts=True)
     plain = ~np.isin(seen, atoms)
     step = _step(seen[plain])
-    often = plain & (counts >= COMMON) & (step > 0)
+    fewest = COMMON if len(seen) > TABLE else 2
+    often = plain & (counts >= fewest) & (step > 0)
     if often.sum() > TABLE:
         often &= counts >= np.sort(counts[often])[-TABLE]
     own = seen[often]
@@ -614,12 +635,21 @@ def _spikes(values: np.ndarray, atoms: np.ndarray) -> _Cells:
 
 def _step(seen: np.ndarray) -> float:
     """Returns the step of the grid that distinct values lie on, 0 where they lie on none."""
-    if len(seen) < 2:
-        return 0.0
-    step = float(np.diff(seen).min())
-    places = (seen - seen[0]) / step
-    on_grid = np.abs(places - places.round()).max() < 0.01
-    return step if on_grid else 0.0
+    for decimals in range(5):
+        scaled = seen * 10.0**decimals
+        whole = scaled.round()
+        if (
+            np.abs(scaled - whole).max(initial=0.0) < 1e-3
+            and np.abs(whole).max(initial=0.0) < 2**53
+        ):
+            step = np.gcd.reduce(np.diff(whole).astype(np.int64)) if len(seen) > 1 else 0
+            return float(step) / 10.0**decimals
+    return 0.0
+
+
+def _sums(owner: Tensor, columns: int, rows: Tensor) -> Tensor:
+    """Returns the sum over the cells of each column."""
+    return rows.new_zeros(columns, *rows.shape[1:]).index_add(0, owner, rows)
 
 
 def _by_column(owner: Tensor, columns: int, table: Tensor) -> Tensor:

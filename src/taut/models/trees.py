@@ -6,9 +6,11 @@ $$ p(x) = \sum_{z_1, \dots, z_n} p(z_r) \prod_{j \ne r} p(z_j \mid z_{\mathrm{pa
 A column hangs on one node; given the states of the nodes the columns are independent. A missing
 entry is a column without a factor. Training is expectation maximisation: the passes over the tree
 give the expected number of rows in each state and on each edge, and tables, Normals and transitions
-that fit such counts best are known in closed form. Rows are taken in batches and the counts are a
-running average, whose step falls (stepwise EM); with one batch of all rows and a step of 1 it is
-the textbook's, under which $\log p$ of rows and pseudo-counts never falls.
+that fit such counts best are known in closed form. Rows are taken in batches, each of which moves
+the parameters a step towards its own, and the step falls (stepwise EM); with one batch of all rows
+and a step of 1 it is the textbook's, under which $\log p$ of rows and pseudo-counts never falls.
+(Averages of the counts instead reach the same $\log p$ of validation rows and synthetic rows that
+are told apart more easily: states that a batch does not visit then stay as sharp as they are.)
 
 References: dempster1977, chow1968, cappe2009, liu2021.
 """
@@ -33,7 +35,7 @@ from taut.types import Context, Data, PerDatum
 __all__ = ["HiddenTree", "Mixture"]
 
 BATCH = 1024
-STEP, LAST_STEP = 0.5, 0.02  # of the running average of the counts
+STEP, LAST_STEP = 0.5, 0.02  # of the parameters towards those of the last batch
 PATIENCE = 10  # passes without better validation rows
 EDGE_COUNT = 1.5  # rows that each state of a parent begins with, spread over the node's states
 START_COUNT = 1.0
@@ -47,15 +49,6 @@ class _Expected(NamedTuple):
     cells: Counts
     start: Tensor
     edges: Tensor
-
-    def mixed(self, other: _Expected, step: float) -> _Expected:
-        """Returns this and another, which has the share ``step``."""
-        pairs = zip(self._flat(), other._flat(), strict=True)
-        table, normal, start, edges = (torch.lerp(a, b, step) for a, b in pairs)
-        return _Expected(Counts(table, normal), start, edges)
-
-    def _flat(self) -> tuple[Tensor, ...]:
-        return self.cells.table, self.cells.normal, self.start, self.edges
 
 
 class _LatentTree(Resizing, ExactModel):
@@ -226,7 +219,7 @@ class _LatentTree(Resizing, ExactModel):
                 best, kept = highest, self._state()
         finally:
             if kept is not None and len(validation):
-                self._restore(kept)
+                self.load_state_dict(kept)
             self.num_states = len(self.start)
 
     def _fitted(
@@ -237,16 +230,14 @@ class _LatentTree(Resizing, ExactModel):
         self.begin(train, states, random)
         size = min(BATCH, len(train))
         steps = max_passes * math.ceil(len(train) / size)
-        expected, best, kept, worse, step = None, -math.inf, self._state(), 0, 0
+        best, kept, worse, step = -math.inf, None, 0, 0
         try:
             for number in range(1, max_passes + 1):
                 total = 0.0
                 for rows in torch.randperm(len(train), generator=random).split(size):
-                    value, found = self.expect(train[rows], len(train) / len(rows))
+                    value, expected = self.expect(train[rows], len(train) / len(rows))
                     total += value
-                    share = max(LAST_STEP, STEP * (1 - step / steps))
-                    expected = found if expected is None else expected.mixed(found, share)
-                    self.update(expected)
+                    self.update(expected, max(LAST_STEP, STEP * (1 - step / steps)))
                     step += 1
                 reached = self._mean(validation)
                 if not reached <= best:  # without validation rows the last pass is kept
@@ -257,7 +248,8 @@ class _LatentTree(Resizing, ExactModel):
                 if worse >= PATIENCE:
                     break
         finally:
-            self._restore(kept)
+            if kept is not None:
+                self.load_state_dict(kept)
 
     def begin(self, train: Tensor, num_states: int, random: torch.Generator | None = None) -> None:
         """Takes tree, cells and warps from the training rows, (N, \\*event), and starts each state
@@ -300,14 +292,17 @@ class _LatentTree(Resizing, ExactModel):
         return total, _Expected(Counts(table, normal), start, edges)
 
     @torch.no_grad()
-    def update(self, expected: _Expected) -> None:
-        """Takes the most probable parameters given expected counts and pseudo-counts."""
-        self.emissions.maximize(expected.cells)
+    def update(self, expected: _Expected, step: float = 1.0) -> None:
+        """Moves the parameters a step towards the most probable ones given expected counts and
+        pseudo-counts; a step of 1 goes there.
+        """
+        self.emissions.maximize(expected.cells, step)
         start = expected.start + START_COUNT / len(self.start)
-        self.start.data = (start / start.sum()).log()
+        self.start.data = (self.start.exp().lerp(start / start.sum(), step)).log()
         if len(self.transitions):
             edges = expected.edges + EDGE_COUNT / len(self.start)
-            self.transitions.data = (edges / edges.sum(-1, keepdim=True)).log()
+            edges /= edges.sum(-1, keepdim=True)
+            self.transitions.data = self.transitions.exp().lerp(edges, step).log()
 
     def log_prior(self) -> Tensor:
         """Returns what the pseudo-counts add to log p(x) of all rows, (), up to a constant."""
@@ -325,9 +320,6 @@ class _LatentTree(Resizing, ExactModel):
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.state_dict().items()}
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self.load_state_dict(state)
 
 
 class Mixture(_LatentTree):
