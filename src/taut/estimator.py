@@ -93,7 +93,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             to 32.
         prior: A prior or its specification.
         likelihood: A likelihood or its specification; by default what follows from the data.
-        posterior: A posterior or its specification.
+        posterior: A posterior or its specification; by default as in ``taut fit``.
         encoder: Specification of the network of the posterior.
         decoder: Specification of the network of the likelihood.
         objective: An objective or its specification; by default ELBO(), and DReG(num_samples=8)
@@ -144,7 +144,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         *,
         prior: Prior | str = "StandardNormal()",
         likelihood: Likelihood | str | None = None,
-        posterior: Posterior | str = "DiagonalNormal()",
+        posterior: Posterior | str | None = None,
         encoder: str | None = None,
         decoder: str | None = None,
         objective: Objective | str | None = None,

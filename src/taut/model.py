@@ -184,6 +184,8 @@ class Model(nn.Module, abc.ABC):
     """
 
     condition: Condition | None
+    started = False
+    """Whether the first weights are a fit, which training keeps unless it improves on it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -100,10 +100,11 @@ class ModelConfig:
             as many as the columns of a table, 2 to 32.
         prior: p(z); by default StandardNormal().
         likelihood: p(x|z); by default what follows from the data.
-        posterior: q(z|x); by default DiagonalNormal().
-        encoder: Network of the posterior; by default MLP(), or ConvEncoder() for images of more
-            than 1024 elements.
-        decoder: Network of the likelihood; by default MLP(), or ConvDecoder() likewise.
+        posterior: q(z|x); by default DiagonalNormal(), or FullCovarianceNormal() where training
+            starts at factor analysis: where most columns are real or positive numbers.
+        encoder: Network of the posterior; by default MLP(), ConvEncoder() for images of more than
+            1024 elements, or Residual() where training starts at factor analysis.
+        decoder: Network of the likelihood; by default MLP(), ConvDecoder() or Residual() likewise.
     """
 
     model: str | None = None

@@ -71,11 +71,11 @@ USUAL = {
     "binary": "Bernoulli()",
     "levels": "DiscretizedLogistic()",
     "count": "NegativeBinomial()",
-    "real": 'StudentT(scale="per_feature")',
+    "real": 'StudentT(scale="per_entry", min_scale=0.03)',
     "table": "Columns()",
 }
 
-VAE_MODEL, PRIOR, POSTERIOR = "VAE()", "StandardNormal()", "DiagonalNormal()"
+VAE_MODEL, PRIOR = "VAE()", "StandardNormal()"
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -91,12 +91,15 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     if (exact := exact_of(config)) is not None:
         _check_exact(exact, config, schema)
         return ModelConfig(model=str(exact))
+    linear = mostly_real(schema)
     usual = USUAL[schema.kind]
     if schema.kind == "real" and not schema.is_rows:
         usual = 'Normal(scale="shared")'
     likelihood = config.likelihood or usual
     large = schema.is_image and schema.num_elements > 1024
-    encoder, decoder = "MLP", "MLP"
+    encoder, decoder, posterior = "MLP", "MLP", "DiagonalNormal"
+    if linear:
+        encoder, decoder, posterior = "Residual", "Residual", "FullCovarianceNormal"
     if large:
         encoder, decoder = "ConvEncoder", "ConvDecoder"
     return dataclasses.replace(
@@ -105,7 +108,7 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         latent_dim=config.latent_dim or schema.usual_latent_dim,
         prior=str(parse(config.prior or PRIOR)),
         likelihood=str(parse(likelihood)),
-        posterior=str(parse(config.posterior or POSTERIOR)),
+        posterior=str(parse(config.posterior or posterior)),
         encoder=str(parse(config.encoder or encoder)),
         decoder=str(parse(config.decoder or decoder)),
     )
@@ -150,6 +153,14 @@ def _check_exact(exact: Spec, config: ModelConfig, schema: Schema) -> None:
             f"{exact} models all columns together, and --condition gives some of them: take "
             "--model VAE"
         )
+
+
+def mostly_real(schema: Schema) -> bool:
+    """Returns whether most of what is modelled are columns of real or positive numbers."""
+    if schema.kind != "table":
+        return schema.kind == "real" and schema.is_rows
+    kinds = [schema.modelled[i].kind for i in schema.rest]
+    return 2 * sum(kind in ("real", "positive") for kind in kinds) > len(kinds)
 
 
 def build(

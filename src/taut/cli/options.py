@@ -22,9 +22,9 @@ from taut.system.errors import clause
 __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 
 # What TAB offers for the parts of a model; a test compares it with the registry.
-NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP")
+NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP", "Residual")
 PARTS = {
-    "model": ("VAE", "HiddenTree", "Mixture"),
+    "model": ("VAE", "FactorAnalysis", "HiddenTree", "Mixture", "MixtureOfFactorAnalysers"),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
     "prior": ("GaussianMixture", "IndependentBernoulli", "StandardNormal"),
     "posterior": ("DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),

@@ -21,6 +21,7 @@ from taut.build.model import (
     usual_objective,
     usual_rate,
 )
+from taut.build.start import start
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.data.readers import kind_of
@@ -93,8 +94,10 @@ def assemble(
         going_together(),
     ):
         model = build(config.model, data.schema, statistics, parts=parts)
-    with stream(config.training.seed, "check"), going_together():
         assert isinstance(model, VAE)
+        if not parts:
+            model.started = start(model, data)
+    with stream(config.training.seed, "check"), going_together():
         check_parts(model, objective, data, shown(data.name) or "the data")
         parallel.check_divisible(model, objective)
     return config, data, model, objective
