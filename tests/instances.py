@@ -241,6 +241,10 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
             taut.Normal(EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale),
             "reals",
         ),
+        (
+            taut.Normal(EVENT, LATENT, "per_entry", decoder=SMALL, data_loc=loc, data_scale=scale),
+            "reals",
+        ),
         (taut.Normal(EVENT, LATENT, 0.5, decoder=SMALL, data_loc=loc, data_scale=scale), "reals"),
         (taut.ContinuousBernoulli(EVENT, LATENT, SMALL), "fractions"),
         (likelihoods.Poisson(EVENT, LATENT, decoder=SMALL, data_loc=loc), "counts"),
@@ -289,6 +293,12 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
         (
             likelihoods.StudentT(
                 EVENT, LATENT, "per_datum", decoder=SMALL, data_loc=loc, data_scale=scale
+            ),
+            "reals",
+        ),
+        (
+            likelihoods.StudentT(
+                EVENT, LATENT, "per_entry", 0.03, decoder=SMALL, data_loc=loc, data_scale=scale
             ),
             "reals",
         ),
@@ -343,6 +353,8 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
     (taut.MLP, (6,), (4,)),
     (partial(taut.MLP, hidden=(), activation="relu"), (3, 4), (2, 5)),
     (partial(taut.MLP, hidden=(8, 8), activation="silu", dropout=0.5), (6,), (2, 3, 4)),
+    (taut.Residual, (6,), (4,)),
+    (partial(taut.Residual, hidden=(8,)), (3, 4), (2, 5)),
     (taut.ConvEncoder, (28, 28), (2, 5)),
     (taut.ConvEncoder, (3, 13, 9), (2, 5)),
     (partial(taut.ConvEncoder, channels=4), (7, 5, 3), (10,)),

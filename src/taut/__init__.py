@@ -39,8 +39,14 @@ if TYPE_CHECKING:
         ZeroInflatedNegativeBinomial,
     )
     from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
-    from taut.models import ExactModel, HiddenTree, Mixture
-    from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network
+    from taut.models import (
+        ExactModel,
+        FactorAnalysis,
+        HiddenTree,
+        Mixture,
+        MixtureOfFactorAnalysers,
+    )
+    from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network, Residual
     from taut.objectives import (
         ELBO,
         IWAE,
@@ -94,6 +100,7 @@ __all__ = [
     "Estimate",
     "Evidence",
     "ExactModel",
+    "FactorAnalysis",
     "FullCovarianceNormal",
     "GaussianMixture",
     "HiddenTree",
@@ -104,6 +111,7 @@ __all__ = [
     "LinearHierarchy",
     "LogNormal",
     "Mixture",
+    "MixtureOfFactorAnalysers",
     "Model",
     "NegativeBinomial",
     "Network",
@@ -113,6 +121,7 @@ __all__ = [
     "Poisson",
     "Posterior",
     "Prior",
+    "Residual",
     "Run",
     "ScoreFunction",
     "StandardNormal",
@@ -162,8 +171,8 @@ _HOMES = {
         "ZeroInflatedNegativeBinomial"
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",
-    "taut.models": "ExactModel HiddenTree Mixture",
-    "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network",
+    "taut.models": "ExactModel FactorAnalysis HiddenTree Mixture MixtureOfFactorAnalysers",
+    "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network Residual",
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",
     "taut.posteriors": "DiagonalNormal FullCovarianceNormal",
     "taut.priors": "GaussianMixture StandardNormal",

@@ -32,7 +32,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_random_
 from torch import nn
 
 from taut.build.config import Config
-from taut.build.model import build, build_objective, describe_part
+from taut.build.model import VAE_MODEL, build, build_objective, describe_part
 from taut.build.spec import to_spec
 from taut.data import Dataset, New, Options, Schema, fill, read
 from taut.data.h5ad import to_obsm
@@ -93,7 +93,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             to 32.
         prior: A prior or its specification.
         likelihood: A likelihood or its specification; by default what follows from the data.
-        posterior: A posterior or its specification.
+        posterior: A posterior or its specification; by default as in ``taut fit``.
         encoder: Specification of the network of the posterior.
         decoder: Specification of the network of the likelihood.
         objective: An objective or its specification; by default ELBO(), and DReG(num_samples=8)
@@ -144,7 +144,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         *,
         prior: Prior | str = "StandardNormal()",
         likelihood: Likelihood | str | None = None,
-        posterior: Posterior | str = "DiagonalNormal()",
+        posterior: Posterior | str | None = None,
         encoder: str | None = None,
         decoder: str | None = None,
         objective: Objective | str | None = None,
@@ -363,6 +363,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         given |= {"seed": self.seed_, "test_fraction": 0.0}
         if isinstance(self.schema, Schema):
             del given["schema"]
+        given["model"] = VAE_MODEL
         sections = Config().to_dict()
         values = {
             name: {f: _plain(given[f]) for f in fields if f in given}

@@ -20,7 +20,7 @@ from torch.nn import functional
 from taut.system.products import Affine
 from taut.types import image_layout
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear", "Network", "Residual"]
 
 
 class Tanh(nn.Module):
@@ -114,6 +114,32 @@ class MLP(Network):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         joined = _join(_flatten(x, len(self.in_shape)), context)
         return self.layers(joined).unflatten(-1, self.out_shape)
+
+
+class Residual(MLP):
+    """Creates an affine map and a multilayer perceptron that is added to it, zero at first.
+
+    With it in encoder and decoder, training starts at a linear model: at the best one, where the
+    data are rows of real numbers (``taut.build.start``). Its arguments are those of ``MLP``.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        context_dim: int = 0,
+        hidden: Sequence[int] = (200, 200),
+        activation: str = "silu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(in_shape, out_shape, context_dim, hidden, activation, dropout)
+        self.linear = Affine(math.prod(in_shape) + context_dim, math.prod(out_shape))
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        joined = _join(_flatten(x, len(self.in_shape)), context)
+        return (self.linear(joined) + self.layers(joined)).unflatten(-1, self.out_shape)
 
 
 class ConvEncoder(Network):
@@ -245,6 +271,11 @@ def inverse_softplus(y: float) -> float:
     value.
     """
     return y + math.log(-math.expm1(-y))
+
+
+def inverse_positive(y: Tensor) -> Tensor:
+    """Returns the raw value with positive(raw) = y."""
+    return y + torch.log(-torch.expm1(-y)) - inverse_softplus(1.0)
 
 
 def positive(raw: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class DiagonalNormal(Posterior):
         min_scale: float = MIN_SCALE,
     ) -> None:
         super().__init__()
-        self.min_scale = _positive(min_scale)
+        self.latent_dim, self.min_scale = latent_dim, _positive(min_scale)
         self.features = features or Standardize(event_shape, data_loc, data_scale)
         self.encoder = encoder(self.features.out_shape, (2, latent_dim), context_dim)
 

@@ -22,6 +22,8 @@ REFERENCES = {
     "algorithm. JRSS B 39, 1977.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
+    "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
+    "Technical report CRG-TR-96-1, University of Toronto, 1996.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
     "arXiv:1511.02543.",
     "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained "
@@ -63,6 +65,7 @@ REFERENCES = {
     "inference. ICML 2014.",
     "roeder2017": "Roeder, Wu, Duvenaud. Sticking the landing: lower-variance gradient estimators "
     "for VI. NeurIPS 2017.",
+    "rubin1982": "Rubin, Thayer. EM algorithms for ML factor analysis. Psychometrika 47, 1982.",
     "rybkin2021": "Rybkin, Daniilidis, Levine. Simple and effective VAE training with calibrated "
     "decoders. ICML 2021.",
     "salimans2017": "Salimans et al. PixelCNN++: improving the PixelCNN with discretized logistic "
@@ -119,6 +122,7 @@ DOIS = {  # of those that have one
     "rainforth2018": "10.48550/arXiv.1802.04537",
     "rezende2014": "10.48550/arXiv.1401.4082",
     "roeder2017": "10.48550/arXiv.1703.09194",
+    "rubin1982": "10.1007/BF02293851",
     "rybkin2021": "10.48550/arXiv.2006.13202",
     "salimans2017": "10.48550/arXiv.1701.05517",
     "talts2018": "10.48550/arXiv.1804.06788",

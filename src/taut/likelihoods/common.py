@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,13 @@ from torch.distributions import Distribution
 
 from taut.distributions.observed import Observed
 from taut.model import Likelihood
-from taut.networks import MLP, NetworkFactory, positive
+from taut.networks import MLP, NetworkFactory, inverse_positive, positive
 from taut.types import Context
 
-__all__ = ["LocationScale", "full", "takes_total"]
+__all__ = ["LocationScale", "full", "raw_scale", "takes_total"]
+
+SCALES = ("per_feature", "shared", "per_datum", "per_entry")
+DECODED = ("per_datum", "per_entry")
 
 
 def full(value: Tensor | float, event_shape: Sequence[int]) -> Tensor:
@@ -46,8 +50,8 @@ class LocationScale(Likelihood):
     Args:
         event_shape: Shape of one data point.
         latent_dim: D.
-        scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$) or
-            "per_datum" ($\sigma(z)$, decoded).
+        scale: "per_feature" (one learned $\sigma_i$ each), "shared" (one learned $\sigma$),
+            "per_datum" ($\sigma(z)$, decoded) or "per_entry" ($\sigma_i(z)$, decoded).
         min_scale: Smallest scale, as a share of the standard deviation of the data: a density has
             no upper limit.
         decoder: Network from z to m in standardized units, and the raw scale if it is decoded,
@@ -57,7 +61,7 @@ class LocationScale(Likelihood):
         data_scale: Standard deviation of the training data, likewise.
 
     Raises:
-        ValueError: ``scale`` is none of the three.
+        ValueError: ``scale`` is none of the four.
     """
 
     data_loc: Tensor
@@ -80,7 +84,7 @@ class LocationScale(Likelihood):
         self.register_buffer(self.loc_name, full(data_loc, event_shape))
         self.learn_scale(event_shape, data_scale)
         self.learn_shape(event_shape)
-        maps = 2 if scale == "per_datum" else 1
+        maps = 2 if scale in DECODED else 1
         self.decoder = decoder((latent_dim,), (maps, *event_shape), context_dim)
 
     @abc.abstractmethod
@@ -95,6 +99,37 @@ class LocationScale(Likelihood):
     def learn_scale(self, event_shape: Sequence[int], data_scale: Tensor | float) -> None:
         """Makes the scale."""
         self.learned = Scale(self.scale, event_shape, self.min_scale, data_scale)
+
+    def start_scale(self, scale: Tensor) -> Tensor | None:
+        r"""Starts the noise of each element at a standard deviation, in units of the data's.
+
+        Args:
+            scale: The standard deviation of each element, (\*event), above ``min_scale``.
+
+        Returns:
+            What the decoder must return at first for the raw scale, (\*event); None where the scale
+            is a parameter, which is set.
+
+        Raises:
+            ValueError: the elements share a scale.
+        """
+        raw = inverse_positive(self.spread(scale) - self.min_scale)
+        if self.scale == "per_entry":
+            return raw
+        if self.scale != "per_feature":
+            raise ValueError(f"the elements share a scale: {self.scale!r}")
+        with torch.no_grad():
+            self.own_scale.copy_(raw)
+        return None
+
+    def spread(self, scale: Tensor) -> Tensor:
+        """Returns the scale parameter of a standard deviation; may set the shape that it is for."""
+        return scale
+
+    @property
+    def own_scale(self) -> Tensor:
+        """The raw scale that is learned."""
+        return cast(Tensor, self.learned.raw)
 
     def scaled(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the unit of the location and the scale, from what was decoded."""
@@ -122,21 +157,35 @@ class Scale(nn.Module):
         data_scale: Tensor | float,
     ) -> None:
         super().__init__()
-        if choice not in ("per_feature", "shared", "per_datum"):
-            raise ValueError(f"unknown scale {choice!r}: 'per_feature', 'shared' or 'per_datum'")
+        if choice not in SCALES:
+            raise ValueError(
+                f"unknown scale {choice!r}: 'per_feature', 'shared', 'per_datum' or 'per_entry'"
+            )
         self.event_dims, self.min_scale = len(event_shape), min_scale
         unit, shape = full(data_scale, event_shape), tuple(event_shape)
-        if choice != "per_feature":  # one sigma for all elements has one unit: the pooled one
+        if choice not in (
+            "per_feature",
+            "per_entry",
+        ):  # one sigma for all elements has one unit: the pooled one
             unit, shape = unit.square().mean().sqrt().expand_as(unit).clone(), ()
         self.register_buffer("unit", unit)
-        self.raw = None if choice == "per_datum" else nn.Parameter(torch.zeros(shape))
+        self.choice = choice
+        self.raw = None if choice in DECODED else nn.Parameter(torch.zeros(shape))
 
     def forward(self, decoded: Tensor) -> Tensor:
-        """Returns the scale.
-
-        That of a whole data point is the mean of the last map that was decoded: it needs no network
-        of its own.
-        """
-        event = tuple(range(-self.event_dims, 0))
-        raw = decoded[-1].mean(event, keepdim=True) if self.raw is None else self.raw
+        raw = raw_scale(self.choice, self.raw, decoded, self.event_dims)
         return self.unit * (self.min_scale + positive(raw))
+
+
+def raw_scale(
+    choice: str | float, learned: Tensor | None, decoded: Tensor, event_dims: int
+) -> Tensor:
+    """Returns the raw scale: the one that is learned, or the last of the maps that were decoded.
+
+    That of a whole data point is the mean of the map: it needs no network of its own.
+    """
+    if learned is not None:
+        return learned
+    if choice == "per_entry":
+        return decoded[-1]
+    return decoded[-1].mean(tuple(range(-event_dims, 0)), keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,14 @@ from torch.distributions import Normal as NormalDistribution
 
 from taut import distributions
 from taut.distributions.observed import Observed
-from taut.likelihoods.common import LocationScale, Scale
+from taut.likelihoods.common import LocationScale, Scale, raw_scale
 from taut.model import Likelihood
-from taut.networks import MLP, NetworkFactory, positive
+from taut.networks import MLP, NetworkFactory, inverse_positive, positive
 from taut.types import Context
 
 __all__ = ["ContinuousBernoulli", "LogNormal", "Normal", "StudentT"]
+
+NEARLY_NORMAL = 100.0  # degrees of freedom that a Student t has where it starts as a Normal
 
 
 class Normal(LocationScale):
@@ -57,12 +60,14 @@ class Normal(LocationScale):
     def scaled(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(self.scale, str):
             scale = torch.full((), float(self.scale), dtype=raw.dtype, device=raw.device)
-        elif self.raw_scale is not None:
-            scale = self.data_scale * (self.min_scale + positive(self.raw_scale))
         else:
-            event = tuple(range(-self.event_dims, 0))
-            scale = self.data_scale * (self.min_scale + positive(raw[1].mean(event, keepdim=True)))
+            own = raw_scale(self.scale, self.raw_scale, raw, self.event_dims)
+            scale = self.data_scale * (self.min_scale + positive(own))
         return self.data_scale, scale
+
+    @property
+    def own_scale(self) -> Tensor:
+        return cast(Tensor, self.raw_scale)
 
     def distribution(self, loc: Tensor, scale: Tensor) -> Distribution:
         return NormalDistribution(loc, scale, validate_args=False)
@@ -113,6 +118,11 @@ class StudentT(LocationScale):
 
     def learn_shape(self, event_shape: Sequence[int]) -> None:
         self.raw_df = nn.Parameter(torch.zeros(tuple(event_shape)))
+
+    def spread(self, scale: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.raw_df.copy_(inverse_positive(torch.full_like(scale, (NEARLY_NORMAL - 2) / 8)))
+        return scale * math.sqrt((NEARLY_NORMAL - 2) / NEARLY_NORMAL / 0.8)
 
     def distribution(self, loc: Tensor, scale: Tensor) -> Distribution:
         # A t of 10 degrees of freedom and scale s has the variance s^2 10 / 8.

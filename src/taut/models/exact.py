@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from taut.features import Features
 from taut.model import Draw, Group, Model
 from taut.types import Context, Data, PerDatum
 
@@ -55,6 +56,13 @@ class ExactModel(Model):
         iteration is stopped early, it has the best so far. ``max_passes`` is a limit: a model may
         plan fewer.
         """
+
+    seen: Features | None = None
+
+    @property
+    def features(self) -> Features | None:
+        """What samples and data are compared by: see ``taut.build``, which sets it."""
+        return self.seen
 
     def allocate(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Makes room for saved weights, whose shapes are given by name, where they follow from the

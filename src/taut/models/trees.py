@@ -143,6 +143,10 @@ class _LatentTree(Resizing, ExactModel):
         """Returns the posterior probability of each state of each node, (B, n S)."""
         return self.encode(x).marginals.flatten(1)
 
+    def point(self, x: Data, context: Context | None = None) -> Tensor:
+        """Returns the most probable state of each node, (B, n)."""
+        return self.encode(x).marginals.argmax(-1).to(x)
+
     def latent_prior(self, context: Context | None = None) -> CategoricalTree:
         return CategoricalTree(self.tree())
 

@@ -111,8 +111,9 @@ def train(
     if state.tensors:
         _restore(state.tensors, learner)
     else:
-        if len(data.validation) and not all(p.requires_grad for p in model.parameters()):
-            # A part is frozen: training the others may make the model worse than it is now.
+        frozen = not all(p.requires_grad for p in model.parameters())
+        if len(data.validation) and (frozen or model.started):
+            # A part is frozen, or the model is a fit already: training may make it worse than now.
             _, state.best_target = validate(average, objective, data.validation, config.seed)
             best = _copied(average.state_dict())
         state.tensors = _capture(learner, best)
