@@ -15,7 +15,7 @@ from torch import Tensor
 from ztest import assert_mean
 
 import taut
-from taut import likelihoods, networks, posteriors, priors
+from taut import likelihoods, models, networks, posteriors, priors
 from taut import objectives as objectives  # for rows of parts that taut itself does not export
 from taut.distributions import warps
 
@@ -345,7 +345,11 @@ def of_columns(kind: type, num_states: int | None = 2) -> taut.ExactModel:
 
 
 def make_models() -> list[taut.ExactModel]:
-    return [of_columns(taut.Mixture), of_columns(taut.HiddenTree)]
+    linear = [
+        models.FactorAnalysis((3,), latent_dim=2),
+        models.MixtureOfFactorAnalysers((3,), num_components=2, latent_dim=2),
+    ]
+    return [of_columns(taut.Mixture), of_columns(taut.HiddenTree), *linear]
 
 
 NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]] = [
