@@ -335,13 +335,16 @@ def make_priors() -> list[taut.Prior]:
 # --- Models that are exact ------------------------------------------------------------------------
 
 
-def of_columns(kind: type, num_states: int | None = 2) -> taut.ExactModel:
+def of_columns(
+    kind: type, num_states: int | None = 2, **settings: float
+) -> taut.Mixture | taut.HiddenTree:
     """Returns a mixture or a hidden tree of a column of each kind, not yet trained."""
     ends = {"levels": (0.0, 1.0), "count": (0.0, torch.inf), "positive": (0.0, torch.inf)}
     low, high = torch.tensor([ends.get(word, (-torch.inf, torch.inf)) for word in KINDS]).T
     knots = torch.full((len(KINDS), 2, warps.MAX_KNOTS), torch.inf)
     knots[KINDS.index("mixed")] = warp()[0, 0]
-    return kind((len(KINDS),), KINDS, num_states, NUM_LEVELS, low, high, knots)
+    shape = (len(KINDS),)
+    return kind(shape, KINDS, num_states, NUM_LEVELS, low, high, knots, **settings)
 
 
 def make_models() -> list[taut.ExactModel]:
