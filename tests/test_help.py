@@ -16,7 +16,8 @@ import typer.main
 from typer.testing import CliRunner, Result
 
 import taut
-from taut.build.config import settings
+from taut.build.config import ModelConfig, settings
+from taut.build.model import exact_of
 from taut.build.spec import resolve
 from taut.cli import options
 from taut.cli.app import COMMANDS, app
@@ -152,7 +153,7 @@ def test_an_option_of_fit_says_what_its_setting_is():
         "--binarize <none|dynamic|threshold>",
         "[at least 1; default: 128]",
         "[from 0 to 1; default: 0.999]",
-        "[default: StandardNormal()]",
+        "by default StandardNormal()",
         "[default: 0]",
         "The model: ",
         "The training: ",
@@ -168,8 +169,15 @@ def test_tab_offers_the_parts_that_there_are(part: str):
         "posterior": taut.Posterior,
         "likelihood": taut.Likelihood,
     }
+
+    def ask() -> None:
+        if part == "model":
+            exact_of(ModelConfig(model="Nothing_like_it"))
+        else:
+            resolve("Nothing_like_it()", bases.get(part, taut.Network))
+
     with pytest.raises(taut.UsageError) as caught:
-        resolve("Nothing_like_it()", bases.get(part, taut.Network))
+        ask()
     known = re.search(r"hoose from (.*), or your own", str(caught.value))
     assert known is not None
     assert ", ".join(options.PARTS[part]) == known[1]

@@ -39,6 +39,13 @@ if TYPE_CHECKING:
         ZeroInflatedNegativeBinomial,
     )
     from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
+    from taut.models import (
+        ExactModel,
+        FactorAnalysis,
+        HiddenTree,
+        Mixture,
+        MixtureOfFactorAnalysers,
+    )
     from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network, Residual
     from taut.objectives import (
         ELBO,
@@ -92,14 +99,19 @@ __all__ = [
     "Effort",
     "Estimate",
     "Evidence",
+    "ExactModel",
+    "FactorAnalysis",
     "FullCovarianceNormal",
     "GaussianMixture",
+    "HiddenTree",
     "Imputed",
     "Likelihood",
     "Linear",
     "LinearGaussian",
     "LinearHierarchy",
     "LogNormal",
+    "Mixture",
+    "MixtureOfFactorAnalysers",
     "Model",
     "NegativeBinomial",
     "Network",
@@ -159,6 +171,7 @@ _HOMES = {
         "ZeroInflatedNegativeBinomial"
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",
+    "taut.models": "ExactModel FactorAnalysis HiddenTree Mixture MixtureOfFactorAnalysers",
     "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network Residual",
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",
     "taut.posteriors": "DiagonalNormal FullCovarianceNormal",

@@ -32,7 +32,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_random_
 from torch import nn
 
 from taut.build.config import Config
-from taut.build.model import build, build_objective, describe_part
+from taut.build.model import VAE_MODEL, build, build_objective, describe_part
 from taut.build.spec import to_spec
 from taut.data import Dataset, New, Options, Schema, fill, read
 from taut.data.h5ad import to_obsm
@@ -392,6 +392,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         given |= {"seed": self.seed_, "test_fraction": 0.0}
         if isinstance(self.schema, Schema):
             del given["schema"]
+        given["model"] = VAE_MODEL
         sections = Config().to_dict()
         values = {
             name: {f: _plain(given[f]) for f in fields if f in given}

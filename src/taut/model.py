@@ -258,6 +258,22 @@ class Model(nn.Module, abc.ABC):
             return x, context
         return self.condition(x)
 
+    def embed(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns numbers that stand for each data point, (B, E): the mean of $q(z \mid x)$.
+
+        Raises:
+            NotImplementedError: the posterior has no mean.
+        """
+        return self.encode(x, context).mean
+
+    def point(self, x: Data, context: Context | None = None) -> Tensor:
+        r"""Returns the z that stands for each data point, (B, D): the mean of $q(z \mid x)$.
+
+        Raises:
+            NotImplementedError: the posterior has no mean.
+        """
+        return self.encode(x, context).mean
+
     def log_joint(self, z: Tensor, x: Data, context: Context | None = None) -> PerSample:
         r"""Returns $\log p(x_b, z_{kb})$ of z (K, B, D), (K, B), nats."""
         x, context = self.split(x, context)

@@ -13,11 +13,12 @@ from torch.distributions import constraints
 
 from taut.data import Dataset, Rows, Schema, batch, blocks
 from taut.likelihoods.columns import ColumnSupport, reach_of
-from taut.model import VAE
+from taut.model import VAE, Model
+from taut.models.exact import ExactModel
 from taut.objectives import Objective
 from taut.system.errors import DataError, UsageError, shown
 
-__all__ = ["check_parts", "unsupported"]
+__all__ = ["check_exact", "check_parts", "unsupported"]
 
 REMEDIES = {
     "binary": "omit --likelihood to get Bernoulli()",
@@ -31,7 +32,7 @@ REMEDIES = {
 
 
 def unsupported(
-    model: VAE, x: Rows, latent: Tensor, schema: Schema | None = None, *, new: bool = False
+    model: Model, x: Rows, latent: Tensor, schema: Schema | None = None, *, new: bool = False
 ) -> tuple[str, Tensor] | None:
     """Returns what is wrong with data that the likelihood gives no probability, and (row, column)
     of each such value, or None.
@@ -74,7 +75,7 @@ def unsupported(
 
 
 def _support(
-    model: VAE, latent: Tensor, context: Tensor | None, new: bool
+    model: Model, latent: Tensor, context: Tensor | None, new: bool
 ) -> constraints.Constraint | None:
     """Returns where each element of a row may lie, or None where the likelihood does not say."""
     decoded = model.decode(latent[None], _first(context))
@@ -133,13 +134,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     x = batch(dataset.train, some, dataset.binarize == "dynamic")
     z = model.draw(x[:1], reparameterize=False).z[0]
     _check_gaps(model, dataset)
-    for rows in (dataset.train, dataset.validation, dataset.test):
-        # stored grey, seen as bits
-        if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):
-            continue
-        found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
-        if found is not None:
-            raise DataError(f"{name}: {found[0]}; {REMEDIES[kind]}")
+    _check_support(model, z, dataset, name, REMEDIES[kind])
     _, context = model.split(x)
     support = model.decode(z[None], _first(context)).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:
@@ -161,6 +156,27 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
             "spaces, so their KL means nothing: take both discrete or both continuous"
         )
     objective(model, x)  # a wrong pair of parts fails here, not in the loop
+
+
+def check_exact(model: ExactModel, dataset: Dataset, name: str) -> None:
+    """Refuses data that a model gives no probability.
+
+    Raises:
+        DataError: values outside the support of the model.
+    """
+    with torch.no_grad():
+        z = model.latent_prior().sample(torch.Size((1,)))
+        _check_support(model, z, dataset, name, "take --model VAE")
+
+
+def _check_support(model: Model, z: Tensor, dataset: Dataset, name: str, remedy: str) -> None:
+    for rows in (dataset.train, dataset.validation, dataset.test):
+        # stored grey, seen as bits
+        if not len(rows) or (rows is dataset.train and dataset.binarize == "dynamic"):
+            continue
+        found = unsupported(model, rows, z, dataset.schema, new=rows is dataset.test)
+        if found is not None:
+            raise DataError(f"{name}: {found[0]}; {remedy}")
 
 
 def _check_gaps(model: VAE, dataset: Dataset) -> None:

@@ -90,12 +90,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The parts of the model, each written as its constructor.
+    """The model and the parts of a VAE, each written as its constructor.
 
     Args:
+        model: VAE, or a model whose log p(x) is exact, such as HiddenTree(num_states=64). By
+            default a table is given to a hidden tree and to a VAE, and what is better on the
+            validation rows is kept, unless a part of a VAE is named; all else is given to a VAE.
         latent_dim: Dimensions of the latent space; by default half the number of elements of a row,
             as many as the columns of a table, 2 to 32.
-        prior: p(z).
+        prior: p(z); by default StandardNormal().
         likelihood: p(x|z); by default what follows from the data.
         posterior: q(z|x); by default DiagonalNormal(), or FullCovarianceNormal() where training
             starts at factor analysis: for an array of real numbers, at most 128 columns without
@@ -105,8 +108,9 @@ class ModelConfig:
         decoder: Network of the likelihood; by default MLP(), ConvDecoder() or Residual() likewise.
     """
 
+    model: str | None = None
     latent_dim: int | None = None
-    prior: str = "StandardNormal()"
+    prior: str | None = None
     likelihood: str | None = None
     posterior: str | None = None
     encoder: str | None = None

@@ -14,23 +14,29 @@ from torch import Tensor
 
 from taut import likelihoods, objectives, posteriors, priors
 from taut.build.config import LEARNING_RATE, ModelConfig
-from taut.build.spec import Spec, find, parse, resolve, to_spec
+from taut.build.spec import Spec, find, known, parse, resolve, to_spec
 from taut.build.statistics import Statistics
 from taut.data import Dataset, Schema
 from taut.data.tables.kinds import KINDS
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
 from taut.likelihoods.common import takes_total
-from taut.model import VAE, Likelihood, Posterior, Prior
+from taut.model import VAE, Likelihood, Model, Posterior, Prior
+from taut.models.exact import ExactModel
 from taut.networks import Network
 from taut.objectives import Objective
-from taut.system.errors import UsageError
+from taut.system.errors import UsageError, choose_from
 
 __all__ = [
+    "VAE_MODEL",
     "build",
     "build_objective",
+    "build_vae",
     "complete",
+    "describe_exact",
     "describe_part",
+    "exact_of",
     "needs_total",
+    "parts_named",
     "usual_objective",
     "usual_rate",
 ]
@@ -70,6 +76,7 @@ USUAL = {
 }
 
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
+VAE_MODEL, PRIOR = "VAE()", "StandardNormal()"
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -77,9 +84,14 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     """Returns the configuration with everything that was left to the data decided, each part in its
     shortest spelling.
 
+    Of a model that is exact that is its own specification: it has no parts.
+
     Raises:
-        UsageError: a specification cannot be read.
+        UsageError: a specification cannot be read, or is of a part that the model does not have.
     """
+    if (exact := exact_of(config)) is not None:
+        _check_exact(exact, config, schema)
+        return ModelConfig(model=str(exact))
     linear = starts_linear(schema)
     usual = USUAL[schema.kind]
     if schema.kind == "real" and not schema.is_rows:
@@ -95,8 +107,9 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         encoder, decoder = "ConvEncoder", "ConvDecoder"
     return dataclasses.replace(
         config,
+        model=VAE_MODEL,
         latent_dim=config.latent_dim or schema.usual_latent_dim,
-        prior=str(parse(config.prior)),
+        prior=str(parse(config.prior or PRIOR)),
         likelihood=str(parse(likelihood)),
         posterior=str(parse(config.posterior or posterior)),
         encoder=str(parse(config.encoder or encoder)),
@@ -112,6 +125,47 @@ def starts_linear(schema: Schema) -> bool:
     return real and schema.num_elements <= MOST_COLUMNS
 
 
+def exact_of(config: ModelConfig) -> Spec | None:
+    """Returns the specification of the model that is exact; None of a VAE.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    spec = parse(config.model or VAE_MODEL)
+    if spec.module is not None:
+        return spec
+    names = ["VAE", *sorted(known(ExactModel))]
+    if spec.name not in names:
+        raise UsageError(
+            f"no model is called {spec.name!r}{choose_from(spec.name, names)}, or your own as "
+            "module:Class(...)"
+        )
+    if spec.name != "VAE":
+        return spec
+    if spec.arguments:
+        name = spec.arguments[0][0].replace("_", "-")
+        raise UsageError(f"{spec}: the parts of a VAE have options of their own, such as --{name}")
+    return None
+
+
+def parts_named(config: ModelConfig) -> list[str]:
+    """Returns the names of the settings that are of a VAE alone and were given."""
+    values = dataclasses.asdict(config)
+    return [name for name, value in values.items() if name != "model" and value is not None]
+
+
+def _check_exact(exact: Spec, config: ModelConfig, schema: Schema) -> None:
+    if named := parts_named(config):
+        raise UsageError(
+            f"{named[0]} is of a VAE, and {exact} has no such part: omit it, or take --model VAE"
+        )
+    if schema.condition:
+        raise UsageError(
+            f"{exact} models all columns together, and --condition gives some of them: take "
+            "--model VAE"
+        )
+
+
 def build(
     config: ModelConfig,
     schema: Schema,
@@ -119,8 +173,31 @@ def build(
     *,
     context_dim: int = 0,
     parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
+) -> Model:
+    """Returns the model that a completed configuration describes; for the arguments see
+    ``build_vae``.
+
+    Raises:
+        UsageError: an unknown model, part or argument, or one that its constructor refuses.
+    """
+    exact = exact_of(config)
+    if exact is None:
+        return build_vae(config, schema, statistics, context_dim=context_dim, parts=parts)
+    fill = _fill(config, schema, statistics)
+    model: ExactModel = resolve(exact, ExactModel, fill, _NESTED)
+    model.seen = _features(schema, statistics, *_seen_in(schema, statistics, fill))
+    return model
+
+
+def build_vae(
+    config: ModelConfig,
+    schema: Schema,
+    statistics: Statistics | None = None,
+    *,
+    context_dim: int = 0,
+    parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
 ) -> VAE:
-    """Returns the model that a completed configuration describes.
+    """Returns the VAE that a completed configuration describes.
 
     Args:
         config: Specifications of the parts.
@@ -145,9 +222,7 @@ def build(
             return given[name]
         return resolve(getattr(config, name), base, fill | own, _NESTED)
 
-    loc, scale = fill["data_loc"], fill["data_scale"]
-    if statistics is not None:
-        loc, scale = _encoder_units(statistics, schema)
+    loc, scale = _seen_in(schema, statistics, fill)
     posterior = part(
         "posterior",
         Posterior,
@@ -158,10 +233,21 @@ def build(
     return VAE(part("prior", Prior), part("likelihood", Likelihood), posterior, condition)
 
 
+def _seen_in(
+    schema: Schema, statistics: Statistics | None, fill: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Returns the location and the scale that data are standardized with to be seen."""
+    if statistics is None:
+        return fill["data_loc"], fill["data_scale"]
+    return _encoder_units(statistics, schema)
+
+
 def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) -> dict[str, Any]:
     """Returns the arguments of the parts that follow from the data and the other settings."""
     data = _statistics(schema, statistics)
     event_shape = schema.event_shape
+    if schema.kind != "table":
+        data |= {"kinds": [schema.kind] * schema.num_elements}
     if schema.kind in ("binary", "levels"):
         data |= {"low": int(schema.low), "high": int(schema.high)}
     if schema.kind == "table":
@@ -172,13 +258,11 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
         data |= {"low": ranges[:, 0], "high": ranges[:, 1], "kinds": [c.kind for c in columns]}
         data |= {"num_levels": [len(c.levels) for c in columns]}
         event_shape = (len(columns),)
-    encoder, decoder = _network(cast(str, config.encoder)), _network(cast(str, config.decoder))
-    return data | {
-        "event_shape": event_shape,
-        "latent_dim": config.latent_dim,
-        "encoder": encoder,
-        "decoder": decoder,
-    }
+    data |= {"event_shape": event_shape}
+    if config.encoder is None:
+        return data
+    encoder, decoder = _network(config.encoder), _network(cast(str, config.decoder))
+    return data | {"latent_dim": config.latent_dim, "encoder": encoder, "decoder": decoder}
 
 
 def _statistics(schema: Schema, statistics: Statistics | None) -> dict[str, Any]:
@@ -312,3 +396,10 @@ def build_objective(objective: Objective | str) -> Objective:
 def describe_part(part: Any) -> Spec:
     """Returns the specification of a part, without the arguments that follow from the data."""
     return to_spec(part, _FILLED)
+
+
+def describe_exact(model: ExactModel) -> Spec:
+    """Returns the specification of a model that is exact: with the sizes that are its own, and
+    follow from the data for a part of a VAE.
+    """
+    return to_spec(model, [name for name in _FILLED if name != "latent_dim"])

@@ -119,10 +119,7 @@ def resume(
     if (run / "manifest.json").exists():
         finished = load(run, trust=trust or ())
         if not longer:
-            terminal.message(
-                f"{shown(run)} is finished; nothing to resume: --minutes or --max-epochs makes its "
-                f"training longer"
-            )
+            terminal.message(f"{shown(run)} is finished; nothing to resume{_longer(finished)}")
             terminal.show_evaluation(finished, as_json, verbose)
             return
     resumed, dataset, state = resume_run(
@@ -274,6 +271,14 @@ def tighten(
         terminal.show_tightening(new)
 
 
+def _longer(run: Run) -> str:
+    from taut.models.exact import ExactModel
+
+    if isinstance(run.model, ExactModel):
+        return ""
+    return ": --minutes or --max-epochs makes its training longer"
+
+
 def _resuming(state: State) -> str:
     return f"resuming at step {state.step:,} of {state.total_steps:,}"
 
@@ -299,7 +304,9 @@ def _train_and_measure(
     from taut.system import parallel
 
     try:
+        _fit_exact(run, dataset)
         _train(run, dataset, state)
+        _compare(run, dataset)
         _measure(run, dataset)
     except (KeyboardInterrupt, Terminated) as stop:
         if any((run.path / "checkpoints").glob("step-*")):
@@ -313,13 +320,15 @@ def _train_and_measure(
 
 
 def _train(run: Run, dataset: Dataset, state: State) -> None:
+    from taut.models.exact import ExactModel
     from taut.runs.fit import train_run
 
-    done = state.step
+    exact = isinstance(run.model, ExactModel)
+    done, total = state.step, state.total_steps
     # closing: if a signal arrives here and not in the training, the training still gets to save its
     # state
     with (
-        terminal.progress("training", state.total_steps) as advance,
+        terminal.progress("training", total) as advance,
         closing(train_run(run, dataset, state)) as records,
     ):
         advance(done, "")
@@ -327,20 +336,46 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
             kind, bound = "held-out", record.validation
             if bound is None:
                 kind, bound = "train", record.bound
+            what, each = ("log p(x)", "pass") if exact else ("bound", "epoch")
             note = clause(", {} steps skipped", record.skipped)
+            # of a model that is exact the plan follows from its passes
+            place = total * record.step // state.total_steps
             advance(
-                record.step - done, f"epoch {record.epoch:.0f}, {kind} bound {bound:.2f} nats{note}"
+                place - done, f"{each} {record.epoch:.0f}, {kind} {what} {bound:.2f} nats{note}"
             )
-            done = record.step
+            done = place
     if state.micro_batches > 1:
         terminal.message(
             f"memory was short: each step was taken in {state.micro_batches} micro-batches, with "
             f"the same result"
         )
-    if done < state.total_steps:
+    if state.step < state.total_steps and not (exact and run.info["ended"] == "patience"):
         reasons = {"time": "time is up"}
         reason = reasons.get(run.info["ended"], "the held-out bound no longer grows")
-        terminal.message(f"stopped at step {done:,} of {state.total_steps:,}: {reason}")
+        terminal.message(f"stopped at step {state.step:,} of {state.total_steps:,}: {reason}")
+
+
+def _fit_exact(run: Run, dataset: Dataset) -> None:
+    from taut.runs.candidates import fit_exact
+
+    total, done = 1000, 0
+    with (
+        terminal.progress("hidden tree", total, quiet=True) as advance,
+        closing(fit_exact(run, dataset)) as passes,
+    ):
+        for record, share in passes:
+            note = f"pass {record.step}, held-out log p(x) {record.validation or 0:.2f} nats"
+            advance(int(total * share) - done, note)
+            done = int(total * share)
+
+
+def _compare(run: Run, dataset: Dataset) -> None:
+    from taut.runs.candidates import COMPARED, compare
+
+    rows = min(COMPARED, len(dataset.validation))
+    with terminal.progress("comparing", max(1, rows), quiet=True) as advance:
+        for block in compare(run, dataset):
+            advance(len(block.ess), "")
 
 
 def _measure(run: Run, dataset: Dataset) -> None:

@@ -22,8 +22,9 @@ from taut.system.errors import clause
 __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 
 # What TAB offers for the parts of a model; a test compares it with the registry.
-NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP")
+NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP", "Residual")
 PARTS = {
+    "model": ("VAE", "FactorAnalysis", "HiddenTree", "Mixture", "MixtureOfFactorAnalysers"),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
     "prior": ("GaussianMixture", "IndependentBernoulli", "StandardNormal"),
     "posterior": ("DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
@@ -44,7 +45,7 @@ READING = {
     "Images": "resize crop alpha skip_bad",
 }
 TRAINING = READING | {
-    "The model": "latent_dim likelihood prior posterior encoder decoder",
+    "The model": "model latent_dim likelihood prior posterior encoder decoder",
     "The training": "objective batch_size max_epochs minutes learning_rate averaging seed device "
     "threads",
     "The measurement": "num_samples",

@@ -53,6 +53,7 @@ NAMES = {
     "log_evidence": "log p(x)",
     "inference_gap": "inference gap, log p(x) - ELBO",
     "baseline": "baseline, independent marginals",
+    "exact_baseline": "baseline, {model}",
 }
 
 NAT = "(One nat is e = 2.7 times the probability.)"
@@ -66,6 +67,7 @@ METHODS = {
     "importance_from_optimum": "importance sampling from the best Gaussian",
     "annealing": "annealing",
     "enumeration": "the sum over all latent values",
+    "exact": "its closed form",
     "none": "no method",
 }
 
@@ -118,7 +120,8 @@ def typed(path: str | Path) -> str:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build.model import complete, usual_objective
+    from taut.build.model import complete, exact_of, usual_objective
+    from taut.runs.candidates import planned
 
     model = complete(config.model, dataset.schema)
     parts = (
@@ -128,19 +131,24 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     follows = ""
     if config.model.likelihood != model.likelihood:
         follows = ", which follows from the data"
-    lines = [
+    data = [
         ("data", f"{shown(typed(dataset.name))}: {dataset.schema.describe()}"),
         ("rows", parts),
         ("binarize", dataset.binarize if dataset.binarize != "none" else ""),
+    ]
+    own = [
         ("likelihood", f"{model.likelihood}{follows}"),
         ("given", _given(dataset.schema.condition, str(model.likelihood))),
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
         ("networks", f"{model.encoder}, {model.decoder}"),
         ("objective", config.training.objective or usual_objective(dataset.schema)),
-        *(("note", note) for note in dataset.notes),
     ]
-    for name, text in lines:
+    if planned(config, dataset).get("exact", {}).get("competes"):
+        own.insert(0, ("model", "a hidden tree and a VAE, of which the better one is kept"))
+    if exact_of(config.model) is not None:
+        own = [("model", f"{model.model}, by expectation maximisation")]
+    for name, text in [*data, *own, *(("note", note) for note in dataset.notes)]:
         if text:
             show(f"{name:<11}{_clean(text)}")
 
@@ -231,8 +239,11 @@ def name_rows(chosen: Any, first_line: int | None = None, most: int = 10) -> str
 def show_evaluation(run: Run, as_json: bool, verbose: bool = False) -> None:
     """Shows the numbers of the final measurement, and says what they mean."""
     from taut.evidence.doctor import named
+    from taut.evidence.exact_baseline import in_words
 
     result = run.evaluation()
+    if candidates := run.info.get("candidates"):
+        result["candidates"] = candidates
     if as_json:
         answer(json.dumps({"run": str(run.path), **result}, indent=2))
         return
@@ -240,6 +251,8 @@ def show_evaluation(run: Run, as_json: bool, verbose: bool = False) -> None:
     lines = [named(line, str(run.path)) for line in unfinished]
     shown_result = {**result, "warnings": [*result["warnings"], *lines]}
     show_numbers(shown_result, units, str(run.path), verbose)
+    if words := in_words(run.info.get("candidates"), units.one):
+        answer("\n" + words.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-"))
     if words := verdict(result, units):
         answer(f"\n{words}")
     files = "samples.png and reconstructions.png are" if run.schema.is_image else "everything is"
@@ -335,17 +348,21 @@ def show_numbers(
         titles.append("bits per dim")
     part = clause("{} ", result.get("data"))
     table = _table(f"{result['num_data']} {part}{units.one}s", *titles)
+    exact = "exact" in result["by"]
     for name, title in NAMES.items():
-        if result.get(name):
+        if result.get(name) and not (exact and name in ("elbo", "inference_gap")):
             row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
             if bits:
                 row.append(_bits(bits.get(name)))
-            table.add_row(title, *row)
+            table.add_row(title.format(**result[name]), *row)
     _stdout().print(table)
-    if verbose:
-        for line in _how(result):
-            answer(line)
-    answer(f"active units: {result['active_units']} of {result['latent_dim']}")
+    if exact:
+        answer("log p(x) is exact: the model sums or integrates z out in closed form")
+    else:
+        if verbose:
+            for line in _how(result):
+                answer(line)
+        answer(f"active units: {result['active_units']} of {result['latent_dim']}")
     for line in result["warnings"]:
         answer(f"warning: {line}")
     reliable = result.get("reliable_share")

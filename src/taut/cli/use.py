@@ -256,6 +256,7 @@ def decode(
     import torch
 
     from taut.data import read
+    from taut.models.exact import ExactModel
     from taut.use import tasks
 
     if loaded.model.condition is not None:
@@ -264,12 +265,19 @@ def decode(
             "--given, or Python"
         )
     target = data_target(out, "decoded", loaded, overwrite)
-    latent = loaded.config.model.latent_dim
+    prior = loaded.model.latent_prior()
+    latent = prior.event_shape.numel()
     points = torch.from_numpy(read(z).data).to(torch.get_default_dtype())
     if points.dim() != 2 or points.shape[1] != latent or not bool(points.isfinite().all()):
         raise DataError(
             f"{shown(z)}: latent points must be finite numbers of shape (N, {latent}), not "
             f"{tuple(points.shape)}"
+        )
+    support = prior.support if isinstance(loaded.model, ExactModel) else None
+    if support is not None and not bool(support.check(points).all()):
+        raise DataError(
+            f"{shown(z)}: the latent variables of {loaded.config.model.model} are categories, "
+            "numbered from 0: `taut encode RUN --num-samples 1` gives some"
         )
     with terminal.blocks("decoding"):
         values = tasks.decode(loaded.model, points, draw=draw, seed=seed)
@@ -410,7 +418,13 @@ def _regret(
     import torch
 
     from taut.evidence.gaps import optima_blocks
+    from taut.models.exact import ExactModel
 
+    if isinstance(run.model, ExactModel):
+        raise UsageError(
+            f"--regret: the posterior of {run.config.model.model} is exact, and none is better: "
+            "omit it"
+        )
     rows: Any = new.rows
     parts, arrived = [], []
     with terminal.progress("best posteriors", len(rows)) as advance:

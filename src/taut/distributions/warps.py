@@ -36,7 +36,7 @@ from torch.nn import functional
 
 from taut.distributions import OUTSIDE
 
-__all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "padded"]
+__all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "inverse", "padded"]
 
 MAX_KNOTS = 258
 MIDPOINTS = 64
@@ -187,7 +187,7 @@ class Warped(Distribution):
             first, last = self._ends()
             start = torch.where(cut_low, torch.sigmoid(first), 0.0)
             p = start + p * (torch.where(cut_high, torch.sigmoid(last), 1.0) - start)
-        x = _inverse(self.loc + self.scale * torch.logit(p), self.knots, not self.whole)
+        x = inverse(self.loc + self.scale * torch.logit(p), self.knots, not self.whole)
         if self.whole:
             x = torch.ceil(x - 0.5)
         return torch.minimum(torch.maximum(x, self.low), self.high)
@@ -278,7 +278,7 @@ def _height(value: Tensor, knots: Tensor, bend: bool) -> tuple[Tensor, Tensor]:
     return s.y0 + rise * share, rise.log() - width.log() - ratio.log()
 
 
-def _inverse(y: Tensor, knots: Tensor, bend: bool) -> Tensor:
+def inverse(y: Tensor, knots: Tensor, bend: bool) -> Tensor:
     """Returns the x at which G reaches y: the atom where it jumps over y."""
     s = _segment(knots, _search(knots[..., 1, :], y, True), bend)
     share = (y - s.y0) / (s.y1 - s.y0)

@@ -554,6 +554,7 @@ class Annealing(Section):
 
     name, title, chapter = "annealing", "Annealing", "loose"
     order, stage, share = 30, "log p(x) by annealing", 0.3
+    needs = ("approximation",)
     references = ("neal2001", "wu2017")
     shape: ClassVar = {
         "num_data": COUNT,

@@ -15,7 +15,16 @@ from typing import Any
 from torch import Tensor
 
 from taut.evidence import doctor
-from taut.evidence.section import LATE, Clock, Effort, Scene, Section, UnmeasuredError, sections
+from taut.evidence.section import (
+    LATE,
+    NEEDS,
+    Clock,
+    Effort,
+    Scene,
+    Section,
+    UnmeasuredError,
+    sections,
+)
 from taut.model import Model
 from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
@@ -28,6 +37,7 @@ CONDITIONED = (
     "the model is conditioned on a context, which the data give: what needs data of its own making "
     "is omitted"
 )
+NOTHING_TO_DO = ("", NEEDS["approximation"])
 ENDS = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}
 
 
@@ -39,6 +49,7 @@ def audit(
     train: Tensor | None = None,
     groups: Tensor | None = None,
     baseline: PerDatum | None = None,
+    exact: tuple[str, PerDatum] | None = None,
     levels: tuple[float, float] | None = None,
     effort: Effort | None = None,
     seed: int = 0,
@@ -55,6 +66,8 @@ def audit(
         groups: The group of equal rows of each data point, (N,), where there are copies: see
             ``Estimate.of``.
         baseline: log p(x) under independent marginals, (N,).
+        exact: The specification of an exact model that was fitted to the same data, and log p(x)
+            under it, (N,): another baseline.
         levels: Values shown black and white, where the data are images.
         effort: How much work.
         seed: The same seed gives the same numbers.
@@ -72,7 +85,7 @@ def audit(
         raise ValueError("an audit needs at least one data point")
     effort = effort or Effort()
     clock = Clock(effort.minutes, stop, report)
-    scene = Scene(model, x, train, groups, baseline, levels, effort, seed, clock)
+    scene = Scene(model, x, train, groups, baseline, levels, effort, seed, clock, exact=exact)
     for _ in measure(scene):
         pass
     return summary(scene)
@@ -88,7 +101,7 @@ def measure(scene: Scene) -> Iterator[tuple[str, Section | None]]:
 
 def _measured(section: type[Section], scene: Scene) -> Section | None:
     lacks = section.lacks(scene)
-    if section.stage and lacks != "":
+    if section.stage and lacks not in NOTHING_TO_DO:
         there = scene.clock.stage(section.stage, section.share)
     else:
         scene.clock.share += section.share

@@ -16,6 +16,7 @@ from taut.evidence.rows import settle
 from taut.evidence.section import Row, Scene, Section, at_least_zero, both
 from taut.evidence.text import error_of, number, plus_minus, share
 from taut.model import Model
+from taut.models.exact import ExactModel
 from taut.system.records import COUNT, ESTIMATE, NUMBER, Each
 from taut.system.seeds import derive
 from taut.types import Data
@@ -30,6 +31,7 @@ METHODS = {
     "importance_from_optimum": "importance sampling from the best Gaussian",
     "annealing": "annealing",
     "enumeration": "the sum over all latent values",
+    "exact": "its closed form",
     "none": "no method",
 }
 CLOSE = 0.05  # nats between two methods that matter to nobody
@@ -69,6 +71,9 @@ def settled(model: Model, x: Data, evidence: Evidence, best: Best, seed: int) ->
 def choose(scene: Scene) -> Best:
     """Returns the best estimates of a scene, and keeps them there."""
     assert scene.evidence is not None
+    if isinstance(scene.model, ExactModel):
+        found = settle(scene.model, scene.x, scene.evidence)
+        scene.best = (found.log_evidence, found.log_evidence_error, found.method, found.reliable)
     if scene.best is None:
         scene.best = best(scene.evidence, scene.annealed, scene.optima)
         if not scene.clock.over():
@@ -156,6 +161,8 @@ class LogEvidence(Section):
             return f"No: {where}. For the others it is a lower bound, maybe a loose one."
         if known < RELIABLE:
             return f"In part: {where}. For the others it is a lower bound."
+        if {name for name, count in self["by"].items() if count} == {"exact"}:
+            return f"Yes: log p(x) of each {self.noun} is exact, without a Monte Carlo error."
         checks = [*self._agreement(), *_width(others.get("sandwich"))]
         return f"Yes: {where}{''.join(f', {line}' for line in checks)}."
 
@@ -221,7 +228,7 @@ def _more_precise(sampled: Section, chosen: Section) -> str:
     share, one, two = sampled["khat"]["reliable_share"], sampled["log_evidence"], chosen.values
     errors = one["mc_error"], two["mc_error"]
     unknown = share is None or None in errors or one["value"] is None
-    if unknown or share < RELIABLE or errors[0] > errors[1] / 2:
+    if unknown or not errors[1] or share < RELIABLE or errors[0] > errors[1] / 2:
         return ""
     return (
         f"importance sampling alone is reliable for {share:.0%} of the {chosen.noun}s and more "

@@ -15,6 +15,8 @@ p(x) - \log p(x_{-i})$. Both are estimated from the same draws of $\tfrac12 q(z 
 q(z \mid x_{-i})$, so that neither has weights of a heavy tail: the posterior with an odd entry and
 the one without lie far apart, and draws of one alone know little of the other.
 
+A model whose posterior is exact says both in closed form, without an error.
+
 Where the weights say that the encoder's posteriors do not serve, as on odd rows, the best Gaussians
 of the very row, and of the row without the entry, take their place, beside copies three times as
 wide and a share of prior samples.
@@ -40,6 +42,7 @@ from taut.evidence.results import in_parts
 from taut.features import Split
 from taut.likelihoods.columns import Joint, level_probs
 from taut.model import Model
+from taut.models.exact import ExactModel
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
 from taut.use.door import takes_model_and_data
@@ -48,6 +51,7 @@ __all__ = ["CellScores", "Imputed", "cell_scores", "impute"]
 
 MAX_ELEMENTS = 2**20  # of K samples of x for the data of a block
 MAX_DATA = 64
+EXACT_ROWS = 256  # of a model that needs no samples
 SAMPLES = 2000  # of the better proposals, at least
 WIDE = 3.0  # times as wide as the best Gaussian is its copy
 PRIOR = 0.2  # share of prior samples beside the best Gaussians
@@ -104,6 +108,8 @@ def impute(
         num_imputations: M, independent completions of each data point.
         seed: The same seed gives the same numbers.
     """
+    if isinstance(model, ExactModel):
+        return _exactly_imputed(model, x, num_samples, num_imputations, seed)
 
     def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
         draw = model.draw(rows, count, reparameterize=False, proposal=q)
@@ -142,10 +148,7 @@ def impute(
         return result
 
     size = _rows(x, num_samples)
-    parts = list(blocks_of(model, x, size, completed, seed=seed, name="impute"))
-    return Imputed(
-        *(torch.cat(c, 1 if i == 1 else 0) for i, c in enumerate(zip(*parts, strict=True)))
-    )
+    return _joined(list(blocks_of(model, x, size, completed, seed=seed, name="impute")))
 
 
 @takes_model_and_data("taut.cell_scores", "score(data, cells=True)")
@@ -162,6 +165,8 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
     Raises:
         ValueError: the likelihood does not say how much each element contributes.
     """
+    if isinstance(model, ExactModel):
+        return _exactly_scored(model, x)
     half = (num_samples + 1) // 2
     columns = list(range(x.shape[1]))
     if isinstance(model.condition, Split):
@@ -211,6 +216,39 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
 
     parts = blocks_of(model, x, _rows(x, 2 * half), scored, seed=seed, name="cells")
     return CellScores(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _exactly_imputed(
+    model: ExactModel, x: Any, num_samples: int, num_imputations: int, seed: int
+) -> Imputed:
+    def completed(block: Block) -> Imputed:
+        rows = block.x
+        values = torch.where(rows.isnan(), model.typical(rows), rows)
+        drawn = rows.new_empty(0, *rows.shape)
+        if num_imputations:
+            z = model.encode(rows).sample(torch.Size((num_imputations,)))
+            drawn = torch.where(rows.isnan(), model.decode(z).sample(), rows)
+        every = torch.ones(len(rows))
+        return Imputed(values.cpu(), drawn.cpu(), num_samples * every, every.bool())
+
+    parts = list(blocks_of(model, x, EXACT_ROWS, completed, seed=seed, name="impute"))
+    return _joined(parts)
+
+
+def _exactly_scored(model: ExactModel, x: Any) -> CellScores:
+    def scored(block: Block) -> CellScores:
+        value = model.cell_scores(block.x).double().cpu()
+        there = ~value.isnan()
+        return CellScores(value, torch.where(there, 0.0, value), there)
+
+    parts = blocks_of(model, x, EXACT_ROWS, scored)
+    return CellScores(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _joined(parts: list[Imputed]) -> Imputed:
+    return Imputed(
+        *(torch.cat(c, 1 if i == 1 else 0) for i, c in enumerate(zip(*parts, strict=True)))
+    )
 
 
 def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:

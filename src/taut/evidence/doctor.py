@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from taut.evidence import section
 from taut.evidence.finding import WORTH, Finding
+from taut.evidence.latents import CATEGORIES
 from taut.evidence.progress import as_long_again
 from taut.system.errors import clause
 
@@ -27,6 +28,8 @@ __all__ = ["Finding", "diagnose", "named", "nothing_found", "unfinished", "with_
 
 RISING = 2.0  # standard errors: to train on in vain costs time, to stop too early costs the model
 ENDED = {"time": "the time was up", "epochs": "the planned passes over the data were done"}
+# Sections that a model needs for nothing: not measuring them leaves nothing open.
+NO_LACK = (section.NEEDS["approximation"], CATEGORIES)
 # Without a number of their own: everything follows from the first ones, the last from the others.
 FIRST, LAST = ("training was cut", "rows without a number", "collapse"), ("baseline",)
 
@@ -68,13 +71,23 @@ def named(command: str, run: str, data: str = "") -> str:
 
 
 def unfinished(
-    history: Sequence[Mapping[str, Any]], ended: str | None, training: TrainingConfig
+    history: Sequence[Mapping[str, Any]],
+    ended: str | None,
+    training: TrainingConfig,
+    model: str | None = None,
 ) -> list[str]:
-    """Returns the warning that a training was cut, if it was; RUN stands in it for the run."""
+    """Returns the warning that a training was cut, if it was; RUN stands in it for the run.
+
+    Args:
+        history: The lines of ``history.jsonl``.
+        ended: What ended the training.
+        training: How it was trained.
+        model: The specification of the model.
+    """
     known = {"ended": ended, "minutes": training.minutes}
     return [
         f"{f.name}: {f.what}; {f.evidence}; train on with `{f.command}`"
-        for f in _cut({"history": history, "training": known})
+        for f in _cut({"history": history, "training": known, "model": {"model": model}})
     ]
 
 
@@ -82,7 +95,8 @@ def nothing_found(audit: Mapping[str, Any]) -> str:
     """Returns what an audit without findings says: that all is well, or how much of
     that is known.
     """
-    missing = [name.replace("_", " ") for name, why in (audit.get("missing") or {}).items() if why]
+    reasons = (audit.get("missing") or {}).items()
+    missing = [name.replace("_", " ") for name, why in reasons if why and why not in NO_LACK]
     end, sure = _end(audit)
     if not missing and not audit.get("stopped") and sure:
         return f"no gap above {WORTH:g} nat in the bound{end}"
@@ -125,6 +139,9 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
     how = f"--max-epochs {math.ceil(2 * history[-1]['epoch'])}"
     if ended == "time" and minutes:
         how = f"--minutes {minutes:g}"
+    command = f"taut resume RUN {how}"
+    if all(line.get("learning_rate") == 0 for line in history):  # expectation maximisation
+        command = f"taut fit DATA --model {shlex.quote(str(audit['model']['model']))} {how}"
     yield Finding(
         "training was cut",
         more["value"],
@@ -133,7 +150,7 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
         f"{ENDED[ended]} while the held-out bound still rose",
         course,
         "train on, for as long again",
-        f"taut resume RUN {how}",
+        command,
     )
 
 

@@ -304,6 +304,7 @@ class GapsSection(Section):
 
     name, title, chapter = "gaps", "Where the nats are lost", "why"
     order, stage, share = 50, "the best posterior of each row", 0.25
+    needs = ("approximation",)
     references = ("cremer2018",)
     caption = (
         "From the ELBO on the left to log p(x) on the right. Fitting the posterior to each {noun} "

@@ -40,11 +40,12 @@ from taut.evidence.results import Estimate, Evidence
 from taut.evidence.section import Row, Scene, Section, at_least_zero
 from taut.evidence.text import number, share
 from taut.model import Draw, Model
+from taut.models.exact import ExactModel
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
 from taut.system.parallel import Share
 from taut.system.precision import home, wide
-from taut.system.records import COUNT, ESTIMATE, MEASURED
+from taut.system.records import COUNT, ESTIMATE, MEASURED, NUMBER
 from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of
 from taut.use.door import takes_model_and_data
@@ -61,6 +62,8 @@ __all__ = [
 MAX_ROWS = 2048  # decoded at a time
 MAX_ELEMENTS = 2**18  # of x in them: more falls out of the processor's cache
 MAX_DATA = 32  # of a block
+CHECKED = 100  # data whose weights are looked at, where they must all be p(x)
+MIXED = 16  # draws by which the rate of a model is estimated whose log p(x) is exact
 MAX_WEIGHTS = 2**18  # of a block, kept until it is done
 ROUNDING = 1000.0  # units in the last place of its terms by which equal log-weights may differ
 FAINT = 40.0  # nats below the largest weight, from which on a sample adds nothing
@@ -117,6 +120,9 @@ def importance_blocks(
         )
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
+    if isinstance(model, ExactModel) and proposal is None:
+        yield from _exact_blocks(model, x, num_samples, max(1, rows // MIXED), context, seed)
+        return
     chunks, propose = Chunks(rows), proposal or posterior_proposal(model)
 
     def estimate(block: Block) -> Evidence:
@@ -127,6 +133,42 @@ def importance_blocks(
     yield from blocks_of(
         model, x, data_rows, estimate, context=context, seed=seed, name="importance"
     )
+
+
+def _exact_blocks(
+    model: ExactModel, x: Rows, num_samples: int, size: int, context: Context | None, seed: int
+) -> Iterator[Evidence]:
+    """Yields what is known of data whose log p(x) is exact: that, the bounds, which equal it, and
+    the rate of a few draws of the posterior.
+    """
+
+    def known(block: Block) -> Evidence:
+        log_p = wide(model.log_prob(block.x, block.context))
+        draw = model.draw(block.x, MIXED, context=block.context, reparameterize=False)
+        rates = wide(draw.log_posterior - draw.log_prior)
+        rate, rate_error = rates.mean(0), _error(rates)
+        zero, curve = torch.zeros_like(log_p), log_p[:, None].expand(-1, len(curve_sizes(k)))
+        return Evidence(
+            num_samples=k,
+            log_evidence=log_p,
+            log_evidence_error=zero,
+            elbo=log_p,
+            elbo_error=zero,
+            gap_error=zero,
+            rate=rate,
+            rate_error=rate_error,
+            distortion=-log_p - rate,
+            distortion_error=rate_error,
+            ess=torch.full_like(log_p, k),
+            khat=torch.full_like(log_p, -math.inf),
+            information=rate,
+            curve=curve,
+            curve_error=torch.zeros_like(curve),
+            posterior_mean=wide(model.embed(block.x, block.context)),
+        ).cpu()
+
+    k = num_samples
+    yield from blocks_of(model, x, size, known, context=context, seed=seed, name="importance")
 
 
 def posterior_proposal(model: Model) -> Proposal:
@@ -410,7 +452,11 @@ class ImportanceSampling(Section):
         "p(x) by no more than the errors agrees with it. Bars and bands, where they can be seen, "
         "are Monte Carlo errors."
     )
-    shape: ClassVar = {**MEASURED, "curve?": [{"num_samples": COUNT, **ESTIMATE}]}
+    shape: ClassVar = {
+        **MEASURED,
+        "curve?": [{"num_samples": COUNT, **ESTIMATE}],
+        "exact?": {"num_data": COUNT, "num_samples": COUNT, "off_by": NUMBER},
+    }
 
     @classmethod
     def run(cls, scene: Scene) -> Section:
@@ -421,24 +467,31 @@ class ImportanceSampling(Section):
         scene.x = scene.x[:n]
         if scene.groups is not None:
             scene.groups = scene.groups[:n].unique(return_inverse=True)[1]
-        curve = _curve(scene.evidence, scene.groups)
-        return cls({**scene.evidence.to_dict(scene.groups), "curve": curve})
+        values = scene.evidence.to_dict(scene.groups)
+        if isinstance(scene.model, ExactModel):
+            return cls(values | {"exact": _check_weights(scene.model, scene.x, scene.seed)})
+        return cls({**values, "curve": _curve(scene.evidence, scene.groups)})
 
     def rows(self) -> list[Row]:
         rate = at_least_zero(self.get("rate"))
-        return [
+        rows = [
             Row("ELBO", self["elbo"], 0, "ELBO", "good"),
             Row("rate, KL(q, prior)", rate, 1, "  rate", "good"),
             Row("distortion, -E log p(x|z)", self.get("distortion"), 1, "", "good"),
-            Row(
-                "log p(x), importance sampling",
-                self["log_evidence"],
-                0,
-                "log p(x), importance sampling",
-            ),
         ]
+        if self.get("exact"):
+            return rows
+        sampled = "log p(x), importance sampling"
+        return [*rows, Row(sampled, self["log_evidence"], 0, sampled)]
 
     def text(self) -> list[str]:
+        if exact := self.get("exact"):
+            return [
+                f"The posterior is exact, so every sample of it has the weight p(x), and the ELBO "
+                f"is log p(x). Of {number(exact['num_samples'])} samples for each of "
+                f"{number(exact['num_data'])} {self.noun}s none is off by more than "
+                f"{number(exact['off_by'])} nats."
+            ]
         ess, khat = self["ess"], self["khat"]
         lines = [
             f"With K = {number(self['num_samples'])} samples, on average {number(ess['mean'])} "
@@ -450,6 +503,21 @@ class ImportanceSampling(Section):
                 f"k-hat of at most {number(khat['threshold'])}, or weights that hardly differ)."
             )
         return lines
+
+
+def _check_weights(model: ExactModel, x: Data, seed: int) -> dict[str, Any]:
+    """Returns by how many nats the weights of samples of an exact posterior differ from log p(x),
+    at most: by rounding, if it is exact.
+    """
+
+    def off_by(block: Block) -> Tensor:
+        draw = model.draw(block.x, MIXED, context=block.context, reparameterize=False)
+        known = model.log_prob(block.x, block.context)
+        return (draw.log_weight - known).nan_to_num(0.0).abs().max().cpu()
+
+    some = x[:CHECKED]
+    largest = max(blocks_of(model, some, CHECKED, off_by, seed=seed, name="weights"))
+    return {"num_data": len(some), "num_samples": MIXED, "off_by": float(largest)}
 
 
 def _curve(evidence: Evidence, groups: Tensor | None) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ from taut.evidence.results import ACTIVE, Estimate
 from taut.evidence.section import Row, Scene, Section, at_least_zero
 from taut.evidence.text import number, plus_minus
 from taut.model import Draw, Group, Model, evaluating
+from taut.models.exact import ExactModel
 from taut.system.records import BRACKET, COUNT, ESTIMATE, KNOWN, NUMBER, TEXT
 from taut.system.seeds import derive, stream
 from taut.types import Context, Data
@@ -52,6 +53,7 @@ __all__ = ["calibration", "latents", "prior_gain"]
 ROWS = 256  # data encoded, and components of the mixture evaluated, at a time
 DEAD = 0.01  # nats of rate below which a dimension is paid nothing
 COMPONENTS = (1, 5, 20)
+CATEGORIES = "the latent variables are categories, which have no directions"
 DRAWS = 256  # of a posterior whose mean is not known
 RANKS = 63  # draws that a simulated z is ranked among
 BINS = 8
@@ -400,6 +402,10 @@ class LatentSpace(Section):
     def lacks(cls, scene: Scene) -> str | None:
         if len(scene.x) < 2:
             return "a single data point is too few"
+        if isinstance(scene.model, ExactModel) and not is_real(
+            support_of(scene.model.latent_prior())
+        ):
+            return CATEGORIES
         return None
 
     @classmethod
@@ -517,7 +523,7 @@ class Calibration(Section):
     """Whether q is as wide as the posterior, where the true z is known."""
 
     name, title, chapter, order = "calibration", "Is the posterior calibrated?", "why", 81
-    needs = ("simulation",)
+    needs = ("approximation", "simulation")
     references = ("talts2018",)
     caption = (
         "For {noun}s that the model itself made the true z is known. Its rank among draws of q "

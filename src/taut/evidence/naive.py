@@ -47,6 +47,7 @@ class Naive(Section):
 
     name, title, chapter = "naive", "Naive Monte Carlo: z from the prior", "loose"
     order, stage, share = 70, "the prior as proposal", 0.03
+    needs = ("approximation",)
     references = ("chatterjee2018",)
     shape: ClassVar = {
         "num_data": COUNT,

@@ -35,6 +35,7 @@ METHODS = (
     "annealing",
     "defensive",
     "enumeration",
+    "exact",
 )
 
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data

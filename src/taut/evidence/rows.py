@@ -55,13 +55,14 @@ from taut.evidence.importance import (
 )
 from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, in_parts, some_rows
 from taut.model import Model, evaluating, frozen
+from taut.models.exact import ExactModel
 from taut.objectives import log_mean_exp
 from taut.system.defaults import silent
 from taut.system.seeds import derive, stream
 from taut.types import Context
 from taut.use.blocks import device_of, some_of
 
-OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION = 1, 2, 3, 4
+OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION, EXACT = 1, 2, 3, 4, 5
 BITS = 12  # up to which all values of z are summed
 DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on there is a warning
 SAMPLES = 2000  # of the better proposals, at least
@@ -180,6 +181,11 @@ class RowEvidence:
             reliable=reliable,
         )
 
+    def _how(self) -> str:
+        if bool((self.method == EXACT).all()):
+            return "exact: z is summed or integrated out in closed form"
+        return "importance sampling; where it fails, better proposals and annealing"
+
     def to_dict(self, groups: Tensor | None = None) -> dict[str, Any]:
         """Returns the summary as plain values for JSON.
 
@@ -188,7 +194,7 @@ class RowEvidence:
         share = self.first.khat.isnan().all()
         return {
             **self.first.to_dict(groups),
-            "method": "importance sampling; where it fails, better proposals and annealing",
+            "method": self._how(),
             "log_evidence": Estimate.of(
                 self.log_evidence, self.log_evidence_error, groups
             ).to_dict(),
@@ -251,6 +257,12 @@ def settle(
         annealed: Rows that reach annealing, at most.
         advance: Told how many of the climbing rows are done.
     """
+    if isinstance(model, ExactModel):
+        value, error = first.log_evidence, first.log_evidence_error
+        known = torch.ones_like(value, dtype=torch.bool)
+        return RowEvidence(
+            first, value, error, torch.full_like(known, EXACT, dtype=torch.long), known
+        )
     ladder = _Ladder(model, x, first, context, derive(seed, "rows"))
     with torch.no_grad(), evaluating(model), frozen(model):
         ladder.climb(climbing, annealed, advance)

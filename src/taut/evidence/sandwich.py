@@ -59,7 +59,7 @@ class Sandwich(Section):
 
     name, title, chapter = "sandwich", "Sandwich on simulated data", "loose"
     order, stage, share = 40, "sandwich on simulated data", 0.1
-    needs = ("simulation", "annealing")
+    needs = ("approximation", "simulation", "annealing")
     references = ("grosse2015",)
     shape: ClassVar = {
         "num_data": COUNT,

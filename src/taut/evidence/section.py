@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from taut.evidence.finding import Finding
 from taut.evidence.results import Estimate
 from taut.evidence.text import ABSENT, UNKNOWN, error_of, number
+from taut.models.exact import ExactModel
 from taut.system import records
 from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
@@ -53,6 +54,7 @@ NEEDS = {  # what a section may need, and the reason where it is not there
     "train": "the training data are not at hand",
     "images": "",
     "simulation": "the model is conditioned and makes no data of its own",
+    "approximation": "the posterior is exact: every gap is zero",
 }
 LATE = "late"  # stands for a reason until it is known what ended the audit
 NATS = ("quantity", "nats per {}", "± Monte Carlo", "± test set")
@@ -139,6 +141,8 @@ class Scene:
         train: Training data, (M, \*event), where they are at hand.
         groups: The group of equal rows of each data point, (N,): see ``Estimate.of``.
         baseline: log p(x) under independent marginals, (N,).
+        exact: The specification of an exact model that was fitted to the same data, and log p(x)
+            under it, (N,).
         levels: Values shown black and white, where the data are images.
         effort: How much work.
         seed: The same seed gives the same numbers.
@@ -168,6 +172,7 @@ class Scene:
     annealed: Annealed | None = None
     optima: list[Optima] = field(default_factory=list)
     best: Best | None = None
+    exact: tuple[str, PerDatum] | None = None
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""
@@ -175,6 +180,7 @@ class Scene:
             "train": self.train is not None,
             "images": self.levels is not None,
             "simulation": self.model.condition is None,
+            "approximation": not isinstance(self.model, ExactModel),
         }
         if need in there:
             return None if there[need] else NEEDS[need]

@@ -1,4 +1,4 @@
-r"""Latent-variable models that are not a VAE. Start with ``exact``.
+r"""Latent-variable models that are not a VAE. Start with ``exact``, then ``trees``.
 
 An *exact* model has a latent variable that can be summed or integrated out in closed form,
 
@@ -9,5 +9,12 @@ so that its posterior is known, its bound has no gap and its evidence no error.
 
 from taut.models.exact import ExactModel
 from taut.models.factor_analysis import FactorAnalysis, MixtureOfFactorAnalysers
+from taut.models.trees import HiddenTree, Mixture
 
-__all__ = ["ExactModel", "FactorAnalysis", "MixtureOfFactorAnalysers"]
+__all__ = [
+    "ExactModel",
+    "FactorAnalysis",
+    "HiddenTree",
+    "Mixture",
+    "MixtureOfFactorAnalysers",
+]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taut.evidence import text
 from taut.evidence.doctor import nothing_found
+from taut.evidence.exact_baseline import in_words
 from taut.evidence.section import CHAPTERS, Row, Section, Table, chapters, found, nats, shown
 from taut.references import LINKS, cite
 from taut.report import figures
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
+VAE = "VAE()"
 LARGE = 1_000_000  # bytes of a picture; a larger one stays next to the page
 GRADIENTS = ("rainforth2018", "roeder2017", "tucker2019", "mnih2016")
 STOPPED = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}
@@ -86,6 +88,7 @@ def render(
         noun=noun,
         sections=sections,
         chapters=_chapters(audit, sections, noun),
+        first=_first(audit, sections, noun),
         believed=None if log_evidence is None else log_evidence.believed(sections),
         nothing=nothing_found(audit),
         gradients=gradients,
@@ -96,6 +99,15 @@ def render(
         references=_references(sections, gradients),
         efforts={name: title.format(noun=noun) for name, title in EFFORTS.items()},
     )
+
+
+def _first(audit: Mapping[str, Any], sections: Mapping[str, Section], noun: str) -> str:
+    """Returns what stands before all else: that an exact model is better than a VAE."""
+    candidates = audit.get("candidates") or {}
+    if candidates and candidates["kept"] != VAE:
+        return in_words(candidates, noun)
+    baseline: Any = sections.get("exact_baseline")
+    return "" if baseline is None else baseline.first()
 
 
 @cache

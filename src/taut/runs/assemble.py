@@ -11,14 +11,22 @@ from typing import Any
 
 import torch
 
-from taut.build.checks import check_parts
+from taut.build.checks import check_exact, check_parts
 from taut.build.config import Config
-from taut.build.model import build, build_objective, complete, usual_objective, usual_rate
+from taut.build.model import (
+    build,
+    build_objective,
+    complete,
+    exact_of,
+    usual_objective,
+    usual_rate,
+)
 from taut.build.start import start
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.data.readers import kind_of
-from taut.model import VAE, Likelihood, Posterior, Prior
+from taut.model import VAE, Likelihood, Model, Posterior, Prior
+from taut.models.exact import ExactModel
 from taut.objectives import Objective
 from taut.runs.fitted import Source
 from taut.runs.folder import read_data
@@ -27,7 +35,7 @@ from taut.system import parallel
 from taut.system.errors import TautError, UsageError, nearest, shown
 from taut.system.seeds import stream
 
-__all__ = ["assemble", "going_together", "merge", "to_device", "use_threads"]
+__all__ = ["assemble", "build_exact", "going_together", "merge", "to_device", "use_threads"]
 
 # what other libraries call a setting, where no spelling leads from one word to the other
 OTHER_WORDS = {
@@ -52,10 +60,11 @@ def assemble(
     *,
     parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
     test: Source | None = None,
-) -> tuple[Config, Dataset, VAE, Objective]:
+) -> tuple[Config, Dataset, Model, Objective]:
     """Returns the completed configuration, the data, the model and the objective, all checked.
 
-    What a training needs.
+    What a training needs. A model that is exact maximises log p(x) itself, which is what its
+    objective says of it.
     """
     if isinstance(source, Dataset):
         data = source
@@ -65,6 +74,8 @@ def assemble(
     from_file = isinstance(source, str | Path) and kind_of(source).streams
     # Decided once and kept: it sets the order of the batches.
     read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
+    if exact_of(config.model) is not None:
+        return _assemble_exact(data, dataclasses.replace(config, data=read), parts)
     aim = config.training.objective or usual_objective(data.schema)
     rate = config.training.learning_rate
     if rate is None:
@@ -83,12 +94,43 @@ def assemble(
         going_together(),
     ):
         model = build(config.model, data.schema, statistics, parts=parts)
+        assert isinstance(model, VAE)
         if not parts:
             model.started = start(model, data)
     with stream(config.training.seed, "check"), going_together():
         check_parts(model, objective, data, shown(data.name) or "the data")
         parallel.check_divisible(model, objective)
     return config, data, model, objective
+
+
+def _assemble_exact(
+    data: Dataset, config: Config, parts: Mapping[str, Any] | None
+) -> tuple[Config, Dataset, ExactModel, Objective]:
+    """Returns the same for a model that is exact; the rest of its settings are of a VAE."""
+    model = complete(config.model, data.schema)
+    given = [*(parts or {}), *(["objective"] if config.training.objective else [])]
+    if given:
+        raise UsageError(
+            f"{given[0]} is of a VAE, and {model.model} is trained by expectation maximisation: "
+            "omit it, or take --model VAE"
+        )
+    if parallel.world() > 1:
+        raise UsageError(
+            f"{model.model} is trained in one process: start it without torchrun, or take "
+            "--model VAE"
+        )
+    config = dataclasses.replace(config, model=model)
+    exact = build_exact(config, data)
+    return config, data, exact, build_objective("ELBO()")
+
+
+def build_exact(config: Config, data: Dataset) -> ExactModel:
+    """Returns a model that is exact, checked against the data, with first parameters."""
+    with stream(config.training.seed, "init"), going_together():
+        model = build(config.model, data.schema, summarize(data))
+        assert isinstance(model, ExactModel)
+        check_exact(model, data, shown(data.name) or "the data")
+    return model
 
 
 def to_device(data: Dataset, device: torch.device) -> Dataset:

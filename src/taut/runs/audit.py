@@ -20,9 +20,10 @@ from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
+from taut.models.exact import ExactModel
 from taut.report import render
 from taut.runs.folder import Run, Source, held_out, new_data, version
-from taut.runs.measure import copies, measured_part
+from taut.runs.measure import copies, exact_of_run, log_prob_of, measured_part
 from taut.system import locks, parallel, records, storage
 from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
@@ -102,6 +103,9 @@ def _audit(
     if dataset is not None:
         train = _training(dataset, max(effort.train, len(x)), seed)
         baseline, divided = independent_marginals(dataset, x), dataset.divided
+    exact = None
+    if (tree := exact_of_run(run)) is not None:
+        exact = run.info["exact"]["model"], log_prob_of(tree, x.to(torch.get_default_dtype()))
     if run.schema.is_image:
         levels = run.schema.low, run.schema.high
     result = audit(
@@ -110,6 +114,7 @@ def _audit(
         train=train,
         groups=copies(x, divided),
         baseline=baseline,
+        exact=exact,
         levels=levels,
         effort=effort,
         seed=seed,
@@ -136,6 +141,7 @@ def _audit(
             "machine": f"{platform.platform()}, {torch.get_num_threads()} threads",
         },
         "tightened": _tightened(run),
+        "candidates": run.info.get("candidates"),
         "training": {"ended": run.info.get("ended"), "minutes": run.config.training.minutes},
         "history": [{k: line[k] for k in HISTORY} for line in run.history()],
         **result,
@@ -241,6 +247,11 @@ def gradients_run(
 def _gradients(
     run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]
 ) -> dict[str, Any]:
+    if isinstance(run.model, ExactModel):
+        raise UsageError(
+            f"{shown(run.path)} holds {run.config.model.model}, which is trained by expectation "
+            "maximisation: there are no gradients to compare"
+        )
     dataset = run.data()
     index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]
     x = batch(dataset.train, index, dataset.binarize == "dynamic", generator(seed, "gradients", 1))

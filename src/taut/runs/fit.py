@@ -19,11 +19,14 @@ from typing import Any, cast
 
 import torch
 
-from taut.build.config import Config, TrainingConfig
+from taut.build.config import Config, ModelConfig, TrainingConfig
+from taut.build.model import describe_exact, exact_of
 from taut.data import Dataset
-from taut.model import VAE, Likelihood, Posterior, Prior
+from taut.model import Likelihood, Model, Posterior, Prior
+from taut.models.exact import ExactModel
 from taut.objectives import Objective
-from taut.runs.assemble import assemble, merge, to_device, use_threads
+from taut.runs.assemble import assemble, build_exact, merge, to_device, use_threads
+from taut.runs.candidates import planned, tidy
 from taut.runs.fitted import Fitted, Source
 from taut.runs.folder import (
     FORMAT,
@@ -31,6 +34,7 @@ from taut.runs.folder import (
     Run,
     check_fit,
     data_of,
+    described,
     find_device,
     rebuild,
     run_folder,
@@ -43,6 +47,8 @@ from taut.system import locks, parallel, records, storage
 from taut.system.errors import StorageError, TautWarning, UsageError, shown
 from taut.system.signals import held, watched
 from taut.training import checkpoint
+from taut.training.exact import PASSES, train_exact
+from taut.training.exact import why_ended as why_passes_ended
 from taut.training.loop import Record, State, batch_size, finish, train
 from taut.training.pace import choose, plan_steps
 
@@ -80,6 +86,8 @@ def start(
             "learns nothing"
         )
     find_device(config.training.device)  # refused before anything is read
+    exact_of(config.model)
+    asked = config
     config, data, model, objective = assemble(source, config, parts=parts, test=test)
     fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
     left = None
@@ -94,6 +102,7 @@ def start(
         "rows": {part: len(getattr(data, part)) for part in ("train", "validation", "test")},
         "notes": list(data.notes),
         "schema": data.schema.to_dict(),
+        **planned(asked, data),
     }
     return begin(
         fitted,
@@ -118,7 +127,10 @@ def begin(
     device = _ready(fitted)
     path = parallel.on_main(place)
     with begun(path):
-        config, note, state = paced(path, model, objective, to_device(data, device), config)
+        if isinstance(model, ExactModel):
+            config, note, state = _passes(config)
+        else:
+            config, note, state = paced(path, model, objective, to_device(data, device), config)
         info = storage.fingerprinted(
             {
                 **facts,
@@ -155,8 +167,18 @@ def _ready(fitted: Fitted) -> torch.device:
     """
     use_threads(fitted.config)
     device = find_device(fitted.config.training.device)
+    if isinstance(fitted.model, ExactModel) and fitted.config.training.device == "auto":
+        device = torch.device("cpu")  # for passes of seconds
     fitted.model.to(device)
     return device
+
+
+def _passes(config: Config) -> tuple[Config, str, State]:
+    """Returns the configuration of a model that is exact with its threads, nothing to say of its
+    pace, and a training that is to begin.
+    """
+    training = dataclasses.replace(config.training, threads=torch.get_num_threads(), compile="off")
+    return dataclasses.replace(config, training=training), "", State(training.max_epochs or PASSES)
 
 
 def _run(fitted: Fitted, config: Config, path: Path, info: Mapping[str, Any]) -> Run:
@@ -181,8 +203,14 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     yields each interval's record.
     """
     folder = run.path / "checkpoints"
-    training = run.config.training
-    data = to_device(data, torch.device(run.info["device"]))
+    training, model = run.config.training, run.model
+    exact = isinstance(model, ExactModel)
+    made: Iterator[Record]
+    if isinstance(model, ExactModel):
+        made = train_exact(model, data, training, state)
+    else:
+        data = to_device(data, torch.device(run.info["device"]))
+        made = train(model, run.objective, data, training, state)
     saved, began = time.monotonic(), time.monotonic()
     written = state.step if state.tensors else -1  # the last checkpoint
     # a signal can arrive while ``train`` is in the midst of changing ``state``
@@ -203,7 +231,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
 
     try:
         with _history(run.path / "history.jsonl", state) as lines:
-            for record in train(run.model, run.objective, data, training, state):
+            for record in made:
                 parallel.on_main(partial(keep, record))
                 yield record
                 if training.minutes is not None and parallel.agreed(
@@ -224,16 +252,38 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         raise
 
     def end() -> None:
+        if exact:
+            _end_exact(run, state)
+            return
         # First: the checkpoint is that of an end whose reason is kept.
         storage.write_json(run.path / "run.json", run.info)
         if training.minutes is not None:
             checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
-    finish(run.model, state)
-    why = ended or _why_ended(training, data, state, late)
+    if exact:
+        why = ended or why_passes_ended(state, late)
+        state.tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    else:
+        finish(run.model, state)
+        why = ended or _why_ended(training, data, state, late)
     run.info = cast(Info, _written_now({**run.info, "ended": why}))
     parallel.on_main(end)
+
+
+def _end_exact(run: Run, state: State) -> None:
+    """Writes the parameters of a model that is exact, and then that they are there: with what the
+    training chose, such as the number of states, in its specification.
+    """
+    assert isinstance(run.model, ExactModel)
+    spec = str(describe_exact(run.model))
+    run.config = dataclasses.replace(run.config, model=ModelConfig(model=spec))
+    run.model.eval()
+    checkpoint.save(run.path / "checkpoints", state)
+    storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
+    info = {**run.info, "config": run.config.to_dict()}
+    run.info = cast(Info, _written_now(info))
+    storage.write_json(run.path / "run.json", run.info)
 
 
 def _history(path: Path, state: State) -> AbstractContextManager[storage.Lines | None]:
@@ -291,6 +341,8 @@ def resume(
     """
     path = run_folder(path)
     parallel.on_main(lambda: locks.acquire(path))
+    if exact_of(described(path, trust)[1].model) is not None:
+        return _resume_exact(path, minutes or max_epochs, source, test, trust)
     newest, state, shapes = _last_state(path)
     run = rebuild(path, trust, shapes)
     check_fit(run.model, shapes, newest)
@@ -303,6 +355,38 @@ def resume(
     if minutes is not None or max_epochs is not None:
         run = _extend(run, data, state, minutes, max_epochs)
     return run, data, state
+
+
+def _resume_exact(
+    path: Path,
+    longer: float | None,
+    source: Source | None,
+    test: Source | None,
+    trust: Sequence[str],
+) -> tuple[Run, Dataset, State]:
+    """Returns a run of a model that is exact: trained and to be measured, or to make the passes
+    that it had made again and to go on.
+    """
+    if longer is not None:
+        raise UsageError(
+            f"{shown(path)} holds a model that is exact, whose training cannot be made longer: "
+            "train it again with `taut fit DATA --model ...`"
+        )
+    run = rebuild(path, trust)
+    use_threads(run.config)
+    data = data_of(run, source, test)
+    if "ended" in run.info:
+        kept = "candidates" in run.info
+        _, state = checkpoint.load_last(path / ("exact" if kept else "checkpoints"))
+        own = {k.removeprefix("model."): v for k, v in state.tensors.items()}
+        run.model.load_state_dict(own)
+        if kept:
+            tidy(path)
+        return run, data, dataclasses.replace(state, done=True)
+    _, state, _ = _last_state(path)
+    _cut(path / "history.jsonl", state.step)
+    run.model = build_exact(run.config, data)
+    return run, data, State(state.total_steps, step=state.step)
 
 
 def _extend(
@@ -334,7 +418,7 @@ def _extend(
         more = min(more, whole - state.step)
     more = parallel.on_main(lambda: more)
     state.since, state.total_steps, state.done = state.step, state.step + int(more), False
-    info = {k: v for k, v in run.info.items() if k != "ended"} | {
+    info = {k: v for k, v in run.info.items() if k not in ("ended", "candidates")} | {
         "total_steps": state.total_steps,
         "config": config.to_dict(),
     }
@@ -406,7 +490,7 @@ def _left_behind(out: str | Path | None, config: Config, data: Dataset) -> Path 
 
 
 def paced(
-    path: Path, model: VAE, objective: Objective, data: Dataset, config: Config
+    path: Path, model: Model, objective: Objective, data: Dataset, config: Config
 ) -> tuple[Config, str, State]:
     """Returns the configuration with the pace decided, what was measured, and a training that is to
     begin in a new folder.

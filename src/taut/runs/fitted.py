@@ -28,7 +28,8 @@ from taut.distributions.counts import LARGEST_COUNT
 from taut.evidence import Evidence, cells, importance_blocks, settle
 from taut.evidence.outliers import oddity
 from taut.evidence.rows import RowEvidence
-from taut.model import VAE
+from taut.model import Model
+from taut.models.exact import ExactModel
 from taut.objectives import Objective
 from taut.runs.handed import Handed, made
 from taut.runs.telling import Telling
@@ -54,7 +55,7 @@ class Fitted:
             that it makes are like it.
     """
 
-    model: VAE
+    model: Model
     schema: Schema
     config: Config
     objective: Objective
@@ -276,7 +277,7 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
         binarize=fitted.config.data.binarize,
         seed=fitted.data_seed,
     )
-    latent = tasks.encode(fitted.model, new.rows[:1]).to(torch.get_default_dtype())
+    latent = _some_latent(fitted.model, new.rows[:1])
     found = unsupported(fitted.model, new.rows, latent, fitted.schema, new=True)
     if found is None:
         return new
@@ -296,6 +297,14 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
         f"values are read as missing"
     )
     return New(rows, (*new.notes, line), new.table, odd)
+
+
+def _some_latent(model: Model, x: Any) -> Tensor:
+    """Returns a latent point of a row, (1, D)."""
+    if isinstance(model, ExactModel):
+        with torch.no_grad():
+            return model.latent_prior().sample(torch.Size((1,)))
+    return tasks.encode(model, x).to(torch.get_default_dtype())
 
 
 def sample_run(

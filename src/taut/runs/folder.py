@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from taut.build.config import Config, ModelConfig
-from taut.build.model import build, build_objective, usual_objective
+from taut.build.model import build, build_objective, exact_of, usual_objective
 from taut.build.spec import parse
 from taut.data import Dataset, Options, Rows, Schema, prepare
-from taut.model import VAE
+from taut.model import VAE, Model
+from taut.models.exact import ExactModel
 from taut.runs import looks
 from taut.runs.fitted import Fitted, Source, new_data, options_of, sample_run
 from taut.runs.formats import (
@@ -192,6 +193,8 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     # before anything is built or read that a hostile size could make endless
     shapes = storage.read_shapes(weights)
     run = rebuild(path, trust, shapes)
+    if isinstance(run.model, ExactModel):
+        run.model.allocate(shapes)
     check_fit(run.model, shapes, weights)
     run.model.load_state_dict(with_empty(storage.read_tensors(weights), run.model))
     run.model.eval()
@@ -323,18 +326,11 @@ def run_folder(path: str | Path) -> Path:
     return path
 
 
-def rebuild(
-    path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> Run:
-    """Returns a run as its ``run.json`` describes it, with first weights.
-
-    Args:
-        path: The folder.
-        trust: Outside modules that the run may import.
-        shapes: Of the tensors that were saved: a model that is larger by far is not built.
+def described(path: Path, trust: Sequence[str]) -> tuple[Info, Config, Schema]:
+    """Returns what the ``run.json`` of a folder says; nothing is built yet.
 
     Raises:
-        StorageError: ``run.json`` is damaged.
+        StorageError: it is damaged.
         UsageError: it names an outside module that is not trusted.
     """
     file = path / "run.json"
@@ -354,12 +350,8 @@ def rebuild(
     with _damaged(file):
         info = cast(Info, migrate(found, path))
         config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
-    specs = [
-        config.training.objective or usual_objective(schema),
-        *(str(v) for v in dataclasses.asdict(config.model).values() if isinstance(v, str)),
-    ]
     with _damaged(file):
-        modules = set().union(*(parse(s).modules() for s in specs))
+        modules = _modules(config, schema)
     outside = modules - set(trust)
     if outside:
         module = sorted(outside)[0]
@@ -367,11 +359,42 @@ def rebuild(
             f"{shown(path)} names a part of the outside module {module!r}, whose code would run: "
             f"if you trust it, --trust {module}"
         )
+    with _damaged(file):
+        exact_of(config.model)
+    return info, config, schema
+
+
+def _modules(config: Config, schema: Schema) -> set[str]:
+    """Returns the outside modules that a configuration names."""
+    specs = [
+        config.training.objective or usual_objective(schema),
+        *(str(v) for v in dataclasses.asdict(config.model).values() if isinstance(v, str)),
+    ]
+    return set().union(*(parse(s).modules() for s in specs))
+
+
+def rebuild(
+    path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Run:
+    """Returns a run as its ``run.json`` describes it, with first weights.
+
+    Args:
+        path: The folder.
+        trust: Outside modules that the run may import.
+        shapes: Of the tensors that were saved: a model that is larger by far is not built.
+
+    Raises:
+        StorageError: ``run.json`` is damaged.
+        UsageError: it names an outside module that is not trusted.
+    """
+    file = path / "run.json"
+    info, config, schema = described(path, trust)
     with untouched(), _damaged(file):  # the first weights are drawn, to be replaced
-        if shapes is not None and not modules:
+        if shapes is not None and not _modules(config, schema):
             _check_size(config.model, schema, shapes, file)
         model = build(config.model, schema)
-    if "tightened" in info:  # a training that goes on must leave them alone
+    if "tightened" in info and isinstance(model, VAE):
+        # a training that goes on must leave them alone
         model.prior.requires_grad_(False)
         model.likelihood.requires_grad_(False)
     objective = build_objective(config.training.objective or usual_objective(schema))
@@ -407,9 +430,7 @@ def _check_size(
     most, size = 2 * len(shapes), 2 * sum(math.prod(shape) for shape in shapes.values())
     count = numel = 0
 
-    def registered(
-        module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None
-    ) -> None:
+    def registered(module: torch.nn.Module, name: str, parameter: torch.Tensor | None) -> None:
         nonlocal count, numel
         count += 1
         if parameter is not None:
@@ -419,7 +440,9 @@ def _check_size(
                 f"{shown(file)} is damaged: its model has more weights than were saved"
             )
 
-    hook = torch.nn.modules.module.register_module_parameter_registration_hook(registered)
+    hooks = [torch.nn.modules.module.register_module_parameter_registration_hook(registered)]
+    if exact_of(config) is not None:  # whose parameters are buffers: nothing follows a gradient
+        hooks.append(torch.nn.modules.module.register_module_buffer_registration_hook(registered))
     try:
         # a part may need the numbers in a tensor
         with (
@@ -428,10 +451,11 @@ def _check_size(
         ):
             build(config, schema)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
-def check_fit(model: VAE, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+def check_fit(model: Model, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Refuses weights that are not those of the model, by their shapes; tensors without elements
     hold none.
     """

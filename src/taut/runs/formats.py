@@ -55,6 +55,8 @@ class Info(TypedDict):
     extended: NotRequired[list[int]]
     data_seed: NotRequired[int]
     tightened: NotRequired[dict[str, Any]]
+    exact: NotRequired[dict[str, Any]]
+    candidates: NotRequired[dict[str, Any]]
 
 
 def migrate(info: Mapping[str, Any], path: Path) -> dict[str, Any]:

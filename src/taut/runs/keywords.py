@@ -13,9 +13,11 @@ from taut.build.config import Config
 from taut.build.model import describe_part
 from taut.build.spec import to_spec
 from taut.data.in_memory import without_rows
+from taut.evidence.exact_baseline import in_words
 from taut.model import Likelihood, Posterior, Prior
 from taut.objectives import Objective
 from taut.runs.assemble import merge
+from taut.runs.candidates import COMPARED, compare, fit_exact
 from taut.runs.fit import evaluate, start, train_run
 from taut.runs.fitted import Source
 from taut.runs.folder import Run
@@ -33,6 +35,7 @@ def fit(
     out: str | Path | None = None,
     *,
     config: Config | None = None,
+    model: str | None = None,
     latent_dim: int | None = None,
     objective: Objective | str | None = None,
     prior: Prior | str | None = None,
@@ -90,13 +93,17 @@ def fit(
             openml:NAME.
         out: The folder to make; by default the next free one below runs/.
         config: All settings at once; the arguments that follow are laid over it.
+        model: VAE, or the specification of a model whose log p(x) is exact, such as
+            "HiddenTree(num_states=64)". By default a table is given to a hidden tree and to a VAE,
+            and what is better on the validation rows is kept, unless a part of a VAE or an
+            objective is named; all else is given to a VAE.
         latent_dim: D; by default half the number of elements of a row, of a table as many as
             columns, 2 to 32.
         objective: What is maximised, or its specification; by default ELBO(), and
             DReG(num_samples=8) where entries are missing.
-        prior: p(z), or its specification.
+        prior: p(z), or its specification; by default StandardNormal().
         likelihood: p(x|z), or its specification; by default what follows from the data.
-        posterior: q(z|x), or its specification.
+        posterior: q(z|x), or its specification; by default DiagonalNormal().
         encoder: Specification of the network of the posterior, such as "MLP(hidden=(200,))".
         decoder: That of the likelihood.
         max_epochs: Passes over the training rows; by default as many as make 20,000 steps, at least
@@ -170,14 +177,25 @@ def fit(
         tell.line(f"{data.schema.describe()}; {parts_of} to train, validate and test")
         for note in data.notes:
             tell.line(f"note: {note}")
+        with tell.progress("a hidden tree", 1) as advance, closing(fit_exact(run, data)) as passes:
+            share = 0.0
+            for record, now in passes:
+                advance(now - share, _bound(record))
+                share = now
         with (
             tell.progress("training", state.total_steps) as advance,
             closing(train_run(run, data, state)) as records,
         ):
-            done = state.step
+            done, total = state.step, state.total_steps
             for record in records:
-                advance(record.step - done, _bound(record))
-                done = record.step
+                place = total * record.step // state.total_steps
+                advance(place - done, _bound(record))
+                done = place
+        with tell.progress("comparing", min(COMPARED, len(data.validation))) as advance:
+            for block in compare(run, data):
+                advance(len(block.ess), "")
+        if said := in_words(run.info.get("candidates")):
+            tell.line(said)
         rows = len(data.test) or len(data.validation) or len(data.train)
         with tell.progress("measuring", rows) as advance:
             for block in evaluate(run, data):

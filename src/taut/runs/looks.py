@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from taut.models.exact import ExactModel
 from taut.system import html
 from taut.system.errors import TautError, shown
 from taut.use import pictures, tasks
@@ -113,7 +114,10 @@ def plot(run: Run) -> Figure:
     kept = [line for line in history if line["best"]]
     if kept:
         course.axvline(kept[-1]["step"], color="grey", linestyle=":", label="kept weights")
-    course.set(xlabel="step", ylabel="bound, nats a row", title="The bound in training")
+    words = {"xlabel": "step", "ylabel": "bound, nats a row", "title": "The bound in training"}
+    if isinstance(run.model, ExactModel):
+        words = {"xlabel": "pass", "ylabel": "nats a row", "title": "log p(x) in training"}
+    course.set(**words)
     course.legend()
     if image:
         _draw_samples(rest[0], run)
@@ -140,6 +144,8 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
 
 def _parts(fitted: Fitted) -> str:
     model = fitted.config.model
+    if isinstance(fitted.model, ExactModel):
+        return f"{model.model}, an exact posterior"
     parts = f"{model.prior}, {model.likelihood}, {model.posterior}"
     return f"{parts}, {model.latent_dim} latent dimensions"
 
@@ -151,6 +157,8 @@ def _training(run: Run) -> str:
         steps = 0
     end = ENDS.get(run.info.get("ended") or "", "not finished")
     rows = run.info["rows"]["train"]
+    if isinstance(run.model, ExactModel):
+        return f"expectation maximisation on {rows:,} rows, {steps:,} passes, {end}"
     return f"{run.config.training.objective} on {rows:,} rows, {steps:,} steps, {end}"
 
 

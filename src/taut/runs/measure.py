@@ -10,22 +10,38 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from taut.build.config import ModelConfig
+from taut.build.model import build
 from taut.data import Dataset, Rows, hashes_of
 from taut.evidence import Estimate, Evidence, doctor, importance_blocks, settle
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
-from taut.model import VAE
+from taut.model import Model
+from taut.models.exact import ExactModel
 from taut.runs.folder import Run
 from taut.system import locks, parallel, storage
 from taut.system.errors import DataError
 from taut.system.seeds import stream
+from taut.training import checkpoint
 from taut.use import pictures
+from taut.use.blocks import Block, blocks_of, device_of
 
-__all__ = ["copies", "draw_pictures", "evaluate", "measured_part", "numbers"]
+__all__ = [
+    "EXACT_FOLDER",
+    "copies",
+    "draw_pictures",
+    "evaluate",
+    "exact_of_run",
+    "log_prob_of",
+    "measured_part",
+    "numbers",
+]
 
 # rows of the final measurement that get a better method than importance sampling, at most
 CLIMBING = 100
+EXACT_FOLDER = "exact"  # of a run folder: see taut.runs.candidates
+EXACT_ROWS = 256
 
 
 def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
@@ -46,8 +62,12 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
 
         def write() -> None:
             found = numbers(rows, data)
+            if (exact := exact_of_run(run)) is not None:
+                found |= _against(exact, run.info["exact"]["model"], rows, x, data)
             ended = run.info.get("ended")
-            found["unfinished"] = doctor.unfinished(run.history(), ended, run.config.training)
+            found["unfinished"] = doctor.unfinished(
+                run.history(), ended, run.config.training, run.config.model.model
+            )
             storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
             # Of a run that was extended these are of other weights.
             for name in ("audit.json", "gradients.json", "report.html"):
@@ -59,6 +79,19 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
         parallel.on_main(write)
     finally:
         locks.release(run.path)
+
+
+def _against(
+    exact: ExactModel, name: str, rows: RowEvidence, x: Rows, data: Dataset
+) -> dict[str, Any]:
+    """Returns how the model compares with an exact one, row by row."""
+    groups, known = copies(x, data.divided), log_prob_of(exact, x)
+    own = Estimate.of(known, torch.zeros_like(known), groups)
+    gain = Estimate.of(rows.log_evidence - known, rows.log_evidence_error, groups)
+    return {
+        "exact_baseline": {"model": name, **own.to_dict()},
+        "gain_over_exact": gain.to_dict(),
+    }
 
 
 def measured_part(data: Dataset) -> str:
@@ -94,6 +127,29 @@ def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
         elements = observed_elements(x)
         result["bits_per_dimension"] = {n: bits_per_dimension(result[n], elements) for n in names}
     return result
+
+
+def exact_of_run(run: Run) -> ExactModel | None:
+    """Returns the exact model that was fitted next to that of a run, if there is one."""
+    found = run.info.get("exact")
+    if not found or run.config.model.model == found["model"]:
+        return None
+    if not (run.path / EXACT_FOLDER).exists():
+        return None
+    _, state = checkpoint.load_last(run.path / EXACT_FOLDER)
+    model = build(ModelConfig(found["model"]), run.schema)
+    assert isinstance(model, ExactModel)
+    model.load_state_dict({k.removeprefix("model."): v for k, v in state.tensors.items()})
+    return model.eval()
+
+
+def log_prob_of(model: ExactModel, x: Rows) -> Tensor:
+    """Returns log p(x) of rows under an exact model, (N,), float64."""
+
+    def known(block: Block) -> Tensor:
+        return model.log_prob(block.x).double().cpu()
+
+    return torch.cat(list(blocks_of(model, x, EXACT_ROWS, known)))
 
 
 def copies(x: Rows, divided: np.ndarray) -> Tensor | None:
@@ -146,7 +202,7 @@ def _warnings(part: str, x: Rows, divided: np.ndarray, groups: Tensor | None) ->
     return lines
 
 
-def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
+def draw_pictures(model: Model, data: Dataset, seed: int) -> dict[str, bytes]:
     """Returns PNG files by name: samples and reconstructions.
 
     For each, what is typical (mean) and what the model draws.
@@ -160,9 +216,12 @@ def draw_pictures(model: VAE, data: Dataset, seed: int) -> dict[str, bytes]:
     with torch.no_grad(), stream(seed, "pictures"):
         decoded = model.decode(model.latent_prior().sample(torch.Size((1, 40))))
         samples = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
-        shown = x.to(device=next(model.parameters()).device, dtype=torch.get_default_dtype())
-        posterior = model.encode(shown)
-        decoded = model.decode(torch.stack(_mean(posterior) or [posterior.sample()]))
+        shown = x.to(device=device_of(model), dtype=torch.get_default_dtype())
+        try:
+            z = model.point(shown)
+        except NotImplementedError:  # a flow, say
+            z = model.encode(shown).sample()
+        decoded = model.decode(z[None])
         rows = [
             pictures.grid(t, low, high, 10)
             for t in (shown, *(t[0] for t in (*_mean(decoded), decoded.sample())))

@@ -17,6 +17,7 @@ FILES = {
     "run.json",
     "history.jsonl",
     "checkpoints",
+    "exact",
     "model.safetensors",
     "evaluation.json",
     "samples.png",

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from taut.build.checks import check_parts
-from taut.build.model import build, build_objective, complete
+from taut.build.model import build_objective, build_vae, complete
 from taut.build.statistics import summarize
 from taut.data import Dataset
+from taut.model import VAE
 from taut.runs.assemble import going_together, merge
 from taut.runs.fit import begin
 from taut.runs.fitted import Fitted, Source
@@ -66,6 +67,12 @@ def tighten(
     """
     if out is not None and Path(out).resolve() == run.path.resolve():
         raise UsageError(f"{shown(out)} is the run that is tightened: choose another --out")
+    theirs = run.model
+    if not isinstance(theirs, VAE):
+        raise UsageError(
+            f"{shown(run.path)} holds {run.config.model.model}, whose posterior is exact: every "
+            "gap is zero, and there is nothing to tighten"
+        )
     data = run.data() if source is None and test is None else data_of(run, source, test)
     old = run.config
     before = {
@@ -94,11 +101,11 @@ def tighten(
     )
     objective = build_objective(config.training.objective or TIGHTENING)
     with stream(config.training.seed, "init"), going_together():
-        model = build(config.model, data.schema, summarize(data))
-        model.prior.load_state_dict(run.model.prior.state_dict())
-        model.likelihood.load_state_dict(run.model.likelihood.state_dict())
+        model = build_vae(config.model, data.schema, summarize(data))
+        model.prior.load_state_dict(theirs.prior.state_dict())
+        model.likelihood.load_state_dict(theirs.likelihood.state_dict())
         if encoder is None:
-            _take_over(model.posterior, run.model.posterior)
+            _take_over(model.posterior, theirs.posterior)
     model.prior.requires_grad_(False)
     model.likelihood.requires_grad_(False)
     with stream(config.training.seed, "check"), going_together():
@@ -108,12 +115,13 @@ def tighten(
                 model.redraw(data.train[:2].to(torch.get_default_dtype()))
     name = run.path.resolve().name
     fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
-    facts = {
-        **run.info,
+    facts = {k: v for k, v in run.info.items() if k != "candidates"} | {
         "fingerprint": data.fingerprint,
         "data_seed": run.data_seed,
         "tightened": {"from": name, "before": before},
     }
+    if "exact" in run.info:
+        facts["exact"] = run.info["exact"] | {"competes": False}
     return begin(fitted, data, lambda: make_folder(out, f"{name}-tight", overwrite), facts)
 
 

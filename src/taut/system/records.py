@@ -77,6 +77,15 @@ MEASURED = {
 BEFORE = dict.fromkeys(("elbo", "log_evidence", "inference_gap"), ESTIMATE) | {"num_samples": COUNT}
 TIGHTENED = {"from": TEXT, "before": BEFORE}
 
+EXACT = {"model": TEXT, "competes": TRUTH, "ended?": TEXT}
+OF_MODEL: dict[str, Any] = {"model": TEXT, **ESTIMATE}
+CANDIDATES = {
+    "kept": TEXT,
+    "num_data": COUNT,
+    "models": [OF_MODEL],
+    "difference": ESTIMATE,
+}
+
 MANIFEST = Each(Either((TEXT, [TEXT])))
 STATE = {
     "total_steps": SIZE,
@@ -119,6 +128,8 @@ RUN = {
     "config": SECTION,
     "data_seed?": WHOLE,
     "tightened?": TIGHTENED,
+    "exact?": EXACT,
+    "candidates?": CANDIDATES,
     "ended?": TEXT,
     "extended?": [COUNT],
     "schema": {
@@ -140,6 +151,8 @@ EVALUATION = {
     "data": TEXT,
     "baseline?": ESTIMATE,
     "gain?": ESTIMATE,
+    "exact_baseline?": OF_MODEL,
+    "gain_over_exact?": ESTIMATE,
     "bits_per_dimension?": BITS,
     "unfinished?": [TEXT],
 }
@@ -178,6 +191,7 @@ AUDIT = {  # without its sections, each of which knows its own: taut.evidence.se
     "training?": {"ended?": TEXT, "minutes?": NUMBER},
     "missing?": Each(TEXT),
     "tightened?": {**TIGHTENED, "after?": BEFORE},
+    "candidates?": CANDIDATES,
     "bits_per_dimension?": BITS,
 }
 HALF = {

@@ -64,22 +64,25 @@ def sample(
 
 @takes_model_and_data("taut.use.tasks.reconstruct", "reconstruct(data)")
 def reconstruct(model: Model, x: Any, *, draw: bool = False, seed: int = 0) -> Tensor:
-    r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each row, (N,
-    \*event).
+    r"""Returns the mean of (or a draw from) $p(x \mid z)$ at the posterior mean of each row, or at
+    the most probable categories, (N, \*event).
     """
 
     def block(rows: Tensor) -> Tensor:
         context = model.split(rows)[1]
-        return _decoded(model, _mean(model.encode(rows)), draw, context)
+        return _decoded(model, _known(model, model.point, rows), draw, context)
 
     return _by_blocks(model, x, block, seed, "reconstruct")
 
 
 @takes_model_and_data("taut.use.tasks.encode", "encode(data)")
 def encode(model: Model, x: Any, num_samples: int | None = None, *, seed: int = 0) -> Tensor:
-    r"""Returns the posterior mean of each row, (N, D), or K draws of the posterior, (N, K, D)."""
+    r"""Returns the embedding of each row, (N, E), or K draws of the posterior, (N, K, D).
+
+    The embedding is the posterior mean; of a model of categories their probabilities.
+    """
     if num_samples is None:
-        return _by_blocks(model, x, lambda rows: _mean(model.encode(rows)), seed, "encode")
+        return _by_blocks(model, x, lambda rows: _known(model, model.embed, rows), seed, "encode")
     shape = torch.Size((num_samples,))
     return _by_blocks(
         model,
@@ -120,14 +123,26 @@ def _decoded(model: Model, z: Tensor, draw: bool, context: Context | None = None
     return (distribution.sample() if draw else _mean(distribution))[0]
 
 
+def _known(model: Model, place: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Returns the embedding or the latent point of rows, where the posterior has one."""
+    try:
+        return place(rows)
+    except NotImplementedError:
+        raise _without_mean(model.encode(rows)) from None
+
+
 def _mean(distribution: Distribution) -> Tensor:
     try:
         return distribution.mean
     except NotImplementedError:
-        raise UsageError(
-            f"a {type(distribution).__name__} has no mean: ask for draws (--draw, or --num-samples "
-            f"with encode)"
-        ) from None
+        raise _without_mean(distribution) from None
+
+
+def _without_mean(distribution: Distribution) -> UsageError:
+    return UsageError(
+        f"a {type(distribution).__name__} has no mean: ask for draws (--draw, or --num-samples "
+        f"with encode)"
+    )
 
 
 def _by_blocks(

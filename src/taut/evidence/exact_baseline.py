@@ -1,0 +1,108 @@
+"""The baseline of a model whose log p(x) is exact and that is fitted in seconds: an approximate
+model that does not beat it is not worth its approximations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from taut.evidence.finding import Finding, counts, show
+from taut.evidence.results import Estimate
+from taut.evidence.section import Row, Scene, Section
+from taut.evidence.text import error_of, plus_minus
+from taut.system.records import ESTIMATE, TEXT
+
+__all__ = ["ExactBaseline", "in_words"]
+
+SURE = 2.0  # standard errors
+
+
+class ExactBaseline(Section):
+    """log p(x) under the exact model that was fitted next to this one."""
+
+    name, title, chapter, order, always = "exact_baseline", "", "good", 12, True
+    told = False
+    shape: ClassVar = {"model": TEXT, **ESTIMATE, "gain": ESTIMATE}
+
+    @classmethod
+    def lacks(cls, scene: Scene) -> str | None:
+        return None if scene.exact is not None else ""
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section:
+        assert scene.exact is not None
+        assert scene.evidence is not None
+        name, known = scene.exact
+        known, evidence = known[: len(scene.x)], scene.evidence
+        own = Estimate.of(known, torch.zeros_like(known), scene.groups)
+        above = evidence.log_evidence - known
+        gain = Estimate.of(above, evidence.log_evidence_error, scene.groups)
+        return cls({"model": name, **own.to_dict(), "gain": gain.to_dict()})
+
+    def rows(self) -> list[Row]:
+        title = f"baseline, {self['model']}"
+        own = {name: self[name] for name in ("value", "mc_error", "test_error")}
+        return [
+            Row(title, own, 0, title, "good"),
+            Row("log p(x) above it", self["gain"], 0, "", "good"),
+        ]
+
+    @property
+    def better(self) -> bool:
+        """Whether the baseline is surely better than the model."""
+        gain = self["gain"]
+        return gain["value"] is not None and -gain["value"] > SURE * (error_of(gain) or 0.0)
+
+    def first(self) -> str:
+        """Returns what is to be read before all else; nothing where the model beats it."""
+        if not self.better:
+            return ""
+        return (
+            f"{self['model']}, fitted in seconds and exact, is better than this model: its "
+            f"log p(x) is {plus_minus(_negative(self['gain']))} nats higher a {self.noun}. taut "
+            f"fit DATA --model {self['model'].partition('(')[0]} trains it."
+        )
+
+    def findings(self, others: Mapping[str, Section]) -> Iterator[Finding]:
+        gain = _negative(self["gain"])
+        if not self.better or not counts(gain):
+            return
+        yield Finding(
+            "exact baseline",
+            gain["value"],
+            gain["test_error"],
+            "log p(x)",
+            f"{self['model']}, fitted in seconds and exact, is better than this model",
+            f"its log p(x) is {show(gain)} higher on the same {self.noun}s",
+            "take it, or look for what this model lacks",
+            f"taut fit DATA --model {self['model'].partition('(')[0]}",
+        )
+
+
+def _negative(estimate: Mapping[str, Any]) -> dict[str, Any]:
+    value = estimate["value"]
+    return {**estimate, "value": None if value is None else -value}
+
+
+def in_words(candidates: Mapping[str, Any] | None, noun: str = "row") -> str:
+    """Returns which of two models was kept and why, with both numbers; nothing without them.
+
+    Args:
+        candidates: What ``run.json`` says of them.
+        noun: What a data point is called.
+    """
+    if not candidates:
+        return ""
+    kept = next(m for m in candidates["models"] if m["model"] == candidates["kept"])
+    other = next(m for m in candidates["models"] if m["model"] != candidates["kept"])
+    apart = candidates["difference"]
+    if apart["value"] is not None:
+        apart = {**apart, "value": abs(apart["value"])}
+    return (
+        f"Kept: {kept['model']}, with a log p(x) of {plus_minus(kept)} nats on "
+        f"{candidates['num_data']} validation {noun}s; {other['model']} has {plus_minus(other)}, "
+        f"{plus_minus(apart)} less. --model {other['model'].partition('(')[0]} trains the other."
+    )
