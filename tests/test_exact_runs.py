@@ -37,7 +37,7 @@ from taut.evidence.annealing import annealing
 from taut.models.exact import ExactModel
 from taut.runs import candidates, fit
 from taut.runs.measure import exact_of_run, log_prob_of
-from taut.system import locks, storage
+from taut.system import locks, parallel, storage
 from taut.system.errors import StorageError, TautWarning, UsageError
 from taut.training import checkpoint
 
@@ -353,6 +353,17 @@ def test_one_line_for_each_wrong_word(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "num_states must be at least 1" in refused("t.csv", "--model", "Mixture(num_states=0)")
     assert "has no argument 'states'" in refused("t.csv", "--model", "Mixture(states=4)")
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_rows_in_a_file_and_several_processes_are_for_a_vae(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planted(120).to_parquet("t.parquet")
+    line = refused("t.parquet", "--stream", "--model", "HiddenTree")
+    assert "give --no-stream, or take --model VAE" in line
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    assert "is trained in one process" in refused("t.parquet", "--model", "HiddenTree")
 
 
 def test_a_constant_column_is_said_and_omitted(tmp_path: Path) -> None:
