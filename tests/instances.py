@@ -15,7 +15,7 @@ from torch import Tensor
 from ztest import assert_mean
 
 import taut
-from taut import likelihoods, networks, posteriors, priors
+from taut import likelihoods, models, networks, posteriors, priors
 from taut import objectives as objectives  # for rows of parts that taut itself does not export
 from taut.distributions import warps
 
@@ -332,6 +332,29 @@ def make_priors() -> list[taut.Prior]:
     return [taut.StandardNormal(LATENT), mixture, bernoulli]
 
 
+# --- Models that are exact ------------------------------------------------------------------------
+
+
+def of_columns(
+    kind: type, num_states: int | None = 2, **settings: float
+) -> taut.Mixture | taut.HiddenTree:
+    """Returns a mixture or a hidden tree of a column of each kind, not yet trained."""
+    ends = {"levels": (0.0, 1.0), "count": (0.0, torch.inf), "positive": (0.0, torch.inf)}
+    low, high = torch.tensor([ends.get(word, (-torch.inf, torch.inf)) for word in KINDS]).T
+    knots = torch.full((len(KINDS), 2, warps.MAX_KNOTS), torch.inf)
+    knots[KINDS.index("mixed")] = warp()[0, 0]
+    shape = (len(KINDS),)
+    return kind(shape, KINDS, num_states, NUM_LEVELS, low, high, knots, **settings)
+
+
+def make_models() -> list[taut.ExactModel]:
+    linear = [
+        models.FactorAnalysis((3,), latent_dim=2),
+        models.MixtureOfFactorAnalysers((3,), num_components=2, latent_dim=2),
+    ]
+    return [of_columns(taut.Mixture), of_columns(taut.HiddenTree), *linear]
+
+
 NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]] = [
     (taut.Linear, (3, 4), (2, 5)),
     (taut.MLP, (6,), (4,)),
@@ -356,5 +379,6 @@ def rows() -> dict[type, list]:
         taut.Likelihood: make_likelihoods(),
         taut.Posterior: make_posteriors(),
         taut.Prior: make_priors(),
+        taut.ExactModel: make_models(),
         taut.Network: NETWORKS,
     }

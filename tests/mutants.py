@@ -69,7 +69,7 @@ FAMILY_TESTS, COUNTS, COLUMNS = (
     "tests/test_counts.py",
     "tests/test_columns.py",
 )
-ROWS = "tests/test_rows.py"
+ROWS, EXACT_MODELS = "tests/test_rows.py", "tests/test_exact_models.py"
 PARETO, ANNEALING, GAPS, LATENTS = (
     "tests/test_pareto.py",
     "tests/test_annealing.py",
@@ -2960,6 +2960,90 @@ MUTANTS = [
         'if zone[0] == "+":',
         'if zone[0] == "-":',
         "tests/test_notation.py",
+    ),
+    Mutant(
+        "tree: a child's message without its own potentials",
+        "distributions/trees.py",
+        "message = _product(below[nodes], tree",
+        "message = _product(potentials[nodes], tree",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "tree: transitions read from child to parent",
+        "distributions/trees.py",
+        "tree.transitions[nodes].exp().mT)",
+        "tree.transitions[nodes].exp())",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "tree: what a node says comes back to it from its parent",
+        "distributions/trees.py",
+        "rest = up.below[parents] + above[parents] - up.messages[nodes]",
+        "rest = up.below[parents] + above[parents]",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "tree: posterior draws of a child by the prior's step",
+        "distributions/trees.py",
+        "return given + self.passed.below[node]",
+        "return given + 0 * self.passed.below[node]",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "tree: most probable states node by node",
+        "distributions/trees.py",
+        "z[:, node] = chosen[node].gather(1, z[:, parent, None])[:, 0]",
+        "z[:, node] = best[node].argmax(-1)",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "emissions: a density without the slope of its warp",
+        "models/emissions.py",
+        "return found.upper.T, found.log_slope.T + slope",
+        "return found.upper.T, 0 * found.log_slope.T + slope",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "emissions: a cell of many values counted as one",
+        "models/emissions.py",
+        "inside - self.log_size[row])",
+        "inside - 0 * self.log_size[row])",
+        f"{EXACT_MODELS}::test_an_integer_column_of_many_values_is_normalised",
+    ),
+    Mutant(
+        "emissions: pseudo-counts without their share in the totals",
+        "models/emissions.py",
+        "table /= _sums(self.owner, len(self.kinds), table)[self.owner]",
+        "table /= _sums(self.owner, len(self.kinds), counts.table + 1)[self.owner]",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "emissions: a Normal keeps its own share of the cell's rows",
+        "models/emissions.py",
+        "states[d] - near - far)",
+        "states[d])",
+        f"{EXACT_MODELS}::test_expected_counts_are_gradients",
+    ),
+    Mutant(
+        "cell scores: the posterior's mean of p instead of that of 1 / p",
+        "models/trees.py",
+        "-(log_states - each).logsumexp(-1).T",
+        "(log_states + each).logsumexp(-1).T",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "exact models: the last pass is kept instead of the best",
+        "models/trees.py",
+        "kept = self._state()",
+        "kept = None",
+        f"{EXACT_MODELS}::test_training_is_the_same_again_and_keeps_the_best_pass",
+    ),
+    Mutant(
+        "structure: rows in which one of the two is missing count",
+        "models/structure.py",
+        "codes = np.full(len(values), -1)",
+        "codes = np.full(len(values), 0)",
+        f"{EXACT_MODELS}::test_mutual_information_by_hand",
     ),
 ]
 

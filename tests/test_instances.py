@@ -9,6 +9,7 @@ import instances
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from ztest import assert_mean
 
 import taut
@@ -58,8 +59,12 @@ def check_normalised(likelihood: taut.Likelihood, data: str) -> None:
     """
     for parameter in likelihood.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
-    distribution = likelihood(torch.randn(1, 3, instances.LATENT))
-    for place, measures in instances.measured(data):
+    check_measures(likelihood(torch.randn(1, 3, instances.LATENT)), instances.measured(data))
+
+
+def check_measures(distribution: Distribution, measured: list) -> None:
+    """The same of a distribution of three data points, batch shape (1, 3)."""
+    for place, measures in measured:
         total, allowed = torch.zeros(3), torch.full((3,), 2 * OUTSIDE)
         for points, weights, step in measures:
             x = torch.full((len(points), 1, *distribution.event_shape), torch.nan)
@@ -72,7 +77,7 @@ def check_normalised(likelihood: taut.Likelihood, data: str) -> None:
             total = total + mass.sum(0)
             if step:
                 allowed = allowed + 0.5 * mass.diff(dim=0).abs().sum(0)
-        assert (allowed < 0.01).all()
+        assert (allowed < 0.01).all(), f"element {place}: {allowed.tolist()}"
         assert ((total - 1).abs() <= allowed).all(), f"element {place}: {total.tolist()}"
 
 

@@ -6,14 +6,20 @@ __all__ = ["LINKS", "REFERENCES", "cite"]
 
 REFERENCES = {
     "burda2016": "Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.",
+    "cappe2009": "Cappé, Moulines. On-line expectation-maximization algorithm for latent data "
+    "models. JRSS B 71, 2009.",
     "chatterjee2018": "Chatterjee, Diaconis. The sample size required in importance sampling. Ann. "
     "Appl. Prob. 28, 2018.",
     "chen2018": "Chen et al. Isolating sources of disentanglement in variational autoencoders. "
     "NeurIPS 2018.",
+    "chow1968": "Chow, Liu. Approximating discrete probability distributions with dependence "
+    "trees. IEEE Trans. Information Theory 14, 1968.",
     "cremer2018": "Cremer, Li, Duvenaud. Inference suboptimality in variational autoencoders. ICML "
     "2018.",
     "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC "
     "curves. Biometrics 44, 1988.",
+    "dempster1977": "Dempster, Laird, Rubin. Maximum likelihood from incomplete data via the EM "
+    "algorithm. JRSS B 39, 1977.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
     "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
@@ -33,6 +39,8 @@ REFERENCES = {
     "generative models. NeurIPS 2019.",
     "liu1989": "Liu, Nocedal. On the limited memory BFGS method for large scale optimization. "
     "Mathematical Programming 45, 1989.",
+    "liu2021": "Liu, Van den Broeck. Tractable regularization of probabilistic circuits. NeurIPS "
+    "2021.",
     "loaiza2019": "Loaiza-Ganem, Cunningham. The continuous Bernoulli: fixing a pervasive error in "
     "VAEs. NeurIPS 2019.",
     "lopezpaz2017": "Lopez-Paz, Oquab. Revisiting classifier two-sample tests. ICLR 2017.",
@@ -50,6 +58,7 @@ REFERENCES = {
     "neal2001": "Neal. Annealed importance sampling. Statistics and Computing 11, 2001.",
     "owen2000": "Owen, Zhou. Safe and effective importance sampling. JASA 95, 2000.",
     "poole2019": "Poole et al. On variational bounds of mutual information. ICML 2019.",
+    "pearl1988": "Pearl. Probabilistic reasoning in intelligent systems. Morgan Kaufmann, 1988.",
     "rainforth2018": "Rainforth et al. Tighter variational bounds are not necessarily better. ICML "
     "2018.",
     "rezende2014": "Rezende, Mohamed, Wierstra. Stochastic backpropagation and approximate "
@@ -83,10 +92,13 @@ REFERENCES = {
 
 DOIS = {  # of those that have one
     "burda2016": "10.48550/arXiv.1509.00519",
+    "cappe2009": "10.1111/j.1467-9868.2009.00698.x",
     "chatterjee2018": "10.48550/arXiv.1511.01437",
     "chen2018": "10.48550/arXiv.1802.04942",
+    "chow1968": "10.1109/TIT.1968.1054142",
     "cremer2018": "10.48550/arXiv.1801.03558",
     "delong1988": "10.2307/2531595",
+    "dempster1977": "10.1111/j.2517-6161.1977.tb01600.x",
     "efron1981": "10.1214/aos/1176345462",
     "gelman1998": "10.1214/ss/1028905934",
     "grosse2015": "10.48550/arXiv.1511.02543",
@@ -95,6 +107,7 @@ DOIS = {  # of those that have one
     "kitagawa1996": "10.1080/10618600.1996.10474692",
     "kynkaanniemi2019": "10.48550/arXiv.1904.06991",
     "liu1989": "10.1007/BF01589116",
+    "liu2021": "10.48550/arXiv.2106.02264",
     "loaiza2019": "10.48550/arXiv.1907.06845",
     "lopezpaz2017": "10.48550/arXiv.1610.06545",
     "lucas2019": "10.48550/arXiv.1911.02469",

@@ -191,6 +191,28 @@ class CategoricalTree(Distribution):
             return found[0].expand(*batch, n, -1)
         return found
 
+    @property
+    def mode(self) -> Tensor:
+        r"""The most probable states of all nodes together, (\*batch, n)."""
+        tree, levels = self.tree, _levels(self.tree.parents)
+        zeros = self.tree.start.new_zeros(self.event_shape[0], 1, self.num_states)
+        best = zeros if self.potentials is None else self.potentials.detach().clone()
+        z = torch.zeros(best.shape[1], len(best), dtype=torch.long, device=best.device)
+        chosen: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for level in reversed(levels):
+                for node, parent in zip(*(i.tolist() for i in level), strict=True):
+                    found = (best[node][:, None] + tree.transitions[node]).max(-1)
+                    best[parent] += found.values
+                    chosen[node] = found.indices
+            z[:, tree.root] = (best[tree.root] + tree.start).argmax(-1)
+        for level in levels:
+            for node, parent in zip(*(i.tolist() for i in level), strict=True):
+                z[:, node] = chosen[node].gather(1, z[:, parent, None])[:, 0]
+        if self.potentials is None:
+            return z[0].expand(self.batch_shape + self.event_shape).to(tree.start)
+        return z.to(tree.start)
+
     def log_prob(self, value: Tensor) -> Tensor:
         tree, state = self.tree, value.long()
         pairs = [(node, parent) for node, parent in enumerate(tree.parents) if parent >= 0]

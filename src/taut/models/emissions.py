@@ -263,10 +263,12 @@ class Emissions(Resizing):
         row = self.offset + place
         low, high = self.ends[:, :1], self.ends[:, 1:]
         below, above = near < low, near > high
-        # Beyond the ends w/((w + d - 1)(w + d)) at a distance d: of sum 1, as wide as the range.
+        # Beyond the ends w^2 / (w + d - 1)^2 - w^2 / (w + d)^2 at a distance d, of a range w.
         width, distance = high - low + 1, torch.where(below, low - near, near - high)
         share = torch.where(below, self.outside[:, :1], self.outside[:, 1:])
-        beyond = share.log() + width.log() - ((width + distance - 1) * (width + distance)).log()
+        far = width + distance
+        tail = 2 * width.log() + (2 * far - 1).log() - 2 * ((far - 1) * far).log()
+        beyond = share.log() + tail
         inside = torch.log1p(-self.outside.sum(1, keepdim=True))
         constant = torch.where(below | above, beyond, inside - self.log_size[row])
         # With a small share a level has noise between -1/2 and 1/2 on it, but one without order.
@@ -310,15 +312,13 @@ class Emissions(Resizing):
         row = self._near()
         standard = (seen.height[..., None] - self.loc[:, None]) / self.log_scale.exp()[:, None]
         normal = -0.5 * standard.square() - self.log_scale[:, None] - 0.5 * math.log(2 * math.pi)
-        slope = torch.where(seen.dense, seen.log_slope, -math.inf)[..., None]
-        near = table[row][:, None] + normal + slope
-        far = table[row + 1][:, None] + _logistic(seen.height)[..., None] + slope
-        cell = torch.where(seen.held[d][..., None], each[d], -math.inf)
-        total = torch.logaddexp(torch.logaddexp(near, far), cell)
-        there = (seen.dense | seen.held[d])[..., None]
-        total = torch.where(there, total, 0.0)
+        near = table[row][:, None] + normal
+        far = table[row + 1][:, None] + _logistic(seen.height)[..., None]
+        dense, slope = seen.dense[..., None], seen.log_slope[..., None]
+        total = _either(torch.logaddexp(near, far) + slope, dense, each[d], seen.held[d][..., None])
+        shares = [torch.where(dense, (part + slope - total).exp(), 0.0) for part in (near, far)]
         index = torch.tensor(d, device=each.device)
-        return Terms(each.index_copy(0, index, total), (near - total).exp(), (far - total).exp())
+        return Terms(each.index_copy(0, index, total), *shares)
 
     # --- Expectation maximisation ---
 
@@ -515,10 +515,9 @@ class Emitted(Distribution):
             normal = -0.5 * ((height - own.loc[every, d]) / scale.exp()).square() - scale
             near = table[row, d] + normal - 0.5 * math.log(2 * math.pi)
             both = torch.logaddexp(near, table[row + 1, d] + _logistic(height))
-            dense, held = shaped(seen.dense), held[..., index]
-            both = torch.where(dense, both + shaped(seen.log_slope), -math.inf)
-            both = torch.logaddexp(both, torch.where(held, each[..., index], -math.inf))
-            each = each.index_copy(-1, index, torch.where(dense | held, both, 0.0))
+            both = both + shaped(seen.log_slope)
+            both = _either(both, shaped(seen.dense), each[..., index], held[..., index])
+            each = each.index_copy(-1, index, both)
         return each.unflatten(-1, self.event_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -659,6 +658,15 @@ def _by_column(owner: Tensor, columns: int, table: Tensor) -> Tensor:
     top = top.scatter_reduce(0, index, table.detach(), "amax")
     total = torch.zeros_like(top).index_add(0, owner, (table - top[owner]).exp())
     return total.log() + top
+
+
+def _either(density: Tensor, dense: Tensor, cell: Tensor, held: Tensor) -> Tensor:
+    """Returns the log of the sum of a density and a cell, of those that there are; 0 of none.
+
+    No gradient meets the difference of two infinities.
+    """
+    nothing = torch.where(dense, -math.inf, 0.0).to(cell)
+    return torch.logaddexp(torch.where(dense, density, -math.inf), torch.where(held, cell, nothing))
 
 
 def _logistic(y: Tensor) -> Tensor:

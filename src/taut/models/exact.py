@@ -26,7 +26,7 @@ class Pass(NamedTuple):
 
     Args:
         number: How many passes there have been.
-        training: Mean $\log p(x)$ of the training rows before the pass, nats.
+        training: Mean $\log p(x)$ of the training rows, each before the step that it is in, nats.
         validation: That of the validation rows; NaN without any.
         share: How much of the planned work is done, from 0 to 1.
     """
@@ -53,7 +53,8 @@ class ExactModel(Model):
         r"""Fits the model to rows, (N, \*event), and yields each pass.
 
         At the end the model has the parameters that were best on the validation rows. Where the
-        iteration is stopped early, it has the best so far.
+        iteration is stopped early, it has the best so far. ``max_passes`` is a limit: a model may
+        plan fewer.
         """
 
     seen: Features | None = None

@@ -176,7 +176,7 @@ class _LinearModel(ExactModel):
         latent_dim: int | None,
         most_factors: int,
         min_scale: float,
-        kinds: Sequence[str] | None,
+        kinds: Sequence[str] | str | None,
         data_loc: Tensor | float | None,
         data_scale: Tensor | float | None,
     ) -> None:
@@ -186,7 +186,7 @@ class _LinearModel(ExactModel):
                 f"{type(self).__name__} is for rows of columns, and not for data points of "
                 f"{len(event_shape)} axes: train a VAE"
             )
-        for kind in kinds or ():
+        for kind in [kinds] if isinstance(kinds, str) else kinds or ():
             if kind not in REALS:
                 raise ValueError(
                     f"{type(self).__name__} is a density of real numbers, and one of the columns "
@@ -394,7 +394,7 @@ class FactorAnalysis(_LinearModel):
         latent_dim: int | None = None,
         most_factors: int = 32,
         min_scale: float = MIN_SCALE,
-        kinds: Sequence[str] | None = None,
+        kinds: Sequence[str] | str | None = None,
         data_loc: Tensor | float | None = None,
         data_scale: Tensor | float | None = None,
     ) -> None:
@@ -446,7 +446,7 @@ class MixtureOfFactorAnalysers(_LinearModel):
         latent_dim: int | None = None,
         most_factors: int = 32,
         min_scale: float = MIN_SCALE,
-        kinds: Sequence[str] | None = None,
+        kinds: Sequence[str] | str | None = None,
         data_loc: Tensor | float | None = None,
         data_scale: Tensor | float | None = None,
     ) -> None:

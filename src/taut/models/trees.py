@@ -29,6 +29,7 @@ from taut.distributions.trees import CategoricalTree, Tree, downward, upward
 from taut.models.emissions import Counts, Emissions, Emitted, Resizing, Terms
 from taut.models.exact import ExactModel, Pass
 from taut.models.structure import chow_liu
+from taut.system.errors import UsageError
 from taut.system.seeds import generator
 from taut.types import Context, Data, PerDatum
 
@@ -36,7 +37,9 @@ __all__ = ["HiddenTree", "Mixture"]
 
 BATCH = 1024
 STEP, LAST_STEP = 0.5, 0.02  # of the parameters towards those of the last batch
-PATIENCE = 10  # passes without better validation rows
+AVERAGED = 0.1  # of the average of the parameters that is validated and kept
+STEPS, FEWEST_PASSES = 250, 20  # planned: the step falls from the first to the last of them
+PATIENCE = 10  # passes without better validation rows, and a tenth of those planned
 EDGE_COUNT = 1.5  # rows that each state of a parent begins with, spread over the node's states
 START_COUNT = 1.0
 ELEMENTS = 2**23  # of nodes x rows x states at a time
@@ -66,8 +69,12 @@ class _LatentTree(Resizing, ExactModel):
         low: Tensor | float = -math.inf,
         high: Tensor | float = math.inf,
         knots: Tensor | None = None,
+        slack: float = 0.0,
     ) -> None:
         super().__init__()
+        if not slack >= 0:
+            raise ValueError(f"slack is in nats and not negative, and it is {slack}")
+        self.slack = slack
         if num_states is not None and num_states < 1:
             raise ValueError(f"num_states must be at least 1, not {num_states}")
         self.event_shape, self.num_states = tuple(event_shape), num_states
@@ -229,23 +236,33 @@ class _LatentTree(Resizing, ExactModel):
         random = generator(seed, "states")
         self.begin(train, states, random)
         size = min(BATCH, len(train))
-        steps = max_passes * math.ceil(len(train) / size)
+        each = math.ceil(len(train) / size)
+        passes = min(max_passes, max(FEWEST_PASSES, math.ceil(STEPS / each)))
+        patience = max(PATIENCE, passes // 10)
         best, kept, worse, step = -math.inf, None, 0, 0
+        average = self._moments()
         try:
-            for number in range(1, max_passes + 1):
+            for number in range(1, passes + 1):
                 total = 0.0
                 for rows in torch.randperm(len(train), generator=random).split(size):
                     value, expected = self.expect(train[rows], len(train) / len(rows))
                     total += value
-                    self.update(expected, max(LAST_STEP, STEP * (1 - step / steps)))
+                    self.update(expected, max(LAST_STEP, STEP * (1 - step / (each * passes))))
                     step += 1
+                    for mean, now in zip(average, self._moments(), strict=True):
+                        mean.lerp_(now, max(AVERAGED, 1 / step))
+                current = self._moments()
+                self._take(average)
                 reached = self._mean(validation)
-                if not reached <= best:  # without validation rows the last pass is kept
-                    best, kept, worse = reached, self._state(), 0
-                else:
-                    worse += 1
-                yield Pass(number, total / len(train), reached, number / max_passes)
-                if worse >= PATIENCE:
+                worse = 0 if reached > best else worse + 1
+                best = max(best, reached)
+                # without validation rows the last pass is kept
+                close = not reached < best - self.slack
+                if close:
+                    kept = self._state()
+                self._take(current)
+                yield Pass(number, total / len(train), reached, number / passes)
+                if worse >= patience and not close:
                     break
         finally:
             if kept is not None:
@@ -257,7 +274,7 @@ class _LatentTree(Resizing, ExactModel):
         """
         flat = train.flatten(1)
         if len(flat) < num_states:
-            raise ValueError(
+            raise UsageError(
                 f"{num_states} states need at least as many training rows, and there are "
                 f"{len(flat)}"
             )
@@ -304,6 +321,22 @@ class _LatentTree(Resizing, ExactModel):
             edges /= edges.sum(-1, keepdim=True)
             self.transitions.data = self.transitions.exp().lerp(edges, step).log()
 
+    @torch.no_grad()
+    def _moments(self) -> list[Tensor]:
+        """Returns the parameters as probabilities and moments, which may be averaged."""
+        own = self.emissions
+        squares = own.loc.square() + (2 * own.log_scale).exp()
+        parts = [part.exp() for part in (self.start, self.transitions, own.table)]
+        return [*parts, own.loc.detach().clone(), squares]
+
+    @torch.no_grad()
+    def _take(self, moments: list[Tensor]) -> None:
+        """Takes such probabilities and moments as parameters."""
+        own, (*parts, loc, squares) = self.emissions, moments
+        self.start.data, self.transitions.data, own.table.data = (part.log() for part in parts)
+        own.loc.data = loc.clone()
+        own.log_scale.data = 0.5 * (squares - loc.square()).clamp(min=1e-12).log()
+
     def log_prior(self) -> Tensor:
         """Returns what the pseudo-counts add to log p(x) of all rows, (), up to a constant."""
         tree, states = self.tree(), len(self.start)
@@ -335,6 +368,12 @@ class Mixture(_LatentTree):
         low: Smallest value of each column, minus infinity where none is known.
         high: Largest value, likewise.
         knots: Of the marginal of each column of mixed numbers, (columns, 2, knots): see ``warps``.
+        slack: Nats a row of validation log p(x) that may be given up: the last pass within them is
+            kept instead of the best. Later passes follow the training rows more closely, and their
+            synthetic rows are harder to tell from real ones (``benchmarks/exact.py``).
+
+    Raises:
+        ValueError: fewer than one state, or a negative slack.
 
     References: dempster1977.
     """
