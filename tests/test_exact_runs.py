@@ -37,7 +37,7 @@ from taut.evidence.annealing import annealing
 from taut.models.exact import ExactModel
 from taut.runs import candidates, fit
 from taut.runs.measure import exact_of_run, log_prob_of
-from taut.system import locks, storage
+from taut.system import locks, parallel, storage
 from taut.system.errors import StorageError, TautWarning, UsageError
 from taut.training import checkpoint
 
@@ -355,6 +355,17 @@ def test_one_line_for_each_wrong_word(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
 
+def test_rows_in_a_file_and_several_processes_are_for_a_vae(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planted(120).to_parquet("t.parquet")
+    line = refused("t.parquet", "--stream", "--model", "HiddenTree")
+    assert "give --no-stream, or take --model VAE" in line
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    assert "is trained in one process" in refused("t.parquet", "--model", "HiddenTree")
+
+
 def test_a_constant_column_is_said_and_omitted(tmp_path: Path) -> None:
     table = planted(100).assign(same=3.0)
     made = taut.fit(table, tmp_path / "r", model=TREE, **QUICK)
@@ -493,14 +504,14 @@ def test_the_choice_is_the_same_after_a_kill_at_any_moment(
     """Killed after each write of the end: what is resumed keeps the same model, to the bit."""
     whole = taut.fit(planted(150), tmp_path / "whole", **QUICK)
     assert isinstance(whole.model, taut.HiddenTree)
-    first, data, state = fit.start(planted(150), tmp_path / "first", configured())
+    first, data, ended = fit.start(planted(150), tmp_path / "first", configured())
     list(candidates.fit_exact(first, data))
-    list(fit.train_run(first, data, state))
+    list(fit.train_run(first, data, ended))
     locks.release(first.path)
     for number in range(1, 6):
         shutil.copytree(first.path, tmp_path / f"{number}")
         made, data, _ = fit.resume(tmp_path / f"{number}", source=planted(150))
-        fit.finish(made.model, state)
+        fit.finish(made.model, ended)
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             killed_after(patch, number)
             list(candidates.compare(made, data))
@@ -572,3 +583,52 @@ def test_a_damaged_baseline_is_one_line(tmp_path: Path) -> None:
     (folder / "state.safetensors").write_bytes(b"nothing")
     with pytest.raises(StorageError, match="is damaged"):
         exact_of_run(taut.load(made.path))
+
+
+# --- Every model ----------------------------------------------------------------------------------
+
+
+def numbers(rows: int = 150) -> pd.DataFrame:
+    """Three columns of two groups, on a plane each."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, rows)
+    plane = rng.normal(size=(rows, 2)) @ rng.normal(size=(2, 3))
+    values = plane + 5 * group[:, None] + 0.2 * rng.normal(size=(rows, 3))
+    values[::6, 1] = np.nan
+    return pd.DataFrame(values, columns=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("name", sorted(known(ExactModel)))
+def test_every_exact_model_makes_a_whole_run(name: str, tmp_path: Path) -> None:
+    """From the default of its arguments: fitted, loaded, scored, filled in, audited."""
+    made = taut.fit(numbers(), tmp_path / "r", model=name, **QUICK)
+    loaded = taut.load(tmp_path / "r")
+    x = rows_of(made)
+    known_here = log_prob(made, x)
+    assert torch.equal(log_prob(loaded, x), known_here)
+    scored = loaded.score(numbers().iloc[:20], cells=True)
+    assert bool(scored["reliable"].all())
+    again = importance(made.model, x, 20, proposal=lambda rows, x, c: made.model.encode(x, c))
+    assert torch.allclose(again.log_evidence, known_here, atol=1e-9, rtol=0)
+    whole = loaded.impute(numbers())
+    assert not whole.isna().to_numpy().any()
+    assert np.array_equal(whole["a"], numbers()["a"])
+    assert len(loaded.sample(5)) == len(loaded.reconstruct(numbers().iloc[:5])) == 5
+    assert len(loaded.encode(numbers().iloc[:5])) == 5
+    audit = made.audit(num_data=12, effort=taut.Effort(num_samples=20, samples=12))
+    assert audit["evidence"]["exact"]["off_by"] < 1e-9
+    assert audit["gaps"] is None
+    assert (tmp_path / "r" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["HiddenTree", "Mixture"])
+def test_images_have_exact_models_too(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    bits = (rng.random((80, 4, 4)) < 0.4).astype(np.uint8)
+    made = taut.fit(bits, tmp_path / "r", model=f"{name}(num_states=2)", **QUICK)
+    assert (tmp_path / "r" / "samples.png").exists()
+    x = rows_of(made)
+    assert abs(made.evaluation()["log_evidence"]["value"] - float(log_prob(made, x).mean())) < 1e-10
+    assert made.sample(3).shape == (3, 4, 4)
+    audit = made.audit(num_data=8, effort=taut.Effort(num_samples=20, samples=8))
+    assert audit["blur"] is None or audit["blur"]["num_data"]

@@ -25,6 +25,7 @@ from taut.build.start import start
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.data.readers import kind_of
+from taut.data.tables.parquet_rows import ParquetRows
 from taut.model import VAE, Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel
 from taut.objectives import Objective
@@ -118,6 +119,11 @@ def _assemble_exact(
         raise UsageError(
             f"{model.model} is trained in one process: start it without torchrun, or take "
             "--model VAE"
+        )
+    if isinstance(data.train, ParquetRows):
+        raise UsageError(
+            f"{model.model} is trained on rows in memory, and these stay in their file: give "
+            "--no-stream, or take --model VAE"
         )
     config = dataclasses.replace(config, model=model)
     exact = build_exact(config, data)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from taut.build.config import TrainingConfig
 from taut.data import Dataset, Rows, batch
-from taut.data.tables.parquet_rows import ParquetRows
 from taut.models.exact import ExactModel, Pass
 from taut.system.errors import DivergedError, UsageError
 from taut.system.seeds import generator, stream
@@ -132,15 +131,6 @@ def _iterate(
 
 
 def in_memory(rows: Rows, dynamic: bool = False, seed: int = 0) -> Tensor:
-    r"""Returns rows as a tensor, (N, \*event); bits of grey levels are drawn once.
-
-    Raises:
-        UsageError: the rows stay in their file.
-    """
-    if isinstance(rows, ParquetRows):
-        raise UsageError(
-            "a model that is exact is trained on rows in memory, and these stay in their file: "
-            "take --model VAE, or give --stream false"
-        )
+    r"""Returns rows as a tensor, (N, \*event); bits of grey levels are drawn once."""
     whole = batch(rows, torch.arange(len(rows)), dynamic, generator(seed, "bits"))
     return whole.to(torch.get_default_dtype())
