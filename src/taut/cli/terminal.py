@@ -133,7 +133,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         ("rows", parts),
         ("binarize", dataset.binarize if dataset.binarize != "none" else ""),
         ("likelihood", f"{model.likelihood}{follows}"),
-        ("given", _given(dataset.schema.condition, str(model.likelihood))),
+        ("given", _given(dataset.schema, str(model.likelihood))),
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
         ("networks", f"{model.encoder}, {model.decoder}"),
@@ -145,16 +145,15 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
             show(f"{name:<11}{_clean(text)}")
 
 
-def _given(condition: tuple[str, ...], likelihood: str) -> str:
+def _given(schema: Schema, likelihood: str) -> str:
     """Says what the model is conditioned on, since log p(x) is another quantity then."""
-    if condition:
-        return (
-            f"{', '.join(map(shown, condition))}; log p(x) means log p(the other columns | what is "
-            f"given)"
-        )
+    names = ", ".join(map(shown, schema.condition))
+    if schema.kind == "table" and names:
+        return f"{names}; log p(x) means log p(the other columns | what is given)"
     if "library=True" in likelihood:
-        return "the total of each row; log p(x) means log p(x | total)"
-    return ""
+        names = f"{names}{', ' if names else ''}the total of each row"
+    means = names.replace("the total of each row", "total")
+    return f"{names}; log p(x) means log p(x | {means})" if names else ""
 
 
 def show_columns(schema: Schema) -> None:

@@ -76,7 +76,7 @@ class _Part(NamedTuple):
 def _parts(data: Dataset, statistics: Statistics) -> list[_Part]:
     """Returns the marginals of all columns or elements, those of one kind together."""
     schema = data.schema
-    everything = list(range(schema.num_elements))
+    everything = schema.rest or list(range(schema.num_elements))
     if schema.kind in ("binary", "levels"):
         assert statistics.log_frequencies is not None
         table = statistics.log_frequencies.double().flatten(0, -2)
