@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -98,18 +99,21 @@ def gradients(
         taut gradients runs/digits-1 --repeats 200
     """
     loaded = load_run(run, trust)
+    from taut.evidence.clock import Whole
     from taut.evidence.gradients import KINDS
     from taut.runs.audit import gradients_run
 
     _set_threads(threads)
     with _interruptible() as stop:
         with terminal.stages() as report:
-            done = 0
+            done, began = 0, time.monotonic()
 
             def counted() -> bool:
                 nonlocal done
                 done += 1
-                report("gradients", done / (len(KINDS) * repeats))
+                share = done / (len(KINDS) * repeats)
+                left = (time.monotonic() - began) * (1 - share) / share
+                report("gradients", share, Whole(share=share, left=max(0.0, left)))
                 return stop()
 
             result = gradients_run(

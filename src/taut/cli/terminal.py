@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from taut.build.config import Config
     from taut.data import Dataset, Schema
+    from taut.evidence.clock import Report, Whole
     from taut.runs.folder import Run
 
 __all__ = [
@@ -335,8 +336,8 @@ def show_numbers(
     part = clause("{} ", result.get("data"))
     table = _table(f"{result['num_data']} {part}{units.one}s", *titles)
     for name, title in NAMES.items():
-        if result.get(name):
-            row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
+        if found := _shown_as(name, result.get(name)):
+            row = [_number(found[k]) for k in ("value", "mc_error", "test_error")]
             if bits:
                 row.append(_bits(bits.get(name)))
             table.add_row(title, *row)
@@ -350,6 +351,13 @@ def show_numbers(
     reliable = result.get("reliable_share")
     if run and reliable is not None and 1 - reliable >= DOUBTFUL:
         answer(f"`taut audit {shown(run)}` measures log p(x) properly")
+
+
+def _shown_as(name: str, estimate: Any) -> Any:
+    """Returns an estimate as it is shown: a divergence is never below zero."""
+    from taut.evidence.section import at_least_zero
+
+    return at_least_zero(estimate) if name in ("rate", "inference_gap") else estimate
 
 
 def _how(result: Mapping[str, Any]) -> list[str]:
@@ -452,8 +460,8 @@ def show_tightening(run: Run) -> None:
         table.add_row(
             NAMES[name],
             *(
-                f"{_number(e[name]['value'])} ± {_number(e[name]['mc_error'])}"
-                for e in (before, after)
+                f"{_number(e['value'])} ± {_number(e['mc_error'])}"
+                for e in (_shown_as(name, each[name]) for each in (before, after))
             ),
         )
     console.print(table)
@@ -570,39 +578,43 @@ def blocks(title: str) -> Iterator[None]:
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str, float], None]]:
-    """Gives a function that is told the stage of a long computation and how much of it is done.
+def stages() -> Iterator[Report]:
+    """Gives a function that is told the stage of a long computation, how much of it is done, and
+    how far the whole is.
 
-    A bar for each on a terminal.
+    A bar of the whole on a terminal, a line for each stage elsewhere.
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from taut.runs.telling import clock
 
     console, current = _stderr(), ""
     if not console.is_terminal:
 
-        def say(title: str, share: float) -> None:
+        def say(title: str, share: float, whole: Whole) -> None:
             nonlocal current
             if title != current:
-                message(title)
+                left = clause(", about {} left for all", clock(whole.left))
+                message(f"{whole.number} of {whole.count}: {title}{left}")
             current = title
 
         yield say
         return
-    with Progress(
-        TextColumn("{task.description:<34}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("", total=1.0)
+    columns = (
+        TextColumn("{task.fields[place]} {task.description:<34}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0, place="", left="")
 
-        def show(title: str, share: float) -> None:
-            nonlocal current
-            if title != current:
-                bar.reset(task, description=title)
-            current = title
-            bar.update(task, completed=share)
+        def show(title: str, share: float, whole: Whole) -> None:
+            place, left = (
+                f"{whole.number}/{whole.count}",
+                clause("about {} left", clock(whole.left)),
+            )
+            bar.update(task, description=title, completed=whole.share, place=place, left=left)
 
         yield show
 

@@ -15,7 +15,16 @@ from typing import Any
 from torch import Tensor
 
 from taut.evidence import doctor
-from taut.evidence.section import LATE, Clock, Effort, Scene, Section, UnmeasuredError, sections
+from taut.evidence.clock import Clock, Report
+from taut.evidence.section import (
+    LATE,
+    NEEDS,
+    Effort,
+    Scene,
+    Section,
+    UnmeasuredError,
+    sections,
+)
 from taut.model import Model
 from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
@@ -43,7 +52,7 @@ def audit(
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,
-    report: Callable[[str, float], None] = silent,
+    report: Report = silent,
 ) -> dict[str, Any]:
     r"""Returns the audit of a model on held-out data as plain values, in nats per data point.
 
@@ -59,7 +68,7 @@ def audit(
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks; true ends the audit with what is done.
-        report: Told the stage and how much of it is done.
+        report: Told the stage, how much of it is done, and how far the whole is.
 
     Returns:
         ``num_data``, each section by its name (None where it was not measured), ``stopped``,
@@ -80,10 +89,17 @@ def audit(
 
 def measure(scene: Scene) -> Iterator[tuple[str, Section | None]]:
     """Yields the name of each section and what was found, as soon as it is measured."""
+    scene.clock.expect({s.stage: s.work(scene) for s in sections() if _comes(s, scene)})
     for section in sections():
         found = _measured(section, scene)
         scene.results[section.name] = found
         yield section.name, found
+
+
+def _comes(section: type[Section], scene: Scene) -> bool:
+    """Returns whether a section has a stage that will be run, as far as that is known before."""
+    known = [scene.lacks(need) for need in section.needs if need in NEEDS]
+    return bool(section.stage) and not any(why is not None for why in known)
 
 
 def _measured(section: type[Section], scene: Scene) -> Section | None:

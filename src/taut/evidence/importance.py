@@ -37,7 +37,7 @@ from torch.distributions import Distribution, MultivariateNormal
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Estimate, Evidence
-from taut.evidence.section import Row, Scene, Section, at_least_zero
+from taut.evidence.section import Row, Scene, Section
 from taut.evidence.text import number, share
 from taut.model import Draw, Model
 from taut.objectives import log_mean_exp
@@ -403,6 +403,7 @@ class ImportanceSampling(Section):
 
     name, title, chapter = "evidence", "Importance sampling", "loose"
     order, stage, share, always, required = 0, "log p(x) by importance sampling", 0.2, True, True
+    divergences = ("rate", "inference_gap")
     references = ("burda2016", "vehtari2024")
     caption = (
         "The bound from K samples: K = 1 is the ELBO, and more samples come nearer to log p(x). A "
@@ -411,6 +412,10 @@ class ImportanceSampling(Section):
         "are Monte Carlo errors."
     )
     shape: ClassVar = {**MEASURED, "curve?": [{"num_samples": COUNT, **ESTIMATE}]}
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return len(scene.x) * scene.effort.num_samples
 
     @classmethod
     def run(cls, scene: Scene) -> Section:
@@ -425,10 +430,9 @@ class ImportanceSampling(Section):
         return cls({**scene.evidence.to_dict(scene.groups), "curve": curve})
 
     def rows(self) -> list[Row]:
-        rate = at_least_zero(self.get("rate"))
         return [
             Row("ELBO", self["elbo"], 0, "ELBO", "good"),
-            Row("rate, KL(q, prior)", rate, 1, "  rate", "good"),
+            Row("rate, KL(q, prior)", self.get("rate"), 1, "  rate", "good"),
             Row("distortion, -E log p(x|z)", self.get("distortion"), 1, "", "good"),
             Row(
                 "log p(x), importance sampling",

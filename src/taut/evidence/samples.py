@@ -522,6 +522,10 @@ class Samples(Section):
         return None
 
     @classmethod
+    def work(cls, scene: Scene) -> float:
+        return 230 * scene.effort.samples
+
+    @classmethod
     def run(cls, scene: Scene) -> Section:
         assert scene.train is not None
         train, effort = scene.train[: scene.effort.train], scene.effort

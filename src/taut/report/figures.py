@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taut.evidence.section import at_least_zero
 from taut.evidence.text import error_of, plain, plus_minus
 
 if TYPE_CHECKING:
@@ -270,6 +271,8 @@ def gaps(found: Mapping[str, Any]) -> str:
             "xxx",
         ),
     ]
+    known = {name: at_least_zero(found.get(name)) for _, name, *_ in rows}
+    found = {**found, **{name: e for name, e in known.items() if e is not None}}
     rows = [
         row
         for row in rows
@@ -317,7 +320,7 @@ def dimensions(latents: Mapping[str, Any]) -> str:
     what, words = "rate", "rate, in nats"
     if found["rate"] is None:
         what, words = "mean_variance", "variance of the posterior mean"
-    values = [value or 0.0 for value in found[what]]
+    values = [max(value or 0.0, 0.0) for value in found[what]]  # no rate is below zero
     order = sorted(range(len(values)), key=lambda j: -values[j])
     kind = {**dict.fromkeys(latents["dead"], "dead"), **dict.fromkeys(latents["noisy"], "noisy")}
     with _style():
@@ -475,19 +478,26 @@ def _parts(
             ("elbo_best", "log_evidence", "approximation"),
         )
         rows = [
-            (found[a]["value"], found[b]["value"], f"{name} gap", found[f"{name}_gap"])
+            (found[a]["value"], found[b]["value"], f"{name} gap", _gap(found, name))
             for a, b, name in names
         ]
     elif evidence and ceiling:
         gap = evidence["inference_gap"]
         if evidence["log_evidence"]["value"] != ceiling["value"]:
             gap = None  # log p(x) is by another method, and so is the gap
+        gap = at_least_zero(gap)
         rows = [(evidence["elbo"]["value"], ceiling["value"], "inference gap", gap)]
     return [
         _Part(a, b, name, f"{plus_minus(e)} nats" if e else "")
         for a, b, name, e in rows
         if a is not None and b is not None
     ]
+
+
+def _gap(found: Mapping[str, Any], name: str) -> Any:
+    """Returns a gap; the one of the family is a divergence, and never below zero."""
+    gap = found[f"{name}_gap"]
+    return at_least_zero(gap) if name == "approximation" else gap
 
 
 def _stack(

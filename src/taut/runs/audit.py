@@ -18,6 +18,7 @@ from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.evidence import doctor, section
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals
+from taut.evidence.clock import Report
 from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.report import render
@@ -50,7 +51,7 @@ def audit_run(
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,
-    report: Callable[[str, float], None] = silent,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Audits a run, writes ``audit.json`` and ``report.html`` into its folder and returns the
     audit.
@@ -63,7 +64,7 @@ def audit_run(
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks of data; true ends the audit with what is done.
-        report: Told the stage and how much of it is done.
+        report: Told the stage, how much of it is done, and how far the whole is.
 
     Raises:
         UsageError: the run was trained on an array in memory and no data are given, or a key
@@ -84,7 +85,7 @@ def _audit(
     effort: Effort,
     seed: int,
     stop: Callable[[], bool],
-    report: Callable[[str, float], None],
+    report: Report,
 ) -> dict[str, Any]:
     began, dataset, notes = time.monotonic(), None, []
     try:
