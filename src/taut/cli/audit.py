@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from taut.cli import terminal
+from taut.cli import bars, terminal
 from taut.cli.files import load_run
 from taut.cli.options import HeldOut, Json, Key, RunArg, Seed, Threads, Trust, count, option
 from taut.system import signals
@@ -61,7 +61,7 @@ def audit(
         minutes=minutes,
     )
     with _interruptible() as stop:
-        with terminal.stages() as report:
+        with bars.stages() as report:
             result = audit_run(
                 loaded,
                 data,
@@ -105,7 +105,7 @@ def gradients(
 
     _set_threads(threads)
     with _interruptible() as stop:
-        with terminal.stages() as report:
+        with bars.stages() as report:
             done, began = 0, time.monotonic()
 
             def counted() -> bool:

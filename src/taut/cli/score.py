@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taut.cli import terminal
+from taut.cli import bars, terminal
 from taut.cli.files import data_for, first_line, load_run, of_cells, write_cells
 from taut.cli.options import (
     HeldOut,
@@ -130,13 +130,13 @@ def _evidence(run: Run, new: New, num_samples: int, seed: int) -> Any:
     from taut.evidence import Evidence, importance_blocks, settle
 
     x, blocks = new.rows, []
-    with terminal.progress("scoring", len(x)) as advance:
+    with bars.progress("scoring", len(x)) as advance:
         for block in importance_blocks(run.model, x, num_samples, seed=seed):
             blocks.append(block)
             advance(len(block.ess), "")
     first = Evidence.concatenate(blocks)
     doubtful = min(CLIMBING, max(1, int((~first.reliable).sum())))
-    with terminal.progress("improving", doubtful, quiet=True) as advance:
+    with bars.progress("improving", doubtful, quiet=True) as advance:
         rows = settle(
             run.model,
             x,
@@ -157,7 +157,7 @@ def _regret(
 
     rows: Any = new.rows
     parts, arrived = [], []
-    with terminal.progress("best posteriors", len(rows)) as advance:
+    with bars.progress("best posteriors", len(rows)) as advance:
         for optima in optima_blocks(run.model, rows, seed=seed):
             parts.append(optima.own.elbo)
             arrived.append(optima.arrived[:, 0])
@@ -183,7 +183,7 @@ def _cell_columns(
     schema, x = run.schema, new.rows
     if len(schema.event_shape) != 1:
         raise UsageError("--cells is for rows of columns, not for images")
-    with terminal.blocks("scoring entries"):
+    with bars.blocks("scoring entries"):
         scores = cell_scores(run.model, x, num_samples, seed=seed)
     missing = torch.cat([run.model.split(part)[0].isnan() for part in x.split(4096)])
     if rows := terminal.name_rows((~scores.reliable & ~missing).any(1), line):

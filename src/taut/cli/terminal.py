@@ -1,4 +1,4 @@
-"""What the user sees on a terminal: messages, progress, the table of numbers.
+"""What the user sees on a terminal: messages and the table of numbers.
 
 Results to stdout, all else to stderr.
 """
@@ -10,8 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,16 +23,13 @@ if TYPE_CHECKING:
 
     from taut.build.config import Config
     from taut.data import Dataset, Schema
-    from taut.evidence.clock import Report, Whole
     from taut.runs.folder import Run
 
 __all__ = [
     "Units",
     "answer",
-    "blocks",
     "message",
     "name_rows",
-    "progress",
     "reading",
     "show_audit",
     "show_data",
@@ -43,7 +39,7 @@ __all__ = [
     "show_numbers",
     "show_oddest",
     "show_tightening",
-    "stages",
+    "stderr",
     "units_of",
 ]
 
@@ -83,7 +79,7 @@ def message(text: str, *, whole: bool = False) -> None:
         text: The message.
         whole: Whether it is not wrapped, so that it can be pasted.
     """
-    _print(_stderr(), text, whole)
+    _print(stderr(), text, whole)
 
 
 def _print(console: Console, text: str, whole: bool = False) -> None:
@@ -93,7 +89,7 @@ def _print(console: Console, text: str, whole: bool = False) -> None:
 
 def reading(source: object) -> None:
     """Says on a terminal that something is read, before anything slow is imported."""
-    if _stderr().is_terminal:
+    if stderr().is_terminal:
         message(f"reading {shown(source)} ...")
 
 
@@ -516,114 +512,11 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.4g}"
 
 
-@contextmanager
-def progress(title: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
-    """Gives a function that advances a bar on a terminal, and prints a line each tenth of the way
-    elsewhere.
-
-    Args:
-        title: What is done.
-        total: How many steps or rows there are.
-        quiet: Whether nothing is printed elsewhere.
-    """
-    console = _stderr()
-    if console.is_terminal:
-        with _bar(title, total) as update:
-            yield update
-        return
-    done, told = 0, 10 if quiet else 0
-
-    def advance(amount: int, note: str) -> None:
-        nonlocal done, told
-        done += amount
-        if done * 10 // total > told:
-            told = done * 10 // total
-            message(f"{title} {100 * done // total} %{clause(', {}', note)}")
-
-    yield advance
-
-
-@contextmanager
-def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Gives a function that advances a bar with the time that is left."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=_stderr(), transient=True) as bar:
-        task = bar.add_task(title, total=total, note="")
-
-        def update(amount: int, note: str = "", total: int | None = None) -> None:
-            if total is not None:
-                bar.update(task, total=total)
-            bar.update(task, advance=amount, note=note)
-
-        yield update
-
-
-@contextmanager
-def blocks(title: str) -> Iterator[None]:
-    """Shows a bar on a terminal while blocks of rows are computed; elsewhere nothing."""
-    from taut.system.parallel import telling
-
-    if not _stderr().is_terminal:
-        yield
-        return
-    with _bar(title, None) as update, telling(lambda total: update(1, total=total)):
-        yield
-
-
-@contextmanager
-def stages() -> Iterator[Report]:
-    """Gives a function that is told the stage of a long computation, how much of it is done, and
-    how far the whole is.
-
-    A bar of the whole on a terminal, a line for each stage elsewhere.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from taut.runs.telling import clock
-
-    console, current = _stderr(), ""
-    if not console.is_terminal:
-
-        def say(title: str, share: float, whole: Whole) -> None:
-            nonlocal current
-            if title != current:
-                left = clause(", about {} left for all", clock(whole.left))
-                message(f"{whole.number} of {whole.count}: {title}{left}")
-            current = title
-
-        yield say
-        return
-    columns = (
-        TextColumn("{task.fields[place]} {task.description:<34}"),
-        BarColumn(20),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=1.0, place="", left="")
-
-        def show(title: str, share: float, whole: Whole) -> None:
-            place, left = (
-                f"{whole.number}/{whole.count}",
-                clause("about {} left", clock(whole.left)),
-            )
-            bar.update(task, description=title, completed=whole.share, place=place, left=left)
-
-        yield show
-
-
 def _stdout() -> Console:
     return _consoles()(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
-def _stderr() -> Console:
+def stderr() -> Console:
     return _consoles()(stderr=True, highlight=False)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taut.cli import terminal
+from taut.cli import bars, terminal
 from taut.cli.files import (
     data_for,
     data_target,
@@ -79,7 +79,7 @@ def sample(
     from taut.runs.folder import sample_run
 
     target, fixed = data_target(out, "samples", loaded, overwrite), _assignments(given or [])
-    with terminal.blocks("sampling"):
+    with bars.blocks("sampling"):
         values = sample_run(loaded, num_samples, given=fixed, mean=mean, seed=seed)
     if target.suffix != ".h5ad":
         write(values, target, loaded, as_json)
@@ -115,7 +115,7 @@ def reconstruct(
 
     target = data_target(out, "reconstructions", loaded, overwrite)
     new = data_for(loaded, data, key)
-    with terminal.blocks("reconstructing"):
+    with bars.blocks("reconstructing"):
         values = tasks.reconstruct(loaded.model, new.rows, draw=draw, seed=seed)
     if target.suffix != ".h5ad":
         write(values, target, loaded, as_json, ids_of(new, loaded.schema))
@@ -153,12 +153,12 @@ def encode(
     from taut.system import parallel
     from taut.use import export, tasks
 
-    formats = export.ARRAYS
+    formats: tuple[str, ...] = export.ARRAYS
     if num_samples is None:
         formats = export.NUMBERS + of_cells(loaded)
     target = check_target(out or Path("embedding.npy"), formats, overwrite)
     new = data_for(loaded, data, key)
-    with terminal.blocks("encoding"):
+    with bars.blocks("encoding"):
         values = tasks.encode(loaded.model, new.rows, num_samples, seed=seed)
     names, ids = [f"z{i}" for i in range(values.shape[-1])], ids_of(new, loaded.schema)
     if target.suffix == ".h5ad":
@@ -206,7 +206,7 @@ def impute(
     base = data_target(out, "imputed", loaded, overwrite or num_imputations > 0)
     targets = numbered(base, num_imputations, overwrite)
     new = data_for(loaded, data, key)
-    with terminal.blocks("imputing"):
+    with bars.blocks("imputing"):
         result = cells.impute(
             loaded.model, new.rows, num_samples, num_imputations=num_imputations, seed=seed
         )
@@ -302,7 +302,7 @@ def decode(
             f"{shown(z)}: latent points must be finite numbers of shape (N, {latent}), not "
             f"{tuple(points.shape)}"
         )
-    with terminal.blocks("decoding"):
+    with bars.blocks("decoding"):
         values = tasks.decode(loaded.model, points, draw=draw, seed=seed)
     write(values, target, loaded, as_json)
 

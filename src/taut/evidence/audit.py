@@ -16,6 +16,7 @@ from torch import Tensor
 
 from taut.evidence import doctor
 from taut.evidence.clock import Clock, Report
+from taut.evidence.columns import ColumnFacts
 from taut.evidence.section import (
     LATE,
     NEEDS,
@@ -49,6 +50,7 @@ def audit(
     groups: Tensor | None = None,
     baseline: PerDatum | None = None,
     levels: tuple[float, float] | None = None,
+    columns: ColumnFacts | None = None,
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,
@@ -65,6 +67,7 @@ def audit(
             ``Estimate.of``.
         baseline: log p(x) under independent marginals, (N,).
         levels: Values shown black and white, where the data are images.
+        columns: Names and marginals of the columns, where the data are rows of columns.
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks; true ends the audit with what is done.
@@ -82,6 +85,7 @@ def audit(
     effort = effort or Effort()
     clock = Clock(effort.minutes, stop, report)
     scene = Scene(model, x, train, groups, baseline, levels, effort, seed, clock)
+    scene.columns = columns
     for _ in measure(scene):
         pass
     return summary(scene)

@@ -19,14 +19,14 @@ class Whole(NamedTuple):
 
     Args:
         number: Of the stage, from 1.
-        count: Stages.
+        stages: How many there are.
         share: Of the whole that is done.
         left: Seconds that are left for the whole, as far as its stages can be foretold; None where
             nothing is known yet.
     """
 
     number: int = 1
-    count: int = 1
+    stages: int = 1
     share: float = 0.0
     left: float | None = None
 

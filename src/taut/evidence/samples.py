@@ -493,7 +493,7 @@ class Samples(Section):
     """Samples of the model against held-out data."""
 
     name, title, chapter = "samples", "Samples against held-out data", "samples"
-    order, stage, share = 90, "samples", 0.08
+    order, stage, share = 90, "samples", 0.05
     needs = ("train", "simulation")
     references = ("lopezpaz2017", "delong1988", "kynkaanniemi2019", "naeem2020", "meehan2020")
     statistics: ClassVar = {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from taut.evidence.annealing import Annealed
     from taut.evidence.best import Best
+    from taut.evidence.columns import ColumnFacts
     from taut.evidence.gaps import Optima
     from taut.evidence.results import Evidence
     from taut.model import Model
@@ -50,6 +51,7 @@ CHAPTERS = {  # the questions that an audit answers
 NEEDS = {  # what a section may need, and the reason where it is not there
     "train": "the training data are not at hand",
     "images": "",
+    "columns": "",
     "simulation": "the model is conditioned and makes no data of its own",
 }
 LATE = "late"  # stands for a reason until it is known what ended the audit
@@ -106,6 +108,7 @@ class Scene:
         annealed: Annealing.
         optima: The best posteriors of the first data points, block by block.
         best: log p(x) of the first data points by the first reliable method.
+        columns: What is known of the columns, where the data are rows of columns.
     """
 
     model: Model
@@ -124,12 +127,14 @@ class Scene:
     annealed: Annealed | None = None
     optima: list[Optima] = field(default_factory=list)
     best: Best | None = None
+    columns: ColumnFacts | None = None
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""
         there = {
             "train": self.train is not None,
             "images": self.levels is not None,
+            "columns": self.columns is not None,
             "simulation": self.model.condition is None,
         }
         if need in there:

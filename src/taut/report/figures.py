@@ -229,7 +229,7 @@ def bounds(audit: Mapping[str, Any]) -> str:
         _level(axes, best, "log p(x), by the first reliable method", "black", "-", "best")
         if annealed.get("value") != best.get("value"):  # two lines on each other would be one
             _level(axes, annealed, "log p(x), by annealing", ORANGE, "--", "annealed")
-        axes.set(xscale="log", xlabel="samples K", ylabel="nats")
+        axes.set(xscale="log", xlabel="samples K", ylabel="bound, in nats")
         _powers(axes)
         _fit(axes)
         axes.legend(loc="lower right")
@@ -302,7 +302,8 @@ def gaps(found: Mapping[str, Any]) -> str:
             if first + last <= min(ends) + max(ends):
                 side, place = "left", min(first, last)
             axes.text(place, i - 0.27, f"{label}, {plus_minus(found[name])}", va="bottom", ha=side)
-        axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="nats")
+        axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="bound, in nats")
+        axes.locator_params("x", nbins=4)  # numbers of three decimals need the room
         axes.spines["left"].set_visible(False)
         told = "; ".join(f"{label} {plus_minus(found[name])}" for label, name, *_ in rows)
         return _svg(figure, "gaps", "The gaps between the ELBO and log p(x)", f"In nats: {told}.")

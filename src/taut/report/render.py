@@ -115,8 +115,8 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (text.number, text.plus_minus, text.share, text.error_of, at_least_zero)
-    filters += (_worth, _file_name)
+    of_numbers = (text.number, text.plus_minus, text.share, text.error_of, at_least_zero)
+    filters: list[Any] = [*of_numbers, _worth, _file_name]
     environment.filters |= {each.__name__.strip("_"): each for each in filters}
     return environment.from_string(
         resources.files("taut.report").joinpath("template.html.j2").read_text("utf-8")

@@ -17,8 +17,9 @@ import torch
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.evidence import doctor, section
 from taut.evidence.audit import Effort, audit
-from taut.evidence.baseline import independent_marginals
+from taut.evidence.baseline import independent_marginals, marginals_of_columns
 from taut.evidence.clock import Report
+from taut.evidence.columns import ROWS, ColumnFacts
 from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.report import render
@@ -112,6 +113,7 @@ def _audit(
         groups=copies(x, divided),
         baseline=baseline,
         levels=levels,
+        columns=None if dataset is None else _columns(dataset, x),
         effort=effort,
         seed=seed,
         stop=stop,
@@ -180,6 +182,19 @@ def _looked_at(
         )
     found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark, "each": _each(run)}
     return x, found, notes
+
+
+def _columns(dataset: Dataset, x: torch.Tensor) -> ColumnFacts | None:
+    """Returns what is known of the columns of rows; None of images and the like."""
+    schema = dataset.schema
+    if schema.is_image or len(schema.event_shape) != 1:
+        return None
+    marginals = marginals_of_columns(dataset, x[:ROWS])
+    if marginals is None:
+        return None
+    word = "gene" if schema.kind == "count" and schema.names else "column"
+    facts = [schema.modelled[i].describe() for i in schema.rest if schema.kind == "table"]
+    return ColumnFacts(schema.element_names, marginals, facts, word)
 
 
 def _each(run: Run) -> str:

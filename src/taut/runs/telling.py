@@ -75,7 +75,7 @@ class Telling:
             nonlocal last
             if self.on and time.monotonic() - last >= PAUSE:
                 last = time.monotonic()
-                place = f"{whole.number} of {whole.count}: "
+                place = f"{whole.number} of {whole.stages}: "
                 left = clause(", about {} left for all", clock(whole.left))
                 _rewrite(f"taut: {place}{title} {min(share, 1.0):.0%}{left}")
 
