@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taut.build.config import gather
-from taut.cli import terminal
+from taut.cli import bars, terminal
 from taut.cli.options import (
     PARTS,
     READING,
@@ -328,7 +328,7 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
     # closing: if a signal arrives here and not in the training, the training still gets to save its
     # state
     with (
-        terminal.progress("training", total) as advance,
+        bars.progress("training", total) as advance,
         closing(train_run(run, dataset, state)) as records,
     ):
         advance(done, "")
@@ -382,6 +382,6 @@ def _measure(run: Run, dataset: Dataset) -> None:
     from taut.runs.fit import evaluate
 
     rows = len(dataset.test) or len(dataset.validation) or len(dataset.train)
-    with terminal.progress("measuring", rows) as advance:
+    with bars.progress("measuring", rows) as advance:
         for block in evaluate(run, dataset):
             advance(len(block.ess), "")
