@@ -2042,7 +2042,7 @@ MUTANTS = [
     Mutant(
         "tighten: the old posterior is not taken over",
         "runs/tighten.py",
-        "_take_over(model.posterior, run.model.posterior)",
+        "_take_over(model.posterior, theirs.posterior)",
         "pass",
         TIGHTEN + "::test_it_starts_as_the_posterior_it_came_from",
     ),

@@ -360,7 +360,7 @@ def _fit_exact(run: Run, dataset: Dataset) -> None:
 
     total, done = 1000, 0
     with (
-        terminal.progress("hidden tree", total, quiet=True) as advance,
+        bars.progress("hidden tree", total, quiet=True) as advance,
         closing(fit_exact(run, dataset)) as passes,
     ):
         for record, share in passes:
@@ -373,7 +373,7 @@ def _compare(run: Run, dataset: Dataset) -> None:
     from taut.runs.candidates import COMPARED, compare
 
     rows = min(COMPARED, len(dataset.validation))
-    with terminal.progress("comparing", max(1, rows), quiet=True) as advance:
+    with bars.progress("comparing", max(1, rows), quiet=True) as advance:
         for block in compare(run, dataset):
             advance(len(block.ess), "")
 
