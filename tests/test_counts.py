@@ -312,7 +312,7 @@ def test_b34_every_way_to_store_counts_gives_equal_numbers(
     path = saved(tmp_path, adata)
     backed = anndata.read_h5ad(path, backed="r")
     try:
-        for counts, labels, names, notes in (
+        for counts, labels, names, notes, _ in (
             read_h5ad(path, layer=layer),
             from_anndata(adata, layer),
             from_anndata(adata[:], layer),
