@@ -241,7 +241,7 @@ def _search(table: Tensor, value: Tensor, right: bool) -> Tensor:
     """
     flat = table.reshape(-1, table.shape[-1]).contiguous()
     values = value.reshape(-1, len(flat)).T.contiguous()
-    return torch.searchsorted(flat, values.contiguous(), right=right).T.reshape(value.shape)
+    return torch.searchsorted(flat, values, right=right).T.reshape(value.shape)
 
 
 class _Segment(NamedTuple):
