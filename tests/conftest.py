@@ -1,4 +1,6 @@
-"""Shapes are checked at every call in the tests (jaxtyping, beartype).
+"""Shapes are checked at every call in the tests (jaxtyping, beartype), but for those of whole
+commands (``WHOLE``): the tests of the parts have checked the same calls, and the checks are a
+third of such a test's time.
 
 Each test starts from one seed, in float64.
 """
@@ -9,17 +11,41 @@ import os
 import signal
 from collections.abc import Iterator
 
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook("taut", "typecheck.check")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+WHOLE = {
+    f"test_{name}"
+    for name in (
+        "audit_cli",
+        "bad_input_matrix",
+        "cli",
+        "contributing",
+        "docs",
+        "folders",
+        "help",
+        "no_float64",
+        "report",
+        "run",
+        "signals",
+        "terminal",
+        "tighten",
+    )
+}
+
 os.environ.setdefault("NO_COLOR", "1")
 # A suite that is started in the background ignores Ctrl-C, and so would all the processes that the
 # tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    config.update("jaxtyping_disable", item.path.stem in WHOLE)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context, set_forkserver_preload
 from pathlib import Path
@@ -84,6 +85,13 @@ SAMPLES, GRADIENTS, AUDIT, REPORT = (
 )
 
 MUTANTS = [
+    Mutant(
+        "rows: the prior may see much more of p(x) than the posterior",
+        "evidence/rows.py",
+        "SURPRISE = 0.1",
+        "SURPRISE = 2.0",
+        "tests/test_rows.py::test_a_second_mode_is_seen",
+    ),
     Mutant(
         "rows: a number that is off by millions of nats replaces another",
         "evidence/rows.py",
@@ -3067,7 +3075,7 @@ def copy(source: Path, folder: Path) -> Path:
     return folder
 
 
-def run_tests(folder: Path, own: Path, tests: str) -> None:
+def run_tests(folder: Path, own: Path, *tests: str, plugins: Sequence[object] = ()) -> None:
     """Runs tests of a copy. The process is forked from one that has imported everything but taut.
 
     That takes most of the time.
@@ -3097,17 +3105,20 @@ def run_tests(folder: Path, own: Path, tests: str) -> None:
                     str(own / "report"),
                     "--basetemp",
                     str(own / "temporary"),
-                    tests,
-                ]
+                    *tests,
+                ],
+                plugins,
             )
         )
     )
 
 
-def failing(folder: Path, tests: str) -> tuple[str | None, str]:
+def failing(
+    folder: Path, *tests: str, target: Callable[..., None] = run_tests
+) -> tuple[str | None, str]:
     """Returns the first test that failed, or None, and why the tests say nothing, if so."""
     own = Path(tempfile.mkdtemp(dir=folder))
-    process = get_context("forkserver").Process(target=run_tests, args=(folder, own, tests))
+    process = get_context("forkserver").Process(target=target, args=(folder, own, *tests))
     process.start()
     process.join(SECONDS)
     if process.is_alive():

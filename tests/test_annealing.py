@@ -255,6 +255,16 @@ def test_one_datum_and_one_chain() -> None:
     assert len(a.warnings) == 1
 
 
+def test_more_chains_than_move_together_are_those_of_one_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = taut.LinearGaussian()
+    model, x = problem.model(Off(problem)), problem.sample(1)
+    expected = annealing(model, x, 8, max_temperatures=4).log_evidence
+    monkeypatch.setattr(module, "ROWS", 4)
+    assert torch.equal(annealing(model, x, 8, max_temperatures=4).log_evidence, expected)
+
+
 def test_disagreeing_chains_are_not_reliable() -> None:
     like = Annealed(16, "lower", *(torch.ones(3) for _ in range(7)))
     moved, agree = torch.full((3,), 0.8), torch.full((3,), 0.1)

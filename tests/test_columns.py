@@ -676,6 +676,15 @@ def test_a_schema_file_overrides(values, entry, expected):
             {"kind": "levels", "low": 5, "high": 5},
             "needs low < high and at most 65,536 levels, not 5..5",
         ),
+        (
+            [1, 2, 1],
+            {"kind": "constant"},
+            'kind constant needs one value, but it holds several; kind = "id" omits it',
+        ),
+        (["0.5", "1.5"], {"kind": "mixed", "low": 5, "high": 3}, "needs low < high"),
+        (["0.5", "1.5"], {"kind": "mixed", "low": 5, "high": 5}, "needs low < high"),
+        (["1", "2"], {"kind": "levels", "low": "1"}, "low and high must be integers"),
+        (["1", "2"], {"kind": "levels", "low": True}, "low and high must be integers"),
     ],
 )
 def test_a_schema_file_that_does_not_fit(values, entry, line):
@@ -1243,7 +1252,8 @@ def test_all_that_is_wrong_with_a_schema_file():
 def test_a_column_comes_back_from_its_dict():
     column = Column("a\n", "category", ("x", "y"), 0.0, 0.0, 3, "text", 1.5, 2.5, 9)
     assert Column.from_dict(column.to_dict()) == column
-    assert Column.from_dict({**column.to_dict(), "low": 0}) == column
+    as_json = {**column.to_dict(), "low": 0, "missing": 3.0}  # JSON knows one kind of number
+    assert repr(Column.from_dict(as_json)) == repr(column)
 
 
 @pytest.mark.parametrize(
@@ -1364,6 +1374,7 @@ def test_many_constant_columns_are_one_line():
         ("hour", [str(i % 24) for i in range(400)], True),
         ("visits", [str(i % 24) for i in range(400)], False),
         ("score", [str(i % 301) for i in range(800)], False),
+        ("score", [str(60 * (i % 6)) for i in range(800)], False),
     ],
 )
 def test_what_goes_round_is_noted(name, values, round_):

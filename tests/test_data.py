@@ -83,6 +83,13 @@ def test_npy_gives_the_same_values_native_and_contiguous(tmp_path: Path, dtype: 
     np.testing.assert_array_equal(read(name).data, values)
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_npy_of_either_version_of_its_header_is_read(tmp_path: Path, version: tuple[int, int]):
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array(file, GREY, version)
+    np.testing.assert_array_equal(read(tmp_path / "a.npy").data, GREY)
+
+
 def test_float16_and_bool_are_widened_exactly(tmp_path: Path):
     np.save(tmp_path / "half.npy", np.array([[0.1, -2.5]], np.float16))
     half = read(tmp_path / "half.npy").data

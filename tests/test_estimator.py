@@ -962,6 +962,15 @@ def test_a_condition_is_the_context_of_the_rest() -> None:
     assert estimator.score_samples(row)[0] == pytest.approx(alone, abs=1e-12)
 
 
+def test_what_is_given_has_a_value() -> None:
+    frame = _mixed()[["height", "visits"]].dropna()
+    estimator = VAEstimator(**FAST, condition=["height"]).fit(frame)
+    assert set(estimator.sample(2, given={"height": "1.5"})["height"]) == {1.5}
+    for missing in ("", "NA"):
+        with pytest.raises(ValueError, match="a value of what is given is missing"):
+            estimator.sample(2, given={"height": missing})
+
+
 # --- counts
 
 

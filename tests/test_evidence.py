@@ -20,7 +20,7 @@ from taut.evidence import Estimate, Evidence, importance_blocks
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.importance import curve_sizes, in_nats, prior_proposal
 from taut.evidence.pareto import tail_length, tail_surplus
-from taut.evidence.results import bits_per_dimension
+from taut.evidence.results import bits_per_dimension, in_parts
 from taut.runs.measure import copies
 
 
@@ -478,6 +478,14 @@ def test_num_samples_must_be_positive() -> None:
         taut.importance(problem.model(), problem.sample(2), 0)
     with pytest.raises(ValueError, match="at least 1, not 5 and 0"):
         taut.importance(problem.model(), torch.zeros(0, 5), 5)
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(0, [1, 1, 1]), (1, [1, 1, 1]), (2, [2, 1]), (3, [3]), (9, [3])]
+)
+def test_parts_are_no_larger_than_asked(size: int, sizes: list[int]) -> None:
+    assert [len(part) for part in in_parts(torch.arange(3), size)] == sizes
+    assert in_parts(torch.arange(0), size) == ()
 
 
 def test_rows_that_were_divided_are_observations_of_their_own() -> None:

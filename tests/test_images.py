@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from taut.data import images
+from taut.data import images, prepare
 from taut.data.images import read_folder
 from taut.system.errors import DataError, UsageError
 
@@ -139,6 +139,22 @@ def test_order_is_that_of_the_sorted_paths_and_subfolders_are_labels(tmp_path: P
     assert labels is not None
     assert labels.tolist() == ["cat", "cat", "dog", "dog"]
     assert notes == ["the labels are the names of the 2 subfolders"]
+
+
+def test_each_part_of_a_data_set_has_its_own_labels(tmp_path: Path) -> None:
+    for k in range(30):
+        save(tmp_path / "data" / "cd"[k % 2] / f"{k:02}.png", np.full((2, 2), 4 * k, np.uint8))
+    for name, grey in (("c", 201), ("c", 203), ("d", 205)):
+        save(tmp_path / "test" / name / f"{grey}.png", np.full((2, 2), grey, np.uint8))
+    data = prepare(tmp_path / "data", test=tmp_path / "test")
+    assert data.test_labels is not None
+    assert data.test_labels.tolist() == ["c", "c", "d"]
+    for rows, labels in (
+        (data.train, data.train_labels),
+        (data.validation, data.validation_labels),
+    ):
+        assert labels is not None
+        assert labels.tolist() == ["cd"[int(x) // 4 % 2] for x in rows[:, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -588,6 +604,15 @@ def test_b10_orientation_stored_after_the_pixels_of_a_png(tmp_path: Path) -> Non
 
 
 # B11: more than one picture in a file.
+
+
+def test_a_stack_of_more_pages_than_are_read_is_refused_with_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taut.data.images.MAX_PAGES", 11)
+    save(tmp_path / "v.tif", GREY, save_all=True, append_images=[Image.fromarray(GREY)] * 11)
+    [line] = refused(tmp_path)
+    assert "v.tif claims 12 pages of 5x7; save them as one array in a .npy file" in line
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

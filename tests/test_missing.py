@@ -303,6 +303,8 @@ def test_the_encoder_sees_a_mean_and_a_mask_for_a_gap() -> None:
     features = Standardize((2,), torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]), missing=True)
     assert features.out_shape == (2, 2)
     assert features(x).tolist() == [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.5], [1.0, 0.0]]]
+    x = torch.tensor([[3.0, -0.5]])
+    assert torch.equal(Standardize((2,))(x), x)  # no location and no scale
 
 
 def test_the_features_of_a_table_are_standardized_logarithms_and_hot_levels() -> None:

@@ -175,6 +175,9 @@ def test_there_is_no_surplus_where_there_is_no_tail() -> None:
     tail[3, 2] = -math.inf
     assert tail_surplus(tail)[1:].tolist() == [0, 0]
     assert tail_surplus(torch.randn(5, 3)).tolist() == [0, 0, 0]
+    heavy = torch.arange(6.0)[:, None]  # weights that grow by e each
+    assert tail_surplus(heavy).item() > 1  # five above the cutoff are the fewest
+    assert tail_surplus(heavy[1:]).item() == 0
 
 
 def test_one_weight_beside_which_all_others_are_nothing_has_no_shape() -> None:

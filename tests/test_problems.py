@@ -56,6 +56,7 @@ def test_binary_latents_are_enumerated() -> None:
 def test_binary_posterior_is_normalised_and_has_its_mean() -> None:
     problem = taut.BinaryLatents(num_bits=4)
     q = problem.posterior(problem.sample(5))
+    assert (q.batch_shape, q.event_shape) == ((5,), (4,))
     mass = q.log_prob(problem.states[:, None]).exp()
     torch.testing.assert_close(mass.sum(0), torch.ones(5), rtol=0, atol=1e-10)
     torch.testing.assert_close(

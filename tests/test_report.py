@@ -957,6 +957,35 @@ def test_the_other_figures_stand_where_the_numbers_say() -> None:
     )
 
 
+def test_every_figure_lies_in_its_frame() -> None:
+    curve = [{"num_samples": k, **_estimate(v)} for k, v in ((1, -92.0), (10, -89.0))]
+    latents = {
+        "dimensions": {"rate": [0.001, 2.0, 0.3], "mean_variance": [0.0] * 3},
+        "dead": [0],
+        "noisy": [2],
+    }
+    for name, svg in (
+        ("bounds", figures.bounds({"evidence": {"curve": curve}})),
+        ("gaps", figures.gaps(_example()["gaps"])),
+        ("dimensions", figures.dimensions(latents)),
+        ("calibration", figures.calibration({"histogram": [3, 1, 2], "verdict": "calibrated"})),
+        ("variance", figures.variance(_gradients())),
+    ):
+        *_, width, height = map(float, str(ElementTree.fromstring(svg).get("viewBox")).split())
+        box = _points(svg, f"{name}-patch_2")  # the first patch is the whole figure
+        assert all(0 <= x <= width and 0 <= y <= height for x, y in box), name
+        assert max(x for x, _ in box) - min(x for x, _ in box) > width / 3
+
+
+def test_the_lowest_and_the_highest_rank_are_the_first_and_the_last_bar() -> None:
+    svg = figures.calibration({"histogram": [3, 1, 4, 2], "verdict": "calibrated"})
+    bars = [
+        sum(x for x, _ in _points(svg, f"calibration-patch_{i}")) / 4 for i in range(3, 3 + 4)
+    ]
+    words = {t.text: float(t.get("x") or 0) for t in ElementTree.fromstring(svg).iter()}
+    assert [words["lowest"], words["highest"]] == pytest.approx([bars[0], bars[-1]], abs=1e-4)
+
+
 def test_figures_say_what_they_are_and_take_the_colour_of_the_page() -> None:
     page = render(_audit(), _gradients(), {"samples.png": PNG})
     parsed = Page(page)

@@ -49,6 +49,7 @@ from taut.data.in_memory import (
 from taut.data.tables.frames import from_frame
 from taut.data.tables.prepare import Asked
 from taut.evidence import cells
+from taut.evidence.outliers import threshold
 from taut.evidence.own import own_evidence
 from taut.model import Likelihood, Posterior, Prior
 from taut.objectives import Objective
@@ -75,6 +76,7 @@ FLAG = r"--([a-z]+)-?([a-z]*)"
 Whole = int | np.integer[Any]
 Number = float | np.floating[Any] | Whole
 SPELL = "give it as a specification, such as prior='GaussianMixture()'"
+USUAL = 2000  # rows held out that a threshold is taken from, at most
 
 
 class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -105,6 +107,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         validation_fraction: Share held out to watch the training by; the weights that are best on
             it are kept.
         num_samples: K of ``score_samples`` and ``impute``.
+        flag: Share of usual rows that ``predict`` may call odd.
         kind: Of an array: binary, levels, real or count, instead of what is inferred.
         levels: Of an array: smallest and largest level.
         schema: Of a data frame: a TOML file that says what its columns are, or a schema made
@@ -131,6 +134,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     n_iter_: int
     seed_: int
     _kept: Any
+    _usual: np.ndarray
     _constants: Any
     _like: Any
     _types: Any
@@ -153,6 +157,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         learning_rate: Number | None = None,
         validation_fraction: Number = 0.1,
         num_samples: Whole = 500,
+        flag: Number = 0.01,
         kind: str | None = None,
         levels: Sequence[int] | None = None,
         schema: str | Path | Schema | None = None,
@@ -174,6 +179,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         self.learning_rate = learning_rate
         self.validation_fraction = validation_fraction
         self.num_samples = num_samples
+        self.flag = flag
         self.kind = kind
         self.levels = levels
         self.schema = schema
@@ -213,6 +219,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             config,
             data.notes,
         )
+        held_out = data.validation if len(data.validation) else data.train
+        self._usual = held_out[:USUAL].cpu().numpy()
         self.n_iter_ = max(1, round(self.history_[-1]["epoch"]))
         if self.schema_.kind == "table":
             self._like, self._types = without_rows(X), source.schema.types
@@ -301,6 +309,27 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 stacklevel=2,
             )
         return scores
+
+    @property
+    def offset_(self) -> float:
+        """The threshold of ``predict``: log p(x), in nats, that a share ``flag`` of the rows held
+        out to watch the training are below; minus infinity where they are too few to say.
+        """
+        check_is_fitted(self)
+        with _session(self._precision):
+            model, rows = self._fitted().model, torch.from_numpy(self._usual)
+            usual, _ = own_evidence(model, rows, int(self.num_samples), seed=self.seed_)
+        return threshold(usual, self.flag)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Returns ``score_samples(X) - offset_``, (N,), in nats: negative for odd rows."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Returns -1 for rows that are odd and 1 for all others, (N,): a share of ``flag`` of usual
+        rows is called odd.
+        """
+        return np.where(self.score_samples(X) < self.offset_, -1, 1)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Returns the mean of ``score_samples``, in nats a row: what a grid search maximises."""

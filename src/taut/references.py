@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["LINKS", "REFERENCES", "cite"]
 
 REFERENCES = {
+    "bates2023": "Bates et al. Testing for outliers with conformal p-values. Annals of Statistics "
+    "51, 2023.",
     "burda2016": "Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.",
     "cappe2009": "Cappé, Moulines. On-line expectation-maximization algorithm for latent data "
     "models. JRSS B 71, 2009.",
@@ -53,6 +55,8 @@ REFERENCES = {
     "mnih2016": "Mnih, Rezende. Variational inference for Monte Carlo objectives. ICML 2016.",
     "naeem2020": "Naeem et al. Reliable fidelity and diversity metrics for generative models. ICML "
     "2020.",
+    "nalisnick2019": "Nalisnick et al. Do deep generative models know what they don't know? ICLR "
+    "2019.",
     "nazabal2020": "Nazabal, Olmos, Ghahramani, Valera. Incomplete heterogeneous data with VAEs. "
     "Pattern Recognition 107, 2020.",
     "neal2001": "Neal. Annealed importance sampling. Statistics and Computing 11, 2001.",
@@ -79,6 +83,7 @@ REFERENCES = {
     "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo "
     "objectives. ICLR 2019.",
     "vehtari2024": "Vehtari et al. Pareto smoothed importance sampling. JMLR 25, 2024.",
+    "vovk2005": "Vovk, Gammerman, Shafer. Algorithmic learning in a random world. Springer, 2005.",
     "wallace1959": "Wallace. Bounds on normal approximations to Student's and the chi-square "
     "distributions. AMS 30, 1959.",
     "williams1992": "Williams. Simple statistical gradient-following algorithms. Machine Learning "
@@ -91,6 +96,7 @@ REFERENCES = {
 
 
 DOIS = {  # of those that have one
+    "bates2023": "10.48550/arXiv.2104.08279",
     "burda2016": "10.48550/arXiv.1509.00519",
     "cappe2009": "10.1111/j.1467-9868.2009.00698.x",
     "chatterjee2018": "10.48550/arXiv.1511.01437",
@@ -115,6 +121,7 @@ DOIS = {  # of those that have one
     "meehan2020": "10.48550/arXiv.2004.05675",
     "mnih2016": "10.48550/arXiv.1602.06725",
     "naeem2020": "10.48550/arXiv.2002.09797",
+    "nalisnick2019": "10.48550/arXiv.1810.09136",
     "nazabal2020": "10.1016/j.patcog.2020.107501",
     "neal2001": "10.1023/A:1008923215028",
     "owen2000": "10.1080/01621459.2000.10473909",
@@ -130,6 +137,7 @@ DOIS = {  # of those that have one
     "tomczak2018": "10.48550/arXiv.1705.07120",
     "tucker2019": "10.48550/arXiv.1810.04152",
     "vehtari2024": "10.48550/arXiv.1507.02646",
+    "vovk2005": "10.1007/b106715",
     "williams1992": "10.1007/BF00992696",
     "wu2017": "10.48550/arXiv.1611.04273",
     "zhang2009": "10.1198/tech.2009.08017",

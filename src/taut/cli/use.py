@@ -304,6 +304,14 @@ def score(
             "--regret",
         ),
     ] = False,
+    flag: Annotated[
+        float | None,
+        option(
+            "Flag odd rows: the share of usual rows that may be flagged, such as 0.01. Adds "
+            "p_value and typicality of each row, from the rows that the run held out.",
+            "--flag",
+        ),
+    ] = None,
     out: Numbers = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -323,11 +331,14 @@ def score(
     loaded = load_run(run, trust)
     import torch
 
+    from taut.evidence.outliers import oddity
     from taut.runs.folder import check_target
     from taut.runs.handed import ids_of
     from taut.system import parallel
     from taut.use import export
 
+    if flag is not None and data is None:
+        raise UsageError("--flag compares data with the rows that the run held out: give DATA")
     target = check_target(out or Path("scores.csv"), export.NUMBERS, overwrite)
     new = data_for(loaded, data, key)
     rows = _evidence(loaded, new, num_samples, seed)
@@ -336,6 +347,10 @@ def score(
     columns = {name: getattr(rows, name) for name in names}
     columns |= {name: getattr(evidence, name) for name in ("ess", "khat", "elbo")}
     line = first_line(data, len(new.rows))
+    if flag is not None:
+        usual = _evidence(loaded, data_for(loaded, None, None), num_samples, seed).log_evidence
+        odd_rows = oddity(rows.log_evidence, usual, flag)
+        columns |= odd_rows._asdict()
     if regret:
         columns |= _regret(loaded, new, evidence, seed, line)
     odd = _cell_columns(loaded, new, num_samples, seed, line) if cells else {}
@@ -352,6 +367,12 @@ def score(
         )
     )
     result = {"file": str(target), **rows.to_dict()}
+    if flag is not None:
+        result["flagged"] = {
+            "count": int(odd_rows.flagged.sum()),
+            "rate": flag,
+            "held_out": len(usual),
+        }
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
@@ -360,6 +381,11 @@ def score(
     if odd:
         values = {name: found[0] for name, found in odd.items()}
         terminal.show_oddest(rows.log_evidence, values, first_line=line)
+    if flag is not None:
+        terminal.answer(
+            f"flagged: {int(odd_rows.flagged.sum())} of {len(new.rows)}; of {units.one}s like the "
+            f"{len(usual)} that were held out, at most {flag:.2g} would be"
+        )
     terminal.answer(f"the numbers of each {units.one} are in {shown(target)}")
 
 

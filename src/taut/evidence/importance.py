@@ -251,8 +251,8 @@ def _largest(terms: Tensor) -> Tensor:
     A sample far out, where a likelihood has 1e14 nats, adds nothing, and its rounding neither.
     """
     log_weight = (terms[0] + terms[1] - terms[2]).nan_to_num(-math.inf, -math.inf, -math.inf)
-    carries = log_weight > log_weight.amax(0) - FAINT
-    return torch.where(carries, terms.nan_to_num(0.0, 0.0, 0.0).abs(), 0.0).amax((0, 1))
+    carries = log_weight > log_weight.amax(0) - FAINT  # so that its terms are numbers, too
+    return torch.where(carries, terms.abs(), 0.0).amax((0, 1))
 
 
 def _wide(proposal: Distribution, terms: Tensor) -> Tensor:

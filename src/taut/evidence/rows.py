@@ -66,9 +66,9 @@ OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION, EXACT = 1, 2, 3, 4, 5
 BITS = 12  # up to which all values of z are summed
 DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on there is a warning
 SAMPLES = 2000  # of the better proposals, at least
-CHECK = 64  # draws of the prior
+CHECK = 256  # draws of the prior
 CHECKED = 8  # latent dimensions up to which they see anything
-SURPRISE = 2.0  # nats by which the prior's estimate must not exceed the posterior's
+SURPRISE = 0.1  # nats, besides two errors, by which the prior may see more than the posterior
 BLOCK = 128  # rows that climb together
 MAX_ELEMENTS = 2**22  # of x decoded at a time
 PILOT = 500  # samples from which a Gaussian starts
@@ -462,10 +462,13 @@ class _Ladder:
             x, context = self.given(rows)
             with stream(self.seed, "check", first // BLOCK):
                 prior = prior_proposal(self.model)(slice(None), x, context)
-                seen = log_mean_exp(self.weights(x, context, prior, prior.sample(shape)))
-            usual = seen < self.value[rows] + SURPRISE + 4 * self.error[rows]
+                log_weight = self.weights(x, context, prior, prior.sample(shape))
+            seen = log_mean_exp(log_weight)
+            error = (log_weight - seen).exp().std(0) / CHECK**0.5
+            allowed = SURPRISE + 2 * torch.hypot(self.error[rows], error)
+            more = seen > self.value[rows] + allowed
             # equal weights are better evidence
-            self.reliable[rows] &= usual | torch.isneginf(self.first.khat[rows])
+            self.reliable[rows] &= ~more | torch.isneginf(self.first.khat[rows])
 
     def enumerate(self, latent_dim: int) -> None:
         """Sums over all values of the bits."""

@@ -26,6 +26,7 @@ from taut.data.tables.oddities import MANY
 from taut.data.tables.words import nearest_to
 from taut.distributions.counts import LARGEST_COUNT
 from taut.evidence import Evidence, cells, importance_blocks, settle
+from taut.evidence.outliers import oddity
 from taut.evidence.rows import RowEvidence
 from taut.model import Model
 from taut.models.exact import ExactModel
@@ -133,6 +134,7 @@ class Fitted:
         *,
         num_samples: int = 500,
         cells: bool = False,
+        flag: float | None = None,
         seed: int = 0,
         verbose: bool | None = None,
     ) -> Any:
@@ -149,22 +151,24 @@ class Fitted:
                 better proposal each.
             cells: Whether to add ``log_p(NAME)``, its error and whether it is reliable, for each
                 entry given the others of its row: why a row is odd.
+            flag: Share of usual rows that may be called odd, such as 0.01: adds ``p_value``,
+                ``typicality`` and ``flagged``, from the rows that the run held out.
             seed: The same seed gives the same numbers.
             verbose: Whether to tell of the progress; by default in terminals and notebooks.
 
         Raises:
             DataError: the data are not what the model was trained on.
         """
+        if flag is not None and data is None:
+            raise UsageError("flag= compares data with the rows that were held out: give data")
         handed = self._handed(data)
         tell = Telling(verbose)
-        x, blocks = handed.new.rows, []
-        with tell.progress("scoring", len(x)) as advance:
-            for block in importance_blocks(self.model, x, num_samples, seed=seed):
-                blocks.append(block)
-                advance(len(block.ess), "")
-        rows = settle(self.model, x, Evidence.concatenate(blocks), seed=seed)
-        rows = rows.impossible(handed.new.impossible)
+        x = handed.new.rows
+        rows = self._evidence(x, num_samples, seed, tell).impossible(handed.new.impossible)
         columns = score_columns(rows)
+        if flag is not None:
+            usual = self._evidence(self._held_out(), num_samples, seed, tell).log_evidence
+            columns |= oddity(rows.log_evidence, usual, flag)._asdict()
         if cells:
             columns |= self._cells(x, num_samples, seed)
         for line in rows.warnings:
@@ -209,6 +213,15 @@ class Fitted:
         if num_imputations:
             return [handed.filled(values) for values in found.draws]
         return handed.filled(found.values)
+
+    def _evidence(self, x: Any, num_samples: int, seed: int, tell: Telling) -> RowEvidence:
+        """Returns log p(x) of each row by the method that it needs."""
+        blocks = []
+        with tell.progress("scoring", len(x)) as advance:
+            for block in importance_blocks(self.model, x, num_samples, seed=seed):
+                blocks.append(block)
+                advance(len(block.ess), "")
+        return settle(self.model, x, Evidence.concatenate(blocks), seed=seed)
 
     def _handed(self, data: Source | None) -> Handed:
         """Returns data of the user checked and coded, or the rows that were held out."""
