@@ -108,6 +108,70 @@ MUTANTS = [
         "tests/test_annealing.py::"
         "test_chains_that_disagree_by_many_nats_do_not_cost_millions_of_them",
     ),
+    # --- Factor analysis, and training that starts at it ---
+    Mutant(
+        "factor analysis: a missing cell counts as one at its mean",
+        "models/factor_analysis.py",
+        "there = (~u.isnan()).to(u)",
+        "there = torch.ones_like(u)",
+        "tests/test_factor_analysis.py::"
+        "test_evidence_and_posterior_are_those_of_the_joint_gaussian",
+    ),
+    Mutant(
+        "factor analysis: a filled cell is taken for a known one",
+        "models/factor_analysis.py",
+        "if bool(gaps.any()):",
+        "if len(gaps) < 0:",
+        "tests/test_factor_analysis.py::test_a_long_fit_is_a_stationary_point_of_the_likelihood",
+    ),
+    Mutant(
+        "factor analysis: the noise has what the factors explain, too",
+        "models/factor_analysis.py",
+        "left = covariance.diagonal(dim1=-2, dim2=-1) - factors.square().sum(-1)",
+        "left = covariance.diagonal(dim1=-2, dim2=-1)",
+        "tests/test_factor_analysis.py::test_no_pass_lowers_the_likelihood",
+    ),
+    Mutant(
+        "factor analysers: the weight of the component is forgotten",
+        "models/factor_analysis.py",
+        "joint = self.component.logits + of_factors",
+        "joint = of_factors",
+        "tests/test_factor_analysis.py::test_every_estimator_returns_the_evidence_at_any_sample",
+    ),
+    Mutant(
+        "start: the encoder forgets where the columns have their mean",
+        "build/start.py",
+        "linear.bias[:used] = guess.loc",
+        "linear.bias[:used] = 0 * guess.loc + 0.1",
+        "tests/test_start.py::"
+        "test_the_first_bound_is_the_evidence_of_factor_analysis_with_a_gap_of_zero",
+    ),
+    Mutant(
+        "start: a mean-field posterior has precisions for scales",
+        "build/start.py",
+        "torch.linalg.inv(guess.covariance).diagonal().rsqrt()",
+        "torch.linalg.inv(guess.covariance).diagonal().sqrt()",
+        "tests/test_start.py::test_a_mean_field_posterior_starts_at_its_best",
+    ),
+    Mutant(
+        "start: training may end below it",
+        "training/loop.py",
+        "if len(data.validation) and (frozen or model.started):",
+        "if len(data.validation) and frozen:",
+        "tests/test_start.py::test_training_never_ends_below_the_start",
+    ),
+    Mutant(
+        "scales: the scale of each entry is its location",
+        "likelihoods/common.py",
+        """    if choice == "per_entry":
+        return decoded[-1]
+""",
+        """    if choice == "per_entry":
+        return decoded[0]
+""",
+        "tests/test_start.py::"
+        "test_the_first_bound_is_the_evidence_of_factor_analysis_with_a_gap_of_zero",
+    ),
     # --- Several groups of latent variables ---
     Mutant(
         "groups: the rate of a group is summed over the samples above",
@@ -304,8 +368,8 @@ MUTANTS = [
     Mutant(
         "Normal: Jacobian forgotten",
         "likelihoods/reals.py",
-        "scale = self.data_scale * (self.min_scale + positive(self.raw_scale))",
-        "scale = self.min_scale + positive(self.raw_scale)",
+        "scale = self.data_scale * (self.min_scale + positive(own))",
+        "scale = self.min_scale + positive(own)",
         LIKELIHOODS,
     ),
     Mutant(
@@ -1976,9 +2040,37 @@ MUTANTS = [
         TIGHTEN + "::test_it_starts_as_the_posterior_it_came_from",
     ),
     Mutant(
+        "two candidates: the worse one is kept",
+        "runs/candidates.py",
+        "lacking == 0 and difference.value > 0",
+        "lacking == 0 and difference.value < 0",
+        "tests/test_exact_runs.py::test_a_planted_mixture_is_given_to_the_tree",
+    ),
+    Mutant(
+        "exact runs: a stopped training forgets the statistics of its data",
+        "runs/fit.py",
+        "    run.model = build_exact(run.config, data)\n",
+        "",
+        "tests/test_exact_runs.py::test_a_training_that_was_stopped_ends_in_the_same_bits",
+    ),
+    Mutant(
+        "exact runs: passes that were made are recorded twice",
+        "training/exact.py",
+        "found.number <= done",
+        "found.number < done",
+        "tests/test_exact_runs.py::test_a_training_that_was_stopped_ends_in_the_same_bits",
+    ),
+    Mutant(
+        "exact runs: the error of the bound is not zero",
+        "evidence/importance.py",
+        "            elbo_error=zero,\n",
+        "            elbo_error=rate_error,\n",
+        "tests/test_exact_runs.py::test_evidence_is_the_models_own",
+    ),
+    Mutant(
         "tighten: the old posterior is not taken over",
         "runs/tighten.py",
-        "_take_over(model.posterior, run.model.posterior)",
+        "_take_over(model.posterior, theirs.posterior)",
         "pass",
         TIGHTEN + "::test_it_starts_as_the_posterior_it_came_from",
     ),
@@ -2041,8 +2133,8 @@ MUTANTS = [
     Mutant(
         "tighten: the weights it started from are not kept",
         "training/loop.py",
-        "if len(data.validation) and not all(p.requires_grad",
-        "if False and not all(p.requires_grad",
+        "frozen = not all(p.requires_grad for p in model.parameters())",
+        "frozen = False",
         LOOP,
     ),
     Mutant(

@@ -6,9 +6,10 @@ halves agree with it. Bits are enumerated. The densities are written here in num
 float64, from the saved weights: nothing of ``taut.distributions``, ``taut.likelihoods.forward``,
 ``taut.priors.forward`` or of an estimator takes part, so that a fault there cannot hide here.
 
-``Oracle(model)`` knows the decoders ``MLP`` and ``Linear``, the likelihoods and priors in
-``FAMILIES`` and ``_Prior``, tables (``Columns``), gaps (NaN) and conditions. A posterior q is given
-by its mean and the lower factor of its covariance (``moments_of``), as the encoder says them.
+``Oracle(model)`` knows the decoders ``MLP``, ``Residual`` and ``Linear``, the likelihoods and
+priors in ``FAMILIES`` and ``_Prior``, tables (``Columns``), gaps (NaN) and conditions. A posterior
+q is given by its mean and the lower factor of its covariance (``moments_of``), as the encoder says
+them.
 """
 
 from __future__ import annotations
@@ -71,8 +72,13 @@ class Saved:
 
 
 def network(module: torch.nn.Module, inputs: Array) -> Array:
-    """Returns the outputs of an ``MLP`` or ``Linear`` for inputs (G, I): (G, *out_shape)."""
+    """Returns the outputs of an ``MLP``, ``Residual`` or ``Linear`` for inputs (G, I): (G,
+    *out_shape).
+    """
     state = {k: v.detach().double().numpy() for k, v in module.state_dict().items()}
+    straight: Array | float = 0.0
+    if isinstance(module, taut.Residual):
+        straight = inputs @ state.pop("linear.weight").T + state.pop("linear.bias")
     weights = [state[k] for k in state if k.endswith("weight")]
     biases = [state[k] for k in state if k.endswith("bias")]
     activation = ACTIVATIONS[module.activation] if len(weights) > 1 else None
@@ -80,7 +86,7 @@ def network(module: torch.nn.Module, inputs: Array) -> Array:
         inputs = inputs @ weight.T + bias
         if activation is not None and i < len(weights) - 1:
             inputs = activation(inputs)
-    return inputs.reshape(len(inputs), *module.out_shape)
+    return (inputs + straight).reshape(len(inputs), *module.out_shape)
 
 
 # --- Likelihoods: (saved, raw (G, P, *event), x (*event), context (C,) or None) -> log-density of
@@ -299,10 +305,12 @@ def zero_inflated(saved: Saved, raw: Array, x: Array, context: Array | None) -> 
 
 
 def _scale(saved: Saved, raw: Array, event: tuple[int, ...]) -> tuple[Array, Array]:
-    """Returns the unit of a location and the learned scale of the three choices, (G, *event)."""
+    """Returns the unit of a location and the learned scale of the four choices, (G, *event)."""
     learned = Saved(saved.argument("learned"))
     if learned.argument("raw") is not None:
         raw_scale = learned["raw"]
+    elif learned.argument("choice") == "per_entry":
+        raw_scale = raw[:, -1]
     else:
         raw_scale = raw[:, -1].mean(tuple(range(1, 1 + len(event))), keepdims=True)
     scale = learned["unit"] * (learned.argument("min_scale") + positive(raw_scale))
@@ -317,6 +325,8 @@ def normal(saved: Saved, raw: Array, x: Array, context: Array | None) -> Terms:
     elif kind == "per_datum":
         axes = tuple(range(1, 1 + x.ndim))
         scale = unit * (saved.argument("min_scale") + positive(raw[:, 1].mean(axes, keepdims=True)))
+    elif kind == "per_entry":
+        scale = unit * (saved.argument("min_scale") + positive(raw[:, 1]))
     else:
         scale = unit * (saved.argument("min_scale") + positive(saved["raw_scale"]))
     scale = np.broadcast_to(scale, loc.shape)

@@ -82,17 +82,17 @@ def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "likelihood"),
+    ("source", "likelihood", "network"),
     [
-        (BITS, "Bernoulli()"),
-        (GREY, "DiscretizedLogistic()"),
-        (TABLE, "StudentT(scale='per_feature')"),
+        (BITS, "Bernoulli()", "MLP()"),
+        (GREY, "DiscretizedLogistic()", "MLP()"),
+        (TABLE, "StudentT(scale='per_entry', min_scale=0.03)", "Residual()"),
     ],
 )
-def test_the_likelihood_follows_from_the_data(source, likelihood: str) -> None:
+def test_the_likelihood_follows_from_the_data(source, likelihood: str, network: str) -> None:
     config = complete(ModelConfig(), prepare(source).schema)
     assert config.likelihood == likelihood
-    assert config.encoder == "MLP()"
+    assert config.encoder == network
 
 
 def test_a_likelihood_that_does_not_know_gaps_is_refused() -> None:

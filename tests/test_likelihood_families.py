@@ -161,7 +161,7 @@ def test_masses_of_counts_sum_to_one_and_have_their_mean_and_variance(name: str)
     )
 
 
-SCALES = ["per_feature", "shared", "per_datum"]
+SCALES = ["per_feature", "shared", "per_datum", "per_entry"]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -302,6 +302,7 @@ def test_scales_are_shared_as_they_say(family: type) -> None:
     assert all(len(s.unique()) == 1 for s in scale["per_datum"].flatten(0, 1))
     assert len(scale["per_datum"][..., 0].unique()) == 20
     assert len(scale["per_feature"].unique()) == 3
+    assert len(scale["per_entry"].unique()) == 60
 
 
 # --- Special cases and limits ---------------------------------------------------------------------
@@ -815,7 +816,7 @@ def test_ranges_of_the_elements_move_with_the_part_and_are_not_stored() -> None:
         ),
         (
             lambda: lk.LogNormal((2,), 1, "per_pixel"),
-            "unknown scale 'per_pixel': 'per_feature', 'shared' or 'per_datum'",
+            "unknown scale 'per_pixel': 'per_feature', 'shared', 'per_datum' or 'per_entry'",
         ),
         (lambda: lk.StudentT((2,), 1, "each"), "unknown scale 'each'"),
         (lambda: lk.Poisson((2,), 1, library=True), "library=True needs a context"),

@@ -76,7 +76,7 @@ def test_bernoulli_is_its_closed_form_at_any_logit(
     assert torch.equal(bits.logits, logit.to(dtype))  # not what was computed in place
 
 
-@pytest.mark.parametrize("scale", ["per_feature", "shared", "per_datum", 2.5])
+@pytest.mark.parametrize("scale", ["per_feature", "shared", "per_datum", "per_entry", 2.5])
 def test_normal_integrates_to_one_in_the_users_units(scale) -> None:
     part = wild(taut.Normal((1,), 1, scale, data_loc=1000.0, data_scale=50.0), std=0.2)
     x = torch.linspace(-20_000, 22_000, 2_000_001)

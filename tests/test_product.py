@@ -70,7 +70,7 @@ TABLE = pd.DataFrame(
         "other": Z[:, 2] + RNG.normal(size=ROWS),
     }
 )
-SCALES = ("per_feature", "shared", "per_datum")
+SCALES = ("per_feature", "shared", "per_datum", "per_entry")
 
 
 class Kind(NamedTuple):

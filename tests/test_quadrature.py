@@ -122,7 +122,7 @@ def test_the_densities_of_every_prior_are_those_written_here(row: int) -> None:
 def test_importance_sampling_agrees_on_a_trained_model() -> None:
     torch.set_default_dtype(torch.float32)
     x = torch.randn(300, 2) @ torch.randn(2, 5) + 0.3 * torch.randn(300, 5)
-    small = "MLP(hidden=(16,))"
+    small = "Residual(hidden=(16,))"
     run = taut.fit(x, latent_dim=2, encoder=small, decoder=small, max_epochs=30, learning_rate=0.01)
     evidence = taut.importance(run.model, x[:30], 500)
     oracle = Oracle(run.model)

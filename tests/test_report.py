@@ -979,9 +979,7 @@ def test_every_figure_lies_in_its_frame() -> None:
 
 def test_the_lowest_and_the_highest_rank_are_the_first_and_the_last_bar() -> None:
     svg = figures.calibration({"histogram": [3, 1, 4, 2], "verdict": "calibrated"})
-    bars = [
-        sum(x for x, _ in _points(svg, f"calibration-patch_{i}")) / 4 for i in range(3, 3 + 4)
-    ]
+    bars = [sum(x for x, _ in _points(svg, f"calibration-patch_{i}")) / 4 for i in range(3, 3 + 4)]
     words = {t.text: float(t.get("x") or 0) for t in ElementTree.fromstring(svg).iter()}
     assert [words["lowest"], words["highest"]] == pytest.approx([bars[0], bars[-1]], abs=1e-4)
 

@@ -53,7 +53,8 @@ SMALL: dict[str, Any] = {
 KINDS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "bits": (BITS, {}),
     "mixture": (BITS, {"prior": "GaussianMixture(components=3)", "averaging": 0}),
-    "real": (REAL, {}),  # its likelihood has a scale of its own, and buffers
+    # its likelihood has a scale of its own, and buffers
+    "real": (REAL, {"posterior": "DiagonalNormal()"}),
     "discrete": (
         BITS,
         {

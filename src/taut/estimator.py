@@ -319,7 +319,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with _session(self._precision):
             model, rows = self._fitted().model, torch.from_numpy(self._usual)
             usual, _ = own_evidence(model, rows, int(self.num_samples), seed=self.seed_)
-        return threshold(usual, self.flag)
+        return threshold(usual, float(self.flag))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Returns ``score_samples(X) - offset_``, (N,), in nats: negative for odd rows."""

@@ -29,7 +29,7 @@ from taut.features import ColumnFeatures, Features, Standardize
 from taut.likelihoods.columns import Columns
 from taut.likelihoods.common import LocationScale
 from taut.model import VAE
-from taut.models.factor_analysis import FactorAnalysis
+from taut.models.factor_analysis import MIN_SCALE, FactorAnalysis
 from taut.networks import Residual, inverse_positive
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
 from taut.priors import StandardNormal
@@ -40,6 +40,7 @@ MOST_ROWS = 20_000  # that factor analysis is fitted to
 MOST_ROWS_WITH_GAPS = 4_000  # each of them has a covariance of its own
 FEWEST_ROWS = 10
 MAX_PASSES = 2_000
+TOLERANCE = 1e-4  # nats a row; training goes on from there
 RIDGE = 1e-3  # of a regression, in units of a row's standardized features
 ROOM = 1.1  # the noise starts at least so many times above its floor, where it can still move
 TYPICAL = 1.8  # 1 + |z|, in the floor of the scales of a posterior
@@ -105,11 +106,11 @@ def start(model: VAE, data: Dataset) -> bool:
     analysis = FactorAnalysis(
         (train.shape[1],),
         most_factors=posterior.latent_dim,
-        min_scale=max(path.part.min_scale for path in paths) * ROOM,
+        min_scale=max(MIN_SCALE, *(path.part.min_scale for path in paths)) * ROOM,
         data_loc=0.0,
         data_scale=1.0,
     )
-    for _ in analysis.maximize(fitted, validation, max_passes=MAX_PASSES):
+    for _ in analysis.maximize(fitted, validation, max_passes=MAX_PASSES, tolerance=TOLERANCE):
         pass
     with torch.no_grad():
         _set_decoder(decoder.linear, paths, analysis)

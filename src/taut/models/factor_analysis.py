@@ -52,7 +52,7 @@ from taut.types import Context, Data, PerDatum
 __all__ = ["FactorAnalysis", "MixtureOfFactorAnalysers"]
 
 MIN_SCALE = 0.03
-SETTLED = 1e-5  # nats a row that a pass must gain; below it the fit has converged
+TOLERANCE = 1e-5
 PATIENCE = 3  # numbers of factors that may follow the best one without being better
 REALS = ("real", "positive")
 BLOCK = 2**22  # numbers that a block of rows may take
@@ -247,7 +247,13 @@ class _LinearModel(ExactModel):
         return torch.where(x.isnan(), self.data_loc + self.data_scale * mean, x)
 
     def maximize(
-        self, train: Tensor, validation: Tensor, *, max_passes: int = 1000, seed: int = 0
+        self,
+        train: Tensor,
+        validation: Tensor,
+        *,
+        max_passes: int = 1000,
+        seed: int = 0,
+        tolerance: float = TOLERANCE,
     ) -> Iterator[Pass]:
         r"""Fits the model to rows, (N, d), and yields each pass; no pass lowers the likelihood.
 
@@ -261,6 +267,7 @@ class _LinearModel(ExactModel):
             validation: Validation rows, (M, d).
             max_passes: Most passes.
             seed: Of the first components of a mixture.
+            tolerance: Nats a row that a pass must gain; below it the fit has converged.
 
         Raises:
             ValueError: fewer training rows than components, or the number of factors is to be
@@ -290,7 +297,7 @@ class _LinearModel(ExactModel):
                 on_held_out = float(p.log_prob(held_out).mean())
                 if not len(held_out) or on_held_out > best:
                     kept, best, best_rank = p, on_held_out, rank
-                settled = value - before < SETTLED
+                settled = value - before < tolerance
                 another = self.latent_dim is None and rank < self.factors.shape[-1]
                 another = another and rank < best_rank + PATIENCE
                 done = number == max_passes or (settled and not another)
