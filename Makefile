@@ -5,7 +5,7 @@
 # make oldest  the test suite with the oldest versions that pyproject.toml allows, in .venv-oldest
 # make newest  the same with the newest ones that there are, whatever constraints.txt says
 # make mutants plant bugs on purpose and see the tests catch them
-# make mutants-generic  the same with small edits drawn at random, by Cosmic Ray: about an hour
+# make mutants-generic  the same with small edits drawn at random, by Cosmic Ray: one or two hours
 # make slow    what takes longer than a test may: signals that meet compiled steps, fuzzing of readers and run folders
 # make bench   speed beside the peers, in short: about ten minutes, and as many more to install them on the first run
 # Each sets up .venv first, where that is not done.

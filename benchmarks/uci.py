@@ -38,7 +38,7 @@ from taut.models import MixtureOfFactorAnalysers
 
 TABLES = ("breast_cancer", "concrete_centred", "wine_red", "wine_white", "banknote", "yeast")
 VALIDATION = 0.15
-PASSES = (2000, 300)  # of factor analysis, and of a mixture of it
+PASSES = (2000, 1000)  # of factor analysis, and of a mixture of it
 BEFORE = {
     "likelihood": "StudentT(min_scale=0.03)",
     "posterior": "DiagonalNormal()",
@@ -103,7 +103,7 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 def markdown(results: dict[str, dict[str, list[dict[str, object]]]]) -> str:
     lines = ["| table | " + " | ".join(METHODS) + " |", "|---" * (1 + len(METHODS)) + "|"]
     for table, methods in results.items():
-        base = [np.array(run["log_prob"]) for run in methods["Gaussian mixture"]]
+        base = [np.array(run["log_prob"]) for run in methods.get("Gaussian mixture", [])]
         cells = []
         for name in METHODS:
             runs = methods.get(name, [])
@@ -113,8 +113,8 @@ def markdown(results: dict[str, dict[str, list[dict[str, object]]]]) -> str:
             values = [np.array(run["log_prob"]) for run in runs]
             mean = np.mean([v.mean() for v in values])
             text = f"{mean:.2f}"
-            if name != "Gaussian mixture":
-                each = [v - b for v, b in zip(values, base, strict=False)]
+            if name != "Gaussian mixture" and len(base) == len(values):
+                each = [v - b for v, b in zip(values, base, strict=True)]
                 error = np.sqrt(np.mean([d.var(ddof=1) / len(d) for d in each]) / len(each))
                 text += f" ± {error:.2f}"
             seconds = np.mean([run["cpu_seconds"] for run in runs])

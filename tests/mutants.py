@@ -1813,7 +1813,7 @@ MUTANTS = [
     ),
     Mutant(
         "audit: does not stop",
-        "evidence/section.py",
+        "evidence/clock.py",
         "if rows < total and self.over():",
         "if rows < total and False:",
         AUDIT + "::test_stopping_keeps_what_is_done",

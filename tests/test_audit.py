@@ -227,7 +227,7 @@ def test_stopping_keeps_what_is_done() -> None:
     assert found["gaps"] is None
     assert found["latents"] is None
     stages: list[str] = []
-    started = lambda title, share: stages.append(title) if share else None  # noqa: E731
+    started = lambda title, share, _: stages.append(title) if share else None  # noqa: E731
     found = audit(
         model, x, effort=QUICK, stop=lambda: "log p(x) by annealing" in stages, report=started
     )

@@ -809,6 +809,7 @@ def test_more_different_values_than_are_counted(monkeypatch):
         "t: column 'x' holds more than 1,099 different texts, too many for a category"
     )
     assert one([i * 2 for i in range(1101)])[0].kind == "id"
+    assert one(numbers[:1100])[0].kind == one(numbers)[0].kind  # just as many, and more
     assert one([0, *range(1101)])[0].kind == one([*range(1101)] * 2)[0].kind == "levels"
     real = {"x": {"kind": "real"}}
     # its first row is beyond what is counted

@@ -274,7 +274,7 @@ def test_a_large_matrix_is_never_made_dense(tmp_path: Path) -> None:
     anndata.AnnData(matrix).write_h5ad(path)
     tracemalloc.start()
     try:
-        rows, _, names, _ = read_h5ad(path)
+        rows, _, names, *_ = read_h5ad(path)
         assert problems(rows, "cells")[0] == []
         assert isinstance(rows, SparseRows)
         rows.column_moments(), rows.totals(), rows.row_hashes(), rows.subset(np.arange(4000))
@@ -327,7 +327,7 @@ def test_b34_every_way_to_store_counts_gives_equal_numbers(
 
 def test_raw_may_have_more_variables_than_x() -> None:
     adata = with_raw(LOGGED, COUNTS)[:, :3]
-    counts, _, names, _ = from_anndata(adata, "raw")
+    counts, _, names, *_ = from_anndata(adata, "raw")
     assert (counts.shape, names[-1]) == ((12, 7), "gene6")
     assert from_anndata(adata, "X")[2] == ["gene0", "gene1", "gene2"]
 
@@ -396,12 +396,12 @@ def test_b34_a_file_without_x_asks_for_a_layer(tmp_path: Path) -> None:
 def test_labels_are_read_when_asked_for_and_listed_otherwise(tmp_path: Path) -> None:
     kinds = np.array(["neuron", "glia"] * 6, dtype=object)
     path = saved(tmp_path, annotated(COUNTS, {"cell_type": kinds, "batch": np.arange(12)}))
-    assert read_h5ad(path)[1:] == (
+    assert read_h5ad(path)[1:4] == (
         None,
         [f"gene{i}" for i in range(7)],
         ["obs columns: cell_type, batch"],
     )
-    _, labels, _, notes = read_h5ad(path, labels="cell_type")
+    _, labels, _, notes, _ = read_h5ad(path, labels="cell_type")
     assert labels is not None
     assert (labels.tolist(), labels.dtype.kind, notes) == (kinds.tolist(), "U", [])
     batch = read_h5ad(path, labels="batch")[1]
@@ -416,7 +416,7 @@ def test_labels_are_read_when_asked_for_and_listed_otherwise(tmp_path: Path) -> 
 
 
 def test_missing_labels_are_counted() -> None:
-    _, labels, _, notes = from_anndata(
+    _, labels, _, notes, _ = from_anndata(
         annotated(COUNTS, {"kind": ["a", None, "b"] * 4}), labels="kind"
     )
     assert labels is not None

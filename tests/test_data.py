@@ -159,6 +159,16 @@ def test_openml_is_read_with_its_labels(monkeypatch: pytest.MonkeyPatch):
     assert (labels.tolist(), labels.dtype.kind) == (["a", "b"], "U")
 
 
+@pytest.mark.parametrize("target", [None, np.array([0, 1])])
+def test_openml_without_labels_or_with_numbers_as_labels(
+    monkeypatch: pytest.MonkeyPatch, target: np.ndarray | None
+):
+    bunch = Bunch(data=np.eye(2), target=target, feature_names=["u", "v"], categories={})
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda name, **options: bunch)
+    labels = read("openml:iris").labels
+    assert labels is target
+
+
 # ------------------------------------------------------------------------------------------- schema
 
 

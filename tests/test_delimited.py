@@ -147,6 +147,11 @@ QUOTE = "put quotes around a field that holds ','"
             id="B39 unclosed quote",
         ),
         pytest.param(
+            'a,b\n1,"x\n' + "3,4\n" * 50_000,  # a field longer than Python's reader takes by itself
+            ["line 2: a quote opens and is never closed; close it, or remove it"],
+            id="B39 unclosed quote far from the end",
+        ),
+        pytest.param(
             'a,b\n1,"2',
             ["line 2: a quote opens and is never closed; close it, or remove it"],
             id="B39 at the end",

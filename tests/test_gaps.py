@@ -23,7 +23,7 @@ from ztest import limit
 import taut
 from taut import posteriors
 from taut.evidence import Evidence
-from taut.evidence.ascent import best_gaussians
+from taut.evidence.ascent import TOLERANCE, best_gaussians
 from taut.evidence.gaps import Gaps, Optima, best_evidence, decompose, optima_blocks
 
 
@@ -220,6 +220,7 @@ def test_the_optimum_is_found_from_far_away(shift: float) -> None:
         optima_blocks(problem.model(MeanField(problem, shift, 0.01)), x, evaluation_samples=4000)
     )
     assert optima.arrived.all()
+    assert float(optima.rise.abs().max()) <= TOLERANCE  # of the block that arrived
     assert float(
         (optima.own.elbo - problem.log_evidence(x).detach() + short).mean()
     ) == pytest.approx(0.0, abs=0.01)

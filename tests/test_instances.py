@@ -220,6 +220,10 @@ def test_network_shapes_and_context(factory, in_shape, out_shape, context_dim: i
         assert not torch.allclose(network(x, context + 1), y)
 
 
+def test_a_network_has_no_context_unless_it_is_asked_for() -> None:
+    assert taut.MLP((2,), (3,))(torch.zeros(5, 2)).shape == (5, 3)
+
+
 def test_tanh_is_torchs_to_the_rounding_of_one() -> None:
     x = torch.linspace(-30, 30, 1001)
     network = taut.MLP((1001,), (1001,), hidden=(1001,), activation="tanh")

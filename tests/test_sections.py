@@ -22,6 +22,7 @@ from ztest import limit
 import taut
 from taut.evidence import section
 from taut.evidence.audit import Effort, audit
+from taut.evidence.columns import ColumnFacts
 from taut.references import REFERENCES
 from taut.report import render
 from taut.system import records
@@ -41,14 +42,27 @@ def exact() -> tuple[dict[str, Any], dict[str, float]]:
     marginal = torch.distributions.Normal(problem.likelihood.bias, 2.0)
     baseline = marginal.log_prob(x).sum(1).detach()
     effort = Effort(200, 8, 30, 50, simulated=20, naive=60, train=300, samples=60)
+    columns = ColumnFacts([f"c{i}" for i in range(6)], marginal.log_prob(x).detach())
     parts = {"train": train, "baseline": baseline, "exact": ("Mixture()", baseline - 1)}
-    found = audit(problem.model(), x, **parts, effort=effort)
+    found = audit(problem.model(), x, **parts, columns=columns, effort=effort)
+    # of a Gaussian each entry given the others is one, by the precision
+    precision = _slope(problem, torch.zeros(1, 6)) - _slope(problem, torch.eye(6))
+    slope = _slope(problem, x)
+    scale = precision.diagonal().rsqrt()
+    given = torch.distributions.Normal(0.0, scale).log_prob(slope * scale.square())
     means = {
         "log p(x)": float(known.mean()),
         "train": float(problem.log_evidence(train[:60]).detach().mean()),
         "baseline": float(baseline.mean()),
+        **{f"c{i}": float(given[:, i].mean()) for i in range(6)},
     }
     return found, means
+
+
+def _slope(problem: taut.LinearGaussian, x: torch.Tensor) -> torch.Tensor:
+    """Returns the gradient of log p(x), (N, C), which is linear in x."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(problem.log_evidence(x).sum(), x)[0]
 
 
 @cache
@@ -72,6 +86,15 @@ def _close(value: float, expected: float, error: float = 1e-10) -> None:
 def _surely(estimate: dict[str, float], expected: float) -> None:
     """A z-test with the false-alarm rate of ``ztest.limit``: 1e-6 for one number."""
     assert abs(estimate["value"] - expected) < limit(1) * estimate["test_error"]
+
+
+def _columns(found: dict[str, Any], true: dict[str, float]) -> None:
+    """A z-test of six means against the Gaussian, with the false-alarm rate of ``limit``."""
+    assert {c["name"] for c in found["columns"]} == {f"c{i}" for i in range(6)}
+    for column in found["columns"]:
+        given, gain = column["given_others"], column["gain"]["value"]
+        assert abs(given["value"] - true[column["name"]]) < limit(6) * given["mc_error"]
+        _close(gain, given["value"] - column["alone"]["value"], 1e-12)
 
 
 def _split(found: dict[str, Any]) -> None:
@@ -104,6 +127,7 @@ ROWS: dict[str, Callable[[dict[str, Any], dict[str, float]], None]] = {
         found["rate"]["value"],
         found["information"]["own"]["value"] + found["marginal_kl"]["own"]["value"],
     ),
+    "columns": lambda found, true: _columns(found, true),
     "calibration": lambda found, true: _surely(found["coverage_90"], 0.9),
     "samples": lambda found, true: _surely(found["classifier"]["samples"], 0.5),
     "blur": lambda found, true: _split(images()["blur"]),
@@ -164,7 +188,7 @@ def test_an_audit_from_before_is_read_and_has_the_same_keys() -> None:
 
     # that depend on the model and on which methods gave a number
     may_lack = {"full_covariance_gain", "elbo_full", "by", "log_evidence_by"}
-    later = {"exact_baseline"}  # sections that the earlier version did not have
+    later = {"exact_baseline", "columns"}  # sections that the earlier version did not have
     for name in SECTIONS.keys() - {"scale", "baseline"} - later:
         new = (images() if name == "blur" else exact()[0])[name]
         one, two = (

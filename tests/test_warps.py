@@ -7,6 +7,8 @@ density.
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -246,3 +248,29 @@ def test_little_lies_outside_the_ends_and_gradients_are_numbers() -> None:
             assert float(slope) == pytest.approx(
                 float((moved[1] - moved[0]).detach()) / (2 * h), rel=1e-5, abs=1e-4
             )
+
+
+def test_a_compiled_search_says_nothing() -> None:
+    """torch writes to stderr, once a program, where the values of a search are not contiguous; its
+    compiler had chosen so.
+    """
+    code = (
+        "import torch\n"
+        "from torch.fx.experimental.proxy_tensor import make_fx\n"
+        "from taut.distributions.warps import _search\n"
+        "sizes = (1, 2, 3, 12)\n"
+        "tables = [torch.randn(c, 9).sort()[0] for c in sizes]\n"
+        "values = [torch.randn(4, 33, c) for c in sizes]\n"
+        "def searched(*x):\n"
+        "    found = [_search(t, 2 * v + 1, True) for t, v in zip(tables, x)]\n"
+        "    return tuple(1.5 * each for each in found)\n"
+        "graph = make_fx(searched, tracing_mode='fake', _allow_non_fake_inputs=True)(*values)\n"
+        "options = {'cpp_wrapper': True}\n"
+        "compiled = torch._inductor.compile(graph, values, options=options)\n"
+        "pairs = zip(compiled(*values), searched(*values))\n"
+        "print(all(torch.equal(a, b) for a, b in pairs))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from taut.build.config import Config
     from taut.build.spec import parse, resolve, to_spec
     from taut.estimator import VAEstimator, embed_anndata
-    from taut.evidence import Estimate, Evidence, importance
+    from taut.evidence import Estimate, Evidence
     from taut.evidence.annealing import Annealed, annealing
     from taut.evidence.audit import Effort, audit
     from taut.evidence.cells import CellScores, Imputed, cell_scores, impute
     from taut.evidence.gradients import gradients
+    from taut.evidence.importance import importance
     from taut.likelihoods import (
         Bernoulli,
         Binomial,
@@ -160,7 +161,8 @@ _HOMES = {
     "taut.build.config": "Config",
     "taut.build.spec": "parse resolve to_spec",
     "taut.estimator": "VAEstimator embed_anndata",
-    "taut.evidence": "Estimate Evidence importance",
+    "taut.evidence": "Estimate Evidence",
+    "taut.evidence.importance": "importance",
     "taut.evidence.annealing": "Annealed annealing",
     "taut.evidence.audit": "Effort audit",
     "taut.evidence.cells": "CellScores Imputed cell_scores impute",

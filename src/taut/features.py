@@ -186,29 +186,44 @@ class Condition(nn.Module, abc.ABC):
 
 
 class Split(Condition):
-    """Creates the rule that some columns of a table are the context of the others.
+    """Creates the rule that some columns of a row are the context of the others.
 
     Args:
         columns: Numbers of the columns that are the context.
-        num_columns: Number of columns of the whole table.
+        num_columns: Number of columns of the whole row.
         features: The features of the context.
+        totals: The rule for the total of the others, where that is given, too: it is the first
+            feature of the context, and the last of the given values.
     """
 
     given: Tensor
     rest: Tensor
 
-    def __init__(self, columns: Sequence[int], num_columns: int, features: Features) -> None:
+    def __init__(
+        self,
+        columns: Sequence[int],
+        num_columns: int,
+        features: Features,
+        totals: Totals | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("given", torch.tensor(columns), persistent=False)
         rest = [i for i in range(num_columns) if i not in set(columns)]
         self.register_buffer("rest", torch.tensor(rest), persistent=False)
-        self.features, self.context_dim = features, features.out_shape[0]
+        self.features, self.totals = features, totals
+        self.context_dim = features.out_shape[0] + (totals is not None)
 
     def forward(self, x: Data) -> tuple[Tensor, Context]:
-        return x[:, self.rest], self.context(x[:, self.given])
+        rest, given = x[:, self.rest], x[:, self.given]
+        if self.totals is None:
+            return rest, self.features(given)
+        return rest, torch.cat([self.totals(rest)[1], self.features(given)], 1)
 
     def context(self, values: Tensor) -> Context:
-        return self.features(values)
+        if self.totals is None:
+            return self.features(values)
+        total = self.totals.context(values[:, -1:])
+        return torch.cat([total, self.features(values[:, :-1])], 1)
 
     def join(self, x: Data, modelled: Tensor) -> Data:
         whole = x.clone()

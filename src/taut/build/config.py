@@ -42,7 +42,8 @@ class DataConfig:
         schema: A TOML file that says what the columns of a table are; `taut check DATA --out FILE`
             writes one.
         missing_values: A text or number that means missing in a table, next to the usual ones.
-        condition: A column of a table that the others are modelled given: p(the others | these).
+        condition: A column of a table that the others are modelled given, p(the others | these), or
+            of obs of an .h5ad file that its counts are modelled given, such as batch.
         delimiter: Of a text table; by default the one that is found.
         decimal: Decimal sign of a text table; by default the one that is found.
         encoding: Of a text table, such as latin-1; by default UTF-8, or what its first bytes say.

@@ -75,8 +75,8 @@ USUAL = {
     "table": "Columns()",
 }
 
-VAE_MODEL, PRIOR = "VAE()", "StandardNormal()"
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
+VAE_MODEL, PRIOR = "VAE()", "StandardNormal()"
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -115,6 +115,14 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         encoder=str(parse(config.encoder or encoder)),
         decoder=str(parse(config.decoder or decoder)),
     )
+
+
+def starts_linear(schema: Schema) -> bool:
+    """Returns whether training starts at factor analysis unless the user says otherwise: for rows
+    of real numbers without gaps (`benchmarks/uci.py`).
+    """
+    real = schema.kind == "real" and schema.is_rows and not schema.missing
+    return real and schema.num_elements <= MOST_COLUMNS
 
 
 def exact_of(config: ModelConfig) -> Spec | None:
@@ -156,14 +164,6 @@ def _check_exact(exact: Spec, config: ModelConfig, schema: Schema) -> None:
             f"{exact} models all columns together, and --condition gives some of them: take "
             "--model VAE"
         )
-
-
-def starts_linear(schema: Schema) -> bool:
-    """Returns whether training starts at factor analysis unless the user says otherwise: for rows
-    of real numbers without gaps (`benchmarks/uci.py`).
-    """
-    real = schema.kind == "real" and schema.is_rows and not schema.missing
-    return real and schema.num_elements <= MOST_COLUMNS
 
 
 def build(
@@ -250,14 +250,15 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
         data |= {"kinds": [schema.kind] * schema.num_elements}
     if schema.kind in ("binary", "levels"):
         data |= {"low": int(schema.low), "high": int(schema.high)}
+    if schema.condition:
+        data = {name: v if v is None else v[schema.rest] for name, v in data.items()}
+        event_shape = (len(schema.rest),)
     if schema.kind == "table":
         columns = [schema.modelled[i] for i in schema.rest]
-        data = {name: v if v is None else v[schema.rest] for name, v in data.items()}
         ranges = torch.tensor([c.support for c in columns], dtype=torch.float64)
         ranges = ranges.to(torch.get_default_dtype())
         data |= {"low": ranges[:, 0], "high": ranges[:, 1], "kinds": [c.kind for c in columns]}
         data |= {"num_levels": [len(c.levels) for c in columns]}
-        event_shape = (len(columns),)
     data |= {"event_shape": event_shape}
     if config.encoder is None:
         return data
@@ -292,13 +293,13 @@ def needs_total(likelihood: Any) -> bool:
 def _condition(schema: Schema, statistics: Statistics | None, library: bool) -> Condition | None:
     if library and schema.kind != "count":
         raise UsageError("library=True is for counts whose rows have totals: --kind count")
+    totals = None
     if library:
-        return Totals(1.0 if statistics is None else statistics.mean_total)
+        totals = Totals(1.0 if statistics is None else statistics.mean_total)
     if not schema.condition:
-        return None
-    return Split(
-        schema.given, len(schema.modelled), _column_features(schema, statistics, schema.given)
-    )
+        return totals
+    features = _column_features(schema, statistics, schema.given)
+    return Split(schema.given, schema.num_elements, features, totals)
 
 
 def _features(
@@ -306,15 +307,14 @@ def _features(
 ) -> Features:
     if schema.kind == "table":
         return _column_features(schema, statistics, schema.rest)
-    return Standardize(
-        schema.event_shape, loc, scale, missing=schema.missing, counts=schema.kind == "count"
-    )
+    counts = schema.kind == "count"
+    return Standardize(loc.shape, loc, scale, missing=schema.missing, counts=counts)
 
 
 def _column_features(
     schema: Schema, statistics: Statistics | None, which: list[int]
 ) -> ColumnFeatures:
-    columns = [schema.modelled[i] for i in which]
+    columns = schema.context or [schema.modelled[i] for i in which]
     logarithm = [c.rules.transform for c in columns]
     loc, scale, knots = torch.zeros(len(which)), torch.ones(len(which)), None
     if statistics is not None:
@@ -361,10 +361,12 @@ def _encoder_units(statistics: Statistics, schema: Schema) -> tuple[Tensor, Tens
     loc, scale = statistics.loc, statistics.scale
     if counts:
         loc, scale = statistics.log_loc, statistics.log_scale
+    if schema.context:
+        loc, scale = loc[schema.rest], scale[schema.rest]
     if not counts and not schema.is_image and schema.kind != "binary":
         return loc, _never_zero(scale)
     pooled = torch.full_like(scale, scale.square().mean().sqrt().item() or 1.0)
-    return loc, pooled * max(1.0, (schema.num_elements / 10) ** 0.5)
+    return loc, pooled * max(1.0, (loc.numel() / 10) ** 0.5)
 
 
 def _network(spec: str) -> Any:

@@ -86,7 +86,7 @@ def summarize(dataset: Dataset) -> Statistics:
         log_loc.to(dtype),
         log_variance.sqrt().to(dtype),
         None if frequencies is None else frequencies.log().to(dtype),
-        float(loc.sum()),
+        float((loc[schema.rest] if schema.context else loc).sum()),
         len(dataset.train),
         _knots(dataset),
     )

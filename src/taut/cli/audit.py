@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from taut.cli import terminal
+from taut.cli import bars, terminal
 from taut.cli.files import load_run
 from taut.cli.options import HeldOut, Json, Key, RunArg, Seed, Threads, Trust, count, option
 from taut.system import signals
@@ -60,7 +61,7 @@ def audit(
         minutes=minutes,
     )
     with _interruptible() as stop:
-        with terminal.stages() as report:
+        with bars.stages() as report:
             result = audit_run(
                 loaded,
                 data,
@@ -98,18 +99,21 @@ def gradients(
         taut gradients runs/digits-1 --repeats 200
     """
     loaded = load_run(run, trust)
+    from taut.evidence.clock import Whole
     from taut.evidence.gradients import KINDS
     from taut.runs.audit import gradients_run
 
     _set_threads(threads)
     with _interruptible() as stop:
-        with terminal.stages() as report:
-            done = 0
+        with bars.stages() as report:
+            done, began = 0, time.monotonic()
 
             def counted() -> bool:
                 nonlocal done
                 done += 1
-                report("gradients", done / (len(KINDS) * repeats))
+                share = done / (len(KINDS) * repeats)
+                left = (time.monotonic() - began) * (1 - share) / share
+                report("gradients", share, Whole(share=share, left=max(0.0, left)))
                 return stop()
 
             result = gradients_run(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
     from taut.data import New
     from taut.runs.folder import Run
+    from taut.runs.handed import Handed
+
+Into: TypeAlias = "Callable[[Handed], Any]"  # puts a result into the AnnData that was handed over
 
 __all__ = [
     "data_for",
@@ -23,8 +28,10 @@ __all__ = [
     "first_line",
     "load_run",
     "numbered",
+    "of_cells",
     "say_written",
     "write",
+    "write_cells",
     "write_data",
 ]
 
@@ -41,11 +48,10 @@ def data_for(run: Run, source: str | None, key: str | None) -> New:
     """Returns new data checked against the run's schema, or the data that the run
     itself held out.
     """
-    from taut.data import New
-    from taut.runs.folder import data_of, held_out, new_data
+    from taut.runs.folder import data_of, held_out_as_new, new_data
 
     if source is None:
-        return New(held_out(run, data_of(run)), ())
+        return held_out_as_new(run, data_of(run))
     terminal.reading(source)
     new = new_data(run, source, key)
     for note in new.notes:
@@ -75,8 +81,28 @@ def data_target(out: Path | None, name: str, run: Run, overwrite: bool) -> Path:
     elif schema.is_image:
         formats = export.IMAGES
     elif len(schema.event_shape) == 1:
-        formats = export.NUMBERS
+        formats = export.NUMBERS + of_cells(run)
     return check_target(out or usual, formats, overwrite)
+
+
+def of_cells(run: Run) -> tuple[str, ...]:
+    """Returns the further formats of results where the data are cells and genes."""
+    from taut.use import export
+
+    if run.schema.kind == "count" or run.schema.names:
+        return export.CELLS
+    return ()
+
+
+def write_cells(out: Path, run: Run, new: New, source: str | None, into: Into) -> None:
+    """Writes an .h5ad file: the AnnData of the data, with what ``into`` puts in a copy of it."""
+    from taut.runs.annotated import annotated, write_h5ad
+    from taut.runs.handed import Handed
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that repeat: reading has noted them
+        handed = Handed(annotated(source, new, run.schema), new, run.schema)
+        write_h5ad(into(handed), out)
 
 
 def numbered(out: Path, count: int, overwrite: bool) -> list[Path]:
@@ -87,14 +113,20 @@ def numbered(out: Path, count: int, overwrite: bool) -> list[Path]:
     return [check_target(path, (out.suffix,), overwrite) for path in paths] or [out]
 
 
-def write(values: torch.Tensor, out: Path, run: Run, as_json: bool) -> None:
+def write(
+    values: torch.Tensor, out: Path, run: Run, as_json: bool, ids: Mapping[str, Any] | None = None
+) -> None:
     """Writes data and says so."""
-    write_data(values, out, run)
+    write_data(values, out, run, ids)
     say_written(out, values.shape, as_json)
 
 
-def write_data(values: torch.Tensor, out: Path, run: Run) -> None:
-    """Writes data of a run: a table with its own types, images, or numbers."""
+def write_data(
+    values: torch.Tensor, out: Path, run: Run, ids: Mapping[str, Any] | None = None
+) -> None:
+    """Writes data of a run: a table with its own types, images, or numbers, with the names of
+    their rows.
+    """
     from taut.data import to_table
     from taut.use import export
 
@@ -106,7 +138,7 @@ def write_data(values: torch.Tensor, out: Path, run: Run) -> None:
     elif schema.is_image:
         export.write_images(values, out, schema.low, schema.high)
     else:
-        export.write_numbers(values, out)
+        export.write_numbers(values, out, schema.element_names if schema.names else (), ids=ids)
 
 
 def say_written(out: Path, shape: Any, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taut.build.config import gather
-from taut.cli import terminal
+from taut.cli import bars, terminal
 from taut.cli.options import (
     PARTS,
     READING,
@@ -328,7 +328,7 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
     # closing: if a signal arrives here and not in the training, the training still gets to save its
     # state
     with (
-        terminal.progress("training", total) as advance,
+        bars.progress("training", total) as advance,
         closing(train_run(run, dataset, state)) as records,
     ):
         advance(done, "")
@@ -360,7 +360,7 @@ def _fit_exact(run: Run, dataset: Dataset) -> None:
 
     total, done = 1000, 0
     with (
-        terminal.progress("hidden tree", total, quiet=True) as advance,
+        bars.progress("hidden tree", total, quiet=True) as advance,
         closing(fit_exact(run, dataset)) as passes,
     ):
         for record, share in passes:
@@ -373,7 +373,7 @@ def _compare(run: Run, dataset: Dataset) -> None:
     from taut.runs.candidates import COMPARED, compare
 
     rows = min(COMPARED, len(dataset.validation))
-    with terminal.progress("comparing", max(1, rows), quiet=True) as advance:
+    with bars.progress("comparing", max(1, rows), quiet=True) as advance:
         for block in compare(run, dataset):
             advance(len(block.ess), "")
 
@@ -382,6 +382,6 @@ def _measure(run: Run, dataset: Dataset) -> None:
     from taut.runs.fit import evaluate
 
     rows = len(dataset.test) or len(dataset.validation) or len(dataset.train)
-    with terminal.progress("measuring", rows) as advance:
+    with bars.progress("measuring", rows) as advance:
         for block in evaluate(run, dataset):
             advance(len(block.ess), "")

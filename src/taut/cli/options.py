@@ -144,11 +144,15 @@ NewRun = Annotated[
 Out = Annotated[
     Path | None,
     option(
-        "The file to write: .csv or .parquet for rows, .npy for any numbers, .png for images.",
+        "The file to write: .csv or .parquet for rows, .npy for any numbers, .png for images, "
+        ".h5ad for cells.",
         type_="file",
     ),
 ]
-Numbers = Annotated[Path | None, option("The file to write: .csv, .parquet or .npy.", type_="file")]
+Numbers = Annotated[
+    Path | None,
+    option("The file to write: .csv, .parquet or .npy; .h5ad for cells.", type_="file"),
+]
 Overwrite = Annotated[bool, option("Replace what is there.", "--overwrite")]
 Seed = Annotated[int, option("The same seed gives the same numbers.", type_="int")]
 Threads = Annotated[

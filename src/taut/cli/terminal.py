@@ -1,4 +1,4 @@
-"""What the user sees on a terminal: messages, progress, the table of numbers.
+"""What the user sees on a terminal: messages and the table of numbers.
 
 Results to stdout, all else to stderr.
 """
@@ -10,8 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,10 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Units",
     "answer",
-    "blocks",
     "message",
     "name_rows",
-    "progress",
     "reading",
     "show_audit",
     "show_data",
@@ -42,7 +39,7 @@ __all__ = [
     "show_numbers",
     "show_oddest",
     "show_tightening",
-    "stages",
+    "stderr",
     "units_of",
 ]
 
@@ -84,7 +81,7 @@ def message(text: str, *, whole: bool = False) -> None:
         text: The message.
         whole: Whether it is not wrapped, so that it can be pasted.
     """
-    _print(_stderr(), text, whole)
+    _print(stderr(), text, whole)
 
 
 def _print(console: Console, text: str, whole: bool = False) -> None:
@@ -94,7 +91,7 @@ def _print(console: Console, text: str, whole: bool = False) -> None:
 
 def reading(source: object) -> None:
     """Says on a terminal that something is read, before anything slow is imported."""
-    if _stderr().is_terminal:
+    if stderr().is_terminal:
         message(f"reading {shown(source)} ...")
 
 
@@ -138,7 +135,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     ]
     own = [
         ("likelihood", f"{model.likelihood}{follows}"),
-        ("given", _given(dataset.schema.condition, str(model.likelihood))),
+        ("given", _given(dataset.schema, str(model.likelihood))),
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
         ("networks", f"{model.encoder}, {model.decoder}"),
@@ -153,16 +150,15 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
             show(f"{name:<11}{_clean(text)}")
 
 
-def _given(condition: tuple[str, ...], likelihood: str) -> str:
+def _given(schema: Schema, likelihood: str) -> str:
     """Says what the model is conditioned on, since log p(x) is another quantity then."""
-    if condition:
-        return (
-            f"{', '.join(map(shown, condition))}; log p(x) means log p(the other columns | what is "
-            f"given)"
-        )
+    names = ", ".join(map(shown, schema.condition))
+    if schema.kind == "table" and names:
+        return f"{names}; log p(x) means log p(the other columns | what is given)"
     if "library=True" in likelihood:
-        return "the total of each row; log p(x) means log p(x | total)"
-    return ""
+        names = f"{names}{', ' if names else ''}the total of each row"
+    means = names.replace("the total of each row", "total")
+    return f"{names}; log p(x) means log p(x | {means})" if names else ""
 
 
 def show_columns(schema: Schema) -> None:
@@ -350,8 +346,10 @@ def show_numbers(
     table = _table(f"{result['num_data']} {part}{units.one}s", *titles)
     exact = "exact" in result["by"]
     for name, title in NAMES.items():
-        if result.get(name) and not (exact and name in ("elbo", "inference_gap")):
-            row = [_number(result[name][k]) for k in ("value", "mc_error", "test_error")]
+        if exact and name in ("elbo", "inference_gap"):
+            continue
+        if found := _shown_as(name, result.get(name)):
+            row = [_number(found[k]) for k in ("value", "mc_error", "test_error")]
             if bits:
                 row.append(_bits(bits.get(name)))
             table.add_row(title.format(**result[name]), *row)
@@ -368,6 +366,13 @@ def show_numbers(
     reliable = result.get("reliable_share")
     if run and reliable is not None and 1 - reliable >= DOUBTFUL:
         answer(f"`taut audit {shown(run)}` measures log p(x) properly")
+
+
+def _shown_as(name: str, estimate: Any) -> Any:
+    """Returns an estimate as it is shown: a divergence is never below zero."""
+    from taut.evidence.section import at_least_zero
+
+    return at_least_zero(estimate) if name in ("rate", "inference_gap") else estimate
 
 
 def _how(result: Mapping[str, Any]) -> list[str]:
@@ -470,8 +475,8 @@ def show_tightening(run: Run) -> None:
         table.add_row(
             NAMES[name],
             *(
-                f"{_number(e[name]['value'])} ± {_number(e[name]['mc_error'])}"
-                for e in (before, after)
+                f"{_number(e['value'])} ± {_number(e['mc_error'])}"
+                for e in (_shown_as(name, each[name]) for each in (before, after))
             ),
         )
     console.print(table)
@@ -526,110 +531,11 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.4g}"
 
 
-@contextmanager
-def progress(title: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
-    """Gives a function that advances a bar on a terminal, and prints a line each tenth of the way
-    elsewhere.
-
-    Args:
-        title: What is done.
-        total: How many steps or rows there are.
-        quiet: Whether nothing is printed elsewhere.
-    """
-    console = _stderr()
-    if console.is_terminal:
-        with _bar(title, total) as update:
-            yield update
-        return
-    done, told = 0, 10 if quiet else 0
-
-    def advance(amount: int, note: str) -> None:
-        nonlocal done, told
-        done += amount
-        if done * 10 // total > told:
-            told = done * 10 // total
-            message(f"{title} {100 * done // total} %{clause(', {}', note)}")
-
-    yield advance
-
-
-@contextmanager
-def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Gives a function that advances a bar with the time that is left."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=_stderr(), transient=True) as bar:
-        task = bar.add_task(title, total=total, note="")
-
-        def update(amount: int, note: str = "", total: int | None = None) -> None:
-            if total is not None:
-                bar.update(task, total=total)
-            bar.update(task, advance=amount, note=note)
-
-        yield update
-
-
-@contextmanager
-def blocks(title: str) -> Iterator[None]:
-    """Shows a bar on a terminal while blocks of rows are computed; elsewhere nothing."""
-    from taut.system.parallel import telling
-
-    if not _stderr().is_terminal:
-        yield
-        return
-    with _bar(title, None) as update, telling(lambda total: update(1, total=total)):
-        yield
-
-
-@contextmanager
-def stages() -> Iterator[Callable[[str, float], None]]:
-    """Gives a function that is told the stage of a long computation and how much of it is done.
-
-    A bar for each on a terminal.
-    """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console, current = _stderr(), ""
-    if not console.is_terminal:
-
-        def say(title: str, share: float) -> None:
-            nonlocal current
-            if title != current:
-                message(title)
-            current = title
-
-        yield say
-        return
-    with Progress(
-        TextColumn("{task.description:<34}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("", total=1.0)
-
-        def show(title: str, share: float) -> None:
-            nonlocal current
-            if title != current:
-                bar.reset(task, description=title)
-            current = title
-            bar.update(task, completed=share)
-
-        yield show
-
-
 def _stdout() -> Console:
     return _consoles()(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
-def _stderr() -> Console:
+def stderr() -> Console:
     return _consoles()(stderr=True, highlight=False)
 
 

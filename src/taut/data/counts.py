@@ -12,7 +12,7 @@ import torch
 from taut.data.sparse import BLOCK, SparseRows, float_dtype
 from taut.system.errors import shown
 
-__all__ = ["pieces", "problems"]
+__all__ = ["other_names", "pieces", "problems"]
 
 
 def pieces(data: Any) -> Iterator[Any]:
@@ -56,6 +56,24 @@ def problems(
     if lines:
         return lines, []
     return [], _notes(name, seen, columns)
+
+
+def other_names(names: Sequence[str], wanted: Sequence[str], where: str) -> list[str]:
+    """Returns a line where the columns of counts have other names than those of the training, or
+    another order; counts without names are taken to be in the order of the training.
+    """
+    if not names or not wanted or len(names) != len(wanted) or list(names) == list(wanted):
+        return []
+    differ = [i for i, (a, b) in enumerate(zip(names, wanted, strict=True)) if a != b]
+    first = differ[0]
+    what = "are in another order"
+    if sorted(names) != sorted(wanted):
+        what = f"are others ({len(differ):,} differ)"
+    return [
+        f"{where}: its columns {what}: column {first} (from 0) is {shown(names[first])}, and was "
+        f"{shown(wanted[first])} in training; give the same columns in the same order "
+        f"(adata[:, names])"
+    ]
 
 
 class _Seen:

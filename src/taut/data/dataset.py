@@ -26,8 +26,10 @@ from taut.data.bits import (
     in_floats,
     stored_grey,
 )
+from taut.data.counts import other_names
 from taut.data.counts import problems as problems_of_counts
 from taut.data.notes import array_notes, few_notes, shared_notes
+from taut.data.obs import codes_of, columns_of
 from taut.data.problems import flat_columns, problems, too_few
 from taut.data.readers import AS_FOUND, Options, Source, Streamed, kind_of, read
 from taut.data.rows import Rows
@@ -64,6 +66,7 @@ class Dataset:
         binarize: The way in which grey became bits.
         streamed: Whether the rows stay in their file.
         divided: Hashes of the rows whose copies are in more than one part.
+        row_names: Names of the rows (cells) of the three parts, where the source has them.
     """
 
     schema: Schema
@@ -79,6 +82,7 @@ class Dataset:
     binarize: str
     streamed: bool = False
     divided: np.ndarray = field(default_factory=lambda: np.empty(0, "S16"))
+    row_names: tuple[Labels, Labels, Labels] = (None, None, None)
 
 
 def prepare(
@@ -112,7 +116,8 @@ def prepare(
         schema: For a table: a TOML file that describes the columns, or a schema made before, which
             is kept.
         missing_values: For a table: further texts and numbers that mean missing.
-        condition: For a table: names of the columns that are the context of the others.
+        condition: Names of the columns that are the context of the others: of a table, or of
+            ``obs`` of an AnnData.
         test: An official test set; then nothing is split off for testing, and ``test_fraction`` has
             no effect.
         validation_fraction: Share of the rows for validation; may be 0.
@@ -155,7 +160,6 @@ def prepare(
     of_tables = {
         "schema": schema and not isinstance(schema, Schema),
         "missing-values": missing_values,
-        "condition": condition,
     }
     if wrong := [name for name, value in of_tables.items() if value]:
         raise UsageError(
@@ -172,7 +176,12 @@ def prepare(
                 f"as .npy"
             )
         advice = [_advice(s, given, options) for s, given in zip(sources, inputs, strict=False)]
-        return _sparse_dataset(sources, names, kind, fractions, split, advice)
+        return _sparse_dataset(sources, names, kind, fractions, split, advice, condition)
+    if condition:
+        raise UsageError(
+            "--condition is for tables with named columns (a CSV or Parquet file, a data frame) "
+            "and for the counts of an .h5ad file, whose obs it names"
+        )
     return _array_dataset(sources, names, kind, levels, shape, binarize, fractions, split, seed)
 
 
@@ -254,7 +263,8 @@ def _array_dataset(
     if binarize == "dynamic":
         rows[1:] = [fixed_bits(rows[1], seed, "validation"), fixed_bits(rows[2], seed, "test")]
     mark = "+".join(fingerprint(s.data) for s in sources)
-    return _dataset(sources, final, rows, labels, notes, mark, binarize=binarize, copies=copies)
+    made = _dataset(sources, final, rows, labels, notes, mark, binarize=binarize, copies=copies)
+    return _named(made, sources, parts)
 
 
 def _sparse_dataset(
@@ -264,6 +274,7 @@ def _sparse_dataset(
     fractions: tuple[float, float],
     by: str | None,
     advice: Sequence[str],
+    condition: Sequence[str],
 ) -> Dataset:
     if kind not in (None, "count"):
         raise UsageError(f"a sparse matrix holds counts; for --kind {kind} give it dense, as .npy")
@@ -282,10 +293,16 @@ def _sparse_dataset(
         wrong.append(
             f"{names[1]}: rows have {matrices[1].shape[1]} columns, but {width} are needed"
         )
+    wrong += other_names(sources[-1].columns, sources[0].columns, names[-1])
     if rows < MIN_ROWS:
         wrong.append(too_few(names[0], rows, MIN_ROWS))
     if wrong:
         raise DataError(wrong)
+    high = float(max(m.largest() for m in matrices))
+    context = columns_of(sources[0].obs, condition, names[0])
+    if context:
+        each = zip(matrices, sources, names, strict=True)
+        matrices = [m.joined(codes_of(s.obs, context, name)) for m, s, name in each]
     hashes = [m.row_hashes() for m in matrices]
     copies = copies_of(hashes[0], *fractions, by, by_nature=True)
     parts = split_hashes(hashes[0], *fractions, copies.most)
@@ -293,10 +310,18 @@ def _sparse_dataset(
     labels = _labels_of(sources[0], parts)
     if len(matrices) > 1:
         subsets[2], labels[2] = matrices[1], sources[1].labels
-    schema = Schema("count", (width,), 0.0, float(max(m.largest() for m in matrices)))
+    schema = Schema(
+        "count",
+        (width + len(context),),
+        0.0,
+        high,
+        condition=tuple(column.name for column in context),
+        context=context,
+    )
     notes += [*copies.notes, *shared_notes(hashes)]
     mark = "+".join(m.fingerprint() for m in matrices)
-    return _dataset(sources, schema, subsets, labels, notes, mark, copies=copies)
+    made = _dataset(sources, schema, subsets, labels, notes, mark, copies=copies)
+    return _named(made, sources, parts)
 
 
 def _table_dataset(
@@ -355,6 +380,15 @@ def _labels_of(source: Source, parts: Sequence[np.ndarray]) -> list[Labels]:
     if source.labels is None:
         return [None, None, None]
     return [source.labels[part] for part in parts]
+
+
+def _named(data: Dataset, sources: Sequence[Source], parts: Sequence[np.ndarray]) -> Dataset:
+    """Returns data with the names of their rows and columns, where the source has any."""
+    names = [np.array(sources[0].rows)[part] if sources[0].rows else None for part in parts]
+    if len(sources) > 1:
+        names[2] = np.array(sources[1].rows) if sources[1].rows else None
+    schema = replace(data.schema, names=sources[0].columns)
+    return replace(data, schema=schema, row_names=(names[0], names[1], names[2]))
 
 
 def batch(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taut.data.h5ad import look_first
+from taut.data.names import Names, names_in_folder, names_in_group
 from taut.data.sparse import SparseRows, from_scipy
 from taut.system.errors import DataError, OutOfMemoryError, TautError, UsageError, shown
 from taut.system.memory import check_fits
@@ -189,9 +190,9 @@ def _each(make: Callable[[Any], Any], cells: list[Any]) -> list[Any]:
     return [None if cell is None else make(cell) for cell in cells]
 
 
-def read_counts(path: Path) -> tuple[SparseRows, list[str]]:
-    """Returns the counts (cells, genes) of a 10x .h5 file, a .mtx file, or a folder of one, and
-    notes.
+def read_counts(path: Path) -> tuple[SparseRows, list[str], Names]:
+    """Returns the counts (cells, genes) of a 10x .h5 file, a .mtx file, or a folder of one, notes,
+    and the names of cells and genes where it has them.
 
     Raises:
         DataError: it is damaged, or holds other things.
@@ -208,15 +209,16 @@ def read_counts(path: Path) -> tuple[SparseRows, list[str]]:
             file = next(path / name for name in MATRICES if (path / name).is_file())
             # genes are its rows
             matrix = scipy.sparse.csr_matrix(_matrix_market(file, shown(file)).T)
-            return from_scipy(matrix, where), [
+            note = (
                 f"{where}: {matrix.shape[0]:,} cells and {matrix.shape[1]:,} genes of {file.name}"
-            ]
+            )
+            return from_scipy(matrix, where), [note], names_in_folder(path, matrix.shape)
         if path.suffix.lower() == ".h5":
-            return from_scipy(_ten_x(path, where), where), []
+            matrix, names = _ten_x(path, where)
+            return from_scipy(matrix, where), [], names
         rows = scipy.sparse.csr_matrix(_matrix_market(path, where))  # a dense one is taken, too
-        return from_scipy(rows, where), [
-            f"{where}: the rows of the matrix are the rows of the data"
-        ]
+        note = f"{where}: the rows of the matrix are the rows of the data"
+        return from_scipy(rows, where), [note], ((), ())
     except (TautError, MemoryError, OutOfMemoryError):
         raise
     except PermissionError as error:
@@ -304,7 +306,7 @@ def _market_numbers(data: bytes, where: str) -> Any:
     return scipy.sparse.coo_matrix((values, (places[:, 0], places[:, 1])), shape=sizes[:2])
 
 
-def _ten_x(path: Path, where: str) -> Any:
+def _ten_x(path: Path, where: str) -> tuple[Any, Names]:
     try:
         import h5py
     except ImportError as error:
@@ -337,6 +339,7 @@ def _ten_x(path: Path, where: str) -> Any:
             "save it as .h5ad",
         )
         arrays = {name: np.asarray(part[()]) for name, part in parts.items()}
+        names = names_in_group(group, arrays["shape"][::-1].tolist(), where)
     genes, cells = (int(n) for n in arrays["shape"])
     if len(arrays["indptr"]) != cells + 1 or genes < 1:
         raise DataError(
@@ -346,4 +349,4 @@ def _ten_x(path: Path, where: str) -> Any:
     matrix = scipy.sparse.csr_matrix((cells, genes), dtype=arrays["data"].dtype)
     matrix.data, matrix.indices, matrix.indptr = arrays["data"], arrays["indices"], arrays["indptr"]
     # a column for each cell is a row of the transposed matrix; from_scipy checks the indices
-    return matrix
+    return matrix, names

@@ -26,7 +26,7 @@ from taut.system.memory import check_fits
 __all__ = ["from_anndata", "look_first", "read_h5ad", "to_obsm"]
 
 MAX_RATIO = 1032  # deflate cannot pack tighter, so a large array that claims more lies
-Read = tuple[SparseRows | np.ndarray, np.ndarray | None, list[str], list[str]]
+Read = tuple[SparseRows | np.ndarray, np.ndarray | None, list[str], list[str], Any]
 LOOK_SECONDS = 5
 LOOK_BYTES = 10_000_000  # for each of these another second is given
 LOOK_MEMORY = 2**30
@@ -70,8 +70,8 @@ class _Source(NamedTuple):
 
 
 def read_h5ad(path: Path, *, layer: str | None = None, labels: str | None = None) -> Read:
-    """Returns (counts, labels or None, names of the variables, notes) of an .h5ad file; nothing
-    else in it is read.
+    """Returns (counts, labels or None, names of the variables, notes, obs) of an .h5ad file;
+    nothing else in it is read.
 
     Args:
         path: The file.
@@ -113,8 +113,8 @@ def read_h5ad(path: Path, *, layer: str | None = None, labels: str | None = None
 
 
 def from_anndata(adata: Any, layer: str | None = None, *, labels: str | None = None) -> Read:
-    """Returns (counts, labels or None, names of the variables, notes) of an AnnData object, also a
-    backed one.
+    """Returns (counts, labels or None, names of the variables, notes, obs) of an AnnData object,
+    also a backed one.
 
     Args:
         adata: The object; it is not changed.
@@ -229,10 +229,10 @@ def _read(source: _Source, layer: str | None, labels: str | None) -> Read:
         )
     notes = [*_repeated("obs_names", obs.index), *_repeated("var_names", names)]
     if labels is not None:
-        return counts, _labels(source, labels, notes), names, notes
+        return counts, _labels(source, labels, notes), names, notes, obs
     if len(obs.columns):
         notes.append(f"obs columns: {_list(obs.columns)}")
-    return counts, None, names, notes
+    return counts, None, names, notes, obs
 
 
 def _choose(source: _Source, layer: str | None) -> str:

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from taut.data.bits import fixed_bits, grey_schema
+from taut.data.counts import other_names
 from taut.data.counts import problems as problems_of_counts
 from taut.data.dataset import array_problems, stored
 from taut.data.notes import drift_notes
+from taut.data.obs import codes_of
 from taut.data.problems import outside_levels
 from taut.data.readers import AS_FOUND, Options, Source, kind_of, read
 from taut.data.rows import Rows
@@ -30,12 +32,14 @@ class New(NamedTuple):
         notes: Lines for the user about them.
         table: The table they came from, if any.
         impossible: Numbers of the rows that held such a value: their log p(x) is minus infinity.
+        names: Names of the rows (cells), where the source has them.
     """
 
     rows: Rows
     notes: tuple[str, ...]
     table: Any = None
     impossible: tuple[int, ...] = ()
+    names: Any = None
 
 
 def check_against(
@@ -57,7 +61,8 @@ def check_against(
         DataError: the data are not of the kind that the model was trained on; it lists every
             problem.
     """
-    data, _, name, notes, _ = read(source, key, options.only(kind_of(source)))
+    found = read(source, key, options.only(kind_of(source)))
+    data, name, notes = found.data, found.name, found.notes
     where = shown(name) or "the data"
     if schema.kind == "table":
         if not Source(data, None, name).is_table:
@@ -71,15 +76,23 @@ def check_against(
         raise DataError(
             f"{where}: is a table, and the model was trained on {schema.describe()}: give an array"
         )
+    names = np.array(found.rows) if found.rows else None
+    if schema.context and isinstance(data, np.ndarray):
+        data = SparseRows.of(data.reshape(len(data), -1))
     if not isinstance(data, np.ndarray):
-        if wrong := _sparse_problems(data, schema, where):
+        wrong = [*_sparse_problems(data, schema, where)]
+        wrong += other_names(found.columns, schema.names, where)
+        if wrong:
             raise DataError(wrong)
-        return New(data, notes)
+        if schema.context:
+            data = data.joined(codes_of(found.obs, schema.context, where))
+        return New(data, notes, names=names)
     if data.ndim <= 2 and data.size == len(data) * schema.num_elements:
         data = data.reshape(len(data), *schema.event_shape)
     seen = schema if binarize == "none" else grey_schema(data, None, None)
     expected = Schema(seen.kind, schema.event_shape, seen.low, seen.high)
-    if wrong := array_problems(data, expected, where, binarize, training=False):
+    wrong = array_problems(data, expected, where, binarize, training=False)
+    if wrong := [*wrong, *other_names(found.columns, schema.names, where)]:
         raise DataError(wrong)
     low = "log p(x) of their rows is finite, but low; {} to expect them"
     notes = (
@@ -90,14 +103,16 @@ def check_against(
     rows = torch.from_numpy(stored(data, seen, binarize))
     if binarize == "dynamic":
         rows = fixed_bits(rows, seed, "test")
-    return New(rows, notes)
+    return New(rows, notes, names=names)
 
 
 def _sparse_problems(rows: SparseRows, schema: Schema, where: str) -> list[str]:
-    wrong = []
-    if rows.shape[1:] != schema.event_shape:
+    wrong, needed = [], schema.event_shape
+    if schema.context:
+        needed = (len(schema.rest),)
+    if rows.shape[1:] != needed:
         wrong.append(
-            f"{where}: rows have shape {rows.shape[1:]}, but {schema.event_shape} is needed; give "
+            f"{where}: rows have shape {rows.shape[1:]}, but {needed} is needed; give "
             f"the same columns in the same order"
         )
     if schema.kind != "count":

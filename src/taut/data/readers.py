@@ -108,8 +108,9 @@ def _read_memory(source: object, options: Options) -> Source:
     if isinstance(source, np.ndarray):
         return Source(plain(source, "the array"), None, "")
     if type(source).__name__ == "AnnData":
-        matrix, labels, genes, notes = from_anndata(source, options.layer)
-        return Source(matrix, labels, "", tuple(notes), tuple(genes))
+        matrix, labels, genes, notes, obs = from_anndata(source, options.layer)
+        cells = tuple(map(str, obs.index))
+        return Source(matrix, labels, "", tuple(notes), tuple(genes), cells, obs)
     if type(source).__module__.startswith("scipy.sparse"):
         return Source(from_scipy(source), None, "")
     table = from_frame(source)

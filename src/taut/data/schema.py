@@ -9,6 +9,7 @@ is inferred from the values, shown, saved with the run, and every later array is
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,8 +32,8 @@ class Schema:
     Args:
         kind: ``"binary"`` (0 or 1), ``"levels"`` (the integers low..high), ``"count"`` (0, 1, 2,
             ...), ``"real"``, or ``"table"``: a kind of its own for each column.
-        event_shape: The shape of a data point; of a table, its columns, those of the context
-            included.
+        event_shape: The shape of a data point: of a table its columns, of counts what is counted;
+            those of the context included.
         low: Smallest value: of the support, or for ``"real"`` and ``"count"`` of the values seen.
         high: Largest value, likewise.
         missing: Whether entries were missing in the training data: the encoder then gets the mask.
@@ -40,6 +41,9 @@ class Schema:
         condition: Names of the columns that are the context of the others.
         missing_values: Texts and numbers of the source that mean missing, other than the usual
             ones.
+        context: Of counts, the columns of ``obs`` that are their context: their codes stand behind
+            the counts of a row.
+        names: Of counts, what is counted (genes), where the source says so.
     """
 
     kind: Kind
@@ -50,6 +54,8 @@ class Schema:
     columns: tuple[Column, ...] = ()
     condition: tuple[str, ...] = ()
     missing_values: tuple[str, ...] = ()
+    context: tuple[Column, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -81,14 +87,32 @@ class Schema:
     @cached_property
     def given(self) -> list[int]:
         """Numbers of the columns of a data point that are the context of the others."""
+        if self.context:
+            return list(range(self.num_elements - len(self.context), self.num_elements))
         context = set(self.condition)
         return [i for i, c in enumerate(self.modelled) if c.name in context]
 
     @cached_property
     def rest(self) -> list[int]:
         """Numbers of the columns of a data point whose density is modelled."""
+        if self.context:
+            return list(range(self.num_elements - len(self.context)))
         context = set(self.given)
         return [i for i in range(len(self.modelled)) if i not in context]
+
+    @property
+    def given_columns(self) -> tuple[Column, ...]:
+        """The columns that are the context of the others, in the order of ``given``."""
+        return self.context or tuple(self.modelled[i] for i in self.given)
+
+    @cached_property
+    def element_names(self) -> tuple[str, ...]:
+        """What is modelled of a row of columns, by names that all differ: columns of a table,
+        genes, or x0, x1, ...
+        """
+        if self.kind == "table":
+            return tuple(self.modelled[i].name for i in self.rest)
+        return told_apart(self.names) or tuple(f"x{i}" for i in range(self.num_elements))
 
     @property
     def num_elements(self) -> int:
@@ -104,8 +128,8 @@ class Schema:
         """Latent dimensions of a model by default: one for each column of rows, else one for two
         elements; at least 2, at most 32.
         """
-        elements_each = 1 if self.is_rows else 2
-        return min(32, max(2, len(self.rest) or self.num_elements // elements_each))
+        elements = len(self.rest) or self.num_elements
+        return min(32, max(2, elements // (1 if self.is_rows else 2)))
 
     @property
     def is_image(self) -> bool:
@@ -125,6 +149,8 @@ class Schema:
             "condition": list(self.condition),
             "missing_values": list(self.missing_values),
             "columns": [c.to_dict() for c in self.columns],
+            "context": [c.to_dict() for c in self.context],
+            "names": list(self.names),
         }
 
     @classmethod
@@ -139,6 +165,8 @@ class Schema:
                 columns=tuple(Column.from_dict(c) for c in fields.get("columns", ())),
                 condition=tuple(str(name) for name in fields.get("condition", ())),
                 missing_values=tuple(str(v) for v in fields.get("missing_values", ())),
+                context=tuple(Column.from_dict(c) for c in fields.get("context", ())),
+                names=tuple(str(name) for name in fields.get("names", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a schema ({type(error).__name__}: {error})") from error
@@ -156,6 +184,8 @@ class Schema:
 
     def _form(self) -> str:
         sizes = "x".join(map(str, self.event_shape))
+        if self.context:
+            sizes = str(len(self.rest))
         if self.is_image:
             return f"{sizes} images"
         if len(self.event_shape) > 1:
@@ -224,6 +254,19 @@ def _usual_kind(array: np.ndarray, low: float, high: float) -> Kind:
     if low >= 0 and high <= 1:
         return "binary"
     return "levels"
+
+
+def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns names of which those that repeat an earlier one have a number: a, b, a-1."""
+    taken, seen, made = set(names), Counter[str](), []
+    for name in names:
+        own, number = name, seen[name]
+        while number and own in taken:
+            own, number = f"{name}-{number}", number + 1
+        taken.add(own)
+        seen[name] = max(1, number)
+        made.append(own)
+    return tuple(made)
 
 
 def has_gaps(array: np.ndarray) -> bool:

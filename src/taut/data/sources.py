@@ -46,6 +46,8 @@ class Source(NamedTuple):
         name: The string to read it again; empty for what was in memory.
         notes: What the user should know, a line each.
         columns: The names of the columns of counts, if the source has them.
+        rows: The names of the rows of counts (cells), likewise.
+        obs: What else it says of each row: a pandas frame.
     """
 
     data: Any
@@ -53,6 +55,8 @@ class Source(NamedTuple):
     name: str
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    obs: Any = None
 
     @property
     def is_table(self) -> bool:
@@ -151,8 +155,8 @@ class CountMatrices(SourceKind):
         from taut.data.formats import read_counts
 
         regular_size(path, folder_too=True)
-        counts, notes = read_counts(path)
-        return Source(counts, None, str(path.absolute()), tuple(notes))
+        counts, notes, (cells, genes) = read_counts(path)
+        return Source(counts, None, str(path.absolute()), tuple(notes), genes, cells)
 
 
 class Parquet(SourceKind):
@@ -227,8 +231,10 @@ class AnnDataFiles(SourceKind):
         from taut.data.h5ad import read_h5ad
 
         regular_size(path)
-        matrix, labels, genes, notes = read_h5ad(path, layer=options.layer)
-        return Source(matrix, labels, str(path.absolute()), tuple(notes), tuple(genes))
+        matrix, labels, genes, notes, obs = read_h5ad(path, layer=options.layer)
+        cells = tuple(map(str, obs.index))
+        name = str(path.absolute())
+        return Source(matrix, labels, name, tuple(notes), tuple(genes), cells, obs)
 
 
 class Images(SourceKind):

@@ -94,6 +94,15 @@ class SparseRows:
         starts = lengths.cumsum(0) - lengths
         return self._with(lengths, starts, self._columns[where], self._values[where])
 
+    def joined(self, codes: np.ndarray) -> SparseRows:
+        """Returns the rows with further columns behind the others, (N, C)."""
+        from scipy.sparse import csr_array, hstack
+
+        where, lengths = self._where(torch.arange(len(self)))
+        starts = np.concatenate([[0], lengths.cumsum(0).numpy()])
+        parts = (self._values[where].numpy(), self._columns[where].numpy(), starts)
+        return SparseRows(hstack([csr_array(parts, self.shape), csr_array(codes)], format="csr"))
+
     def largest(self) -> float:
         """Returns the largest value, at least 0."""
         if not len(self._values):

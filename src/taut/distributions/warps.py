@@ -240,7 +240,8 @@ def _search(table: Tensor, value: Tensor, right: bool) -> Tensor:
     to) each value, (\*, \*event).
     """
     flat = table.reshape(-1, table.shape[-1]).contiguous()
-    values = value.reshape(-1, len(flat)).T.contiguous()
+    # Stacked: torch's compiler drops the copy of a transposed tensor, and torch warns of it.
+    values = torch.stack(value.reshape(-1, len(flat)).unbind(1))
     return torch.searchsorted(flat, values, right=right).T.reshape(value.shape)
 
 

@@ -568,6 +568,10 @@ class Annealing(Section):
     }
 
     @classmethod
+    def work(cls, scene: Scene) -> float:
+        return 0.3 * len(scene.x) * scene.effort.num_chains * scene.effort.max_temperatures
+
+    @classmethod
     def run(cls, scene: Scene) -> Section:
         effort = scene.effort
         try:

@@ -15,10 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from taut.evidence import doctor
+from taut.evidence.clock import Clock, Report
+from taut.evidence.columns import ColumnFacts
 from taut.evidence.section import (
     LATE,
     NEEDS,
-    Clock,
     Effort,
     Scene,
     Section,
@@ -51,10 +52,11 @@ def audit(
     baseline: PerDatum | None = None,
     exact: tuple[str, PerDatum] | None = None,
     levels: tuple[float, float] | None = None,
+    columns: ColumnFacts | None = None,
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,
-    report: Callable[[str, float], None] = silent,
+    report: Report = silent,
 ) -> dict[str, Any]:
     r"""Returns the audit of a model on held-out data as plain values, in nats per data point.
 
@@ -69,10 +71,11 @@ def audit(
         exact: The specification of an exact model that was fitted to the same data, and log p(x)
             under it, (N,): another baseline.
         levels: Values shown black and white, where the data are images.
+        columns: Names and marginals of the columns, where the data are rows of columns.
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks; true ends the audit with what is done.
-        report: Told the stage and how much of it is done.
+        report: Told the stage, how much of it is done, and how far the whole is.
 
     Returns:
         ``num_data``, each section by its name (None where it was not measured), ``stopped``,
@@ -86,6 +89,7 @@ def audit(
     effort = effort or Effort()
     clock = Clock(effort.minutes, stop, report)
     scene = Scene(model, x, train, groups, baseline, levels, effort, seed, clock, exact=exact)
+    scene.columns = columns
     for _ in measure(scene):
         pass
     return summary(scene)
@@ -93,10 +97,17 @@ def audit(
 
 def measure(scene: Scene) -> Iterator[tuple[str, Section | None]]:
     """Yields the name of each section and what was found, as soon as it is measured."""
+    scene.clock.expect({s.stage: s.work(scene) for s in sections() if _comes(s, scene)})
     for section in sections():
         found = _measured(section, scene)
         scene.results[section.name] = found
         yield section.name, found
+
+
+def _comes(section: type[Section], scene: Scene) -> bool:
+    """Returns whether a section has a stage that will be run, as far as that is known before."""
+    known = [scene.lacks(need) for need in section.needs if need in NEEDS]
+    return bool(section.stage) and not any(why is not None for why in known)
 
 
 def _measured(section: type[Section], scene: Scene) -> Section | None:

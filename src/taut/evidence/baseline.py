@@ -29,7 +29,7 @@ from taut.evidence.section import Row, Scene, Section
 from taut.system.records import ESTIMATE
 from taut.types import PerDatum
 
-__all__ = ["independent_marginals"]
+__all__ = ["independent_marginals", "marginals_of_columns"]
 
 ROWS = 20_000  # to which a marginal is fitted: 24 parameters need no more
 
@@ -64,6 +64,32 @@ def independent_marginals(data: Dataset, x: Rows) -> PerDatum | None:
     return torch.cat([total(block.flatten(1).double()) for block in blocks(x)])
 
 
+def marginals_of_columns(data: Dataset, x: Rows) -> Tensor | None:
+    """Returns log p of each entry under the marginal of its column, (N, C), as ``Split`` orders the
+    modelled columns; 0 where it is missing.
+
+    Args:
+        data: The marginals are fitted to its training part.
+        x: Rows of columns, (N, C), those of the context among them.
+
+    Returns:
+        None if the levels are too many for a table of frequencies.
+    """
+    schema, statistics = data.schema, summarize(data)
+    if schema.kind in ("binary", "levels") and statistics.log_frequencies is None:
+        return None
+    parts = _parts(data, statistics)
+    modelled = schema.rest or list(range(schema.num_elements))
+
+    def terms(block: Tensor) -> Tensor:
+        made = torch.zeros(block.shape, dtype=torch.float64)
+        for part in parts:
+            made[:, part.columns] = part.log_prob(block[:, part.columns])
+        return made[:, modelled]
+
+    return torch.cat([terms(block.double()) for block in blocks(x)])
+
+
 class _Part(NamedTuple):
     """Columns of one kind, and a function that gives the log-probabilities of their values
     (N, columns), 0 for missing ones.
@@ -76,7 +102,7 @@ class _Part(NamedTuple):
 def _parts(data: Dataset, statistics: Statistics) -> list[_Part]:
     """Returns the marginals of all columns or elements, those of one kind together."""
     schema = data.schema
-    everything = list(range(schema.num_elements))
+    everything = schema.rest or list(range(schema.num_elements))
     if schema.kind in ("binary", "levels"):
         assert statistics.log_frequencies is not None
         table = statistics.log_frequencies.double().flatten(0, -2)

@@ -305,6 +305,7 @@ class GapsSection(Section):
     name, title, chapter = "gaps", "Where the nats are lost", "why"
     order, stage, share = 50, "the best posterior of each row", 0.25
     needs = ("approximation",)
+    divergences = ("inference_gap", "approximation_gap")
     references = ("cremer2018",)
     caption = (
         "From the ELBO on the left to log p(x) on the right. Fitting the posterior to each {noun} "
@@ -323,6 +324,10 @@ class GapsSection(Section):
         "warnings?": [TEXT],
         "rise": {"family": KNOWN, "full_covariance": KNOWN},
     }  # fmt: skip
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return 70 * len(scene.x) * scene.effort.optimum_steps
 
     @classmethod
     def run(cls, scene: Scene) -> Section:

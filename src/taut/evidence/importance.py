@@ -37,7 +37,7 @@ from torch.distributions import Distribution, MultivariateNormal
 from taut.data import Rows
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Estimate, Evidence
-from taut.evidence.section import Row, Scene, Section, at_least_zero
+from taut.evidence.section import Row, Scene, Section
 from taut.evidence.text import number, share
 from taut.model import Draw, Model
 from taut.models.exact import ExactModel
@@ -445,6 +445,7 @@ class ImportanceSampling(Section):
 
     name, title, chapter = "evidence", "Importance sampling", "loose"
     order, stage, share, always, required = 0, "log p(x) by importance sampling", 0.2, True, True
+    divergences = ("rate", "inference_gap")
     references = ("burda2016", "vehtari2024")
     caption = (
         "The bound from K samples: K = 1 is the ELBO, and more samples come nearer to log p(x). A "
@@ -457,6 +458,10 @@ class ImportanceSampling(Section):
         "curve?": [{"num_samples": COUNT, **ESTIMATE}],
         "exact?": {"num_data": COUNT, "num_samples": COUNT, "off_by": NUMBER},
     }
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return len(scene.x) * scene.effort.num_samples
 
     @classmethod
     def run(cls, scene: Scene) -> Section:
@@ -473,10 +478,9 @@ class ImportanceSampling(Section):
         return cls({**values, "curve": _curve(scene.evidence, scene.groups)})
 
     def rows(self) -> list[Row]:
-        rate = at_least_zero(self.get("rate"))
         rows = [
             Row("ELBO", self["elbo"], 0, "ELBO", "good"),
-            Row("rate, KL(q, prior)", rate, 1, "  rate", "good"),
+            Row("rate, KL(q, prior)", self.get("rate"), 1, "  rate", "good"),
             Row("distortion, -E log p(x|z)", self.get("distortion"), 1, "", "good"),
         ]
         if self.get("exact"):

@@ -409,6 +409,13 @@ class LatentSpace(Section):
         return None
 
     @classmethod
+    def work(cls, scene: Scene) -> float:
+        rows = len(scene.x)
+        if scene.train is not None:
+            rows += len(scene.train)
+        return 350 * rows
+
+    @classmethod
     def run(cls, scene: Scene) -> Section:
         train = scene.train
         if train is not None:

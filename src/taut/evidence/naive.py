@@ -59,6 +59,10 @@ class Naive(Section):
     }
 
     @classmethod
+    def work(cls, scene: Scene) -> float:
+        return 0.4 * min(len(scene.x), scene.effort.naive) * scene.effort.num_samples
+
+    @classmethod
     def run(cls, scene: Scene) -> Section:
         assert scene.evidence is not None
         effort, x = scene.effort, scene.x[: scene.effort.naive]

@@ -493,7 +493,7 @@ class Samples(Section):
     """Samples of the model against held-out data."""
 
     name, title, chapter = "samples", "Samples against held-out data", "samples"
-    order, stage, share = 90, "samples", 0.08
+    order, stage, share = 90, "samples", 0.05
     needs = ("train", "simulation")
     references = ("lopezpaz2017", "delong1988", "kynkaanniemi2019", "naeem2020", "meehan2020")
     statistics: ClassVar = {
@@ -520,6 +520,10 @@ class Samples(Section):
             if count <= TOO_FEW:
                 return f"there are {count} {what}data points, and at least {TOO_FEW + 1} are needed"
         return None
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return 230 * scene.effort.samples
 
     @classmethod
     def run(cls, scene: Scene) -> Section:

@@ -67,6 +67,11 @@ class Sandwich(Section):
     }
 
     @classmethod
+    def work(cls, scene: Scene) -> float:
+        effort = scene.effort
+        return 0.6 * effort.simulated * effort.num_chains * effort.max_temperatures
+
+    @classmethod
     def run(cls, scene: Scene) -> Section:
         return cls(sandwich(scene.model, scene.effort, scene.seed))
 

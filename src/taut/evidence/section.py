@@ -14,32 +14,31 @@ import importlib
 import inspect
 import math
 import pkgutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+from taut.evidence.clock import Clock
 from taut.evidence.finding import Finding
 from taut.evidence.results import Estimate
 from taut.evidence.text import ABSENT, UNKNOWN, error_of, number
 from taut.models.exact import ExactModel
 from taut.system import records
-from taut.system.defaults import never, silent
-from taut.system.parallel import agreed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from taut.evidence.annealing import Annealed
     from taut.evidence.best import Best
+    from taut.evidence.columns import ColumnFacts
     from taut.evidence.gaps import Optima
     from taut.evidence.results import Evidence
     from taut.model import Model
     from taut.types import PerDatum
 
 __all__ = [
-    "CHAPTERS", "Clock", "Effort", "Row", "Scene", "Section", "Table", "UnmeasuredError",
+    "CHAPTERS", "Effort", "Row", "Scene", "Section", "Table", "UnmeasuredError",
     "chapters", "found", "sections", "shape", "shown",
 ]  # fmt: skip
 
@@ -53,6 +52,7 @@ CHAPTERS = {  # the questions that an audit answers
 NEEDS = {  # what a section may need, and the reason where it is not there
     "train": "the training data are not at hand",
     "images": "",
+    "columns": "",
     "simulation": "the model is conditioned and makes no data of its own",
     "approximation": "the posterior is exact: every gap is zero",
 }
@@ -89,48 +89,6 @@ class Effort:
     minutes: float | None = None
 
 
-class Clock:
-    """Says when a stage is to stop.
-
-    At the user's word, or when its share of the time and of all before it is over.
-    """
-
-    def __init__(
-        self,
-        minutes: float | None = None,
-        stop: Callable[[], bool] = never,
-        report: Callable[[str, float], None] = silent,
-    ) -> None:
-        self.minutes, self.word, self.report = minutes, stop, report
-        self.began, self.share, self.cut = time.monotonic(), 0.0, False
-
-    def stage(self, title: str, share: float) -> bool:
-        """Begins a stage; returns whether it is to be run at all."""
-        over = self.over()
-        self.title, self.share = title, self.share + share
-        self.report(title, 0.0)
-        return not over
-
-    def over(self) -> bool:
-        late = self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes * max(
-            self.share, 1e-3
-        )
-        over = agreed(self.word() or late)
-        self.cut = self.cut or over
-        return over
-
-    def blocks(self, blocks: Iterable[T], size: Callable[[T], int], total: int) -> list[T]:
-        """Returns the blocks that the time allows, the first one in any case."""
-        done, rows = [], 0
-        for block in blocks:
-            done.append(block)
-            rows += size(block)
-            self.report(self.title, rows / total)
-            if rows < total and self.over():
-                break
-        return done
-
-
 @dataclass
 class Scene:
     r"""What the sections of an audit look at, and what the earlier ones leave for the later ones.
@@ -154,6 +112,7 @@ class Scene:
         annealed: Annealing.
         optima: The best posteriors of the first data points, block by block.
         best: log p(x) of the first data points by the first reliable method.
+        columns: What is known of the columns, where the data are rows of columns.
     """
 
     model: Model
@@ -173,12 +132,14 @@ class Scene:
     optima: list[Optima] = field(default_factory=list)
     best: Best | None = None
     exact: tuple[str, PerDatum] | None = None
+    columns: ColumnFacts | None = None
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""
         there = {
             "train": self.train is not None,
             "images": self.levels is not None,
+            "columns": self.columns is not None,
             "simulation": self.model.condition is None,
             "approximation": not isinstance(self.model, ExactModel),
         }
@@ -258,6 +219,7 @@ class Section(abc.ABC):
     caption: ClassVar[str] = ""  # of its figure; "{noun}" is what a data point is called
     shape: ClassVar[Any] = {}  # of its values in audit.json: see taut.system.records
     required: ClassVar[bool] = False  # whether a file without it is damaged
+    divergences: ClassVar[tuple[str, ...]] = ()  # values that are never below zero, nor shown so
 
     def __init__(self, values: Mapping[str, Any], noun: str = "data point") -> None:
         self.values, self.noun = values, noun
@@ -280,6 +242,13 @@ class Section(abc.ABC):
         return next((why for need in cls.needs if (why := scene.lacks(need)) is not None), None)
 
     @classmethod
+    def work(cls, scene: Scene) -> float:
+        """Returns how much work its stage is, in evaluations of p(x, z) by importance sampling:
+        roughly, to foretell the time that is left.
+        """
+        return 0.0
+
+    @classmethod
     def stands(cls) -> float:
         """Returns where it stands in its chapter."""
         if cls.place is None:
@@ -287,11 +256,13 @@ class Section(abc.ABC):
         return cls.place
 
     def __getitem__(self, key: str) -> Any:
+        if key in self.divergences:
+            return at_least_zero(self.values[key])
         return self.values[key]
 
     def get(self, key: str) -> Any:
         """Returns a value, None where there is none."""
-        return self.values.get(key)
+        return self[key] if key in self.values else None
 
     def rows(self) -> list[Row]:
         """Returns its quantities with their errors, in nats per data point."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taut.evidence.section import at_least_zero
 from taut.evidence.text import error_of, plain, plus_minus
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def bounds(audit: Mapping[str, Any]) -> str:
         _level(axes, best, "log p(x), by the first reliable method", "black", "-", "best")
         if annealed.get("value") != best.get("value"):  # two lines on each other would be one
             _level(axes, annealed, "log p(x), by annealing", ORANGE, "--", "annealed")
-        axes.set(xscale="log", xlabel="samples K", ylabel="nats")
+        axes.set(xscale="log", xlabel="samples K", ylabel="bound, in nats")
         _powers(axes)
         _fit(axes)
         axes.legend(loc="lower right")
@@ -270,6 +271,8 @@ def gaps(found: Mapping[str, Any]) -> str:
             "xxx",
         ),
     ]
+    known = {name: at_least_zero(found.get(name)) for _, name, *_ in rows}
+    found = {**found, **{name: e for name, e in known.items() if e is not None}}
     rows = [
         row
         for row in rows
@@ -299,7 +302,8 @@ def gaps(found: Mapping[str, Any]) -> str:
             if first + last <= min(ends) + max(ends):
                 side, place = "left", min(first, last)
             axes.text(place, i - 0.27, f"{label}, {plus_minus(found[name])}", va="bottom", ha=side)
-        axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="nats")
+        axes.set(ylim=(len(rows) - 0.6, -0.75), yticks=[], xlabel="bound, in nats")
+        axes.locator_params("x", nbins=4)  # numbers of three decimals need the room
         axes.spines["left"].set_visible(False)
         told = "; ".join(f"{label} {plus_minus(found[name])}" for label, name, *_ in rows)
         return _svg(figure, "gaps", "The gaps between the ELBO and log p(x)", f"In nats: {told}.")
@@ -317,7 +321,7 @@ def dimensions(latents: Mapping[str, Any]) -> str:
     what, words = "rate", "rate, in nats"
     if found["rate"] is None:
         what, words = "mean_variance", "variance of the posterior mean"
-    values = [value or 0.0 for value in found[what]]
+    values = [max(value or 0.0, 0.0) for value in found[what]]  # no rate is below zero
     order = sorted(range(len(values)), key=lambda j: -values[j])
     kind = {**dict.fromkeys(latents["dead"], "dead"), **dict.fromkeys(latents["noisy"], "noisy")}
     with _style():
@@ -475,19 +479,26 @@ def _parts(
             ("elbo_best", "log_evidence", "approximation"),
         )
         rows = [
-            (found[a]["value"], found[b]["value"], f"{name} gap", found[f"{name}_gap"])
+            (found[a]["value"], found[b]["value"], f"{name} gap", _gap(found, name))
             for a, b, name in names
         ]
     elif evidence and ceiling:
         gap = evidence["inference_gap"]
         if evidence["log_evidence"]["value"] != ceiling["value"]:
             gap = None  # log p(x) is by another method, and so is the gap
+        gap = at_least_zero(gap)
         rows = [(evidence["elbo"]["value"], ceiling["value"], "inference gap", gap)]
     return [
         _Part(a, b, name, f"{plus_minus(e)} nats" if e else "")
         for a, b, name, e in rows
         if a is not None and b is not None
     ]
+
+
+def _gap(found: Mapping[str, Any], name: str) -> Any:
+    """Returns a gap; the one of the family is a divergence, and never below zero."""
+    gap = found[f"{name}_gap"]
+    return at_least_zero(gap) if name == "approximation" else gap
 
 
 def _stack(

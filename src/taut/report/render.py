@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taut.evidence import text
 from taut.evidence.doctor import nothing_found
 from taut.evidence.exact_baseline import in_words
-from taut.evidence.section import CHAPTERS, Row, Section, Table, chapters, found, nats, shown
+from taut.evidence.section import (
+    CHAPTERS,
+    Row,
+    Section,
+    Table,
+    at_least_zero,
+    chapters,
+    found,
+    nats,
+    shown,
+)
 from taut.references import LINKS, cite
 from taut.report import figures
 from taut.system.errors import clause
@@ -117,7 +127,8 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (text.number, text.plus_minus, text.share, text.error_of, _worth, _file_name)
+    of_numbers = (text.number, text.plus_minus, text.share, text.error_of, at_least_zero)
+    filters: list[Any] = [*of_numbers, _worth, _file_name]
     environment.filters |= {each.__name__.strip("_"): each for each in filters}
     return environment.from_string(
         resources.files("taut.report").joinpath("template.html.j2").read_text("utf-8")

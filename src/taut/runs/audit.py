@@ -17,7 +17,9 @@ import torch
 from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
 from taut.evidence import doctor, section
 from taut.evidence.audit import Effort, audit
-from taut.evidence.baseline import independent_marginals
+from taut.evidence.baseline import independent_marginals, marginals_of_columns
+from taut.evidence.clock import Report
+from taut.evidence.columns import ROWS, ColumnFacts
 from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.models.exact import ExactModel
@@ -51,7 +53,7 @@ def audit_run(
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,
-    report: Callable[[str, float], None] = silent,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Audits a run, writes ``audit.json`` and ``report.html`` into its folder and returns the
     audit.
@@ -64,7 +66,7 @@ def audit_run(
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks of data; true ends the audit with what is done.
-        report: Told the stage and how much of it is done.
+        report: Told the stage, how much of it is done, and how far the whole is.
 
     Raises:
         UsageError: the run was trained on an array in memory and no data are given, or a key
@@ -85,7 +87,7 @@ def _audit(
     effort: Effort,
     seed: int,
     stop: Callable[[], bool],
-    report: Callable[[str, float], None],
+    report: Report,
 ) -> dict[str, Any]:
     began, dataset, notes = time.monotonic(), None, []
     try:
@@ -116,6 +118,7 @@ def _audit(
         baseline=baseline,
         exact=exact,
         levels=levels,
+        columns=None if dataset is None else _columns(dataset, x),
         effort=effort,
         seed=seed,
         stop=stop,
@@ -185,6 +188,19 @@ def _looked_at(
         )
     found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark, "each": _each(run)}
     return x, found, notes
+
+
+def _columns(dataset: Dataset, x: torch.Tensor) -> ColumnFacts | None:
+    """Returns what is known of the columns of rows; None of images and the like."""
+    schema = dataset.schema
+    if schema.is_image or len(schema.event_shape) != 1:
+        return None
+    marginals = marginals_of_columns(dataset, x[:ROWS])
+    if marginals is None:
+        return None
+    word = "gene" if schema.kind == "count" and schema.names else "column"
+    facts = [schema.modelled[i].describe() for i in schema.rest if schema.kind == "table"]
+    return ColumnFacts(schema.element_names, marginals, facts, word)
 
 
 def _each(run: Run) -> str:

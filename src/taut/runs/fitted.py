@@ -21,6 +21,7 @@ from torch import Tensor
 from taut.build.checks import unsupported
 from taut.build.config import Config, DataConfig
 from taut.data import Column, New, Options, Schema, check_against
+from taut.data.obs import code_of
 from taut.data.tables.infer import encode as encode_columns
 from taut.data.tables.oddities import MANY
 from taut.data.tables.words import nearest_to
@@ -28,6 +29,7 @@ from taut.distributions.counts import LARGEST_COUNT
 from taut.evidence import Evidence, cells, importance_blocks, settle
 from taut.evidence.outliers import oddity
 from taut.evidence.rows import RowEvidence
+from taut.features import Split, Totals
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.objectives import Objective
@@ -124,7 +126,7 @@ class Fitted:
         """
         handed = self._handed(data)
         values = tasks.reconstruct(self.model, handed.new.rows, draw=draw, seed=seed)
-        if self.schema.condition:  # what is given is as it was
+        if self.schema.kind == "table" and self.schema.condition:  # what is given is as it was
             values = self._joined(handed.new.rows, values)
         return handed.rows(values, mean=not draw)
 
@@ -167,7 +169,7 @@ class Fitted:
         rows = self._evidence(x, num_samples, seed, tell).impossible(handed.new.impossible)
         columns = score_columns(rows)
         if flag is not None:
-            usual = self._evidence(self._held_out(), num_samples, seed, tell).log_evidence
+            usual = self._evidence(self._held_out().rows, num_samples, seed, tell).log_evidence
             columns |= oddity(rows.log_evidence, usual, flag)._asdict()
         if cells:
             columns |= self._cells(x, num_samples, seed)
@@ -226,13 +228,13 @@ class Fitted:
     def _handed(self, data: Source | None) -> Handed:
         """Returns data of the user checked and coded, or the rows that were held out."""
         if data is None:
-            return Handed(None, New(self._held_out(), ()), self.schema, self.like)
+            return Handed(None, self._held_out(), self.schema, self.like)
         new = new_data(self, data)
         for note in new.notes:
             Telling().line(note)
         return Handed(data, new, self.schema, self.like)
 
-    def _held_out(self) -> Any:
+    def _held_out(self) -> New:
         raise UsageError("this model has no run folder that says what it held out: give data")
 
     def _joined(self, rows: Any, modelled: Tensor) -> Tensor:
@@ -245,11 +247,8 @@ class Fitted:
         if len(self.schema.event_shape) != 1:
             raise UsageError("cells=True is for rows of columns, not for images")
         scores = cells.cell_scores(self.model, x, num_samples, seed=seed)
-        names = [f"x{i}" for i in range(scores.value.shape[1])]
-        if self.schema.kind == "table":
-            names = [self.schema.modelled[i].name for i in self.schema.rest]
         result = {}
-        for i, name in enumerate(names):
+        for i, name in enumerate(self.schema.element_names):
             result[f"log_p({name})"] = scores.value[:, i]
             result[f"log_p_error({name})"] = scores.error[:, i]
             result[f"log_p_reliable({name})"] = scores.reliable[:, i]
@@ -296,7 +295,7 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
         f"{name}: {problem}: log p(x) of {len(odd)} rows is minus infinity, and elsewhere these "
         f"values are read as missing"
     )
-    return New(rows, (*new.notes, line), new.table, odd)
+    return new._replace(rows=rows, notes=(*new.notes, line), impossible=odd)
 
 
 def _some_latent(model: Model, x: Any) -> Tensor:
@@ -320,7 +319,8 @@ def sample_run(
     Args:
         fitted: The model and how its data are read.
         num_samples: N.
-        given: Values of what the model is conditioned on, by column, or ``total`` for counts.
+        given: Values of what the model is conditioned on, by column, and ``total`` for counts given
+            their total.
         mean: Whether to return the mean of p(x|z) instead of a draw.
         seed: The same seed gives the same samples.
 
@@ -329,7 +329,9 @@ def sample_run(
             so far outside of the training data that counts pass what floats can count.
     """
     schema, given = fitted.schema, dict(given or {})
-    wanted = list(schema.condition) or (["total"] if fitted.model.condition is not None else [])
+    wanted = list(schema.condition)
+    if isinstance(fitted.model.condition, Totals) or _totals(fitted.model.condition):
+        wanted.append("total")
     if set(given) != set(wanted):
         names = ", ".join(shown(name) for name in wanted) or "nothing"
         raise UsageError(
@@ -346,18 +348,16 @@ def sample_run(
         context=tasks.context_of(fitted.model, codes),
         seed=seed,
     )
-    counts = (
-        [c.kind == "count" for c in (schema.modelled[i] for i in schema.rest)]
-        if schema.condition
-        else ...
-    )
+    counts: Any = ...
+    if schema.kind == "table":
+        counts = [schema.modelled[i].kind == "count" for i in schema.rest]
     if not bool((rows[:, counts] < LARGEST_COUNT).all()):
         said = ", ".join(f"{shown(name)}={shown(value)}" for name, value in given.items())
         raise UsageError(
             f"--given {said}: counts pass 2^53 there, more than floats can count; give values like "
             f"those of training"
         )
-    if not schema.condition:
+    if schema.kind != "table":
         return rows
     full = torch.empty(num_samples, len(schema.modelled))
     full[:, schema.rest], full[:, schema.given] = rows, codes
@@ -366,16 +366,11 @@ def sample_run(
 
 def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
     """Returns the codes of given values, (1, number of them)."""
-    if not schema.condition:
-        try:
-            total = float(given["total"])
-        except ValueError:
-            total = math.nan
-        if not 0 <= total < math.inf:
-            raise UsageError(
-                f"--given total={shown(given['total'])}: a number of at least 0 is needed"
-            )
-        return np.array([[total]])
+    if schema.kind != "table":
+        codes: list[float] = [code_of(given[c.name], c) for c in schema.context]
+        if "total" in given:
+            codes.append(_total(given["total"]))
+        return np.array([codes], np.float64)
     columns = [schema.modelled[i] for i in schema.given]
     values, problems, _ = encode_columns(
         _one_row(given, columns), columns, "--given", missing_values=schema.missing_values
@@ -391,6 +386,20 @@ def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
             or "--given: a value of what is given is missing; write COLUMN=VALUE"
         )
     return values
+
+
+def _totals(condition: Any) -> bool:
+    return isinstance(condition, Split) and condition.totals is not None
+
+
+def _total(text: str) -> float:
+    try:
+        total = float(text)
+    except ValueError:
+        total = math.nan
+    if not 0 <= total < math.inf:
+        raise UsageError(f"--given total={shown(text)}: a number of at least 0 is needed")
+    return total
 
 
 def _no_level(value: str, column: Column) -> str:

@@ -23,7 +23,7 @@ import torch
 from taut.build.config import Config, ModelConfig
 from taut.build.model import build, build_objective, exact_of, usual_objective
 from taut.build.spec import parse
-from taut.data import Dataset, Options, Rows, Schema, prepare
+from taut.data import Dataset, New, Options, Rows, Schema, prepare
 from taut.model import VAE, Model
 from taut.models.exact import ExactModel
 from taut.runs import looks
@@ -32,9 +32,9 @@ from taut.runs.formats import (
     FORMAT,
     READ,
     Info,
-    fingerprint_of_1,
     migrate,
     migrate_evaluation,
+    same_in_1,
     with_empty,
 )
 from taut.runs.place import FILES, abandon, check_target, make_folder, stem
@@ -60,6 +60,7 @@ __all__ = [
     "data_of",
     "find_device",
     "held_out",
+    "held_out_as_new",
     "load",
     "make_folder",
     "new_data",
@@ -170,8 +171,8 @@ class Run(Fitted):
         """Returns a figure of matplotlib: the bound in training, and of images also samples."""
         return looks.plot(self)
 
-    def _held_out(self) -> Rows:
-        return held_out(self, self.data())
+    def _held_out(self) -> New:
+        return held_out_as_new(self, self.data())
 
 
 def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
@@ -236,7 +237,9 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
     data = read_data(
         source, config, test, schema=run.schema if run.schema.kind == "table" else None
     )
-    if data.fingerprint != run.info["fingerprint"] and not _same_in_1(run, config, source, test):
+    same = data.fingerprint == run.info["fingerprint"]
+    key, options = config.data.key, options_of(config.data)
+    if not same and not same_in_1(run.info, run.schema, options, (source, test), key):
         raise DataError(
             f"{shown(data.name) or 'the data'}: these are not the data of {where} (fingerprint "
             f"{data.fingerprint}, not {run.info['fingerprint']}); give back the original file or "
@@ -245,22 +248,18 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
     return data
 
 
-def _same_in_1(run: Run, config: Config, source: Source, test: Source | None) -> bool:
-    """Returns whether the data of a table have the fingerprint that format 1 gave them."""
-    if run.info["format"] != 1 or run.schema.kind != "table":
-        return False
-    options = options_of(config.data)
-    marks = [fingerprint_of_1(source, run.schema, options, config.data.key)]
-    if test is not None:
-        marks.append(fingerprint_of_1(test, run.schema, options))
-    return "+".join(marks) == run.info["fingerprint"]
-
-
 def held_out(run: Run, data: Dataset) -> Rows:
     """Returns the data that a run held out: its test data, else its validation data."""
+    return held_out_as_new(run, data).rows
+
+
+def held_out_as_new(run: Run, data: Dataset) -> New:
+    """Returns the same with the names of its rows."""
     if not len(data.test) + len(data.validation):
         raise UsageError(f"{shown(run.path)} has no rows that were held out: give DATA")
-    return data.test if len(data.test) else data.validation
+    if len(data.test):
+        return New(data.test, (), names=data.row_names[2])
+    return New(data.validation, (), names=data.row_names[1])
 
 
 def read_data(

@@ -21,9 +21,9 @@ __all__ = [
     "FORMAT",
     "READ",
     "Info",
-    "fingerprint_of_1",
     "migrate",
     "migrate_evaluation",
+    "same_in_1",
     "with_empty",
 ]
 
@@ -123,6 +123,19 @@ def with_empty(
     empty = {name: t for name, t in model.state_dict().items() if not t.numel()}
     there = [p for p in prefixes if any(name.startswith(p) for name in tensors)]
     return {p + name: t for p in there for name, t in empty.items()} | dict(tensors)
+
+
+def same_in_1(
+    info: Info, schema: Schema, options: Options, sources: tuple[Any, Any], key: str | None
+) -> bool:
+    """Returns whether a table, and its test set, have the fingerprint that format 1 gave them."""
+    if info["format"] != 1 or schema.kind != "table":
+        return False
+    source, test = sources
+    marks = [fingerprint_of_1(source, schema, options, key)]
+    if test is not None:
+        marks.append(fingerprint_of_1(test, schema, options))
+    return "+".join(marks) == info["fingerprint"]
 
 
 def fingerprint_of_1(source: Any, schema: Schema, options: Options, key: str | None = None) -> str:

@@ -200,10 +200,12 @@ class Handed:
 
 
 def ids_of(new: New, schema: Schema) -> dict[str, Any]:
-    """Returns the columns of a table that name its rows, as Arrow columns; none of other data."""
+    """Returns the columns of a table that name its rows, as Arrow columns, or the names of cells;
+    none of other data.
+    """
     table = new.table
     if table is None:
-        return {}
+        return {} if new.names is None else {"cell": new.names}
     names = {c.name for c in schema.columns if c.kind == "id"}
     return {name: table.column(i) for i, name in enumerate(table.column_names) if name in names}
 

@@ -131,7 +131,8 @@ def fit(
         split: By "rows", or all "copies" of a row in one part; by default what suits the data.
         schema: Of a table: a TOML file that says what its columns are.
         missing_values: Of a table: further texts and numbers that mean missing.
-        condition: Of a table: columns that the others are modelled given.
+        condition: Columns that the others are modelled given: of a table, or of ``obs`` of an
+            AnnData (batch, donor), which must hold levels.
         kind: Of an array: binary, levels, real or count, instead of what is inferred.
         levels: Of an array: smallest and largest level.
         shape: Of an array: shape of a row that is stored flat.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from taut.evidence.section import at_least_zero
 from taut.models.exact import ExactModel
 from taut.system import html
 from taut.system.errors import TautError, shown
@@ -31,6 +32,7 @@ NAMES = {
 }
 
 
+DIVERGENCES = ("inference_gap", "approximation_gap")  # never below zero
 # of an audit: what is shown, and where it stands
 SHOWN = (
     ("log p(x)", ("log_evidence",)),
@@ -53,6 +55,8 @@ class Audited(dict[str, Any]):
             estimate: Any = self
             for key in path:
                 estimate = (estimate or {}).get(key)
+            if estimate and path[-1] in DIVERGENCES:
+                estimate = at_least_zero(estimate)
             if estimate:
                 rows.append((name, _with_error(estimate)))
         findings = [
@@ -88,7 +92,8 @@ def as_html(run: Run) -> str:
         ("model", _parts(run)),
         ("training", _training(run)),
     ]
-    known = ((name, found.get(key)) for key, name in NAMES.items())
+    shown_as = {k: at_least_zero(found.get(k)) for k in DIVERGENCES}
+    known = ((name, shown_as.get(key) or found.get(key)) for key, name in NAMES.items())
     rows += [(f"{name}, nats a row", _with_error(e)) for name, e in known if e]
     if found:
         rows.append(("measured on", f"{found['num_data']} {found['data']} rows"))

@@ -215,18 +215,27 @@ def draw_pictures(model: Model, data: Dataset, seed: int) -> dict[str, bytes]:
     x = x[torch.arange(count) * len(x) // count]
     with torch.no_grad(), stream(seed, "pictures"):
         decoded = model.decode(model.latent_prior().sample(torch.Size((1, 40))))
-        samples = [pictures.grid(t[0], low, high, 10) for t in (*_mean(decoded), decoded.sample())]
+        mean = _mean(decoded)
+        samples = [pictures.grid(t[0], low, high, 10) for t in (*mean, decoded.sample())]
+        made = ["samples: the mean of p(x|z), z from the prior"][: len(mean)]
+        made.append("samples: draws of x from p(x|z), of the same z")
         shown = x.to(device=device_of(model), dtype=torch.get_default_dtype())
         try:
             z = model.point(shown)
         except NotImplementedError:  # a flow, say
             z = model.encode(shown).sample()
         decoded = model.decode(z[None])
+        mean = _mean(decoded)
         rows = [
             pictures.grid(t, low, high, 10)
-            for t in (shown, *(t[0] for t in (*_mean(decoded), decoded.sample())))
+            for t in (shown, *(t[0] for t in (*mean, decoded.sample())))
         ]
-    return {"samples.png": pictures.to_png(samples), "reconstructions.png": pictures.to_png(rows)}
+        again = ["reconstructions: the mean of p(x|z), z the posterior mean"][: len(mean)]
+        again = [f"real: {measured_part(data)} images", *again, "reconstructions: a draw of x"]
+    return {
+        "samples.png": pictures.to_png(samples, made),
+        "reconstructions.png": pictures.to_png(rows, again),
+    }
 
 
 def _mean(distribution: Distribution) -> list[Tensor]:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from taut.evidence.clock import Report, Whole
 from taut.system.errors import clause, shown
 
-__all__ = ["Telling"]
+__all__ = ["Telling", "clock"]
 
 PAUSE = 0.2  # seconds between two changes of the line
 WIDTH = 100
@@ -64,15 +65,19 @@ class Telling:
             _rewrite("")
 
     @contextmanager
-    def stages(self) -> Iterator[Callable[[str, float], None]]:
-        """Gives a function that is told the stage of a long computation and its share done."""
+    def stages(self) -> Iterator[Report]:
+        """Gives a function that is told the stage of a long computation, its share done and how far
+        the whole is.
+        """
         last = 0.0
 
-        def report(title: str, share: float) -> None:
+        def report(title: str, share: float, whole: Whole) -> None:
             nonlocal last
             if self.on and time.monotonic() - last >= PAUSE:
                 last = time.monotonic()
-                _rewrite(f"taut: {title} {min(share, 1.0):.0%}")
+                place = f"{whole.number} of {whole.stages}: "
+                left = clause(", about {} left for all", clock(whole.left))
+                _rewrite(f"taut: {place}{title} {min(share, 1.0):.0%}{left}")
 
         try:
             yield report
@@ -91,8 +96,14 @@ def _watched() -> bool:
 def _left(seconds: float, share: float) -> str:
     if share < 0.02:
         return ""
-    left = round(seconds * (1 - share) / share)
-    return f", {left // 60}:{left % 60:02d} left"
+    return f", {clock(seconds * (1 - share) / share)} left"
+
+
+def clock(seconds: float | None) -> str:
+    """Returns a time as minutes and seconds; nothing where it is not known."""
+    if seconds is None:
+        return ""
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
 
 
 def _rewrite(text: str) -> None:

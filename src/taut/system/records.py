@@ -141,6 +141,8 @@ RUN = {
         "condition?": [TEXT],
         "missing_values?": [TEXT],
         "columns?": [SECTION],
+        "context?": [SECTION],
+        "names?": [TEXT],
     },
 }
 EVALUATION = {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from taut.data.schema import told_apart
 from taut.system.storage import write_bytes
 from taut.use import pictures
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARRAYS",
+    "CELLS",
     "IMAGES",
     "NUMBERS",
     "TABLES",
@@ -36,6 +38,7 @@ __all__ = [
 TABLES = (".csv", ".parquet")
 NUMBERS = (".npy", ".csv", ".parquet")
 ARRAYS = (".npy",)
+CELLS = (".h5ad",)
 IMAGES = (".npy", ".png")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -66,8 +69,10 @@ def write_numbers(
     import pyarrow as pa
 
     names = names or [f"x{i}" for i in range(array.shape[1])]
-    columns = {name: array[:, i] for i, name in enumerate(names)}
-    write_table(pa.table(dict(ids or {}) | columns | dict(words or {})), out)
+    columns = {name: array[:, i] for i, name in enumerate(names)} | dict(words or {})
+    ids = dict(ids or {})
+    titles = told_apart([*ids, *columns])
+    write_table(pa.table([*ids.values(), *columns.values()], titles), out)
 
 
 def shortest(values: torch.Tensor) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from taut.types import image_layout
@@ -16,6 +16,7 @@ __all__ = ["grid", "to_png"]
 
 CELL = 56  # pixels that a small image is enlarged to, at least
 GAP = 2
+LINE = 20  # pixels of a caption
 
 
 def grid(images: Tensor, low: float, high: float, columns: int) -> np.ndarray:
@@ -52,8 +53,24 @@ def grid(images: Tensor, low: float, high: float, columns: int) -> np.ndarray:
     return sheet
 
 
-def to_png(sheets: Sequence[np.ndarray]) -> bytes:
-    """Returns sheets of one width, one above the other, as the bytes of a PNG file."""
+def to_png(sheets: Sequence[np.ndarray], captions: Sequence[str] = ()) -> bytes:
+    """Returns sheets of one width, one above the other, as the bytes of a PNG file.
+
+    Args:
+        sheets: Bytes, (height, width, 3) each.
+        captions: What each shows: a line above it.
+    """
+    parts = list(sheets)
+    if captions:
+        pairs = zip(captions, sheets, strict=True)
+        parts = [part for text, sheet in pairs for part in (_line(text, sheet.shape[1]), sheet)]
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(list(sheets))).save(buffer, "PNG")
+    Image.fromarray(np.concatenate(parts)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _line(text: str, width: int) -> np.ndarray:
+    """Returns a line of text, black on white, (LINE, width, 3); what does not fit is cut off."""
+    image = Image.new("RGB", (width, LINE), "white")
+    ImageDraw.Draw(image).text((6, 4), text, "black", ImageFont.load_default())
+    return np.asarray(image)

@@ -69,14 +69,11 @@ def before_header(data: bytes, delimiter: str) -> int:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, list[str]]] = []
     start = 0
-    try:
-        for row in islice(reader, 4 * MOST_BEFORE):
-            while len(row) > 1 and not row[-1].strip():
-                row.pop()
-            rows.append((start, row))
-            start = reader.line_num
-    except csv.Error:
-        pass
+    for row in islice(reader, 4 * MOST_BEFORE):
+        while len(row) > 1 and not row[-1].strip():
+            row.pop()
+        rows.append((start, row))
+        start = reader.line_num
     filled = [row for _, row in rows if row]
     width = Counter(len(row) for row in filled).most_common(1)[0][0] if filled else 0
     if width < 3 or (filled and len(filled[0]) > width / 2):
