@@ -94,7 +94,7 @@ def test_weights_are_unbiased_in_both_directions(start: str, context_dim: int) -
     assert bool((forward.num_temperatures <= 3).all())
 
 
-@pytest.mark.parametrize("start", ["posterior", "prior"])
+@pytest.mark.parametrize("start", ["posterior", pytest.param("prior", marks=pytest.mark.slow)])
 def test_agrees_with_the_exact_evidence_and_brackets_it(start: str) -> None:
     problem = taut.LinearGaussian(dim_x=12, dim_z=4, scale=0.3)
     model = problem.model(Off(problem, 0.5))

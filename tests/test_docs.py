@@ -59,6 +59,7 @@ LITTLE = {
     "evidence.cells": {"SAMPLES": 100},
     "evidence.marginals": {"STEPS": 5},
     "distributions.warps": {"MIDPOINTS": 8},
+    "build.start": {"MAX_PASSES": 5},
 }
 FILE = r"`([\w/-]+\.(?:csv|png|npy|toml|parquet|h5ad|json|jsonl|html|py|safetensors))`"
 

@@ -519,7 +519,7 @@ COMMANDS = {
     "new",  # every type in every field, without the commands, is above
     [
         pytest.param(HOSTILE, id="text"),
-        pytest.param([], id="list"),
+        pytest.param([], id="list", marks=pytest.mark.slow),
         pytest.param({}, id="mapping", marks=pytest.mark.slow),
         pytest.param(-7, id="negative", marks=pytest.mark.slow),
         pytest.param(None, id="null", marks=pytest.mark.slow),

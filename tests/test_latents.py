@@ -39,7 +39,7 @@ def gaussian_model(
     return taut.LinearGaussian(2, len(scale)).model(Encoder(a.to(dtype), scale.to(dtype), full))
 
 
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_information_marginal_kl_and_total_correlation_are_their_closed_forms(full: bool) -> None:
     r"""For x ~ N(0, I) the aggregate posterior is N(0, C) with C = A A^T + S: I = (log|C| - log|S|)
     / 2, and so on.

@@ -58,7 +58,7 @@ SELDOM = pytest.mark.slow  # a family of each kind is enough for every day
     [
         "StudentT()",
         "Ordinal()",
-        "NegativeBinomial()",
+        pytest.param("NegativeBinomial()", marks=SELDOM),
         pytest.param("LogNormal()", marks=SELDOM),
         pytest.param("Binomial()", marks=SELDOM),
         pytest.param("DiscretizedLogistic()", marks=SELDOM),

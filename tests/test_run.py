@@ -128,7 +128,7 @@ def test_reconstructions_are_spread_over_rows_that_are_sorted_by_class(
     monkeypatch.setattr(
         "taut.runs.measure.pictures.grid", lambda x, *_: grids.append(x) or torch.zeros(1, 1)
     )
-    monkeypatch.setattr("taut.runs.measure.pictures.to_png", lambda _: b"")
+    monkeypatch.setattr("taut.runs.measure.pictures.to_png", lambda *_: b"")
     rows = torch.arange(count, dtype=torch.float32)[:, None, None].expand(-1, 4, 4)
     data = Dataset(
         Schema("levels", (4, 4), 0.0, 99.0),

@@ -6,6 +6,7 @@ Everything that follows from the data is filled in here, by name.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -246,13 +247,12 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
     """Returns the arguments of the parts that follow from the data and the other settings."""
     data = _statistics(schema, statistics)
     event_shape = schema.event_shape
-    if schema.kind != "table":
-        data |= {"kinds": [schema.kind] * schema.num_elements}
     if schema.kind in ("binary", "levels"):
         data |= {"low": int(schema.low), "high": int(schema.high)}
     if schema.condition:
         data = {name: v if v is None else v[schema.rest] for name, v in data.items()}
         event_shape = (len(schema.rest),)
+    data |= {"kinds": [schema.kind] * math.prod(event_shape)}
     if schema.kind == "table":
         columns = [schema.modelled[i] for i in schema.rest]
         ranges = torch.tensor([c.support for c in columns], dtype=torch.float64)

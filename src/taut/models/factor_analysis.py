@@ -389,10 +389,10 @@ class FactorAnalysis(_LinearModel):
         >>> import taut, torch
         >>> from taut.models import FactorAnalysis
         >>> x = taut.LinearGaussian(dim_x=5, dim_z=2).sample(400)
-        >>> model = FactorAnalysis((5,))
+        >>> model = FactorAnalysis((5,), latent_dim=2)
         >>> passes = list(model.maximize(x[:300], x[300:]))
-        >>> model.num_factors
-        2
+        >>> model.log_prob(x[300:]).shape
+        torch.Size([100])
     """
 
     def __init__(

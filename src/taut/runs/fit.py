@@ -205,12 +205,8 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     folder = run.path / "checkpoints"
     training, model = run.config.training, run.model
     exact = isinstance(model, ExactModel)
-    made: Iterator[Record]
-    if isinstance(model, ExactModel):
-        made = train_exact(model, data, training, state)
-    else:
+    if not exact:
         data = to_device(data, torch.device(run.info["device"]))
-        made = train(model, run.objective, data, training, state)
     saved, began = time.monotonic(), time.monotonic()
     written = state.step if state.tensors else -1  # the last checkpoint
     # a signal can arrive while ``train`` is in the midst of changing ``state``
@@ -231,7 +227,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
 
     try:
         with _history(run.path / "history.jsonl", state) as lines:
-            for record in made:
+            for record in _records(run, data, state):
                 parallel.on_main(partial(keep, record))
                 yield record
                 if training.minutes is not None and parallel.agreed(
@@ -269,6 +265,13 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         why = ended or _why_ended(training, data, state, late)
     run.info = cast(Info, _written_now({**run.info, "ended": why}))
     parallel.on_main(end)
+
+
+def _records(run: Run, data: Dataset, state: State) -> Iterator[Record]:
+    """Trains the model of a run in the way of its kind."""
+    if isinstance(run.model, ExactModel):
+        return train_exact(run.model, data, run.config.training, state)
+    return train(run.model, run.objective, data, run.config.training, state)
 
 
 def _end_exact(run: Run, state: State) -> None:
