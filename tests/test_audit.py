@@ -451,7 +451,6 @@ def test_a_mixture_as_prior_is_audited_in_all_sections() -> None:
     assert found["latents"]["prior_gain"] is not None
 
 
-@pytest.mark.slow
 def test_one_wild_value_does_not_lose_the_audit() -> None:
     model = taut.VAE(
         taut.StandardNormal(2),

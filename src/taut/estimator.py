@@ -93,7 +93,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     Args:
         latent_dim: D; by default half the number of columns, of a data frame as many as columns, 2
             to 32.
-        prior: A prior or its specification.
+        prior: A prior or its specification; by default StandardNormal().
         likelihood: A likelihood or its specification; by default what follows from the data.
         posterior: A posterior or its specification; by default as in ``taut fit``.
         encoder: Specification of the network of the posterior.
@@ -146,7 +146,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         self,
         latent_dim: Whole | None = None,
         *,
-        prior: Prior | str = "StandardNormal()",
+        prior: Prior | str | None = None,
         likelihood: Likelihood | str | None = None,
         posterior: Posterior | str | None = None,
         encoder: str | None = None,
