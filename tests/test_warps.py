@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from ztest import assert_mean
 
+from taut import likelihoods
 from taut.distributions import OUTSIDE
 from taut.distributions.warps import Warped, fit_knots, padded
 
@@ -274,3 +276,13 @@ def test_a_compiled_search_says_nothing() -> None:
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_without_knots_it_is_the_standard_logistic_distribution() -> None:
+    likelihood, z = likelihoods.WarpedLogistic((3,), 2), torch.randn(4, 5, 2)
+    x = torch.linspace(-0.9, 0.9, 15).view(5, 3)
+    made = likelihood(z)
+    loc, scale = made.base_dist.loc, made.base_dist.scale
+    y = (x - loc) / scale
+    expected = functional.logsigmoid(y) + functional.logsigmoid(-y) - scale.log()
+    torch.testing.assert_close(made.log_prob(x), expected.sum(-1), rtol=0, atol=1e-10)
