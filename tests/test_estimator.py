@@ -193,9 +193,7 @@ def test_rows_that_few_samples_tell_well_get_no_more_and_the_others_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x = _normal(200, 4)
-    estimator = VAEstimator(
-        posterior="DiagonalNormal()", likelihood="StudentT()", **FAST | {"num_samples": 400}
-    ).fit(x)
+    estimator = VAEstimator(**FAST | {"num_samples": 400}).fit(x)
     asked = []
     importance = own._importance
     monkeypatch.setattr(
@@ -323,8 +321,6 @@ def test_impute_gives_the_conditional_mean_of_a_linear_model() -> None:
     """
     x = _normal(400, 4)
     settings = FAST | {"decoder": "Linear()", "max_epochs": 60, "num_samples": 4000}
-    # linear and of one scale a column: the joint normal that is meant
-    settings |= {"likelihood": "StudentT()", "posterior": "DiagonalNormal()"}
     estimator = VAEstimator(**settings).fit(x)
     with torch.no_grad():
         decoded = estimator.model_.decode(torch.cat([torch.zeros(1, 2), torch.eye(2)])[None])

@@ -106,7 +106,6 @@ def test_a_linear_vae_trained_by_fit_is_probabilistic_pca(beta: float, tmp_path)
         validation_fraction=0.0,
         latent_dim=3,
         likelihood='Normal(scale="shared")',
-        posterior="DiagonalNormal()",
         encoder="Linear()",
         decoder="Linear()",
         objective=taut.ELBO(beta=beta),

@@ -53,8 +53,7 @@ SMALL: dict[str, Any] = {
 KINDS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "bits": (BITS, {}),
     "mixture": (BITS, {"prior": "GaussianMixture(components=3)", "averaging": 0}),
-    # its likelihood has a scale of its own, and buffers
-    "real": (REAL, {"posterior": "DiagonalNormal()"}),
+    "real": (REAL, {}),  # its likelihood has a scale of its own, and buffers
     "discrete": (
         BITS,
         {

@@ -93,7 +93,7 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     if (exact := exact_of(config)) is not None:
         _check_exact(exact, config, schema)
         return ModelConfig(model=str(exact))
-    linear = starts_linear(schema)
+    linear = starts_linear(config, schema)
     usual = USUAL[schema.kind]
     if schema.kind == "real" and not schema.is_rows:
         usual = 'Normal(scale="shared")'
@@ -118,12 +118,13 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     )
 
 
-def starts_linear(schema: Schema) -> bool:
-    """Returns whether training starts at factor analysis unless the user says otherwise: for rows
-    of real numbers without gaps (`benchmarks/uci.py`).
+def starts_linear(config: ModelConfig, schema: Schema) -> bool:
+    """Returns whether training starts at factor analysis: for rows of real numbers without gaps
+    (`benchmarks/uci.py`), unless the user names a network, which may have no linear path.
     """
     real = schema.kind == "real" and schema.is_rows and not schema.missing
-    return real and schema.num_elements <= MOST_COLUMNS
+    named = config.encoder or config.decoder
+    return real and schema.num_elements <= MOST_COLUMNS and not named
 
 
 def exact_of(config: ModelConfig) -> Spec | None:
