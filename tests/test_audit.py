@@ -227,7 +227,11 @@ def test_stopping_keeps_what_is_done() -> None:
     assert found["gaps"] is None
     assert found["latents"] is None
     stages: list[str] = []
-    started = lambda title, share, _: stages.append(title) if share else None  # noqa: E731
+
+    def started(title: str, share: float, _: object) -> None:
+        if share:
+            stages.append(title)
+
     found = audit(
         model, x, effort=QUICK, stop=lambda: "log p(x) by annealing" in stages, report=started
     )

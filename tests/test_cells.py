@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,7 @@ def cells() -> anndata.AnnData:
             "age": rng.normal(size=CELLS),
             "plate": np.arange(CELLS) % 2,
             "donor": ["d1"] * CELLS,
+            "endless": [math.inf, *[1.0] * (CELLS - 1)],
         },
         index=[f"cell-{i}" for i in range(CELLS)],
     )
@@ -172,6 +174,7 @@ def test_the_baseline_and_the_split_are_of_the_counts(folder: Path) -> None:
     [
         ("bach", r"obs has no column bach; did you mean 'batch'\?; there are batch, age, plate"),
         ("age", r"obs column age holds numbers, and --condition takes levels: cut them into a few"),
+        ("endless", r"obs column endless holds numbers, and --condition takes levels"),
         ("donor", r"every cell has donor = d1: there is nothing to condition on"),
         ("partly", r"4 of 90 cells have no partly: fill it in obs, or omit these cells"),
     ],

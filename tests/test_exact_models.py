@@ -445,6 +445,30 @@ def test_training_is_the_same_again_and_keeps_the_best_pass(kind: type) -> None:
     assert reached == pytest.approx(max(one.validation for one in seen), abs=1e-12)
 
 
+def test_a_pass_takes_every_row_and_keeps_the_mean_of_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """90 rows in batches of 40: two whole ones and one of 10, each for all 90."""
+    monkeypatch.setattr(trees, "BATCH", 40)
+    taken, steps = [], []
+    expect, update = trees._LatentTree.expect, trees._LatentTree.update
+
+    def watched(model: ExactModel, x: Tensor, weight: float = 1.0) -> object:
+        taken.append((len(x), weight))
+        return expect(model, x, weight)
+
+    def noted(model: ExactModel, *given: object) -> None:
+        update(model, *given)
+        steps.append(model.start.exp())
+
+    monkeypatch.setattr(trees._LatentTree, "expect", watched)
+    monkeypatch.setattr(trees._LatentTree, "update", noted)
+    model, x = instances.of_columns(taut.Mixture, 2), gappy(90)
+    list(model.maximize(x, x[:0], max_passes=1))
+    assert taken == [(40, 90 / 40), (40, 90 / 40), (10, 9.0)]
+    torch.testing.assert_close(model.start.exp(), torch.stack(steps).mean(0), **EXACT)
+
+
 def test_the_number_of_states_is_chosen_on_validation_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "FEWEST", 1)
     monkeypatch.setattr(trees, "MOST", 16)

@@ -84,16 +84,19 @@ def score(
     loaded = load_run(run, trust)
     import torch
 
-    from taut.evidence.outliers import oddity
+    from taut.evidence.outliers import oddity, ranks
     from taut.runs.folder import check_target
     from taut.runs.handed import ids_of
     from taut.system import parallel
     from taut.use import export
 
-    if flag is not None and data is None:
-        raise UsageError("--flag compares data with the rows that the run held out: give DATA")
     formats = export.NUMBERS + of_cells(loaded)
     target = check_target(out or Path("scores.csv"), formats, overwrite)
+    if flag is not None:
+        if data is None:
+            raise UsageError("--flag compares data with the rows that the run held out: give DATA")
+        held_out = data_for(loaded, None, None)
+        ranks(flag, len(held_out.rows))  # refused before anything is scored
     new = data_for(loaded, data, key)
     rows = _evidence(loaded, new, num_samples, seed)
     evidence = rows.first
@@ -102,7 +105,7 @@ def score(
     columns |= {name: getattr(evidence, name) for name in ("ess", "khat", "elbo")}
     line = first_line(data, len(new.rows))
     if flag is not None:
-        usual = _evidence(loaded, data_for(loaded, None, None), num_samples, seed).log_evidence
+        usual = _evidence(loaded, held_out, num_samples, seed).log_evidence
         odd_rows = oddity(rows.log_evidence, usual, flag)
         columns |= odd_rows._asdict()
     if regret:
@@ -146,7 +149,7 @@ def score(
     if flag is not None:
         terminal.answer(
             f"flagged: {int(odd_rows.flagged.sum())} of {len(new.rows)}; of {units.one}s like the "
-            f"{len(usual)} that were held out, at most {flag:.2g} would be"
+            f"{len(usual)} that were held out, at most {100 * flag:.3g} % would be"
         )
     terminal.answer(f"the numbers of each {units.one} are in {shown(target)}")
 

@@ -112,7 +112,7 @@ def _texts(obs: Any, name: str, where: str) -> np.ndarray:
         return np.asarray(values.astype(object)).astype(str)
     array = np.asarray(values)
     if array.dtype.kind in "iufc":
-        whole = array.dtype.kind in "iu" or bool((array == np.trunc(array)).all())
+        whole = bool((np.isfinite(array) & (array == np.trunc(array))).all())
         if not whole or len(np.unique(array)) > MOST:
             raise UsageError(
                 f"{where}: obs column {shown(name)} holds numbers, and --condition takes levels: "

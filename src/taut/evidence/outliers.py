@@ -23,7 +23,7 @@ from torch import Tensor
 
 from taut.system.errors import UsageError
 
-__all__ = ["Oddity", "oddity", "threshold"]
+__all__ = ["Oddity", "oddity", "ranks", "threshold"]
 
 
 class Oddity(NamedTuple):
@@ -51,13 +51,7 @@ def oddity(scores: Tensor, usual: Tensor, rate: float) -> Oddity:
     Raises:
         UsageError: the rate is not between 0 and 1, or too small for so few rows.
     """
-    number = _number(len(usual), rate)
-    if not number:
-        needed = math.ceil(1 / rate - 1 - 1e-9)
-        raise UsageError(
-            f"a rate of {rate:g} needs at least {needed} rows that were held out, and there are "
-            f"{len(usual)}: take a larger rate, or hold out more (--test-fraction)"
-        )
+    number = ranks(rate, len(usual))
     known = usual.double().nan_to_num(-torch.inf).sort().values
     scores = scores.double().nan_to_num(-torch.inf)
     below = torch.searchsorted(known, scores, right=True)
@@ -65,6 +59,22 @@ def oddity(scores: Tensor, usual: Tensor, rate: float) -> Oddity:
     low, high = ((1 + count.double()) / (len(known) + 1) for count in (below, above))
     both = (2 * torch.minimum(low, high)).clamp(max=1.0)
     return Oddity(low, both, 1 + below <= number)
+
+
+def ranks(rate: float, held_out: int) -> int:
+    """Returns how many ranks among so many rows held out are flagged; before they are scored.
+
+    Raises:
+        UsageError: the rate is not between 0 and 1, or too small for so few rows.
+    """
+    number = _number(held_out, rate)
+    if not number:
+        needed = math.ceil(1 / rate - 1 - 1e-9)
+        raise UsageError(
+            f"a rate of {rate:g} needs at least {needed} rows that were held out, and there are "
+            f"{held_out}: take a larger rate, or hold out more (--test-fraction)"
+        )
+    return number
 
 
 def threshold(usual: Tensor, rate: float) -> float:

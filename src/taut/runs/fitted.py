@@ -27,7 +27,7 @@ from taut.data.tables.oddities import MANY
 from taut.data.tables.words import nearest_to
 from taut.distributions.counts import LARGEST_COUNT
 from taut.evidence import Evidence, cells, importance_blocks, settle
-from taut.evidence.outliers import oddity
+from taut.evidence.outliers import oddity, ranks
 from taut.evidence.rows import RowEvidence
 from taut.features import Split, Totals
 from taut.model import Model
@@ -163,6 +163,8 @@ class Fitted:
         """
         if flag is not None and data is None:
             raise UsageError("flag= compares data with the rows that were held out: give data")
+        if flag is not None:
+            ranks(flag, len(self._held_out().rows))  # refused before anything is scored
         handed = self._handed(data)
         tell = Telling(verbose)
         x = handed.new.rows

@@ -220,17 +220,18 @@ def draw_pictures(model: Model, data: Dataset, seed: int) -> dict[str, bytes]:
         made = ["samples: the mean of p(x|z), z from the prior"][: len(mean)]
         made.append("samples: draws of x from p(x|z), of the same z")
         shown = x.to(device=device_of(model), dtype=torch.get_default_dtype())
+        what = "the posterior mean"
         try:
             z = model.point(shown)
         except NotImplementedError:  # a flow, say
-            z = model.encode(shown).sample()
+            z, what = model.encode(shown).sample(), "a draw of the posterior"
         decoded = model.decode(z[None])
         mean = _mean(decoded)
         rows = [
             pictures.grid(t, low, high, 10)
             for t in (shown, *(t[0] for t in (*mean, decoded.sample())))
         ]
-        again = ["reconstructions: the mean of p(x|z), z the posterior mean"][: len(mean)]
+        again = [f"reconstructions: the mean of p(x|z), z {what}"][: len(mean)]
         again = [f"real: {measured_part(data)} images", *again, "reconstructions: a draw of x"]
     return {
         "samples.png": pictures.to_png(samples, made),
