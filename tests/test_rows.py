@@ -224,7 +224,10 @@ def test_few_rows_are_doubted_by_chance() -> None:
     More than 24 of 400 in 1 of 10,000 seeds.
     """
     problem = taut.LinearGaussian()
-    found = log_evidence(problem.model(Wide(problem)), problem.sample(400))
+    model, x, told = problem.model(Wide(problem)), problem.sample(400), []
+    first = taut.importance(model, x, 500)
+    found = settle(model, x, first, advance=lambda count, of: told.append((count, of)))
+    assert sum(count for count, _ in told) == told[0][1] > int((~first.reliable).sum())
     assert sum(method != "importance" for method in found.methods) <= 24
 
 

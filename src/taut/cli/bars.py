@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from taut.cli.terminal import message, stderr
+from taut.system.defaults import silent
 from taut.system.errors import clause
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ __all__ = ["blocks", "progress", "stages"]
 
 
 @contextmanager
-def progress(title: str, total: int, quiet: bool = False) -> Iterator[Callable[[int, str], None]]:
+def progress(title: str, total: int, quiet: bool = False) -> Iterator[Callable[..., None]]:
     """Gives a function that advances a bar on a terminal, and prints a line each tenth of the way
     elsewhere.
 
@@ -30,7 +31,10 @@ def progress(title: str, total: int, quiet: bool = False) -> Iterator[Callable[[
         with _bar(title, total) as update:
             yield update
         return
-    done, told = 0, 10 if quiet else 0
+    if quiet:
+        yield silent
+        return
+    done, told = 0, 0
 
     def advance(amount: int, note: str) -> None:
         nonlocal done, told

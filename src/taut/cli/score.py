@@ -164,15 +164,14 @@ def _evidence(run: Run, new: New, num_samples: int, seed: int) -> Any:
             blocks.append(block)
             advance(len(block.ess), "")
     first = Evidence.concatenate(blocks)
-    doubtful = min(CLIMBING, max(1, int((~first.reliable).sum())))
-    with bars.progress("improving", doubtful, quiet=True) as advance:
+    with bars.progress("improving", 1, quiet=True) as advance:
         rows = settle(
             run.model,
             x,
             first,
             seed=seed,
             climbing=CLIMBING,
-            advance=lambda count: advance(count, ""),
+            advance=lambda count, of: advance(count, "", of),
         )
     return rows.impossible(new.impossible)
 

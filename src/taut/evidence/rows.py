@@ -243,7 +243,7 @@ def settle(
     seed: int = 0,
     climbing: int = 1000,
     annealed: int = 100,
-    advance: Callable[[int], None] = silent,
+    advance: Callable[[int, int], None] = silent,
 ) -> RowEvidence:
     r"""Returns log p(x) of each data point, given what importance sampling from the posterior says.
 
@@ -255,7 +255,7 @@ def settle(
         seed: The same seed gives the same numbers.
         climbing: Rows that climb, at most.
         annealed: Rows that reach annealing, at most.
-        advance: Told how many of the climbing rows are done.
+        advance: Told how many more of the climbing rows are done, and how many climb.
     """
     if isinstance(model, ExactModel):
         value, error = first.log_evidence, first.log_evidence_error
@@ -282,7 +282,7 @@ class _Ladder:
         self.method = torch.zeros(len(self.value), dtype=torch.long)
         self.reliable = first.reliable & first.log_evidence.isfinite()
 
-    def climb(self, climbing: int, annealed: int, advance: Callable[[int], None]) -> None:
+    def climb(self, climbing: int, annealed: int, advance: Callable[[int, int], None]) -> None:
         x, context = self.given(torch.arange(1))
         prior = self.model.latent_prior(self.model.split(x, context)[1])
         support, latent_dim = support_of(prior), prior.event_shape.numel()
@@ -296,7 +296,7 @@ class _Ladder:
         size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
         for number, some in enumerate(in_parts(rows, size)):
             annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
-            advance(len(some))
+            advance(len(some), len(rows))
 
     def doubtful(self) -> Tensor:
         """The rows that climb, those that need it most first."""
