@@ -15,6 +15,7 @@ from jaxtyping import config, install_import_hook
 
 install_import_hook("taut", "typecheck.check")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -49,7 +50,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test's numbers do not depend on which tests ran before it in its process."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG = np.random.default_rng(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     with torch.random.fork_rng():

@@ -120,11 +120,12 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
 
 def starts_linear(config: ModelConfig, schema: Schema) -> bool:
     """Returns whether training starts at factor analysis: for rows of real numbers without gaps
-    (`benchmarks/uci.py`), unless the user names a network, which may have no linear path.
+    (`benchmarks/uci.py`), unless the user names a network that has no linear path.
     """
     real = schema.kind == "real" and schema.is_rows and not schema.missing
-    named = config.encoder or config.decoder
-    return real and schema.num_elements <= MOST_COLUMNS and not named
+    networks = [parse(network or "Residual") for network in (config.encoder, config.decoder)]
+    have_path = all(network.name == "Residual" for network in networks)
+    return real and schema.num_elements <= MOST_COLUMNS and have_path
 
 
 def exact_of(config: ModelConfig) -> Spec | None:
