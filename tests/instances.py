@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from ztest import assert_mean
 
 import taut
@@ -318,7 +318,18 @@ def make_posteriors() -> list[taut.Posterior]:
         taut.DiagonalNormal(EVENT, LATENT, SMALL, **scaled),
         taut.FullCovarianceNormal(EVENT, LATENT, SMALL, **scaled),
         posteriors.IndependentBernoulli(EVENT, LATENT, SMALL, **scaled),
+        bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled)),
+        bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled, layers=3, bins=0)),
     ]
+
+
+def bent(part: nn.Module) -> Any:
+    """Returns a part whose couplings are not the identity any more."""
+    with torch.no_grad():
+        for network in part.couplings.networks:
+            for parameter in network.layers[-1].parameters():
+                parameter.normal_(0, 0.03)
+    return part
 
 
 def make_priors() -> list[taut.Prior]:
@@ -329,7 +340,8 @@ def make_priors() -> list[taut.Prior]:
     with torch.no_grad():
         mixture.logits.normal_()
         mixture.raw_scale.normal_()
-    return [taut.StandardNormal(LATENT), mixture, bernoulli]
+    flows = [bent(priors.Flow(LATENT)), bent(priors.Flow(LATENT, layers=3, bins=0))]
+    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows]
 
 
 # --- Models that are exact ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 
@@ -160,14 +161,9 @@ def test_posterior_shapes_and_units(row: int) -> None:
     assert (q.batch_shape, q.event_shape) == ((5,), (instances.LATENT,))
     assert q.sample((3,)).shape == (3, 5, instances.LATENT)
     # Standardizing is inside: the same network fed with z-scores directly gives the same posterior.
-    raw = type(posterior)(instances.EVENT, instances.LATENT, instances.SMALL)
-    raw.load_state_dict(
-        {
-            **posterior.state_dict(),
-            "features.loc": torch.tensor(0.0),
-            "features.scale": torch.tensor(1.0),
-        }
-    )
+    raw = copy.deepcopy(posterior)
+    raw.features.loc.zero_()
+    raw.features.scale.fill_(1.0)
     torch.testing.assert_close(raw((x - 10) / 3).mean, q.mean, rtol=0, atol=1e-10)
 
 
@@ -182,16 +178,18 @@ def test_full_covariance_is_the_cholesky_factor_of_its_covariance() -> None:
 
 @pytest.mark.parametrize("row", range(len(instances.make_priors())))
 def test_prior_shapes_and_total_probability(row: int) -> None:
-    p = instances.make_priors()[row]()
+    prior = instances.make_priors()[row]
+    p = prior()
     assert (p.batch_shape, p.event_shape) == ((), (instances.LATENT,))
     assert p.log_prob(p.sample((3, 5))).shape == (3, 5)
     line = torch.arange(2.0) if p.support.is_discrete else torch.linspace(-15, 15, 601)
     cell = 1.0 if p.support.is_discrete else 0.05**2
     # a sum over a grid integrates a Gaussian to exp(-2 pi^2 (scale / step)^2): far below 1e-12 for
-    # scales above 0.2
-    assert p.log_prob(torch.cartesian_prod(line, line)).exp().sum().item() * cell == pytest.approx(
-        1, abs=1e-9
-    )
+    # scales above 0.2; a flow reaches a little beyond it, and one of splines has corners
+    off = {None: 1e-9, 0: 1e-7}.get(getattr(prior, "bins", None), 1e-3)
+    with torch.no_grad():
+        mass = p.log_prob(torch.cartesian_prod(line, line)).exp().sum().item() * cell
+    assert mass == pytest.approx(1, abs=off)
 
 
 def test_a_mixture_by_hand_and_its_moments() -> None:

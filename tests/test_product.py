@@ -122,6 +122,7 @@ LATENTS = [
         ("StandardNormal()", "GaussianMixture(components=2)"),
         ("DiagonalNormal()", "FullCovarianceNormal()"),
     ),
+    ("Flow(layers=2, hidden=(8,))", "CouplingFlow(layers=2, hidden=(8,), num_features=4)"),
     ("IndependentBernoulli()", "IndependentBernoulli()"),
 ]
 WHOLE = [

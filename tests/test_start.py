@@ -209,7 +209,7 @@ def test_it_is_the_default_of_rows_of_real_numbers_without_gaps():
     assert linear.posterior == "FullCovarianceNormal()"
     assert linear.encoder == linear.decoder == "Residual()"
     assert linear.likelihood == "StudentT(scale='per_entry', min_scale=0.03)"
-    named = ModelConfig(encoder="Residual(hidden_sizes=(64,))")  # with the path, too
+    named = ModelConfig(encoder="Residual(hidden=(64,))")  # with the path, too
     assert complete(named, infer(numbers(50))).likelihood == linear.likelihood
     other = complete(ModelConfig(encoder="MLP()"), infer(numbers(50)))  # it may have none
     assert other.likelihood == "StudentT(scale='per_feature')"

@@ -262,7 +262,9 @@ def log_q(run: Run, x: Tensor, z: Tensor) -> Tensor:
         return run.model.eval().encode(x).log_prob(z)
 
 
-@pytest.mark.parametrize("posterior", [None, "DiagonalNormal()", "FullCovarianceNormal()"])
+@pytest.mark.parametrize(
+    "posterior", [None, "DiagonalNormal()", "FullCovarianceNormal()", "CouplingFlow()"]
+)
 def test_it_starts_as_the_posterior_it_came_from(here: Path, posterior: str | None):
     torch.set_default_dtype(torch.float64)
     old = taut.load("real")

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
+from taut.couplings import Couplings
+from taut.distributions.flows import Flow
 from taut.features import Features, Standardize
 from taut.model import Posterior
 from taut.networks import MLP, NetworkFactory, positive
 from taut.types import Context, Data
 
-__all__ = ["DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"]
+__all__ = ["CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"]
 
 MIN_SCALE = 1e-4
 # largest correlation of rounding errors: with it float32 knows the noise of a sample to a
@@ -140,6 +142,72 @@ class FullCovarianceNormal(Posterior):
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         loc, scale_tril = parameters["loc"], parameters["scale_tril"]
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
+
+
+class CouplingFlow(Posterior):
+    r"""Creates $q(z \mid x)$ as the law of $m(x) + s(x) \odot f(u; h(x))$, $u \sim \mathcal{N}(0,
+    I)$, where coupling layers f, the same for all data, see features h(x) of the encoder.
+
+    It starts as the diagonal Gaussian, and its samples and densities cost the same. Posteriors that
+    are curved or have several modes need it; for one that is merely tilted ``FullCovarianceNormal``
+    is cheaper.
+
+    Args:
+        event_shape: Shape of one datum.
+        latent_dim: D, at least 2.
+        encoder: Network from x to D means, D raw scales and the features h.
+        context_dim: C.
+        data_loc: Mean of the training data, in the user's units.
+        data_scale: Standard deviation of the training data, likewise.
+        features: What the encoder sees of a datum, instead of its standardized values.
+        min_scale: Smallest scale, in units of the prior and of the mean's distance from its centre.
+        layers: Number of couplings.
+        hidden: Width of each hidden layer of their networks; () for linear ones.
+        num_features: Number of features h.
+        bins: Bins of the splines that the couplings are; 0 for affine ones.
+
+    Raises:
+        ValueError: there is one latent dimension, or a number is too small.
+
+    References: dinh2017, durkan2019, rezende2015.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        encoder: NetworkFactory = MLP,
+        context_dim: int = 0,
+        data_loc: Tensor | float = 0.0,
+        data_scale: Tensor | float = 1.0,
+        features: Features | None = None,
+        min_scale: float = MIN_SCALE,
+        layers: int = 4,
+        hidden: Sequence[int] = (64,),
+        num_features: int = 32,
+        bins: int = 8,
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.min_scale = latent_dim, _positive(min_scale)
+        self.layers, self.hidden, self.bins = layers, tuple(hidden), bins
+        self.num_features = num_features
+        self.features = features or Standardize(event_shape, data_loc, data_scale)
+        self.encoder = encoder(
+            self.features.out_shape, (2 * latent_dim + num_features,), context_dim
+        )
+        self.couplings = Couplings(latent_dim, num_features, layers, hidden, bins)
+
+    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
+        sizes = [self.latent_dim, self.latent_dim, self.num_features]
+        loc, raw_scale, features = self.encoder(self.features(x), context).split(sizes, -1)
+        return {
+            "loc": loc,
+            "scale": _scale(raw_scale, loc, self.min_scale),
+            "features": torch.tanh(features),
+        }
+
+    def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
+        return Flow(**parameters, bijection=self.couplings)
 
 
 class IndependentBernoulli(Posterior):

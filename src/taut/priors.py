@@ -2,6 +2,8 @@ r"""Priors $p(z)$: what the latent variables look like before any datum is seen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import (
@@ -13,11 +15,13 @@ from torch.distributions import (
     Normal,
 )
 
+from taut.couplings import Couplings
+from taut.distributions.flows import Flow as FlowDistribution
 from taut.model import Prior
 from taut.networks import positive
 from taut.types import Context
 
-__all__ = ["GaussianMixture", "IndependentBernoulli", "StandardNormal"]
+__all__ = ["Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal"]
 
 
 class StandardNormal(Prior):
@@ -91,3 +95,42 @@ class GaussianMixture(Prior):
         return MixtureSameFamily(
             Categorical(logits=self.logits, validate_args=False), parts, validate_args=False
         )
+
+
+class Flow(Prior):
+    r"""Creates $p(z)$ as the law of $m + s \odot f(u)$, $u \sim \mathcal{N}(0, I)$, with learned
+    coupling layers f, means and scales: a standard Normal at first.
+
+    Args:
+        latent_dim: D, at least 2.
+        layers: Number of couplings.
+        hidden: Width of each hidden layer of their networks.
+        bins: Bins of the splines that the couplings are; 0 for affine ones.
+        min_scale: Smallest scale.
+
+    Raises:
+        ValueError: there is one latent dimension, or a number is too small.
+
+    References: dinh2017, durkan2019.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        layers: int = 4,
+        hidden: Sequence[int] = (64,),
+        bins: int = 8,
+        min_scale: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if not min_scale > 0:
+            raise ValueError(f"min_scale must be positive, not {min_scale}")
+        self.layers, self.hidden, self.bins = layers, tuple(hidden), bins
+        self.min_scale = min_scale
+        self.loc = nn.Parameter(torch.zeros(latent_dim))
+        self.raw_scale = nn.Parameter(torch.zeros(latent_dim))
+        self.couplings = Couplings(latent_dim, 0, layers, hidden, bins)
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        scale = self.min_scale + positive(self.raw_scale)
+        return FlowDistribution(self.loc, scale, None, self.couplings)

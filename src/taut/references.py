@@ -22,6 +22,8 @@ REFERENCES = {
     "curves. Biometrics 44, 1988.",
     "dempster1977": "Dempster, Laird, Rubin. Maximum likelihood from incomplete data via the EM "
     "algorithm. JRSS B 39, 1977.",
+    "dinh2017": "Dinh, Sohl-Dickstein, Bengio. Density estimation using Real NVP. ICLR 2017.",
+    "durkan2019": "Durkan et al. Neural spline flows. NeurIPS 2019.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
     "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
@@ -67,6 +69,7 @@ REFERENCES = {
     "2018.",
     "rezende2014": "Rezende, Mohamed, Wierstra. Stochastic backpropagation and approximate "
     "inference. ICML 2014.",
+    "rezende2015": "Rezende, Mohamed. Variational inference with normalizing flows. ICML 2015.",
     "roeder2017": "Roeder, Wu, Duvenaud. Sticking the landing: lower-variance gradient estimators "
     "for VI. NeurIPS 2017.",
     "rubin1982": "Rubin, Thayer. EM algorithms for ML factor analysis. Psychometrika 47, 1982.",
@@ -105,6 +108,8 @@ DOIS = {  # of those that have one
     "cremer2018": "10.48550/arXiv.1801.03558",
     "delong1988": "10.2307/2531595",
     "dempster1977": "10.1111/j.2517-6161.1977.tb01600.x",
+    "dinh2017": "10.48550/arXiv.1605.08803",
+    "durkan2019": "10.48550/arXiv.1906.04032",
     "efron1981": "10.1214/aos/1176345462",
     "gelman1998": "10.1214/ss/1028905934",
     "grosse2015": "10.48550/arXiv.1511.02543",
@@ -128,6 +133,7 @@ DOIS = {  # of those that have one
     "poole2019": "10.48550/arXiv.1905.06922",
     "rainforth2018": "10.48550/arXiv.1802.04537",
     "rezende2014": "10.48550/arXiv.1401.4082",
+    "rezende2015": "10.48550/arXiv.1505.05770",
     "roeder2017": "10.48550/arXiv.1703.09194",
     "rubin1982": "10.1007/BF02293851",
     "rybkin2021": "10.48550/arXiv.2006.13202",

@@ -26,8 +26,10 @@ NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP", "Residual")
 PARTS = {
     "model": ("VAE", "FactorAnalysis", "HiddenTree", "Mixture", "MixtureOfFactorAnalysers"),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
-    "prior": ("GaussianMixture", "IndependentBernoulli", "StandardNormal"),
-    "posterior": ("DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
+    "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal"),
+    "posterior": (
+        *("CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
+    ),
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),
         *("DiscretizedLogistic", "LogNormal", "NegativeBinomial", "Normal", "Ordinal", "Poisson"),

@@ -33,6 +33,7 @@ from torch.distributions import (
     transform_to,
 )
 
+from taut.distributions.flows import Flow
 from taut.evidence.annealing import support_of
 from taut.evidence.results import in_parts
 from taut.model import Model, evaluating, frozen
@@ -440,8 +441,10 @@ def _parameters(q: Distribution, *, detach: bool = True) -> dict[str, Tensor]:
 
 def _like(q: Distribution, parameters: dict[str, Tensor]) -> Distribution:
     """Returns the member of the family of q that has these parameters."""
-    kind: Any = type(base_of(q))
-    member = kind(**parameters, validate_args=False)
+    base: Any = base_of(q)
+    if isinstance(base, Flow):
+        return base.like(parameters)
+    member = type(base)(**parameters, validate_args=False)
     if isinstance(q, Independent):
         return Independent(member, q.reinterpreted_batch_ndims, validate_args=False)
     return member

@@ -130,11 +130,15 @@ def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:
 
     An output layer that has more outputs than the old one takes over the first and starts the
     others at zero: a Normal with a full covariance lists means and diagonal first, and so starts as
-    the diagonal one it came from.
+    the diagonal one it came from. A module that the old one lacks, such as the layers of a flow,
+    starts as it always does: as the identity.
     """
     theirs = old.state_dict()
+    known = {name.partition(".")[0] for name in theirs}
     mine = new.state_dict()
     for name, tensor in mine.items():
+        if name.partition(".")[0] not in known:
+            continue
         source = theirs.get(name)
         if (
             source is None
