@@ -572,7 +572,7 @@ def test_the_command_line_prints_both_numbers(
     assert f"Kept: {info['candidates']['kept']}, with a log p(x) of -" in done.stdout
     assert "VAE() has -" in done.stdout
     assert "--model VAE trains the other." in done.stdout
-    assert "a hidden tree and a VAE, of which the better one is kept" in done.stderr
+    assert "hidden trees and a VAE, of which the better one is kept" in done.stderr
     again = command("resume", "r", "--json")
     assert json.loads(again.stdout)["candidates"] == info["candidates"]
 
