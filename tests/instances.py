@@ -349,14 +349,15 @@ def make_priors() -> list[taut.Prior]:
 
 def of_columns(
     kind: type, num_states: int | None = 2, **settings: float
-) -> taut.Mixture | taut.HiddenTree:
-    """Returns a mixture or a hidden tree of a column of each kind, not yet trained."""
+) -> taut.Mixture | taut.HiddenTree | taut.HiddenForest:
+    """Returns a mixture, a hidden tree or a forest of a column of each kind, not yet trained."""
     ends = {"levels": (0.0, 1.0), "count": (0.0, torch.inf), "positive": (0.0, torch.inf)}
     low, high = torch.tensor([ends.get(word, (-torch.inf, torch.inf)) for word in KINDS]).T
     knots = torch.full((len(KINDS), 2, warps.MAX_KNOTS), torch.inf)
     knots[KINDS.index("mixed")] = warp()[0, 0]
     shape = (len(KINDS),)
-    return kind(shape, KINDS, num_states, NUM_LEVELS, low, high, knots, **settings)
+    given = {"low": low, "high": high, "knots": knots, "num_levels": NUM_LEVELS}
+    return kind(shape, KINDS, num_states=num_states, **given, **settings)
 
 
 def make_models() -> list[taut.ExactModel]:
@@ -364,7 +365,8 @@ def make_models() -> list[taut.ExactModel]:
         models.FactorAnalysis((3,), latent_dim=2),
         models.MixtureOfFactorAnalysers((3,), num_components=2, latent_dim=2),
     ]
-    return [of_columns(taut.Mixture), of_columns(taut.HiddenTree), *linear]
+    trees = [of_columns(kind) for kind in (taut.Mixture, taut.HiddenTree, taut.HiddenForest)]
+    return [*trees, *linear]
 
 
 NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]] = [

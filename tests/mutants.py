@@ -72,6 +72,7 @@ FAMILY_TESTS, COUNTS, COLUMNS = (
     "tests/test_columns.py",
 )
 ROWS, EXACT_MODELS = "tests/test_rows.py", "tests/test_exact_models.py"
+FOREST = "tests/test_forest.py"
 PARETO, ANNEALING, GAPS, LATENTS = (
     "tests/test_pareto.py",
     "tests/test_annealing.py",
@@ -3138,6 +3139,48 @@ MUTANTS = [
         "kept = self._state()",
         "kept = None",
         f"{EXACT_MODELS}::test_training_is_the_same_again_and_keeps_the_best_pass",
+    ),
+    Mutant(
+        "structure: columns of many bins depend on each other by chance",
+        "models/structure.py",
+        "- chance) / n)",
+        ") / n)",
+        f"{EXACT_MODELS}::test_mutual_information_by_hand",
+    ),
+    Mutant(
+        "forest: every tree is the first again",
+        "models/forest.py",
+        "information[[node, parent], [parent, node]] -= less",
+        "pass",
+        f"{FOREST}::test_a_pair_that_no_tree_can_have_is_in_the_next",
+    ),
+    Mutant(
+        "forest: a tree is trained as if it were alone",
+        "models/forest.py",
+        "yield from tree.fitted(train, validation, states, max_passes, seed, others)",
+        "yield from tree.fitted(train, validation, states, max_passes, seed)",
+        f"{FOREST}::test_stopped_early_it_has_the_best_so_far",
+    ),
+    Mutant(
+        "forest: a tree is added that makes the mixture worse",
+        "models/forest.py",
+        "better = not reached <= best",
+        "better = True",
+        f"{FOREST}::test_trees_are_added_as_long_as_the_validation_rows_gain",
+    ),
+    Mutant(
+        "forest: the states of a row come from another tree than its values",
+        "models/forest.py",
+        "z = torch.where((chosen == m)[..., None], own, z)",
+        "z = torch.where((chosen != m)[..., None], own, z)",
+        f"{FOREST}::test_samples_have_the_frequencies",
+    ),
+    Mutant(
+        "forest: cells are scored as if all trees were equally probable",
+        "models/forest.py",
+        "log_share = self._each(x).log_softmax(1).T",
+        "log_share = (0 * self._each(x)).log_softmax(1).T",
+        f"{FOREST}::test_conditionals_scores_and_filled_gaps_are_exact",
     ),
     Mutant(
         "structure: rows in which one of the two is missing count",

@@ -415,7 +415,7 @@ def chosen(table: pd.DataFrame, folder: Path, **settings: Any) -> tuple[taut.Run
 
 def test_a_planted_mixture_is_given_to_the_tree(tmp_path: Path) -> None:
     made, numbers = chosen(planted(1000), tmp_path, max_epochs=15)
-    assert isinstance(made.model, taut.HiddenTree)
+    assert isinstance(made.model, taut.HiddenForest)
     tree, vae = numbers["models"]
     assert numbers["kept"] == tree["model"] == made.config.model.model
     assert vae["model"] == "VAE()"
@@ -503,7 +503,7 @@ def test_the_choice_is_the_same_after_a_kill_at_any_moment(
 ) -> None:
     """Killed after each write of the end: what is resumed keeps the same model, to the bit."""
     whole = taut.fit(planted(150), tmp_path / "whole", **QUICK)
-    assert isinstance(whole.model, taut.HiddenTree)
+    assert isinstance(whole.model, taut.HiddenForest)
     first, data, ended = fit.start(planted(150), tmp_path / "first", configured())
     list(candidates.fit_exact(first, data))
     list(fit.train_run(first, data, ended))
@@ -572,7 +572,7 @@ def test_the_command_line_prints_both_numbers(
     assert f"Kept: {info['candidates']['kept']}, with a log p(x) of -" in done.stdout
     assert "VAE() has -" in done.stdout
     assert "--model VAE trains the other." in done.stdout
-    assert "a hidden tree and a VAE, of which the better one is kept" in done.stderr
+    assert "hidden trees and a VAE, of which the better one is kept" in done.stderr
     again = command("resume", "r", "--json")
     assert json.loads(again.stdout)["candidates"] == info["candidates"]
 

@@ -307,3 +307,36 @@ def test_what_cannot_be_is_refused_in_one_line(make, words: str):
     with pytest.raises(ValueError, match=words) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_the_number_of_components_is_chosen_on_validation_rows() -> None:
+    """Three planted groups far apart: one and two components are worse, eight overfit or level."""
+    group = torch.randint(0, 3, (400,))
+    x = 4.0 * torch.nn.functional.one_hot(group, 3).double() + torch.randn(400, 3)
+    train, validation = x[:300], x[300:]
+    model = MixtureOfFactorAnalysers((3,), latent_dim=1).double()
+    passes = list(model.maximize(train, validation, max_passes=60))
+    reached = {}
+    for components in (1, 2, 4, 8, 16):
+        one = MixtureOfFactorAnalysers((3,), components, 1).double()
+        every = one.maximize(train, validation, max_passes=60)
+        reached[components] = max(p.validation for p in every)
+    first = next(c for c in reached if c == 16 or not reached[2 * c] > reached[c])
+    assert model.num_components == first > 2
+    assert model.log_prob(validation).mean().item() == pytest.approx(reached[first], abs=1e-9)
+    assert [p.number for p in passes] == list(range(1, len(passes) + 1))
+    assert sorted(p.share for p in passes) == [p.share for p in passes]
+    assert passes[-1].share <= 1
+    # a blank model takes its shapes from the weights
+    blank = MixtureOfFactorAnalysers((3,), latent_dim=1).double()
+    blank.load_state_dict(model.state_dict())
+    assert torch.equal(blank.log_prob(x), model.log_prob(x))
+    with pytest.raises(ValueError, match="give num_components"):
+        next(iter(MixtureOfFactorAnalysers((3,)).maximize(train, x[:0])))
+    # stopped early it has the best so far
+    stopped = MixtureOfFactorAnalysers((3,), latent_dim=1).double()
+    steps = stopped.maximize(train, validation, max_passes=60)
+    seen = [next(steps) for _ in range(len(passes) - 1)]
+    steps.close()
+    best = max(p.validation for p in seen)
+    assert stopped.log_prob(validation).mean().item() == pytest.approx(best, abs=1e-9)

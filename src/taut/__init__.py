@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from taut.models import (
         ExactModel,
         FactorAnalysis,
+        HiddenForest,
         HiddenTree,
         Mixture,
         MixtureOfFactorAnalysers,
@@ -104,6 +105,7 @@ __all__ = [
     "FactorAnalysis",
     "FullCovarianceNormal",
     "GaussianMixture",
+    "HiddenForest",
     "HiddenTree",
     "Imputed",
     "Likelihood",
@@ -173,7 +175,9 @@ _HOMES = {
         "ZeroInflatedNegativeBinomial"
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",
-    "taut.models": "ExactModel FactorAnalysis HiddenTree Mixture MixtureOfFactorAnalysers",
+    "taut.models": (
+        "ExactModel FactorAnalysis HiddenForest HiddenTree Mixture MixtureOfFactorAnalysers"
+    ),
     "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network Residual",
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",
     "taut.posteriors": "DiagonalNormal FullCovarianceNormal",

@@ -54,6 +54,7 @@ REFERENCES = {
     "data sets. ICML 2019.",
     "meehan2020": "Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in "
     "generative models. AISTATS 2020.",
+    "meila2000": "Meila, Jordan. Learning with mixtures of trees. JMLR 1, 2000.",
     "mnih2016": "Mnih, Rezende. Variational inference for Monte Carlo objectives. ICML 2016.",
     "naeem2020": "Naeem et al. Reliable fidelity and diversity metrics for generative models. ICML "
     "2020.",
@@ -64,6 +65,8 @@ REFERENCES = {
     "neal2001": "Neal. Annealed importance sampling. Statistics and Computing 11, 2001.",
     "owen2000": "Owen, Zhou. Safe and effective importance sampling. JASA 95, 2000.",
     "poole2019": "Poole et al. On variational bounds of mutual information. ICML 2019.",
+    "paninski2003": "Paninski. Estimation of entropy and mutual information. Neural Computation "
+    "15, 2003.",
     "pearl1988": "Pearl. Probabilistic reasoning in intelligent systems. Morgan Kaufmann, 1988.",
     "rainforth2018": "Rainforth et al. Tighter variational bounds are not necessarily better. ICML "
     "2018.",
@@ -124,12 +127,14 @@ DOIS = {  # of those that have one
     "lucas2019": "10.48550/arXiv.1911.02469",
     "mattei2019": "10.48550/arXiv.1812.02633",
     "meehan2020": "10.48550/arXiv.2004.05675",
+    "meila2000": "10.1162/153244301753344605",
     "mnih2016": "10.48550/arXiv.1602.06725",
     "naeem2020": "10.48550/arXiv.2002.09797",
     "nalisnick2019": "10.48550/arXiv.1810.09136",
     "nazabal2020": "10.1016/j.patcog.2020.107501",
     "neal2001": "10.1023/A:1008923215028",
     "owen2000": "10.1080/01621459.2000.10473909",
+    "paninski2003": "10.1162/089976603321780272",
     "poole2019": "10.48550/arXiv.1905.06922",
     "rainforth2018": "10.48550/arXiv.1802.04537",
     "rezende2014": "10.48550/arXiv.1401.4082",

@@ -360,7 +360,7 @@ def _fit_exact(run: Run, dataset: Dataset) -> None:
 
     total, done = 1000, 0
     with (
-        bars.progress("hidden tree", total, quiet=True) as advance,
+        bars.progress("hidden trees", total, quiet=True) as advance,
         closing(fit_exact(run, dataset)) as passes,
     ):
         for record, share in passes:

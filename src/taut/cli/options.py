@@ -24,7 +24,10 @@ __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 # What TAB offers for the parts of a model; a test compares it with the registry.
 NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP", "Residual")
 PARTS = {
-    "model": ("VAE", "FactorAnalysis", "HiddenTree", "Mixture", "MixtureOfFactorAnalysers"),
+    "model": (
+        *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
+        "MixtureOfFactorAnalysers",
+    ),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
     "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal"),
     "posterior": (

@@ -142,7 +142,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         ("objective", config.training.objective or usual_objective(dataset.schema)),
     ]
     if planned(config, dataset).get("exact", {}).get("competes"):
-        own.insert(0, ("model", "a hidden tree and a VAE, of which the better one is kept"))
+        own.insert(0, ("model", "hidden trees and a VAE, of which the better one is kept"))
     if exact_of(config.model) is not None:
         own = [("model", f"{model.model}, by expectation maximisation")]
     for name, text in [*data, *own, *(("note", note) for note in dataset.notes)]:

@@ -9,11 +9,13 @@ so that its posterior is known, its bound has no gap and its evidence no error.
 
 from taut.models.exact import ExactModel
 from taut.models.factor_analysis import FactorAnalysis, MixtureOfFactorAnalysers
+from taut.models.forest import HiddenForest
 from taut.models.trees import HiddenTree, Mixture
 
 __all__ = [
     "ExactModel",
     "FactorAnalysis",
+    "HiddenForest",
     "HiddenTree",
     "Mixture",
     "MixtureOfFactorAnalysers",

@@ -421,25 +421,29 @@ class Emissions(Resizing):
         c = self.densities[d]
         return x.clamp(self.low[c], self.high[c])
 
-    def typical(self, table: Tensor, states: Tensor) -> Tensor:
-        """Returns the mean of numbers, the median of ordered and the most probable of other levels,
-        (B, C), of columns in states with probabilities (C, B, S).
+    def expected(self, table: Tensor, states: Tensor) -> list[Tensor]:
+        """Returns of each column, in states with probabilities (C, B, S), the probability of each
+        level, (B, levels), or of numbers their mean, (B, 1).
         """
-        return torch.stack(
-            [
-                self._typical(c, self.probabilities(c, table), states[c])
-                for c in range(len(self.kinds))
-            ],
-            1,
-        )
+        found = []
+        for c, kind in enumerate(self.kinds):
+            p = self.probabilities(c, table)
+            found.append(states[c] @ (p.T if kind.nominal else self._mean(c, p)[:, None]))
+        return found
 
-    def _typical(self, c: int, p: Tensor, states: Tensor) -> Tensor:
+    def typical(self, expected: Sequence[Tensor]) -> Tensor:
+        """Returns the mean of numbers, the median of ordered and the most probable of other levels,
+        (B, C), of what each column is expected to be.
+        """
+        found = [self._typical(c, each) for c, each in enumerate(expected)]
+        return torch.stack(found, 1)
+
+    def _typical(self, c: int, each: Tensor) -> Tensor:
         if not self.kinds[c].nominal:
-            return states @ self._mean(c, p)
-        each = states @ p.T
+            return each[:, 0]
         if not self.kinds[c].ordered:
-            return each.argmax(1).to(p)
-        return (each.cumsum(1) < 0.5).sum(1).clamp(max=len(p) - 1).to(p)
+            return each.argmax(1).to(each)
+        return (each.cumsum(1) < 0.5).sum(1).clamp(max=each.shape[1] - 1).to(each)
 
     def draw(self, c: int, p: Tensor, state: Tensor, u: Tensor) -> Tensor:
         """Returns draws of a column in states (M,), by two uniform numbers each, (2, M)."""

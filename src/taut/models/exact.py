@@ -57,6 +57,10 @@ class ExactModel(Model):
         plan fewer.
         """
 
+    def in_training(self) -> nn.Module:
+        """Returns what a pass moves: all of the model, unless its parts are trained in turn."""
+        return self
+
     seen: Features | None = None
 
     @property

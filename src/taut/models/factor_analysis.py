@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +45,7 @@ from torch.nn import functional
 
 from taut.distributions.observed import Observed
 from taut.likelihoods.common import full
+from taut.models.emissions import Resizing
 from taut.models.exact import ExactModel, Pass
 from taut.system.precision import wide
 from taut.system.seeds import generator
@@ -53,6 +55,7 @@ __all__ = ["FactorAnalysis", "MixtureOfFactorAnalysers"]
 
 MIN_SCALE = 0.03
 TOLERANCE = 1e-5
+MOST_COMPONENTS = 16  # that are tried where their number is left to the validation rows
 PATIENCE = 3  # numbers of factors that may follow the best one without being better
 REALS = ("real", "positive")
 BLOCK = 2**22  # numbers that a block of rows may take
@@ -172,7 +175,7 @@ class _LinearModel(ExactModel):
     def __init__(
         self,
         event_shape: Sequence[int],
-        num_components: int,
+        num_components: int | None,
         latent_dim: int | None,
         most_factors: int,
         min_scale: float,
@@ -201,17 +204,21 @@ class _LinearModel(ExactModel):
         self.latent_dim, self.most_factors, self.kinds = latent_dim, most_factors, kinds
         self.min_scale = min_scale
         self.num_components = num_components
-        columns = event_shape[0]
-        most = latent_dim or min(most_factors, columns)
         self._measures = data_loc is None and data_scale is None
         self.register_buffer("data_loc", full(0.0 if data_loc is None else data_loc, event_shape))
         self.register_buffer(
             "data_scale", full(1.0 if data_scale is None else data_scale, event_shape)
         )
-        self.logits = nn.Parameter(torch.zeros(num_components))
-        self.loc = nn.Parameter(torch.zeros(num_components, columns))
-        self.factors = nn.Parameter(torch.zeros(num_components, columns, most))
-        self.log_scale = nn.Parameter(torch.zeros(num_components, columns))
+        self._allot(num_components or 1)
+
+    def _allot(self, components: int) -> None:
+        """Makes so many components, all alike, in the precision of the units."""
+        columns, like = len(self.data_loc), self.data_loc
+        most = self.latent_dim or min(self.most_factors, columns)
+        self.logits = nn.Parameter(like.new_zeros(components))
+        self.loc = nn.Parameter(like.new_zeros(components, columns))
+        self.factors = nn.Parameter(like.new_zeros(components, columns, most))
+        self.log_scale = nn.Parameter(like.new_zeros(components, columns))
 
     @property
     def scale_floor(self) -> Tensor | None:
@@ -254,7 +261,7 @@ class _LinearModel(ExactModel):
         max_passes: int = 1000,
         seed: int = 0,
         tolerance: float = TOLERANCE,
-    ) -> Iterator[Pass]:
+    ) -> Generator[Pass, None, None]:
         r"""Fits the model to rows, (N, d), and yields each pass; no pass lowers the likelihood.
 
         Where ``latent_dim`` is None there is one factor at first; as soon as the fit has converged
@@ -273,10 +280,10 @@ class _LinearModel(ExactModel):
             ValueError: fewer training rows than components, or the number of factors is to be
                 chosen and there are no validation rows.
         """
-        if len(train) < max(2, self.num_components):
+        fewest = max(2, len(self.logits))
+        if len(train) < fewest:
             raise ValueError(
-                f"{type(self).__name__} needs at least {max(2, self.num_components)} training "
-                f"rows, not {len(train)}"
+                f"{type(self).__name__} needs at least {fewest} training rows, not {len(train)}"
             )
         if self.latent_dim is None and not len(validation):
             raise ValueError(
@@ -423,7 +430,7 @@ class FactorAnalysis(_LinearModel):
         return torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device), z
 
 
-class MixtureOfFactorAnalysers(_LinearModel):
+class MixtureOfFactorAnalysers(Resizing, _LinearModel):
     r"""Creates a mixture of factor analysers: $p(x) = \sum_c \pi_c \, p_c(x)$, each $p_c$ factor
     analysis.
 
@@ -432,7 +439,7 @@ class MixtureOfFactorAnalysers(_LinearModel):
 
     Args:
         event_shape: (d,), of one row.
-        num_components: C.
+        num_components: C; by default the one of 1, 2, 4, 8, 16 that is best on the validation rows.
         latent_dim: K, the number of factors of each component; chosen as in ``FactorAnalysis``.
         most_factors: The most that are tried, and at most d.
         min_scale: Smallest scale of the noise, as a share of the standard deviation of a column.
@@ -449,7 +456,7 @@ class MixtureOfFactorAnalysers(_LinearModel):
     def __init__(
         self,
         event_shape: Sequence[int],
-        num_components: int = 4,
+        num_components: int | None = None,
         latent_dim: int | None = None,
         most_factors: int = 32,
         min_scale: float = MIN_SCALE,
@@ -457,7 +464,7 @@ class MixtureOfFactorAnalysers(_LinearModel):
         data_loc: Tensor | float | None = None,
         data_scale: Tensor | float | None = None,
     ) -> None:
-        if num_components < 1:
+        if num_components is not None and num_components < 1:
             raise ValueError(f"num_components must be at least 1, not {num_components}")
         super().__init__(
             event_shape,
@@ -469,6 +476,65 @@ class MixtureOfFactorAnalysers(_LinearModel):
             data_loc,
             data_scale,
         )
+
+    def maximize(
+        self,
+        train: Tensor,
+        validation: Tensor,
+        *,
+        max_passes: int = 1000,
+        seed: int = 0,
+        tolerance: float = TOLERANCE,
+    ) -> Generator[Pass, None, None]:
+        """Fits the model as ``FactorAnalysis`` is fitted.
+
+        Where ``num_components`` is None their number doubles, 1, 2, 4, ..., until the validation
+        rows are no longer more probable; ``max_passes`` is of each number.
+
+        Raises:
+            ValueError: fewer training rows than components, or the number of factors or components
+                is to be chosen and there are no validation rows.
+        """
+        if self.num_components is None:
+            yield from self._searched(train, validation, max_passes, seed, tolerance)
+            return
+        yield from super().maximize(
+            train, validation, max_passes=max_passes, seed=seed, tolerance=tolerance
+        )
+
+    def _searched(
+        self, train: Tensor, validation: Tensor, max_passes: int, seed: int, tolerance: float
+    ) -> Generator[Pass, None, None]:
+        if not len(validation):
+            raise ValueError(
+                f"the number of components of {type(self).__name__} is chosen on validation rows, "
+                "and there are none: give num_components"
+            )
+        sizes = [1]
+        while sizes[-1] < MOST_COMPONENTS and 4 * sizes[-1] < len(train):
+            sizes.append(2 * sizes[-1])
+        best, kept, number, done = -math.inf, None, 0, 0
+        for components in sizes:
+            self._allot(components)
+            highest = -math.inf
+            passes = super().maximize(
+                train, validation, max_passes=max_passes, seed=seed, tolerance=tolerance
+            )
+            try:
+                with closing(passes):
+                    for step in passes:
+                        number, highest = number + 1, max(highest, step.validation)
+                        share = (done + components * step.share) / sum(sizes)
+                        yield step._replace(number=number, share=share)
+            finally:  # also where the passes are stopped
+                better = kept is None or highest > best
+                if kept is not None and not better:
+                    self.load_state_dict(kept)
+                self.num_components = len(self.logits)
+            if not better:
+                break
+            done, best = done + components, highest
+            kept = {name: value.clone() for name, value in self.state_dict().items()}
 
     def encode(self, x: Data, context: Context | None = None) -> Distribution:
         found = self._moments(x)

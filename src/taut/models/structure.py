@@ -1,6 +1,6 @@
 """Which columns depend on which: the tree that explains most of their mutual information.
 
-References: chow1968.
+References: chow1968, paninski2003.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["chow_liu", "mutual_information"]
+__all__ = ["chow_liu", "mutual_information", "spanning_tree"]
 
 BINS = 20  # of equal shares of the rows
 WORK = 2**38  # multiplications at most: above it some of the rows serve
@@ -18,9 +18,15 @@ BLOCK = 2**11  # bins taken together
 
 def chow_liu(x: Tensor) -> list[int]:
     """Returns the parent of each column of rows (N, C) in the tree of largest total mutual
-    information, -1 at its root, which is a middle of the tree: few levels are fast.
+    information, -1 at its root.
     """
-    information = mutual_information(x)
+    return spanning_tree(mutual_information(x))
+
+
+def spanning_tree(information: np.ndarray) -> list[int]:
+    """Returns the parent of each column in the tree whose edges have most information, (C, C), in
+    total; -1 at its root, which is a middle of the tree: few levels are fast.
+    """
     columns = len(information)
     # Prim: of the columns outside, the one most strongly tied to one inside comes next.
     best, tied = information[0].copy(), np.zeros(columns, dtype=int)
@@ -56,7 +62,8 @@ def _farthest(neighbours: list[list[int]], start: int) -> tuple[int, list[int]]:
 
 
 def mutual_information(x: Tensor) -> np.ndarray:
-    """Returns the mutual information of each pair of columns of rows (N, C), nats, (C, C).
+    """Returns the mutual information of each pair of columns of rows (N, C), nats, (C, C), less
+    what columns of so many bins would have by chance if they were independent.
 
     Of 20 bins of equal shares a column, or of its values where they are fewer; rows in which one of
     the two is missing are omitted for this pair.
@@ -118,7 +125,13 @@ def _of_counts(counts: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.
     margins = np.add.reduceat(_log_sum(by_second), first, 0)
     margins = margins + np.add.reduceat(_log_sum(by_first), second, 1)
     n = np.maximum(total, 1.0)
-    return np.asarray((both - margins + _log_sum(total)) / n)
+    chance = np.outer(_sizes(first, len(counts)) - 1, _sizes(second, counts.shape[1]) - 1) / 2
+    return np.asarray((both - margins + _log_sum(total) - chance) / n)
+
+
+def _sizes(starts: np.ndarray, end: int) -> np.ndarray:
+    """Returns how many bins each column has."""
+    return np.diff(np.append(starts, end))
 
 
 def _log_sum(counts: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -28,7 +29,7 @@ from torch.distributions import Distribution
 from taut.distributions.trees import CategoricalTree, Tree, downward, upward
 from taut.models.emissions import Counts, Emissions, Emitted, Resizing, Terms
 from taut.models.exact import ExactModel, Pass
-from taut.models.structure import chow_liu
+from taut.models.structure import chow_liu, spanning_tree
 from taut.system.errors import UsageError
 from taut.system.seeds import generator
 from taut.types import Context, Data, PerDatum
@@ -168,12 +169,18 @@ class _LatentTree(Resizing, ExactModel):
         return max(1, ELEMENTS // (len(self.emissions.kinds) * len(self.start)))
 
     def typical(self, x: Data, context: Context | None = None) -> Tensor:
+        return self.emissions.typical(self.expected(x)).view(x.shape)
+
+    def expected(self, x: Data) -> list[Tensor]:
+        """Returns of each column the probability of each level given the rows, (B, levels), or of
+        numbers their mean, (B, 1).
+        """
         tree, own = self.tree(), self.emissions
         table, parts = own.tables(), []
         for some in x.split(self._rows()):
             states = self._states(tree, self._potentials(self._terms(some).each))
-            parts.append(own.typical(table, states))
-        return torch.cat(parts).view(x.shape)
+            parts.append(own.expected(table, states))
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
 
     def _states(self, tree: Tree, potentials: Tensor) -> Tensor:
         """Returns the posterior probability of the state of each column, (C, B, S)."""
@@ -198,7 +205,7 @@ class _LatentTree(Resizing, ExactModel):
         self, train: Tensor, validation: Tensor, *, max_passes: int, seed: int = 0
     ) -> Iterator[Pass]:
         if self.num_states is not None:
-            yield from self._fitted(train, validation, self.num_states, max_passes, seed)
+            yield from self.fitted(train, validation, self.num_states, max_passes, seed)
             return
         yield from self._searched(train, validation, max_passes, seed)
 
@@ -216,7 +223,7 @@ class _LatentTree(Resizing, ExactModel):
         try:
             for states in sizes:
                 highest = -math.inf
-                for step in self._fitted(train, validation, states, max_passes, seed):
+                for step in self.fitted(train, validation, states, max_passes, seed):
                     number, highest = number + 1, max(highest, step.validation)
                     share = (done + states * step.share) / total
                     yield step._replace(number=number, share=share)
@@ -229,10 +236,26 @@ class _LatentTree(Resizing, ExactModel):
                 self.load_state_dict(kept)
             self.num_states = len(self.start)
 
-    def _fitted(
-        self, train: Tensor, validation: Tensor, states: int, max_passes: int, seed: int
+    def fitted(
+        self,
+        train: Tensor,
+        validation: Tensor,
+        states: int,
+        max_passes: int,
+        seed: int,
+        others: Tensor | None = None,
     ) -> Iterator[Pass]:
-        """Stepwise EM with so many states, up to the passes that were best on validation rows."""
+        r"""Stepwise EM with so many states, up to the passes that were best on validation rows.
+
+        Args:
+            train: Training rows, (N, \*event).
+            validation: Validation rows, (M, \*event).
+            states: S.
+            max_passes: Most passes.
+            seed: Of the rows that the states start at, and of the batches.
+            others: The log of the sum of the densities of trees that this one is to be added to,
+                at the validation rows, (M,): the pass is kept that is best added to them.
+        """
         random = generator(seed, "states")
         self.begin(train, states, random)
         size = min(BATCH, len(train))
@@ -253,7 +276,7 @@ class _LatentTree(Resizing, ExactModel):
                         mean.lerp_(now, max(AVERAGED, 1 / step))
                 current = self._moments()
                 self._take(average)
-                reached = self._mean(validation)
+                reached = self._mean(validation, others)
                 worse = 0 if reached > best else worse + 1
                 best = max(best, reached)
                 # without validation rows the last pass is kept
@@ -347,9 +370,12 @@ class _LatentTree(Resizing, ExactModel):
         return total
 
     @torch.no_grad()
-    def _mean(self, x: Tensor) -> float:
-        """Returns the mean log p(x) of rows, NaN of none."""
-        return float(self.log_prob(x.to(self.emissions.base)).double().mean())
+    def _mean(self, x: Tensor, others: Tensor | None) -> float:
+        """Returns the mean of log p(x) of rows, or of the log of it and others; NaN of none."""
+        log_p = self.log_prob(x.to(self.emissions.base)).double()
+        if others is not None:
+            log_p = torch.logaddexp(log_p, others)
+        return float(log_p.mean())
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.state_dict().items()}
@@ -391,5 +417,9 @@ class HiddenTree(_LatentTree):
     def usual_parents(self, columns: int) -> list[int]:
         return [-1] + [0] * (columns - 1)
 
+    information: np.ndarray | None = None  # of pairs of columns, where others than the rows say it
+
     def find_parents(self, x: Tensor) -> list[int]:
-        return chow_liu(x)
+        if self.information is None:
+            return chow_liu(x)
+        return spanning_tree(self.information)

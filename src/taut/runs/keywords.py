@@ -94,7 +94,7 @@ def fit(
         out: The folder to make; by default the next free one below runs/.
         config: All settings at once; the arguments that follow are laid over it.
         model: VAE, or the specification of a model whose log p(x) is exact, such as
-            "HiddenTree(num_states=64)". By default a table is given to a hidden tree and to a VAE,
+            "HiddenTree(num_states=64)". By default a table is given to hidden trees and to a VAE,
             and what is better on the validation rows is kept, unless a part of a VAE or an
             objective is named; all else is given to a VAE.
         latent_dim: D; by default half the number of elements of a row, of a table as many as
@@ -178,7 +178,7 @@ def fit(
         tell.line(f"{data.schema.describe()}; {parts_of} to train, validate and test")
         for note in data.notes:
             tell.line(f"note: {note}")
-        with tell.progress("a hidden tree", 1) as advance, closing(fit_exact(run, data)) as passes:
+        with tell.progress("hidden trees", 1) as advance, closing(fit_exact(run, data)) as passes:
             share = 0.0
             for record, now in passes:
                 advance(now - share, _bound(record))
