@@ -11,8 +11,11 @@ import os
 import signal
 from collections.abc import Iterator
 
+import jaxtyping
+import typecheck
 from jaxtyping import config, install_import_hook
 
+jaxtyping.jaxtyped = typecheck.late
 install_import_hook("taut", "typecheck.check")
 
 import numpy as np  # noqa: E402
@@ -30,6 +33,7 @@ WHOLE = {
         "folders",
         "help",
         "no_float64",
+        "product",
         "report",
         "run",
         "signals",

@@ -2319,8 +2319,15 @@ MUTANTS = [
     Mutant(
         "entry: the encoder's answer where it does not serve",
         "evidence/cells.py",
-        "again = value.isnan() | (~reliable & telling)",
-        "again = value.isnan()",
+        "again = observed & (value.isnan() | (~reliable & telling))",
+        "again = observed & value.isnan()",
+        MISSING,
+    ),
+    Mutant(
+        "entry: an ascent for each, though the row's own tells",
+        "evidence/cells.py",
+        "left[:, i] &= ~told",
+        "left[:, i] &= True",
         MISSING,
     ),
     Mutant(

@@ -3,9 +3,9 @@ every page runs.
 
 A page runs from top to bottom in a folder of its own, in the page's own spelling (the blocks of a
 notebook share their names, those of any other page do not); only its
-trainings end after two epochs and are measured by 20 samples, and audits make little effort
-(``_hurried``). A command that ends in "# refused" must be; every other one must end well. What a
-page does not make itself, such as ``RUN`` or ``new.npy``, is in ``GIVEN``.
+trainings end after two epochs and are measured by 20 samples, rows are scored by 50, and audits
+make little effort (``_hurried``). A command that ends in "# refused" must be; every other one must
+end well. What a page does not make itself, such as ``RUN`` or ``new.npy``, is in ``GIVEN``.
 
 ``python tests/test_docs.py docs/tables.md FOLDER`` runs a page unhurried, in a new folder, and
 prints what the commands print.
@@ -21,7 +21,7 @@ import runpy
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ import pyarrow as pa
 import pytest
 import scipy.sparse
 import torch
+from hurried import hurry
 from typer.testing import CliRunner
 
 import taut
 from taut.build.config import Config
 from taut.cli import terminal
 from taut.cli.app import app
+from taut.evidence import Evidence, importance_blocks
 from taut.evidence.audit import Effort
 from taut.references import REFERENCES, cite
 from taut.runs.folder import read_data
@@ -50,17 +52,6 @@ PAGES = [
     *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 COMMANDS = r"^(?:taut |python |make demo).*"
-# After two epochs the encoder measures few rows well, so that each would climb the whole ladder of
-# methods: most of what a page took. The numbers of a hurried page are nobody's.
-LITTLE = {
-    "evidence.rows": {"SAMPLES": 100, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
-    | {"CHAINS": 4, "TEMPERATURES": 10},
-    "evidence.ascent": {"FRESH": 16, "MORE": 16, "BLOCKS": 2, "CLIMBS": 10},
-    "evidence.cells": {"SAMPLES": 100},
-    "evidence.marginals": {"STEPS": 5},
-    "distributions.warps": {"MIDPOINTS": 8},
-    "build.start": {"MAX_PASSES": 5},
-}
 FILE = r"`([\w/-]+\.(?:csv|png|npy|toml|parquet|h5ad|json|jsonl|html|py|safetensors))`"
 
 
@@ -226,7 +217,12 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     little = Effort(
         num_samples=100, num_chains=4, max_temperatures=5, optimum_steps=5, simulated=5, samples=20
     )
+
+    def few(model: Any, x: Any, num_samples: int, **given: Any) -> Iterator[Evidence]:
+        return importance_blocks(model, x, min(num_samples, 50), **given)
+
     monkeypatch.setattr("taut.runs.fit.plan_steps", short)
+    monkeypatch.setattr("taut.evidence.importance_blocks", few)
     monkeypatch.setattr("taut.estimator.plan_steps", short)
     monkeypatch.setattr("taut.evidence.audit.Effort", lambda **_: little)
     monkeypatch.setattr(
@@ -236,9 +232,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TAUT_COMPILE", "off")
-    for module, constants in LITTLE.items():
-        for name, value in constants.items():
-            monkeypatch.setattr(f"taut.{module}.{name}", value)
+    hurry(monkeypatch)
 
 
 def _given_run() -> None:

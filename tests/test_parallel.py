@@ -563,6 +563,7 @@ def test_who_fails_first_speaks_and_all_end_with_its_code(two: Ranks) -> None:
     assert two(_claims) == [(False, 5), (True, 5)]
 
 
+@pytest.mark.slow  # torchrun starts five interpreters
 def test_a_killed_process_is_an_error_and_torchrun_goes_on_from_the_last_checkpoint(
     runs: Path, tmp_path: Path
 ) -> None:

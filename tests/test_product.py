@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hurried import hurry
 
 import taut
 from taut.cli import terminal
@@ -199,6 +200,7 @@ def assert_all_is_said(found: dict[str, Any], kind: Kind, latents: tuple[str, st
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
     # drawn elsewhere, and slowly
     monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda audit, gradients: {})
 

@@ -17,9 +17,11 @@ the one without lie far apart, and draws of one alone know little of the other.
 
 A model whose posterior is exact says both in closed form, without an error.
 
-Where the weights say that the encoder's posteriors do not serve, as on odd rows, the best Gaussians
-of the very row, and of the row without the entry, take their place, beside copies three times as
-wide and a share of prior samples.
+Where the weights say that the encoder's posteriors do not serve, as on odd rows, the best Gaussian
+of the very row takes their place, beside a copy three times as wide and a share of prior samples:
+one ascent a row, whose draws tell of all its entries. An entry whose weights still say no, or
+without which the row has more probability than these draws found, gets the best Gaussian of the row
+without it, too.
 
 References: mattei2019, owen2000, kitagawa1996.
 """
@@ -35,7 +37,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
 from taut.distributions.observed import Observed, terms
-from taut.evidence.ascent import best_gaussians
+from taut.evidence.ascent import best_gaussians, members
 from taut.evidence.importance import Defensive, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.evidence.results import in_parts
@@ -55,6 +57,8 @@ EXACT_ROWS = 256  # of a model that needs no samples
 SAMPLES = 2000  # of the better proposals, at least
 WIDE = 3.0  # times as wide as the best Gaussian is its copy
 PRIOR = 0.2  # share of prior samples beside the best Gaussians
+COARSE = 0.1  # nats of error from which on an entry gets proposals of its own
+SURPRISE = 0.1  # nats by which another proposal may see more of a row without an entry
 FEWEST = 20.0  # effective samples below which an imputation is named
 
 
@@ -141,7 +145,8 @@ def impute(
         count = max(SAMPLES, num_samples)
         for some in in_parts(again, MAX_ELEMENTS // (count * rows[:1].numel())):
             part = rows[some.to(rows.device)]
-            proposal = _proposal(model, part, [part], derive(seed, "impute", block.number))
+            best = best_gaussians(model, part, seed=derive(seed, "impute", block.number))
+            proposal = _around(model, part, [best])
             better = filled(part, count, proposal)
             result.values[some], result.draws[:, some] = better.values, better.draws
             result.ess[some], result.reliable[some] = better.ess, better.reliable
@@ -167,7 +172,7 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
     """
     if isinstance(model, ExactModel):
         return _exactly_scored(model, x)
-    half = (num_samples + 1) // 2
+    half, count = (num_samples + 1) // 2, max(SAMPLES, num_samples)
     columns = list(range(x.shape[1]))
     if isinstance(model.condition, Split):
         columns = model.condition.rest.tolist()
@@ -178,13 +183,45 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
         z = q.sample(torch.Size((count,)))
         return z, terms(model.decode(z, context), modelled), model.latent_prior(context).log_prob(z)
 
+    def improve(
+        rows: Tensor, again: Tensor, result: CellScores, lowest: Tensor, number: int
+    ) -> None:
+        """Measures entries again, (B, C): from the best Gaussian of the row, and those that it
+        does not tell from that of the row without the entry, too.
+        """
+        best = best_gaussians(model, rows, seed=number)
+        proposal = _around(model, rows, [best])
+        z, each, log_prior = drawn(rows, proposal, count)
+        rest, left = log_prior - proposal.log_prob(z), again.clone()
+        for i in again.any(0).nonzero()[:, 0]:
+            *found, without = _ratio(each, rest, i)
+            # A row without an odd entry may lie where the row itself never looks.
+            told = again[:, i] & found[2] & (found[1] <= COARSE)
+            told &= ~(without < lowest[:, i] - SURPRISE)
+            for whole, part in zip(result, found, strict=True):
+                whole[told, i] = part[told]
+            left[:, i] &= ~told
+        b, i = left.nonzero().T
+        for few in in_parts(torch.arange(len(b)), MAX_ELEMENTS // (count * len(columns))):
+            here = b[few].to(rows.device)
+            part, c = rows[here], torch.tensor(columns)[i[few]]
+            other = part.clone()
+            other[torch.arange(len(few)), c] = torch.nan
+            bests = [members(best, here), best_gaussians(model, other, seed=derive(number, "own"))]
+            proposal = _around(model, part, bests)
+            z, each, log_prior = drawn(part, proposal, count)
+            *found, _ = _ratio(each, log_prior - proposal.log_prob(z), i[few])
+            for whole, new in zip(result, found, strict=True):
+                whole[b[few], i[few]] = new
+
     def scored(block: Block) -> CellScores:
         rows = block.x
         q = model.encode(rows)
         first = drawn(rows, q, half)
         shape = model.split(rows)[0].shape
         value = torch.full(shape, torch.nan, dtype=torch.float64)
-        error, reliable = value.clone(), torch.zeros(shape, dtype=torch.bool)
+        error, lowest = value.clone(), value.clone()
+        reliable = torch.zeros(shape, dtype=torch.bool)
         sound = importance(model, rows, num_samples, seed=seed).reliable
         for i, column in enumerate(columns):
             there = ~rows[:, column].isnan().cpu()
@@ -196,23 +233,20 @@ def cell_scores(model: Model, x: Any, num_samples: int = 500, *, seed: int = 0) 
             )
             log_q = torch.logaddexp(q.log_prob(z), other.log_prob(z))
             found = _ratio(each, log_prior - log_q, torch.tensor(i))
-            for whole, part in zip((value, error, reliable), found, strict=True):
+            for whole, part in zip((value, error, reliable, lowest), found, strict=True):
                 whole[there, i] = part[there]
             reliable[:, i] &= sound
         observed = ~rows.cpu()[:, columns].isnan()
         telling = tail_length(2 * half) > 4  # else the samples are too few to tell
-        again = value.isnan() | (~reliable & telling)
-        b, i = (observed & again).nonzero().T
-        count = max(SAMPLES, num_samples)
-        for few in in_parts(torch.arange(len(b)), MAX_ELEMENTS // (count * len(columns))):
-            part, c = rows[b[few]], torch.tensor(columns)[i[few]]
-            without = part.clone()
-            without[torch.arange(len(few)), c] = torch.nan
-            proposal = _proposal(model, part, [part, without], derive(seed, "cells", block.number))
-            z, each, log_prior = drawn(part, proposal, count)
-            found = _ratio(each, log_prior - proposal.log_prob(z), i[few])
-            value[b[few], i[few]], error[b[few], i[few]], reliable[b[few], i[few]] = found
-        return CellScores(value, error, reliable)
+        again = observed & (value.isnan() | (~reliable & telling))
+        result = CellScores(value, error, reliable)
+        number = derive(seed, "cells", block.number)
+        for some in in_parts(again.any(1).nonzero()[:, 0], MAX_ELEMENTS // (count * len(columns))):
+            scores = CellScores(*(t[some] for t in result))
+            improve(rows[some.to(rows.device)], again[some], scores, lowest[some], number)
+            for whole, new in zip(result, scores, strict=True):
+                whole[some] = new
+        return result
 
     parts = blocks_of(model, x, _rows(x, 2 * half), scored, seed=seed, name="cells")
     return CellScores(*map(torch.cat, zip(*parts, strict=True)))
@@ -251,9 +285,9 @@ def _joined(parts: list[Imputed]) -> Imputed:
     )
 
 
-def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns log p(x) - log p(x without an entry), its error and whether both weights can be
-    believed, (B,) each.
+def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns log p(x) - log p(x without an entry), its error, whether both weights can be
+    believed, and log p(x without the entry), (B,) each.
 
     Args:
         each: Log-density of each entry given z, (K, B, C).
@@ -264,7 +298,8 @@ def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, 
     own = each.gather(-1, column.expand(len(each), -1)[..., None])[..., 0]
     weight = _numbers(each.sum(-1) + rest)
     without = _numbers(each.sum(-1) - own + rest)
-    value, k = weight.logsumexp(0) - without.logsumexp(0), len(each)
+    rest_alone, k = without.logsumexp(0), len(each)
+    value = weight.logsumexp(0) - rest_alone
     known = value.isfinite()
     influence = k * (
         torch.where(known, weight, 0.0).softmax(0) - torch.where(known, without, 0.0).softmax(0)
@@ -273,7 +308,8 @@ def _ratio(each: Tensor, rest: Tensor, column: Tensor) -> tuple[Tensor, Tensor, 
     unseen = tail_surplus(tail) * (tail[0].exp() / k).square()
     error = in_nats((influence.var(0) / k + unseen).sqrt())
     reliable = known & (_khat(weight) <= threshold(k)) & (_khat(without) <= threshold(k))
-    return torch.where(known, value, torch.nan), torch.where(known, error, torch.nan), reliable
+    value, error = (torch.where(known, t, torch.nan) for t in (value, error))
+    return value, error, reliable, rest_alone - math.log(k)
 
 
 def _khat(log_weight: Tensor) -> Tensor:
@@ -305,20 +341,14 @@ def _picked(share: Tensor, count: int) -> Tensor:
     return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
 
 
-def _proposal(model: Model, rows: Tensor, targets: list[Tensor], seed: int) -> Distribution:
-    """Returns the mixture of the best Gaussians of targets, of copies three times as wide, and of
-    the prior.
-    """
+def _around(model: Model, rows: Tensor, bests: list[Distribution]) -> Distribution:
+    """Returns the mixture of Gaussians, of copies three times as wide, and of the prior."""
     parts: list[Distribution] = []
-    for number, target in enumerate(targets):
-        best = best_gaussians(model, target, seed=derive(seed, "best", number))
+    for best in bests:
         parts.append(best)
         if isinstance(best, MultivariateNormal):
-            parts.append(
-                MultivariateNormal(
-                    best.mean, scale_tril=WIDE * best.scale_tril, validate_args=False
-                )
-            )
+            wide = WIDE * best.scale_tril
+            parts.append(MultivariateNormal(best.mean, scale_tril=wide, validate_args=False))
     prior = model.latent_prior(model.split(rows)[1])
     return Defensive(_Mixture(parts), prior, PRIOR)
 

@@ -1,0 +1,27 @@
+"""Methods that make little effort, for tests of what is written, shown and kept instead of numbers.
+
+After two epochs the encoder measures few rows well, so that each climbs the whole ladder of
+methods: most of the time of such a test.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+LITTLE = {
+    "build.start": {"MAX_PASSES": 5},
+    "distributions.warps": {"MIDPOINTS": 8},
+    "evidence.ascent": {"FRESH": 16, "MORE": 16, "BLOCKS": 2, "CLIMBS": 10},
+    "evidence.cells": {"SAMPLES": 50},
+    "evidence.columns": {"SAMPLES": 50},
+    "evidence.marginals": {"STEPS": 5, "COMPONENTS": (1, 2)},
+    "evidence.rows": {"SAMPLES": 50, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
+    | {"CHAINS": 4, "TEMPERATURES": 10},
+    "evidence.samples": {"TREES": 10},
+}
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, constants in LITTLE.items():
+        for name, value in constants.items():
+            monkeypatch.setattr(f"taut.{module}.{name}", value)
