@@ -45,6 +45,7 @@ __all__ = [
 T = TypeVar("T")
 CHAPTERS = {  # the questions that an audit answers
     "good": "How good is it?",
+    "tasks": "How good is it at the task?",
     "loose": "How loose is the bound?",
     "why": "Why?",
     "samples": "Samples",
@@ -75,6 +76,8 @@ class Effort:
         train: Rows of training that the prior is fitted to and that overfitting and copies are
             looked for in.
         samples: Samples compared with real data.
+        task_seconds: CPU time for the tasks, about: fewer rows where a model is large, and none of
+            a task that takes more.
         minutes: Time for all of it.
     """
 
@@ -86,6 +89,7 @@ class Effort:
     naive: int = 100
     train: int = 10_000
     samples: int = 1000
+    task_seconds: float = 30.0
     minutes: float | None = None
 
 

@@ -200,7 +200,10 @@ def _columns(dataset: Dataset, x: torch.Tensor) -> ColumnFacts | None:
         return None
     word = "gene" if schema.kind == "count" and schema.names else "column"
     facts = [schema.modelled[i].describe() for i in schema.rest if schema.kind == "table"]
-    return ColumnFacts(schema.element_names, marginals, facts, word)
+    kinds: list[str] = [schema.kind] * len(schema.element_names)
+    if schema.kind == "table":
+        kinds = [schema.modelled[i].kind for i in schema.rest]
+    return ColumnFacts(schema.element_names, marginals, facts, word, kinds)
 
 
 def _each(run: Run) -> str:
@@ -233,7 +236,13 @@ def _command(
     usual, options = Effort(), {"key": key, "num-data": num_data}
     options |= {
         name.replace("_", "-"): getattr(effort, name)
-        for name in ("num_samples", "num_chains", "max_temperatures", "minutes")
+        for name in (
+            "num_samples",
+            "num_chains",
+            "max_temperatures",
+            "task_seconds",
+            "minutes",
+        )
         if getattr(effort, name) != getattr(usual, name)
     }
     options["seed"] = seed or None
