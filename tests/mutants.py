@@ -1676,8 +1676,8 @@ MUTANTS = [
     Mutant(
         "nearer: the training data find themselves",
         "evidence/samples.py",
-        "_area(-_nearest(reference, others),",
-        "_area(-_nearest(reference, train),",
+        "area(-_nearest(reference, others),",
+        "area(-_nearest(reference, train),",
         SAMPLES,
     ),
     Mutant(

@@ -16,6 +16,8 @@ REFERENCES = {
     "NeurIPS 2018.",
     "chow1968": "Chow, Liu. Approximating discrete probability distributions with dependence "
     "trees. IEEE Trans. Information Theory 14, 1968.",
+    "cover1967": "Cover, Hart. Nearest neighbor pattern classification. IEEE Trans. Information "
+    "Theory 13, 1967.",
     "cremer2018": "Cremer, Li, Duvenaud. Inference suboptimality in variational autoencoders. ICML "
     "2018.",
     "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC "
@@ -77,6 +79,8 @@ REFERENCES = {
     "decoders. ICML 2021.",
     "salimans2017": "Salimans et al. PixelCNN++: improving the PixelCNN with discretized logistic "
     "mixtures. ICLR 2017.",
+    "shokri2017": "Shokri, Stronati, Song, Shmatikov. Membership inference attacks against machine "
+    "learning models. IEEE Symposium on Security and Privacy, 2017.",
     "sonderby2016": "Sønderby, Raiko, Maaløe, Sønderby, Winther. Ladder variational autoencoders. "
     "NeurIPS 2016.",
     "stekhoven2012": "Stekhoven, Bühlmann. MissForest: non-parametric missing value imputation for "
@@ -109,6 +113,7 @@ DOIS = {  # of those that have one
     "chatterjee2018": "10.48550/arXiv.1511.01437",
     "chen2018": "10.48550/arXiv.1802.04942",
     "chow1968": "10.1109/TIT.1968.1054142",
+    "cover1967": "10.1109/TIT.1967.1053964",
     "cremer2018": "10.48550/arXiv.1801.03558",
     "delong1988": "10.2307/2531595",
     "dempster1977": "10.1111/j.2517-6161.1977.tb01600.x",
@@ -141,6 +146,7 @@ DOIS = {  # of those that have one
     "rubin1982": "10.1007/BF02293851",
     "rybkin2021": "10.48550/arXiv.2006.13202",
     "salimans2017": "10.48550/arXiv.1701.05517",
+    "shokri2017": "10.1109/SP.2017.41",
     "stekhoven2012": "10.1093/bioinformatics/btr597",
     "talts2018": "10.48550/arXiv.1804.06788",
     "tipping1999": "10.1111/1467-9868.00196",

@@ -54,6 +54,7 @@ NEEDS = {  # what a section may need, and the reason where it is not there
     "train": "the training data are not at hand",
     "images": "",
     "columns": "",
+    "labels": "",
     "simulation": "the model is conditioned and makes no data of its own",
     "approximation": "the posterior is exact: every gap is zero",
 }
@@ -117,6 +118,8 @@ class Scene:
         optima: The best posteriors of the first data points, block by block.
         best: log p(x) of the first data points by the first reliable method.
         columns: What is known of the columns, where the data are rows of columns.
+        labels: Of the training data, (M,), and of the held-out data, (N,), where the source has
+            any: numbers or texts.
     """
 
     model: Model
@@ -137,6 +140,7 @@ class Scene:
     best: Best | None = None
     exact: tuple[str, PerDatum] | None = None
     columns: ColumnFacts | None = None
+    labels: tuple[Any, Any] | None = None
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""
@@ -144,6 +148,7 @@ class Scene:
             "train": self.train is not None,
             "images": self.levels is not None,
             "columns": self.columns is not None,
+            "labels": self.labels is not None,
             "simulation": self.model.condition is None,
             "approximation": not isinstance(self.model, ExactModel),
         }

@@ -11,29 +11,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from taut.data.tables.kinds import KINDS
+from taut.evidence.importance import importance
 from taut.evidence.section import Scene
 from taut.features import Split
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.system.seeds import derive
+from taut.use.blocks import Block, blocks_of
 
 __all__ = [
-    "Array", "Sheet", "affordable", "by_bootstrap", "estimate", "rows_of_forests", "sheet_of",
-    "too_expensive",
+    "Array", "Sheet", "affordable", "by_bootstrap", "error_of_share", "estimate", "log_p",
+    "rows_of_forests", "sheet_of", "too_expensive",
 ]  # fmt: skip
 
 Array = np.ndarray
 RESAMPLES = 200  # of the bootstrap: errors within 5 %
 # CPU s of an evaluation of p(x, z) for each weight and each value, and of a node of a forest
-PER_WEIGHT, PER_ELEMENT, PER_NODE = 1.2e-10, 2.5e-6, 1e-6
+PER_WEIGHT, PER_ELEMENT, PER_NODE = 3e-11, 3e-8, 1e-6
 REAL = "real"
+BLOCK = 256
 
 
 class Sheet(NamedTuple):
@@ -136,8 +139,18 @@ def by_bootstrap(statistic: Callable[[Array], Array], rows: int, seed: int) -> t
 
 def estimate(value: float, error: float | None) -> dict[str, float | None]:
     """Returns a number and its error for new rows as plain values."""
+    if error is not None and error < 1e-9 * abs(value):
+        error = 0.0  # rounding
     known = [None if v is None or not np.isfinite(v) else float(v) for v in (value, error)]
     return {"value": known[0], "mc_error": None, "test_error": known[1]}
+
+
+def error_of_share(share: Any, count: Any, error: Any) -> Any:
+    """Returns the error of a share: by the bootstrap, or where all cases are alike by the rule that
+    one of each kind more was seen, since no resample differs then; of numbers, or arrays of them.
+    """
+    likely = (np.clip(share, 0, 1) * count + 1) / (count + 2)
+    return np.where(error > 1e-9, error, np.sqrt(likely * (1 - likely) / (count + 2)))
 
 
 def affordable(scene: Scene, evaluations: float, share: float) -> int:
@@ -170,6 +183,22 @@ def too_expensive(scene: Scene, evaluations: float, share: float) -> str:
         f"it takes more time than the tasks may ({allowed:.3g} CPU s): allow it with "
         f"--task-seconds {math.ceil(needed)}"
     )
+
+
+def log_p(model: Model, x: Tensor, samples: int, seed: int) -> Tensor:
+    """Returns log p(x), (N,), float64, by the encoder's posterior where it is not exact; a row
+    without a number has minus infinity.
+    """
+    if isinstance(model, ExactModel):
+        exact = model
+
+        def known(block: Block) -> Tensor:
+            return exact.log_prob(block.x).double().cpu()
+
+        found = torch.cat(list(blocks_of(model, x, BLOCK, known)))
+    else:
+        found = importance(model, x, samples, seed=seed).log_evidence.cpu().double()
+    return found.nan_to_num(-torch.inf, torch.inf, -torch.inf)
 
 
 def rows_of_forests(sheet: Sheet, seconds: float, most: int) -> int:
