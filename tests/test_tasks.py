@@ -377,6 +377,25 @@ def test_labels_of_neighbours_are_scikit_learn_s() -> None:
     assert (labels_of_neighbours(train, labels, test) == expected).all()
 
 
+def test_labels_stand_beside_their_rows() -> None:
+    """Rows that are their own label, in the order in which an audit looks at them."""
+    from taut.data import Dataset
+    from taut.runs.audit import _labels, _some, _training
+
+    rows = torch.arange(300.0)[:, None]
+    parts = {"train": rows, "test": rows, "binarize": None}
+    named = {f"{part}_labels": np.arange(300) for part in ("train", "test")}
+    data = object.__new__(Dataset)
+    vars(data).update(parts | named)
+    found = _labels(data, "test", (50, 70), 7)
+    assert found is not None
+    assert (found[0] == _training(data, 70, 7)[:, 0].numpy()).all()
+    assert (found[1] == _some(rows, 50, 7, "audit")[:, 0].numpy()).all()
+    assert _labels(data, "given", (50, 70), 7) is None
+    vars(data)["train_labels"] = None
+    assert _labels(data, "test", (50, 70), 7) is None
+
+
 def test_the_embedding_knows_the_labels_that_it_decides(
     gaussian: tuple[taut.LinearGaussian, Scene],
 ) -> None:
