@@ -20,15 +20,15 @@ from torch import Tensor
 from taut.data.tables.kinds import KINDS
 from taut.evidence.importance import importance
 from taut.evidence.section import Scene
-from taut.features import Split
+from taut.features import Split, Totals
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
 
 __all__ = [
-    "Array", "Sheet", "affordable", "by_bootstrap", "error_of_share", "estimate", "log_p",
-    "rows_of_forests", "sheet_of", "too_expensive",
+    "Array", "Sheet", "affordable", "by_bootstrap", "error_of_share", "estimate", "given_totals",
+    "log_p", "rows_of_forests", "sheet_of", "too_expensive",
 ]  # fmt: skip
 
 Array = np.ndarray
@@ -111,6 +111,14 @@ def sheet_of(scene: Scene, rows: int) -> Sheet:
     ordered = np.array([KINDS[kind].ordered for kind in kinds], bool)
     names = [names[i] for i in chosen]
     return Sheet(names, kinds, nominal, ordered, train[:, keep], test[:, keep], places[keep])
+
+
+def given_totals(model: Model) -> bool:
+    """Returns whether a model is given the total of a row, which tells what is hidden in it."""
+    condition = model.condition
+    if isinstance(condition, Split):
+        return condition.totals is not None
+    return isinstance(condition, Totals)
 
 
 def _modelled(model: Model, x: Tensor | None) -> Array:

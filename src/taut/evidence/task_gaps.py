@@ -36,12 +36,12 @@ from taut.evidence.task_data import (
     by_bootstrap,
     error_of_share,
     estimate,
+    given_totals,
     rows_of_forests,
     sheet_of,
     too_expensive,
 )
 from taut.evidence.text import number, plus_minus
-from taut.features import Totals
 from taut.models.exact import ExactModel
 from taut.system.records import COUNT, ESTIMATE, NUMBER, TEXT
 from taut.system.seeds import derive, generator
@@ -210,7 +210,7 @@ class GapsFilled(Section):
             return why
         if scene.columns is None and scene.levels is None:
             return ""
-        if isinstance(scene.model.condition, Totals):
+        if given_totals(scene.model):
             return "the model is given the total of a row, which holds what is hidden"
         if min(len(scene.x), len(scene.train if scene.train is not None else ())) < FEWEST:
             return f"it takes {FEWEST} rows held out and as many of training"
@@ -310,7 +310,7 @@ def _rows(scene: Scene) -> int:
     """Returns how many held-out rows the time is enough for."""
     rows = len(scene.x)
     if isinstance(scene.model, ExactModel):
-        return min(rows, affordable(scene, FILLING * DRAWS, SHARE))
+        return min(rows, affordable(scene, DRAWS, SHARE))
     return min(rows, affordable(scene, FILLING * SAMPLES, SHARE))
 
 

@@ -35,13 +35,13 @@ from taut.evidence.task_data import (
     affordable,
     error_of_share,
     estimate,
+    given_totals,
     log_p,
     sheet_of,
     too_expensive,
 )
 from taut.evidence.text import number, plus_minus
 from taut.evidence.text import share as per_cent
-from taut.features import Totals
 from taut.models.exact import ExactModel
 from taut.system.records import COUNT, ESTIMATE, NUMBER, TEXT
 from taut.system.seeds import derive
@@ -187,7 +187,7 @@ class OddRows(Section):
     def lacks(cls, scene: Scene) -> str | None:
         if (why := super().lacks(scene)) is not None:
             return why
-        if isinstance(scene.model.condition, Totals):
+        if given_totals(scene.model):
             return "the model is given the total of a row, which an error changes"
         if min(len(scene.x), len(scene.train if scene.train is not None else ())) < FEWEST:
             return f"it takes {FEWEST} rows held out and as many of training"
