@@ -64,7 +64,7 @@ class Embedding(Section):
         "neighbours": COUNT,
         "labels": COUNT,
         "size": COUNT,
-        "right": {f"{method}?": ESTIMATE for method in METHODS},
+        "right": dict.fromkeys(METHODS, ESTIMATE),
         "gain": ESTIMATE,
     }
 

@@ -258,7 +258,9 @@ class GapsFilled(Section):
         return f"gaps filled in, {'; '.join(parts)}; 90 % intervals hold {inside} of the truth"
 
     def tables(self) -> list[Table]:
-        methods = [m for m in METHODS if any(m in found for found in self["whole"].values())]
+        methods = [
+            m for m in METHODS if any(m in found for found in self["whole"].values() if found)
+        ]
         lines = []
         for name, word in MEASURES.items():
             if (found := self["whole"].get(name)) is not None:
@@ -268,7 +270,7 @@ class GapsFilled(Section):
         tables = [Table(self.title, ["all columns", *heads], lines)]
         each = []
         for found in self["columns"]:
-            cells = [MEASURES[found["measure"]], *(plus_minus(found.get(m)) for m in methods)]
+            cells = [found["measure"], *(plus_minus(found.get(m)) for m in methods)]
             cells += [plus_minus(found["coverage"]), number(found["hidden"])]
             each.append((found["name"], 0, cells))
         if len(each) > 1:
@@ -392,7 +394,7 @@ def _judged(
         found = {m: estimate(value[j, i], error[j, i]) for j, m in enumerate(methods)}
         facts = {
             "name": sheet.names[i],
-            "measure": str(kinds[i]),
+            "measure": MEASURES[str(kinds[i])],
             "hidden": int(asked[:, i].sum()),
             "spread": float(sheet.spread[i]),
             "coverage": estimate(value[-1, i], error[-1, i]),

@@ -177,7 +177,7 @@ class OddRows(Section):
             f"{kind}?": {
                 "planted": COUNT,
                 "explained": COUNT,
-                **{f"{method}?": METHOD for method in METHODS},
+                **dict.fromkeys(METHODS, METHOD),
             }
             for kind in KINDS_OF_ERROR
         },
@@ -230,12 +230,13 @@ class OddRows(Section):
         counts = {"num_data": len(sheet.test), "num_train": len(sheet.train)}
         return cls({**counts, "rate": rate, "without": without, "kinds": kinds})
 
+    def _found(self) -> list[tuple[str, Mapping[str, Any]]]:
+        return [(kind, found) for kind, found in self["kinds"].items() if found]
+
     def line(self) -> str:
         parts = []
-        for kind, found in self["kinds"].items():
-            beside = ", ".join(
-                f"{METHODS[m]} {plus_minus(found[m]['found'])}" for m in METHODS if m in found
-            )
+        for kind, found in self._found():
+            beside = ", ".join(f"{METHODS[m]} {plus_minus(found[m]['found'])}" for m in METHODS)
             parts.append(f"{KINDS_OF_ERROR[kind]}: {beside}")
         listed = "; ".join(parts).replace("\N{NO-BREAK SPACE}", " ")
         rate = per_cent(self["rate"]).replace("\N{NO-BREAK SPACE}", " ")
@@ -244,11 +245,11 @@ class OddRows(Section):
     def tables(self) -> list[Table]:
         titles = ["error", *METHODS.values(), "planted"]
         lines, reasons = [], []
-        for kind, found in self["kinds"].items():
+        for kind, found in self._found():
             title, cells = KINDS_OF_ERROR[kind], [plus_minus(found[m]["found"]) for m in METHODS]
             lines.append((title, 0, [*cells, number(found["planted"])]))
             if found["explained"]:
-                right = [plus_minus(found[m]["right"]) for m in ("model", "neighbours")]
+                right = [plus_minus(found[m].get("right")) for m in ("model", "neighbours")]
                 reasons.append((title, 0, [*right, number(found["explained"])]))
         tables = [Table("Share of planted errors found", titles, lines)]
         if reasons:

@@ -228,7 +228,7 @@ class SyntheticRows(Section):
         return cls({**counts, "statistics": {n: found for n, found in statistics.items() if found}})
 
     def line(self) -> str:
-        apart = self["statistics"]["told_apart"]
+        apart = self["statistics"].get("told_apart") or {}
         beside = ", ".join(f"{SIDES[s]} {plus_minus(apart[s])}" for s in SIDES if s in apart)
         text = f"synthetic rows told apart by boosted trees (0.5: not at all): {beside}"
         return text.replace("\N{NO-BREAK SPACE}", " ")
@@ -236,6 +236,8 @@ class SyntheticRows(Section):
     def tables(self) -> list[Table]:
         lines = []
         for name, found in self["statistics"].items():
+            if not found:
+                continue
             cells = [plus_minus(found[side]) if side in found else "–" for side in SIDES]
             lines.append((STATISTICS[name], 0, cells))
         return [Table(self.title, ["statistic", *SIDES.values()], lines)]
