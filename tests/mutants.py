@@ -1678,8 +1678,8 @@ MUTANTS = [
     Mutant(
         "nearer: the training data find themselves",
         "evidence/samples.py",
-        "_area(-_nearest(reference, others),",
-        "_area(-_nearest(reference, train),",
+        "area(-_nearest(reference, others),",
+        "area(-_nearest(reference, train),",
         SAMPLES,
     ),
     Mutant(
@@ -3230,6 +3230,48 @@ MUTANTS = [
         "nn.init.zeros_(parameter)",
         "nn.init.normal_(parameter)",
         f"{FLOWS}::test_zeros_are_the_identity",
+    ),
+    Mutant(
+        "tasks: an interval of 90 % holds 91 of 100 ranks",
+        "evidence/task_gaps.py",
+        "INSIDE = 99, (5, 94)",
+        "INSIDE = 99, (5, 95)",
+        "tests/test_tasks.py::test_the_interval_holds_nine_tenths_of_exchangeable_values",
+    ),
+    Mutant(
+        "tasks: a level is not counted among its draws",
+        "evidence/task_gaps.py",
+        "often = (every[:, None] == every[None]).sum(1)",
+        "often = (every[:, None] == draws[None]).sum(1)",
+        "tests/test_tasks.py::test_the_interval_holds_nine_tenths_of_exchangeable_values",
+    ),
+    Mutant(
+        "tasks: a planted row is compared with what it was",
+        "evidence/task_odd.py",
+        "others = counts.sum(1)[:, None] - counts[:, origin]",
+        "others = counts.sum(1)[:, None] - 0 * counts[:, origin]",
+        "tests/test_tasks.py::test_of_rows_without_an_error_the_stated_rate_is_found",
+    ),
+    Mutant(
+        "tasks: an error that changes nothing",
+        "evidence/task_odd.py",
+        "if value != row[i] and not np.isnan(value)",
+        "if not np.isnan(value)",
+        "tests/test_tasks.py::test_an_error_is_of_its_kind",
+    ),
+    Mutant(
+        "tasks: copies are nearer, and called farther",
+        "evidence/task_synthetic.py",
+        "area(-near(some), -near(real))",
+        "area(near(some), near(real))",
+        "tests/test_tasks.py::test_copied_rows_are_seen",
+    ),
+    Mutant(
+        "tasks: labels of other rows",
+        "runs/audit.py",
+        'generator=generator(seed, "audit", 1))[: counts[1]]',
+        'generator=generator(seed, "audit"))[: counts[1]]',
+        "tests/test_tasks.py::test_labels_stand_beside_their_rows",
     ),
 ]
 

@@ -43,7 +43,10 @@ UNSEEN = (
     "dimensions",
     "histogram",
 )
-PROSE = ("central 90 %", "1 if calibrated", "K = 1 is", "about 10^", ", 10^", "1.44 bits")
+PROSE = (
+    *("central 90 %", "1 if calibrated", "K = 1 is", "about 10^", ", 10^", "1.44 bits"),
+    *("intervals of 90 %", "90 % interval holds", "0.9 is right", "10 neighbours"),
+)
 ERRORS = ("value", "mc_error", "test_error")
 VOID = {"meta", "img", "br"}
 PNG = b"\x89PNG\r\n"

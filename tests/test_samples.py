@@ -26,7 +26,7 @@ from ztest import assert_mean, limit
 import taut
 from taut import priors
 from taut.evidence import samples
-from taut.evidence.samples import _area, _balls, _nearest, _sharpness, _unit, blur, sample_quality
+from taut.evidence.samples import _balls, _nearest, _sharpness, _unit, area, blur, sample_quality
 from taut.system.seeds import stream
 
 STATISTICS = ("classifier", "precision", "recall", "density", "coverage", "nearer")
@@ -74,7 +74,7 @@ def picked(rows: Tensor) -> taut.VAE:
 
 def test_area_by_hand() -> None:
     # the samples beat 1/2, 3/4 and all, the data 1/2 and 0
-    e = _area(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0]))
+    e = area(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0]))
     assert e.value == pytest.approx(0.75, abs=1e-12)
     assert e.mc_error == pytest.approx(math.sqrt((1 / 16) / 3), abs=1e-12)
     assert e.test_error == pytest.approx(math.sqrt((1 / 16) / 3 + (1 / 8) / 2), abs=1e-12)
@@ -85,7 +85,7 @@ def test_area_is_that_under_the_curve() -> None:
 
     a, b = torch.randint(0, 9, (70,)).double(), torch.randint(1, 12, (50,)).double()  # with ties
     expected = roc_auc_score([1] * 70 + [0] * 50, torch.cat([a, b]).numpy())
-    assert _area(a, b).value == pytest.approx(expected, abs=1e-12)
+    assert area(a, b).value == pytest.approx(expected, abs=1e-12)
 
 
 def test_error_of_the_area_is_that_of_repetition() -> None:
@@ -94,7 +94,7 @@ def test_error_of_the_area_is_that_of_repetition() -> None:
     DeLong's is 1 / (12 n m) more.
     """
     n, m = 30, 20
-    areas = [_area(torch.randn(n), torch.randn(m)) for _ in range(4000)]
+    areas = [area(torch.randn(n), torch.randn(m)) for _ in range(4000)]
     value, mc_error, test_error = (
         torch.tensor([getattr(a, k) for a in areas]) for k in ("value", "mc_error", "test_error")
     )

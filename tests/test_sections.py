@@ -44,7 +44,9 @@ def exact() -> tuple[dict[str, Any], dict[str, float]]:
     effort = Effort(200, 8, 30, 50, simulated=20, naive=60, train=300, samples=60)
     columns = ColumnFacts([f"c{i}" for i in range(6)], marginal.log_prob(x).detach())
     parts = {"train": train, "baseline": baseline, "exact": ("Mixture()", baseline - 1)}
-    found = audit(problem.model(), x, **parts, columns=columns, effort=effort)
+    labels = tuple((part[:, 0] > -1).numpy() for part in (train, x))
+    given: dict[str, Any] = {"columns": columns, "labels": labels}
+    found = audit(problem.model(), x, **parts, **given, effort=effort)
     # of a Gaussian each entry given the others is one, by the precision
     precision = _slope(problem, torch.zeros(1, 6)) - _slope(problem, torch.eye(6))
     slope = _slope(problem, x)
@@ -54,6 +56,7 @@ def exact() -> tuple[dict[str, Any], dict[str, float]]:
         "log p(x)": float(known.mean()),
         "train": float(problem.log_evidence(train[:60]).detach().mean()),
         "baseline": float(baseline.mean()),
+        "label": float((labels[1] == (labels[0].mean() > 0.5)).mean()),
         **{f"c{i}": float(given[:, i].mean()) for i in range(6)},
     }
     return found, means
@@ -128,6 +131,10 @@ ROWS: dict[str, Callable[[dict[str, Any], dict[str, float]], None]] = {
         found["information"]["own"]["value"] + found["marginal_kl"]["own"]["value"],
     ),
     "columns": lambda found, true: _columns(found, true),
+    "task_odd": lambda found, true: _close(found["rate"], 1 / 60),
+    "task_synthetic": lambda found, true: _surely(found["statistics"]["told_apart"]["model"], 0.5),
+    "task_embedding": lambda found, true: _close(found["right"]["most"]["value"], true["label"]),
+    "task_gaps": lambda found, true: _surely(found["coverage"], 0.9),
     "calibration": lambda found, true: _surely(found["coverage_90"], 0.9),
     "samples": lambda found, true: _surely(found["classifier"]["samples"], 0.5),
     "blur": lambda found, true: _split(images()["blur"]),
@@ -189,6 +196,7 @@ def test_an_audit_from_before_is_read_and_has_the_same_keys() -> None:
     # that depend on the model and on which methods gave a number
     may_lack = {"full_covariance_gain", "elbo_full", "by", "log_evidence_by"}
     later = {"exact_baseline", "columns"}  # sections that the earlier version did not have
+    later |= {name for name in SECTIONS if name.startswith("task_")}
     for name in SECTIONS.keys() - {"scale", "baseline"} - later:
         new = (images() if name == "blur" else exact()[0])[name]
         one, two = (

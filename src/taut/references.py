@@ -16,6 +16,8 @@ REFERENCES = {
     "NeurIPS 2018.",
     "chow1968": "Chow, Liu. Approximating discrete probability distributions with dependence "
     "trees. IEEE Trans. Information Theory 14, 1968.",
+    "cover1967": "Cover, Hart. Nearest neighbor pattern classification. IEEE Trans. Information "
+    "Theory 13, 1967.",
     "cremer2018": "Cremer, Li, Duvenaud. Inference suboptimality in variational autoencoders. ICML "
     "2018.",
     "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC "
@@ -24,6 +26,8 @@ REFERENCES = {
     "algorithm. JRSS B 39, 1977.",
     "dinh2017": "Dinh, Sohl-Dickstein, Bengio. Density estimation using Real NVP. ICLR 2017.",
     "durkan2019": "Durkan et al. Neural spline flows. NeurIPS 2019.",
+    "efron1979": "Efron. Bootstrap methods: another look at the jackknife. Annals of Statistics 7, "
+    "1979.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
     "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
@@ -43,6 +47,7 @@ REFERENCES = {
     "generative models. NeurIPS 2019.",
     "liu1989": "Liu, Nocedal. On the limited memory BFGS method for large scale optimization. "
     "Mathematical Programming 45, 1989.",
+    "liu2008": "Liu, Ting, Zhou. Isolation forest. ICDM 2008.",
     "liu2021": "Liu, Van den Broeck. Tractable regularization of probabilistic circuits. NeurIPS "
     "2021.",
     "loaiza2019": "Loaiza-Ganem, Cunningham. The continuous Bernoulli: fixing a pervasive error in "
@@ -80,12 +85,18 @@ REFERENCES = {
     "decoders. ICML 2021.",
     "salimans2017": "Salimans et al. PixelCNN++: improving the PixelCNN with discretized logistic "
     "mixtures. ICLR 2017.",
+    "shokri2017": "Shokri, Stronati, Song, Shmatikov. Membership inference attacks against machine "
+    "learning models. IEEE Symposium on Security and Privacy, 2017.",
     "sonderby2016": "Sønderby, Raiko, Maaløe, Sønderby, Winther. Ladder variational autoencoders. "
     "NeurIPS 2016.",
+    "stekhoven2012": "Stekhoven, Bühlmann. MissForest: non-parametric missing value imputation for "
+    "mixed-type data. Bioinformatics 28, 2012.",
     "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based "
     "calibration. arXiv:1804.06788.",
     "tipping1999": "Tipping, Bishop. Probabilistic principal component analysis. JRSS B 61, 1999.",
     "tomczak2018": "Tomczak, Welling. VAE with a VampPrior. AISTATS 2018.",
+    "troyanskaya2001": "Troyanskaya et al. Missing value estimation methods for DNA microarrays. "
+    "Bioinformatics 17, 2001.",
     "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo "
     "objectives. ICLR 2019.",
     "vehtari2024": "Vehtari et al. Pareto smoothed importance sampling. JMLR 25, 2024.",
@@ -108,11 +119,13 @@ DOIS = {  # of those that have one
     "chatterjee2018": "10.48550/arXiv.1511.01437",
     "chen2018": "10.48550/arXiv.1802.04942",
     "chow1968": "10.1109/TIT.1968.1054142",
+    "cover1967": "10.1109/TIT.1967.1053964",
     "cremer2018": "10.48550/arXiv.1801.03558",
     "delong1988": "10.2307/2531595",
     "dempster1977": "10.1111/j.2517-6161.1977.tb01600.x",
     "dinh2017": "10.48550/arXiv.1605.08803",
     "durkan2019": "10.48550/arXiv.1906.04032",
+    "efron1979": "10.1214/aos/1176344552",
     "efron1981": "10.1214/aos/1176345462",
     "gelman1998": "10.1214/ss/1028905934",
     "grosse2015": "10.48550/arXiv.1511.02543",
@@ -121,6 +134,7 @@ DOIS = {  # of those that have one
     "kitagawa1996": "10.1080/10618600.1996.10474692",
     "kynkaanniemi2019": "10.48550/arXiv.1904.06991",
     "liu1989": "10.1007/BF01589116",
+    "liu2008": "10.1109/ICDM.2008.17",
     "liu2021": "10.48550/arXiv.2106.02264",
     "loaiza2019": "10.48550/arXiv.1907.06845",
     "lopezpaz2017": "10.48550/arXiv.1610.06545",
@@ -143,9 +157,12 @@ DOIS = {  # of those that have one
     "rubin1982": "10.1007/BF02293851",
     "rybkin2021": "10.48550/arXiv.2006.13202",
     "salimans2017": "10.48550/arXiv.1701.05517",
+    "shokri2017": "10.1109/SP.2017.41",
+    "stekhoven2012": "10.1093/bioinformatics/btr597",
     "talts2018": "10.48550/arXiv.1804.06788",
     "tipping1999": "10.1111/1467-9868.00196",
     "tomczak2018": "10.48550/arXiv.1705.07120",
+    "troyanskaya2001": "10.1093/bioinformatics/17.6.520",
     "tucker2019": "10.48550/arXiv.1810.04152",
     "vehtari2024": "10.48550/arXiv.1507.02646",
     "vovk2005": "10.1007/b106715",

@@ -36,6 +36,15 @@ def audit(
             words="at least 0",
         ),
     ] = None,
+    task_seconds: Annotated[
+        float,
+        option(
+            "CPU seconds for the tasks, about: gaps, odd rows, synthetic rows, embedding.",
+            type_="float",
+            low=0.0,
+            words="at least 0",
+        ),
+    ] = 30.0,
     threads: Threads = None,
     seed: Seed = 0,
     trust: Trust = None,
@@ -58,6 +67,7 @@ def audit(
         num_samples=num_samples,
         num_chains=num_chains,
         max_temperatures=max_temperatures,
+        task_seconds=task_seconds,
         minutes=minutes,
     )
     with _interruptible() as stop:

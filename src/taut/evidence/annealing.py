@@ -553,7 +553,7 @@ class Annealing(Section):
     """log p(x) by annealing."""
 
     name, title, chapter = "annealing", "Annealing", "loose"
-    order, stage, share = 30, "log p(x) by annealing", 0.3
+    order, stage, share = 30, "log p(x) by annealing", 0.28
     needs = ("approximation",)
     references = ("neal2001", "wu2017")
     shape: ClassVar = {

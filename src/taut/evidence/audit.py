@@ -53,6 +53,7 @@ def audit(
     exact: tuple[str, PerDatum] | None = None,
     levels: tuple[float, float] | None = None,
     columns: ColumnFacts | None = None,
+    labels: tuple[Any, Any] | None = None,
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,
@@ -72,6 +73,7 @@ def audit(
             under it, (N,): another baseline.
         levels: Values shown black and white, where the data are images.
         columns: Names and marginals of the columns, where the data are rows of columns.
+        labels: Of the training data, (M,), and of the held-out data, (N,): numbers or texts.
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks; true ends the audit with what is done.
@@ -89,7 +91,7 @@ def audit(
     effort = effort or Effort()
     clock = Clock(effort.minutes, stop, report)
     scene = Scene(model, x, train, groups, baseline, levels, effort, seed, clock, exact=exact)
-    scene.columns = columns
+    scene.columns, scene.labels = columns, labels
     for _ in measure(scene):
         pass
     return summary(scene)

@@ -40,12 +40,14 @@ class ColumnFacts(NamedTuple):
         marginals: log p of each entry under the marginal of its column, (N, C); 0 where missing.
         facts: Of a table, the kind of each column, what it was read as, and the share missing.
         word: What a column is called.
+        kinds: Words of their kinds, such as "real" or "category"; real numbers if it is empty.
     """
 
     names: Sequence[str]
     marginals: Tensor
     facts: Sequence[tuple[str, str, str]] = ()
     word: str = "column"
+    kinds: Sequence[str] = ()
 
 
 class EachColumn(Section):

@@ -303,7 +303,7 @@ class GapsSection(Section):
     """The gaps between the ELBO and log p(x)."""
 
     name, title, chapter = "gaps", "Where the nats are lost", "why"
-    order, stage, share = 50, "the best posterior of each row", 0.25
+    order, stage, share = 50, "the best posterior of each row", 0.23
     needs = ("approximation",)
     divergences = ("inference_gap", "approximation_gap")
     references = ("cremer2018",)

@@ -69,7 +69,7 @@ from taut.types import Data, PerDatum, image_layout
 from taut.use import tasks
 from taut.use.blocks import device_of
 
-__all__ = ["blur", "sample_quality"]
+__all__ = ["area", "blur", "sample_quality"]
 
 FEWEST = 4  # data of each kind
 TOO_FEW = 9  # data points, with which an audit does not compare samples
@@ -159,8 +159,8 @@ def sample_quality(
     balls = {"samples": _balls(samples, test, k), "reference": _balls(reference, test, k)}
     near, held_out = _nearest(samples, train), _nearest(test, train)
     nearer = {
-        "samples": _area(-near, -held_out),
-        "reference": _area(-_nearest(reference, others), -_nearest(test, others)),
+        "samples": area(-near, -held_out),
+        "reference": area(-_nearest(reference, others), -_nearest(test, others)),
     }
     copies = {
         "samples": Estimate.of((near == 0).double()),
@@ -337,7 +337,7 @@ def _unit(train: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, 1.0)
 
 
-def _area(a: Tensor, b: Tensor) -> Estimate:
+def area(a: Tensor, b: Tensor) -> Estimate:
     """Returns P(a > b) + P(a = b) / 2; its Monte Carlo error is the scatter of a."""
     above = (a[:, None] > b).double() + 0.5 * (a[:, None] == b).double()
     variance_a, variance_b = (float(above.mean(1 - i).var()) / above.shape[i] for i in (0, 1))
@@ -356,7 +356,7 @@ def _classifier(a: Tensor, b: Tensor, random_state: int) -> Estimate:
     score_a, score_b = (
         torch.from_numpy(trees.predict_proba(t[half:].numpy())[:, 1]) for t in (a, b)
     )
-    return _area(score_a, score_b)
+    return area(score_a, score_b)
 
 
 def _balls(samples: Tensor, data: Tensor, k: int) -> dict[str, Estimate]:

@@ -45,6 +45,7 @@ __all__ = [
 T = TypeVar("T")
 CHAPTERS = {  # the questions that an audit answers
     "good": "How good is it?",
+    "tasks": "How good is it at the task?",
     "loose": "How loose is the bound?",
     "why": "Why?",
     "samples": "Samples",
@@ -53,6 +54,7 @@ NEEDS = {  # what a section may need, and the reason where it is not there
     "train": "the training data are not at hand",
     "images": "",
     "columns": "",
+    "labels": "",
     "simulation": "the model is conditioned and makes no data of its own",
     "approximation": "the posterior is exact: every gap is zero",
 }
@@ -75,6 +77,8 @@ class Effort:
         train: Rows of training that the prior is fitted to and that overfitting and copies are
             looked for in.
         samples: Samples compared with real data.
+        task_seconds: CPU time for the tasks, about: fewer rows where a model is large, and none of
+            a task that takes more.
         minutes: Time for all of it.
     """
 
@@ -86,6 +90,7 @@ class Effort:
     naive: int = 100
     train: int = 10_000
     samples: int = 1000
+    task_seconds: float = 30.0
     minutes: float | None = None
 
 
@@ -113,6 +118,8 @@ class Scene:
         optima: The best posteriors of the first data points, block by block.
         best: log p(x) of the first data points by the first reliable method.
         columns: What is known of the columns, where the data are rows of columns.
+        labels: Of the training data, (M,), and of the held-out data, (N,), where the source has
+            any: numbers or texts.
     """
 
     model: Model
@@ -133,6 +140,7 @@ class Scene:
     best: Best | None = None
     exact: tuple[str, PerDatum] | None = None
     columns: ColumnFacts | None = None
+    labels: tuple[Any, Any] | None = None
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""
@@ -140,6 +148,7 @@ class Scene:
             "train": self.train is not None,
             "images": self.levels is not None,
             "columns": self.columns is not None,
+            "labels": self.labels is not None,
             "simulation": self.model.condition is None,
             "approximation": not isinstance(self.model, ExactModel),
         }

@@ -51,6 +51,7 @@ EFFORTS = {  # what the numbers of an effort are
     "naive": "{noun}s for naive Monte Carlo",
     "train": "{noun}s of training, at most",
     "samples": "samples compared, at most",
+    "task_seconds": "CPU seconds for the tasks, about",
     "minutes": "minutes",
 }
 FRAME = (  # what an audit holds next to its sections

@@ -119,6 +119,7 @@ def _audit(
         exact=exact,
         levels=levels,
         columns=None if dataset is None else _columns(dataset, x),
+        labels=_labels(dataset, found["part"], (len(x), 0 if train is None else len(train)), seed),
         effort=effort,
         seed=seed,
         stop=stop,
@@ -200,7 +201,26 @@ def _columns(dataset: Dataset, x: torch.Tensor) -> ColumnFacts | None:
         return None
     word = "gene" if schema.kind == "count" and schema.names else "column"
     facts = [schema.modelled[i].describe() for i in schema.rest if schema.kind == "table"]
-    return ColumnFacts(schema.element_names, marginals, facts, word)
+    kinds: list[str] = [schema.kind] * len(schema.element_names)
+    if schema.kind == "table":
+        kinds = [schema.modelled[i].kind for i in schema.rest]
+    return ColumnFacts(schema.element_names, marginals, facts, word, kinds)
+
+
+def _labels(
+    dataset: Dataset | None, part: str, counts: tuple[int, int], seed: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the labels of the training rows and of the held-out ones that are looked at, where
+    the source has any: in the order of ``_training`` and ``_some``.
+    """
+    if dataset is None or part not in ("test", "validation"):
+        return None
+    train, test = dataset.train_labels, getattr(dataset, f"{part}_labels")
+    if train is None or test is None:
+        return None
+    of_test = torch.randperm(len(test), generator=generator(seed, "audit"))[: counts[0]]
+    of_train = torch.randperm(len(train), generator=generator(seed, "audit", 1))[: counts[1]]
+    return train[of_train.numpy()], test[of_test.numpy()]
 
 
 def _each(run: Run) -> str:
@@ -233,7 +253,13 @@ def _command(
     usual, options = Effort(), {"key": key, "num-data": num_data}
     options |= {
         name.replace("_", "-"): getattr(effort, name)
-        for name in ("num_samples", "num_chains", "max_temperatures", "minutes")
+        for name in (
+            "num_samples",
+            "num_chains",
+            "max_temperatures",
+            "task_seconds",
+            "minutes",
+        )
         if getattr(effort, name) != getattr(usual, name)
     }
     options["seed"] = seed or None
