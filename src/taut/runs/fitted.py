@@ -33,10 +33,12 @@ from taut.features import Split, Totals
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.objectives import Objective
-from taut.runs.handed import Handed, made
+from taut.runs.annotated import annotated
+from taut.runs.handed import Handed, library_of, made
 from taut.runs.telling import Telling
 from taut.system.errors import DataError, TautWarning, UsageError, shown
 from taut.use import tasks
+from taut.use.differential import Differential, differential, labels_of, members
 
 __all__ = ["Fitted", "Source", "new_data", "options_of", "sample_run", "score_columns"]
 
@@ -217,6 +219,47 @@ class Fitted:
         if num_imputations:
             return [handed.filled(values) for values in found.draws]
         return handed.filled(found.values)
+
+    def differential(
+        self, data: Source, groups: str | Sequence[Any], a: str, b: str | None = None
+    ) -> Differential:
+        """Returns which columns of counts differ between two groups of rows, with a posterior
+        probability and a false-discovery rate.
+
+        Rows of one level of what the model is conditioned on (batch, donor) are compared with each
+        other only.
+
+        Args:
+            data: Counts like those of the training.
+            groups: A column of ``obs`` of an AnnData or an .h5ad file, or a label for each row.
+            a: The label of the first group.
+            b: That of the second; by default all other rows that have a label.
+
+        Raises:
+            UsageError: the model is not one of counts, or there is no such column or label.
+            DataError: a group has fewer than 3 rows.
+        """
+        if self.schema.kind != "count":
+            raise UsageError(
+                f"differential expression is of counts, and this model is of "
+                f"{self.schema.describe()}"
+            )
+        handed = self._handed(data)
+        labels: Sequence[Any] = groups
+        if isinstance(groups, str):
+            adata: Any = data
+            if library_of(data) != "anndata":
+                adata = annotated(str(data), handed.new, self.schema)
+            labels = list(labels_of(adata.obs, groups))
+        if len(labels) != len(handed.new.rows):
+            raise UsageError(f"{len(labels)} labels for {len(handed.new.rows)} rows: one each")
+        return differential(
+            self.model,
+            handed.new.rows,
+            *members(labels, a, b),
+            names=self.schema.element_names,
+            groups=(a, b or "others"),
+        )
 
     def _evidence(self, x: Any, num_samples: int, seed: int, tell: Telling) -> RowEvidence:
         """Returns log p(x) of each row by the method that it needs."""
