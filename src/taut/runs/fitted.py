@@ -83,7 +83,8 @@ class Fitted:
 
         Args:
             num_samples: N.
-            given: Values of what the model is conditioned on, by column, or ``total`` for counts.
+            given: Values of what the model is conditioned on, by column, or ``total`` for counts;
+                by default the mean total of the training rows.
             mean: Whether to return the mean of p(x|z) instead of a draw: smoother than data are.
             seed: The same seed gives the same rows.
 
@@ -365,7 +366,7 @@ def sample_run(
         fitted: The model and how its data are read.
         num_samples: N.
         given: Values of what the model is conditioned on, by column, and ``total`` for counts given
-            their total.
+            their total, by default the mean of the training rows.
         mean: Whether to return the mean of p(x|z) instead of a draw.
         seed: The same seed gives the same samples.
 
@@ -375,8 +376,9 @@ def sample_run(
     """
     schema, given = fitted.schema, dict(given or {})
     wanted = list(schema.condition)
-    if isinstance(fitted.model.condition, Totals) or _totals(fitted.model.condition):
+    if (totals := _totals(fitted.model.condition)) is not None:
         wanted.append("total")
+        given.setdefault("total", f"{float(totals.mean_total)}")
     if set(given) != set(wanted):
         names = ", ".join(shown(name) for name in wanted) or "nothing"
         raise UsageError(
@@ -433,8 +435,11 @@ def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
     return values
 
 
-def _totals(condition: Any) -> bool:
-    return isinstance(condition, Split) and condition.totals is not None
+def _totals(condition: Any) -> Totals | None:
+    """Returns the rule for the total of a row, where that is given."""
+    if isinstance(condition, Split):
+        return condition.totals
+    return condition if isinstance(condition, Totals) else None
 
 
 def _total(text: str) -> float:
