@@ -373,3 +373,11 @@ def test_10x_with_another_number_of_names_is_refused(tmp_path: Path) -> None:
     (path / "barcodes.tsv").write_text("a\nb\n")
     with pytest.raises(DataError, match=r"barcodes.tsv: names 2 cells, and the matrix has 90"):
         taut.data.read(path)
+
+
+def test_without_a_total_samples_have_the_mean_total_of_the_training(folder: Path) -> None:
+    loaded = taut.load(folder / "both")
+    mean = float(loaded.model.condition.totals.mean_total)
+    levels = {"batch": "mid", "plate": 1}
+    own, same = loaded.sample(5, given=levels), loaded.sample(5, given=levels | {"total": mean})
+    assert np.array_equal(own, same)

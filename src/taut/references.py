@@ -7,6 +7,7 @@ __all__ = ["LINKS", "REFERENCES", "cite"]
 REFERENCES = {
     "bates2023": "Bates et al. Testing for outliers with conformal p-values. Annals of Statistics "
     "51, 2023.",
+    "benjamini1995": "Benjamini, Hochberg. Controlling the false discovery rate. JRSS B 57, 1995.",
     "burda2016": "Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.",
     "cappe2009": "Cappé, Moulines. On-line expectation-maximization algorithm for latent data "
     "models. JRSS B 71, 2009.",
@@ -91,6 +92,7 @@ REFERENCES = {
     "NeurIPS 2016.",
     "stekhoven2012": "Stekhoven, Bühlmann. MissForest: non-parametric missing value imputation for "
     "mixed-type data. Bioinformatics 28, 2012.",
+    "stephens2017": "Stephens. False discovery rates: a new deal. Biostatistics 18, 2017.",
     "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based "
     "calibration. arXiv:1804.06788.",
     "tipping1999": "Tipping, Bishop. Probabilistic principal component analysis. JRSS B 61, 1999.",
@@ -114,6 +116,7 @@ REFERENCES = {
 
 DOIS = {  # of those that have one
     "bates2023": "10.48550/arXiv.2104.08279",
+    "benjamini1995": "10.1111/j.2517-6161.1995.tb02031.x",
     "burda2016": "10.48550/arXiv.1509.00519",
     "cappe2009": "10.1111/j.1467-9868.2009.00698.x",
     "chatterjee2018": "10.48550/arXiv.1511.01437",
@@ -159,6 +162,7 @@ DOIS = {  # of those that have one
     "salimans2017": "10.48550/arXiv.1701.05517",
     "shokri2017": "10.1109/SP.2017.41",
     "stekhoven2012": "10.1093/bioinformatics/btr597",
+    "stephens2017": "10.1093/biostatistics/kxw041",
     "talts2018": "10.48550/arXiv.1804.06788",
     "tipping1999": "10.1111/1467-9868.00196",
     "tomczak2018": "10.48550/arXiv.1705.07120",

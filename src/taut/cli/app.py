@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from taut.cli import audit, fit, score, terminal, use
+from taut.cli import audit, differential, fit, score, terminal, use
 from taut.cli.options import Command, Group
 from taut.system import launch, signals
 from taut.system.errors import OutOfMemoryError, ParallelError, TautError, TautWarning, shown
@@ -41,7 +41,10 @@ app = typer.Typer(
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (fit.check, fit.fit, fit.resume),
-    "Use a run": (use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
+    "Use a run": (
+        *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
+        differential.differential,
+    ),
     "Judge and improve a run": (audit.audit, fit.tighten, audit.gradients, audit.report),
 }
 # what several processes share; the rest is for one

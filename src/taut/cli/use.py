@@ -54,7 +54,7 @@ def sample(
         list[str] | None,
         option(
             "A value that the model is conditioned on, such as batch=A; total=VALUE for counts "
-            "given their total; repeatable.",
+            "given their total, by default the mean of the training; repeatable.",
             type_="column=value",
         ),
     ] = None,

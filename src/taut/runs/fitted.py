@@ -33,10 +33,12 @@ from taut.features import Split, Totals
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.objectives import Objective
-from taut.runs.handed import Handed, made
+from taut.runs.annotated import annotated
+from taut.runs.handed import Handed, library_of, made
 from taut.runs.telling import Telling
 from taut.system.errors import DataError, TautWarning, UsageError, shown
 from taut.use import tasks
+from taut.use.differential import Differential, differential, labels_of, members
 
 __all__ = ["Fitted", "Source", "new_data", "options_of", "sample_run", "score_columns"]
 
@@ -81,7 +83,8 @@ class Fitted:
 
         Args:
             num_samples: N.
-            given: Values of what the model is conditioned on, by column, or ``total`` for counts.
+            given: Values of what the model is conditioned on, by column, or ``total`` for counts;
+                by default the mean total of the training rows.
             mean: Whether to return the mean of p(x|z) instead of a draw: smoother than data are.
             seed: The same seed gives the same rows.
 
@@ -218,6 +221,47 @@ class Fitted:
             return [handed.filled(values) for values in found.draws]
         return handed.filled(found.values)
 
+    def differential(
+        self, data: Source, groups: str | Sequence[Any], a: str, b: str | None = None
+    ) -> Differential:
+        """Returns which columns of counts differ between two groups of rows, with a posterior
+        probability and a false-discovery rate.
+
+        Rows of one level of what the model is conditioned on (batch, donor) are compared with each
+        other only.
+
+        Args:
+            data: Counts like those of the training.
+            groups: A column of ``obs`` of an AnnData or an .h5ad file, or a label for each row.
+            a: The label of the first group.
+            b: That of the second; by default all other rows that have a label.
+
+        Raises:
+            UsageError: the model is not one of counts, or there is no such column or label.
+            DataError: a group has fewer than 3 rows.
+        """
+        if self.schema.kind != "count":
+            raise UsageError(
+                f"differential expression is of counts, and this model is of "
+                f"{self.schema.describe()}"
+            )
+        handed = self._handed(data)
+        labels: Sequence[Any] = groups
+        if isinstance(groups, str):
+            adata: Any = data
+            if library_of(data) != "anndata":
+                adata = annotated(str(data), handed.new, self.schema)
+            labels = list(labels_of(adata.obs, groups))
+        if len(labels) != len(handed.new.rows):
+            raise UsageError(f"{len(labels)} labels for {len(handed.new.rows)} rows: one each")
+        return differential(
+            self.model,
+            handed.new.rows,
+            *members(labels, a, b),
+            names=self.schema.element_names,
+            groups=(a, b or "others"),
+        )
+
     def _evidence(self, x: Any, num_samples: int, seed: int, tell: Telling) -> RowEvidence:
         """Returns log p(x) of each row by the method that it needs."""
         blocks = []
@@ -322,7 +366,7 @@ def sample_run(
         fitted: The model and how its data are read.
         num_samples: N.
         given: Values of what the model is conditioned on, by column, and ``total`` for counts given
-            their total.
+            their total, by default the mean of the training rows.
         mean: Whether to return the mean of p(x|z) instead of a draw.
         seed: The same seed gives the same samples.
 
@@ -332,8 +376,9 @@ def sample_run(
     """
     schema, given = fitted.schema, dict(given or {})
     wanted = list(schema.condition)
-    if isinstance(fitted.model.condition, Totals) or _totals(fitted.model.condition):
+    if (totals := _totals(fitted.model.condition)) is not None:
         wanted.append("total")
+        given.setdefault("total", f"{float(totals.mean_total)}")
     if set(given) != set(wanted):
         names = ", ".join(shown(name) for name in wanted) or "nothing"
         raise UsageError(
@@ -390,8 +435,11 @@ def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
     return values
 
 
-def _totals(condition: Any) -> bool:
-    return isinstance(condition, Split) and condition.totals is not None
+def _totals(condition: Any) -> Totals | None:
+    """Returns the rule for the total of a row, where that is given."""
+    if isinstance(condition, Split):
+        return condition.totals
+    return condition if isinstance(condition, Totals) else None
 
 
 def _total(text: str) -> float:
