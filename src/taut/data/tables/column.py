@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from taut.data.tables.kind import Kind
+from taut.data.tables.kind import Grid, Kind
 from taut.data.tables.kinds import KINDS
 from taut.data.tables.words import MAX_ATOMS, quoted, unknown
 from taut.system.errors import UsageError, shown
@@ -129,6 +129,11 @@ class Column:
     def support(self) -> tuple[float, float]:
         """The ends of the support in codes; infinite where no bound is known."""
         return self.rules.support(self)
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid of its codes, if its kind sees numbers through one and they lie on one."""
+        return self.rules.grid(self)
 
     def describe(self) -> tuple[str, str, str]:
         """Returns (kind, what it holds, share missing), each at most 60 characters for
