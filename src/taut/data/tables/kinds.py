@@ -354,6 +354,24 @@ def _atoms_text(column: Column) -> str:
 # --- Columns that no model sees -------------------------------------------------------------------
 
 
+class Derived(Number):
+    """A linear function of other columns."""
+
+    word = "derived"
+    told = "computed from others by its formula"
+    modelled = False
+    entries = frozenset({"formula", "step"})
+
+    def offset(self, numbers: Numbers, step: float, low: float) -> float:
+        return 0.0
+
+    def held(self, column: Column) -> str:
+        return f"= {column.formula}"
+
+    def entry(self, column: Column) -> dict[str, Any]:
+        return {"formula": column.formula} | super().entry(column)
+
+
 class Id(Kind):
     word = "id"
     told = "omitted"
