@@ -16,7 +16,7 @@ import taut
 from taut import likelihoods
 from taut.data.tables.kind import Grid
 from taut.distributions import OUTSIDE
-from taut.distributions.grids import Gridded, fit_cells
+from taut.distributions.grids import Gridded, _Cells, _often, fit_cells
 from taut.distributions.warps import Warped, heights, inverse
 
 RNG = np.random.default_rng(0)
@@ -79,6 +79,27 @@ def test_values_that_repeat_are_as_frequent_as_in_the_data(name: str) -> None:
     np.testing.assert_allclose(p, counts[often] / len(values), atol=2.5 / len(values))
 
 
+def test_discounts_go_to_the_background() -> None:
+    """Of values that come twice each has two rows less the discount, of all rows and one more."""
+    r = np.random.default_rng(1)
+    values = r.choice(10**6, 1000, replace=False).astype(float)
+    twice = np.sort(values[:500])
+    seen, counts = np.unique(np.concatenate([values, twice]), return_counts=True)
+    made = _Cells(seen, counts, (0, INF), 2)
+    assert made.discount > 0
+    parts = torch.zeros(1), torch.ones(1), torch.from_numpy(made.knots())[None]
+    ends = torch.tensor([0.0]), torch.tensor([INF])
+    p = Warped(*parts, *ends, True, False, True).log_prob(torch.from_numpy(twice)[:, None]).exp()
+    assert float(p.mean()) == pytest.approx((2 - made.discount) / 1501, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["incomes", "few", "all different", "round"])
+def test_the_tail_is_that_of_the_data_also_where_the_largest_value_repeats(name: str) -> None:
+    d, values = cells_of(name)
+    beyond = torch.tensor([[np.floor(1.5 * values.max())]])
+    assert float(d.log_prob(beyond)) > -40
+
+
 def test_the_density_is_never_above_the_precision_and_atoms_are_apart() -> None:
     d, _ = cells_of("incomes", 1.0, 1e-3)
     made = Gridded(d, torch.tensor([0.0]), torch.tensor([0.01]), torch.tensor([[0.0]]))
@@ -91,8 +112,6 @@ def test_the_density_is_never_above_the_precision_and_atoms_are_apart() -> None:
 
 def test_what_is_chosen_predicts_new_rows_as_well_as_any_choice() -> None:
     """Round numbers get a mass each, numbers that all differ a smooth density."""
-    from taut.distributions.grids import _Cells, _often  # the choice itself
-
     for name in ("round", "all different", "incomes"):
         values, low, high = DATA[name]
         values = np.round(values).astype(float)

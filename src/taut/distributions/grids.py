@@ -204,12 +204,15 @@ def _background(
 def _with_tails(x: np.ndarray, y: np.ndarray, support: tuple[float, float]) -> np.ndarray:
     """Returns knots with one more beyond each end that nothing bounds.
 
-    It continues the last two units of y: the mass of a value that repeats is no slope of a tail.
+    It continues the last two units of y, but no steeper than four units of y from the median to
+    the end: neither the mass of a value that repeats nor a range that ends sharply is a slope that
+    new rows keep to.
     """
     low, high = (math.isfinite(end) for end in support)
+    middle = x[np.abs(y).argmin()]
     if not low:
         k = min(int(np.searchsorted(y, y[0] + 2.0)), len(x) - 1)
-        away = (x[k] - x[0]) / (y[k] - y[0])
+        away = max((x[k] - x[0]) / (y[k] - y[0]), (middle - x[0]) / 4)
         x, y = np.append(x[0] - away, x), np.append(y[0] - 1.0, y)
     if not high:
         k = max(int(np.searchsorted(y, y[-1] - 2.0)) - 1, 0)
@@ -219,5 +222,6 @@ def _with_tails(x: np.ndarray, y: np.ndarray, support: tuple[float, float]) -> n
             x = np.append(x, x[-1] * ratio)
             y = np.append(y, y[-1] + slope * math.log(ratio) / math.log(x[-2] / x[k]))
         else:
-            x, y = np.append(x, x[-1] + (x[-1] - x[k]) / slope), np.append(y, y[-1] + 1.0)
+            away = max((x[-1] - x[k]) / slope, (x[-1] - middle) / 4)
+            x, y = np.append(x, x[-1] + away), np.append(y, y[-1] + 1.0)
     return np.stack([x, y])
