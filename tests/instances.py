@@ -5,6 +5,7 @@ The tests of its family find it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +18,9 @@ from ztest import assert_mean
 import taut
 from taut import likelihoods, models, networks, posteriors, priors
 from taut import objectives as objectives  # for rows of parts that taut itself does not export
+from taut.data.tables.kind import Grid
 from taut.distributions import warps
+from taut.distributions.grids import fit_cells
 
 EVENT = (3, 4)  # of the data of the likelihoods below
 LATENT = 2
@@ -125,6 +128,12 @@ def unit_interval() -> Measure:
     return Measure(t.sigmoid(), t.sigmoid() * (-t).sigmoid() * step, step)
 
 
+def halves_apart() -> Measure:
+    """Returns points in the cells of a grid of halves; that of 0 has its atom in the middle."""
+    cells = torch.arange(-20_000, 20_001) / 2
+    return Measure(cells + 0.1, torch.full_like(cells, 0.5))
+
+
 # Levels leave a share of 2^-24 to all integers beyond their range; counts end where a mean of 10
 # leaves nothing.
 MEASURES: dict[str, Callable[[], list[Measure]]] = {
@@ -135,6 +144,7 @@ MEASURES: dict[str, Callable[[], list[Measure]]] = {
     "counts": lambda: [integers(0, 20_000)],
     "positives": lambda: [above_zero()],
     "spiked": lambda: [integers(0, 0), above_zero()],
+    "halves": lambda: [integers(0, 0), halves_apart()],
 }
 
 
@@ -181,6 +191,25 @@ def warp() -> Tensor:
     return knots.to(torch.get_default_dtype()).expand(*EVENT, 2, -1)
 
 
+def halves(n: int) -> Tensor:
+    """Returns multiples of a half, many of them zero."""
+    return torch.where(torch.rand(n, *EVENT) < 0.3, 0.0, (8 * torch.randn(n, *EVENT)).round() / 2)
+
+
+def cells(values: Tensor, support: tuple[float, float]) -> Tensor:
+    """Returns the knots of the cells of whole numbers."""
+    knots = fit_cells(values[:, 0, 0].double().numpy(), support)
+    padded = warps.padded(knots, knots.shape[1])
+    return padded.to(torch.get_default_dtype()).expand(*EVENT, 2, -1)
+
+
+def make_grid() -> taut.Likelihood:
+    """Returns the likelihood of multiples of a half with an atom at zero."""
+    knots = cells(2 * halves(400), (-math.inf, math.inf))
+    grids = [Grid(step=0.5, atoms=(0.0,))] * math.prod(EVENT)
+    return likelihoods.WarpedGrid(EVENT, LATENT, grids, decoder=SMALL, cells=knots)
+
+
 class ColumnRow(NamedTuple):
     """A kind of column: its word, how many levels, draws of n codes, and their measure."""
 
@@ -215,6 +244,14 @@ def columns(n: int) -> Tensor:
     return torch.stack([row.draw(n) for row in COLUMN_KINDS], 1).to(torch.get_default_dtype())
 
 
+def make_columns_on_grids() -> taut.Likelihood:
+    """Returns the likelihood of such a table whose counts are seen through their marginal."""
+    grids = [Grid(first=0.0) if kind == "count" else None for kind in KINDS]
+    knots = cells(torch.randint(0, 9, (400, *EVENT)), (0.0, math.inf))[0, 0]
+    every = knots.expand(len(KINDS), 2, -1)
+    return taut.Columns(KINDS, NUM_LEVELS, LATENT, SMALL, grids=grids, cells=every, warp=True)
+
+
 LEVELS = {"low": 2, "high": 8, "decoder": SMALL}
 
 
@@ -227,6 +264,7 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
     odds = torch.log(torch.tensor([0.3, 0.7])).expand(*EVENT, 2)
     return [
         (taut.Columns(KINDS, NUM_LEVELS, LATENT, SMALL), "columns"),
+        (make_columns_on_grids(), "columns"),
         (taut.Bernoulli(EVENT, LATENT, SMALL), "bits"),
         (taut.Bernoulli(EVENT, LATENT, SMALL, log_frequencies=odds), "bits"),
         (taut.Categorical(EVENT, LATENT, **LEVELS), "levels"),
@@ -306,6 +344,13 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
         (likelihoods.Binomial(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.WarpedLevels(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.WarpedLogistic(EVENT, LATENT, low=0.0, decoder=SMALL, knots=warp()), "spiked"),
+        (
+            likelihoods.WarpedCounts(
+                EVENT, LATENT, decoder=SMALL, cells=cells(counts(400), (0.0, math.inf))
+            ),
+            "counts",
+        ),
+        (make_grid(), "halves"),
     ]
 
 

@@ -179,14 +179,14 @@ def _warped_element(saved: Saved, i: tuple[int, ...], value: float, m: Array, s:
     knots = saved["knots"][i]
     x, y = knots[:, np.isfinite(knots[0])]
     low, high = float(saved["low"][i]), float(saved["high"][i])
-    levels = saved.argument("whole")
+    levels, bend = saved.argument("whole"), saved.argument("bends") or not saved.argument("whole")
     near = float(np.rint(value)) if levels else value
     inside = min(max(near, low), high)
     sides = math.isfinite(low) + math.isfinite(high)
     first, last = -math.inf, math.inf  # between which heights a value must lie
     if levels:
-        lower = -math.inf if inside <= low else _lines(x, y, False, inside - 0.5)[0]
-        upper = math.inf if inside >= high else _lines(x, y, False, inside + 0.5)[0]
+        lower = -math.inf if inside <= low else _lines(x, y, bend, inside - 0.5)[0]
+        upper = math.inf if inside >= high else _lines(x, y, bend, inside + 0.5)[0]
     else:
         at = np.flatnonzero(x == inside)
         if len(at) > 1:
@@ -237,6 +237,19 @@ def warped(saved: Saved, raw: Array, x: Array, context: Array | None) -> Terms:
             log_p[each] = _warped_element(saved, i, float(x[i]), m[each], s[each])
     unknown = np.full(m.shape, math.nan)
     return log_p, unknown, unknown
+
+
+def gridded(saved: Saved, raw: Array, x: Array, context: Array | None) -> Terms:
+    """The probability of the cell of each number, over its width unless it is an atom."""
+    start, step, atoms = (saved[name] for name in ("start", "step", "atoms"))
+    place = (x - start) / step
+    near = np.rint(place)
+    log_p, *unknown = warped(saved, raw, near, context)
+    atom = (near[..., None] == atoms).any(-1)
+    share = np.where(atom, math.log1p(-OUTSIDE), -np.log(step))
+    between = atom & (np.abs(place - near) > 1e-3)
+    share = np.where(between, math.log(OUTSIDE) - np.log(step), share)
+    return log_p + np.where(np.isnan(x), 0.0, share), *unknown
 
 
 def binomial(saved: Saved, raw: Array, x: Array, context: Array | None) -> Terms:
@@ -380,6 +393,8 @@ FAMILIES: dict[str, Callable[[Saved, Array, Array, Array | None], Terms]] = {
     "LogNormal": log_normal,
     "StudentT": student_t,
     "ContinuousBernoulli": continuous_bernoulli,
+    "WarpedCounts": warped,
+    "WarpedGrid": gridded,
     "WarpedLevels": warped,
     "WarpedLogistic": warped,
 }

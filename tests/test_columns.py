@@ -641,7 +641,7 @@ def test_a_schema_file_overrides(values, entry, expected):
             ["a"],
             {"knid": "real"},
             "unknown key 'knid'; did you mean 'kind'?; it is one of 'kind', 'levels', 'low', "
-            "'high', 'step', 'atoms'",
+            "'high', 'step', 'atoms', 'formula'",
         ),
         (
             ["a"],
@@ -1236,7 +1236,7 @@ def test_all_that_is_wrong_with_a_schema_file():
             f"column 'b': unknown kind 'rael'; did you mean 'real'?; it is one of {kinds}",
             "column 'c': unknown key 'levls'; did you mean 'levels'?; it is one of 'kind', "
             "'levels', 'low', 'high', "
-            "'step', 'atoms'",
+            "'step', 'atoms', 'formula'",
             "column 'c': low and high belong to the kinds levels and mixed; set kind = \"levels\" "
             'or "mixed", or remove them',
         ]
@@ -1270,7 +1270,10 @@ def test_a_column_comes_back_from_its_dict():
         ),
         ({"low": 2.0}, "column 'a': low must not exceed high, but 2 > 0"),
         ({"levels": [1, 2]}, "not a column (TypeError: levels must be texts)"),
-        ({"levels": "xy"}, "not a column (TypeError: name must be a text, levels a list)"),
+        (
+            {"levels": "xy"},
+            "not a column (TypeError: name and formula must be texts, levels a list)",
+        ),
         (
             {"mean": float("nan")},
             "not a column (ValueError: low, high, mean, std, offset, step and atoms must be "

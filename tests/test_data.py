@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 import struct
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from taut.data import (
     batch,
     check_against,
     draw_bits,
+    fill,
     fingerprint,
     infer,
     num_duplicates,
@@ -32,9 +34,12 @@ from taut.data import (
     problems,
     read,
     split,
+    to_table,
 )
 from taut.data.readers import Options
 from taut.data.split import copies_of, row_hashes, split_hashes
+from taut.data.tables.formula import parse
+from taut.data.tables.toml import to_toml
 from taut.system.errors import DataError, UsageError
 from taut.types import image_layout
 
@@ -488,10 +493,69 @@ def columns_of_columns() -> pa.Table:
     )
 
 
+def test_columns_that_are_a_function_of_others_are_computed(tmp_path):
+    table = columns_of_columns()
+    data = prepare(table)
+    notes = [note for note in data.notes if "in every row" in note]
+    assert "'gross' = net + tax in every row: it is computed, and not modelled" in notes[0]
+    assert "'f' = 1.8 * c + 32 in every row" in notes[1]
+    assert [c.name for c in data.schema.modelled] == ["net", "tax", "c", "other"]
+    # A row that lacks one of the three has the third.
+    frame = table.to_pandas()
+    lacks = frame[["net", "tax", "gross"]].isna().sum(1)
+    coded = check_against(frame, data.schema)
+    assert int(torch.isnan(coded.rows[:, :2]).any(1).sum()) == int((lacks >= 2).sum())
+    filled = fill(table, coded.rows, data.schema).to_pandas()
+    lone = lacks == 1
+    off = (filled.gross - filled.net - filled.tax)[lone]
+    assert float(off.abs().max()) < 1e-9
+    assert not filled[lone][["net", "tax", "gross"]].isna().any().any()
+    # What is made holds it, in the order of the source.
+    made = to_table(torch.tensor([[10.25, 2.5, 20.0, 1.0]]), data.schema.written)
+    assert made.column_names == table.column_names
+    assert made.to_pylist()[0] == {
+        "net": 10.25, "tax": 2.5, "gross": 12.75, "c": 20.0, "f": 68.0, "other": 1.0
+    }  # fmt: skip
+
+
+def test_a_formula_that_is_stated_is_kept_or_contradicted(tmp_path):
+    r = np.random.default_rng(1)
+    low = r.integers(0, 90, 400)
+    frame = pa.table({"low": low, "high": low + r.integers(1, 9, 400), "wide": 2 * low + 3})
+    path = tmp_path / "schema.toml"
+    path.write_text('[columns.wide]\nkind = "derived"\nformula = "2 * low + 3"\n')
+    data = prepare(frame, schema=path)
+    assert data.schema.columns[2].describe()[1] == "= 2 * low + 3"
+    assert [c.name for c in data.schema.modelled] == ["low", "high"]
+    again = to_toml(data.schema.columns, ())
+    assert 'formula = "2 * low + 3"' in again
+    for formula, line in (
+        ("low + high", "rows contradict 'wide' = low + high, the first is row"),
+        ("low + hihg", "its formula has 'hihg', which is not a column of numbers"),
+        ("low high", "cannot read 'high' in its formula"),
+        ("3", "its formula names no column"),
+    ):
+        path.write_text(f'[columns.wide]\nkind = "derived"\nformula = "{formula}"\n')
+        with pytest.raises((DataError, UsageError), match=re.escape(line)):
+            prepare(frame, schema=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "factors", "constant"),
+    [
+        ("net + tax", {"net": 1.0, "tax": 1.0}, 0.0),
+        ("-net + 2.5e1 * tax - 3", {"net": -1.0, "tax": 25.0}, -3.0),
+        ('"net pay" - 0.5 * x2 + 1.8', {"net pay": 1.0, "x2": -0.5}, 1.8),
+        ('2 a + 3 "b \\" c"', {"a": 2.0, 'b " c': 3.0}, 0.0),
+    ],
+)
+def test_formulas_there_and_back(text, factors, constant):
+    formula = parse(text)
+    assert (formula.factors, formula.constant) == (factors, constant)
+    assert parse(str(formula)) == formula
+
+
 def test_columns_that_are_a_function_of_others_are_said():
-    (note,) = [note for note in prepare(columns_of_columns()).notes if "to the last digit" in note]
-    assert note.startswith("'gross' = 'net' + 'tax'; 'f' = 1.8 'c' + 32, to the last digit")
-    assert 'kind = "id"' in note
     north = (5413000 + RNG.normal(0, 3, 500)).round(2)  # stored without its offset
     table = pa.table(
         {
@@ -501,8 +565,8 @@ def test_columns_that_are_a_function_of_others_are_said():
             "half": RNG.normal(size=500),
         }
     )
-    (note,) = [note for note in prepare(table).notes if "to the last digit" in note]
-    assert note.startswith("'near' = 'north' - 5400000, to the last digit")
+    (note,) = [note for note in prepare(table).notes if "in every row" in note]
+    assert "'near' = north - 5400000 in every row" in note
     x = RNG.normal(size=(500, 5))
     x = np.column_stack([x, x[:, 1], x[:, 0] - 2.5 * x[:, 2] + x[:, 3], x.sum(1)])
     (note,) = said(prepare(x))

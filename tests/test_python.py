@@ -280,7 +280,7 @@ def test_a_run_is_four_lines(run: taut.Run, tmp_path: Path):
     lines = repr(run).splitlines()
     assert len(lines) == 4
     assert lines[0].startswith(f"Run({str(run.path)!r}): a table of 6 columns, 5 of them modelled")
-    assert "Columns()" in lines[1]
+    assert "Columns(warp=True)" in lines[1]
     assert re.match(r"  training ELBO\(\) on 48 rows, 6 steps, all that were planned", lines[2])
     value = run.evaluation()["log_evidence"]["value"]
     assert f"log p(x) {value:.3f} ± " in lines[3]

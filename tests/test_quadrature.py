@@ -20,6 +20,8 @@ from taut.distributions.observed import terms
 
 # whose moments are not written there
 WARPED = (
+    likelihoods.WarpedCounts,
+    likelihoods.WarpedGrid,
     likelihoods.WarpedLevels,
     likelihoods.WarpedLogistic,
 )

@@ -27,8 +27,10 @@ def test_likelihoods_there_and_back(row: int) -> None:
     spec = describe_part(part)
     fill = {"event_shape": instances.EVENT, "latent_dim": instances.LATENT, "low": 2, "high": 8}
     fill |= {"kinds": instances.KINDS, "num_levels": instances.NUM_LEVELS}
+    fill |= {"grids": getattr(part, "grids", None)}
     again = resolve(parse(str(spec)), taut.Likelihood, fill, {"decoder": taut.Network})
     assert describe_part(again) == spec
+    again.load_state_dict(part.state_dict())  # how many knots cells have follows from the data
     assert {k: v.shape for k, v in again.state_dict().items()} == {
         k: v.shape for k, v in part.state_dict().items()
     }

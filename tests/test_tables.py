@@ -274,7 +274,7 @@ def test_the_untrained_model_is_near_the_marginals() -> None:
     Of levels the frequencies.
     """
     data = prepare(frame())
-    config = complete(Config().model, data.schema)
+    config = complete(replace(Config().model, likelihood="Columns()"), data.schema)
     statistics = summarize(data)
     model = build(config, data.schema, statistics)
     with torch.no_grad():
@@ -606,3 +606,28 @@ def test_rows_of_impossible_values_are_minus_infinity_and_the_rest_is_as_without
     scores = [float(line[place]) for line in lines[1:]]
     assert scores[:2] == [-math.inf, -math.inf]
     assert all(math.isfinite(s) for s in scores[2:])
+
+
+def test_the_untrained_model_of_columns_on_a_grid_is_the_baseline() -> None:
+    r = np.random.default_rng(0)
+    counts = np.where(r.random(600) < 0.03, 500, r.negative_binomial(2, 0.01, 600))
+    cents = np.where(r.random(600) < 0.5, 0, np.exp(3 + r.normal(size=600))).round(2)
+    data = prepare(
+        pa.table({"visits": counts, "cents": cents, "heat": r.normal(size=600).round(2)})
+    )
+    assert [c.kind for c in data.schema.columns] == ["count", "mixed", "real"]
+    config = complete(Config().model, data.schema)
+    assert config.likelihood == "Columns(warp=True)"
+    statistics = summarize(data)
+    model = build(config, data.schema, statistics)
+    with torch.no_grad():
+        for parameter in model.likelihood.decoder.parameters():
+            parameter.zero_()
+        given = model.decode(torch.zeros(1, len(data.test), config.latent_dim or 1))
+        own = terms(given, data.test)[0]
+    marginals = independent_marginals(data, data.test)
+    assert marginals is not None
+    torch.testing.assert_close(own.sum(1).double(), marginals, rtol=0, atol=2e-3)
+    # no density is above the precision of its column
+    assert float(own[:, 1][data.test[:, 1] > 0].max()) <= math.log(100) + 1e-6
+    assert float(own[:, 2].max()) <= math.log(100) + 1e-6

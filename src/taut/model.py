@@ -18,9 +18,9 @@ References: kingma2014, rezende2014.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ __all__ = [
     "Model",
     "Posterior",
     "Prior",
+    "Resizing",
     "evaluating",
     "frozen",
 ]
@@ -51,6 +52,25 @@ class Prior(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, context: Context | None = None) -> Distribution:
         r"""Returns $p(z)$: batch shape () or (B,), event shape (D,)."""
+
+
+class Resizing(nn.Module):
+    """A module whose parameters take the shapes that a saved state has: they follow from the
+    training rows.
+    """
+
+    def allocate(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Gives parameters and buffers these shapes, by their names; their values are to be
+        loaded.
+        """
+        for name, own in [*self.named_parameters(), *self.named_buffers()]:
+            if name in shapes and tuple(own.shape) != tuple(shapes[name]):
+                own.data = own.new_zeros(tuple(shapes[name]))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        self.allocate({name: value.shape for name, value in inner.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Likelihood(nn.Module, abc.ABC):

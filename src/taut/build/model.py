@@ -66,6 +66,8 @@ _FILLED = (
     "kinds",
     "num_levels",
     "knots",
+    "cells",
+    "grids",
 )
 
 USUAL = {
@@ -73,7 +75,7 @@ USUAL = {
     "levels": "DiscretizedLogistic()",
     "count": "NegativeBinomial()",
     "real": 'StudentT(scale="per_feature")',
-    "table": "Columns()",
+    "table": "Columns(warp=True)",
 }
 
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
@@ -260,7 +262,7 @@ def _fill(config: ModelConfig, schema: Schema, statistics: Statistics | None) ->
         ranges = torch.tensor([c.support for c in columns], dtype=torch.float64)
         ranges = ranges.to(torch.get_default_dtype())
         data |= {"low": ranges[:, 0], "high": ranges[:, 1], "kinds": [c.kind for c in columns]}
-        data |= {"num_levels": [len(c.levels) for c in columns]}
+        data |= {"num_levels": [len(c.levels) for c in columns], "grids": [c.grid for c in columns]}
     data |= {"event_shape": event_shape}
     if config.encoder is None:
         return data
@@ -273,7 +275,7 @@ def _statistics(schema: Schema, statistics: Statistics | None) -> dict[str, Any]
     if statistics is None:
         zeros, ones = torch.zeros(schema.event_shape), torch.ones(schema.event_shape)
         blank = {"data_loc": zeros, "data_scale": ones, "log_loc": zeros, "log_scale": ones}
-        return blank | {"data_total": ones, "log_frequencies": None, "knots": None}
+        return blank | {"data_total": ones, "log_frequencies": None, "knots": None, "cells": None}
     return {
         "data_loc": statistics.loc,
         "data_scale": _units(statistics, schema),
@@ -282,6 +284,7 @@ def _statistics(schema: Schema, statistics: Statistics | None) -> dict[str, Any]
         "data_total": statistics.loc * statistics.rows,
         "log_frequencies": statistics.log_frequencies,
         "knots": statistics.knots,
+        "cells": statistics.cells,
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from taut.data import Dataset, Schema, blocks
 from taut.data.tables.numeric_notes import spread
 from taut.data.tables.words import float_storage
+from taut.distributions.grids import fit_cells
 from taut.distributions.warps import MAX_KNOTS, fit_knots, padded
 
 __all__ = ["Statistics", "summarize"]
@@ -47,6 +48,7 @@ class Statistics(NamedTuple):
         rows: Number of training rows.
         knots: Of a table: of the marginals of its levels, mixed numbers and dates, (columns, 2,
             knots); see ``warps``.
+        cells: Of a table: of the marginals of its columns on a grid, likewise; see ``grids``.
     """
 
     loc: Tensor
@@ -57,6 +59,7 @@ class Statistics(NamedTuple):
     mean_total: float = 1.0
     rows: int = 0
     knots: Tensor | None = None
+    cells: Tensor | None = None
 
 
 def summarize(dataset: Dataset) -> Statistics:
@@ -89,6 +92,7 @@ def summarize(dataset: Dataset) -> Statistics:
         float((loc[schema.rest] if schema.context else loc).sum()),
         len(dataset.train),
         _knots(dataset),
+        _cells(dataset),
     )
 
 
@@ -101,14 +105,38 @@ def _knots(dataset: Dataset) -> Tensor | None:
     warped = [i for i, c in enumerate(columns) if c.rules.warped]
     if not warped:
         return None
-    parts = [block[:, warped].double().numpy() for block in blocks(dataset.train)]
     knots = torch.full((len(columns), 2, MAX_KNOTS), torch.inf)
-    for place, values in zip(warped, np.concatenate(parts).T, strict=True):
-        column, seen = columns[place], values[~np.isnan(values)]
+    for place, seen in zip(warped, _observed(dataset, warped), strict=True):
+        column = columns[place]
         # As stored, or an atom would not be recognised.
         atoms = np.asarray(column.codes(column.atoms)).astype(float_storage()).astype(np.float64)
         knots[place] = padded(fit_knots(seen, atoms, column.support, column.discrete))
     return knots
+
+
+def _cells(dataset: Dataset) -> Tensor | None:
+    """Returns the knots of the warps of the columns on a grid, infinity for the others.
+
+    None where none is on one.
+    """
+    columns = dataset.schema.modelled
+    grids = {i: grid for i, c in enumerate(columns) if (grid := c.grid)}
+    if not grids:
+        return None
+    made = {}
+    for (i, grid), seen in zip(grids.items(), _observed(dataset, list(grids)), strict=True):
+        made[i] = fit_cells(grid.place(seen), (grid.first, grid.last))
+    most = max(knots.shape[1] for knots in made.values())
+    cells = torch.full((len(columns), 2, most), torch.inf)
+    for i, knots in made.items():
+        cells[i] = padded(knots, most)
+    return cells
+
+
+def _observed(dataset: Dataset, which: list[int]) -> Iterator[np.ndarray]:
+    """Returns the observed training codes of columns, one after the other."""
+    parts = [block[:, which].double().numpy() for block in blocks(dataset.train)]
+    return (values[~np.isnan(values)] for values in np.concatenate(parts).T)
 
 
 def _real_elements(schema: Schema) -> Tensor:

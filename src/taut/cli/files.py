@@ -133,7 +133,8 @@ def write_data(
     schema = run.schema
     if schema.kind == "table" and out.suffix != ".npy":
         whole = values.shape[1] == len(schema.modelled)
-        columns = [c for i, c in enumerate(schema.modelled) if whole or i in schema.rest]
+        absent = [] if whole else [schema.modelled[i] for i in schema.given]
+        columns = [c for c in schema.written if c not in absent]
         export.write_table(to_table(export.shortest(values), columns), out)
     elif schema.is_image:
         export.write_images(values, out, schema.low, schema.high)

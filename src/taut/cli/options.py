@@ -36,7 +36,8 @@ PARTS = {
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),
         *("DiscretizedLogistic", "LogNormal", "NegativeBinomial", "Normal", "Ordinal", "Poisson"),
-        *("StudentT", "WarpedLevels", "WarpedLogistic", "ZeroInflatedNegativeBinomial"),
+        *("StudentT", "WarpedCounts", "WarpedGrid", "WarpedLevels", "WarpedLogistic"),
+        "ZeroInflatedNegativeBinomial",
     ),
     "encoder": NETWORKS,
     "decoder": NETWORKS,

@@ -169,10 +169,11 @@ def given_back(values: np.ndarray, schema: Schema, like: Any, types: Any) -> Any
     """
     import pyarrow as pa
 
-    made = iter(to_table(values, schema.modelled).columns)
+    made = to_table(values, schema.written)
+    written = dict(zip(made.column_names, made.columns, strict=True))
     parts = {
-        column.name: next(made) if column.modelled else _not_modelled(column, len(values))
-        for column in schema.columns
+        c.name: written[c.name] if c.name in written else _not_modelled(c, len(values))
+        for c in schema.columns
     }
     library, table = type(like).__module__.partition(".")[0], pa.table(parts)
     if library == "polars":

@@ -85,6 +85,11 @@ class Schema:
         return tuple(c for c in self.columns if c.modelled)
 
     @cached_property
+    def written(self) -> tuple[Column, ...]:
+        """The columns that a made row has: those that are modelled, and what follows from them."""
+        return tuple(c for c in self.columns if c.modelled or c.formula)
+
+    @cached_property
     def given(self) -> list[int]:
         """Numbers of the columns of a data point that are the context of the others."""
         if self.context:

@@ -58,7 +58,7 @@ class Heights(NamedTuple):
     atom: Tensor  # whether G jumps
 
 
-def heights(value: Tensor, knots: Tensor, whole: bool) -> Heights:
+def heights(value: Tensor, knots: Tensor, whole: bool, bend: bool | None = None) -> Heights:
     r"""Returns the heights of values.
 
     Args:
@@ -66,16 +66,12 @@ def heights(value: Tensor, knots: Tensor, whole: bool) -> Heights:
         knots: (\*event, 2, M): x and y of each element, ascending, padded with infinity; an x that
             comes twice is an atom.
         whole: Whether values are levels, each the interval from half below to half above.
+        bend: Whether G is linear in log x on wide segments; by default where values are not levels.
     """
+    bend = not whole if bend is None else bend
     if whole:
-        lower, above = _height(value - 0.5, knots, False)
-        upper, below = _height(value + 0.5, knots, False)
-        # Within a segment of many levels the difference of two heights would be mostly rounding.
-        difference = (upper - lower).clamp(min=torch.finfo(value.dtype).tiny)
-        gap = torch.where(above == below, above.exp(), difference)
-        everywhere = torch.ones_like(value, dtype=torch.bool)
-        return Heights(lower, upper, gap, torch.zeros_like(value), everywhere)
-    y, log_slope = _height(value, knots, True)
+        return _whole_heights(value, knots, bend)
+    y, log_slope = _height(value, _segment_of(value, knots, bend))
     first, after = (_search(knots[..., 0, :], value, right) for right in (False, True))
     atom = after - first > 1
     last = knots.shape[-1] - 1
@@ -83,6 +79,27 @@ def heights(value: Tensor, knots: Tensor, whole: bool) -> Heights:
     upper = torch.where(atom, _at(knots[..., 1, :], (after - 1).clamp(min=0)), y)
     gap = torch.where(atom, upper - lower, 1.0)
     return Heights(lower, upper, gap, torch.where(atom, 0.0, log_slope), atom)
+
+
+def _whole_heights(value: Tensor, knots: Tensor, bend: bool) -> Heights:
+    one, other = (_segment_of(value + half, knots, bend) for half in (-0.5, 0.5))
+    lower, slope = _height(value - 0.5, one)
+    upper, _ = _height(value + 0.5, other)
+    # Within a segment of many levels the difference of two heights would be mostly rounding.
+    difference = (upper - lower).clamp(min=torch.finfo(value.dtype).tiny)
+    within = slope.exp()
+    if bend:
+        curved = one.steep & (value - 0.5 >= one.x0)
+        middle = torch.where(curved, value, 1.0)
+        ratio = torch.log1p(0.5 / middle) - torch.log1p(-0.5 / middle)
+        within = torch.where(curved, within * (middle - 0.5) * ratio, within)
+        # The line below a bend meets it within the level.
+        apart = (one.x0 != other.x0) | (one.steep & (value - 0.5 < one.x0) & (value + 0.5 > one.x0))
+    else:
+        apart = one.x0 != other.x0
+    gap = torch.where(apart, difference, within)
+    everywhere = torch.ones_like(value, dtype=torch.bool)
+    return Heights(lower, upper, gap, torch.zeros_like(value), everywhere)
 
 
 class Warped(Distribution):
@@ -98,6 +115,7 @@ class Warped(Distribution):
         whole: Whether values are the integers low, ..., high.
         cut: Whether reals may stop at an end that is not an atom, so that the logistic is cut off
             there.
+        bend: Whether G is linear in log x on wide segments; by default where values are not whole.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 (torch's own protocol)
@@ -111,17 +129,18 @@ class Warped(Distribution):
         high: Tensor,
         whole: bool,
         cut: bool,
+        bend: bool | None = None,
         validate_args: bool | None = None,
     ) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self.knots, self.low, self.high, self.whole, self.cut = knots, low, high, whole, cut
+        self.bend = not whole if bend is None else bend
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Warped:
         loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        return Warped(
-            loc, scale, self.knots, self.low, self.high, self.whole, self.cut, validate_args=False
-        )
+        given = (self.knots, self.low, self.high, self.whole, self.cut, self.bend)
+        return type(self)(loc, scale, *given, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -160,7 +179,7 @@ class Warped(Distribution):
         return torch.where(width > 0, width, 1.0)
 
     def _log_inside_support(self, value: Tensor) -> Tensor:
-        at = heights(value, self.knots, self.whole)
+        at = heights(value, self.knots, self.whole, self.bend)
         below, above = (at.upper - self.loc) / self.scale, (at.lower - self.loc) / self.scale
         at_low, at_high = at.atom & (value <= self.low), at.atom & (value >= self.high)
         inner = torch.log(-torch.expm1(-at.gap / self.scale))
@@ -187,7 +206,7 @@ class Warped(Distribution):
             first, last = self._ends()
             start = torch.where(cut_low, torch.sigmoid(first), 0.0)
             p = start + p * (torch.where(cut_high, torch.sigmoid(last), 1.0) - start)
-        x = inverse(self.loc + self.scale * torch.logit(p), self.knots, not self.whole)
+        x = inverse(self.loc + self.scale * torch.logit(p), self.knots, self.bend)
         if self.whole:
             x = torch.ceil(x - 0.5)
         return torch.minimum(torch.maximum(x, self.low), self.high)
@@ -266,9 +285,12 @@ def _segment(knots: Tensor, after: Tensor, bend: bool) -> _Segment:
     return _Segment(x0, wide, y0, y1, steep)
 
 
-def _height(value: Tensor, knots: Tensor, bend: bool) -> tuple[Tensor, Tensor]:
-    """Returns G(value) and log G'(value)."""
-    s = _segment(knots, _search(knots[..., 0, :], value, True), bend)
+def _segment_of(value: Tensor, knots: Tensor, bend: bool) -> _Segment:
+    return _segment(knots, _search(knots[..., 0, :], value, True), bend)
+
+
+def _height(value: Tensor, s: _Segment) -> tuple[Tensor, Tensor]:
+    """Returns G(value) and log G'(value) on its segment."""
     log_width = torch.where(s.steep, s.x1 / torch.where(s.steep, s.x0, 1.0), math.e).log()
     # Of the line that touches at x0, where G is linear in log x.
     width = torch.where(s.steep, torch.where(s.steep, s.x0, 1.0) * log_width, s.x1 - s.x0)
@@ -313,9 +335,9 @@ def fit_knots(
     return np.stack([x, y[0] + np.append(0.0, rises.cumsum())])
 
 
-def padded(knots: np.ndarray) -> Tensor:
-    """Returns knots (2, m) with infinity up to ``MAX_KNOTS`` of them, as all columns have them."""
-    return functional.pad(torch.from_numpy(knots), (0, MAX_KNOTS - knots.shape[1]), value=torch.inf)
+def padded(knots: np.ndarray, most: int = MAX_KNOTS) -> Tensor:
+    """Returns knots (2, m) with infinity up to as many as all columns have."""
+    return functional.pad(torch.from_numpy(knots), (0, most - knots.shape[1]), value=torch.inf)
 
 
 def _logit(share: np.ndarray) -> np.ndarray:

@@ -16,11 +16,12 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from taut.build.statistics import Statistics, summarize
 from taut.data import Dataset, Rows, Schema, blocks
 from taut.distributions import NegativeBinomial
+from taut.distributions.grids import Gridded
 from taut.distributions.warps import Warped
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.marginals import ENTRIES, WIDE, Reals
@@ -113,15 +114,17 @@ def _parts(data: Dataset, statistics: Statistics) -> list[_Part]:
         return [_real_numbers(data, everything)]
     parts: list[_Part] = []
     rules = {i: schema.modelled[i].rules for i in schema.rest}
+    grids = [i for i in rules if schema.modelled[i].grid and statistics.cells is not None]
     levels = [i for i, r in rules.items() if r.nominal]
-    whole = [i for i, r in rules.items() if r.discrete and not r.nominal]
-    warped = [i for i, r in rules.items() if r.warped and not r.discrete]
-    numbers = [i for i in schema.rest if i not in {*levels, *whole, *warped}]
+    whole = [i for i, r in rules.items() if r.discrete and not r.nominal and i not in grids]
+    warped = [i for i, r in rules.items() if r.warped and not r.discrete and i not in grids]
+    numbers = [i for i in schema.rest if i not in {*grids, *levels, *whole, *warped}]
     if levels:
         assert statistics.log_frequencies is not None
         frequencies = statistics.log_frequencies[levels].double()
         parts.append(_Part(levels, lambda values: _looked_up(frequencies, values)))
     parts += [_Part([i], _warped(schema, statistics, i)) for i in warped]
+    parts += [_Part([i], _gridded(schema, statistics, i)) for i in grids]
     if whole:
         parts.append(_whole_numbers(data, statistics, whole))
     if numbers:
@@ -148,7 +151,27 @@ def _warped(schema: Schema, statistics: Statistics, i: int) -> Callable[[Tensor]
     low, high = (torch.tensor([end], dtype=torch.float64) for end in column.support)
     knots, cut = statistics.knots[i : i + 1].double(), "low" in column.rules.entries
     marginal = Warped(zero, zero + 1, knots, low, high, False, cut)
-    middle = marginal.quantile(zero + 0.5)
+    return _observed(marginal, marginal.quantile(zero + 0.5))
+
+
+def _gridded(schema: Schema, statistics: Statistics, i: int) -> Callable[[Tensor], Tensor]:
+    """Returns the log-probabilities of one column on a grid, from values (N, 1)."""
+    grid, zero = schema.modelled[i].grid, torch.zeros(1, dtype=torch.float64)
+    assert grid is not None
+    assert statistics.cells is not None
+    knots = statistics.cells[i : i + 1].double()
+    ends = zero + grid.first, zero + grid.last
+    cells = Warped(zero, zero + 1, knots, *ends, True, False, True)
+    atoms = torch.tensor([grid.atoms], dtype=torch.float64)
+    marginal = Gridded(cells, zero + grid.start, zero + grid.step, atoms)
+    return _observed(marginal, zero + grid.start)
+
+
+def _observed(marginal: Distribution, middle: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns the log-probabilities of values (N, 1) under a marginal, 0 where they are missing.
+
+    ``middle`` is any value that has one.
+    """
 
     def log_prob(values: Tensor) -> Tensor:
         missing = values.isnan()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
 
-from taut.data.tables.kind import Kind
+from taut.data.tables.kind import Grid, Kind
 from taut.data.tables.kinds import KINDS
 from taut.distributions.observed import terms
 from taut.likelihoods import counts as counts_module
@@ -40,6 +40,14 @@ from taut.types import Context
 __all__ = ["ColumnSupport", "Columns", "Family", "Joint", "reach_of"]
 
 LikelihoodFactory = Callable[..., Likelihood]
+
+USUAL_OF_GRIDS: tuple[LikelihoodFactory, ...] = (
+    NegativeBinomial,
+    StudentT,
+    LogNormal,
+    WarpedLogistic,
+)
+"""What numbers on a grid have where no likelihood is named and ``warp`` does not ask for more."""
 
 
 class Family(NamedTuple):
@@ -144,6 +152,10 @@ class Columns(Likelihood):
             -inf beyond its own.
         knots: Of the marginal of each column of levels, mixed numbers or dates, (columns, 2,
             knots): see ``warps``.
+        grids: The grid of each column of numbers that lie on one.
+        cells: Knots of the marginal of each such column, (columns, 2, knots): see ``grids``.
+        warp: Whether counts, and numbers on a grid, of kinds for which no likelihood is named, are
+            seen through their marginal (``WarpedCounts``, ``WarpedGrid``).
         binary: Likelihood of the binary columns.
         category: Of those with unordered levels.
         ordinal: Of those with ordered levels.
@@ -172,6 +184,9 @@ class Columns(Likelihood):
         high: Tensor | float = 1.0,
         log_frequencies: Tensor | None = None,
         knots: Tensor | None = None,
+        grids: Sequence[Grid | None] | None = None,
+        cells: Tensor | None = None,
+        warp: bool = False,
         binary: LikelihoodFactory = Bernoulli,
         category: LikelihoodFactory = Categorical,
         ordinal: LikelihoodFactory = Ordinal,
@@ -184,6 +199,11 @@ class Columns(Likelihood):
         super().__init__()
         self.binary, self.category, self.ordinal, self.levels = binary, category, ordinal, levels
         self.count, self.real, self.positive, self.mixed = count, real, positive, mixed
+        self.warp = warp
+        self.grids = [
+            grid if warp and getattr(self, KINDS[word].family, None) in USUAL_OF_GRIDS else None
+            for word, grid in zip(kinds, grids or [None] * len(kinds), strict=True)
+        ]
         statistics = {
             "data_loc": data_loc,
             "data_scale": data_scale,
@@ -194,7 +214,7 @@ class Columns(Likelihood):
         ranges = {"low": low, "high": high}
         given = {name: full(value, (len(kinds),)) for name, value in (statistics | ranges).items()}
         frequencies = _uniform(num_levels) if log_frequencies is None else log_frequencies
-        self.groups = _groups(kinds, num_levels)
+        self.groups = _groups(kinds, num_levels, [grid is not None for grid in self.grids])
         self.parts, self.sizes = nn.ModuleList(), []
         for kind, index, most in self.groups:
             outputs: list[_Slice] = []
@@ -212,7 +232,11 @@ class Columns(Likelihood):
                 fill |= {name: given[name][here] for name in ranges}
             if knots is not None:
                 fill["knots"] = knots[here]
-            self.parts.append(_filled(getattr(self, kind.family, None) or _usual(kind), fill))
+            family = getattr(self, kind.family, None) or _named(kind.usual)
+            if found := [grid for i in index if (grid := self.grids[i]) is not None]:
+                family = _named(kind.celled)
+                fill |= {"grids": found, "cells": None if cells is None else cells[here]}
+            self.parts.append(_filled(family, fill))
             self.sizes.append(sum(math.prod(o.out_shape) for o in outputs))
             self.register_buffer(f"index_{len(self.parts) - 1}", here, persistent=False)
         self.decoder = decoder((latent_dim,), (sum(self.sizes),), context_dim)
@@ -229,12 +253,12 @@ class Columns(Likelihood):
         )
 
 
-def _usual(kind: Kind) -> LikelihoodFactory:
-    """Returns the likelihood that a kind names as its usual one."""
+def _named(name: str) -> LikelihoodFactory:
+    """Returns the likelihood that a kind names."""
     found: LikelihoodFactory = next(
-        getattr(module, kind.usual)
+        getattr(module, name)
         for module in (levels_module, counts_module, reals_module, warped_module)
-        if kind.usual in module.__all__
+        if name in module.__all__
     )
     return found
 
@@ -250,16 +274,19 @@ def _filled(family: LikelihoodFactory, fill: dict[str, Any]) -> Likelihood:
     return family(**{name: value for name, value in fill.items() if name in wanted})
 
 
-def _groups(kinds: Sequence[str], num_levels: Sequence[int]) -> list[tuple[Kind, list[int], int]]:
+def _groups(
+    kinds: Sequence[str], num_levels: Sequence[int], on_grids: Sequence[bool]
+) -> list[tuple[Kind, list[int], int]]:
     """Returns (kind, columns, most levels) of each family.
 
-    Levels are padded, so columns with very unequal numbers stay apart.
+    Levels are padded, so columns with very unequal numbers stay apart; so do numbers on a grid
+    and others.
     """
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[str, int, bool], list[int]] = {}
     for i, (word, levels) in enumerate(zip(kinds, num_levels, strict=True)):
         kind = KINDS[word]
         padded = 1 << (levels - 1).bit_length() if kind.nominal else 0
-        groups.setdefault((kind.family, padded), []).append(i)
+        groups.setdefault((kind.family, padded, on_grids[i]), []).append(i)
     return [
         (KINDS[kinds[index[0]]], index, max(num_levels[i] for i in index))
         for _, index in sorted(groups.items())

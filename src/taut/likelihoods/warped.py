@@ -1,10 +1,11 @@
 """Likelihoods that start from the marginal of the data.
 
-Levels, and reals with atoms, bounds and any skew.
+Levels, counts, numbers on a grid, and reals with atoms, bounds and any skew.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,24 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from taut.data.tables.kind import Grid
 from taut.distributions import warps
+from taut.distributions.grids import Counted, Gridded, fit_cells
 from taut.distributions.observed import Observed
 from taut.likelihoods.common import full
-from taut.model import Likelihood
+from taut.model import Likelihood, Resizing
 from taut.networks import MLP, NetworkFactory, positive
 from taut.types import Context
 
-__all__ = ["WarpedLevels", "WarpedLogistic"]
+__all__ = ["WarpedCounts", "WarpedGrid", "WarpedLevels", "WarpedLogistic"]
 
 
 class _Warped(Likelihood):
-    """What the two have in common.
+    """What they have in common.
 
     The warp of each element, and a location and a scale that are decoded.
     """
 
     knots: Tensor
-    whole = False
+    whole = bends = False
+    kind: type[warps.Warped] = warps.Warped
 
     def __init__(
         self,
@@ -54,14 +58,16 @@ class _Warped(Likelihood):
         self.decoder = decoder((latent_dim,), (2, *event_shape), context_dim)
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
+        return Observed(self._made(z, context), self.event_dims, self._fill())
+
+    def _made(self, z: Tensor, context: Context | None) -> warps.Warped:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
         # A logistic distribution has a standard deviation of 1.8: a location of as many units for
         # each unit of the decoder.
         loc, scale = 1.8 * raw[0], self.min_scale + (1 - self.min_scale) * positive(raw[1])
-        made = warps.Warped(
-            loc, scale, self.knots, self.low, self.high, self.whole, self.cut, validate_args=False
-        )
-        return Observed(made, self.event_dims, self._fill())
+        bend = self.bends or not self.whole
+        given = (self.knots, self.low, self.high, self.whole, self.cut, bend)
+        return self.kind(loc, scale, *given, validate_args=False)
 
     def _fill(self) -> Tensor:
         """Returns a value in the support of each element."""
@@ -107,6 +113,120 @@ class WarpedLogistic(_Warped):
     where there is no such end, ``high`` likewise; without knots it is the standard logistic
     distribution.
     """
+
+
+class _Celled(Resizing, _Warped):
+    """What those have in common whose warps have as many knots as the data ask for."""
+
+    whole = bends = True
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        low: Tensor | float,
+        high: Tensor | float,
+        min_scale: float,
+        decoder: NetworkFactory,
+        context_dim: int,
+        cells: Tensor | None,
+    ) -> None:
+        if cells is None:
+            cells = _plain_cells(full(low, event_shape), full(high, event_shape))
+        super().__init__(event_shape, latent_dim, low, high, min_scale, decoder, context_dim, cells)
+
+
+class WarpedCounts(_Celled):
+    r"""Creates $P(x_i = n \mid z)$ for counts 0, 1, 2, ...: the share of a logistic distribution of
+    $G_i$ between $n - \tfrac12$ and $n + \tfrac12$.
+
+    Counts that repeat have a mass of their own in G (see ``grids``), so that a raw decoder output
+    of zero is the marginal of the data, whatever its shape; its tail is that of the data.
+
+    Args:
+        event_shape: Shape of one data point, (C,).
+        latent_dim: D.
+        min_scale: Smallest s; the data have 1.
+        decoder: Network from z to the location and the raw scale, (2, \*event).
+        context_dim: C.
+        cells: Knots of the warps, (\*event, 2, M); the geometric distribution of mean 1 if they are
+            not given.
+    """
+
+    kind = Counted
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        min_scale: float = 1e-3,
+        decoder: NetworkFactory = MLP,
+        context_dim: int = 0,
+        cells: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            event_shape, latent_dim, 0.0, torch.inf, min_scale, decoder, context_dim, cells
+        )
+
+
+class WarpedGrid(_Celled):
+    r"""Creates distributions of numbers on a grid, whose density is that of the cell of a number,
+    and never above 1 / step.
+
+    G is the logit of the distribution function of the training data, in which values that repeat
+    have a mass of their own (see ``grids``): a raw decoder output of zero is their marginal.
+
+    Args:
+        event_shape: Shape of one data point, (C,).
+        latent_dim: D.
+        grids: The grid of each element; integers without them.
+        min_scale: Smallest s; the data have 1.
+        decoder: Network from z to the location and the raw scale, (2, \*event).
+        context_dim: C.
+        cells: Knots of the warps, in numbers of cells, (\*event, 2, M); without them most lies
+            about cell 0.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        grids: Sequence[Grid] | None = None,
+        min_scale: float = 1e-3,
+        decoder: NetworkFactory = MLP,
+        context_dim: int = 0,
+        cells: Tensor | None = None,
+    ) -> None:
+        self.grids = list(grids or [Grid()] * math.prod(event_shape))
+        dtype = torch.get_default_dtype()
+
+        def each(name: str) -> Tensor:
+            values = torch.tensor([getattr(grid, name) for grid in self.grids], dtype=dtype)
+            return values.view(*event_shape)
+
+        ends = each("first"), each("last")
+        super().__init__(event_shape, latent_dim, *ends, min_scale, decoder, context_dim, cells)
+        most = max(len(grid.atoms) for grid in self.grids)
+        atoms = [[*grid.atoms, *[torch.inf] * (most - len(grid.atoms))] for grid in self.grids]
+        self.start = nn.Buffer(each("start"), persistent=False)
+        self.step = nn.Buffer(each("step"), persistent=False)
+        self.atoms = nn.Buffer(
+            torch.tensor(atoms, dtype=dtype).view(*event_shape, most), persistent=False
+        )
+
+    def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
+        made = Gridded(self._made(z, context), self.start, self.step, self.atoms)
+        return Observed(made, self.event_dims, self.start + self.step * self._fill())
+
+
+def _plain_cells(low: Tensor, high: Tensor) -> Tensor:
+    """Returns the knots of cells from ``low`` to ``high``: up to 2 about 0 where an end is open."""
+    made = []
+    for a, b in zip(low.flatten().tolist(), high.flatten().tolist(), strict=True):
+        first, last = max(a, -2.0), min(b, max(a, 0.0) + 2.0)
+        made.append(fit_cells(np.arange(first, last + 1), (a, b)))
+    most = max(m.shape[1] for m in made)
+    return torch.stack([warps.padded(m, most) for m in made]).unflatten(0, low.shape).to(low)
 
 
 def _plain(low: Tensor, high: Tensor, whole: bool) -> Tensor:

@@ -24,7 +24,7 @@ emission is one measure and normalised: it compares with other models of the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from torch.nn import functional
 
 from taut.data.tables.kinds import KINDS
 from taut.distributions import OUTSIDE, warps
+from taut.model import Resizing
 from taut.system.precision import wide
 
 __all__ = ["Counts", "Emissions", "Emitted", "Resizing", "Seen", "Terms"]
@@ -46,25 +47,6 @@ FEW, MANY = 2.0, 100.0  # rows of the column's own frequencies that each state b
 NORMAL_COUNT = 1.0  # rows of its own variance, likewise
 FAR = 0.05  # share of the marginal in a density, likewise
 MIDPOINTS = 64
-
-
-class Resizing(nn.Module):
-    """A module whose parameters take the shapes that a saved state has: they follow from the
-    training rows.
-    """
-
-    def allocate(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Gives parameters and buffers these shapes, by their names; their values are to be
-        loaded.
-        """
-        for name, own in [*self.named_parameters(), *self.named_buffers()]:
-            if name in shapes and tuple(own.shape) != tuple(shapes[name]):
-                own.data = own.new_zeros(tuple(shapes[name]))
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-        self.allocate({name: value.shape for name, value in inner.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Seen(NamedTuple):

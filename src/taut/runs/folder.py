@@ -24,7 +24,7 @@ from taut.build.config import Config, ModelConfig
 from taut.build.model import build, build_objective, exact_of, usual_objective
 from taut.build.spec import parse
 from taut.data import Dataset, New, Options, Rows, Schema, prepare
-from taut.model import VAE, Model
+from taut.model import VAE, Model, Resizing
 from taut.models.exact import ExactModel
 from taut.runs import looks
 from taut.runs.fitted import Fitted, Source, new_data, options_of, sample_run
@@ -194,8 +194,11 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     # before anything is built or read that a hostile size could make endless
     shapes = storage.read_shapes(weights)
     run = rebuild(path, trust, shapes)
-    if isinstance(run.model, ExactModel):
-        run.model.allocate(shapes)
+    for name, module in run.model.named_modules():
+        if isinstance(module, ExactModel | Resizing):
+            start = f"{name}." if name else ""
+            own = {k.removeprefix(start): v for k, v in shapes.items() if k.startswith(start)}
+            module.allocate(own)
     check_fit(run.model, shapes, weights)
     run.model.load_state_dict(with_empty(storage.read_tensors(weights), run.model))
     run.model.eval()

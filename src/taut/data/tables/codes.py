@@ -23,7 +23,9 @@ from taut.data.tables.cells import (
     yyyymmdd,
 )
 from taut.data.tables.column import Column
+from taut.data.tables.formula import Formula
 from taut.data.tables.notation import days_in, numbers_in
+from taut.data.tables.notes import FROM_0
 from taut.data.tables.oddities import (
     MANY,
     Coded,
@@ -34,12 +36,13 @@ from taut.data.tables.oddities import (
     wrong_values,
 )
 from taut.data.tables.seen import some
-from taut.data.tables.words import nearest_to, quoted, value_text
+from taut.data.tables.words import decimals, nearest_to, quoted, value_text
 from taut.system.errors import DataError, UsageError, and_more, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+CONTRADICTING = 0.05  # share of the rows that contradict a formula: more refute it
 TRUTH = {
     word: truth
     for truth, words in ((False, "0 false f no n"), (True, "1 true t yes y"))
@@ -92,7 +95,47 @@ def encode(
         values[:, j], told, wrong = encode_one(cells, column, first_row)
         problems += wrong
         notes += told
+    for column in columns:
+        if column.formula and column.name in places and not problems:
+            cells = read_cells(table.column(places[column.name]), further)
+            wrong, told = _completed(values, modelled, column, cells)
+            problems, notes = problems + wrong, notes + told
     return values, [where + line for line in problems], [where + line for line in notes]
+
+
+def _completed(
+    values: np.ndarray, modelled: Sequence[Column], column: Column, cells: Cells | str
+) -> tuple[list[str], list[str]]:
+    """Fills the gaps that a derived column closes, in place: those of rows that lack one of its
+    parts.
+
+    Returns a problem where many rows contradict its formula, a note where few do.
+    """
+    assert isinstance(column.sum, Formula)
+    if isinstance(cells, str) or cells.family not in ("number", "text"):
+        return [], []
+    total = _number_codes(cells, column).values
+    parts = [j for j, c in enumerate(modelled) if c.name in column.sum.factors]
+    numbers = {modelled[j].name: modelled[j].values(values[:, j]) for j in parts}
+    lone = ~np.isnan(total) & (np.isnan(values[:, parts]).sum(1) == 1)
+    for j in parts:
+        here = lone & np.isnan(values[:, j])
+        if here.any():
+            found = column.sum.solved(modelled[j].name, total, numbers)[here]
+            values[here, j] = modelled[j].settled(modelled[j].codes(found))
+    wrong = np.flatnonzero(np.abs(total - column.sum.of(numbers)) > closeness(column))
+    if not len(wrong):
+        return [], []
+    first = int(wrong[0])
+    line = (
+        f"{len(wrong):,} of {np.count_nonzero(~np.isnan(total)):,} rows contradict "
+        f"{quoted(column.name)} = {column.formula}, the first is row {first} {FROM_0}, which has "
+        f"{total[first]:.15g}, not {column.sum.of(numbers)[first]:.15g}; correct them, or the "
+        f"formula"
+    )
+    if len(wrong) > CONTRADICTING * len(total):
+        return [line], []
+    return [], [line]
 
 
 def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
@@ -111,8 +154,26 @@ def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
     modelled = [c for c in columns if c.modelled]
     if values.ndim != 2 or values.shape[1] != len(modelled):
         raise UsageError(f"codes of shape {values.shape} do not fit {len(modelled)} columns")
-    cells = [_decoded(column.values(values[:, j]), column) for j, column in enumerate(modelled)]
-    return pa.table(cells, names=[c.name for c in modelled])
+    numbers = {c.name: c.values(values[:, j]) for j, c in enumerate(modelled)}
+    for column in columns:
+        if isinstance(column.sum, Formula) and column.sum.factors.keys() <= numbers.keys():
+            numbers[column.name] = column.values(column.settled(column.sum.of(numbers)))
+    made = [c for c in columns if c.name in numbers]
+    return pa.table([_decoded(numbers[c.name], c) for c in made], names=[c.name for c in made])
+
+
+def closeness(column: Column) -> float:
+    """Returns how far a derived column may be from its formula.
+
+    Whole numbers are what it says; of others, whose parts were rounded too, the last digit may be
+    off by one; where there is none, what single precision keeps.
+    """
+    if not column.step:
+        return 1e-6 * max(abs(column.low), abs(column.high))
+    places = decimals(column.step)
+    if not places:
+        return 0.51
+    return float(1.01 * 10.0**-places)
 
 
 def _header_problems(headers: list[str], columns: Sequence[Column]) -> list[str]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from taut.data.tables.kind import Kind
+from taut.data.tables.formula import Formula, parse
+from taut.data.tables.kind import Grid, Kind
 from taut.data.tables.kinds import KINDS
 from taut.data.tables.words import MAX_ATOMS, quoted, unknown
 from taut.system.errors import UsageError, shown
@@ -47,6 +48,7 @@ class Column:
         bounded: Which of low and high no value can pass, of ``mixed``: one of ``ENDS``.
         notation: In what dress its numbers or dates were read, empty if in none
             (``taut.data.tables.notation``).
+        formula: Of ``derived``, the sum of other columns that it is (``taut.data.tables.formula``).
     """
 
     name: str
@@ -64,6 +66,7 @@ class Column:
     atoms: tuple[float, ...] = ()
     bounded: str = ""
     notation: str = ""
+    formula: str = ""
 
     def __post_init__(self) -> None:
         if problem := self._problem():
@@ -85,6 +88,10 @@ class Column:
         if not self.low <= self.high:
             return f"low must not exceed high, but {self.low:g} > {self.high:g}"
         ascending = list(self.atoms) == sorted(set(self.atoms))
+        if self.formula and self.kind != "derived":
+            return f"kind {self.kind} has no formula"
+        if self.formula and not isinstance(self.sum, Formula):
+            return self.sum
         if self.step < 0 or not ascending or len(self.atoms) > MAX_ATOMS:
             return (
                 f"step must not be negative, atoms at most {MAX_ATOMS} different numbers, ascending"
@@ -95,6 +102,13 @@ class Column:
     def rules(self) -> Kind:
         """All that follows from the kind."""
         return KINDS[self.kind]
+
+    @property
+    def sum(self) -> Formula | str:
+        """The formula of a derived column, empty without one, or what is wrong with it."""
+        if not self.formula:
+            return ""
+        return parse(self.formula)
 
     @property
     def modelled(self) -> bool:
@@ -130,6 +144,11 @@ class Column:
         """The ends of the support in codes; infinite where no bound is known."""
         return self.rules.support(self)
 
+    @property
+    def grid(self) -> Grid | None:
+        """The grid of its codes, if its kind sees numbers through one and they lie on one."""
+        return self.rules.grid(self)
+
     def describe(self) -> tuple[str, str, str]:
         """Returns (kind, what it holds, share missing), each at most 60 characters for
         a terminal.
@@ -149,7 +168,7 @@ class Column:
             UsageError: a field is missing, unknown or of the wrong type.
         """
         try:
-            values = dict(fields_)
+            values = {"formula": ""} | dict(fields_)  # which earlier releases did not have
             names = [field.name for field in fields(cls)]
             if "name" in values and (lacking := [name for name in names if name not in values]):
                 raise TypeError(
@@ -173,8 +192,9 @@ class Column:
 
 def _check_types(values: Mapping[str, Any]) -> None:
     """Raises an error where a text or a list is none."""
-    if not isinstance(values["name"], str) or not isinstance(values["levels"], list | tuple):
-        raise TypeError("name must be a text, levels a list")
+    texts = isinstance(values["name"], str) and isinstance(values["formula"], str)
+    if not texts or not isinstance(values["levels"], list | tuple):
+        raise TypeError("name and formula must be texts, levels a list")
     if not all(isinstance(level, str) for level in values["levels"]):
         raise TypeError("levels must be texts")
     if not re.fullmatch(r"|DMY|MDY|YMD|[^#]{0,12}#[.,][^#]{0,16}", values.get("notation", "")):

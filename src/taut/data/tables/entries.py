@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from taut.data.tables.formula import parse
 from taut.data.tables.kind import Kind, words_that_take
 from taut.data.tables.kinds import KINDS
 from taut.data.tables.words import MAX_ATOMS, MAX_LEVELS, listed_levels, quoted, unknown
 
-KEYS = ("kind", "levels", "low", "high", "step", "atoms")
+KEYS = ("kind", "levels", "low", "high", "step", "atoms", "formula")
 
 
 def entry_problems(header: str, entry: Mapping[str, Any]) -> list[str]:
@@ -28,6 +29,8 @@ def entry_problems(header: str, entry: Mapping[str, Any]) -> list[str]:
         if problem := _level_problem(kind, entry):
             lines.append(problem)
         lines += _number_problems(kind, entry)
+        if problem := _formula_problem(kind, entry):
+            lines.append(problem)
     return [say + line for line in lines]
 
 
@@ -45,6 +48,21 @@ def _level_problem(kind: Kind | None, entry: Mapping[str, Any]) -> str:
         return ""
     needed = kind.wrong_levels(0).replace("levels ", "").removesuffix(" levels")
     return f"levels must be {needed} different texts, not {listed_levels(tuple(levels))}"
+
+
+def _formula_problem(kind: Kind | None, entry: Mapping[str, Any]) -> str:
+    takes = kind is not None and "formula" in kind.entries
+    if not takes and "formula" in entry:
+        return 'a formula belongs to the kind derived; set kind = "derived", or remove it'
+    if not takes:
+        return ""
+    text = entry.get("formula", "")
+    if not isinstance(text, str) or not text:
+        return 'kind derived needs a formula, such as formula = "net + tax"'
+    found = parse(text)
+    if isinstance(found, str):
+        return found
+    return ""
 
 
 def _number_problems(kind: Kind | None, entry: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from taut.data.tables.cells import HELD, Tokens, as_numbers, days_of, read_cells
 from taut.data.tables.codes import decode, encode
 from taut.data.tables.column import Column
 from taut.data.tables.entries import entry_problems
+from taut.data.tables.formula import Formula
 from taut.data.tables.guess import MAX_CATEGORIES, guess, too_many
 from taut.data.tables.kind import Kind, Number
 from taut.data.tables.kinds import KINDS
@@ -94,6 +95,7 @@ def infer(
         problems.append(
             'has no column left to model; keep one with a schema file (such as kind = "category")'
         )
+    problems += _sum_problems([c for c in columns if c is not None])
     pairs = [
         (s, c) for s, c in zip(seen, columns, strict=True) if c is not None and c.rules.unbounded
     ]
@@ -106,6 +108,21 @@ def infer(
         [where + n for n in notes],
         [where + p for p in problems],
     )
+
+
+def _sum_problems(columns: Sequence[Column]) -> list[str]:
+    """Formulas are of numbers that a model sees."""
+    numbers = [c.name for c in columns if c.modelled and c.rules.reads == "number" and not c.levels]
+    lines = []
+    for column in columns:
+        if isinstance(column.sum, Formula):
+            lines += [
+                f"column {quoted(column.name)}: its formula has {quoted(name)}, which is not a "
+                f"column of numbers that is modelled{nearest_to(name, numbers)}"
+                for name in column.sum.factors
+                if name not in numbers
+            ]
+    return lines
 
 
 def _condensed(notes: list[str]) -> list[str]:
@@ -246,7 +263,7 @@ def _built(
         if levels is None:
             return None
         return column(type=type_, levels=levels)
-    if not kind.modelled:
+    if not kind.modelled and not isinstance(kind, Number):
         return column(type=type_, low=numbers.low, high=numbers.high)
     if kind.reads == "date" and view.family == "number":
         days = Numbers()
@@ -258,6 +275,7 @@ def _built(
         problems.append(f"column {label}{shaped}")
         return None
     mean, std, _, _ = numbers.moments()
+    column = partial(column, formula=entry.get("formula", ""))
     return column(type=type_, mean=mean, std=std, **shaped._asdict())
 
 

@@ -27,7 +27,7 @@ from taut.data.tables.words import (
 if TYPE_CHECKING:
     from taut.data.tables.column import Column
 
-__all__ = ["KINDS", "Kind", "Level", "Number", "Odd", "Shape", "words_that_take"]
+__all__ = ["KINDS", "Grid", "Kind", "Level", "Number", "Odd", "Shape", "words_that_take"]
 
 KINDS: dict[str, Kind] = {}
 
@@ -44,6 +44,31 @@ class Shape(NamedTuple):
     offset: float
     atoms: tuple[float, ...] = ()
     bounded: str = ""
+
+
+class Grid(NamedTuple):
+    """The grid of a column of numbers, in codes.
+
+    Args:
+        start: Value of cell 0.
+        step: Width of a cell.
+        first: Number of the first cell, minus infinity where no end is known.
+        last: Number of the last one, likewise.
+        atoms: Numbers of the cells whose values have a probability and no density.
+    """
+
+    start: float = 0.0
+    step: float = 1.0
+    first: float = -math.inf
+    last: float = math.inf
+    atoms: tuple[float, ...] = ()
+
+    def place(self, codes: np.ndarray) -> np.ndarray:
+        """Returns the numbers of the cells of codes."""
+        return np.asarray(np.round((codes - self.start) / self.step))
+
+
+MOST_CELLS = 2**22  # beyond it float32 does not hold the middle between two numbers of cells
 
 
 class Kind(abc.ABC):
@@ -68,6 +93,7 @@ class Kind(abc.ABC):
     entries: frozenset[str] = frozenset()  # what a schema file may say, besides kind
     family = ""  # the argument of ``likelihoods.Columns`` that it belongs to
     usual = ""  # the likelihood of that family
+    celled = ""  # the one that sees its numbers through the cells of a grid, if it has one
     warped = False  # does that likelihood start from the knots of the marginal?
     transform = "none"  # what the encoder sees of a number: none, log, log1p, warp
 
@@ -110,6 +136,9 @@ class Kind(abc.ABC):
 
     def num_levels(self, column: Column) -> int:
         return len(column.levels)
+
+    def grid(self, column: Column) -> Grid | None:
+        return None
 
     # Words
 
@@ -211,6 +240,20 @@ class Number(Kind):
         low = column.low if column.bounded in ("low", "both") else -math.inf
         high = column.high if column.bounded in ("high", "both") else math.inf
         return float(self.codes(column, low)), float(self.codes(column, high))
+
+    def grid(self, column: Column) -> Grid | None:
+        """Returns the grid of a density; cells are wider than the step where there would be too
+        many.
+        """
+        if not (self.celled and column.step):
+            return None
+        steps = (column.high - column.low) / column.step
+        step = column.step * max(1, math.ceil(steps / MOST_CELLS))
+        low = float(self.codes(column, column.low))
+        grid = Grid(low - round(low / step) * step, step)
+        first, last = grid.place(np.array(self.support(column)))
+        atoms = grid.place(self.codes(column, column.atoms))
+        return grid._replace(first=first, last=last, atoms=tuple(atoms.tolist()))
 
     # From the numbers that were seen
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from taut.data.tables import shape
 from taut.data.tables.cells import days_of
-from taut.data.tables.kind import KINDS, Kind, Level, Number, Odd
+from taut.data.tables.kind import KINDS, MOST_CELLS, Grid, Kind, Level, Number, Odd
 from taut.data.tables.seen import Numbers
 from taut.data.tables.words import (
     MAX_LEVELS,
@@ -70,7 +70,7 @@ class Ordinal(Level):
 
 class Count(Number):
     word = family = "count"
-    usual = "NegativeBinomial"
+    usual, celled = "NegativeBinomial", "WarpedCounts"
     discrete = True
     transform = "log1p"
 
@@ -91,6 +91,11 @@ class Count(Number):
 
     def support(self, column: Column) -> tuple[float, float]:
         return 0.0, math.inf
+
+    def grid(self, column: Column) -> Grid | None:
+        if column.high >= MOST_CELLS:
+            return None
+        return Grid(first=0.0)
 
     def offset(self, numbers: Numbers, step: float, low: float) -> float:
         return 0.0
@@ -212,6 +217,8 @@ class Levels(Number):
 class _Stepped(Number):
     """What the densities share whose grid may be finer than their storage."""
 
+    celled = "WarpedGrid"
+
     def stored(self, label: str, column: Column, largest: float) -> list[str]:
         finest = float(np.spacing(float_storage()(largest)))
         if not column.step or finest <= column.step:
@@ -231,7 +238,7 @@ class Real(_Stepped):
 
 class Positive(Number):
     word = family = "positive"
-    usual = "LogNormal"
+    usual, celled = "LogNormal", "WarpedGrid"
     unbounded = True
     transform = "log"
     entries = frozenset({"step"})
@@ -240,6 +247,12 @@ class Positive(Number):
         if numbers.low > 0:
             return ""
         return f"needs numbers above 0, but it holds {numbers.low:.15g}; choose real"
+
+    def grid(self, column: Column) -> Grid | None:
+        found = super().grid(column)
+        if found is None:
+            return None
+        return found._replace(first=math.floor(-found.start / found.step) + 1.0)
 
     def offset(self, numbers: Numbers, step: float, low: float) -> float:
         return 0.0
@@ -299,7 +312,7 @@ class Date(Number):
     """Days since 1970-01-01 in UTC."""
 
     word = "date"
-    family, usual = Mixed.family, Mixed.usual
+    family, usual, celled = Mixed.family, Mixed.usual, Mixed.celled
     ranged = warped = True
     cells = ("date",)
     reads = "date"
@@ -339,6 +352,24 @@ def _atoms_text(column: Column) -> str:
 
 
 # --- Columns that no model sees -------------------------------------------------------------------
+
+
+class Derived(Number):
+    """A linear function of other columns."""
+
+    word = "derived"
+    told = "computed from others by its formula"
+    modelled = False
+    entries = frozenset({"formula", "step"})
+
+    def offset(self, numbers: Numbers, step: float, low: float) -> float:
+        return 0.0
+
+    def held(self, column: Column) -> str:
+        return f"= {column.formula}"
+
+    def entry(self, column: Column) -> dict[str, Any]:
+        return {"formula": column.formula} | super().entry(column)
 
 
 class Id(Kind):

@@ -6,6 +6,7 @@ Wild values, and columns that are a function of others.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from taut.data.schema import Schema
 from taut.data.tables.words import float_storage, quoted
 from taut.system.errors import and_more
 
-__all__ = ["number_notes", "spread"]
+__all__ = ["MOST", "SOME", "linear_functions", "number_notes", "spread"]
 
 SOME = 4000  # rows that are looked at to tell how columns hang together
 MOST = 300  # columns
@@ -103,12 +104,36 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
     if columns:
         each = zip(numeric, codes.T, strict=True)
         x = np.column_stack([columns[i].values(code) for i, code in each])
+    found = [
+        _formula(schema, numeric[j], [numeric[i] for i in used], slopes, constant)
+        for j, used, slopes, constant in linear_functions(x, codes)
+    ]
+    if not found:
+        return []
+    how = "omit it"
+    if columns:
+        how += ' (kind = "id" in a --schema FILE)'
+    return [
+        f"{'; '.join(found[:3])}{and_more(found, 3)}, to the last digit: a density of such columns "
+        f"has no bound, and a gap is better filled by the formula: {how} and compute it afterwards"
+    ]
+
+
+def linear_functions(
+    x: np.ndarray, codes: np.ndarray
+) -> Iterator[tuple[int, list[int], np.ndarray, float]]:
+    """Yields the columns that are a linear function of others before them, up to the rounding of
+    the numbers: which, of which, their factors and the constant.
+
+    Args:
+        x: Numbers without gaps, (N, C).
+        codes: As what they are stored, (N, C).
+    """
     mean, scale = x.mean(0), x.std(0)
     z = (x - mean) / np.where(scale > 0, scale, 1.0)
     coarse = np.array([_rounding(value, code) for value, code in zip(x.T, codes.T, strict=True)])
     left = np.abs(np.diag(np.linalg.qr(z, mode="r"))) / len(z) ** 0.5
-    free = [j for j in range(len(numeric)) if left[j] > CLOSE]
-    found = []
+    free = [j for j in range(x.shape[1]) if left[j] > CLOSE]
     for j in np.flatnonzero((left <= CLOSE) & (scale > 0)):
         before = [i for i in free if i < j]
         weights = np.linalg.lstsq(z[:, before], z[:, j], rcond=None)[0]
@@ -122,16 +147,7 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
                 constant = 0.0
             else:
                 constant = round(constant, math.ceil(-math.log10(rounding)))
-            found.append(_formula(schema, numeric[j], [numeric[i] for i in used], slopes, constant))
-    if not found:
-        return []
-    how = "omit it"
-    if columns:
-        how += ' (kind = "id" in a --schema FILE)'
-    return [
-        f"{'; '.join(found[:3])}{and_more(found, 3)}, to the last digit: a density of such columns "
-        f"has no bound, and a gap is better filled by the formula: {how} and compute it afterwards"
-    ]
+            yield int(j), used, slopes, float(constant)
 
 
 def _rounding(values: np.ndarray, codes: np.ndarray) -> float:

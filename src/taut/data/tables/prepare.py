@@ -22,12 +22,15 @@ from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema
 from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
+from taut.data.tables.codes import closeness
 from taut.data.tables.column import Column
+from taut.data.tables.formula import Formula, neat
 from taut.data.tables.infer import decode, encode, from_toml, infer
+from taut.data.tables.numeric_notes import MOST, SOME, linear_functions
 from taut.data.tables.parquet import row_groups
 from taut.data.tables.parquet_files import plain_type
 from taut.data.tables.parquet_rows import ParquetRows
-from taut.data.tables.words import float_storage
+from taut.data.tables.words import float_storage, quoted
 from taut.system.errors import DataError, UsageError, nearest, shown
 
 __all__ = ["MISSING_NOTE", "Asked", "Prepared", "check_table", "fill", "prepare_tables", "to_table"]
@@ -96,6 +99,9 @@ def prepare_tables(
         if isinstance(asked.schema, Schema)
         else _understood(sources[0], names[0], asked)
     )
+    if not isinstance(asked.schema, Schema | Path) and not isinstance(sources[0], Streamed):
+        schema, learned = _with_formulas(sources[0], schema, names[0])
+        notes += learned
     coded = [_code(s, schema, name) for s, name in zip(sources, names, strict=True)]
     wrong = [line for c in coded for line in c.problems]
     if len(coded[0].hashes) < min_rows:
@@ -167,6 +173,57 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
     return schema, notes
 
 
+def _with_formulas(table: Any, schema: Schema, name: str) -> tuple[Schema, list[str]]:
+    """Returns the schema in which columns that are a linear function of others are derived from
+    them, and a note that says so.
+
+    It holds in every row, to the last digit; of a file that stays on disk nobody asks that.
+    """
+    numeric = [
+        i for i, c in enumerate(schema.modelled) if not c.levels and c.rules.reads == "number"
+    ]
+    enough = table.num_rows >= 2 * len(numeric) + 20
+    if schema.condition or not enough or not 2 <= len(numeric) <= MOST:
+        return schema, []
+    some = table.take(np.arange(0, table.num_rows, -(-table.num_rows // SOME)))
+    codes = _complete_codes(some, schema, name)[:, numeric]
+    if len(codes) < 2 * len(numeric) + 20:
+        return schema, []
+    columns = [schema.modelled[i] for i in numeric]
+
+    def numbers(codes: np.ndarray) -> np.ndarray:
+        return np.column_stack([c.values(x) for c, x in zip(columns, codes.T, strict=True)])
+
+    found = list(linear_functions(numbers(codes), codes))
+    if not found:
+        return schema, []
+    x = numbers(_complete_codes(table, schema, name)[:, numeric])
+    values = {c.name: own for c, own in zip(columns, x.T, strict=True)}
+    derived = {}
+    for j, used, factors, constant in found:
+        parts = {columns[i].name: float(f) for i, f in zip(used, factors, strict=True)}
+        column = columns[j]
+        formula = neat(Formula(parts, constant), values, values[column.name], closeness(column))
+        if formula is not None:
+            derived[column.name] = replace(
+                column, kind="derived", formula=str(formula), offset=0.0, atoms=(), bounded=""
+            )
+    schema = replace(schema, columns=tuple(derived.get(c.name, c) for c in schema.columns))
+    schema = replace(schema, event_shape=(len(schema.modelled),))
+    return schema, [
+        f"{shown(name)}: {quoted(c.name)} = {c.formula} in every row: it is computed, and not "
+        f"modelled; a --schema FILE that gives it a kind keeps it"
+        for c in derived.values()
+    ]
+
+
+def _complete_codes(table: Any, schema: Schema, name: str) -> np.ndarray:
+    """Returns the codes of the rows in which no number is missing."""
+    values, _, _ = encode(table, schema.columns, name, missing_values=schema.missing_values)
+    numeric = [i for i, c in enumerate(schema.modelled) if not c.levels]
+    return np.asarray(values[~np.isnan(values[:, numeric]).any(1)])
+
+
 @contextmanager
 def _causes(notes: Sequence[str]) -> Iterator[None]:
     """Too few different rows may be so because of what was omitted, which is said with
@@ -201,10 +258,10 @@ def to_table(values: Any, columns: Sequence[Column]) -> Any:
 
     Args:
         values: An array or a tensor of codes; NaN becomes null.
-        columns: The columns that they are of.
+        columns: The columns that they are of, and those that follow from them.
     """
     array = np.asarray(values, np.float64).copy()
-    for j, column in enumerate(columns):
+    for j, column in enumerate(c for c in columns if c.modelled):
         array[:, j] = column.settled(array[:, j])
     return decode(array, columns)
 
@@ -218,10 +275,13 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    filled, codes = to_table(values, schema.modelled), np.asarray(values, np.float64)
+    filled = to_table(values, schema.written)
+    made = dict(zip(filled.column_names, filled.columns, strict=True))
     fields, arrays = list(table.schema), list(table.columns)
     places = {header: i for i, header in enumerate(table.column_names)}
-    for j, column in enumerate(schema.modelled):
+    for column in schema.written:
+        if column.name not in places:
+            continue  # what follows from others need not be there
         place = places[column.name]
         old = arrays[place]
         cells = read_cells(old, Tokens(schema.missing_values, column.levels))
@@ -229,14 +289,15 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
         if not cells.missing.any():
             continue
         kind = plain_type(old.type)
-        new = filled.column(j)
+        new = made[column.name]
+        there = new.is_valid().to_numpy()
         if not new.type.equals(kind) and pa.types.is_integer(kind):
             new = pc.round(new)
         if pa.types.is_null(kind):
             kind = pa.float64()
         if pa.types.is_integer(kind) and new.null_count < len(new) and not _fits(new, kind):
             kind = pa.int64()
-        gaps = pa.array(cells.missing & ~np.isnan(codes[:, j]))
+        gaps = pa.array(cells.missing & there)
         arrays[place], fields[place] = (
             pc.if_else(gaps, new.cast(kind), old.cast(kind)),
             pa.field(column.name, kind),
