@@ -2009,8 +2009,8 @@ MUTANTS = [
     Mutant(
         "mixture prior: one scale for ever",
         "priors.py",
-        "self.min_scale + positive(self.raw_scale)",
-        "self.min_scale + positive(0 * self.raw_scale)",
+        "scale = self.min_scale + positive(self.raw_scale)\n        parts",
+        "scale = self.min_scale + positive(0 * self.raw_scale)\n        parts",
         INSTANCES,
     ),
     Mutant(
@@ -2249,8 +2249,8 @@ MUTANTS = [
     Mutant(
         "table: a date is a family of its own",
         "likelihoods/columns.py",
-        "setdefault((kind.family, padded)",
-        'setdefault((kind.family, padded + (word == "date"))',
+        "setdefault((kind.family, padded, on_grids[i])",
+        'setdefault((kind.family, padded + (word == "date"), on_grids[i])',
         TABLES,
     ),
     Mutant(
