@@ -45,7 +45,7 @@ mutants-generic: .venv/installed
 	$(BIN)/python tests/mutants_generic.py
 
 slow: .venv/installed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --timeout 1800  # a busy machine takes its time
 	$(BIN)/python tests/fuzz.py
 
 bench: .venv/installed
