@@ -116,11 +116,14 @@ def test_forests_take_fewer_rows_where_columns_are_many() -> None:
 
 @pytest.fixture(scope="module")
 def gaussian() -> tuple[taut.LinearGaussian, Scene]:
-    torch.manual_seed(0)
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    problem = taut.LinearGaussian(6, 2, 0.5)
-    x, train = problem.sample(3000), problem.sample(1000)
-    scene = Scene(problem.model(), x, train, effort=Effort(task_seconds=1e9))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        problem = taut.LinearGaussian(6, 2, 0.5)
+        x, train = problem.sample(3000), problem.sample(1000)
+        scene = Scene(problem.model(), x, train, effort=Effort(task_seconds=1e9))
+    torch.set_default_dtype(before)
     scene.columns = facts(x)
     return problem, scene
 

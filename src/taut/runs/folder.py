@@ -194,11 +194,6 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     # before anything is built or read that a hostile size could make endless
     shapes = storage.read_shapes(weights)
     run = rebuild(path, trust, shapes)
-    for name, module in run.model.named_modules():
-        if isinstance(module, ExactModel | Resizing):
-            start = f"{name}." if name else ""
-            own = {k.removeprefix(start): v for k, v in shapes.items() if k.startswith(start)}
-            module.allocate(own)
     check_fit(run.model, shapes, weights)
     run.model.load_state_dict(with_empty(storage.read_tensors(weights), run.model))
     run.model.eval()
@@ -383,7 +378,8 @@ def rebuild(
     Args:
         path: The folder.
         trust: Outside modules that the run may import.
-        shapes: Of the tensors that were saved: a model that is larger by far is not built.
+        shapes: Of the tensors that were saved: a model that is larger by far is not built, and
+            tensors whose shapes follow from the training rows get these.
 
     Raises:
         StorageError: ``run.json`` is damaged.
@@ -395,12 +391,22 @@ def rebuild(
         if shapes is not None and not _modules(config, schema):
             _check_size(config.model, schema, shapes, file)
         model = build(config.model, schema)
+        _allocate(model, shapes or {})
     if "tightened" in info and isinstance(model, VAE):
         # a training that goes on must leave them alone
         model.prior.requires_grad_(False)
         model.likelihood.requires_grad_(False)
     objective = build_objective(config.training.objective or usual_objective(schema))
     return Run(model=model, schema=schema, config=config, objective=objective, path=path, info=info)
+
+
+def _allocate(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, ExactModel | Resizing):
+            start = f"{name}." if name else ""
+            module.allocate(
+                {k.removeprefix(start): v for k, v in shapes.items() if k.startswith(start)}
+            )
 
 
 @contextmanager

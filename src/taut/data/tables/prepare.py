@@ -185,8 +185,7 @@ def _with_formulas(table: Any, schema: Schema, name: str) -> tuple[Schema, list[
     enough = table.num_rows >= 2 * len(numeric) + 20
     if schema.condition or not enough or not 2 <= len(numeric) <= MOST:
         return schema, []
-    some = table.take(np.arange(0, table.num_rows, -(-table.num_rows // SOME)))
-    codes = _complete_codes(some, schema, name)[:, numeric]
+    codes = _complete_codes(_some_rows(table), schema, name)[:, numeric]
     if len(codes) < 2 * len(numeric) + 20:
         return schema, []
     columns = [schema.modelled[i] for i in numeric]
@@ -215,6 +214,19 @@ def _with_formulas(table: Any, schema: Schema, name: str) -> tuple[Schema, list[
         f"modelled; a --schema FILE that gives it a kind keeps it"
         for c in derived.values()
     ]
+
+
+def _some_rows(table: Any) -> Any:
+    """Returns about SOME rows of an Arrow table, in blocks from all of it: not every type of column
+    can be taken row by row.
+    """
+    if table.num_rows <= SOME:
+        return table
+    import pyarrow as pa
+
+    size = SOME // 20
+    starts = np.linspace(0, table.num_rows - size, 20).astype(int)
+    return pa.concat_tables([table.slice(start, size) for start in starts.tolist()])
 
 
 def _complete_codes(table: Any, schema: Schema, name: str) -> np.ndarray:
