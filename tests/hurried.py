@@ -18,6 +18,7 @@ LITTLE = {
     "evidence.rows": {"SAMPLES": 50, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
     | {"CHAINS": 4, "TEMPERATURES": 10},
     "evidence.samples": {"TREES": 10},
+    "runs.candidates": {"PASSES": 5},
 }
 
 

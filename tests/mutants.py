@@ -1397,8 +1397,8 @@ MUTANTS = [
     Mutant(
         "gaps: steps in units of z",
         "evidence/ascent.py",
-        'base.stddev.detach() if name == "loc" else 1.0',
-        "1.0",
+        'unit = old["scale"] if "scale" in old else base.stddev.detach()',
+        "unit = 1.0",
         GAPS + "::test_the_unit_of_z_does_not_matter",
     ),
     Mutant(
@@ -3307,6 +3307,13 @@ MUTANTS = [
         "return _standard(u) + log_det - self.scale.log().sum(-1)",
         "return _standard(u) + log_det",
         FLOWS,
+    ),
+    Mutant(
+        "flow: one scale of the prior for ever",
+        "priors.py",
+        "self.min_scale + positive(self.raw_scale)\n        return FlowDistribution",
+        "self.min_scale + positive(0 * self.raw_scale)\n        return FlowDistribution",
+        f"{FLOWS}::test_a_prior_is_the_normal_of_its_place_and_scale_until_its_layers_bend",
     ),
     Mutant(
         "spline: the inverse says the slope of the spline",

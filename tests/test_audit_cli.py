@@ -584,6 +584,16 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
         ["does not fit the old one's weights: give --encoder"],
     ),
     (["tighten", "run", "--encoder", "MLP(hidden=(-3,))"], USAGE, ["MLP"]),
+    (
+        ["tighten", "run", "--posterior", "CouplingFlow(hidden=3)"],
+        USAGE,
+        ["CouplingFlow(hidden=3): hidden must list the widths of the layers"],
+    ),
+    (
+        ["tighten", "run", "--posterior", "CouplingFlow(layers='2')"],
+        USAGE,
+        ["layers must be at least 1, not '2'"],
+    ),
     (["tighten", "run", "--objective", "ELBOW()"], USAGE, ["no objective is called 'ELBOW'"]),
     (
         ["tighten", "run", "--out", "real"],

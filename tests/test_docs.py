@@ -215,7 +215,13 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     little = Effort(
-        num_samples=100, num_chains=4, max_temperatures=5, optimum_steps=5, simulated=5, samples=20
+        num_samples=100,
+        num_chains=4,
+        max_temperatures=5,
+        optimum_steps=5,
+        simulated=5,
+        samples=20,
+        task_seconds=2.0,
     )
 
     def few(model: Any, x: Any, num_samples: int, **given: Any) -> Iterator[Evidence]:

@@ -103,6 +103,8 @@ def test_columns_of_a_family_go_together_and_padding_stays_below_half() -> None:
     assert ("category", (0, 3)) in groups  # 3 and 4 levels
     assert ("category", (9,)) in groups  # 30 would pad them to 30
     assert len(groups) == 9
+    two = Columns(["mixed", "date"], [0, 0], 2, SMALL)
+    assert [index for _, index, _ in two.groups] == [[0, 1]]
 
 
 def test_every_discrete_column_sums_to_one_over_its_own_levels() -> None:

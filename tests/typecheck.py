@@ -16,6 +16,7 @@ from typing import Any
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
+from beartype.roar import BeartypeException
 
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 _checked: dict[Any, Callable[..., Any]] = {}
@@ -70,7 +71,8 @@ def _made(function: types.FunctionType, typechecker: Any) -> Callable[..., Any]:
         hints = typing.get_type_hints(function, include_extras=True)
         if not any(map(_shaped, hints.values())):
             return _check(function)
-    except Exception:  # a name of the function around it, or a hint that beartype does not know
+    # a name of the function around it, or a hint that beartype does not know
+    except (NameError, TypeError, BeartypeException):
         pass
     return _jaxtyped(function, typechecker=typechecker)
 

@@ -46,9 +46,11 @@ class Couplings(nn.Module):
                 "a coupling flow needs at least 2 latent dimensions: each layer moves some given "
                 "the others"
             )
-        if layers < 1:
+        if not isinstance(layers, int) or layers < 1:
             raise ValueError(f"layers must be at least 1, not {layers!r}")
-        if bins < 0 or bins == 1:
+        if not isinstance(num_features, int) or num_features < 0:
+            raise ValueError(f"num_features must be at least 0, not {num_features!r}")
+        if not isinstance(bins, int) or bins < 0 or bins == 1:
             raise ValueError(f"bins must be 0 (an affine map) or at least 2, not {bins!r}")
         self.dim, self.bins = dim, bins
         outputs = 3 * bins - 1 if bins else 2

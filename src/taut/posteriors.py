@@ -189,13 +189,13 @@ class CouplingFlow(Posterior):
     ) -> None:
         super().__init__()
         self.latent_dim, self.min_scale = latent_dim, _positive(min_scale)
+        self.couplings = Couplings(latent_dim, num_features, layers, hidden, bins)
         self.layers, self.hidden, self.bins = layers, tuple(hidden), bins
         self.num_features = num_features
         self.features = features or Standardize(event_shape, data_loc, data_scale)
         self.encoder = encoder(
             self.features.out_shape, (2 * latent_dim + num_features,), context_dim
         )
-        self.couplings = Couplings(latent_dim, num_features, layers, hidden, bins)
 
     def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
         sizes = [self.latent_dim, self.latent_dim, self.num_features]

@@ -125,11 +125,11 @@ class Flow(Prior):
         super().__init__()
         if not min_scale > 0:
             raise ValueError(f"min_scale must be positive, not {min_scale}")
+        self.couplings = Couplings(latent_dim, 0, layers, hidden, bins)
         self.layers, self.hidden, self.bins = layers, tuple(hidden), bins
         self.min_scale = min_scale
         self.loc = nn.Parameter(torch.zeros(latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(latent_dim))
-        self.couplings = Couplings(latent_dim, 0, layers, hidden, bins)
 
     def forward(self, context: Context | None = None) -> Distribution:
         scale = self.min_scale + positive(self.raw_scale)

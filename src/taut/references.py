@@ -70,10 +70,10 @@ REFERENCES = {
     "Pattern Recognition 107, 2020.",
     "neal2001": "Neal. Annealed importance sampling. Statistics and Computing 11, 2001.",
     "owen2000": "Owen, Zhou. Safe and effective importance sampling. JASA 95, 2000.",
-    "poole2019": "Poole et al. On variational bounds of mutual information. ICML 2019.",
     "paninski2003": "Paninski. Estimation of entropy and mutual information. Neural Computation "
     "15, 2003.",
     "pearl1988": "Pearl. Probabilistic reasoning in intelligent systems. Morgan Kaufmann, 1988.",
+    "poole2019": "Poole et al. On variational bounds of mutual information. ICML 2019.",
     "rainforth2018": "Rainforth et al. Tighter variational bounds are not necessarily better. ICML "
     "2018.",
     "rezende2014": "Rezende, Mohamed, Wierstra. Stochastic backpropagation and approximate "

@@ -59,7 +59,7 @@ class Gridded(Distribution):
             padded with infinity.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch's own protocol)
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(self, cells: Warped, start: Tensor, step: Tensor, atoms: Tensor) -> None:
         self.cells, self.start, self.step, self.atoms = cells, start, step, atoms

@@ -33,7 +33,6 @@ from torch.distributions import (
     transform_to,
 )
 
-from taut.distributions.flows import Flow
 from taut.evidence.annealing import support_of
 from taut.evidence.results import in_parts
 from taut.model import Model, evaluating, frozen
@@ -442,8 +441,8 @@ def _parameters(q: Distribution, *, detach: bool = True) -> dict[str, Tensor]:
 def _like(q: Distribution, parameters: dict[str, Tensor]) -> Distribution:
     """Returns the member of the family of q that has these parameters."""
     base: Any = base_of(q)
-    if isinstance(base, Flow):
-        return base.like(parameters)
+    if hasattr(base, "like"):  # it holds more than its parameters
+        return cast(Distribution, base.like(parameters))
     member = type(base)(**parameters, validate_args=False)
     if isinstance(q, Independent):
         return Independent(member, q.reinterpreted_batch_ndims, validate_args=False)
@@ -469,7 +468,9 @@ def _moved(q: Distribution, moved: list[Tensor], pace: Tensor) -> Distribution:
         transform = transform_to(
             limit if isinstance(limit, constraints.Constraint) else constraints.real
         )
-        unit = base.stddev.detach() if name == "loc" else 1.0
+        unit: Tensor | float = 1.0
+        if name == "loc":
+            unit = old["scale"] if "scale" in old else base.stddev.detach()
         new[name] = transform(transform.inv(p) + unit * m)
     return _like(q, new)
 

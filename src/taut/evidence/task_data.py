@@ -27,9 +27,20 @@ from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
 
 __all__ = [
-    "Array", "Sheet", "affordable", "by_bootstrap", "error_of_share", "estimate", "given_totals",
-    "log_p", "rows_of_forests", "sheet_of", "too_expensive",
-]  # fmt: skip
+    "Array",
+    "Sheet",
+    "affordable",
+    "by_bootstrap",
+    "error_of_share",
+    "estimate",
+    "given_totals",
+    "log_p",
+    "rows_of_forests",
+    "sheet_of",
+    "too_expensive",
+    "too_few",
+    "work_of",
+]
 
 Array = np.ndarray
 RESAMPLES = 200  # of the bootstrap: errors within 5 %
@@ -175,12 +186,25 @@ def affordable(scene: Scene, evaluations: float, share: float) -> int:
     return int(seconds / (evaluations * seconds_of_evaluation(scene.model, scene.x)))
 
 
+def work_of(scene: Scene, share: float) -> float:
+    """Returns the evaluations of p(x, z) that take a share of the seconds: the work of a stage."""
+    return scene.effort.task_seconds * share / seconds_of_evaluation(scene.model, scene.x)
+
+
 def seconds_of_evaluation(model: Model, x: Tensor) -> float:
     """Returns about how many CPU seconds an evaluation of p(x, z) takes."""
     weights = sum(p.numel() for p in model.parameters())
     if isinstance(model, ExactModel):
         weights += sum(b.numel() for b in model.buffers())
     return PER_WEIGHT * weights + PER_ELEMENT * x[:1].numel()
+
+
+def too_few(scene: Scene, fewest: int) -> str:
+    """Returns that there are too few rows, held out or of training; nothing where there are not."""
+    assert scene.train is not None
+    if min(len(scene.x), len(scene.train)) < fewest:
+        return f"it takes {fewest} rows held out and as many of training"
+    return ""
 
 
 def too_expensive(scene: Scene, evaluations: float, share: float) -> str:

@@ -16,7 +16,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from taut.evidence.section import Scene, Section, Table, UnmeasuredError
-from taut.evidence.task_data import Array, affordable, error_of_share, estimate, sheet_of
+from taut.evidence.task_data import (
+    Array,
+    affordable,
+    error_of_share,
+    estimate,
+    sheet_of,
+    too_few,
+    work_of,
+)
 from taut.evidence.text import number, plus_minus
 from taut.system.errors import UsageError
 from taut.system.records import COUNT, ESTIMATE
@@ -72,9 +80,13 @@ class Embedding(Section):
     def lacks(cls, scene: Scene) -> str | None:
         if (why := super().lacks(scene)) is not None:
             return why
-        if min(len(scene.x), len(scene.train if scene.train is not None else ())) < FEWEST:
-            return f"it takes {FEWEST} rows held out and as many of training"
+        if few := too_few(scene, FEWEST):
+            return few
         return None
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return work_of(scene, SHARE)
 
     @classmethod
     def run(cls, scene: Scene) -> Section:

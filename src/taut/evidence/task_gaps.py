@@ -40,6 +40,8 @@ from taut.evidence.task_data import (
     rows_of_forests,
     sheet_of,
     too_expensive,
+    too_few,
+    work_of,
 )
 from taut.evidence.text import number, plus_minus
 from taut.models.exact import ExactModel
@@ -212,11 +214,15 @@ class GapsFilled(Section):
             return ""
         if given_totals(scene.model):
             return "the model is given the total of a row, which holds what is hidden"
-        if min(len(scene.x), len(scene.train if scene.train is not None else ())) < FEWEST:
-            return f"it takes {FEWEST} rows held out and as many of training"
+        if few := too_few(scene, FEWEST):
+            return few
         if _rows(scene) < FEWEST:
             return too_expensive(scene, FILLING * SAMPLES * FEWEST, SHARE)
         return None
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return work_of(scene, 3 * SHARE)
 
     @classmethod
     def run(cls, scene: Scene) -> Section:

@@ -39,6 +39,8 @@ from taut.evidence.task_data import (
     log_p,
     sheet_of,
     too_expensive,
+    too_few,
+    work_of,
 )
 from taut.evidence.text import number, plus_minus
 from taut.evidence.text import share as per_cent
@@ -189,11 +191,15 @@ class OddRows(Section):
             return why
         if given_totals(scene.model):
             return "the model is given the total of a row, which an error changes"
-        if min(len(scene.x), len(scene.train if scene.train is not None else ())) < FEWEST:
-            return f"it takes {FEWEST} rows held out and as many of training"
+        if few := too_few(scene, FEWEST):
+            return few
         if _rows(scene) < FEWEST:
             return too_expensive(scene, 5.0 * SAMPLES * FEWEST, SHARE)
         return None
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return work_of(scene, 3 * SHARE)
 
     @classmethod
     def run(cls, scene: Scene) -> Section | None:

@@ -40,6 +40,8 @@ from taut.evidence.task_data import (
     estimate,
     log_p,
     sheet_of,
+    too_few,
+    work_of,
 )
 from taut.evidence.text import number, plus_minus
 from taut.models.exact import ExactModel
@@ -182,8 +184,8 @@ class SyntheticRows(Section):
     def lacks(cls, scene: Scene) -> str | None:
         if (why := super().lacks(scene)) is not None:
             return why
-        if min(len(scene.x), len(scene.train if scene.train is not None else ())) < FEWEST:
-            return f"it takes {FEWEST} rows held out and as many of training"
+        if few := too_few(scene, FEWEST):
+            return few
         assert scene.columns is not None
         needed = _seconds(FEWEST, len(scene.columns.names)) / SHARE
         if needed > scene.effort.task_seconds:
@@ -192,6 +194,10 @@ class SyntheticRows(Section):
                 f"allow it with --task-seconds {int(needed) + 1}"
             )
         return None
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return work_of(scene, SHARE)
 
     @classmethod
     def run(cls, scene: Scene) -> Section:

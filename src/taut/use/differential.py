@@ -302,7 +302,7 @@ def _scores(model: Model, x: Any, side: Tensor, strata: Tensor, concentration: T
                     (w * rows).sum(0),
                     (w * t).sum(0),
                     (w * (rows - expected)).square().sum(0),
-                    (w.square() * expected / w).sum(0),
+                    (w * expected).sum(0),  # w^2 v, as v = expected / w
                     (w * (rows - there)).square().sum(0),
                     (w.square() * there * (1 + there / concentration)).sum(0),
                     (rows > 0).double().sum(0),

@@ -109,7 +109,8 @@ def _completed(
     """Fills the gaps that a derived column closes, in place: those of rows that lack one of its
     parts.
 
-    Returns a problem where many rows contradict its formula, a note where few do.
+    Returns problems and notes: how many gaps were filled, and how many rows contradict the formula,
+    which is a problem where they are many.
     """
     assert isinstance(column.sum, Formula)
     if isinstance(cells, str) or cells.family not in ("number", "text"):
@@ -118,14 +119,20 @@ def _completed(
     parts = [j for j, c in enumerate(modelled) if c.name in column.sum.factors]
     numbers = {modelled[j].name: modelled[j].values(values[:, j]) for j in parts}
     lone = ~np.isnan(total) & (np.isnan(values[:, parts]).sum(1) == 1)
+    closed, notes = 0, []
     for j in parts:
         here = lone & np.isnan(values[:, j])
         if here.any():
+            closed += int(here.sum())
             found = column.sum.solved(modelled[j].name, total, numbers)[here]
             values[here, j] = modelled[j].settled(modelled[j].codes(found))
+    if closed:
+        notes.append(
+            f"{closed:,} missing entries follow from {quoted(column.name)} = {column.formula}"
+        )
     wrong = np.flatnonzero(np.abs(total - column.sum.of(numbers)) > closeness(column))
     if not len(wrong):
-        return [], []
+        return [], notes
     first = int(wrong[0])
     line = (
         f"{len(wrong):,} of {np.count_nonzero(~np.isnan(total)):,} rows contradict "
@@ -134,8 +141,8 @@ def _completed(
         f"formula"
     )
     if len(wrong) > CONTRADICTING * len(total):
-        return [line], []
-    return [], [line]
+        return [line], notes
+    return [], [*notes, line]
 
 
 def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:

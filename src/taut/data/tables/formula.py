@@ -79,8 +79,9 @@ def parse(text: str) -> Formula | str:
     return Formula(factors, constant)
 
 
-def neat(formula: Formula, values: Mapping[str, np.ndarray], total: np.ndarray,
-         close: float) -> Formula | None:  # fmt: skip
+def neat(
+    formula: Formula, values: Mapping[str, np.ndarray], total: np.ndarray, close: float
+) -> Formula | None:
     """Returns the formula with the fewest digits that gives the total of every row, up to
     ``close``; None if none does.
     """

@@ -177,7 +177,7 @@ def _with_formulas(table: Any, schema: Schema, name: str) -> tuple[Schema, list[
     """Returns the schema in which columns that are a linear function of others are derived from
     them, and a note that says so.
 
-    It holds in every row, to the last digit; of a file that stays on disk nobody asks that.
+    It holds in every row, to the last digit. A file that stays on disk is not searched.
     """
     numeric = [
         i for i, c in enumerate(schema.modelled) if not c.levels and c.rules.reads == "number"
