@@ -14,6 +14,7 @@ from torch.distributions.transforms import AffineTransform
 import taut
 from taut import likelihoods
 from taut.build.config import TrainingConfig
+from taut.data.tables.dialect import repeats_a_row
 from taut.distributions import CategoricalLevels
 from taut.evidence import scale
 from taut.evidence.annealing import simulate
@@ -66,6 +67,10 @@ def test_what_is_filled_in_has_the_default_dtype() -> None:
     assert {t.dtype for t in (*part.parameters(), *part.buffers()) if t.is_floating_point()} == {
         torch.float32
     }
+
+
+def test_only_a_name_that_is_a_value_of_its_column_looks_like_a_row() -> None:
+    assert repeats_a_row(["a", "", "1"], [["2", "3"], [""], ["1", "2"]]) == [2]
 
 
 def test_the_highest_level_is_the_last_that_has_a_logit() -> None:

@@ -112,6 +112,15 @@ def test_atoms_and_density_together_are_one(name: str, loc: float, scale: float)
     assert inside == pytest.approx(1 - left, abs=1e-10)
 
 
+def test_every_level_has_its_own_frequency_only_where_enough_rows_say_it() -> None:
+    """Thirty rows say nothing about 250 levels each; a thousand say it about ten."""
+    rows = np.random.default_rng(1)
+    few = fit_knots(rows.choice(250, 30).astype(float), np.array([]), (0.0, 249.0), True)
+    many = fit_knots(rows.choice(10, 1000).astype(float), np.array([]), (0.0, 9.0), True)
+    assert few.shape[1] < 30
+    assert many[0].tolist() == [-0.5, *(np.arange(9) + 0.5), 9.5]
+
+
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize(("loc", "scale"), PLACES)
 def test_levels_sum_to_one_and_have_a_mean(name: str, loc: float, scale: float) -> None:
