@@ -40,7 +40,7 @@ from taut.build.model import build, complete
 from taut.build.statistics import summarize
 from taut.data import Dataset, check_against, prepare, to_table
 from taut.models import ExactModel
-from taut.runs.folder import sample_run
+from taut.runs.making import sample_rows
 from taut.use import tasks
 
 MODELS = {
@@ -104,7 +104,10 @@ def vae_rows(table: Table, train: Array, held: torch.Tensor, settings: Job) -> t
     told |= {"log_p": float(log_p.mean()), "log_p_se": float(log_p.std()) / len(log_p) ** 0.5}
 
     def draw(count: int, seed: int) -> Array:
-        return from_arrow(table, to_table(sample_run(run, count, seed=seed), run.schema.modelled))
+        return from_arrow(
+            table,
+            to_table(sample_rows(run, count, seed=seed), run.schema.modelled),
+        )
 
     return draw, told
 

@@ -25,7 +25,7 @@ from tables import Array, Table, from_arrow, load, schema_file, show, to_arrow
 
 import taut
 from taut.data import to_table
-from taut.runs.folder import sample_run
+from taut.runs.making import sample_rows
 
 BEFORE, NOW = "Columns()", "Columns(warp=True)"
 
@@ -46,7 +46,7 @@ def fitted(table: Table, rows: Array, likelihood: str, epochs: int) -> tuple[Arr
         )
         seconds = time.process_time() - began
         log_p = np.asarray(run.score(num_samples=200)["log_evidence"])
-        made = to_table(sample_run(run, len(rows) // 2), run.schema.written)
+        made = to_table(sample_rows(run, len(rows) // 2), run.schema.written)
         return log_p, from_arrow(table, made), seconds
 
 

@@ -45,7 +45,7 @@ from tables import Array, Job, Table, from_arrow, jackknife, load, schema_file, 
 
 import taut
 from taut.data import to_table
-from taut.runs.folder import sample_run
+from taut.runs.making import sample_rows
 
 SEX, MARITAL = 8, 4
 MEASURES = ["told apart, AUC", "marginals", "sex, AUC", "marital, accuracy"]
@@ -70,7 +70,10 @@ def taut_rows(table: Table, train: Array, settings: Job) -> tuple[Callable[[int,
     }
 
     def draw(count: int, seed: int) -> Array:
-        return from_arrow(table, to_table(sample_run(run, count, seed=seed), run.schema.modelled))
+        return from_arrow(
+            table,
+            to_table(sample_rows(run, count, seed=seed), run.schema.modelled),
+        )
 
     return draw, told
 

@@ -766,7 +766,7 @@ def test_any_table_in_any_pieces_comes_back(seed):
         again = encode(decode(codes, columns), columns, "t")
         np.testing.assert_array_equal(again[0], codes)
         assert again[1:] == ([], [])
-        given, missing = from_toml(to_toml(columns, ["?"]), "s")
+        given, missing, _ = from_toml(to_toml(columns, ["?"]), "s")
         assert (infer([whole], "t", given=given)[0], missing) == (columns, ("?",))
 
 
@@ -1166,7 +1166,7 @@ NAMES = [
 
 def test_hostile_names_and_levels_come_back():
     columns = tuple(Column(n, "category", (*NAMES, "é" * 10**6), type="text") for n in NAMES)
-    given, missing = from_toml(to_toml(columns, NAMES), "s")
+    given, missing, _ = from_toml(to_toml(columns, NAMES), "s")
     assert list(given) == NAMES
     assert all(
         entry == {"kind": "category", "levels": [*NAMES, "é" * 10**6]} for entry in given.values()
@@ -1195,6 +1195,7 @@ def test_a_schema_file_in_full():
     text = to_toml(columns, ["?", "-999"])
     assert tomllib.loads(text) == {
         "missing_values": ["?", "-999"],
+        "constraints": [],
         "columns": {
             "a": {"kind": "levels", "low": -1, "high": 3},
             "b": {"kind": "binary", "levels": ["x", "y"]},
@@ -1211,6 +1212,7 @@ def test_a_schema_file_in_full():
     assert from_toml(numbers, "s") == (
         {"a": {"kind": "ordinal", "levels": ["1", "2", "0.5", "true"]}},
         ("-999", "1.5", "?"),
+        (),
     )
 
 

@@ -151,7 +151,7 @@ def test_what_a_model_makes_is_in_range_and_on_the_grid(name: str) -> None:
 def test_the_schema_file_says_all_of_it(name: str) -> None:
     values = SHAPES[name][0](rng())
     column = one(values)[0]
-    given, _ = from_toml(to_toml([column], ()), "s")
+    given, *_ = from_toml(to_toml([column], ()), "s")
     again, _, problems = one(values, given=given)
     assert (again, problems) == (column, [])
 
@@ -289,6 +289,6 @@ def test_what_is_written_of_a_column_on_a_grid_is_read_again(kind: str) -> None:
     values = 10 * np.random.default_rng(0).geometric(0.02, 400).astype(float)
     column, _, problems = one(values, given={"x": {"kind": kind}})
     assert not problems
-    given, _ = from_toml(to_toml((column,), ()), "s.toml")
+    given, *_ = from_toml(to_toml((column,), ()), "s.toml")
     again, _, problems = one(values, given=given)
     assert (again, problems) == (column, [])

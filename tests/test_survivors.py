@@ -73,6 +73,12 @@ def test_only_a_name_that_is_a_value_of_its_column_looks_like_a_row() -> None:
     assert repeats_a_row(["a", "", "1"], [["2", "3"], [""], ["1", "2"]]) == [2]
 
 
+def test_a_zero_among_positive_numbers_is_seen_as_missing() -> None:
+    """Its logarithm would be the farthest of all that the encoder sees."""
+    part = ColumnFeatures([0, 0], ["log", "log1p"], torch.tensor([1.0, 1.0]), torch.ones(2))
+    assert part(torch.zeros(1, 2)).tolist() == [[0.0, -1.0]]
+
+
 def test_the_highest_level_is_the_last_that_has_a_logit() -> None:
     levels = CategoricalLevels(torch.zeros(4), 2)
     assert levels.support.check(torch.tensor([1.0, 2.0, 5.0, 6.0])).tolist() == [

@@ -30,7 +30,8 @@ from taut.distributions.observed import terms
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.cells import impute
 from taut.likelihoods.columns import Columns, Joint, level_probs
-from taut.runs.folder import new_data, sample_run
+from taut.runs.folder import new_data
+from taut.runs.making import sample_rows
 
 KINDS = [
     "category",
@@ -310,7 +311,7 @@ def test_the_untrained_model_is_near_the_marginals() -> None:
 
 def test_samples_are_tables_of_the_right_types(tmp_path: Path) -> None:
     run = fit(frame(), tmp_path / "run")
-    table = to_table(sample_run(run, 50), run.schema.modelled)
+    table = to_table(sample_rows(run, 50), run.schema.modelled)
     assert table.column_names == ["size", "colour", "member", "visits", "heat"]
     assert [str(t) for t in table.schema.types] == ["double", "string", "bool", "int64", "double"]
     assert set(table["colour"].to_pylist()) <= {"red", "green", "=cmd()"}
@@ -321,14 +322,14 @@ def test_samples_are_tables_of_the_right_types(tmp_path: Path) -> None:
 def test_a_condition_is_a_context_and_samples_have_it(tmp_path: Path) -> None:
     run = fit(frame(), tmp_path / "run", condition=("colour",))
     assert run.schema.rest == [0, 2, 3, 4]
-    rows = sample_run(run, 30, given={"colour": "green"})
+    rows = sample_rows(run, 30, given={"colour": "green"})
     table = to_table(rows, run.schema.modelled)
     assert set(table["colour"].to_pylist()) == {"green"}
     again = taut.load(tmp_path / "run")
-    assert torch.equal(sample_run(again, 30, given={"colour": "green"}), rows)
-    assert not torch.equal(sample_run(again, 30, given={"colour": "red"})[:, 4], rows[:, 4])
+    assert torch.equal(sample_rows(again, 30, given={"colour": "green"}), rows)
+    assert not torch.equal(sample_rows(again, 30, given={"colour": "red"})[:, 4], rows[:, 4])
     with pytest.raises(taut.UsageError, match="conditioned on colour: give exactly that"):
-        sample_run(again, 3)
+        sample_rows(again, 3)
     levels = "none of the column's 3 levels: =cmd(), green, red"
     for value, mend in (
         ("teal", "give one of them"),
@@ -336,7 +337,7 @@ def test_a_condition_is_a_context_and_samples_have_it(tmp_path: Path) -> None:
         ("NA", "give one of them"),
     ):
         with pytest.raises(taut.UsageError) as caught:
-            sample_run(again, 3, given={"colour": value})
+            sample_rows(again, 3, given={"colour": value})
         assert str(caught.value) == f"--given colour={value}: {levels}; {mend}"
     x = prepare(frame(), schema=run.schema).test
     filled = impute(again.model, x, 20).values
@@ -380,7 +381,7 @@ def test_counts_given_their_total_scale_with_it(tmp_path: Path) -> None:
             p.zero_()
         mean = model.decode(torch.zeros(1, 2, 1, dtype=torch.float64), context).mean[0]
     torch.testing.assert_close(mean[1], 3 * mean[0], rtol=1e-6, atol=0)
-    rows = sample_run(taut.load(tmp_path / "run"), 2000, given={"total": "500"})
+    rows = sample_rows(taut.load(tmp_path / "run"), 2000, given={"total": "500"})
     assert 300 < float(rows.sum(1).mean()) < 750
 
 
@@ -493,7 +494,7 @@ def test_a_total_must_be_a_number(total: str, tmp_path: Path) -> None:
         num_samples=5,
     )
     with pytest.raises(taut.UsageError, match="at least 0"):
-        sample_run(run, 3, given={"total": total})
+        sample_rows(run, 3, given={"total": total})
 
 
 def test_a_total_is_for_a_matrix_of_counts_only() -> None:
@@ -571,7 +572,9 @@ def test_a_contingency_table_is_learned_and_its_rows_come_in_their_shares(tmp_pa
     found = run.evaluation()
     assert abs(found["log_evidence"]["value"] + float(-(p * p.log()).sum())) < 0.1
     assert any("453 of 453 rows repeat rows of the training" in line for line in found["warnings"])
-    drawn = (sample_run(run, 20_000, seed=1) @ codes.float()).long().bincount(minlength=24) / 20_000
+    drawn = (sample_rows(run, 20_000, seed=1) @ codes.float()).long().bincount(
+        minlength=24
+    ) / 20_000
     assert float((drawn - p).abs().max()) < 0.05
 
 

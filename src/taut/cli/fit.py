@@ -289,7 +289,9 @@ def _write_schema(dataset: Dataset, out: Path) -> None:
 
     if dataset.schema.kind != "table":
         raise UsageError("--out is for tables: --kind and --levels say what an array is")
-    write_bytes(out, to_toml(dataset.schema.columns, dataset.schema.missing_values).encode())
+    schema = dataset.schema
+    text = to_toml(schema.columns, schema.missing_values, schema.constraints)
+    write_bytes(out, text.encode())
 
 
 def _train_and_measure(

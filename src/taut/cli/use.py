@@ -76,11 +76,11 @@ def sample(
         taut sample runs/cells-1 --given batch=A --out new.h5ad
     """
     loaded = load_run(run, trust)
-    from taut.runs.folder import sample_run
+    from taut.runs.making import sample_rows
 
     target, fixed = data_target(out, "samples", loaded, overwrite), _assignments(given or [])
     with bars.blocks("sampling"):
-        values = sample_run(loaded, num_samples, given=fixed, mean=mean, seed=seed)
+        values = sample_rows(loaded, num_samples, given=fixed, mean=mean, seed=seed)
     if target.suffix != ".h5ad":
         write(values, target, loaded, as_json)
         return
@@ -197,8 +197,8 @@ def impute(
         taut impute runs/orders-1 orders.csv --num-imputations 5
     """
     loaded = load_run(run, trust)
-    from taut.evidence import cells
     from taut.runs.handed import NO_GAPS
+    from taut.runs.making import fill_rows
     from taut.system import parallel
 
     if loaded.schema.kind == "count":
@@ -207,9 +207,7 @@ def impute(
     targets = numbered(base, num_imputations, overwrite)
     new = data_for(loaded, data, key)
     with bars.blocks("imputing"):
-        result = cells.impute(
-            loaded.model, new.rows, num_samples, num_imputations=num_imputations, seed=seed
-        )
+        result = fill_rows(loaded, new.rows, num_samples, num_imputations, seed=seed)
     filled = _count_filled(new.rows, result.values)
     complete = result.draws if num_imputations else [result.values]
 

@@ -44,6 +44,8 @@ class Schema:
         context: Of counts, the columns of ``obs`` that are their context: their codes stand behind
             the counts of a row.
         names: Of counts, what is counted (genes), where the source says so.
+        constraints: What holds between numbers of a table in every row, such as ``start <= end``:
+            made rows keep it.
     """
 
     kind: Kind
@@ -56,6 +58,7 @@ class Schema:
     missing_values: tuple[str, ...] = ()
     context: tuple[Column, ...] = ()
     names: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -156,6 +159,7 @@ class Schema:
             "columns": [c.to_dict() for c in self.columns],
             "context": [c.to_dict() for c in self.context],
             "names": list(self.names),
+            "constraints": list(self.constraints),
         }
 
     @classmethod
@@ -172,6 +176,7 @@ class Schema:
                 missing_values=tuple(str(v) for v in fields.get("missing_values", ())),
                 context=tuple(Column.from_dict(c) for c in fields.get("context", ())),
                 names=tuple(str(name) for name in fields.get("names", ())),
+                constraints=tuple(str(text) for text in fields.get("constraints", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a schema ({type(error).__name__}: {error})") from error

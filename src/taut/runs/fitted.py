@@ -7,7 +7,6 @@ file, and results come back in the same kind (``handed``).
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,27 +19,23 @@ from torch import Tensor
 
 from taut.build.checks import unsupported
 from taut.build.config import Config, DataConfig
-from taut.data import Column, New, Options, Schema, check_against
-from taut.data.obs import code_of
-from taut.data.tables.infer import encode as encode_columns
+from taut.data import New, Options, Schema, check_against
 from taut.data.tables.oddities import MANY
-from taut.data.tables.words import nearest_to
-from taut.distributions.counts import LARGEST_COUNT
 from taut.evidence import Evidence, cells, importance_blocks, settle
 from taut.evidence.outliers import oddity, ranks
 from taut.evidence.rows import RowEvidence
-from taut.features import Split, Totals
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.objectives import Objective
 from taut.runs.annotated import annotated
 from taut.runs.handed import Handed, library_of, made
+from taut.runs.making import fill_rows, sample_rows
 from taut.runs.telling import Telling
 from taut.system.errors import DataError, TautWarning, UsageError, shown
 from taut.use import tasks
 from taut.use.differential import Differential, differential, labels_of, members
 
-__all__ = ["Fitted", "Source", "new_data", "options_of", "sample_run", "score_columns"]
+__all__ = ["Fitted", "Source", "new_data", "options_of", "score_columns"]
 
 Source = str | Path | np.ndarray | Tensor | Any  # a data frame, a sparse matrix, an AnnData
 SCORES = ("log_evidence", "log_evidence_error", "reliable", "method", "ess", "khat", "elbo")
@@ -92,7 +87,7 @@ class Fitted:
             UsageError: what the model is conditioned on is not given, or is not a value of it.
         """
         texts = {name: str(value) for name, value in (given or {}).items()}
-        values = sample_run(self, num_samples, given=texts, mean=mean, seed=seed)
+        values = sample_rows(self, num_samples, given=texts, mean=mean, seed=seed)
         return made(values, self.schema, self.like, mean=mean)
 
     def encode(
@@ -206,9 +201,7 @@ class Fitted:
         handed = self._handed(data)
         if self.schema.kind == "count":
             handed.filled(torch.empty(0))  # refuses
-        found = cells.impute(
-            self.model, handed.new.rows, num_samples, num_imputations=num_imputations, seed=seed
-        )
+        found = fill_rows(self, handed.new.rows, num_samples, num_imputations, seed=seed)
         gaps = torch.cat([rows.isnan().flatten(1).any(1) for rows in handed.new.rows.split(4096)])
         if doubtful := int((gaps & ~found.reliable).sum()):
             warnings.warn(
@@ -350,120 +343,6 @@ def _some_latent(model: Model, x: Any) -> Tensor:
         with torch.no_grad():
             return model.latent_prior().sample(torch.Size((1,)))
     return tasks.encode(model, x).to(torch.get_default_dtype())
-
-
-def sample_run(
-    fitted: Fitted,
-    num_samples: int,
-    *,
-    given: Mapping[str, str] | None = None,
-    mean: bool = False,
-    seed: int = 0,
-) -> Tensor:
-    r"""Returns draws of x, (N, \*event); of a table the columns that are given are in them.
-
-    Args:
-        fitted: The model and how its data are read.
-        num_samples: N.
-        given: Values of what the model is conditioned on, by column, and ``total`` for counts given
-            their total, by default the mean of the training rows.
-        mean: Whether to return the mean of p(x|z) instead of a draw.
-        seed: The same seed gives the same samples.
-
-    Raises:
-        UsageError: a column is not given that must be, a value is not one of its column, or it lies
-            so far outside of the training data that counts pass what floats can count.
-    """
-    schema, given = fitted.schema, dict(given or {})
-    wanted = list(schema.condition)
-    if (totals := _totals(fitted.model.condition)) is not None:
-        wanted.append("total")
-        given.setdefault("total", f"{float(totals.mean_total)}")
-    if set(given) != set(wanted):
-        names = ", ".join(shown(name) for name in wanted) or "nothing"
-        raise UsageError(
-            f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each "
-            "(from Python: given={COLUMN: VALUE})"
-        )
-    if not wanted:
-        return tasks.sample(fitted.model, num_samples, mean=mean, seed=seed)
-    codes = torch.from_numpy(_given_codes(schema, given)).to(torch.get_default_dtype())
-    rows = tasks.sample(
-        fitted.model,
-        num_samples,
-        mean=mean,
-        context=tasks.context_of(fitted.model, codes),
-        seed=seed,
-    )
-    counts: Any = ...
-    if schema.kind == "table":
-        counts = [schema.modelled[i].kind == "count" for i in schema.rest]
-    if not bool((rows[:, counts] < LARGEST_COUNT).all()):
-        said = ", ".join(f"{shown(name)}={shown(value)}" for name, value in given.items())
-        raise UsageError(
-            f"--given {said}: counts pass 2^53 there, more than floats can count; give values like "
-            f"those of training"
-        )
-    if schema.kind != "table":
-        return rows
-    full = torch.empty(num_samples, len(schema.modelled))
-    full[:, schema.rest], full[:, schema.given] = rows, codes
-    return full
-
-
-def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
-    """Returns the codes of given values, (1, number of them)."""
-    if schema.kind != "table":
-        codes: list[float] = [code_of(given[c.name], c) for c in schema.context]
-        if "total" in given:
-            codes.append(_total(given["total"]))
-        return np.array([codes], np.float64)
-    columns = [schema.modelled[i] for i in schema.given]
-    values, problems, _ = encode_columns(
-        _one_row(given, columns), columns, "--given", missing_values=schema.missing_values
-    )
-    problems += [
-        _no_level(given[c.name], c)
-        for c, x in zip(columns, values[0], strict=True)
-        if c.levels and np.isnan(x)
-    ]
-    if problems or np.isnan(values).any():
-        raise UsageError(
-            "; ".join(problems)
-            or "--given: a value of what is given is missing; write COLUMN=VALUE"
-        )
-    return values
-
-
-def _totals(condition: Any) -> Totals | None:
-    """Returns the rule for the total of a row, where that is given."""
-    if isinstance(condition, Split):
-        return condition.totals
-    return condition if isinstance(condition, Totals) else None
-
-
-def _total(text: str) -> float:
-    try:
-        total = float(text)
-    except ValueError:
-        total = math.nan
-    if not 0 <= total < math.inf:
-        raise UsageError(f"--given total={shown(text)}: a number of at least 0 is needed")
-    return total
-
-
-def _no_level(value: str, column: Column) -> str:
-    near = nearest_to(value, column.levels) or "; give one of them"
-    return (
-        f"--given {shown(column.name)}={shown(value)}: none of the column's "
-        f"{column.describe()[1]}{near}"
-    )
-
-
-def _one_row(given: Mapping[str, str], columns: Sequence[Column]) -> Any:
-    import pyarrow as pa
-
-    return pa.table({c.name: [given[c.name]] for c in columns})
 
 
 def options_of(config: DataConfig) -> Options:

@@ -161,12 +161,21 @@ def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
     modelled = [c for c in columns if c.modelled]
     if values.ndim != 2 or values.shape[1] != len(modelled):
         raise UsageError(f"codes of shape {values.shape} do not fit {len(modelled)} columns")
-    numbers = {c.name: c.values(values[:, j]) for j, c in enumerate(modelled)}
+    numbers = numbers_of(values, columns)
+    made = [c for c in columns if c.name in numbers]
+    return pa.table([_decoded(numbers[c.name], c) for c in made], names=[c.name for c in made])
+
+
+def numbers_of(codes: np.ndarray, columns: Sequence[Column]) -> dict[str, np.ndarray]:
+    """Returns the numbers (of levels their codes) that the codes of the modelled columns, (N, C),
+    stand for, and those that follow from them, by name.
+    """
+    modelled = [c for c in columns if c.modelled]
+    numbers = {c.name: c.values(codes[:, j]) for j, c in enumerate(modelled)}
     for column in columns:
         if isinstance(column.sum, Formula) and column.sum.factors.keys() <= numbers.keys():
             numbers[column.name] = column.values(column.settled(column.sum.of(numbers)))
-    made = [c for c in columns if c.name in numbers]
-    return pa.table([_decoded(numbers[c.name], c) for c in made], names=[c.name for c in made])
+    return numbers
 
 
 def closeness(column: Column) -> float:

@@ -22,8 +22,9 @@ from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema
 from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
-from taut.data.tables.codes import closeness
+from taut.data.tables.codes import CONTRADICTING, closeness
 from taut.data.tables.column import Column
+from taut.data.tables.constraints import constraint_of, contradiction, holding, learned, settled
 from taut.data.tables.formula import Formula, neat
 from taut.data.tables.infer import decode, encode, from_toml, infer
 from taut.data.tables.numeric_notes import MOST, SOME, linear_functions
@@ -31,7 +32,7 @@ from taut.data.tables.parquet import row_groups
 from taut.data.tables.parquet_files import plain_type
 from taut.data.tables.parquet_rows import ParquetRows
 from taut.data.tables.words import float_storage, quoted
-from taut.system.errors import DataError, UsageError, nearest, shown
+from taut.system.errors import DataError, UsageError, and_more, nearest, shown
 
 __all__ = ["MISSING_NOTE", "Asked", "Prepared", "check_table", "fill", "prepare_tables", "to_table"]
 
@@ -66,6 +67,7 @@ class _Coded(NamedTuple):
     hashes: np.ndarray  # of each row
     rows: Any  # Rows, all of them
     problems: list[str]
+    refuted: list[str]  # constraints that too many rows contradict, a line each
     notes: list[str]
     missing: int  # entries
     empty: int  # rows
@@ -100,10 +102,11 @@ def prepare_tables(
         else _understood(sources[0], names[0], asked)
     )
     if not isinstance(asked.schema, Schema | Path) and not isinstance(sources[0], Streamed):
-        schema, learned = _with_formulas(sources[0], schema, names[0])
-        notes += learned
+        for learn in (_with_formulas, _with_constraints):
+            schema, told = learn(sources[0], schema, names[0])
+            notes += told
     coded = [_code(s, schema, name) for s, name in zip(sources, names, strict=True)]
-    wrong = [line for c in coded for line in c.problems]
+    wrong = [line for c in coded for line in (*c.problems, *c.refuted)]
     if len(coded[0].hashes) < min_rows:
         wrong.append(too_few(names[0], len(coded[0].hashes), min_rows))
     if wrong:
@@ -138,9 +141,9 @@ def prepare_tables(
 def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]]:
     """Returns the schema of a table that has none yet, and notes."""
     given: dict[str, dict[str, Any]] = {}
-    missing_values = asked.missing_values
+    missing_values, stated = asked.missing_values, tuple[str, ...]()
     if isinstance(asked.schema, Path):
-        given, also = from_toml(_text(asked.schema), shown(asked.schema))
+        given, also, stated = from_toml(_text(asked.schema), shown(asked.schema))
         missing_values = (*missing_values, *also)
     columns, notes, wrong = infer(_pieces(source), name, missing_values=missing_values, given=given)
     modelled = [c.name for c in columns if c.modelled]
@@ -169,6 +172,7 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
         tuple(columns),
         asked.condition,
         tuple(missing_values),
+        constraints=tuple(str(constraint_of(text, columns)) for text in stated),
     )
     return schema, notes
 
@@ -213,6 +217,22 @@ def _with_formulas(table: Any, schema: Schema, name: str) -> tuple[Schema, list[
         f"{shown(name)}: {quoted(c.name)} = {c.formula} in every row: it is computed, and not "
         f"modelled; a --schema FILE that gives it a kind keeps it"
         for c in derived.values()
+    ]
+
+
+def _with_constraints(table: Any, schema: Schema, name: str) -> tuple[Schema, list[str]]:
+    """Returns the schema with the inequalities between two columns that hold in every row, and not
+    by chance, and a note that says so.
+    """
+    if schema.condition:
+        return schema, []
+    values, _, _ = encode(table, schema.columns, name, missing_values=schema.missing_values)
+    found = learned(values, schema.columns)
+    if not found:
+        return schema, []
+    return replace(schema, constraints=tuple(found)), [
+        f"{shown(name)}: {', '.join(found[:3])}{and_more(found, 3)} in every row: made rows keep "
+        f"it; constraints in a --schema FILE say what holds"
     ]
 
 
@@ -272,10 +292,7 @@ def to_table(values: Any, columns: Sequence[Column]) -> Any:
         values: An array or a tensor of codes; NaN becomes null.
         columns: The columns that they are of, and those that follow from them.
     """
-    array = np.asarray(values, np.float64).copy()
-    for j, column in enumerate(c for c in columns if c.modelled):
-        array[:, j] = column.settled(array[:, j])
-    return decode(array, columns)
+    return decode(settled(np.asarray(values, np.float64), columns), columns)
 
 
 def fill(table: Any, values: Any, schema: Schema) -> Any:
@@ -356,6 +373,7 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
     for.
     """
     hashes, kept, problems, notes, first_row = [], [], [], [], 0
+    against: dict[str, list[np.ndarray]] = {text: [] for text in schema.constraints}
     missing, empty = 0, 0
     if not isinstance(source, Streamed) and not source.num_rows:
         raise DataError(f"{name}: holds no rows")
@@ -365,6 +383,8 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
         )
         problems += wrong
         notes += told
+        for text, parts in against.items():
+            parts.append(first_row + np.flatnonzero(~holding(values, schema.columns, [text])))
         values = values.astype(float_storage())
         hashes.append(row_hashes(values))
         gaps = np.isnan(values)
@@ -372,6 +392,11 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
         first_row += len(values)
         if not isinstance(source, Streamed):
             kept.append(values)
+    refuted = []
+    for text, parts in against.items():
+        if len(broken := np.concatenate(parts)):
+            notes.append(f"{name}: {contradiction(text, broken, first_row)}")
+            refuted += notes[-1:] if len(broken) > CONTRADICTING * first_row else []
     rows: Any
     if isinstance(source, Streamed):
         code = partial(_codes, schema=schema, name=name)
@@ -379,7 +404,9 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
         notes += rows.notes
     else:
         rows = torch.from_numpy(np.concatenate(kept))
-    return _Coded(np.concatenate(hashes), rows, _once(problems), _once(notes), missing, empty)
+    return _Coded(
+        np.concatenate(hashes), rows, _once(problems), refuted, _once(notes), missing, empty
+    )
 
 
 def _once(lines: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import textwrap
 import tomllib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from taut.data.tables.column import Column
 from taut.data.tables.entries import entry_problems
@@ -18,6 +18,7 @@ HEADER = """\
 # What each column of the table is. Edit it, then give it with --schema.
 {kinds}
 # step: the grid of the values; low, high: what they cannot pass.
+# constraints: what holds between numbers, or dates, in every row, such as "start <= end".
 """
 
 
@@ -27,18 +28,37 @@ def _kinds() -> str:
     return "\n".join(f"# {line}" for line in lines)
 
 
-def to_toml(columns: Sequence[Column], missing_values: Sequence[str]) -> str:
+class Said(NamedTuple):
+    """What a schema file says.
+
+    Args:
+        columns: Of each column (``given`` of ``infer``).
+        missing_values: Texts and numbers that mean missing.
+        constraints: What holds between columns in every row.
+    """
+
+    columns: dict[str, dict[str, Any]]
+    missing_values: tuple[str, ...]
+    constraints: tuple[str, ...]
+
+
+def to_toml(
+    columns: Sequence[Column], missing_values: Sequence[str], constraints: Sequence[str] = ()
+) -> str:
     """Returns the schema file of the columns; ``from_toml`` reads it."""
-    lines = [HEADER.format(kinds=_kinds()), f"missing_values = {_list(missing_values)}"]
+    lines = [
+        HEADER.format(kinds=_kinds()),
+        f"missing_values = {_list(missing_values)}",
+        f"constraints = {_list(constraints)}",
+    ]
     for column in columns:
         lines += [f"\n[columns.{_text(column.name)}]", f"kind = {_text(column.kind)}"]
         lines += [f"{key} = {_value(v)}" for key, v in column.rules.entry(column).items()]
     return "\n".join(lines) + "\n"
 
 
-def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """Returns what a schema file says of each column (``given`` of ``infer``), and the values that
-    mean missing.
+def from_toml(text: str, where: str) -> Said:
+    """Returns what a schema file says.
 
     Args:
         text: The file's text.
@@ -51,7 +71,7 @@ def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[s
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{shown(where)}: is not valid TOML ({shown(error)})") from None
-    keys = ("columns", "missing_values")
+    keys = ("columns", "missing_values", "constraints")
     other = [key for key in content if key not in keys]
     lines = [
         f"unknown key {quoted(key)}{nearest_to(key, keys) or '; a column is [columns.NAME]'}"
@@ -66,6 +86,9 @@ def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[s
     ):
         lines.append('missing_values must be a list of texts and numbers, such as ["?", -999]')
         missing = []
+    rules = content.get("constraints", [])
+    if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
+        lines.append('constraints must be a list of texts, such as ["start <= end"]')
     given = {}
     for header, entry in tables.items():
         if not isinstance(entry, dict):
@@ -79,7 +102,7 @@ def from_toml(text: str, where: str) -> tuple[dict[str, dict[str, Any]], tuple[s
         given[header] = entry
     if lines:
         raise UsageError("\n".join(f"{shown(where)}: {line}" for line in lines))
-    return given, tuple(str(_level(m)) for m in missing)
+    return Said(given, tuple(str(_level(m)) for m in missing), tuple(rules))
 
 
 def _level(value: Any) -> Any:
