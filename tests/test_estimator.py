@@ -43,6 +43,7 @@ FAST: dict[str, Any] = {
     "random_state": 0,
     "latent_dim": 2,
 }
+EXACT: dict[str, Any] = {"model": "Mixture(num_states=2)", "max_epochs": 5, "random_state": 0}
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def _float32() -> None:
 
 @pytest.mark.usefixtures("_float32")
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([VAEstimator(**FAST)])
+@parametrize_with_checks([VAEstimator(**FAST), VAEstimator(**EXACT)])
 def test_it_passes_all_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
     """In float32, which is torch's own default: float64 hides what depends on the size
     of a block.
@@ -259,8 +260,53 @@ def test_own_noise_is_uniform_and_independent_within_rows_and_between_them() -> 
     correlation = z.T @ z / 6000**0.5
     assert float(correlation.fill_diagonal_(0.0).abs().max()) < 6
     assert float((z[1:] * z[:-1]).sum(0).abs().max()) / 6000**0.5 < 6
+    assert float((z[:3000] * z[3000:]).sum(0).abs().max()) / 3000**0.5 < 6
     # var z^2 of a uniform is 9 / 5 - 1
     assert float((((z**2).mean(0) - 1) * (6000 / 0.8) ** 0.5).abs().max()) < 6
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("FactorAnalysis(latent_dim=1)", _normal()),
+        ("HiddenForest(num_states=2)", _mixed()),
+    ],
+)
+def test_an_exact_model_is_an_estimator_too(model: str, data: Any) -> None:
+    estimator = VAEstimator(model=model, max_epochs=5, random_state=0).fit(data)
+    scores = estimator.score_samples(data)
+    again = pickle.loads(pickle.dumps(estimator))
+    assert np.array_equal(again.score_samples(data), scores)
+    rows = torch.tensor(data) if isinstance(data, np.ndarray) else None
+    if rows is not None:  # the Gaussian that factor analysis is
+        part = estimator.model_
+        one = part.log_prob(rows).detach().numpy()
+        np.testing.assert_allclose(scores, one, rtol=1e-12)
+        centre, far = rows.mean(0, keepdim=True), rows.mean(0, keepdim=True) + torch.eye(3)
+        assert (part.log_prob(far) < part.log_prob(centre)).all()
+    z = estimator.transform(data)
+    assert z.shape == (len(data), len(estimator.get_feature_names_out()))
+    made = estimator.sample(5)
+    assert type(made) is type(data)
+    assert len(made) == 5
+    assert list(estimator.predict(data)).count(-1) <= len(data) / 4
+    gaps = data.copy()
+    if rows is not None:
+        gaps[3, 1] = np.nan
+        filled = estimator.impute(gaps)
+        assert np.array_equal(np.delete(filled, 3, 0), np.delete(data, 3, 0))
+        assert np.isfinite(filled).all()
+
+
+def test_what_is_of_a_vae_is_refused_for_an_exact_model() -> None:
+    estimator = VAEstimator(model="Mixture(num_states=2)", max_epochs=2).fit(_mixed())
+    with pytest.raises(ValueError, match="a Mixture decodes states, and Z holds what is known"):
+        estimator.inverse_transform(estimator.transform(_mixed()))
+    for setting in ({"objective": "IWAE()"}, {"latent_dim": 2}, {"prior": "GaussianMixture()"}):
+        with pytest.raises(ValueError, match="Mixture"):
+            VAEstimator(model="Mixture(num_states=2)", **setting).fit(_mixed())
+    with pytest.raises(ValueError, match="no model is called 'Mixtur'"):
+        VAEstimator(model="Mixtur()").fit(_mixed())
 
 
 def test_bits_are_scored_with_their_own_noise() -> None:

@@ -15,9 +15,10 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -31,8 +32,15 @@ from sklearn.base import (
 from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 from torch import nn
 
-from taut.build.config import Config
-from taut.build.model import VAE_MODEL, build, build_objective, describe_part
+from taut.build.config import Config, ModelConfig
+from taut.build.model import (
+    VAE_MODEL,
+    build,
+    build_objective,
+    describe_exact,
+    describe_part,
+    usual_objective,
+)
 from taut.build.spec import to_spec
 from taut.data import Dataset, New, Options, Schema, fill, read
 from taut.data.h5ad import to_obsm
@@ -48,16 +56,18 @@ from taut.data.in_memory import (
 )
 from taut.data.tables.frames import from_frame
 from taut.data.tables.prepare import Asked
-from taut.evidence import cells
 from taut.evidence.outliers import threshold
 from taut.evidence.own import own_evidence
-from taut.model import Likelihood, Posterior, Prior
+from taut.model import Likelihood, Model, Posterior, Prior
+from taut.models.exact import ExactModel
 from taut.objectives import Objective
 from taut.runs.assemble import assemble, to_device
-from taut.runs.fitted import Fitted, new_data, sample_run
-from taut.runs.folder import Run, find_device
+from taut.runs.fitted import Fitted, new_data
+from taut.runs.folder import Run, allocate, find_device
+from taut.runs.making import fill_rows, sample_rows
 from taut.system.errors import DataError, UsageError
 from taut.system.seeds import untouched
+from taut.training.exact import PASSES, train_exact
 from taut.training.loop import State, finish, train
 from taut.training.pace import plan_steps
 from taut.use.tasks import decode, encode
@@ -93,6 +103,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     Args:
         latent_dim: D; by default half the number of columns, of a data frame as many as columns, 2
             to 32.
+        model: VAE(), the default, or a model whose log p(x) is exact, such as HiddenForest() or
+            MixtureOfFactorAnalysers(), which has no parts, no objective and no latent_dim.
         prior: A prior or its specification; by default StandardNormal().
         likelihood: A likelihood or its specification; by default what follows from the data.
         posterior: A posterior or its specification; by default as in ``taut fit``.
@@ -133,6 +145,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
     notes_: tuple[str, ...]
     n_iter_: int
     seed_: int
+    _n_features_out: int
     _kept: Any
     _usual: np.ndarray
     _constants: Any
@@ -146,6 +159,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         self,
         latent_dim: Whole | None = None,
         *,
+        model: str | None = None,
         prior: Prior | str | None = None,
         likelihood: Likelihood | str | None = None,
         posterior: Posterior | str | None = None,
@@ -168,6 +182,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         random_state: Whole | np.random.RandomState | None = None,
     ) -> None:
         self.latent_dim = latent_dim
+        self.model = model
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
@@ -205,14 +220,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             self.seed_ = _seed(self.random_state)
             data = self._dataset(source, self._settings())
             config, data, model, objective = assemble(data, self._settings(), parts=self._parts())
-            torch.set_num_threads(config.training.threads or torch.get_num_threads())
-            device = find_device(config.training.device)
-            data = to_device(data, device)
-            state = State(plan_steps(model.to(device), objective, data, config.training))
-            self.history_ = [
-                record._asdict() for record in train(model, objective, data, config.training, state)
-            ]
-            finish(model, state)
+            config, self.history_ = _trained(model, objective, data, config)
+            self._n_features_out = encode(model, data.train[:1]).shape[1]
         self.model_, self.schema_, self.config_, self.notes_ = (
             model,
             data.schema,
@@ -250,6 +259,11 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         z = check_array(Z, dtype=np.float64)
         with _session(torch.float64):
             fitted = self._fitted(torch.float64)
+            if isinstance(fitted.model, ExactModel):
+                raise UsageError(
+                    f"a {type(fitted.model).__name__} decodes states, and Z holds what is known of "
+                    f"them: use sample or impute, or model='VAE()'"
+                )
             if fitted.model.condition is not None:
                 raise UsageError(
                     "this model is conditioned on a context, which Z does not hold: use "
@@ -278,7 +292,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         check_is_fitted(self)
         with _session(self._precision):
             texts = {name: str(value) for name, value in (given or {}).items()}
-            values = sample_run(
+            values = sample_rows(
                 self._fitted(), n_samples, given=texts, seed=_seed(self.random_state)
             ).numpy()
             if self.schema_.discrete:
@@ -354,9 +368,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
                 gaps = np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
             if not gaps.any():
                 return whole.copy() if hasattr(whole, "copy") else whole
-            values = cells.impute(
-                fitted.model, new.rows, int(self.num_samples), seed=self.seed_
-            ).values.numpy()
+            filled = fill_rows(fitted, new.rows, int(self.num_samples), seed=self.seed_)
+            values = filled.values.numpy()
             if not array:
                 return completed(X, new.table, fill(new.table, values, self.schema_))
         result = source.copy()
@@ -364,12 +377,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         return result
 
     @property
-    def _n_features_out(self) -> int:
-        return int(self.config_.model.latent_dim or 0)
-
-    @property
     def _precision(self) -> torch.dtype:
-        return next(p.dtype for p in self.model_.parameters())
+        tensors = self.model_.state_dict().values()
+        return next(t.dtype for t in tensors if t.is_floating_point())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -392,7 +402,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         given |= {"seed": self.seed_, "test_fraction": 0.0}
         if isinstance(self.schema, Schema):
             del given["schema"]
-        given["model"] = VAE_MODEL
+        given.setdefault("model", VAE_MODEL)
         sections = Config().to_dict()
         values = {
             name: {f: _plain(given[f]) for f in fields if f in given}
@@ -497,8 +507,9 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             if next(model.parameters()).device.type == "mps":  # which has no float64
                 model = model.cpu()
             model = model.to(dtype)
-        # decided by ``fit``
-        objective = build_objective(cast(str, self.config_.training.objective))
+        objective = build_objective(
+            self.config_.training.objective or usual_objective(self.schema_)
+        )
         return Fitted(model=model, schema=self.schema_, config=self.config_, objective=objective)
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
@@ -575,6 +586,27 @@ def embed_anndata(adata: Any, model: VAEstimator | Run, key: str = "X_taut") -> 
         to_obsm(adata, np.asarray(model.transform(adata)), key)
 
 
+def _trained(
+    model: Model, objective: Objective, data: Dataset, config: Config
+) -> tuple[Config, list[dict[str, Any]]]:
+    """Trains a model in place and returns its configuration, with what the training chose, and its
+    history.
+    """
+    training = config.training
+    torch.set_num_threads(training.threads or torch.get_num_threads())
+    if isinstance(model, ExactModel):
+        passes = train_exact(model, data, training, State(training.max_epochs or PASSES))
+        history = [record._asdict() for record in passes]
+        spec = str(describe_exact(model.eval().double()))  # a row's number depends on no other
+        return replace(config, model=ModelConfig(model=spec)), history
+    device = find_device(training.device)
+    data = to_device(data, device)
+    state = State(plan_steps(model.to(device), objective, data, training))
+    history = [record._asdict() for record in train(model, objective, data, training, state)]
+    finish(model, state)
+    return config, history
+
+
 @contextmanager
 def _session(dtype: torch.dtype | None = None) -> Iterator[None]:
     """Runs a block in a precision, with errors as scikit-learn wants them.
@@ -638,6 +670,7 @@ def _rebuilt(state: Mapping[str, Any]) -> dict[str, Any]:
     tensors = safetensors.torch.load(state["model_"])
     with _session(next(t.dtype for t in tensors.values() if t.is_floating_point())):
         model = build(config.model, schema)
+        allocate(model, {name: tuple(t.shape) for name, t in tensors.items()})
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:

@@ -29,6 +29,7 @@ from taut.evidence.importance import MAX_DATA, MAX_ELEMENTS, Proposal, importanc
 from taut.evidence.results import Evidence
 from taut.evidence.rows import settle
 from taut.model import Model
+from taut.models.exact import ExactModel
 from taut.system.seeds import derive
 from taut.types import Context, Data
 from taut.use.blocks import device_of
@@ -53,6 +54,9 @@ def own_evidence(
         num_samples: K. A row whose error is below 0.05 nats after 50 samples is left at that.
         seed: The same seed gives the same numbers.
     """
+    if isinstance(model, ExactModel):
+        found = importance(model, x, 1, seed=seed)
+        return found.log_evidence.cpu(), found.reliable.cpu()
     dtype = torch.get_default_dtype()
     hashes = np.concatenate([row_hashes(block.to(dtype).numpy()) for block in blocks(x)])
     unique, place, back = np.unique(hashes, return_index=True, return_inverse=True)

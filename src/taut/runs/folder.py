@@ -27,7 +27,7 @@ from taut.data import Dataset, New, Options, Rows, Schema, prepare
 from taut.model import VAE, Model, Resizing
 from taut.models.exact import ExactModel
 from taut.runs import looks
-from taut.runs.fitted import Fitted, Source, new_data, options_of, sample_run
+from taut.runs.fitted import Fitted, Source, new_data, options_of
 from taut.runs.formats import (
     FORMAT,
     READ,
@@ -67,7 +67,6 @@ __all__ = [
     "read_data",
     "rebuild",
     "run_folder",
-    "sample_run",
     "stem",
     "version",
 ]
@@ -391,7 +390,7 @@ def rebuild(
         if shapes is not None and not _modules(config, schema):
             _check_size(config.model, schema, shapes, file)
         model = build(config.model, schema)
-        _allocate(model, shapes or {})
+        allocate(model, shapes or {})
     if "tightened" in info and isinstance(model, VAE):
         # a training that goes on must leave them alone
         model.prior.requires_grad_(False)
@@ -400,7 +399,8 @@ def rebuild(
     return Run(model=model, schema=schema, config=config, objective=objective, path=path, info=info)
 
 
-def _allocate(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def allocate(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Gives tensors whose shapes follow from the training rows the shapes that were saved."""
     for name, module in model.named_modules():
         if isinstance(module, ExactModel | Resizing):
             start = f"{name}." if name else ""
