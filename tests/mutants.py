@@ -2,7 +2,8 @@
 
 Each row of ``MUTANTS`` is a bug that a real library has had or that a careless edit would make. For
 each, ``src`` and ``tests`` are copied to a temporary folder, ``before`` is replaced by ``after``
-there, and the named tests run on the copy. A mutant is *killed* if a test fails; one that cannot be
+there, and the named tests run on the copy. A mutant is *killed* if a test fails, or a signal that
+should be held ends the tests; one that cannot be
 imported, breaks a fixture, uses an unknown name or hangs is not. First all those tests run on a
 copy without a bug and must be green. The last line is ``killed N of N``; a survivor exits with 1.
 """
@@ -1429,9 +1430,9 @@ MUTANTS = [
         "evidence/gaps.py",
         "return Estimate.of(a - b, (a_error.square() + b_error.square()).sqrt(), groups)",
         "p, q = Estimate.of(a, a_error, groups), Estimate.of(b, b_error, groups)\n"
-        "            test = math.hypot(p.test_error or 0.0, q.test_error or 0.0)\n"
-        "            return Estimate(p.value - q.value, math.hypot(p.mc_error or 0.0, q.mc_error "
-        "or 0.0), test)",
+        "            test = ((p.test_error or 0.0) ** 2 + (q.test_error or 0.0) ** 2) ** 0.5\n"
+        "            noise = ((p.mc_error or 0.0) ** 2 + (q.mc_error or 0.0) ** 2) ** 0.5\n"
+        "            return Estimate(p.value - q.value, noise, test)",
         GAPS + "::test_errors_are_paired_and_those_of_repetition",
     ),
     Mutant(
@@ -2412,7 +2413,7 @@ MUTANTS = [
         "features.py",
         ".nan_to_num(0.0).clamp(-FAR, FAR)",
         ".nan_to_num(0.0)",
-        BUILD,
+        "tests/test_survivors.py",
     ),
     Mutant(
         "notes: columns that hardly differ from a function are called one",
@@ -3473,6 +3474,8 @@ def failing(
         process.kill()
         process.join()
         return None, f"hangs: {SECONDS} s are over"
+    if process.exitcode == 2 and "KeyboardInterrupt" in (own / "log").read_text():
+        return "an interrupt ends the tests", ""
     if process.exitcode not in (0, 1) or not (own / "report").exists():
         return None, f"pytest exits with {process.exitcode}: {(own / 'log').read_text()[-2000:]}"
     for case in ElementTree.parse(own / "report").iter("testcase"):

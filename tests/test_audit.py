@@ -5,6 +5,7 @@ healthy ones, which have none.
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -466,11 +467,15 @@ def test_one_wild_value_does_not_lose_the_audit(monkeypatch: pytest.MonkeyPatch)
     )
     problem = linear(ORTHOGONAL)
     x = problem.sample(24)
+    endless = dict.fromkeys(("value", "mc_error", "test_error"), math.inf)
+    found_scale = {"gain": endless, "factor": dict.fromkeys(("median", "smallest", "largest"), 1.0)}
+    monkeypatch.setattr("taut.evidence.scale.scale_check", lambda *_, **__: found_scale)
     for size in (1e5, 1e30):
         x[7, 3] = size
         little = Effort(50, 4, 10, 20, simulated=5, naive=5, train=200, samples=20)
         found = audit(model, x.clone(), train=problem.sample(200), effort=little)
         json.dumps(found, allow_nan=False)
+        assert found["scale"]["gain"]["value"] is None
         assert found["annealing"]["num_data"] == 24
 
 

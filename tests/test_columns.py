@@ -1183,6 +1183,7 @@ def test_any_text_comes_back(seed):
     assert from_toml(to_toml(columns, texts), "s") == (
         {name: {"kind": "ordinal", "levels": texts}},
         tuple(texts),
+        (),
     )
 
 

@@ -204,3 +204,24 @@ def test_new_rows_that_contradict_are_counted(tmp_path: Path) -> None:
     assert any(
         "1 of 3 rows contradict arrival <= departure, the first is row 1" in n for n in notes
     )
+
+
+def test_a_key_counts_on_in_made_rows(tmp_path: Path) -> None:
+    number = np.random.default_rng(3).permutation(400) + 1000
+    table = stays().append_column("number", pa.array(number))
+    path = tmp_path / "schema.toml"
+    path.write_text('[columns.number]\nkind = "key"\n')
+    run = taut.fit(
+        table, tmp_path / "run", schema=path, model="Mixture(num_states=1)", max_epochs=2
+    )
+    assert 'kind = "key"' in to_toml(run.schema.columns, ())
+    made = taut.load(tmp_path / "run").sample(5)
+    assert list(made["number"]) == [1400, 1401, 1402, 1403, 1404]
+    some = table.slice(3, 4)
+    assert run.score(some).column("number").to_pylist() == number[3:7].tolist()
+    assert run.impute(some).column("number").to_pylist() == number[3:7].tolist()
+    lacking = some.set_column(3, "number", pa.array([None, 1, 2, 3]))
+    assert run.impute(lacking).column("number").to_pylist() == [None, 1, 2, 3]
+    for values in (number // 2, number + 0.5):
+        with pytest.raises(DataError, match="kind key needs whole numbers that are all different"):
+            prepare(table.set_column(3, "number", pa.array(values)), schema=path)

@@ -203,6 +203,21 @@ def test_the_score_of_an_entry_is_its_log_probability_given_the_others() -> None
         assert abs(float(scores.value[row, element] - exact)) < 0.15
 
 
+def test_half_of_the_draws_have_not_seen_the_entry() -> None:
+    problem = taut.LinearGaussian(4, 2)
+    model, gaps = problem.model(), list[Tensor]()
+    encode = model.encode
+
+    def noted(rows: Tensor, context: Tensor | None = None) -> torch.distributions.Distribution:
+        gaps.append(rows.isnan())
+        return encode(rows, context)
+
+    model.encode = noted
+    cell_scores(model, problem.sample(3), 20, improve=False)
+    for element in range(4):
+        assert any(bool(g[:, element].all()) for g in gaps)
+
+
 def test_scores_of_entries_and_their_errors_hold_where_the_encoder_is_far_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -79,6 +79,11 @@ def test_a_zero_among_positive_numbers_is_seen_as_missing() -> None:
     assert part(torch.zeros(1, 2)).tolist() == [[0.0, -1.0]]
 
 
+def test_the_encoder_sees_no_value_farther_than_twenty_deviations() -> None:
+    seen = Standardize((3,), 1.0, 2.0)(torch.tensor([[1e30, -1e30, 5.0]]))
+    assert seen.tolist() == [[20.0, -20.0, 2.0]]
+
+
 def test_the_highest_level_is_the_last_that_has_a_logit() -> None:
     levels = CategoricalLevels(torch.zeros(4), 2)
     assert levels.support.check(torch.tensor([1.0, 2.0, 5.0, 6.0])).tolist() == [

@@ -135,7 +135,11 @@ def write_data(
         whole = values.shape[1] == len(schema.modelled)
         absent = [] if whole else [schema.modelled[i] for i in schema.given]
         columns = [c for c in schema.written if c not in absent]
-        export.write_table(to_table(export.shortest(values), columns), out)
+        table = to_table(export.shortest(values), columns)
+        for place, name in enumerate(table.column_names):
+            if name in (ids or {}):  # rows of the data keep their key
+                table = table.set_column(place, name, ids[name])
+        export.write_table(table, out)
     elif schema.is_image:
         export.write_images(values, out, schema.low, schema.high)
     else:

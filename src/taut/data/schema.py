@@ -89,8 +89,10 @@ class Schema:
 
     @cached_property
     def written(self) -> tuple[Column, ...]:
-        """The columns that a made row has: those that are modelled, and what follows from them."""
-        return tuple(c for c in self.columns if c.modelled or c.formula)
+        """The columns that a made row has: those that are modelled, what follows from them, and a
+        key.
+        """
+        return tuple(c for c in self.columns if c.modelled or c.rules.made)
 
     @cached_property
     def given(self) -> list[int]:

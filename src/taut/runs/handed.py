@@ -206,7 +206,7 @@ def ids_of(new: New, schema: Schema) -> dict[str, Any]:
     table = new.table
     if table is None:
         return {} if new.names is None else {"cell": new.names}
-    names = {c.name for c in schema.columns if c.kind == "id"}
+    names = {c.name for c in schema.columns if c.rules.names_rows}
     return {name: table.column(i) for i, name in enumerate(table.column_names) if name in names}
 
 

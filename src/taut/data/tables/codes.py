@@ -173,6 +173,8 @@ def numbers_of(codes: np.ndarray, columns: Sequence[Column]) -> dict[str, np.nda
     modelled = [c for c in columns if c.modelled]
     numbers = {c.name: c.values(codes[:, j]) for j, c in enumerate(modelled)}
     for column in columns:
+        if column.kind == "key":
+            numbers[column.name] = column.high + 1 + np.arange(len(codes))
         if isinstance(column.sum, Formula) and column.sum.factors.keys() <= numbers.keys():
             numbers[column.name] = column.values(column.settled(column.sum.of(numbers)))
     return numbers

@@ -132,7 +132,8 @@ def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None
         is_id_name(seen.name) or (seen.rows >= 50 and not seen.missing and span < 4 * seen.rows)
     ):
         notes.append(
-            f'{label} looks like an id, omitted; kind = "count" or "real" in a schema file keeps it'
+            f'{label} looks like an id, omitted; kind = "count" or "real" in a schema file keeps '
+            f'it, "key" counts on in made rows'
         )
         return "id"
     if _is_yyyymmdd(numbers):

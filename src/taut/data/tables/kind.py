@@ -80,6 +80,8 @@ class Kind(abc.ABC):
     word: ClassVar[str]
     told: ClassVar[str] = ""  # what a schema file says of it
     modelled = True
+    made = False  # does a made row have it, though no model sees it?
+    names_rows = False  # does it go with each row into every result?
     discrete = False  # are its codes integers?
     nominal = False  # are they the numbers of levels?
     ordered = False  # have its levels an order?

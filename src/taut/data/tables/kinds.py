@@ -360,6 +360,7 @@ class Derived(Number):
     word = "derived"
     told = "computed from others by its formula"
     modelled = False
+    made = True
     entries = frozenset({"formula", "step"})
 
     def offset(self, numbers: Numbers, step: float, low: float) -> float:
@@ -376,9 +377,28 @@ class Id(Kind):
     word = "id"
     told = "omitted"
     modelled = False
+    names_rows = True
 
     def held(self, column: Column) -> str:
         return "omitted"
+
+
+class Key(Kind):
+    """Whole numbers that are all different: made rows go on counting."""
+
+    word = "key"
+    told = "omitted, and counted on in made rows"
+    modelled = False
+    made = names_rows = True
+    needs = "whole numbers that are all different"
+
+    def refuses(self, numbers: Numbers, distinct: int) -> str:
+        if numbers.integers and numbers.all_different and -(2**53) < numbers.high < 2**53:
+            return ""
+        return f"needs {self.needs}"
+
+    def held(self, column: Column) -> str:
+        return f"{column.low:.0f} .. {column.high:.0f}, made rows count on"
 
 
 class Constant(Kind):

@@ -309,8 +309,8 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
     fields, arrays = list(table.schema), list(table.columns)
     places = {header: i for i, header in enumerate(table.column_names)}
     for column in schema.written:
-        if column.name not in places:
-            continue  # what follows from others need not be there
+        if column.name not in places or column.kind == "key":
+            continue  # what follows from others need not be there, and a key is no one's to guess
         place = places[column.name]
         old = arrays[place]
         cells = read_cells(old, Tokens(schema.missing_values, column.levels))

@@ -32,7 +32,7 @@ def unknown(what: str, word: object, words: Iterable[str]) -> str:
     """Returns a line that names the nearest right word, and all of them if they are few."""
     words = list(words)
     nearest = nearest_to(word, words)
-    listed = f"; it is one of {', '.join(quoted(w) for w in words)}" if len(words) <= 12 else ""
+    listed = f"; it is one of {', '.join(quoted(w) for w in words)}" if len(words) <= 13 else ""
     return f"unknown {what} {quoted(word)}{nearest}{listed}"
 
 
