@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from taut.build.checks import unsupported
-from taut.build.config import Config, DataConfig
-from taut.data import Column, New, Options, Schema, check_against
+from taut.build.config import Config
+from taut.data import Column, New, Schema, check_against
 from taut.data.obs import code_of
 from taut.data.tables.infer import encode as encode_columns
 from taut.data.tables.oddities import MANY
@@ -40,7 +40,7 @@ from taut.system.errors import DataError, TautWarning, UsageError, shown
 from taut.use import tasks
 from taut.use.differential import Differential, differential, labels_of, members
 
-__all__ = ["Fitted", "Source", "new_data", "options_of", "sample_run", "score_columns"]
+__all__ = ["Fitted", "Source", "new_data", "sample_run", "score_columns"]
 
 Source = str | Path | np.ndarray | Tensor | Any  # a data frame, a sparse matrix, an AnnData
 SCORES = ("log_evidence", "log_evidence_error", "reliable", "method", "ess", "khat", "elbo")
@@ -313,7 +313,7 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
     likelihood's support.
     """
     # of the file itself
-    options = dataclasses.replace(options_of(fitted.config.data), delimiter=None, stream=None)
+    options = dataclasses.replace(fitted.config.data, delimiter=None, stream=None)
     new = check_against(
         source,
         fitted.schema,
@@ -464,8 +464,3 @@ def _one_row(given: Mapping[str, str], columns: Sequence[Column]) -> Any:
     import pyarrow as pa
 
     return pa.table({c.name: [given[c.name]] for c in columns})
-
-
-def options_of(config: DataConfig) -> Options:
-    """Returns how a source is read, as a configuration says it."""
-    return Options(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Options)})
