@@ -1836,7 +1836,7 @@ MUTANTS = [
     ),
     Mutant(
         "doctor: a gap is a finding, sure or not",
-        "evidence/gaps.py",
+        "evidence/gaps_section.py",
         'gap = self["amortization_gap"]\n        if counts(gap):',
         'gap = self["amortization_gap"]\n        if True:',
         AUDIT + "::test_findings_need_a_number_that_is_large_and_sure",
@@ -1850,7 +1850,7 @@ MUTANTS = [
     ),
     Mutant(
         "doctor: the last samples lowered the bound",
-        "evidence/best.py",
+        "evidence/best_section.py",
         "values[-1] - values[-2]",
         "values[-2] - values[-1]",
         AUDIT + "::test_findings_of_dimensions_samples_and_scales",
@@ -1943,7 +1943,7 @@ MUTANTS = [
     ),
     Mutant(
         "report: every log p(x) is believed",
-        "evidence/best.py",
+        "evidence/best_section.py",
         "if known < RELIABLE / 2:",
         "if known < 0:",
         REPORT + "::test_the_first_sentence_says_whether_it_can_be_believed",
@@ -2085,7 +2085,7 @@ MUTANTS = [
     ),
     Mutant(
         "full covariance recommended where it closes nothing",
-        "evidence/gaps.py",
+        "evidence/gaps_section.py",
         "if full and counts(full):",
         "if full:",
         AUDIT + "::test_a_richer_family_is_only_recommended_where_it_helps",
