@@ -3371,6 +3371,20 @@ MUTANTS = [
         'generator=generator(seed, "audit"))[: counts[1]]',
         "tests/test_tasks.py::test_labels_stand_beside_their_rows",
     ),
+    Mutant(
+        "gaps: full Gaussians are looked for where nobody asks",
+        "evidence/gaps.py",
+        "if full and full_starts and not",
+        "if full_starts and not",
+        "tests/test_gaps.py::test_the_best_of_the_family_is_the_same_without_the_full_gaussians",
+    ),
+    Mutant(
+        "images: an uncompressed YCbCr TIFF is always taken for misread",
+        "data/image_files.py",
+        'ycbcr and raw == "RGBX" and image',
+        "ycbcr and image",
+        "tests/test_images.py::test_b08_other_colours_are_converted",
+    ),
 ]
 
 

@@ -48,7 +48,8 @@ class Optima(NamedTuple):
 
     Args:
         own: Within the family of the model's posterior.
-        full: Among Gaussians with full covariance; None where the family itself is that.
+        full: Among Gaussians with full covariance; None where the family itself is that, or where
+            they were not looked for.
         rise: What the last block of steps still gained, for the family and for the Gaussians, (N,
             2), nats.
         arrived: Whether that is nothing, to ``ascent.TOLERANCE`` and with its error, (N, 2).
@@ -162,6 +163,7 @@ def optima_blocks(
     steps: int = 200,
     num_samples: int = 8,
     evaluation_samples: int = 1000,
+    full: bool = True,
     context: Context | None = None,
     seed: int = 0,
 ) -> Iterator[Optima]:
@@ -174,6 +176,8 @@ def optima_blocks(
             does not up to ``ascent.BLOCKS``.
         num_samples: Samples of a step for each data point.
         evaluation_samples: K of the evaluation with fresh samples afterwards.
+        full: Whether the best Gaussians with full covariance are looked for, too: most of the work.
+            The best members of the family are the same without them.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 
@@ -195,12 +199,12 @@ def optima_blocks(
             check_family(q)
             own_starts, full_starts = starts(model, part, c, q, prior, num_samples)
             own = best_members(model, part, c, own_starts, steps, num_samples)
-            full = None
-            if not isinstance(q, MultivariateNormal) and full_starts:
+            wide = None
+            if full and full_starts and not isinstance(q, MultivariateNormal):
                 scale = torch.diag_embed(own.q.stddev)
                 widened = MultivariateNormal(own.q.mean, scale_tril=scale, validate_args=False)
                 candidates = [*full_starts, widened]
-                full = best_members(model, part, c, candidates, steps, num_samples)
+                wide = best_members(model, part, c, candidates, steps, num_samples)
 
         def measured(best: Best, name: str) -> Evidence:
             own_seed, proposal = derive(seed, name, number), _rows_of(best)
@@ -208,10 +212,10 @@ def optima_blocks(
                 model, part, evaluation_samples, context=c, seed=own_seed, proposal=proposal
             )
 
-        both = (own, full or own)
+        both = (own, wide or own)
         return Optima(
             measured(own, "own"),
-            None if full is None else measured(full, "full"),
+            None if wide is None else measured(wide, "full"),
             torch.stack([best.rise for best in both], 1),
             torch.stack([best.arrived for best in both], 1),
         )
