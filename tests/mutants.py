@@ -1837,7 +1837,7 @@ MUTANTS = [
     ),
     Mutant(
         "doctor: a gap is a finding, sure or not",
-        "evidence/gaps.py",
+        "evidence/gaps_section.py",
         'gap = self["amortization_gap"]\n        if counts(gap):',
         'gap = self["amortization_gap"]\n        if True:',
         AUDIT + "::test_findings_need_a_number_that_is_large_and_sure",
@@ -1851,7 +1851,7 @@ MUTANTS = [
     ),
     Mutant(
         "doctor: the last samples lowered the bound",
-        "evidence/best.py",
+        "evidence/best_section.py",
         "values[-1] - values[-2]",
         "values[-2] - values[-1]",
         AUDIT + "::test_findings_of_dimensions_samples_and_scales",
@@ -1944,7 +1944,7 @@ MUTANTS = [
     ),
     Mutant(
         "report: every log p(x) is believed",
-        "evidence/best.py",
+        "evidence/best_section.py",
         "if known < RELIABLE / 2:",
         "if known < 0:",
         REPORT + "::test_the_first_sentence_says_whether_it_can_be_believed",
@@ -2086,7 +2086,7 @@ MUTANTS = [
     ),
     Mutant(
         "full covariance recommended where it closes nothing",
-        "evidence/gaps.py",
+        "evidence/gaps_section.py",
         "if full and counts(full):",
         "if full:",
         AUDIT + "::test_a_richer_family_is_only_recommended_where_it_helps",
@@ -3399,6 +3399,20 @@ MUTANTS = [
         "return chance >= SHARE and",
         "return chance >= 0 or",
         "tests/test_constraints.py",
+    ),
+    Mutant(
+        "gaps: full Gaussians are looked for where nobody asks",
+        "evidence/gaps.py",
+        "if full and full_starts and not",
+        "if full_starts and not",
+        "tests/test_gaps.py::test_the_best_of_the_family_is_the_same_without_the_full_gaussians",
+    ),
+    Mutant(
+        "images: an uncompressed YCbCr TIFF is always taken for misread",
+        "data/image_files.py",
+        'ycbcr and raw == "RGBX" and image',
+        "ycbcr and image",
+        "tests/test_images.py::test_b08_other_colours_are_converted",
     ),
 ]
 

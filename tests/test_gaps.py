@@ -313,6 +313,17 @@ def test_blocks_are_the_whole_and_leave_no_trace() -> None:
     )
 
 
+def test_the_best_of_the_family_is_the_same_without_the_full_gaussians() -> None:
+    problem = taut.LinearGaussian()
+    model, x = problem.model(MeanField(problem, 0.5)), problem.sample(12)
+    (both,) = optima_blocks(model, x, steps=3, evaluation_samples=10)
+    (own,) = optima_blocks(model, x, steps=3, evaluation_samples=10, full=False)
+    assert both.full is not None
+    assert own.full is None
+    assert torch.equal(own.own.elbo, both.own.elbo)
+    assert torch.equal(own.arrived[:, 0], both.arrived[:, 0])
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_the_unit_of_z_does_not_matter(full: bool) -> None:
     """With z in other units the ascent takes the same way, to rounding."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageFile
 
@@ -456,6 +457,9 @@ def test_b08_grey_beside_colour_becomes_rgb(tmp_path: Path) -> None:
 def test_b08_other_colours_are_converted(tmp_path: Path, mode: str) -> None:
     image = Image.new(mode, (3, 2), (10, 100, 120, 0)[: len(Image.new(mode, (1, 1)).getbands())])
     save(tmp_path / "a.tif", image)
+    if mode == "YCbCr" and int(PIL.__version__.partition(".")[0]) < 13:  # it runs into what follows
+        assert any("save it as RGB, or install Pillow 13" in line for line in refused(tmp_path))
+        return
     read, _, notes = read_folder(tmp_path)
     np.testing.assert_array_equal(read[0], np.asarray(image.convert("RGB")))
     assert notes == [f"1 of 1 image converted from {mode} to RGB"]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taut.system.errors import UsageError, choose_from, nearest, shown
+from taut.system.reading import Options
 
 __all__ = ["Config", "DataConfig", "ModelConfig", "Setting", "TrainingConfig", "gather", "settings"]
 
@@ -29,8 +30,8 @@ LEARNING_RATE = 2e-3
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """How the data are read.
+class DataConfig(Options):
+    """How the data are read: the options of the source, and these.
 
     Args:
         key: Which array of an .npz file.
@@ -44,18 +45,6 @@ class DataConfig:
         missing_values: A text or number that means missing in a table, next to the usual ones.
         condition: A column of a table that the others are modelled given, p(the others | these), or
             of obs of an .h5ad file that its counts are modelled given, such as batch.
-        delimiter: Of a text table; by default the one that is found.
-        decimal: Decimal sign of a text table; by default the one that is found.
-        encoding: Of a text table, such as latin-1; by default UTF-8, or what its first bytes say.
-        header: Whether the first line of a text table names its columns; by default it does, unless
-            it looks like a row.
-        layer: Which matrix of an .h5ad file: a layer, or raw.
-        resize: Height and width that images are scaled to.
-        crop: Cut the centre out of images, so that resizing keeps their proportions.
-        alpha: Transparent images: drop the transparency, or composite on white.
-        skip_bad: Share of unreadable images that may be skipped, such as 0.01.
-        stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of
-            the free memory.
         test: An official test set, FILE or FILE.npz:KEY; no other rows are then held out for
             testing.
         validation_fraction: Share of the rows held out to watch the training; with 0 nothing is
@@ -73,16 +62,6 @@ class DataConfig:
     schema: str | None = None
     missing_values: tuple[str, ...] = ()
     condition: tuple[str, ...] = ()
-    delimiter: str | None = None
-    decimal: str | None = None
-    encoding: str | None = None
-    header: bool | None = None
-    layer: str | None = None
-    resize: tuple[int, int] | None = None
-    crop: bool = False
-    alpha: str | None = None
-    skip_bad: float = 0.0
-    stream: bool | None = None
     test: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
@@ -265,9 +244,11 @@ def settings() -> dict[str, Setting]:
 
 
 def _meanings(cls: type) -> dict[str, str]:
-    """Returns what the docstring of a section says of each of its settings."""
-    _, _, text = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")
-    items = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", text, re.MULTILINE)
+    """Returns what the docstrings of a section and its base say of each of its settings."""
+    items = []
+    for part in cls.__mro__:
+        _, _, text = inspect.cleandoc(part.__doc__ or "").partition("Args:\n")
+        items += re.findall(r"^    (\w+): (.*(?:\n        .*)*)", text, re.MULTILINE)
     return {name: " ".join(words.split()).replace("``", "`") for name, words in items}
 
 

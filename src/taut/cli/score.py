@@ -192,7 +192,7 @@ def _regret(
     rows: Any = new.rows
     parts, arrived = [], []
     with bars.progress("best posteriors", len(rows)) as advance:
-        for optima in optima_blocks(run.model, rows, seed=seed):
+        for optima in optima_blocks(run.model, rows, full=False, seed=seed):
             parts.append(optima.own.elbo)
             arrived.append(optima.arrived[:, 0])
             advance(len(parts[-1]), "")

@@ -138,7 +138,7 @@ def prepare(
     sources = [read(source, key, options)]
     if test is not None:
         streamed = isinstance(sources[0].data, Streamed) if kind_of(source).streams else None
-        sources.append(read(test, None, replace(options, stream=streamed).only(kind_of(test))))
+        sources.append(read(test, None, kind_of(test).meant(replace(options, stream=streamed))))
     names = [
         shown(s.name) or f"the {part} data"
         for s, part in zip(sources, ("training", "test"), strict=False)

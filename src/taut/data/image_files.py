@@ -123,6 +123,8 @@ def _check_depth(image: ImageFile) -> bool:
         ValueError: Pillow would lose some of them.
     """
     raw, most = _stored_as(image)
+    if _misread(image, raw):
+        raise ValueError("is an uncompressed YCbCr TIFF: save it as RGB, or install Pillow 13")
     if image.mode in DEEP:
         return False
     if image.mode not in GREY | PALETTE | COLOUR:
@@ -147,6 +149,12 @@ def _stored_as(image: ImageFile) -> tuple[str, int | None]:
     if rest and image.format == "PPM":
         return str(raw), int(rest[0])
     return str(raw), None
+
+
+def _misread(image: ImageFile, raw: str) -> bool:
+    """Returns whether Pillow takes the three bytes of a pixel for four, as it does before 13."""
+    ycbcr = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 6
+    return ycbcr and raw == "RGBX" and image.tile[0][0] == "raw"
 
 
 def _orientation(image: Image) -> int:
@@ -219,7 +227,8 @@ def _flattened(image: Image, alpha: str | None, most: int | None) -> tuple[np.nd
 
 
 def _deep_levels(image: Image, alpha: str | None, most: int | None) -> tuple[np.ndarray, bool]:
-    levels = np.asarray(image)
+    # NumPy 2.0 may crash where numbers of another byte order meet one that they cannot hold.
+    levels = np.asarray(image).astype(np.int32)
     if most is not None:  # Pillow has stretched them to 0..65535
         levels = np.rint(levels * (most / 65535)).astype(np.int32)
     if levels.min() < 0 or levels.max() > 65535:

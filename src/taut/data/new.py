@@ -61,7 +61,7 @@ def check_against(
         DataError: the data are not of the kind that the model was trained on; it lists every
             problem.
     """
-    found = read(source, key, options.only(kind_of(source)))
+    found = read(source, key, kind_of(source).meant(options))
     data, name, notes = found.data, found.name, found.notes
     where = shown(name) or "the data"
     if schema.kind == "table":

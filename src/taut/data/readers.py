@@ -15,17 +15,10 @@ import numpy as np
 import torch
 
 from taut.data.arrays import from_tensor, plain, read_array
-from taut.data.sources import (
-    AS_FOUND,
-    KINDS,
-    Options,
-    Source,
-    SourceKind,
-    Streamed,
-    kind_of,
-)
+from taut.data.sources import AS_FOUND, KINDS, Source, SourceKind, Streamed, kind_of
 from taut.data.sparse import from_scipy
 from taut.system.errors import DataError, UsageError, shown
+from taut.system.reading import Options
 
 __all__ = ["AS_FOUND", "Options", "Source", "Streamed", "kind_of", "read"]
 
@@ -48,7 +41,7 @@ def read(source: object, key: str | None = None, options: Options = AS_FOUND) ->
         DataError: the data cannot be read, or hold nothing that can be modelled.
     """
     kind = kind_of(source)
-    if foreign := options.foreign(kind):
+    if foreign := kind.foreign(options):
         means = " and ".join(k.name for k in KINDS if foreign[0] in k.options)
         raise UsageError(
             f"--{foreign[0].replace('_', '-')} is for {means}; {_called(source)} is read as "

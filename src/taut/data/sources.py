@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import re
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,8 +19,9 @@ from taut.data.paths import regular_size
 from taut.data.tables.parquet_files import SUFFIXES, holds_parquet
 from taut.system.errors import DataError, shown
 from taut.system.memory import available, check_fits
+from taut.system.reading import Options
 
-__all__ = ["AS_FOUND", "KINDS", "Options", "Source", "SourceKind", "Streamed", "kind_of"]
+__all__ = ["AS_FOUND", "KINDS", "Source", "SourceKind", "Streamed", "kind_of"]
 
 TEXT_TABLE = re.compile(r"\.(csv|tsv|txt)(\.(gz|zip|bz2|xz))?$", re.IGNORECASE)
 
@@ -63,49 +64,6 @@ class Source(NamedTuple):
         return isinstance(self.data, Streamed) or type(self.data).__module__.startswith("pyarrow")
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a source is read, where there is a choice.
-
-    Args:
-        delimiter: Of a text table; by default the one that is found.
-        decimal: "." or ",", likewise.
-        encoding: Of a text table; by default UTF-8, or what its first bytes say.
-        header: Whether its first line names the columns; by default it does, unless it looks like a
-            row.
-        layer: Which matrix of an .h5ad file: a layer, or raw.
-        resize: Height and width that images are scaled to.
-        crop: Whether the centre of an image is cut out, instead of changing its proportions.
-        alpha: What is done with transparent images: drop or composite.
-        skip_bad: Share of unreadable images that may be omitted.
-        stream: Whether a Parquet file stays on disk; by default where it would fill a quarter of
-            the free memory.
-    """
-
-    delimiter: str | None = None
-    decimal: str | None = None
-    encoding: str | None = None
-    header: bool | None = None
-    layer: str | None = None
-    resize: tuple[int, int] | None = None
-    crop: bool = False
-    alpha: str | None = None
-    skip_bad: float = 0.0
-    stream: bool | None = None
-
-    def only(self, kind: SourceKind) -> Options:
-        """Returns these options without those that mean nothing for a kind of source."""
-        return Options(**{name: getattr(self, name) for name in kind.options})
-
-    def foreign(self, kind: SourceKind) -> list[str]:
-        """Returns the names of options that are set and mean nothing for a kind of source."""
-        return [
-            f.name
-            for f in fields(self)
-            if getattr(self, f.name) != f.default and f.name not in kind.options
-        ]
-
-
 AS_FOUND = Options()
 KINDS: list[SourceKind] = []
 
@@ -119,6 +77,18 @@ class SourceKind(abc.ABC):
 
     def __init_subclass__(cls) -> None:
         KINDS.append(cls())
+
+    def meant(self, options: Options) -> Options:
+        """Returns options without those that mean nothing for this kind."""
+        return Options(**{name: getattr(options, name) for name in self.options})
+
+    def foreign(self, options: Options) -> list[str]:
+        """Returns the names of options that are set and mean nothing for this kind."""
+        return [
+            f.name
+            for f in fields(Options)
+            if getattr(options, f.name) != f.default and f.name not in self.options
+        ]
 
     def claims_file(self, path: Path) -> bool:
         """Returns whether it reads a file of this name."""

@@ -7,7 +7,8 @@ $$ \log p(x) = \underbrace{\mathbb{E}_q[\log w]}_{\mathrm{ELBO}}
 One file answers one question: how large log p(x) is (``importance``, ``rows``, ``annealing``),
 why the bound is loose (``gaps``), what the latent space holds (``latents``), how good samples are
 (``samples``), what the gradient costs (``gradients``). Every number comes with its error and a
-word on whether to believe it.
+word on whether to believe it. What an audit says of a method stands beside it, such as
+``gaps_section``: the method knows nothing of the audit.
 
 Read ``importance`` first, then ``results``; ``audit`` asks all of them.
 """

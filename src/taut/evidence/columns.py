@@ -8,8 +8,8 @@ of the whole row stands for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from taut.distributions.observed import terms
 from taut.evidence.cells import cell_scores
 from taut.evidence.results import Estimate
-from taut.evidence.section import Scene, Section, Table, UnmeasuredError
+from taut.evidence.section import ColumnFacts, Scene, Section, Table, UnmeasuredError
 from taut.evidence.text import number, plus_minus
 from taut.model import Model
 from taut.system.records import COUNT, ESTIMATE, TEXT, TRUTH
@@ -30,24 +30,6 @@ ROWS, SAMPLES = 100, 200  # looked at, and K
 MANY, DRAWS = 50, 16  # columns from which on the posterior of the row serves, and draws of it
 LISTED = 30  # columns, those that gain most; of a table all that fit on a page
 TABLE = 200
-
-
-class ColumnFacts(NamedTuple):
-    """What is known of the modelled columns of rows.
-
-    Args:
-        names: Their names, (C,).
-        marginals: log p of each entry under the marginal of its column, (N, C); 0 where missing.
-        facts: Of a table, the kind of each column, what it was read as, and the share missing.
-        word: What a column is called.
-        kinds: Words of their kinds, such as "real" or "category"; real numbers if it is empty.
-    """
-
-    names: Sequence[str]
-    marginals: Tensor
-    facts: Sequence[tuple[str, str, str]] = ()
-    word: str = "column"
-    kinds: Sequence[str] = ()
 
 
 class EachColumn(Section):

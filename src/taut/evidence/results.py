@@ -24,7 +24,7 @@ from taut.types import PerDatum
 from taut.use.blocks import some_of
 
 __all__ = [
-    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "count_methods", "in_html",
+    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "both", "count_methods", "in_html",
     "observed_elements", "some_rows",
 ]  # fmt: skip
 
@@ -46,6 +46,13 @@ def finite(value: float) -> float | None:
     if math.isfinite(value):
         return value
     return None
+
+
+def both(a: float | None, b: float | None) -> float | None:
+    """Returns the error of a sum of two independent numbers."""
+    if a is None or b is None:
+        return None
+    return math.hypot(a, b)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.distributions import Normal
 
 from taut.evidence.ascent import base_of
 from taut.evidence.finding import Finding, counts, show
-from taut.evidence.gaps import tighten_first
+from taut.evidence.gaps_section import tighten_first
 from taut.evidence.results import Estimate
 from taut.evidence.section import Scene, Section
 from taut.evidence.text import number, plus_minus, share

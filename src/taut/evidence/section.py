@@ -12,7 +12,6 @@ from __future__ import annotations
 import abc
 import importlib
 import inspect
-import math
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from taut.evidence.clock import Clock
 from taut.evidence.finding import Finding
-from taut.evidence.results import Estimate
+from taut.evidence.results import Estimate, both
 from taut.evidence.text import ABSENT, UNKNOWN, error_of, number
 from taut.models.exact import ExactModel
 from taut.system import records
@@ -31,15 +30,14 @@ if TYPE_CHECKING:
 
     from taut.evidence.annealing import Annealed
     from taut.evidence.best import Best
-    from taut.evidence.columns import ColumnFacts
     from taut.evidence.gaps import Optima
     from taut.evidence.results import Evidence
     from taut.model import Model
     from taut.types import PerDatum
 
 __all__ = [
-    "CHAPTERS", "Effort", "Row", "Scene", "Section", "Table", "UnmeasuredError",
-    "chapters", "found", "sections", "shape", "shown",
+    "CHAPTERS", "ColumnFacts", "Effort", "Row", "Scene", "Section", "Table", "UnmeasuredError",
+    "both", "chapters", "found", "sections", "shape", "shown",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -92,6 +90,24 @@ class Effort:
     samples: int = 1000
     task_seconds: float = 30.0
     minutes: float | None = None
+
+
+class ColumnFacts(NamedTuple):
+    """What is known of the modelled columns of rows.
+
+    Args:
+        names: Their names, (C,).
+        marginals: log p of each entry under the marginal of its column, (N, C); 0 where missing.
+        facts: Of a table, the kind of each column, what it was read as, and the share missing.
+        word: What a column is called.
+        kinds: Words of their kinds, such as "real" or "category"; real numbers if it is empty.
+    """
+
+    names: Sequence[str]
+    marginals: Tensor
+    facts: Sequence[tuple[str, str, str]] = ()
+    word: str = "column"
+    kinds: Sequence[str] = ()
 
 
 @dataclass
@@ -345,13 +361,6 @@ def at_least_zero(estimate: Mapping[str, Any] | None) -> Mapping[str, Any] | Non
     rounding = 1e-6  # of values that are equal
     near = -estimate["value"] <= max(2 * (error_of(estimate) or 0.0), rounding)
     return {**estimate, "value": 0.0 if near else None}
-
-
-def both(a: float | None, b: float | None) -> float | None:
-    """Returns the error of a sum of two independent numbers."""
-    if a is None or b is None:
-        return None
-    return math.hypot(a, b)
 
 
 def minus(a: Estimate, b: Estimate) -> dict[str, float | None]:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from taut.build.checks import unsupported
-from taut.build.config import Config, DataConfig
-from taut.data import New, Options, Schema, check_against
+from taut.build.config import Config
+from taut.data import New, Schema, check_against
 from taut.data.tables.oddities import MANY
 from taut.evidence import Evidence, cells, importance_blocks, settle
 from taut.evidence.outliers import oddity, ranks
@@ -35,7 +35,7 @@ from taut.system.errors import DataError, TautWarning, UsageError, shown
 from taut.use import tasks
 from taut.use.differential import Differential, differential, labels_of, members
 
-__all__ = ["Fitted", "Source", "new_data", "options_of", "score_columns"]
+__all__ = ["Fitted", "Source", "new_data", "score_columns"]
 
 Source = str | Path | np.ndarray | Tensor | Any  # a data frame, a sparse matrix, an AnnData
 SCORES = ("log_evidence", "log_evidence_error", "reliable", "method", "ess", "khat", "elbo")
@@ -306,7 +306,7 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
     likelihood's support.
     """
     # of the file itself
-    options = dataclasses.replace(options_of(fitted.config.data), delimiter=None, stream=None)
+    options = dataclasses.replace(fitted.config.data, delimiter=None, stream=None)
     new = check_against(
         source,
         fitted.schema,
@@ -343,8 +343,3 @@ def _some_latent(model: Model, x: Any) -> Tensor:
         with torch.no_grad():
             return model.latent_prior().sample(torch.Size((1,)))
     return tasks.encode(model, x).to(torch.get_default_dtype())
-
-
-def options_of(config: DataConfig) -> Options:
-    """Returns how a source is read, as a configuration says it."""
-    return Options(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Options)})

@@ -27,7 +27,7 @@ from taut.data import Dataset, New, Options, Rows, Schema, prepare
 from taut.model import VAE, Model, Resizing
 from taut.models.exact import ExactModel
 from taut.runs import looks
-from taut.runs.fitted import Fitted, Source, new_data, options_of
+from taut.runs.fitted import Fitted, Source, new_data
 from taut.runs.formats import (
     FORMAT,
     READ,
@@ -235,8 +235,9 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
         source, config, test, schema=run.schema if run.schema.kind == "table" else None
     )
     same = data.fingerprint == run.info["fingerprint"]
-    key, options = config.data.key, options_of(config.data)
-    if not same and not same_in_1(run.info, run.schema, options, (source, test), key):
+    if not same and not same_in_1(
+        run.info, run.schema, config.data, (source, test), config.data.key
+    ):
         raise DataError(
             f"{shown(data.name) or 'the data'}: these are not the data of {where} (fingerprint "
             f"{data.fingerprint}, not {run.info['fingerprint']}); give back the original file or "
@@ -273,14 +274,13 @@ def read_data(
     """
     own = dataclasses.asdict(config.data)
     official, file = own.pop("test"), own.pop("schema")
-    options = options_of(config.data)
     for name in (f.name for f in dataclasses.fields(Options)):
         del own[name]
     if test is not None:
         official = test
     return prepare(
         source,
-        options=options,
+        options=config.data,
         schema=schema or file,
         test=official,
         seed=config.training.seed,

@@ -142,7 +142,7 @@ def fingerprint_of_1(source: Any, schema: Schema, options: Options, key: str | N
     """Returns the fingerprint that format 1 gave a table: without the offsets and grids of its
     columns, which it did not have.
     """
-    data = read(source, key, options.only(kind_of(source))).data
+    data = read(source, key, kind_of(source).meant(options)).data
     rows, _, _ = check_table(data, schema, "the data")
     described = repr([(c.name, c.kind, c.levels) for c in schema.modelled])
     digest = blake2b(described.encode(), digest_size=16)

@@ -1,0 +1,143 @@
+"""What an audit says of the gaps between the ELBO and log p(x)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from taut.evidence.best_section import choose
+from taut.evidence.finding import Finding, counts, show
+from taut.evidence.gaps import decompose, optima_blocks
+from taut.evidence.section import Row, Scene, Section, UnmeasuredError
+from taut.evidence.text import number
+from taut.system.records import COUNT, ESTIMATE, KNOWN, TEXT
+
+__all__ = ["GapsSection", "tighten_first"]
+
+
+class GapsSection(Section):
+    """The gaps between the ELBO and log p(x)."""
+
+    name, title, chapter = "gaps", "Where the nats are lost", "why"
+    order, stage, share = 50, "the best posterior of each row", 0.23
+    needs = ("approximation",)
+    divergences = ("inference_gap", "approximation_gap")
+    references = ("cremer2018",)
+    caption = (
+        "From the ELBO on the left to log p(x) on the right. Fitting the posterior to each {noun} "
+        "on its own closes the amortization gap; what remains is the approximation gap, part of "
+        "which a Gaussian with full covariance may close."
+    )
+    shape: ClassVar = {
+        "num_data": COUNT,
+        **dict.fromkeys(
+            (
+                "log_evidence", "elbo", "elbo_best", "inference_gap", "amortization_gap",
+                "approximation_gap", "full_covariance_gain?", "elbo_full?",
+            ),
+            ESTIMATE,
+        ),
+        "warnings?": [TEXT],
+        "rise": {"family": KNOWN, "full_covariance": KNOWN},
+    }  # fmt: skip
+
+    @classmethod
+    def work(cls, scene: Scene) -> float:
+        return 70 * len(scene.x) * scene.effort.optimum_steps
+
+    @classmethod
+    def run(cls, scene: Scene) -> Section:
+        assert scene.evidence is not None
+        n = len(scene.x)
+        try:
+            blocks = optima_blocks(
+                scene.model, scene.x, steps=scene.effort.optimum_steps, seed=scene.seed
+            )
+            scene.optima = scene.clock.blocks(blocks, lambda o: len(o.own.ess), n)
+        except ValueError as error:
+            raise UnmeasuredError(error) from error
+        found = decompose(scene.evidence, scene.annealed, scene.optima)
+        names = ("log_evidence", "log_evidence_error", "method", "reliable")
+        found = replace(found, **dict(zip(names, choose(scene), strict=True)))
+        if scene.groups is None:
+            return cls(found.to_dict())
+        groups = scene.groups[: len(found.elbo)].unique(return_inverse=True)[1]
+        return cls(found.to_dict(groups))
+
+    def rows(self) -> list[Row]:
+        rows = [
+            Row("log p(x) by these methods", self["log_evidence"]),
+            Row(f"ELBO of the best posterior of each {self.noun}", self["elbo_best"]),
+            Row("ELBO of the encoder", self["elbo"]),
+            Row("inference gap, log p(x) - ELBO", self["inference_gap"], 0, "  inference gap"),
+            Row(
+                "approximation gap: the family",
+                self["approximation_gap"],
+                1,
+                "  = approximation gap (the family)",
+            ),
+        ]
+        if self.get("full_covariance_gain"):
+            closes = self["full_covariance_gain"]
+            rows.append(Row("of it, a full covariance closes", closes, 2))
+        encoder, brief = "amortization gap: the encoder", "  + amortization gap (the encoder)"
+        return [*rows, Row(encoder, self["amortization_gap"], 1, brief)]
+
+    def small(self) -> list[str]:
+        rise = self["rise"]
+        return [
+            f"{number(self['num_data'])} {self.noun}s; errors of gaps are of paired differences. "
+            f"The last block of steps toward the best posteriors still gained, on average, "
+            f"{number(rise['family'])} nats, for those with full covariance "
+            f"{number(rise['full_covariance'])}."
+        ]
+
+    def findings(self, others: Mapping[str, Section]) -> Iterator[Finding]:
+        gap = self["amortization_gap"]
+        if counts(gap):
+            yield Finding(
+                "amortization gap",
+                gap["value"],
+                gap["test_error"],
+                "ELBO",
+                "the encoder does not find the best posterior of its own family",
+                f"fitted to each {self.noun} on its own, the same family reaches a bound higher by "
+                f"{show(gap)} (inference gap {show(self['inference_gap'])})",
+                "train the posterior on with the decoder frozen, or give it a larger encoder",
+                "taut tighten RUN",
+            )
+        gap, full = self["approximation_gap"], self.get("full_covariance_gain")
+        if not counts(gap):
+            return
+        even = (
+            f"even fitted to each {self.noun} on its own, its bound lies {show(gap)} below log p(x)"
+        )
+        what = "the best member of the posterior's family is far from the true posterior"
+        known = gap["value"], gap["test_error"], "ELBO", what
+        if full and counts(full):
+            yield Finding(
+                "approximation gap",
+                *known,
+                f"{even}; a full covariance closes {show(full)} of it",
+                "a richer family of posteriors",
+                'taut tighten RUN --posterior "FullCovarianceNormal()"',
+            )
+            return
+        yield Finding(
+            "approximation gap",
+            *known,
+            even,
+            "a family beyond the Gaussian, or an objective with more samples",
+            'taut fit DATA --objective "DReG(num_samples=8)"',
+        )
+
+
+def tighten_first(others: Mapping[str, Section]) -> str:
+    """Returns what must be said of a number that is measured at z ~ q where q is far from the best
+    posterior.
+    """
+    gap = others["gaps"].get("amortization_gap") if "gaps" in others else None
+    if not gap or not counts(gap):
+        return ""
+    return " (measured under an inaccurate encoder: run `taut tighten` first)"
