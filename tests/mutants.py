@@ -3200,16 +3200,23 @@ MUTANTS = [
     Mutant(
         "emissions: a density without the slope of its warp",
         "models/emissions.py",
-        "return found.upper.T, found.log_slope.T + slope",
-        "return found.upper.T, 0 * found.log_slope.T + slope",
+        "gap, within = torch.zeros_like(value), at.log_slope.T + slope",
+        "gap, within = torch.zeros_like(value), 0 * at.log_slope.T + slope",
         EXACT_MODELS,
     ),
     Mutant(
-        "emissions: a cell of many values counted as one",
+        "emissions: a value keeps the marginal's share of its cell",
         "models/emissions.py",
-        "inside - self.log_size[row])",
-        "inside - 0 * self.log_size[row])",
+        "log_p = log_p - torch.where(outside, 0.0, _logistic_mass(*ends, whole))",
+        "log_p = log_p - 0 * torch.where(outside, 0.0, _logistic_mass(*ends, whole))",
         f"{EXACT_MODELS}::test_an_integer_column_of_many_values_is_normalised",
+    ),
+    Mutant(
+        "emissions: a Normal learns from the middle of a cell",
+        "models/emissions.py",
+        "torch.where(thin, middle, loc + scale * mean),",
+        "middle,",
+        f"{EXACT_MODELS}::test_expected_counts_are_gradients",
     ),
     Mutant(
         "emissions: pseudo-counts without their share in the totals",
@@ -3413,6 +3420,28 @@ MUTANTS = [
         'ycbcr and raw == "RGBX" and image',
         "ycbcr and image",
         "tests/test_images.py::test_b08_other_colours_are_converted",
+    ),
+    Mutant(
+        "candidates: a factor analyser whatever the grid of the data",
+        "runs/candidates.py",
+        "return all(c.step <= FINE * float(s) for c, s in zip(columns, spread, strict=True))",
+        "return len(columns) == len(spread)",
+        "tests/test_exact_runs.py::"
+        "test_no_factor_analyser_where_its_density_could_exceed_the_precision_of_the_data",
+    ),
+    Mutant(
+        "candidates: the first of two exact models instead of the better one",
+        "runs/candidates.py",
+        "best = max(fits, key=lambda fit: fit.reached)",
+        "best = fits[0]",
+        "tests/test_exact_runs.py::test_a_table_of_real_numbers_has_the_better_of_two_exact_models",
+    ),
+    Mutant(
+        "doctor: twice the passes of all numbers of states together",
+        "evidence/doctor.py",
+        'epochs = 2 * (known.get("max_epochs") or epochs)',
+        "epochs = 2 * epochs",
+        "tests/test_progress.py::test_passes_of_em_are_cut_by_their_limit_alone",
     ),
 ]
 

@@ -32,8 +32,10 @@ from taut.build.model import exact_of, parts_named
 from taut.build.spec import known
 from taut.cli.app import app
 from taut.cli.options import PARTS
+from taut.data import prepare
 from taut.evidence import cells, importance, settle
 from taut.evidence.annealing import annealing
+from taut.models import MixtureOfFactorAnalysers
 from taut.models.exact import ExactModel
 from taut.runs import candidates, fit
 from taut.runs.measure import exact_of_run, log_prob_of
@@ -434,6 +436,78 @@ def test_a_planted_mixture_is_given_to_the_tree(tmp_path: Path) -> None:
     assert first.strip().startswith(f'<p class="verdict">Kept: {numbers["kept"]}')
 
 
+def planes(rows: int = 300) -> np.ndarray:
+    """Rows of two groups, on a plane each."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, rows)[:, None]
+    plane = rng.normal(size=(2, rows, 2)) @ rng.normal(size=(2, 2, 5))
+    return np.where(group, plane[0] + 6, plane[1]) + 0.1 * rng.normal(size=(rows, 5))
+
+
+def test_rows_of_real_numbers_are_given_to_factor_analysers(tmp_path: Path) -> None:
+    made, numbers = chosen(planes(), tmp_path, max_epochs=2)
+    assert isinstance(made.model, MixtureOfFactorAnalysers)
+    assert made.model.num_components >= 2
+    analysers, vae = numbers["models"]
+    assert numbers["kept"] == analysers["model"] == made.config.model.model
+    assert vae["model"] == "VAE()"
+    apart = numbers["difference"]
+    assert apart["value"] > 5 * apart["test_error"]
+    x = made.data().validation
+    assert abs(analysers["value"] - float(log_prob(made, x).mean())) < 1e-5
+    # the limit of its own passes, not that of the VAE's
+    assert made.config.training.max_epochs == candidates.PASSES[candidates.FACTORS]
+    assert made.info["ended"] in ("plan", "patience")
+
+
+def test_a_vae_of_real_numbers_has_factor_analysers_as_its_baseline(tmp_path: Path) -> None:
+    made = taut.fit(planes(120), tmp_path / "r", **QUICK, latent_dim=2)
+    assert isinstance(made.model, taut.VAE)
+    analysers = exact_of_run(made)
+    assert isinstance(analysers, MixtureOfFactorAnalysers)
+    known = log_prob_of(analysers, made.data().test)
+    assert abs(made.evaluation()["exact_baseline"]["value"] - float(known.mean())) < 1e-9
+
+
+def test_a_table_of_real_numbers_has_the_better_of_two_exact_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.DataFrame(planes().round(6), columns=list("abcde"))
+    data = prepare(frame, seed=0)
+    assert candidates.rivals(data) == [candidates.FOREST, candidates.FACTORS]
+    assert candidates.in_short(data) == "hidden trees, factor analysers"
+    for spec in candidates.PASSES:
+        monkeypatch.setitem(candidates.PASSES, spec, 10)
+    run = taut.fit(frame, tmp_path / "r", model="VAE", **QUICK)
+    fits = [candidates._Fit(spec, run, data) for spec in candidates.rivals(data)]
+    for one in fits:
+        list(one.passes())
+    low, high = sorted(fits, key=lambda one: one.reached)
+    assert high.reached > low.reached + 0.5
+    kept = exact_of_run(run)
+    assert type(kept) is type(high.model)
+    assert abs(float(log_prob_of(kept, data.validation).mean()) - high.reached) < 1e-6
+
+
+def test_no_factor_analyser_where_its_density_could_exceed_the_precision_of_the_data() -> None:
+    """Its scale is at least 0.03 of a column's, its density at most 1 / (0.03 sqrt(2 pi))."""
+    x = planes()
+    step = candidates.FINE * x[:, 0].std()
+    for share, names in (
+        (0.9, [candidates.FOREST, candidates.FACTORS]),
+        (1.2, [candidates.FOREST]),
+    ):
+        frame = pd.DataFrame(x.round(6), columns=list("abcde"))
+        digit = 10.0 ** np.floor(np.log10(step * share))
+        frame["a"] = (x[:, 0] / x[:, 0].std() / candidates.FINE / share).round() * digit
+        assert candidates.rivals(prepare(frame, seed=0)) == names
+    with_word = frame.assign(word=["x", "y"] * 150)
+    assert candidates.rivals(prepare(with_word, seed=0)) == [candidates.FOREST]
+    wide = np.random.default_rng(0).normal(size=(60, 129))
+    assert candidates.rivals(prepare(wide, seed=0)) == []
+    assert candidates.rivals(prepare(wide.reshape(60, 3, 43), seed=0)) == []
+
+
 def test_a_winding_surface_is_given_to_the_vae(tmp_path: Path) -> None:
     made, numbers = chosen(surface(), tmp_path, max_epochs=150)
     assert isinstance(made.model, taut.VAE)
@@ -491,7 +565,9 @@ def test_few_rows_get_a_vae_alone(tmp_path: Path) -> None:
 def test_rows_that_a_tree_refuses_get_a_vae(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "EXACT", "HiddenTree(num_states=500)")
+    many = "HiddenTree(num_states=500)"
+    monkeypatch.setattr(candidates, "rivals", lambda data: [many])
+    monkeypatch.setitem(candidates.PASSES, many, 40)
     with pytest.warns(TautWarning, match="no baseline by a model that is exact: .*500 states"):
         made = taut.fit(planted(120), tmp_path / "r", **QUICK)
     assert isinstance(made.model, taut.VAE)
@@ -572,7 +648,7 @@ def test_the_command_line_prints_both_numbers(
     assert f"Kept: {info['candidates']['kept']}, with a log p(x) of -" in done.stdout
     assert "VAE() has -" in done.stdout
     assert "--model VAE trains the other." in done.stdout
-    assert "hidden trees and a VAE, of which the better one is kept" in done.stderr
+    assert "hidden trees and a VAE, of which the best one is kept" in done.stderr
     again = command("resume", "r", "--json")
     assert json.loads(again.stdout)["candidates"] == info["candidates"]
 

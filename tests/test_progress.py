@@ -140,6 +140,25 @@ def test_a_training_that_was_cut_is_the_first_finding() -> None:
     assert named(line, "a\x1b") == line
 
 
+def test_passes_of_em_are_cut_by_their_limit_alone() -> None:
+    """The limit is of each number of states, and the history of all of them; a plan that was made
+    to its end leaves nothing to do.
+    """
+    passes = [{**line, "learning_rate": 0.0} for line in history(COURSES["exponential"], 190)]
+
+    def said(ended: str, **limits: float) -> list[str]:
+        tree = "HiddenTree(num_states=16)"
+        return unfinished(passes, ended, TrainingConfig(**limits), tree)
+
+    (line,) = said("epochs", max_epochs=40)
+    assert line.endswith("`taut fit DATA --model 'HiddenTree(num_states=16)' --max-epochs 80`")
+    (line,) = said("time", max_epochs=40)  # of a model that was fitted next to a VAE
+    assert line.endswith("`taut fit DATA --model 'HiddenTree(num_states=16)'`")
+    (line,) = said("time", max_epochs=40, minutes=3.0)
+    assert line.endswith("--minutes 3`")
+    assert said("plan") == said("patience") == []
+
+
 def test_nothing_worth_changing_is_said_of_a_training_that_came_to_its_end_and_of_no_other() -> (
     None
 ):

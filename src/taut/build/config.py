@@ -74,8 +74,9 @@ class ModelConfig:
 
     Args:
         model: VAE, or a model whose log p(x) is exact, such as HiddenTree(num_states=64). By
-            default a table is given to a hidden tree and to a VAE, and what is better on the
-            validation rows is kept, unless a part of a VAE is named; all else is given to a VAE.
+            default a table is given to hidden trees and to a VAE, rows of real numbers to factor
+            analysers and to a VAE, and what is better on the validation rows is kept, unless a part
+            of a VAE is named; all else is given to a VAE.
         latent_dim: Dimensions of the latent space; by default half the number of elements of a row,
             as many as the columns of a table, 2 to 32.
         prior: p(z); by default StandardNormal().

@@ -358,11 +358,11 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
 
 
 def _fit_exact(run: Run, dataset: Dataset) -> None:
-    from taut.runs.candidates import fit_exact
+    from taut.runs.candidates import fit_exact, in_short
 
     total, done = 1000, 0
     with (
-        bars.progress("hidden trees", total, quiet=True) as advance,
+        bars.progress(in_short(dataset), total, quiet=True) as advance,
         closing(fit_exact(run, dataset)) as passes,
     ):
         for record, share in passes:

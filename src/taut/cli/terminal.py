@@ -118,7 +118,7 @@ def typed(path: str | Path) -> str:
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
     from taut.build.model import complete, exact_of, usual_objective
-    from taut.runs.candidates import planned
+    from taut.runs.candidates import in_short, planned
 
     model = complete(config.model, dataset.schema)
     parts = (
@@ -142,7 +142,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         ("objective", config.training.objective or usual_objective(dataset.schema)),
     ]
     if planned(config, dataset).get("exact", {}).get("competes"):
-        own.insert(0, ("model", "hidden trees and a VAE, of which the better one is kept"))
+        own.insert(0, ("model", f"{in_short(dataset)} and a VAE, of which the best one is kept"))
     if exact_of(config.model) is not None:
         own = [("model", f"{model.model}, by expectation maximisation")]
     for name, text in [*data, *own, *(("note", note) for note in dataset.notes)]:

@@ -24,7 +24,15 @@ from taut.system.errors import clause
 if TYPE_CHECKING:
     from taut.build.config import TrainingConfig
 
-__all__ = ["Finding", "diagnose", "named", "nothing_found", "unfinished", "with_names"]
+__all__ = [
+    "Finding",
+    "diagnose",
+    "how_trained",
+    "named",
+    "nothing_found",
+    "unfinished",
+    "with_names",
+]
 
 RISING = 2.0  # standard errors: to train on in vain costs time, to stop too early costs the model
 ENDED = {"time": "the time was up", "epochs": "the planned passes over the data were done"}
@@ -84,11 +92,16 @@ def unfinished(
         training: How it was trained.
         model: The specification of the model.
     """
-    known = {"ended": ended, "minutes": training.minutes}
+    known = how_trained(ended, training)
     return [
         f"{f.name}: {f.what}; {f.evidence}; train on with `{f.command}`"
         for f in _cut({"history": history, "training": known, "model": {"model": model}})
     ]
+
+
+def how_trained(ended: str | None, training: TrainingConfig) -> dict[str, Any]:
+    """Returns what ended a training, and its limits."""
+    return {"ended": ended, "minutes": training.minutes, "max_epochs": training.max_epochs}
 
 
 def nothing_found(audit: Mapping[str, Any]) -> str:
@@ -113,6 +126,8 @@ def _end(audit: Mapping[str, Any]) -> tuple[str, bool]:
     ended = (audit.get("training") or {}).get("ended")
     if ended == "patience":
         return "; training had come to its end, the held-out bound no longer grew", True
+    if ended == "plan":
+        return "; training had come to its end, the model had made all passes that it needs", True
     unknown = "; whether training had come to its end is not known"
     more = as_long_again(audit["history"])
     if more is None:
@@ -136,12 +151,17 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
     more = as_long_again(history)
     if more is None or not (course := _course(more)):
         return
-    how = f"--max-epochs {math.ceil(2 * history[-1]['epoch'])}"
-    if ended == "time" and minutes:
-        how = f"--minutes {minutes:g}"
-    command = f"taut resume RUN {how}"
+    epochs = math.ceil(2 * history[-1]["epoch"])
+    again = "taut resume RUN"
     if all(line.get("learning_rate") == 0 for line in history):  # expectation maximisation
-        command = f"taut fit DATA --model {shlex.quote(str(audit['model']['model']))} {how}"
+        # the limit is of each number of states
+        epochs = 2 * (known.get("max_epochs") or epochs)
+        again = f"taut fit DATA --model {shlex.quote(str(audit['model']['model']))}"
+    how = f" --max-epochs {epochs}"
+    if ended == "time" and minutes:
+        how = f" --minutes {minutes:g}"
+    elif ended == "time":  # of the work that a model next to a VAE may take
+        how = ""
     yield Finding(
         "training was cut",
         more["value"],
@@ -150,7 +170,7 @@ def _cut(audit: Mapping[str, Any]) -> Iterator[Finding]:
         f"{ENDED[ended]} while the held-out bound still rose",
         course,
         "train on, for as long again",
-        command,
+        f"{again}{how}",
     )
 
 

@@ -1,24 +1,23 @@
 r"""What a column of data may be in each of S states: $p(x_c \mid s)$, in the user's own units.
 
-*Integers* are divided into cells. A value that is common is a cell of its own, those in between
-share one evenly; beyond the ends lies a small fixed share. A state is a table of the cells'
-probabilities.
+*Levels* have a table of probabilities in each state. *Numbers* are seen through the marginal of the
+training rows: G is a warp (``distributions.warps``) close to the logit of their distribution
+function, in which values that repeat have a mass of their own (``distributions.grids``). Where they
+lie on a grid, a state gives a cell about x, of a width h,
 
-*Real numbers* may have atoms, values with a probability of their own, which are cells too. The rest
-is a density: a share of it is Normal in each state, on the scale of the warp G of the column
-(``distributions.warps``: close to the logit of its distribution function), and a share is the
-column's own marginal,
+$$ P(x \mid s) = t_{s,\mathrm{near}} \Bigl(\Phi\bigl(\tfrac{G(x + h/2) - m_s}{\sigma_s}\bigr) -
+   \Phi\bigl(\tfrac{G(x - h/2) - m_s}{\sigma_s}\bigr)\Bigr) + t_{s,\mathrm{far}} \, P(x)
+   + \sum_i t_{si} \, [x \in \mathrm{spike}_i], $$
 
-$$ p(x \mid s) = \bigl( t_{s,\mathrm{near}} \, \mathcal N(G(x); m_s, \sigma_s^2)
-   + t_{s,\mathrm{far}} \, \mathrm{logistic}(G(x)) \bigr) \, G'(x)
-   + \sum_i t_{si} \, [x \in \mathrm{cell}_i] / h: $$
+a Normal on the scale of the warp, a share of the column's own marginal $P(x)$, and the most common
+cells, whose shares are a table; the density is $P(x \mid s) / h$, and never above the data's own
+precision. Without a grid the first two are densities, $\mathcal N(G(x); m_s, \sigma_s^2) \, G'(x)$
+and that of the marginal, and atoms are all that the table has. A value far from all states is
+improbable by the tail of the marginal, which is exponential, and not by that of a Normal.
 
-a value far from all states is improbable by the tail of the marginal, which is exponential, and not
-by that of a Normal. Where the values lie on a grid, such as cents, common ones have a cell as wide
-as a step h of the grid: no density is above the data's own precision.
-
-So all that is learned are tables and Normals, in closed form from expected counts. Each column's
-emission is one measure and normalised: it compares with other models of the same atoms.
+So all that is learned are tables and Normals, in closed form from expected counts; of a Normal that
+is seen through cells the first two moments given the cell are expected. Each column's emission is
+one measure and normalised: it compares with other models of the same atoms.
 """
 
 from __future__ import annotations
@@ -30,44 +29,56 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 from torch.nn import functional
 
+from taut.data.tables.kind import Grid
 from taut.data.tables.kinds import KINDS
 from taut.distributions import OUTSIDE, warps
+from taut.distributions.grids import Gridded
 from taut.model import Resizing
+from taut.models.cells import Marginal, of_levels, of_numbers
 from taut.system.precision import wide
 
-__all__ = ["Counts", "Emissions", "Emitted", "Resizing", "Seen", "Terms"]
+__all__ = ["Counts", "Emissions", "Seen", "Terms"]
 
-TABLE = 400  # distinct values of an integer column up to which each is a cell
-CELLS = 200  # of the values between the common ones, at most
-COMMON = 10  # rows of a value of its own in a column of more values
-FEW, MANY = 2.0, 100.0  # rows of the column's own frequencies that each state begins with
+FEW = 2.0  # rows of the column's own frequencies that each state begins with
 NORMAL_COUNT = 1.0  # rows of its own variance, likewise
-FAR = 0.05  # share of the marginal in a density, likewise
 MIDPOINTS = 64
+ENDLESS = 1e3  # height of an end of the support, beyond which there is nothing
+REACH = 40.0  # standard deviations, beyond which a Normal has no mass
 
 
 class Seen(NamedTuple):
-    r"""Data as the emissions see them: C columns of B rows.
+    r"""Data as the emissions see them: C columns of B rows, D of them numbers.
 
     Args:
         row: Of the table, (C, B); any where no cell holds the value.
-        held: Whether a cell holds it, (C, B).
-        constant: What is added to the table's log-probability, the same in all states, (C, B).
-        height: G of the columns that have a density, (D, B).
-        log_slope: log G' of them, (D, B).
-        dense: Whether the value of such a column has a density, (D, B): neither missing nor an
-            atom.
+        held: Whether a level or a spike holds it, (C, B).
+        constant: What is added to the log-probability of a cell, the same in all states, (C, B):
+            how its values share it.
+        dense: Whether the value of a number is seen through the warp, (D, B): neither missing, nor
+            an atom without a width, nor beyond the ends.
+        place: Number of its interval, (D, B); any where it has none.
+        interval: The distinct intervals, or points, of the warp.
     """
 
     row: Tensor
     held: Tensor
     constant: Tensor
-    height: Tensor
-    log_slope: Tensor
     dense: Tensor
+    place: Tensor
+    interval: Interval
+
+
+class Interval(NamedTuple):
+    """Parts of the scales of the warps, (U,) each: of which number, from where to where, and how
+    wide; a point has a width of 0.
+    """
+
+    number: Tensor
+    lower: Tensor
+    upper: Tensor
+    gap: Tensor
 
 
 class Terms(NamedTuple):
@@ -75,7 +86,7 @@ class Terms(NamedTuple):
 
     Args:
         each: $\log p(x_c \mid s)$, (C, B, S): zero where missing.
-        near: Share of the Normal in them, of columns that have a density, (D, B, S).
+        near: Share of the Normal in them, of numbers, (D, B, S).
         far: Share of the marginal, likewise; the rest is the cell's.
     """
 
@@ -104,21 +115,19 @@ class Emissions(Resizing):
         num_levels: Of each column, 0 for numbers.
         low: Smallest value of each column, minus infinity where none is known.
         high: Largest value, likewise.
+        grids: Of each column of numbers on a known grid; or None.
         knots: Of the marginals of mixed numbers, (C, 2, M), for their atoms; or None.
         num_states: S.
     """
 
-    starts: Tensor
+    cells: Tensor
+    start: Tensor
+    step: Tensor
     offset: Tensor
     owner: Tensor
-    log_size: Tensor
-    width: Tensor
-    ends: Tensor
-    outside: Tensor
     base: Tensor
     knots: Tensor
     moments: Tensor
-    strength: Tensor
 
     def __init__(
         self,
@@ -126,28 +135,53 @@ class Emissions(Resizing):
         num_levels: Sequence[int],
         low: Tensor,
         high: Tensor,
+        grids: Sequence[Grid | None] | None,
         knots: Tensor | None,
         num_states: int,
     ) -> None:
         super().__init__()
         self.kinds, self.levels = [KINDS[word] for word in kinds], list(num_levels)
-        self.low, self.high = nn.Buffer(low, persistent=False), nn.Buffer(high, persistent=False)
-        self.densities = [c for c, kind in enumerate(self.kinds) if not kind.discrete]
+        self.grids = list(grids or [None] * len(kinds))
+        self.numbers = [c for c, kind in enumerate(self.kinds) if not kind.nominal]
         self.atoms = [np.zeros(0)] * len(kinds)
         if knots is not None:
             x = knots[..., 0, :].double().numpy()
             self.atoms = [
                 np.unique(own[1:][(own[1:] == own[:-1]) & np.isfinite(own[1:])]) for own in x
             ]
+        numbers = [self.kinds[c] for c in self.numbers]
 
-        def mask(values: list[bool]) -> Tensor:
-            return nn.Buffer(torch.tensor(values)[:, None], persistent=False)
+        def buffer(values: Tensor | list[bool]) -> Tensor:
+            return nn.Buffer(torch.as_tensor(values)[:, None], persistent=False)
 
-        self.discrete = mask([kind.discrete for kind in self.kinds])
-        self.nominal = mask([kind.nominal for kind in self.kinds])
-        self.positive = mask([self.kinds[c].transform == "log" for c in self.densities])
+        self.low, self.high = buffer(low), buffer(high)
+        self.nominal = buffer([kind.nominal for kind in self.kinds])
+        self.positive = buffer([kind.transform == "log" for kind in numbers])
+        self.ranged = buffer([kind.word == "levels" for kind in numbers])
+        self.counted = buffer([kind.word == "count" for kind in numbers])
+        ends = [self._ends(c) for c in self.numbers]
+        self.first, self.last = (
+            nn.Buffer(torch.tensor(part, dtype=low.dtype), persistent=False)
+            for part in (zip(*ends, strict=True) if ends else ([], []))
+        )
+        most = max([len(grid.atoms) for grid in self.grids if grid], default=0)
+        atoms = [list(grid.atoms if grid else ()) for grid in (self.grids[c] for c in self.numbers)]
+        atoms = [own + [math.inf] * (most - len(own)) for own in atoms]
+        self.on_grid = nn.Buffer(
+            torch.tensor(atoms, dtype=low.dtype).view(len(atoms), most), persistent=False
+        )
         self._make([np.zeros(0)] * len(kinds))
         self.resize(num_states)
+
+    def _ends(self, c: int) -> tuple[float, float]:
+        """Returns the numbers of the first and of the last cell of a column of numbers."""
+        grid, kind = self.grids[c], self.kinds[c]
+        if grid is not None:
+            return grid.first, grid.last
+        if not kind.discrete:
+            return -math.inf, math.inf
+        low, high = float(self.low[c]), float(self.high[c])
+        return (max(low, 0.0), math.inf) if kind.word == "count" else (low, high)
 
     @property
     def num_states(self) -> int:
@@ -155,11 +189,9 @@ class Emissions(Resizing):
 
     def resize(self, num_states: int) -> None:
         """Makes all states alike, so many of them."""
-        d = len(self.densities)
         self.table = nn.Parameter(self.base.log()[:, None].repeat(1, num_states))
         self.loc = nn.Parameter(self.moments[0][:, None].repeat(1, num_states))
         self.log_scale = nn.Parameter(0.5 * self.moments[1].log()[:, None].repeat(1, num_states))
-        assert self.loc.shape == (d, num_states)
 
     # --- What follows from the training rows ---
 
@@ -170,65 +202,39 @@ class Emissions(Resizing):
         self.to(x.device)
 
     def _make(self, columns: Sequence[np.ndarray]) -> None:
-        made = [self._cells(c, values) for c, values in enumerate(columns)]
-        most = max(len(m.starts) for m in made)
+        made = [self._marginal(c, values) for c, values in enumerate(columns)]
         like: dict[str, Any] = {"dtype": torch.get_default_dtype()}
 
-        def padded(starts: np.ndarray) -> Tensor:
-            row = torch.as_tensor(starts, **like)
-            return functional.pad(row, (0, most - len(starts)), value=math.inf)
+        def together(rows: list[np.ndarray]) -> Tensor:
+            most = max([row.shape[-1] for row in rows], default=0)
+            wide = [
+                np.pad(
+                    r, [(0, 0)] * (r.ndim - 1) + [(0, most - r.shape[-1])], constant_values=math.inf
+                )
+                for r in rows
+            ]
+            return torch.as_tensor(np.array(wide), **like)
 
-        rows = [len(m.base) for m in made]
-        self.starts = nn.Buffer(torch.stack([padded(m.starts) for m in made]))
-        self.offset = nn.Buffer(torch.tensor([0, *np.cumsum(rows)[:-1]])[:, None])
-        self.owner = nn.Buffer(torch.repeat_interleave(torch.arange(len(made)), torch.tensor(rows)))
-        parts = {
-            name: torch.as_tensor(np.concatenate([getattr(m, name) for m in made]), **like)
-            for name in ("log_size", "width", "base")
-        }
-        self.log_size, self.width, self.base = (nn.Buffer(part) for part in parts.values())
-        # Of the cells of a column of many values each state sees few rows.
-        wide = [
-            kind.discrete and len(np.unique(x)) > TABLE
-            for kind, x in zip(self.kinds, columns, strict=True)
-        ]
-        self.strength = nn.Buffer(torch.tensor([MANY if w else FEW for w in wide], **like))
-        self.ends = nn.Buffer(torch.tensor([m.ends for m in made], **like))
-        self.outside = nn.Buffer(torch.tensor([m.outside for m in made], **like))
-        warp = [self._warp(c, columns[c]) for c in self.densities]
-        self.knots = nn.Buffer(
-            torch.stack([torch.zeros(2, warps.MAX_KNOTS), *[w[0] for w in warp]])[1:].to(**like)
-        )
-        self.moments = nn.Buffer(
-            torch.tensor([w[1] for w in warp], **like).view(-1, 2).T.contiguous()
-        )
+        sizes = [len(m.base) for m in made]
+        self.cells = nn.Buffer(together([np.append(m.cells, math.inf) for m in made]))
+        self.offset = nn.Buffer(torch.tensor([0, *np.cumsum(sizes)[:-1]])[:, None])
+        owner = torch.repeat_interleave(torch.arange(len(made)), torch.tensor(sizes))
+        self.owner = nn.Buffer(owner)
+        self.base = nn.Buffer(torch.as_tensor(np.concatenate([m.base for m in made]), **like))
+        numbers = [made[c] for c in self.numbers]
+        self.start = nn.Buffer(torch.tensor([m.start for m in numbers], **like))
+        self.step = nn.Buffer(torch.tensor([m.step for m in numbers], **like))
+        knots = together([m.knots for m in numbers])
+        self.knots = nn.Buffer(knots.view(len(numbers), 2, -1) if numbers else knots)
+        moments = torch.tensor([m.moments for m in numbers], **like)
+        self.moments = nn.Buffer(moments.view(-1, 2).T.contiguous())
 
-    def _cells(self, c: int, values: np.ndarray) -> _Cells:
+    def _marginal(self, c: int, values: np.ndarray) -> Marginal:
         kind = self.kinds[c]
-        if not kind.discrete:
-            return _spikes(values, self.atoms[c])
-        low, high = float(self.low[c]), float(self.high[c])
         if kind.nominal:
-            return _cells(values, 0, self.levels[c] - 1, (0.0, 0.0), every=True)
-        if math.isfinite(high):
-            return _cells(values, low, high, (OUTSIDE / 2, OUTSIDE / 2))
-        # counts, of which nobody knows the largest
-        most = float(values.max(initial=1.0))
-        return _cells(values, low, most, (0.0, 1 / (len(values) + 2)))
-
-    def _warp(self, c: int, values: np.ndarray) -> tuple[Tensor, tuple[float, float]]:
-        """Returns the knots of the density of a column, and mean and variance of its heights."""
-        plain = ~np.isin(values, self.atoms[c])
+            return of_levels(values, self.levels[c])
         ends = float(self.low[c]), float(self.high[c])
-        values = values[plain]
-        if self.kinds[c].transform == "log":
-            values, ends = np.log(values), (-math.inf, math.inf)
-        if not len(values):  # the standard logistic distribution
-            knots = warps.padded(np.array([[-1.0, 1.0], [-1.0, 1.0]]))
-            return knots, (0.0, math.pi**2 / 3)
-        knots = warps.padded(warps.fit_knots(values, values[:0], ends, False))
-        y = warps.heights(torch.from_numpy(values), knots, False).upper
-        return knots, (float(y.mean()), float(y.var(correction=0)) + 1e-3)
+        return of_numbers(kind, values, ends, self.grids[c], self.atoms[c])
 
     # --- Probabilities ---
 
@@ -238,69 +244,160 @@ class Emissions(Resizing):
 
     def see(self, x: Tensor) -> Seen:
         """Returns rows, (B, C), as the emissions see them."""
-        value, d = x.T.contiguous(), self.densities
-        missing = value.isnan()
-        near = torch.where(self.discrete, value.round(), value).nan_to_num(0.0)
-        place = (torch.searchsorted(self.starts, near, right=True) - 1).clamp(min=0)
-        row = self.offset + place
-        low, high = self.ends[:, :1], self.ends[:, 1:]
-        below, above = near < low, near > high
-        # Beyond the ends w^2 / (w + d - 1)^2 - w^2 / (w + d)^2 at a distance d, of a range w.
-        width, distance = high - low + 1, torch.where(below, low - near, near - high)
-        share = torch.where(below, self.outside[:, :1], self.outside[:, 1:])
-        far = width + distance
-        tail = 2 * width.log() + (2 * far - 1).log() - 2 * ((far - 1) * far).log()
-        beyond = share.log() + tail
-        inside = torch.log1p(-self.outside.sum(1, keepdim=True))
-        constant = torch.where(below | above, beyond, inside - self.log_size[row])
-        # With a small share a level has noise between -1/2 and 1/2 on it, but one without order.
-        noise = torch.where(value == near, math.log1p(-OUTSIDE), math.log(OUTSIDE))
-        never = torch.where(value == near, 0.0, -math.inf).to(noise)
-        noise = torch.where(self.nominal, never, noise)
-        constant = torch.where(missing, 0.0, constant + torch.where(self.discrete, noise, 0.0))
-        held = ~(missing | below | above)
+        value = x.T.contiguous()
+        missing, number = value.isnan(), value.nan_to_num(0.0)
+        never = torch.where(number == number.round(), 0.0, -math.inf).to(number)
+        beyond = (number < 0) | (number >= self._levels(number))
+        constant = torch.where(beyond, -math.inf, never)
+        if d := self.numbers:
+            at, within = self._intervals(number[d])
+            constant = constant.index_copy(0, self._index(number), within)
+            cell = torch.where(self._celled(), self._cell(number[d]), number[d])
+            number = number.index_copy(0, self._index(number), cell)
+        place = (torch.searchsorted(self.cells, number.contiguous(), right=True) - 1).clamp(min=0)
+        held = (self.cells.gather(1, place) == number) & ~missing
+        constant = torch.where(missing, 0.0, constant)
+        row = torch.where(held, self.offset + place, self.offset)
         if not d:
-            nothing = near.new_zeros(0, near.shape[1])
-            return Seen(row, held, constant, nothing, nothing, nothing.bool())
-        own, start = near[d], self.starts[d].gather(1, place[d])
-        atom = own == start
-        held[d] &= atom | ((own >= start) & (own < start + self.width[row[d]]))
-        dense = ~(missing[d] | (atom & (self.width[row[d]] == 0)))
-        return Seen(row, held, constant, *self._heights(own), dense)
+            nothing = held[:0]
+            return Seen(row, held, constant, nothing, nothing.long(), _NO_INTERVAL)
+        outside = self._outside(cell)
+        held[d] &= ~outside
+        # An atom where there is no grid is no density, and has no slope.
+        atom = held[d] & ~self._celled()
+        constant[d] = torch.where(atom, 0.0, constant[d])
+        dense = ~missing[d] & ~outside & ~atom
+        place, interval = _distinct(at, torch.where(self._celled(), cell, math.nan))
+        return Seen(row, held, constant, dense, place, interval)
 
-    def _heights(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns G and log G' of the densities, (D, B) each."""
-        slope = torch.zeros_like(value)
-        if bool(self.positive.any()):
-            logs = torch.where(self.positive & (value > 0), value, 1.0).log()
-            slope = torch.where(self.positive & ~(value > 0), -math.inf, -logs)
-            value = torch.where(self.positive, logs, value)
-        found = warps.heights(value.T, self.knots, False)
-        return found.upper.T, found.log_slope.T + slope
+    def _levels(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.levels, device=like.device)[:, None].to(like)
+
+    def _index(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.numbers, device=like.device)
+
+    def _celled(self) -> Tensor:
+        """Returns which numbers lie on a grid, (D, 1)."""
+        return self.step[:, None] > 0
+
+    def _unit(self) -> Tensor:
+        return torch.where(self.step > 0, self.step, 1.0)[:, None]
+
+    def _cell(self, value: Tensor) -> Tensor:
+        """Returns the number of the cell of each value, (D, B)."""
+        return ((value - self.start[:, None]) / self._unit()).round()
+
+    def _outside(self, cell: Tensor) -> Tensor:
+        """Returns which values lie beyond the ends of their grid."""
+        below, above = cell < self.first[:, None], cell > self.last[:, None]
+        return self._celled() & (below | above)
+
+    def _intervals(self, value: Tensor) -> tuple[Interval, Tensor]:
+        """Returns the interval of each value of the numbers, (D, B), on the scale of its warp, and
+        the log-density of a value within its cell, or log G' where there is no cell; beyond the
+        ends it is that of the marginal.
+        """
+        first, last, zero = self.first[:, None], self.last[:, None], torch.zeros_like(self.step)
+        logs = torch.where(self.positive & (value > 0), value, 1.0).log()
+        slope = torch.where(self.positive, -logs, 0.0)
+        slope = torch.where(self.positive & ~(value > 0), -math.inf, slope)
+        at = warps.heights(torch.where(self.positive, logs, value).T, self.knots, False)
+        lower = upper = at.upper.T
+        gap, within = torch.zeros_like(value), at.log_slope.T + slope
+        if bool((self.step > 0).any()):
+            cell = self._cell(value)
+            inside = torch.minimum(torch.maximum(cell, first), last)
+            at = warps.heights(inside.T, self.knots, True, True)
+            ends = (
+                torch.where(cell <= first, -ENDLESS, at.lower.T),
+                torch.where(cell >= last, ENDLESS, at.upper.T),
+            )
+            whole = torch.where((cell <= first) | (cell >= last), ends[1] - ends[0], at.gap.T)
+            cells = warps.Warped(
+                zero, zero + 1, self.knots, self.first, self.last, True, False, True
+            )
+            marginal = Gridded(cells, self.start, self._unit()[:, 0], self.on_grid)
+            log_p = marginal.log_prob(value.T).T
+            exact = value == cell
+            noise = torch.where(exact, 0.0, math.log(OUTSIDE) - math.log1p(-OUTSIDE)).to(value)
+            log_p = torch.where(self.ranged, log_p + noise, log_p)
+            log_p = torch.where(self.counted & ~(exact & (value >= 0)), -math.inf, log_p)
+            outside = (cell < first) | (cell > last)
+            log_p = log_p - torch.where(outside, 0.0, _logistic_mass(*ends, whole))
+            celled = self._celled()
+            lower, upper = torch.where(celled, ends[0], lower), torch.where(celled, ends[1], upper)
+            gap, within = torch.where(celled, whole, gap), torch.where(celled, log_p, within)
+        number = torch.arange(len(value), device=value.device)[:, None].expand_as(value)
+        return Interval(number, lower, upper, gap), within
 
     def _near(self) -> Tensor:
-        """Returns the row of the Normal of each density, (D,); that of the marginal is next."""
+        """Returns the row of the Normal of each number, (D,); that of the marginal is next."""
         sizes = torch.bincount(self.owner, minlength=len(self.kinds))
-        return (self.offset[:, 0] + sizes - 2)[self.densities]
+        return (self.offset[:, 0] + sizes - 2)[self.numbers]
+
+    def normals(self, at: Interval) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the log-probability of intervals, or log-density of points, under the Normal of
+        each state, (U, S), and the mean and mean square of a height given that it lies there.
+        """
+        loc, scale = self.loc[at.number], self.log_scale[at.number].exp()
+        lower, upper = (
+            ((end[:, None] - loc) / scale).clamp(-REACH, REACH) for end in (at.lower, at.upper)
+        )
+        width, point = at.gap[:, None] / scale, at.gap[:, None] == 0
+        middle = 0.5 * (at.lower + at.upper)[:, None].expand_as(loc)
+        standard = (middle - loc) / scale
+        # Where the difference of two shares would be rounding, its middle stands for the interval.
+        thin = (width < torch.finfo(width.dtype).eps ** 0.25) | (lower == upper)
+        size = torch.where(point, 1 / scale, torch.where(thin, width, 1.0)).log()
+        log_p = -0.5 * standard.square() - 0.5 * math.log(2 * math.pi) + size
+        a, b = torch.where(thin, 0.0, lower), torch.where(thin, 1.0, upper)
+        log_share = _normal_share(a, b)
+        first, last = (
+            (-0.5 * (end.square() + math.log(2 * math.pi)) - log_share).exp() for end in (a, b)
+        )
+        mean = first - last
+        square = loc.square() + 2 * scale * loc * mean + scale.square() * (1 + a * first - b * last)
+        return (
+            torch.where(thin, log_p, log_share),
+            torch.where(thin, middle, loc + scale * mean),
+            torch.where(thin, middle.square(), square),
+        )
 
     def terms(self, seen: Seen, table: Tensor) -> Terms:
         """Returns the log-probabilities in all states, of tables (R, S)."""
-        each, d = functional.embedding(seen.row, table), self.densities
-        if not bool(seen.held.all()):
-            each = torch.where(seen.held[..., None], each, 0.0)
-        each = each + seen.constant[..., None]
+        each, d = functional.embedding(seen.row, table), self.numbers
+        each = torch.where(seen.held[..., None], each, 0.0)
         if not d:
-            return Terms(each, each[:0], each[:0])
-        row = self._near()
-        standard = (seen.height[..., None] - self.loc[:, None]) / self.log_scale.exp()[:, None]
-        normal = -0.5 * standard.square() - self.log_scale[:, None] - 0.5 * math.log(2 * math.pi)
-        near = table[row][:, None] + normal
-        far = table[row + 1][:, None] + _logistic(seen.height)[..., None]
-        dense, slope = seen.dense[..., None], seen.log_slope[..., None]
-        total = _either(torch.logaddexp(near, far) + slope, dense, each[d], seen.held[d][..., None])
-        shares = [torch.where(dense, (part + slope - total).exp(), 0.0) for part in (near, far)]
-        index = torch.tensor(d, device=each.device)
-        return Terms(each.index_copy(0, index, total), *shares)
+            return Terms(each + seen.constant[..., None], each[:0], each[:0])
+        row, at = self._near(), seen.interval
+        near = table[row][:, None] + functional.embedding(seen.place, self.normals(at)[0])
+        marginal = _logistic_mass(at.lower, at.upper, at.gap)
+        far = table[row + 1][:, None] + marginal[seen.place][..., None]
+        dense = seen.dense[..., None]
+        total = _either(torch.logaddexp(near, far), dense, each[d], seen.held[d][..., None])
+        shares = [torch.where(dense, (part - total).exp(), 0.0) for part in (near, far)]
+        each = each.index_copy(0, self._index(each), total)
+        return Terms(each + seen.constant[..., None], *shares)
+
+    def given(self, x: Tensor, states: Tensor) -> Tensor:
+        r"""Returns the log-probability of each entry of rows, (\*batch, C), in known states,
+        likewise: zero where it is missing.
+        """
+        seen, table = self.see(x.reshape(-1, x.shape[-1])), self.tables()
+
+        def shaped(part: Tensor) -> Tensor:
+            return part.T.view(*x.shape[:-1], -1)
+
+        held = shaped(seen.held)
+        each = torch.where(held, table[shaped(seen.row), states], 0.0)
+        if d := self.numbers:
+            row, at, s, place = self._near(), seen.interval, states[..., d], shaped(seen.place)
+            near = table[row, s] + self.normals(at)[0][place, s]
+            far = table[row + 1, s] + _logistic_mass(at.lower, at.upper, at.gap)[place]
+            both = torch.logaddexp(near, far)
+            total = _either(both, shaped(seen.dense), each[..., d], held[..., d])
+            each = each.index_copy(-1, self._index(each), total)
+        return each + shaped(seen.constant)
 
     # --- Expectation maximisation ---
 
@@ -308,26 +405,27 @@ class Emissions(Resizing):
         """Returns the expected counts of rows whose columns are in states with probabilities
         (C, B, S).
         """
-        table, d = torch.zeros_like(self.table), self.densities
+        table, d = torch.zeros_like(self.table), self.numbers
         normal = table.new_zeros(3, len(d), self.num_states)
         if d:
             near, far = states[d] * terms.near, states[d] * terms.far
-            y = torch.where(seen.dense, seen.height, 0.0)
-            powers = torch.stack([torch.ones_like(y), y, y.square()], 1)  # (D, 3, B)
-            normal = (powers @ near).transpose(0, 1)
+            at, flat = seen.interval, near.reshape(-1, self.num_states)
+            times = near.new_zeros(len(at.number), self.num_states)
+            times.index_add_(0, seen.place.flatten(), flat)
+            _, mean, square = self.normals(at)
+            powers = torch.stack([times, times * mean, times * square])
+            normal.index_add_(1, at.number, powers)
             table[self._near()], table[self._near() + 1] = normal[0], far.sum(1)
-            states = states.index_copy(0, torch.tensor(d, device=y.device), states[d] - near - far)
-        row, flat = seen.row.flatten(), states.reshape(-1, states.shape[-1])
-        if not bool(seen.held.all()):
-            where = seen.held.flatten().nonzero()[:, 0]
-            row, flat = row[where], flat[where]
+            states = states.index_copy(0, self._index(near), states[d] - near - far)
+        where = seen.held.flatten().nonzero()[:, 0]
+        row, flat = seen.row.flatten()[where], states.reshape(-1, self.num_states)[where]
         return Counts(table.index_add_(0, row, flat), normal)
 
     def maximize(self, counts: Counts, step: float) -> None:
         """Moves the tables and Normals a step towards the most probable ones given expected counts
         and pseudo-counts.
         """
-        table = counts.table + (self.strength[self.owner] * self.base)[:, None]
+        table = counts.table + FEW * self.base[:, None]
         table /= _sums(self.owner, len(self.kinds), table)[self.owner]
         number, total, squares = counts.normal
         mean, variance = self.moments[0][:, None], self.moments[1][:, None]
@@ -344,7 +442,7 @@ class Emissions(Resizing):
 
     def log_prior(self) -> Tensor:
         """Returns what the pseudo-counts add to log p(x) of all rows, (), up to a constant."""
-        tables = (self.tables().T * self.strength[self.owner] * self.base).sum()
+        tables = (self.tables().T * FEW * self.base).sum()
         mean, variance = self.moments[0][:, None], self.moments[1][:, None]
         square = ((self.loc - mean).square() + variance) * (-2 * self.log_scale).exp()
         return tables - NORMAL_COUNT * (0.5 * square + self.log_scale).sum()
@@ -355,17 +453,20 @@ class Emissions(Resizing):
         seen = self.see(x)
         here = torch.arange(len(x), device=x.device).expand_as(seen.row)
         table = 0.5 * self.base[:, None].repeat(1, len(x))
-        row, put = seen.row.clone(), seen.held.clone()
-        if self.densities:
-            own = torch.where(seen.held[self.densities], row[self.densities], self._near()[:, None])
-            row[self.densities], put[self.densities] = own, put[self.densities] | seen.dense
+        row, put, d = seen.row.clone(), seen.held.clone(), self.numbers
+        if d:
+            row[d] = torch.where(seen.held[d], row[d], self._near()[:, None])
+            put[d] |= seen.dense
         extra = torch.zeros_like(table)
         extra[row[put], here[put]] = 0.5
         given = extra.new_zeros(len(self.kinds), len(x)).index_add_(0, self.owner, extra)
         self.table.data = (table + extra + (0.5 - given)[self.owner] * self.base[:, None]).log()
-        if self.densities:
-            mean = self.moments[0][:, None]
-            self.loc.data = torch.where(seen.dense, seen.height, mean)
+        if d:
+            at = seen.interval
+            low = torch.where(at.lower > -ENDLESS, at.lower, at.upper - 2)
+            high = torch.where(at.upper < ENDLESS, at.upper, low + 2)
+            middle = (0.5 * (low + high)).clamp(-ENDLESS / 50, ENDLESS / 50)[seen.place]
+            self.loc.data = torch.where(seen.dense, middle, self.moments[0][:, None])
             self.log_scale.data = self.log_scale.data + math.log(0.5)
 
     # --- What is said of single columns ---
@@ -381,26 +482,32 @@ class Emissions(Resizing):
 
     def means(self, table: Tensor) -> Tensor:
         """Returns the mean of each column in each state, (C, S): of levels, of their numbers."""
-        found = [self._mean(c, self.probabilities(c, table)) for c in range(len(self.kinds))]
+        found = [self.mean(c, self.probabilities(c, table)) for c in range(len(self.kinds))]
         return torch.stack(found)
 
-    def _mean(self, c: int, p: Tensor) -> Tensor:
-        start = self.starts[c, : len(p)]
-        if self.kinds[c].discrete:
-            return (start + 0.5 * (self.width[self._rows(c)] - 1)) @ p
-        start = start + 0.5 * self.width[self._rows(c)]
-        d = self.densities.index(c)
+    def mean(self, c: int, p: Tensor) -> Tensor:
+        """Returns the mean of a column in each state, (S,), whose cells have probabilities p."""
+        if self.kinds[c].nominal:
+            return self.cells[c, : len(p)] @ p
+        d, spikes = self.numbers.index(c), self.cells[c, : len(p) - 2]
         share = (torch.arange(MIDPOINTS, device=p.device, dtype=p.dtype) + 0.5) / MIDPOINTS
         normal = self.loc[d] + self.log_scale[d].exp() * torch.special.ndtri(share)[:, None]
         near, far = self._value(d, normal).mean(0), self._value(d, share.logit()).mean(0)
-        return start[:-2] @ p[:-2] + near * p[-2] + far * p[-1]
+        return self._at(d, spikes) @ p[:-2] + near * p[-2] + far * p[-1]
+
+    def _at(self, d: int, cell: Tensor) -> Tensor:
+        """Returns the values of cells of a number; without a grid they are atoms themselves."""
+        return self.start[d] + self._unit()[d] * cell
 
     def _value(self, d: int, height: Tensor) -> Tensor:
-        """Returns the value of a density at a height, within the ends of its column."""
-        x = warps.inverse(height.reshape(-1, 1), self.knots[d : d + 1], True).view(height.shape)
+        """Returns the value of a number at a height, within its ends."""
+        celled, c = bool(self.step[d] > 0), self.numbers[d]
+        flat = height.reshape(-1, 1)
+        x = warps.inverse(flat, self.knots[d : d + 1], True).view(height.shape)
+        if celled:
+            return self._at(d, torch.ceil(x - 0.5).clamp(self.first[d], self.last[d]))
         if bool(self.positive[d]):
             x = x.exp()
-        c = self.densities[d]
         return x.clamp(self.low[c], self.high[c])
 
     def expected(self, table: Tensor, states: Tensor) -> list[Tensor]:
@@ -410,7 +517,7 @@ class Emissions(Resizing):
         found = []
         for c, kind in enumerate(self.kinds):
             p = self.probabilities(c, table)
-            found.append(states[c] @ (p.T if kind.nominal else self._mean(c, p)[:, None]))
+            found.append(states[c] @ (p.T if kind.nominal else self.mean(c, p)[:, None]))
         return found
 
     def typical(self, expected: Sequence[Tensor]) -> Tensor:
@@ -434,202 +541,49 @@ class Emissions(Resizing):
         ladder = (below / below[-1]).T + torch.arange(p.shape[1], device=below.device)[:, None]
         place = torch.searchsorted(ladder.flatten(), wide(u[0]) + wide(state), right=True)
         cell = (place.to(state.device) - len(p) * state).clamp(0, len(p) - 1)
-        start, width = self.starts[c][cell], self.width[self._rows(c)][cell]
-        if self.kinds[c].discrete:
-            return start + torch.minimum((u[1] * width).floor(), width - 1)
-        d = self.densities.index(c)
+        if self.kinds[c].nominal:
+            return self.cells[c][cell]
+        d = self.numbers.index(c)
         v = u[1].clamp(1e-7, 1 - 1e-7)
         normal = self.loc[d][state] + self.log_scale[d].exp()[state] * torch.special.ndtri(v)
         height = torch.where(cell == len(p) - 2, normal, v.logit())
-        return torch.where(cell < len(p) - 2, start + u[1] * width, self._value(d, height))
+        spike = self._at(d, self.cells[c][cell.clamp(max=max(0, len(p) - 3))])
+        return torch.where(cell < len(p) - 2, spike, self._value(d, height))
 
 
-class Emitted(Distribution):
-    r"""Creates $p(x \mid z)$: columns that are independent, each in a state of its own.
+_NO_INTERVAL = Interval(torch.zeros(0, dtype=torch.long), *[torch.zeros(0)] * 3)
 
-    Args:
-        emissions: Of all states.
-        states: Of each column, (\*, C), integers.
-        event_shape: Of a data point of C elements.
+
+def _distinct(at: Interval, cell: Tensor) -> tuple[Tensor, Interval]:
+    """Returns the number of each interval, (D, B), among the distinct ones: a cell of a column is
+    one however many rows have it; where there is none (NaN) each value is one of its own.
     """
+    alone = torch.arange(cell.shape[1], device=cell.device).expand_as(cell)
+    near = cell.abs() < 2.0**40
+    code = torch.where(near, torch.where(near, cell, 0.0).long() + 2**41, alone)
+    distinct, place = torch.unique(code + at.number * 2**43, return_inverse=True)
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
+    def of_each(values: Tensor) -> Tensor:
+        return values.new_empty(len(distinct)).scatter_(0, place.flatten(), values.flatten())
 
-    def __init__(self, emissions: Emissions, states: Tensor, event_shape: Sequence[int]) -> None:
-        self.emissions, self.states = emissions, states
-        super().__init__(states.shape[:-1], torch.Size(event_shape), validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Emitted:
-        shape = torch.Size(batch_shape)
-        states = self.states.expand(*shape, self.states.shape[-1])
-        return Emitted(self.emissions, states, self.event_shape)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.independent(_Values(self.emissions), len(self.event_shape))
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean of numbers, the most probable of levels."""
-        own, made = self.emissions, []
-        table = own.tables()
-        for c, kind in enumerate(own.kinds):
-            p = own.probabilities(c, table)
-            each = p.argmax(0).to(p) if kind.nominal else own._mean(c, p)
-            made.append(each[self.states[..., c]])
-        return torch.stack(made, -1).unflatten(-1, self.event_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.terms(value).flatten(-len(self.event_shape)).sum(-1)
-
-    def terms(self, value: Tensor) -> Tensor:
-        r"""Returns the log-probability of each element, (\*batch, \*event): zero if missing."""
-        own, dims = self.emissions, len(self.event_shape)
-        x = value.flatten(-dims)
-        seen = own.see(x.reshape(-1, x.shape[-1]))
-        table, state = own.tables(), self.states
-
-        def shaped(part: Tensor) -> Tensor:
-            return part.T.view(*x.shape[:-1], -1)
-
-        held = shaped(seen.held)
-        each = torch.where(held, table[shaped(seen.row), state], 0.0) + shaped(seen.constant)
-        if own.densities:
-            index = torch.tensor(own.densities, device=state.device)
-            every, d = torch.arange(len(index), device=state.device), state[..., index]
-            row, scale, height = own._near(), own.log_scale[every, d], shaped(seen.height)
-            normal = -0.5 * ((height - own.loc[every, d]) / scale.exp()).square() - scale
-            near = table[row, d] + normal - 0.5 * math.log(2 * math.pi)
-            both = torch.logaddexp(near, table[row + 1, d] + _logistic(height))
-            both = both + shaped(seen.log_slope)
-            both = _either(both, shaped(seen.dense), each[..., index], held[..., index])
-            each = each.index_copy(-1, index, both)
-        return each.unflatten(-1, self.event_shape)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        own, shape = self.emissions, torch.Size(sample_shape) + self.batch_shape
-        with torch.no_grad():
-            states = self.states.expand(*shape, -1)
-            u = torch.rand(*states.shape, 2, device=states.device, dtype=own.base.dtype)
-            table, made = own.tables(), []
-            for c in range(len(own.kinds)):
-                p = own.probabilities(c, table)
-                flat = u[..., c, :].reshape(-1, 2).T
-                made.append(own.draw(c, p, states[..., c].reshape(-1), flat).view(shape))
-            return torch.stack(made, -1).unflatten(-1, self.event_shape)
+    return place, Interval(*(of_each(part) for part in at))
 
 
-class _Values(constraints.Constraint):
-    """Where the values of each column may lie."""
-
-    def __init__(self, emissions: Emissions) -> None:
-        self.emissions = emissions
-        self.is_discrete = not emissions.densities
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        own = self.emissions
-        seen = own.see(value.reshape(-1, len(own.kinds)))
-        possible = seen.constant > -torch.inf
-        if own.densities:
-            possible[own.densities] = seen.held[own.densities] | (seen.log_slope > -torch.inf)
-        return possible.T.reshape(value.shape)
+def _normal_share(lower: Tensor, upper: Tensor) -> Tensor:
+    """Returns the log of the share of the standard Normal between two values, in either tail."""
+    flip = lower + upper > 0
+    a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+    below = torch.special.log_ndtr(b)
+    return below + torch.log(-torch.expm1(torch.special.log_ndtr(a) - below))
 
 
-class _Cells(NamedTuple):
-    """The cells of a column.
-
-    The smallest value of each, the log of how many values it holds or how wide it is, the same
-    without the log, its share in the training rows, the ends of all, and the shares beyond them.
+def _logistic_mass(lower: Tensor, upper: Tensor, gap: Tensor) -> Tensor:
+    """Returns the log of the share of the standard logistic distribution between two heights, and
+    of a point, which is no gap wide, its log-density.
     """
-
-    starts: np.ndarray
-    log_size: np.ndarray
-    width: np.ndarray
-    base: np.ndarray
-    ends: tuple[float, float]
-    outside: tuple[float, float]
-
-
-def _cells(
-    values: np.ndarray,
-    low: float,
-    high: float,
-    outside: tuple[float, float],
-    every: bool = False,
-) -> _Cells:
-    """Returns the cells of the integers low, ..., high; every integer is one where they are few."""
-    seen, counts = np.unique(values, return_counts=True)
-    inside = (seen >= low) & (seen <= high)
-    seen, counts = seen[inside], counts[inside]
-    if every or high - low < TABLE:
-        starts = np.arange(low, high + 1)
-    else:
-        own = seen
-        if len(seen) > TABLE:
-            own = seen[(counts >= COMMON) & (counts >= np.sort(counts)[-TABLE])]
-        rest = ~np.isin(seen, own)
-        edges = _quantiles(seen[rest], counts[rest]) + 1
-        starts = np.unique(np.concatenate([[low], own, own + 1, edges]))
-        starts = starts[(starts >= low) & (starts <= high)]
-    size = np.diff(np.append(starts, high + 1))
-    held = np.zeros(len(starts))
-    np.add.at(held, np.searchsorted(starts, seen, side="right") - 1, counts)
-    # Cells without rows share the probability of the cells of one row (Good and Turing).
-    empty = held == 0
-    new = min(0.5 * (held.sum() + 1), max(1.0, np.count_nonzero(held == 1))) if empty.any() else 0.0
-    held[empty] = new * size[empty] / max(1.0, size[empty].sum())
-    return _Cells(starts, np.log(size), size, held / held.sum(), (low, high), outside)
-
-
-def _quantiles(seen: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns values at shares that are evenly spaced in the logit, so that tails are resolved."""
-    if not len(seen):
-        return seen
-    n = counts.sum()
-    reach = max(0.0, math.log(max(n, 12) / 5 - 1))
-    number = int(min(CELLS, max(1, n // COMMON)))
-    shares = 1 / (1 + np.exp(-np.linspace(-reach, reach, number)))
-    return seen[np.minimum(np.searchsorted(counts.cumsum(), shares * n), len(seen) - 1)]
-
-
-def _spikes(values: np.ndarray, atoms: np.ndarray) -> _Cells:
-    """Returns the cells of a density: atoms, and common values of a grid as wide as its steps; last
-    come the share of the Normals and that of the marginal.
-    """
-    seen, counts = np.unique(values, return_counts=True)
-    plain = ~np.isin(seen, atoms)
-    step = _step(seen[plain])
-    fewest = COMMON if len(seen) > TABLE else 2
-    often = plain & (counts >= fewest) & (step > 0)
-    if often.sum() > TABLE:
-        often &= counts >= np.sort(counts[often])[-TABLE]
-    own = seen[often]
-    held = np.array([np.count_nonzero(values == atom) for atom in atoms] or [], dtype=float)
-    spikes = 0.5 * counts[often]
-    rest = len(values) - held.sum() - spikes.sum() + 0.5
-    starts, width = np.append(atoms, own - step / 2), np.repeat([0.0, step], [len(atoms), len(own)])
-    order = starts.argsort()
-    base = np.append(np.append(held + 0.5, spikes)[order], rest * np.array([1 - FAR, FAR]))
-    width = np.append(width[order], [0.0, 0.0])
-    log_size = np.log(np.where(width > 0, width, 1.0))
-    starts = np.append(starts[order], [math.inf, math.inf])  # the last two are not cells
-    ends = (-math.inf, math.inf)
-    return _Cells(starts, log_size, width, base / base.sum(), ends, (0.0, 0.0))
-
-
-def _step(seen: np.ndarray) -> float:
-    """Returns the step of the grid that distinct values lie on, 0 where they lie on none."""
-    for decimals in range(5):
-        scaled = seen * 10.0**decimals
-        whole = scaled.round()
-        if (
-            np.abs(scaled - whole).max(initial=0.0) < 1e-3
-            and np.abs(whole).max(initial=0.0) < 2**53
-        ):
-            step = np.gcd.reduce(np.diff(whole).astype(np.int64)) if len(seen) > 1 else 0
-            return float(step) / 10.0**decimals
-    return 0.0
+    inner = torch.log(-torch.expm1(-torch.where(gap > 0, gap, 1.0)))
+    tails = functional.logsigmoid(upper) + functional.logsigmoid(-lower)
+    return tails + torch.where(gap > 0, inner, 0.0)
 
 
 def _sums(owner: Tensor, columns: int, rows: Tensor) -> Tensor:
@@ -646,14 +600,11 @@ def _by_column(owner: Tensor, columns: int, table: Tensor) -> Tensor:
     return total.log() + top
 
 
-def _either(density: Tensor, dense: Tensor, cell: Tensor, held: Tensor) -> Tensor:
-    """Returns the log of the sum of a density and a cell, of those that there are; 0 of none.
+def _either(warped: Tensor, dense: Tensor, cell: Tensor, held: Tensor) -> Tensor:
+    """Returns the log of the sum of what a number has by its warp and by its cell, of those that
+    there are; 0 of none.
 
     No gradient meets the difference of two infinities.
     """
     nothing = torch.where(dense, -math.inf, 0.0).to(cell)
-    return torch.logaddexp(torch.where(dense, density, -math.inf), torch.where(held, cell, nothing))
-
-
-def _logistic(y: Tensor) -> Tensor:
-    return functional.logsigmoid(y) + functional.logsigmoid(-y)
+    return torch.logaddexp(torch.where(dense, warped, -math.inf), torch.where(held, cell, nothing))

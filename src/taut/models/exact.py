@@ -54,8 +54,10 @@ class ExactModel(Model):
 
         At the end the model has the parameters that were best on the validation rows. Where the
         iteration is stopped early, it has the best so far. ``max_passes`` is a limit: a model may
-        plan fewer.
+        plan fewer, and sets ``limited`` to whether the limit ended it before.
         """
+
+    limited = False
 
     def in_training(self) -> nn.Module:
         """Returns what a pass moves: all of the model, unless its parts are trained in turn."""

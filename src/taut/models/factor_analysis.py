@@ -45,16 +45,16 @@ from torch.nn import functional
 
 from taut.distributions.observed import Observed
 from taut.likelihoods.common import full
-from taut.models.emissions import Resizing
+from taut.model import Resizing
 from taut.models.exact import ExactModel, Pass
 from taut.system.precision import wide
 from taut.system.seeds import generator
 from taut.types import Context, Data, PerDatum
 
-__all__ = ["FactorAnalysis", "MixtureOfFactorAnalysers"]
+__all__ = ["MIN_SCALE", "REALS", "FactorAnalysis", "MixtureOfFactorAnalysers"]
 
 MIN_SCALE = 0.03
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4
 MOST_COMPONENTS = 16  # that are tried where their number is left to the validation rows
 PATIENCE = 3  # numbers of factors that may follow the best one without being better
 REALS = ("real", "positive")
@@ -103,8 +103,11 @@ class _Parameters(NamedTuple):
         eye = torch.eye(self.factors.shape[-1], dtype=u.dtype, device=u.device)
         precision = eye + self.factors.mT @ (weight[..., None] * self.factors)
         chol = torch.linalg.cholesky(precision)
-        right = ((weight * off)[..., None, :] @ self.factors)[..., 0, :]  # (N, C, K)
-        mean = torch.cholesky_solve(right[..., None], chol)[..., 0]
+        right = torch.einsum("ncd,cdk->nck", weight * off, self.factors)
+        if len(chol) == 1:  # all rows have one precision
+            mean = torch.cholesky_solve(right.permute(1, 2, 0), chol[0]).permute(2, 0, 1)
+        else:
+            mean = torch.cholesky_solve(right[..., None], chol)[..., 0]
         log_det = 2 * chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         log_det = log_det + (there[:, None] * (2 * math.pi * self.variance).log()).sum(-1)
         square = (weight * off.square()).sum(-1) - (right * mean).sum(-1)
@@ -126,17 +129,19 @@ class _Parameters(NamedTuple):
             log_prob = found.log_joint.logsumexp(-1)
             share = (found.log_joint - log_prob[:, None]).exp()
             gaps = block.isnan()[:, None]
-            decoded = (self.factors @ found.mean[..., None])[..., 0]
-            off = torch.where(gaps, decoded, block[:, None] - self.loc)
-            sums[0] += share.sum(0)
-            sums[1] += (share[..., None] * off).sum(0)
-            sums[2] += torch.einsum("nc,nci,ncj->cij", share, off, off)
+            off = block[:, None] - self.loc
             if bool(gaps.any()):
+                decoded = torch.einsum("nck,cdk->ncd", found.mean, self.factors)
+                off = torch.where(gaps, decoded, off)
                 root = torch.linalg.solve_triangular(found.chol, self.factors.mT, upper=False)
                 root = root * gaps[..., None, :] * share[..., None, None].sqrt()
                 sums[2] += torch.einsum("nckd,ncke->cde", root, root)
                 left = (share[..., None] * gaps * self.variance).sum(0)
                 sums[2] += torch.diag_embed(left)
+            shared = share[..., None] * off
+            sums[0] += share.sum(0)
+            sums[1] += shared.sum(0)
+            sums[2] += torch.einsum("nci,ncj->cij", shared, off)
             log_probs.append(log_prob)
         count, first, second = sums
         mean = first / count[:, None]
@@ -309,6 +314,7 @@ class _LinearModel(ExactModel):
                 another = another and rank < best_rank + PATIENCE
                 done = number == max_passes or (settled and not another)
                 share = 1.0 if done else number / max_passes
+                self.limited = done and not settled
                 yield Pass(number, value + units[0], on_held_out + units[1], share)
                 if done:
                     break

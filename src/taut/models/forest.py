@@ -23,8 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
+from taut.data.tables.kind import Grid
 from taut.distributions.trees import CategoricalTree
-from taut.models.emissions import Emitted, Resizing
+from taut.model import Resizing
+from taut.models.emitted import Emitted
 from taut.models.exact import ExactModel, Pass
 from taut.models.structure import mutual_information
 from taut.models.trees import HiddenTree
@@ -50,6 +52,7 @@ class HiddenForest(Resizing, ExactModel):
         num_levels: Of each column, 0 for numbers.
         low: Smallest value of each column, minus infinity where none is known.
         high: Largest value, likewise.
+        grids: Of each column of numbers that lie on a known grid (``Columns``).
         knots: Of the marginal of each column of mixed numbers, (columns, 2, knots): see ``warps``.
         slack: Nats a row of validation log p(x) that each tree may give up: see ``Mixture``.
 
@@ -70,6 +73,7 @@ class HiddenForest(Resizing, ExactModel):
         num_levels: Sequence[int] | None = None,
         low: Tensor | float = -math.inf,
         high: Tensor | float = math.inf,
+        grids: Sequence[Grid | None] | None = None,
         knots: Tensor | None = None,
         slack: float = 0.0,
     ) -> None:
@@ -79,7 +83,7 @@ class HiddenForest(Resizing, ExactModel):
         self.event_shape, self.slack = tuple(event_shape), slack
         self.num_trees, self.num_states = num_trees, num_states
         self.trees = nn.ModuleList(
-            HiddenTree(event_shape, kinds, num_states, num_levels, low, high, knots, slack)
+            HiddenTree(event_shape, kinds, num_states, num_levels, low, high, grids, knots, slack)
             for _ in range(num_trees)
         )
         self.register_buffer("log_weight", torch.zeros(num_trees))
@@ -155,6 +159,10 @@ class HiddenForest(Resizing, ExactModel):
 
     # --- Training ---
 
+    @property
+    def limited(self) -> bool:  # type: ignore[override]
+        return any(tree.limited for tree in self._all())
+
     def maximize(
         self, train: Tensor, validation: Tensor, *, max_passes: int, seed: int = 0
     ) -> Iterator[Pass]:
@@ -163,7 +171,7 @@ class HiddenForest(Resizing, ExactModel):
         others: Tensor | None = None
         number, best = 0, -math.inf
         for m, tree in enumerate(self._all()):
-            self._grows, tree.information = m, information
+            self._grows, tree.information, tree.limited = m, information, False
             grown = self._grown(tree, train, validation, max_passes, seed + m, others)
             with closing(grown):
                 try:

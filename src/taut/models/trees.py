@@ -26,8 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from taut.data.tables.kind import Grid
 from taut.distributions.trees import CategoricalTree, Tree, downward, upward
-from taut.models.emissions import Counts, Emissions, Emitted, Resizing, Terms
+from taut.model import Resizing
+from taut.models.emissions import Counts, Emissions, Terms
+from taut.models.emitted import Emitted
 from taut.models.exact import ExactModel, Pass
 from taut.models.structure import chow_liu, spanning_tree
 from taut.system.errors import UsageError
@@ -44,7 +47,7 @@ PATIENCE = 10  # passes without better validation rows, and a tenth of those pla
 EDGE_COUNT = 1.5  # rows that each state of a parent begins with, spread over the node's states
 START_COUNT = 1.0
 ELEMENTS = 2**23  # of nodes x rows x states at a time
-FEWEST, MOST = 16, 512  # states that are tried where their number is left to the rows
+FEWEST, MOST = 4, 512  # states that are tried where their number is left to the rows
 
 
 class _Expected(NamedTuple):
@@ -69,6 +72,7 @@ class _LatentTree(Resizing, ExactModel):
         num_levels: Sequence[int] | None = None,
         low: Tensor | float = -math.inf,
         high: Tensor | float = math.inf,
+        grids: Sequence[Grid | None] | None = None,
         knots: Tensor | None = None,
         slack: float = 0.0,
     ) -> None:
@@ -91,7 +95,7 @@ class _LatentTree(Resizing, ExactModel):
         )
         states = num_states or 1
         self.emissions = Emissions(
-            kinds, levels, first.flatten().clone(), last.flatten().clone(), knots, states
+            kinds, levels, first.flatten().clone(), last.flatten().clone(), grids, knots, states
         )
         self.register_buffer("parents", torch.tensor(self.usual_parents(columns)))
         self.start = nn.Parameter(torch.zeros(0))
@@ -204,6 +208,7 @@ class _LatentTree(Resizing, ExactModel):
     def maximize(
         self, train: Tensor, validation: Tensor, *, max_passes: int, seed: int = 0
     ) -> Iterator[Pass]:
+        self.limited = False
         if self.num_states is not None:
             yield from self.fitted(train, validation, self.num_states, max_passes, seed)
             return
@@ -260,7 +265,8 @@ class _LatentTree(Resizing, ExactModel):
         self.begin(train, states, random)
         size = min(BATCH, len(train))
         each = math.ceil(len(train) / size)
-        passes = min(max_passes, max(FEWEST_PASSES, math.ceil(STEPS / each)))
+        enough = max(FEWEST_PASSES, math.ceil(STEPS / each))
+        passes = min(max_passes, enough)
         patience = max(PATIENCE, passes // 10)
         best, kept, worse, step = -math.inf, None, 0, 0
         average = self._moments()
@@ -287,6 +293,8 @@ class _LatentTree(Resizing, ExactModel):
                 yield Pass(number, total / len(train), reached, number / passes)
                 if worse >= patience and not close:
                     break
+            else:
+                self.limited = self.limited or passes < enough
         finally:
             if kept is not None:
                 self.load_state_dict(kept)
@@ -393,6 +401,7 @@ class Mixture(_LatentTree):
         num_levels: Of each column, 0 for numbers.
         low: Smallest value of each column, minus infinity where none is known.
         high: Largest value, likewise.
+        grids: Of each column of numbers that lie on a known grid (``Columns``).
         knots: Of the marginal of each column of mixed numbers, (columns, 2, knots): see ``warps``.
         slack: Nats a row of validation log p(x) that may be given up: the last pass within them is
             kept instead of the best. Later passes follow the training rows more closely, and their

@@ -146,7 +146,7 @@ def _audit(
         },
         "tightened": _tightened(run),
         "candidates": run.info.get("candidates"),
-        "training": {"ended": run.info.get("ended"), "minutes": run.config.training.minutes},
+        "training": doctor.how_trained(run.info.get("ended"), run.config.training),
         "history": [{k: line[k] for k in HISTORY} for line in run.history()],
         **result,
     }

@@ -1,13 +1,16 @@
-"""The model of a table whose log p(x) is exact: fitted in seconds next to a VAE, as the baseline of
-its report, and kept instead of it where it is better on the validation rows.
+"""The model of rows of columns whose log p(x) is exact: fitted in seconds next to a VAE, as the
+baseline of its report, and kept instead of it where it is better on the validation rows.
 
-It lies in the folder ``exact`` of the run: a checkpoint, and the lines of its own history.
+A table has hidden trees, rows of real numbers have a mixture of factor analysers, and a table of
+such numbers has the better of the two. It lies in the folder ``exact`` of the run: a checkpoint,
+and the lines of its own history.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 import warnings
@@ -19,11 +22,13 @@ from typing import Any, cast
 import torch
 
 from taut.build.config import Config, ModelConfig
-from taut.build.model import VAE_MODEL, describe_exact, exact_of, parts_named
-from taut.data import Dataset
+from taut.build.model import MOST_COLUMNS, VAE_MODEL, describe_exact, exact_of, parts_named
+from taut.build.spec import parse
+from taut.data import Dataset, batch
 from taut.data.tables.parquet_rows import ParquetRows
 from taut.evidence import Estimate, Evidence, importance_blocks, settle
 from taut.models.exact import ExactModel
+from taut.models.factor_analysis import MIN_SCALE, REALS
 from taut.runs.assemble import build_exact
 from taut.runs.folder import FORMAT, Info, Run
 from taut.runs.measure import CLIMBING, EXACT_FOLDER, copies, exact_of_run, log_prob_of
@@ -36,14 +41,17 @@ from taut.training import checkpoint
 from taut.training.exact import train_exact, why_ended
 from taut.training.loop import Record, State
 
-__all__ = ["compare", "competes", "fit_exact", "planned", "tidy"]
+__all__ = ["compare", "competes", "fit_exact", "in_short", "planned", "tidy"]
 
-EXACT = "HiddenForest(slack=0.1)"  # later passes: rows that are harder to tell from real ones
-PASSES = 40  # of each number of states, at most
+FOREST = "HiddenForest(slack=0.1)"  # later passes: rows that are harder to tell from real ones
+FACTORS = "MixtureOfFactorAnalysers()"
+NAMES = {FOREST: "hidden trees", FACTORS: "factor analysers"}
+PASSES = {FOREST: 40, FACTORS: 1000}  # of each number of states or components, at most
 WORK = 2e11  # rows times parameters that move, over all passes: some 2 minutes of a processor
 SHARE = 0.1  # of the time that a training is given
 FEWEST = 50  # training rows
 COMPARED = 1000  # validation rows, at most
+FINE = MIN_SCALE * (2 * math.pi) ** 0.5  # steps, in standard deviations, that no density exceeds
 
 
 def competes(config: Config) -> bool:
@@ -52,23 +60,51 @@ def competes(config: Config) -> bool:
     return not named
 
 
+def rivals(data: Dataset) -> list[str]:
+    """Returns the exact models that data have next to a VAE, of which the better one counts."""
+    schema = data.schema
+    if schema.kind == "table" and not schema.condition:
+        return [FOREST, FACTORS] if _continuous(data) else [FOREST]
+    if schema.kind == "real" and schema.is_rows and schema.num_elements <= MOST_COLUMNS:
+        return [FACTORS]
+    return []
+
+
+def _continuous(data: Dataset) -> bool:
+    """Returns whether the columns of a table are real numbers, none of them on a grid so coarse
+    that a factor analyser's density could be above the data's own precision.
+    """
+    columns = data.schema.modelled
+    if len(columns) > MOST_COLUMNS or any(c.kind not in REALS for c in columns):
+        return False
+    some = batch(data.train, torch.arange(min(len(data.train), COMPARED))).double()
+    spread = (some - some.nanmean(0)).square().nanmean(0).sqrt()
+    return all(c.step <= FINE * float(s) for c, s in zip(columns, spread, strict=True))
+
+
+def in_short(data: Dataset) -> str:
+    """Returns what the exact models that data have next to a VAE are called."""
+    return ", ".join(NAMES.get(spec, spec) for spec in rivals(data))
+
+
 def planned(asked: Config, data: Dataset) -> dict[str, Any]:
-    """Returns what ``run.json`` says of the exact model that is to be fitted to a table; nothing
+    """Returns what ``run.json`` says of the exact model that is to be fitted to the data; nothing
     where none is.
 
-    There is none where nothing chooses its size, where the training is of several processes or of
-    rows in a file, and where some columns are given.
+    There is none where nothing chooses its size, and where the training is of several processes or
+    of rows in a file.
 
     Args:
         asked: The configuration as it was given.
         data: The data.
     """
-    kind = data.schema.kind == "table" and not data.schema.condition
     rows = len(data.train) >= FEWEST and len(data.validation) > 0
     here = parallel.world() == 1 and not isinstance(data.train, ParquetRows)
-    if not (kind and rows and here) or exact_of(asked.model) == exact_of(ModelConfig(EXACT)):
+    if not (rows and here and (specs := rivals(data))):
         return {}
-    return {"exact": {"model": EXACT, "competes": competes(asked)}}
+    if exact_of(asked.model) in [exact_of(ModelConfig(spec)) for spec in specs]:
+        return {}
+    return {"exact": {"model": specs[0], "competes": competes(asked)}}
 
 
 def fit_exact(run: Run, data: Dataset) -> Generator[tuple[Record, float], None, None]:
@@ -80,36 +116,66 @@ def fit_exact(run: Run, data: Dataset) -> Generator[tuple[Record, float], None, 
     found = run.info.get("exact")
     if not found or (run.path / EXACT_FOLDER).exists():
         return
-    training = dataclasses.replace(run.config.training, max_epochs=PASSES)
-    state, lines, began, late, work = State(PASSES), list[str](), time.monotonic(), False, 0.0
+    specs, fits, refusals = rivals(data), list[_Fit](), list[TautError]()
     try:
-        model = build_exact(dataclasses.replace(run.config, model=ModelConfig(EXACT)), data)
-        with closing(train_exact(model, data, training, state)) as made:
-            for record in made:
-                lines.append(json.dumps(record._asdict(), allow_nan=False) + "\n")
-                yield record, record.step / state.total_steps
-                minutes = training.minutes
-                late = minutes is not None and time.monotonic() - began > 60 * SHARE * minutes
-                moved = sum(p.numel() for p in model.in_training().parameters())
-                work += len(data.train) * moved
-                state.done = late or work > WORK
-    except TautError as error:
-        warnings.warn(f"no baseline by a model that is exact: {error}", TautWarning, stacklevel=2)
-        run.info = cast(Info, {k: v for k, v in run.info.items() if k != "exact"})
-        _write_info(run)
-        return
+        for number, spec in enumerate(specs):
+            try:
+                fit = _Fit(spec, run, data)
+                with closing(fit.passes()) as passes:
+                    for record, share in passes:
+                        yield record, (number + share) / len(specs)
+                fits.append(fit)
+            except TautError as error:
+                refusals.append(error)
     except BaseException:  # a signal: nothing was trained yet, unless a training goes on
         with watched(), held():
             abandon(run.path)
         raise
-    state.tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    if not fits:
+        warnings.warn(
+            f"no baseline by a model that is exact: {refusals[0]}", TautWarning, stacklevel=2
+        )
+        run.info = cast(Info, {k: v for k, v in run.info.items() if k != "exact"})
+        _write_info(run)
+        return
+    best = max(fits, key=lambda fit: fit.reached)
     folder = run.path / EXACT_FOLDER
-    ended = why_ended(state, late)
-    run.info["exact"] = {**found, "model": str(describe_exact(model)), "ended": ended}
+    run.info["exact"] = {**found, "model": str(describe_exact(best.model)), "ended": best.ended}
     _write_info(run)
     folder.mkdir()
-    storage.write_bytes(folder / "history.jsonl", "".join(lines).encode())
-    checkpoint.save(folder, state)
+    storage.write_bytes(folder / "history.jsonl", "".join(best.lines).encode())
+    checkpoint.save(folder, best.state)
+
+
+class _Fit:
+    """One exact model that is fitted next to a run: its state, the lines of its history, what ended
+    it and the mean log p(x) of the validation rows.
+    """
+
+    def __init__(self, spec: str, run: Run, data: Dataset) -> None:
+        self.data, self.lines = data, list[str]()
+        self.training = dataclasses.replace(run.config.training, max_epochs=PASSES[spec])
+        self.state = State(PASSES[spec])
+        self.model = build_exact(dataclasses.replace(run.config, model=ModelConfig(spec)), data)
+        self.ended, self.reached = "", -math.inf
+
+    def passes(self) -> Generator[tuple[Record, float], None, None]:
+        """Fits the model, and yields each pass and the share of them that is done."""
+        state, minutes = self.state, self.training.minutes
+        began, late, work = time.monotonic(), False, 0.0
+        with closing(train_exact(self.model, self.data, self.training, state)) as made:
+            for record in made:
+                self.lines.append(json.dumps(record._asdict(), allow_nan=False) + "\n")
+                yield record, record.step / state.total_steps
+                moved = sum(p.numel() for p in self.model.in_training().parameters())
+                work += len(self.data.train) * moved
+                late = work > WORK
+                if minutes is not None:
+                    late = late or time.monotonic() - began > 60 * SHARE * minutes
+                state.done = late
+        state.tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        self.ended = why_ended(self.model, state, late)
+        self.reached = float(log_prob_of(self.model, self.data.validation).mean())
 
 
 def compare(run: Run, data: Dataset) -> Iterator[Evidence]:
@@ -161,7 +227,8 @@ def _keep(run: Run, exact: ExactModel) -> None:
     again.
     """
     spec, training = run.info["exact"]["model"], run.config.training
-    training = dataclasses.replace(training, objective=None, learning_rate=None)
+    passes = next(n for known, n in PASSES.items() if parse(known).name == parse(spec).name)
+    training = dataclasses.replace(training, objective=None, learning_rate=None, max_epochs=passes)
     run.config = dataclasses.replace(run.config, model=ModelConfig(spec), training=training)
     run.model = exact
     storage.write_tensors(run.path / "model.safetensors", exact.state_dict())

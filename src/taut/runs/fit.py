@@ -177,8 +177,11 @@ def _passes(config: Config) -> tuple[Config, str, State]:
     """Returns the configuration of a model that is exact with its threads, nothing to say of its
     pace, and a training that is to begin.
     """
-    training = dataclasses.replace(config.training, threads=torch.get_num_threads(), compile="off")
-    return dataclasses.replace(config, training=training), "", State(training.max_epochs or PASSES)
+    passes = config.training.max_epochs or PASSES
+    training = dataclasses.replace(
+        config.training, threads=torch.get_num_threads(), compile="off", max_epochs=passes
+    )
+    return dataclasses.replace(config, training=training), "", State(passes)
 
 
 def _run(fitted: Fitted, config: Config, path: Path, info: Mapping[str, Any]) -> Run:
@@ -258,7 +261,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
     if exact:
-        why = ended or why_passes_ended(state, late)
+        why = ended or why_passes_ended(model, state, late)
         state.tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     else:
         finish(run.model, state)

@@ -17,7 +17,7 @@ from taut.evidence.exact_baseline import in_words
 from taut.model import Likelihood, Posterior, Prior
 from taut.objectives import Objective
 from taut.runs.assemble import merge
-from taut.runs.candidates import COMPARED, compare, fit_exact
+from taut.runs.candidates import COMPARED, compare, fit_exact, in_short
 from taut.runs.fit import evaluate, start, train_run
 from taut.runs.fitted import Source
 from taut.runs.folder import Run
@@ -95,8 +95,9 @@ def fit(
         config: All settings at once; the arguments that follow are laid over it.
         model: VAE, or the specification of a model whose log p(x) is exact, such as
             "HiddenTree(num_states=64)". By default a table is given to hidden trees and to a VAE,
-            and what is better on the validation rows is kept, unless a part of a VAE or an
-            objective is named; all else is given to a VAE.
+            rows of real numbers to factor analysers and to a VAE, and what is better on the
+            validation rows is kept, unless a part of a VAE or an objective is named; all else is
+            given to a VAE.
         latent_dim: D; by default half the number of elements of a row, of a table as many as
             columns, 2 to 32.
         objective: What is maximised, or its specification; by default ELBO(), and
@@ -178,7 +179,10 @@ def fit(
         tell.line(f"{data.schema.describe()}; {parts_of} to train, validate and test")
         for note in data.notes:
             tell.line(f"note: {note}")
-        with tell.progress("hidden trees", 1) as advance, closing(fit_exact(run, data)) as passes:
+        with (
+            tell.progress(in_short(data), 1) as advance,
+            closing(fit_exact(run, data)) as passes,
+        ):
             share = 0.0
             for record, now in passes:
                 advance(now - share, _bound(record))

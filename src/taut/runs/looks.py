@@ -21,6 +21,7 @@ __all__ = ["Audited", "as_html", "in_four_lines", "plot"]
 
 ENDS = {
     "epochs": "all that were planned",
+    "plan": "all that the model needs",
     "patience": "stopped, since the held-out bound no longer grew",
     "time": "stopped, since the time was up",
 }

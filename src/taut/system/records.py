@@ -190,7 +190,7 @@ AUDIT = {  # without its sections, each of which knows its own: taut.evidence.se
         }
     ],
     "measured?": Each(Either((TEXT, NUMBER))),
-    "training?": {"ended?": TEXT, "minutes?": NUMBER},
+    "training?": {"ended?": TEXT, "minutes?": NUMBER, "max_epochs?": NUMBER},
     "missing?": Each(TEXT),
     "tightened?": {**TIGHTENED, "after?": BEFORE},
     "candidates?": CANDIDATES,

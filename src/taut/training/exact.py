@@ -78,14 +78,16 @@ def train_exact(
     state.done = True
 
 
-def why_ended(state: State, late: bool) -> str:
-    """Returns what ended the passes: ``time``, ``epochs`` (those that were planned) or ``patience``
-    (nothing grew any more).
+def why_ended(model: ExactModel, state: State, late: bool) -> str:
+    """Returns what ended the passes: ``time``, ``epochs`` (their limit), ``plan`` (the model had
+    made all that it wanted) or ``patience`` (nothing grew any more).
     """
     if late:
         return "time"
-    if state.step >= state.total_steps:
+    if model.limited:
         return "epochs"
+    if state.step >= state.total_steps:
+        return "plan"
     return "patience"
 
 
