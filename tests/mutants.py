@@ -57,7 +57,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_data.py",
     "tests/test_loop.py",
 )
-FLOWS = "tests/test_flows.py"
+FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
     "tests/test_tighten.py",
@@ -3370,6 +3370,27 @@ MUTANTS = [
         'generator=generator(seed, "audit", 1))[: counts[1]]',
         'generator=generator(seed, "audit"))[: counts[1]]',
         "tests/test_tasks.py::test_labels_stand_beside_their_rows",
+    ),
+    Mutant(
+        "VampPrior: one with an encoder of its own shares that of the model",
+        "priors.py",
+        "        if self.own is None:\n",
+        "        if True:\n",
+        f"{TIGHTEN}::test_a_prior_that_shares_the_encoder_stays_where_it_was",
+    ),
+    Mutant(
+        "VampPrior: what was started is started again",
+        "build/start.py",
+        "if not isinstance(prior, VampPrior) or prior.started:",
+        "if not isinstance(prior, VampPrior):",
+        f"{VAMP}::test_it_starts_at_rows_of_the_training",
+    ),
+    Mutant(
+        "VampPrior: the pseudo-inputs are not learned",
+        "priors.py",
+        "seen: Tensor = self.pseudo_inputs",
+        "seen: Tensor = self.pseudo_inputs.detach()",
+        f"{VAMP}::test_the_bound_moves_pseudo_inputs_and_encoder_through_the_prior",
     ),
 ]
 

@@ -29,7 +29,7 @@ PARTS = {
         "MixtureOfFactorAnalysers",
     ),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
-    "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal"),
+    "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"),
     "posterior": (
         *("CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
     ),

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from taut.build.checks import check_parts
-from taut.build.model import build_objective, build_vae, complete
+from taut.build.model import build_objective, build_vae, complete, unshared
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.model import VAE
+from taut.priors import VampPrior
 from taut.runs.assemble import going_together, merge
 from taut.runs.fit import begin
 from taut.runs.fitted import Fitted, Source
@@ -92,7 +93,7 @@ def tighten(
         merged,
         model=complete(
             dataclasses.replace(
-                old.model,
+                unshared(old.model),
                 posterior=posterior or old.model.posterior,
                 encoder=encoder or old.model.encoder,
             ),
@@ -102,7 +103,7 @@ def tighten(
     objective = build_objective(config.training.objective or TIGHTENING)
     with stream(config.training.seed, "init"), going_together():
         model = build_vae(config.model, data.schema, summarize(data))
-        model.prior.load_state_dict(theirs.prior.state_dict())
+        model.prior.load_state_dict(_prior_of(theirs))
         model.likelihood.load_state_dict(theirs.likelihood.state_dict())
         if encoder is None:
             _take_over(model.posterior, theirs.posterior)
@@ -123,6 +124,13 @@ def tighten(
     if "exact" in run.info:
         facts["exact"] = run.info["exact"] | {"competes": False}
     return begin(fitted, data, lambda: make_folder(out, f"{name}-tight", overwrite), facts)
+
+
+def _prior_of(model: VAE) -> dict[str, torch.Tensor]:
+    """Returns the state of a prior that stays as it is whatever happens to the posterior."""
+    if isinstance(model.prior, VampPrior):
+        return model.prior.unshared()
+    return model.prior.state_dict()
 
 
 def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:
