@@ -58,6 +58,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_loop.py",
 )
 FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
+REFIT = "tests/test_refit.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
     "tests/test_tighten.py",
@@ -2029,8 +2030,8 @@ MUTANTS = [
     ),
     Mutant(
         "tighten: the decoder is trained, too",
-        "runs/tighten.py",
-        "    model.prior.requires_grad_(False)\n    model.likelihood.requires_grad_(False)\n",
+        "runs/onward.py",
+        "    freeze_the_rest(model, word)\n",
         "    model.prior.requires_grad_(False)\n",
         TIGHTEN + "::test_the_bound_rises_under_the_same_ceiling[real]",
     ),
@@ -2128,8 +2129,8 @@ MUTANTS = [
     Mutant(
         "a resumed tightening trains the decoder",
         "runs/folder.py",
-        "        model.likelihood.requires_grad_(False)\n",
-        "",
+        "            freeze_the_rest(model, word)\n",
+        "            model.prior.requires_grad_(False)\n",
         "tests/test_tighten.py",
     ),
     Mutant(
@@ -3391,6 +3392,34 @@ MUTANTS = [
         "seen: Tensor = self.pseudo_inputs",
         "seen: Tensor = self.pseudo_inputs.detach()",
         f"{VAMP}::test_the_bound_moves_pseudo_inputs_and_encoder_through_the_prior",
+    ),
+    Mutant(
+        "refit: the encoder is trained, too",
+        "runs/folder.py",
+        "        if name != TRAINED_ALONE[word]:\n",
+        '        if name == "likelihood":\n',
+        f"{REFIT}::test_the_prior_alone_is_another",
+    ),
+    Mutant(
+        "refit: what the old prior gains over the new one",
+        "runs/gain.py",
+        "torch.stack([(after - was).mean(0),",
+        "torch.stack([(was - after).mean(0),",
+        f"{REFIT}::test_the_gain_is_that_of_the_closed_form",
+    ),
+    Mutant(
+        "refit: the prior that was there is not kept",
+        "runs/refit.py",
+        "for key, value in prior_of(theirs).items()}",
+        "for key, value in prior_of(theirs).items() if 0 * value.numel()}",
+        f"{REFIT}::test_what_was_gained_is_printed_and_kept",
+    ),
+    Mutant(
+        "refit: a module of the old prior is imported unasked",
+        "runs/folder.py",
+        'if "refitted" in info:',
+        'if "nothing" in info:',
+        f"{REFIT}::test_the_prior_that_was_there_is_not_imported_unasked",
     ),
 ]
 
