@@ -3421,6 +3421,13 @@ MUTANTS = [
         'if "nothing" in info:',
         f"{REFIT}::test_the_prior_that_was_there_is_not_imported_unasked",
     ),
+    Mutant(
+        "gated network: value and gate change places",
+        "networks.py",
+        "functional.glu(layer(units), -1)",
+        "functional.glu(layer(units).roll(self.hidden[0], -1), -1)",
+        f"{INSTANCES}::test_a_gated_layer_by_hand",
+    ),
 ]
 
 

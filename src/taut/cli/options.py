@@ -22,7 +22,7 @@ from taut.system.errors import clause
 __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 
 # What TAB offers for the parts of a model; a test compares it with the registry.
-NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP", "Residual")
+NETWORKS = ("ConvDecoder", "ConvEncoder", "GatedMLP", "Linear", "MLP", "Residual")
 PARTS = {
     "model": (
         *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
