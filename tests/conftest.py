@@ -34,6 +34,7 @@ WHOLE = {
         "help",
         "no_float64",
         "product",
+        "refit",
         "report",
         "run",
         "signals",

@@ -21,6 +21,7 @@ from taut import objectives as objectives  # for rows of parts that taut itself 
 from taut.data.tables.kind import Grid
 from taut.distributions import warps
 from taut.distributions.grids import fit_cells
+from taut.features import Standardize
 
 EVENT = (3, 4)  # of the data of the likelihoods below
 LATENT = 2
@@ -386,7 +387,16 @@ def make_priors() -> list[taut.Prior]:
         mixture.logits.normal_()
         mixture.raw_scale.normal_()
     flows = [bent(priors.Flow(LATENT)), bent(priors.Flow(LATENT, layers=3, bins=0))]
-    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows]
+    own = partial(taut.DiagonalNormal, encoder=SMALL)
+    vamp = priors.VampPrior(3, own, EVENT, LATENT, features=Standardize(EVENT))
+    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared()]
+
+
+def shared() -> taut.Prior:
+    """Returns a prior that is made of a posterior that is not its own."""
+    vamp = priors.VampPrior(4)
+    vamp.share(taut.FullCovarianceNormal(EVENT, LATENT, SMALL))
+    return vamp
 
 
 # --- Models that are exact ------------------------------------------------------------------------
@@ -419,6 +429,8 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
     (taut.MLP, (6,), (4,)),
     (partial(taut.MLP, hidden=(), activation="relu"), (3, 4), (2, 5)),
     (partial(taut.MLP, hidden=(8, 8), activation="silu", dropout=0.5), (6,), (2, 3, 4)),
+    (networks.GatedMLP, (6,), (4,)),
+    (partial(networks.GatedMLP, hidden=(8,)), (3, 4), (2, 5)),
     (taut.Residual, (6,), (4,)),
     (partial(taut.Residual, hidden=(8,)), (3, 4), (2, 5)),
     (taut.ConvEncoder, (28, 28), (2, 5)),

@@ -58,7 +58,8 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_data.py",
     "tests/test_loop.py",
 )
-FLOWS = "tests/test_flows.py"
+FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
+REFIT = "tests/test_refit.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
     "tests/test_tighten.py",
@@ -2030,8 +2031,8 @@ MUTANTS = [
     ),
     Mutant(
         "tighten: the decoder is trained, too",
-        "runs/tighten.py",
-        "    model.prior.requires_grad_(False)\n    model.likelihood.requires_grad_(False)\n",
+        "runs/onward.py",
+        "    freeze_the_rest(model, word)\n",
         "    model.prior.requires_grad_(False)\n",
         TIGHTEN + "::test_the_bound_rises_under_the_same_ceiling[real]",
     ),
@@ -2129,8 +2130,8 @@ MUTANTS = [
     Mutant(
         "a resumed tightening trains the decoder",
         "runs/folder.py",
-        "        model.likelihood.requires_grad_(False)\n",
-        "",
+        "            freeze_the_rest(model, word)\n",
+        "            model.prior.requires_grad_(False)\n",
         "tests/test_tighten.py",
     ),
     Mutant(
@@ -2550,9 +2551,9 @@ MUTANTS = [
     ),
     Mutant(
         "codes: whole numbers are not rounded",
-        "data/tables/prepare.py",
-        "= column.settled(array[:, j])",
-        "= array[:, j]",
+        "data/tables/constraints.py",
+        "each = [c.settled(x) for c, x in zip(modelled, codes.T, strict=True)]",
+        "each = list(codes.T)",
         EXPORT,
     ),
     Mutant(
@@ -2635,7 +2636,7 @@ MUTANTS = [
     Mutant(
         "formula: what follows is not in what is made",
         "data/schema.py",
-        "if c.modelled or c.formula",
+        "if c.modelled or c.rules.made",
         "if c.modelled",
         "tests/test_data.py::test_columns_that_are_a_function_of_others_are_computed",
     ),
@@ -3442,6 +3443,62 @@ MUTANTS = [
         'epochs = 2 * (known.get("max_epochs") or epochs)',
         "epochs = 2 * epochs",
         "tests/test_progress.py::test_passes_of_em_are_cut_by_their_limit_alone",
+    ),
+    Mutant(
+        "VampPrior: one with an encoder of its own shares that of the model",
+        "priors.py",
+        "        if self.own is None:\n",
+        "        if True:\n",
+        f"{TIGHTEN}::test_a_prior_that_shares_the_encoder_stays_where_it_was",
+    ),
+    Mutant(
+        "VampPrior: what was started is started again",
+        "build/start.py",
+        "if not isinstance(prior, VampPrior) or prior.started:",
+        "if not isinstance(prior, VampPrior):",
+        f"{VAMP}::test_it_starts_at_rows_of_the_training",
+    ),
+    Mutant(
+        "VampPrior: the pseudo-inputs are not learned",
+        "priors.py",
+        "seen: Tensor = self.pseudo_inputs",
+        "seen: Tensor = self.pseudo_inputs.detach()",
+        f"{VAMP}::test_the_bound_moves_pseudo_inputs_and_encoder_through_the_prior",
+    ),
+    Mutant(
+        "refit: the encoder is trained, too",
+        "runs/folder.py",
+        "        if name != TRAINED_ALONE[word]:\n",
+        '        if name == "likelihood":\n',
+        f"{REFIT}::test_the_prior_alone_is_another",
+    ),
+    Mutant(
+        "refit: what the old prior gains over the new one",
+        "runs/gain.py",
+        "torch.stack([(after - was).mean(0),",
+        "torch.stack([(was - after).mean(0),",
+        f"{REFIT}::test_the_gain_is_that_of_the_closed_form",
+    ),
+    Mutant(
+        "refit: the prior that was there is not kept",
+        "runs/refit.py",
+        "for key, value in prior_of(theirs).items()}",
+        "for key, value in prior_of(theirs).items() if 0 * value.numel()}",
+        f"{REFIT}::test_what_was_gained_is_printed_and_kept",
+    ),
+    Mutant(
+        "refit: a module of the old prior is imported unasked",
+        "runs/folder.py",
+        'if "refitted" in info:',
+        'if "nothing" in info:',
+        f"{REFIT}::test_the_prior_that_was_there_is_not_imported_unasked",
+    ),
+    Mutant(
+        "gated network: value and gate change places",
+        "networks.py",
+        "functional.glu(layer(units), -1)",
+        "functional.glu(layer(units).roll(self.hidden[0], -1), -1)",
+        f"{INSTANCES}::test_a_gated_layer_by_hand",
     ),
 ]
 

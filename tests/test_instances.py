@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from ztest import assert_mean
 
 import taut
-from taut import likelihoods
+from taut import likelihoods, networks
 from taut.build.spec import known, resolve
 from taut.data.tables.kinds import KINDS
 from taut.distributions import OUTSIDE, Observed
@@ -220,6 +220,15 @@ def test_network_shapes_and_context(factory, in_shape, out_shape, context_dim: i
 
 def test_a_network_has_no_context_unless_it_is_asked_for() -> None:
     assert taut.MLP((2,), (3,))(torch.zeros(5, 2)).shape == (5, 3)
+
+
+def test_a_gated_layer_by_hand() -> None:
+    network, x = networks.GatedMLP((3,), (2,), hidden=(4,)), torch.randn(5, 3)
+    (layer,) = network.layers
+    (value, gate), (b, c) = layer.weight.chunk(2), layer.bias.chunk(2)
+    units = (x @ value.T + b) / (1 + torch.exp(-(x @ gate.T + c)))
+    expected = units @ network.head.weight.T + network.head.bias
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-10)
 
 
 def test_tanh_is_torchs_to_the_rounding_of_one() -> None:

@@ -124,6 +124,7 @@ LATENTS = [
         ("DiagonalNormal()", "FullCovarianceNormal()"),
     ),
     ("Flow(layers=2, hidden=(8,))", "CouplingFlow(layers=2, hidden=(8,), num_features=4)"),
+    ("VampPrior(components=4)", "DiagonalNormal()"),
     ("IndependentBernoulli()", "IndependentBernoulli()"),
 ]
 WHOLE = [

@@ -53,6 +53,7 @@ SMALL: dict[str, Any] = {
 KINDS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "bits": (BITS, {}),
     "mixture": (BITS, {"prior": "GaussianMixture(components=3)", "averaging": 0}),
+    "vamp": (BITS, {"prior": "VampPrior(components=5)"}),
     "real": (REAL, {}),  # its likelihood has a scale of its own, and buffers
     "discrete": (
         BITS,
@@ -168,6 +169,31 @@ def test_the_bound_rises_under_the_same_ceiling(here: Path, kind: str):
     assert float(error) / len(x) < 0.05  # nats: a change would be seen
 
 
+@pytest.mark.parametrize(
+    "flags", [{}, {"posterior": "FullCovarianceNormal()", "encoder": "MLP(hidden=(5, 5))"}]
+)
+def test_a_prior_that_shares_the_encoder_stays_where_it_was(here: Path, flags: dict[str, str]):
+    """Its own copy of the encoder does not move: log p(x) is the same function, to the bit."""
+    old, new = taut.load("vamp"), tightened("vamp", **flags)
+    own = "VampPrior(components=5, posterior=DiagonalNormal(encoder=MLP(hidden=(8,))))"
+    assert new.config.model.prior == own
+    assert_same_prior(old, new)
+    again, _, _ = tighten(taut.load(new.path), "again", max_epochs=1)
+    assert again.config.model.prior == own
+    assert_same_prior(old, again)
+
+
+def assert_same_prior(old: Run, new: Run, context: Tensor | None = None) -> None:
+    """Asserts that a prior is the old one, whatever becomes of the posterior of its run."""
+    z = torch.randn(8, 5, 2)
+    with torch.no_grad():
+        for parameter in new.model.posterior.parameters():
+            parameter.add_(1.0)
+    was, now = (run.model.eval().latent_prior(context).log_prob(z) for run in (old, new))
+    torch.testing.assert_close(now, was, rtol=0, atol=0)
+    assert not any(p.requires_grad for p in new.model.prior.parameters())
+
+
 def test_what_cannot_be_reparameterized_is_tightened_by_an_objective_that_can(here: Path):
     with pytest.raises(
         UsageError, match=r"ScoreFunction\(num_samples=8\) or VIMCO\(num_samples=8\)"
@@ -243,6 +269,10 @@ def test_a_conditioned_run_is_tightened_and_nothing_half_made_stays(
     result = call("tighten", "given", "--out", "given-tight", "--max-epochs", 2)
     assert result.exit_code == 0, result.stderr
     assert_frozen("given", "given-tight")
+    flow = {"posterior": "CouplingFlow(layers=2, hidden=(5,))", "prior": "VampPrior(components=5)"}
+    old = taut.fit("g.csv", "shared", **SMALL | flow | {"max_epochs": 1, "condition": ("g",)})
+    new, data, _ = tighten(taut.load("shared"), "shared-tight", max_epochs=1)
+    assert_same_prior(old, new, new.model.split(data.train[:5].float())[1])
 
     def broken(self: taut.VAE, x: Tensor) -> Tensor:
         raise ValueError("cannot be drawn")

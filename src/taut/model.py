@@ -53,6 +53,11 @@ class Prior(nn.Module, abc.ABC):
     def forward(self, context: Context | None = None) -> Distribution:
         r"""Returns $p(z)$: batch shape () or (B,), event shape (D,)."""
 
+    def share(self, posterior: Posterior) -> None:
+        """Takes note of the posterior of the model that this is the prior of: a prior that is made
+        of it keeps it, and others need not know.
+        """
+
 
 class Resizing(nn.Module):
     """A module whose parameters take the shapes that a saved state has: they follow from the
@@ -93,13 +98,24 @@ class Posterior(nn.Module, abc.ABC):
     One that is known in another way, such as in closed form, defines ``forward`` alone.
     """
 
+    features: Features
+
     def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
         r"""Returns what the network says of each data point, (B, \*), by name: q's parameters."""
-        raise NotImplementedError(f"{type(self).__name__} has no parameters for each data point")
+        if not hasattr(self, "features"):
+            raise self._unknown()
+        return self.parameters_seen(self.features(x), context)
+
+    def parameters_seen(self, seen: Tensor, context: Context | None = None) -> dict[str, Tensor]:
+        r"""Returns the same of data points as ``features`` shows them, (\*, B, \*features)."""
+        raise self._unknown()
+
+    def _unknown(self) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} has no parameters for each data point")
 
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         r"""Returns the member of the family with these parameters: batch shape (B,), event (D,)."""
-        raise NotImplementedError(f"{type(self).__name__} has no parameters for each data point")
+        raise self._unknown()
 
     def forward(self, x: Data, context: Context | None = None) -> Distribution:
         r"""Returns $q(z \mid x)$: batch shape (B,), event shape (D,)."""
@@ -350,6 +366,7 @@ class VAE(Model):
         self.likelihood = likelihood
         self.posterior = posterior
         self.condition = condition
+        prior.share(posterior)
 
     def encode(self, x: Data, context: Context | None = None) -> Distribution:
         return self.posterior(*self.split(x, context))

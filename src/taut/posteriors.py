@@ -22,7 +22,7 @@ from taut.distributions.flows import Flow
 from taut.features import Features, Standardize
 from taut.model import Posterior
 from taut.networks import MLP, NetworkFactory, positive
-from taut.types import Context, Data
+from taut.types import Context
 
 __all__ = ["CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"]
 
@@ -78,8 +78,8 @@ class DiagonalNormal(Posterior):
         self.features = features or Standardize(event_shape, data_loc, data_scale)
         self.encoder = encoder(self.features.out_shape, (2, latent_dim), context_dim)
 
-    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
-        loc, raw_scale = self.encoder(self.features(x), context).unbind(-2)
+    def parameters_seen(self, seen: Tensor, context: Context | None = None) -> dict[str, Tensor]:
+        loc, raw_scale = self.encoder(seen, context).unbind(-2)
         return {"loc": loc, "scale": _scale(raw_scale, loc, self.min_scale)}
 
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
@@ -128,9 +128,8 @@ class FullCovarianceNormal(Posterior):
         self.register_buffer("columns", columns, persistent=False)
         self.encoder = encoder(self.features.out_shape, (2 * latent_dim + len(rows),), context_dim)
 
-    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
+    def parameters_seen(self, seen: Tensor, context: Context | None = None) -> dict[str, Tensor]:
         d = self.latent_dim
-        seen = self.features(x)
         loc, raw_diagonal, lower = self.encoder(seen, context).split([d, d, len(self.rows)], -1)
         scale = _scale(raw_diagonal, loc, self.min_scale)
         known = STEEP * scale / (1 + loc.abs() + scale)  # in units of the rounding of z
@@ -197,9 +196,9 @@ class CouplingFlow(Posterior):
             self.features.out_shape, (2 * latent_dim + num_features,), context_dim
         )
 
-    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
+    def parameters_seen(self, seen: Tensor, context: Context | None = None) -> dict[str, Tensor]:
         sizes = [self.latent_dim, self.latent_dim, self.num_features]
-        loc, raw_scale, features = self.encoder(self.features(x), context).split(sizes, -1)
+        loc, raw_scale, features = self.encoder(seen, context).split(sizes, -1)
         return {
             "loc": loc,
             "scale": _scale(raw_scale, loc, self.min_scale),
@@ -238,8 +237,8 @@ class IndependentBernoulli(Posterior):
         self.features = features or Standardize(event_shape, data_loc, data_scale)
         self.encoder = encoder(self.features.out_shape, (latent_dim,), context_dim)
 
-    def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
-        return {"logits": self.encoder(self.features(x), context)}
+    def parameters_seen(self, seen: Tensor, context: Context | None = None) -> dict[str, Tensor]:
+        return {"logits": self.encoder(seen, context)}
 
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         bits = Bernoulli(logits=parameters["logits"], validate_args=False)

@@ -2,7 +2,7 @@ r"""Priors $p(z)$: what the latent variables look like before any datum is seen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,12 @@ from torch.distributions import (
 
 from taut.couplings import Couplings
 from taut.distributions.flows import Flow as FlowDistribution
-from taut.model import Prior
+from taut.features import Features
+from taut.model import Posterior, Prior
 from taut.networks import positive
 from taut.types import Context
 
-__all__ = ["Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal"]
+__all__ = ["Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"]
 
 
 class StandardNormal(Prior):
@@ -134,3 +135,101 @@ class Flow(Prior):
     def forward(self, context: Context | None = None) -> Distribution:
         scale = self.min_scale + positive(self.raw_scale)
         return FlowDistribution(self.loc, scale, None, self.couplings)
+
+
+class VampPrior(Prior):
+    r"""Creates $p(z) = \frac1K \sum_k q(z \mid u_k)$, the mean posterior of K learned
+    pseudo-inputs $u_k$; in a conditioned model $p(z \mid c) = \frac1K \sum_k q(z \mid u_k, c)$.
+
+    It is made of the posterior of its model, whose encoder it shares: both are trained by the same
+    bound. The pseudo-inputs are rows as the encoder sees them (``features``), in which levels of
+    columns and gaps are numbers that can be learned, and start at training rows. All rows as
+    pseudo-inputs make it the aggregate posterior. A density costs those of K members of q, and a
+    batch K more rows of the encoder.
+
+    What moves the encoder moves this prior, and with it log p(x). With a ``posterior`` of its own
+    it stays where it is: ``taut tighten`` gives it a copy of the one that it shared.
+
+    Args:
+        components: K, at most the number of training rows.
+        posterior: Makes a posterior of its own, instead of that of the model.
+        event_shape: Shape of one datum, for a posterior of its own.
+        latent_dim: D, likewise.
+        context_dim: C, likewise.
+        features: What its encoder sees of a datum, likewise.
+
+    Raises:
+        ValueError: ``components`` is not a whole number of at least 1, or the posterior does not
+            say what it makes of features.
+
+    References: tomczak2018.
+    """
+
+    pseudo_inputs: nn.Parameter
+
+    def __init__(
+        self,
+        components: int = 500,
+        posterior: Callable[..., Posterior] | None = None,
+        event_shape: Sequence[int] = (),
+        latent_dim: int = 1,
+        context_dim: int = 0,
+        features: Features | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(components, int) or components < 1:
+            raise ValueError(f"components must be a whole number of at least 1, not {components!r}")
+        self.components, self.posterior = components, posterior
+        self.started = False  # at rows
+        # in a tuple, or the weights of the encoder would count as the prior's own, too
+        self._shared: tuple[Posterior, ...] = ()
+        self.register_parameter("pseudo_inputs", None)
+        self.own: Posterior | None = None
+        if posterior is not None:
+            self.own = posterior(
+                event_shape, latent_dim, context_dim=context_dim, features=features
+            )
+            self._take(self.own)
+
+    def share(self, posterior: Posterior) -> None:
+        if self.own is None:
+            self._take(posterior)
+
+    def _take(self, posterior: Posterior) -> None:
+        if type(posterior).parameters_seen is Posterior.parameters_seen:
+            raise ValueError(
+                f"a VampPrior is made of posteriors at features, and {type(posterior).__name__} "
+                "has no parameters_seen(seen, context)"
+            )
+        self._shared = (posterior,)
+        shape = (self.components, *posterior.features.out_shape)
+        if self.pseudo_inputs is None or self.pseudo_inputs.shape != shape:
+            self.pseudo_inputs = nn.Parameter(0.5 * torch.randn(shape))
+
+    def start(self, seen: Tensor) -> None:
+        r"""Starts the pseudo-inputs at rows as the encoder sees them, (K, \*features)."""
+        with torch.no_grad():
+            self.pseudo_inputs.copy_(seen)
+        self.started = True
+
+    def unshared(self) -> dict[str, Tensor]:
+        """Returns the state of the same prior with a copy of the posterior as its own."""
+        (posterior,) = self._shared
+        own = {f"own.{name}": value for name, value in posterior.state_dict().items()}
+        return {"pseudo_inputs": self.pseudo_inputs.detach(), **own}
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        if not self._shared:
+            raise ValueError("a VampPrior is made of the posterior of its model: make a VAE first")
+        (posterior,) = self._shared
+        seen: Tensor = self.pseudo_inputs
+        if context is not None:
+            seen = seen[:, None].expand(-1, len(context), *seen.shape[1:])
+        parameters = posterior.parameters_seen(seen, context)
+        if context is not None:  # components last: (B, K)
+            parameters = {name: value.movedim(0, 1) for name, value in parameters.items()}
+        members = posterior.distribution(parameters)
+        even = self.pseudo_inputs.new_zeros(members.batch_shape)
+        return MixtureSameFamily(
+            Categorical(logits=even, validate_args=False), members, validate_args=False
+        )

@@ -21,6 +21,8 @@ REFERENCES = {
     "Theory 13, 1967.",
     "cremer2018": "Cremer, Li, Duvenaud. Inference suboptimality in variational autoencoders. ICML "
     "2018.",
+    "dai2019": "Dai, Wipf. Diagnosing and enhancing VAE models. ICLR 2019.",
+    "dauphin2017": "Dauphin et al. Language modeling with gated convolutional networks. ICML 2017.",
     "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC "
     "curves. Biometrics 44, 1988.",
     "dempster1977": "Dempster, Laird, Rubin. Maximum likelihood from incomplete data via the EM "
@@ -124,6 +126,8 @@ DOIS = {  # of those that have one
     "chow1968": "10.1109/TIT.1968.1054142",
     "cover1967": "10.1109/TIT.1967.1053964",
     "cremer2018": "10.48550/arXiv.1801.03558",
+    "dai2019": "10.48550/arXiv.1903.05789",
+    "dauphin2017": "10.48550/arXiv.1612.08083",
     "delong1988": "10.2307/2531595",
     "dempster1977": "10.1111/j.2517-6161.1977.tb01600.x",
     "dinh2017": "10.48550/arXiv.1605.08803",

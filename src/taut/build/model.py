@@ -38,6 +38,7 @@ __all__ = [
     "exact_of",
     "needs_total",
     "parts_named",
+    "unshared",
     "usual_objective",
     "usual_rate",
 ]
@@ -46,8 +47,11 @@ __all__ = [
 # Importing the modules registers their parts: they are found as subclasses of these.
 _FAMILIES = (priors, likelihoods, posteriors, objectives)
 
-_NESTED: dict[str, type] = {"encoder": Network, "decoder": Network} | {
-    kind.family: Likelihood for kind in KINDS.values() if kind.modelled
+_NESTED: dict[str, type] = {
+    "encoder": Network,
+    "decoder": Network,
+    "posterior": Posterior,
+    **{kind.family: Likelihood for kind in KINDS.values() if kind.modelled},
 }
 
 _FILLED = (
@@ -79,7 +83,7 @@ USUAL = {
 }
 
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
-VAE_MODEL, PRIOR = "VAE()", "StandardNormal()"
+VAE_MODEL, PRIOR, VAMP = "VAE()", "StandardNormal()", "VampPrior"
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -235,7 +239,21 @@ def build_vae(
         data_scale=scale,
         features=_features(schema, statistics, loc, scale),
     )
-    return VAE(part("prior", Prior), part("likelihood", Likelihood), posterior, condition)
+    prior = part("prior", Prior, features=_features(schema, statistics, loc, scale))
+    return VAE(prior, part("likelihood", Likelihood), posterior, condition)
+
+
+def unshared(config: ModelConfig) -> ModelConfig:
+    """Returns a completed configuration whose prior shares nothing with the posterior: a VampPrior
+    has one of its own, which is the same.
+    """
+    prior, posterior = parse(cast(str, config.prior)), parse(cast(str, config.posterior))
+    if prior.name != VAMP or "posterior" in dict(prior.arguments):
+        return config
+    whole = {"encoder": parse(cast(str, config.encoder)), **dict(posterior.arguments)}
+    own = dataclasses.replace(posterior, arguments=tuple(whole.items()))
+    made = dataclasses.replace(prior, arguments=(*prior.arguments, ("posterior", own)))
+    return dataclasses.replace(config, prior=str(made))
 
 
 def _seen_in(

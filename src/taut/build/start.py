@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from taut.data import Dataset, Rows, blocks
+from taut.data import Dataset, Rows, batch, blocks
 from taut.features import ColumnFeatures, Features, Standardize
 from taut.likelihoods.columns import Columns
 from taut.likelihoods.common import LocationScale
@@ -32,9 +32,10 @@ from taut.model import VAE
 from taut.models.factor_analysis import MIN_SCALE, FactorAnalysis
 from taut.networks import Residual, inverse_positive
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
-from taut.priors import StandardNormal
+from taut.priors import StandardNormal, VampPrior
+from taut.system.errors import UsageError
 
-__all__ = ["start"]
+__all__ = ["start", "start_prior"]
 
 MOST_ROWS = 20_000  # that factor analysis is fitted to
 MOST_ROWS_WITH_GAPS = 4_000  # each of them has a covariance of its own
@@ -60,6 +61,26 @@ class _Path(NamedTuple):
     columns: Tensor
     seen: Tensor
     first: int
+
+
+def start_prior(model: VAE, data: Dataset) -> None:
+    """Starts the pseudo-inputs of a VampPrior at training rows drawn at random; another prior stays
+    as it is, and so does one that was started.
+
+    Raises:
+        UsageError: there are fewer rows.
+    """
+    prior = model.prior
+    if not isinstance(prior, VampPrior) or prior.started:
+        return
+    if prior.components > len(data.train):
+        raise UsageError(
+            f"VampPrior has {prior.components:,} pseudo-inputs, which start at training rows, and "
+            f"there are {len(data.train):,}: take VampPrior(components={len(data.train)}) or fewer"
+        )
+    rows = torch.randperm(len(data.train))[: prior.components].sort().values
+    x, _ = model.split(batch(data.train, rows, data.binarize == "dynamic"))
+    prior.start(model.posterior.features(x))
 
 
 def start(model: VAE, data: Dataset) -> bool:

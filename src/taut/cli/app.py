@@ -45,10 +45,12 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
         differential.differential,
     ),
-    "Judge and improve a run": (audit.audit, fit.tighten, audit.gradients, audit.report),
+    "Judge and improve a run": (
+        *(audit.audit, fit.tighten, fit.refit, audit.gradients, audit.report),
+    ),
 }
 # what several processes share; the rest is for one
-TOGETHER = ("fit", "resume", "tighten", "audit", "score", "encode", "impute")
+TOGETHER = ("fit", "resume", "tighten", "refit", "audit", "score", "encode", "impute")
 LOST = "another process was lost; what was saved is kept: go on with `taut resume RUN`"
 
 

@@ -1,4 +1,4 @@
-"""Commands that read data and train: fit, resume, check, tighten."""
+"""Commands that read data and train: fit, resume, check, tighten, refit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from taut.runs.folder import Run
     from taut.training.loop import State
 
-__all__ = ["check", "fit", "resume", "tighten"]
+__all__ = ["check", "fit", "refit", "resume", "tighten"]
 
 LONGER = "at least 0"
 
@@ -178,6 +178,17 @@ def check(
     typer.echo(json.dumps(found, indent=2))
 
 
+MaxEpochs = Annotated[int | None, count("Passes over the training data.")]
+Minutes = Annotated[
+    float | None, option("Time for training.", type_="float", low=0.0, words=LONGER)
+]
+Rate = Annotated[
+    float | None, option("Peak of the schedule.", type_="float", low=0.0, words=LONGER)
+]
+BatchSize = Annotated[int | None, count("Rows per step.")]
+Seed = Annotated[int | None, option("Everything random is derived from it.", type_="int")]
+
+
 def tighten(
     run: RunArg,
     out: NewRun = None,
@@ -215,17 +226,11 @@ def tighten(
             words="from 0 to 1",
         ),
     ] = None,
-    max_epochs: Annotated[int | None, count("Passes over the training data.")] = None,
-    minutes: Annotated[
-        float | None, option("Time for training.", type_="float", low=0.0, words=LONGER)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, option("Peak of the schedule.", type_="float", low=0.0, words=LONGER)
-    ] = None,
-    batch_size: Annotated[int | None, count("Rows per step.")] = None,
-    seed: Annotated[
-        int | None, option("Everything random is derived from it.", type_="int")
-    ] = None,
+    max_epochs: MaxEpochs = None,
+    minutes: Minutes = None,
+    learning_rate: Rate = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
     overwrite: Overwrite = False,
     trust: Trust = None,
     verbose: Verbose = False,
@@ -244,16 +249,15 @@ def tighten(
     from taut.runs.folder import load
     from taut.runs.tighten import tighten as tighten_run
 
-    given = {
-        "objective": objective,
-        "max_epochs": max_epochs,
-        "minutes": minutes,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "simulated": simulated,
-        "seed": seed,
-    }
-    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    settings = _given(
+        objective=objective,
+        max_epochs=max_epochs,
+        minutes=minutes,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        simulated=simulated,
+        seed=seed,
+    )
     new, dataset, state = tighten_run(
         load(run, trust=trust or ()),
         out,
@@ -269,6 +273,72 @@ def tighten(
     _train_and_measure(new, dataset, state, began, as_json, verbose)
     if not as_json:
         terminal.show_tightening(new)
+
+
+def refit(
+    run: RunArg,
+    out: NewRun = None,
+    prior: Annotated[
+        str,
+        option(
+            "The prior that is fitted; by default Flow().",
+            type_="text",
+            values=PARTS["prior"],
+        ),
+    ] = "Flow()",
+    objective: Annotated[
+        str | None,
+        option(
+            "What is maximised; by default ELBO().",
+            type_="text",
+            values=PARTS["objective"],
+        ),
+    ] = None,
+    max_epochs: MaxEpochs = None,
+    minutes: Minutes = None,
+    learning_rate: Rate = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    overwrite: Overwrite = False,
+    trust: Trust = None,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Fit another prior with encoder and decoder frozen.
+
+    It is fitted to the codes of the training rows, and what it gains is measured on those held out.
+
+    Examples:
+        taut refit runs/digits-1
+        taut refit runs/digits-1 --prior "VampPrior(components=100)" --minutes 5
+    """
+    began = time.monotonic()
+    terminal.reading(run)
+    from taut.runs.folder import load
+    from taut.runs.refit import refit as refit_run
+
+    settings = _given(
+        objective=objective,
+        max_epochs=max_epochs,
+        minutes=minutes,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    new, dataset, state = refit_run(
+        load(run, trust=trust or ()), out, prior=prior, overwrite=overwrite, **settings
+    )
+    terminal.message(
+        f"encoder and decoder of {shown(run)} stay as they are; {shown(new.path)} gets another "
+        f"prior, {new.config.model.prior}"
+    )
+    _train_and_measure(new, dataset, state, began, as_json, verbose)
+    if not as_json:
+        terminal.show_refit(new)
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if v is not None}
 
 
 def _longer(run: Run) -> str:

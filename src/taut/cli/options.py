@@ -22,14 +22,14 @@ from taut.system.errors import clause
 __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 
 # What TAB offers for the parts of a model; a test compares it with the registry.
-NETWORKS = ("ConvDecoder", "ConvEncoder", "Linear", "MLP", "Residual")
+NETWORKS = ("ConvDecoder", "ConvEncoder", "GatedMLP", "Linear", "MLP", "Residual")
 PARTS = {
     "model": (
         *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
         "MixtureOfFactorAnalysers",
     ),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
-    "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal"),
+    "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"),
     "posterior": (
         *("CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
     ),

@@ -38,6 +38,7 @@ __all__ = [
     "show_next",
     "show_numbers",
     "show_oddest",
+    "show_refit",
     "show_tightening",
     "stderr",
     "units_of",
@@ -467,10 +468,26 @@ def _not_measured(result: Mapping[str, Any]) -> list[str]:
 
 def show_tightening(run: Run) -> None:
     """Shows the bound before and after under the same ceiling."""
-    before, after = run.info["tightened"]["before"], run.evaluation()
+    _show_before_and_after("the same decoder", run.info["tightened"]["before"], run.evaluation())
+
+
+def show_refit(run: Run) -> None:
+    """Shows what a prior gained over the one that was there, on the same rows."""
+    after = run.evaluation()
+    before, gain = run.info["refitted"]["before"], after["gain_of_prior"]
+    _show_before_and_after("the same encoder and decoder", before, after)
+    parts = (
+        f"{NAMES[name]} {_known('{:+.3f}', gain[name]) or 'unknown'}"
+        f"{_known(' ± {:.3f}', gain[name], 'test_error')}"
+        for name in ("elbo", "log_evidence")
+    )
+    answer(f"gained by the prior, row by row: {', '.join(parts)} nats")
+
+
+def _show_before_and_after(title: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     console = _stdout()
     console.print()
-    table = _table("the same decoder", "before", "after")
+    table = _table(title, "before", "after")
     for name in ("elbo", "log_evidence", "inference_gap"):
         table.add_row(
             NAMES[name],

@@ -149,7 +149,8 @@ def prior_gain(model: Model, train: Tensor, x: Data, *, seed: int = 0) -> Estima
     import numpy as np
     from sklearn.mixture import GaussianMixture
 
-    prior = model.latent_prior()
+    first = x[:1].to(device=device_of(model), dtype=torch.get_default_dtype())
+    prior = model.latent_prior(model.split(first)[1])
     if not is_real(support_of(prior)) or len(train) < 40:
         return None
     z_train, _, rates, _, _ = _encode(model, train, None, derive(seed, "prior gain"))

@@ -119,6 +119,9 @@ class LatentSpace(Section):
             yield self._collapse(others.get("gain_over_baseline"))
         gain = self.get("prior_gain")
         if gain and counts(gain):
+            command = 'taut refit RUN --prior "GaussianMixture(components=20)"'
+            if "gaps" not in others:  # of an exact model, whose prior cannot be another
+                command = command.replace("refit RUN", "fit DATA")
             yield Finding(
                 "prior",
                 gain["value"],
@@ -128,7 +131,7 @@ class LatentSpace(Section):
                 f"a Gaussian mixture instead of the prior raises the held-out ELBO by "
                 f"{show(gain)}{tighten_first(others)}",
                 "a prior that is learned",
-                'taut fit DATA --prior "GaussianMixture(components=20)"',
+                command,
             )
         rate = self.get("noisy_rate")
         if self["noisy"] and rate and counts(rate):

@@ -21,7 +21,7 @@ from taut.build.model import (
     usual_objective,
     usual_rate,
 )
-from taut.build.start import start
+from taut.build.start import start, start_prior
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.data.readers import kind_of
@@ -96,6 +96,7 @@ def assemble(
     ):
         model = build(config.model, data.schema, statistics, parts=parts)
         assert isinstance(model, VAE)
+        start_prior(model, data)
         if not parts:
             model.started = start(model, data)
     with stream(config.training.seed, "check"), going_together():

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILES",
     "FORMAT",
+    "TRAINED_ALONE",
     "Info",
     "Run",
     "Source",
@@ -59,6 +60,7 @@ __all__ = [
     "check_target",
     "data_of",
     "find_device",
+    "freeze_the_rest",
     "held_out",
     "held_out_as_new",
     "load",
@@ -70,6 +72,10 @@ __all__ = [
     "stem",
     "version",
 ]
+
+
+# The part that a run trains alone, by what became of the run it came from.
+TRAINED_ALONE = {"tightened": "posterior", "refitted": "prior"}
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -122,6 +128,33 @@ class Run(Fitted):
         if self.kept is not None:
             return self.kept
         return data_of(self)
+
+    def refit(
+        self,
+        prior: str = "Flow()",
+        out: str | Path | None = None,
+        *,
+        verbose: bool | None = None,
+        **settings: Any,
+    ) -> Run:
+        """Returns a new run with another prior, fitted to the codes of the training rows under the
+        same encoder and decoder; ``evaluation()["gain_of_prior"]`` says what it gained.
+
+        Args:
+            prior: Specification of the prior, such as "GaussianMixture(components=50)".
+            out: The folder to make; by default the next free one below runs/.
+            verbose: Whether to tell of the progress; by default in terminals and notebooks.
+            **settings: ``source``, ``test``, ``overwrite`` and any setting of the training, such as
+                ``max_epochs``.
+
+        Raises:
+            UsageError: a prior that learns nothing or is over another space, a setting is wrong,
+                or the model is exact.
+            DataError: the data are not what the model was trained on.
+        """
+        from taut.runs.keywords import refitted
+
+        return refitted(self, prior, out, verbose, **settings)
 
     def audit(
         self,
@@ -348,6 +381,8 @@ def described(path: Path, trust: Sequence[str]) -> tuple[Info, Config, Schema]:
         config, schema = Config.from_dict(info["config"]), Schema.from_dict(info["schema"])
     with _damaged(file):
         modules = _modules(config, schema)
+        if "refitted" in info:
+            modules |= parse(info["refitted"]["prior"]).modules()
     outside = modules - set(trust)
     if outside:
         module = sorted(outside)[0]
@@ -391,12 +426,20 @@ def rebuild(
             _check_size(config.model, schema, shapes, file)
         model = build(config.model, schema)
         allocate(model, shapes or {})
-    if "tightened" in info and isinstance(model, VAE):
-        # a training that goes on must leave them alone
-        model.prior.requires_grad_(False)
-        model.likelihood.requires_grad_(False)
+    for word in TRAINED_ALONE:
+        if word in info and isinstance(model, VAE):
+            freeze_the_rest(model, word)
     objective = build_objective(config.training.objective or usual_objective(schema))
     return Run(model=model, schema=schema, config=config, objective=objective, path=path, info=info)
+
+
+def freeze_the_rest(model: VAE, word: str) -> None:
+    """Freezes the parts that a run of such a kind leaves as they are: in a training that goes on,
+    too.
+    """
+    for name in ("prior", "likelihood", "posterior"):
+        if name != TRAINED_ALONE[word]:
+            getattr(model, name).requires_grad_(False)
 
 
 def allocate(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -55,6 +55,7 @@ class Info(TypedDict):
     extended: NotRequired[list[int]]
     data_seed: NotRequired[int]
     tightened: NotRequired[dict[str, Any]]
+    refitted: NotRequired[dict[str, Any]]
     exact: NotRequired[dict[str, Any]]
     candidates: NotRequired[dict[str, Any]]
 

@@ -20,6 +20,7 @@ from taut.evidence.rows import RowEvidence
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.runs.folder import Run
+from taut.runs.gain import before_of, gain_of_prior
 from taut.system import locks, parallel, storage
 from taut.system.errors import DataError
 from taut.system.seeds import stream
@@ -55,15 +56,17 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
         for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
             blocks.append(block)
             yield block
-        # The numbers after training are quick ones: few rows move to a better proposal, and an
-        # audit does the rest.
-        first = Evidence.concatenate(blocks)
-        rows = settle(run.model, x, first, seed=seed, climbing=CLIMBING, annealed=0)
+        rows = _settled(run.model, x, blocks, seed)
 
         def write() -> None:
             found = numbers(rows, data)
             if (exact := exact_of_run(run)) is not None:
                 found |= _against(exact, run.info["exact"]["model"], rows, x, data)
+            if (before := before_of(run)) is not None:
+                again = importance_blocks(before, x, run.config.evaluation.num_samples, seed=seed)
+                both = rows, _settled(before, x, list(again), seed)
+                groups = copies(x, data.divided)
+                found["gain_of_prior"] = gain_of_prior(run.model, before, x, both, groups, seed)
             ended = run.info.get("ended")
             found["unfinished"] = doctor.unfinished(
                 run.history(), ended, run.config.training, run.config.model.model
@@ -79,6 +82,12 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
         parallel.on_main(write)
     finally:
         locks.release(run.path)
+
+
+def _settled(model: Model, x: Rows, blocks: list[Evidence], seed: int) -> RowEvidence:
+    """Returns quick numbers: few rows move to a better proposal, and an audit does the rest."""
+    first = Evidence.concatenate(blocks)
+    return settle(model, x, first, seed=seed, climbing=CLIMBING, annealed=0)
 
 
 def _against(

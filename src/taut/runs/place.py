@@ -18,6 +18,7 @@ FILES = {
     "history.jsonl",
     "checkpoints",
     "exact",
+    "before",
     "model.safetensors",
     "evaluation.json",
     "samples.png",

@@ -8,18 +8,14 @@ from typing import Any
 
 import torch
 
-from taut.build.checks import check_parts
-from taut.build.model import build_objective, build_vae, complete
-from taut.build.statistics import summarize
+from taut.build.model import unshared
 from taut.data import Dataset
 from taut.model import VAE
-from taut.runs.assemble import going_together, merge
-from taut.runs.fit import begin
-from taut.runs.fitted import Fitted, Source
-from taut.runs.folder import Run, data_of
+from taut.runs.fitted import Source
+from taut.runs.folder import Run
+from taut.runs.onward import ground, planned, prior_of, train_on
 from taut.runs.place import make_folder
-from taut.system.errors import UsageError, shown
-from taut.system.seeds import stream
+from taut.system.errors import UsageError
 from taut.training.loop import State
 
 __all__ = ["tighten"]
@@ -65,64 +61,33 @@ def tighten(
     Raises:
         UsageError: a posterior that cannot be reparameterized, or a setting is wrong.
     """
-    if out is not None and Path(out).resolve() == run.path.resolve():
-        raise UsageError(f"{shown(out)} is the run that is tightened: choose another --out")
-    theirs = run.model
-    if not isinstance(theirs, VAE):
-        raise UsageError(
-            f"{shown(run.path)} holds {run.config.model.model}, whose posterior is exact: every "
-            "gap is zero, and there is nothing to tighten"
-        )
-    data = run.data() if source is None and test is None else data_of(run, source, test)
-    old = run.config
-    before = {
-        name: run.evaluation()[name]
-        for name in ("elbo", "log_evidence", "inference_gap", "num_samples")
-    }
-    gentle = 1.0 if encoder else GENTLE
+    nothing = "whose posterior is exact: every gap is zero, and there is nothing to tighten"
+    theirs, data = ground(run, out, source, test, "tightened", nothing)
+    old, gentle = run.config, GENTLE
+    if encoder:
+        gentle = 1.0
     defaults = {
         "objective": TIGHTENING,
-        "max_epochs": None,
-        "minutes": None,
         "learning_rate": old.training.peak * gentle,
         "simulated": 0.5 if len(data.train) < FEW else 0.0,
     }
-    merged = merge(old, defaults | settings)
-    config = dataclasses.replace(
-        merged,
-        model=complete(
-            dataclasses.replace(
-                old.model,
-                posterior=posterior or old.model.posterior,
-                encoder=encoder or old.model.encoder,
-            ),
-            data.schema,
-        ),
+    model = dataclasses.replace(
+        unshared(old.model),
+        posterior=posterior or old.model.posterior,
+        encoder=encoder or old.model.encoder,
     )
-    objective = build_objective(config.training.objective or TIGHTENING)
-    with stream(config.training.seed, "init"), going_together():
-        model = build_vae(config.model, data.schema, summarize(data))
-        model.prior.load_state_dict(theirs.prior.state_dict())
+    config = planned(run, data, defaults | settings, model)
+
+    def take(model: VAE) -> None:
+        model.prior.load_state_dict(prior_of(theirs))
         model.likelihood.load_state_dict(theirs.likelihood.state_dict())
         if encoder is None:
             _take_over(model.posterior, theirs.posterior)
-    model.prior.requires_grad_(False)
-    model.likelihood.requires_grad_(False)
-    with stream(config.training.seed, "check"), going_together():
-        check_parts(model, objective, data, shown(data.name) or "the data")
-        if config.training.simulated:  # what cannot be drawn fails here, before there is a folder
-            with torch.no_grad():
-                model.redraw(data.train[:2].to(torch.get_default_dtype()))
-    name = run.path.resolve().name
-    fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
-    facts = {k: v for k, v in run.info.items() if k != "candidates"} | {
-        "fingerprint": data.fingerprint,
-        "data_seed": run.data_seed,
-        "tightened": {"from": name, "before": before},
-    }
-    if "exact" in run.info:
-        facts["exact"] = run.info["exact"] | {"competes": False}
-    return begin(fitted, data, lambda: make_folder(out, f"{name}-tight", overwrite), facts)
+
+    def place(name: str) -> Path:
+        return make_folder(out, f"{name}-tight", overwrite)
+
+    return train_on(run, data, config, "tightened", take, place)
 
 
 def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:

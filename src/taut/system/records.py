@@ -76,6 +76,7 @@ MEASURED = {
 }
 BEFORE = dict.fromkeys(("elbo", "log_evidence", "inference_gap"), ESTIMATE) | {"num_samples": COUNT}
 TIGHTENED = {"from": TEXT, "before": BEFORE}
+REFITTED = {**TIGHTENED, "prior": TEXT}
 
 EXACT = {"model": TEXT, "competes": TRUTH, "ended?": TEXT}
 OF_MODEL: dict[str, Any] = {"model": TEXT, **ESTIMATE}
@@ -128,6 +129,7 @@ RUN = {
     "config": SECTION,
     "data_seed?": WHOLE,
     "tightened?": TIGHTENED,
+    "refitted?": REFITTED,
     "exact?": EXACT,
     "candidates?": CANDIDATES,
     "ended?": TEXT,
@@ -155,6 +157,7 @@ EVALUATION = {
     "gain?": ESTIMATE,
     "exact_baseline?": OF_MODEL,
     "gain_over_exact?": ESTIMATE,
+    "gain_of_prior?": {"elbo": ESTIMATE, "log_evidence": ESTIMATE},
     "bits_per_dimension?": BITS,
     "unfinished?": [TEXT],
 }

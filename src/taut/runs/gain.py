@@ -1,0 +1,80 @@
+"""What a refitted prior gained over the one that was there, row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taut.build.model import build_vae
+from taut.data import Rows
+from taut.evidence import Estimate
+from taut.evidence.rows import RowEvidence
+from taut.model import VAE, Model
+from taut.runs.folder import Run
+from taut.system.seeds import untouched
+from taut.training import checkpoint
+from taut.use.blocks import Block, blocks_of, device_of
+
+__all__ = ["BEFORE_FOLDER", "before_of", "gain_of_prior"]
+
+BEFORE_FOLDER = "before"  # of a run folder: the prior that a refitted one stands in for
+DRAWS, ROWS = 64, 32  # of the posterior of a row, and rows at a time
+
+
+def before_of(run: Run) -> VAE | None:
+    """Returns the model that a run was refitted from, the same but for its prior; None for a run
+    that was not refitted.
+    """
+    known = run.info.get("refitted")
+    if known is None:
+        return None
+    _, state = checkpoint.load_last(run.path / BEFORE_FOLDER)
+    with untouched():  # the first weights are drawn, to be replaced
+        config = dataclasses.replace(run.config.model, prior=known["prior"])
+        model = build_vae(config, run.schema).to(device_of(run.model))
+    same = {k: v for k, v in run.model.state_dict().items() if not k.startswith("prior.")}
+    model.load_state_dict(same | state.tensors)
+    return model.eval()
+
+
+def gain_of_prior(
+    model: Model,
+    before: Model,
+    x: Rows,
+    evidence: tuple[RowEvidence, RowEvidence],
+    groups: Tensor | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns what a prior adds to ELBO and log p(x), as plain values.
+
+    The posterior is the same, so the ELBO gains the mean of log p(z) - log p_before(z) over its
+    draws: with the same draws for both its error is small. The Monte Carlo error of log p(x) is
+    that of two independent estimates, which it is not above.
+
+    Args:
+        model: The model.
+        before: The same one with the prior that was there.
+        x: Data, (N, *event).
+        evidence: What is known of log p(x) of each row, of the model and of the one before.
+        groups: The group of each row, see ``Estimate.of``.
+        seed: The same seed gives the same numbers.
+    """
+
+    def rise(block: Block) -> Tensor:
+        _, context = model.split(block.x, block.context)
+        z = model.encode(block.x, block.context).sample(torch.Size((DRAWS,)))
+        after, was = (m.latent_prior(context).log_prob(z).double() for m in (model, before))
+        return torch.stack([(after - was).mean(0), (after - was).std(0) / math.sqrt(DRAWS)])
+
+    parts = blocks_of(model, x, ROWS, rise, seed=seed, name="gain")
+    elbo, error = torch.cat([part.cpu() for part in parts], 1)
+    now, old = evidence
+    both = torch.hypot(now.log_evidence_error, old.log_evidence_error)
+    return {
+        "elbo": Estimate.of(elbo, error, groups).to_dict(),
+        "log_evidence": Estimate.of(now.log_evidence - old.log_evidence, both, groups).to_dict(),
+    }

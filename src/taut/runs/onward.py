@@ -1,0 +1,118 @@
+"""Training one part of a finished run on while the others stay as they are, to the bit: what
+``tighten`` and ``refit`` share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taut.build.checks import check_parts
+from taut.build.config import Config, ModelConfig
+from taut.build.model import build_objective, build_vae, complete
+from taut.build.statistics import summarize
+from taut.data import Dataset
+from taut.model import VAE
+from taut.priors import VampPrior
+from taut.runs.assemble import going_together, merge
+from taut.runs.fit import begin
+from taut.runs.fitted import Fitted, Source
+from taut.runs.folder import TRAINED_ALONE, Run, data_of, freeze_the_rest
+from taut.system.errors import UsageError, shown
+from taut.system.seeds import stream
+from taut.training.loop import State
+
+__all__ = ["ground", "planned", "prior_of", "train_on"]
+
+
+def ground(
+    run: Run,
+    out: str | Path | None,
+    source: Source | None,
+    test: Source | None,
+    word: str,
+    nothing: str,
+) -> tuple[VAE, Dataset]:
+    """Returns the model and the data of a run a part of which is to be trained on.
+
+    Args:
+        run: The run, finished.
+        out: The folder to make.
+        source: The data, where they were an array or have moved.
+        test: The official test set, likewise.
+        word: What becomes of the run: a key of ``TRAINED_ALONE``.
+        nothing: Why there is nothing to do where its model is exact.
+
+    Raises:
+        UsageError: the folder is that of the run, or its model is exact.
+    """
+    if out is not None and Path(out).resolve() == run.path.resolve():
+        raise UsageError(f"{shown(out)} is the run that is {word}: choose another --out")
+    if not isinstance(run.model, VAE):
+        raise UsageError(f"{shown(run.path)} holds {run.config.model.model}, {nothing}")
+    if source is None and test is None:
+        return run.model, run.data()
+    return run.model, data_of(run, source, test)
+
+
+def planned(run: Run, data: Dataset, settings: Mapping[str, Any], model: ModelConfig) -> Config:
+    """Returns the configuration of a run with settings laid over it and another model; how long it
+    was trained does not say how long it is to be.
+    """
+    merged = merge(run.config, {"max_epochs": None, "minutes": None} | dict(settings))
+    return dataclasses.replace(merged, model=complete(model, data.schema))
+
+
+def train_on(
+    run: Run,
+    data: Dataset,
+    config: Config,
+    word: str,
+    take: Callable[[VAE], None],
+    place: Callable[[str], Path],
+    **known: Any,
+) -> tuple[Run, Dataset, State]:
+    """Returns a new run in which one part is to be trained on, ready for ``train_run``.
+
+    Args:
+        run: The run that it comes from.
+        data: Its data.
+        config: That of the new one, complete.
+        word: What becomes of the run: a key of ``TRAINED_ALONE``.
+        take: Gives the new model the weights of the old one.
+        place: Makes the folder, given the name of the run.
+        known: What else ``run.json`` is to say under that word.
+    """
+    name, before = run.path.resolve().name, run.evaluation()
+    objective = build_objective(config.training.objective or "ELBO()")
+    with stream(config.training.seed, "init"), going_together():
+        model = build_vae(config.model, data.schema, summarize(data))
+        take(model)
+    freeze_the_rest(model, word)
+    with stream(config.training.seed, "check"), going_together():
+        check_parts(model, objective, data, shown(data.name) or "the data")
+        if config.training.simulated:  # what cannot be drawn fails here, before there is a folder
+            with torch.no_grad():
+                model.redraw(data.train[:2].to(torch.get_default_dtype()))
+    fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
+    numbers = ("elbo", "log_evidence", "inference_gap", "num_samples")
+    facts = {k: v for k, v in run.info.items() if k not in ("candidates", *TRAINED_ALONE)} | {
+        "fingerprint": data.fingerprint,
+        "data_seed": run.data_seed,
+        word: {"from": name, "before": {key: before[key] for key in numbers}, **known},
+    }
+    if "exact" in run.info:
+        facts["exact"] = run.info["exact"] | {"competes": False}
+    return begin(fitted, data, lambda: place(name), facts)
+
+
+def prior_of(model: VAE) -> dict[str, Tensor]:
+    """Returns the state of a prior that stays as it is whatever happens to the posterior."""
+    if isinstance(model.prior, VampPrior):
+        return model.prior.unshared()
+    return model.prior.state_dict()
