@@ -580,10 +580,10 @@ def embed_anndata(adata: Any, model: VAEstimator | Run, key: str = "X_taut") -> 
     Raises:
         DataError: the counts are not what the model was trained on; of an estimator a ValueError.
     """
-    if isinstance(model, Run):
-        to_obsm(adata, encode(model.model, new_data(model, adata).rows), key)
-    else:
+    if isinstance(model, VAEstimator):
         to_obsm(adata, np.asarray(model.transform(adata)), key)
+    else:
+        to_obsm(adata, encode(model.model, new_data(model, adata).rows), key)
 
 
 def _trained(

@@ -136,9 +136,9 @@ def write_data(
         absent = [] if whole else [schema.modelled[i] for i in schema.given]
         columns = [c for c in schema.written if c not in absent]
         table = to_table(export.shortest(values), columns)
-        for place, name in enumerate(table.column_names):
-            if name in (ids or {}):  # rows of the data keep their key
-                table = table.set_column(place, name, ids[name])
+        for name, own in (ids or {}).items():  # rows of the data keep their key
+            if name in table.column_names:
+                table = table.set_column(table.column_names.index(name), name, own)
         export.write_table(table, out)
     elif schema.is_image:
         export.write_images(values, out, schema.low, schema.high)

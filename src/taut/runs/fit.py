@@ -260,7 +260,7 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
             checkpoint.save(folder, state)  # the clock may have ended it after its last checkpoint
         storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
 
-    if exact:
+    if isinstance(model, ExactModel):
         why = ended or why_passes_ended(model, state, late)
         state.tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     else:
