@@ -581,9 +581,11 @@ def embed_anndata(adata: Any, model: VAEstimator | Run, key: str = "X_taut") -> 
         DataError: the counts are not what the model was trained on; of an estimator a ValueError.
     """
     if isinstance(model, VAEstimator):
-        to_obsm(adata, np.asarray(model.transform(adata)), key)
+        z: Any = np.asarray(model.transform(adata))
     else:
-        to_obsm(adata, encode(model.model, new_data(model, adata).rows), key)
+        run: Run = model
+        z = encode(run.model, new_data(run, adata).rows)
+    to_obsm(adata, z, key)
 
 
 def _trained(
