@@ -3371,6 +3371,21 @@ MUTANTS = [
         'generator=generator(seed, "audit"))[: counts[1]]',
         "tests/test_tasks.py::test_labels_stand_beside_their_rows",
     ),
+    # --- The face of the audit ----------------------------------------------------------------------------------------
+    Mutant(
+        "after training: rows drawn from few are as unsure as new ones",
+        "evidence/after_training.py",
+        'now["test_error"] * math.sqrt(left_out)',
+        'now["test_error"]',
+        "tests/test_one_number.py::test_a_part_of_the_rows_differs_by_the_draw_of_them",
+    ),
+    Mutant(
+        "after training: nothing says that its number was unsure",
+        "evidence/after_training.py",
+        "known is not None and known < RELIABLE",
+        "known is not None and known < 0",
+        "tests/test_one_number.py::test_a_number_after_training_that_was_not_reliable_is_called_so",
+    ),
 ]
 
 

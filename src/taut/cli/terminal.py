@@ -417,7 +417,8 @@ def show_audit(result: Mapping[str, Any]) -> None:
     lines += [f"note: {_clean(line)}" for line in notes]
     lines += [*_not_measured(result), "", *_findings(result)]
     for line in lines:
-        console.print(_text(line.replace("\N{NO-BREAK SPACE}", " ")), soft_wrap=True)
+        line = line.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+        console.print(_text(line), soft_wrap=True)
 
 
 def _cells(estimate: Mapping[str, float | None]) -> list[str]:

@@ -120,6 +120,8 @@ class Scene:
         columns: What is known of the columns, where the data are rows of columns.
         labels: Of the training data, (M,), and of the held-out data, (N,), where the source has
             any: numbers or texts.
+        fitted: What was measured after the training on the rows that x was drawn from, as
+            ``evaluation.json`` has it.
     """
 
     model: Model
@@ -141,6 +143,7 @@ class Scene:
     exact: tuple[str, PerDatum] | None = None
     columns: ColumnFacts | None = None
     labels: tuple[Any, Any] | None = None
+    fitted: Mapping[str, Any] | None = None
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""

@@ -120,6 +120,7 @@ def _audit(
         levels=levels,
         columns=None if dataset is None else _columns(dataset, x),
         labels=_labels(dataset, found["part"], (len(x), 0 if train is None else len(train)), seed),
+        fitted=_fitted(run, found["part"]),
         effort=effort,
         seed=seed,
         stop=stop,
@@ -221,6 +222,14 @@ def _labels(
     of_test = torch.randperm(len(test), generator=generator(seed, "audit"))[: counts[0]]
     of_train = torch.randperm(len(train), generator=generator(seed, "audit", 1))[: counts[1]]
     return train[of_train.numpy()], test[of_test.numpy()]
+
+
+def _fitted(run: Run, part: str) -> dict[str, Any] | None:
+    """Returns what was measured after the training on the part of the data that is audited."""
+    if not (run.path / "evaluation.json").exists():
+        return None
+    found = run.evaluation()
+    return found if found["data"] == part else None
 
 
 def _each(run: Run) -> str:
