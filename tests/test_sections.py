@@ -102,6 +102,17 @@ def _columns(found: dict[str, Any], true: dict[str, float]) -> None:
         _close(gain, given["value"] - column["alone"]["value"], 1e-12)
 
 
+def _columns_of_samples(found: dict[str, Any]) -> None:
+    """Samples of the true model: each distance is below five times what chance gives on average. A
+    sum of ten shares that are off by normal errors exceeds that less than once in 1e6.
+    """
+    assert {c["name"] for c in found["columns"]} == {f"c{i}" for i in range(6)}
+    for column in found["columns"]:
+        for side in ("data", "samples"):
+            _close(math.fsum(column[side]), 1.0, 1e-12)
+        assert column["distance"] < 5 * column["by_chance"]
+
+
 def _split(found: dict[str, Any]) -> None:
     parts = {name: estimate["value"] for name, estimate in found["split"].items()}
     _close(parts["loss"], parts["decoder"] + parts["posterior"], 1e-12)
@@ -134,6 +145,7 @@ ROWS: dict[str, Callable[[dict[str, Any], dict[str, float]], None]] = {
         found["information"]["own"]["value"] + found["marginal_kl"]["own"]["value"],
     ),
     "columns": lambda found, true: _columns(found, true),
+    "column_shapes": lambda found, true: _columns_of_samples(found),
     "task_odd": lambda found, true: _close(found["rate"], 1 / 60),
     "task_synthetic": lambda found, true: _surely(found["statistics"]["told_apart"]["model"], 0.5),
     "task_embedding": lambda found, true: _close(found["right"]["most"]["value"], true["label"]),
@@ -199,7 +211,7 @@ def test_an_audit_from_before_is_read_and_has_the_same_keys() -> None:
     # that depend on the model and on which methods gave a number
     may_lack = {"full_covariance_gain", "elbo_full", "by", "log_evidence_by"}
     # sections that the earlier version did not have
-    later = {"after_training", "exact_baseline", "columns"}
+    later = {"after_training", "exact_baseline", "columns", "column_shapes"}
     later |= {name for name in SECTIONS if name.startswith("task_")}
     for name in SECTIONS.keys() - {"scale", "baseline"} - later:
         new = (images() if name == "blur" else exact()[0])[name]

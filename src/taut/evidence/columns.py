@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from taut.data.tables.column import Column
 from taut.distributions.observed import terms
 from taut.evidence.cells import cell_scores
 from taut.evidence.results import Estimate
@@ -41,6 +42,7 @@ class ColumnFacts(NamedTuple):
         facts: Of a table, the kind of each column, what it was read as, and the share missing.
         word: What a column is called.
         kinds: Words of their kinds, such as "real" or "category"; real numbers if it is empty.
+        columns: Of a table, the columns themselves, which know how values are written.
     """
 
     names: Sequence[str]
@@ -48,6 +50,7 @@ class ColumnFacts(NamedTuple):
     facts: Sequence[tuple[str, str, str]] = ()
     word: str = "column"
     kinds: Sequence[str] = ()
+    columns: Sequence[Column] = ()
 
 
 class EachColumn(Section):

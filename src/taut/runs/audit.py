@@ -203,9 +203,11 @@ def _columns(dataset: Dataset, x: torch.Tensor) -> ColumnFacts | None:
     word = "gene" if schema.kind == "count" and schema.names else "column"
     facts = [schema.modelled[i].describe() for i in schema.rest if schema.kind == "table"]
     kinds: list[str] = [schema.kind] * len(schema.element_names)
+    columns = []
     if schema.kind == "table":
-        kinds = [schema.modelled[i].kind for i in schema.rest]
-    return ColumnFacts(schema.element_names, marginals, facts, word, kinds)
+        columns = [schema.modelled[i] for i in schema.rest]
+        kinds = [column.kind for column in columns]
+    return ColumnFacts(schema.element_names, marginals, facts, word, kinds, columns)
 
 
 def _labels(
