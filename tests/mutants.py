@@ -3500,6 +3500,41 @@ MUTANTS = [
         "functional.glu(layer(units).roll(self.hidden[0], -1), -1)",
         f"{INSTANCES}::test_a_gated_layer_by_hand",
     ),
+    Mutant(
+        "after training: rows drawn from few are as unsure as new ones",
+        "evidence/after_training.py",
+        'now["test_error"] * math.sqrt(left_out)',
+        'now["test_error"]',
+        "tests/test_one_number.py::test_a_part_of_the_rows_differs_by_the_draw_of_them",
+    ),
+    Mutant(
+        "after training: nothing says that its number was unsure",
+        "evidence/after_training.py",
+        "known is not None and known < RELIABLE",
+        "known is not None and known < 0",
+        "tests/test_one_number.py::test_a_number_after_training_that_was_not_reliable_is_called_so",
+    ),
+    Mutant(
+        "report: the curve leaves the frame after the kept step",
+        "report/figures.py",
+        "max(last, low - FALL * span)",
+        "low",
+        REPORT + "::test_the_curve_after_the_kept_step_stays_in_the_frame",
+    ),
+    Mutant(
+        "report: columns of few rows differ by chance as those of many do",
+        "evidence/column_shapes.py",
+        "(1 / len(real) + 1 / len(made))",
+        "(1 / len(real))",
+        "tests/test_report_columns.py::test_levels_have_the_shares_that_they_have",
+    ),
+    Mutant(
+        "report: a training that was cut is called good",
+        "evidence/verdict.py",
+        '"Not trained to the end, but" if unfinished else "Good:"',
+        '"Good:"',
+        "tests/test_terminal.py::test_a_training_that_was_cut_is_not_called_good",
+    ),
 ]
 
 

@@ -142,7 +142,8 @@ def test_a_healthy_model_has_no_finding_and_every_section() -> None:
     assert found["sandwich"]["width"]["value"] == pytest.approx(0, abs=1e-9)
     absent = [name for name, value in found.items() if value is None]
     tasks = ["task_gaps", "task_odd", "task_synthetic", "task_embedding"]
-    assert set(absent) == {"exact_baseline", "columns", "blur", "stopped", *tasks}
+    of_a_run = ["after_training", "exact_baseline", "columns", "column_shapes"]
+    assert set(absent) == {*of_a_run, "blur", "stopped", *tasks}
     torch.manual_seed(0)
     x = linear(ORTHOGONAL).sample(400)
     expected = problem.log_evidence(x).detach()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ import torch
 from typer.testing import CliRunner
 
 from taut.cli.app import app
+from taut.evidence.after_training import AfterTraining, _difference
 from taut.evidence.clock import Clock, Whole
+from taut.evidence.results import Estimate
 from taut.evidence.text import plus_minus
 
 QUICK = [
@@ -30,7 +34,7 @@ def _float32(_seeded: None) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def printed(*arguments: object) -> dict[str, object]:
+def printed(*arguments: object) -> dict[str, Any]:
     result = CliRunner().invoke(app, [str(a) for a in arguments])
     assert result.exit_code == 0, result.stderr
     return dict(json.loads(result.stdout))
@@ -52,15 +56,73 @@ def test_log_p_of_fit_is_that_of_score_and_that_of_the_audit_is_that_of_the_repo
     assert fitted["by"] == scored["by"]
     for name in ("log_evidence", "elbo", "rate", "distortion", "inference_gap"):
         one, other = fitted[name], scored[name]
-        assert isinstance(one, dict)
-        assert isinstance(other, dict)
         assert f"{one['value']:.3f}" == f"{other['value']:.3f}", name
     little = ["--num-samples", "100", "--num-chains", "4", "--max-temperatures", "5"]
     audited = printed("audit", run, *little, "--num-data", "12", "--json")
     page = (run / "report.html").read_text().replace("&#8722;", "−")
     best = audited["log_evidence"]
-    assert isinstance(best, dict)
     assert f"<strong>{plus_minus(best)} nats</strong>" in page
+    assert (
+        f"After training, log p(x) of all 12 test rows was measured as "
+        f"{plus_minus(fitted['log_evidence'])} with K = 500; this audit measures the same 12 with "
+        f"K = 100 and differs by "
+    ) in page
+
+
+def test_log_p_of_an_exact_model_is_the_same_in_fit_and_audit(tmp_path: Path) -> None:
+    """The same rows, whose log p(x) has a closed form: every digit that is shown is the same."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(120, 1)) + rng.normal(size=(120, 4)))
+    run = tmp_path / "run"
+    exact = ["--model", "FactorAnalysis()", "--max-epochs", "3", "--threads", "1"]
+    fitted = printed("fit", tmp_path / "x.npy", *exact, "--out", run, "--json")
+    audited = printed("audit", run, "--task-seconds", "0", "--json")
+    for name in ("log_evidence", "baseline"):
+        one, other = fitted[name], audited[name]
+        assert f"{one['value']:.6f}" == f"{other['value']:.6f}", name
+        assert plus_minus(one) == plus_minus(other), name
+    page = (run / "report.html").read_text()
+    said = plus_minus(fitted["log_evidence"])
+    assert (
+        f"After training, log p(x) of all 12 test rows was measured as {said}; this audit measures "
+        f"the same 12 in closed form."
+    ) in page
+
+
+def test_a_part_of_the_rows_differs_by_the_draw_of_them() -> None:
+    """Of 6 numbers, all 20 ways to draw 3: the mean of the squared errors that are told is the mean
+    of the squared differences, exactly. Of all rows there is no draw, only samples.
+    """
+    values = torch.tensor([1.0, 2.0, 4.0, 7.0, 11.0, 12.5], dtype=torch.float64)
+    whole = Estimate.of(values, torch.zeros_like(values)).to_dict()
+    told, true = [], []
+    for part in itertools.combinations(range(6), 3):
+        some = values[list(part)]
+        now = Estimate.of(some, torch.zeros_like(some)).to_dict()
+        found = _difference(now, whole, 0.5)
+        assert found["value"] is not None
+        assert found["test_error"] is not None
+        told.append(found["test_error"] ** 2)
+        true.append(found["value"] ** 2)
+    assert np.mean(told) == pytest.approx(np.mean(true), abs=1e-12)
+    before = {"value": 1.0, "mc_error": 0.3, "test_error": 2.0}
+    now = {"value": 1.5, "mc_error": 0.4, "test_error": 2.0}
+    assert _difference(now, before, 0.0) == {"value": 0.5, "mc_error": 0.5, "test_error": None}
+    assert _difference(now, {**before, "value": None}, 0.0)["value"] is None
+
+
+def test_a_number_after_training_that_was_not_reliable_is_called_so() -> None:
+    values = {
+        **{"value": -80.47, "mc_error": 0.02, "test_error": 0.5},
+        **{"num_data": 360, "num_samples": 500, "part": "test", "reliable_share": 0.6},
+        "here": {"num_data": 180, "num_samples": 5000},
+        "difference": {"value": 0.4, "mc_error": 0.03, "test_error": 0.5},
+    }
+    assert AfterTraining(values, "image").line().replace("\N{NO-BREAK SPACE}", " ") == (
+        "After training, log p(x) of all 360 test images was measured as −80.47 ± 0.50 with "
+        "K = 500, reliable for 60 % of them; this audit measures 180 of them, drawn at random, "
+        "with K = 5,000 and differs by 0.40 ± 0.50 (the error of the draw and of the samples)."
+    )
 
 
 def test_the_time_left_follows_from_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -611,6 +611,27 @@ def test_the_first_sentence_says_whether_it_can_be_believed() -> None:
     assert "believed" not in render({**found, "log_evidence": None})
 
 
+def test_the_page_begins_with_how_good_the_model_is() -> None:
+    gain = {"value": math.log(12), "mc_error": 0.01, "test_error": 0.1}
+    found = copy.deepcopy(_audit())
+    found |= {"gain_over_baseline": gain, "findings": []}
+    found["data"]["each"] = "image"
+    found["log_evidence"]["reliable_share"] = 1.0
+    good = (
+        "Good: 2.48 ± 0.10 nats per image better than knowing each pixel alone: it gives an unseen "
+        "image 12 times the probability, in the geometric mean."
+    )
+    page = render(found)
+    assert f'<main>\n<p class="verdict">{good}</p><p class="verdict"><strong>Can it be' in page
+    cut: dict[str, Any] = {
+        "name": "training was cut",
+        **dict.fromkeys(("what", "evidence", "action"), "a"),
+    }
+    cut |= {"nats": None, "error": None, "raises": None, "command": "taut resume RUN"}
+    assert "Not trained to the end, but 2.48" in render({**found, "findings": [cut]})
+    assert "Good" not in render({**found, "gain_over_baseline": None})
+
+
 def test_the_contents_name_what_is_there_and_no_path_of_the_user_is_shown() -> None:
     measured = {
         "date": "2026-01-02 03:04 UTC",
@@ -729,7 +750,7 @@ def test_the_emblem_stands_where_the_numbers_say() -> None:
     for points, height in (
         (amortization, 1.5),
         (approximation, 2.5),
-        (_points(svg, "emblem-band"), 2 * 0.75),
+        (_points(svg, "emblem-band"), 2 * 0.075),
     ):
         ys = [y for _, y in points]
         assert max(ys) - min(ys) == pytest.approx(height * nat, abs=1e-4)
@@ -854,6 +875,60 @@ def test_words_beside_an_axis_are_in_the_figure(far: float) -> None:
                     TextPath((0, 0), words, size=size, prop=FontProperties()).get_extents().width
                 )
                 assert x - width > 0, words
+
+
+def _frame(svg: str) -> tuple[float, float]:
+    """Returns the top and the bottom of the axes of the emblem: its spine on the left."""
+    ceiling = _points(svg, "emblem-ceiling")[0][0]
+    spines = [
+        [(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", str(path.get("d")))]
+        for group in ElementTree.fromstring(svg).iter()
+        if re.match(r"emblem-patch_\d+", group.get("id") or "")
+        for path in group.iter()
+        if path.tag.endswith("path")
+    ]
+    (left,) = (s for s in spines if len(s) == 2 and [x for x, _ in s] == [ceiling, ceiling])
+    top, bottom = sorted(y for _, y in left)
+    return top, bottom
+
+
+@pytest.mark.parametrize(("fall", "seen"), [(6.0, True), (11.0, True), (60.0, False)])
+def test_the_curve_after_the_kept_step_stays_in_the_frame(fall: float, seen: bool) -> None:
+    """It falls below the ELBO, which lies 4 nats below log p(x); followed for three times that."""
+    example = _example()
+    history = [(1.0, -97.0, False), (2.0, -94.0, True), (3.0, -94.0 - fall, False)]
+    example["history"] = [
+        {"epoch": e, "step": 1, "bound": -100.0, "validation": v, "best": b} for e, v, b in history
+    ]
+    svg = figures.emblem(example)
+    top, bottom = _frame(svg)
+    *_, kept, last = _points(svg, "emblem-history")
+    assert _marks(svg, "emblem-kept") == [pytest.approx(kept, abs=1e-4)]
+    assert top < kept[1] < bottom
+    assert (last[1] < bottom) == seen
+
+
+@pytest.mark.parametrize("size", [2.5, 2.512345, 123456.789])
+def test_words_beside_the_stack_are_in_the_figure(size: float) -> None:
+    """Their width is measured in the letters of the figure."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    example = _example()
+    example["gaps"]["approximation_gap"] = {"value": size, "mc_error": None, "test_error": 1.2e-5}
+    svg = figures.emblem(example)
+    stack = max(x for x, _ in _points(svg, "emblem-approximation_gap"))
+    root = ElementTree.fromstring(svg)
+    places = []
+    for label in (t for t in root.iter() if t.tag.endswith("text")):
+        moved = re.findall(r"translate\(([-\d.]+)", str(label.get("transform")))
+        x = float(label.get("x") or moved[0])
+        if x > stack:
+            words = "".join(label.itertext())
+            extent = TextPath((0, 0), words, size=13, prop=FontProperties()).get_extents()
+            places.append(x + extent.width)
+    assert len(places) == 8
+    assert max(places) < 480
 
 
 def test_two_levels_of_one_value_are_one_line() -> None:

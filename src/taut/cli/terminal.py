@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -56,8 +55,6 @@ NAMES = {
 
 NAT = "(One nat is e = 2.7 times the probability.)"
 DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on it is said
-WEAK, SURE = 0.1, 3.0  # nats, and standard errors: what is not above both is no gain
-LITTLE = 1.0  # nats: where the gain may be more than this, it is not called weak but unclear
 
 METHODS = {
     "importance": "importance sampling",
@@ -262,32 +259,15 @@ def verdict(result: Mapping[str, Any], units: Units) -> str:
 
     Nothing where no baseline is known.
     """
-    gain = result.get("gain") or {}
-    value, errors = gain.get("value"), [gain.get("mc_error"), gain.get("test_error")]
-    if value is None:
-        return ""
-    error = max((e for e in errors if e is not None), default=math.inf)
-    known = (result.get("reliable_share") or 0.0) > 1 - DOUBTFUL
-    off = f"± {error:.2f}" if math.isfinite(error) else "± unknown"
-    how = f"{'' if known else 'at least '}{value:.2f} {off} nats per {units.one}"
-    alone = f"knowing each {units.part} alone"
-    if value > WEAK and value <= SURE * error and value + SURE * error > LITTLE:
-        return f"Unclear: nothing tells if the model is better than {alone} ({how}). {NAT}"
-    if value <= max(WEAK, SURE * error):
-        sentence = f"Weak: the model is hardly better than {alone} ({how})."
-        return f"{sentence} {NAT}"
-    head = "Not trained to the end, but" if result.get("unfinished") else "Good:"
-    return (
-        f"{head} {how} better than {alone}: it gives an unseen {units.one} {_times(value)} times "
-        f"the probability, in the geometric mean. {NAT}"
+    from taut.evidence.verdict import verdict as of_gain
+
+    words = of_gain(
+        result.get("gain"),
+        result.get("reliable_share"),
+        bool(result.get("unfinished")),
+        *units,
     )
-
-
-def _times(nats: float) -> str:
-    """Returns how many times as probable so many nats are."""
-    if nats < 9:
-        return f"{math.exp(nats):.2g}"
-    return f"10^{nats / math.log(10):.0f}"
+    return clause("{} " + NAT, words)
 
 
 def show_next(run: Run, seconds: float, data: str = "") -> None:
@@ -418,7 +398,8 @@ def show_audit(result: Mapping[str, Any]) -> None:
     lines += [f"note: {_clean(line)}" for line in notes]
     lines += [*_not_measured(result), "", *_findings(result)]
     for line in lines:
-        console.print(_text(line.replace("\N{NO-BREAK SPACE}", " ")), soft_wrap=True)
+        line = line.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+        console.print(_text(line), soft_wrap=True)
 
 
 def _cells(estimate: Mapping[str, float | None]) -> list[str]:

@@ -9,7 +9,7 @@ and report on what is done. The result is plain values: ``audit.json``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -54,6 +54,7 @@ def audit(
     levels: tuple[float, float] | None = None,
     columns: ColumnFacts | None = None,
     labels: tuple[Any, Any] | None = None,
+    fitted: Mapping[str, Any] | None = None,
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,
@@ -74,6 +75,8 @@ def audit(
         levels: Values shown black and white, where the data are images.
         columns: Names and marginals of the columns, where the data are rows of columns.
         labels: Of the training data, (M,), and of the held-out data, (N,): numbers or texts.
+        fitted: What was measured after the training on the rows that x was drawn from, as
+            ``evaluation.json`` has it.
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks; true ends the audit with what is done.
@@ -91,7 +94,7 @@ def audit(
     effort = effort or Effort()
     clock = Clock(effort.minutes, stop, report)
     scene = Scene(model, x, train, groups, baseline, levels, effort, seed, clock, exact=exact)
-    scene.columns, scene.labels = columns, labels
+    scene.columns, scene.labels, scene.fitted = columns, labels, fitted
     for _ in measure(scene):
         pass
     return summary(scene)

@@ -176,8 +176,8 @@ def optima_blocks(
             does not up to ``ascent.BLOCKS``.
         num_samples: Samples of a step for each data point.
         evaluation_samples: K of the evaluation with fresh samples afterwards.
-        full: Whether the best Gaussians with full covariance are looked for, too: nearly half of the work.
-            The best members of the family are the same without them.
+        full: Whether the best Gaussians with full covariance are looked for, too:
+            nearly half of the work. The best members of the family are the same without them.
         context: What the model is conditioned on, (N, C).
         seed: The same seed gives the same numbers.
 

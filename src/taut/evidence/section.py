@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+from taut.data.tables.column import Column
 from taut.evidence.clock import Clock
 from taut.evidence.finding import Finding
 from taut.evidence.results import Estimate, both
@@ -101,6 +102,7 @@ class ColumnFacts(NamedTuple):
         facts: Of a table, the kind of each column, what it was read as, and the share missing.
         word: What a column is called.
         kinds: Words of their kinds, such as "real" or "category"; real numbers if it is empty.
+        columns: Of a table, the columns themselves, which know how values are written.
     """
 
     names: Sequence[str]
@@ -108,6 +110,7 @@ class ColumnFacts(NamedTuple):
     facts: Sequence[tuple[str, str, str]] = ()
     word: str = "column"
     kinds: Sequence[str] = ()
+    columns: Sequence[Column] = ()
 
 
 @dataclass
@@ -136,6 +139,8 @@ class Scene:
         columns: What is known of the columns, where the data are rows of columns.
         labels: Of the training data, (M,), and of the held-out data, (N,), where the source has
             any: numbers or texts.
+        fitted: What was measured after the training on the rows that x was drawn from, as
+            ``evaluation.json`` has it.
     """
 
     model: Model
@@ -157,6 +162,7 @@ class Scene:
     exact: tuple[str, PerDatum] | None = None
     columns: ColumnFacts | None = None
     labels: tuple[Any, Any] | None = None
+    fitted: Mapping[str, Any] | None = None
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""

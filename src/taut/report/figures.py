@@ -17,13 +17,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taut.evidence.section import at_least_zero
-from taut.evidence.text import error_of, plain, plus_minus
+from taut.evidence.text import plain, plus_minus
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bounds", "calibration", "dimensions", "drawn", "emblem", "gaps", "inline", "variance"]
+__all__ = [
+    "bounds", "calibration", "columns", "dimensions", "drawn", "emblem", "gaps", "inline",
+    "variance",
+]  # fmt: skip
 
 WIDTH = 480  # of each figure, in points
 BLUE, ORANGE = "#2f7fd6", "#d0711c"  # at least 3:1 on white and on the dark page
@@ -43,13 +46,20 @@ STYLE: dict[Any, Any] = {
 ALONE = "svg{color:#1b1f24}@media(prefers-color-scheme:dark){svg{color:#e6e8eb}}"
 BAR, THICK = 0.02, 0.045  # where the stack of gaps stands, and how wide, in widths of the figure
 MARGIN = 10  # points left of the words of an axis: a reader's letters may be wider
+FALL = 3.0  # how far the curve is followed below all that must be seen, in heights of that
+ACROSS, PANELS, PANEL = 3, 9, 130  # of the columns: in a line, in all, and the height of one
 LABEL = 36  # height of a label of two lines
 
 
 def drawn(audit: Mapping[str, Any]) -> dict[str, str]:
     """Returns the figures that there are numbers for, by the name of the section."""
     figures = {"evidence": bounds(audit)}
-    sections = (("gaps", gaps), ("latents", dimensions), ("calibration", calibration))
+    sections = (
+        ("gaps", gaps),
+        ("latents", dimensions),
+        ("calibration", calibration),
+        ("column_shapes", columns),
+    )
     for name, draw in sections:
         if audit.get(name):
             figures[name] = draw(audit[name])
@@ -80,7 +90,7 @@ class _Emblem(NamedTuple):
         heights = [e["value"] for _, e in self.ends]
         heights += [y for part in self.parts for y in part[:2]]
         if self.history:
-            heights.append(max(value for _, value in self.history))
+            heights += [self.kept[1], max(value for _, value in self.history)]
         if self.before:
             heights.append(self.before[0])
         return heights
@@ -102,12 +112,14 @@ def emblem(audit: Mapping[str, Any]) -> str:
     seen = shown.heights()
     if not seen:
         return ""
-    low, high, band = min(seen), max(seen), error_of(shown.ceiling) or 0.0
+    low, high, band = min(seen), max(seen), shown.ceiling.get("mc_error") or 0.0
     span = max(high - low, band, 1e-6)
     # The first epochs may lie far below: they are outside the picture, so that what is left can be
-    # seen.
+    # seen. What came after the kept step is in it, unless that is out of all proportion.
     lowest = min([low, *(value for _, value in shown.history)])
+    last = min([low, *(value for epoch, value in shown.history if epoch >= shown.kept[0])])
     bottom = max(low - 0.7 * span, lowest - 0.2 * span)
+    bottom = min(bottom, max(last, low - FALL * span) - 0.1 * span)
     with _style():
         figure, width = _figure(330), 0.45 if shown.history else 0.0
         right = figure.add_axes((0.13 + width, 0.14, 0.87 - width, 0.84))
@@ -117,6 +129,7 @@ def emblem(audit: Mapping[str, Any]) -> str:
             left = figure.add_axes((0.13, 0.14, width, 0.84), sharey=right)
             _draw_course(left, right, shown, 0.01 * span)
         _stack(right, shown.parts, shown.ends)
+        _make_room(*figure.axes)
         told = [f"{name} {plus_minus(e)}" for name, e in shown.ends]
         told += [f"{part.name} {part.size}" for part in shown.parts]
         return _svg(figure, "emblem", "The bound under log p(x)", f"In nats: {'; '.join(told)}.")
@@ -397,6 +410,57 @@ def calibration(found: Mapping[str, Any]) -> str:
         )
 
 
+def columns(found: Mapping[str, Any]) -> str:
+    """Returns the picture of columns in data and samples: a panel for each of those that differ
+    most, with bars for the data and diamonds for the samples.
+
+    Args:
+        found: The section ``column_shapes`` of the audit.
+    """
+    shown = found["columns"][:PANELS]
+    if not shown:
+        return ""
+    lines = -(-len(shown) // ACROSS)
+    height = 30 + PANEL * lines
+    with _style():
+        figure = _figure(height)
+        for i, column in enumerate(shown):
+            line, place = divmod(i, ACROSS)
+            bottom = height - 30 - PANEL * (line + 1) + 28
+            left, width = (place + 0.06) / ACROSS, 0.88 / ACROSS
+            axes = figure.add_axes((left, bottom / height, width, (PANEL - 54) / height))
+            bins = range(len(column["bins"]))
+            labels = {}
+            if not i:
+                labels = {"data": "held-out data", "samples": "samples"}
+            bars = axes.bar(bins, column["data"], 0.8, color=BLUE, label=labels.get("data"))
+            for k, bar in enumerate(bars):
+                bar.set_gid(f"data-{i}-{k}")
+            axes.plot(
+                bins, column["samples"], "D", color=ORANGE, markersize=5, clip_on=False,
+                label=labels.get("samples"), gid=f"samples-{i}",
+            )  # fmt: skip
+            axes.set_title(_short(column["name"], 20), size=12, loc="left", pad=4)
+            axes.set(ylim=(0, None), yticks=[], xlim=(-0.6, len(bins) - 0.4), xticks=[])
+            axes.spines["left"].set_visible(False)
+            ends = {0.0: ("left", column["bins"][0]), 1.0: ("right", column["bins"][-1])}
+            for x, (side, word) in ends.items():
+                axes.text(
+                    x, -0.06, _short(word, 12), size=10.5, ha=side, va="top",
+                    transform=axes.transAxes,
+                )  # fmt: skip
+        figure.legend(loc="upper right", ncols=2)
+        names = ", ".join(column["name"] for column in shown)
+        return _svg(figure, "columns", "Columns of data and of samples", f"Of {names}.")
+
+
+def _short(words: str, most: int) -> str:
+    """Returns words of so many letters at most."""
+    if len(words) <= most:
+        return words
+    return f"{words[: most - 1]}…"
+
+
 def variance(found: Mapping[str, Any]) -> str:
     """Returns the picture of the variance of gradient estimators, relative to the reference of the
     same target.
@@ -543,8 +607,8 @@ def _stack(
 
 
 def _ceiling(axes: Axes, ceiling: Mapping[str, Any]) -> None:
-    """Draws log p(x) across, with its error."""
-    value, error = ceiling["value"], error_of(ceiling)
+    """Draws log p(x) across, with its Monte Carlo error: the bound is of the same data."""
+    value, error = ceiling["value"], ceiling.get("mc_error")
     if error:
         axes.axhspan(
             value - error, value + error, color="black", alpha=0.12, linewidth=0, gid="band"
@@ -561,6 +625,19 @@ def _fit(axes: Axes) -> None:
         return
     place, missing = axes.get_position(), max(0.0, (MARGIN - box.x0) / WIDTH)
     axes.set_position((place.x0 + missing, place.y0, place.width - missing, place.height))
+
+
+def _make_room(right: Axes, *left: Axes) -> None:
+    """Moves axes to the left, and ends what is left of them there, until their words are in the
+    figure.
+    """
+    ends = [text.get_window_extent().x1 for text in right.texts]
+    missing = max([0.0, *(end - WIDTH + MARGIN for end in ends)]) / WIDTH
+    x, y, width, height = right.get_position().bounds
+    right.set_position((x - missing, y, width, height))
+    for each in left:
+        x, y, width, height = each.get_position().bounds
+        each.set_position((x, y, width - missing, height))
 
 
 def _powers(axes: Axes) -> None:

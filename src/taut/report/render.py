@@ -9,6 +9,7 @@ the audit say of themselves: the page goes over them, chapter by chapter.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -29,6 +30,7 @@ from taut.evidence.section import (
     nats,
     shown,
 )
+from taut.evidence.verdict import verdict
 from taut.references import LINKS, cite
 from taut.report import figures
 from taut.system.errors import clause
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 VAE = "VAE()"
+PARTS = {"image": "pixel", "cell": "gene"}  # what a data point is made of
 LARGE = 1_000_000  # bytes of a picture; a larger one stays next to the page
 GRADIENTS = ("rainforth2018", "roeder2017", "tucker2019", "mnih2016")
 STOPPED = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}
@@ -113,12 +116,20 @@ def render(
 
 
 def _first(audit: Mapping[str, Any], sections: Mapping[str, Section], noun: str) -> str:
-    """Returns what stands before all else: that an exact model is better than a VAE."""
+    """Returns what stands before all else: how good the model is, in a sentence, after another if
+    an exact model is better than a VAE.
+    """
     candidates = audit.get("candidates") or {}
-    if candidates and candidates["kept"] != VAE:
-        return in_words(candidates, noun)
     baseline: Any = sections.get("exact_baseline")
-    return "" if baseline is None else baseline.first()
+    lines = ["" if baseline is None else baseline.first()]
+    if candidates and candidates["kept"] != VAE:
+        lines = [in_words(candidates, noun)]
+    cut = any(finding["name"] == "training was cut" for finding in audit.get("findings") or [])
+    known = (audit.get("log_evidence") or {}).get("reliable_share")
+    gain = audit.get("gain_over_baseline")
+    words = verdict(gain, known, cut, noun, PARTS.get(noun, "column"))
+    lines.append(re.sub(r"-(?=\d)", "\N{MINUS SIGN}", words))
+    return " ".join(line for line in lines if line)
 
 
 @cache

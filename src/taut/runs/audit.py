@@ -120,6 +120,7 @@ def _audit(
         levels=levels,
         columns=None if dataset is None else _columns(dataset, x),
         labels=_labels(dataset, found["part"], (len(x), 0 if train is None else len(train)), seed),
+        fitted=_fitted(run, found["part"]),
         effort=effort,
         seed=seed,
         stop=stop,
@@ -202,9 +203,11 @@ def _columns(dataset: Dataset, x: torch.Tensor) -> ColumnFacts | None:
     word = "gene" if schema.kind == "count" and schema.names else "column"
     facts = [schema.modelled[i].describe() for i in schema.rest if schema.kind == "table"]
     kinds: list[str] = [schema.kind] * len(schema.element_names)
+    columns = []
     if schema.kind == "table":
-        kinds = [schema.modelled[i].kind for i in schema.rest]
-    return ColumnFacts(schema.element_names, marginals, facts, word, kinds)
+        columns = [schema.modelled[i] for i in schema.rest]
+        kinds = [column.kind for column in columns]
+    return ColumnFacts(schema.element_names, marginals, facts, word, kinds, columns)
 
 
 def _labels(
@@ -221,6 +224,14 @@ def _labels(
     of_test = torch.randperm(len(test), generator=generator(seed, "audit"))[: counts[0]]
     of_train = torch.randperm(len(train), generator=generator(seed, "audit", 1))[: counts[1]]
     return train[of_train.numpy()], test[of_test.numpy()]
+
+
+def _fitted(run: Run, part: str) -> dict[str, Any] | None:
+    """Returns what was measured after the training on the part of the data that is audited."""
+    if not (run.path / "evaluation.json").exists():
+        return None
+    found = run.evaluation()
+    return found if found["data"] == part else None
 
 
 def _each(run: Run) -> str:
