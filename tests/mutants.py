@@ -3535,6 +3535,13 @@ MUTANTS = [
         '"Good:"',
         "tests/test_terminal.py::test_a_training_that_was_cut_is_not_called_good",
     ),
+    Mutant(
+        "factor analysis: its density is rounded like float32",
+        "models/factor_analysis.py",
+        "_Parameters(*map(wide, self._components())).log_prob(self._standardized(wide(x)))",
+        "self._components().log_prob(self._standardized(x))",
+        "tests/test_factor_analysis.py::test_in_float32_the_density_is_that_of_float64",
+    ),
 ]
 
 

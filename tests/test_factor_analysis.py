@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 
@@ -340,3 +341,15 @@ def test_the_number_of_components_is_chosen_on_validation_rows() -> None:
     steps.close()
     best = max(p.validation for p in seen)
     assert stopped.log_prob(validation).mean().item() == pytest.approx(best, abs=1e-9)
+
+
+def test_in_float32_the_density_is_that_of_float64() -> None:
+    """Noise of a thirtieth under factors of a column's size: squares of thousands that cancel."""
+    torch.set_default_dtype(torch.float32)
+    model = FactorAnalysis((12,), latent_dim=3)
+    with torch.no_grad():
+        model.factors.copy_(torch.randn_like(model.factors))
+        model.log_scale.fill_(math.log(0.03))
+    x = model.sample(200)
+    wide = copy.deepcopy(model).double().log_prob(x.double())
+    torch.testing.assert_close(model.log_prob(x), wide.float(), rtol=1e-6, atol=1e-5)
