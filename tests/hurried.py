@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from taut.runs.candidates import FACTORS, FOREST
+
 LITTLE = {
     "build.start": {"MAX_PASSES": 5},
     "distributions.warps": {"MIDPOINTS": 8},
@@ -18,7 +20,7 @@ LITTLE = {
     "evidence.rows": {"SAMPLES": 50, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
     | {"CHAINS": 4, "TEMPERATURES": 10},
     "evidence.samples": {"TREES": 10},
-    "runs.candidates": {"PASSES": 5},
+    "runs.candidates": {"PASSES": dict.fromkeys((FOREST, FACTORS), 5)},
 }
 
 

@@ -508,6 +508,7 @@ def test_no_factor_analyser_where_its_density_could_exceed_the_precision_of_the_
     assert candidates.rivals(prepare(wide.reshape(60, 3, 43), seed=0)) == []
 
 
+@pytest.mark.slow
 def test_a_winding_surface_is_given_to_the_vae(tmp_path: Path) -> None:
     made, numbers = chosen(surface(), tmp_path, max_epochs=150)
     assert isinstance(made.model, taut.VAE)

@@ -373,6 +373,8 @@ def test_what_needs_the_whole_batch_is_refused(two: Ranks) -> None:
 # --- Commands -------------------------------------------------------------------------------------
 
 FIT = [
+    "--model",
+    "VAE",
     "--latent-dim",
     "2",
     "--max-epochs",

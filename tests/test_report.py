@@ -29,6 +29,7 @@ import taut
 from taut.evidence import section, text
 from taut.evidence.audit import Effort, audit
 from taut.evidence.gradients import gradients
+from taut.evidence.verdict import verdict
 from taut.references import LINKS, REFERENCES
 from taut.report import figures, render
 from taut.system import records
@@ -340,10 +341,8 @@ def test_a_row_has_the_numbers_of_its_title() -> None:
         assert page.row(title) == [text.number(value, mc if test is None else test), *errors], title
     whole = re.sub("[ \n]+", " ", "".join(page.texts))
     assert f"log p(x) is {text.plus_minus(found['log_evidence'])} nats per data point." in whole
-    assert (
-        f"below it. The model is {text.plus_minus(found['gain_over_baseline'])} nats better"
-        in whole
-    )
+    gain, known = found["gain_over_baseline"], found["log_evidence"]["reliable_share"]
+    assert verdict(gain, known, False, "data point").replace("-", "\N{MINUS SIGN}") in whole
     for title, name in (("precision: samples among the data", "precision"), ("density", "density")):
         assert page.row(title) == [
             text.plus_minus(found["samples"][name][side]) for side in ("samples", "reference")

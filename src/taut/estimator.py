@@ -221,13 +221,14 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             data = self._dataset(source, self._settings())
             config, data, model, objective = assemble(data, self._settings(), parts=self._parts())
             config, self.history_ = _trained(model, objective, data, config)
-            self._n_features_out = encode(model, data.train[:1]).shape[1]
         self.model_, self.schema_, self.config_, self.notes_ = (
             model,
             data.schema,
             config,
             data.notes,
         )
+        with _session(self._precision):
+            self._n_features_out = encode(model, data.train[:1]).shape[1]
         held_out = data.validation if len(data.validation) else data.train
         self._usual = held_out[:USUAL].cpu().numpy()
         self.n_iter_ = max(1, round(self.history_[-1]["epoch"]))

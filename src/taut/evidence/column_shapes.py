@@ -46,7 +46,7 @@ class ColumnShapes(Section):
         "column_shapes",
         "Column by column, samples and data",
         "samples",
-        91,
+        92,
     )
     needs = ("columns", "simulation")
     told = False
