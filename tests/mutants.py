@@ -3482,8 +3482,8 @@ MUTANTS = [
     Mutant(
         "refit: the prior that was there is not kept",
         "runs/refit.py",
-        "for key, value in prior_of(theirs).items()}",
-        "for key, value in prior_of(theirs).items() if 0 * value.numel()}",
+        "for key, value in theirs.prior.unshared().items()}",
+        "for key, value in theirs.prior.unshared().items() if 0 * value.numel()}",
         f"{REFIT}::test_what_was_gained_is_printed_and_kept",
     ),
     Mutant(

@@ -58,6 +58,10 @@ class Prior(nn.Module, abc.ABC):
         of it keeps it, and others need not know.
         """
 
+    def unshared(self) -> dict[str, Tensor]:
+        """Returns the state of the same prior with nothing of the posterior's in it."""
+        return self.state_dict()
+
 
 class Resizing(nn.Module):
     """A module whose parameters take the shapes that a saved state has: they follow from the

@@ -31,6 +31,7 @@ from taut.use.export import shortest
 __all__ = ["fill_rows", "sample_rows"]
 
 TRIES = 64  # completions of a row of which some must keep the constraints
+ROWS = 4096  # at a time
 
 
 @runtime_checkable
@@ -114,23 +115,23 @@ def fill_rows(
         return torch.from_numpy(good).reshape(values.shape[:-1])
 
     filled, wanted = torch.cat([found.values[None], found.draws]), num_imputations + 1
-    gaps = torch.cat([part[:, places].isnan().any(1) for part in rows.split(4096)])
+    gaps = torch.cat([part[:, places].isnan().any(1) for part in rows.split(ROWS)])
     again = (gaps & ~keeps(filled).all(0)).nonzero()[:, 0]
-    if not len(again):
-        return found
-    count = max(TRIES, 4 * wanted)
-    own = derive(seed, "again")
-    draws = cells.impute(model, rows[again], num_samples, num_imputations=count, seed=own).draws
-    good = keeps(draws)
-    first = (~good).long().argsort(dim=0, stable=True)[:wanted, :, None]
-    chosen = draws.gather(0, first.expand(-1, -1, draws.shape[-1]))
-    mean = filled[0, again]
-    mean[:, places] = torch.where(good[..., None], draws, torch.nan).nanmean(0)[:, places]
-    chosen[0] = torch.where(keeps(mean)[:, None], mean, chosen[0])
-    enough = good.sum(0) >= wanted
-    filled[:, again[enough]] = chosen[:, enough]
     reliable = found.reliable.clone()
-    reliable[again[~enough]] = False
+    for number, some in enumerate(again.split(ROWS)):
+        own = derive(seed, "again", number)
+        count = max(TRIES, 4 * wanted)
+        more = cells.impute(model, rows[some], num_samples, num_imputations=count, seed=own)
+        good = keeps(more.draws)
+        first = (~good).long().argsort(dim=0, stable=True)[:wanted, :, None]
+        chosen = more.draws.gather(0, first.expand(-1, -1, more.draws.shape[-1]))
+        mean = filled[0, some]
+        kept_draws = torch.where(good[..., None], more.draws, torch.nan)
+        mean[:, places] = kept_draws.nanmean(0)[:, places]
+        chosen[0] = torch.where(keeps(mean)[:, None], mean, chosen[0])
+        enough = good.sum(0) >= wanted
+        filled[:, some[enough]] = chosen[:, enough]
+        reliable[some[~enough]] = False
     return Imputed(filled[0], filled[1:], found.ess, reliable)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from taut.build.checks import check_parts
 from taut.build.config import Config, ModelConfig
@@ -18,7 +17,6 @@ from taut.build.model import build_objective, build_vae, complete
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.model import VAE
-from taut.priors import VampPrior
 from taut.runs.assemble import going_together, merge
 from taut.runs.fit import begin
 from taut.runs.fitted import Fitted, Source
@@ -27,7 +25,7 @@ from taut.system.errors import UsageError, shown
 from taut.system.seeds import stream
 from taut.training.loop import State
 
-__all__ = ["ground", "planned", "prior_of", "train_on"]
+__all__ = ["ground", "planned", "train_on"]
 
 
 def ground(
@@ -109,10 +107,3 @@ def train_on(
     if "exact" in run.info:
         facts["exact"] = run.info["exact"] | {"competes": False}
     return begin(fitted, data, lambda: place(name), facts)
-
-
-def prior_of(model: VAE) -> dict[str, Tensor]:
-    """Returns the state of a prior that stays as it is whatever happens to the posterior."""
-    if isinstance(model.prior, VampPrior):
-        return model.prior.unshared()
-    return model.prior.state_dict()

@@ -25,7 +25,7 @@ from taut.runs.fit import begun
 from taut.runs.fitted import Source
 from taut.runs.folder import Run
 from taut.runs.gain import BEFORE_FOLDER
-from taut.runs.onward import ground, planned, prior_of, train_on
+from taut.runs.onward import ground, planned, train_on
 from taut.runs.place import make_folder
 from taut.system.errors import UsageError
 from taut.training import checkpoint
@@ -87,7 +87,7 @@ def refit(
 
     def place(name: str) -> Path:
         path = make_folder(out, f"{name}-refit", overwrite)
-        was = {f"prior.{key}": value for key, value in prior_of(theirs).items()}
+        was = {f"prior.{key}": value for key, value in theirs.prior.unshared().items()}
         with begun(path):
             checkpoint.save(path / BEFORE_FOLDER, State(1, tensors=was))
         return path

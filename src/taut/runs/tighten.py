@@ -13,7 +13,7 @@ from taut.data import Dataset
 from taut.model import VAE
 from taut.runs.fitted import Source
 from taut.runs.folder import Run
-from taut.runs.onward import ground, planned, prior_of, train_on
+from taut.runs.onward import ground, planned, train_on
 from taut.runs.place import make_folder
 from taut.system.errors import UsageError
 from taut.training.loop import State
@@ -79,7 +79,7 @@ def tighten(
     config = planned(run, data, defaults | settings, model)
 
     def take(model: VAE) -> None:
-        model.prior.load_state_dict(prior_of(theirs))
+        model.prior.load_state_dict(theirs.prior.unshared())
         model.likelihood.load_state_dict(theirs.likelihood.state_dict())
         if encoder is None:
             _take_over(model.posterior, theirs.posterior)

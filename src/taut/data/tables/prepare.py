@@ -226,8 +226,14 @@ def _with_constraints(table: Any, schema: Schema, name: str) -> tuple[Schema, li
     """
     if schema.condition:
         return schema, []
-    values, _, _ = encode(table, schema.columns, name, missing_values=schema.missing_values)
-    found = learned(values, schema.columns)
+
+    def codes(rows: Any) -> np.ndarray:
+        return encode(rows, schema.columns, name, missing_values=schema.missing_values)[0]
+
+    found = learned(codes(_some_rows(table)), schema.columns)
+    if found and table.num_rows > SOME:
+        whole = codes(table)
+        found = [rule for rule in found if holding(whole, schema.columns, [rule]).all()]
     if not found:
         return schema, []
     return replace(schema, constraints=tuple(found)), [
