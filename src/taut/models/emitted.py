@@ -79,6 +79,6 @@ class _Values(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        seen = self.emissions.see(value.reshape(-1, value.shape[-1]))
+        seen = self.emissions.see(value.reshape(-1, len(self.emissions.kinds)))
         possible: Tensor = seen.constant > -torch.inf
         return possible.T.reshape(value.shape)
