@@ -14,6 +14,7 @@ from scipy.stats import chi2
 
 import taut
 from taut.data.dataset import prepare
+from taut.data.schema import Schema
 from taut.data.tables.column import Column
 from taut.data.tables.constraints import constraint_of, holding, kept, learned
 from taut.data.tables.toml import from_toml, to_toml
@@ -225,3 +226,21 @@ def test_a_key_counts_on_in_made_rows(tmp_path: Path) -> None:
     for values in (number // 2, number + 0.5):
         with pytest.raises(DataError, match="kind key needs whole numbers that are all different"):
             prepare(table.set_column(3, "number", pa.array(values)), schema=path)
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("a <= b", "constraints must be a list of texts"),
+        ([3], "constraints must be a list of texts"),
+        (["a <= c"], "'c' is not a column of numbers"),
+        (["a"], "write two sums of columns"),
+    ],
+)
+def test_a_damaged_schema_is_refused(value: object, line: str) -> None:
+    fields = Schema("table", (2,), 0.0, 0.0, columns=tuple(LEVELS)).to_dict()
+    assert Schema.from_dict(fields | {"constraints": ["a <= b"]}).constraints == ("a <= b",)
+    with pytest.raises(UsageError, match=re.escape(line)):
+        Schema.from_dict(fields | {"constraints": value})
+    with pytest.raises(UsageError, match="constraints are between columns of a table"):
+        Schema("real", (2,), 0.0, 1.0, constraints=("x0 <= x1",))

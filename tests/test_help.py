@@ -8,6 +8,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +85,28 @@ def test_an_answer_that_needs_no_torch_does_not_import_it(arguments: list[str], 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"], ["fti"], []])
 def test_an_answer_takes_less_than_a_third_of_a_second(arguments: list[str]):
-    """Of a processor; the best of five, since others may keep it busy. Without arguments: TAB."""
+    """Of a processor; the best of five, since others may keep it busy. Without arguments: TAB.
+
+    On a slow processor it is as many times what Python needs to start as it is on ours.
+    """
     tab = {
         "_TAUT_COMPLETE": "complete_bash",
         "COMP_WORDS": "taut fit x --prior ",
         "COMP_CWORD": "4",
     }
-    taken = []
-    for _ in range(5):
+
+    def seconds(run: Callable[[], object]) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        process(*arguments, env={} if arguments else tab)
+        run()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(taken) < 0.3, taken
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def start() -> object:
+        return subprocess.run([sys.executable, "-c", "pass"], check=True)
+
+    taken = [seconds(lambda: process(*arguments, env={} if arguments else tab)) for _ in range(5)]
+    nothing = [seconds(start) for _ in range(5)]
+    assert min(taken) < max(0.3, 17 * min(nothing)), (taken, nothing)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from taut.data.tables.column import Column
+from taut.data.tables.constraints import constraint_of
 from taut.system.errors import DataError, UsageError, and_more
 from taut.types import image_layout
 
@@ -67,6 +68,10 @@ class Schema:
             raise UsageError(
                 f"a schema's low must not exceed its high, but {self.low:g} > {self.high:g}"
             )
+        if self.constraints and self.kind != "table":
+            raise UsageError(f"constraints are between columns of a table, not of {self.kind} data")
+        for text in self.constraints:
+            constraint_of(text, self.columns)  # refuses what cannot be one
 
     @property
     def discrete(self) -> bool:
@@ -178,7 +183,7 @@ class Schema:
                 missing_values=tuple(str(v) for v in fields.get("missing_values", ())),
                 context=tuple(Column.from_dict(c) for c in fields.get("context", ())),
                 names=tuple(str(name) for name in fields.get("names", ())),
-                constraints=tuple(str(text) for text in fields.get("constraints", ())),
+                constraints=_texts(fields.get("constraints", [])),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a schema ({type(error).__name__}: {error})") from error
@@ -205,6 +210,12 @@ class Schema:
         if self.num_elements == 1:
             return "1 column"
         return f"{sizes} columns"
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+        raise TypeError("constraints must be a list of texts")
+    return tuple(values)
 
 
 def infer(
