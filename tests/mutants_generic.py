@@ -18,10 +18,10 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from hashlib import blake2b
 from itertools import accumulate
 from multiprocessing import set_forkserver_preload
@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mutants
-import pytest
+from reached import SHARED, reach, trace
 
 SEED = 1
 NUMBER = 150
 SHARE = 0.95
-BUDGET = 60.0  # seconds of tests for one edit, without the edit
-SHARED = "shared"  # what a fixture of more than one test reaches
+BUDGET = 60.0  # CPU seconds of tests for one edit, without the edit
 SLOW = ("tests/test_docs.py", "tests/test_bad_input_matrix.py")  # whole commands on whole pages
 
 # (file, the line as it would be): why no test can see it.
@@ -207,86 +206,43 @@ def _first(node: ast.stmt) -> int:
     return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
 
 
-class Reach:
-    """A plugin of pytest that tells coverage which test runs, and takes the time of each.
-
-    Args:
-        noted: The ``Coverage``.
-    """
-
-    def __init__(self, noted: Any) -> None:
-        self.noted, self.seconds = noted, dict[str, float]()
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        start = time.perf_counter()
-        self.noted.switch_context(item.nodeid)
-        found = yield
-        self.noted.switch_context("")
-        self.seconds[item.nodeid] = time.perf_counter() - start
-        return found
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
-        if fixturedef.scope == "function":
-            return (yield)
-        test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
-        self.noted.switch_context(SHARED)
-        found = yield
-        self.noted.switch_context(test)
-        return found
+@cache
+def noted(traced: Path) -> list[dict[str, Any]]:
+    """Returns what the tests of each file reached."""
+    return [json.loads(file.read_text()) for file in sorted(traced.glob("test_*.json"))]
 
 
-def reach(folder: Path, own: Path, tests: str) -> None:
-    """Does what ``mutants.run_tests`` does, and notes which tests reach which lines and how long
-    each takes.
-    """
-    import coverage
-
-    name = str(folder / Path(tests).stem)
-    noted = coverage.Coverage(f"{name}.coverage", include=[f"{folder}/src/*"], config_file=False)
-    plugin = Reach(noted)
-    noted.start()
-    try:
-        mutants.run_tests(folder, own, tests, plugins=[plugin])
-    finally:
-        noted.stop()
-        noted.save()
-        Path(f"{name}.json").write_text(json.dumps(plugin.seconds))
-
-
-def tests_of(clean: Path, edit: Edit) -> list[str]:
+def tests_of(traced: Path, clean: Path, edit: Edit) -> list[str]:
     """Returns the tests that reach an edit, the fastest first, as many as there is time for.
 
     Where none does, as in another process, the tests of the planted bugs of the file.
     """
-    import coverage
-
-    path = clean / "src" / "taut" / edit.file
-    lines = running_with(path.read_text(), edit.line)
+    lines = running_with((clean / "src" / "taut" / edit.file).read_text(), edit.line)
     times: list[tuple[float, str]] = []
-    for file in sorted(clean.glob("test_*.json")):
-        seconds = json.loads(file.read_text())
-        data = coverage.CoverageData(str(file.with_suffix(".coverage")))
-        data.read()
-        by_line = data.contexts_by_lineno(str(path)).items()
-        here = {name for line, names in by_line if not lines or line in lines for name in names}
-        chosen = seconds if SHARED in here else here & seconds.keys()
-        times += [(seconds[name], name) for name in chosen]
+    for found in noted(traced):
+        mask = 0
+        for place, here in found["places"].items():
+            file, _, line = place.rpartition(":")
+            if file == edit.file and (not lines or int(line) in lines):
+                mask |= int(here, 16)
+        chosen = [name for i, name in enumerate(found["names"]) if mask >> i & 1]
+        if SHARED in chosen:
+            chosen = list(found["seconds"])
+        times += [(found["seconds"][name], name) for name in chosen]
     times.sort()
     total = accumulate(seconds for seconds, _ in times)
     found = [name for (_, name), until in zip(times, total, strict=True) if until < BUDGET]
     return found or sorted({m.tests for m in mutants.MUTANTS if m.file == edit.file})
 
 
-def try_out(clean: Path, edit: Edit, text: str) -> bool | None:
+def try_out(traced: Path, clean: Path, edit: Edit, text: str) -> bool | None:
     """Tells whether a test catches the edit, and prints which; None if none can."""
     before = (clean / "src" / "taut" / edit.file).read_text()
     number, line = changed(before, text)
     if (reason := EQUIVALENT.get((edit.file, line))) is not None:
         print(f"equivalent  {edit.file}:{number}  {line}  [{reason}]", flush=True)
         return None
-    tests = tests_of(clean, edit)
+    tests = tests_of(traced, clean, edit)
     with tempfile.TemporaryDirectory(prefix="taut-mutant-") as name:
         folder = mutants.copy(clean, Path(name).resolve())
         (folder / "src" / "taut" / edit.file).write_text(text)
@@ -310,18 +266,19 @@ def main() -> None:
     sample = list(drawn(mutants.ROOT / "src" / "taut", number))
     with (
         tempfile.TemporaryDirectory(prefix="taut-clean-") as name,
+        tempfile.TemporaryDirectory(prefix="taut-traced-") as other,
         ThreadPoolExecutor(mutants.WORKERS) as pool,
     ):
         clean = mutants.copy(mutants.ROOT, Path(name).resolve())
+        traced = trace(mutants.ROOT, Path(other).resolve())
         files = sorted(f"tests/{path.name}" for path in clean.glob("tests/test_*.py"))
         suite = [file for file in files if file not in SLOW]
-        noted = list(pool.map(lambda tests: mutants.failing(clean, tests, target=reach), suite))
-        for tests, (test, problem) in zip(suite, noted, strict=True):
+        first = list(pool.map(lambda tests: mutants.failing(traced, tests, target=reach), suite))
+        for tests, (test, problem) in zip(suite, first, strict=True):
             if test or problem:  # as those of the README, which is not copied
                 print(f"not used    {tests}  [{test or problem.splitlines()[0]}]", flush=True)
-                for file in clean.glob(f"{Path(tests).stem}.*"):
-                    file.unlink()
-        tried = list(pool.map(lambda row: try_out(clean, *row), sample))
+                (traced / f"{Path(tests).stem}.json").unlink(missing_ok=True)
+        tried = list(pool.map(lambda row: try_out(traced, clean, *row), sample))
     seen = [killed for killed in tried if killed is not None]
     print(f"killed {sum(seen)} of {len(seen)}, and {len(tried) - len(seen)} are equivalent")
     sys.exit(sum(seen) < SHARE * len(seen))

@@ -151,3 +151,15 @@ def test_the_time_left_follows_from_the_pace(monkeypatch: pytest.MonkeyPatch) ->
     now[0] += 20
     late.stage("b", 0.5)
     assert told[-1][2].left == 40.0  # what the minutes allow
+
+
+def test_a_little_work_foretells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exact model's first stage is a hundredth of the work: its pace said hours for seconds."""
+    now, told = [100.0], list[Whole]()
+    monkeypatch.setattr("taut.evidence.clock.time.monotonic", lambda: now[0])
+    clock = Clock(report=lambda _title, _share, whole: told.append(whole))
+    clock.expect({"a": 1.0, "b": 4.0, "c": 95.0})
+    for stage in "abc":
+        clock.stage(stage, 0.3)
+        now[0] += 20
+    assert [whole.left for whole in told] == [None, None, 40.0 / 5 * 95]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
@@ -31,6 +32,7 @@ class Whole(NamedTuple):
     left: float | None = None
 
 
+FORETOLD = 0.05  # share of the work after which its pace foretells the rest
 Report = Callable[[str, float, Whole], None]  # told a stage, its share done, and the whole
 
 
@@ -68,7 +70,8 @@ class Clock:
 
     def whole(self, share: float) -> Whole:
         """Returns how far the whole is: what is left of this stage by its own pace, once a tenth of
-        it is done, and the stages that follow by the pace of all so far.
+        it is done, and the stages that follow by the pace of all so far, once a twentieth of all
+        is done.
         """
         titles = list(self.work)
         if self.title not in titles:
@@ -82,9 +85,11 @@ class Clock:
         left = pace * (own * (1 - share) + after)
         if share >= 0.1:
             left = (now - self.entered) * (1 - share) / share + pace * after
+        if done < FORETOLD * total and after:
+            left = math.inf  # that little says nothing of stages of another kind
         if self.minutes is not None:
             left = min(left, max(0.0, self.began + 60 * self.minutes - now))
-        return Whole(place + 1, len(titles), done / total, left)
+        return Whole(place + 1, len(titles), done / total, left if left < math.inf else None)
 
     def _parts(self, place: int) -> tuple[float, float, float]:
         """Returns the work of a stage, of those before it and of those after it."""
