@@ -3542,6 +3542,13 @@ MUTANTS = [
         "self._components().log_prob(self._standardized(x))",
         "tests/test_factor_analysis.py::test_in_float32_the_density_is_that_of_float64",
     ),
+    Mutant(
+        "emissions: rows of a batch have the intervals of the first rows",
+        "models/emissions.py",
+        "distinct, place = place.unique(return_inverse=True)",
+        "distinct, _ = place.unique(return_inverse=True)",
+        "tests/test_exact_models.py::test_rows_seen_once_are_those_seen_alone",
+    ),
 ]
 
 

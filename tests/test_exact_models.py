@@ -461,8 +461,8 @@ def test_a_pass_takes_every_row_and_keeps_the_mean_of_its_steps(
     taken, steps = [], []
     expect, update = trees._LatentTree.expect, trees._LatentTree.update
 
-    def watched(model: ExactModel, x: Tensor, weight: float = 1.0) -> object:
-        taken.append((len(x), weight))
+    def watched(model: ExactModel, x: emissions.Seen, weight: float = 1.0) -> object:
+        taken.append((x.row.shape[1], weight))
         return expect(model, x, weight)
 
     def noted(model: ExactModel, *given: object) -> None:
@@ -475,6 +475,32 @@ def test_a_pass_takes_every_row_and_keeps_the_mean_of_its_steps(
     list(model.maximize(x, x[:0], max_passes=1))
     assert taken == [(40, 90 / 40), (40, 90 / 40), (10, 9.0)]
     torch.testing.assert_close(model.start.exp(), torch.stack(steps).mean(0), **EXACT)
+
+
+@pytest.mark.parametrize("kind", [taut.Mixture, taut.HiddenTree])
+def test_rows_seen_once_are_those_seen_alone(kind: type[ExactModel]) -> None:
+    """What the emissions see of all rows serves each batch; too many rows are seen batch by batch,
+    and the passes are the same.
+    """
+    model, x = fitted(kind, 3), gappy(50)
+    seen, rows = model.emissions.see(x), torch.tensor([31, 4, 4, 17, 0])
+    for some in (seen.of(rows), model.emissions.see(x[rows])):
+        torch.testing.assert_close(model._log_prob(some), model.log_prob(x[rows]), **EXACT)
+        total, expected = model.expect(some)
+        assert total == pytest.approx(float(model.log_prob(x[rows]).sum()), abs=1e-9)
+        for part, own in zip(expected.cells, model.expect(x[rows])[1].cells, strict=True):
+            torch.testing.assert_close(part, own, **EXACT)
+    assert len(seen.of(rows).interval.number) < len(seen.interval.number)
+
+
+def test_too_many_rows_are_seen_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, x = [], gappy(90)
+    for kept in (trees.KEPT, 0):
+        monkeypatch.setattr(trees, "KEPT", kept)
+        torch.manual_seed(0)
+        model = instances.of_columns(taut.Mixture, 3)
+        passes.append(list(model.maximize(x[:60], x[60:], max_passes=3)))
+    assert [p.validation for p in passes[0]] == pytest.approx([p.validation for p in passes[1]])
 
 
 def test_the_number_of_states_is_chosen_on_validation_rows(monkeypatch: pytest.MonkeyPatch) -> None:

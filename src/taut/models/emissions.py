@@ -69,6 +69,13 @@ class Seen(NamedTuple):
     place: Tensor
     interval: Interval
 
+    def of(self, rows: Tensor) -> Seen:
+        """Returns numbered rows, (B,), with the intervals of them alone."""
+        row, held, constant, dense, place = (part[:, rows] for part in self[:5])
+        distinct, place = place.unique(return_inverse=True)
+        interval = Interval(*(part[distinct] for part in self.interval))
+        return Seen(row, held, constant, dense, place, interval)
+
 
 class Interval(NamedTuple):
     """Parts of the scales of the warps, (U,) each: of which number, from where to where, and how
@@ -88,11 +95,15 @@ class Terms(NamedTuple):
         each: $\log p(x_c \mid s)$, (C, B, S): zero where missing.
         near: Share of the Normal in them, of numbers, (D, B, S).
         far: Share of the marginal, likewise; the rest is the cell's.
+        mean: Of a height in each interval under the Normal of each state, (U, S).
+        square: Its mean square, likewise.
     """
 
     each: Tensor
     near: Tensor
     far: Tensor
+    mean: Tensor
+    square: Tensor
 
 
 class Counts(NamedTuple):
@@ -368,16 +379,18 @@ class Emissions(Resizing):
         each, d = functional.embedding(seen.row, table), self.numbers
         each = torch.where(seen.held[..., None], each, 0.0)
         if not d:
-            return Terms(each + seen.constant[..., None], each[:0], each[:0])
+            none = each[:0]
+            return Terms(each + seen.constant[..., None], none, none, none, none)
         row, at = self._near(), seen.interval
-        near = table[row][:, None] + functional.embedding(seen.place, self.normals(at)[0])
+        log_p, mean, square = self.normals(at)
+        near = table[row][:, None] + functional.embedding(seen.place, log_p)
         marginal = _logistic_mass(at.lower, at.upper, at.gap)
         far = table[row + 1][:, None] + marginal[seen.place][..., None]
         dense = seen.dense[..., None]
         total = _either(torch.logaddexp(near, far), dense, each[d], seen.held[d][..., None])
-        shares = [torch.where(dense, (part - total).exp(), 0.0) for part in (near, far)]
+        near, far = (torch.where(dense, (part - total).exp(), 0.0) for part in (near, far))
         each = each.index_copy(0, self._index(each), total)
-        return Terms(each + seen.constant[..., None], *shares)
+        return Terms(each + seen.constant[..., None], near, far, mean, square)
 
     def given(self, x: Tensor, states: Tensor) -> Tensor:
         r"""Returns the log-probability of each entry of rows, (\*batch, C), in known states,
@@ -412,8 +425,7 @@ class Emissions(Resizing):
             at, flat = seen.interval, near.reshape(-1, self.num_states)
             times = near.new_zeros(len(at.number), self.num_states)
             times.index_add_(0, seen.place.flatten(), flat)
-            _, mean, square = self.normals(at)
-            powers = torch.stack([times, times * mean, times * square])
+            powers = torch.stack([times, times * terms.mean, times * terms.square])
             normal.index_add_(1, at.number, powers)
             table[self._near()], table[self._near() + 1] = normal[0], far.sum(1)
             states = states.index_copy(0, self._index(near), states[d] - near - far)

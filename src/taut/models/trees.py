@@ -29,7 +29,7 @@ from torch.distributions import Distribution
 from taut.data.tables.kind import Grid
 from taut.distributions.trees import CategoricalTree, Tree, downward, upward
 from taut.model import Resizing
-from taut.models.emissions import Counts, Emissions, Terms
+from taut.models.emissions import Counts, Emissions, Seen, Terms
 from taut.models.emitted import Emitted
 from taut.models.exact import ExactModel, Pass
 from taut.models.structure import chow_liu, spanning_tree
@@ -47,6 +47,7 @@ PATIENCE = 10  # passes without better validation rows, and a tenth of those pla
 EDGE_COUNT = 1.5  # rows that each state of a parent begins with, spread over the node's states
 START_COUNT = 1.0
 ELEMENTS = 2**23  # of nodes x rows x states at a time
+KEPT = 2**22  # entries whose places in the emissions are kept from pass to pass
 FEWEST, MOST = 4, 512  # states that are tried where their number is left to the rows
 
 
@@ -161,16 +162,30 @@ class _LatentTree(Resizing, ExactModel):
         return CategoricalTree(self.tree())
 
     def log_prob(self, x: Data, context: Context | None = None) -> PerDatum:
-        tree = self.tree()
+        return self._log_prob(x)
+
+    def _log_prob(self, x: Data | Seen) -> PerDatum:
+        tree, tables = self.tree(), self.emissions.tables()
         parts = [
-            upward(tree, self._potentials(self._terms(some).each)).log_normalizer
-            for some in x.split(self._rows())
+            upward(tree, self._potentials(self.emissions.terms(seen, tables).each)).log_normalizer
+            for seen in self._blocks(x)
         ]
         return torch.cat(parts)
 
-    def _rows(self) -> int:
-        """Returns how many rows are taken together."""
-        return max(1, ELEMENTS // (len(self.emissions.kinds) * len(self.start)))
+    def _blocks(self, x: Data | Seen) -> Iterator[Seen]:
+        """Yields rows as the emissions see them, as many at a time as there is memory for."""
+        size = max(1, ELEMENTS // (len(self.emissions.kinds) * len(self.start)))
+        if isinstance(x, Seen):
+            yield from (x.of(rows) for rows in torch.arange(x.row.shape[1]).split(size))
+        else:
+            yield from (self.emissions.see(some.flatten(1)) for some in x.split(size))
+
+    def _seen(self, x: Tensor) -> Seen | Tensor:
+        """Returns rows as the emissions see them, which stays the same in all passes, or the rows
+        themselves where they are too many to keep that of them.
+        """
+        x = x.to(self.emissions.base)
+        return x if x.numel() > KEPT else self.emissions.see(x.flatten(1))
 
     def typical(self, x: Data, context: Context | None = None) -> Tensor:
         return self.emissions.typical(self.expected(x)).view(x.shape)
@@ -181,8 +196,8 @@ class _LatentTree(Resizing, ExactModel):
         """
         tree, own = self.tree(), self.emissions
         table, parts = own.tables(), []
-        for some in x.split(self._rows()):
-            states = self._states(tree, self._potentials(self._terms(some).each))
+        for seen in self._blocks(x):
+            states = self._states(tree, self._potentials(own.terms(seen, table).each))
             parts.append(own.expected(table, states))
         return [torch.cat(column) for column in zip(*parts, strict=True)]
 
@@ -193,9 +208,10 @@ class _LatentTree(Resizing, ExactModel):
         return states.expand(len(self.emissions.kinds), -1, -1)
 
     def cell_scores(self, x: Data, context: Context | None = None) -> Tensor:
-        tree, parts = self.tree(), []
-        for some in x.split(self._rows()):
-            each = self._terms(some).each
+        tree, own = self.tree(), self.emissions
+        table, parts = own.tables(), []
+        for seen in self._blocks(x):
+            each = own.terms(seen, table).each
             up = upward(tree, self._potentials(each))
             log_states = up.below + downward(tree, up).above
             # p(x without the entry) / p(x) is the posterior mean of 1 / p(entry | state).
@@ -270,11 +286,13 @@ class _LatentTree(Resizing, ExactModel):
         patience = max(PATIENCE, passes // 10)
         best, kept, worse, step = -math.inf, None, 0, 0
         average = self._moments()
+        seen, held_out = self._seen(train), self._seen(validation)
         try:
             for number in range(1, passes + 1):
                 total = 0.0
                 for rows in torch.randperm(len(train), generator=random).split(size):
-                    value, expected = self.expect(train[rows], len(train) / len(rows))
+                    some = seen.of(rows) if isinstance(seen, Seen) else seen[rows]
+                    value, expected = self.expect(some, len(train) / len(rows))
                     total += value
                     self.update(expected, max(LAST_STEP, STEP * (1 - step / (each * passes))))
                     step += 1
@@ -282,7 +300,7 @@ class _LatentTree(Resizing, ExactModel):
                         mean.lerp_(now, max(AVERAGED, 1 / step))
                 current = self._moments()
                 self._take(average)
-                reached = self._mean(validation, others)
+                reached = self._mean(held_out, others)
                 worse = 0 if reached > best else worse + 1
                 best = max(best, reached)
                 # without validation rows the last pass is kept
@@ -317,14 +335,15 @@ class _LatentTree(Resizing, ExactModel):
         self._begin_at_random(num_states)
 
     @torch.no_grad()
-    def expect(self, x: Tensor, weight: float = 1.0) -> tuple[float, _Expected]:
+    def expect(self, x: Tensor | Seen, weight: float = 1.0) -> tuple[float, _Expected]:
         r"""Returns the sum of log p(x) of rows, (B, \*event), and the expected counts, times a
         weight.
         """
         own, tree = self.emissions, self._tree(self.start, self.transitions)
         total, result = 0.0, None
-        for some in x.split(self._rows()):
-            seen = own.see(some.flatten(1).to(own.base))
+        if isinstance(x, Tensor):
+            x = x.to(own.base)
+        for seen in self._blocks(x):
             terms = own.terms(seen, own.table)
             up = upward(tree, self._potentials(terms.each))
             down = downward(tree, up)
@@ -378,9 +397,9 @@ class _LatentTree(Resizing, ExactModel):
         return total
 
     @torch.no_grad()
-    def _mean(self, x: Tensor, others: Tensor | None) -> float:
+    def _mean(self, x: Tensor | Seen, others: Tensor | None) -> float:
         """Returns the mean of log p(x) of rows, or of the log of it and others; NaN of none."""
-        log_p = self.log_prob(x.to(self.emissions.base)).double()
+        log_p = self._log_prob(x).double()
         if others is not None:
             log_p = torch.logaddexp(log_p, others)
         return float(log_p.mean())
