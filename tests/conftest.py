@@ -25,6 +25,7 @@ import torch  # noqa: E402
 WHOLE = {
     f"test_{name}"
     for name in (
+        "audit",
         "audit_cli",
         "bad_input_matrix",
         "cli",

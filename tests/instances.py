@@ -311,6 +311,7 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
             ),
             "counts",
         ),
+        (likelihoods.Multinomial(EVENT, LATENT, SMALL, data_loc=loc), "counts"),
         (
             likelihoods.LogNormal(
                 EVENT, LATENT, decoder=SMALL, log_loc=loc / 5, log_scale=scale / 6

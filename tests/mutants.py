@@ -3549,6 +3549,27 @@ MUTANTS = [
         "distinct, _ = place.unique(return_inverse=True)",
         "tests/test_exact_models.py::test_rows_seen_once_are_those_seen_alone",
     ),
+    Mutant(
+        "multinomial: counts that are missing are none",
+        "distributions/counts.py",
+        "rest = torch.where(missing.any(-1), wide(self.total) - seen, 0.0)",
+        "rest = torch.zeros_like(seen)",
+        "tests/test_multinomial.py",
+    ),
+    Mutant(
+        "multinomial: the halves of its draws change places",
+        "distributions/counts.py",
+        "left = (below[..., ::2] / above)",
+        "left = (below[..., 1::2] / above)",
+        "tests/test_multinomial.py",
+    ),
+    Mutant(
+        "multinomial: nothing says that the total is given",
+        "likelihoods/common.py",
+        'always = getattr(likelihood, "func", likelihood)',
+        "always = likelihood",
+        "tests/test_multinomial.py",
+    ),
 ]
 
 

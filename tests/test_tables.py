@@ -498,7 +498,7 @@ def test_a_total_must_be_a_number(total: str, tmp_path: Path) -> None:
 
 
 def test_a_total_is_for_a_matrix_of_counts_only() -> None:
-    with pytest.raises(ValueError, match="library=True is for a matrix"):
+    with pytest.raises(ValueError, match="is for a matrix of counts"):
         columns(count=partial(taut.NegativeBinomial, library=True))
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ContinuousBernoulli,
         DiscretizedLogistic,
         LogNormal,
+        Multinomial,
         NegativeBinomial,
         Normal,
         Ordinal,
@@ -116,6 +117,7 @@ __all__ = [
     "Mixture",
     "MixtureOfFactorAnalysers",
     "Model",
+    "Multinomial",
     "NegativeBinomial",
     "Network",
     "Normal",
@@ -171,7 +173,7 @@ _HOMES = {
     "taut.evidence.gradients": "gradients",
     "taut.likelihoods": (
         "Bernoulli Binomial Categorical Columns ContinuousBernoulli DiscretizedLogistic "
-        "LogNormal NegativeBinomial Normal Ordinal Poisson StudentT "
+        "LogNormal Multinomial NegativeBinomial Normal Ordinal Poisson StudentT "
         "ZeroInflatedNegativeBinomial"
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",

@@ -315,7 +315,10 @@ def needs_total(likelihood: Any) -> bool:
 
 def _condition(schema: Schema, statistics: Statistics | None, library: bool) -> Condition | None:
     if library and schema.kind != "count":
-        raise UsageError("library=True is for counts whose rows have totals: --kind count")
+        raise UsageError(
+            "a likelihood of rows given their totals (Multinomial, library=True) is for counts: "
+            "--kind count"
+        )
     totals = None
     if library:
         totals = Totals(1.0 if statistics is None else statistics.mean_total)

@@ -35,9 +35,9 @@ PARTS = {
     ),
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),
-        *("DiscretizedLogistic", "LogNormal", "NegativeBinomial", "Normal", "Ordinal", "Poisson"),
-        *("StudentT", "WarpedCounts", "WarpedGrid", "WarpedLevels", "WarpedLogistic"),
-        "ZeroInflatedNegativeBinomial",
+        *("DiscretizedLogistic", "LogNormal", "Multinomial", "NegativeBinomial", "Normal"),
+        *("Ordinal", "Poisson", "StudentT", "WarpedCounts", "WarpedGrid", "WarpedLevels"),
+        *("WarpedLogistic", "ZeroInflatedNegativeBinomial"),
     ),
     "encoder": NETWORKS,
     "decoder": NETWORKS,

@@ -133,7 +133,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     ]
     own = [
         ("likelihood", f"{model.likelihood}{follows}"),
-        ("given", _given(dataset.schema, str(model.likelihood))),
+        ("given", _given(dataset.schema, model.likelihood)),
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
         ("networks", f"{model.encoder}, {model.decoder}"),
@@ -148,12 +148,14 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
             show(f"{name:<11}{_clean(text)}")
 
 
-def _given(schema: Schema, likelihood: str) -> str:
+def _given(schema: Schema, likelihood: str | None) -> str:
     """Says what the model is conditioned on, since log p(x) is another quantity then."""
+    from taut.build.model import needs_total
+
     names = ", ".join(map(shown, schema.condition))
     if schema.kind == "table" and names:
         return f"{names}; log p(x) means log p(the other columns | what is given)"
-    if "library=True" in likelihood:
+    if likelihood and needs_total(likelihood):
         names = f"{names}{', ' if names else ''}the total of each row"
     means = names.replace("the total of each row", "total")
     return f"{names}; log p(x) means log p(x | {means})" if names else ""

@@ -13,7 +13,7 @@ a likelihood sums them over a data point.
 """
 
 from taut.distributions.chain import Chain
-from taut.distributions.counts import Binomial, NegativeBinomial, Poisson, ZeroInflated
+from taut.distributions.counts import Binomial, Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from taut.distributions.levels import (
     OUTSIDE,
     Bernoulli,
@@ -33,6 +33,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "LogNormal",
+    "Multinomial",
     "NegativeBinomial",
     "Observed",
     "Ordinal",

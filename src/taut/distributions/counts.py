@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from taut.system.precision import wide
 
-__all__ = ["Binomial", "NegativeBinomial", "Poisson", "ZeroInflated"]
+__all__ = ["Binomial", "Multinomial", "NegativeBinomial", "Poisson", "ZeroInflated"]
 
 
 LARGEST_COUNT = 2.0**53
@@ -281,3 +281,81 @@ class Binomial(Distribution):
             logits = self.logits
             n = torch.as_tensor(self.high - self.low, dtype=logits.dtype, device=logits.device)
             return self.low + torch.binomial(n.expand(shape), torch.sigmoid(logits).expand(shape))
+
+
+class Multinomial(Distribution):
+    r"""Creates the multinomial distribution of counts given their total n.
+
+    With probabilities $p = \mathrm{softmax}(l)$,
+
+    $$ \log p(x) = \log n! - \sum_i \log x_i! + \sum_i x_i \log p_i. $$
+
+    n is that of the counts themselves. Where some are missing (NaN) it is the one that was given,
+    and those missing are one class together, which has the rest. It is computed in float64, since
+    terms of millions cancel to a few hundred nats.
+
+    Args:
+        logits: l, (\*, \*event).
+        total: n where it does not follow from the counts, (\*).
+        event_dims: Number of axes of a data point.
+    """
+
+    arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, logits: Tensor, total: Tensor, event_dims: int) -> None:
+        split = logits.ndim - event_dims
+        self.logits, self.total = logits, total.expand(logits.shape[:split])
+        super().__init__(logits.shape[:split], logits.shape[split:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
+        batch, event = torch.Size(batch_shape), self.event_shape
+        return Multinomial(self.logits.expand(batch + event), self.total.expand(batch), len(event))
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.nonnegative_integer, len(self.event_shape))
+
+    @property
+    def _flat(self) -> Tensor:
+        return self.logits.reshape(*self.batch_shape, -1)
+
+    @property
+    def mean(self) -> Tensor:
+        share = self._flat.softmax(-1)
+        return (self.total[..., None] * share).view(self.logits.shape)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean * (1 - self._flat.softmax(-1).view(self.logits.shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        x = wide(value.reshape(*value.shape[: value.ndim - len(self.event_shape)], -1))
+        missing = x.isnan()
+        x = torch.where(missing, 0.0, x)
+        log_p = wide(self._flat).log_softmax(-1)
+        seen = x.sum(-1)
+        rest = torch.where(missing.any(-1), wide(self.total) - seen, 0.0)
+        of_rest = torch.where(missing, log_p, -torch.inf).logsumexp(-1)
+        of_rest = torch.where(rest > 0, of_rest, 0.0)  # of nothing missing it is minus infinity
+        never = ((x < 0) | (x != x.round())).any(-1) | (rest < 0)
+        x, rest = x.clamp(min=0), rest.clamp(min=0)
+        choices = torch.lgamma(seen + rest + 1) - torch.lgamma(rest + 1)
+        choices = choices - torch.lgamma(x + 1).sum(-1)
+        total = choices + (x * log_p).sum(-1) + rest * of_rest
+        return torch.where(never, -torch.inf, total).to(self.logits)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws the counts of halves, of halves of them and so on: few steps for many counts."""
+        with torch.no_grad():
+            share = wide(self._flat).softmax(-1)
+            size = share.shape[-1]
+            levels = [functional.pad(share, (0, 2 ** (size - 1).bit_length() - size))]
+            while levels[-1].shape[-1] > 1:
+                levels.append(levels[-1].unflatten(-1, (-1, 2)).sum(-1))
+            shape = self._extended_shape(sample_shape)
+            drawn = wide(self.total).expand(shape[: len(shape) - len(self.event_shape)])[..., None]
+            for below, above in zip(levels[-2::-1], levels[:0:-1], strict=True):
+                left = (below[..., ::2] / above).nan_to_num(0.0).clamp(0.0, 1.0)
+                first = torch.binomial(drawn.contiguous(), left.expand(drawn.shape).contiguous())
+                drawn = torch.stack([first, drawn - first], -1).flatten(-2)
+            return drawn[..., :size].reshape(shape).to(self.logits)

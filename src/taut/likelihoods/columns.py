@@ -267,8 +267,8 @@ def _filled(family: LikelihoodFactory, fill: dict[str, Any]) -> Likelihood:
     """Returns the likelihood of the columns of a family, given those arguments that it has."""
     if takes_total(family):
         raise ValueError(
-            "library=True is for a matrix of counts, whose rows have totals, not for columns of a "
-            "table"
+            "a likelihood of rows given their totals (Multinomial, library=True) is for a matrix "
+            "of counts, not for columns of a table"
         )
     wanted = inspect.signature(family).parameters
     return family(**{name: value for name, value in fill.items() if name in wanted})

@@ -34,8 +34,11 @@ def full(value: Tensor | float, event_shape: Sequence[int]) -> Tensor:
 
 def takes_total(likelihood: Likelihood | Callable[..., Likelihood]) -> bool:
     """Returns whether a likelihood, built or to be built, is of a row given its total."""
+    always = getattr(likelihood, "func", likelihood)  # of a partial application
+    if getattr(always, "library", False) is True:
+        return True
     if isinstance(likelihood, Likelihood):
-        return getattr(likelihood, "library", False) is True
+        return False
     given = inspect.signature(likelihood).parameters.get("library")
     return given is not None and given.default is True
 

@@ -16,7 +16,7 @@ from taut.model import Likelihood
 from taut.networks import MLP, NetworkFactory
 from taut.types import Context
 
-__all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
+__all__ = ["Multinomial", "NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
 
 # A count that training never saw starts at this rate, half a count in 5,000 data: at zero one such
 # count would be impossible.
@@ -179,3 +179,38 @@ class ZeroInflatedNegativeBinomial(_NegativeBinomial):
         logits = raw[1] + math.log(0.01 / 0.99)
         made = distributions.ZeroInflated(counts, logits, validate_args=False)
         return Observed(made, self.event_dims, 0.0)
+
+
+class Multinomial(_OfCounts):
+    r"""Creates $p(x \mid z, n) = \mathrm{Mult}(x; n, \mathrm{softmax}_i(\log \lambda_i + m_i(z)))$
+    for counts whose total n is given: the words of a text, the reads of a sample.
+
+    It is what independent ``Poisson`` counts are given their total, and knows no more variance
+    than that (``NegativeBinomial(library=True)`` does). The first column of the context is the
+    logarithm of (total of the row / mean total); without a context a draw has the mean total. Its
+    arguments are those of ``NegativeBinomial`` that it has.
+    """
+
+    library = True
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        decoder: NetworkFactory = MLP,
+        context_dim: int = 0,
+        data_loc: Tensor | float = 1.0,
+        data_total: Tensor | float = math.inf,
+    ) -> None:
+        super().__init__()
+        self._start(event_shape, context_dim > 0, context_dim, data_loc, data_total)
+        self.library = True
+        self.decoder = decoder((latent_dim,), (1, *event_shape), context_dim)
+
+    def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
+        raw = self.decoder(z, context).squeeze(-1 - self.event_dims)
+        total = self.data_loc.sum()
+        if context is not None:
+            total = total * context[:, 0].exp()
+        logits = self.data_loc.log() + self.known * raw
+        return distributions.Multinomial(logits, total.round(), self.event_dims)
