@@ -57,14 +57,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _few_passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is fitted beside the one of a test makes few passes, but where the test is about
-    it.
+    """A model that is fitted beside the one of a test makes few passes and has few states, but
+    where the test is about it.
     """
     from taut.runs import candidates
 
-    if request.path.stem != "test_exact_runs":
+    stem = request.path.stem
+    if stem != "test_exact_runs":
         few = dict.fromkeys(candidates.PASSES, 5)
         monkeypatch.setattr("taut.runs.candidates.PASSES", few)
+    if stem not in ("test_exact_models", "test_forest"):
+        monkeypatch.setattr("taut.models.trees.MOST", 16)
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from typer.testing import CliRunner
 
 import taut
 from taut import distributions
 from taut.cli import terminal
+from taut.cli.app import app
 from taut.data.dataset import prepare
 
 
@@ -91,5 +93,10 @@ def test_a_run_of_counts_given_their_totals(tmp_path: Path, capsys: pytest.Captu
     new = np.asarray(run.sample(5))
     assert len({*new.sum(-1)}) == 1  # the mean total
     assert 35 < new[0].sum() < 45
+    np.save(tmp_path / "words.npy", words)
+    asked = ["score", str(run.path), str(tmp_path / "words.npy"), "--cells"]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2
+    assert "no --cells: a Multinomial does not say how much each element" in refused.stderr
     terminal.show_data(terminal.message, prepare(words, kind="count"), run.config)
     assert "log p(x) means log p(x | total)" in capsys.readouterr().err

@@ -217,8 +217,11 @@ def _cell_columns(
     schema, x = run.schema, new.rows
     if len(schema.event_shape) != 1:
         raise UsageError("--cells is for rows of columns, not for images")
-    with bars.blocks("scoring entries"):
-        scores = cell_scores(run.model, x, num_samples, seed=seed)
+    try:
+        with bars.blocks("scoring entries"):
+            scores = cell_scores(run.model, x, num_samples, seed=seed)
+    except ValueError as error:  # of a likelihood that is not a product over the entries
+        raise UsageError(f"no --cells: {error}") from error
     missing = torch.cat([run.model.split(part)[0].isnan() for part in x.split(4096)])
     if rows := terminal.name_rows((~scores.reliable & ~missing).any(1), line):
         terminal.message(
