@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -399,6 +400,26 @@ def test_a_compiler_that_makes_a_mistake_is_found_out(
     else:
         with pytest.raises(CannotCompileError, match="is not the eager one"):
             learner.compile(bits(6))
+
+
+def test_what_the_compiler_logs_of_itself_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An operator without a fast form had two lines of torch's own on every user's terminal."""
+    log, shown = logging.getLogger("torch._inductor.ir"), []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: shown.append(record.getMessage()))
+    monkeypatch.setattr(log, "handlers", [handler])
+
+    def compiled(graph: Any, *_: Any, **__: Any) -> Any:
+        log.warning("an operator is missing a shim")
+        log.error("the compiler failed")
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", compiled)
+    Learner(model(), taut.ELBO(), CONFIG).compile(bits(6))
+    log.warning("afterwards")
+    assert shown == ["the compiler failed", "afterwards"]
 
 
 def test_compiled_step_is_the_eager_one_and_changes_nothing_by_itself() -> None:

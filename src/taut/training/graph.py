@@ -11,10 +11,11 @@ whose Python depends on the numbers in a tensor cannot be recorded, says so, and
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,7 +90,7 @@ def compiled(learner: Learner, x: Tensor) -> Graph:
     failed: Exception | None = None
     graph: Graph | None = None
     # Called outside an interval: recording and comparing each open their own.
-    with untouched(), warnings.catch_warnings():
+    with untouched(), _quiet(), warnings.catch_warnings():
         # The compiler warns about itself, and DDP about weights that are channels last.
         warnings.simplefilter("ignore")
         try:
@@ -109,6 +110,18 @@ def compiled(learner: Learner, x: Tensor) -> Graph:
             reason = str(error).strip().partition("\n")[0][:200]
             raise CannotCompileError(f"{type(error).__name__}: {reason}") from None
     return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps from the terminal what torch's compiler logs about itself, such as a slower call."""
+    logger = logging.getLogger("torch._inductor")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def record(
