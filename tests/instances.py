@@ -364,6 +364,7 @@ def make_posteriors() -> list[taut.Posterior]:
         taut.DiagonalNormal(EVENT, LATENT, SMALL, **scaled),
         taut.FullCovarianceNormal(EVENT, LATENT, SMALL, **scaled),
         posteriors.IndependentBernoulli(EVENT, LATENT, SMALL, **scaled),
+        posteriors.Categorical(EVENT, LATENT, SMALL, **scaled, codes=1, levels=LATENT),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled)),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled, layers=3, bins=0)),
     ]
@@ -389,7 +390,16 @@ def make_priors() -> list[taut.Prior]:
     flows = [bent(priors.Flow(LATENT)), bent(priors.Flow(LATENT, layers=3, bins=0))]
     own = partial(taut.DiagonalNormal, encoder=SMALL)
     vamp = priors.VampPrior(3, own, EVENT, LATENT, features=Standardize(EVENT))
-    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared()]
+    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared(), *of_codes()]
+
+
+def of_codes() -> list[taut.Prior]:
+    """Returns priors of one code."""
+    found = [priors.IndependentCategorical(1, LATENT), priors.AutoregressiveCategorical(1, LATENT)]
+    with torch.no_grad():
+        found[0].logits.normal_()
+        found[1].network.layers[-1].bias.normal_()
+    return found
 
 
 def shared() -> taut.Prior:

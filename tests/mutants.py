@@ -58,7 +58,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_data.py",
     "tests/test_loop.py",
 )
-FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
+FLOWS, VAMP, CODES = "tests/test_flows.py", "tests/test_vamp.py", "tests/test_codes.py"
 REFIT = "tests/test_refit.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
@@ -3541,6 +3541,41 @@ MUTANTS = [
         "_Parameters(*map(wide, self._components())).log_prob(self._standardized(wide(x)))",
         "self._components().log_prob(self._standardized(x))",
         "tests/test_factor_analysis.py::test_in_float32_the_density_is_that_of_float64",
+    ),
+    Mutant(
+        "codes: the noise of a draw has the wrong sign",
+        "distributions/codes.py",
+        "return logits - torch.empty_like(logits)",
+        "return logits + torch.empty_like(logits)",
+        f"{CODES}::test_a_prior_sums_to_one_and_draws_what_it_says",
+    ),
+    Mutant(
+        "codes: the masked network shows a code to itself",
+        "masked.py",
+        "ranks = [order + 1, *inner]",
+        "ranks = [order, *inner]",
+        f"{CODES}::test_a_code_depends_on_those_before_it_alone",
+    ),
+    Mutant(
+        "enumeration: chunks keep the weights they had among themselves",
+        "evidence/enumeration.py",
+        "mean = mean * (total - new).exp()[:, None] +",
+        "mean = mean +",
+        f"{CODES}::test_sums_are_those_by_hand",
+    ),
+    Mutant(
+        "enumeration: the rate is under the prior's weights",
+        "evidence/enumeration.py",
+        "total, weight = new, log_q.exp()",
+        "total, weight = new, log_prior.exp().expand_as(log_q)",
+        f"{CODES}::test_sums_are_those_by_hand",
+    ),
+    Mutant(
+        "codes: latent dimensions that contradict the codes are overridden in silence",
+        "build/model.py",
+        "if own is None or config.latent_dim in (None, own):",
+        "if own is None or own:",
+        f"{CODES}::test_what_does_not_go_together_is_refused_in_a_line",
     ),
 ]
 

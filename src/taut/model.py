@@ -104,6 +104,13 @@ class Posterior(nn.Module, abc.ABC):
 
     features: Features
 
+    @classmethod
+    def sizes(cls, **arguments: Any) -> dict[str, int]:
+        """Returns the sizes that its arguments decide: ``latent_dim``, and what the prior must
+        share. Of most posteriors they decide none.
+        """
+        return {}
+
     def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
         r"""Returns what the network says of each data point, (B, \*), by name: q's parameters."""
         if not hasattr(self, "features"):

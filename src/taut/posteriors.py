@@ -12,19 +12,27 @@ until all samples are equal, which looks just like the exact posterior.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
 from taut.couplings import Couplings
+from taut.distributions.codes import Codes, check_codes
 from taut.distributions.flows import Flow
 from taut.features import Features, Standardize
 from taut.model import Posterior
 from taut.networks import MLP, NetworkFactory, positive
 from taut.types import Context
 
-__all__ = ["CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"]
+__all__ = [
+    "Categorical",
+    "CouplingFlow",
+    "DiagonalNormal",
+    "FullCovarianceNormal",
+    "IndependentBernoulli",
+]
 
 MIN_SCALE = 1e-4
 # largest correlation of rounding errors: with it float32 knows the noise of a sample to a
@@ -46,6 +54,58 @@ def _positive(min_scale: float) -> float:
     if not min_scale > 0:
         raise ValueError(f"min_scale must be positive, not {min_scale}")
     return min_scale
+
+
+class Categorical(Posterior):
+    r"""Creates $q(z \mid x) = \prod_n \pi_n(k_n; x)$ of N codes of K levels each, of which z is the
+    joined one-hot vectors, $D = N K$: not to be reparameterized.
+
+    Args:
+        event_shape: Shape of one datum.
+        latent_dim: D; it follows from the codes and levels.
+        encoder: Network from x to the logits of each code, (N, K).
+        context_dim: C.
+        data_loc: Mean of the training data, in the user's units.
+        data_scale: Standard deviation of the training data, likewise.
+        features: What the encoder sees of a datum, instead of its standardized values.
+        codes: N.
+        levels: K, at least 2.
+
+    Raises:
+        ValueError: a number is too small, or ``latent_dim`` is not N K.
+
+    References: jang2017, maddison2017.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int | None = None,
+        encoder: NetworkFactory = MLP,
+        context_dim: int = 0,
+        data_loc: Tensor | float = 0.0,
+        data_scale: Tensor | float = 1.0,
+        features: Features | None = None,
+        codes: int = 20,
+        levels: int = 10,
+    ) -> None:
+        super().__init__()
+        check_codes(codes, levels, latent_dim)
+        self.codes, self.levels = codes, levels
+        self.features = features or Standardize(event_shape, data_loc, data_scale)
+        self.encoder = encoder(self.features.out_shape, (codes, levels), context_dim)
+
+    @classmethod
+    def sizes(cls, codes: Any = 20, levels: Any = 10, **others: Any) -> dict[str, int]:
+        if not (isinstance(codes, int) and isinstance(levels, int)):
+            return {}  # the constructor says what is wrong
+        return {"latent_dim": codes * levels, "codes": codes, "levels": levels}
+
+    def parameters_seen(self, seen: Tensor, context: Context | None = None) -> dict[str, Tensor]:
+        return {"logits": self.encoder(seen, context)}
+
+    def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
+        return Codes(parameters["logits"])
 
 
 class DiagonalNormal(Posterior):

@@ -16,13 +16,23 @@ from torch.distributions import (
 )
 
 from taut.couplings import Couplings
+from taut.distributions.codes import ChainOfCodes, Codes, check_codes
 from taut.distributions.flows import Flow as FlowDistribution
 from taut.features import Features
+from taut.masked import MaskedMLP
 from taut.model import Posterior, Prior
 from taut.networks import positive
 from taut.types import Context
 
-__all__ = ["Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"]
+__all__ = [
+    "AutoregressiveCategorical",
+    "Flow",
+    "GaussianMixture",
+    "IndependentBernoulli",
+    "IndependentCategorical",
+    "StandardNormal",
+    "VampPrior",
+]
 
 
 class StandardNormal(Prior):
@@ -62,6 +72,57 @@ class IndependentBernoulli(Prior):
         return Independent(
             Bernoulli(logits=self.logits, validate_args=False), 1, validate_args=False
         )
+
+
+class IndependentCategorical(Prior):
+    r"""Creates $p(z) = \prod_n \pi_n(k_n)$ of N codes of K levels each with learned probabilities,
+    equal at first; z is the joined one-hot vectors.
+
+    Args:
+        codes: N.
+        levels: K, at least 2.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    def __init__(self, codes: int, levels: int) -> None:
+        super().__init__()
+        check_codes(codes, levels)
+        self.codes, self.levels = codes, levels
+        self.logits = nn.Parameter(torch.zeros(codes, levels))
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        return Codes(self.logits)
+
+
+class AutoregressiveCategorical(Prior):
+    r"""Creates $p(z) = \prod_n p(k_n \mid k_1, \dots, k_{n-1})$ of N codes of K levels each; z is
+    the joined one-hot vectors.
+
+    One masked network says the probabilities of all codes, each from those before it. They are
+    equal at first. A density costs one pass of the network, a sample N.
+
+    Args:
+        codes: N.
+        levels: K, at least 2.
+        hidden: Width of each hidden layer.
+
+    Raises:
+        ValueError: a number is too small.
+
+    References: germain2015.
+    """
+
+    def __init__(self, codes: int, levels: int, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        check_codes(codes, levels)
+        self.codes, self.levels, self.hidden = codes, levels, tuple(hidden)
+        self.network = MaskedMLP(codes, levels, hidden)
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        like = self.network.first
+        return ChainOfCodes(self.network, like, self.codes, self.levels)
 
 
 class GaussianMixture(Prior):

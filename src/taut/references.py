@@ -33,6 +33,8 @@ REFERENCES = {
     "1979.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
+    "germain2015": "Germain et al. MADE: masked autoencoder for distribution estimation. ICML "
+    "2015.",
     "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
     "Technical report CRG-TR-96-1, University of Toronto, 1996.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
@@ -41,6 +43,7 @@ REFERENCES = {
     "variational framework. ICLR 2017.",
     "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate "
     "Bayesian inference, 2016.",
+    "jang2017": "Jang, Gu, Poole. Categorical reparameterization with Gumbel-softmax. ICLR 2017.",
     "kingma2014": "Kingma, Welling. Auto-encoding variational Bayes. ICLR 2014.",
     "kingma2016": "Kingma et al. Improved variational inference with inverse autoregressive flow. "
     "NeurIPS 2016.",
@@ -58,6 +61,8 @@ REFERENCES = {
     "lopezpaz2017": "Lopez-Paz, Oquab. Revisiting classifier two-sample tests. ICLR 2017.",
     "lucas2019": "Lucas et al. Don't blame the ELBO! A linear VAE perspective on posterior "
     "collapse. NeurIPS 2019.",
+    "maddison2017": "Maddison, Mnih, Teh. The concrete distribution: a continuous relaxation of "
+    "discrete random variables. ICLR 2017.",
     "mattei2019": "Mattei, Frellsen. MIWAE: deep generative modelling and imputation of incomplete "
     "data sets. ICML 2019.",
     "meehan2020": "Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in "

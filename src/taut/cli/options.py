@@ -29,9 +29,13 @@ PARTS = {
         "MixtureOfFactorAnalysers",
     ),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
-    "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"),
+    "prior": (
+        *("AutoregressiveCategorical", "Flow", "GaussianMixture", "IndependentBernoulli"),
+        *("IndependentCategorical", "StandardNormal", "VampPrior"),
+    ),
     "posterior": (
-        *("CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
+        *("Categorical", "CouplingFlow", "DiagonalNormal", "FullCovarianceNormal"),
+        "IndependentBernoulli",
     ),
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),
