@@ -84,6 +84,11 @@ OBJECTIVES: list[tuple[taut.Objective, Check, bool]] = [
     (taut.ScoreFunction(num_samples=3, baseline="none"), is_elbo, False),
     (taut.VIMCO(num_samples=5), is_importance_weighted, False),
 ]
+# Of discrete posteriors alone, and biased.
+RELAXED = [
+    (objectives.StraightThrough(num_samples=2),),
+    (objectives.StraightThrough(num_samples=2, hard=False),),
+]
 # Free bits need a posterior that factorises, which the exact one does not.
 FREE_BITS = taut.ELBO(num_samples=2, free_bits=0.5)
 
@@ -456,7 +461,7 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
 def rows() -> dict[type, list]:
     """Returns the rows of each family of parts."""
     return {
-        taut.Objective: OBJECTIVES,
+        taut.Objective: [*OBJECTIVES, *RELAXED],
         taut.Likelihood: make_likelihoods(),
         taut.Posterior: make_posteriors(),
         taut.Prior: make_priors(),

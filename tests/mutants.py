@@ -3571,6 +3571,20 @@ MUTANTS = [
         f"{CODES}::test_sums_are_those_by_hand",
     ),
     Mutant(
+        "straight-through: the value is that of the relaxed point",
+        "objectives.py",
+        "        if not self.hard:\n            value = model",
+        "        if False:\n            value = model",
+        f"{CODES}::test_the_value_of_a_relaxation_is_the_bound_of_draws_of_q",
+    ),
+    Mutant(
+        "straight-through: the decoder sees the relaxed point",
+        "objectives.py",
+        "seen = z + (point - point.detach()) if self.hard else point",
+        "seen = point",
+        f"{CODES}::test_the_decoder_of_a_straight_through_gradient_sees_draws_of_q_alone",
+    ),
+    Mutant(
         "codes: latent dimensions that contradict the codes are overridden in silence",
         "build/model.py",
         "if own is None or config.latent_dim in (None, own):",

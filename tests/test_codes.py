@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from instances import RELAXED
 from torch import Tensor
 from torch.distributions import kl_divergence
 from ztest import assert_mean
@@ -23,6 +24,7 @@ from taut.evidence.enumeration import enumeration, states_of, too_many
 from taut.evidence.own import _drawn, _Noise, own_evidence
 from taut.evidence.rows import log_evidence
 from taut.features import Split, Standardize
+from taut.objectives import StraightThrough
 from taut.runs.fit import resume, start, train_run
 from taut.system.errors import UsageError
 
@@ -256,6 +258,98 @@ def test_what_is_too_much_to_enumerate_is_said_in_a_line() -> None:
     assert too_many(six, 12, 784) == ""
     few = states_of(priors.IndependentCategorical(12, 2)())  # 4,096
     assert too_many(few, 10**9, 784) == ""
+
+
+# --- Gradients ------------------------------------------------------------------------------------
+
+
+def gradients(objective: taut.Objective, model: taut.VAE, x: Tensor) -> Tensor:
+    """Returns independent estimates of the gradient with respect to all parameters, (100, P)."""
+    parameters, found = list(model.parameters()), []
+    for _ in range(100):
+        surrogate = objective(model, x.expand(1000, -1)).surrogate.mean()
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(surrogate, parameters)]))
+    return torch.stack(found)
+
+
+def exact_gradient(objective: taut.Objective, model: taut.VAE, x: Tensor) -> Tensor:
+    """Returns the gradient of the bound in expectation: a sum over all draws of K values of z."""
+    log_joint, _, log_q = (table[:, 0] for table in tables(model, x))
+    draws, mean = torch.arange(9)[:, None], (log_joint - log_q)[:, None].mean(1)
+    if isinstance(objective, taut.VIMCO):
+        draws = torch.cartesian_prod(torch.arange(9), torch.arange(9))
+        mean = (log_joint - log_q)[draws].logsumexp(1) - math.log(2)
+    bound = (log_q[draws].sum(1).exp() * mean).sum()
+    found = torch.autograd.grad(bound, list(model.parameters()))
+    return torch.cat([g.flatten() for g in found])
+
+
+@pytest.mark.parametrize("make", PRIORS)
+@pytest.mark.parametrize(
+    "objective", [taut.ScoreFunction(num_samples=2), taut.VIMCO(num_samples=2)], ids=repr
+)
+def test_the_gradient_is_that_of_the_enumerated_bound(make, objective) -> None:
+    """z-test of all parameters together, alpha 1e-6."""
+    model, x = model_of(make), rows(1)
+    assert_mean(gradients(objective, model, x), exact_gradient(objective, model, x))
+
+
+@pytest.mark.parametrize("objective", [row[0] for row in RELAXED], ids=repr)
+def test_a_relaxed_gradient_fails_the_same_test_and_says_so(objective) -> None:
+    model, x = model_of(), rows(1)
+    with pytest.raises(AssertionError):
+        assert_mean(gradients(objective, model, x), exact_gradient(objective, model, x))
+    assert "biased" in objective.caveat
+    assert not taut.VIMCO().caveat
+
+
+def test_the_decoder_of_a_straight_through_gradient_sees_draws_of_q_alone() -> None:
+    """Its own gradient, and that of the prior, pass the test; alpha 1e-6."""
+    model, x = model_of(), rows(1)
+    objective = StraightThrough(num_samples=2)
+    sizes = [p.numel() for name, p in model.named_parameters() if "posterior" not in name]
+    own = slice(0, sum(sizes))  # prior and likelihood come first
+    exact = exact_gradient(objective, model, x)[own]
+    assert_mean(gradients(objective, model, x)[:, own], exact)
+
+
+@pytest.mark.parametrize("objective", [row[0] for row in RELAXED], ids=repr)
+@pytest.mark.parametrize("make", PRIORS)
+def test_the_value_of_a_relaxation_is_the_bound_of_draws_of_q(make, objective) -> None:
+    """z-test, alpha 1e-6."""
+    model, x = model_of(make), rows(1)
+    with torch.no_grad():
+        value = objective(model, x.expand(20_000, -1)).value
+    assert_mean(value, enumeration(model, x).elbo)
+
+
+def test_the_colder_the_point_the_nearer_it_is_to_the_draw() -> None:
+    z, cold = Codes(torch.randn(5, CODES, LEVELS)).relaxed((100,), 1e-4)
+    assert float((z - cold).abs().mean()) < 1e-3
+    _, hot = Codes(torch.randn(5, CODES, LEVELS)).relaxed((100,), 1e4)
+    torch.testing.assert_close(hot, torch.full_like(hot, 1 / LEVELS), rtol=0, atol=0.01)
+
+
+def test_the_table_of_gradients_has_the_relaxation() -> None:
+    found = taut.gradients(model_of(), rows(5), num_samples=2, repeats=2)
+    row = {row["name"]: row for row in found["estimators"]}["straight-through (biased)"]
+    assert row["reference"] == "score function, leave-one-out"
+    assert row["encoder"]["bias"] is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: StraightThrough(temperature=0.0), "temperature must be a positive number"),
+        (
+            lambda: StraightThrough()(taut.LinearGaussian().model(), torch.zeros(2, 5)),
+            "needs a posterior with a relaxation",
+        ),
+    ],
+)
+def test_what_cannot_be_relaxed_is_refused(make, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 # --- Runs -----------------------------------------------------------------------------------------

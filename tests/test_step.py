@@ -21,6 +21,7 @@ from instances import (
     FREE_BITS,
     LATENT,
     OBJECTIVES,
+    RELAXED,
     SMALL,
     bits,
     make_likelihoods,
@@ -137,6 +138,14 @@ def test_recorded_step_is_the_eager_one_for_every_posterior(index: int) -> None:
     assert_same(
         Learner(model(posterior=posterior, prior=prior), objective, CONFIG), [bits(6), bits(6)]
     )
+
+
+@pytest.mark.parametrize("row", range(len(RELAXED)))
+@pytest.mark.parametrize("number", [-1, -2])
+def test_recorded_step_is_the_eager_one_for_a_relaxation(row: int, number: int) -> None:
+    posterior = posteriors.Categorical(EVENT, LATENT, SMALL, codes=1, levels=LATENT)
+    parts = {"posterior": posterior, "prior": make_priors()[number]}
+    assert_same(Learner(model(**parts), RELAXED[row][0], CONFIG), [bits(6), bits(6)])
 
 
 @pytest.mark.parametrize("index", [1, *range(3, len(make_priors()) - 2)])

@@ -28,7 +28,10 @@ PARTS = {
         *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
         "MixtureOfFactorAnalysers",
     ),
-    "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
+    "objective": (
+        *("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "StraightThrough"),
+        "VIMCO",
+    ),
     "prior": (
         *("AutoregressiveCategorical", "Flow", "GaussianMixture", "IndependentBernoulli"),
         *("IndependentCategorical", "StandardNormal", "VampPrior"),
