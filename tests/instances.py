@@ -370,9 +370,19 @@ def make_posteriors() -> list[taut.Posterior]:
         taut.FullCovarianceNormal(EVENT, LATENT, SMALL, **scaled),
         posteriors.IndependentBernoulli(EVENT, LATENT, SMALL, **scaled),
         posteriors.Categorical(EVENT, LATENT, SMALL, **scaled, codes=1, levels=LATENT),
+        quantized(**scaled),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled)),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled, layers=3, bins=0)),
     ]
+
+
+def quantized(**settings: Any) -> taut.Posterior:
+    """Returns a posterior over three vectors of a codebook."""
+    found = posteriors.VectorQuantized(
+        EVENT, LATENT, SMALL, **settings, codes=1, levels=3, width=LATENT
+    )
+    found.take(priors.Codebook(1, 3, LATENT))
+    return found
 
 
 def bent(part: nn.Module) -> Any:
@@ -404,7 +414,7 @@ def of_codes() -> list[taut.Prior]:
     with torch.no_grad():
         found[0].logits.normal_()
         found[1].network.layers[-1].bias.normal_()
-    return found
+    return [priors.Codebook(1, 3, LATENT), *found]
 
 
 def shared() -> taut.Prior:

@@ -59,6 +59,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_loop.py",
 )
 FLOWS, VAMP, CODES = "tests/test_flows.py", "tests/test_vamp.py", "tests/test_codes.py"
+CODEBOOK = "tests/test_codebook.py"
 REFIT = "tests/test_refit.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
@@ -3569,6 +3570,27 @@ MUTANTS = [
         "total, weight = new, log_q.exp()",
         "total, weight = new, log_prior.exp().expand_as(log_q)",
         f"{CODES}::test_sums_are_those_by_hand",
+    ),
+    Mutant(
+        "codebook: vectors of a draw without a gradient have none of their own",
+        "model.py",
+        "                z = q.attached(z)\n",
+        "                z = q.attached(z).detach()\n",
+        f"{CODEBOOK}::test_the_score_function_is_unbiased_and_the_straight_through_gradient_is_not",
+    ),
+    Mutant(
+        "codebook: the commitment is in the value",
+        "objectives.py",
+        "    return Bound(value, paid, target)",
+        "    return Bound(value - (surrogate - paid).detach(), paid, target)",
+        f"{CODEBOOK}::test_the_penalty_is_differentiated_and_never_reported",
+    ),
+    Mutant(
+        "codebook: a choice has the rate of even levels",
+        "distributions/codebook.py",
+        "return _expected(p.log_probs, p.log_probs - q.log_probs)",
+        "return _expected(p.log_probs, p.log_probs - q.log_probs.mean(-1, keepdim=True))",
+        f"{CODEBOOK}::test_the_divergence_of_a_choice_is_a_number",
     ),
     Mutant(
         "straight-through: the value is that of the relaxed point",

@@ -438,6 +438,6 @@ def test_what_does_not_go_together_is_refused_in_a_line(tmp_path, settings, word
 
 def test_latent_dimensions_of_the_posterior_alone_are_checked() -> None:
     assert posteriors.Categorical((4,), codes=2, levels=3)(rows(2)).event_shape == (6,)
-    with pytest.raises(ValueError, match="2 codes of 3 levels have 6 latent dimensions, not 5"):
+    with pytest.raises(ValueError, match="2 codes of levels 3 have 6 latent dimensions, not 5"):
         posteriors.Categorical((4,), 5, codes=2, levels=3)
     assert math.isclose(float(Codes(torch.zeros(1, 4)).entropy()), math.log(4))

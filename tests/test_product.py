@@ -127,8 +127,9 @@ LATENTS = [
     ("VampPrior(components=4)", "DiagonalNormal()"),
     ("IndependentBernoulli()", "IndependentBernoulli()"),
     ("AutoregressiveCategorical(hidden=(4,))", "Categorical(codes=2, levels=3)"),
+    ("Codebook()", "VectorQuantized(codes=2, levels=3, width=2)"),
 ]
-DISCRETE = ("IndependentBernoulli()", "Categorical(codes=2, levels=3)")
+DISCRETE = [posterior for _, posterior in LATENTS[-3:]]
 WHOLE = [
     case
     for case in itertools.product(KINDS, (False, True), LATENTS)
@@ -169,7 +170,7 @@ def audited_and_tightened(
     discrete = posterior in DISCRETE
     settings = TINY | {"prior": prior, "posterior": posterior, "condition": kind.condition}
     settings |= {"objective": "VIMCO(num_samples=4)"} if discrete else {}
-    settings |= {"latent_dim": None} if posterior.startswith("Categorical") else {}
+    settings |= {"latent_dim": None} if "codes" in posterior else {}
     settings |= {} if kind.data == "table" else {"likelihood": kind.likelihood}
     settings |= {"kind": "count"} if kind.data == "count" else {}
     run = taut.fit(written(path, kind, gaps), path / "run", **settings)

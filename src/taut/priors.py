@@ -3,6 +3,7 @@ r"""Priors $p(z)$: what the latent variables look like before any datum is seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.distributions import (
 )
 
 from taut.couplings import Couplings
+from taut.distributions.codebook import Quantized
 from taut.distributions.codes import ChainOfCodes, Codes, check_codes
 from taut.distributions.flows import Flow as FlowDistribution
 from taut.features import Features
@@ -26,6 +28,7 @@ from taut.types import Context
 
 __all__ = [
     "AutoregressiveCategorical",
+    "Codebook",
     "Flow",
     "GaussianMixture",
     "IndependentBernoulli",
@@ -123,6 +126,48 @@ class AutoregressiveCategorical(Prior):
     def forward(self, context: Context | None = None) -> Distribution:
         like = self.network.first
         return ChainOfCodes(self.network, like, self.codes, self.levels)
+
+
+class Codebook(Prior):
+    r"""Creates $p(z) = \prod_n \pi_n(k_n)$ of N codes, each of which is one of K learned vectors of
+    width W: z is $(e_{k_1}, \dots, e_{k_N})$.
+
+    The probabilities are learned, and equal at first. The vectors belong to the generative model:
+    its posterior, ``VectorQuantized``, takes them from here, and ``taut tighten`` leaves them as
+    they are. They start at points of the encoder at training rows.
+
+    Args:
+        codes: N.
+        levels: K, at least 2.
+        width: W.
+
+    Raises:
+        ValueError: a number is too small.
+
+    References: vandenoord2017.
+    """
+
+    def __init__(self, codes: int, levels: int, width: int) -> None:
+        super().__init__()
+        check_codes(codes, levels)
+        check_codes(codes, width, None, "width", 1)
+        self.codes, self.levels, self.width = codes, levels, width
+        self.logits = nn.Parameter(torch.zeros(codes, levels))
+        self.vectors = nn.Parameter(torch.randn(levels, width))
+
+    def share(self, posterior: Posterior) -> None:
+        take: Any = getattr(posterior, "take", None)
+        if take is not None:
+            take(self)
+
+    def start(self, points: Tensor) -> None:
+        """Starts the vectors at points, (K, W), a little apart where two are equal."""
+        with torch.no_grad():
+            apart = 0.01 * (points.std() + 1e-3) * torch.randn_like(points)
+            self.vectors.copy_(points + apart)
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        return Quantized(self.logits.log_softmax(-1), self.vectors)
 
 
 class GaussianMixture(Prior):

@@ -100,6 +100,8 @@ REFERENCES = {
     "stekhoven2012": "Stekhoven, Bühlmann. MissForest: non-parametric missing value imputation for "
     "mixed-type data. Bioinformatics 28, 2012.",
     "stephens2017": "Stephens. False discovery rates: a new deal. Biostatistics 18, 2017.",
+    "takida2022": "Takida et al. SQ-VAE: variational Bayes on discrete representation with "
+    "self-annealed stochastic quantization. ICML 2022.",
     "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based "
     "calibration. arXiv:1804.06788.",
     "tipping1999": "Tipping, Bishop. Probabilistic principal component analysis. JRSS B 61, 1999.",
@@ -108,6 +110,8 @@ REFERENCES = {
     "Bioinformatics 17, 2001.",
     "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo "
     "objectives. ICLR 2019.",
+    "vandenoord2017": "van den Oord, Vinyals, Kavukcuoglu. Neural discrete representation "
+    "learning. NeurIPS 2017.",
     "vehtari2024": "Vehtari et al. Pareto smoothed importance sampling. JMLR 25, 2024.",
     "vovk2005": "Vovk, Gammerman, Shafer. Algorithmic learning in a random world. Springer, 2005.",
     "wallace1959": "Wallace. Bounds on normal approximations to Student's and the chi-square "
@@ -140,7 +144,9 @@ DOIS = {  # of those that have one
     "efron1979": "10.1214/aos/1176344552",
     "efron1981": "10.1214/aos/1176345462",
     "gelman1998": "10.1214/ss/1028905934",
+    "germain2015": "10.48550/arXiv.1502.03509",
     "grosse2015": "10.48550/arXiv.1511.02543",
+    "jang2017": "10.48550/arXiv.1611.01144",
     "kingma2014": "10.48550/arXiv.1312.6114",
     "kingma2016": "10.48550/arXiv.1606.04934",
     "kitagawa1996": "10.1080/10618600.1996.10474692",
@@ -151,6 +157,7 @@ DOIS = {  # of those that have one
     "loaiza2019": "10.48550/arXiv.1907.06845",
     "lopezpaz2017": "10.48550/arXiv.1610.06545",
     "lucas2019": "10.48550/arXiv.1911.02469",
+    "maddison2017": "10.48550/arXiv.1611.00712",
     "mattei2019": "10.48550/arXiv.1812.02633",
     "meehan2020": "10.48550/arXiv.2004.05675",
     "meila2000": "10.1162/153244301753344605",
@@ -172,11 +179,13 @@ DOIS = {  # of those that have one
     "shokri2017": "10.1109/SP.2017.41",
     "stekhoven2012": "10.1093/bioinformatics/btr597",
     "stephens2017": "10.1093/biostatistics/kxw041",
+    "takida2022": "10.48550/arXiv.2205.07547",
     "talts2018": "10.48550/arXiv.1804.06788",
     "tipping1999": "10.1111/1467-9868.00196",
     "tomczak2018": "10.48550/arXiv.1705.07120",
     "troyanskaya2001": "10.1093/bioinformatics/17.6.520",
     "tucker2019": "10.48550/arXiv.1810.04152",
+    "vandenoord2017": "10.48550/arXiv.1711.00937",
     "vehtari2024": "10.48550/arXiv.1507.02646",
     "vovk2005": "10.1007/b106715",
     "williams1992": "10.1007/BF00992696",

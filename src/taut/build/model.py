@@ -84,8 +84,8 @@ USUAL = {
 }
 
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
-VAE_MODEL, PRIOR, VAMP = "VAE()", "StandardNormal()", "VampPrior"
-CODES_PRIOR = "IndependentCategorical()"
+VAE_MODEL, VAMP = "VAE()", "VampPrior"
+SHARED = {"codes", "levels", "width"}  # sizes of a posterior that its prior must have, too
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -115,13 +115,12 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     if large:
         encoder, decoder = "ConvEncoder", "ConvDecoder"
     posterior = str(parse(config.posterior or posterior))
-    sizes = _sizes(posterior)
-    prior = CODES_PRIOR if "codes" in sizes else PRIOR
+    family = find(parse(posterior), Posterior, _NESTED)
     return dataclasses.replace(
         config,
         model=VAE_MODEL,
-        latent_dim=_latent_dim(config, posterior, sizes) or schema.usual_latent_dim,
-        prior=str(parse(config.prior or prior)),
+        latent_dim=_latent_dim(config, posterior) or schema.usual_latent_dim,
+        prior=str(parse(config.prior or cast(type[Posterior], family.func).usual_prior)),
         likelihood=str(parse(likelihood)),
         posterior=posterior,
         encoder=str(parse(config.encoder or encoder)),
@@ -135,8 +134,8 @@ def _sizes(posterior: str) -> dict[str, int]:
     return cast(type[Posterior], found.func).sizes(**found.keywords)
 
 
-def _latent_dim(config: ModelConfig, posterior: str, sizes: Mapping[str, int]) -> int | None:
-    own = sizes.get("latent_dim")
+def _latent_dim(config: ModelConfig, posterior: str) -> int | None:
+    own = _sizes(posterior).get("latent_dim")
     if own is None or config.latent_dim in (None, own):
         return own or config.latent_dim
     raise UsageError(
@@ -269,11 +268,12 @@ def _shared_sizes(config: ModelConfig) -> dict[str, int]:
     """Returns the sizes that the posterior decides and the prior does not name."""
     spec = parse(cast(str, config.prior))
     named, sizes = dict(spec.arguments), _sizes(cast(str, config.posterior))
-    of_codes = "codes" in inspect.signature(find(spec, Prior, _NESTED).func).parameters
-    if of_codes and "codes" not in {*named, *sizes}:
+    wanted = SHARED & inspect.signature(find(spec, Prior, _NESTED).func).parameters.keys()
+    if wanted - {*named, *sizes} or ("width" in sizes and "width" not in wanted):
         raise UsageError(
             f"the prior {spec.name} and the posterior {config.posterior} are over different "
-            'spaces: take --posterior "Categorical(codes=20, levels=10)", or another prior'
+            "spaces: IndependentCategorical() goes with Categorical(codes=20, levels=10), and "
+            "Codebook() with VectorQuantized(codes=8, levels=16, width=4)"
         )
     return {name: size for name, size in sizes.items() if name not in {"latent_dim", *named}}
 

@@ -33,12 +33,12 @@ PARTS = {
         "VIMCO",
     ),
     "prior": (
-        *("AutoregressiveCategorical", "Flow", "GaussianMixture", "IndependentBernoulli"),
-        *("IndependentCategorical", "StandardNormal", "VampPrior"),
+        *("AutoregressiveCategorical", "Codebook", "Flow", "GaussianMixture"),
+        *("IndependentBernoulli", "IndependentCategorical", "StandardNormal", "VampPrior"),
     ),
     "posterior": (
         *("Categorical", "CouplingFlow", "DiagonalNormal", "FullCovarianceNormal"),
-        "IndependentBernoulli",
+        *("IndependentBernoulli", "VectorQuantized"),
     ),
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),

@@ -15,27 +15,36 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 from torch.nn import functional
 
-__all__ = ["ChainOfCodes", "Codes", "OneHots", "check_codes"]
+__all__ = ["ChainOfCodes", "Codes", "Listed", "OneHots", "check_codes"]
 
 
-def check_codes(codes: int, levels: int, latent_dim: int | None = None) -> None:
+def check_codes(
+    codes: int, size: int, latent_dim: int | None = None, name: str = "levels", least: int = 2
+) -> None:
     """Refuses sizes that are none, and latent dimensions that are not those of the codes.
+
+    Args:
+        codes: N.
+        size: Of a code: levels, or the width of a vector.
+        latent_dim: What must be the product of both, where it is given.
+        name: What the size is called.
+        least: The smallest size.
 
     Raises:
         ValueError: which it is.
     """
-    for name, value, least in (("codes", codes, 1), ("levels", levels, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    if latent_dim not in (None, codes * levels):
+    for word, value, smallest in (("codes", codes, 1), (name, size, least)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise ValueError(f"{word} must be a whole number of at least {smallest}, not {value!r}")
+    if latent_dim not in (None, codes * size):
         raise ValueError(
-            f"{codes} codes of {levels} levels have {codes * levels} latent dimensions, not "
+            f"{codes} codes of {name} {size} have {codes * size} latent dimensions, not "
             f"{latent_dim}: omit latent_dim"
         )
 
 
-class OneHots(constraints.Constraint):
-    """Creates the set of N joined one-hot vectors of K levels.
+class Listed(constraints.Constraint):
+    """Abstract set of the values of N discrete variables of K levels each, which can be listed.
 
     Args:
         codes: N.
@@ -48,6 +57,26 @@ class OneHots(constraints.Constraint):
     def __init__(self, codes: int, levels: int) -> None:
         self.codes, self.levels = codes, levels
 
+    @property
+    def num_states(self) -> int:
+        """How many values z has."""
+        return self.levels**self.codes
+
+    def states(self, number: Tensor) -> Tensor:
+        """Returns the values of z with these numbers, (S, D); the first variable changes
+        slowest.
+        """
+        raise NotImplementedError
+
+    def digits(self, number: Tensor) -> Tensor:
+        """Returns the level of each variable, (S, N)."""
+        powers = self.levels ** torch.arange(self.codes - 1, -1, -1, device=number.device)
+        return (number[:, None] // powers) % self.levels
+
+
+class OneHots(Listed):
+    """Creates the set of N joined one-hot vectors of K levels."""
+
     def check(self, value: Tensor) -> Tensor:
         if value.shape[-1] != self.codes * self.levels:
             return torch.zeros(value.shape[:-1], dtype=torch.bool, device=value.device)
@@ -55,19 +84,8 @@ class OneHots(constraints.Constraint):
         bits = ((parts == 0) | (parts == 1)).all(-1)
         return (bits & (parts.sum(-1) == 1)).all(-1)
 
-    @property
-    def num_states(self) -> int:
-        """How many values z has."""
-        return self.levels**self.codes
-
     def states(self, number: Tensor) -> Tensor:
-        """Returns the values of z with these numbers, (S, N K); the first code changes slowest."""
         return functional.one_hot(self.digits(number), self.levels).flatten(-2)
-
-    def digits(self, number: Tensor) -> Tensor:
-        """Returns the level of each code, (S, N)."""
-        powers = self.levels ** torch.arange(self.codes - 1, -1, -1, device=number.device)
-        return (number[:, None] // powers) % self.levels
 
 
 class Codes(Distribution):
@@ -94,6 +112,10 @@ class Codes(Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
         return Codes(self.logits.expand(*batch_shape, self.codes, self.levels))
+
+    def like(self, parameters: dict[str, Tensor]) -> Codes:
+        """Returns the member of the family with other parameters."""
+        return Codes(parameters["logits"])
 
     @property
     def probs(self) -> Tensor:

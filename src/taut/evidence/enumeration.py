@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from taut.data import Rows
-from taut.distributions.codes import OneHots
+from taut.distributions.codes import Listed
 from taut.evidence.annealing import support_of
 from taut.model import Model
 from taut.system.precision import wide
@@ -92,7 +92,7 @@ def states_of(prior: Distribution) -> States | None:
     support = support_of(prior)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    if isinstance(support, OneHots):
+    if isinstance(support, Listed):
         return States(support.num_states, support.states)
     if support is constraints.boolean:
         bits = prior.event_shape.numel()

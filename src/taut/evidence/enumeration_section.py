@@ -14,8 +14,10 @@ from taut.evidence.results import METHODS, Estimate
 from taut.evidence.section import Row, Scene, Section, UnmeasuredError
 from taut.evidence.text import number
 from taut.models.exact import ExactModel
-from taut.system.records import COUNT, ESTIMATE
+from taut.system.records import COUNT, ESTIMATE, TEXT
+from taut.system.seeds import stream
 from taut.types import PerDatum
+from taut.use.blocks import device_of
 
 __all__ = ["EnumerationSection"]
 
@@ -32,6 +34,7 @@ class EnumerationSection(Section):
         "num_data": COUNT,
         "num_states": COUNT,
         **dict.fromkeys(("log_evidence", "elbo", "rate", "inference_gap"), ESTIMATE),
+        "objective": TEXT,
     }
 
     @classmethod
@@ -70,6 +73,7 @@ class EnumerationSection(Section):
                 "elbo": mean(found.elbo),
                 "rate": mean(found.rate),
                 "inference_gap": mean(found.gap),
+                "objective": _trains(scene),
             }
         )
 
@@ -103,7 +107,15 @@ class EnumerationSection(Section):
                 "ELBO",
                 "the posterior is far from p(z|x)",
                 f"by enumeration its bound lies {show(gap)} below log p(x)",
-                "train the posterior on with the decoder frozen, or take an objective with more "
-                "samples",
-                'taut tighten RUN --objective "VIMCO(num_samples=8)"',
+                "train the posterior on with the decoder frozen, or give it a larger encoder",
+                f'taut tighten RUN --objective "{self["objective"]}"',
             )
+
+
+def _trains(scene: Scene) -> str:
+    """Returns an objective that trains the posterior: a choice has no score."""
+    some = scene.x[:32].to(device=device_of(scene.model), dtype=torch.get_default_dtype())
+    with torch.no_grad(), stream(scene.seed, "choice"):
+        q = scene.model.encode(some)
+        sure = bool((q.log_prob(q.sample()) == 0).all())
+    return "StraightThrough()" if sure else "VIMCO(num_samples=8)"
