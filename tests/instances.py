@@ -84,6 +84,11 @@ OBJECTIVES: list[tuple[taut.Objective, Check, bool]] = [
     (taut.ScoreFunction(num_samples=3, baseline="none"), is_elbo, False),
     (taut.VIMCO(num_samples=5), is_importance_weighted, False),
 ]
+# Of discrete posteriors alone, and biased.
+RELAXED = [
+    (objectives.StraightThrough(num_samples=2),),
+    (objectives.StraightThrough(num_samples=2, hard=False),),
+]
 # Free bits need a posterior that factorises, which the exact one does not.
 FREE_BITS = taut.ELBO(num_samples=2, free_bits=0.5)
 
@@ -365,9 +370,20 @@ def make_posteriors() -> list[taut.Posterior]:
         taut.DiagonalNormal(EVENT, LATENT, SMALL, **scaled),
         taut.FullCovarianceNormal(EVENT, LATENT, SMALL, **scaled),
         posteriors.IndependentBernoulli(EVENT, LATENT, SMALL, **scaled),
+        posteriors.Categorical(EVENT, LATENT, SMALL, **scaled, codes=1, levels=LATENT),
+        quantized(**scaled),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled)),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled, layers=3, bins=0)),
     ]
+
+
+def quantized(**settings: Any) -> taut.Posterior:
+    """Returns a posterior over three vectors of a codebook."""
+    found = posteriors.VectorQuantized(
+        EVENT, LATENT, SMALL, **settings, codes=1, levels=3, width=LATENT
+    )
+    found.take(priors.Codebook(1, 3, LATENT))
+    return found
 
 
 def bent(part: nn.Module) -> Any:
@@ -390,7 +406,16 @@ def make_priors() -> list[taut.Prior]:
     flows = [bent(priors.Flow(LATENT)), bent(priors.Flow(LATENT, layers=3, bins=0))]
     own = partial(taut.DiagonalNormal, encoder=SMALL)
     vamp = priors.VampPrior(3, own, EVENT, LATENT, features=Standardize(EVENT))
-    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared()]
+    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared(), *of_codes()]
+
+
+def of_codes() -> list[taut.Prior]:
+    """Returns priors of one code."""
+    found = [priors.IndependentCategorical(1, LATENT), priors.AutoregressiveCategorical(1, LATENT)]
+    with torch.no_grad():
+        found[0].logits.normal_()
+        found[1].network.layers[-1].bias.normal_()
+    return [priors.Codebook(1, 3, LATENT), *found]
 
 
 def shared() -> taut.Prior:
@@ -447,7 +472,7 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
 def rows() -> dict[type, list]:
     """Returns the rows of each family of parts."""
     return {
-        taut.Objective: OBJECTIVES,
+        taut.Objective: [*OBJECTIVES, *RELAXED],
         taut.Likelihood: make_likelihoods(),
         taut.Posterior: make_posteriors(),
         taut.Prior: make_priors(),

@@ -58,7 +58,8 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_data.py",
     "tests/test_loop.py",
 )
-FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
+FLOWS, VAMP, CODES = "tests/test_flows.py", "tests/test_vamp.py", "tests/test_codes.py"
+CODEBOOK = "tests/test_codebook.py"
 REFIT = "tests/test_refit.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
@@ -3569,6 +3570,76 @@ MUTANTS = [
         'always = getattr(likelihood, "func", likelihood)',
         "always = likelihood",
         "tests/test_multinomial.py",
+    ),
+    Mutant(
+        "codes: the noise of a draw has the wrong sign",
+        "distributions/codes.py",
+        "return logits - torch.empty_like(logits)",
+        "return logits + torch.empty_like(logits)",
+        f"{CODES}::test_a_prior_sums_to_one_and_draws_what_it_says",
+    ),
+    Mutant(
+        "codes: the masked network shows a code to itself",
+        "masked.py",
+        "ranks = [order + 1, *inner]",
+        "ranks = [order, *inner]",
+        f"{CODES}::test_a_code_depends_on_those_before_it_alone",
+    ),
+    Mutant(
+        "enumeration: chunks keep the weights they had among themselves",
+        "evidence/enumeration.py",
+        "mean = mean * (total - new).exp()[:, None] +",
+        "mean = mean +",
+        f"{CODES}::test_sums_are_those_by_hand",
+    ),
+    Mutant(
+        "enumeration: the rate is under the prior's weights",
+        "evidence/enumeration.py",
+        "total, weight = new, log_q.exp()",
+        "total, weight = new, log_prior.exp().expand_as(log_q)",
+        f"{CODES}::test_sums_are_those_by_hand",
+    ),
+    Mutant(
+        "codebook: vectors of a draw without a gradient have none of their own",
+        "model.py",
+        "                z = q.attached(z)\n",
+        "                z = q.attached(z).detach()\n",
+        f"{CODEBOOK}::test_the_score_function_is_unbiased_and_the_straight_through_gradient_is_not",
+    ),
+    Mutant(
+        "codebook: the commitment is in the value",
+        "objectives.py",
+        "    return Bound(value, paid, target)",
+        "    return Bound(value - (surrogate - paid).detach(), paid, target)",
+        f"{CODEBOOK}::test_the_penalty_is_differentiated_and_never_reported",
+    ),
+    Mutant(
+        "codebook: a choice has the rate of even levels",
+        "distributions/codebook.py",
+        "return _expected(p.log_probs, p.log_probs - q.log_probs)",
+        "return _expected(p.log_probs, p.log_probs - q.log_probs.mean(-1, keepdim=True))",
+        f"{CODEBOOK}::test_the_divergence_of_a_choice_is_a_number",
+    ),
+    Mutant(
+        "straight-through: the value is that of the relaxed point",
+        "objectives.py",
+        "        if not self.hard:\n            value = model",
+        "        if False:\n            value = model",
+        f"{CODES}::test_the_value_of_a_relaxation_is_the_bound_of_draws_of_q",
+    ),
+    Mutant(
+        "straight-through: the decoder sees the relaxed point",
+        "objectives.py",
+        "seen = z + (point - point.detach()) if self.hard else point",
+        "seen = point",
+        f"{CODES}::test_the_decoder_of_a_straight_through_gradient_sees_draws_of_q_alone",
+    ),
+    Mutant(
+        "codes: latent dimensions that contradict the codes are overridden in silence",
+        "build/model.py",
+        "if own is None or config.latent_dim in (None, own):",
+        "if own is None or own:",
+        f"{CODES}::test_what_does_not_go_together_is_refused_in_a_line",
     ),
 ]
 

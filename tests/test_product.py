@@ -126,7 +126,10 @@ LATENTS = [
     ("Flow(layers=2, hidden=(8,))", "CouplingFlow(layers=2, hidden=(8,), num_features=4)"),
     ("VampPrior(components=4)", "DiagonalNormal()"),
     ("IndependentBernoulli()", "IndependentBernoulli()"),
+    ("AutoregressiveCategorical(hidden=(4,))", "Categorical(codes=2, levels=3)"),
+    ("Codebook()", "VectorQuantized(codes=2, levels=3, width=2)"),
 ]
+DISCRETE = [posterior for _, posterior in LATENTS[-3:]]
 WHOLE = [
     case
     for case in itertools.product(KINDS, (False, True), LATENTS)
@@ -164,9 +167,10 @@ def audited_and_tightened(
     tightened run.
     """
     prior, posterior = latents
-    discrete = posterior == "IndependentBernoulli()"
+    discrete = posterior in DISCRETE
     settings = TINY | {"prior": prior, "posterior": posterior, "condition": kind.condition}
     settings |= {"objective": "VIMCO(num_samples=4)"} if discrete else {}
+    settings |= {"latent_dim": None} if "codes" in posterior else {}
     settings |= {} if kind.data == "table" else {"likelihood": kind.likelihood}
     settings |= {"kind": "count"} if kind.data == "count" else {}
     run = taut.fit(written(path, kind, gaps), path / "run", **settings)
@@ -187,7 +191,7 @@ def audited_and_tightened(
 def assert_all_is_said(found: dict[str, Any], kind: Kind, latents: tuple[str, str]) -> None:
     """Asserts that each section holds numbers, or says why it does not where it should."""
     conditioned = bool(kind.condition) or "library=True" in kind.likelihood
-    discrete = latents[1] == "IndependentBernoulli()"
+    discrete = latents[1] in DISCRETE
     expected = {"blur"} | (set() if "Normal(" in kind.likelihood[:7] else {"scale"})
     expected |= {"calibration", "samples", "sandwich"} if conditioned else set()
     expected |= {"annealing", "gaps", "sandwich"} if discrete else set()

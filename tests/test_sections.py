@@ -84,6 +84,23 @@ def images() -> dict[str, Any]:
     return audit(model, x[:20], train=x[20:], levels=(0.0, 1.0), effort=effort)
 
 
+@cache
+def few_states() -> tuple[dict[str, Any], float]:
+    """Returns the audit of a model of three bits, and the true mean of log p(x)."""
+    torch.manual_seed(0)
+    problem = taut.BinaryLatents()
+    x = problem.sample(12)
+    effort = Effort(20, 2, 3, 2, simulated=3, naive=3, samples=12)
+    found = audit(problem.model(), x, effort=effort)
+    return found, float(problem.log_evidence(x).detach().mean())
+
+
+def values_of(name: str) -> dict[str, Any]:
+    """Returns what was found in the model that a section is for."""
+    others = {"blur": images, "enumeration": lambda: few_states()[0]}
+    return others.get(name, lambda: exact()[0])()[name]
+
+
 def _close(value: float, expected: float, error: float = 1e-10) -> None:
     assert value == pytest.approx(expected, abs=error)
 
@@ -134,6 +151,9 @@ ROWS: dict[str, Callable[[dict[str, Any], dict[str, float]], None]] = {
     "scale": lambda found, true: _surely(found["gain"], 0.0),
     "annealing": lambda found, true: _close(found["log_evidence"]["value"], true["log p(x)"]),
     "sandwich": lambda found, true: _close(found["width"]["value"], 0.0),
+    "enumeration": lambda found, true: _close(
+        values_of("enumeration")["log_evidence"]["value"], few_states()[1]
+    ),
     "gaps": lambda found, true: _close(found["inference_gap"]["value"], 0.0),
     "log_evidence": lambda found, true: _close(found["value"], true["log p(x)"]),
     "after_training": lambda found, true: _close(found["difference"]["value"], -1.0),
@@ -175,7 +195,7 @@ def test_a_section_says_what_it_is(name: str) -> None:
     earlier = {n for n, s in SECTIONS.items() if s.order < own.order}
     assert set(own.needs) <= section.NEEDS.keys() | earlier
     assert sum(s.order == own.order for s in SECTIONS.values()) == 1
-    values = (images() if name == "blur" else exact()[0])[name]
+    values = values_of(name)
     found = own(values, "row")
     assert found.to_dict() == values
     records.checked(json.loads(json.dumps(values)), own.shape, Path("audit.json"))
@@ -211,10 +231,10 @@ def test_an_audit_from_before_is_read_and_has_the_same_keys() -> None:
     # that depend on the model and on which methods gave a number
     may_lack = {"full_covariance_gain", "elbo_full", "by", "log_evidence_by"}
     # sections that the earlier version did not have
-    later = {"after_training", "exact_baseline", "columns", "column_shapes"}
+    later = {"after_training", "exact_baseline", "columns", "column_shapes", "enumeration"}
     later |= {name for name in SECTIONS if name.startswith("task_")}
     for name in SECTIONS.keys() - {"scale", "baseline"} - later:
-        new = (images() if name == "blur" else exact()[0])[name]
+        new = values_of(name)
         one, two = (
             {place for place in keys(found) if not may_lack & set(place)}
             for found in (old[name], new)

@@ -22,11 +22,13 @@ from instances import (
     FREE_BITS,
     LATENT,
     OBJECTIVES,
+    RELAXED,
     SMALL,
     bits,
     make_likelihoods,
     make_posteriors,
     make_priors,
+    quantized,
 )
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -129,15 +131,28 @@ def test_recorded_step_is_the_eager_one_for_data_with_gaps() -> None:
 @pytest.mark.parametrize("index", range(len(make_posteriors())))
 def test_recorded_step_is_the_eager_one_for_every_posterior(index: int) -> None:
     posterior = make_posteriors()[index]
-    discrete = isinstance(posterior, posteriors.IndependentBernoulli)
-    prior = make_priors()[2] if discrete else priors.StandardNormal(LATENT)
+    numbers = {"IndependentBernoulli": 2, "Categorical": -1, "VectorQuantized": -3}
+    discrete = type(posterior).__name__ in numbers
+    prior = priors.StandardNormal(LATENT)
+    if discrete:
+        prior = make_priors()[numbers[type(posterior).__name__]]
     objective = taut.VIMCO(num_samples=3) if discrete else taut.StickingTheLanding()
     assert_same(
         Learner(model(posterior=posterior, prior=prior), objective, CONFIG), [bits(6), bits(6)]
     )
 
 
-@pytest.mark.parametrize("index", [1, *range(3, len(make_priors()))])
+@pytest.mark.parametrize("row", range(len(RELAXED)))
+@pytest.mark.parametrize("number", [-1, -2, -3])
+def test_recorded_step_is_the_eager_one_for_a_relaxation(row: int, number: int) -> None:
+    posterior = posteriors.Categorical(EVENT, LATENT, SMALL, codes=1, levels=LATENT)
+    if number == -3:
+        posterior = quantized(scale=0.5)
+    parts = {"posterior": posterior, "prior": make_priors()[number]}
+    assert_same(Learner(model(**parts), RELAXED[row][0], CONFIG), [bits(6), bits(6)])
+
+
+@pytest.mark.parametrize("index", [1, *range(3, len(make_priors()) - 3)])
 def test_recorded_step_is_the_eager_one_for_every_prior_of_real_numbers(index: int) -> None:
     assert_same(
         Learner(model(prior=make_priors()[index]), taut.DReG(num_samples=2), CONFIG),

@@ -103,6 +103,15 @@ class Posterior(nn.Module, abc.ABC):
     """
 
     features: Features
+    usual_prior = "StandardNormal()"
+    """The specification of the prior that it goes with, unless the user names one."""
+
+    @classmethod
+    def sizes(cls, **arguments: Any) -> dict[str, int]:
+        """Returns the sizes that its arguments decide: ``latent_dim``, and what the prior must
+        share. Of most posteriors they decide none.
+        """
+        return {}
 
     def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
         r"""Returns what the network says of each data point, (B, \*), by name: q's parameters."""
@@ -413,14 +422,16 @@ class VAE(Model):
         before = generator_states() if stop_posterior else []
         q = self.posterior(x, context) if proposal is None else proposal
         if reparameterize and given is None and not q.has_rsample:
+            biased = ", or StraightThrough(), which is biased" if hasattr(q, "relaxed") else ""
             raise ValueError(
                 f"{type(self.posterior).__name__} cannot be reparameterized: train it with "
-                f"ScoreFunction(num_samples=8) "
-                "or VIMCO(num_samples=8)"
+                f"ScoreFunction(num_samples=8) or VIMCO(num_samples=8){biased}"
             )
         z, log_posterior = _sampled(q, num_samples) if given is None else (given, None)
         if not reparameterize:
             z = z.detach()
+            if hasattr(q, "attached"):  # a value of z may have parameters, whichever it is
+                z = q.attached(z)
         if stop_posterior:
             # Evaluated again with its parameters frozen, on the same noise: dropout must not make
             # it another q.
@@ -437,6 +448,7 @@ class VAE(Model):
             _total(posterior),
             _groups(prior, posterior),
             likelihood,
+            getattr(q, "penalty", None),
         )
         self._check(draw, torch.Size((len(z), len(x))))
         return draw

@@ -97,7 +97,7 @@ class MLP(Network):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        self.hidden, self.activation, self.dropout = _checked(hidden), activation, dropout
+        self.hidden, self.activation, self.dropout = check_widths(hidden), activation, dropout
         widths = [math.prod(in_shape) + context_dim, *hidden]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(widths):
@@ -162,7 +162,7 @@ class GatedMLP(Network):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        self.hidden = _checked(hidden)
+        self.hidden = check_widths(hidden)
         widths = [math.prod(in_shape) + context_dim, *hidden]
         self.layers = nn.ModuleList(Affine(a, 2 * b) for a, b in itertools.pairwise(widths))
         self.head = Affine(widths[-1], math.prod(out_shape))
@@ -282,7 +282,7 @@ def _pyramid(height: int, width: int, channels: int) -> tuple[list[tuple[int, in
     return sides, [channels * min(2**i, 8) for i in range(len(sides))]
 
 
-def _checked(hidden: Sequence[int]) -> tuple[int, ...]:
+def check_widths(hidden: Sequence[int]) -> tuple[int, ...]:
     """Returns the widths of hidden layers.
 
     Raises:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ __all__ = [
     "Objective",
     "ScoreFunction",
     "StickingTheLanding",
+    "StraightThrough",
     "log_mean_exp",
 ]
 
@@ -67,7 +68,8 @@ class Objective(abc.ABC):
 
     The class attributes are what a training asks of one: ``warmup``, the share of the training over
     which it changes, for which early stopping waits, and ``free_bits``. Where free bits are paid,
-    the rows of a batch are coupled: processes that share it cannot each take a mean.
+    the rows of a batch are coupled: processes that share it cannot each take a mean. ``caveat`` is
+    what the user must know of its gradient.
 
     Args:
         num_samples: K, samples of the posterior for each datum.
@@ -75,6 +77,7 @@ class Objective(abc.ABC):
 
     warmup = 0.0
     free_bits = 0.0
+    caveat = ""
     num_samples: int = 1
 
     def __post_init__(self) -> None:
@@ -273,6 +276,58 @@ class ScoreFunction(Objective):
             baseline = (elbo.sum(0) - elbo) / (self.num_samples - 1)
         surrogate = ((elbo - baseline) * draw.log_posterior + draw.log_joint).mean(0)
         return _bound(draw, elbo.mean(0), surrogate)
+
+
+@dataclass(frozen=True)
+class StraightThrough(Objective):
+    r"""Creates the ELBO of a discrete posterior with a *biased* gradient of little noise, by a
+    relaxation.
+
+    A sample z of q has the gradient of a point between the values of z: for one-hot codes of
+    softmax$((\log \pi + g) / t)$, whose Gumbel noise g drew z itself.
+
+    Args:
+        num_samples: K.
+        temperature: t; the bias is small where it is, and the noise large.
+        hard: Whether the decoder sees z, or else the point itself, as if it were one
+            (Gumbel-softmax, Concrete); the gradient of the decoder is then biased, too.
+
+    Bound:
+        ``value`` is the ELBO, at the same draws of q. The gradient is biased: training ends where
+        the ELBO has no maximum.
+
+    Raises:
+        ValueError: the posterior has no such relaxation, or ``temperature`` is not positive.
+
+    References: jang2017, maddison2017.
+    """
+
+    caveat = "its gradient is biased: it is of a relaxation of the bound, and not of the bound"
+    temperature: float = 0.5
+    hard: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be a positive number, not {self.temperature!r}")
+
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
+        q: Any = model.encode(x, context)
+        if not hasattr(q, "relaxed"):
+            raise ValueError(
+                "StraightThrough needs a posterior with a relaxation, such as "
+                "Categorical(codes=20, levels=10)"
+            )
+        z, point = q.relaxed(torch.Size((self.num_samples,)), self.temperature)
+        seen = z + (point - point.detach()) if self.hard else point
+        draw = model.draw(x, context=context, proposal=q, given=seen)
+        value = draw.elbo
+        if not self.hard:
+            value = model.draw(x, context=context, proposal=q, given=z.detach()).elbo
+        surrogate = draw.log_likelihood.mean(0) - _sum([group.rate for group in draw.groups])
+        return _bound(draw, value.detach().mean(0), surrogate)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ r"""Priors $p(z)$: what the latent variables look like before any datum is seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,25 @@ from torch.distributions import (
 )
 
 from taut.couplings import Couplings
+from taut.distributions.codebook import Quantized
+from taut.distributions.codes import ChainOfCodes, Codes, check_codes
 from taut.distributions.flows import Flow as FlowDistribution
 from taut.features import Features
+from taut.masked import MaskedMLP
 from taut.model import Posterior, Prior
 from taut.networks import positive
 from taut.types import Context
 
-__all__ = ["Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"]
+__all__ = [
+    "AutoregressiveCategorical",
+    "Codebook",
+    "Flow",
+    "GaussianMixture",
+    "IndependentBernoulli",
+    "IndependentCategorical",
+    "StandardNormal",
+    "VampPrior",
+]
 
 
 class StandardNormal(Prior):
@@ -62,6 +75,99 @@ class IndependentBernoulli(Prior):
         return Independent(
             Bernoulli(logits=self.logits, validate_args=False), 1, validate_args=False
         )
+
+
+class IndependentCategorical(Prior):
+    r"""Creates $p(z) = \prod_n \pi_n(k_n)$ of N codes of K levels each with learned probabilities,
+    equal at first; z is the joined one-hot vectors.
+
+    Args:
+        codes: N.
+        levels: K, at least 2.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    def __init__(self, codes: int, levels: int) -> None:
+        super().__init__()
+        check_codes(codes, levels)
+        self.codes, self.levels = codes, levels
+        self.logits = nn.Parameter(torch.zeros(codes, levels))
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        return Codes(self.logits)
+
+
+class AutoregressiveCategorical(Prior):
+    r"""Creates $p(z) = \prod_n p(k_n \mid k_1, \dots, k_{n-1})$ of N codes of K levels each; z is
+    the joined one-hot vectors.
+
+    One masked network says the probabilities of all codes, each from those before it. They are
+    equal at first. A density costs one pass of the network, a sample N.
+
+    Args:
+        codes: N.
+        levels: K, at least 2.
+        hidden: Width of each hidden layer.
+
+    Raises:
+        ValueError: a number is too small.
+
+    References: germain2015.
+    """
+
+    def __init__(self, codes: int, levels: int, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        check_codes(codes, levels)
+        self.codes, self.levels, self.hidden = codes, levels, tuple(hidden)
+        self.network = MaskedMLP(codes, levels, hidden)
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        like = self.network.first
+        return ChainOfCodes(self.network, like, self.codes, self.levels)
+
+
+class Codebook(Prior):
+    r"""Creates $p(z) = \prod_n \pi_n(k_n)$ of N codes, each of which is one of K learned vectors of
+    width W: z is $(e_{k_1}, \dots, e_{k_N})$.
+
+    The probabilities are learned, and equal at first. The vectors belong to the generative model:
+    its posterior, ``VectorQuantized``, takes them from here, and ``taut tighten`` leaves them as
+    they are. They start at points of the encoder at training rows.
+
+    Args:
+        codes: N.
+        levels: K, at least 2.
+        width: W.
+
+    Raises:
+        ValueError: a number is too small.
+
+    References: vandenoord2017.
+    """
+
+    def __init__(self, codes: int, levels: int, width: int) -> None:
+        super().__init__()
+        check_codes(codes, levels)
+        check_codes(codes, width, None, "width", 1)
+        self.codes, self.levels, self.width = codes, levels, width
+        self.logits = nn.Parameter(torch.zeros(codes, levels))
+        self.vectors = nn.Parameter(torch.randn(levels, width))
+
+    def share(self, posterior: Posterior) -> None:
+        take: Any = getattr(posterior, "take", None)
+        if take is not None:
+            take(self)
+
+    def start(self, points: Tensor) -> None:
+        """Starts the vectors at points, (K, W), a little apart where two are equal."""
+        with torch.no_grad():
+            apart = 0.01 * (points.std() + 1e-3) * torch.randn_like(points)
+            self.vectors.copy_(points + apart)
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        return Quantized(self.logits.log_softmax(-1), self.vectors)
 
 
 class GaussianMixture(Prior):

@@ -33,6 +33,8 @@ REFERENCES = {
     "1979.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
+    "germain2015": "Germain et al. MADE: masked autoencoder for distribution estimation. ICML "
+    "2015.",
     "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
     "Technical report CRG-TR-96-1, University of Toronto, 1996.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
@@ -41,6 +43,7 @@ REFERENCES = {
     "variational framework. ICLR 2017.",
     "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate "
     "Bayesian inference, 2016.",
+    "jang2017": "Jang, Gu, Poole. Categorical reparameterization with Gumbel-softmax. ICLR 2017.",
     "kingma2014": "Kingma, Welling. Auto-encoding variational Bayes. ICLR 2014.",
     "kingma2016": "Kingma et al. Improved variational inference with inverse autoregressive flow. "
     "NeurIPS 2016.",
@@ -58,6 +61,8 @@ REFERENCES = {
     "lopezpaz2017": "Lopez-Paz, Oquab. Revisiting classifier two-sample tests. ICLR 2017.",
     "lucas2019": "Lucas et al. Don't blame the ELBO! A linear VAE perspective on posterior "
     "collapse. NeurIPS 2019.",
+    "maddison2017": "Maddison, Mnih, Teh. The concrete distribution: a continuous relaxation of "
+    "discrete random variables. ICLR 2017.",
     "mattei2019": "Mattei, Frellsen. MIWAE: deep generative modelling and imputation of incomplete "
     "data sets. ICML 2019.",
     "meehan2020": "Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in "
@@ -95,6 +100,8 @@ REFERENCES = {
     "stekhoven2012": "Stekhoven, Bühlmann. MissForest: non-parametric missing value imputation for "
     "mixed-type data. Bioinformatics 28, 2012.",
     "stephens2017": "Stephens. False discovery rates: a new deal. Biostatistics 18, 2017.",
+    "takida2022": "Takida et al. SQ-VAE: variational Bayes on discrete representation with "
+    "self-annealed stochastic quantization. ICML 2022.",
     "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based "
     "calibration. arXiv:1804.06788.",
     "tipping1999": "Tipping, Bishop. Probabilistic principal component analysis. JRSS B 61, 1999.",
@@ -103,6 +110,8 @@ REFERENCES = {
     "Bioinformatics 17, 2001.",
     "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo "
     "objectives. ICLR 2019.",
+    "vandenoord2017": "van den Oord, Vinyals, Kavukcuoglu. Neural discrete representation "
+    "learning. NeurIPS 2017.",
     "vehtari2024": "Vehtari et al. Pareto smoothed importance sampling. JMLR 25, 2024.",
     "vovk2005": "Vovk, Gammerman, Shafer. Algorithmic learning in a random world. Springer, 2005.",
     "wallace1959": "Wallace. Bounds on normal approximations to Student's and the chi-square "
@@ -135,7 +144,9 @@ DOIS = {  # of those that have one
     "efron1979": "10.1214/aos/1176344552",
     "efron1981": "10.1214/aos/1176345462",
     "gelman1998": "10.1214/ss/1028905934",
+    "germain2015": "10.48550/arXiv.1502.03509",
     "grosse2015": "10.48550/arXiv.1511.02543",
+    "jang2017": "10.48550/arXiv.1611.01144",
     "kingma2014": "10.48550/arXiv.1312.6114",
     "kingma2016": "10.48550/arXiv.1606.04934",
     "kitagawa1996": "10.1080/10618600.1996.10474692",
@@ -146,6 +157,7 @@ DOIS = {  # of those that have one
     "loaiza2019": "10.48550/arXiv.1907.06845",
     "lopezpaz2017": "10.48550/arXiv.1610.06545",
     "lucas2019": "10.48550/arXiv.1911.02469",
+    "maddison2017": "10.48550/arXiv.1611.00712",
     "mattei2019": "10.48550/arXiv.1812.02633",
     "meehan2020": "10.48550/arXiv.2004.05675",
     "meila2000": "10.1162/153244301753344605",
@@ -167,11 +179,13 @@ DOIS = {  # of those that have one
     "shokri2017": "10.1109/SP.2017.41",
     "stekhoven2012": "10.1093/bioinformatics/btr597",
     "stephens2017": "10.1093/biostatistics/kxw041",
+    "takida2022": "10.48550/arXiv.2205.07547",
     "talts2018": "10.48550/arXiv.1804.06788",
     "tipping1999": "10.1111/1467-9868.00196",
     "tomczak2018": "10.48550/arXiv.1705.07120",
     "troyanskaya2001": "10.1093/bioinformatics/17.6.520",
     "tucker2019": "10.48550/arXiv.1810.04152",
+    "vandenoord2017": "10.48550/arXiv.1711.00937",
     "vehtari2024": "10.48550/arXiv.1507.02646",
     "vovk2005": "10.1007/b106715",
     "williams1992": "10.1007/BF00992696",

@@ -20,6 +20,7 @@ from taut.system.errors import DataError, UsageError, shown
 
 __all__ = ["check_exact", "check_parts", "unsupported"]
 
+DRAWS = 100  # by which a prior and a posterior are compared
 REMEDIES = {
     "binary": "omit --likelihood to get Bernoulli()",
     "levels": "omit --likelihood to get DiscretizedLogistic(), or make them 0 and 1 with "
@@ -132,6 +133,7 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     """
     kind, some = dataset.schema.kind, torch.arange(min(2, len(dataset.train)))
     x = batch(dataset.train, some, dataset.binarize == "dynamic")
+    _check_spaces(model, x)
     z = model.draw(x[:1], reparameterize=False).z[0]
     _check_gaps(model, dataset)
     _check_support(model, z, dataset, name, REMEDIES[kind])
@@ -143,19 +145,25 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
             f"could grow without limit; "
             "omit --likelihood, or read the data as real numbers with --kind real"
         )
+    objective(model, x)  # a wrong pair of parts fails here, not in the loop
+
+
+def _check_spaces(model: VAE, x: Tensor) -> None:
+    """Refuses a prior and a posterior each of which draws what the other gives no probability."""
+    _, context = model.split(x)
     prior, posterior = model.prior(_first(context)), model.encode(x[:1])
     there, back = prior.support, posterior.support
     if there is None or back is None:
-        same_space = True  # nobody can tell
-    else:
-        same_space = _all(there, z) and _all(back, prior.sample(torch.Size((1,))))
-    if not same_space:
-        raise UsageError(
-            f"the prior {type(model.prior).__name__} and the posterior "
-            f"{type(model.posterior).__name__} are over different "
-            "spaces, so their KL means nothing: take both discrete or both continuous"
-        )
-    objective(model, x)  # a wrong pair of parts fails here, not in the loop
+        return  # nobody can tell
+    # bits may look like a code by chance, but not all of them
+    some = torch.Size((DRAWS,))
+    if _all(there, posterior.sample(some)) and _all(back, prior.sample(some)):
+        return
+    raise UsageError(
+        f"the prior {type(model.prior).__name__} and the posterior "
+        f"{type(model.posterior).__name__} are over different spaces, so their KL means nothing: "
+        "take both discrete, with the same codes and levels, or both continuous"
+    )
 
 
 def check_exact(model: ExactModel, dataset: Dataset, name: str) -> None:

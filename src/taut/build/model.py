@@ -6,6 +6,7 @@ Everything that follows from the data is filled in here, by name.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, cast
@@ -83,7 +84,8 @@ USUAL = {
 }
 
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
-VAE_MODEL, PRIOR, VAMP = "VAE()", "StandardNormal()", "VampPrior"
+VAE_MODEL, VAMP = "VAE()", "VampPrior"
+SHARED = {"codes", "levels", "width"}  # sizes of a posterior that its prior must have, too
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
@@ -112,15 +114,33 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         encoder, decoder, posterior = "Residual", "Residual", "FullCovarianceNormal"
     if large:
         encoder, decoder = "ConvEncoder", "ConvDecoder"
+    posterior = str(parse(config.posterior or posterior))
+    family = find(parse(posterior), Posterior, _NESTED)
     return dataclasses.replace(
         config,
         model=VAE_MODEL,
-        latent_dim=config.latent_dim or schema.usual_latent_dim,
-        prior=str(parse(config.prior or PRIOR)),
+        latent_dim=_latent_dim(config, posterior) or schema.usual_latent_dim,
+        prior=str(parse(config.prior or cast(type[Posterior], family.func).usual_prior)),
         likelihood=str(parse(likelihood)),
-        posterior=str(parse(config.posterior or posterior)),
+        posterior=posterior,
         encoder=str(parse(config.encoder or encoder)),
         decoder=str(parse(config.decoder or decoder)),
+    )
+
+
+def _sizes(posterior: str) -> dict[str, int]:
+    """Returns the sizes that the specification of a posterior decides."""
+    found = find(parse(posterior), Posterior, _NESTED)
+    return cast(type[Posterior], found.func).sizes(**found.keywords)
+
+
+def _latent_dim(config: ModelConfig, posterior: str) -> int | None:
+    own = _sizes(posterior).get("latent_dim")
+    if own is None or config.latent_dim in (None, own):
+        return own or config.latent_dim
+    raise UsageError(
+        f"{posterior} has {own} latent dimensions, and latent_dim is {config.latent_dim}: omit "
+        "latent_dim (--latent-dim)"
     )
 
 
@@ -239,8 +259,23 @@ def build_vae(
         data_scale=scale,
         features=_features(schema, statistics, loc, scale),
     )
-    prior = part("prior", Prior, features=_features(schema, statistics, loc, scale))
+    own = {} if "prior" in given else _shared_sizes(config)
+    prior = part("prior", Prior, features=_features(schema, statistics, loc, scale), **own)
     return VAE(prior, part("likelihood", Likelihood), posterior, condition)
+
+
+def _shared_sizes(config: ModelConfig) -> dict[str, int]:
+    """Returns the sizes that the posterior decides and the prior does not name."""
+    spec = parse(cast(str, config.prior))
+    named, sizes = dict(spec.arguments), _sizes(cast(str, config.posterior))
+    wanted = SHARED & inspect.signature(find(spec, Prior, _NESTED).func).parameters.keys()
+    if wanted - {*named, *sizes} or ("width" in sizes and "width" not in wanted):
+        raise UsageError(
+            f"the prior {spec.name} and the posterior {config.posterior} are over different "
+            "spaces: IndependentCategorical() goes with Categorical(codes=20, levels=10), and "
+            "Codebook() with VectorQuantized(codes=8, levels=16, width=4)"
+        )
+    return {name: size for name, size in sizes.items() if name not in {"latent_dim", *named}}
 
 
 def unshared(config: ModelConfig) -> ModelConfig:

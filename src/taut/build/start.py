@@ -32,7 +32,7 @@ from taut.model import VAE
 from taut.models.factor_analysis import MIN_SCALE, FactorAnalysis
 from taut.networks import Residual, inverse_positive
 from taut.posteriors import DiagonalNormal, FullCovarianceNormal
-from taut.priors import StandardNormal, VampPrior
+from taut.priors import Codebook, StandardNormal, VampPrior
 from taut.system.errors import UsageError
 
 __all__ = ["start", "start_prior"]
@@ -64,13 +64,15 @@ class _Path(NamedTuple):
 
 
 def start_prior(model: VAE, data: Dataset) -> None:
-    """Starts the pseudo-inputs of a VampPrior at training rows drawn at random; another prior stays
-    as it is, and so does one that was started.
+    """Starts the pseudo-inputs of a VampPrior, or the vectors of a codebook, at training rows drawn
+    at random; another prior stays as it is, and so does one that was started.
 
     Raises:
         UsageError: there are fewer rows.
     """
     prior = model.prior
+    if isinstance(prior, Codebook):
+        _start_codebook(model, prior, data)
     if not isinstance(prior, VampPrior) or prior.started:
         return
     if prior.components > len(data.train):
@@ -81,6 +83,18 @@ def start_prior(model: VAE, data: Dataset) -> None:
     rows = torch.randperm(len(data.train))[: prior.components].sort().values
     x, _ = model.split(batch(data.train, rows, data.binarize == "dynamic"))
     prior.start(model.posterior.features(x))
+
+
+def _start_codebook(model: VAE, prior: Codebook, data: Dataset) -> None:
+    """Starts the vectors of a codebook at points of the encoder at training rows drawn at
+    random.
+    """
+    rows = torch.randint(len(data.train), (prior.levels,)).sort().values
+    x, context = model.split(batch(data.train, rows, data.binarize == "dynamic"))
+    with torch.no_grad():
+        points = model.posterior.parameters_at(x, context)["point"]  # (K, N, W)
+    number = torch.arange(prior.levels)
+    prior.start(points[number, number % points.shape[1]])
 
 
 def start(model: VAE, data: Dataset) -> bool:

@@ -28,10 +28,17 @@ PARTS = {
         *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
         "MixtureOfFactorAnalysers",
     ),
-    "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
-    "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"),
+    "objective": (
+        *("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "StraightThrough"),
+        "VIMCO",
+    ),
+    "prior": (
+        *("AutoregressiveCategorical", "Codebook", "Flow", "GaussianMixture"),
+        *("IndependentBernoulli", "IndependentCategorical", "StandardNormal", "VampPrior"),
+    ),
     "posterior": (
-        *("CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
+        *("Categorical", "CouplingFlow", "DiagonalNormal", "FullCovarianceNormal"),
+        *("IndependentBernoulli", "VectorQuantized"),
     ),
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),

@@ -115,7 +115,7 @@ def typed(path: str | Path) -> str:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build.model import complete, exact_of, usual_objective
+    from taut.build.model import build_objective, complete, exact_of, usual_objective
     from taut.runs.candidates import in_short, planned
 
     model = complete(config.model, dataset.schema)
@@ -123,6 +123,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         f"train {len(dataset.train)}, validation {len(dataset.validation)}, test "
         f"{len(dataset.test)}"
     )
+    aim = config.training.objective or usual_objective(dataset.schema)
     follows = ""
     if config.model.likelihood != model.likelihood:
         follows = ", which follows from the data"
@@ -137,7 +138,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         ("prior", model.prior),
         ("posterior", f"{model.posterior}, {model.latent_dim} latent dimensions"),
         ("networks", f"{model.encoder}, {model.decoder}"),
-        ("objective", config.training.objective or usual_objective(dataset.schema)),
+        ("objective", f"{aim}{clause(', {}', build_objective(aim).caveat)}"),
     ]
     if planned(config, dataset).get("exact", {}).get("competes"):
         own.insert(0, ("model", f"{in_short(dataset)} and a VAE, of which the best one is kept"))

@@ -80,8 +80,11 @@ class LogEvidence(Section):
             return f"No: {where}. For the others it is a lower bound, maybe a loose one."
         if known < RELIABLE:
             return f"In part: {where}. For the others it is a lower bound."
-        if {name for name, count in self["by"].items() if count} == {"exact"}:
+        methods = {name for name, count in self["by"].items() if count}
+        if methods == {"exact"}:
             return f"Yes: log p(x) of each {self.noun} is exact, without a Monte Carlo error."
+        if methods == {"enumeration"}:
+            return f"Yes: log p(x) of each {self.noun} is exact by enumeration."
         checks = [*self._agreement(), *_width(others.get("sandwich"))]
         return f"Yes: {where}{''.join(f', {line}' for line in checks)}."
 

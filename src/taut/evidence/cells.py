@@ -153,7 +153,7 @@ def impute(
         count = max(SAMPLES, num_samples)
         for some in in_parts(again, MAX_ELEMENTS // (count * rows[:1].numel())):
             part = rows[some.to(rows.device)]
-            best = best_gaussians(model, part, seed=derive(seed, "impute", block.number))
+            best = _best(model, part, derive(seed, "impute", block.number))
             proposal = _around(model, part, [best])
             better = filled(part, count, proposal)
             result.values[some], result.draws[:, some] = better.values, better.draws
@@ -201,7 +201,7 @@ def cell_scores(
         """Measures entries again, (B, C): from the best Gaussian of the row, and those that it
         does not tell from that of the row without the entry, too.
         """
-        best = best_gaussians(model, rows, seed=number)
+        best = _best(model, rows, number)
         proposal = _around(model, rows, [best])
         z, each, log_prior = drawn(rows, proposal, count)
         rest, left = log_prior - proposal.log_prob(z), again.clone()
@@ -219,7 +219,7 @@ def cell_scores(
             part, c = rows[here], torch.tensor(columns)[i[few]]
             other = part.clone()
             other[torch.arange(len(few)), c] = torch.nan
-            bests = [members(best, here), best_gaussians(model, other, seed=derive(number, "own"))]
+            bests = [members(best, here), _best(model, other, derive(number, "own"))]
             proposal = _around(model, part, bests)
             z, each, log_prior = drawn(part, proposal, count)
             *found, _ = _ratio(each, log_prior - proposal.log_prob(z), i[few])
@@ -352,6 +352,14 @@ def _picked(share: Tensor, count: int) -> Tensor:
         .T
     )
     return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
+
+
+def _best(model: Model, rows: Tensor, seed: int) -> Distribution:
+    """Returns the best Gaussian of each row; where z is discrete, the posterior of the model."""
+    q = model.encode(rows)
+    if not q.has_rsample:
+        return q
+    return best_gaussians(model, rows, seed=seed)
 
 
 def _around(model: Model, rows: Tensor, bests: list[Distribution]) -> Distribution:

@@ -41,7 +41,16 @@ from torch import Tensor, nn
 
 from taut.evidence.results import Estimate, finite
 from taut.model import Model, evaluating
-from taut.objectives import ELBO, IWAE, VIMCO, DReG, Objective, ScoreFunction, StickingTheLanding
+from taut.objectives import (
+    ELBO,
+    IWAE,
+    VIMCO,
+    DReG,
+    Objective,
+    ScoreFunction,
+    StickingTheLanding,
+    StraightThrough,
+)
 from taut.system.defaults import never
 from taut.system.seeds import generator, stream
 from taut.types import Context, Data
@@ -83,6 +92,8 @@ KINDS = (
     _Kind("DReG", "L_K", DReG),
     _Kind("VIMCO", "L_K", VIMCO, 2, False),
 )
+# of posteriors that have a relaxation
+RELAXED = (_Kind("straight-through (biased)", "ELBO", StraightThrough, 1, False),)
 
 
 def gradients(
@@ -164,11 +175,12 @@ def gradients(
     with evaluating(model):
         with stream(seed, "gradients"), torch.no_grad():
             reasons = _reasons(model, x, context, num_samples)
-        runs = {k: _Run(k.make(num_samples), groups, signs) for k in KINDS if k.name not in reasons}
+            kinds = KINDS + RELAXED if hasattr(model.encode(x, context), "relaxed") else KINDS
+        runs = {k: _Run(k.make(num_samples), groups, signs) for k in kinds if k.name not in reasons}
         _repeat(runs, model, x, context, repeats, seed, stop)
     rows: list[dict[str, Any]] = []
     references: dict[str, tuple[str, _Run]] = {}
-    for kind in KINDS:
+    for kind in kinds:
         run = runs.get(kind)
         row = {
             "name": kind.name,

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
+from torch.nn import functional
 
 from taut.data import Rows, blocks
 from taut.data.split import row_hashes
+from taut.distributions.codes import Codes
 from taut.evidence.ascent import base_of
 from taut.evidence.importance import MAX_DATA, MAX_ELEMENTS, Proposal, importance
 from taut.evidence.results import Evidence
@@ -111,6 +113,10 @@ def _drawn(q: Distribution, noise: _Noise, shape: torch.Size) -> Tensor:
     u = noise(shape[0], q.event_shape.numel()).reshape(*shape, *q.batch_shape, *q.event_shape)
     if isinstance(base, Bernoulli):
         return (u.to(base.probs.device) < base.probs).to(base.probs)
+    if isinstance(base, Codes):  # the first number of each code decides its level
+        below = u.unflatten(-1, base.logits.shape[-2:])[..., :1].to(base.probs.device)
+        level = (base.probs.cumsum(-1)[..., :-1] <= below).sum(-1)
+        return functional.one_hot(level, base.levels).to(base.probs).flatten(-2)
     z = torch.special.ndtri(u).to(base.loc)
     return base.loc + (
         base.scale * z if isinstance(base, Normal) else (base.scale_tril @ z[..., None])[..., 0]
@@ -119,7 +125,7 @@ def _drawn(q: Distribution, noise: _Noise, shape: torch.Size) -> Tensor:
 
 def _known(q: Distribution) -> bool:
     """Returns whether the posterior is one that ``_drawn`` can draw from."""
-    return isinstance(q, MultivariateNormal) or (
+    return isinstance(q, MultivariateNormal | Codes) or (
         isinstance(q, Independent) and isinstance(q.base_dist, Normal | Bernoulli)
     )
 

@@ -12,7 +12,8 @@ row therefore climbs a ladder until a method is reliable:
 2. from the data point's own best Gaussian, found by gradient ascent, with such a half;
 3. annealing that starts from that mixture.
 
-With few bits as latent variables the sum over all of them is exact and comes first. Two checks send
+With discrete latent variables of few values the sum over all of them is exact and comes first
+(``enumeration``). Two checks send
 a row up: k-hat, and a few draws of the prior, which must not see more of p(x) than the posterior
 does. The choice looks at no estimate: the largest of several lower bounds is none. A row that is
 not reliable at the end has the estimate whose own error is smallest: a method that failed by
@@ -26,7 +27,6 @@ References: owen2000, vehtari2024.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,10 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import (
-    Bernoulli,
     Categorical,
     Distribution,
-    Independent,
     MixtureSameFamily,
     MultivariateNormal,
     constraints,
@@ -46,6 +44,7 @@ from torch.distributions import (
 from taut.data import Rows
 from taut.evidence.annealing import Path, annealing, support_of
 from taut.evidence.ascent import best_members, is_real
+from taut.evidence.enumeration import enumeration_blocks, states_of, too_many
 from taut.evidence.importance import (
     Defensive,
     Proposal,
@@ -63,7 +62,6 @@ from taut.types import Context
 from taut.use.blocks import device_of, some_of
 
 OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION, EXACT = 1, 2, 3, 4, 5
-BITS = 12  # up to which all values of z are summed
 DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on there is a warning
 SAMPLES = 2000  # of the better proposals, at least
 CHECK = 256  # draws of the prior
@@ -286,9 +284,8 @@ class _Ladder:
         x, context = self.given(torch.arange(1))
         prior = self.model.latent_prior(self.model.split(x, context)[1])
         support, latent_dim = support_of(prior), prior.event_shape.numel()
-        bits = isinstance(prior, Independent) and isinstance(prior.base_dist, Bernoulli)
-        if bits and latent_dim <= BITS:
-            self.enumerate(latent_dim)
+        if not too_many(states_of(prior), len(self.value), self.x[:1].numel()):
+            self.enumerate()
             return
         if latent_dim <= CHECKED:
             self.check()
@@ -470,22 +467,14 @@ class _Ladder:
             # equal weights are better evidence
             self.reliable[rows] &= ~more | torch.isneginf(self.first.khat[rows])
 
-    def enumerate(self, latent_dim: int) -> None:
-        """Sums over all values of the bits."""
-        codes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=latent_dim))).to(
-            torch.get_default_dtype()
-        )
-        step = max(1, MAX_ELEMENTS // max(1, self.x[:1].numel()) // BLOCK)
-        for first in range(0, len(self.value), BLOCK):
-            rows = torch.arange(first, min(first + BLOCK, len(self.value)))
-            x, context = self.given(rows)
-            parts = []
-            for some in codes.to(self.device).split(step):
-                z = some[:, None].expand(-1, len(x), -1)
-                parts.append(self.model.log_joint(z, x, context).cpu().double())
-            value = torch.cat(parts).logsumexp(0)
-            rounding = torch.finfo(codes.dtype).eps * value.abs()
-            self.take(rows, ENUMERATION, value, rounding, torch.ones_like(rows, dtype=torch.bool))
+    def enumerate(self) -> None:
+        """Sums over all values of z."""
+        first = 0
+        for found in enumeration_blocks(self.model, self.x, context=self.context):
+            rows = torch.arange(first, first + len(found.elbo))
+            known = torch.ones_like(rows, dtype=torch.bool)
+            self.take(rows, ENUMERATION, found.log_evidence, found.error, known)
+            first += len(rows)
 
 
 def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
