@@ -168,6 +168,11 @@ def reals(n: int) -> Tensor:
     return 10 + 3 * torch.randn(n, *EVENT)
 
 
+def saturated() -> Tensor:
+    """Returns the probabilities of such levels in images that are mostly black, and some white."""
+    return torch.tensor([0.8, 0.01, 0.001, 1e-6, 0.002, 0.05, 0.137])
+
+
 def fractions(n: int) -> Tensor:
     return torch.rand(n, *EVENT)
 
@@ -344,6 +349,8 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
         (likelihoods.Ordinal(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.Binomial(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.WarpedLevels(EVENT, LATENT, **LEVELS), "levels"),
+        (likelihoods.WarpedPixels(EVENT, LATENT, **LEVELS), "levels"),
+        (likelihoods.WarpedPixels(EVENT, LATENT, **LEVELS, histogram=saturated()), "levels"),
         (likelihoods.WarpedLogistic(EVENT, LATENT, low=0.0, decoder=SMALL, knots=warp()), "spiked"),
         (
             likelihoods.WarpedCounts(

@@ -59,6 +59,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_loop.py",
 )
 FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
+PIXELS = "tests/test_pixels.py"
 REFIT = "tests/test_refit.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
@@ -430,8 +431,8 @@ MUTANTS = [
     Mutant(
         "discretized logistic: edges off by half a level",
         "distributions/levels.py",
-        "upper = (inside + 0.5 - self.loc) / self.scale\n        lower = (inside - 0.5 - self.loc)",
-        "upper = (inside + 1.0 - self.loc) / self.scale\n        lower = (inside - self.loc)",
+        "return level - 0.5, level + 0.5, 1.0",
+        "return level, level + 1.0, 1.0",
         LIKELIHOODS,
     ),
     Mutant(
@@ -3541,6 +3542,42 @@ MUTANTS = [
         "_Parameters(*map(wide, self._components())).log_prob(self._standardized(wide(x)))",
         "self._components().log_prob(self._standardized(x))",
         "tests/test_factor_analysis.py::test_in_float32_the_density_is_that_of_float64",
+    ),
+    # --- Images of levels ---
+    Mutant(
+        "pixels: every level is as wide as one",
+        "distributions/levels.py",
+        "torch.expm1(-width / self.scale)",
+        "torch.expm1(-1 / self.scale)",
+        f"{PIXELS}::test_the_masses_are_differences_of_the_distribution_function",
+    ),
+    Mutant(
+        "pixels: the width of a level has what lies above it twice",
+        "likelihoods/levels.py",
+        "torch.log1p(p[1:-1] / above[1:])",
+        "torch.log1p(p[1:-1] / above[:-1])",
+        f"{PIXELS}::test_a_decoder_output_of_zero_is_the_histogram_of_the_pixels",
+    ),
+    Mutant(
+        "pixels: draws do not know the scale",
+        "distributions/levels.py",
+        "torch.searchsorted(self.edges, self.loc + self.scale * noise)",
+        "torch.searchsorted(self.edges, self.loc + noise)",
+        f"{PIXELS}::test_samples_follow_the_mass",
+    ),
+    Mutant(
+        "pixels: the histogram is that of the first row of pixels",
+        "build/statistics.py",
+        "levels = (block - schema.low).long()",
+        "levels = (block[:, 0] - schema.low).long()",
+        f"{PIXELS}::test_the_histogram_is_that_of_all_pixels_of_the_training_images",
+    ),
+    Mutant(
+        "rows: an error that is not known has no reason",
+        "evidence/results.py",
+        "if not rows or num_samples == 1:",
+        "if rows < 100 or num_samples == 1:",
+        "tests/test_rows.py::test_a_mean_without_an_error_says_why",
     ),
 ]
 

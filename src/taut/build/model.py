@@ -72,6 +72,7 @@ _FILLED = (
     "knots",
     "cells",
     "grids",
+    "histogram",
 )
 
 USUAL = {
@@ -103,6 +104,8 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     usual = USUAL[schema.kind]
     if schema.kind == "real" and not schema.is_rows:
         usual = 'Normal(scale="shared")'
+    if schema.kind == "levels" and schema.is_image:
+        usual = "WarpedPixels()"
     if linear:
         usual = 'StudentT(scale="per_entry", min_scale=0.03)'
     likelihood = config.likelihood or usual
@@ -293,7 +296,8 @@ def _statistics(schema: Schema, statistics: Statistics | None) -> dict[str, Any]
     if statistics is None:
         zeros, ones = torch.zeros(schema.event_shape), torch.ones(schema.event_shape)
         blank = {"data_loc": zeros, "data_scale": ones, "log_loc": zeros, "log_scale": ones}
-        return blank | {"data_total": ones, "log_frequencies": None, "knots": None, "cells": None}
+        unknown = ("log_frequencies", "knots", "cells", "histogram")
+        return blank | {"data_total": ones} | dict.fromkeys(unknown)
     return {
         "data_loc": statistics.loc,
         "data_scale": _units(statistics, schema),
@@ -303,6 +307,7 @@ def _statistics(schema: Schema, statistics: Statistics | None) -> dict[str, Any]
         "log_frequencies": statistics.log_frequencies,
         "knots": statistics.knots,
         "cells": statistics.cells,
+        "histogram": statistics.histogram,
     }
 
 

@@ -37,6 +37,7 @@ PARTS = {
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),
         *("DiscretizedLogistic", "LogNormal", "NegativeBinomial", "Normal", "Ordinal", "Poisson"),
         *("StudentT", "WarpedCounts", "WarpedGrid", "WarpedLevels", "WarpedLogistic"),
+        "WarpedPixels",
         "ZeroInflatedNegativeBinomial",
     ),
     "encoder": NETWORKS,
