@@ -59,7 +59,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_loop.py",
 )
 FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
-PIXELS = "tests/test_pixels.py"
+PIXELS, CONVOLUTIONS = "tests/test_pixels.py", "tests/test_convolutions.py"
 REFIT = "tests/test_refit.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
@@ -3578,6 +3578,35 @@ MUTANTS = [
         "if not rows or num_samples == 1:",
         "if rows < 100 or num_samples == 1:",
         "tests/test_rows.py::test_a_mean_without_an_error_says_why",
+    ),
+    # --- Residual convolutional networks ---
+    Mutant(
+        "residual convolutions: a block does not start as the identity",
+        "convolutions.py",
+        "nn.init.zeros_(parameter)",
+        "nn.init.constant_(parameter, 0.01)",
+        f"{CONVOLUTIONS}::test_training_starts_at_the_plain_network_at_any_size",
+    ),
+    Mutant(
+        "residual convolutions: a block has no skip",
+        "convolutions.py",
+        "return image + self.layers(image)",
+        "return self.layers(image)",
+        f"{CONVOLUTIONS}::test_a_block_by_hand",
+    ),
+    Mutant(
+        "residual convolutions: attention over channels, not places",
+        "convolutions.py",
+        "(query, key, value)",
+        "(query.mT, key.mT, value.mT).mT",
+        f"{CONVOLUTIONS}::test_attention_by_hand",
+    ),
+    Mutant(
+        "residual convolutions: attention at every size",
+        "convolutions.py",
+        "    if attention:",
+        "    if attention is not None:",
+        f"{CONVOLUTIONS}::test_blocks_and_attention_stand_where_they_are_asked_for",
     ),
 ]
 

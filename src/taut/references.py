@@ -37,6 +37,7 @@ REFERENCES = {
     "Technical report CRG-TR-96-1, University of Toronto, 1996.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
     "arXiv:1511.02543.",
+    "he2016": "He, Zhang, Ren, Sun. Identity mappings in deep residual networks. ECCV 2016.",
     "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained "
     "variational framework. ICLR 2017.",
     "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate "
@@ -104,6 +105,7 @@ REFERENCES = {
     "Bioinformatics 17, 2001.",
     "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo "
     "objectives. ICLR 2019.",
+    "vaswani2017": "Vaswani et al. Attention is all you need. NeurIPS 2017.",
     "vehtari2024": "Vehtari et al. Pareto smoothed importance sampling. JMLR 25, 2024.",
     "vovk2005": "Vovk, Gammerman, Shafer. Algorithmic learning in a random world. Springer, 2005.",
     "wallace1959": "Wallace. Bounds on normal approximations to Student's and the chi-square "
@@ -137,6 +139,7 @@ DOIS = {  # of those that have one
     "efron1981": "10.1214/aos/1176345462",
     "gelman1998": "10.1214/ss/1028905934",
     "grosse2015": "10.48550/arXiv.1511.02543",
+    "he2016": "10.48550/arXiv.1603.05027",
     "kingma2014": "10.48550/arXiv.1312.6114",
     "kingma2016": "10.48550/arXiv.1606.04934",
     "kitagawa1996": "10.1080/10618600.1996.10474692",
@@ -174,6 +177,7 @@ DOIS = {  # of those that have one
     "tomczak2018": "10.48550/arXiv.1705.07120",
     "troyanskaya2001": "10.1093/bioinformatics/17.6.520",
     "tucker2019": "10.48550/arXiv.1810.04152",
+    "vaswani2017": "10.48550/arXiv.1706.03762",
     "vehtari2024": "10.48550/arXiv.1507.02646",
     "vovk2005": "10.1007/b106715",
     "williams1992": "10.1007/BF00992696",

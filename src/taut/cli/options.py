@@ -22,7 +22,10 @@ from taut.system.errors import clause
 __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 
 # What TAB offers for the parts of a model; a test compares it with the registry.
-NETWORKS = ("ConvDecoder", "ConvEncoder", "GatedMLP", "Linear", "MLP", "Residual")
+NETWORKS = (
+    *("ConvDecoder", "ConvEncoder", "GatedMLP", "Linear", "MLP", "Residual"),
+    *("ResidualConvDecoder", "ResidualConvEncoder"),
+)
 PARTS = {
     "model": (
         *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
