@@ -26,6 +26,7 @@ from taut.models.exact import ExactModel
 from taut.networks import Network
 from taut.objectives import Objective
 from taut.system.errors import UsageError, choose_from
+from taut.types import image_layout
 
 __all__ = [
     "VAE_MODEL",
@@ -84,6 +85,7 @@ USUAL = {
 }
 
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
+GREY = 256  # levels of 8 bits
 VAE_MODEL, PRIOR, VAMP = "VAE()", "StandardNormal()", "VampPrior"
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
@@ -104,7 +106,7 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     usual = USUAL[schema.kind]
     if schema.kind == "real" and not schema.is_rows:
         usual = 'Normal(scale="shared")'
-    if schema.kind == "levels" and schema.is_image:
+    if _is_grey(schema):
         usual = "WarpedPixels()"
     if linear:
         usual = 'StudentT(scale="per_entry", min_scale=0.03)'
@@ -125,6 +127,15 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         encoder=str(parse(config.encoder or encoder)),
         decoder=str(parse(config.decoder or decoder)),
     )
+
+
+def _is_grey(schema: Schema) -> bool:
+    """Returns whether data are images of one channel of up to 8 bits, which the histogram of all
+    pixels tells well: colours have three, and 16 bits few pixels a level (`benchmarks/grey.py`).
+    """
+    if schema.kind != "levels" or not schema.is_image or schema.num_levels > GREY:
+        return False
+    return image_layout(schema.event_shape)[0] == 1
 
 
 def starts_linear(config: ModelConfig, schema: Schema) -> bool:

@@ -231,7 +231,8 @@ class WarpedPixels(DiscretizedLogistic):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> WarpedPixels:
         loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        return WarpedPixels(loc, scale, self.edges, self.widths, self.low, validate_args=False)
+        low = int(self.low)
+        return WarpedPixels(loc, scale, self.edges, self.widths, low, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
