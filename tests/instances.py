@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ztest import assert_mean
 
 import taut
-from taut import likelihoods, models, networks, posteriors, priors
+from taut import convolutions, likelihoods, models, networks, posteriors, priors
 from taut import objectives as objectives  # for rows of parts that taut itself does not export
 from taut.data.tables.kind import Grid
 from taut.distributions import warps
@@ -171,6 +171,11 @@ def levels(n: int) -> Tensor:
 
 def reals(n: int) -> Tensor:
     return 10 + 3 * torch.randn(n, *EVENT)
+
+
+def saturated() -> Tensor:
+    """Returns the probabilities of such levels in images that are mostly black, and some white."""
+    return torch.tensor([0.8, 0.01, 0.001, 1e-6, 0.002, 0.05, 0.137])
 
 
 def fractions(n: int) -> Tensor:
@@ -350,6 +355,8 @@ def make_likelihoods() -> list[tuple[taut.Likelihood, str]]:
         (likelihoods.Ordinal(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.Binomial(EVENT, LATENT, **LEVELS), "levels"),
         (likelihoods.WarpedLevels(EVENT, LATENT, **LEVELS), "levels"),
+        (likelihoods.WarpedPixels(EVENT, LATENT, **LEVELS), "levels"),
+        (likelihoods.WarpedPixels(EVENT, LATENT, **LEVELS, histogram=saturated()), "levels"),
         (likelihoods.WarpedLogistic(EVENT, LATENT, low=0.0, decoder=SMALL, knots=warp()), "spiked"),
         (
             likelihoods.WarpedCounts(
@@ -466,6 +473,10 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
     (taut.ConvDecoder, (5,), (2, 3, 13, 9)),
     (partial(taut.ConvDecoder, channels=4), (5,), (6, 7, 5, 3)),
     (taut.ConvDecoder, (5,), (1, 64, 48)),
+    (partial(convolutions.ResidualConvEncoder, channels=4), (3, 13, 9), (2, 5)),
+    (partial(convolutions.ResidualConvEncoder, channels=4, attention=True), (33, 47), (10,)),
+    (partial(convolutions.ResidualConvDecoder, channels=4), (5,), (2, 3, 13, 9)),
+    (partial(convolutions.ResidualConvDecoder, channels=4, attention=True), (5,), (1, 33, 47)),
 ]
 
 

@@ -60,6 +60,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
 )
 FLOWS, VAMP, CODES = "tests/test_flows.py", "tests/test_vamp.py", "tests/test_codes.py"
 CODEBOOK = "tests/test_codebook.py"
+PIXELS, CONVOLUTIONS = "tests/test_pixels.py", "tests/test_convolutions.py"
 REFIT = "tests/test_refit.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
@@ -431,8 +432,8 @@ MUTANTS = [
     Mutant(
         "discretized logistic: edges off by half a level",
         "distributions/levels.py",
-        "upper = (inside + 0.5 - self.loc) / self.scale\n        lower = (inside - 0.5 - self.loc)",
-        "upper = (inside + 1.0 - self.loc) / self.scale\n        lower = (inside - self.loc)",
+        "return level - 0.5, level + 0.5, 1.0",
+        "return level, level + 1.0, 1.0",
         LIKELIHOODS,
     ),
     Mutant(
@@ -3640,6 +3641,71 @@ MUTANTS = [
         "if own is None or config.latent_dim in (None, own):",
         "if own is None or own:",
         f"{CODES}::test_what_does_not_go_together_is_refused_in_a_line",
+    ),
+    # --- Images of levels ---
+    Mutant(
+        "pixels: every level is as wide as one",
+        "distributions/levels.py",
+        "torch.expm1(-width / self.scale)",
+        "torch.expm1(-1 / self.scale)",
+        f"{PIXELS}::test_the_masses_are_differences_of_the_distribution_function",
+    ),
+    Mutant(
+        "pixels: the width of a level has what lies above it twice",
+        "likelihoods/levels.py",
+        "torch.log1p(p[1:-1] / above[1:])",
+        "torch.log1p(p[1:-1] / above[:-1])",
+        f"{PIXELS}::test_a_decoder_output_of_zero_is_the_histogram_of_the_pixels",
+    ),
+    Mutant(
+        "pixels: draws do not know the scale",
+        "distributions/levels.py",
+        "torch.searchsorted(self.edges, self.loc + self.scale * noise)",
+        "torch.searchsorted(self.edges, self.loc + noise)",
+        f"{PIXELS}::test_samples_follow_the_mass",
+    ),
+    Mutant(
+        "pixels: the histogram is that of the first row of pixels",
+        "build/statistics.py",
+        "levels = (block - schema.low).long()",
+        "levels = (block[:, 0] - schema.low).long()",
+        f"{PIXELS}::test_the_histogram_is_that_of_all_pixels_of_the_training_images",
+    ),
+    Mutant(
+        "rows: an error that is not known has no reason",
+        "evidence/results.py",
+        "if not rows or num_samples == 1:",
+        "if rows < 100 or num_samples == 1:",
+        "tests/test_rows.py::test_a_mean_without_an_error_says_why",
+    ),
+    # --- Residual convolutional networks ---
+    Mutant(
+        "residual convolutions: a block does not start as the identity",
+        "convolutions.py",
+        "nn.init.zeros_(parameter)",
+        "nn.init.constant_(parameter, 0.01)",
+        f"{CONVOLUTIONS}::test_training_starts_at_the_plain_network_at_any_size",
+    ),
+    Mutant(
+        "residual convolutions: a block has no skip",
+        "convolutions.py",
+        "return image + self.layers(image)",
+        "return self.layers(image)",
+        f"{CONVOLUTIONS}::test_a_block_by_hand",
+    ),
+    Mutant(
+        "residual convolutions: attention over channels, not places",
+        "convolutions.py",
+        "(query, key, value)",
+        "(query.mT, key.mT, value.mT).mT",
+        f"{CONVOLUTIONS}::test_attention_by_hand",
+    ),
+    Mutant(
+        "residual convolutions: attention at every size",
+        "convolutions.py",
+        "    if attention:",
+        "    if attention is not None:",
+        f"{CONVOLUTIONS}::test_blocks_and_attention_stand_where_they_are_asked_for",
     ),
 ]
 

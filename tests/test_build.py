@@ -85,7 +85,7 @@ def test_summary_of_binarised_grey_is_that_of_its_bits(grey) -> None:
     ("source", "likelihood", "network"),
     [
         (BITS, "Bernoulli()", "MLP()"),
-        (GREY, "DiscretizedLogistic()", "MLP()"),
+        (GREY, "WarpedPixels()", "MLP()"),
         (TABLE, "StudentT(scale='per_entry', min_scale=0.03)", "Residual()"),
     ],
 )

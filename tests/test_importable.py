@@ -18,7 +18,7 @@ SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
     {"types", "references", "system"},
     {"distributions", "networks"},
-    {"couplings", "features", "masked", "data"},
+    {"convolutions", "couplings", "features", "masked", "data"},
     {"model"},
     {"priors", "likelihoods", "posteriors", "objectives"},
     {"models"},

@@ -739,6 +739,10 @@ PARTS = {
     "binomial": (lambda: lk.Binomial((3,), 2, **RANGED), f64(5, -2, 0)),
     "categorical": (lambda: lk.Categorical((3,), 2, **RANGED), f64(5, -2, 0)),
     "logistic": (lambda: lk.DiscretizedLogistic((3,), 2, **RANGED), f64(5, -2, 0)),
+    "pixels": (
+        lambda: lk.WarpedPixels((3,), 2, -2, 5, decoder=SMALL, histogram=torch.arange(1.0, 9.0)),
+        f64(5, -2, 0),
+    ),
     "logistic mixture": (
         lambda: lk.DiscretizedLogistic((3,), 2, components=2, **RANGED),
         f64(5, -2, 0),

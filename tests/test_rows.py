@@ -364,3 +364,19 @@ def test_the_rounding_of_samples_without_weight_is_not_an_error() -> None:
     off = (found.log_evidence - problem.log_evidence(x).detach()).abs()
     assert bool((found.log_evidence_error < 0.2).all())
     assert bool((off <= 6 * found.log_evidence_error).all())
+
+
+def test_a_mean_without_an_error_says_why() -> None:
+    """The mean has an error where every row has one, and with a single sample another reason."""
+    problem = taut.LinearGaussian()
+    x = problem.sample(5)
+    for num_samples, rows, have in ((50, [], ""), (50, [3], "1 of 5 rows has"), (1, [], "")):
+        first = taut.importance(problem.model(), x, num_samples)
+        first.log_evidence_error[rows] = math.inf
+        found = settle(problem.model(), x, first, climbing=0)
+        for result in (first, found):
+            reasons = [w for w in result.warnings if "no Monte Carlo error, and so" in w]
+            assert len(reasons) == len(rows)
+            assert all(w.startswith(have) for w in reasons)
+        mean = Estimate.of(found.log_evidence, found.log_evidence_error)
+        assert (mean.mc_error is None) == (bool(rows) or num_samples == 1)

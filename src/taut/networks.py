@@ -101,7 +101,7 @@ class MLP(Network):
         widths = [math.prod(in_shape) + context_dim, *hidden]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(widths):
-            layers += [Affine(a, b), _activation(activation)]
+            layers += [Affine(a, b), activation_of(activation)]
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers, Affine(widths[-1], math.prod(out_shape)))
@@ -203,10 +203,15 @@ class ConvEncoder(Network):
         image_channels, height, width, self._axis = image_layout(in_shape)
         sides, widths = _pyramid(height, width, channels)
         layers: list[nn.Module] = []
-        for a, b in zip([image_channels, *widths[:-1]], widths, strict=True):
-            layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), _activation(activation)]
+        for a, b, side in zip([image_channels, *widths[:-1]], widths, sides, strict=True):
+            layers.append(nn.Conv2d(a, b, 3, stride=2, padding=1))
+            layers += [*self.stage(b, lowest=side is sides[-1]), activation_of(activation)]
         self.convolutions = nn.Sequential(*layers)
         self.head = Affine(widths[-1] * math.prod(sides[-1]) + context_dim, math.prod(out_shape))
+
+    def stage(self, channels: int, lowest: bool) -> list[nn.Module]:
+        """Returns what follows a convolution to so many channels, the last one or not."""
+        return []
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         batch = x.shape[: x.dim() - len(self.in_shape)]
@@ -256,11 +261,16 @@ class ConvDecoder(Network):
             # that odd sides are right.
             padding = tuple(t - (2 * s - 1) for t, s in zip(target, side, strict=True))
             layers += [
-                _activation(activation),
+                *self.stage(last, lowest=side is sides[-1]),
+                activation_of(activation),
                 nn.ConvTranspose2d(last, out, 3, 2, 1, output_padding=padding),  # type: ignore[arg-type]
             ]
             side, last = target, out
         self.convolutions = nn.Sequential(*layers)
+
+    def stage(self, channels: int, lowest: bool) -> list[nn.Module]:
+        """Returns what precedes a convolution from so many channels, the first one or not."""
+        return []
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         features = _join(_flatten(x, len(self.in_shape)), context)
@@ -296,7 +306,12 @@ def check_widths(hidden: Sequence[int]) -> tuple[int, ...]:
     return tuple(hidden)
 
 
-def _activation(name: str) -> nn.Module:
+def activation_of(name: str) -> nn.Module:
+    """Returns the activation of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}: one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()

@@ -39,6 +39,7 @@ REFERENCES = {
     "Technical report CRG-TR-96-1, University of Toronto, 1996.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
     "arXiv:1511.02543.",
+    "he2016": "He, Zhang, Ren, Sun. Identity mappings in deep residual networks. ECCV 2016.",
     "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained "
     "variational framework. ICLR 2017.",
     "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate "
@@ -65,6 +66,7 @@ REFERENCES = {
     "discrete random variables. ICLR 2017.",
     "mattei2019": "Mattei, Frellsen. MIWAE: deep generative modelling and imputation of incomplete "
     "data sets. ICML 2019.",
+    "mccullagh1980": "McCullagh. Regression models for ordinal data. JRSS B 42, 1980.",
     "meehan2020": "Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in "
     "generative models. AISTATS 2020.",
     "meila2000": "Meila, Jordan. Learning with mixtures of trees. JMLR 1, 2000.",
@@ -112,6 +114,7 @@ REFERENCES = {
     "objectives. ICLR 2019.",
     "vandenoord2017": "van den Oord, Vinyals, Kavukcuoglu. Neural discrete representation "
     "learning. NeurIPS 2017.",
+    "vaswani2017": "Vaswani et al. Attention is all you need. NeurIPS 2017.",
     "vehtari2024": "Vehtari et al. Pareto smoothed importance sampling. JMLR 25, 2024.",
     "vovk2005": "Vovk, Gammerman, Shafer. Algorithmic learning in a random world. Springer, 2005.",
     "wallace1959": "Wallace. Bounds on normal approximations to Student's and the chi-square "
@@ -146,6 +149,7 @@ DOIS = {  # of those that have one
     "gelman1998": "10.1214/ss/1028905934",
     "germain2015": "10.48550/arXiv.1502.03509",
     "grosse2015": "10.48550/arXiv.1511.02543",
+    "he2016": "10.48550/arXiv.1603.05027",
     "jang2017": "10.48550/arXiv.1611.01144",
     "kingma2014": "10.48550/arXiv.1312.6114",
     "kingma2016": "10.48550/arXiv.1606.04934",
@@ -159,6 +163,7 @@ DOIS = {  # of those that have one
     "lucas2019": "10.48550/arXiv.1911.02469",
     "maddison2017": "10.48550/arXiv.1611.00712",
     "mattei2019": "10.48550/arXiv.1812.02633",
+    "mccullagh1980": "10.1111/j.2517-6161.1980.tb01109.x",
     "meehan2020": "10.48550/arXiv.2004.05675",
     "meila2000": "10.1162/153244301753344605",
     "mnih2016": "10.48550/arXiv.1602.06725",
@@ -186,6 +191,7 @@ DOIS = {  # of those that have one
     "troyanskaya2001": "10.1093/bioinformatics/17.6.520",
     "tucker2019": "10.48550/arXiv.1810.04152",
     "vandenoord2017": "10.48550/arXiv.1711.00937",
+    "vaswani2017": "10.48550/arXiv.1706.03762",
     "vehtari2024": "10.48550/arXiv.1507.02646",
     "vovk2005": "10.1007/b106715",
     "williams1992": "10.1007/BF00992696",

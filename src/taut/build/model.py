@@ -27,6 +27,7 @@ from taut.models.exact import ExactModel
 from taut.networks import Network
 from taut.objectives import Objective
 from taut.system.errors import UsageError, choose_from
+from taut.types import image_layout
 
 __all__ = [
     "VAE_MODEL",
@@ -73,6 +74,7 @@ _FILLED = (
     "knots",
     "cells",
     "grids",
+    "histogram",
 )
 
 USUAL = {
@@ -84,6 +86,7 @@ USUAL = {
 }
 
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
+GREY = 256  # levels of 8 bits
 VAE_MODEL, VAMP = "VAE()", "VampPrior"
 SHARED = {"codes", "levels", "width"}  # sizes of a posterior that its prior must have, too
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
@@ -105,6 +108,8 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     usual = USUAL[schema.kind]
     if schema.kind == "real" and not schema.is_rows:
         usual = 'Normal(scale="shared")'
+    if _is_grey(schema):
+        usual = "WarpedPixels()"
     if linear:
         usual = 'StudentT(scale="per_entry", min_scale=0.03)'
     likelihood = config.likelihood or usual
@@ -142,6 +147,15 @@ def _latent_dim(config: ModelConfig, posterior: str) -> int | None:
         f"{posterior} has {own} latent dimensions, and latent_dim is {config.latent_dim}: omit "
         "latent_dim (--latent-dim)"
     )
+
+
+def _is_grey(schema: Schema) -> bool:
+    """Returns whether data are images of one channel of up to 8 bits, which the histogram of all
+    pixels tells well: colours have three, and 16 bits few pixels a level (`benchmarks/grey.py`).
+    """
+    if schema.kind != "levels" or not schema.is_image or schema.num_levels > GREY:
+        return False
+    return image_layout(schema.event_shape)[0] == 1
 
 
 def starts_linear(config: ModelConfig, schema: Schema) -> bool:
@@ -328,7 +342,8 @@ def _statistics(schema: Schema, statistics: Statistics | None) -> dict[str, Any]
     if statistics is None:
         zeros, ones = torch.zeros(schema.event_shape), torch.ones(schema.event_shape)
         blank = {"data_loc": zeros, "data_scale": ones, "log_loc": zeros, "log_scale": ones}
-        return blank | {"data_total": ones, "log_frequencies": None, "knots": None, "cells": None}
+        unknown = ("log_frequencies", "knots", "cells", "histogram")
+        return blank | {"data_total": ones} | dict.fromkeys(unknown)
     return {
         "data_loc": statistics.loc,
         "data_scale": _units(statistics, schema),
@@ -338,6 +353,7 @@ def _statistics(schema: Schema, statistics: Statistics | None) -> dict[str, Any]
         "log_frequencies": statistics.log_frequencies,
         "knots": statistics.knots,
         "cells": statistics.cells,
+        "histogram": statistics.histogram,
     }
 
 

@@ -22,7 +22,10 @@ from typing import Any, cast
 
 from taut.system.errors import UsageError, choose_from, clause, nearest
 
-PARTS = ("likelihoods", "models", "networks", "objectives", "posteriors", "priors", "problems")
+PARTS = (
+    *("likelihoods", "models", "networks", "convolutions"),
+    *("objectives", "posteriors", "priors", "problems"),
+)
 
 __all__ = ["Spec", "find", "known", "parse", "resolve", "to_spec"]
 

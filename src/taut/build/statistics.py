@@ -49,6 +49,8 @@ class Statistics(NamedTuple):
         knots: Of a table: of the marginals of its levels, mixed numbers and dates, (columns, 2,
             knots); see ``warps``.
         cells: Of a table: of the marginals of its columns on a grid, likewise; see ``grids``.
+        histogram: Of images of levels: the probabilities of the levels among all pixels, (levels,),
+            each with a pseudo-count.
     """
 
     loc: Tensor
@@ -60,6 +62,7 @@ class Statistics(NamedTuple):
     rows: int = 0
     knots: Tensor | None = None
     cells: Tensor | None = None
+    histogram: Tensor | None = None
 
 
 def summarize(dataset: Dataset) -> Statistics:
@@ -93,6 +96,7 @@ def summarize(dataset: Dataset) -> Statistics:
         len(dataset.train),
         _knots(dataset),
         _cells(dataset),
+        _histogram(dataset),
     )
 
 
@@ -212,6 +216,19 @@ def _frequencies(dataset: Dataset, loc: Tensor, count: Tensor) -> Tensor | None:
         counts = _level_counts(dataset)
         extra = _pseudo_count(counts)
     return (counts + extra) / (count[..., None] + extra * schema.num_levels)
+
+
+def _histogram(dataset: Dataset) -> Tensor | None:
+    """Returns the smoothed frequencies of the levels among all pixels; None without levels."""
+    schema = dataset.schema
+    if schema.kind != "levels" or not schema.is_image:
+        return None
+    counts = torch.zeros(schema.num_levels, dtype=torch.float64)
+    for block in blocks(dataset.train):
+        levels = (block - schema.low).long()
+        counts += torch.bincount(levels.flatten(), minlength=schema.num_levels)
+    counts += _pseudo_count(counts)
+    return counts / counts.sum()
 
 
 def _level_counts(dataset: Dataset) -> Tensor:

@@ -22,7 +22,10 @@ from taut.system.errors import clause
 __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 
 # What TAB offers for the parts of a model; a test compares it with the registry.
-NETWORKS = ("ConvDecoder", "ConvEncoder", "GatedMLP", "Linear", "MLP", "Residual")
+NETWORKS = (
+    *("ConvDecoder", "ConvEncoder", "GatedMLP", "Linear", "MLP", "Residual"),
+    *("ResidualConvDecoder", "ResidualConvEncoder"),
+)
 PARTS = {
     "model": (
         *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
@@ -44,7 +47,7 @@ PARTS = {
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),
         *("DiscretizedLogistic", "LogNormal", "Multinomial", "NegativeBinomial", "Normal"),
         *("Ordinal", "Poisson", "StudentT", "WarpedCounts", "WarpedGrid", "WarpedLevels"),
-        *("WarpedLogistic", "ZeroInflatedNegativeBinomial"),
+        *("WarpedLogistic", "WarpedPixels", "ZeroInflatedNegativeBinomial"),
     ),
     "encoder": NETWORKS,
     "decoder": NETWORKS,

@@ -20,6 +20,7 @@ from taut.distributions.levels import (
     CategoricalLevels,
     DiscretizedLogistic,
     Ordinal,
+    WarpedPixels,
 )
 from taut.distributions.observed import Observed
 from taut.distributions.reals import ContinuousBernoulli, LogNormal, StudentT
@@ -39,5 +40,6 @@ __all__ = [
     "Ordinal",
     "Poisson",
     "StudentT",
+    "WarpedPixels",
     "ZeroInflated",
 ]

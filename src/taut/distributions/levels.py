@@ -15,7 +15,14 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical, Distribution, constraints
 from torch.nn import functional
 
-__all__ = ["OUTSIDE", "Bernoulli", "CategoricalLevels", "DiscretizedLogistic", "Ordinal"]
+__all__ = [
+    "OUTSIDE",
+    "Bernoulli",
+    "CategoricalLevels",
+    "DiscretizedLogistic",
+    "Ordinal",
+    "WarpedPixels",
+]
 
 
 OUTSIDE = 2.0**-24
@@ -162,6 +169,10 @@ class DiscretizedLogistic(Distribution):
         above = torch.sigmoid((self.loc[..., None] - edges) / self.scale[..., None])
         return self.low + torch.where(edges < high, above, 0.0).sum(-1)
 
+    def _cell(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Returns the lower and upper edge of levels, and their distance."""
+        return level - 0.5, level + 0.5, 1.0
+
     def log_prob(self, value: Tensor) -> Tensor:
         whole: Any = value.round()
         share = torch.where(value == whole, 1 - OUTSIDE, OUTSIDE).to(value)
@@ -171,12 +182,12 @@ class DiscretizedLogistic(Distribution):
         # A single level has both tails.
         rest = 1 - OUTSIDE * ((inside == self.low).to(value) + (inside == self.high))
         ends = torch.where(distance > 0, beyond, rest.log()) + share.log()
-        upper = (inside + 0.5 - self.loc) / self.scale
-        lower = (inside - 0.5 - self.loc) / self.scale
+        below, above, width = self._cell(inside)
+        upper, lower = (above - self.loc) / self.scale, (below - self.loc) / self.scale
         log_below = torch.where(inside >= self.high, 0.0, functional.logsigmoid(upper))
         log_above = torch.where(inside <= self.low, 0.0, functional.logsigmoid(-lower))
         inner = (inside > self.low) & (inside < self.high)
-        log_width = torch.log(-share * torch.expm1(-1 / self.scale))
+        log_width = torch.log(-share * torch.expm1(-width / self.scale))
         return log_below + log_above + torch.where(inner, log_width, ends)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -184,6 +195,62 @@ class DiscretizedLogistic(Distribution):
         with torch.no_grad():
             noise = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(eps=0.0)
             return (self.loc + self.scale * noise).round().clamp(self.low, self.high)
+
+
+class WarpedPixels(DiscretizedLogistic):
+    r"""Creates a logistic distribution of G(x), G being an ascending map of the levels low, ...,
+    high that all elements share.
+
+    It is ``DiscretizedLogistic`` with the edge $l + 1/2$ between two levels moved to $g_l$:
+
+    $$ p(l) = \sigma((g_l - m) / s) - \sigma((g_{l-1} - m) / s), \quad
+       g_{\mathrm{low} - 1} = -\infty, \; g_\mathrm{high} = \infty. $$
+
+    Beyond the levels, and between them, lies the same share of the mass.
+
+    Args:
+        loc: m, in units of g.
+        scale: s, likewise.
+        edges: g, (levels - 1,), ascending.
+        widths: $g_l - g_{l-1}$, (levels,), more exact than the edges can tell; those of the two end
+            levels are any positive numbers.
+        low: The smallest level.
+    """
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        edges: Tensor,
+        widths: Tensor,
+        low: int,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.edges, self.widths = edges, widths
+        super().__init__(loc, scale, low, low + len(edges), validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> WarpedPixels:
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        low = int(self.low)
+        return WarpedPixels(loc, scale, self.edges, self.widths, low, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        # Some levels at a time: a tensor of 65,536 of them for each pixel fits nowhere.
+        loc, scale = self.loc[..., None], self.scale[..., None]
+        parts = (torch.sigmoid((loc - some) / scale).sum(-1) for some in self.edges.split(64))
+        return self.low + sum(parts, torch.zeros_like(self.loc))
+
+    def _cell(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+        at, last = (level - self.low).long(), len(self.edges) - 1
+        return self.edges[(at - 1).clamp(min=0)], self.edges[at.clamp(max=last)], self.widths[at]
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        with torch.no_grad():
+            noise = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).logit(eps=0.0)
+            above = torch.searchsorted(self.edges, self.loc + self.scale * noise)
+            return (self.low + above).to(self.loc.dtype)
 
 
 class Ordinal(Distribution):

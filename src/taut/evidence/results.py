@@ -233,7 +233,7 @@ class Evidence:
         known = self.log_evidence.isfinite() & self.elbo.isfinite()
         if not bool(known.all()):
             lines.append(some_rows(~known))
-        return lines
+        return lines + no_error(self.log_evidence_error[known], self.num_samples)
 
     def of(self, rows: Tensor) -> Evidence:
         """Returns the evidence of some of the data."""
@@ -345,6 +345,24 @@ def count_methods(method: Tensor, known: Tensor) -> dict[str, int]:
     counts = {name: int(((method == i) & known).sum()) for i, name in enumerate(METHODS)}
     counts["none"] = int((~known).sum())
     return {name: count for name, count in counts.items() if count or name in METHODS[:3]}
+
+
+def no_error(errors: Tensor, num_samples: int) -> list[str]:
+    """Returns the warning that a mean has no Monte Carlo error since some of its rows have none.
+
+    Args:
+        errors: Of the rows that have a number, (N,).
+        num_samples: K; of one sample no error is known, which another warning says.
+    """
+    rows = int((~errors.isfinite()).sum())
+    if not rows or num_samples == 1:
+        return []
+    have, their = ("has", "its") if rows == 1 else ("have", "their")
+    return [
+        f"{rows} of {len(errors)} rows {have} no Monte Carlo error, and so the mean has none: "
+        f"almost one sample alone carries {their} weight; take more samples, or tighten the "
+        f"posterior (`taut tighten`)"
+    ]
 
 
 def some_rows(without: Tensor, what: str = "number") -> str:

@@ -52,7 +52,15 @@ from taut.evidence.importance import (
     posterior_proposal,
     prior_proposal,
 )
-from taut.evidence.results import METHODS, Estimate, Evidence, count_methods, in_parts, some_rows
+from taut.evidence.results import (
+    METHODS,
+    Estimate,
+    Evidence,
+    count_methods,
+    in_parts,
+    no_error,
+    some_rows,
+)
 from taut.model import Model, evaluating, frozen
 from taut.models.exact import ExactModel
 from taut.objectives import log_mean_exp
@@ -153,7 +161,7 @@ class RowEvidence:
             lines.append(some_rows(~self.known))
         elif not bool(first.elbo.isfinite().all()):
             lines.append(some_rows(~first.elbo.isfinite(), "ELBO"))
-        return lines
+        return lines + no_error(self.log_evidence_error[self.known], first.num_samples)
 
     def impossible(self, rows: Sequence[int]) -> RowEvidence:
         """Returns the same, but that some rows hold a value of no probability.

@@ -19,7 +19,7 @@ from taut.model import Likelihood
 from taut.networks import MLP, NetworkFactory, positive
 from taut.types import Context
 
-__all__ = ["Bernoulli", "Binomial", "Categorical", "DiscretizedLogistic", "Ordinal"]
+__all__ = ["Bernoulli", "Binomial", "Categorical", "DiscretizedLogistic", "Ordinal", "WarpedPixels"]
 
 
 class Bernoulli(Likelihood):
@@ -186,6 +186,71 @@ class DiscretizedLogistic(Likelihood):
         )
 
 
+class WarpedPixels(Likelihood):
+    r"""Creates $P(x_i \le l \mid z) = \sigma((g_l - m_i(z)) / s_i(z))$ for images of levels.
+
+    The edges g between levels are shared by all pixels: the logit of the distribution function of
+    all pixels of the training images. So m = 0, s = 1 is their histogram, with its masses at black
+    and at white and whatever else it has; a large s gives both ends and little between them, a
+    small s one level. A saturated image has most pixels at the ends, where ``DiscretizedLogistic``,
+    which measures in levels, must choose between a narrow peak and the rest of the range.
+
+    Args:
+        event_shape: Shape of one image.
+        latent_dim: D.
+        low: The smallest level.
+        high: The largest level.
+        min_scale: Smallest s; the histogram has 1.
+        decoder: Network from z to the location and the raw scale, (2, \*event).
+        context_dim: C.
+        histogram: Probabilities of the levels among all pixels of the training images, (levels,),
+            none of them zero; all the same if it is not given.
+
+    Raises:
+        ValueError: the elements have levels of their own, or one level only.
+
+    References: mccullagh1980.
+    """
+
+    edges: Tensor
+    widths: Tensor
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        low: int | Tensor,
+        high: int | Tensor,
+        min_scale: float = 1e-3,
+        decoder: NetworkFactory = MLP,
+        context_dim: int = 0,
+        histogram: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            raise ValueError("WarpedPixels is for elements of the same levels: take WarpedLevels()")
+        if low >= high:
+            raise ValueError(f"WarpedPixels needs two levels or more, not {low}..{high}")
+        self.event_dims, self.low, self.high = len(event_shape), int(low), int(high)
+        self.min_scale = min_scale
+        if histogram is None:
+            histogram = torch.ones(self.high - self.low + 1)
+        edges, widths = _warp(histogram)
+        self.register_buffer("edges", edges)
+        self.register_buffer("widths", widths)
+        self.decoder = decoder((latent_dim,), (2, *event_shape), context_dim)
+
+    def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
+        raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
+        # A logistic distribution has a standard deviation of 1.8: a location of as many units for
+        # each unit of the decoder.
+        loc, scale = 1.8 * raw[0], self.min_scale + (1 - self.min_scale) * positive(raw[1])
+        made = distributions.WarpedPixels(
+            loc, scale, self.edges, self.widths, self.low, validate_args=False
+        )
+        return Observed(made, self.event_dims, self.low)
+
+
 class Binomial(Likelihood):
     r"""Creates low + $\mathrm{Binomial}(x_i; n_i, \sigma(\ell_i(z)))$ with n = high - low, for each
     element.
@@ -283,6 +348,19 @@ def _range(
     return nn.Buffer(full(low, event_shape), persistent=False), nn.Buffer(
         full(high, event_shape), persistent=False
     )
+
+
+def _warp(histogram: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the logit of the distribution function of levels at the edges between them,
+    (levels - 1,), and the width of each level, (levels,).
+    """
+    p = histogram.double() / histogram.double().sum()
+    # summed from both ends: one minus a sum near one has no digits
+    below, above = p.cumsum(0)[:-1], p.flip(0).cumsum(0).flip(0)[1:]
+    inner = torch.log1p(p[1:-1] / below[:-1]) + torch.log1p(p[1:-1] / above[1:])
+    widths = functional.pad(inner, (1, 1), value=1.0)
+    dtype = torch.get_default_dtype()
+    return (below.log() - above.log()).to(dtype), widths[: len(p)].to(dtype)
 
 
 def _log_frequencies(
