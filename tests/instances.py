@@ -366,13 +366,16 @@ def make_posteriors() -> list[taut.Posterior]:
         posteriors.IndependentBernoulli(EVENT, LATENT, SMALL, **scaled),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled)),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled, layers=3, bins=0)),
+        bent(posteriors.InverseAutoregressive(EVENT, LATENT, SMALL, **scaled)),
+        bent(posteriors.InverseAutoregressive(EVENT, LATENT, SMALL, **scaled, bins=4)),
     ]
 
 
 def bent(part: nn.Module) -> Any:
-    """Returns a part whose couplings are not the identity any more."""
+    """Returns a part whose layers are not the identity any more."""
+    layers = part.couplings if hasattr(part, "couplings") else part.autoregressive
     with torch.no_grad():
-        for network in part.couplings.networks:
+        for network in layers.networks:
             for parameter in network.layers[-1].parameters():
                 parameter.normal_(0, 0.03)
     return part

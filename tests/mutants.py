@@ -59,7 +59,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
     "tests/test_loop.py",
 )
 FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
-REFIT = "tests/test_refit.py"
+REFIT, AUTOREGRESSIVE = "tests/test_refit.py", "tests/test_autoregressive.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
     "tests/test_tighten.py",
@@ -3337,6 +3337,48 @@ MUTANTS = [
         "nn.init.zeros_(parameter)",
         "nn.init.normal_(parameter)",
         f"{FLOWS}::test_zeros_are_the_identity",
+    ),
+    Mutant(
+        "autoregressive: a dimension sees itself",
+        "autoregressive.py",
+        "MaskedAffine(answers[:, None] > degrees)",
+        "MaskedAffine(answers[:, None] >= degrees)",
+        f"{AUTOREGRESSIVE}::test_an_output_sees_all_dimensions_before_it_and_no_other",
+    ),
+    Mutant(
+        "autoregressive: the last dimension but one is seen by none",
+        "autoregressive.py",
+        "* (dim - 1 - lowest) // width",
+        "* (dim - 2 - lowest) // width",
+        f"{AUTOREGRESSIVE}::test_an_output_sees_all_dimensions_before_it_and_no_other",
+    ),
+    Mutant(
+        "autoregressive: the inverse takes the layers in the order of the map",
+        "autoregressive.py",
+        "in reversed(layers) if inverse else layers:",
+        "in layers:",
+        f"{AUTOREGRESSIVE}::test_the_log_determinant_is_that_of_the_jacobian",
+    ),
+    Mutant(
+        "importance: a slow density is asked for at the samples it came with",
+        "evidence/importance.py",
+        "    if log_r is not None:\n",
+        "    if False:\n",
+        f"{AUTOREGRESSIVE}::test_a_linear_layer_is_the_exact_posterior_of_a_linear_model",
+    ),
+    Mutant(
+        "annealing: chains ask for a density that costs D passes",
+        "evidence/annealing.py",
+        "_fast(model.encode(*whole))",
+        "model.encode(*whole)",
+        f"{AUTOREGRESSIVE}::test_annealing_starts_at_the_gaussian_of_mean_and_variances",
+    ),
+    Mutant(
+        "tighten: a flow whose density costs D passes is asked for it at each step",
+        "runs/tighten.py",
+        "TIGHTENING_SLOW if slow else TIGHTENING",
+        "TIGHTENING",
+        "tests/test_tighten.py::test_it_starts_as_the_posterior_it_came_from",
     ),
     Mutant(
         "tasks: an interval of 90 % holds 91 of 100 ranks",

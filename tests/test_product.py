@@ -124,6 +124,10 @@ LATENTS = [
         ("DiagonalNormal()", "FullCovarianceNormal()"),
     ),
     ("Flow(layers=2, hidden=(8,))", "CouplingFlow(layers=2, hidden=(8,), num_features=4)"),
+    (
+        "Flow(layers=2, hidden=(8,))",
+        "InverseAutoregressive(layers=2, hidden=(8,), num_features=4)",
+    ),
     ("VampPrior(components=4)", "DiagonalNormal()"),
     ("IndependentBernoulli()", "IndependentBernoulli()"),
 ]

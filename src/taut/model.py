@@ -103,6 +103,8 @@ class Posterior(nn.Module, abc.ABC):
     """
 
     features: Features
+    slow_density = False
+    """Whether log q of a z that is given costs a pass for each latent dimension."""
 
     def parameters_at(self, x: Data, context: Context | None = None) -> dict[str, Tensor]:
         r"""Returns what the network says of each data point, (B, \*), by name: q's parameters."""

@@ -33,6 +33,8 @@ REFERENCES = {
     "1979.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
+    "germain2015": "Germain, Gregor, Murray, Larochelle. MADE: masked autoencoder for distribution "
+    "estimation. ICML 2015.",
     "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
     "Technical report CRG-TR-96-1, University of Toronto, 1996.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
@@ -74,6 +76,8 @@ REFERENCES = {
     "owen2000": "Owen, Zhou. Safe and effective importance sampling. JASA 95, 2000.",
     "paninski2003": "Paninski. Estimation of entropy and mutual information. Neural Computation "
     "15, 2003.",
+    "papamakarios2017": "Papamakarios, Pavlakou, Murray. Masked autoregressive flow for density "
+    "estimation. NeurIPS 2017.",
     "pearl1988": "Pearl. Probabilistic reasoning in intelligent systems. Morgan Kaufmann, 1988.",
     "poole2019": "Poole et al. On variational bounds of mutual information. ICML 2019.",
     "rainforth2018": "Rainforth et al. Tighter variational bounds are not necessarily better. ICML "
@@ -135,6 +139,7 @@ DOIS = {  # of those that have one
     "efron1979": "10.1214/aos/1176344552",
     "efron1981": "10.1214/aos/1176345462",
     "gelman1998": "10.1214/ss/1028905934",
+    "germain2015": "10.48550/arXiv.1502.03509",
     "grosse2015": "10.48550/arXiv.1511.02543",
     "kingma2014": "10.48550/arXiv.1312.6114",
     "kingma2016": "10.48550/arXiv.1606.04934",
@@ -156,6 +161,7 @@ DOIS = {  # of those that have one
     "neal2001": "10.1023/A:1008923215028",
     "owen2000": "10.1080/01621459.2000.10473909",
     "paninski2003": "10.1162/089976603321780272",
+    "papamakarios2017": "10.48550/arXiv.1705.07057",
     "poole2019": "10.48550/arXiv.1905.06922",
     "rainforth2018": "10.48550/arXiv.1802.04537",
     "rezende2014": "10.48550/arXiv.1401.4082",

@@ -32,6 +32,7 @@ PARTS = {
     "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"),
     "posterior": (
         *("CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
+        "InverseAutoregressive",
     ),
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),
