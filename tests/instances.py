@@ -390,6 +390,7 @@ def make_priors() -> list[taut.Prior]:
         mixture.logits.normal_()
         mixture.raw_scale.normal_()
     flows = [bent(priors.Flow(LATENT)), bent(priors.Flow(LATENT, layers=3, bins=0))]
+    flows += [bent(priors.Flow(LATENT, bins=bins, kind="autoregressive")) for bins in (0, 8)]
     own = partial(taut.DiagonalNormal, encoder=SMALL)
     vamp = priors.VampPrior(3, own, EVENT, LATENT, features=Standardize(EVENT))
     return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared()]

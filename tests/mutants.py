@@ -3320,8 +3320,8 @@ MUTANTS = [
     Mutant(
         "flow: one scale of the prior for ever",
         "priors.py",
-        "self.min_scale + positive(self.raw_scale)\n        return FlowDistribution",
-        "self.min_scale + positive(0 * self.raw_scale)\n        return FlowDistribution",
+        "self.min_scale + positive(self.raw_scale)\n        layers = ",
+        "self.min_scale + positive(0 * self.raw_scale)\n        layers = ",
         f"{FLOWS}::test_a_prior_is_the_normal_of_its_place_and_scale_until_its_layers_bend",
     ),
     Mutant(
@@ -3358,6 +3358,13 @@ MUTANTS = [
         "in reversed(layers) if inverse else layers:",
         "in layers:",
         f"{AUTOREGRESSIVE}::test_the_log_determinant_is_that_of_the_jacobian",
+    ),
+    Mutant(
+        "autoregressive: a prior's layers take their slow way for densities",
+        "priors.py",
+        "hidden, bins, density=True)",
+        "hidden, bins, density=False)",
+        f"{AUTOREGRESSIVE}::test_a_prior_of_three_dimensions_is_bent_given_all_those_before",
     ),
     Mutant(
         "importance: a slow density is asked for at the samples it came with",

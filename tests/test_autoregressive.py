@@ -15,7 +15,7 @@ from torch.distributions import Independent, Normal
 from ztest import assert_mean
 
 import taut
-from taut import posteriors
+from taut import posteriors, priors
 from taut.autoregressive import Autoregressive, Masked
 from taut.distributions.flows import Flow
 from taut.evidence.annealing import Path, annealing
@@ -207,12 +207,30 @@ def test_a_posterior_is_the_diagonal_normal_until_its_layers_bend() -> None:
     torch.testing.assert_close(q(x).log_prob(z), expected, rtol=0, atol=1e-10)
 
 
+def test_a_prior_of_three_dimensions_is_bent_given_all_those_before() -> None:
+    """The density by hand: one affine layer takes z_i to (z_i - b_i) e^-a_i."""
+    prior = priors.Flow(3, layers=1, hidden=(), bins=0, kind="autoregressive")
+    network = prior.autoregressive.networks[0]
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.normal_(0, 0.5)
+    z, p = torch.randn(5, 3), prior()
+    y = (z - p.loc) / p.scale
+    shift, raw = network(y, None).unbind(-1)
+    log_scale = 2 * torch.tanh(raw / 2)
+    each = Normal(shift, log_scale.exp()).log_prob(y) - p.scale.log()
+    torch.testing.assert_close(p.log_prob(z), each.sum(-1), rtol=0, atol=1e-10)
+    assert not p.slow_density
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: posteriors.InverseAutoregressive((3,), 1), "at least 2 latent dimensions"),
         (lambda: posteriors.InverseAutoregressive((3,), 2, layers=0), "layers must be at least 1"),
         (lambda: posteriors.InverseAutoregressive((3,), 2, bins=1), "bins must be 0"),
+        (lambda: priors.Flow(1, kind="autoregressive"), "at least 2 latent dimensions"),
+        (lambda: priors.Flow(2, kind="radial"), "unknown kind 'radial'"),
     ],
 )
 def test_what_a_flow_cannot_be_is_said(make, message: str) -> None:

@@ -125,7 +125,7 @@ LATENTS = [
     ),
     ("Flow(layers=2, hidden=(8,))", "CouplingFlow(layers=2, hidden=(8,), num_features=4)"),
     (
-        "Flow(layers=2, hidden=(8,))",
+        "Flow(layers=2, hidden=(8,), bins=0, kind='autoregressive')",
         "InverseAutoregressive(layers=2, hidden=(8,), num_features=4)",
     ),
     ("VampPrior(components=4)", "DiagonalNormal()"),
