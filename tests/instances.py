@@ -368,6 +368,7 @@ def make_posteriors() -> list[taut.Posterior]:
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled, layers=3, bins=0)),
         bent(posteriors.InverseAutoregressive(EVENT, LATENT, SMALL, **scaled)),
         bent(posteriors.InverseAutoregressive(EVENT, LATENT, SMALL, **scaled, bins=4)),
+        posteriors.PowerSpherical(EVENT, LATENT, SMALL, **scaled),
     ]
 
 
@@ -390,10 +391,11 @@ def make_priors() -> list[taut.Prior]:
         mixture.logits.normal_()
         mixture.raw_scale.normal_()
     flows = [bent(priors.Flow(LATENT)), bent(priors.Flow(LATENT, layers=3, bins=0))]
-    flows += [bent(priors.Flow(LATENT, bins=bins, kind="autoregressive")) for bins in (0, 8)]
+    flows += [bent(priors.Flow(LATENT, 2, (8,), bins, kind="autoregressive")) for bins in (0, 4)]
     own = partial(taut.DiagonalNormal, encoder=SMALL)
     vamp = priors.VampPrior(3, own, EVENT, LATENT, features=Standardize(EVENT))
-    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared()]
+    ball = priors.UniformSphere(LATENT)
+    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared(), ball]
 
 
 def shared() -> taut.Prior:

@@ -60,6 +60,7 @@ EVIDENCE, BUILD, DATA, LOOP = (
 )
 FLOWS, VAMP = "tests/test_flows.py", "tests/test_vamp.py"
 REFIT, AUTOREGRESSIVE = "tests/test_refit.py", "tests/test_autoregressive.py"
+SPHERE = "tests/test_sphere.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
     "tests/test_tighten.py",
@@ -3386,6 +3387,48 @@ MUTANTS = [
         "TIGHTENING_SLOW if slow else TIGHTENING",
         "TIGHTENING",
         "tests/test_tighten.py::test_it_starts_as_the_posterior_it_came_from",
+    ),
+    Mutant(
+        "sphere: the reflection goes across mu - e_1, which may have no length",
+        "distributions/sphere.py",
+        "sign = torch.where(first > 0, 1.0, -1.0)",
+        "sign = torch.where(first > 0, -1.0, -1.0)",
+        f"{SPHERE}::test_around_an_axis_or_its_opposite_nothing_is_divided_by_zero",
+    ),
+    Mutant(
+        "sphere: samples without the gradient of the angle",
+        "distributions/sphere.py",
+        "near, far = Dirichlet(parameters, validate_args=False).rsample(sample_shape).unbind(-1)",
+        "near, far = Dirichlet(parameters, validate_args=False).sample(sample_shape).unbind(-1)",
+        f"{SPHERE}::test_samples_have_the_moments_and_their_gradients_the_slopes",
+    ),
+    Mutant(
+        "sphere: the normalizer of one dimension less",
+        "distributions/sphere.py",
+        "- beta * math.log(4 * math.pi)",
+        "- (beta - 0.5) * math.log(4 * math.pi)",
+        f"{SPHERE}::test_density_mean_variance_and_divergence_are_those_of_quadrature",
+    ),
+    Mutant(
+        "sphere: log-gamma functions cancel in float32",
+        "distributions/sphere.py",
+        "LARGE = 8.0 ",
+        "LARGE = 1e9 ",
+        f"{SPHERE}::test_float32_knows_densities_and_divergences_of_the_smallest_spread",
+    ),
+    Mutant(
+        "sphere: the ladder anneals where no chain can move",
+        "evidence/rows.py",
+        "not can_move(support)",
+        "(support is not None and support.is_discrete)",
+        f"{SPHERE}::test_rows_that_the_encoder_does_not_serve_are_looked_at_again_on_a_sphere",
+    ),
+    Mutant(
+        "sphere: the point that stands for a data point lies in the ball",
+        "model.py",
+        "return nearest(q, q.mean)",
+        "return q.mean",
+        f"{SPHERE}::test_importance_sampling_and_bounds_on_a_sphere_are_right",
     ),
     Mutant(
         "tasks: an interval of 90 % holds 91 of 100 ranks",

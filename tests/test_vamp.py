@@ -27,6 +27,7 @@ FAMILIES = [
     partial(posteriors.CouplingFlow, layers=2, hidden=(5,)),
     partial(posteriors.InverseAutoregressive, layers=2, hidden=(5,)),
     posteriors.IndependentBernoulli,
+    posteriors.PowerSpherical,
 ]
 
 

@@ -17,13 +17,21 @@ from torch.distributions import (
 
 from taut.autoregressive import Autoregressive
 from taut.couplings import Couplings
+from taut.distributions import sphere
 from taut.distributions.flows import Flow as FlowDistribution
 from taut.features import Features
 from taut.model import Posterior, Prior
 from taut.networks import positive
 from taut.types import Context
 
-__all__ = ["Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"]
+__all__ = [
+    "Flow",
+    "GaussianMixture",
+    "IndependentBernoulli",
+    "StandardNormal",
+    "UniformSphere",
+    "VampPrior",
+]
 
 
 class StandardNormal(Prior):
@@ -45,6 +53,30 @@ class StandardNormal(Prior):
         return Independent(
             Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
         )
+
+
+class UniformSphere(Prior):
+    r"""Creates $p(z) = \Gamma(D/2) / (2 \pi^{D/2})$ on the unit sphere of D dimensions, with
+    respect to its area; for a ``PowerSpherical`` posterior.
+
+    Args:
+        latent_dim: D, at least 2.
+
+    Raises:
+        ValueError: there is one latent dimension.
+
+    References: davidson2018.
+    """
+
+    centre: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        sphere.check_dim(latent_dim)
+        self.register_buffer("centre", torch.zeros(latent_dim))
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        return sphere.UniformSphere(self.centre)
 
 
 class IndependentBernoulli(Prior):

@@ -23,6 +23,9 @@ REFERENCES = {
     "2018.",
     "dai2019": "Dai, Wipf. Diagnosing and enhancing VAE models. ICLR 2019.",
     "dauphin2017": "Dauphin et al. Language modeling with gated convolutional networks. ICML 2017.",
+    "davidson2018": "Davidson et al. Hyperspherical variational auto-encoders. UAI 2018.",
+    "decao2020": "De Cao, Aziz. The power spherical distribution. ICML workshop on invertible "
+    "neural networks, normalizing flows and explicit likelihood models, 2020.",
     "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC "
     "curves. Biometrics 44, 1988.",
     "dempster1977": "Dempster, Laird, Rubin. Maximum likelihood from incomplete data via the EM "
@@ -132,6 +135,8 @@ DOIS = {  # of those that have one
     "cremer2018": "10.48550/arXiv.1801.03558",
     "dai2019": "10.48550/arXiv.1903.05789",
     "dauphin2017": "10.48550/arXiv.1612.08083",
+    "davidson2018": "10.48550/arXiv.1804.00891",
+    "decao2020": "10.48550/arXiv.2006.04437",
     "delong1988": "10.2307/2531595",
     "dempster1977": "10.1111/j.2517-6161.1977.tb01600.x",
     "dinh2017": "10.48550/arXiv.1605.08803",

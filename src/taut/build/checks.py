@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from taut.data import Dataset, Rows, Schema, batch, blocks
+from taut.distributions.sphere import UnitSphere
 from taut.likelihoods.columns import ColumnSupport, reach_of
 from taut.model import VAE, Model
 from taut.models.exact import ExactModel
@@ -150,10 +151,13 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     else:
         same_space = _all(there, z) and _all(back, prior.sample(torch.Size((1,))))
     if not same_space:
+        remedy = "take both discrete or both continuous"
+        if isinstance(there, UnitSphere) or isinstance(back, UnitSphere):
+            remedy = 'on the sphere take --prior "UniformSphere()" --posterior "PowerSpherical()"'
         raise UsageError(
             f"the prior {type(model.prior).__name__} and the posterior "
             f"{type(model.posterior).__name__} are over different "
-            "spaces, so their KL means nothing: take both discrete or both continuous"
+            f"spaces, so their KL means nothing: {remedy}"
         )
     objective(model, x)  # a wrong pair of parts fails here, not in the loop
 

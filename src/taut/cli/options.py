@@ -29,10 +29,13 @@ PARTS = {
         "MixtureOfFactorAnalysers",
     ),
     "objective": ("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "VIMCO"),
-    "prior": ("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "VampPrior"),
+    "prior": (
+        *("Flow", "GaussianMixture", "IndependentBernoulli", "StandardNormal", "UniformSphere"),
+        "VampPrior",
+    ),
     "posterior": (
         *("CouplingFlow", "DiagonalNormal", "FullCovarianceNormal", "IndependentBernoulli"),
-        "InverseAutoregressive",
+        *("InverseAutoregressive", "PowerSpherical"),
     ),
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),

@@ -49,7 +49,7 @@ from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of, some_of
 from taut.use.door import takes_model_and_data
 
-__all__ = ["Annealed", "annealing", "annealing_blocks", "simulate", "support_of"]
+__all__ = ["Annealed", "annealing", "annealing_blocks", "can_move", "simulate", "support_of"]
 
 ACCEPTANCE = 0.8  # aimed at by the pilot
 LEAPFROG = 4  # steps of a transition
@@ -339,6 +339,17 @@ def _fast(q: Distribution) -> Distribution:
         return q
     normal = Normal(q.mean.detach(), q.stddev.detach(), validate_args=False)
     return Independent(normal, 1, validate_args=False)
+
+
+def can_move(support: constraints.Constraint | None) -> bool:
+    """Returns whether chains can move within a support."""
+    if support is not None and support.is_discrete:
+        return False
+    try:
+        _unconstrained(support)
+    except ValueError:
+        return False
+    return True
 
 
 def _unconstrained(support: constraints.Constraint | None) -> Any:
