@@ -3389,6 +3389,13 @@ MUTANTS = [
         "tests/test_tighten.py::test_it_starts_as_the_posterior_it_came_from",
     ),
     Mutant(
+        "latents: as many rows though each density costs D passes",
+        "evidence/latents_section.py",
+        "if not scene.model.slow_density:",
+        "if True:",
+        f"{AUTOREGRESSIVE}::test_an_audit_takes_few_rows_where_their_densities_cost_most",
+    ),
+    Mutant(
         "sphere: the reflection goes across mu - e_1, which may have no length",
         "distributions/sphere.py",
         "sign = torch.where(first > 0, 1.0, -1.0)",

@@ -21,6 +21,8 @@ from taut.distributions.flows import Flow
 from taut.evidence.annealing import Path, annealing
 from taut.evidence.ascent import members
 from taut.evidence.gaps import optima_blocks
+from taut.evidence.latents_section import LatentSpace
+from taut.evidence.section import Scene
 
 CASES = list(itertools.product([2, 5], [0, 5], [False, True]))
 
@@ -196,6 +198,17 @@ def test_gaps_fit_the_family_of_each_datum_without_its_inverse() -> None:
     torch.testing.assert_close(
         part.log_prob(z[:, [2, 0]]), posterior(x).log_prob(z)[:, [2, 0]], rtol=0, atol=1e-10
     )
+
+
+def test_an_audit_takes_few_rows_where_their_densities_cost_most() -> None:
+    """Of N rows N^2 densities of 5 passes each: those of N / sqrt(5) rows cost what N^2 of one
+    would.
+    """
+    problem = taut.LinearGaussian(7, 5, 0.7)
+    x = problem.sample(50)
+    found = LatentSpace.run(Scene(problem.model(Tilted(problem)), x))
+    assert found["num_data"] == 22
+    assert LatentSpace.run(Scene(problem.model(), x))["num_data"] == 50
 
 
 def test_a_posterior_is_the_diagonal_normal_until_its_layers_bend() -> None:

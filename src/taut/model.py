@@ -293,6 +293,11 @@ class Model(nn.Module, abc.ABC):
         """The smallest scales that a likelihood can learn, in the units of the data."""
         return None
 
+    @property
+    def slow_density(self) -> bool:
+        """Whether log q of a z that is given costs a pass for each latent dimension."""
+        return False
+
     def split(self, x: Data, context: Context | None = None) -> tuple[Tensor, Context | None]:
         """Returns what of a data point is modelled, and the context.
 
@@ -394,6 +399,10 @@ class VAE(Model):
     @property
     def scale_floor(self) -> Tensor | None:
         return getattr(self.likelihood, "scale_floor", None)
+
+    @property
+    def slow_density(self) -> bool:
+        return self.posterior.slow_density
 
     @property
     def halves(self) -> dict[str, nn.Module]:

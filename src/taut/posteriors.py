@@ -234,9 +234,9 @@ class InverseAutoregressive(_BentNormal):
 
     It starts as the diagonal Gaussian. A sample with its log-density costs one pass through the
     layers. The density of a z that is given costs D: where it is asked for (``StickingTheLanding``,
-    ``DReG``, the information about x in the latent space) a latent dimension costs as much as a
-    layer. ``ELBO`` and ``IWAE`` ask for none, nor does importance sampling from q. Annealing starts
-    at the Gaussian of q's mean and variances.
+    ``DReG``, ``taut score`` of doubtful rows) a latent dimension costs as much as a layer. ``ELBO``
+    and ``IWAE`` ask for none, nor does importance sampling from q. Annealing starts at the Gaussian
+    of q's mean and variances, and an audit looks at the latent space of fewer rows.
 
     Args:
         event_shape: Shape of one datum.
