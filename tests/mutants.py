@@ -1329,8 +1329,8 @@ MUTANTS = [
     Mutant(
         "AIS: the start asked for is ignored",
         "evidence/annealing.py",
-        'model.encode(*whole) if start == "posterior" else self.prior',
-        "model.encode(*whole)",
+        '_fast(model.encode(*whole)) if start == "posterior" else self.prior',
+        "_fast(model.encode(*whole))",
         ANNEALING + "::test_from_the_prior_the_posterior_does_not_matter",
     ),
     Mutant(
