@@ -381,6 +381,9 @@ def make_posteriors() -> list[taut.Posterior]:
         quantized(**scaled),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled)),
         bent(posteriors.CouplingFlow(EVENT, LATENT, SMALL, **scaled, layers=3, bins=0)),
+        bent(posteriors.InverseAutoregressive(EVENT, LATENT, SMALL, **scaled)),
+        bent(posteriors.InverseAutoregressive(EVENT, LATENT, SMALL, **scaled, bins=4)),
+        posteriors.PowerSpherical(EVENT, LATENT, SMALL, **scaled),
     ]
 
 
@@ -394,9 +397,10 @@ def quantized(**settings: Any) -> taut.Posterior:
 
 
 def bent(part: nn.Module) -> Any:
-    """Returns a part whose couplings are not the identity any more."""
+    """Returns a part whose layers are not the identity any more."""
+    layers = part.couplings if hasattr(part, "couplings") else part.autoregressive
     with torch.no_grad():
-        for network in part.couplings.networks:
+        for network in layers.networks:
             for parameter in network.layers[-1].parameters():
                 parameter.normal_(0, 0.03)
     return part
@@ -411,9 +415,11 @@ def make_priors() -> list[taut.Prior]:
         mixture.logits.normal_()
         mixture.raw_scale.normal_()
     flows = [bent(priors.Flow(LATENT)), bent(priors.Flow(LATENT, layers=3, bins=0))]
+    flows += [bent(priors.Flow(LATENT, 2, (8,), bins, kind="autoregressive")) for bins in (0, 4)]
     own = partial(taut.DiagonalNormal, encoder=SMALL)
     vamp = priors.VampPrior(3, own, EVENT, LATENT, features=Standardize(EVENT))
-    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, shared(), *of_codes()]
+    others = [shared(), *of_codes(), priors.UniformSphere(LATENT)]
+    return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, *others]
 
 
 def of_codes() -> list[taut.Prior]:

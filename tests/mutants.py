@@ -61,7 +61,8 @@ EVIDENCE, BUILD, DATA, LOOP = (
 FLOWS, VAMP, CODES = "tests/test_flows.py", "tests/test_vamp.py", "tests/test_codes.py"
 CODEBOOK = "tests/test_codebook.py"
 PIXELS, CONVOLUTIONS = "tests/test_pixels.py", "tests/test_convolutions.py"
-REFIT = "tests/test_refit.py"
+REFIT, AUTOREGRESSIVE = "tests/test_refit.py", "tests/test_autoregressive.py"
+SPHERE = "tests/test_sphere.py"
 INSTANCES, STORAGE, RUN = "tests/test_instances.py", "tests/test_storage.py", "tests/test_run.py"
 TIGHTEN, PARALLEL, MEMORY = (
     "tests/test_tighten.py",
@@ -1330,8 +1331,8 @@ MUTANTS = [
     Mutant(
         "AIS: the start asked for is ignored",
         "evidence/annealing.py",
-        'model.encode(*whole) if start == "posterior" else self.prior',
-        "model.encode(*whole)",
+        '_fast(model.encode(*whole)) if start == "posterior" else self.prior',
+        "_fast(model.encode(*whole))",
         ANNEALING + "::test_from_the_prior_the_posterior_does_not_matter",
     ),
     Mutant(
@@ -3322,8 +3323,8 @@ MUTANTS = [
     Mutant(
         "flow: one scale of the prior for ever",
         "priors.py",
-        "self.min_scale + positive(self.raw_scale)\n        return FlowDistribution",
-        "self.min_scale + positive(0 * self.raw_scale)\n        return FlowDistribution",
+        "self.min_scale + positive(self.raw_scale)\n        layers = ",
+        "self.min_scale + positive(0 * self.raw_scale)\n        layers = ",
         f"{FLOWS}::test_a_prior_is_the_normal_of_its_place_and_scale_until_its_layers_bend",
     ),
     Mutant(
@@ -3339,6 +3340,104 @@ MUTANTS = [
         "nn.init.zeros_(parameter)",
         "nn.init.normal_(parameter)",
         f"{FLOWS}::test_zeros_are_the_identity",
+    ),
+    Mutant(
+        "autoregressive: a dimension sees itself",
+        "masked.py",
+        "MaskedAffine(answers[:, None] > degrees)",
+        "MaskedAffine(answers[:, None] >= degrees)",
+        f"{AUTOREGRESSIVE}::test_an_output_sees_all_dimensions_before_it_and_no_other",
+    ),
+    Mutant(
+        "autoregressive: the last dimension but one is seen by none",
+        "masked.py",
+        "* (dim - 1 - lowest) // units",
+        "* (dim - 2 - lowest) // units",
+        f"{AUTOREGRESSIVE}::test_an_output_sees_all_dimensions_before_it_and_no_other",
+    ),
+    Mutant(
+        "autoregressive: the inverse takes the layers in the order of the map",
+        "autoregressive.py",
+        "in reversed(layers) if inverse else layers:",
+        "in layers:",
+        f"{AUTOREGRESSIVE}::test_the_log_determinant_is_that_of_the_jacobian",
+    ),
+    Mutant(
+        "autoregressive: a prior's layers take their slow way for densities",
+        "priors.py",
+        "hidden, bins, density=True)",
+        "hidden, bins, density=False)",
+        f"{AUTOREGRESSIVE}::test_a_prior_of_three_dimensions_is_bent_given_all_those_before",
+    ),
+    Mutant(
+        "importance: a slow density is asked for at the samples it came with",
+        "evidence/importance.py",
+        "    if log_r is not None:\n",
+        "    if False:\n",
+        f"{AUTOREGRESSIVE}::test_a_linear_layer_is_the_exact_posterior_of_a_linear_model",
+    ),
+    Mutant(
+        "annealing: chains ask for a density that costs D passes",
+        "evidence/annealing.py",
+        "_fast(model.encode(*whole))",
+        "model.encode(*whole)",
+        f"{AUTOREGRESSIVE}::test_annealing_starts_at_the_gaussian_of_mean_and_variances",
+    ),
+    Mutant(
+        "tighten: a flow whose density costs D passes is asked for it at each step",
+        "runs/tighten.py",
+        "TIGHTENING_SLOW if slow else TIGHTENING",
+        "TIGHTENING",
+        "tests/test_tighten.py::test_it_starts_as_the_posterior_it_came_from",
+    ),
+    Mutant(
+        "latents: as many rows though each density costs D passes",
+        "evidence/latents_section.py",
+        "if not scene.model.slow_density:",
+        "if True:",
+        f"{AUTOREGRESSIVE}::test_an_audit_takes_few_rows_where_their_densities_cost_most",
+    ),
+    Mutant(
+        "sphere: the reflection goes across mu - e_1, which may have no length",
+        "distributions/sphere.py",
+        "sign = torch.where(first > 0, 1.0, -1.0)",
+        "sign = torch.where(first > 0, -1.0, -1.0)",
+        f"{SPHERE}::test_around_an_axis_or_its_opposite_nothing_is_divided_by_zero",
+    ),
+    Mutant(
+        "sphere: samples without the gradient of the angle",
+        "distributions/sphere.py",
+        "near, far = Dirichlet(parameters, validate_args=False).rsample(sample_shape).unbind(-1)",
+        "near, far = Dirichlet(parameters, validate_args=False).sample(sample_shape).unbind(-1)",
+        f"{SPHERE}::test_samples_have_the_moments_and_their_gradients_the_slopes",
+    ),
+    Mutant(
+        "sphere: the normalizer of one dimension less",
+        "distributions/sphere.py",
+        "- beta * math.log(4 * math.pi)",
+        "- (beta - 0.5) * math.log(4 * math.pi)",
+        f"{SPHERE}::test_density_mean_variance_and_divergence_are_those_of_quadrature",
+    ),
+    Mutant(
+        "sphere: log-gamma functions cancel in float32",
+        "distributions/sphere.py",
+        "LARGE = 8.0 ",
+        "LARGE = 1e9 ",
+        f"{SPHERE}::test_float32_knows_densities_and_divergences_of_the_smallest_spread",
+    ),
+    Mutant(
+        "sphere: the ladder anneals where no chain can move",
+        "evidence/rows.py",
+        "not can_move(support)",
+        "(support is not None and support.is_discrete)",
+        f"{SPHERE}::test_rows_that_the_encoder_does_not_serve_are_looked_at_again_on_a_sphere",
+    ),
+    Mutant(
+        "sphere: the point that stands for a data point lies in the ball",
+        "model.py",
+        "return nearest(q, q.mean)",
+        "return q.mean",
+        f"{SPHERE}::test_importance_sampling_and_bounds_on_a_sphere_are_right",
     ),
     Mutant(
         "tasks: an interval of 90 % holds 91 of 100 ranks",
@@ -3582,8 +3681,8 @@ MUTANTS = [
     Mutant(
         "codes: the masked network shows a code to itself",
         "masked.py",
-        "ranks = [order + 1, *inner]",
-        "ranks = [order, *inner]",
+        "given = torch.cat([parts,",
+        "given = torch.cat([parts - 1,",
         f"{CODES}::test_a_code_depends_on_those_before_it_alone",
     ),
     Mutant(

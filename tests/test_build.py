@@ -278,6 +278,8 @@ def test_data_outside_the_support_are_refused(
         (BITS, {"likelihood": "ContinuousBernoulli()"}, "--kind real"),
         (TABLE, {"prior": "IndependentBernoulli()"}, "over different spaces"),
         (TABLE, {"posterior": "IndependentBernoulli()"}, "over different spaces"),
+        (TABLE, {"prior": "UniformSphere()"}, 'on the sphere take --prior "Uniform'),
+        (TABLE, {"posterior": "PowerSpherical()"}, "PowerSpherical are over different spaces"),
         (TABLE, {"encoder": "MLP(hidden=(0,))"}, "hidden must list the widths"),
         (TABLE, {"prior": "StandardNormal(latent_dim=7)"}, "latent_dim follows from the data"),
         (TABLE, {"encoder": "ConvEncoder()"}, "is not an image"),

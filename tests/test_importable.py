@@ -19,6 +19,7 @@ LEVELS = [  # imports point upwards in this list, from later to earlier, never b
     {"types", "references", "system"},
     {"distributions", "networks"},
     {"convolutions", "couplings", "features", "masked", "data"},
+    {"autoregressive"},
     {"model"},
     {"priors", "likelihoods", "posteriors", "objectives"},
     {"models"},

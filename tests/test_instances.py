@@ -19,6 +19,7 @@ from taut.build.spec import known, resolve
 from taut.data.tables.kinds import KINDS
 from taut.distributions import OUTSIDE, Observed
 from taut.distributions.codes import Listed
+from taut.distributions.sphere import UnitSphere
 from taut.likelihoods import reals
 from taut.likelihoods.columns import reach_of
 
@@ -183,6 +184,12 @@ def test_prior_shapes_and_total_probability(row: int) -> None:
     p = prior()
     assert (p.batch_shape, p.event_shape) == ((), (instances.LATENT,))
     assert p.log_prob(p.sample((3, 5))).shape == (3, 5)
+    if isinstance(p.support, UnitSphere):
+        angle = torch.arange(600) * math.pi / 300
+        circle = torch.stack([angle.cos(), angle.sin()], 1)
+        mass = p.log_prob(circle).exp().sum().item() * math.pi / 300
+        assert mass == pytest.approx(1, abs=1e-10)
+        return
     line = torch.arange(2.0) if p.support.is_discrete else torch.linspace(-15, 15, 601)
     cell = 1.0 if p.support.is_discrete else 0.05**2
     # a sum over a grid integrates a Gaussian to exp(-2 pi^2 (scale / step)^2): far below 1e-12 for

@@ -124,6 +124,11 @@ LATENTS = [
         ("DiagonalNormal()", "FullCovarianceNormal()"),
     ),
     ("Flow(layers=2, hidden=(8,))", "CouplingFlow(layers=2, hidden=(8,), num_features=4)"),
+    (
+        "Flow(layers=2, hidden=(8,), bins=0, kind='autoregressive')",
+        "InverseAutoregressive(layers=2, hidden=(8,), num_features=4)",
+    ),
+    ("UniformSphere()", "PowerSpherical()"),
     ("VampPrior(components=4)", "DiagonalNormal()"),
     ("IndependentBernoulli()", "IndependentBernoulli()"),
     ("AutoregressiveCategorical(hidden=(4,))", "Categorical(codes=2, levels=3)"),
@@ -195,6 +200,7 @@ def assert_all_is_said(found: dict[str, Any], kind: Kind, latents: tuple[str, st
     expected = {"blur"} | (set() if "Normal(" in kind.likelihood[:7] else {"scale"})
     expected |= {"calibration", "samples", "sandwich"} if conditioned else set()
     expected |= {"annealing", "gaps", "sandwich"} if discrete else set()
+    expected |= {"annealing", "sandwich"} if latents[1] == "PowerSpherical()" else set()
     assert found["missing"].keys() - {"baseline"} == expected
     for name, why in found["missing"].items():
         assert found[name] is None

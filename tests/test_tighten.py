@@ -293,7 +293,11 @@ def log_q(run: Run, x: Tensor, z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "posterior", [None, "DiagonalNormal()", "FullCovarianceNormal()", "CouplingFlow()"]
+    "posterior",
+    [
+        *(None, "DiagonalNormal()", "FullCovarianceNormal()", "CouplingFlow()"),
+        "InverseAutoregressive()",
+    ],
 )
 def test_it_starts_as_the_posterior_it_came_from(here: Path, posterior: str | None):
     torch.set_default_dtype(torch.float64)
@@ -304,6 +308,10 @@ def test_it_starts_as_the_posterior_it_came_from(here: Path, posterior: str | No
         "()"
     )
     torch.testing.assert_close(log_q(new, x, z), log_q(old, x, z), rtol=0, atol=1e-10)
+    # an objective that asks for log q of a given z would cost a pass for each dimension
+    slow = type(new.model.posterior).slow_density
+    expected = "ELBO(num_samples=4)" if slow else "StickingTheLanding(num_samples=4)"
+    assert new.config.training.objective == expected
 
 
 def test_a_full_covariance_is_trained_and_loaded(here: Path):

@@ -25,7 +25,9 @@ FAMILIES = [
     taut.DiagonalNormal,
     taut.FullCovarianceNormal,
     partial(posteriors.CouplingFlow, layers=2, hidden=(5,)),
+    partial(posteriors.InverseAutoregressive, layers=2, hidden=(5,)),
     posteriors.IndependentBernoulli,
+    posteriors.PowerSpherical,
 ]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from taut.distributions.flows import rational_quadratic
 from taut.networks import MLP
 
-__all__ = ["Couplings"]
+__all__ = ["Couplings", "check_sizes", "monotone"]
 
 MOST_SCALE = 2.0  # log of the largest factor of an affine layer
 
@@ -46,12 +46,7 @@ class Couplings(nn.Module):
                 "a coupling flow needs at least 2 latent dimensions: each layer moves some given "
                 "the others"
             )
-        if not isinstance(layers, int) or layers < 1:
-            raise ValueError(f"layers must be at least 1, not {layers!r}")
-        if not isinstance(num_features, int) or num_features < 0:
-            raise ValueError(f"num_features must be at least 0, not {num_features!r}")
-        if not isinstance(bins, int) or bins < 0 or bins == 1:
-            raise ValueError(f"bins must be 0 (an affine map) or at least 2, not {bins!r}")
+        check_sizes(layers, num_features, bins)
         self.dim, self.bins = dim, bins
         outputs = 3 * bins - 1 if bins else 2
         self.networks = nn.ModuleList()
@@ -75,7 +70,7 @@ class Couplings(nn.Module):
         for number in reversed(numbers) if inverse else numbers:
             stay, move = self._halves(number)
             raw = self.networks[number](u[..., stay], features)
-            moved, slope = self._map(u[..., move], raw, inverse)
+            moved, slope = monotone(u[..., move], raw, self.bins, inverse)
             u = torch.cat([u[..., stay], moved], -1)[..., self._order(number)]
             total = total + slope.sum(-1)
         return u, total
@@ -86,11 +81,34 @@ class Couplings(nn.Module):
         places = {dimension: place for place, dimension in enumerate(stay + move)}
         return [places[dimension] for dimension in range(self.dim)]
 
-    def _map(self, x: Tensor, raw: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        if self.bins:
-            return rational_quadratic(x, raw, inverse)
-        shift = raw[..., 0]
-        log_scale = MOST_SCALE * torch.tanh(raw[..., 1] / MOST_SCALE)
-        if inverse:
-            return (x - shift) * torch.exp(-log_scale), -log_scale
-        return x * torch.exp(log_scale) + shift, log_scale
+
+def check_sizes(layers: int, num_features: int, bins: int) -> None:
+    """Refuses numbers of which no layers can be made.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+    if not isinstance(layers, int) or layers < 1:
+        raise ValueError(f"layers must be at least 1, not {layers!r}")
+    if not isinstance(num_features, int) or num_features < 0:
+        raise ValueError(f"num_features must be at least 0, not {num_features!r}")
+    if not isinstance(bins, int) or bins < 0 or bins == 1:
+        raise ValueError(f"bins must be 0 (an affine map) or at least 2, not {bins!r}")
+
+
+def monotone(x: Tensor, raw: Tensor, bins: int, inverse: bool) -> tuple[Tensor, Tensor]:
+    r"""Returns a rising map of x, elementwise, and the logarithm of its slope.
+
+    Args:
+        x: (\*,).
+        raw: (\*, 3 bins - 1) of a spline, or (\*, 2): shift and raw scale; zeros are the identity.
+        bins: Bins of the spline; 0 for an affine map.
+        inverse: Whether the inverse is wanted.
+    """
+    if bins:
+        return rational_quadratic(x, raw, inverse)
+    shift = raw[..., 0]
+    log_scale = MOST_SCALE * torch.tanh(raw[..., 1] / MOST_SCALE)
+    if inverse:
+        return (x - shift) * torch.exp(-log_scale), -log_scale
+    return x * torch.exp(log_scale) + shift, log_scale

@@ -1,7 +1,7 @@
-r"""A masked network: each code from those before it, in one pass.
+"""A masked network: each part of its input from those before it, in one pass.
 
-Every unit has a rank. One of rank r sees the codes 1 to r alone, by way of units of at most that
-rank, and the outputs of code n see units of rank below n.
+A unit has a degree m and sees the parts up to m, by way of units of at most that degree; what is
+said of a part comes from units of a lower degree than it.
 
 References: germain2015.
 """
@@ -9,51 +9,63 @@ References: germain2015.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from taut.networks import check_widths
+from taut.networks import Residual
+from taut.system.products import Affine
 
-__all__ = ["MaskedMLP"]
+__all__ = ["Masked"]
 
 
-class MaskedMLP(nn.Module):
-    r"""Creates a network from N joined vectors of K numbers, (\*, N K), to N vectors of K numbers,
-    (\*, N, K), of which the n-th depends on those before it alone; zero at first.
+class Masked(Residual):
+    r"""Creates a network from D parts, (\*, D \* ``width``), to D vectors, (\*, D, ``outputs``), of
+    which the i-th sees the parts before it and all features: an affine map and a perceptron, both
+    zero at first.
 
     Args:
-        codes: N.
-        levels: K.
+        dim: D.
+        outputs: Outputs of each dimension.
+        num_features: F.
         hidden: Width of each hidden layer.
+        width: Numbers of each part: one of a dimension, the levels of a code.
+
+    References: germain2015.
     """
 
-    def __init__(self, codes: int, levels: int, hidden: Sequence[int]) -> None:
-        super().__init__()
-        self.codes, self.levels = codes, levels
-        order = torch.arange(codes).repeat_interleave(levels)
-        inner = [torch.arange(width) % codes for width in check_widths(hidden)]
-        ranks = [order + 1, *inner]
-        self.layers = nn.ModuleList(nn.Linear(len(a), len(b)) for a, b in pairwise([*ranks, order]))
-        for number, (below, above) in enumerate(pairwise([*ranks, order])):
-            mask = (below <= above[:, None]).to(torch.get_default_dtype())
-            self.register_buffer(f"mask{number}", mask, persistent=False)
-        last = cast(nn.Linear, self.layers[-1])
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+    def __init__(
+        self, dim: int, outputs: int, num_features: int, hidden: Sequence[int], width: int = 1
+    ) -> None:
+        super().__init__((dim * width,), (dim, outputs), num_features, hidden)
+        # a unit of degree m sees the dimensions up to m; features come before all
+        parts = torch.arange(dim).repeat_interleave(width)
+        given = torch.cat([parts, torch.full((num_features,), -1)])
+        answers = torch.arange(dim).repeat_interleave(outputs)
+        lowest, degrees = -1 if num_features else 0, given
+        for place, units in zip(range(0, len(self.layers) - 1, 2), self.hidden, strict=True):
+            own = lowest + torch.arange(units) * (dim - 1 - lowest) // units
+            self.layers[place] = MaskedAffine(own[:, None] >= degrees)
+            degrees = own
+        self.layers[-1] = MaskedAffine(answers[:, None] > degrees)
+        self.linear = MaskedAffine(answers[:, None] > given)
+        for layer in (self.layers[-1], self.linear):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
-    @property
-    def first(self) -> Tensor:
-        """Any parameter: of its device and precision are samples."""
-        return cast(nn.Linear, self.layers[0]).weight
 
-    def forward(self, z: Tensor) -> Tensor:
-        for number, layer in enumerate(self.layers):
-            if number:
-                z = functional.silu(z)
-            linear = cast(nn.Linear, layer)
-            z = functional.linear(z, linear.weight * getattr(self, f"mask{number}"), linear.bias)
-        return z.unflatten(-1, (self.codes, self.levels))
+class MaskedAffine(Affine):
+    """Creates an affine map some of whose weights are zero for ever.
+
+    Args:
+        mask: Which are not, (outputs, inputs).
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.times(x, self.weight * self.mask)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from taut.distributions.chain import Chain, Part
+from taut.distributions.sphere import UnitSphere
 from taut.features import Condition, Features
 from taut.system.memory import keep_freed
 from taut.system.seeds import generator_states, replaying
@@ -43,6 +44,7 @@ __all__ = [
     "Resizing",
     "evaluating",
     "frozen",
+    "nearest",
 ]
 
 
@@ -103,6 +105,8 @@ class Posterior(nn.Module, abc.ABC):
     """
 
     features: Features
+    slow_density = False
+    """Whether log q of a z that is given costs a pass for each latent dimension."""
     usual_prior = "StandardNormal()"
     """The specification of the prior that it goes with, unless the user names one."""
 
@@ -298,6 +302,11 @@ class Model(nn.Module, abc.ABC):
         """The smallest scales that a likelihood can learn, in the units of the data."""
         return None
 
+    @property
+    def slow_density(self) -> bool:
+        """Whether log q of a z that is given costs a pass for each latent dimension."""
+        return False
+
     def split(self, x: Data, context: Context | None = None) -> tuple[Tensor, Context | None]:
         """Returns what of a data point is modelled, and the context.
 
@@ -316,12 +325,14 @@ class Model(nn.Module, abc.ABC):
         return self.encode(x, context).mean
 
     def point(self, x: Data, context: Context | None = None) -> Tensor:
-        r"""Returns the z that stands for each data point, (B, D): the mean of $q(z \mid x)$.
+        r"""Returns the z that stands for each data point, (B, D): the mean of $q(z \mid x)$, or its
+        direction on a sphere.
 
         Raises:
             NotImplementedError: the posterior has no mean.
         """
-        return self.encode(x, context).mean
+        q = self.encode(x, context)
+        return nearest(q, q.mean)
 
     def log_joint(self, z: Tensor, x: Data, context: Context | None = None) -> PerSample:
         r"""Returns $\log p(x_b, z_{kb})$ of z (K, B, D), (K, B), nats."""
@@ -399,6 +410,10 @@ class VAE(Model):
         return getattr(self.likelihood, "scale_floor", None)
 
     @property
+    def slow_density(self) -> bool:
+        return self.posterior.slow_density
+
+    @property
     def halves(self) -> dict[str, nn.Module]:
         return {"encoder": self.posterior, "decoder": nn.ModuleList([self.likelihood, self.prior])}
 
@@ -468,6 +483,17 @@ class VAE(Model):
                     "distribution needs the event dimensions of a data point, as "
                     "Independent(distribution, dims) gives them"
                 )
+
+
+def nearest(distribution: Distribution, z: Tensor) -> Tensor:
+    """Returns the points that are nearest to z where a distribution lives, (*, D): z itself but on
+    a sphere.
+    """
+    try:
+        support = distribution.support
+    except NotImplementedError:  # it does not say
+        return z
+    return support.nearest(z) if isinstance(support, UnitSphere) else z
 
 
 def _sampled(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor | None]:

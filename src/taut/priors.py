@@ -16,12 +16,14 @@ from torch.distributions import (
     Normal,
 )
 
+from taut.autoregressive import Autoregressive
 from taut.couplings import Couplings
+from taut.distributions import sphere
 from taut.distributions.codebook import Quantized
 from taut.distributions.codes import ChainOfCodes, Codes, check_codes
 from taut.distributions.flows import Flow as FlowDistribution
 from taut.features import Features
-from taut.masked import MaskedMLP
+from taut.masked import Masked
 from taut.model import Posterior, Prior
 from taut.networks import positive
 from taut.types import Context
@@ -34,6 +36,7 @@ __all__ = [
     "IndependentBernoulli",
     "IndependentCategorical",
     "StandardNormal",
+    "UniformSphere",
     "VampPrior",
 ]
 
@@ -57,6 +60,30 @@ class StandardNormal(Prior):
         return Independent(
             Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False
         )
+
+
+class UniformSphere(Prior):
+    r"""Creates $p(z) = \Gamma(D/2) / (2 \pi^{D/2})$ on the unit sphere of D dimensions, with
+    respect to its area; for a ``PowerSpherical`` posterior.
+
+    Args:
+        latent_dim: D, at least 2.
+
+    Raises:
+        ValueError: there is one latent dimension.
+
+    References: davidson2018.
+    """
+
+    centre: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        sphere.check_dim(latent_dim)
+        self.register_buffer("centre", torch.zeros(latent_dim))
+
+    def forward(self, context: Context | None = None) -> Distribution:
+        return sphere.UniformSphere(self.centre)
 
 
 class IndependentBernoulli(Prior):
@@ -121,10 +148,10 @@ class AutoregressiveCategorical(Prior):
         super().__init__()
         check_codes(codes, levels)
         self.codes, self.levels, self.hidden = codes, levels, tuple(hidden)
-        self.network = MaskedMLP(codes, levels, hidden)
+        self.network = Masked(codes, levels, 0, hidden, width=levels)
 
     def forward(self, context: Context | None = None) -> Distribution:
-        like = self.network.first
+        like = next(self.network.parameters())
         return ChainOfCodes(self.network, like, self.codes, self.levels)
 
 
@@ -206,19 +233,24 @@ class GaussianMixture(Prior):
 
 class Flow(Prior):
     r"""Creates $p(z)$ as the law of $m + s \odot f(u)$, $u \sim \mathcal{N}(0, I)$, with learned
-    coupling layers f, means and scales: a standard Normal at first.
+    layers f, means and scales: a standard Normal at first.
+
+    Coupling layers cost the same in both directions. Autoregressive ones bend each dimension given
+    all those before it: a density costs one pass, and a sample D. Training, importance sampling and
+    annealing ask for densities.
 
     Args:
         latent_dim: D, at least 2.
-        layers: Number of couplings.
+        layers: Number of layers.
         hidden: Width of each hidden layer of their networks.
-        bins: Bins of the splines that the couplings are; 0 for affine ones.
+        bins: Bins of the splines that the layers are; 0 for affine ones.
         min_scale: Smallest scale.
+        kind: What the layers are, "coupling" or "autoregressive".
 
     Raises:
-        ValueError: there is one latent dimension, or a number is too small.
+        ValueError: there is one latent dimension, a number is too small, or the kind is unknown.
 
-    References: dinh2017, durkan2019.
+    References: dinh2017, durkan2019, papamakarios2017.
     """
 
     def __init__(
@@ -228,19 +260,26 @@ class Flow(Prior):
         hidden: Sequence[int] = (64,),
         bins: int = 8,
         min_scale: float = 1e-3,
+        kind: str = "coupling",
     ) -> None:
         super().__init__()
         if not min_scale > 0:
             raise ValueError(f"min_scale must be positive, not {min_scale}")
-        self.couplings = Couplings(latent_dim, 0, layers, hidden, bins)
+        if kind == "coupling":
+            self.couplings = Couplings(latent_dim, 0, layers, hidden, bins)
+        elif kind == "autoregressive":
+            self.autoregressive = Autoregressive(latent_dim, 0, layers, hidden, bins, density=True)
+        else:
+            raise ValueError(f"unknown kind {kind!r}: 'coupling' or 'autoregressive'")
         self.layers, self.hidden, self.bins = layers, tuple(hidden), bins
-        self.min_scale = min_scale
+        self.min_scale, self.kind = min_scale, kind
         self.loc = nn.Parameter(torch.zeros(latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(latent_dim))
 
     def forward(self, context: Context | None = None) -> Distribution:
         scale = self.min_scale + positive(self.raw_scale)
-        return FlowDistribution(self.loc, scale, None, self.couplings)
+        layers = self.couplings if self.kind == "coupling" else self.autoregressive
+        return FlowDistribution(self.loc, scale, None, layers)
 
 
 class VampPrior(Prior):

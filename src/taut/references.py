@@ -23,6 +23,9 @@ REFERENCES = {
     "2018.",
     "dai2019": "Dai, Wipf. Diagnosing and enhancing VAE models. ICLR 2019.",
     "dauphin2017": "Dauphin et al. Language modeling with gated convolutional networks. ICML 2017.",
+    "davidson2018": "Davidson et al. Hyperspherical variational auto-encoders. UAI 2018.",
+    "decao2020": "De Cao, Aziz. The power spherical distribution. ICML workshop on invertible "
+    "neural networks, normalizing flows and explicit likelihood models, 2020.",
     "delong1988": "DeLong, DeLong, Clarke-Pearson. Comparing the areas under correlated ROC "
     "curves. Biometrics 44, 1988.",
     "dempster1977": "Dempster, Laird, Rubin. Maximum likelihood from incomplete data via the EM "
@@ -33,8 +36,8 @@ REFERENCES = {
     "1979.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
     "gelman1998": "Gelman, Meng. Simulating normalizing constants. Statistical Science 13, 1998.",
-    "germain2015": "Germain et al. MADE: masked autoencoder for distribution estimation. ICML "
-    "2015.",
+    "germain2015": "Germain, Gregor, Murray, Larochelle. MADE: masked autoencoder for distribution "
+    "estimation. ICML 2015.",
     "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
     "Technical report CRG-TR-96-1, University of Toronto, 1996.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
@@ -81,6 +84,8 @@ REFERENCES = {
     "owen2000": "Owen, Zhou. Safe and effective importance sampling. JASA 95, 2000.",
     "paninski2003": "Paninski. Estimation of entropy and mutual information. Neural Computation "
     "15, 2003.",
+    "papamakarios2017": "Papamakarios, Pavlakou, Murray. Masked autoregressive flow for density "
+    "estimation. NeurIPS 2017.",
     "pearl1988": "Pearl. Probabilistic reasoning in intelligent systems. Morgan Kaufmann, 1988.",
     "poole2019": "Poole et al. On variational bounds of mutual information. ICML 2019.",
     "rainforth2018": "Rainforth et al. Tighter variational bounds are not necessarily better. ICML "
@@ -140,6 +145,8 @@ DOIS = {  # of those that have one
     "cremer2018": "10.48550/arXiv.1801.03558",
     "dai2019": "10.48550/arXiv.1903.05789",
     "dauphin2017": "10.48550/arXiv.1612.08083",
+    "davidson2018": "10.48550/arXiv.1804.00891",
+    "decao2020": "10.48550/arXiv.2006.04437",
     "delong1988": "10.2307/2531595",
     "dempster1977": "10.1111/j.2517-6161.1977.tb01600.x",
     "dinh2017": "10.48550/arXiv.1605.08803",
@@ -173,6 +180,7 @@ DOIS = {  # of those that have one
     "neal2001": "10.1023/A:1008923215028",
     "owen2000": "10.1080/01621459.2000.10473909",
     "paninski2003": "10.1162/089976603321780272",
+    "papamakarios2017": "10.48550/arXiv.1705.07057",
     "poole2019": "10.48550/arXiv.1905.06922",
     "rainforth2018": "10.48550/arXiv.1802.04537",
     "rezende2014": "10.48550/arXiv.1401.4082",

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from taut.data import Dataset, Rows, Schema, batch, blocks
+from taut.distributions.sphere import UnitSphere
 from taut.likelihoods.columns import ColumnSupport, reach_of
 from taut.model import VAE, Model
 from taut.models.exact import ExactModel
@@ -159,10 +160,13 @@ def _check_spaces(model: VAE, x: Tensor) -> None:
     some = torch.Size((DRAWS,))
     if _all(there, posterior.sample(some)) and _all(back, prior.sample(some)):
         return
+    remedy = "take both discrete, with the same codes and levels, or both continuous"
+    if isinstance(there, UnitSphere) or isinstance(back, UnitSphere):
+        remedy = 'on the sphere take --prior "UniformSphere()" --posterior "PowerSpherical()"'
     raise UsageError(
         f"the prior {type(model.prior).__name__} and the posterior "
         f"{type(model.posterior).__name__} are over different spaces, so their KL means nothing: "
-        "take both discrete, with the same codes and levels, or both continuous"
+        f"{remedy}"
     )
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "describe_exact",
     "describe_part",
     "exact_of",
+    "is_slow",
     "needs_total",
     "parts_named",
     "unshared",
@@ -362,6 +363,14 @@ def needs_total(likelihood: Any) -> bool:
     if isinstance(likelihood, str):
         likelihood = find(parse(likelihood), Likelihood, _NESTED)
     return takes_total(likelihood)
+
+
+def is_slow(posterior: str) -> bool:
+    """Returns whether log q of a given z costs a pass for each latent dimension, for the
+    specification of a posterior.
+    """
+    family: Any = find(parse(posterior), Posterior, _NESTED).func
+    return bool(family.slow_density)
 
 
 def _condition(schema: Schema, statistics: Statistics | None, library: bool) -> Condition | None:

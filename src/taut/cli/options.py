@@ -37,11 +37,12 @@ PARTS = {
     ),
     "prior": (
         *("AutoregressiveCategorical", "Codebook", "Flow", "GaussianMixture"),
-        *("IndependentBernoulli", "IndependentCategorical", "StandardNormal", "VampPrior"),
+        *("IndependentBernoulli", "IndependentCategorical", "StandardNormal", "UniformSphere"),
+        "VampPrior",
     ),
     "posterior": (
         *("Categorical", "CouplingFlow", "DiagonalNormal", "FullCovarianceNormal"),
-        *("IndependentBernoulli", "VectorQuantized"),
+        *("IndependentBernoulli", "InverseAutoregressive", "PowerSpherical", "VectorQuantized"),
     ),
     "likelihood": (
         *("Bernoulli", "Binomial", "Categorical", "Columns", "ContinuousBernoulli"),

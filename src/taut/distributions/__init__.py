@@ -8,8 +8,8 @@ and where values beyond the range of the training are possible, they share $2^{-
 
 Read ``observed`` first, which integrates out missing entries. ``levels`` are over integers in a
 range, ``counts`` over 0, 1, 2, ..., ``reals`` over real numbers, ``warps`` start from any marginal,
-by its quantiles, and ``chain`` is several groups of latent variables as one. Most are elementwise;
-a likelihood sums them over a data point.
+by its quantiles; ``flows`` and ``sphere`` are of latent variables, and ``chain`` is several groups
+of them as one. Most are elementwise; a likelihood sums them over a data point.
 """
 
 from taut.distributions.chain import Chain
@@ -24,6 +24,7 @@ from taut.distributions.levels import (
 )
 from taut.distributions.observed import Observed
 from taut.distributions.reals import ContinuousBernoulli, LogNormal, StudentT
+from taut.distributions.sphere import PowerSpherical, UniformSphere, VonMisesFisher
 
 __all__ = [
     "OUTSIDE",
@@ -39,7 +40,10 @@ __all__ = [
     "Observed",
     "Ordinal",
     "Poisson",
+    "PowerSpherical",
     "StudentT",
+    "UniformSphere",
+    "VonMisesFisher",
     "WarpedPixels",
     "ZeroInflated",
 ]

@@ -124,6 +124,11 @@ class Flow(Distribution):
         self.features = features
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
+    @property
+    def slow_density(self) -> bool:
+        """Whether the density of a z that is given costs a pass for each dimension."""
+        return getattr(self.bijection, "slow_inverse", False)
+
     def like(self, parameters: dict[str, Tensor]) -> Flow:
         """Returns the flow of the same layers with other parameters."""
         return Flow(**parameters, bijection=self.bijection)

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, biject_to, constraints
+from torch.distributions import Distribution, Independent, Normal, biject_to, constraints
 
 from taut.evidence.importance import Proposal, in_nats
 from taut.evidence.results import Estimate
@@ -49,7 +49,7 @@ from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of, some_of
 from taut.use.door import takes_model_and_data
 
-__all__ = ["Annealed", "annealing", "annealing_blocks", "simulate", "support_of"]
+__all__ = ["Annealed", "annealing", "annealing_blocks", "can_move", "simulate", "support_of"]
 
 ACCEPTANCE = 0.8  # aimed at by the pilot
 LEAPFROG = 4  # steps of a transition
@@ -160,7 +160,8 @@ def annealing(
         model: A model with continuous latent variables; it is evaluated in evaluation mode.
         x: Data, (N, \*event).
         num_chains: C, for each data point.
-        start: r(z): "posterior", "prior", or a proposal.
+        start: r(z): "posterior", "prior", or a proposal. For a posterior whose density costs D
+            passes it is the Gaussian of its mean and variances.
         exact: One exact draw of p(z|x) for each data point, (N, D), from ``simulate``: the chains
             then run in reverse.
         max_temperatures: Largest T, if the pilot asks for more.
@@ -297,7 +298,7 @@ class Path:
         self.decode: Callable[[Tensor], Distribution] = lambda z: model.decode(z, context)
         self.x = x
         if isinstance(start, str):
-            start = model.encode(*whole) if start == "posterior" else self.prior
+            start = _fast(model.encode(*whole)) if start == "posterior" else self.prior
         self.start = start
         if not self.start.batch_shape:
             self.start = self.start.expand(torch.Size((len(x),)))
@@ -328,6 +329,27 @@ class Path:
             (grad_start,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
             (grad_joint,) = torch.autograd.grad(log_joint.sum(), u)
         return _Point(u.detach(), log_start.detach(), log_joint.detach(), grad_start, grad_joint)
+
+
+def _fast(q: Distribution) -> Distribution:
+    """Returns the posterior, or the Gaussian of its mean and variances where its density costs a
+    pass for each dimension: chains ask for it at every step.
+    """
+    if not getattr(q, "slow_density", False):
+        return q
+    normal = Normal(q.mean.detach(), q.stddev.detach(), validate_args=False)
+    return Independent(normal, 1, validate_args=False)
+
+
+def can_move(support: constraints.Constraint | None) -> bool:
+    """Returns whether chains can move within a support."""
+    if support is not None and support.is_discrete:
+        return False
+    try:
+        _unconstrained(support)
+    except ValueError:
+        return False
+    return True
 
 
 def _unconstrained(support: constraints.Constraint | None) -> Any:

@@ -6,7 +6,8 @@ and from the best of a few draws of the prior, each with the Gaussian of the cur
 
 *Ascent.* A block of Adam in units of the member that it starts from (for a full covariance: in the
 coordinates in which that member is the standard normal), by the gradient without its score term,
-whose noise vanishes as q approaches the posterior. Units are taken again before each block, so that
+whose noise vanishes as q approaches the posterior (with it where the density of a given z costs D
+passes). Units are taken again before each block, so that
 steps grow and shrink with the posterior, and a data point whose bound leaps doubles them.
 
 *Arrival.* All blocks have the same rate at their beginning. A data point has arrived when a whole
@@ -258,10 +259,11 @@ def _block(
             optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             current = _moved(q, moved, pace)
             draw = model.draw(x, num_samples, context=context, proposal=current)
-            stopped = _like(
-                current, {n: p.detach() for n, p in _parameters(current, detach=False).items()}
-            )
-            loss = -(draw.log_joint - stopped.log_prob(draw.z)).mean(0).sum()
+            log_q = draw.log_posterior
+            if not getattr(current, "slow_density", False):
+                fixed = {n: p.detach() for n, p in _parameters(current, detach=False).items()}
+                log_q = _like(current, fixed).log_prob(draw.z)
+            loss = -(draw.log_joint - log_q).mean(0).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -36,7 +36,14 @@ from taut.system.seeds import derive, stream
 from taut.types import Context, Data, PerDatum
 from taut.use.blocks import Block, blocks_of, device_of, some_of
 
-__all__ = ["Gaps", "Optima", "best_evidence", "decompose", "optima_blocks"]
+__all__ = [
+    "Gaps",
+    "Optima",
+    "best_evidence",
+    "decompose",
+    "latent_dim_of",
+    "optima_blocks",
+]
 
 DATA = 100  # fitted together
 MAX_ELEMENTS = 2**21  # of x decoded at a time, and half of those of the covariances
@@ -185,7 +192,7 @@ def optima_blocks(
         ValueError: the posterior cannot be reparameterized, or its family cannot be read off its
             distribution.
     """
-    latent_dim = _latent_dim(model, x, context)
+    latent_dim = latent_dim_of(model, x, context)
     rows = min(
         DATA,
         MAX_ELEMENTS // (num_samples * max(1, x[0].numel())),
@@ -223,7 +230,8 @@ def optima_blocks(
     yield from blocks_of(model, x, max(1, rows), optima, context=context)
 
 
-def _latent_dim(model: Model, x: Data, context: Context | None) -> int:
+def latent_dim_of(model: Model, x: Data, context: Context | None = None) -> int:
+    """Returns D."""
     device = device_of(model)
     one = x[:1].to(device=device, dtype=torch.get_default_dtype())
     with torch.no_grad(), evaluating(model):

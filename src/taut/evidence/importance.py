@@ -215,13 +215,12 @@ def _block(
     terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=place)
     z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=place), 0, 0.0
     low, high = torch.tensor(math.inf, device=x.device), torch.tensor(-math.inf, device=x.device)
-    sampler = proposal.rsample if proposal.has_rsample else proposal.sample
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
-        z = sampler(torch.Size((count,)))
+        z, log_r = _sampled(proposal, count)
         z_sum = z_sum + wide(z).sum(0)
         least, most = z.aminmax(dim=0)
         low, high = torch.minimum(low, least), torch.maximum(high, most)
-        for draw in chunks(count, partial(_drawn, model, x, context, proposal, z)):
+        for draw in chunks(count, partial(_drawn, model, x, context, proposal, z, log_r)):
             last = first + len(draw.z)
             for term, values in zip(
                 terms, (draw.log_likelihood, draw.log_prior, draw.log_posterior), strict=True
@@ -283,11 +282,43 @@ def _sound(proposal: Distribution, log_proposal: Tensor) -> Tensor:
     return surprise < 10 * math.sqrt(0.5 * proposal.event_shape.numel() / len(log_proposal)) + 0.1
 
 
+def _sampled(proposal: Distribution, count: int) -> tuple[Tensor, Tensor | None]:
+    """Returns samples, (K, B, D), and their log-densities, (K, B), where asking for them again
+    would cost a pass for each dimension.
+    """
+    shape = torch.Size((count,))
+    if getattr(proposal, "slow_density", False):
+        return proposal.rsample_and_log_prob(shape)  # type: ignore[attr-defined]
+    sampler = proposal.rsample if proposal.has_rsample else proposal.sample
+    return sampler(shape), None
+
+
 def _drawn(
-    model: Model, x: Tensor, context: Tensor | None, proposal: Distribution, z: Tensor, own: Share
+    model: Model,
+    x: Tensor,
+    context: Tensor | None,
+    proposal: Distribution,
+    z: Tensor,
+    log_r: Tensor | None,
+    own: Share,
 ) -> Draw:
     """Returns the draw of a share of the samples z of a proposal, (K, B, D)."""
+    if log_r is not None:
+        proposal = _Known(proposal, own.of(log_r))
     return model.draw(x, context=context, reparameterize=False, proposal=proposal, given=own.of(z))
+
+
+class _Known(Distribution):
+    """A proposal at samples whose log-densities are known, (K, B)."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
+
+    def __init__(self, proposal: Distribution, log_prob: Tensor) -> None:
+        self.known = log_prob
+        super().__init__(proposal.batch_shape, proposal.event_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.known
 
 
 class Defensive(Distribution):

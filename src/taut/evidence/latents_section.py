@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+from torch import Tensor
+
 from taut.evidence.annealing import support_of
 from taut.evidence.ascent import is_real
 from taut.evidence.finding import Finding, counts, show
+from taut.evidence.gaps import latent_dim_of
 from taut.evidence.gaps_section import tighten_first
 from taut.evidence.latents import CATEGORIES, calibration, latents
 from taut.evidence.section import Row, Scene, Section, at_least_zero
@@ -68,7 +71,7 @@ class LatentSpace(Section):
         train = scene.train
         if train is not None:
             train = train[: scene.effort.train]
-        return cls(latents(scene.model, scene.x, train=train, seed=scene.seed))
+        return cls(latents(scene.model, _affordable(scene), train=train, seed=scene.seed))
 
     def rows(self) -> list[Row]:
         information, marginal = self["information"], self["marginal_kl"]
@@ -230,3 +233,13 @@ class Calibration(Section):
             return str(self["verdict"])
         tested = f"tested on {number(self['num_data'])} simulated {self.noun}s"
         return f"the widths of the posterior are right ({tested})"
+
+
+def _affordable(scene: Scene) -> Tensor:
+    """Returns the data, or so many of them that their $N^2$ densities, each a pass for each latent
+    dimension, cost what those of all would at one pass.
+    """
+    if not scene.model.slow_density:
+        return scene.x
+    dim = latent_dim_of(scene.model, scene.x)
+    return scene.x[: max(2, int(len(scene.x) / dim**0.5))]

@@ -42,7 +42,7 @@ from torch.distributions import (
 )
 
 from taut.data import Rows
-from taut.evidence.annealing import Path, annealing, support_of
+from taut.evidence.annealing import Path, annealing, can_move, support_of
 from taut.evidence.ascent import best_members, is_real
 from taut.evidence.enumeration import enumeration_blocks, states_of, too_many
 from taut.evidence.importance import (
@@ -326,7 +326,7 @@ class _Ladder:
             kept = torch.isin(rows, left)
             proposal, rows = _gaussian(loc[kept], factor[kept]), left
         rows = rows[:annealed]
-        if not len(rows) or (support is not None and support.is_discrete):
+        if not len(rows) or not can_move(support):
             return 0
         x, context = self.given(rows)
         start = self.defended(proposal)

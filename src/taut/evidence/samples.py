@@ -60,7 +60,7 @@ from torch.distributions import Distribution
 
 from taut.evidence.results import Estimate
 from taut.features import ColumnFeatures
-from taut.model import Model, evaluating, frozen
+from taut.model import Model, evaluating, frozen, nearest
 from taut.system.seeds import derive, stream
 from taut.types import Data, PerDatum, image_layout
 from taut.use import tasks
@@ -411,10 +411,11 @@ def _images(model: Model, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dic
             images["mean" + name] = mean
     if q.has_rsample:
         try:
-            start, unit = q.mean, q.stddev
+            start, unit = nearest(q, q.mean), q.stddev
         except NotImplementedError:  # a flow, say
             start, unit = z, torch.ones_like(z)
-        (_, first), (before, late), (best, last) = _ascend(model, x, start, unit, steps)
+        climbed = _ascend(model, x, q, start, unit, steps)
+        (_, first), (before, late), (best, last) = climbed
         changes = {
             "rise": last - first,
             "late_rise": last - late,
@@ -427,7 +428,7 @@ def _images(model: Model, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dic
 
 
 def _ascend(
-    model: Model, x: Tensor, start: Tensor, unit: Tensor, steps: int
+    model: Model, x: Tensor, q: Distribution, start: Tensor, unit: Tensor, steps: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Returns the best z so far, (B, D), and its log p(x|z), (B,), at first, after three quarters
     and after all of the steps.
@@ -440,7 +441,7 @@ def _ascend(
     kept = []
     for step in range(1, steps + 1):
         with torch.enable_grad():
-            z = start + unit * moved
+            z = nearest(q, start + unit * moved)
             value = model.decode(z).log_prob(x)
             optimizer.zero_grad()
             (-value.sum()).backward()

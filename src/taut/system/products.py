@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["Affine"]
 
@@ -32,12 +33,16 @@ class Affine(nn.Linear):
         self._onednn = _onednn_is_faster()
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.times(x, self.weight)
+
+    def times(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Returns $x W^T + b$ for a W that is made of the weights."""
         single = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         possible = self._onednn and single and x.device.type == "cpu"
         if not possible or x.numel() < FEWEST_ROWS * self.in_features:
-            return super().forward(x)
+            return functional.linear(x, weight, self.bias)
         rows = x.reshape(-1, self.in_features)
-        return _multiply(rows, self.weight, self.bias).unflatten(0, x.shape[:-1])
+        return _multiply(rows, weight, self.bias).unflatten(0, x.shape[:-1])
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
