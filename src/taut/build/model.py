@@ -87,7 +87,7 @@ USUAL = {
 }
 
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
-GREY = 256  # levels of 8 bits
+GREY = range(65, 257)  # levels of 7 or 8 bits
 VAE_MODEL, VAMP = "VAE()", "VampPrior"
 SHARED = {"codes", "levels", "width"}  # sizes of a posterior that its prior must have, too
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
@@ -151,10 +151,11 @@ def _latent_dim(config: ModelConfig, posterior: str) -> int | None:
 
 
 def _is_grey(schema: Schema) -> bool:
-    """Returns whether data are images of one channel of up to 8 bits, which the histogram of all
-    pixels tells well: colours have three, and 16 bits few pixels a level (`benchmarks/grey.py`).
+    """Returns whether data are images of one channel of 7 or 8 bits, which the histogram of all
+    pixels tells well: colours have three, 16 bits few pixels a level, and a logistic distribution
+    is as good over few levels (`benchmarks/grey.py`).
     """
-    if schema.kind != "levels" or not schema.is_image or schema.num_levels > GREY:
+    if schema.kind != "levels" or not schema.is_image or schema.num_levels not in GREY:
         return False
     return image_layout(schema.event_shape)[0] == 1
 
