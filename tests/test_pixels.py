@@ -148,9 +148,10 @@ def test_images_of_levels_get_it_and_rows_of_levels_do_not(tmp_path: Path) -> No
         part = build_vae(config, data.schema, summarize(data)).likelihood
         expected, _ = _warp(summarize(data).histogram)
         torch.testing.assert_close(part.edges, expected.to(part.edges), rtol=0, atol=0)
-    rows, few = images.reshape(80, 30), images // 16
-    for source in (rows, np.stack([images] * 3, -1), 200 * images.astype(np.uint16), few):
-        schema = prepare(source).schema
+    others = (images.reshape(80, 30), np.stack([images] * 3, -1), 200 * images.astype(np.uint16))
+    # rows, colours, 16 bits, and few levels
+    found = [*(prepare(x) for x in others), prepare(images // 16, levels=(0, 15))]
+    for schema in (data.schema for data in found):
         assert complete(ModelConfig(), schema).likelihood == "DiscretizedLogistic()"
 
 
