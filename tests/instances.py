@@ -418,7 +418,7 @@ def make_priors() -> list[taut.Prior]:
     flows += [bent(priors.Flow(LATENT, 2, (8,), bins, kind="autoregressive")) for bins in (0, 4)]
     own = partial(taut.DiagonalNormal, encoder=SMALL)
     vamp = priors.VampPrior(3, own, EVENT, LATENT, features=Standardize(EVENT))
-    others = [shared(), *of_codes(), priors.UniformSphere(LATENT)]
+    others = [shared(), priors.UniformSphere(LATENT), *of_codes()]
     return [taut.StandardNormal(LATENT), mixture, bernoulli, *flows, vamp, *others]
 
 

@@ -169,7 +169,7 @@ def test_units_are_filled_in() -> None:
     torch.testing.assert_close(table.likelihood.data_loc, s.loc)
     torch.testing.assert_close(table.likelihood.data_scale, s.scale)
     torch.testing.assert_close(table.posterior.features.scale, s.scale)
-    images, data = model_of(GREY)
+    images, data = model_of(GREY, likelihood="DiscretizedLogistic()")
     s = summarize(data)
     pooled = s.scale.square().mean().sqrt()
     torch.testing.assert_close(images.likelihood.data_scale, pooled.expand(5, 6))

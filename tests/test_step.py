@@ -152,7 +152,7 @@ def test_recorded_step_is_the_eager_one_for_a_relaxation(row: int, number: int) 
     assert_same(Learner(model(**parts), RELAXED[row][0], CONFIG), [bits(6), bits(6)])
 
 
-@pytest.mark.parametrize("index", [1, *range(3, len(make_priors()) - 3)])
+@pytest.mark.parametrize("index", [1, *range(3, len(make_priors()) - 4)])
 def test_recorded_step_is_the_eager_one_for_every_prior_of_real_numbers(index: int) -> None:
     assert_same(
         Learner(model(prior=make_priors()[index]), taut.DReG(num_samples=2), CONFIG),
