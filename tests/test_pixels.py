@@ -165,3 +165,15 @@ def test_images_of_levels_get_it_and_rows_of_levels_do_not(tmp_path: Path) -> No
 def test_other_levels_are_refused(low, high, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         likelihoods.WarpedPixels((3,), 2, low, high)
+
+
+def test_images_that_are_mostly_black_or_white_are_offered_bits() -> None:
+    images = np.zeros((40, 8, 8), np.uint8)
+    images[:, 2:5, 2:6] = np.random.default_rng(0).integers(1, 255, (40, 3, 4))
+    assert prepare(images).notes[0] == (
+        "81 % of the pixels are 0 or 255: --binarize dynamic learns black and white, with grey as "
+        "the probability of white"
+    )
+    images[:, :4] = np.random.default_rng(1).integers(1, 255, (40, 4, 8))
+    assert not any("--binarize" in note for note in prepare(images).notes)
+    assert not any("--binarize" in note for note in prepare(images.reshape(40, 64)).notes)

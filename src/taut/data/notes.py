@@ -15,6 +15,7 @@ from taut.data.tables.words import exact_integers, float_storage
 
 __all__ = ["array_notes", "drift_notes", "few_notes", "is_divided_by_255", "shared_notes"]
 
+SATURATED = 0.6  # share of the pixels of an image that are black or white
 SAMPLE = 20_000  # rows that are looked at to tell whether a column was rounded
 
 
@@ -39,15 +40,24 @@ def array_notes(array: np.ndarray, schema: Schema, name: str) -> list[str]:
         )
     if schema.kind == "count":
         lines += problems_of_counts(array, name)[1]
-    if schema.kind == "levels" and schema.high == 255 and _is_black_and_white(array):
-        lines.append("only two values, 0 and 255: --binarize threshold makes them bits")
+    if schema.kind == "levels" and schema.high == 255:
+        lines += _saturation(array, schema)
     if schema.kind == "real":
         lines += _real_notes(array, schema)
     return lines
 
 
-def _is_black_and_white(array: np.ndarray) -> bool:
-    return all(bool(np.all((x == 0) | (x == 255))) for x in chunks(array))
+def _saturation(array: np.ndarray, schema: Schema) -> list[str]:
+    """Says so where bytes are black and white, or mostly one of them."""
+    share = sum(int(((x == 0) | (x == 255)).sum()) for x in chunks(array)) / array.size
+    if share == 1:
+        return ["only two values, 0 and 255: --binarize threshold makes them bits"]
+    if schema.is_image and share >= SATURATED:
+        return [
+            f"{100 * share:.0f} % of the pixels are 0 or 255: --binarize dynamic learns black and white, "
+            f"with grey as the probability of white"
+        ]
+    return []
 
 
 def _real_notes(array: np.ndarray, schema: Schema) -> list[str]:
