@@ -3665,6 +3665,13 @@ MUTANTS = [
         "tests/test_multinomial.py",
     ),
     Mutant(
+        "baseline: shares alone, however the counts burst",
+        "evidence/baseline.py",
+        "better = max((shares, spread), key",
+        "better = max((shares,), key",
+        "tests/test_multinomial.py",
+    ),
+    Mutant(
         "multinomial: nothing says that the total is given",
         "likelihoods/common.py",
         'always = getattr(likelihood, "func", likelihood)',

@@ -18,6 +18,7 @@ from taut import distributions
 from taut.cli import terminal
 from taut.cli.app import app
 from taut.data.dataset import prepare
+from taut.evidence.baseline import independent_marginals
 
 
 def test_the_multinomial_sums_to_one_over_all_counts_of_a_total() -> None:
@@ -100,3 +101,26 @@ def test_a_run_of_counts_given_their_totals(tmp_path: Path, capsys: pytest.Captu
     assert "no --cells: a Multinomial does not say how much each element" in refused.stderr
     terminal.show_data(terminal.message, prepare(words, kind="count"), run.config)
     assert "log p(x) means log p(x | total)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bursts", [False, True])
+def test_the_baseline_of_a_model_given_the_total_knows_it_too(bursts: bool) -> None:
+    """Columns that share nothing but the total: shares alone explain them, or negative binomials
+    with means in proportion to it where counts come in bursts.
+    """
+    rng = np.random.default_rng(0)
+    rate = rng.uniform(5, 50, 2000)[:, None] * rng.dirichlet(np.full(6, 2.0))
+    made = rng.poisson(rate * rng.gamma(0.5, 2.0, rate.shape) if bursts else rate)
+    data = prepare(made, kind="count")
+    x, train = data.test.double(), data.train.double()
+    found = independent_marginals(data, data.test, given_total=True)
+    mean = train.mean(0)
+    if not bursts:
+        alone = distributions.Multinomial(mean.log().expand(len(x), 6), x.sum(1), 1).log_prob(x)
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=0)
+        return
+    at = mean * train.sum(1, keepdim=True).clamp(min=0.5) / mean.sum()
+    r = at.square().sum(0) / ((train - at).square() - at).sum(0)
+    at = mean * x.sum(1, keepdim=True).clamp(min=0.5) / mean.sum()
+    alone = scipy.stats.nbinom(r.numpy(), (r / (r + at)).numpy()).logpmf(x.numpy()).sum(1)
+    np.testing.assert_allclose(found.numpy(), alone, rtol=1e-4)

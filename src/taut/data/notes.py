@@ -54,8 +54,8 @@ def _saturation(array: np.ndarray, schema: Schema) -> list[str]:
         return ["only two values, 0 and 255: --binarize threshold makes them bits"]
     if schema.is_image and share >= SATURATED:
         return [
-            f"{100 * share:.0f} % of the pixels are 0 or 255: --binarize dynamic learns black and white, "
-            f"with grey as the probability of white"
+            f"{100 * share:.0f} % of the pixels are 0 or 255: --binarize dynamic learns black and "
+            "white, with grey as the probability of white"
         ]
     return []
 

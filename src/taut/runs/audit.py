@@ -25,6 +25,7 @@ from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.models.exact import ExactModel
 from taut.report import render
 from taut.runs.folder import Run, Source, held_out, new_data, version
+from taut.runs.making import totals_of
 from taut.runs.measure import copies, exact_of_run, log_prob_of, measured_part
 from taut.system import locks, parallel, records, storage
 from taut.system.defaults import never, silent
@@ -104,7 +105,9 @@ def _audit(
     train, baseline, divided, levels = None, None, np.empty(0, "S16"), None
     if dataset is not None:
         train = _training(dataset, max(effort.train, len(x)), seed)
-        baseline, divided = independent_marginals(dataset, x), dataset.divided
+        given_total = totals_of(run.model) is not None
+        baseline = independent_marginals(dataset, x, given_total=given_total)
+        divided = dataset.divided
     exact = None
     if (tree := exact_of_run(run)) is not None:
         exact = run.info["exact"]["model"], log_prob_of(tree, x.to(torch.get_default_dtype()))

@@ -28,7 +28,7 @@ from taut.system.seeds import derive
 from taut.use import tasks
 from taut.use.export import shortest
 
-__all__ = ["fill_rows", "sample_rows"]
+__all__ = ["fill_rows", "sample_rows", "totals_of"]
 
 TRIES = 64  # completions of a row of which some must keep the constraints
 ROWS = 4096  # at a time
@@ -68,7 +68,7 @@ def sample_rows(
     """
     model, schema, given = fitted.model, fitted.schema, dict(given or {})
     wanted = list(schema.condition)
-    if (totals := _totals(model.condition)) is not None:
+    if (totals := totals_of(model)) is not None:
         wanted.append("total")
         given.setdefault("total", f"{float(totals.mean_total)}")
     if set(given) != set(wanted):
@@ -193,8 +193,9 @@ def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
     return values
 
 
-def _totals(condition: Any) -> Totals | None:
+def totals_of(model: Model) -> Totals | None:
     """Returns the rule for the total of a row, where that is given."""
+    condition = model.condition
     if isinstance(condition, Split):
         return condition.totals
     return condition if isinstance(condition, Totals) else None

@@ -21,6 +21,7 @@ from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.runs.folder import Run
 from taut.runs.gain import before_of, gain_of_prior
+from taut.runs.making import totals_of
 from taut.system import locks, parallel, storage
 from taut.system.errors import DataError
 from taut.system.seeds import stream
@@ -59,7 +60,8 @@ def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
         rows = _settled(run.model, x, blocks, seed)
 
         def write() -> None:
-            found = numbers(rows, data)
+            given_total = totals_of(run.model) is not None
+            found = numbers(rows, data, given_total=given_total)
             if (exact := exact_of_run(run)) is not None:
                 found |= _against(exact, run.info["exact"]["model"], rows, x, data)
             if (before := before_of(run)) is not None:
@@ -114,16 +116,21 @@ def measured_part(data: Dataset) -> str:
     return part
 
 
-def numbers(rows: RowEvidence, data: Dataset) -> dict[str, Any]:
+def numbers(rows: RowEvidence, data: Dataset, *, given_total: bool = False) -> dict[str, Any]:
     """Returns what is known of a model from the evidence of the part of the data it is measured on,
     as plain values.
+
+    Args:
+        rows: The evidence.
+        data: The data.
+        given_total: Whether the model is of a row of counts given its total.
     """
     part, schema = measured_part(data), data.schema
     x = getattr(data, part)
     groups = copies(x, data.divided)
     result = {"data": part, **rows.to_dict(groups)}
     result["warnings"] += _warnings(part, x, data.divided, groups)
-    baseline = independent_marginals(data, x)
+    baseline = independent_marginals(data, x, given_total=given_total)
     result["baseline"] = None
     if baseline is not None:
         # It has no samples, hence no Monte Carlo error. The gain is paired, row by row.
