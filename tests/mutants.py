@@ -3667,8 +3667,8 @@ MUTANTS = [
     Mutant(
         "baseline: shares alone, however the counts burst",
         "evidence/baseline.py",
-        "better = max((shares, spread), key",
-        "better = max((shares,), key",
+        "return max((apart, shares, spread), key",
+        "return max((apart, shares), key",
         "tests/test_multinomial.py",
     ),
     Mutant(

@@ -47,8 +47,9 @@ def independent_marginals(data: Dataset, x: Rows, *, given_total: bool = False) 
         data: The marginals are fitted to its training part.
         x: Data, (N, \*event).
         given_total: Whether the total of each row of counts is known, as to a model that takes it:
-            the better one, on the training rows, of shares of it that are the same in all rows
-            (a multinomial) and of negative binomials with means in proportion to it.
+            the best, on the training rows, of marginals that do not use it, of shares of it that
+            are the same in all rows (a multinomial), and of negative binomials with means in
+            proportion to it.
 
     Returns:
         None if the levels are too many for a table of frequencies.
@@ -56,8 +57,6 @@ def independent_marginals(data: Dataset, x: Rows, *, given_total: bool = False) 
     schema, statistics = data.schema, summarize(data)
     if schema.kind in ("binary", "levels") and statistics.log_frequencies is None:
         return None
-    if given_total:
-        return _given_total(data, x)
     if schema.kind == "real" and schema.is_image:
         loc, scale = statistics.loc.double(), statistics.scale.double()
         scale = torch.where(scale > 0, scale, scale.square().mean().sqrt())
@@ -67,38 +66,45 @@ def independent_marginals(data: Dataset, x: Rows, *, given_total: bool = False) 
     def total(block: Tensor) -> Tensor:
         return torch.stack([part.log_prob(block[:, part.columns]).sum(1) for part in parts]).sum(0)
 
-    return torch.cat([total(block.flatten(1).double()) for block in blocks(x)])
+    best = _knowing_total(data, total) if given_total else total
+    return torch.cat([best(block.flatten(1).double()) for block in blocks(x)])
 
 
-def _given_total(data: Dataset, x: Rows) -> PerDatum:
-    """Returns log p(x | total of the row) under columns that know of the total and of nothing else
-    of the row, (N,).
+def _knowing_total(data: Dataset, apart: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns log p(x | total of the row), as a function of rows, under columns that know of the
+    total and of nothing else of the row.
+
+    Args:
+        data: Its training part says which of three is best.
+        apart: The first, log p(x) of rows under marginals that do not know the total.
     """
     columns = data.schema.rest or list(range(data.schema.num_elements))
     mean = summarize(data).loc.double().flatten()[columns].clamp(min=1e-4)
     train = data.train[:ROWS]
 
-    def counts_of(rows: Rows) -> Iterator[Tensor]:
-        return (block.flatten(1).double()[:, columns] for block in blocks(rows))
-
     def expected(counted: Tensor) -> Tensor:
         return mean * counted.sum(1, keepdim=True).clamp(min=0.5) / mean.sum()
 
     above, squares = torch.zeros_like(mean), torch.zeros_like(mean)
-    for counted in counts_of(train):
+    for block in blocks(train):
+        counted = block.flatten(1).double()[:, columns]
         at = expected(counted)
         above += ((counted - at).square() - at).sum(0)
         squares += at.square().sum(0)
     log_r = (squares / above.clamp(min=1e-8)).clamp(max=1e8).log()
 
-    def shares(counted: Tensor) -> Tensor:
+    def shares(rows: Tensor) -> Tensor:
+        counted = rows[:, columns]
         return Multinomial(mean.log().expand_as(counted), counted.sum(1), 1).log_prob(counted)
 
-    def spread(counted: Tensor) -> Tensor:
+    def spread(rows: Tensor) -> Tensor:
+        counted = rows[:, columns]
         return NegativeBinomial(expected(counted).log(), log_r).log_prob(counted).sum(1)
 
-    better = max((shares, spread), key=lambda f: sum(float(f(c).sum()) for c in counts_of(train)))
-    return torch.cat([better(counted) for counted in counts_of(x)])
+    def reached(marginals: Callable[[Tensor], Tensor]) -> float:
+        return sum(float(marginals(b.flatten(1).double()).sum()) for b in blocks(train))
+
+    return max((apart, shares, spread), key=reached)
 
 
 def marginals_of_columns(data: Dataset, x: Rows) -> Tensor | None:
