@@ -5,6 +5,10 @@ A test for the kind of each.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,11 +18,17 @@ from torch.distributions.transforms import AffineTransform
 import taut
 from taut import likelihoods
 from taut.build.config import TrainingConfig
+from taut.cli.audit import gradients
 from taut.data.tables.dialect import repeats_a_row
+from taut.data.tables.entries import _level_bounds
 from taut.distributions import CategoricalLevels
 from taut.evidence import scale
 from taut.evidence.annealing import simulate
+from taut.evidence.best_section import LogEvidence
+from taut.evidence.clock import Report
 from taut.evidence.doctor import diagnose
+from taut.evidence.finding import RELIABLE
+from taut.evidence.gradients import KINDS
 from taut.evidence.latents import latents
 from taut.evidence.samples import _seen
 from taut.features import ColumnFeatures, Standardize
@@ -187,3 +197,43 @@ def test_a_compiled_step_is_given_what_is_frozen_and_what_is_fixed() -> None:
     assert len(frozen) == len(list(model.prior.parameters()))
     fixed: list[Tensor | nn.Parameter] = [*frozen, *(b for b in model.buffers())]
     assert all(t.data_ptr() in places for t in fixed)
+
+
+@pytest.mark.parametrize(
+    ("known", "answer"),
+    [(0.0, "No"), (RELIABLE / 2 - 0.01, "No"), (RELIABLE / 2, "In part"), (RELIABLE, "Yes")],
+)
+def test_which_share_of_reliable_rows_is_believed(known: float, answer: str) -> None:
+    found = LogEvidence({"reliable_share": known, "by": {"importance": 3}}, "row")
+    assert found.believed({}).startswith(f"{answer}: ")
+
+
+@pytest.mark.parametrize(("high", "many"), [(65_535, False), (65_536, True)])
+def test_the_largest_number_of_levels_that_can_be_stated(high: int, many: bool) -> None:
+    assert bool(_level_bounds([0, high], 1.0)) == many
+
+
+def test_the_first_step_of_gradients_is_one_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The share that is done counts from nothing, and the time left follows from it."""
+    told, now = list[tuple[float, float]](), [100.0]
+
+    @contextlib.contextmanager
+    def stages() -> Iterator[Report]:
+        yield lambda _title, share, whole: told.append((share, whole.left))
+
+    def measured(_run: object, *, stop: Callable[[], bool], **_: object) -> dict[str, object]:
+        for _step in range(2):
+            now[0] += 3
+            stop()
+        return {}
+
+    monkeypatch.setattr("taut.cli.audit.bars.stages", stages)
+    monkeypatch.setattr("taut.cli.audit.load_run", lambda *_: None)
+    monkeypatch.setattr("taut.cli.audit.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("taut.runs.audit.gradients_run", measured)
+    gradients(tmp_path, repeats=2, as_json=True)
+    steps = 2 * len(KINDS)
+    expected = [(n / steps, 3 * n * (steps - n) / n) for n in (1, 2)]
+    assert told == [pytest.approx(pair) for pair in expected]
