@@ -152,8 +152,8 @@ def _latent_dim(config: ModelConfig, posterior: str) -> int | None:
 
 def _is_grey(schema: Schema) -> bool:
     """Returns whether data are images of one channel of 7 or 8 bits, which the histogram of all
-    pixels tells well: colours have three, 16 bits few pixels a level, and a logistic distribution
-    is as good over few levels (`benchmarks/grey.py`).
+    pixels tells well: colours have three, 16 bits few pixels a level, and over few levels a
+    logistic distribution is nearly as good (`benchmarks/README.md`).
     """
     if schema.kind != "levels" or not schema.is_image or schema.num_levels not in GREY:
         return False

@@ -212,6 +212,7 @@ def _cell_columns(
     """
     import torch
 
+    from taut.distributions.observed import NoTermsError
     from taut.evidence.cells import cell_scores
 
     schema, x = run.schema, new.rows
@@ -220,7 +221,7 @@ def _cell_columns(
     try:
         with bars.blocks("scoring entries"):
             scores = cell_scores(run.model, x, num_samples, seed=seed)
-    except ValueError as error:  # of a likelihood that is not a product over the entries
+    except NoTermsError as error:
         raise UsageError(f"no --cells: {error}") from error
     missing = torch.cat([run.model.split(part)[0].isnan() for part in x.split(4096)])
     if rows := terminal.name_rows((~scores.reliable & ~missing).any(1), line):

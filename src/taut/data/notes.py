@@ -16,7 +16,7 @@ from taut.data.tables.words import exact_integers, float_storage
 __all__ = ["array_notes", "drift_notes", "few_notes", "is_divided_by_255", "shared_notes"]
 
 SATURATED = 0.6  # share of the pixels of an image that are black or white
-SAMPLE = 20_000  # rows that are looked at to tell whether a column was rounded
+SAMPLE = 20_000  # rows that are looked at to tell what was rounded or saturated
 
 
 def array_notes(array: np.ndarray, schema: Schema, name: str) -> list[str]:
@@ -47,10 +47,14 @@ def array_notes(array: np.ndarray, schema: Schema, name: str) -> list[str]:
     return lines
 
 
+def _at_an_end(levels: np.ndarray) -> np.ndarray:
+    return (levels == 0) | (levels == 255)
+
+
 def _saturation(array: np.ndarray, schema: Schema) -> list[str]:
     """Says so where bytes are black and white, or mostly one of them."""
-    share = sum(int(((x == 0) | (x == 255)).sum()) for x in chunks(array)) / array.size
-    if share == 1:
+    share = float(_at_an_end(array[:SAMPLE]).mean())
+    if share == 1 and all(bool(_at_an_end(x).all()) for x in chunks(array)):
         return ["only two values, 0 and 255: --binarize threshold makes them bits"]
     if schema.is_image and share >= SATURATED:
         return [

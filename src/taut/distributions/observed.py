@@ -18,7 +18,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Observed", "terms"]
+__all__ = ["NoTermsError", "Observed", "terms"]
+
+
+class NoTermsError(ValueError):
+    """A distribution is not made of elements that are independent given z."""
 
 
 class Observed(Independent[Distribution]):
@@ -60,10 +64,10 @@ def terms(distribution: Distribution, value: Tensor) -> Tensor:
     r"""Returns the log-density of each element of a data point given z, (\*batch, \*event).
 
     Raises:
-        ValueError: the distribution is not made of elements that are independent given z.
+        NoTermsError: the distribution is not made of elements that are independent given z.
     """
     if not hasattr(distribution, "terms"):
-        raise ValueError(
+        raise NoTermsError(
             f"a {type(distribution).__name__} does not say how much each element contributes"
         )
     return distribution.terms(value)
