@@ -1135,21 +1135,21 @@ MUTANTS = [
     # --- Annealing -------------------------------------------------------------------------------------------------------
     Mutant(
         "rows: a posterior that collapses",
-        "posteriors.py",
+        "posteriors/common.py",
         "positive(raw) + min_scale * (1 + loc.abs())",
         "positive(raw)",
         ROWS + "::test_no_posterior_collapses_and_its_density_is_stable",
     ),
     Mutant(
         "rows: a floor that does not know the distance",
-        "posteriors.py",
+        "posteriors/common.py",
         "min_scale * (1 + loc.abs())",
         "min_scale",
         ROWS + "::test_the_floor_is_in_units_of_the_prior_and_of_the_distance",
     ),
     Mutant(
         "rows: a factor without bounds",
-        "posteriors.py",
+        "posteriors/gaussian.py",
         "lower / (1 + (lower / limit).square()).sqrt()",
         "lower",
         ROWS + "::test_no_posterior_collapses_and_its_density_is_stable",

@@ -132,9 +132,10 @@ def test_draws_from_the_noise_of_each_row_follow_the_posterior() -> None:
 
 
 def test_a_row_has_the_same_number_in_any_company() -> None:
+    """The same draws: a product of more rows may round otherwise (it does on some processors)."""
     model, x = model_of(), rows(6)
     some = own_evidence(model, x[2:4], 20)[0]
-    torch.testing.assert_close(some, own_evidence(model, x, 20)[0][2:4], rtol=0, atol=0)
+    torch.testing.assert_close(some, own_evidence(model, x, 20)[0][2:4], rtol=0, atol=1e-12)
 
 
 # --- Enumeration ----------------------------------------------------------------------------------
