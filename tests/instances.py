@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ztest import assert_mean
 
 import taut
-from taut import convolutions, likelihoods, models, networks, posteriors, priors
+from taut import likelihoods, models, networks, posteriors, priors
 from taut import objectives as objectives  # for rows of parts that taut itself does not export
 from taut.data.tables.kind import Grid
 from taut.distributions import warps
@@ -479,10 +479,10 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
     (taut.ConvDecoder, (5,), (2, 3, 13, 9)),
     (partial(taut.ConvDecoder, channels=4), (5,), (6, 7, 5, 3)),
     (taut.ConvDecoder, (5,), (1, 64, 48)),
-    (partial(convolutions.ResidualConvEncoder, channels=4), (3, 13, 9), (2, 5)),
-    (partial(convolutions.ResidualConvEncoder, channels=4, attention=True), (33, 47), (10,)),
-    (partial(convolutions.ResidualConvDecoder, channels=4), (5,), (2, 3, 13, 9)),
-    (partial(convolutions.ResidualConvDecoder, channels=4, attention=True), (5,), (1, 33, 47)),
+    (partial(networks.ResidualConvEncoder, channels=4), (3, 13, 9), (2, 5)),
+    (partial(networks.ResidualConvEncoder, channels=4, attention=True), (33, 47), (10,)),
+    (partial(networks.ResidualConvDecoder, channels=4), (5,), (2, 3, 13, 9)),
+    (partial(networks.ResidualConvDecoder, channels=4, attention=True), (5,), (1, 33, 47)),
 ]
 
 

@@ -16,14 +16,14 @@ from ztest import assert_mean
 
 import taut
 from taut import posteriors, priors
-from taut.autoregressive import Autoregressive
 from taut.distributions.flows import Flow
 from taut.evidence.annealing import Path, annealing
 from taut.evidence.ascent import members
 from taut.evidence.gaps import optima_blocks
 from taut.evidence.latents_section import LatentSpace
 from taut.evidence.section import Scene
-from taut.masked import Masked
+from taut.networks.autoregressive import Autoregressive
+from taut.networks.masked import Masked
 
 CASES = list(itertools.product([2, 5], [0, 5], [False, True]))
 

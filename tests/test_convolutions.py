@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import taut
-from taut.convolutions import Attention, Block, ResidualConvDecoder, ResidualConvEncoder
+from taut.networks.residual import Attention, Block, ResidualConvDecoder, ResidualConvEncoder
 
 SIZES = [(5, 5), (3, 8, 6), (12, 17, 1), (33, 47)]
 

@@ -16,10 +16,10 @@ from ztest import assert_mean
 
 import taut
 from taut import posteriors, priors
-from taut.couplings import Couplings
 from taut.distributions.flows import EDGE, Flow, rational_quadratic
 from taut.evidence.ascent import members
 from taut.evidence.gaps import optima_blocks
+from taut.networks.couplings import Couplings
 
 
 def couplings(dim: int, num_features: int = 3, bins: int = 8, layers: int = 3) -> Couplings:

@@ -17,9 +17,8 @@ SOURCES = sorted((Path(__file__).parent.parent / "src" / "taut").rglob("*.py"))
 
 LEVELS = [  # imports point upwards in this list, from later to earlier, never back
     {"types", "references", "system"},
-    {"distributions", "networks"},
-    {"convolutions", "couplings", "features", "masked", "data"},
-    {"autoregressive"},
+    {"distributions"},
+    {"networks", "features", "data"},
     {"model"},
     {"priors", "likelihoods", "posteriors", "objectives"},
     {"models"},

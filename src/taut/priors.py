@@ -16,16 +16,16 @@ from torch.distributions import (
     Normal,
 )
 
-from taut.autoregressive import Autoregressive
-from taut.couplings import Couplings
 from taut.distributions import sphere
 from taut.distributions.codebook import Quantized
 from taut.distributions.codes import ChainOfCodes, Codes, check_codes
 from taut.distributions.flows import Flow as FlowDistribution
 from taut.features import Features
-from taut.masked import Masked
 from taut.model import Posterior, Prior
 from taut.networks import positive
+from taut.networks.autoregressive import Autoregressive
+from taut.networks.couplings import Couplings
+from taut.networks.masked import Masked
 from taut.types import Context
 
 __all__ = [

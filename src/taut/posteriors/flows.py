@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from taut.autoregressive import Autoregressive
-from taut.couplings import Couplings
 from taut.distributions.flows import Flow
 from taut.features import Features, Standardize
 from taut.model import Posterior
 from taut.networks import MLP, Network, NetworkFactory
+from taut.networks.autoregressive import Autoregressive
+from taut.networks.couplings import Couplings
 from taut.posteriors.common import MIN_SCALE, check_positive, floored
 from taut.types import Context
 

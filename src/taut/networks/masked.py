@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from taut.networks import Residual
+from taut.networks.dense import Residual
 from taut.system.products import Affine
 
 __all__: list[str] = []  # a network that is named here could be asked for on the command line

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from taut.distributions.flows import rational_quadratic
-from taut.networks import MLP
+from taut.networks.dense import MLP
 
 __all__ = ["Couplings", "check_sizes", "monotone"]
 

@@ -1,6 +1,6 @@
 r"""Residual convolutional networks, with self-attention where the image is smallest.
 
-The encoder and the decoder are those of ``taut.networks`` with residual blocks between the
+The encoder and the decoder are those of ``convolutions`` with residual blocks between the
 convolutions that change the size:
 
 $$ u \leftarrow u + W_2 * f(W_1 * f(u)), $$
@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taut.networks import ConvDecoder, ConvEncoder, activation_of
+from taut.networks.common import activation_of
+from taut.networks.convolutions import ConvDecoder, ConvEncoder
 
 __all__ = ["ResidualConvDecoder", "ResidualConvEncoder"]
 

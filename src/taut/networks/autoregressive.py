@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from taut.couplings import check_sizes, monotone
-from taut.masked import Masked
+from taut.networks.couplings import check_sizes, monotone
+from taut.networks.masked import Masked
 
 __all__ = ["Autoregressive"]
 
