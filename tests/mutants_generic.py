@@ -69,6 +69,10 @@ EQUIVALENT = {
         "likelihoods/common.py",
         "raw = decoded[1].mean(event, keepdim=True) if self.raw is None else self.raw",
     ): "there are two maps then: the second is the last",
+    (
+        "evidence/section.py",
+        'near = -estimate["value"] <= max(2 * (error_of(estimate) or -1.0), rounding)',
+    ): "less than the rounding is the rounding",
     ("evidence/gradients.py", "name: 3"): (
         "a bias is looked for along fixed random directions, and along others as well"
     ),
@@ -189,14 +193,21 @@ def changed(before: str, after: str) -> tuple[int, str]:
 
 def running_with(text: str, line: int) -> range | None:
     """Returns lines that run where an edit of this line does; None if that is at the import."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     found: ast.stmt | None = None
-    for node in ast.walk(ast.parse(text)):
+    inside = [
+        node
+        for function in ast.walk(ast.parse(text))
+        if isinstance(function, functions)
+        for node in ast.walk(function)
+    ]
+    for node in inside:
         if isinstance(node, ast.stmt) and _first(node) <= line <= (node.end_lineno or 0):
             found = node if found is None or _first(node) >= _first(found) else found
     if found is None or isinstance(found, ast.ClassDef):
         return None
     first, end = _first(found), (found.end_lineno or 0) + 1
-    if isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef):
+    if isinstance(found, functions):
         return range(found.body[0].lineno, end)
     inner = getattr(found, "body", None)  # of an if, say: its first line is the condition
     return range(first, max(first + 1, inner[0].lineno)) if inner else range(first, end)
