@@ -80,6 +80,7 @@ EQUIVALENT = {
         "without a finite value there is none that could lie outside"
     ),
     ("report/figures.py", "figure = _figure( 301)"): "a point more of height is a matter of taste",
+    ("report/figures.py", "figure = _figure( 299)"): "a point less of height is a matter of taste",
     ("report/figures.py", "height = 79 + 26 * len(rows)"): (
         "a point less of height is a matter of taste"
     ),
@@ -87,6 +88,10 @@ EQUIVALENT = {
         "report/figures.py",
         'x, y, errors, color=BLUE, marker="o", markersize= 4, linewidth=1.5, label=label',
     ): "a point less of a mark is a matter of taste",
+    (
+        "report/figures.py",
+        'x, y, errors, color=BLUE, marker="o", markersize= 6, linewidth=1.5, label=label',
+    ): "a point more of a mark is a matter of taste",
 }
 
 

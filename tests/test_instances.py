@@ -282,3 +282,24 @@ def test_convolutions_keep_the_layout_of_the_image() -> None:
 def test_refuses(make, words: str) -> None:
     with pytest.raises((ValueError, AttributeError), match=words):
         make()
+
+
+def smallest_scales() -> list[tuple[type, float]]:
+    """Returns each part that takes a smallest scale, and its own choice."""
+    found = []
+    for part in (part for base in instances.rows() for part in known(base).values()):
+        if (argument := inspect.signature(part).parameters.get("min_scale")) is not None:
+            found.append((part, argument.default))
+    return found
+
+
+@pytest.mark.parametrize(("part", "usual"), smallest_scales())
+def test_a_smallest_scale_is_positive_and_small(part: type, usual: float) -> None:
+    """Of warps, whose own scale is 1, it is also below that."""
+    assert 0 < usual <= 0.05
+    wanted = inspect.signature(part).parameters
+    given = {"event_shape": (3,), "latent_dim": 2, "low": 0, "high": 5}
+    given = {name: value for name, value in given.items() if name in wanted}
+    for scale in [0.0, -1.0, math.nan, *[1.0] * part.__name__.startswith("Warped")]:
+        with pytest.raises(ValueError, match=f"min_scale must be .*, not {scale}"):
+            part(**given, min_scale=scale)

@@ -22,7 +22,7 @@ from taut.distributions.codes import ChainOfCodes, Codes, check_codes
 from taut.distributions.flows import Flow as FlowDistribution
 from taut.features import Features
 from taut.model import Posterior, Prior
-from taut.networks import positive
+from taut.networks import check_positive, positive
 from taut.networks.autoregressive import Autoregressive
 from taut.networks.couplings import Couplings
 from taut.networks.masked import Masked
@@ -216,9 +216,7 @@ class GaussianMixture(Prior):
         super().__init__()
         if components < 1:
             raise ValueError(f"components must be at least 1, not {components}")
-        if not min_scale > 0:
-            raise ValueError(f"min_scale must be positive, not {min_scale}")
-        self.components, self.min_scale = components, min_scale
+        self.components, self.min_scale = components, check_positive(min_scale)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(0.5 * torch.randn(components, latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(components, latent_dim))
@@ -263,8 +261,6 @@ class Flow(Prior):
         kind: str = "coupling",
     ) -> None:
         super().__init__()
-        if not min_scale > 0:
-            raise ValueError(f"min_scale must be positive, not {min_scale}")
         if kind == "coupling":
             self.couplings = Couplings(latent_dim, 0, layers, hidden, bins)
         elif kind == "autoregressive":
@@ -272,7 +268,7 @@ class Flow(Prior):
         else:
             raise ValueError(f"unknown kind {kind!r}: 'coupling' or 'autoregressive'")
         self.layers, self.hidden, self.bins = layers, tuple(hidden), bins
-        self.min_scale, self.kind = min_scale, kind
+        self.min_scale, self.kind = check_positive(min_scale), kind
         self.loc = nn.Parameter(torch.zeros(latent_dim))
         self.raw_scale = nn.Parameter(torch.zeros(latent_dim))
 

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from taut.distributions.observed import Observed
 from taut.model import Likelihood
-from taut.networks import MLP, NetworkFactory, inverse_positive, positive
+from taut.networks import MLP, NetworkFactory, check_positive, inverse_positive, positive
 from taut.types import Context
 
 __all__ = ["LocationScale", "full", "raw_scale", "takes_total"]
@@ -64,7 +64,7 @@ class LocationScale(Likelihood):
         data_scale: Standard deviation of the training data, likewise.
 
     Raises:
-        ValueError: ``scale`` is none of the four.
+        ValueError: ``scale`` is none of the four, or ``min_scale`` is not positive.
     """
 
     data_loc: Tensor
@@ -83,7 +83,8 @@ class LocationScale(Likelihood):
         data_scale: Tensor | float = 1.0,
     ) -> None:
         super().__init__()
-        self.event_dims, self.scale, self.min_scale = len(event_shape), scale, min_scale
+        self.event_dims, self.scale = len(event_shape), scale
+        self.min_scale = check_positive(min_scale)
         self.register_buffer(self.loc_name, full(data_loc, event_shape))
         self.learn_scale(event_shape, data_scale)
         self.learn_shape(event_shape)

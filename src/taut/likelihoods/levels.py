@@ -16,7 +16,7 @@ from taut import distributions
 from taut.distributions.observed import Observed
 from taut.likelihoods.common import full
 from taut.model import Likelihood
-from taut.networks import MLP, NetworkFactory, positive
+from taut.networks import MLP, NetworkFactory, check_positive, positive
 from taut.types import Context
 
 __all__ = ["Bernoulli", "Binomial", "Categorical", "DiscretizedLogistic", "Ordinal", "WarpedPixels"]
@@ -153,7 +153,8 @@ class DiscretizedLogistic(Likelihood):
         super().__init__()
         if components < 1:
             raise ValueError(f"components must be at least 1, not {components}")
-        self.event_dims, self.components, self.min_scale = len(event_shape), components, min_scale
+        self.event_dims, self.components = len(event_shape), components
+        self.min_scale = check_positive(min_scale)
         self.low, self.high = _range(low, high, event_shape)
         self.register_buffer("data_loc", full(data_loc, event_shape))
         self.register_buffer("data_scale", full(data_scale, event_shape))
@@ -207,7 +208,8 @@ class WarpedPixels(Likelihood):
             none of them zero; all the same if it is not given.
 
     Raises:
-        ValueError: the elements have levels of their own, or one level only.
+        ValueError: the elements have levels of their own, or one level only, or
+            ``min_scale`` is not between 0 and 1.
 
     References: mccullagh1980.
     """
@@ -232,7 +234,7 @@ class WarpedPixels(Likelihood):
         if low >= high:
             raise ValueError(f"WarpedPixels needs two levels or more, not {low}..{high}")
         self.event_dims, self.low, self.high = len(event_shape), int(low), int(high)
-        self.min_scale = min_scale
+        self.min_scale = check_positive(min_scale, limit=1)
         if histogram is None:
             histogram = torch.ones(self.high - self.low + 1)
         edges, widths = _warp(histogram)

@@ -19,7 +19,7 @@ from taut.distributions.grids import Counted, Gridded, fit_cells
 from taut.distributions.observed import Observed
 from taut.likelihoods.common import full
 from taut.model import Likelihood, Resizing
-from taut.networks import MLP, NetworkFactory, positive
+from taut.networks import MLP, NetworkFactory, check_positive, positive
 from taut.types import Context
 
 __all__ = ["WarpedCounts", "WarpedGrid", "WarpedLevels", "WarpedLogistic"]
@@ -48,7 +48,7 @@ class _Warped(Likelihood):
     ) -> None:
         super().__init__()
         self.event_dims, self.event_shape = len(event_shape), tuple(event_shape)
-        self.min_scale = min_scale
+        self.min_scale = check_positive(min_scale, limit=1)
         first, last = (full(end, event_shape) for end in (low, high))
         self.low, self.high = nn.Buffer(first, persistent=False), nn.Buffer(last, persistent=False)
         self.cut = not self.whole and bool((first.isfinite() | last.isfinite()).any())

@@ -47,6 +47,7 @@ from taut.distributions.observed import Observed
 from taut.likelihoods.common import full
 from taut.model import Resizing
 from taut.models.exact import ExactModel, Pass
+from taut.networks import check_positive
 from taut.system.precision import wide
 from taut.system.seeds import generator
 from taut.types import Context, Data, PerDatum
@@ -204,10 +205,8 @@ class _LinearModel(ExactModel):
             raise ValueError(f"latent_dim must be at least 1, not {latent_dim}")
         if most_factors < 1:
             raise ValueError(f"most_factors must be at least 1, not {most_factors}")
-        if not min_scale > 0:
-            raise ValueError(f"min_scale must be positive, not {min_scale}")
         self.latent_dim, self.most_factors, self.kinds = latent_dim, most_factors, kinds
-        self.min_scale = min_scale
+        self.min_scale = check_positive(min_scale)
         self.num_components = num_components
         self._measures = data_loc is None and data_scale is None
         self.register_buffer("data_loc", full(0.0 if data_loc is None else data_loc, event_shape))
@@ -235,8 +234,10 @@ class _LinearModel(ExactModel):
         return int((self.factors != 0).any(0).any(0).sum())
 
     @abc.abstractmethod
-    def _joined(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the component (whole numbers) and the factors of z, (*, B) and (*, B, K)."""
+    def _joined(self, z: Tensor) -> tuple[Tensor | int, Tensor]:
+        """Returns the component (whole numbers, or the one that there is) and the factors of z,
+        (*, B) and (*, B, K).
+        """
 
     def log_prob(self, x: Data, context: Context | None = None) -> PerDatum:
         # in float64: where the noise is small, two large squares differ by little
@@ -434,8 +435,8 @@ class FactorAnalysis(_LinearModel):
         normal = Normal(zeros, torch.ones_like(zeros), validate_args=False)
         return Independent(normal, 1, validate_args=False)
 
-    def _joined(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device), z
+    def _joined(self, z: Tensor) -> tuple[Tensor | int, Tensor]:
+        return 0, z
 
 
 class MixtureOfFactorAnalysers(Resizing, _LinearModel):

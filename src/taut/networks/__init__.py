@@ -14,6 +14,7 @@ from taut.networks import convolutions, dense, residual
 from taut.networks.common import (
     Network,
     NetworkFactory,
+    check_positive,
     inverse_positive,
     inverse_softplus,
     positive,
@@ -22,7 +23,8 @@ from taut.networks.convolutions import *
 from taut.networks.dense import *
 from taut.networks.residual import *
 
-__all__ = ["Network", "NetworkFactory", "inverse_positive", "inverse_softplus", "positive"]
+__all__ = ["Network", "NetworkFactory", "check_positive"]
+__all__ += ["inverse_positive", "inverse_softplus", "positive"]
 __all__ += convolutions.__all__
 __all__ += dense.__all__
 __all__ += residual.__all__

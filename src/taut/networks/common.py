@@ -63,6 +63,19 @@ def check_widths(hidden: Sequence[int]) -> tuple[int, ...]:
     return tuple(hidden)
 
 
+def check_positive(value: float, name: str = "min_scale", limit: float = math.inf) -> float:
+    """Returns a number that a part was given.
+
+    Raises:
+        ValueError: it is not above zero, or not below the limit.
+    """
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, not {value}")
+    if not value < limit:
+        raise ValueError(f"{name} must be below {limit:g}, not {value}")
+    return value
+
+
 def activation_of(name: str) -> nn.Module:
     """Returns the activation of a name.
 

@@ -14,8 +14,7 @@ from taut.distributions.codebook import Quantized
 from taut.distributions.codes import Codes, check_codes
 from taut.features import Features, Standardize
 from taut.model import Posterior
-from taut.networks import MLP, NetworkFactory
-from taut.posteriors.common import check_positive
+from taut.networks import MLP, NetworkFactory, check_positive
 from taut.types import Context
 
 __all__ = ["Categorical", "IndependentBernoulli", "VectorQuantized"]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from taut.networks import positive
 
-__all__ = ["MIN_SCALE", "check_positive", "floored"]
+__all__ = ["MIN_SCALE", "floored"]
 
 MIN_SCALE = 1e-4
 
@@ -19,9 +19,3 @@ def floored(raw: Tensor, loc: Tensor, min_scale: float) -> Tensor:
     mean.
     """
     return positive(raw) + min_scale * (1 + loc.abs())
-
-
-def check_positive(value: float, name: str = "min_scale") -> float:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, not {value}")
-    return value

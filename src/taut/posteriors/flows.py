@@ -11,10 +11,10 @@ from torch.distributions import Distribution
 from taut.distributions.flows import Flow
 from taut.features import Features, Standardize
 from taut.model import Posterior
-from taut.networks import MLP, Network, NetworkFactory
+from taut.networks import MLP, Network, NetworkFactory, check_positive
 from taut.networks.autoregressive import Autoregressive
 from taut.networks.couplings import Couplings
-from taut.posteriors.common import MIN_SCALE, check_positive, floored
+from taut.posteriors.common import MIN_SCALE, floored
 from taut.types import Context
 
 __all__ = ["CouplingFlow", "InverseAutoregressive"]

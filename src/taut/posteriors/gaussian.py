@@ -10,8 +10,8 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from taut.features import Features, Standardize
 from taut.model import Posterior
-from taut.networks import MLP, NetworkFactory
-from taut.posteriors.common import MIN_SCALE, check_positive, floored
+from taut.networks import MLP, NetworkFactory, check_positive
+from taut.posteriors.common import MIN_SCALE, floored
 from taut.types import Context
 
 __all__ = ["DiagonalNormal", "FullCovarianceNormal"]

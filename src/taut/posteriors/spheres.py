@@ -10,8 +10,8 @@ from torch.distributions import Distribution
 from taut.distributions import sphere
 from taut.features import Features, Standardize
 from taut.model import Posterior
-from taut.networks import MLP, NetworkFactory, positive
-from taut.posteriors.common import MIN_SCALE, check_positive
+from taut.networks import MLP, NetworkFactory, check_positive, positive
+from taut.posteriors.common import MIN_SCALE
 from taut.types import Context
 
 __all__ = ["PowerSpherical"]
