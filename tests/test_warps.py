@@ -87,15 +87,14 @@ def integral(d: Warped, low: float, high: float) -> float:
     x = d.knots[0, 0]
     x = x[x.isfinite()].unique()
     steps = torch.logspace(-3, 80 if d.scale < 1 else 40, 1500)
-    edges = [x - 0.0]
+    fine = torch.linspace(0, 1, 33)  # a scale of 0.05 is a sharp peak in a wide segment
+    edges = [(x[:-1, None] + (x[1:] - x[:-1])[:, None] * fine).flatten()]
     if high == math.inf:
         edges.append(x[-1] + (x[-1] - x[0]) * steps)
     if low == -math.inf:
-        edges.insert(0, (x[0] - (x[-1] - x[0]) * steps).flip(0))
-    e = torch.cat(edges)
+        edges.append(x[0] - (x[-1] - x[0]) * steps)
     nodes, weights = (torch.tensor(t) for t in np.polynomial.legendre.leggauss(64))
-    fine = torch.linspace(0, 1, 33)  # a scale of 0.05 is a sharp peak in a wide segment
-    cells = (e[:-1, None] + (e[1:] - e[:-1])[:, None] * fine).flatten().unique()
+    cells = torch.cat(edges).unique()
     a, b = cells[:-1, None], cells[1:, None]
     points = (a + b) / 2 + (b - a) / 2 * nodes
     density = d.log_prob(points.reshape(-1, 1))[:, 0].exp().reshape(points.shape)
