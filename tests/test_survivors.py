@@ -29,10 +29,13 @@ from taut.evidence.clock import Report
 from taut.evidence.doctor import diagnose
 from taut.evidence.finding import RELIABLE
 from taut.evidence.gradients import KINDS
-from taut.evidence.latents import latents
+from taut.evidence.latents import CATEGORIES, latents
+from taut.evidence.latents_section import LatentSpace
 from taut.evidence.samples import _seen
+from taut.evidence.section import Scene
 from taut.features import ColumnFeatures, Standardize
 from taut.likelihoods.common import full
+from taut.models import FactorAnalysis, Mixture
 from taut.training.step import Learner
 
 
@@ -237,3 +240,12 @@ def test_the_first_step_of_gradients_is_one_step(
     steps = 2 * len(KINDS)
     expected = [(n / steps, 3 * n * (steps - n) / n) for n in (1, 2)]
     assert told == [pytest.approx(pair) for pair in expected]
+
+
+def test_latents_are_looked_at_where_they_are_numbers() -> None:
+    """Factors of an exact model are; its categories have no variance to share."""
+    x = torch.randn(20, 3)
+    factors, states = FactorAnalysis((3,), 1), Mixture((3,), "real", 2)
+    assert LatentSpace.lacks(Scene(factors, x)) is None
+    assert LatentSpace.lacks(Scene(states, x)) == CATEGORIES
+    assert LatentSpace.lacks(Scene(factors, x[:1])) == "a single data point is too few"
