@@ -18,7 +18,7 @@ from ztest import limit
 
 import taut
 from taut.runs.fit import evaluate, resume, train_run
-from taut.runs.folder import Run, data_of
+from taut.runs.folder import Stored, data_of
 from taut.runs.gain import before_of, gain_of_prior
 from taut.runs.measure import _settled
 from taut.runs.refit import refit
@@ -60,7 +60,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refitted(kind: str, out: str = "new", **settings: Any) -> Run:
+def refitted(kind: str, out: str = "new", **settings: Any) -> Stored:
     """Returns a run with another prior, trained and measured."""
     run, data, state = refit(taut.load(kind), out, **{"prior": MIXTURE, "max_epochs": 9} | settings)
     for _ in train_run(run, data, state):

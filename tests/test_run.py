@@ -29,7 +29,7 @@ import taut
 from taut.build.config import Config
 from taut.data import Dataset, Schema
 from taut.runs.fit import evaluate, resume, start, train_run
-from taut.runs.folder import Run, abandon, data_of, find_device, make_folder
+from taut.runs.folder import Stored, abandon, data_of, find_device, make_folder
 from taut.runs.measure import draw_pictures
 from taut.system import storage
 from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
@@ -479,7 +479,7 @@ def test_the_clock_ends_a_run_after_an_interval_and_it_is_finished(
 # ----------------------------------------------------------------------------------------- extended
 
 
-def extended(path: Path, **more: Any) -> tuple[Run, list[Record]]:
+def extended(path: Path, **more: Any) -> tuple[Stored, list[Record]]:
     run, data, state = resume(path, source=BITS, **more)
     records = list(train_run(run, data, state))
     for _ in evaluate(run, data):

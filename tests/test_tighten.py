@@ -26,7 +26,7 @@ from ztest import limit
 import taut
 from taut.cli.app import app
 from taut.runs.fit import evaluate, resume, train_run
-from taut.runs.folder import Run, data_of, new_data
+from taut.runs.folder import Stored, data_of, new_data
 from taut.runs.tighten import tighten
 from taut.system import storage
 from taut.system.errors import StorageError, UsageError
@@ -113,7 +113,7 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def tightened(kind: str, **settings: Any) -> Run:
+def tightened(kind: str, **settings: Any) -> Stored:
     """Returns the run that tightening makes of one, trained and measured."""
     run, data, state = tighten(taut.load(kind), f"{kind}-tight", **{"max_epochs": 10} | settings)
     for _ in train_run(run, data, state):
@@ -183,7 +183,7 @@ def test_a_prior_that_shares_the_encoder_stays_where_it_was(here: Path, flags: d
     assert_same_prior(old, again)
 
 
-def assert_same_prior(old: Run, new: Run, context: Tensor | None = None) -> None:
+def assert_same_prior(old: Stored, new: Stored, context: Tensor | None = None) -> None:
     """Asserts that a prior is the old one, whatever becomes of the posterior of its run."""
     z = torch.randn(8, 5, 2)
     with torch.no_grad():
@@ -287,7 +287,7 @@ def test_a_conditioned_run_is_tightened_and_nothing_half_made_stays(
 # ---------------------------------------------------------------------------------- where it starts
 
 
-def log_q(run: Run, x: Tensor, z: Tensor) -> Tensor:
+def log_q(run: Stored, x: Tensor, z: Tensor) -> Tensor:
     with torch.no_grad():
         return run.model.eval().encode(x).log_prob(z)
 

@@ -70,8 +70,8 @@ if TYPE_CHECKING:
         probabilistic_pca,
     )
     from taut.runs.audit import audit_run
-    from taut.runs.folder import Run, load
     from taut.runs.keywords import fit
+    from taut.runs.run import Run, load
     from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
 
 __all__ = [
@@ -186,7 +186,7 @@ _HOMES = {
     "taut.priors": "GaussianMixture StandardNormal",
     "taut.problems": "PPCA BinaryLatents LinearGaussian LinearHierarchy probabilistic_pca",
     "taut.runs.audit": "audit_run",
-    "taut.runs.folder": "Run load",
+    "taut.runs.run": "Run load",
     "taut.runs.keywords": "fit",
     "taut.system.errors": "DataError DivergedError StorageError TautError UsageError",
 }

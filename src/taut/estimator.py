@@ -63,8 +63,9 @@ from taut.models.exact import ExactModel
 from taut.objectives import Objective
 from taut.runs.assemble import assemble, to_device
 from taut.runs.fitted import Fitted, new_data
-from taut.runs.folder import Run, allocate, find_device
+from taut.runs.folder import allocate, find_device
 from taut.runs.making import fill_rows, sample_rows
+from taut.runs.run import Run
 from taut.system.errors import DataError, UsageError
 from taut.system.seeds import untouched
 from taut.training.exact import PASSES, train_exact

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from taut.data import New
-    from taut.runs.folder import Run
+    from taut.runs.folder import Stored
     from taut.runs.handed import Handed
 
 Into: TypeAlias = "Callable[[Handed], Any]"  # puts a result into the AnnData that was handed over
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def load_run(path: Path, trust: list[str] | None) -> Run:
+def load_run(path: Path, trust: list[str] | None) -> Stored:
     """Returns a finished run; the outside modules that are trusted may be imported."""
     terminal.reading(path)
     from taut.runs.folder import load
@@ -44,7 +44,7 @@ def load_run(path: Path, trust: list[str] | None) -> Run:
     return load(path, trust=trust or ())
 
 
-def data_for(run: Run, source: str | None, key: str | None) -> New:
+def data_for(run: Stored, source: str | None, key: str | None) -> New:
     """Returns new data checked against the run's schema, or the data that the run
     itself held out.
     """
@@ -68,7 +68,7 @@ def first_line(source: str | None, rows: int) -> int | None:
     return {rows + 1: 2, rows: 1}.get(lines)
 
 
-def data_target(out: Path | None, name: str, run: Run, overwrite: bool) -> Path:
+def data_target(out: Path | None, name: str, run: Stored, overwrite: bool) -> Path:
     """Returns the file to write data of a run into, checked before anything is computed."""
     from taut.runs.folder import check_target
     from taut.use import export
@@ -85,7 +85,7 @@ def data_target(out: Path | None, name: str, run: Run, overwrite: bool) -> Path:
     return check_target(out or usual, formats, overwrite)
 
 
-def of_cells(run: Run) -> tuple[str, ...]:
+def of_cells(run: Stored) -> tuple[str, ...]:
     """Returns the further formats of results where the data are cells and genes."""
     from taut.use import export
 
@@ -94,7 +94,7 @@ def of_cells(run: Run) -> tuple[str, ...]:
     return ()
 
 
-def write_cells(out: Path, run: Run, new: New, source: str | None, into: Into) -> None:
+def write_cells(out: Path, run: Stored, new: New, source: str | None, into: Into) -> None:
     """Writes an .h5ad file: the AnnData of the data, with what ``into`` puts in a copy of it."""
     from taut.runs.annotated import annotated, write_h5ad
     from taut.runs.handed import Handed
@@ -114,7 +114,11 @@ def numbered(out: Path, count: int, overwrite: bool) -> list[Path]:
 
 
 def write(
-    values: torch.Tensor, out: Path, run: Run, as_json: bool, ids: Mapping[str, Any] | None = None
+    values: torch.Tensor,
+    out: Path,
+    run: Stored,
+    as_json: bool,
+    ids: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes data and says so."""
     write_data(values, out, run, ids)
@@ -122,7 +126,7 @@ def write(
 
 
 def write_data(
-    values: torch.Tensor, out: Path, run: Run, ids: Mapping[str, Any] | None = None
+    values: torch.Tensor, out: Path, run: Stored, ids: Mapping[str, Any] | None = None
 ) -> None:
     """Writes data of a run: a table with its own types, images, or numbers, with the names of
     their rows.

@@ -33,7 +33,7 @@ from taut.system.signals import Terminated
 
 if TYPE_CHECKING:
     from taut.data import Dataset
-    from taut.runs.folder import Run
+    from taut.runs.folder import Stored
     from taut.training.loop import State
 
 __all__ = ["check", "fit", "refit", "resume", "tighten"]
@@ -341,7 +341,7 @@ def _given(**settings: Any) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if v is not None}
 
 
-def _longer(run: Run) -> str:
+def _longer(run: Stored) -> str:
     from taut.models.exact import ExactModel
 
     if isinstance(run.model, ExactModel):
@@ -365,7 +365,7 @@ def _write_schema(dataset: Dataset, out: Path) -> None:
 
 
 def _train_and_measure(
-    run: Run,
+    run: Stored,
     dataset: Dataset,
     state: State,
     began: float,
@@ -391,7 +391,7 @@ def _train_and_measure(
         terminal.show_next(run, time.monotonic() - began, data)
 
 
-def _train(run: Run, dataset: Dataset, state: State) -> None:
+def _train(run: Stored, dataset: Dataset, state: State) -> None:
     from taut.models.exact import ExactModel
     from taut.runs.fit import train_run
 
@@ -427,7 +427,7 @@ def _train(run: Run, dataset: Dataset, state: State) -> None:
         terminal.message(f"stopped at step {state.step:,} of {state.total_steps:,}: {reason}")
 
 
-def _fit_exact(run: Run, dataset: Dataset) -> None:
+def _fit_exact(run: Stored, dataset: Dataset) -> None:
     from taut.runs.candidates import fit_exact, in_short
 
     total, done = 1000, 0
@@ -441,7 +441,7 @@ def _fit_exact(run: Run, dataset: Dataset) -> None:
             done = int(total * share)
 
 
-def _compare(run: Run, dataset: Dataset) -> None:
+def _compare(run: Stored, dataset: Dataset) -> None:
     from taut.runs.candidates import COMPARED, compare
 
     rows = min(COMPARED, len(dataset.validation))
@@ -450,7 +450,7 @@ def _compare(run: Run, dataset: Dataset) -> None:
             advance(len(block.ess), "")
 
 
-def _measure(run: Run, dataset: Dataset) -> None:
+def _measure(run: Stored, dataset: Dataset) -> None:
     from taut.runs.fit import evaluate
 
     rows = len(dataset.test) or len(dataset.validation) or len(dataset.train)

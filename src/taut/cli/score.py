@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from taut.data import New
-    from taut.runs.folder import Run
+    from taut.runs.folder import Stored
 
 __all__ = ["score"]
 
@@ -154,7 +154,7 @@ def score(
     terminal.answer(f"the numbers of each {units.one} are in {shown(target)}")
 
 
-def _evidence(run: Run, new: New, num_samples: int, seed: int) -> Any:
+def _evidence(run: Stored, new: New, num_samples: int, seed: int) -> Any:
     """Returns log p(x) of each row by the best method that it needs."""
     from taut.evidence import Evidence, importance_blocks, settle
 
@@ -177,7 +177,7 @@ def _evidence(run: Run, new: New, num_samples: int, seed: int) -> Any:
 
 
 def _regret(
-    run: Run, new: New, evidence: Any, seed: int, line: int | None
+    run: Stored, new: New, evidence: Any, seed: int, line: int | None
 ) -> dict[str, torch.Tensor]:
     import torch
 
@@ -205,7 +205,7 @@ def _regret(
 
 
 def _cell_columns(
-    run: Run, new: New, num_samples: int, seed: int, line: int | None
+    run: Stored, new: New, num_samples: int, seed: int, line: int | None
 ) -> dict[str, tuple[torch.Tensor, ...]]:
     """Returns log p of each entry given the others of its row, its error and whether it is
     reliable, by its column.

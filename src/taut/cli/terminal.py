@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from taut.build.config import Config
     from taut.data import Dataset, Schema
-    from taut.runs.folder import Run
+    from taut.runs.folder import Stored
 
 __all__ = [
     "Units",
@@ -233,7 +233,7 @@ def name_rows(chosen: Any, first_line: int | None = None, most: int = 10) -> str
     return f"{len(rows)} of {len(chosen)} rows ({listed})"
 
 
-def show_evaluation(run: Run, as_json: bool, verbose: bool = False) -> None:
+def show_evaluation(run: Stored, as_json: bool, verbose: bool = False) -> None:
     """Shows the numbers of the final measurement, and says what they mean."""
     from taut.evidence.doctor import named
     from taut.evidence.exact_baseline import in_words
@@ -273,7 +273,7 @@ def verdict(result: Mapping[str, Any], units: Units) -> str:
     return clause("{} " + NAT, words)
 
 
-def show_next(run: Run, seconds: float, data: str = "") -> None:
+def show_next(run: Stored, seconds: float, data: str = "") -> None:
     """Says how long it took and what to do next, in commands that can be pasted.
 
     Args:
@@ -450,12 +450,12 @@ def _not_measured(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def show_tightening(run: Run) -> None:
+def show_tightening(run: Stored) -> None:
     """Shows the bound before and after under the same ceiling."""
     _show_before_and_after("the same decoder", run.info["tightened"]["before"], run.evaluation())
 
 
-def show_refit(run: Run) -> None:
+def show_refit(run: Stored) -> None:
     """Shows what a prior gained over the one that was there, on the same rows."""
     after = run.evaluation()
     before, gain = run.info["refitted"]["before"], after["gain_of_prior"]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import torch
 
     from taut.data import New
-    from taut.runs.folder import Run
+    from taut.runs.folder import Stored
 
 __all__ = ["decode", "encode", "impute", "reconstruct", "sample"]
 
@@ -255,7 +255,7 @@ def _doubtful(rows: Any, result: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return gaps & (result.ess == 0), gaps & (result.ess > 0) & ~result.reliable
 
 
-def _write_filled(values: torch.Tensor, target: Path, new: New, run: Run) -> None:
+def _write_filled(values: torch.Tensor, target: Path, new: New, run: Stored) -> None:
     """Writes completed rows, into the table that they came from if there is one."""
     if new.table is None or target.suffix == ".npy":
         write_data(values, target, run)

@@ -24,7 +24,7 @@ from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.models.exact import ExactModel
 from taut.report import render
-from taut.runs.folder import Run, Source, held_out, new_data, version
+from taut.runs.folder import Source, Stored, held_out, new_data, version
 from taut.runs.making import totals_of
 from taut.runs.measure import copies, exact_of_run, log_prob_of, measured_part
 from taut.system import locks, parallel, records, storage
@@ -46,7 +46,7 @@ HISTORY = (
 
 
 def audit_run(
-    run: Run,
+    run: Stored,
     source: Source | None = None,
     *,
     key: str | None = None,
@@ -81,7 +81,7 @@ def audit_run(
 
 
 def _audit(
-    run: Run,
+    run: Stored,
     source: Source | None,
     key: str | None,
     num_data: int,
@@ -168,7 +168,7 @@ def _audit(
 
 
 def _looked_at(
-    run: Run, source: Source | None, key: str | None, dataset: Dataset | None
+    run: Stored, source: Source | None, key: str | None, dataset: Dataset | None
 ) -> tuple[Rows, dict[str, Any], list[str]]:
     """Returns the rows that an audit may look at, what they are, and notes on them."""
     notes = []
@@ -229,7 +229,7 @@ def _labels(
     return train[of_train.numpy()], test[of_test.numpy()]
 
 
-def _fitted(run: Run, part: str) -> dict[str, Any] | None:
+def _fitted(run: Stored, part: str) -> dict[str, Any] | None:
     """Returns what was measured after the training on the part of the data that is audited."""
     if not (run.path / "evaluation.json").exists():
         return None
@@ -237,7 +237,7 @@ def _fitted(run: Run, part: str) -> dict[str, Any] | None:
     return found if found["data"] == part else None
 
 
-def _each(run: Run) -> str:
+def _each(run: Stored) -> str:
     """Returns what a data point of a run is called."""
     if run.schema.is_image:
         return "image"
@@ -256,7 +256,7 @@ def _training(dataset: Dataset, count: int, seed: int) -> torch.Tensor:
 
 
 def _command(
-    run: Run, source: Source | None, key: str | None, num_data: int, effort: Effort, seed: int
+    run: Stored, source: Source | None, key: str | None, num_data: int, effort: Effort, seed: int
 ) -> str:
     """Returns the command that does the same audit, without the folders that lead to its files: a
     report is passed on.
@@ -284,7 +284,7 @@ def _command(
 
 
 def gradients_run(
-    run: Run,
+    run: Stored,
     *,
     batch_size: int = 100,
     num_samples: int = 8,
@@ -301,7 +301,12 @@ def gradients_run(
 
 
 def _gradients(
-    run: Run, batch_size: int, num_samples: int, repeats: int, seed: int, stop: Callable[[], bool]
+    run: Stored,
+    batch_size: int,
+    num_samples: int,
+    repeats: int,
+    seed: int,
+    stop: Callable[[], bool],
 ) -> dict[str, Any]:
     if isinstance(run.model, ExactModel):
         raise UsageError(
@@ -321,7 +326,7 @@ def _gradients(
     return result
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Stored) -> Path:
     """Renders ``report.html`` again from ``audit.json`` and ``gradients.json``.
 
     Raises:
@@ -337,7 +342,7 @@ def write_report(run: Run) -> Path:
 
 
 @contextmanager
-def _writing(run: Run) -> Iterator[None]:
+def _writing(run: Stored) -> Iterator[None]:
     """Holds the lock of a run for a block.
 
     An audit that another process would break into is refused before it begins.
@@ -350,11 +355,11 @@ def _writing(run: Run) -> Iterator[None]:
             locks.release(run.path)
 
 
-def _write(run: Run, results: dict[str, dict[str, Any]]) -> None:
+def _write(run: Stored, results: dict[str, dict[str, Any]]) -> None:
     parallel.on_main(lambda: _write_all(run, results))
 
 
-def _write_all(run: Run, results: dict[str, dict[str, Any]]) -> None:
+def _write_all(run: Stored, results: dict[str, dict[str, Any]]) -> None:
     storage.add_to_manifest(
         run.path, {name: storage.as_json(result) for name, result in results.items()}
     )
@@ -388,7 +393,7 @@ def _result(path: Path, shape: Any) -> dict[str, Any] | None:
     return found
 
 
-def _tightened(run: Run) -> dict[str, Any] | None:
+def _tightened(run: Stored) -> dict[str, Any] | None:
     """Returns what a tightening started from, and what it reached on the same data."""
     known = run.info.get("tightened")
     if known is None:

@@ -30,7 +30,7 @@ from taut.evidence import Estimate, Evidence, importance_blocks, settle
 from taut.models.exact import ExactModel
 from taut.models.factor_analysis import MIN_SCALE, REALS
 from taut.runs.assemble import build_exact
-from taut.runs.folder import FORMAT, Info, Run
+from taut.runs.folder import FORMAT, Info, Stored
 from taut.runs.measure import CLIMBING, EXACT_FOLDER, copies, exact_of_run, log_prob_of
 from taut.runs.place import abandon
 from taut.system import parallel, records, storage
@@ -107,7 +107,7 @@ def planned(asked: Config, data: Dataset) -> dict[str, Any]:
     return {"exact": {"model": specs[0], "competes": competes(asked)}}
 
 
-def fit_exact(run: Run, data: Dataset) -> Generator[tuple[Record, float], None, None]:
+def fit_exact(run: Stored, data: Dataset) -> Generator[tuple[Record, float], None, None]:
     """Fits the exact model that a run is to have next to it, if it is to have one and has not, and
     yields the record of each pass and the share of the work that is done.
 
@@ -152,7 +152,7 @@ class _Fit:
     it and the mean log p(x) of the validation rows.
     """
 
-    def __init__(self, spec: str, run: Run, data: Dataset) -> None:
+    def __init__(self, spec: str, run: Stored, data: Dataset) -> None:
         self.data, self.lines = data, list[str]()
         self.training = dataclasses.replace(run.config.training, max_epochs=PASSES[spec])
         self.state = State(PASSES[spec])
@@ -178,7 +178,7 @@ class _Fit:
         self.reached = float(log_prob_of(self.model, self.data.validation).mean())
 
 
-def compare(run: Run, data: Dataset) -> Iterator[Evidence]:
+def compare(run: Stored, data: Dataset) -> Iterator[Evidence]:
     """Measures the VAE of a run and its exact model on the validation rows, yielding each block,
     and makes the better one the model of the run; ``run.json`` keeps both numbers.
 
@@ -220,7 +220,7 @@ def compare(run: Run, data: Dataset) -> Iterator[Evidence]:
         _write_info(run)
 
 
-def _keep(run: Run, exact: ExactModel) -> None:
+def _keep(run: Stored, exact: ExactModel) -> None:
     """Makes the exact model that of the run.
 
     The weights are written first: a kill after them leaves a VAE that is trained, and compared
@@ -247,7 +247,7 @@ def tidy(path: Path) -> None:
     shutil.rmtree(path / "checkpoints", ignore_errors=True)
 
 
-def _write_info(run: Run) -> None:
+def _write_info(run: Stored) -> None:
     run.info = cast(Info, storage.fingerprinted({**run.info, "format": FORMAT}))
     records.checked(run.info, records.RUN, run.path / "run.json")
     storage.write_json(run.path / "run.json", run.info)

@@ -31,7 +31,7 @@ from taut.runs.fitted import Fitted, Source
 from taut.runs.folder import (
     FORMAT,
     Info,
-    Run,
+    Stored,
     check_fit,
     data_of,
     described,
@@ -74,7 +74,7 @@ def start(
     parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
     test: Source | None = None,
     overwrite: bool = False,
-) -> tuple[Run, Dataset, State]:
+) -> tuple[Stored, Dataset, State]:
     """Reads the data, builds the model and makes the folder; nothing is trained yet.
 
     Where torchrun restarted the processes, it is the training that they were in the midst of, and
@@ -114,7 +114,7 @@ def start(
 
 def begin(
     fitted: Fitted, data: Dataset, place: Callable[[], Path], facts: Mapping[str, Any]
-) -> tuple[Run, Dataset, State]:
+) -> tuple[Stored, Dataset, State]:
     """Makes the folder of a training that is to begin, and decides its pace.
 
     Args:
@@ -150,7 +150,7 @@ def begin(
     return _run(fitted, config, path, info), data, state
 
 
-def _again(path: Path, fitted: Fitted, data: Dataset) -> tuple[Run, Dataset, State]:
+def _again(path: Path, fitted: Fitted, data: Dataset) -> tuple[Stored, Dataset, State]:
     """Returns the training that torchrun restarted, from its last checkpoint."""
     _ready(fitted)
     parallel.on_main(lambda: locks.acquire(path))
@@ -184,9 +184,9 @@ def _passes(config: Config) -> tuple[Config, str, State]:
     return dataclasses.replace(config, training=training), "", State(passes)
 
 
-def _run(fitted: Fitted, config: Config, path: Path, info: Mapping[str, Any]) -> Run:
+def _run(fitted: Fitted, config: Config, path: Path, info: Mapping[str, Any]) -> Stored:
     known = {f.name: getattr(fitted, f.name) for f in dataclasses.fields(Fitted)}
-    return Run(**known | {"config": config}, path=path, info=cast(Info, info))
+    return Stored(**known | {"config": config}, path=path, info=cast(Info, info))
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def begun(path: Path) -> Iterator[None]:
         raise
 
 
-def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, None]:
+def train_run(run: Stored, data: Dataset, state: State) -> Generator[Record, None, None]:
     """Trains the model of a run from a state on, writing its history and its checkpoints, and
     yields each interval's record.
     """
@@ -270,14 +270,14 @@ def train_run(run: Run, data: Dataset, state: State) -> Generator[Record, None, 
     parallel.on_main(end)
 
 
-def _records(run: Run, data: Dataset, state: State) -> Iterator[Record]:
+def _records(run: Stored, data: Dataset, state: State) -> Iterator[Record]:
     """Trains the model of a run in the way of its kind."""
     if isinstance(run.model, ExactModel):
         return train_exact(run.model, data, run.config.training, state)
     return train(run.model, run.objective, data, run.config.training, state)
 
 
-def _end_exact(run: Run, state: State) -> None:
+def _end_exact(run: Stored, state: State) -> None:
     """Writes the parameters of a model that is exact, and then that they are there: with what the
     training chose, such as the number of states, in its specification.
     """
@@ -323,7 +323,7 @@ def resume(
     source: Source | None = None,
     test: Source | None = None,
     trust: Sequence[str] = (),
-) -> tuple[Run, Dataset, State]:
+) -> tuple[Stored, Dataset, State]:
     """Returns a run, its data and the state of its last checkpoint, ready for ``train_run`` and
     ``evaluate``.
 
@@ -369,7 +369,7 @@ def _resume_exact(
     source: Source | None,
     test: Source | None,
     trust: Sequence[str],
-) -> tuple[Run, Dataset, State]:
+) -> tuple[Stored, Dataset, State]:
     """Returns a run of a model that is exact: trained and to be measured, or to make the passes
     that it had made again and to go on.
     """
@@ -396,8 +396,8 @@ def _resume_exact(
 
 
 def _extend(
-    run: Run, data: Dataset, state: State, minutes: float | None, max_epochs: int | None
-) -> Run:
+    run: Stored, data: Dataset, state: State, minutes: float | None, max_epochs: int | None
+) -> Stored:
     """Plans more steps for a run, in its state and its folder, and returns it so."""
     data = to_device(data, torch.device(run.info["device"]))
     training = dataclasses.replace(

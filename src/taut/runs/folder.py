@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
@@ -26,7 +26,6 @@ from taut.build.spec import parse
 from taut.data import Dataset, New, Options, Rows, Schema, prepare
 from taut.model import VAE, Model, Resizing
 from taut.models.exact import ExactModel
-from taut.runs import looks
 from taut.runs.fitted import Fitted, Source, new_data
 from taut.runs.formats import (
     FORMAT,
@@ -38,23 +37,17 @@ from taut.runs.formats import (
     with_empty,
 )
 from taut.runs.place import FILES, abandon, check_target, make_folder, stem
-from taut.runs.telling import Telling
 from taut.system import records, storage
 from taut.system.errors import DataError, StorageError, UsageError, clause, shown
 from taut.system.seeds import accelerator, untouched
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from taut.evidence.audit import Effort
 
 __all__ = [
     "FILES",
     "FORMAT",
     "TRAINED_ALONE",
     "Info",
-    "Run",
     "Source",
+    "Stored",
     "abandon",
     "check_fit",
     "check_target",
@@ -79,11 +72,10 @@ TRAINED_ALONE = {"tightened": "posterior", "refitted": "prior"}
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Run(Fitted):
-    """Creates a fitted model that has a run folder.
+class Stored(Fitted):
+    """Creates a fitted model with the folder that holds it.
 
-    ``load`` and ``taut.fit`` return one. What is done without data is done with the rows that it
-    held out.
+    ``taut.Run`` is one that can also be audited, reported, refitted and looked at.
 
     Args:
         path: The folder.
@@ -94,12 +86,6 @@ class Run(Fitted):
     path: Path
     info: Info
     kept: Dataset | None = None
-
-    def __repr__(self) -> str:
-        return looks.in_four_lines(self)
-
-    def _repr_html_(self) -> str:
-        return looks.as_html(self)
 
     @property
     def data_seed(self) -> int:
@@ -129,85 +115,11 @@ class Run(Fitted):
             return self.kept
         return data_of(self)
 
-    def refit(
-        self,
-        prior: str = "Flow()",
-        out: str | Path | None = None,
-        *,
-        verbose: bool | None = None,
-        **settings: Any,
-    ) -> Run:
-        """Returns a new run with another prior, fitted to the codes of the training rows under the
-        same encoder and decoder; ``evaluation()["gain_of_prior"]`` says what it gained.
-
-        Args:
-            prior: Specification of the prior, such as "GaussianMixture(components=50)".
-            out: The folder to make; by default the next free one below runs/.
-            verbose: Whether to tell of the progress; by default in terminals and notebooks.
-            **settings: ``source``, ``test``, ``overwrite`` and any setting of the training, such as
-                ``max_epochs``.
-
-        Raises:
-            UsageError: a prior that learns nothing or is over another space, a setting is wrong,
-                or the model is exact.
-            DataError: the data are not what the model was trained on.
-        """
-        from taut.runs.keywords import refitted
-
-        return refitted(self, prior, out, verbose, **settings)
-
-    def audit(
-        self,
-        data: Source | None = None,
-        *,
-        num_data: int = 1000,
-        effort: Effort | None = None,
-        seed: int = 0,
-        verbose: bool | None = None,
-    ) -> dict[str, Any]:
-        """Returns how good the model is, how loose its bound, why, and what would buy the next nat;
-        writes ``audit.json`` and ``report.html``.
-
-        Args:
-            data: Data to audit it on; by default the rows that it held out.
-            num_data: Rows that are looked at, drawn at random if there are more.
-            effort: How much work.
-            seed: The same seed gives the same numbers.
-            verbose: Whether to tell of the progress; by default in terminals and notebooks.
-
-        Raises:
-            UsageError: it was trained on data in memory and none are given.
-            DataError: the data are not what the model was trained on, or have changed.
-        """
-        from taut.runs.audit import audit_run
-
-        with Telling(verbose).stages() as report:
-            found = audit_run(
-                self, data, num_data=num_data, effort=effort, seed=seed, report=report
-            )
-        return looks.Audited(found)
-
-    def report(self) -> Path:
-        """Writes ``report.html`` of the last audit again, and returns its path.
-
-        Raises:
-            UsageError: it was not audited.
-        """
-        from taut.runs.audit import write_report
-
-        if not (self.path / "audit.json").exists():
-            raise UsageError(f"{shown(self.path)} was not audited: run.audit() first")
-        return write_report(self)
-
-    def plot(self) -> Figure:
-        """Returns a figure of matplotlib: the bound in training, and of images also samples."""
-        return looks.plot(self)
-
     def _held_out(self) -> New:
         return held_out_as_new(self, self.data())
 
 
-def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
+def load(path: str | Path, *, trust: Sequence[str] = ()) -> Stored:
     """Returns a finished run, its model in evaluation mode.
 
     Args:
@@ -232,7 +144,7 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> Run:
     return run
 
 
-def data_of(run: Run, source: Source | None = None, test: Source | None = None) -> Dataset:
+def data_of(run: Stored, source: Source | None = None, test: Source | None = None) -> Dataset:
     """Returns the data that a run was trained on, read again.
 
     Args:
@@ -279,12 +191,12 @@ def data_of(run: Run, source: Source | None = None, test: Source | None = None) 
     return data
 
 
-def held_out(run: Run, data: Dataset) -> Rows:
+def held_out(run: Stored, data: Dataset) -> Rows:
     """Returns the data that a run held out: its test data, else its validation data."""
     return held_out_as_new(run, data).rows
 
 
-def held_out_as_new(run: Run, data: Dataset) -> New:
+def held_out_as_new(run: Stored, data: Dataset) -> New:
     """Returns the same with the names of its rows."""
     if not len(data.test) + len(data.validation):
         raise UsageError(f"{shown(run.path)} has no rows that were held out: give DATA")
@@ -406,7 +318,7 @@ def _modules(config: Config, schema: Schema) -> set[str]:
 
 def rebuild(
     path: Path, trust: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> Run:
+) -> Stored:
     """Returns a run as its ``run.json`` describes it, with first weights.
 
     Args:
@@ -430,7 +342,9 @@ def rebuild(
         if word in info and isinstance(model, VAE):
             freeze_the_rest(model, word)
     objective = build_objective(config.training.objective or usual_objective(schema))
-    return Run(model=model, schema=schema, config=config, objective=objective, path=path, info=info)
+    return Stored(
+        model=model, schema=schema, config=config, objective=objective, path=path, info=info
+    )
 
 
 def freeze_the_rest(model: VAE, word: str) -> None:

@@ -14,7 +14,7 @@ from taut.data import Rows
 from taut.evidence import Estimate
 from taut.evidence.rows import RowEvidence
 from taut.model import VAE, Model
-from taut.runs.folder import Run
+from taut.runs.folder import Stored
 from taut.system.seeds import untouched
 from taut.training import checkpoint
 from taut.use.blocks import Block, blocks_of, device_of
@@ -25,7 +25,7 @@ BEFORE_FOLDER = "before"  # of a run folder: the prior that a refitted one stand
 DRAWS, ROWS = 64, 32  # of the posterior of a row, and rows at a time
 
 
-def before_of(run: Run) -> VAE | None:
+def before_of(run: Stored) -> VAE | None:
     """Returns the model that a run was refitted from, the same but for its prior; None for a run
     that was not refitted.
     """

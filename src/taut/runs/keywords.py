@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,17 @@ import torch
 from taut.build.config import Config
 from taut.build.model import describe_part
 from taut.build.spec import to_spec
-from taut.data import Dataset
 from taut.data.in_memory import without_rows
-from taut.evidence.exact_baseline import in_words
 from taut.model import Likelihood, Posterior, Prior
 from taut.objectives import Objective
 from taut.runs.assemble import merge
-from taut.runs.candidates import COMPARED, compare, fit_exact, in_short
-from taut.runs.fit import evaluate, start, train_run
+from taut.runs.carry_out import carry_out
+from taut.runs.fit import start
 from taut.runs.fitted import Source
-from taut.runs.folder import Run
-from taut.runs.refit import refit
+from taut.runs.run import Run, able
 from taut.runs.telling import Telling
-from taut.training.loop import Record, State
 
-__all__ = ["carry_out", "fit", "refitted"]
+__all__ = ["fit"]
 
 PARTS = ("prior", "likelihood", "posterior")
 NO_SETTINGS = ("source", "out", "config", "verbose", "others")
@@ -185,51 +180,7 @@ def fit(
     finally:
         torch.set_num_threads(threads_before)
     tell.line(f"done in {time.monotonic() - began:.0f} s: {run.path}")
-    return run
-
-
-def carry_out(run: Run, data: Dataset, state: State, tell: Telling) -> None:
-    """Trains the model of a run from a state on, measures it and tells of both."""
-    with (
-        tell.progress(in_short(data), 1) as advance,
-        closing(fit_exact(run, data)) as passes,
-    ):
-        share = 0.0
-        for record, now in passes:
-            advance(now - share, _bound(record))
-            share = now
-    with (
-        tell.progress("training", state.total_steps) as advance,
-        closing(train_run(run, data, state)) as records,
-    ):
-        done, total = state.step, state.total_steps
-        for record in records:
-            place = total * record.step // state.total_steps
-            advance(place - done, _bound(record))
-            done = place
-    with tell.progress("comparing", min(COMPARED, len(data.validation))) as advance:
-        for block in compare(run, data):
-            advance(len(block.ess), "")
-    if said := in_words(run.info.get("candidates")):
-        tell.line(said)
-    rows = len(data.test) or len(data.validation) or len(data.train)
-    with tell.progress("measuring", rows) as advance:
-        for block in evaluate(run, data):
-            advance(len(block.ess), "")
-
-
-def refitted(
-    run: Run, prior: str, out: str | Path | None, verbose: bool | None, **settings: Any
-) -> Run:
-    """Returns a new run with another prior, see ``Run.refit``."""
-    threads_before, tell = torch.get_num_threads(), Telling(verbose)
-    try:
-        new, data, state = refit(run, out, prior=prior, **settings)
-        new.kept, new.like = run.kept, run.like
-        carry_out(new, data, state, tell)
-    finally:
-        torch.set_num_threads(threads_before)
-    return new
+    return able(run)
 
 
 def _settled(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
@@ -248,9 +199,3 @@ def _settled(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any
     else:
         official = settings.pop("test", None)
     return settings, parts, official
-
-
-def _bound(record: Record) -> str:
-    if record.validation is None:
-        return f"bound {record.bound:.2f} nats"
-    return f"held-out bound {record.validation:.2f} nats"

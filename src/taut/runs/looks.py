@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from taut.runs.fitted import Fitted
-    from taut.runs.folder import Run
+    from taut.runs.folder import Stored
 
 __all__ = ["Audited", "as_html", "in_four_lines", "plot"]
 
@@ -68,7 +68,7 @@ class Audited(dict[str, Any]):
         return html.table(f"Audit of {self['run']}", header, rows, findings)
 
 
-def in_four_lines(run: Run) -> str:
+def in_four_lines(run: Stored) -> str:
     """Returns what a run is, how it was trained and how good it is."""
     found = _evaluation(run)
     good = "not measured yet"
@@ -85,7 +85,7 @@ def in_four_lines(run: Run) -> str:
     )
 
 
-def as_html(run: Run) -> str:
+def as_html(run: Stored) -> str:
     """Returns the same as a table for a notebook, with all numbers of the evaluation."""
     found = _evaluation(run) or {}
     rows: list[tuple[str, str]] = [
@@ -101,7 +101,7 @@ def as_html(run: Run) -> str:
     return html.table(f"taut run {run.path}", (), rows, found.get("warnings", ()))
 
 
-def plot(run: Run) -> Figure:
+def plot(run: Stored) -> Figure:
     """Returns the course of the bound in training, and of images also samples of the model."""
     from matplotlib.figure import Figure
 
@@ -140,7 +140,7 @@ def _draw_samples(axes: Any, fitted: Fitted) -> None:
     axes.set_axis_off()
 
 
-def _evaluation(run: Run) -> dict[str, Any] | None:
+def _evaluation(run: Stored) -> dict[str, Any] | None:
     """Returns the numbers of a run; none where it is not finished, or they cannot be read."""
     try:
         return run.evaluation()
@@ -156,7 +156,7 @@ def _parts(fitted: Fitted) -> str:
     return f"{parts}, {model.latent_dim} latent dimensions"
 
 
-def _training(run: Run) -> str:
+def _training(run: Stored) -> str:
     try:
         steps = run.history()[-1]["step"]
     except (TautError, OSError, IndexError):

@@ -19,7 +19,7 @@ from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
 from taut.model import Model
 from taut.models.exact import ExactModel
-from taut.runs.folder import Run
+from taut.runs.folder import Stored
 from taut.runs.gain import before_of, gain_of_prior
 from taut.runs.making import totals_of
 from taut.system import locks, parallel, storage
@@ -46,7 +46,7 @@ EXACT_FOLDER = "exact"  # of a run folder: see taut.runs.candidates
 EXACT_ROWS = 256
 
 
-def evaluate(run: Run, data: Dataset) -> Iterator[Evidence]:
+def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
     """Measures the trained model on held-out data, yielding each block of them, and finishes the
     folder.
     """
@@ -145,7 +145,7 @@ def numbers(rows: RowEvidence, data: Dataset, *, given_total: bool = False) -> d
     return result
 
 
-def exact_of_run(run: Run) -> ExactModel | None:
+def exact_of_run(run: Stored) -> ExactModel | None:
     """Returns the exact model that was fitted next to that of a run, if there is one."""
     found = run.info.get("exact")
     if not found or run.config.model.model == found["model"]:

@@ -20,7 +20,7 @@ from taut.model import VAE
 from taut.runs.assemble import going_together, merge
 from taut.runs.fit import begin
 from taut.runs.fitted import Fitted, Source
-from taut.runs.folder import TRAINED_ALONE, Run, data_of, freeze_the_rest
+from taut.runs.folder import TRAINED_ALONE, Stored, data_of, freeze_the_rest
 from taut.system.errors import UsageError, shown
 from taut.system.seeds import stream
 from taut.training.loop import State
@@ -29,7 +29,7 @@ __all__ = ["ground", "planned", "train_on"]
 
 
 def ground(
-    run: Run,
+    run: Stored,
     out: str | Path | None,
     source: Source | None,
     test: Source | None,
@@ -58,7 +58,7 @@ def ground(
     return run.model, data_of(run, source, test)
 
 
-def planned(run: Run, data: Dataset, settings: Mapping[str, Any], model: ModelConfig) -> Config:
+def planned(run: Stored, data: Dataset, settings: Mapping[str, Any], model: ModelConfig) -> Config:
     """Returns the configuration of a run with settings laid over it and another model; how long it
     was trained does not say how long it is to be.
     """
@@ -67,14 +67,14 @@ def planned(run: Run, data: Dataset, settings: Mapping[str, Any], model: ModelCo
 
 
 def train_on(
-    run: Run,
+    run: Stored,
     data: Dataset,
     config: Config,
     word: str,
     take: Callable[[VAE], None],
     place: Callable[[str], Path],
     **known: Any,
-) -> tuple[Run, Dataset, State]:
+) -> tuple[Stored, Dataset, State]:
     """Returns a new run in which one part is to be trained on, ready for ``train_run``.
 
     Args:

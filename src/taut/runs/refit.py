@@ -23,7 +23,7 @@ from taut.data import Dataset
 from taut.model import VAE
 from taut.runs.fit import begun
 from taut.runs.fitted import Source
-from taut.runs.folder import Run
+from taut.runs.folder import Stored
 from taut.runs.gain import BEFORE_FOLDER
 from taut.runs.onward import ground, planned, train_on
 from taut.runs.place import make_folder
@@ -35,7 +35,7 @@ __all__ = ["refit"]
 
 
 def refit(
-    run: Run,
+    run: Stored,
     out: str | Path | None = None,
     *,
     prior: str = "Flow()",
@@ -43,7 +43,7 @@ def refit(
     test: Source | None = None,
     overwrite: bool = False,
     **settings: Any,
-) -> tuple[Run, Dataset, State]:
+) -> tuple[Stored, Dataset, State]:
     """Returns a new run whose prior is to be fitted under the same encoder and decoder, ready for
     ``train_run``.
 

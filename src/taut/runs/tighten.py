@@ -12,7 +12,7 @@ from taut.build.model import is_slow, unshared
 from taut.data import Dataset
 from taut.model import VAE
 from taut.runs.fitted import Source
-from taut.runs.folder import Run
+from taut.runs.folder import Stored
 from taut.runs.onward import ground, planned, train_on
 from taut.runs.place import make_folder
 from taut.system.errors import UsageError
@@ -31,7 +31,7 @@ GENTLE = 0.2
 
 
 def tighten(
-    run: Run,
+    run: Stored,
     out: str | Path | None = None,
     *,
     posterior: str | None = None,
@@ -40,7 +40,7 @@ def tighten(
     test: Source | None = None,
     overwrite: bool = False,
     **settings: Any,
-) -> tuple[Run, Dataset, State]:
+) -> tuple[Stored, Dataset, State]:
     """Returns a new run whose posterior is to be trained on under the same decoder and prior, ready
     for ``train_run``.
 
