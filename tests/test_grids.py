@@ -16,7 +16,7 @@ import taut
 from taut import likelihoods
 from taut.data.tables.kind import Grid
 from taut.distributions import OUTSIDE
-from taut.distributions.grids import Gridded, _Cells, _often, fit_cells
+from taut.distributions.grids import Gridded, _background, _Cells, _often, fit_cells
 from taut.distributions.warps import Warped, heights, inverse
 
 RNG = np.random.default_rng(0)
@@ -77,6 +77,16 @@ def test_values_that_repeat_are_as_frequent_as_in_the_data(name: str) -> None:
     p = d.log_prob(torch.from_numpy(seen[often])[:, None]).exp().numpy()[:, 0]
     # Less a discount of at most one row, and half a row for each tail.
     np.testing.assert_allclose(p, counts[often] / len(values), atol=2.5 / len(values))
+
+
+def test_the_background_ends_with_the_last_cells_that_were_seen() -> None:
+    cells, free = np.arange(3.0, 50.0), (-np.inf, np.inf)
+    edges, shares = _background(cells, cells, np.ones(47, int), free)
+    assert (edges[0], edges[-1], shares[0], shares[-1]) == (2.5, 49.5, 0.0, 1.0)
+    some = cells[2:-2]  # those at the ends have a mass of their own
+    edges, _ = _background(cells, some, np.ones(43, int), free)
+    assert edges[:2].tolist() == [2.5, 4.5]
+    assert edges[-2:].tolist() == [47.5, 49.5]
 
 
 def test_discounts_go_to_the_background() -> None:

@@ -293,6 +293,19 @@ def test_the_reason_is_the_planted_entry(gaussian: tuple[taut.LinearGaussian, Sc
     assert number["model"]["found"]["value"] > number["forest"]["found"]["value"]
 
 
+def test_of_few_rows_the_smallest_p_value_is_the_rate(
+    gaussian: tuple[taut.LinearGaussian, Scene],
+) -> None:
+    """Of 40 rows none has a p-value of 1 %, and large errors are found all the same."""
+    _, scene = gaussian
+    few = Scene(scene.model, scene.x[:40], scene.train, effort=scene.effort)
+    few.columns = scene.columns
+    found = OddRows.run(few)
+    assert found is not None
+    assert found["rate"] == 1 / 40
+    assert found["kinds"]["unit"]["model"]["found"]["value"] > 0.5
+
+
 # --- Synthetic rows -------------------------------------------------------------------------------
 
 
