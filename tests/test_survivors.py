@@ -36,6 +36,7 @@ from taut.evidence.section import Scene
 from taut.features import ColumnFeatures, Standardize
 from taut.likelihoods.common import full
 from taut.models import FactorAnalysis, Mixture
+from taut.report.render import _worth
 from taut.training.step import Learner
 
 
@@ -249,3 +250,17 @@ def test_latents_are_looked_at_where_they_are_numbers() -> None:
     assert LatentSpace.lacks(Scene(factors, x)) is None
     assert LatentSpace.lacks(Scene(states, x)) == CATEGORIES
     assert LatentSpace.lacks(Scene(factors, x[:1])) == "a single data point is too few"
+
+
+@pytest.mark.parametrize(
+    ("finding", "shown"),
+    [
+        ({"name": "training was cut", "nats": None}, "not known"),
+        ({"name": "log p(x) is not reliable", "nats": None}, "everything rests on it"),
+        ({"name": "noise", "nats": 0.0}, "harmless"),
+        ({"name": "prior", "nats": 0.41, "error": 0.08, "raises": "log p(x)"}, "of log p(x)"),
+        ({"name": "prior", "nats": 0.41, "error": 0.08}, "nats"),
+    ],
+)
+def test_what_a_finding_is_worth_on_the_page(finding: dict[str, object], shown: str) -> None:
+    assert _worth(finding).endswith(shown)
