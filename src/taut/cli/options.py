@@ -29,7 +29,7 @@ NETWORKS = (
 PARTS = {
     "model": (
         *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
-        "MixtureOfFactorAnalysers",
+        *("MixtureOfFactorAnalysers", "Diffusion", "MaskedDiffusion"),
     ),
     "objective": (
         *("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "StraightThrough"),

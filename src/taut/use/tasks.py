@@ -127,7 +127,9 @@ def _known(model: Model, place: Callable[[Tensor], Tensor], rows: Tensor) -> Ten
     """Returns the embedding or the latent point of rows, where the posterior has one."""
     try:
         return place(rows)
-    except NotImplementedError:
+    except NotImplementedError as error:
+        if str(error):
+            raise UsageError(str(error)) from None
         raise _without_mean(model.encode(rows)) from None
 
 
