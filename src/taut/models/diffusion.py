@@ -277,7 +277,10 @@ class Path(Distribution):
             yield z
             for above, below in itertools.pairwise(gammas):
                 keep, add, scale = transition(above, below)
-                z = keep * z + add * self._target(z[None], above[None]).view(full) + scale * noise()
+                target = self.known
+                if target is None:
+                    target = model.guess(z, above.expand(z.shape[:-1]))
+                z = keep * z + add * target + scale * noise()
                 yield z
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
