@@ -341,7 +341,14 @@ def gaussian(
     network of every model, zeros.
     """
     model = Diffusion(
-        ReadOut(low), Standardize((1,)), steps, schedule, low, high, width=4, blocks=1
+        ReadOut(low),
+        Standardize((1,)),
+        steps=steps,
+        schedule=schedule,
+        low=low,
+        high=high,
+        width=4,
+        blocks=1,
     )
     if variance != 1:
         model.denoiser = Best(variance)

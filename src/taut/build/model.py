@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ from taut.data.tables.kinds import KINDS
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
 from taut.likelihoods.common import takes_total
 from taut.model import VAE, Likelihood, Model, Posterior, Prior
+from taut.models.diffusion import Distances
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
 from taut.networks import Network
@@ -93,6 +95,7 @@ GREY = range(65, 257)  # levels of 7 or 8 bits
 VAE_MODEL, VAMP = "VAE()", "VampPrior"
 STEPWISE_PARTS = ("likelihood", "decoder")  # what a model of many steps has of a VAE's
 STEPWISE_DECODER = {"Diffusion": "Linear", "MaskedDiffusion": "MLP(hidden=(512, 512))"}
+FEW_LEVELS = 64  # which a diffusion tells apart
 SHARED = {"codes", "levels", "width"}  # sizes of a posterior that its prior must have, too
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
@@ -113,11 +116,7 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     if (stepwise := stepwise_of(config)) is not None:
         _check_whole(stepwise, config, schema, STEPWISE_PARTS)
         _check_stepwise(stepwise, schema)
-        return ModelConfig(
-            model=str(stepwise),
-            likelihood=str(parse(config.likelihood or _usual_likelihood(schema))),
-            decoder=str(parse(config.decoder or STEPWISE_DECODER[stepwise.name])),
-        )
+        return _complete_stepwise(stepwise, config, schema)
     linear = starts_linear(config, schema)
     usual = _usual_likelihood(schema)
     if linear:
@@ -141,6 +140,25 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         encoder=str(parse(config.encoder or encoder)),
         decoder=str(parse(config.decoder or decoder)),
     )
+
+
+def _complete_stepwise(spec: Spec, config: ModelConfig, schema: Schema) -> ModelConfig:
+    """Returns the configuration of a model of many steps with its likelihood and its decoder: a
+    diffusion of few levels tells them apart by their distances, unless the user names a part.
+    """
+    likelihood, decoder = config.likelihood, config.decoder
+    own = spec.name == "Diffusion" and _has_few_levels(schema)
+    if own and decoder is None and likelihood in (None, "Categorical()"):
+        return ModelConfig(model=str(spec), likelihood="Categorical()")
+    return ModelConfig(
+        model=str(spec),
+        likelihood=str(parse(likelihood or _usual_likelihood(schema))),
+        decoder=str(parse(decoder or STEPWISE_DECODER[spec.name])),
+    )
+
+
+def _has_few_levels(schema: Schema) -> bool:
+    return schema.kind in ("binary", "levels") and schema.num_levels <= FEW_LEVELS
 
 
 def _usual_likelihood(schema: Schema) -> str:
@@ -301,9 +319,18 @@ def _build_stepwise(
     masks = spec.name == "MaskedDiffusion"
     features = _features(schema, statistics, loc, scale, masks)
     fill |= {"latent_dim": math.prod(features.out_shape), "context_dim": 0}
-    fill |= {"decoder": _network(cast(str, config.decoder))}
+    own: dict[str, Any] = {}
+    if spec.name == "Diffusion" and _has_few_levels(schema):
+        every = torch.arange(schema.low, schema.high + 1).view(-1, *[1] * len(schema.event_shape))
+        shown = every.expand(-1, *schema.event_shape).to(torch.get_default_dtype())
+        own["levels"] = features(shown).flatten(1)
+        own["log_frequencies"] = fill["log_frequencies"]
+    if config.decoder is None:
+        fill |= {"decoder": partial(Distances, levels=own["levels"])}
+    else:
+        fill |= {"decoder": _network(config.decoder)}
     likelihood = resolve(cast(str, config.likelihood), Likelihood, fill, _NESTED)
-    own = {"event_shape": schema.event_shape, "likelihood": likelihood, "features": features}
+    own |= {"event_shape": schema.event_shape, "likelihood": likelihood, "features": features}
     model: StepwiseModel = resolve(spec, StepwiseModel, own)
     return model
 

@@ -24,8 +24,8 @@ from taut.types import PerDatum
 from taut.use.blocks import some_of
 
 __all__ = [
-    "METHODS", "WEIGHTLESS", "Estimate", "Evidence", "bits_per_dimension", "both", "count_methods", "in_html",
-    "observed_elements", "some_rows",
+    "METHODS", "WEIGHTLESS", "Estimate", "Evidence", "bits_per_dimension", "both", "count_methods",
+    "in_html", "observed_elements", "some_rows",
 ]  # fmt: skip
 
 # of log p(x), by their numbers

@@ -15,7 +15,13 @@ $$ \mathrm{ELBO}_T = \mathbb{E} \log p(x \mid z_0) - \mathrm{KL}(q(z_1) \,\|\, N
 In continuous time the sum is an integral over the log-SNR: it depends on the two ends of the
 schedule and not on what lies between. The network predicts $v = (u - \alpha z) / \sigma$, in which
 the weight of an error is $\alpha^2$, at most 1; a network of zeros is exact for features that are
-standard normal.
+standard normal. Of elements that have few levels it predicts which of them u is, as logits that are
+added to those of the level's frequency and of its distance,
+
+$$ \hat u_i = \sum_l g_{l} \; \mathrm{softmax}_l \Big( \log f_{il} - \frac{(z_i - \alpha g_l)^2}{2
+   \sigma^2} + \text{network} \Big), $$
+
+so that a network of zeros is exact for independent elements.
 
 $p(x \mid z_0)$ is a likelihood of the data in the user's own units, so the whole is a density or a
 mass of them.
@@ -27,7 +33,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +44,7 @@ from torch.nn import functional
 from taut.features import Features
 from taut.model import Draw, Likelihood
 from taut.models.stepwise import StepwiseModel, spread
-from taut.networks import Linear
+from taut.networks import Linear, Network
 from taut.system.precision import wide
 from taut.system.products import Affine
 from taut.types import Context, Data, PerSample
@@ -63,18 +69,25 @@ class Diffusion(StepwiseModel):
     Args:
         likelihood: $p(x \mid z_0)$ of a data point given its features and a little noise.
         features: u, the data point in numbers of about unit variance.
+        levels: The features of the data points all of whose elements are of one level, (L, F),
+            where there are few; None for numbers.
+        log_frequencies: Log-probabilities of the levels in the training data, (\*event, L).
         steps: T; None for continuous time, which has a bound and no weights.
         schedule: How $\gamma$ rises: "linear" or "cosine" in time.
         low: $\gamma_0$ at first: minus the log-SNR of $z_0$.
         high: $\gamma_1$ at first, of $z_1$.
         width: Units of a layer of the network.
         blocks: Residual blocks of the network.
+        dropout: Probability that a hidden unit of a block is dropped in training.
 
     Raises:
-        ValueError: no steps, an unknown schedule, or ends that do not ascend.
+        ValueError: no steps, an unknown schedule, ends that do not ascend, or no network.
 
     References: kingma2021, salimans2022.
     """
+
+    level: Tensor
+    log_frequencies: Tensor
 
     fixed = (
         "its q is noise without parameters: the amortization gap is 0 by construction, there is "
@@ -89,12 +102,15 @@ class Diffusion(StepwiseModel):
         self,
         likelihood: Likelihood,
         features: Features,
+        levels: Tensor | None = None,
+        log_frequencies: Tensor | None = None,
         steps: int | None = 1000,
         schedule: str = "linear",
         low: float = -7.0,
         high: float = 5.0,
         width: int = 512,
         blocks: int = 3,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(likelihood, features)
         if steps is not None and (not isinstance(steps, int) or steps < 1):
@@ -106,11 +122,17 @@ class Diffusion(StepwiseModel):
         if min(width, blocks) < 1:
             raise ValueError(f"width and blocks must be at least 1, not {width} and {blocks}")
         self.steps, self.schedule, self.low, self.high = steps, schedule, low, high
-        self.width, self.blocks = width, blocks
+        self.width, self.blocks, self.dropout = width, blocks, dropout
         self.dim = math.prod(features.out_shape)
         self.start = nn.Parameter(torch.tensor(float(low)))
         self.log_span = nn.Parameter(torch.tensor(math.log(high - low)))
-        self.denoiser: nn.Module = Denoiser(self.dim, width, blocks)
+        outputs = 1 if levels is None else len(levels)
+        if levels is not None:
+            if log_frequencies is None:
+                log_frequencies = torch.full((self.dim, outputs), -math.log(outputs))
+            self.register_buffer("level", levels.T.clone())
+            self.register_buffer("log_frequencies", log_frequencies.reshape(self.dim, outputs))
+        self.denoiser: nn.Module = Denoiser(self.dim, outputs, width, blocks, dropout)
         _begin_at_identity(likelihood, self.dim)
 
     # --- The noise ---
@@ -139,9 +161,18 @@ class Diffusion(StepwiseModel):
 
     def guess(self, z: Tensor, gamma: Tensor) -> Tensor:
         r"""Returns $\hat u(z_t)$, (\*, F), of z (\*, F) at gammas (\*)."""
+        return _alpha(gamma)[..., None] * z + _sigma(gamma)[..., None] * self.velocity(z, gamma)
+
+    def velocity(self, z: Tensor, gamma: Tensor) -> Tensor:
+        r"""Returns $\hat v = (\hat u - \alpha z) / \sigma$, (\*, F), likewise."""
+        found: Tensor = self.denoiser(z, gamma)
+        if not hasattr(self, "level"):
+            return found
         alpha, sigma = _alpha(gamma)[..., None], _sigma(gamma)[..., None]
-        velocity: Tensor = self.denoiser(z, gamma)
-        return alpha * z + sigma * velocity
+        away = (z[..., None] - alpha[..., None] * self.level) / sigma[..., None]
+        logits = found.unflatten(-1, self.level.shape) + self.log_frequencies
+        share = (logits - 0.5 * away.square()).softmax(-1)
+        return ((share * self.level).sum(-1) - alpha * z) / sigma
 
     def read_out(self, z: Tensor) -> Distribution:
         r"""Returns $p(x \mid z_0)$ for z_0 (\*, B, F)."""
@@ -163,7 +194,7 @@ class Diffusion(StepwiseModel):
         gamma = self.gamma(time)
         alpha, sigma = _alpha(gamma)[..., None], _sigma(gamma)[..., None]
         z = alpha * u + sigma * noise
-        wrong = sigma * u - alpha * noise - self.denoiser(z, gamma)  # v less its guess
+        wrong = sigma * u - alpha * noise - self.velocity(z, gamma)  # v less its guess
         if self.steps is None:
             share = self.slope(time)
         else:
@@ -331,13 +362,17 @@ class Denoiser(nn.Module):
 
     Args:
         dim: F.
+        outputs: Numbers of each feature.
         width: Units of a layer.
         blocks: Residual blocks.
+        dropout: Of the hidden units of each.
     """
 
     waves: Tensor
 
-    def __init__(self, dim: int, width: int, blocks: int) -> None:
+    def __init__(
+        self, dim: int, outputs: int, width: int, blocks: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.register_buffer("waves", torch.logspace(-1.5, 0.5, WAVES), persistent=False)
         self.enter = Affine(dim + 2 * WAVES, width)
@@ -346,16 +381,17 @@ class Denoiser(nn.Module):
                 nn.LayerNorm(width + 2 * WAVES),
                 Affine(width + 2 * WAVES, width),
                 nn.SiLU(),
+                nn.Dropout(dropout),
                 Affine(width, width),
             )
             for _ in range(blocks)
         )
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), Affine(width, dim))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), Affine(width, dim * outputs))
         for parameter in self.leave[-1].parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
-        r"""Returns v, (\*, F), of z (\*, F) at gammas (\*)."""
+        r"""Returns v or logits, (\*, F outputs), of z (\*, F) at gammas (\*)."""
         angle = gamma[..., None] * self.waves
         seen = torch.cat([angle.sin(), angle.cos()], -1).expand(*z.shape[:-1], -1)
         units = self.enter(torch.cat([z, seen], -1))
@@ -363,6 +399,40 @@ class Denoiser(nn.Module):
             units = units + block(torch.cat([units, seen], -1))
         velocity: Tensor = self.leave(units)
         return velocity
+
+
+class Distances(Network):
+    """Creates the logits of levels at a point, by its distance from each: the read-out of levels.
+
+    What it learns is how near is near.
+
+    Args:
+        in_shape: (F,).
+        out_shape: (L, *event) of F elements.
+        context_dim: 0.
+        levels: Where each level lies, (L, F).
+        log_precision: Logarithm of the inverse square of a distance that tells nothing, at first.
+    """
+
+    level: Tensor
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        context_dim: int = 0,
+        *,
+        levels: Tensor,
+        log_precision: float = 7.0,
+    ) -> None:
+        super().__init__()
+        self.out_shape = tuple(out_shape)
+        self.register_buffer("level", levels.clone())
+        self.log_precision = nn.Parameter(torch.tensor(float(log_precision)))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        away = 0.5 * (x[..., None, :] - self.level).square()
+        return (-self.log_precision.exp() * away).unflatten(-1, self.out_shape[1:])
 
 
 def transition(above: Tensor, below: Tensor) -> tuple[Tensor, Tensor, Tensor]:

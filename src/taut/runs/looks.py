@@ -155,7 +155,7 @@ def _parts(fitted: Fitted) -> str:
     if isinstance(fitted.model, ExactModel):
         return f"{model.model}, an exact posterior"
     if isinstance(fitted.model, StepwiseModel):
-        return f"{model.model}, {model.likelihood}, {model.decoder}"
+        return ", ".join(filter(None, (model.model, model.likelihood, model.decoder)))
     parts = f"{model.prior}, {model.likelihood}, {model.posterior}"
     return f"{parts}, {model.latent_dim} latent dimensions"
 
