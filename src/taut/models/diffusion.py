@@ -31,6 +31,7 @@ References: sohldickstein2015, ho2020, kingma2021, salimans2022.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -177,6 +178,12 @@ class Diffusion(StepwiseModel):
     def read_out(self, z: Tensor) -> Distribution:
         r"""Returns $p(x \mid z_0)$ for z_0 (\*, B, F)."""
         return self.likelihood(z / _alpha(self.gamma(torch.zeros_like(self.start))))
+
+    def of_steps(self, steps: int | None) -> Diffusion:
+        """Returns a diffusion of the same network and parameters, of other steps."""
+        twin = copy.copy(self)
+        twin.steps = steps
+        return twin
 
     # --- The bound ---
 
