@@ -58,7 +58,9 @@ def nn_parameter(values: Tensor) -> torch.nn.Parameter:
 
 
 class FromJoint(taut.Likelihood):
-    """The conditionals of a table of the probabilities of all ``BITS``."""
+    """The conditionals of a table of the probabilities of all ``BITS``; of a bit that is told it
+    says just that, so that looking at it would show.
+    """
 
     def __init__(self, log_joint: Tensor) -> None:
         super().__init__()
@@ -67,15 +69,9 @@ class FromJoint(taut.Likelihood):
     def forward(self, z: Tensor, context: Tensor | None = None) -> Observed:
         values, missing = z.unflatten(-1, (2, D)).unbind(-2)
         possible = (missing[..., None, :] > 0) | (values[..., None, :] == BITS)
-        each = torch.empty(*z.shape[:-1], 2, D)
-        for i in range(D):
-            others = possible.clone()
-            others[..., i] = True
-            log_p = torch.where(others.all(-1), self.log_joint, -torch.inf)
-            for value in (0, 1):
-                rows = BITS[:, i] == value
-                each[..., value, i] = log_p[..., rows].logsumexp(-1)
-        return Observed(Bernoulli(logits=each[..., 1, :] - each[..., 0, :]), 1, 0.0)
+        log_p = torch.where(possible.all(-1), self.log_joint, -torch.inf)[..., None]
+        each = [torch.where(BITS == value, log_p, -torch.inf).logsumexp(-2) for value in (0, 1)]
+        return Observed(Bernoulli(logits=(each[1] - each[0]).clamp(-60, 60)), 1, 0.0)
 
 
 def masked(likelihood: taut.Likelihood) -> MaskedDiffusion:
