@@ -3889,7 +3889,7 @@ MUTANTS = [
         "models/diffusion.py",
         ".clamp(max=self.steps - 1) + 1",
         ".clamp(max=self.steps - 1)",
-        f"{STEPWISE}::test_glances_of_t_steps_and_of_continuous_time_are_unbiased",
+        f"{STEPWISE}::test_places_stand_for_the_upper_ends_of_steps",
     ),
     Mutant(
         "diffusion: a slope twice too steep",

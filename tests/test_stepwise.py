@@ -490,6 +490,14 @@ def test_glances_of_t_steps_and_of_continuous_time_are_unbiased() -> None:
         assert_mean(glances(model, x, 400, 8), read - top - steps)
 
 
+def test_places_stand_for_the_upper_ends_of_steps() -> None:
+    places = (torch.arange(80) + 0.5) / 80
+    ends, counts = gaussian(16).times(places).unique(return_counts=True)
+    assert torch.allclose(ends, torch.arange(1, 17) / 16, atol=1e-15)
+    assert bool((counts == 5).all())
+    assert torch.equal(gaussian(None).times(places), places)
+
+
 def test_whole_draws_are_weights_of_the_evidence() -> None:
     """E[w] = p(x) of T steps, and E[log w] = ELBO_T; over data Var[log w] is twice the gap, to
     first order in 1 / T.

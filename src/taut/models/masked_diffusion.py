@@ -85,10 +85,14 @@ class MaskedDiffusion(StepwiseModel):
         return self.likelihood(code.unflatten(0, x.shape[: x.dim() - len(self.event_shape)]))
 
     def encode(self, x: Data, context: Context | None = None) -> Distribution:
-        return Orders(self.dim).expand(torch.Size((len(x),)))
+        return Orders(self.dim, (len(x),), x.device)
 
     def latent_prior(self, context: Context | None = None) -> Distribution:
-        return Orders(self.dim)
+        return Orders(self.dim, device=self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.state_dict().values())).device
 
     def decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         return InOrder(self, z)
@@ -127,16 +131,15 @@ class MaskedDiffusion(StepwiseModel):
         r"""Returns x (\*, \*event) with the missing elements drawn given the others, told one by
         one in a random order: exact conditional sampling.
         """
-        order = Orders(self.dim).sample(x.shape[: x.dim() - len(self.event_shape)])
-        return self._drawn(x, order.to(x.device))
+        orders = Orders(self.dim, x.shape[: x.dim() - len(self.event_shape)], x.device)
+        return self._drawn(x, orders.sample())
 
     def sample(self, num_samples: int, *, context: Context | None = None) -> Tensor:
-        buffer = next(iter(self.state_dict().values()))
         blank = torch.full(
             (num_samples, *self.event_shape),
             torch.nan,
             dtype=torch.get_default_dtype(),
-            device=buffer.device,
+            device=self._device,
         )
         return self.complete(blank)
 
@@ -175,13 +178,19 @@ class Orders(Distribution):
     Args:
         dim: D.
         batch_shape: Of as many independent ones.
+        device: Where they are drawn.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
     has_rsample = False
 
-    def __init__(self, dim: int, batch_shape: Sequence[int] = ()) -> None:
-        self.dim = dim
+    def __init__(
+        self,
+        dim: int,
+        batch_shape: Sequence[int] = (),
+        device: torch.device | None = None,
+    ) -> None:
+        self.dim, self.device = dim, device
         super().__init__(torch.Size(batch_shape), torch.Size((dim,)), validate_args=False)
 
     @property
@@ -189,7 +198,7 @@ class Orders(Distribution):
         return constraints.independent(constraints.nonnegative_integer, 1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Orders:
-        return Orders(self.dim, torch.Size(batch_shape))
+        return Orders(self.dim, batch_shape, self.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
         constant = -math.lgamma(self.dim + 1)
@@ -197,7 +206,7 @@ class Orders(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
-        return torch.rand(shape).argsort(-1).to(torch.get_default_dtype())
+        return torch.rand(shape, device=self.device).argsort(-1).to(torch.get_default_dtype())
 
 
 class InOrder(Distribution):
