@@ -186,12 +186,15 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--max-rows", type=int, help="of each half, for a quick look")
     parser.add_argument("--max-epochs", type=int, help="for a quick look; by default taut's own")
+    parser.add_argument("--model", help="such as MaskedDiffusion(); by default taut's own choice")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings: Job = {"threads": 1} | (
         {"max_epochs": options.max_epochs} if options.max_epochs else {}
     )
+    if options.model:
+        settings["model"] = options.model
     table = load(options.data, "adult")
     whole = table.values[~np.isnan(table.values).any(1)]
     order = np.random.default_rng(0).permutation(len(whole))

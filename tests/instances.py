@@ -463,6 +463,18 @@ def make_models() -> list[taut.ExactModel]:
     return [*trees, *linear]
 
 
+def make_steps() -> list[taut.StepwiseModel]:
+    """Returns the models of many steps, of bits and of numbers."""
+    seen, shape = Standardize((4,), missing=True), (4,)
+    bits = taut.Bernoulli(shape, 8, decoder=SMALL)
+    numbers = taut.Normal(shape, 4, decoder=taut.Linear)
+    network = {"width": 8, "blocks": 1}
+    return [
+        taut.MaskedDiffusion(shape, bits, seen),
+        taut.Diffusion(numbers, Standardize(shape), steps=8, low=-4.0, **network),
+    ]
+
+
 NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]] = [
     (taut.Linear, (3, 4), (2, 5)),
     (taut.MLP, (6,), (4,)),
@@ -494,5 +506,6 @@ def rows() -> dict[type, list]:
         taut.Posterior: make_posteriors(),
         taut.Prior: make_priors(),
         taut.ExactModel: make_models(),
+        taut.StepwiseModel: make_steps(),
         taut.Network: NETWORKS,
     }

@@ -37,6 +37,7 @@ from taut.evidence import cells, importance, settle
 from taut.evidence.annealing import annealing
 from taut.models import MixtureOfFactorAnalysers
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.runs import candidates, fit
 from taut.runs.measure import exact_of_run, log_prob_of
 from taut.system import locks, parallel, storage
@@ -397,7 +398,7 @@ def test_what_has_no_meaning_for_an_exact_model(run: taut.Run, tmp_path: Path) -
 
 
 def test_names_of_models() -> None:
-    assert set(PARTS["model"]) == {"VAE", *known(ExactModel)}
+    assert set(PARTS["model"]) == {"VAE", *known(ExactModel), *known(StepwiseModel)}
     assert exact_of(ModelConfig()) is None
     assert exact_of(ModelConfig(model="VAE")) is None
     assert str(exact_of(ModelConfig(model="Mixture"))) == "Mixture()"

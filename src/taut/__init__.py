@@ -42,12 +42,15 @@ if TYPE_CHECKING:
     )
     from taut.model import VAE, Draw, Likelihood, Model, Posterior, Prior
     from taut.models import (
+        Diffusion,
         ExactModel,
         FactorAnalysis,
         HiddenForest,
         HiddenTree,
+        MaskedDiffusion,
         Mixture,
         MixtureOfFactorAnalysers,
+        StepwiseModel,
     )
     from taut.networks import MLP, ConvDecoder, ConvEncoder, Linear, Network, Residual
     from taut.objectives import (
@@ -96,6 +99,7 @@ __all__ = [
     "DReG",
     "DataError",
     "DiagonalNormal",
+    "Diffusion",
     "DiscretizedLogistic",
     "DivergedError",
     "Draw",
@@ -114,6 +118,7 @@ __all__ = [
     "LinearGaussian",
     "LinearHierarchy",
     "LogNormal",
+    "MaskedDiffusion",
     "Mixture",
     "MixtureOfFactorAnalysers",
     "Model",
@@ -130,6 +135,7 @@ __all__ = [
     "Run",
     "ScoreFunction",
     "StandardNormal",
+    "StepwiseModel",
     "StickingTheLanding",
     "StorageError",
     "StudentT",
@@ -178,7 +184,8 @@ _HOMES = {
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",
     "taut.models": (
-        "ExactModel FactorAnalysis HiddenForest HiddenTree Mixture MixtureOfFactorAnalysers"
+        "Diffusion ExactModel FactorAnalysis HiddenForest HiddenTree MaskedDiffusion Mixture "
+        "MixtureOfFactorAnalysers StepwiseModel"
     ),
     "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network Residual",
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",

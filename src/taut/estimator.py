@@ -60,6 +60,7 @@ from taut.evidence.outliers import threshold
 from taut.evidence.own import own_evidence
 from taut.model import Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.objectives import Objective
 from taut.runs.assemble import assemble, to_device
 from taut.runs.fitted import Fitted, new_data
@@ -221,6 +222,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             self.seed_ = _seed(self.random_state)
             data = self._dataset(source, self._settings())
             config, data, model, objective = assemble(data, self._settings(), parts=self._parts())
+            if isinstance(model, StepwiseModel):
+                raise UsageError(f"an estimator of scikit-learn transforms: {model.why_no_code}")
             config, self.history_ = _trained(model, objective, data, config)
         self.model_, self.schema_, self.config_, self.notes_ = (
             model,

@@ -206,13 +206,18 @@ class Draw(NamedTuple):
 
     @property
     def log_joint(self) -> PerSample:
-        r"""$\log p(x, z_k)$, (K, B)."""
+        r"""$\log p(x, z_k)$, (K, B).
+
+        Raises:
+            ValueError: the draw is not complete.
+        """
+        self._whole()
         return self.log_likelihood + self.log_prior
 
     @property
     def elbo(self) -> PerSample:
         """An unbiased sample of the ELBO, (K, B)."""
-        return self.log_joint - self.log_posterior
+        return self.log_likelihood + self.log_prior - self.log_posterior
 
     @property
     def log_weight(self) -> PerSample:
@@ -221,12 +226,16 @@ class Draw(NamedTuple):
         Raises:
             ValueError: the draw is not complete.
         """
+        self._whole()
+        return self.elbo
+
+    def _whole(self) -> None:
         if not self.complete:
             raise ValueError(
-                "this model looks at some of its latent variables at a time: its draws give the "
-                "ELBO, and not the weights of importance sampling; train it with ELBO()"
+                "this model looks at some of its latent variables at a time: its glances give the "
+                "ELBO, and not the weights of importance sampling; train it with ELBO(), and "
+                "weigh a whole draw"
             )
-        return self.elbo
 
 
 class Model(nn.Module, abc.ABC):
@@ -286,6 +295,12 @@ class Model(nn.Module, abc.ABC):
             ValueError: reparameterization was asked for and the posterior has none,
                 ``stop_posterior`` was asked of a proposal, or a part's log-density is not (K, B).
         """
+
+    def glance(self, x: Data, num_samples: int = 1, *, context: Context | None = None) -> Draw:
+        """Returns a draw for the ELBO alone: where a whole one takes many passes, one that looks at
+        some of its latent variables by chance, and has no weight.
+        """
+        return self.draw(x, num_samples, context=context)
 
     @property
     @abc.abstractmethod

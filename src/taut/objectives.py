@@ -146,7 +146,7 @@ class ELBO(Objective):
     def __call__(
         self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
     ) -> Bound:
-        draw = model.draw(x, self.num_samples, context=context)
+        draw = model.glance(x, self.num_samples, context=context)
         beta: float | Tensor = self.beta
         if self.warmup:  # as a tensor, since a compiled step is given the progress as one
             beta = self.beta * torch.as_tensor(progress / self.warmup, dtype=torch.float64).clamp(

@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["LINKS", "REFERENCES", "cite"]
 
 REFERENCES = {
+    "austin2021": "Austin et al. Structured denoising diffusion models in discrete state-spaces. "
+    "NeurIPS 2021.",
     "bates2023": "Bates et al. Testing for outliers with conformal p-values. Annals of Statistics "
     "51, 2023.",
     "benjamini1995": "Benjamini, Hochberg. Controlling the false discovery rate. JRSS B 57, 1995.",
@@ -45,12 +47,14 @@ REFERENCES = {
     "he2016": "He, Zhang, Ren, Sun. Identity mappings in deep residual networks. ECCV 2016.",
     "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained "
     "variational framework. ICLR 2017.",
+    "ho2020": "Ho, Jain, Abbeel. Denoising diffusion probabilistic models. NeurIPS 2020.",
     "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate "
     "Bayesian inference, 2016.",
     "jang2017": "Jang, Gu, Poole. Categorical reparameterization with Gumbel-softmax. ICLR 2017.",
     "kingma2014": "Kingma, Welling. Auto-encoding variational Bayes. ICLR 2014.",
     "kingma2016": "Kingma et al. Improved variational inference with inverse autoregressive flow. "
     "NeurIPS 2016.",
+    "kingma2021": "Kingma, Salimans, Poole, Ho. Variational diffusion models. NeurIPS 2021.",
     "kitagawa1996": "Kitagawa. Monte Carlo filter and smoother for non-Gaussian nonlinear state "
     "space models. JCGS 5, 1996.",
     "kynkaanniemi2019": "Kynkäänniemi et al. Improved precision and recall metric for assessing "
@@ -100,8 +104,14 @@ REFERENCES = {
     "decoders. ICML 2021.",
     "salimans2017": "Salimans et al. PixelCNN++: improving the PixelCNN with discretized logistic "
     "mixtures. ICLR 2017.",
+    "salimans2022": "Salimans, Ho. Progressive distillation for fast sampling of diffusion models. "
+    "ICLR 2022.",
+    "shi2024": "Shi et al. Simplified and generalized masked diffusion for discrete data. NeurIPS "
+    "2024.",
     "shokri2017": "Shokri, Stronati, Song, Shmatikov. Membership inference attacks against machine "
     "learning models. IEEE Symposium on Security and Privacy, 2017.",
+    "sohldickstein2015": "Sohl-Dickstein et al. Deep unsupervised learning using nonequilibrium "
+    "thermodynamics. ICML 2015.",
     "sonderby2016": "Sønderby, Raiko, Maaløe, Sønderby, Winther. Ladder variational autoencoders. "
     "NeurIPS 2016.",
     "stekhoven2012": "Stekhoven, Bühlmann. MissForest: non-parametric missing value imputation for "
@@ -117,6 +127,7 @@ REFERENCES = {
     "Bioinformatics 17, 2001.",
     "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo "
     "objectives. ICLR 2019.",
+    "uria2014": "Uria, Murray, Larochelle. A deep and tractable density estimator. ICML 2014.",
     "vandenoord2017": "van den Oord, Vinyals, Kavukcuoglu. Neural discrete representation "
     "learning. NeurIPS 2017.",
     "vaswani2017": "Vaswani et al. Attention is all you need. NeurIPS 2017.",
@@ -134,6 +145,7 @@ REFERENCES = {
 
 
 DOIS = {  # of those that have one
+    "austin2021": "10.48550/arXiv.2107.03006",
     "bates2023": "10.48550/arXiv.2104.08279",
     "benjamini1995": "10.1111/j.2517-6161.1995.tb02031.x",
     "burda2016": "10.48550/arXiv.1509.00519",
@@ -157,9 +169,11 @@ DOIS = {  # of those that have one
     "germain2015": "10.48550/arXiv.1502.03509",
     "grosse2015": "10.48550/arXiv.1511.02543",
     "he2016": "10.48550/arXiv.1603.05027",
+    "ho2020": "10.48550/arXiv.2006.11239",
     "jang2017": "10.48550/arXiv.1611.01144",
     "kingma2014": "10.48550/arXiv.1312.6114",
     "kingma2016": "10.48550/arXiv.1606.04934",
+    "kingma2021": "10.48550/arXiv.2107.00630",
     "kitagawa1996": "10.1080/10618600.1996.10474692",
     "kynkaanniemi2019": "10.48550/arXiv.1904.06991",
     "liu1989": "10.1007/BF01589116",
@@ -189,7 +203,10 @@ DOIS = {  # of those that have one
     "rubin1982": "10.1007/BF02293851",
     "rybkin2021": "10.48550/arXiv.2006.13202",
     "salimans2017": "10.48550/arXiv.1701.05517",
+    "salimans2022": "10.48550/arXiv.2202.00512",
+    "shi2024": "10.48550/arXiv.2406.04329",
     "shokri2017": "10.1109/SP.2017.41",
+    "sohldickstein2015": "10.48550/arXiv.1503.03585",
     "stekhoven2012": "10.1093/bioinformatics/btr597",
     "stephens2017": "10.1093/biostatistics/kxw041",
     "takida2022": "10.48550/arXiv.2205.07547",
@@ -198,6 +215,7 @@ DOIS = {  # of those that have one
     "tomczak2018": "10.48550/arXiv.1705.07120",
     "troyanskaya2001": "10.1093/bioinformatics/17.6.520",
     "tucker2019": "10.48550/arXiv.1810.04152",
+    "uria2014": "10.48550/arXiv.1310.1757",
     "vandenoord2017": "10.48550/arXiv.1711.00937",
     "vaswani2017": "10.48550/arXiv.1706.03762",
     "vehtari2024": "10.48550/arXiv.1507.02646",

@@ -16,6 +16,7 @@ from taut.distributions.sphere import UnitSphere
 from taut.likelihoods.columns import ColumnSupport, reach_of
 from taut.model import VAE, Model
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.objectives import Objective
 from taut.system.errors import DataError, UsageError, shown
 
@@ -123,7 +124,7 @@ def _words(support: constraints.Constraint) -> str:
     return str(support)
 
 
-def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -> None:
+def check_parts(model: Model, objective: Objective, dataset: Dataset, name: str) -> None:
     """Refuses data that the likelihood gives no probability, and parts whose bound would mean
     nothing.
 
@@ -134,19 +135,31 @@ def check_parts(model: VAE, objective: Objective, dataset: Dataset, name: str) -
     """
     kind, some = dataset.schema.kind, torch.arange(min(2, len(dataset.train)))
     x = batch(dataset.train, some, dataset.binarize == "dynamic")
-    _check_spaces(model, x)
-    z = model.draw(x[:1], reparameterize=False).z[0]
+    if isinstance(model, VAE):
+        _check_spaces(model, x)
+    z = _some_z(model, x[:1])
     _check_gaps(model, dataset)
     _check_support(model, z, dataset, name, REMEDIES[kind])
     _, context = model.split(x)
     support = model.decode(z[None], _first(context)).support
     if dataset.schema.discrete and support is not None and not support.is_discrete:
         raise UsageError(
-            f"{type(model.likelihood).__name__} is a density, and the data are {kind}: its bound "
+            f"{_name_of(model)} is a density, and the data are {kind}: its bound "
             f"could grow without limit; "
             "omit --likelihood, or read the data as real numbers with --kind real"
         )
     objective(model, x)  # a wrong pair of parts fails here, not in the loop
+
+
+def _some_z(model: Model, x: Tensor) -> Tensor:
+    """Returns a z that the model knows what to decode to, (1, D)."""
+    if isinstance(model, StepwiseModel):
+        return torch.zeros(1, model.size, device=x.device)
+    return model.draw(x, reparameterize=False).z[0]
+
+
+def _name_of(model: Any) -> str:
+    return type(model.likelihood).__name__
 
 
 def _check_spaces(model: VAE, x: Tensor) -> None:
@@ -191,15 +204,15 @@ def _check_support(model: Model, z: Tensor, dataset: Dataset, name: str, remedy:
             raise DataError(f"{name}: {found[0]}; {remedy}")
 
 
-def _check_gaps(model: VAE, dataset: Dataset) -> None:
+def _check_gaps(model: Model, dataset: Dataset) -> None:
     """Refuses a likelihood of the user's own whose density of a row with gaps is not a number."""
     if not dataset.schema.missing:
         return
     for block in blocks(dataset.train):
         gaps = block[block.flatten(1).isnan().any(1)][:1].to(torch.get_default_dtype())
         if len(gaps):
-            if bool(model.draw(gaps, reparameterize=False).log_likelihood.isnan().any()):
-                name = type(model.likelihood).__name__
+            if bool(model.glance(gaps).log_likelihood.isnan().any()):
+                name = _name_of(model)
                 raise UsageError(
                     f"{name} gives no density to data with missing entries: let it return "
                     "taut.distributions.Observed(distribution, dims, fill) instead of "

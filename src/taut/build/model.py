@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,9 @@ from taut.data.tables.kinds import KINDS
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
 from taut.likelihoods.common import takes_total
 from taut.model import VAE, Likelihood, Model, Posterior, Prior
+from taut.models.diffusion import Distances
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.networks import Network
 from taut.objectives import Objective
 from taut.system.errors import UsageError, choose_from
@@ -41,6 +44,7 @@ __all__ = [
     "is_slow",
     "needs_total",
     "parts_named",
+    "stepwise_of",
     "unshared",
     "usual_objective",
     "usual_rate",
@@ -89,6 +93,9 @@ USUAL = {
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
 GREY = range(65, 257)  # levels of 7 or 8 bits
 VAE_MODEL, VAMP = "VAE()", "VampPrior"
+STEPWISE_PARTS = ("likelihood", "decoder")  # what a model of many steps has of a VAE's
+STEPWISE_DECODER = {"Diffusion": "Linear", "MaskedDiffusion": "MLP(hidden=(512, 512))"}
+FEW_LEVELS = 64  # which a diffusion tells apart
 SHARED = {"codes", "levels", "width"}  # sizes of a posterior that its prior must have, too
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
@@ -97,20 +104,21 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     """Returns the configuration with everything that was left to the data decided, each part in its
     shortest spelling.
 
-    Of a model that is exact that is its own specification: it has no parts.
+    Of a model that is exact that is its own specification: it has no parts. One of many steps has a
+    likelihood and a decoder.
 
     Raises:
         UsageError: a specification cannot be read, or is of a part that the model does not have.
     """
     if (exact := exact_of(config)) is not None:
-        _check_exact(exact, config, schema)
+        _check_whole(exact, config, schema)
         return ModelConfig(model=str(exact))
+    if (stepwise := stepwise_of(config)) is not None:
+        _check_whole(stepwise, config, schema, STEPWISE_PARTS)
+        _check_stepwise(stepwise, schema)
+        return _complete_stepwise(stepwise, config, schema)
     linear = starts_linear(config, schema)
-    usual = USUAL[schema.kind]
-    if schema.kind == "real" and not schema.is_rows:
-        usual = 'Normal(scale="shared")'
-    if _is_grey(schema):
-        usual = "WarpedPixels()"
+    usual = _usual_likelihood(schema)
     if linear:
         usual = 'StudentT(scale="per_entry", min_scale=0.03)'
     likelihood = config.likelihood or usual
@@ -132,6 +140,34 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         encoder=str(parse(config.encoder or encoder)),
         decoder=str(parse(config.decoder or decoder)),
     )
+
+
+def _complete_stepwise(spec: Spec, config: ModelConfig, schema: Schema) -> ModelConfig:
+    """Returns the configuration of a model of many steps with its likelihood and its decoder: a
+    diffusion of few levels tells them apart by their distances, unless the user names a part.
+    """
+    likelihood, decoder = config.likelihood, config.decoder
+    own = spec.name == "Diffusion" and _has_few_levels(schema)
+    if own and decoder is None and likelihood in (None, "Categorical()"):
+        return ModelConfig(model=str(spec), likelihood="Categorical()")
+    return ModelConfig(
+        model=str(spec),
+        likelihood=str(parse(likelihood or _usual_likelihood(schema))),
+        decoder=str(parse(decoder or STEPWISE_DECODER[spec.name])),
+    )
+
+
+def _has_few_levels(schema: Schema) -> bool:
+    return schema.kind in ("binary", "levels") and schema.num_levels <= FEW_LEVELS
+
+
+def _usual_likelihood(schema: Schema) -> str:
+    """Returns the likelihood that follows from what the data are."""
+    if schema.kind == "real" and not schema.is_rows:
+        return 'Normal(scale="shared")'
+    if _is_grey(schema):
+        return "WarpedPixels()"
+    return USUAL[schema.kind]
 
 
 def _sizes(posterior: str) -> dict[str, int]:
@@ -171,15 +207,35 @@ def starts_linear(config: ModelConfig, schema: Schema) -> bool:
 
 
 def exact_of(config: ModelConfig) -> Spec | None:
-    """Returns the specification of the model that is exact; None of a VAE.
+    """Returns the specification of the model that is exact; None of any other.
 
     Raises:
         UsageError: there is no such model.
     """
+    spec = _whole(config)
+    if spec is None or spec.name in known(StepwiseModel):
+        return None
+    return spec
+
+
+def stepwise_of(config: ModelConfig) -> Spec | None:
+    """Returns the specification of the model of many steps; None of any other.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    spec = _whole(config)
+    if spec is None or spec.name not in known(StepwiseModel):
+        return None
+    return spec
+
+
+def _whole(config: ModelConfig) -> Spec | None:
+    """Returns the specification of a model that is not a VAE; None of a VAE."""
     spec = parse(config.model or VAE_MODEL)
     if spec.module is not None:
         return spec
-    names = ["VAE", *sorted(known(ExactModel))]
+    names = ["VAE", *sorted([*known(ExactModel), *known(StepwiseModel)])]
     if spec.name not in names:
         raise UsageError(
             f"no model is called {spec.name!r}{choose_from(spec.name, names)}, or your own as "
@@ -199,15 +255,26 @@ def parts_named(config: ModelConfig) -> list[str]:
     return [name for name, value in values.items() if name != "model" and value is not None]
 
 
-def _check_exact(exact: Spec, config: ModelConfig, schema: Schema) -> None:
-    if named := parts_named(config):
+def _check_whole(
+    spec: Spec, config: ModelConfig, schema: Schema, own: tuple[str, ...] = ()
+) -> None:
+    """Refuses parts that a model has not, but its own, and data that are given in part."""
+    if named := [name for name in parts_named(config) if name not in own]:
         raise UsageError(
-            f"{named[0]} is of a VAE, and {exact} has no such part: omit it, or take --model VAE"
+            f"{named[0]} is of a VAE, and {spec} has no such part: omit it, or take --model VAE"
         )
     if schema.condition:
         raise UsageError(
-            f"{exact} models all columns together, and --condition gives some of them: take "
+            f"{spec} models all columns together, and --condition gives some of them: take "
             "--model VAE"
+        )
+
+
+def _check_stepwise(spec: Spec, schema: Schema) -> None:
+    if spec.name == "Diffusion" and schema.missing:
+        raise UsageError(
+            f"{spec} drowns whole rows in noise, and these have gaps: take --model "
+            "'MaskedDiffusion()', for which a gap is what it is made of"
         )
 
 
@@ -225,12 +292,46 @@ def build(
     Raises:
         UsageError: an unknown model, part or argument, or one that its constructor refuses.
     """
-    exact = exact_of(config)
+    exact, stepwise = exact_of(config), stepwise_of(config)
+    if stepwise is not None:
+        return _build_stepwise(stepwise, config, schema, statistics)
     if exact is None:
         return build_vae(config, schema, statistics, context_dim=context_dim, parts=parts)
     fill = _fill(config, schema, statistics)
     model: ExactModel = resolve(exact, ExactModel, fill, _NESTED)
     model.seen = _features(schema, statistics, *_seen_in(schema, statistics, fill))
+    return model
+
+
+def _build_stepwise(
+    spec: Spec, config: ModelConfig, schema: Schema, statistics: Statistics | None
+) -> StepwiseModel:
+    """Returns a model of many steps: its likelihood is given the features of a row."""
+    if needs_total(config.likelihood):
+        raise UsageError(
+            f"{config.likelihood} is of a row given its total, and {spec} is given none: take "
+            "another likelihood, or --model VAE"
+        )
+    fill = _fill(config, schema, statistics)
+    loc, scale = fill["data_loc"], fill["data_scale"]
+    if schema.kind == "count":
+        loc, scale = fill["log_loc"], _never_zero(fill["log_scale"])
+    masks = spec.name == "MaskedDiffusion"
+    features = _features(schema, statistics, loc, scale, masks)
+    fill |= {"latent_dim": math.prod(features.out_shape), "context_dim": 0}
+    own: dict[str, Any] = {}
+    if spec.name == "Diffusion" and _has_few_levels(schema):
+        every = torch.arange(schema.low, schema.high + 1).view(-1, *[1] * len(schema.event_shape))
+        shown = every.expand(-1, *schema.event_shape).to(torch.get_default_dtype())
+        own["levels"] = features(shown).flatten(1)
+        own["log_frequencies"] = fill["log_frequencies"]
+    if config.decoder is None:
+        fill |= {"decoder": partial(Distances, levels=own["levels"])}
+    else:
+        fill |= {"decoder": _network(config.decoder)}
+    likelihood = resolve(cast(str, config.likelihood), Likelihood, fill, _NESTED)
+    own |= {"event_shape": schema.event_shape, "likelihood": likelihood, "features": features}
+    model: StepwiseModel = resolve(spec, StepwiseModel, own)
     return model
 
 
@@ -390,16 +491,24 @@ def _condition(schema: Schema, statistics: Statistics | None, library: bool) -> 
 
 
 def _features(
-    schema: Schema, statistics: Statistics | None, loc: Tensor, scale: Tensor
+    schema: Schema,
+    statistics: Statistics | None,
+    loc: Tensor,
+    scale: Tensor,
+    missing: bool | None = None,
 ) -> Features:
     if schema.kind == "table":
-        return _column_features(schema, statistics, schema.rest)
+        return _column_features(schema, statistics, schema.rest, missing)
     counts = schema.kind == "count"
-    return Standardize(loc.shape, loc, scale, missing=schema.missing, counts=counts)
+    gaps = schema.missing if missing is None else missing
+    return Standardize(loc.shape, loc, scale, missing=gaps, counts=counts)
 
 
 def _column_features(
-    schema: Schema, statistics: Statistics | None, which: list[int]
+    schema: Schema,
+    statistics: Statistics | None,
+    which: list[int],
+    missing: bool | None = None,
 ) -> ColumnFeatures:
     columns = schema.context or [schema.modelled[i] for i in which]
     logarithm = [c.rules.transform for c in columns]
@@ -413,7 +522,8 @@ def _column_features(
         if statistics.knots is not None:
             knots = statistics.knots[which]
     hot = [c.rules.hot(c) for c in columns]
-    return ColumnFeatures(hot, logarithm, loc, scale, missing=schema.missing, knots=knots)
+    gaps = schema.missing if missing is None else missing
+    return ColumnFeatures(hot, logarithm, loc, scale, missing=gaps, knots=knots)
 
 
 def _never_zero(scale: Tensor) -> Tensor:

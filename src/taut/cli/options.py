@@ -28,8 +28,8 @@ NETWORKS = (
 )
 PARTS = {
     "model": (
-        *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
-        "MixtureOfFactorAnalysers",
+        *("VAE", "Diffusion", "FactorAnalysis", "HiddenForest", "HiddenTree"),
+        *("MaskedDiffusion", "Mixture", "MixtureOfFactorAnalysers"),
     ),
     "objective": (
         *("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "StraightThrough"),

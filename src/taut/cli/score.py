@@ -183,7 +183,10 @@ def _regret(
 
     from taut.evidence.gaps import optima_blocks
     from taut.models.exact import ExactModel
+    from taut.models.stepwise import StepwiseModel
 
+    if isinstance(run.model, StepwiseModel):
+        raise UsageError(f"--regret: {run.config.model.model}: {run.model.fixed}; omit it")
     if isinstance(run.model, ExactModel):
         raise UsageError(
             f"--regret: the posterior of {run.config.model.model} is exact, and none is better: "

@@ -115,7 +115,13 @@ def typed(path: str | Path) -> str:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build.model import build_objective, complete, exact_of, usual_objective
+    from taut.build.model import (
+        build_objective,
+        complete,
+        exact_of,
+        stepwise_of,
+        usual_objective,
+    )
     from taut.runs.candidates import in_short, planned
 
     model = complete(config.model, dataset.schema)
@@ -142,6 +148,9 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     ]
     if planned(config, dataset).get("exact", {}).get("competes"):
         own.insert(0, ("model", f"{in_short(dataset)} and a VAE, of which the best one is kept"))
+    if stepwise_of(config.model) is not None:
+        own = [("model", model.model), *own[:2], ("network", model.decoder), *own[5:]]
+        own[-1] = ("objective", config.training.objective or "ELBO()")
     if exact_of(config.model) is not None:
         own = [("model", f"{model.model}, by expectation maximisation")]
     for name, text in [*data, *own, *(("note", note) for note in dataset.notes)]:
@@ -252,7 +261,10 @@ def show_evaluation(run: Stored, as_json: bool, verbose: bool = False) -> None:
         answer("\n" + words.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-"))
     if words := verdict(result, units):
         answer(f"\n{words}")
-    files = "samples.png and reconstructions.png are" if run.schema.is_image else "everything is"
+    files = "everything is"
+    if run.schema.is_image:
+        names = [n for n in ("samples.png", "reconstructions.png") if (run.path / n).exists()]
+        files = f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'}"
     answer(f"\n{files} in {shown(run.path)}")
 
 
@@ -344,7 +356,8 @@ def show_numbers(
         if verbose:
             for line in _how(result):
                 answer(line)
-        answer(f"active units: {result['active_units']} of {result['latent_dim']}")
+        if result["latent_dim"]:
+            answer(f"active units: {result['active_units']} of {result['latent_dim']}")
     for line in result["warnings"]:
         answer(f"warning: {line}")
     reliable = result.get("reliable_share")

@@ -286,6 +286,7 @@ def decode(
 
     from taut.data import read
     from taut.models.exact import ExactModel
+    from taut.models.stepwise import StepwiseModel
     from taut.use import tasks
 
     if loaded.model.condition is not None:
@@ -294,6 +295,8 @@ def decode(
             "--given, or Python"
         )
     target = data_target(out, "decoded", loaded, overwrite)
+    if isinstance(loaded.model, StepwiseModel):
+        raise UsageError(f"{shown(run)}: {loaded.model.why_no_code}; `taut sample` draws rows")
     prior = loaded.model.latent_prior()
     latent = prior.event_shape.numel()
     points = torch.from_numpy(read(z).data).to(torch.get_default_dtype())

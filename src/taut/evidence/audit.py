@@ -117,7 +117,8 @@ def _comes(section: type[Section], scene: Scene) -> bool:
 
 def _measured(section: type[Section], scene: Scene) -> Section | None:
     lacks = section.lacks(scene)
-    if section.stage and lacks not in NOTHING_TO_DO:
+    nothing = (*NOTHING_TO_DO, getattr(scene.model, "fixed", None))
+    if section.stage and lacks not in nothing:
         there = scene.clock.stage(section.stage, section.share)
     else:
         scene.clock.share += section.share

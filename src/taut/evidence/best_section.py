@@ -12,6 +12,7 @@ from taut.evidence.rows import settle
 from taut.evidence.section import Row, Scene, Section, at_least_zero
 from taut.evidence.text import error_of, number, plus_minus, share
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.system.records import COUNT, ESTIMATE, NUMBER, Each
 
 __all__ = ["LogEvidence", "choose"]
@@ -22,7 +23,7 @@ CLOSE = 0.05  # nats between two methods that matter to nobody
 def choose(scene: Scene) -> Best:
     """Returns the best estimates of a scene, and keeps them there."""
     assert scene.evidence is not None
-    if isinstance(scene.model, ExactModel):
+    if isinstance(scene.model, ExactModel | StepwiseModel):
         found = settle(scene.model, scene.x, scene.evidence)
         scene.best = (found.log_evidence, found.log_evidence_error, found.method, found.reliable)
     if scene.best is None:

@@ -45,6 +45,9 @@ from taut.features import Split
 from taut.likelihoods.columns import Joint, level_probs
 from taut.model import Model
 from taut.models.exact import ExactModel
+from taut.models.masked_diffusion import MaskedDiffusion
+from taut.models.stepwise import StepwiseModel
+from taut.system.errors import UsageError
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
 from taut.use.door import takes_model_and_data
@@ -122,6 +125,8 @@ def impute(
     """
     if isinstance(model, ExactModel):
         return _exactly_imputed(model, x, num_samples, num_imputations, seed)
+    if isinstance(model, StepwiseModel):
+        return _told(_masked(model, "fill in"), x, num_samples, num_imputations, seed)
 
     def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
         draw = model.draw(rows, count, reparameterize=False, proposal=q)
@@ -184,6 +189,8 @@ def cell_scores(
     """
     if isinstance(model, ExactModel):
         return _exactly_scored(model, x)
+    if isinstance(model, StepwiseModel):
+        return _told_scores(_masked(model, "score"), x)
     half, count = (num_samples + 1) // 2, max(SAMPLES, num_samples)
     columns = list(range(x.shape[1]))
     if isinstance(model.condition, Split):
@@ -285,6 +292,53 @@ def _exactly_imputed(
 def _exactly_scored(model: ExactModel, x: Any) -> CellScores:
     def scored(block: Block) -> CellScores:
         value = model.cell_scores(block.x).double().cpu()
+        there = ~value.isnan()
+        return CellScores(value, torch.where(there, 0.0, value), there)
+
+    parts = blocks_of(model, x, EXACT_ROWS, scored)
+    return CellScores(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _masked(model: StepwiseModel, what: str) -> MaskedDiffusion:
+    if isinstance(model, MaskedDiffusion):
+        return model
+    raise UsageError(
+        f"{type(model).__name__} has no conditionals to {what} single entries by: take --model "
+        "'MaskedDiffusion()', whose conditionals are its own, or --model VAE"
+    )
+
+
+def _told(
+    model: MaskedDiffusion, x: Any, num_samples: int, num_imputations: int, seed: int
+) -> Imputed:
+    """Fills gaps by the model's own conditionals: each as if it were the next to be told, and draws
+    one after the other.
+    """
+
+    def completed(block: Block) -> Imputed:
+        rows = block.x
+        likelihood = model.conditional(rows[None])
+        share = torch.ones(1, len(rows), device=rows.device)
+        values = torch.where(rows.isnan(), _typical(likelihood, share), rows)
+        drawn = model.complete(rows.expand(num_imputations, *rows.shape))
+        every = torch.ones(len(rows))
+        return Imputed(values.cpu(), drawn.cpu(), num_samples * every, every.bool())
+
+    return _joined(list(blocks_of(model, x, EXACT_ROWS, completed, seed=seed, name="impute")))
+
+
+def _told_scores(model: MaskedDiffusion, x: Any) -> CellScores:
+    """Returns log p of each entry as the last one that is told: one pass each, without an error."""
+
+    def scored(block: Block) -> CellScores:
+        flat = block.x.flatten(1)
+        value = torch.full_like(flat, torch.nan)
+        for i in range(flat.shape[1]):
+            without = flat.clone()
+            without[:, i] = torch.nan
+            told = terms(model.conditional(without.view(block.x.shape)), block.x)
+            value[:, i] = told.flatten(1)[:, i]
+        value = torch.where(flat.isnan(), torch.nan, value).view(block.x.shape).double().cpu()
         there = ~value.isnan()
         return CellScores(value, torch.where(there, 0.0, value), there)
 

@@ -37,7 +37,7 @@ class EachColumn(Section):
 
     name, title, chapter = "columns", "Column by column", "good"
     order, stage, share = 85, "each column given the others", 0.03
-    needs = ("columns",)
+    needs = ("columns", "conditionals")
     told = False
     shape: ClassVar = {
         "num_data": COUNT,
@@ -69,7 +69,7 @@ class EachColumn(Section):
         assert known is not None
         x = scene.x[:ROWS]
         n, many = len(x), len(known.names) >= MANY
-        measure = _at_posterior if many else _given_others
+        measure = _at_posterior if many and scene.lacks("code") is None else _given_others
         try:
             value, error = measure(scene.model, x, derive(scene.seed, "columns"))
         except ValueError as why:  # a likelihood of the user's own need not say it

@@ -26,7 +26,8 @@ References: burda2016, wu2017.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,7 @@ from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
 from taut.model import Draw, Model
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.objectives import log_mean_exp
 from taut.system.memory import Chunks
 from taut.system.parallel import Share
@@ -60,6 +62,10 @@ MAX_ROWS = 2048  # decoded at a time
 MAX_ELEMENTS = 2**18  # of x in them: more falls out of the processor's cache
 MAX_DATA = 32  # of a block
 MIXED = 16  # draws by which the rate of a model is estimated whose log p(x) is exact
+# of a model of many steps: network passes of its whole draws, for each glance at a data point
+WHOLE, FEWEST_WHOLE = 5, 8
+LATTICES = 10  # of times, each spread evenly, by whose scatter the error of the ELBO is known
+MAX_PATHS = 2**22  # numbers of the paths that are held at a time
 MAX_WEIGHTS = 2**18  # of a block, kept until it is done
 ROUNDING = 1000.0  # units in the last place of its terms by which equal log-weights may differ
 FAINT = 40.0  # nats below the largest weight, from which on a sample adds nothing
@@ -119,6 +125,11 @@ def importance_blocks(
     if isinstance(model, ExactModel) and proposal is None:
         yield from _exact_blocks(model, x, num_samples, max(1, rows // MIXED), context, seed)
         return
+    if isinstance(model, StepwiseModel):
+        if proposal is not None:
+            raise ValueError(f"no other proposal serves {type(model).__name__}: {model.fixed}")
+        yield from _stepwise_blocks(model, x, num_samples, min(MAX_DATA, rows), rows, seed)
+        return
     chunks, propose = Chunks(rows), proposal or posterior_proposal(model)
 
     def estimate(block: Block) -> Evidence:
@@ -165,6 +176,85 @@ def _exact_blocks(
 
     k = num_samples
     yield from blocks_of(model, x, size, known, context=context, seed=seed, name="importance")
+
+
+def whole_draws(passes: int | None, num_samples: int) -> int:
+    """Returns how many whole draws there are beside K glances of one pass each; 0 where they cost
+    too much, or no path is finite.
+    """
+    if passes is None:
+        return 0
+    found = min(num_samples, WHOLE * num_samples // passes)
+    return found if found >= FEWEST_WHOLE else 0
+
+
+def _stepwise_blocks(
+    model: StepwiseModel, x: Rows, num_samples: int, size: int, rows: int, seed: int
+) -> Iterator[Evidence]:
+    """Yields the ELBO by glances, and log p(x) by so many whole draws as the passes allow; without
+    any it is the ELBO, a lower bound that nothing says how far below it is.
+    """
+    whole = whole_draws(model.passes, num_samples)
+    lattices = min(LATTICES, num_samples)
+    paths = max(1, min(rows, MAX_PATHS // model.size)) if whole else 1
+
+    def estimate(block: Block) -> Evidence:
+        means = []
+        for _ in range(lattices):
+            draw = model.glance(block.x, num_samples // lattices)
+            rates = draw.log_posterior - draw.log_prior
+            means.append(torch.stack([wide(t).mean(0) for t in (draw.log_likelihood, rates)]))
+        likelihood, rate = torch.stack(means, 1)
+        elbo = likelihood - rate
+        known = {
+            "elbo": elbo.mean(0),
+            "elbo_error": _error(elbo),
+            "rate": rate.mean(0),
+            "rate_error": _error(rate),
+            "distortion": -likelihood.mean(0),
+            "distortion_error": _error(likelihood),
+        }
+        if not whole:
+            return _bounded(known)
+        step = max(1, paths // len(block.x))
+        found = [
+            draw
+            for first in range(0, whole, step)
+            for draw in [model.draw(block.x, min(step, whole - first))]
+        ]
+        terms = torch.stack(
+            [
+                torch.cat([wide(getattr(draw, name)) for draw in found])
+                for name in ("log_likelihood", "log_prior", "log_posterior")
+            ]
+        )
+        rounding = torch.finfo(block.x.dtype).eps * _largest(terms[:1] * torch.ones(3, 1, 1))
+        sound = torch.ones_like(rounding, dtype=torch.bool)
+        nothing = block.x.new_zeros(len(block.x), 0)
+        by_weights = _summarize(terms, nothing, rounding, sound)
+        gap_error = torch.hypot(by_weights.log_evidence_error, known["elbo_error"])
+        return replace(by_weights, **known, gap_error=gap_error).cpu()
+
+    yield from blocks_of(model, x, size, estimate, seed=seed, name="importance")
+
+
+def _bounded(known: Mapping[str, Tensor]) -> Evidence:
+    """Returns the evidence of a bound alone, without a weight."""
+    elbo, error = known["elbo"], known["elbo_error"]
+    unknown = torch.full_like(elbo, math.nan)
+    return Evidence(
+        num_samples=1,
+        log_evidence=elbo,
+        log_evidence_error=error,
+        gap_error=unknown,
+        ess=torch.zeros_like(elbo),
+        khat=unknown,
+        information=unknown,
+        curve=elbo[:, None],
+        curve_error=error[:, None],
+        posterior_mean=elbo.new_zeros(len(elbo), 0),
+        **known,
+    ).cpu()
 
 
 def posterior_proposal(model: Model) -> Proposal:

@@ -53,6 +53,8 @@ class LatentSpace(Section):
     def lacks(cls, scene: Scene) -> str | None:
         if len(scene.x) < 2:
             return "a single data point is too few"
+        if (why := scene.lacks("code")) is not None:
+            return why
         if isinstance(scene.model, ExactModel) and not is_real(
             support_of(scene.model.latent_prior())
         ):

@@ -32,6 +32,7 @@ from taut.evidence.results import Evidence
 from taut.evidence.rows import settle
 from taut.model import Model
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.system.seeds import derive
 from taut.types import Context, Data
 from taut.use.blocks import device_of
@@ -59,6 +60,9 @@ def own_evidence(
     if isinstance(model, ExactModel):
         found = importance(model, x, 1, seed=seed)
         return found.log_evidence.cpu(), found.reliable.cpu()
+    if isinstance(model, StepwiseModel):
+        found = importance(model, x, num_samples, seed=seed)
+        return found.log_evidence, found.reliable
     dtype = torch.get_default_dtype()
     hashes = np.concatenate([row_hashes(block.to(dtype).numpy()) for block in blocks(x)])
     unique, place, back = np.unique(hashes, return_index=True, return_inverse=True)

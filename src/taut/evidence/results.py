@@ -24,8 +24,8 @@ from taut.types import PerDatum
 from taut.use.blocks import some_of
 
 __all__ = [
-    "METHODS", "Estimate", "Evidence", "bits_per_dimension", "both", "count_methods", "in_html",
-    "observed_elements", "some_rows",
+    "METHODS", "WEIGHTLESS", "Estimate", "Evidence", "bits_per_dimension", "both", "count_methods",
+    "in_html", "observed_elements", "some_rows",
 ]  # fmt: skip
 
 # of log p(x), by their numbers
@@ -38,6 +38,10 @@ METHODS = (
     "exact",
 )
 
+WEIGHTLESS = (
+    "a whole draw of this model takes so many network passes that none was made: what stands for "
+    "log p(x) is its lower bound, the ELBO; fewer steps, or more samples (--num-samples), give it"
+)
 ACTIVE = 0.01  # Burda et al.'s threshold on the variance of the posterior mean over the data
 
 
@@ -185,8 +189,10 @@ class Evidence:
 
     @property
     def gap(self) -> Tensor:
-        r"""$\log p(x)$ - ELBO, the inference gap, (N,): an estimate of KL(q(z|x), p(z|x))."""
-        return self.log_evidence - self.elbo
+        r"""$\log p(x)$ - ELBO, the inference gap, (N,): an estimate of KL(q(z|x), p(z|x));
+        NaN where no weight is known.
+        """
+        return torch.where(self.ess > 0, self.log_evidence - self.elbo, math.nan)
 
     @property
     def active_units(self) -> int:
@@ -194,6 +200,8 @@ class Evidence:
 
         Burda et al. 2016).
         """
+        if not self.posterior_mean.numel():  # of a path or an order nobody keeps the mean
+            return 0
         return int((self.posterior_mean.var(0, correction=0) > ACTIVE).sum())
 
     @property
@@ -209,11 +217,18 @@ class Evidence:
         ) | even  # false for NaN: too few samples to tell
 
     @property
+    def weightless(self) -> bool:
+        """Whether the bound is known and no weight of any data point was drawn."""
+        return bool((self.ess == 0).all() & self.elbo.isfinite().any())
+
+    @property
     def warnings(self) -> list[str]:
         """What keeps the numbers from being believed, a line each."""
         lines = []
         doubtful = int((~self.reliable).sum())
-        if self.num_samples == 1:
+        if self.weightless:
+            lines.append(WEIGHTLESS)
+        elif self.num_samples == 1:
             lines.append(
                 "one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use "
                 "more samples"

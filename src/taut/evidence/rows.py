@@ -54,6 +54,7 @@ from taut.evidence.importance import (
 )
 from taut.evidence.results import (
     METHODS,
+    WEIGHTLESS,
     Estimate,
     Evidence,
     count_methods,
@@ -63,6 +64,7 @@ from taut.evidence.results import (
 )
 from taut.model import Model, evaluating, frozen
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.objectives import log_mean_exp
 from taut.system.defaults import silent
 from taut.system.seeds import derive, stream
@@ -128,7 +130,8 @@ class RowEvidence:
     @property
     def gap(self) -> Tensor:
         """The inference gap, log p(x) - ELBO."""
-        return self.log_evidence - self.first.elbo
+        found = self.log_evidence - self.first.elbo
+        return torch.full_like(found, torch.nan) if self.first.weightless else found
 
     @property
     def gap_error(self) -> Tensor:
@@ -142,7 +145,9 @@ class RowEvidence:
         n, first = len(self.method), self.first
         doubtful = int((~self.reliable & self.known).sum())
         lines = []
-        if first.num_samples == 1:
+        if first.weightless:
+            lines.append(WEIGHTLESS)
+        elif first.num_samples == 1:
             lines.append(
                 "one sample: log p(x) is the ELBO itself and no Monte Carlo error is known; use "
                 "more samples"
@@ -269,6 +274,10 @@ def settle(
         return RowEvidence(
             first, value, error, torch.full_like(known, EXACT, dtype=torch.long), known
         )
+    if isinstance(model, StepwiseModel):  # no other proposal would serve
+        value, error = first.log_evidence, first.log_evidence_error
+        by = torch.zeros(len(value), dtype=torch.long)
+        return RowEvidence(first, value, error, by, first.reliable & value.isfinite())
     ladder = _Ladder(model, x, first, context, derive(seed, "rows"))
     with torch.no_grad(), evaluating(model), frozen(model):
         ladder.climb(climbing, annealed, advance)

@@ -82,7 +82,7 @@ class Sharpness(Section):
     """How sharp images, reconstructions and samples are, and where sharpness is lost."""
 
     name, title, chapter = "blur", "Where the sharpness goes", "samples"
-    order, stage, needs = 91, "sharpness", ("images", "samples")
+    order, stage, needs = 91, "sharpness", ("images", "samples", "code")
     absent = "it is for images"
     names: ClassVar = {
         "data": "held-out data",

@@ -97,6 +97,7 @@ class Scale(Section):
     """Whether the scale of a Normal likelihood is the right one."""
 
     name, title, chapter, order, place = "scale", "The scale of the likelihood", "why", 21, 101
+    needs = ("code",)
     absent = "it is for a Normal likelihood"
     references = ("rybkin2021",)
     shape: ClassVar = {

@@ -24,6 +24,8 @@ from taut.evidence.finding import Finding
 from taut.evidence.results import Estimate, both
 from taut.evidence.text import ABSENT, UNKNOWN, error_of, number
 from taut.models.exact import ExactModel
+from taut.models.masked_diffusion import MaskedDiffusion
+from taut.models.stepwise import StepwiseModel
 from taut.system import records
 
 if TYPE_CHECKING:
@@ -56,7 +58,10 @@ NEEDS = {  # what a section may need, and the reason where it is not there
     "labels": "",
     "simulation": "the model is conditioned and makes no data of its own",
     "approximation": "the posterior is exact: every gap is zero",
+    "code": "",
+    "conditionals": "the model has no conditionals of single entries",
 }
+OF_STEPS = ("approximation", "code", "conditionals")  # of which a model of many steps has none
 LATE = "late"  # stands for a reason until it is known what ended the audit
 NATS = ("quantity", "nats per {}", "± Monte Carlo", "± test set")
 
@@ -173,7 +178,13 @@ class Scene:
             "labels": self.labels is not None,
             "simulation": self.model.condition is None,
             "approximation": not isinstance(self.model, ExactModel),
+            "code": True,
+            "conditionals": True,
         }
+        if need in OF_STEPS and isinstance(self.model, StepwiseModel):
+            if need != "conditionals":
+                return self.model.fixed
+            return None if isinstance(self.model, MaskedDiffusion) else NEEDS[need]
         if need in there:
             return None if there[need] else NEEDS[need]
         return self.reasons[need] if self.results[need] is None else None

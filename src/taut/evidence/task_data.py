@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from taut.data.tables.kinds import KINDS
-from taut.evidence.importance import importance
+from taut.evidence.importance import WHOLE, importance
 from taut.evidence.section import Scene
 from taut.features import Split, Totals
 from taut.model import Model
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
 
@@ -196,6 +197,8 @@ def seconds_of_evaluation(model: Model, x: Tensor) -> float:
     weights = sum(p.numel() for p in model.parameters())
     if isinstance(model, ExactModel):
         weights += sum(b.numel() for b in model.buffers())
+    if isinstance(model, StepwiseModel):
+        weights *= 1 + WHOLE
     return PER_WEIGHT * weights + PER_ELEMENT * x[:1].numel()
 
 

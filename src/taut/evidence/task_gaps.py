@@ -179,7 +179,7 @@ class GapsFilled(Section):
 
     name, title, chapter = "task_gaps", "Gaps filled in", "tasks"
     order, stage, share = 86, "gaps filled in", 0.01
-    needs = ("train",)
+    needs = ("train", "conditionals")
     told = False
     references = ("mattei2019", "stekhoven2012", "troyanskaya2001", "efron1979")
     shape: ClassVar = {

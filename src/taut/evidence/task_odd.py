@@ -291,6 +291,8 @@ def _rows(scene: Scene) -> int:
 def _explained(scene: Scene, kinds: int) -> tuple[int, dict[str, str]]:
     """Returns of how many rows of each kind of error a reason is asked, and why not."""
     assert scene.columns is not None
+    if (why := scene.lacks("conditionals")) is not None:
+        return 0, {"reasons": why}
     columns = len(scene.columns.names)
     if columns >= MANY:
         return 0, {"reasons": f"there are {MANY} columns or more"}

@@ -18,6 +18,7 @@ from taut.build.model import (
     build_objective,
     complete,
     exact_of,
+    stepwise_of,
     usual_objective,
     usual_rate,
 )
@@ -28,7 +29,7 @@ from taut.data.readers import kind_of
 from taut.data.tables.parquet_rows import ParquetRows
 from taut.model import VAE, Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel
-from taut.objectives import Objective
+from taut.objectives import ELBO, Objective
 from taut.runs.fitted import Source
 from taut.runs.folder import read_data
 from taut.runs.measure import measured_part
@@ -77,7 +78,10 @@ def assemble(
     read = dataclasses.replace(config.data, stream=data.streamed if from_file else None)
     if exact_of(config.model) is not None:
         return _assemble_exact(data, dataclasses.replace(config, data=read), parts)
+    stepwise = stepwise_of(config.model)
     aim = config.training.objective or usual_objective(data.schema)
+    if stepwise is not None:
+        aim = _of_steps(stepwise, config, parts)
     rate = config.training.learning_rate
     if rate is None:
         rate = usual_rate(data)
@@ -95,14 +99,27 @@ def assemble(
         going_together(),
     ):
         model = build(config.model, data.schema, statistics, parts=parts)
-        assert isinstance(model, VAE)
-        start_prior(model, data)
-        if not parts:
-            model.started = start(model, data)
+        if isinstance(model, VAE):
+            start_prior(model, data)
+            if not parts:
+                model.started = start(model, data)
     with stream(config.training.seed, "check"), going_together():
         check_parts(model, objective, data, shown(data.name) or "the data")
         parallel.check_divisible(model, objective)
     return config, data, model, objective
+
+
+def _of_steps(spec: Any, config: Config, parts: Mapping[str, Any] | None) -> str:
+    """Returns the objective of a model of many steps."""
+    if parts:
+        raise UsageError(f"{next(iter(parts))} is of a VAE: omit it, or take --model VAE")
+    objective = config.training.objective or "ELBO()"
+    if not isinstance(build_objective(objective), ELBO) or build_objective(objective).free_bits:
+        raise UsageError(
+            f"{objective}: {spec} has no encoder, and what it looks at of a row has no weight: it "
+            "is trained by ELBO(), without free bits"
+        )
+    return objective
 
 
 def _assemble_exact(

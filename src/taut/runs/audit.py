@@ -23,6 +23,7 @@ from taut.evidence.columns import ROWS, ColumnFacts
 from taut.evidence.gradients import gradients
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.report import render
 from taut.runs.folder import Source, Stored, held_out, new_data, version
 from taut.runs.making import totals_of
@@ -312,6 +313,11 @@ def _gradients(
         raise UsageError(
             f"{shown(run.path)} holds {run.config.model.model}, which is trained by expectation "
             "maximisation: there are no gradients to compare"
+        )
+    if isinstance(run.model, StepwiseModel):
+        raise UsageError(
+            f"{shown(run.path)} holds {run.config.model.model}, which has no encoder and one "
+            "estimator of its gradient: there are none to compare"
         )
     dataset = run.data()
     index = torch.randperm(len(dataset.train), generator=generator(seed, "gradients"))[:batch_size]

@@ -26,6 +26,7 @@ from taut.evidence.outliers import oddity, ranks
 from taut.evidence.rows import RowEvidence
 from taut.model import Model
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.objectives import Objective
 from taut.runs.annotated import annotated
 from taut.runs.handed import Handed, library_of, made
@@ -339,6 +340,8 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
 
 def _some_latent(model: Model, x: Any) -> Tensor:
     """Returns a latent point of a row, (1, D)."""
+    if isinstance(model, StepwiseModel):
+        return torch.zeros(1, model.size)
     if isinstance(model, ExactModel):
         with torch.no_grad():
             return model.latent_prior().sample(torch.Size((1,)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taut.evidence.section import at_least_zero
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.system import html
 from taut.system.errors import TautError, shown
 from taut.use import pictures, tasks
@@ -134,9 +135,10 @@ def _draw_samples(axes: Any, fitted: Fitted) -> None:
     if fitted.model.condition is not None:
         axes.set_axis_off()
         return
-    drawn = tasks.sample(fitted.model, 40, mean=True)
+    mean = not isinstance(fitted.model, StepwiseModel)
+    drawn = tasks.sample(fitted.model, 40, mean=mean)
     axes.imshow(pictures.grid(drawn, fitted.schema.low, fitted.schema.high, 8))
-    axes.set(title="Samples, the mean of p(x|z)")
+    axes.set(title="Samples, the mean of p(x|z)" if mean else "Samples")
     axes.set_axis_off()
 
 
@@ -152,6 +154,8 @@ def _parts(fitted: Fitted) -> str:
     model = fitted.config.model
     if isinstance(fitted.model, ExactModel):
         return f"{model.model}, an exact posterior"
+    if isinstance(fitted.model, StepwiseModel):
+        return ", ".join(filter(None, (model.model, model.likelihood, model.decoder)))
     parts = f"{model.prior}, {model.likelihood}, {model.posterior}"
     return f"{parts}, {model.latent_dim} latent dimensions"
 

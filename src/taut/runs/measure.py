@@ -19,6 +19,7 @@ from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
 from taut.model import Model
 from taut.models.exact import ExactModel
+from taut.models.stepwise import StepwiseModel
 from taut.runs.folder import Stored
 from taut.runs.gain import before_of, gain_of_prior
 from taut.runs.making import totals_of
@@ -229,6 +230,11 @@ def draw_pictures(model: Model, data: Dataset, seed: int) -> dict[str, bytes]:
     count = min(10, len(x))
     # spread evenly: the rows of a folder are sorted by class
     x = x[torch.arange(count) * len(x) // count]
+    if isinstance(model, StepwiseModel):
+        with torch.no_grad(), stream(seed, "pictures"):
+            grids = [pictures.grid(each, low, high, 10) for each in (x, model.sample(40).cpu())]
+        names = [f"real: {measured_part(data)} images", "samples: draws of x"]
+        return {"samples.png": pictures.to_png(grids, names)}
     with torch.no_grad(), stream(seed, "pictures"):
         decoded = model.decode(model.latent_prior().sample(torch.Size((1, 40))))
         mean = _mean(decoded)

@@ -17,6 +17,7 @@ from taut.build.model import build_objective, build_vae, complete
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.model import VAE
+from taut.models.stepwise import StepwiseModel
 from taut.runs.assemble import going_together, merge
 from taut.runs.fit import begin
 from taut.runs.fitted import Fitted, Source
@@ -47,10 +48,12 @@ def ground(
         nothing: Why there is nothing to do where its model is exact.
 
     Raises:
-        UsageError: the folder is that of the run, or its model is exact.
+        UsageError: the folder is that of the run, or its model is no VAE.
     """
     if out is not None and Path(out).resolve() == run.path.resolve():
         raise UsageError(f"{shown(out)} is the run that is {word}: choose another --out")
+    if isinstance(run.model, StepwiseModel):
+        raise UsageError(f"{shown(run.path)} holds {run.config.model.model}: {run.model.fixed}")
     if not isinstance(run.model, VAE):
         raise UsageError(f"{shown(run.path)} holds {run.config.model.model}, {nothing}")
     if source is None and test is None:

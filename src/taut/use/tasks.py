@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from taut.model import Model
+from taut.models.stepwise import StepwiseModel
 from taut.system.errors import UsageError
 from taut.system.memory import Chunks
 from taut.system.parallel import Share
@@ -45,6 +46,10 @@ def sample(
         context: What all samples are conditioned on, (1, C), or what each is, (N, C).
         seed: The same seed gives the same samples.
     """
+    if mean and isinstance(model, StepwiseModel):
+        raise UsageError(
+            f"{type(model).__name__} makes a row step by step and has no mean of one: omit --mean"
+        )
     rows = torch.empty(num_samples, 0) if context is None else context.expand(num_samples, -1)
 
     def block(rows: Tensor) -> Tensor:
@@ -127,7 +132,9 @@ def _known(model: Model, place: Callable[[Tensor], Tensor], rows: Tensor) -> Ten
     """Returns the embedding or the latent point of rows, where the posterior has one."""
     try:
         return place(rows)
-    except NotImplementedError:
+    except NotImplementedError as error:
+        if str(error):
+            raise UsageError(str(error)) from None
         raise _without_mean(model.encode(rows)) from None
 
 
