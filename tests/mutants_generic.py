@@ -73,6 +73,9 @@ EQUIVALENT = {
         "evidence/section.py",
         'near = -estimate["value"] <= max(2 * (error_of(estimate) or -1.0), rounding)',
     ): "less than the rounding is the rounding",
+    ("models/emissions.py", "return (self.offset[:, -1] + sizes - 2)[self.numbers]"): (
+        "there is one column: the first is the last"
+    ),
     ("evidence/gradients.py", "name: 3"): (
         "a bias is looked for along fixed random directions, and along others as well"
     ),
