@@ -2273,6 +2273,27 @@ MUTANTS = [
         MISSING,
     ),
     Mutant(
+        "imputation: better values given to the rows that needed none",
+        "evidence/cells.py",
+        "rows = x[again.nonzero()[:, 0]]",
+        "rows = x[again.nonzero()[:, 0] - 1]",
+        MISSING,
+    ),
+    Mutant(
+        "imputation: a gap under the marginal of another column",
+        "distributions/warps.py",
+        "own = (self.knots[columns],",
+        "own = (self.knots[columns - 1],",
+        "tests/test_grids.py",
+    ),
+    Mutant(
+        "imputation: a gap on the grid of another column",
+        "distributions/grids.py",
+        "own = (self.start[columns],",
+        "own = (self.start[columns - 1],",
+        "tests/test_grids.py",
+    ),
+    Mutant(
         "imputation: pairs that do not lie opposite",
         "evidence/cells.py",
         "return torch.stack([z, 2 * self.q.mean - z], 1)",
