@@ -70,6 +70,7 @@ TIGHTEN, PARALLEL, MEMORY = (
     "tests/test_memory.py",
 )
 STEP, AFFINE = "tests/test_step.py", "tests/test_affine.py"
+TAILS = "tests/test_tails.py"
 MISSING, TABLES, EXPORT = "tests/test_missing.py", "tests/test_tables.py", "tests/test_export.py"
 FAMILY_TESTS, COUNTS, COLUMNS = (
     "tests/test_likelihood_families.py",
@@ -2272,6 +2273,55 @@ MUTANTS = [
         "return torch.where(rows.isnan(), filled, rows)",
         "return filled + 0 * rows.nan_to_num()",
         MISSING,
+    ),
+    Mutant(
+        "imputation: better values given to the rows that needed none",
+        "evidence/cells.py",
+        "rows = x[again.nonzero()[:, 0]]",
+        "rows = x[again.nonzero()[:, 0] - 1]",
+        MISSING,
+    ),
+    Mutant(
+        "imputation: a gap under the marginal of another column",
+        "distributions/warps.py",
+        "own = (self.knots[columns],",
+        "own = (self.knots[columns - 1],",
+        "tests/test_grids.py",
+    ),
+    Mutant(
+        "imputation: a gap on the grid of another column",
+        "distributions/grids.py",
+        "own = (self.start[columns],",
+        "own = (self.start[columns - 1],",
+        "tests/test_grids.py",
+    ),
+    Mutant(
+        "reasons: a tail that does not go on beyond the draws",
+        "evidence/tails.py",
+        "tail = tail * (own - drawn.min(0).values).clamp(max=0.0).exp()",
+        "tail = tail * 1.0",
+        TAILS,
+    ),
+    Mutant(
+        "reasons: each draw of a level counted",
+        "evidence/tails.py",
+        "scores.exp() / times, 0.0)",
+        "scores.exp(), 0.0)",
+        TAILS,
+    ),
+    Mutant(
+        "reasons: draws given the entry itself",
+        "evidence/tails.py",
+        "    without[each, column] = torch.nan",
+        "    pass",
+        TAILS,
+    ),
+    Mutant(
+        "reasons: ordered by nats",
+        "runs/reasons.py",
+        'entries.sort(key=lambda each: (each["tail"],',
+        "entries.sort(key=lambda each: (0,",
+        TAILS,
     ),
     Mutant(
         "imputation: pairs that do not lie opposite",

@@ -131,21 +131,6 @@ def test_options_named_in_the_pages_exist() -> None:
             assert span in known, (page, span)
 
 
-def test_the_oddest_entry_is_the_one_furthest_below_its_column(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A column in small units has low densities in every row, which makes no row odd."""
-    cells = {
-        "small_units": torch.tensor([-9.0, -9.0, -9.5]),
-        "price": torch.tensor([1.0, 1.0, -6.0]),
-    }
-    terminal.show_oddest(torch.tensor([-8.0, -8.0, -15.5]), cells, rows=1, columns=2)
-    assert (
-        "  row 2: log p(x) -15.5: price -6.0 (1.0), small_units -9.5 (-9.0)"
-        in capsys.readouterr().out
-    )
-
-
 @pytest.mark.parametrize(
     ("source", "settings", "given"),
     [

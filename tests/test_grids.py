@@ -17,7 +17,7 @@ from taut import likelihoods
 from taut.data.tables.kind import Grid
 from taut.distributions import OUTSIDE
 from taut.distributions.grids import Gridded, _background, _Cells, _often, fit_cells
-from taut.distributions.warps import Warped, heights, inverse
+from taut.distributions.warps import Warped, heights, inverse, padded
 
 RNG = np.random.default_rng(0)
 PLACES = [(0.0, 1.0), (2.5, 0.3), (-3.0, 0.7), (-9.0, 0.05)]
@@ -67,6 +67,21 @@ def test_the_inverse_of_a_warp_is_its_inverse_and_its_slope_that_of_autograd(nam
     torch.testing.assert_close(at.log_slope, slope.log(), rtol=1e-10, atol=1e-10)
     back = inverse(at.lower.detach(), d.knots, True)
     torch.testing.assert_close(back, x.detach(), rtol=1e-9, atol=1e-7)
+
+
+def test_single_entries_have_the_distributions_that_they_have_in_their_rows() -> None:
+    parts = [cells_of(name, loc) for name, loc in (("incomes", 0.3), ("bounded", -0.5))]
+    most = max(d.knots.shape[-1] for d, _ in parts)
+    knots = torch.cat([padded(d.knots[0].numpy(), most)[None] for d, _ in parts])
+    low, high = (torch.cat([getattr(d, end) for d, _ in parts]) for end in ("low", "high"))
+    loc, scale = torch.randn(3, 5, 2), torch.rand(3, 5, 2) + 0.5
+    cells = Warped(loc, scale, knots, low, high, whole=True, cut=False, bend=True)
+    atoms = torch.tensor([[0.0], [INF]])
+    whole = Gridded(cells, torch.tensor([1.0, -7.0]), torch.tensor([0.5, 10.0]), atoms)
+    rows, columns = torch.tensor([4, 0, 2, 2]), torch.tensor([1, 0, 1, 0])
+    some, x = whole.at(rows, columns), whole.sample()
+    assert torch.equal(some.mean, whole.mean[:, rows, columns])
+    assert torch.equal(some.log_prob(x[:, rows, columns]), whole.log_prob(x)[:, rows, columns])
 
 
 @pytest.mark.parametrize("name", DATA)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 from ztest import assert_mean
 
 import taut
@@ -163,6 +163,41 @@ def test_imputation_by_a_wrong_posterior_converges_to_the_conditional_mean() -> 
     error = (filled.values - problem.conditional_mean(x).detach()).abs().max()
     assert error < 0.05  # some 100 entries of standard error below 0.7 / sqrt(2 * 8,000)
     assert (filled.ess > 5_000).all()
+
+
+def test_rows_that_the_encoder_fails_are_filled_in_by_better_proposals() -> None:
+    """Three rows of twenty have an encoder that is five standard deviations off: they alone are
+    filled in again, each with its own values.
+    """
+    problem = taut.LinearGaussian(5, 2)
+    x = with_gaps(problem.sample(20))
+    whole, other = problem.model(), problem.model(Wide(problem, shift=5.0))
+    model = problem.model(_Sometimes(whole.posterior, other.posterior, x[[3, 7, 12]]))
+    filled = impute(model, x, 400)
+    error = (filled.values - problem.conditional_mean(x).detach()).abs()
+    # Samples of a posterior of deviation 0.7 at most: six errors, 100 numbers, 2e-7 by chance.
+    limit = torch.full((20, 1), 1e-8)
+    limit[[3, 7, 12]] = (6 * 0.7 / filled.ess[[3, 7, 12], None].sqrt()).to(limit)
+    assert (error <= limit).all()
+    assert filled.reliable.all()
+    assert (filled.ess[[3, 7, 12]] > 400).all()
+
+
+class _Sometimes(taut.Posterior):
+    """The one posterior, and for a few rows another."""
+
+    def __init__(self, one: taut.Posterior, other: taut.Posterior, rows: Tensor) -> None:
+        super().__init__()
+        self.one, self.other, self.rows = one, other, rows
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+        q, wrong = self.one(x, context), self.other(x, context)
+        same = (x.nan_to_num(-99)[:, None] == self.rows.nan_to_num(-99)).all(-1).any(-1)[:, None]
+        loc = torch.where(same, wrong.mean, q.mean)
+        tril = torch.where(
+            same[..., None], torch.diag_embed(wrong.stddev), q.scale_tril.expand(len(x), -1, -1)
+        )
+        return MultivariateNormal(loc, scale_tril=tril)
 
 
 def test_multiple_imputations_are_draws_of_the_conditional() -> None:

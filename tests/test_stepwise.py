@@ -21,6 +21,7 @@ from taut.distributions import Bernoulli
 from taut.distributions.observed import Observed
 from taut.evidence.cells import cell_scores, impute
 from taut.evidence.importance import importance, whole_draws
+from taut.evidence.tails import entry_tails
 from taut.features import Standardize
 from taut.models.diffusion import Diffusion, transition
 from taut.models.masked_diffusion import MaskedDiffusion, Orders
@@ -238,6 +239,18 @@ def test_scores_of_cells_are_exact() -> None:
         assert torch.allclose(found.value[:, i], known, atol=1e-10, rtol=0)
     assert float(found.error.max()) == 0
     assert bool(found.reliable.all())
+
+
+def test_tails_of_cells_are_exact() -> None:
+    """Of a bit: its own probability where it is the less probable, else one."""
+    model = masked(FromJoint(joint()))
+    scores = cell_scores(model, BITS).value
+    tails = entry_tails(model, BITS, scores, torch.ones(D, dtype=torch.bool), 2000)
+    p = scores.exp()
+    common = (1 - p).minimum(p) > 0.01  # both values are drawn, but once in 10^9
+    known = torch.where(p < 0.5, p, 1.0)
+    assert int(common.sum()) > 100
+    assert torch.allclose(tails[common], known[common], atol=1e-10, rtol=0)
 
 
 def test_importance_sampling_finds_evidence_and_bound() -> None:

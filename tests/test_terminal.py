@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyarrow import csv
 from typer.testing import CliRunner
 
 import taut
@@ -213,3 +215,16 @@ def test_fit_ends_with_what_to_do_next_in_commands_that_work():
         number = int(line.split()[1])
         assert line.startswith(f"  row {number} (line {number + 2} of the file): log p(x) ")
     assert scored.stdout.splitlines()[-1] == "the numbers of each row are in scores.csv"
+    flags = ["score", "my run", "my table.csv", "--cells", "--out", "more.csv", "--json"]
+    told = CliRunner().invoke(app, flags)
+    assert told.exit_code == 0, told.stderr
+    oddest = json.loads(told.stdout)["oddest"]
+    values = csv.read_csv("more.csv").to_pydict()
+    assert [f"  row {found['row']}" for found in oddest] == [
+        line.partition(" (")[0] for line in rows
+    ]
+    for found in oddest:
+        tails = [each["tail"] for each in found["reasons"]]
+        assert tails == sorted(tails)
+        for each in found["reasons"]:
+            assert each["log_p"] == pytest.approx(values[f"log_p({each['column']})"][found["row"]])

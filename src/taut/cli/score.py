@@ -87,6 +87,7 @@ def score(
     from taut.evidence.outliers import oddity, ranks
     from taut.runs.folder import check_target
     from taut.runs.handed import ids_of
+    from taut.runs.reasons import reasons
     from taut.system import parallel
     from taut.use import export
 
@@ -138,14 +139,17 @@ def score(
             "rate": flag,
             "held_out": len(usual),
         }
+    oddest = []
+    if odd:
+        values = torch.stack([found[0] for found in odd.values()], 1)
+        oddest = reasons(loaded, new.rows, rows.log_evidence, values, seed=seed)
+        result["oddest"] = oddest
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
     units = terminal.units_of(loaded.schema)
     terminal.show_numbers(result, units, str(run), verbose)
-    if odd:
-        values = {name: found[0] for name, found in odd.items()}
-        terminal.show_oddest(rows.log_evidence, values, first_line=line)
+    terminal.show_oddest(oddest, first_line=line)
     if flag is not None:
         terminal.answer(
             f"flagged: {int(odd_rows.flagged.sum())} of {len(new.rows)}; of {units.one}s like the "

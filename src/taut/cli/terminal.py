@@ -187,43 +187,32 @@ def show_columns(schema: Schema) -> None:
 
 
 def show_oddest(
-    log_evidence: Any,
-    cells: dict[str, Any],
-    rows: int = 5,
-    columns: int = 3,
-    first_line: int | None = None,
+    oddest: list[dict[str, Any]], columns: int = 3, first_line: int | None = None
 ) -> None:
-    """Prints the least likely rows, and the entries that make them so: those furthest below the
-    median of their column.
-
-    Densities of columns in different units cannot be compared, differences to the median of the
-    same column can.
+    """Prints the least likely rows, and the entries that make them so, the most improbable first.
 
     Args:
-        log_evidence: log p(x) of each row, (N,).
-        cells: log p of its entries, (N,), by column.
-        rows: Rows to print, at most.
+        oddest: What ``taut.runs.reasons`` says of them.
         columns: Entries of each, at most.
         first_line: The line of the file that holds row 0, where it is known.
     """
-    usual = {name: float(values.nanmedian()) for name, values in cells.items()}
+    if not oddest:
+        return
     answer("")
     answer(
-        "the oddest rows, and their oddest entries: log p given the others of the row (median of "
-        "the column)"
+        "the oddest rows, and their oddest entries: the probability of a value no more probable, "
+        "given the others of the row (log p; median of the column)"
     )
-    for row in log_evidence.argsort()[:rows].tolist():
-        each = sorted(
-            (float(v[row]) - usual[name], float(v[row]), name)
-            for name, v in cells.items()
-            if not v[row].isnan()
-        )
+    for found in oddest:
         why = ", ".join(
-            f"{_clean(shown(name))} {value:.1f} ({usual[name]:.1f})"
-            for _, value, name in each[:columns]
+            f"{_clean(shown(each['column']))} {each['tail']:.1g} ({each['log_p']:.1f}; "
+            f"{each['median']:.1f})"
+            for each in found["reasons"][:columns]
         )
-        line = f" (line {row + first_line} of the file)" if first_line else ""
-        answer(f"  row {row}{line}: log p(x) {float(log_evidence[row]):.1f}: {why}")
+        row, line = found["row"], ""
+        if first_line:
+            line = f" (line {row + first_line} of the file)"
+        answer(f"  row {row}{line}: log p(x) {found['log_evidence']:.1f}: {why}")
 
 
 def name_rows(chosen: Any, first_line: int | None = None, most: int = 10) -> str:

@@ -68,6 +68,11 @@ class Gridded(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Gridded:
         return Gridded(self.cells.expand(batch_shape), self.start, self.step, self.atoms)
 
+    def at(self, rows: Tensor, columns: Tensor) -> Gridded:
+        """Returns the distributions of some entries: see ``Warped.at``."""
+        own = (self.start[columns], self.step[columns], self.atoms[columns])
+        return Gridded(self.cells.at(rows, columns), *own)
+
     @property
     def support(self) -> constraints.Constraint:
         low, high = self._values(self.cells.low), self._values(self.cells.high)

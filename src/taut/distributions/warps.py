@@ -142,6 +142,14 @@ class Warped(Distribution):
         given = (self.knots, self.low, self.high, self.whole, self.cut, self.bend)
         return type(self)(loc, scale, *given, validate_args=False)
 
+    def at(self, rows: Tensor, columns: Tensor) -> Warped:
+        r"""Returns the distributions of some entries, (\*, n), of those of a batch (\*, B) of rows
+        (C,).
+        """
+        loc, scale = self.loc[..., rows, columns], self.scale[..., rows, columns]
+        own = (self.knots[columns], self.low[columns], self.high[columns])
+        return type(self)(loc, scale, *own, self.whole, self.cut, self.bend, validate_args=False)
+
     @property
     def support(self) -> constraints.Constraint:
         if self.whole:
@@ -303,14 +311,14 @@ def _height(value: Tensor, s: _Segment) -> tuple[Tensor, Tensor]:
 
 def inverse(y: Tensor, knots: Tensor, bend: bool) -> Tensor:
     """Returns the x at which G reaches y: the atom where it jumps over y."""
-    s = _segment(knots, _search(knots[..., 1, :], y, True), bend)
+    after = _search(knots[..., 1, :], y, True)
+    s = _segment(knots, after, bend)
     share = (y - s.y0) / (s.y1 - s.y0)
     base = torch.where(s.steep, s.x0, 1.0)
     ratio = torch.where(s.steep, s.x1 / base, math.e)
     width = torch.where(s.steep, base * ratio.log(), s.x1 - s.x0)
     x = torch.where(s.steep & (share > 0), base * ratio ** share.clamp(min=0), s.x0 + width * share)
-    below = (_search(knots[..., 1, :], y, True) - 1).clamp(min=0)
-    place = torch.minimum(below, (_last(knots[..., 0, :]) - 1).expand(y.shape))
+    place = torch.minimum((after - 1).clamp(min=0), (_last(knots[..., 0, :]) - 1).expand(y.shape))
     jump = _at(knots[..., 0, :], place) == _at(knots[..., 0, :], place + 1)
     return torch.where(jump, s.x0, x)
 

@@ -36,8 +36,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
+from taut.distributions.grids import Gridded
 from taut.distributions.observed import Observed, terms
-from taut.evidence.ascent import best_gaussians, members
+from taut.distributions.warps import Warped
+from taut.evidence.ascent import FRESH, best_gaussians, members
 from taut.evidence.importance import Defensive, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.evidence.results import in_parts
@@ -56,6 +58,7 @@ __all__ = ["CellScores", "Imputed", "cell_scores", "impute"]
 
 MAX_ELEMENTS = 2**20  # of K samples of x for the data of a block
 MAX_DATA = 64
+MOST_AT_ONCE = 512  # rows whose best Gaussians are found together
 EXACT_ROWS = 256  # of a model that needs no samples
 SAMPLES = 2000  # of the better proposals, at least
 WIDE = 3.0  # times as wide as the best Gaussian is its copy
@@ -133,7 +136,7 @@ def impute(
         log_weight = _numbers(draw.log_weight)
         known = log_weight.isfinite().any(0)
         share = torch.where(known, log_weight, 0.0).softmax(0)
-        values = _typical(draw.likelihood, share)[None]
+        values = _typical(draw.likelihood, share, model.split(rows)[0].isnan())[None]
         if num_imputations:
             z = draw.z.gather(
                 0, _picked(share, num_imputations)[..., None].expand(-1, -1, draw.z.shape[-1])
@@ -146,7 +149,8 @@ def impute(
         reliable = known.cpu() & believed & (ess >= min(FEWEST, count / 2))
         return Imputed(values[0].cpu(), values[1:].cpu(), ess, reliable | (ess >= count / 2))
 
-    def completed(block: Block) -> Imputed:
+    def completed(block: Block) -> tuple[Imputed, Tensor]:
+        """Returns the rows of a block filled in, and which are to be again."""
         rows = block.x
         result = filled(rows, num_samples, _mirrored(model.encode(rows)))
         doubtful = result.ess == 0
@@ -154,19 +158,31 @@ def impute(
             doubtful |= ~(
                 result.reliable & importance(model, rows, num_samples, seed=seed).reliable
             )
-        again = (doubtful & rows.isnan().flatten(1).any(1).cpu()).nonzero()[:, 0]
-        count = max(SAMPLES, num_samples)
-        for some in in_parts(again, MAX_ELEMENTS // (count * rows[:1].numel())):
-            part = rows[some.to(rows.device)]
-            best = _best(model, part, derive(seed, "impute", block.number))
-            proposal = _around(model, part, [best])
-            better = filled(part, count, proposal)
-            result.values[some], result.draws[:, some] = better.values, better.draws
-            result.ess[some], result.reliable[some] = better.ess, better.reliable
-        return result
+        return result, doubtful & rows.isnan().flatten(1).any(1).cpu()
+
+    count, elements = max(SAMPLES, num_samples), x[:1].numel()
+
+    def improved(block: Block) -> Imputed:
+        best = _best(model, block.x, derive(seed, "impute", block.number))
+        parts = []
+        for some in in_parts(torch.arange(len(block.x)), MAX_ELEMENTS // (count * elements)):
+            here = some.to(block.x.device)
+            part = block.x[here]
+            parts.append(filled(part, count, _around(model, part, [members(best, here)])))
+        return _joined(parts)
 
     size = _rows(x, num_samples)
-    return _joined(list(blocks_of(model, x, size, completed, seed=seed, name="impute")))
+    pairs = list(blocks_of(model, x, size, completed, seed=seed, name="impute"))
+    result, again = _joined([first for first, _ in pairs]), torch.cat([d for _, d in pairs])
+    if again.any():
+        # An ascent takes as many small steps for many rows as for one.
+        size = max(1, min(MOST_AT_ONCE, MAX_ELEMENTS // (FRESH * elements)))
+        rows = x[again.nonzero()[:, 0]]
+        blocks = blocks_of(model, rows, size, improved, seed=seed, name="impute again")
+        better = _joined(list(blocks))
+        result.values[again], result.draws[:, again] = better.values, better.draws
+        result.ess[again], result.reliable[again] = better.ess, better.reliable
+    return result
 
 
 @takes_model_and_data("taut.cell_scores", "score(data, cells=True)")
@@ -319,7 +335,7 @@ def _told(
         rows = block.x
         likelihood = model.conditional(rows[None])
         share = torch.ones(1, len(rows), device=rows.device)
-        values = torch.where(rows.isnan(), _typical(likelihood, share), rows)
+        values = torch.where(rows.isnan(), _typical(likelihood, share, rows.isnan()), rows)
         drawn = model.complete(rows.expand(num_imputations, *rows.shape))
         every = torch.ones(len(rows))
         return Imputed(values.cpu(), drawn.cpu(), num_samples * every, every.bool())
@@ -465,9 +481,9 @@ def _like(weights: Tensor, x: Tensor) -> Tensor:
     return weights[(..., *[None] * (x.dim() - weights.dim()))]
 
 
-def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
+def _typical(likelihood: Distribution, share: Tensor, gaps: Tensor) -> Tensor:
     r"""Returns the weighted mean of each number, the median or the most probable of levels, (B,
-    \*event).
+    \*event): of the entries of tables that are gaps, and perhaps of others.
     """
     if not isinstance(likelihood, Joint):
         mean = likelihood.mean
@@ -476,16 +492,29 @@ def _typical(likelihood: Distribution, share: Tensor) -> Tensor:
         if bits:
             return (mean >= 0.5).to(mean)
         return mean
-    columns = torch.empty(*likelihood.batch_shape[1:], *likelihood.event_shape, device=share.device)
+    columns = torch.zeros(*likelihood.batch_shape[1:], *likelihood.event_shape, device=share.device)
     for family in likelihood.families:
         if family.kind.nominal:
             probs = (level_probs(family) * share[None, :, :, None]).sum(1)  # (levels, B, columns)
             median = (probs.cumsum(0) < 0.5).sum(0).clamp(max=len(probs) - 1)
             value = (median if family.kind.ordered else probs.argmax(0)).to(columns)
         else:
-            value = (share[..., None] * family.distribution.mean).sum(0)
+            value = _means(family.distribution, share, gaps[:, family.columns])
         columns[..., family.columns] = value
     return columns
+
+
+def _means(numbers: Distribution, share: Tensor, gaps: Tensor) -> Tensor:
+    """Returns the weighted means of numbers (B, columns): where a mean takes long, of the gaps
+    alone.
+    """
+    base = numbers.base_dist if isinstance(numbers, Independent) else numbers
+    if not isinstance(base, Warped | Gridded):
+        return (share[..., None] * numbers.mean).sum(0)
+    rows, columns = gaps.nonzero().T
+    value = torch.zeros(gaps.shape, device=gaps.device)
+    value[rows, columns] = (share[:, rows] * base.at(rows, columns).mean).sum(0)
+    return value
 
 
 def _complete(model: Model, rows: Tensor, filled: Tensor) -> Tensor:

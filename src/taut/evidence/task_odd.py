@@ -7,7 +7,8 @@ its own left out: then of untouched rows no more than that rate are found, whate
 fewer than 99 such rows the rate is that of the smallest p-value.
 
 Of the planted rows, each entry's log p given the others, less the median of its column over rows
-that were left as they were, names a *reason*: the least, as ``taut score --cells`` lists it.
+that were left as they were, names a *reason*: the least. (``taut score --cells`` orders such
+entries by their probability, ``tails``, which takes draws of each.)
 
 Beside the model stand an isolation forest and the mean distance to the 10 nearest training rows,
 at the same rate; the neighbours' reason is the column in which they differ most from the row. The
