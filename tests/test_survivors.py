@@ -35,7 +35,7 @@ from taut.evidence.samples import _seen
 from taut.evidence.section import Scene
 from taut.features import ColumnFeatures, Standardize
 from taut.likelihoods.common import full
-from taut.models import FactorAnalysis, Mixture
+from taut.models import FactorAnalysis, Mixture, MixtureOfFactorAnalysers
 from taut.report.render import _worth
 from taut.training.step import Learner
 
@@ -264,3 +264,17 @@ def test_latents_are_looked_at_where_they_are_numbers() -> None:
 )
 def test_what_a_finding_is_worth_on_the_page(finding: dict[str, object], shown: str) -> None:
     assert _worth(finding).endswith(shown)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: FactorAnalysis((3,), 2), lambda: MixtureOfFactorAnalysers((3,), 4, 2)],
+)
+def test_latent_variables_of_linear_models_know_how_many_rows_they_are_of(
+    make: Callable[[], taut.ExactModel],
+) -> None:
+    model = make()
+    prior, q = model.latent_prior(), model.encode(torch.zeros(5, 3))
+    assert (tuple(prior.batch_shape), tuple(q.batch_shape)) == ((), (5,))
+    assert tuple(q.expand(torch.Size((7, 5))).sample().shape) == (7, 5, *q.event_shape)
+    assert tuple(prior.sample(torch.Size((7,))).shape) == (7, *prior.event_shape)
