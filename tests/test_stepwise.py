@@ -70,7 +70,7 @@ class FromJoint(taut.Likelihood):
         values, missing = z.unflatten(-1, (2, D)).unbind(-2)
         possible = (missing[..., None, :] > 0) | (values[..., None, :] == BITS)
         log_p = torch.where(possible.all(-1), self.log_joint, -torch.inf)[..., None]
-        each = [torch.where(BITS == value, log_p, -torch.inf).logsumexp(-2) for value in (0, 1)]
+        each = [torch.where(value == BITS, log_p, -torch.inf).logsumexp(-2) for value in (0, 1)]
         return Observed(Bernoulli(logits=(each[1] - each[0]).clamp(-60, 60)), 1, 0.0)
 
 
