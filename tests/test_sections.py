@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_stepwise import elbo, gaussian
 from ztest import limit
 
 import taut
@@ -95,9 +96,17 @@ def few_states() -> tuple[dict[str, Any], float]:
     return found, float(problem.log_evidence(x).detach().mean())
 
 
+@cache
+def many_steps() -> dict[str, Any]:
+    """Returns the audit of a diffusion of Gaussian data by the best denoiser."""
+    torch.manual_seed(0)
+    x = torch.tensor([[1.0], [-1.0]] * 50)
+    return audit(gaussian(64, -6.0), x, effort=Effort(20, samples=12))
+
+
 def values_of(name: str) -> dict[str, Any]:
     """Returns what was found in the model that a section is for."""
-    others = {"blur": images, "enumeration": lambda: few_states()[0]}
+    others = {"blur": images, "enumeration": lambda: few_states()[0], "steps": many_steps}
     return others.get(name, lambda: exact()[0])()[name]
 
 
@@ -153,6 +162,9 @@ ROWS: dict[str, Callable[[dict[str, Any], dict[str, float]], None]] = {
     "sandwich": lambda found, true: _close(found["width"]["value"], 0.0),
     "enumeration": lambda found, true: _close(
         values_of("enumeration")["log_evidence"]["value"], few_states()[1]
+    ),
+    "steps": lambda found, true: _close(
+        values_of("steps")["bounds"][1]["value"], elbo(gaussian(64, -6.0)), 0.1
     ),
     "gaps": lambda found, true: _close(found["inference_gap"]["value"], 0.0),
     "log_evidence": lambda found, true: _close(found["value"], true["log p(x)"]),
@@ -232,6 +244,7 @@ def test_an_audit_from_before_is_read_and_has_the_same_keys() -> None:
     may_lack = {"full_covariance_gain", "elbo_full", "by", "log_evidence_by"}
     # sections that the earlier version did not have
     later = {"after_training", "exact_baseline", "columns", "column_shapes", "enumeration"}
+    later |= {"steps"}
     later |= {name for name in SECTIONS if name.startswith("task_")}
     for name in SECTIONS.keys() - {"scale", "baseline"} - later:
         new = values_of(name)

@@ -27,6 +27,7 @@ from taut.evidence.section import (
     sections,
 )
 from taut.model import Model
+from taut.models.stepwise import StepwiseModel
 from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
 from taut.types import Data, PerDatum
@@ -38,7 +39,7 @@ CONDITIONED = (
     "the model is conditioned on a context, which the data give: what needs data of its own making "
     "is omitted"
 )
-NOTHING_TO_DO = ("", NEEDS["approximation"])
+NOTHING_TO_DO: tuple[str, ...] = ("", NEEDS["approximation"])
 ENDS = {"time": "the time was up before it", "stopped": "the audit was stopped before it"}
 
 
@@ -117,7 +118,9 @@ def _comes(section: type[Section], scene: Scene) -> bool:
 
 def _measured(section: type[Section], scene: Scene) -> Section | None:
     lacks = section.lacks(scene)
-    nothing = (*NOTHING_TO_DO, getattr(scene.model, "fixed", None))
+    nothing = NOTHING_TO_DO
+    if isinstance(scene.model, StepwiseModel):
+        nothing = (*NOTHING_TO_DO, scene.model.fixed)
     if section.stage and lacks not in nothing:
         there = scene.clock.stage(section.stage, section.share)
     else:

@@ -34,7 +34,7 @@ class Steps(Section):
     """What the steps of a model cost, and where the nats go along them."""
 
     name, title, chapter = "steps", "Many small steps", "why"
-    order, stage, share = 51, "the bound by its steps", 0.05
+    order = 51
     told = False
     references = ("kingma2021", "uria2014")
     shape: ClassVar = {
@@ -50,10 +50,6 @@ class Steps(Section):
     @classmethod
     def lacks(cls, scene: Scene) -> str | None:
         return None if isinstance(scene.model, StepwiseModel) else ""
-
-    @classmethod
-    def work(cls, scene: Scene) -> float:
-        return 5.0 * len(scene.x) * LATTICES * PLACES
 
     @classmethod
     def run(cls, scene: Scene) -> Section:
