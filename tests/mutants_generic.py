@@ -66,6 +66,21 @@ EQUIVALENT = {
         'generator(seed, "gradients", 0))',
     ): "the rows and their bits come from one stream, which no number shows",
     (
+        "runs/audit.py",
+        'x = batch(dataset.train, index, dataset.binarize == "dynamic", '
+        'generator(seed, "gradients", 2))',
+    ): "the rows and their bits come from one stream, which no number shows",
+    (
+        "data/tables/prepare.py",
+        "if not isinstance(asked.schema, Schema | Path) and not isinstance(sources[ -1], "
+        "Streamed):",
+    ): "both sources are streamed or neither is",
+    (
+        "evidence/columns.py",
+        "MANY, DRAWS = 50, 17  # columns from which on the posterior of the row serves, and draws "
+        "of it",
+    ): "a draw more is a matter of taste",
+    (
         "likelihoods/common.py",
         "raw = decoded[1].mean(event, keepdim=True) if self.raw is None else self.raw",
     ): "there are two maps then: the second is the last",
@@ -80,6 +95,9 @@ EQUIVALENT = {
         "a bias is looked for along fixed random directions, and along others as well"
     ),
     ("data/schema.py", "return 0.0, -1.0"): (
+        "without a finite value there is none that could lie outside"
+    ),
+    ("data/schema.py", "return 0.0, 1.0"): (
         "without a finite value there is none that could lie outside"
     ),
     ("report/figures.py", "figure = _figure( 301)"): "a point more of height is a matter of taste",

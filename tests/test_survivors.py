@@ -6,37 +6,43 @@ A test for the kind of each.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from test_tasks import facts
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform
 
 import taut
 from taut import likelihoods
-from taut.build.config import TrainingConfig
+from taut.build.config import Config, DataConfig, ModelConfig, TrainingConfig
 from taut.cli.audit import gradients
 from taut.data.tables.dialect import repeats_a_row
 from taut.data.tables.entries import _level_bounds
 from taut.distributions import CategoricalLevels
-from taut.evidence import scale
+from taut.evidence import cells, scale
 from taut.evidence.annealing import simulate
 from taut.evidence.best_section import LogEvidence
 from taut.evidence.clock import Report
+from taut.evidence.columns import EachColumn
 from taut.evidence.doctor import diagnose
 from taut.evidence.finding import RELIABLE
 from taut.evidence.gradients import KINDS
 from taut.evidence.latents import CATEGORIES, latents
 from taut.evidence.latents_section import LatentSpace
+from taut.evidence.results import in_parts
 from taut.evidence.samples import _seen
 from taut.evidence.section import Scene
 from taut.features import ColumnFeatures, Standardize
 from taut.likelihoods.common import full
 from taut.models import FactorAnalysis, Mixture, MixtureOfFactorAnalysers
 from taut.report.render import _worth
+from taut.runs.assemble import assemble
 from taut.training.step import Learner
 
 
@@ -278,3 +284,55 @@ def test_latent_variables_of_linear_models_know_how_many_rows_they_are_of(
     assert (tuple(prior.batch_shape), tuple(q.batch_shape)) == ((), (5,))
     assert tuple(q.expand(torch.Size((7, 5))).sample().shape) == (7, 5, *q.event_shape)
     assert tuple(prior.sample(torch.Size((7,))).shape) == (7, *prior.event_shape)
+
+
+def test_entries_measured_again_come_in_parts_that_fit_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many samples of as many columns as ``MAX_ELEMENTS`` holds, in either loop."""
+    sizes = []
+
+    def parts(rows: Tensor, size: int) -> Sequence[Tensor]:
+        sizes.append(size)
+        return in_parts(rows, size)
+
+    problem = taut.LinearGaussian(4, 2)
+    x = problem.sample(3)
+    x[:, 1] *= 100
+    model = problem.model(taut.DiagonalNormal((4,), 2, taut.Linear))
+    monkeypatch.setattr(cells, "in_parts", parts)
+    cells.cell_scores(model, x, 50)
+    assert len(sizes) >= 2
+    assert set(sizes) == {cells.MAX_ELEMENTS // (cells.SAMPLES * 4)}
+
+
+def test_the_work_of_columns_grows_with_them() -> None:
+    """It says what share of an audit's time is theirs."""
+    works = []
+    for columns in (3, 6):
+        scene = Scene(taut.LinearGaussian(columns, 1).model(), torch.zeros(5, columns))
+        scene.columns = facts(scene.x)
+        works.append(EachColumn.work(scene))
+    assert works[1] == 2 * works[0]
+
+
+def test_without_validation_rows_the_factors_are_chosen_on_rows_that_they_did_not_see(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def maximize(self: FactorAnalysis, x: Tensor, validation: Tensor, **more: Any) -> Any:
+        seen.append((x, validation))
+        return original(self, x, validation, **more)
+
+    original = FactorAnalysis.maximize
+    monkeypatch.setattr(FactorAnalysis, "maximize", maximize)
+    parts = {"encoder": "Residual()", "decoder": "Residual()"}
+    config = Config(
+        model=ModelConfig(posterior="FullCovarianceNormal()", **parts),
+        data=DataConfig(test_fraction=0.0, validation_fraction=0.0),
+    )
+    _, data, _, _ = assemble(np.random.default_rng(0).standard_normal((300, 5)), config)
+    ((fitted, chosen_on),) = seen
+    assert len(fitted) + len(chosen_on) == len(data.train)
+    assert not (fitted[:, None] == chosen_on).all(-1).any()
