@@ -61,7 +61,7 @@ def reasons(
 def _levels(fitted: Fitted) -> Tensor:
     """Returns which columns are of levels, (C,)."""
     schema = fitted.schema
-    kinds = [schema.kind] * len(schema.element_names)
+    kinds: list[str] = [schema.kind] * len(schema.element_names)
     if schema.kind == "table":
         kinds = [schema.modelled[i].kind for i in schema.rest]
     known = [KINDS.get(kind) for kind in kinds]
