@@ -2324,6 +2324,27 @@ MUTANTS = [
         TAILS,
     ),
     Mutant(
+        "counts: many columns as few",
+        "data/schema.py",
+        "wide = self.num_elements - len(self.context) >= DEEP",
+        "wide = self.num_elements - len(self.context) > DEEP",
+        "tests/test_build.py",
+    ),
+    Mutant(
+        "counts: a warm-up as long as the time that is given",
+        "training/pace.py",
+        "given = config.max_epochs is not None or data.schema.is_count_matrix",
+        "given = config.max_epochs is not None",
+        "tests/test_build.py",
+    ),
+    Mutant(
+        "mixing: without regard to labels",
+        "evidence/task_embedding.py",
+        "best = ((other & alike).sum(1)[known]) / alike.sum(1)[known]",
+        "best = other.mean(1)[known]",
+        "tests/test_tasks.py",
+    ),
+    Mutant(
         "imputation: pairs that do not lie opposite",
         "evidence/cells.py",
         "return torch.stack([z, 2 * self.q.mean - z], 1)",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 import taut
@@ -20,6 +21,7 @@ from taut.build.model import build, complete, needs_total, usual_objective
 from taut.build.statistics import FENCE, summarize
 from taut.data import Dataset, Schema, prepare
 from taut.runs.fit import assemble
+from taut.training.pace import plan_steps
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2, (60, 5, 6)).astype(np.uint8)
@@ -124,6 +126,44 @@ def test_a_likelihood_that_does_not_know_gaps_is_refused() -> None:
 def test_gaps_ask_for_a_bound_of_several_samples() -> None:
     assert usual_objective(Schema("real", (4,), 0.0, 1.0, missing=True)) == "DReG(num_samples=8)"
     assert usual_objective(Schema("real", (4,), 0.0, 1.0)) == "ELBO()"
+
+
+def test_a_matrix_of_many_counts_is_given_its_totals_and_a_code_that_says_more() -> None:
+    few, many = (Schema("count", (number,), 0.0, 9.0) for number in (99, 100))
+    before, now = complete(ModelConfig(), few), complete(ModelConfig(), many)
+    assert (before.likelihood, before.decoder, before.latent_dim) == (
+        "NegativeBinomial()",
+        "MLP()",
+        32,
+    )
+    assert now == dataclasses.replace(
+        before,
+        likelihood="NegativeBinomial(library=True)",
+        encoder="MLP(hidden=(128,), dropout=0.1)",
+        decoder="MLP(hidden=(200, 200), dropout=0.4)",
+        latent_dim=10,
+    )
+    assert usual_objective(few) == "ELBO()"
+    assert usual_objective(many) == "ELBO(warmup=0.6)"
+    own = ModelConfig(likelihood="Poisson()", encoder="MLP()", latent_dim=3)
+    given = complete(own, many)
+    assert (given.likelihood, given.encoder, given.latent_dim) == ("Poisson()", "MLP()", 3)
+
+
+@pytest.mark.parametrize(
+    ("columns", "batch_size", "steps"), [(100, 128, 1000), (100, 2, 6400), (99, 128, 2500)]
+)
+def test_how_long_counts_are_trained(columns: int, batch_size: int, steps: int) -> None:
+    """1,000 steps, and 20 passes at least; else 500 passes at most."""
+    counts = scipy.sparse.csr_matrix(RNG.poisson(1.0, (640, columns)))
+    data = prepare(counts, validation_fraction=0.0, test_fraction=0.0)
+    config = Config(training=TrainingConfig(batch_size=batch_size))
+    config, data, model, objective = assemble(data, config)
+    assert plan_steps(model, objective, data, config.training) == steps
+    assert config.training.peak == {99: 2e-3, 100: 4e-3}[columns]
+    long = dataclasses.replace(config.training, minutes=1e4)  # far more than the passes take
+    if columns == 100:
+        assert plan_steps(model, objective, data, long) == steps
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import taut
 from taut.evidence.columns import ColumnFacts
 from taut.evidence.section import Effort, Scene
 from taut.evidence.task_data import Sheet, by_bootstrap, rows_of_forests
-from taut.evidence.task_embedding import Embedding, labels_of_neighbours
+from taut.evidence.task_embedding import Embedding, labels_of_neighbours, mixing
 from taut.evidence.task_gaps import (
     DRAWS,
     GapsFilled,
@@ -391,6 +391,34 @@ def test_labels_of_neighbours_are_scikit_learn_s() -> None:
     )
     expected = KNeighborsClassifier(15).fit(train, labels).predict(test)
     assert (labels_of_neighbours(train, labels, test) == expected).all()
+
+
+def test_mixing_by_hand() -> None:
+    """Two labels far apart; of the first the neighbours are of any batch, as all its rows are."""
+    train = np.concatenate([np.zeros(30), np.full(30, 9.0)])[:, None]
+    train[45:] += 1.0  # the second label's batches lie apart
+    batches, labels = np.arange(60) % 2, np.repeat([0, 1], 30)
+    batches[30:45], batches[45:] = 0, 1
+    apart = mixing(
+        train, np.array([[9.0], [10.0]]), (batches, np.array([0, 1])), (labels, np.ones(2, int))
+    )
+    assert_allclose([apart["value"], apart["test_error"]], [0.0, 0.0], atol=1e-12)
+    own = np.zeros(2, int)
+    some = mixing(train[:15], np.zeros((2, 1)), (batches[:15], own), (labels[:15], own))
+    assert_allclose(some["value"], 1.0, atol=1e-12)  # all 15 are neighbours
+    lone = mixing(train[30:45], train[:2], (batches[30:45], own), (labels[30:45], own + 1))
+    assert lone["value"] is None
+
+
+def test_batches_at_random_are_mixed() -> None:
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(900, 2)), rng.integers(2, size=900)
+    batches = (rng.random(900) < 0.2 + 0.5 * labels).astype(int)
+    x[:, 0] += 30 * labels
+    pair = [(each[:500], each[500:]) for each in (x, batches, labels)]
+    found = mixing(*pair[0], pair[1], pair[2])
+    assert abs(found["value"] - 1) < 5 * found["test_error"]  # 6e-7 by chance
+    assert 0.005 < found["test_error"] < 0.04
 
 
 def test_labels_stand_beside_their_rows() -> None:

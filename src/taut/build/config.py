@@ -78,14 +78,15 @@ class ModelConfig:
             analysers and to a VAE, and what is better on the validation rows is kept, unless a part
             of a VAE is named; all else is given to a VAE.
         latent_dim: Dimensions of the latent space; by default half the number of elements of a row,
-            as many as the columns of a table, 2 to 32.
+            as many as the columns of a table, 2 to 32; 10 for counts of 100 columns or more.
         prior: p(z); by default StandardNormal().
         likelihood: p(x|z); by default what follows from the data.
         posterior: q(z|x); by default DiagonalNormal(), or FullCovarianceNormal() where training
             starts at factor analysis: for an array of real numbers, at most 128 columns without
             gaps.
         encoder: Network of the posterior; by default MLP(), ConvEncoder() for images of more than
-            1024 elements, or Residual() where training starts at factor analysis.
+            1024 elements, or Residual() where training starts at factor analysis; an MLP with
+            dropout for counts of 100 columns or more.
         decoder: Network of the likelihood; by default MLP(), ConvDecoder() or Residual() likewise.
     """
 
@@ -103,16 +104,18 @@ class TrainingConfig:
     """How the model is trained.
 
     Args:
-        objective: What is maximised; by default ELBO(), and DReG(num_samples=8) where entries are
-            missing, since the posterior of a row with gaps is broad and skewed.
+        objective: What is maximised; by default ELBO(), DReG(num_samples=8) where entries are
+            missing, since the posterior of a row with gaps is broad and skewed, and
+            ELBO(warmup=0.6) for counts of 100 columns or more, whose code then says more.
         batch_size: Rows per step.
-        max_epochs: Passes over the training data; by default as many as make 20,000 steps, at least
-            20 and at most 500 (2000 for tables, whose steps are small).
+        max_epochs: Passes over the training data; by default as many as make 20,000 steps (1,000
+            for counts of 100 columns or more), at least 20 and at most 500 (2000 for tables, whose
+            steps are small).
         minutes: Time for training, counted again when it is resumed; the passes that fit in are
             measured before the first step, so that the schedule is known.
         learning_rate: Peak of the schedule, which warms up over the first 2 % and falls to zero as
             a cosine. By default 2e-3, and 4e-3 for 10,000 training rows or more of bits or levels
-            (`benchmarks/study.py`).
+            (`benchmarks/study.py`), and for counts of 100 columns or more.
         weight_decay: AdamW's; 0 maximises the objective and nothing else.
         clip_norm: Largest norm of the gradient of the mean over a batch, in nats per unit; longer
             ones are scaled down to it.

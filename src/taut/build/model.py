@@ -90,6 +90,12 @@ USUAL = {
     "table": "Columns(warp=True)",
 }
 
+COUNT_MATRIX = {  # `benchmarks/cells_embedding.py`
+    "likelihood": "NegativeBinomial(library=True)",
+    "encoder": "MLP(hidden=(128,), dropout=0.1)",
+    "decoder": "MLP(hidden=(200, 200), dropout=0.4)",
+    "objective": "ELBO(warmup=0.6)",
+}
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
 GREY = range(65, 257)  # levels of 7 or 8 bits
 VAE_MODEL, VAMP = "VAE()", "VampPrior"
@@ -121,13 +127,15 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     usual = _usual_likelihood(schema)
     if linear:
         usual = 'StudentT(scale="per_entry", min_scale=0.03)'
-    likelihood = config.likelihood or usual
     large = schema.is_image and schema.num_elements > 1024
     encoder, decoder, posterior = "MLP", "MLP", "DiagonalNormal"
     if linear:
         encoder, decoder, posterior = "Residual", "Residual", "FullCovarianceNormal"
     if large:
         encoder, decoder = "ConvEncoder", "ConvDecoder"
+    if schema.is_count_matrix:
+        usual, encoder, decoder = (COUNT_MATRIX[n] for n in ("likelihood", "encoder", "decoder"))
+    likelihood = config.likelihood or usual
     posterior = str(parse(config.posterior or posterior))
     family = find(parse(posterior), Posterior, _NESTED)
     return dataclasses.replace(
@@ -576,12 +584,15 @@ def usual_objective(schema: Schema) -> str:
     """Returns what is maximised unless the user says otherwise."""
     if schema.missing:
         return "DReG(num_samples=8)"
+    if schema.is_count_matrix:
+        return COUNT_MATRIX["objective"]
     return "ELBO()"
 
 
 def usual_rate(data: Dataset) -> float:
     """Returns the peak of the learning rate unless the user says otherwise."""
     large = data.schema.kind in ("binary", "levels") and len(data.train) >= MANY
+    large = large or data.schema.is_count_matrix
     return LEARNING_RATE * (2 if large else 1)
 
 

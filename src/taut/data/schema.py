@@ -24,6 +24,7 @@ from taut.types import image_layout
 
 Kind = Literal["binary", "levels", "real", "count", "table"]
 MAX_LEVELS = 65536
+DEEP = 100  # columns of counts from which on their total says how deeply a row was measured
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,20 @@ class Schema:
         return self.kind == "table" or (self.kind == "real" and len(self.event_shape) == 1)
 
     @property
+    def is_count_matrix(self) -> bool:
+        """True of counts of at least 100 columns, such as genes in cells or words in texts: the
+        total of a row says how deeply it was measured.
+        """
+        wide = self.num_elements - len(self.context) >= DEEP
+        return self.kind == "count" and wide and len(self.event_shape) == 1
+
+    @property
     def usual_latent_dim(self) -> int:
         """Latent dimensions of a model by default: one for each column of rows, else one for two
-        elements; at least 2, at most 32.
+        elements; at least 2, at most 32; 10 for a matrix of counts.
         """
+        if self.is_count_matrix:
+            return 10
         elements = len(self.rest) or self.num_elements
         return min(32, max(2, elements // (1 if self.is_rows else 2)))
 

@@ -33,6 +33,7 @@ COMPILING = 30.0  # seconds that compiling takes at most, for usual models and m
 SAVED = 0.5
 CLEARLY = 0.95  # share of the time below which another way is taken
 MOST_THREADS = 64
+COUNT_STEPS = 1000
 
 
 def choose(
@@ -112,7 +113,8 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
     per_epoch = len(data.train) / batch_size(data, config)
     if config.minutes is None:
         return max(1, math.ceil(_epochs(data, config) * per_epoch))
-    epochs = math.inf if config.max_epochs is None else config.max_epochs
+    given = config.max_epochs is not None or data.schema.is_count_matrix
+    epochs = _epochs(data, config) if given else math.inf
     learner = Learner(model, objective, config)
     if config.compile == "on":
         learner.compile(first_batch(data, config))
@@ -126,10 +128,14 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
 
 
 def _epochs(data: Dataset, config: TrainingConfig) -> float:
-    """Returns the passes over the data: those given, or as many as some 20,000 steps take."""
+    """Returns the passes over the data: those given, or as many as some 20,000 steps take, 1,000
+    for a matrix of counts, whose warm-up is a share of them.
+    """
     if config.max_epochs:
         return config.max_epochs
     per_epoch = len(data.train) / batch_size(data, config)
+    if data.schema.is_count_matrix:
+        return min(max(COUNT_STEPS / per_epoch, 20), 500)
     most = 2000 if data.schema.is_rows else 500
     return min(max(20_000 / per_epoch, 20), most)
 
@@ -137,7 +143,7 @@ def _epochs(data: Dataset, config: TrainingConfig) -> float:
 def _steps_ahead(data: Dataset, config: TrainingConfig, seconds: float) -> float:
     """Returns the number of steps of the training if one takes so many seconds."""
     steps = math.inf
-    if config.minutes is None or config.max_epochs is not None:
+    if config.minutes is None or config.max_epochs is not None or data.schema.is_count_matrix:
         steps = _epochs(data, config) * len(data.train) / batch_size(data, config)
     if config.minutes is not None:
         steps = min(steps, 60 * config.minutes / seconds)
