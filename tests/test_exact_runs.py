@@ -397,7 +397,7 @@ def test_what_has_no_meaning_for_an_exact_model(run: taut.Run, tmp_path: Path) -
 
 
 def test_names_of_models() -> None:
-    assert set(PARTS["model"]) == {"VAE", *known(ExactModel)}
+    assert set(PARTS["model"]) == {"VAE", *known(ExactModel), *known(taut.VAE)}
     assert exact_of(ModelConfig()) is None
     assert exact_of(ModelConfig(model="VAE")) is None
     assert str(exact_of(ModelConfig(model="Mixture"))) == "Mixture()"

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         FactorAnalysis,
         HiddenForest,
         HiddenTree,
+        HierarchicalVAE,
         Mixture,
         MixtureOfFactorAnalysers,
     )
@@ -108,6 +109,7 @@ __all__ = [
     "GaussianMixture",
     "HiddenForest",
     "HiddenTree",
+    "HierarchicalVAE",
     "Imputed",
     "Likelihood",
     "Linear",
@@ -178,7 +180,8 @@ _HOMES = {
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",
     "taut.models": (
-        "ExactModel FactorAnalysis HiddenForest HiddenTree Mixture MixtureOfFactorAnalysers"
+        "ExactModel FactorAnalysis HiddenForest HiddenTree HierarchicalVAE Mixture "
+        "MixtureOfFactorAnalysers"
     ),
     "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network Residual",
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",

@@ -24,6 +24,7 @@ from taut.features import ColumnFeatures, Condition, Features, Split, Standardiz
 from taut.likelihoods.common import takes_total
 from taut.model import VAE, Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel
+from taut.models.hierarchical import HierarchicalVAE
 from taut.networks import Network
 from taut.objectives import Objective
 from taut.system.errors import UsageError, choose_from
@@ -38,6 +39,7 @@ __all__ = [
     "describe_exact",
     "describe_part",
     "exact_of",
+    "hierarchy_of",
     "is_slow",
     "needs_total",
     "parts_named",
@@ -53,6 +55,7 @@ _FAMILIES = (priors, likelihoods, posteriors, objectives)
 _NESTED: dict[str, type] = {
     "encoder": Network,
     "decoder": Network,
+    "network": Network,
     "posterior": Posterior,
     **{kind.family: Likelihood for kind in KINDS.values() if kind.modelled},
 }
@@ -97,7 +100,8 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     """Returns the configuration with everything that was left to the data decided, each part in its
     shortest spelling.
 
-    Of a model that is exact that is its own specification: it has no parts.
+    Of a model that is exact that is its own specification: it has no parts. A hierarchy has a
+    likelihood and two networks.
 
     Raises:
         UsageError: a specification cannot be read, or is of a part that the model does not have.
@@ -105,12 +109,10 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     if (exact := exact_of(config)) is not None:
         _check_exact(exact, config, schema)
         return ModelConfig(model=str(exact))
+    if (hierarchy := hierarchy_of(config)) is not None:
+        return _complete_hierarchy(hierarchy, config, schema)
     linear = starts_linear(config, schema)
-    usual = USUAL[schema.kind]
-    if schema.kind == "real" and not schema.is_rows:
-        usual = 'Normal(scale="shared")'
-    if _is_grey(schema):
-        usual = "WarpedPixels()"
+    usual = _usual_likelihood(schema)
     if linear:
         usual = 'StudentT(scale="per_entry", min_scale=0.03)'
     likelihood = config.likelihood or usual
@@ -132,6 +134,34 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         encoder=str(parse(config.encoder or encoder)),
         decoder=str(parse(config.decoder or decoder)),
     )
+
+
+def _complete_hierarchy(spec: Spec, config: ModelConfig, schema: Schema) -> ModelConfig:
+    """Returns the configuration of a hierarchy, whose prior and posterior are its own."""
+    own = [name for name in ("prior", "posterior") if getattr(config, name) is not None]
+    if own:
+        raise UsageError(
+            f"{own[0]}: {spec} draws its levels from a prior and a posterior of its own: omit it, "
+            "or take --model VAE"
+        )
+    large = schema.is_image and schema.num_elements > 1024
+    return dataclasses.replace(
+        config,
+        model=str(spec),
+        latent_dim=config.latent_dim or schema.usual_latent_dim,
+        likelihood=str(parse(config.likelihood or _usual_likelihood(schema))),
+        encoder=str(parse(config.encoder or ("ConvEncoder" if large else "MLP"))),
+        decoder=str(parse(config.decoder or ("ConvDecoder" if large else "MLP"))),
+    )
+
+
+def _usual_likelihood(schema: Schema) -> str:
+    """Returns the likelihood that follows from what the data are."""
+    if schema.kind == "real" and not schema.is_rows:
+        return 'Normal(scale="shared")'
+    if _is_grey(schema):
+        return "WarpedPixels()"
+    return USUAL[schema.kind]
 
 
 def _sizes(posterior: str) -> dict[str, int]:
@@ -171,15 +201,35 @@ def starts_linear(config: ModelConfig, schema: Schema) -> bool:
 
 
 def exact_of(config: ModelConfig) -> Spec | None:
-    """Returns the specification of the model that is exact; None of a VAE.
+    """Returns the specification of the model that is exact; None of any other.
 
     Raises:
         UsageError: there is no such model.
     """
+    spec = _whole(config)
+    if spec is None or spec.name in known(VAE):
+        return None
+    return spec
+
+
+def hierarchy_of(config: ModelConfig) -> Spec | None:
+    """Returns the specification of the VAE of several levels; None of any other model.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    spec = _whole(config)
+    if spec is None or spec.name not in known(VAE):
+        return None
+    return spec
+
+
+def _whole(config: ModelConfig) -> Spec | None:
+    """Returns the specification of a model that is not a plain VAE; None of one that is."""
     spec = parse(config.model or VAE_MODEL)
     if spec.module is not None:
         return spec
-    names = ["VAE", *sorted(known(ExactModel))]
+    names = ["VAE", *sorted([*known(ExactModel), *known(VAE)])]
     if spec.name not in names:
         raise UsageError(
             f"no model is called {spec.name!r}{choose_from(spec.name, names)}, or your own as "
@@ -225,12 +275,48 @@ def build(
     Raises:
         UsageError: an unknown model, part or argument, or one that its constructor refuses.
     """
-    exact = exact_of(config)
+    exact, hierarchy = exact_of(config), hierarchy_of(config)
+    if hierarchy is not None:
+        return _build_hierarchy(hierarchy, config, schema, statistics, context_dim, parts)
     if exact is None:
         return build_vae(config, schema, statistics, context_dim=context_dim, parts=parts)
     fill = _fill(config, schema, statistics)
     model: ExactModel = resolve(exact, ExactModel, fill, _NESTED)
     model.seen = _features(schema, statistics, *_seen_in(schema, statistics, fill))
+    return model
+
+
+def _build_hierarchy(
+    spec: Spec,
+    config: ModelConfig,
+    schema: Schema,
+    statistics: Statistics | None,
+    context_dim: int,
+    parts: Mapping[str, Any] | None,
+) -> HierarchicalVAE:
+    """Returns a VAE of several levels: its likelihood decodes the last state and the last level."""
+    if parts:
+        raise UsageError(f"{next(iter(parts))} is of a VAE: omit it, or take --model VAE")
+    condition = _condition(schema, statistics, needs_total(config.likelihood))
+    if condition is not None:
+        context_dim += condition.context_dim
+    fill = _fill(config, schema, statistics) | {"context_dim": context_dim}
+    loc, scale = _seen_in(schema, statistics, fill)
+
+    def likelihood(size: int) -> Likelihood:
+        made: Likelihood = resolve(
+            cast(str, config.likelihood), Likelihood, fill | {"latent_dim": size}, _NESTED
+        )
+        return made
+
+    own = {
+        "likelihood": likelihood,
+        "data_loc": loc,
+        "data_scale": scale,
+        "features": _features(schema, statistics, loc, scale),
+        "condition": condition,
+    }
+    model: HierarchicalVAE = resolve(spec, VAE, fill | own, _NESTED)
     return model
 
 

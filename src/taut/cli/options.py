@@ -28,8 +28,8 @@ NETWORKS = (
 )
 PARTS = {
     "model": (
-        *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "Mixture"),
-        "MixtureOfFactorAnalysers",
+        *("VAE", "FactorAnalysis", "HiddenForest", "HiddenTree", "HierarchicalVAE"),
+        *("Mixture", "MixtureOfFactorAnalysers"),
     ),
     "objective": (
         *("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "StraightThrough"),

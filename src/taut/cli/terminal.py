@@ -115,7 +115,13 @@ def typed(path: str | Path) -> str:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build.model import build_objective, complete, exact_of, usual_objective
+    from taut.build.model import (
+        build_objective,
+        complete,
+        exact_of,
+        hierarchy_of,
+        usual_objective,
+    )
     from taut.runs.candidates import in_short, planned
 
     model = complete(config.model, dataset.schema)
@@ -142,6 +148,9 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     ]
     if planned(config, dataset).get("exact", {}).get("competes"):
         own.insert(0, ("model", f"{in_short(dataset)} and a VAE, of which the best one is kept"))
+    if hierarchy_of(config.model) is not None:
+        levels = f"{model.model}, {model.latent_dim} latent dimensions a level"
+        own = [("model", levels), *own[:2], *own[4:]]
     if exact_of(config.model) is not None:
         own = [("model", f"{model.model}, by expectation maximisation")]
     for name, text in [*data, *own, *(("note", note) for note in dataset.notes)]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taut.evidence.section import at_least_zero
 from taut.models.exact import ExactModel
+from taut.models.hierarchical import HierarchicalVAE
 from taut.system import html
 from taut.system.errors import TautError, shown
 from taut.use import pictures, tasks
@@ -152,6 +153,8 @@ def _parts(fitted: Fitted) -> str:
     model = fitted.config.model
     if isinstance(fitted.model, ExactModel):
         return f"{model.model}, an exact posterior"
+    if isinstance(fitted.model, HierarchicalVAE):
+        return f"{model.model}, {model.likelihood}, {model.latent_dim} latent dimensions a level"
     parts = f"{model.prior}, {model.likelihood}, {model.posterior}"
     return f"{parts}, {model.latent_dim} latent dimensions"
 
