@@ -12,10 +12,11 @@ import torch
 from instances import OBJECTIVES
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
-from ztest import assert_mean
+from ztest import assert_mean, limit
 
 import taut
 from taut.evidence.annealing import simulate
+from taut.evidence.levels_section import rates_of_groups
 from taut.evidence.rows import log_evidence
 from taut.networks.common import inverse_positive
 from taut.problems import _regression
@@ -141,6 +142,16 @@ def test_the_rate_of_each_level_is_its_closed_form(levels: int) -> None:
     torch.testing.assert_close(rates, problem.rates(x), rtol=0, atol=1e-10)
     total = draw.log_likelihood.mean(0) - rates.sum(1)
     torch.testing.assert_close(total, problem.log_evidence(x), rtol=0, atol=1e-10)
+
+
+def test_the_rates_that_are_reported_are_those_of_the_closed_form() -> None:
+    """A z-test of three means, whose error is that of the draws alone; alpha 1e-6."""
+    problem = linear_problem(3)
+    x = problem.sample(40)
+    found = rates_of_groups(solved(problem, 3), x)
+    assert [level["name"] for level in found] == ["z1", "z2", "z3"]
+    for level, rate in zip(found, problem.rates(x).mean(0).tolist(), strict=True):
+        assert abs(level["value"] - rate) < limit(3) * level["mc_error"] + 1e-10
 
 
 def test_samples_have_the_moments_of_the_closed_form() -> None:

@@ -159,6 +159,11 @@ def test_the_audit_says_what_cannot_be(run: taut.Run) -> None:
     audit = run.audit(num_data=10, effort=taut.Effort(num_samples=20, samples=12))
     assert audit["gaps"] is None
     assert "depends on z above it" in json.dumps(audit)
+    rates = [[v["value"] for v in found["levels"]] for found in (run.evaluation(), audit["levels"])]
+    assert [len(found) for found in rates] == [3, 3]
+    assert audit["levels"]["levels"][1]["name"] == "z2"
+    total = sum(rates[0])
+    assert abs(total - run.evaluation()["rate"]["value"]) < 0.5
     assert audit["evidence"]["log_evidence"]["value"] >= audit["evidence"]["elbo"]["value"] - 1e-6
     assert (run.path / "report.html").exists()
 

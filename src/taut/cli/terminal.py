@@ -346,6 +346,10 @@ def show_numbers(
             if bits:
                 row.append(_bits(bits.get(name)))
             table.add_row(title.format(**result[name]), *row)
+        if name == "rate":
+            for level in result.get("levels", []):
+                row = [_number(level[k]) for k in ("value", "mc_error", "test_error")]
+                table.add_row(f"  of {level['name']}", *row)
     _stdout().print(table)
     if exact:
         answer("log p(x) is exact: the model sums or integrates z out in closed form")

@@ -117,7 +117,7 @@ class HierarchicalVAE(VAE):
         proposal: Distribution | None = None,
         given: Tensor | None = None,
     ) -> Draw:
-        if proposal is not None:
+        if proposal is not None and (stop_posterior or not isinstance(proposal, Descent)):
             return super().draw(
                 x,
                 num_samples,
@@ -135,7 +135,7 @@ class HierarchicalVAE(VAE):
             z = part.rsample(shape[: len(shape) - len(part.batch_shape)])
             return z if reparameterize else z.detach()
 
-        q = self.posterior(x, context)
+        q = self.posterior(x, context) if proposal is None else proposal
         if given is None:
             z, posterior, way = q.descend(choose)
         else:
