@@ -227,6 +227,15 @@ def test_the_posterior_is_relative_to_the_prior() -> None:
         assert group.slice.start == 0 or group.prior.mean.abs().max() > 0.01
 
 
+def test_a_state_keeps_those_above_it() -> None:
+    model, z = own_model(3), torch.randn(1, 2, 6)
+    for p in model.prior.networks[-1].parameters():
+        nn.init.zeros_(p)
+    other = z.clone()
+    other[..., :2] += 1
+    assert (model.decode(z).mean - model.decode(other).mean).abs().min() > 1e-4
+
+
 def test_one_level_is_the_vae() -> None:
     model, x = own_model(1, encoder=SMALL), torch.randn(7, DIM_X)
     posterior = taut.DiagonalNormal((DIM_X,), 2, SMALL)
@@ -297,6 +306,22 @@ def test_free_bits_are_paid_in_each_level() -> None:
     torch.manual_seed(3)
     surrogate = taut.ELBO(num_samples=4, free_bits=free)(model, x).surrogate
     torch.testing.assert_close(surrogate, expected, rtol=0, atol=1e-10)
+
+
+def test_free_bits_of_a_level_are_paid_by_it_as_a_whole() -> None:
+    """One lies above them and pays all, the other lies below and pays them: it has no gradient."""
+    model, x = own_model(2), torch.randn(8, DIM_X)
+    torch.manual_seed(3)
+    draw = model.draw(x, 4)
+    low, high = sorted(draw.groups, key=lambda group: group.rate.mean().item())
+    free = (low.rate.mean() + high.rate.mean()).item() / 2
+    torch.manual_seed(3)
+    bound = taut.ELBO(num_samples=4, free_bits=free, free_bits_of="level")(model, x)
+    expected = draw.log_likelihood.mean(0) - high.rate - free
+    torch.testing.assert_close(bound.surrogate, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(bound.value, draw.elbo.mean(0).detach(), rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="free_bits_of must be 'dimension' or 'level'"):
+        taut.ELBO(free_bits_of="row")
 
 
 @pytest.mark.parametrize("name", ["levels", "width", "latent_dim"])

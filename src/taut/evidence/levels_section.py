@@ -76,8 +76,7 @@ class Levels(Section):
                 f"{len(dead)} of {len(levels)} levels {'is' if one else 'are'} unused: harmless",
                 f"{', '.join(dead)}: a rate below {DEAD} nat each",
                 "fewer levels for the same numbers, or free bits, by which a level may fill up",
-                'taut fit DATA --model "HierarchicalVAE'
-                f'(levels={len(levels) - len(dead)})"',
+                f'taut fit DATA --model "HierarchicalVAE(levels={len(levels) - len(dead)})"',
             )
 
 
