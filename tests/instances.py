@@ -475,6 +475,12 @@ def make_steps() -> list[taut.StepwiseModel]:
     ]
 
 
+def make_hierarchies() -> list[taut.VAE]:
+    normal = partial(taut.Normal, (4,), decoder=SMALL)
+    settings = {"width": 6, "encoder": SMALL}
+    return [taut.HierarchicalVAE((4,), 2, normal, levels, **settings) for levels in (1, 3)]
+
+
 NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]] = [
     (taut.Linear, (3, 4), (2, 5)),
     (taut.MLP, (6,), (4,)),
@@ -507,5 +513,6 @@ def rows() -> dict[type, list]:
         taut.Prior: make_priors(),
         taut.ExactModel: make_models(),
         taut.StepwiseModel: make_steps(),
+        taut.VAE: make_hierarchies(),
         taut.Network: NETWORKS,
     }

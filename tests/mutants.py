@@ -207,8 +207,8 @@ MUTANTS = [
     Mutant(
         "free bits: the groups below the top pay nothing",
         "objectives.py",
-        "for g in draw.groups]",
-        "for g in draw.groups[:1]]",
+        "self.free_bits) for group in draw.groups])",
+        "self.free_bits) for group in draw.groups[:1]])",
         "tests/test_hierarchy.py",
     ),
     Mutant(

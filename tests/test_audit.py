@@ -143,7 +143,7 @@ def test_a_healthy_model_has_no_finding_and_every_section() -> None:
     absent = [name for name, value in found.items() if value is None]
     tasks = ["task_gaps", "task_odd", "task_synthetic", "task_embedding"]
     of_a_run = ["after_training", "exact_baseline", "columns", "column_shapes"]
-    of_others = ["enumeration", "blur", "steps", "stopped"]
+    of_others = ["enumeration", "blur", "levels", "steps", "stopped"]
     assert set(absent) == {*of_a_run, *of_others, *tasks}
     torch.manual_seed(0)
     x = linear(ORTHOGONAL).sample(400)

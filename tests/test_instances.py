@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from functools import partial
 
 import instances
 import pytest
@@ -299,6 +300,7 @@ def test_a_smallest_scale_is_positive_and_small(part: type, usual: float) -> Non
     assert 0 < usual <= 0.05
     wanted = inspect.signature(part).parameters
     given = {"event_shape": (3,), "latent_dim": 2, "low": 0, "high": 5}
+    given |= {"likelihood": partial(taut.Normal, (3,))}
     given = {name: value for name, value in given.items() if name in wanted}
     for scale in [0.0, -1.0, math.nan, *[1.0] * part.__name__.startswith("Warped")]:
         with pytest.raises(ValueError, match=f"min_scale must be .*, not {scale}"):

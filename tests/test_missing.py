@@ -415,3 +415,18 @@ def test_bits_per_dimension_count_what_is_observed(tmp_path: Path) -> None:
     effort = taut.Effort(100, 2, 10, optimum_steps=5, simulated=4, naive=4, train=20, samples=20)
     audited = taut.audit_run(run, x[:30], effort=effort)["bits_per_dimension"]
     assert audited["log_evidence"]["value"] == pytest.approx(1, abs=0.02)
+
+
+def test_the_means_of_a_table_are_those_of_its_gaps() -> None:
+    """Of no gap there is none to compute: other columns of the rows may have the gaps."""
+    joint = instances.make_columns_on_grids()(torch.randn(6, 4, instances.LATENT))
+    share = torch.rand(6, 4).softmax(0)
+    numbers = [family for family in joint.families if not family.kind.nominal]
+    assert numbers
+    for family in numbers:
+        mean = (share[..., None] * family.distribution.mean).sum(0)
+        none, every = torch.zeros_like(mean).bool(), torch.ones_like(mean).bool()
+        assert not cells._means(family.distribution, share, none)[~none].any() or (
+            torch.allclose(cells._means(family.distribution, share, none), mean)
+        )
+        torch.testing.assert_close(cells._means(family.distribution, share, every), mean)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_hierarchical import linear_problem, solved
 from test_stepwise import elbo, gaussian
 from ztest import limit
 
@@ -104,9 +105,21 @@ def many_steps() -> dict[str, Any]:
     return audit(gaussian(64, -6.0), x, effort=Effort(20, samples=12))
 
 
+@cache
+def hierarchy() -> tuple[dict[str, Any], list[float]]:
+    """Returns the audit of a linear hierarchy with its exact posterior, and its rates."""
+    torch.manual_seed(0)
+    problem = linear_problem(2)
+    x = problem.sample(200)
+    effort = Effort(20, 2, 3, 2, simulated=3, naive=3, samples=12)
+    found = audit(solved(problem, 2), x, effort=effort)
+    return found, problem.rates(x).mean(0).tolist()
+
+
 def values_of(name: str) -> dict[str, Any]:
     """Returns what was found in the model that a section is for."""
     others = {"blur": images, "enumeration": lambda: few_states()[0], "steps": many_steps}
+    others["levels"] = lambda: hierarchy()[0]
     return others.get(name, lambda: exact()[0])()[name]
 
 
@@ -139,6 +152,15 @@ def _columns_of_samples(found: dict[str, Any]) -> None:
         assert column["distance"] < 5 * column["by_chance"]
 
 
+def _levels() -> None:
+    """A z-test of two rates, whose error is that of the draws alone."""
+    found, rates = hierarchy()
+    for level, rate in zip(found["levels"]["levels"], rates, strict=True):
+        assert abs(level["value"] - rate) < limit(2) * level["mc_error"] + 1e-10
+    total = math.fsum(level["value"] for level in found["levels"]["levels"])
+    _close(total, found["evidence"]["rate"]["value"], 0.2)
+
+
 def _split(found: dict[str, Any]) -> None:
     parts = {name: estimate["value"] for name, estimate in found["split"].items()}
     _close(parts["loss"], parts["decoder"] + parts["posterior"], 1e-12)
@@ -166,6 +188,7 @@ ROWS: dict[str, Callable[[dict[str, Any], dict[str, float]], None]] = {
     "steps": lambda found, true: _close(
         values_of("steps")["bounds"][1]["value"], elbo(gaussian(64, -6.0)), 0.1
     ),
+    "levels": lambda found, true: _levels(),
     "gaps": lambda found, true: _close(found["inference_gap"]["value"], 0.0),
     "log_evidence": lambda found, true: _close(found["value"], true["log p(x)"]),
     "after_training": lambda found, true: _close(found["difference"]["value"], -1.0),
@@ -244,7 +267,7 @@ def test_an_audit_from_before_is_read_and_has_the_same_keys() -> None:
     may_lack = {"full_covariance_gain", "elbo_full", "by", "log_evidence_by"}
     # sections that the earlier version did not have
     later = {"after_training", "exact_baseline", "columns", "column_shapes", "enumeration"}
-    later |= {"steps"}
+    later |= {"steps", "levels"}
     later |= {name for name in SECTIONS if name.startswith("task_")}
     for name in SECTIONS.keys() - {"scale", "baseline"} - later:
         new = values_of(name)

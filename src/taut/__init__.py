@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         FactorAnalysis,
         HiddenForest,
         HiddenTree,
+        HierarchicalVAE,
         MaskedDiffusion,
         Mixture,
         MixtureOfFactorAnalysers,
@@ -112,6 +113,7 @@ __all__ = [
     "GaussianMixture",
     "HiddenForest",
     "HiddenTree",
+    "HierarchicalVAE",
     "Imputed",
     "Likelihood",
     "Linear",
@@ -184,8 +186,8 @@ _HOMES = {
     ),
     "taut.model": "VAE Draw Likelihood Model Posterior Prior",
     "taut.models": (
-        "Diffusion ExactModel FactorAnalysis HiddenForest HiddenTree MaskedDiffusion Mixture "
-        "MixtureOfFactorAnalysers StepwiseModel"
+        "Diffusion ExactModel FactorAnalysis HiddenForest HiddenTree HierarchicalVAE "
+        "MaskedDiffusion Mixture MixtureOfFactorAnalysers StepwiseModel"
     ),
     "taut.networks": "MLP ConvDecoder ConvEncoder Linear Network Residual",
     "taut.objectives": "ELBO IWAE VIMCO Bound DReG Objective ScoreFunction StickingTheLanding",

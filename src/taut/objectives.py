@@ -117,6 +117,8 @@ class ELBO(Objective):
         warmup: Share of the training over which the weight grows linearly from 0 to beta.
         free_bits: Nats of rate, for each latent dimension, that cost nothing: a dimension whose
             mean rate over the batch lies below has no gradient toward the prior.
+        free_bits_of: What has so many: each "dimension", or each "level" (group of latent
+            variables) as a whole, which need not factorise then.
         analytic_kl: Whether the surrogate's rate is in closed form where torch knows one; else, and
             where it knows none, it is the sample mean of log q - log p(z).
 
@@ -135,9 +137,14 @@ class ELBO(Objective):
     warmup: float = 0.0
     free_bits: float = 0.0
     analytic_kl: bool = True
+    free_bits_of: str = "dimension"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.free_bits_of not in ("dimension", "level"):
+            raise ValueError(
+                f"free_bits_of must be 'dimension' or 'level', not {self.free_bits_of!r}"
+            )
         for name, limit in (("beta", math.inf), ("warmup", 1.0), ("free_bits", math.inf)):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= limit:
@@ -162,8 +169,8 @@ class ELBO(Objective):
 
     def _rate(self, draw: Draw) -> PerDatum:
         if self.free_bits:
-            paid = [_paid(_rate_per_dimension(g), self.free_bits) for g in draw.groups]
-            return _sum(paid)
+            each = _rate_per_level if self.free_bits_of == "level" else _rate_per_dimension
+            return _sum([_paid(each(group), self.free_bits) for group in draw.groups])
         if self.analytic_kl and draw.groups:
             return _sum([group.rate for group in draw.groups])
         return (draw.log_posterior - draw.log_prior).mean(0)
@@ -274,7 +281,8 @@ class ScoreFunction(Objective):
         baseline: Tensor | float = 0.0
         if self.baseline == "leave_one_out":
             baseline = (elbo.sum(0) - elbo) / (self.num_samples - 1)
-        surrogate = ((elbo - baseline) * draw.log_posterior + draw.log_joint).mean(0)
+        log_joint = draw.log_likelihood + draw.log_prior
+        surrogate = ((elbo - baseline) * draw.log_posterior + log_joint).mean(0)
         return _bound(draw, elbo.mean(0), surrogate)
 
 
@@ -399,8 +407,15 @@ def _sum(parts: list[PerDatum]) -> PerDatum:
 
 
 def _paid(rate: Tensor, free_bits: float) -> PerDatum:
-    """Returns the rate of dimensions, (B, D), of which the first nats of each cost nothing."""
+    """Returns the rate of dimensions, (B, D), or of a level, (B, 1), of which the first nats of
+    each cost nothing.
+    """
     return torch.where(rate.mean(0) > free_bits, rate, free_bits).sum(-1)
+
+
+def _rate_per_level(group: Group) -> Tensor:
+    """Returns the KL of a group, (B, 1)."""
+    return group.rate[:, None]
 
 
 def _rate_per_dimension(group: Group) -> Tensor:

@@ -128,6 +128,7 @@ REFERENCES = {
     "tucker2019": "Tucker et al. Doubly reparameterized gradient estimators for Monte Carlo "
     "objectives. ICLR 2019.",
     "uria2014": "Uria, Murray, Larochelle. A deep and tractable density estimator. ICML 2014.",
+    "vahdat2020": "Vahdat, Kautz. NVAE: a deep hierarchical variational autoencoder. NeurIPS 2020.",
     "vandenoord2017": "van den Oord, Vinyals, Kavukcuoglu. Neural discrete representation "
     "learning. NeurIPS 2017.",
     "vaswani2017": "Vaswani et al. Attention is all you need. NeurIPS 2017.",
@@ -216,6 +217,7 @@ DOIS = {  # of those that have one
     "troyanskaya2001": "10.1093/bioinformatics/17.6.520",
     "tucker2019": "10.48550/arXiv.1810.04152",
     "uria2014": "10.48550/arXiv.1310.1757",
+    "vahdat2020": "10.48550/arXiv.2007.03898",
     "vandenoord2017": "10.48550/arXiv.1711.00937",
     "vaswani2017": "10.48550/arXiv.1706.03762",
     "vehtari2024": "10.48550/arXiv.1507.02646",

@@ -26,6 +26,7 @@ from taut.likelihoods.common import takes_total
 from taut.model import VAE, Likelihood, Model, Posterior, Prior
 from taut.models.diffusion import Distances
 from taut.models.exact import ExactModel
+from taut.models.hierarchical import HierarchicalVAE
 from taut.models.stepwise import StepwiseModel
 from taut.networks import Network
 from taut.objectives import Objective
@@ -41,6 +42,7 @@ __all__ = [
     "describe_exact",
     "describe_part",
     "exact_of",
+    "hierarchy_of",
     "is_slow",
     "needs_total",
     "parts_named",
@@ -57,6 +59,7 @@ _FAMILIES = (priors, likelihoods, posteriors, objectives)
 _NESTED: dict[str, type] = {
     "encoder": Network,
     "decoder": Network,
+    "network": Network,
     "posterior": Posterior,
     **{kind.family: Likelihood for kind in KINDS.values() if kind.modelled},
 }
@@ -111,7 +114,7 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     shortest spelling.
 
     Of a model that is exact that is its own specification: it has no parts. One of many steps has a
-    likelihood and a decoder.
+    likelihood and a decoder, a hierarchy a likelihood and two networks.
 
     Raises:
         UsageError: a specification cannot be read, or is of a part that the model does not have.
@@ -123,6 +126,8 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         _check_whole(stepwise, config, schema, STEPWISE_PARTS)
         _check_stepwise(stepwise, schema)
         return _complete_stepwise(stepwise, config, schema)
+    if (hierarchy := hierarchy_of(config)) is not None:
+        return _complete_hierarchy(hierarchy, config, schema)
     linear = starts_linear(config, schema)
     usual = _usual_likelihood(schema)
     if linear:
@@ -167,6 +172,25 @@ def _complete_stepwise(spec: Spec, config: ModelConfig, schema: Schema) -> Model
 
 def _has_few_levels(schema: Schema) -> bool:
     return schema.kind in ("binary", "levels") and schema.num_levels <= FEW_LEVELS
+
+
+def _complete_hierarchy(spec: Spec, config: ModelConfig, schema: Schema) -> ModelConfig:
+    """Returns the configuration of a hierarchy, whose prior and posterior are its own."""
+    own = [name for name in ("prior", "posterior") if getattr(config, name) is not None]
+    if own:
+        raise UsageError(
+            f"{own[0]}: {spec} draws its levels from a prior and a posterior of its own: omit it, "
+            "or take --model VAE"
+        )
+    large = schema.is_image and schema.num_elements > 1024
+    return dataclasses.replace(
+        config,
+        model=str(spec),
+        latent_dim=config.latent_dim or schema.usual_latent_dim,
+        likelihood=str(parse(config.likelihood or _usual_likelihood(schema))),
+        encoder=str(parse(config.encoder or ("ConvEncoder" if large else "MLP"))),
+        decoder=str(parse(config.decoder or ("ConvDecoder" if large else "MLP"))),
+    )
 
 
 def _usual_likelihood(schema: Schema) -> str:
@@ -221,7 +245,7 @@ def exact_of(config: ModelConfig) -> Spec | None:
         UsageError: there is no such model.
     """
     spec = _whole(config)
-    if spec is None or spec.name in known(StepwiseModel):
+    if spec is None or spec.name in {*known(StepwiseModel), *known(VAE)}:
         return None
     return spec
 
@@ -232,18 +256,32 @@ def stepwise_of(config: ModelConfig) -> Spec | None:
     Raises:
         UsageError: there is no such model.
     """
+    return _among(config, StepwiseModel)
+
+
+def hierarchy_of(config: ModelConfig) -> Spec | None:
+    """Returns the specification of the VAE of several levels; None of any other model.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    return _among(config, VAE)
+
+
+def _among(config: ModelConfig, base: type) -> Spec | None:
     spec = _whole(config)
-    if spec is None or spec.name not in known(StepwiseModel):
+    if spec is None or spec.name not in known(base):
         return None
     return spec
 
 
 def _whole(config: ModelConfig) -> Spec | None:
-    """Returns the specification of a model that is not a VAE; None of a VAE."""
+    """Returns the specification of a model that is not a plain VAE; None of one that is."""
     spec = parse(config.model or VAE_MODEL)
     if spec.module is not None:
         return spec
-    names = ["VAE", *sorted([*known(ExactModel), *known(StepwiseModel)])]
+    whole = (ExactModel, StepwiseModel, VAE)
+    names = ["VAE", *sorted(name for base in whole for name in known(base))]
     if spec.name not in names:
         raise UsageError(
             f"no model is called {spec.name!r}{choose_from(spec.name, names)}, or your own as "
@@ -300,9 +338,11 @@ def build(
     Raises:
         UsageError: an unknown model, part or argument, or one that its constructor refuses.
     """
-    exact, stepwise = exact_of(config), stepwise_of(config)
+    exact, stepwise, hierarchy = exact_of(config), stepwise_of(config), hierarchy_of(config)
     if stepwise is not None:
         return _build_stepwise(stepwise, config, schema, statistics)
+    if hierarchy is not None:
+        return _build_hierarchy(hierarchy, config, schema, statistics, context_dim, parts)
     if exact is None:
         return build_vae(config, schema, statistics, context_dim=context_dim, parts=parts)
     fill = _fill(config, schema, statistics)
@@ -340,6 +380,40 @@ def _build_stepwise(
     likelihood = resolve(cast(str, config.likelihood), Likelihood, fill, _NESTED)
     own |= {"event_shape": schema.event_shape, "likelihood": likelihood, "features": features}
     model: StepwiseModel = resolve(spec, StepwiseModel, own)
+    return model
+
+
+def _build_hierarchy(
+    spec: Spec,
+    config: ModelConfig,
+    schema: Schema,
+    statistics: Statistics | None,
+    context_dim: int,
+    parts: Mapping[str, Any] | None,
+) -> HierarchicalVAE:
+    """Returns a VAE of several levels: its likelihood decodes the last state and the last level."""
+    if parts:
+        raise UsageError(f"{next(iter(parts))} is of a VAE: omit it, or take --model VAE")
+    condition = _condition(schema, statistics, needs_total(config.likelihood))
+    if condition is not None:
+        context_dim += condition.context_dim
+    fill = _fill(config, schema, statistics) | {"context_dim": context_dim}
+    loc, scale = _seen_in(schema, statistics, fill)
+
+    def likelihood(size: int) -> Likelihood:
+        made: Likelihood = resolve(
+            cast(str, config.likelihood), Likelihood, fill | {"latent_dim": size}, _NESTED
+        )
+        return made
+
+    own = {
+        "likelihood": likelihood,
+        "data_loc": loc,
+        "data_scale": scale,
+        "features": _features(schema, statistics, loc, scale),
+        "condition": condition,
+    }
+    model: HierarchicalVAE = resolve(spec, VAE, fill | own, _NESTED)
     return model
 
 

@@ -28,7 +28,7 @@ NETWORKS = (
 )
 PARTS = {
     "model": (
-        *("VAE", "Diffusion", "FactorAnalysis", "HiddenForest", "HiddenTree"),
+        *("VAE", "Diffusion", "FactorAnalysis", "HiddenForest", "HiddenTree", "HierarchicalVAE"),
         *("MaskedDiffusion", "Mixture", "MixtureOfFactorAnalysers"),
     ),
     "objective": (

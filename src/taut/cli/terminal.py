@@ -119,6 +119,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         build_objective,
         complete,
         exact_of,
+        hierarchy_of,
         stepwise_of,
         usual_objective,
     )
@@ -151,6 +152,9 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     if stepwise_of(config.model) is not None:
         own = [("model", model.model), *own[:2], ("network", model.decoder), *own[5:]]
         own[-1] = ("objective", config.training.objective or "ELBO()")
+    if hierarchy_of(config.model) is not None:
+        levels = f"{model.model}, {model.latent_dim} latent dimensions a level"
+        own = [("model", levels), *own[:2], *own[4:]]
     if exact_of(config.model) is not None:
         own = [("model", f"{model.model}, by expectation maximisation")]
     for name, text in [*data, *own, *(("note", note) for note in dataset.notes)]:
@@ -338,6 +342,10 @@ def show_numbers(
             if bits:
                 row.append(_bits(bits.get(name)))
             table.add_row(title.format(**result[name]), *row)
+        if name == "rate":
+            for level in result.get("levels", []):
+                row = [_number(level[k]) for k in ("value", "mc_error", "test_error")]
+                table.add_row(f"  of {level['name']}", *row)
     _stdout().print(table)
     if exact:
         answer("log p(x) is exact: the model sums or integrates z out in closed form")

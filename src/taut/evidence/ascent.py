@@ -34,6 +34,7 @@ from torch.distributions import (
     transform_to,
 )
 
+from taut.distributions.chain import Chain
 from taut.evidence.annealing import support_of
 from taut.evidence.results import in_parts
 from taut.model import Model, evaluating, frozen
@@ -192,6 +193,11 @@ def check_family(q: Distribution) -> None:
         raise ValueError(
             "the best posterior of a data point is found by the gradient in z, and a "
             f"{type(base).__name__} posterior cannot be reparameterized"
+        )
+    if isinstance(base, Chain):
+        raise ValueError(
+            "the best posterior of a data point is sought in a family with parameters for it, and "
+            "each level of this one depends on z above it"
         )
     if isinstance(base, TransformedDistribution) or not _names(base):
         raise ValueError(

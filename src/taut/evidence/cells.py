@@ -513,7 +513,8 @@ def _means(numbers: Distribution, share: Tensor, gaps: Tensor) -> Tensor:
         return (share[..., None] * numbers.mean).sum(0)
     rows, columns = gaps.nonzero().T
     value = torch.zeros(gaps.shape, device=gaps.device)
-    value[rows, columns] = (share[:, rows] * base.at(rows, columns).mean).sum(0)
+    if len(rows):
+        value[rows, columns] = (share[:, rows] * base.at(rows, columns).mean).sum(0)
     return value
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taut.evidence.section import at_least_zero
 from taut.models.exact import ExactModel
+from taut.models.hierarchical import HierarchicalVAE
 from taut.models.stepwise import StepwiseModel
 from taut.system import html
 from taut.system.errors import TautError, shown
@@ -156,6 +157,8 @@ def _parts(fitted: Fitted) -> str:
         return f"{model.model}, an exact posterior"
     if isinstance(fitted.model, StepwiseModel):
         return ", ".join(filter(None, (model.model, model.likelihood, model.decoder)))
+    if isinstance(fitted.model, HierarchicalVAE):
+        return f"{model.model}, {model.likelihood}, {model.latent_dim} latent dimensions a level"
     parts = f"{model.prior}, {model.likelihood}, {model.posterior}"
     return f"{parts}, {model.latent_dim} latent dimensions"
 

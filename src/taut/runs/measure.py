@@ -15,10 +15,12 @@ from taut.build.model import build
 from taut.data import Dataset, Rows, hashes_of
 from taut.evidence import Estimate, Evidence, doctor, importance_blocks, settle
 from taut.evidence.baseline import independent_marginals
+from taut.evidence.levels_section import rates_of_groups
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
 from taut.model import Model
 from taut.models.exact import ExactModel
+from taut.models.hierarchical import HierarchicalVAE
 from taut.models.stepwise import StepwiseModel
 from taut.runs.folder import Stored
 from taut.runs.gain import before_of, gain_of_prior
@@ -58,11 +60,15 @@ def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
         for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
             blocks.append(block)
             yield block
-        rows = _settled(run.model, x, blocks, seed)
+        rows, levels = _settled(run.model, x, blocks, seed), {}
+        if isinstance(run.model, HierarchicalVAE) and run.model.levels > 1:
+            groups = copies(x, data.divided)
+            levels = {"levels": rates_of_groups(run.model, x, groups=groups, seed=seed)}
 
         def write() -> None:
             given_total = totals_of(run.model) is not None
             found = numbers(rows, data, given_total=given_total)
+            found |= levels
             if (exact := exact_of_run(run)) is not None:
                 found |= _against(exact, run.info["exact"]["model"], rows, x, data)
             if (before := before_of(run)) is not None:

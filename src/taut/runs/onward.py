@@ -17,6 +17,7 @@ from taut.build.model import build_objective, build_vae, complete
 from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.model import VAE
+from taut.models.hierarchical import HierarchicalVAE
 from taut.models.stepwise import StepwiseModel
 from taut.runs.assemble import going_together, merge
 from taut.runs.fit import begin
@@ -48,12 +49,17 @@ def ground(
         nothing: Why there is nothing to do where its model is exact.
 
     Raises:
-        UsageError: the folder is that of the run, or its model is no VAE.
+        UsageError: the folder is that of the run, or its model is no VAE whose parts can be others.
     """
     if out is not None and Path(out).resolve() == run.path.resolve():
         raise UsageError(f"{shown(out)} is the run that is {word}: choose another --out")
     if isinstance(run.model, StepwiseModel):
         raise UsageError(f"{shown(run.path)} holds {run.config.model.model}: {run.model.fixed}")
+    if isinstance(run.model, HierarchicalVAE):
+        raise UsageError(
+            f"{shown(run.path)} holds {run.config.model.model}, whose posterior is made of its "
+            "prior: neither can be another; train all of it on with `taut resume`"
+        )
     if not isinstance(run.model, VAE):
         raise UsageError(f"{shown(run.path)} holds {run.config.model.model}, {nothing}")
     if source is None and test is None:

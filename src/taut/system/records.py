@@ -156,6 +156,7 @@ EVALUATION = {
     "baseline?": ESTIMATE,
     "gain?": ESTIMATE,
     "exact_baseline?": OF_MODEL,
+    "levels?": [{"name": TEXT, **ESTIMATE}],
     "gain_over_exact?": ESTIMATE,
     "gain_of_prior?": {"elbo": ESTIMATE, "log_evidence": ESTIMATE},
     "bits_per_dimension?": BITS,
