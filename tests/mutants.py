@@ -47,6 +47,7 @@ class Mutant(NamedTuple):
     tests: str
 
 
+HIERARCHICAL = "tests/test_hierarchical.py"
 OBJECTIVES, LIKELIHOODS, PROBLEMS = (
     "tests/test_objectives.py",
     "tests/test_likelihoods.py",
@@ -341,7 +342,7 @@ MUTANTS = [
     Mutant(
         "score function: decoder never trained",
         "objectives.py",
-        "* draw.log_posterior + draw.log_joint)",
+        "* draw.log_posterior + log_joint)",
         "* draw.log_posterior)",
         OBJECTIVES,
     ),
@@ -4024,6 +4025,62 @@ MUTANTS = [
         "or build_objective(objective).free_bits:",
         "or False:",
         f"{STEPWISE_RUNS}::test_one_line_for_each_wrong_word",
+    ),
+    Mutant(
+        "a density of q frozen in its own weights, and live in the states it shares",
+        "models/hierarchical.py",
+        "with frozen(self.posterior), frozen(self.prior), replaying(before):",
+        "with frozen(self.posterior), replaying(before):",
+        f"{HIERARCHICAL}::test_gradients_agree_with_the_reparameterized_one_of_the_same_bound",
+    ),
+    Mutant(
+        "a level that is not relative to its prior",
+        "models/hierarchical.py",
+        "loc = prior[0] + prior[1] * shift",
+        "loc = prior[1] * shift",
+        f"{HIERARCHICAL}::test_the_posterior_is_relative_to_the_prior",
+    ),
+    Mutant(
+        "a state that forgets those above it",
+        "models/hierarchical.py",
+        "return new if state is None else state + new",
+        "return new",
+        f"{HIERARCHICAL}::test_a_state_keeps_those_above_it",
+    ),
+    Mutant(
+        "a prior without a gradient in z where q is frozen",
+        "models/hierarchical.py",
+        "_, _, way = self.prior().descend(lambda here, part: z[..., here])",
+        "_, _, way = self.prior().descend(lambda here, part: z.detach()[..., here])",
+        f"{HIERARCHICAL}::test_gradients_agree_with_the_reparameterized_one_of_the_same_bound",
+    ),
+    Mutant(
+        "a score function through a sample that moves",
+        "models/hierarchical.py",
+        "return z if reparameterize else z.detach()",
+        "return z",
+        f"{HIERARCHICAL}::test_gradients_agree_with_the_reparameterized_one_of_the_same_bound",
+    ),
+    Mutant(
+        "a row that stands at a draw",
+        "models/hierarchical.py",
+        "return q.descend(lambda here, part: part.mean)[0]",
+        "return q.descend(lambda here, part: part.sample())[0]",
+        f"{HIERARCHICAL}::test_the_point_of_a_row_is_the_mean_of_a_gaussian",
+    ),
+    Mutant(
+        "free bits of a level that each dimension has",
+        "objectives.py",
+        "each = _rate_per_level if",
+        "each = _rate_per_dimension if",
+        f"{HIERARCHICAL}::test_free_bits_of_a_level_are_paid_by_it_as_a_whole",
+    ),
+    Mutant(
+        "rates of levels in another order",
+        "evidence/levels_section.py",
+        "for group in draw.groups])  # (L, K, B)",
+        "for group in draw.groups[::-1]])  # (L, K, B)",
+        f"{HIERARCHICAL}::test_the_rates_that_are_reported_are_those_of_the_closed_form",
     ),
 ]
 

@@ -28,7 +28,7 @@ from torch.distributions import Distribution, Independent, Normal
 from taut.distributions.chain import Chain, Part
 from taut.features import Condition, Features, Standardize
 from taut.model import VAE, Draw, Group, Likelihood, Posterior, Prior, frozen
-from taut.networks import MLP, Linear, NetworkFactory, check_positive
+from taut.networks import MLP, Linear, NetworkFactory, Residual, check_positive
 from taut.networks.common import positive
 from taut.posteriors.common import MIN_SCALE, floored
 from taut.system.seeds import generator_states, replaying
@@ -48,7 +48,9 @@ class HierarchicalVAE(VAE):
         levels: L; the levels are called z1, the top, to zL.
         width: Dimensions of the states $h_l$ and $u_l$.
         encoder: Network from x to $u_L$; to the parameters of $q(z_1 \mid x)$ where L = 1.
-        network: The other networks; an ``MLP`` with one hidden layer of ``width`` by default.
+        network: The other networks; by default a ``Residual`` with one hidden layer of ``width``:
+            without a linear path what was seen of x fades from network to network, and the levels
+            stay empty.
         context_dim: C, of the encoder.
         data_loc: Mean of the training data, in the user's units.
         data_scale: Standard deviation of the training data, likewise.
@@ -84,7 +86,7 @@ class HierarchicalVAE(VAE):
         for name, value in (("levels", levels), ("width", width), ("latent_dim", latent_dim)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-        inner = network or partial(MLP, hidden=(width,))
+        inner = network or partial(Residual, hidden=(width,))
         seen = features or Standardize(event_shape, data_loc, data_scale)
         prior = TopDown(latent_dim, levels, width, inner, check_positive(min_scale))
         posterior = BottomUp(prior, seen, encoder, inner, context_dim)
