@@ -9,11 +9,19 @@ from typing import ClassVar
 from taut.evidence.best_section import choose
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.gaps import decompose, optima_blocks
+from taut.evidence.remedies import again, kind_of, more_samples
 from taut.evidence.section import Row, Scene, Section, UnmeasuredError
 from taut.evidence.text import number
 from taut.system.records import COUNT, ESTIMATE, KNOWN, TEXT
 
 __all__ = ["GapsSection", "tighten_first"]
+
+RICHER = {  # families that there are beyond each kind
+    "Gaussian": "a family beyond the Gaussian, or ",
+    "flow": "more layers of the flow, or ",
+    "sphere": "",
+    "discrete": "",
+}
 
 
 class GapsSection(Section):
@@ -128,8 +136,8 @@ class GapsSection(Section):
             "approximation gap",
             *known,
             even,
-            "a family beyond the Gaussian, or an objective with more samples",
-            'taut fit DATA --objective "DReG(num_samples=8)"',
+            f"{RICHER[kind_of(self.run_parts)]}an objective with more samples",
+            again(self.run_parts, objective=more_samples(self.run_parts)),
         )
 
 

@@ -13,6 +13,7 @@ from taut.evidence.finding import Finding, counts, show
 from taut.evidence.gaps import latent_dim_of
 from taut.evidence.gaps_section import tighten_first
 from taut.evidence.latents import CATEGORIES, calibration, latents
+from taut.evidence.remedies import again, family_of, is_exact, kind_of, smaller, tightened
 from taut.evidence.section import Row, Scene, Section, at_least_zero
 from taut.evidence.text import number, plus_minus
 from taut.models.exact import ExactModel
@@ -124,9 +125,6 @@ class LatentSpace(Section):
             yield self._collapse(others.get("gain_over_baseline"))
         gain = self.get("prior_gain")
         if gain and counts(gain):
-            command = 'taut refit RUN --prior "GaussianMixture(components=20)"'
-            if "gaps" not in others:  # of an exact model, whose prior cannot be another
-                command = command.replace("refit RUN", "fit DATA")
             yield Finding(
                 "prior",
                 gain["value"],
@@ -136,7 +134,7 @@ class LatentSpace(Section):
                 f"a Gaussian mixture instead of the prior raises the held-out ELBO by "
                 f"{show(gain)}{tighten_first(others)}",
                 "a prior that is learned",
-                command,
+                self._learned_prior(others),
             )
         rate = self.get("noisy_rate")
         if self["noisy"] and rate and counts(rate):
@@ -149,7 +147,7 @@ class LatentSpace(Section):
                 f"the posterior of {len(self['noisy'])} dimensions differs from the prior and is "
                 f"the same for all {self.noun}s: {show(rate)}",
                 "train longer, or omit them",
-                "taut tighten RUN",
+                tightened(self.run_parts),
             )
         dead, dimensions = len(self["dead"]), self["latent_dim"]
         if dimensions / 2 < dead < dimensions:
@@ -161,8 +159,19 @@ class LatentSpace(Section):
                 f"{dead} of {dimensions} latent dimensions are unused: harmless",
                 "each has a rate below 0.01 nat",
                 "nothing, or fewer dimensions for the same numbers",
-                f"taut fit DATA --latent-dim {max(2, self['active_units'] + 2)}",
+                smaller(self.run_parts, max(2, self["active_units"] + 2)),
             )
+
+    def _learned_prior(self, others: Mapping[str, Section]) -> str:
+        """Returns the command that makes the prior another one; that of factor analysis cannot be
+        refitted. A model that is not a run is taken for that where its gaps were not measured.
+        """
+        if is_exact(self.run_parts) or not (self.run_parts or "gaps" in others):
+            return "taut fit DATA --model MixtureOfFactorAnalysers"
+        prior = "GaussianMixture(components=20)"
+        if str(self.run_parts.get("prior")).startswith("GaussianMixture"):
+            prior = "GaussianMixture(components=100)"
+        return f'taut refit RUN --prior "{prior}"'
 
     def _collapse(self, gain: Section | None) -> Finding:
         beyond = ""
@@ -176,9 +185,34 @@ class LatentSpace(Section):
             "the posterior has collapsed onto the prior: z says nothing about x",
             f"none of {self['latent_dim']} latent dimensions carries anything; the rate is "
             f"{show(self['rate'])}{beyond}",
-            "let the rate grow before it is charged for: a warm-up, free bits, beta of at most 1, "
-            "or a weaker decoder",
-            'taut fit DATA --objective "ELBO(warmup=0.2, free_bits=0.1)"',
+            *self._uncollapsed(),
+        )
+
+    def _uncollapsed(self) -> tuple[str, str]:
+        """Returns what to do against a collapse, and its command.
+
+        The rate of a discrete posterior has no weight that could grow: its objectives have none.
+        Free bits are of families that factorise.
+        """
+        if is_exact(self.run_parts):
+            return (
+                "check that rows and columns are what you think: no factor is shared by them",
+                "taut check DATA",
+            )
+        if kind_of(self.run_parts) == "discrete":
+            return (
+                "a weaker decoder, which needs z; more samples for the objective; other first "
+                "weights (seed)",
+                again(self.run_parts, decoder="Linear()"),
+            )
+        objective, free = "ELBO(warmup=0.2)", ""
+        prior = self.run_parts.get("prior") or "StandardNormal()"
+        if family_of(self.run_parts) == "DiagonalNormal" and prior == "StandardNormal()":
+            objective, free = "ELBO(warmup=0.2, free_bits=0.1)", "free bits, "
+        return (
+            f"let the rate grow before it is charged for: a warm-up, {free}beta of at most 1, or a "
+            "weaker decoder",
+            again(self.run_parts, objective=objective),
         )
 
 

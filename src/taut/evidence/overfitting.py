@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from taut.build.spec import parse
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.importance import curve_sizes, importance
+from taut.evidence.remedies import again, is_exact, named_model
 from taut.evidence.results import Estimate, Evidence
 from taut.evidence.section import Row, Scene, Section, Table, minus
 from taut.evidence.text import number, plus_minus
@@ -97,8 +99,22 @@ class Overfitting(Section):
             "the training data are better off than held-out ones",
             f"log p(x) differs by {show(gap)}, the ELBO by {show(self['elbo']['difference'])} "
             f"(K = {self['num_samples']} on both sides)",
+            *self._remedy(),
+        )
+
+    def _remedy(self) -> tuple[str, str]:
+        """Returns what to do and its command."""
+        if is_exact(self.run_parts):
+            return (
+                "more data, or more rows held out, by which a model chooses its size",
+                f"taut fit DATA --model {named_model(self.run_parts)} --set "
+                "data.validation_fraction=0.2",
+            )
+        changes = {}
+        if parse(str(self.run_parts.get("decoder") or "MLP()")).name == "MLP":
+            changes = {"decoder": "MLP(hidden=(200,), dropout=0.1)"}
+        return (
             "more data, smaller or regularised networks, a shorter training; dynamic binarization "
             "where the data are grey levels",
-            'taut fit DATA --decoder "MLP(hidden=(200,), dropout=0.1)" --set '
-            "training.weight_decay=0.01",
+            f"{again(self.run_parts, **changes)} --set training.weight_decay=0.01",
         )

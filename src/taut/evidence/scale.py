@@ -21,6 +21,7 @@ from torch.distributions import Normal
 from taut.evidence.ascent import base_of
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.gaps_section import tighten_first
+from taut.evidence.remedies import again
 from taut.evidence.results import Estimate
 from taut.evidence.section import Scene, Section
 from taut.evidence.text import number, plus_minus, share
@@ -146,7 +147,7 @@ class Scale(Section):
                 f"{floor:.0%} of the scales are within twice the floor; {numbers}",
                 "look for constant or rounded columns (levels have no density), or choose the "
                 "floor on purpose",
-                "taut fit DATA --likelihood \"Normal(scale='per_feature', min_scale=0.0001)\"",
+                again(self.run_parts, likelihood="Normal(scale='per_feature', min_scale=0.0001)"),
             )
             return
         yield Finding(
@@ -157,5 +158,5 @@ class Scale(Section):
             "the scale of the Normal likelihood does not fit the residuals",
             numbers,
             "let the scale be learned, for each feature",
-            "taut fit DATA --likelihood \"Normal(scale='per_feature')\"",
+            again(self.run_parts, likelihood="Normal(scale='per_feature')"),
         )

@@ -244,6 +244,8 @@ class Section(abc.ABC):
     Args:
         values: Plain values, as they stand in ``audit.json``.
         noun: What the data points are called: "row", "image", "cell".
+        run_parts: The specifications of the parts of the run, see ``taut.evidence.remedies``; empty
+            for a model that is not a run.
     """
 
     name: ClassVar[str]  # its key in audit.json
@@ -263,8 +265,13 @@ class Section(abc.ABC):
     required: ClassVar[bool] = False  # whether a file without it is damaged
     divergences: ClassVar[tuple[str, ...]] = ()  # values that are never below zero, nor shown so
 
-    def __init__(self, values: Mapping[str, Any], noun: str = "data point") -> None:
-        self.values, self.noun = values, noun
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        noun: str = "data point",
+        run_parts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.values, self.noun, self.run_parts = values, noun, run_parts or {}
 
     @classmethod
     @abc.abstractmethod
@@ -413,7 +420,8 @@ def found(audit: Mapping[str, Any]) -> dict[str, Section]:
     They stand in the order of the page: chapter by chapter.
     """
     noun = str((audit.get("data") or {}).get("each") or "data point")
-    return {s.name: s(audit[s.name], noun) for s in shown() if audit.get(s.name) is not None}
+    parts = audit.get("model")
+    return {s.name: s(audit[s.name], noun, parts) for s in shown() if audit.get(s.name) is not None}
 
 
 def shown() -> list[type[Section]]:
