@@ -2921,6 +2921,13 @@ MUTANTS = [
         AFFINE,
     ),
     Mutant(
+        "affine: rows read as they lie in memory",
+        "system/products.py",
+        "self.in_features).contiguous()",
+        "self.in_features)",
+        AFFINE,
+    ),
+    Mutant(
         "affine: axes of the rows exchanged",
         "system/products.py",
         ".unflatten(0, x.shape[:-1])",

@@ -41,7 +41,8 @@ class Affine(nn.Linear):
         possible = self._onednn and single and x.device.type == "cpu"
         if not possible or x.numel() < FEWEST_ROWS * self.in_features:
             return functional.linear(x, weight, self.bias)
-        rows = x.reshape(-1, self.in_features)
+        # oneDNN reads no rows that are dense along neither axis
+        rows = x.reshape(-1, self.in_features).contiguous()
         return _multiply(rows, weight, self.bias).unflatten(0, x.shape[:-1])
 
 
