@@ -160,7 +160,7 @@ def test_sticking_the_landing_and_dreg_have_no_encoder_noise_at_the_exact_poster
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # a factor that is bounded is off by a share of 1e-9
-    monkeypatch.setattr(posteriors, "STEEP", 1e150)
+    monkeypatch.setattr(posteriors.gaussian, "STEEP", 1e150)
     problem, model = exact_model()
     x = problem.sample(6)
     table = rows(gradients(model, x, num_samples=4, repeats=20))

@@ -538,7 +538,7 @@ def test_ordered_levels_are_filled_in_by_their_median_and_others_by_their_mode()
     share = torch.ones(1, 1)
     for kind, level in (("category", 0.0), ("ordinal", 1.0)):
         joint = Joint([Family(kinds.KINDS[kind], torch.tensor([0, 1]), 4, part)])
-        assert _typical(joint, share).tolist() == [[level, level]]
+        assert _typical(joint, share, torch.ones(1, 2).bool()).tolist() == [[level, level]]
 
 
 def test_a_contingency_table_is_learned_and_its_rows_come_in_their_shares(tmp_path: Path) -> None:

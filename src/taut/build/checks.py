@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from taut.data import Dataset, Rows, Schema, batch, blocks
 from taut.distributions.sphere import UnitSphere
 from taut.likelihoods.columns import ColumnSupport, reach_of
-from taut.model import VAE, Model
+from taut.model import VAE, Draw, Model
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
 from taut.objectives import Objective
@@ -158,6 +158,13 @@ def _some_z(model: Model, x: Tensor) -> Tensor:
     return model.draw(x, reparameterize=False).z[0]
 
 
+def _seen(model: Model, x: Tensor) -> Draw:
+    """Returns a draw that costs one pass, of a discrete posterior too."""
+    if isinstance(model, StepwiseModel):
+        return model.glance(x)
+    return model.draw(x, reparameterize=False)
+
+
 def _name_of(model: Any) -> str:
     return type(model.likelihood).__name__
 
@@ -211,7 +218,7 @@ def _check_gaps(model: Model, dataset: Dataset) -> None:
     for block in blocks(dataset.train):
         gaps = block[block.flatten(1).isnan().any(1)][:1].to(torch.get_default_dtype())
         if len(gaps):
-            if bool(model.glance(gaps).log_likelihood.isnan().any()):
+            if bool(_seen(model, gaps).log_likelihood.isnan().any()):
                 name = _name_of(model)
                 raise UsageError(
                     f"{name} gives no density to data with missing entries: let it return "
