@@ -115,6 +115,13 @@ def test_the_number_of_planted_bugs_is_that_of_the_readme() -> None:
     assert f"plants {len(mutants.MUTANTS)} bugs" in _text("README.md")
 
 
+def test_planted_bugs_name_lines_that_are_there_and_tests_that_are() -> None:
+    """A bug whose test is not found counts as one that nothing catches, after an hour."""
+    for mutant in mutants.MUTANTS:
+        mutants.plant(ROOT, mutant)
+        assert (ROOT / mutant.tests.partition("::")[0]).exists(), mutant.name
+
+
 def test_options_named_in_the_pages_exist() -> None:
     """Every option in running text is one of some command."""
     commands = [
