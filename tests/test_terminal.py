@@ -228,3 +228,18 @@ def test_fit_ends_with_what_to_do_next_in_commands_that_work():
         assert tails == sorted(tails)
         for each in found["reasons"]:
             assert each["log_p"] == pytest.approx(values[f"log_p({each['column']})"][found["row"]])
+
+
+def test_a_tail_is_shown_as_far_as_it_can_be_believed(capsys: pytest.CaptureFixture[str]) -> None:
+    reasons = [
+        {"column": "pressure", "tail": tail, "log_p": -30.0, "median": 1.0}
+        for tail in (3e-84, 2.4e-9, 0.031)
+    ]
+    found = {"row": 3, "log_evidence": -40.0, "reasons": reasons}
+    terminal.show_oddest([found], columns=2, first_line=2)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "  row 3 (line 5 of the file): log p(x) -40.0: pressure <1e-10 (-30.0; 1.0), "
+        "pressure 2e-09 (-30.0; 1.0)"
+    )
+    terminal.show_oddest([])
+    assert capsys.readouterr().out == ""

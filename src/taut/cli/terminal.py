@@ -209,7 +209,7 @@ def show_oddest(
     )
     for found in oddest:
         why = ", ".join(
-            f"{_clean(shown(each['column']))} {each['tail']:.1g} ({each['log_p']:.1f}; "
+            f"{_clean(shown(each['column']))} {_rare(each['tail'])} ({each['log_p']:.1f}; "
             f"{each['median']:.1f})"
             for each in found["reasons"][:columns]
         )
@@ -217,6 +217,11 @@ def show_oddest(
         if first_line:
             line = f" (line {row + first_line} of the file)"
         answer(f"  row {row}{line}: log p(x) {found['log_evidence']:.1f}: {why}")
+
+
+def _rare(probability: float) -> str:
+    """Returns a tail probability as far as its continuation can be believed."""
+    return "<1e-10" if probability < 1e-10 else f"{probability:.1g}"
 
 
 def name_rows(chosen: Any, first_line: int | None = None, most: int = 10) -> str:
