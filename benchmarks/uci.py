@@ -13,6 +13,7 @@ training rows:
   density has no upper limit: ``StudentT()``, ``DiagonalNormal()`` and ``MLP()``.
 * Gaussian mixture: scikit-learn's, of 1 to 20 components and four kinds of covariance.
 * factor analysis, and a mixture of 1, 2, 4 or 8 factor analysers: taut's own, exact.
+* hidden trees: ``taut.fit`` with ``HiddenForest()``.
 
 In nats a row in the units of the table, with the standard error of the difference from the best
 Gaussian mixture, paired over the held-out rows.
@@ -97,6 +98,7 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
     "Gaussian mixture": gaussian_mixture,
     "factor analysis": factors((1,)),
     "mixture of factor analysers": factors((1, 2, 4, 8)),
+    "hidden trees": lambda train, test, seed: ours(train, test, seed, model="HiddenForest()"),
 }
 
 

@@ -7,19 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import (
-    Bernoulli,
-    Categorical,
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    Normal,
-)
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from taut.distributions import sphere
 from taut.distributions.codebook import Quantized
 from taut.distributions.codes import ChainOfCodes, Codes, check_codes
 from taut.distributions.flows import Flow as FlowDistribution
+from taut.distributions.mixtures import mixture
 from taut.features import Features
 from taut.model import Posterior, Prior
 from taut.networks import check_positive, positive
@@ -224,9 +218,7 @@ class GaussianMixture(Prior):
     def forward(self, context: Context | None = None) -> Distribution:
         scale = self.min_scale + positive(self.raw_scale)
         parts = Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
-        return MixtureSameFamily(
-            Categorical(logits=self.logits, validate_args=False), parts, validate_args=False
-        )
+        return mixture(self.logits, parts)
 
 
 class Flow(Prior):
@@ -371,6 +363,4 @@ class VampPrior(Prior):
             parameters = {name: value.movedim(0, 1) for name, value in parameters.items()}
         members = posterior.distribution(parameters)
         even = self.pseudo_inputs.new_zeros(members.batch_shape)
-        return MixtureSameFamily(
-            Categorical(logits=even, validate_args=False), members, validate_args=False
-        )
+        return mixture(even, members)
