@@ -471,17 +471,23 @@ def test_a_vae_of_real_numbers_has_factor_analysers_as_its_baseline(tmp_path: Pa
     assert abs(made.evaluation()["exact_baseline"]["value"] - float(known.mean())) < 1e-9
 
 
+def test_rows_of_real_numbers_are_given_to_hidden_trees_where_they_may_be_kept() -> None:
+    data = prepare(planes(), seed=0)
+    assert candidates.rivals(data, True) == [candidates.FOREST, candidates.FACTORS]
+    assert candidates.rivals(data, False) == [candidates.FACTORS]
+
+
 def test_a_table_of_real_numbers_has_the_better_of_two_exact_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = pd.DataFrame(planes().round(6), columns=list("abcde"))
     data = prepare(frame, seed=0)
-    assert candidates.rivals(data) == [candidates.FOREST, candidates.FACTORS]
-    assert candidates.in_short(data) == "hidden trees, factor analysers"
+    assert candidates.rivals(data, True) == [candidates.FOREST, candidates.FACTORS]
+    assert candidates.in_short(data, True) == "hidden trees, factor analysers"
     for spec in candidates.PASSES:
         monkeypatch.setitem(candidates.PASSES, spec, 10)
     run = taut.fit(frame, tmp_path / "r", model="VAE", **QUICK)
-    fits = [candidates._Fit(spec, run, data) for spec in candidates.rivals(data)]
+    fits = [candidates._Fit(spec, run, data) for spec in candidates.rivals(data, True)]
     for one in fits:
         list(one.passes())
     low, high = sorted(fits, key=lambda one: one.reached)
@@ -502,12 +508,12 @@ def test_no_factor_analyser_where_its_density_could_exceed_the_precision_of_the_
         frame = pd.DataFrame(x.round(6), columns=list("abcde"))
         digit = 10.0 ** np.floor(np.log10(step * share))
         frame["a"] = (x[:, 0] / x[:, 0].std() / candidates.FINE / share).round() * digit
-        assert candidates.rivals(prepare(frame, seed=0)) == names
+        assert candidates.rivals(prepare(frame, seed=0), True) == names
     with_word = frame.assign(word=["x", "y"] * 150)
-    assert candidates.rivals(prepare(with_word, seed=0)) == [candidates.FOREST]
+    assert candidates.rivals(prepare(with_word, seed=0), True) == [candidates.FOREST]
     wide = np.random.default_rng(0).normal(size=(60, 129))
-    assert candidates.rivals(prepare(wide, seed=0)) == []
-    assert candidates.rivals(prepare(wide.reshape(60, 3, 43), seed=0)) == []
+    assert candidates.rivals(prepare(wide, seed=0), True) == []
+    assert candidates.rivals(prepare(wide.reshape(60, 3, 43), seed=0), True) == []
 
 
 @pytest.mark.slow
@@ -569,7 +575,7 @@ def test_rows_that_a_tree_refuses_get_a_vae(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = "HiddenTree(num_states=500)"
-    monkeypatch.setattr(candidates, "rivals", lambda data: [many])
+    monkeypatch.setattr(candidates, "rivals", lambda data, competes: [many])
     monkeypatch.setitem(candidates.PASSES, many, 40)
     with pytest.warns(TautWarning, match="no baseline by a model that is exact: .*500 states"):
         made = taut.fit(planted(120), tmp_path / "r", **QUICK)

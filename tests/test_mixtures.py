@@ -1,4 +1,4 @@
-"""Mixtures of diagonal Gaussians as products of matrices, against torch's own sum of differences."""
+"""Mixtures of diagonal Gaussians as products of matrices, against torch's sum of differences."""
 
 import math
 

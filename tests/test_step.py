@@ -47,11 +47,12 @@ from taut.training.pace import choose
 from taut.training.step import Learner
 
 # settings that are constants of what is recorded
-IN_THE_GRAPH = (
-    "averaging",
-    "clip_norm",
-    "weight_decay",
-)
+IN_THE_GRAPH = {
+    "averaging": 0.0,
+    "clip_norm": 0.1,
+    "weight_decay": 0.1,
+    "gentle": ("posterior",),
+}
 CONFIG = TrainingConfig(clip_norm=0.5, weight_decay=0.01, averaging=0.9, learning_rate=0.01)
 
 
@@ -211,6 +212,22 @@ def test_recorded_step_clips_as_the_eager_one_does(clip_norm: float) -> None:
 def test_what_is_recorded_in_another_form_has_the_same_values(function: Any) -> None:
     x = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf, -0.0])
     assert torch.equal(make_fx(function, FASTER)(x)(x), function(x))
+
+
+def test_gentle_parts_take_a_fifth_of_the_step_in_both_forms() -> None:
+    """The first step of Adam is the rate times the sign of the gradient: 0.01, and 0.002."""
+    config = dataclasses.replace(CONFIG, clip_norm=1e9, weight_decay=0.0)
+    gentle = dataclasses.replace(config, gentle=("posterior", "likelihood.decoder.layers.0"))
+    x = bits(6)
+    learner = Learner(model(prior=priors.GaussianMixture(LATENT)), taut.ELBO(), gentle)
+    names = [n for n, p in learner.model.named_parameters() if p.requires_grad]
+    after = assert_same(learner, [x])
+    for i, (name, p) in enumerate(zip(names, learner.trainable, strict=True)):
+        moved = (after[f"{i}.weight"] - p.detach()).abs().max()
+        slow = name.startswith(("posterior.", "likelihood.decoder.layers.0."))
+        assert math.isclose(moved, 0.002 if slow else 0.01, rel_tol=1e-4), name
+    decayed = dataclasses.replace(gentle, weight_decay=0.5)
+    assert_same(Learner(learner.model, taut.ELBO(), decayed), [bits(6) for _ in range(3)])
 
 
 def test_recorded_step_leaves_frozen_parts_alone() -> None:
@@ -637,8 +654,8 @@ def test_a_model_is_compiled_once_for_each_way_to_train_it(monkeypatch: pytest.M
         (taut.IWAE(num_samples=2), CONFIG, x),
         (taut.ELBO(), CONFIG, bits(7)),
         *(
-            (taut.ELBO(), dataclasses.replace(CONFIG, **{k: 0.0 if k == "averaging" else 0.1}), x)
-            for k in IN_THE_GRAPH
+            (taut.ELBO(), dataclasses.replace(CONFIG, **{name: value}), x)
+            for name, value in IN_THE_GRAPH.items()
         ),
     ]
     for number, (objective, config, data) in enumerate(ways * 2):

@@ -314,6 +314,27 @@ def test_it_starts_as_the_posterior_it_came_from(here: Path, posterior: str | No
     assert new.config.training.objective == expected
 
 
+def test_what_is_taken_over_learns_slowly_and_what_is_new_at_the_full_rate(here: Path):
+    """Layers of a flow start as the identity and have everything to learn."""
+    old = taut.load("bits")
+    new, *_ = tighten(old, "new", posterior="CouplingFlow()")
+    parts = {name.split(".")[1] for name, _ in new.model.named_parameters() if "posterior" in name}
+    assert new.config.training.gentle == ("posterior.encoder",)
+    assert parts == {"encoder", "couplings"}
+    assert new.config.training.learning_rate == old.config.training.peak
+    given, *_ = tighten(old, "given", learning_rate=1e-3)
+    assert (given.config.training.learning_rate, given.config.training.gentle) == (1e-3, ())
+    other, *_ = tighten(old, "other", encoder="MLP(hidden=(9, 5))")
+    assert other.config.training.gentle == ()
+
+
+def test_gentle_names_a_part_that_there_is(here: Path):
+    for name in ("posterior.decoder", "likelihood"):  # the second is frozen
+        with pytest.raises(UsageError, match=f"training.gentle: the model has no part '{name}' "):
+            tighten(taut.load("bits"), "new", gentle=name)
+    assert not Path("new").exists()
+
+
 def test_a_full_covariance_is_trained_and_loaded(here: Path):
     new = tightened("bits", posterior="FullCovarianceNormal()")
     assert_frozen("bits", new.path)

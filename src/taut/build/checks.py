@@ -18,9 +18,9 @@ from taut.model import VAE, Draw, Model
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
 from taut.objectives import Objective
-from taut.system.errors import DataError, UsageError, shown
+from taut.system.errors import DataError, UsageError, choose_from, shown
 
-__all__ = ["check_exact", "check_parts", "unsupported"]
+__all__ = ["check_exact", "check_gentle", "check_parts", "unsupported"]
 
 DRAWS = 100  # by which a prior and a posterior are compared
 REMEDIES = {
@@ -149,6 +149,26 @@ def check_parts(model: Model, objective: Objective, dataset: Dataset, name: str)
             "omit --likelihood, or read the data as real numbers with --kind real"
         )
     objective(model, x)  # a wrong pair of parts fails here, not in the loop
+
+
+def check_gentle(model: Model, gentle: tuple[str, ...]) -> None:
+    """Refuses the names of parts that a model does not have.
+
+    Raises:
+        UsageError: it lists those of its parts that learn.
+    """
+    parts = {
+        ".".join(name.split(".")[:depth])
+        for name, p in model.named_parameters()
+        for depth in range(1, name.count(".") + 2)
+        if p.requires_grad
+    }
+    for name in gentle:
+        if name not in parts:
+            raise UsageError(
+                f"training.gentle: the model has no part {name!r} that learns"
+                f"{choose_from(name, sorted(p for p in parts if p.count('.') < 2))}"
+            )
 
 
 def _some_z(model: Model, x: Tensor) -> Tensor:

@@ -124,6 +124,9 @@ class TrainingConfig:
         simulated: Share of each batch that the model itself draws, for `taut tighten`: rows that
             never repeat, under a decoder that stays as it is. While the decoder is trained it must
             be 0.
+        gentle: Parts of the model that are trained at a fifth of the learning rate, such as
+            posterior.encoder: those that `taut tighten` takes over, which the full rate would
+            first undo, while what is new learns at the full rate.
         patience: Share of the planned training without a better validation bound after which it
             stops.
         checkpoint_seconds: Seconds between checkpoints.
@@ -145,6 +148,7 @@ class TrainingConfig:
     clip_norm: float = 200.0
     averaging: float = 0.999
     simulated: float = 0.0
+    gentle: tuple[str, ...] = ()
     patience: float = 0.2
     checkpoint_seconds: float = 30.0
     device: str = "auto"

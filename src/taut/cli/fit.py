@@ -428,11 +428,11 @@ def _train(run: Stored, dataset: Dataset, state: State) -> None:
 
 
 def _fit_exact(run: Stored, dataset: Dataset) -> None:
-    from taut.runs.candidates import fit_exact, in_short
+    from taut.runs.candidates import beside, fit_exact
 
     total, done = 1000, 0
     with (
-        bars.progress(in_short(dataset), total, quiet=True) as advance,
+        bars.progress(beside(run, dataset), total, quiet=True) as advance,
         closing(fit_exact(run, dataset)) as passes,
     ):
         for record, share in passes:

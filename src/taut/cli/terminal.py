@@ -148,7 +148,13 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         ("objective", f"{aim}{clause(', {}', build_objective(aim).caveat)}"),
     ]
     if planned(config, dataset).get("exact", {}).get("competes"):
-        own.insert(0, ("model", f"{in_short(dataset)} and a VAE, of which the best one is kept"))
+        own.insert(
+            0,
+            (
+                "model",
+                f"{in_short(dataset, competes=True)} and a VAE, of which the best one is kept",
+            ),
+        )
     if stepwise_of(config.model) is not None:
         own = [("model", model.model), *own[:2], ("network", model.decoder), *own[5:]]
         own[-1] = ("objective", config.training.objective or "ELBO()")

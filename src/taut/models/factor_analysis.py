@@ -56,7 +56,7 @@ __all__ = ["MIN_SCALE", "REALS", "FactorAnalysis", "MixtureOfFactorAnalysers"]
 
 MIN_SCALE = 0.03
 TOLERANCE = 1e-4
-MOST_COMPONENTS = 16  # that are tried where their number is left to the validation rows
+MOST_COMPONENTS = 32  # that are tried where their number is left to the validation rows
 PATIENCE = 3  # numbers of factors that may follow the best one without being better
 REALS = ("real", "positive")
 BLOCK = 2**22  # numbers that a block of rows may take
@@ -448,7 +448,8 @@ class MixtureOfFactorAnalysers(Resizing, _LinearModel):
 
     Args:
         event_shape: (d,), of one row.
-        num_components: C; by default the one of 1, 2, 4, 8, 16 that is best on the validation rows.
+        num_components: C; by default the one of 1, 2, 4, 8, 16, 32 that is best on the validation
+            rows.
         latent_dim: K, the number of factors of each component; chosen as in ``FactorAnalysis``.
         most_factors: The most that are tried, and at most d.
         min_scale: Smallest scale of the noise, as a share of the standard deviation of a column.

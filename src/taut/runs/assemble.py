@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from taut.build.checks import check_exact, check_parts
+from taut.build.checks import check_exact, check_gentle, check_parts
 from taut.build.config import Config
 from taut.build.model import (
     build,
@@ -105,6 +105,7 @@ def assemble(
                 model.started = start(model, data)
     with stream(config.training.seed, "check"), going_together():
         check_parts(model, objective, data, shown(data.name) or "the data")
+        check_gentle(model, config.training.gentle)
         parallel.check_divisible(model, objective)
     return config, data, model, objective
 

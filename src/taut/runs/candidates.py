@@ -1,9 +1,10 @@
 """The model of rows of columns whose log p(x) is exact: fitted in seconds next to a VAE, as the
 baseline of its report, and kept instead of it where it is better on the validation rows.
 
-A table has hidden trees, rows of real numbers have a mixture of factor analysers, and a table of
-such numbers has the better of the two. It lies in the folder ``exact`` of the run: a checkpoint,
-and the lines of its own history.
+A table has hidden trees, and where its columns are real numbers, as rows of an array are, the
+better of them and a mixture of factor analysers. Beside a VAE that was asked for, rows of an array
+have factor analysers alone, whose seconds are few. It lies in the folder ``exact`` of the run: a
+checkpoint, and the lines of its own history.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from taut.training import checkpoint
 from taut.training.exact import train_exact, why_ended
 from taut.training.loop import Record, State
 
-__all__ = ["compare", "competes", "fit_exact", "in_short", "planned", "tidy"]
+__all__ = ["beside", "compare", "competes", "fit_exact", "in_short", "planned", "tidy"]
 
 FOREST = "HiddenForest(slack=0.1)"  # later passes: rows that are harder to tell from real ones
 FACTORS = "MixtureOfFactorAnalysers()"
@@ -60,13 +61,18 @@ def competes(config: Config) -> bool:
     return not named
 
 
-def rivals(data: Dataset) -> list[str]:
-    """Returns the exact models that data have next to a VAE, of which the better one counts."""
+def rivals(data: Dataset, competes: bool) -> list[str]:
+    """Returns the exact models that data have next to a VAE, of which the better one counts.
+
+    Args:
+        data: The data.
+        competes: Whether it may be kept, or is a baseline only.
+    """
     schema = data.schema
     if schema.kind == "table" and not schema.condition:
         return [FOREST, FACTORS] if _continuous(data) else [FOREST]
     if schema.kind == "real" and schema.is_rows and schema.num_elements <= MOST_COLUMNS:
-        return [FACTORS]
+        return [FOREST, FACTORS] if competes else [FACTORS]
     return []
 
 
@@ -82,9 +88,14 @@ def _continuous(data: Dataset) -> bool:
     return all(c.step <= FINE * float(s) for c, s in zip(columns, spread, strict=True))
 
 
-def in_short(data: Dataset) -> str:
+def in_short(data: Dataset, competes: bool) -> str:
     """Returns what the exact models that data have next to a VAE are called."""
-    return ", ".join(NAMES.get(spec, spec) for spec in rivals(data))
+    return ", ".join(NAMES.get(spec, spec) for spec in rivals(data, competes))
+
+
+def beside(run: Stored, data: Dataset) -> str:
+    """Returns what the exact models are called that are fitted next to the VAE of a run."""
+    return in_short(data, "exact" in run.info and run.info["exact"]["competes"])
 
 
 def planned(asked: Config, data: Dataset) -> dict[str, Any]:
@@ -100,7 +111,7 @@ def planned(asked: Config, data: Dataset) -> dict[str, Any]:
     """
     rows = len(data.train) >= FEWEST and len(data.validation) > 0
     here = parallel.world() == 1 and not isinstance(data.train, ParquetRows)
-    if not (rows and here and (specs := rivals(data))):
+    if not (rows and here and (specs := rivals(data, competes(asked)))):
         return {}
     if exact_of(asked.model) in [exact_of(ModelConfig(spec)) for spec in specs]:
         return {}
@@ -116,7 +127,7 @@ def fit_exact(run: Stored, data: Dataset) -> Generator[tuple[Record, float], Non
     found = run.info.get("exact")
     if not found or (run.path / EXACT_FOLDER).exists():
         return
-    specs, fits, refusals = rivals(data), list[_Fit](), list[TautError]()
+    specs, fits, refusals = rivals(data, found["competes"]), list[_Fit](), list[TautError]()
     try:
         for number, spec in enumerate(specs):
             try:

@@ -6,7 +6,7 @@ from contextlib import closing
 
 from taut.data import Dataset
 from taut.evidence.exact_baseline import in_words
-from taut.runs.candidates import COMPARED, compare, fit_exact, in_short
+from taut.runs.candidates import COMPARED, beside, compare, fit_exact
 from taut.runs.fit import evaluate, train_run
 from taut.runs.folder import Stored
 from taut.runs.telling import Telling
@@ -18,7 +18,7 @@ __all__ = ["carry_out"]
 def carry_out(run: Stored, data: Dataset, state: State, tell: Telling) -> None:
     """Trains the model of a run from a state on, measures it and tells of both."""
     with (
-        tell.progress(in_short(data), 1) as advance,
+        tell.progress(beside(run, data), 1) as advance,
         closing(fit_exact(run, data)) as passes,
     ):
         share = 0.0

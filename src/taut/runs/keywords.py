@@ -92,7 +92,7 @@ def fit(
         config: All settings at once; the arguments that follow are laid over it.
         model: VAE, or the specification of a model whose log p(x) is exact, such as
             "HiddenTree(num_states=64)". By default a table is given to hidden trees and to a VAE,
-            rows of real numbers to factor analysers and to a VAE, and what is better on the
+            rows of real numbers to factor analysers as well, and what is best on the
             validation rows is kept, unless a part of a VAE or an objective is named; all else is
             given to a VAE.
         latent_dim: D; by default half the number of elements of a row, of a table as many as

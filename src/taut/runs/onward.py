@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from taut.build.checks import check_parts
+from taut.build.checks import check_gentle, check_parts
 from taut.build.config import Config, ModelConfig
 from taut.build.model import build_objective, build_vae, complete
 from taut.build.statistics import summarize
@@ -103,6 +103,7 @@ def train_on(
     freeze_the_rest(model, word)
     with stream(config.training.seed, "check"), going_together():
         check_parts(model, objective, data, shown(data.name) or "the data")
+        check_gentle(model, config.training.gentle)
         if config.training.simulated:  # what cannot be drawn fails here, before there is a folder
             with torch.no_grad():
                 model.redraw(data.train[:2].to(torch.get_default_dtype()))

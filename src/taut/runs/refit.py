@@ -66,6 +66,7 @@ def refit(
         "objective": "ELBO()",
         "learning_rate": run.config.training.peak,
         "simulated": 0.0,
+        "gentle": (),
     }
     model = dataclasses.replace(run.config.model, prior=prior)
     config = planned(run, data, defaults | settings, model)

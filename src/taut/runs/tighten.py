@@ -25,9 +25,6 @@ TIGHTENING = "StickingTheLanding(num_samples=4)"  # its noise vanishes as q appr
 TIGHTENING_SLOW = "ELBO(num_samples=4)"
 # training data that an encoder may learn by heart: half of each batch is then drawn by the model
 FEW = 10_000
-# share of the rate at which an encoder is trained on: the full rate would first undo what it has
-# learned
-GENTLE = 0.2
 
 
 def tighten(
@@ -66,13 +63,16 @@ def tighten(
     """
     nothing = "whose posterior is exact: every gap is zero, and there is nothing to tighten"
     theirs, data = ground(run, out, source, test, "tightened", nothing)
-    old, gentle = run.config, GENTLE
-    if encoder:
-        gentle = 1.0
+    old = run.config
+    taken: tuple[str, ...] = ()
+    if encoder is None and settings.get("learning_rate") is None:  # a rate that is given is for all
+        parts = {name.partition(".")[0] for name, _ in theirs.posterior.named_parameters()}
+        taken = tuple(f"posterior.{name}" for name in sorted(parts))
     slow = is_slow(posterior or cast(str, old.model.posterior))
     defaults = {
         "objective": TIGHTENING_SLOW if slow else TIGHTENING,
-        "learning_rate": old.training.peak * gentle,
+        "learning_rate": old.training.peak,
+        "gentle": taken,
         "simulated": 0.5 if len(data.train) < FEW else 0.0,
     }
     model = dataclasses.replace(

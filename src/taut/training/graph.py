@@ -236,22 +236,21 @@ def _update(
     clip = (norm / learner.config.clip_norm).clamp(min=1.0).float()
     taken = steps + finite
     correction1, correction2 = (1 - beta ** taken.double() for beta in BETAS)
-    kept = 1 - rate * learner.config.weight_decay
-    per_step = (
-        1 / clip.double(),
-        1 / correction2.sqrt(),
-        rate / correction1,
-        kept,
-        finite.double(),
-        1 - decay,
-    )
-    # Stacked, so that they are computed once a step: a bare scalar is computed again for every 16
-    # elements.
-    factors = torch.stack(per_step)
-    for w, m, v, g in zip(weights, first, second, gradients, strict=True):
+
+    def at(own: Tensor) -> Tensor:
+        """Returns the numbers of a step at a learning rate. They are stacked, so that they are
+        computed once a step: a bare scalar is computed again for every 16 elements.
+        """
+        sizes = (own / correction1, 1 - own * learner.config.weight_decay)
+        per_step = (1 / clip.double(), 1 / correction2.sqrt(), *sizes, finite.double(), 1 - decay)
+        return torch.stack(per_step)
+
+    factors = {share: at(share * rate) for share in {1.0, *learner.shares}}
+    every = zip(weights, first, second, gradients, learner.shares, strict=True)
+    for w, m, v, g, share in every:
         if g is None:  # a weight without a gradient stays, as in torch's own AdamW
             continue
-        unclip, unbias, size, kept, valid, _ = factors.to(w.dtype).unbind()
+        unclip, unbias, size, kept, valid, _ = factors[share].to(w.dtype).unbind()
         g = g * unclip
         new_m, new_v = torch.lerp(m, g, 1 - BETAS[0]), BETAS[1] * v + (1 - BETAS[1]) * g.square()
         new_w = w * kept - size * new_m / (new_v.sqrt() * unbias + EPS)
@@ -259,7 +258,7 @@ def _update(
             old.copy_(torch.where(valid > 0, new, old))
     for group in averaged:
         for a, w in zip(group, weights, strict=True):
-            a.add_((w - a) * factors[-1].to(w.dtype))
+            a.add_((w - a) * factors[1.0][-1].to(w.dtype))
     steps.copy_(taken)
     total += torch.where(finite, value, 0.0)
     skipped += ~finite

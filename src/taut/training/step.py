@@ -33,6 +33,8 @@ from taut.training.graph import CannotCompileError, Graph, compiled, scalars
 
 __all__ = ["Learner", "Step"]
 
+GENTLE = 0.2  # share of the learning rate that the parts have which ``training.gentle`` names
+
 # Compiled steps, by model: a graph takes all tensors as arguments, so every learner of a model can
 # use it, be it one that measures the pace or the one that trains.
 _GRAPHS: WeakKeyDictionary[Model, dict[Any, Graph]] = WeakKeyDictionary()
@@ -72,8 +74,15 @@ class Learner:
             self.forward = parallel.wrapped(self.module)
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.averaged: list[Tensor] = [p for p in self.average.parameters() if p.requires_grad]
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        # Of the learning rate, for each weight.
+        self.shares = [GENTLE if _within(name, config.gentle) else 1.0 for name in names]
+        alike = [
+            {"params": [p for p, s in zip(self.trainable, self.shares, strict=True) if s == share]}
+            for share in sorted(set(self.shares))
+        ]
         self.optimizer = torch.optim.AdamW(
-            self.trainable, lr=0.0, weight_decay=config.weight_decay, fused=True
+            alike, lr=0.0, weight_decay=config.weight_decay, fused=True
         )
         # Torch makes the moments in the first step; a compiled step needs them before.
         for p in self.trainable:
@@ -174,7 +183,8 @@ class Learner:
         # moments where found_inf is 1: clipping and skipping cost no synchronisation.
         self.optimizer.grad_scale = (norm / self.config.clip_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        self.optimizer.param_groups[0]["lr"] = rate
+        for group, share in zip(self.optimizer.param_groups, sorted(set(self.shares)), strict=True):
+            group["lr"] = rate * share
         self.optimizer.step()
         if self.average is not self.model:
             with torch.no_grad():
@@ -225,6 +235,7 @@ class Learner:
             config.averaging > 0,
             config.clip_norm,
             config.weight_decay,
+            config.gentle,
             config.precision,
             torch.get_num_threads(),
             own,
@@ -278,6 +289,11 @@ class Learner:
         """Returns frozen parameters and buffers, by name."""
         frozen = {n: p for n, p in self.module.named_parameters() if not p.requires_grad}
         return frozen | dict(self.module.named_buffers())
+
+
+def _within(name: str, parts: tuple[str, ...]) -> bool:
+    """Returns whether a weight belongs to one of the parts that are named."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 @contextmanager
