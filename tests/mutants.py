@@ -71,6 +71,7 @@ TIGHTEN, PARALLEL, MEMORY = (
     "tests/test_memory.py",
 )
 STEP, AFFINE = "tests/test_step.py", "tests/test_affine.py"
+MIXTURES, TRIAL = "tests/test_mixtures.py", "tests/test_trial.py"
 TAILS = "tests/test_tails.py"
 MISSING, TABLES, EXPORT = "tests/test_missing.py", "tests/test_tables.py", "tests/test_export.py"
 FAMILY_TESTS, COUNTS, COLUMNS = (
@@ -95,6 +96,97 @@ SAMPLES, GRADIENTS, AUDIT, REPORT = (
 STEPWISE, STEPWISE_RUNS = "tests/test_stepwise.py", "tests/test_stepwise_runs.py"
 
 MUTANTS = [
+    Mutant(
+        "a mixture's cross term counts once",
+        "distributions/mixtures.py",
+        "- 2 * torch.einsum(rule, z, weighted)",
+        "- torch.einsum(rule, z, weighted)",
+        MIXTURES,
+    ),
+    Mutant(
+        "a mixture's sums of squares are float32",
+        "distributions/mixtures.py",
+        "dtype = wide_dtype(value.device)",
+        "dtype = value.dtype",
+        MIXTURES,
+    ),
+    Mutant(
+        "a mixture's components are equally likely",
+        "distributions/mixtures.py",
+        "torch.logsumexp(shares + 0.5",
+        "torch.logsumexp(0 * shares + 0.5",
+        MIXTURES,
+    ),
+    Mutant(
+        "gentle parts learn at the full rate, eagerly",
+        "training/step.py",
+        'group["lr"] = rate * share',
+        'group["lr"] = rate',
+        STEP,
+    ),
+    Mutant(
+        "gentle parts learn at the full rate, compiled",
+        "training/graph.py",
+        "at(share * rate) for share",
+        "at(rate) for share",
+        STEP,
+    ),
+    Mutant(
+        "gentle parts decay at the full rate, compiled",
+        "training/graph.py",
+        "1 - own * learner.config.weight_decay",
+        "1 - rate * learner.config.weight_decay",
+        STEP,
+    ),
+    Mutant(
+        "what is new learns slowly, too",
+        "runs/tighten.py",
+        'f"posterior.{name}" for name in sorted(parts)',
+        '"posterior" for name in sorted(parts)',
+        TIGHTEN,
+    ),
+    Mutant(
+        "a part that does not exist may be gentle",
+        "build/checks.py",
+        "if name not in parts:",
+        "if False:",
+        TIGHTEN,
+    ),
+    Mutant(
+        "a trial trains the model itself",
+        "evidence/trial.py",
+        "after = copy.deepcopy(model).eval()",
+        "after = model.eval()",
+        TRIAL,
+    ),
+    Mutant(
+        "a trial's rise has other noise on either side",
+        "evidence/trial.py",
+        'with stream(seed, "rise", block.number):',
+        'with stream(seed, "rise", block.number + len(bounds)):',
+        TRIAL,
+    ),
+    Mutant(
+        "a trial never draws rows of its own",
+        "evidence/trial.py",
+        "own = size if len(train) < FEW else 0",
+        "own = 0",
+        TRIAL,
+    ),
+    Mutant(
+        "a trial's rate does not fall",
+        "evidence/trial.py",
+        "RATE * 0.5 * (1 + math.cos(math.pi * step / steps))",
+        "RATE",
+        TRIAL,
+    ),
+    Mutant(
+        "hidden trees are not tried on arrays",
+        "runs/candidates.py",
+        "return [FOREST, FACTORS] if competes else [FACTORS]",
+        "return [FACTORS]",
+        "tests/test_exact_runs.py",
+    ),
     Mutant(
         "rows: the prior may see much more of p(x) than the posterior",
         "evidence/rows.py",

@@ -38,9 +38,10 @@ def test_narrow_components_far_away_keep_the_digits_of_float32():
     wrong by tens of nats.
     """
     torch.manual_seed(0)
-    loc, scale = 10 * torch.randn(6, 40), torch.full((6, 40), 3e-3)
-    z = loc[2] + 3e-3 * torch.randn(8, 40)
-    found = mixture(torch.zeros(6), Independent(Normal(loc, scale), 1)).log_prob(z)
+    single = {"dtype": torch.float32}
+    loc, scale = 10 * torch.randn(6, 40, **single), torch.full((6, 40), 3e-3, **single)
+    z = loc[2] + 3e-3 * torch.randn(8, 40, **single)
+    found = mixture(torch.zeros(6, **single), Independent(Normal(loc, scale), 1)).log_prob(z)
     wide = Normal(loc[2].double(), scale[2].double()).log_prob(z.double()).sum(-1) - math.log(6)
     torch.testing.assert_close(found.double(), wide, rtol=1e-6, atol=0)
 

@@ -1,0 +1,120 @@
+"""A short trial of training the encoder on: what it closes of a planted gap."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+from ztest import limit
+
+import taut
+from taut import posteriors, priors
+from taut.evidence.audit import Effort, audit
+from taut.evidence.trial import STEPS, trial, why_not
+from taut.model import Posterior
+
+SCALE, ROWS = 0.5, 1000
+
+
+class Shifted(Posterior):
+    """The exact posterior, its mean off by a vector that can be learned."""
+
+    def __init__(self, problem: taut.LinearGaussian, shift: float) -> None:
+        super().__init__()
+        self.exact = problem
+        self.shift = nn.Parameter(torch.full((2,), shift))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Independent:
+        exact = self.exact.posterior(x)
+        return Independent(Normal(exact.mean + self.shift, exact.stddev), 1)
+
+
+@pytest.fixture
+def problem() -> taut.LinearGaussian:
+    """Its posterior has independent dimensions: the columns of its weights are orthonormal."""
+    torch.manual_seed(0)
+    made = taut.LinearGaussian(5, 2, scale=SCALE)
+    with torch.no_grad():
+        made.likelihood.weight.copy_(torch.linalg.qr(torch.randn(5, 2)).Q)
+    return made
+
+
+def gap(shift: float) -> float:
+    """The KL between two Gaussians of variance 1 / (1 + 1 / sigma^2) in each of two dimensions."""
+    return shift**2 * (1 + 1 / SCALE**2)
+
+
+def left(shift: float, steps: int) -> float:
+    """What is left of the shift: the path derivative of the gap has no noise here, and Adam at the
+    rates of a trial can be followed exactly.
+    """
+    own = torch.tensor(shift, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([own], lr=1.0)
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = 4e-4 * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        own.grad = own.detach() * (1 + 1 / SCALE**2)
+        adam.step()
+    return own.item()
+
+
+@pytest.mark.parametrize(("shift", "steps"), [(0.05, STEPS), (0.4, STEPS), (0.4, 100), (0.4, 0)])
+def test_a_trial_closes_what_its_steps_reach(
+    problem: taut.LinearGaussian, shift: float, steps: int
+) -> None:
+    """False alarms: four comparisons at ALPHA 1e-6 in all."""
+    model = problem.model(Shifted(problem, shift))
+    before = copy.deepcopy(model.state_dict())
+    value, error = trial(model, problem.sample(300), problem.sample(ROWS), steps=steps, seed=1)
+    assert value.shape == error.shape == (ROWS,)
+    expected = gap(shift) - gap(left(shift, steps))
+    of_mean = float(error.square().sum().sqrt() / ROWS)
+    assert of_mean < gap(shift) / 10
+    assert abs(float(value.mean()) - expected) <= limit(4) * of_mean
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    if not steps:  # the same noise before and after
+        assert not value.any()
+    if steps == STEPS:
+        assert expected > (0.95 if shift < 0.1 else 0.3) * gap(shift)
+
+
+def test_few_rows_are_joined_by_rows_that_the_model_draws(
+    problem: taut.LinearGaussian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = problem.model(Shifted(problem, 0.1)), []
+    redraw = taut.VAE.redraw
+
+    def noted(self: taut.VAE, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return redraw(self, x)
+
+    monkeypatch.setattr(taut.VAE, "redraw", noted)
+    trial(model, problem.sample(300), problem.sample(5), steps=3)
+    assert seen == [50, 50, 50]
+    trial(model, problem.sample(10_000), problem.sample(5), steps=3)
+    assert len(seen) == 3
+
+
+def test_it_says_why_there_can_be_no_trial(problem: taut.LinearGaussian) -> None:
+    assert why_not(problem.model(Shifted(problem, 0.1))) == ""
+    assert why_not(problem.model()) == "the posterior has nothing to learn"
+    posterior = posteriors.DiagonalNormal((5,), 2)
+    shared = taut.VAE(priors.VampPrior(3), problem.likelihood, posterior)
+    assert why_not(shared) == "the prior moves with the encoder"
+    assert why_not(taut.LinearHierarchy().model()) == "the posterior has nothing to learn"
+
+
+def test_the_finding_is_worth_what_a_trial_closes(problem: taut.LinearGaussian) -> None:
+    model = problem.model(Shifted(problem, 0.5))
+    effort = Effort(
+        num_samples=200, max_temperatures=20, simulated=10, samples=50, task_seconds=0.1
+    )
+    found = audit(model, problem.sample(60), train=problem.sample(300), effort=effort)
+    gaps, finding = found["gaps"], found["findings"][0]
+    assert finding["name"] == "amortization gap"
+    assert finding["nats"] == gaps["trial_gain"]["value"] > 0
+    assert gaps["trial_gain"]["value"] < gaps["amortization_gap"]["value"]
+    assert f"in a trial of {STEPS} steps" in " ".join(map(str, finding.values()))
