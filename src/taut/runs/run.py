@@ -12,7 +12,7 @@ import torch
 
 from taut.runs import folder, looks
 from taut.runs.carry_out import carry_out
-from taut.runs.fitted import Source
+from taut.runs.fitted import Source, new_data
 from taut.runs.folder import Stored
 from taut.runs.refit import refit
 from taut.runs.telling import Telling
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from taut.evidence.audit import Effort
+    from taut.runs.disentangle import Disentangled
 
 __all__ = ["Run", "load"]
 
@@ -107,6 +108,44 @@ class Run(Stored):
                 self, data, num_data=num_data, effort=effort, seed=seed, report=report
             )
         return looks.Audited(found)
+
+    def disentangle(
+        self,
+        data: Source | None = None,
+        factors: Any = None,
+        *,
+        others: Sequence[Run] = (),
+        num_data: int = 2000,
+        seed: int = 0,
+    ) -> Disentangled:
+        """Returns what the latent dimensions separate: scores of disentanglement with their
+        ceilings, chance levels and errors, and how the rate splits.
+
+        Args:
+            data: Data like those of the training; by default all rows of it.
+            factors: What is known of each row: a table with a line for each (a file or a frame),
+                names of columns of the data, or columns of values by name.
+            others: Other runs of the same data, to rank by how nearly all found the same
+                dimensions.
+            num_data: Rows to look at, drawn at random if there are more.
+            seed: The same seed gives the same numbers.
+
+        Raises:
+            UsageError: the model has no latent vector, or there is no such column.
+            DataError: there are fewer than 40 rows, or factors for another number.
+        """
+        from taut.runs.disentangle import disentangle, own_source
+
+        source = own_source(self) if data is None else data
+        return disentangle(
+            self,
+            source,
+            new_data(self, source),
+            factors,
+            [(other, new_data(other, source)) for other in others],
+            num_data=num_data,
+            seed=seed,
+        )
 
     def report(self) -> Path:
         """Writes ``report.html`` of the last audit again, and returns its path.
