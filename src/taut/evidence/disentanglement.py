@@ -32,8 +32,9 @@ seeds found the same dimensions, and the *total correlation* $\mathrm{KL}(q(z) \
 q(z_j))$ and the dimension-wise $\mathrm{KL}(q(z_j) \,\|\, p(z_j))$ say in nats how dependent the
 dimensions are and how far each is from the prior.
 
-References: chen2018, locatello2019, eastwood2018, kumar2018, kim2018, higgins2017, ridgeway2018,
-suter2019, duan2020, shao1989.
+References: chen2018, locatello2019, eastwood2018, kumar2018, kim2018, ridgeway2018.
+
+References: higgins2017, suter2019, duan2020, shao1989.
 """
 
 from __future__ import annotations
