@@ -15,7 +15,7 @@ from torch.distributions import Independent, Normal
 from ztest import limit
 
 import taut
-from taut.data.factors import Factors, chosen, read_factors
+from taut.data.factors import Factors, chosen, read_columns
 from taut.evidence import disentanglement as d
 from taut.system.errors import DataError, UsageError
 
@@ -290,18 +290,22 @@ def test_what_is_not_a_factor_is_refused(columns: dict, words: str) -> None:
 
 def test_a_file_of_factors_is_put_in_the_order_of_the_images(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text("file,kind\nb.png,1\na.png,0\nc.png,2\n")
-    found = read_factors(tmp_path / "f.csv", ["a.png", "c.png"])
-    assert found.levels[:, 0].tolist() == [0, 1]
+    found = read_columns(tmp_path / "f.csv", ["a.png", "c.png"])
+    assert found["kind"].tolist() == [0, 2]
     with pytest.raises(DataError, match=r"no line for d\.png"):
-        read_factors(tmp_path / "f.csv", ["d.png"])
+        read_columns(tmp_path / "f.csv", ["d.png"])
     with pytest.raises(UsageError, match="a table"):
-        read_factors(tmp_path / "f.json")
+        read_columns(tmp_path / "f.json")
 
 
 def test_columns_are_found_by_name() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"kind": ["a", None, "b"], "n": [1.0, 2.0, float("nan")]})
-    assert chosen(frame, ["kind", "n"], "obs").levels.tolist() == [[0, 0], [-1, 1], [1, -1]]
+    assert Factors.of(chosen(frame, ["kind", "n"], "obs")).levels.tolist() == [
+        [0, 0],
+        [-1, 1],
+        [1, -1],
+    ]
     with pytest.raises(UsageError, match="obs has no column knd; did you mean 'kind'"):
         chosen(frame, ["knd"], "obs")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from taut.system.errors import DataError, UsageError, and_more, nearest, shown
 
-__all__ = ["FILES", "Factors", "chosen", "read_factors"]
+__all__ = ["FILES", "Factors", "chosen", "read_columns"]
 
 MOST, CUT = 50, 20  # levels of a factor, and into how many more numbers are cut
 LISTED = 20
@@ -71,8 +71,8 @@ class Factors:
         return np.asarray((self.levels >= 0).all(1))
 
 
-def read_factors(path: Path, names: Sequence[str] | None = None) -> Factors:
-    """Returns the factors of a table: one column each, a line for each row of the data.
+def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Returns the columns of a table with a line for each row of the data, by name.
 
     A column called file, name or image that says which row a line is of puts the lines in order.
 
@@ -88,10 +88,10 @@ def read_factors(path: Path, names: Sequence[str] | None = None) -> Factors:
     columns = _columns(path)
     key = next((name for name in columns if name.lower() in KEYS), None)
     if key is None:
-        return Factors.of(columns)
+        return columns
     lines = [Path(str(value)).name for value in columns.pop(key)]
     if names is None:
-        return Factors.of(columns)
+        return columns
     place = {line: i for i, line in enumerate(lines)}
     wanted = [Path(str(name)).name for name in names]
     if absent := [name for name in wanted if name not in place]:
@@ -100,11 +100,11 @@ def read_factors(path: Path, names: Sequence[str] | None = None) -> Factors:
             f"{and_more(absent, 3)}; add them"
         )
     order = [place[name] for name in wanted]
-    return Factors.of({name: np.asarray(values)[order] for name, values in columns.items()})
+    return {name: values[order] for name, values in columns.items()}
 
 
-def chosen(table: Any, names: Sequence[str], where: str) -> Factors:
-    """Returns the factors that are columns of a frame or an Arrow table.
+def chosen(table: Any, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
+    """Returns some columns of a frame or an Arrow table, by name.
 
     Raises:
         UsageError: there is no such column.
@@ -116,10 +116,10 @@ def chosen(table: Any, names: Sequence[str], where: str) -> Factors:
                 f"{where} has no column {shown(name)}{nearest(name, known)}; there are "
                 f"{', '.join(map(shown, known[:LISTED])) or 'none'}{and_more(known, LISTED)}"
             )
-    return Factors.of({name: _values(table, name) for name in names})
+    return {name: _values(table, name) for name in names}
 
 
-def _columns(path: Path) -> dict[str, Any]:
+def _columns(path: Path) -> dict[str, np.ndarray]:
     import pyarrow as pa
     from pyarrow import csv, parquet
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from taut.data import New
-from taut.data.factors import FILES, Factors, chosen, read_factors
+from taut.data.factors import FILES, Factors, chosen, read_columns
 from taut.data.images import image_files
 from taut.evidence.disentanglement import Score, decomposition, mig_density, scores, udr
 from taut.evidence.latents import encoded
@@ -25,7 +25,7 @@ from taut.runs.handed import library_of
 from taut.system.errors import DataError, UsageError, shown
 from taut.system.seeds import derive
 
-__all__ = ["Disentangled", "disentangle", "factors_for", "own_source"]
+__all__ = ["Disentangled", "columns_for", "disentangle", "factors_for", "own_source"]
 
 NAMES = {
     "mig": "MIG, of means in 20 bins",
@@ -205,27 +205,28 @@ def factors_for(run: Fitted, source: Source, new: New, factors: Any) -> Factors:
         run: The run.
         source: The data as the user gave them.
         new: Their rows.
-        factors: A file, names of columns (with commas between them), or a mapping of values.
+        factors: A file, names of columns (with commas between them), a frame, or a mapping.
 
     Raises:
         UsageError: there is no such column, or the data have no columns.
         DataError: there are factors for another number of rows.
     """
-    found = _factors(run, source, new, factors)
+    found = Factors.of(columns_for(run, source, new, factors))
     if len(found) != len(new.rows):
         raise DataError(f"factors of {len(found)} rows, and {len(new.rows)} rows of data: one each")
     return found
 
 
-def _factors(run: Fitted, source: Source, new: New, factors: Any) -> Factors:
+def columns_for(run: Fitted, source: Source, new: New, factors: Any) -> Mapping[str, Any]:
+    """Returns columns of values, (N,) by name, that the user named in any of these ways."""
     if isinstance(factors, Mapping):
-        return Factors.of(factors)
+        return factors
     if hasattr(factors, "columns") or hasattr(factors, "column_names"):
         columns = getattr(factors, "column_names", None) or list(factors.columns)
         return chosen(factors, [str(name) for name in columns], "the table of factors")
     one = isinstance(factors, str | Path)
     if one and (Path(factors).suffix.lower() in FILES or Path(factors).is_file()):
-        return read_factors(Path(factors), _names(source, new))
+        return read_columns(Path(factors), _names(source, new))
     names = str(factors).split(",") if one else [str(name) for name in factors]
     if new.table is not None:
         return chosen(new.table, names, "the table")
@@ -236,8 +237,8 @@ def _factors(run: Fitted, source: Source, new: New, factors: Any) -> Factors:
             adata = annotated(str(source), new, run.schema)
         return chosen(adata.obs, names, "obs")
     raise UsageError(
-        f"--factors {shown(str(factors))}: is no file, and these data have no columns: give a "
-        "table with a line for each row (.csv, .tsv, .parquet)"
+        f"{shown(str(factors))} is not a file, and these data have no columns: give a table with "
+        "a line for each row (.csv, .tsv, .parquet)"
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from taut.evidence.audit import Effort
     from taut.runs.disentangle import Disentangled
+    from taut.runs.meaning import Traversal
 
 __all__ = ["Run", "load"]
 
@@ -158,6 +159,78 @@ class Run(Stored):
         if not (self.path / "audit.json").exists():
             raise UsageError(f"{shown(self.path)} was not audited: run.audit() first")
         return write_report(self)
+
+    def picture(
+        self,
+        kind: str,
+        data: Source | None = None,
+        *,
+        colour: Any = None,
+        by: str = "rates",
+        dimensions: Sequence[int] | None = None,
+        draw: bool = False,
+        seed: int = 0,
+    ) -> Figure:
+        """Returns a figure of matplotlib: a "map" of the rows in the latent plane, a "traversal" of
+        each dimension, the rate-distortion "curve" of the decoder, or the "history" of the
+        training.
+
+        Args:
+            kind: Which of the four.
+            data: Data like those of the training; by default the rows that it held out.
+            colour: What a map is coloured by: a column of the data, a file, or values by name.
+            by: The plane of a map: "rates", "pca" or "umap".
+            dimensions: Of a traversal, or the two of a map.
+            draw: Whether a traversal draws from p(x|z) instead of its mean.
+            seed: The same seed gives the same picture.
+
+        Raises:
+            UsageError: another kind, or nothing to draw.
+            DataError: the data are not what the model was trained on.
+        """
+        from taut.runs.meaning import picture
+
+        new = None
+        if kind != "history":
+            new = self._held_out() if data is None else new_data(self, data)
+        options = {"colour": colour, "by": by, "dimensions": dimensions, "draw": draw}
+        return picture(self, kind, data, new, **options, seed=seed)
+
+    def traversal(
+        self,
+        data: Source | None = None,
+        *,
+        dimensions: Sequence[int] | None = None,
+        steps: int = 7,
+        draw: bool = False,
+        seed: int = 0,
+    ) -> Traversal:
+        """Returns what the decoder makes of points along latent dimensions, in the order of their
+        rates: ``values``, ``moved()`` and ``figure()``.
+
+        Args:
+            data: Data like those of the training; by default the rows that it held out.
+            dimensions: Their numbers; by default the six of the highest rate.
+            steps: Points along each.
+            draw: Whether to draw from p(x|z) instead of its mean.
+            seed: The same seed gives the same draws.
+        """
+        from taut.runs.meaning import traversal
+
+        new = self._held_out() if data is None else new_data(self, data)
+        return traversal(self, new, dimensions=dimensions, steps=steps, draw=draw, seed=seed)
+
+    def jacobian(self, data: Source | None = None, *, seed: int = 0) -> torch.Tensor:
+        r"""Returns how the mean of each entry moves with each latent dimension, (D, \*event), the
+        mean over the rows, in the user's units.
+
+        Args:
+            data: Data like those of the training; by default the rows that it held out.
+            seed: Which rows are looked at, if there are more than 2,000.
+        """
+        from taut.runs.meaning import jacobian
+
+        return jacobian(self, self._held_out() if data is None else new_data(self, data), seed=seed)
 
     def plot(self) -> Figure:
         """Returns a figure of matplotlib: the bound in training, and of images also samples."""
