@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from functools import partial
@@ -16,8 +17,19 @@ from torch.distributions import MultivariateNormal
 
 import taut
 from taut import likelihoods
+from taut.build.config import Config
 from taut.evidence import rate_distortion as module
 from taut.evidence.rate_distortion import affine_of, rate_distortion
+from taut.runs.assemble import merge
+from taut.runs.curve import _run_at, betas_of, study
+from taut.runs.folder import read_data
+from taut.runs.telling import Telling
+
+
+@pytest.fixture(autouse=True)
+def _double() -> None:
+    torch.set_default_dtype(torch.float64)
+
 
 BETAS = (0.1, 1.0, 10.0, 100.0)
 
@@ -120,7 +132,7 @@ def test_chains_of_a_nonlinear_decoder_agree_with_a_grid() -> None:
 def test_the_curve_falls_and_its_rate_rises() -> None:
     problem, x = problem_and_data()
     points = rate_distortion(problem.model(), x, BETAS)
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in itertools.pairwise(points):
         assert after.rate.value > before.rate.value
         assert after.distortion.value < before.distortion.value
 
@@ -161,3 +173,106 @@ def test_weights_must_be_positive() -> None:
     bits = taut.BinaryLatents()
     with pytest.raises(ValueError, match="continuous latent variables"):
         rate_distortion(bits.model(), bits.sample(3), [1.0])
+
+
+# --- Studies --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_default_dtype(torch.float32)
+    path = tmp_path_factory.mktemp("study")
+    rng = np.random.default_rng(0)
+    edge = rng.integers(0, 5, 300)
+    images = np.arange(5)[None, :] < edge[:, None]
+    np.save(path / "x.npy", (images[:, None] & np.ones((1, 5, 1), bool)).astype(np.uint8))
+    done = run("curve", path / "x.npy", "--beta", "0.5,8", *QUICK, "--out", path / "study")
+    assert done.exit_code == 0, done.stderr
+    torch.set_default_dtype(torch.float64)
+    return path
+
+
+QUICK = ("--latent-dim", "2", "--max-epochs", "15", "--threads", "1", "--num-samples", "50")
+
+
+def test_a_study_holds_a_run_for_each_weight(folder: Path) -> None:
+    found = json.loads((folder / "study" / "curve.json").read_text())
+    assert [row["beta"] for row in found["runs"]] == [0.5, 8.0]
+    low, high = found["runs"]
+    assert low["rate"]["value"] > high["rate"]["value"]
+    assert low["distortion"]["value"] < high["distortion"]["value"]
+    for row in found["runs"]:
+        loaded = taut.load(row["run"])
+        assert loaded.config.training.objective == f"ELBO(beta={row['beta']:.3g})"
+        known = loaded.evaluation()
+        total = -known["rate"]["value"] - known["distortion"]["value"]
+        assert row["elbo"]["value"] == pytest.approx(total, abs=1e-4)  # at beta 1, whatever beta
+        assert set(row["sharpness"]) == {"reconstructions", "samples"}
+        assert row["classifier"] is None  # 30 rows are too few
+
+
+def test_a_study_goes_on_with_what_is_missing(folder: Path) -> None:
+    manifest = folder / "study" / "beta-0.5" / "manifest.json"
+    before = manifest.stat().st_mtime_ns
+    options = ("--beta", "0.5,2,8", *QUICK, "--out", folder / "study", "--json")
+    done = run("curve", folder / "x.npy", *options)
+    assert [row["beta"] for row in json.loads(done.stdout)["runs"]] == [0.5, 2.0, 8.0]
+    assert manifest.stat().st_mtime_ns == before
+    done = run("picture", folder / "study", "curve", "--out", folder / "c.svg")
+    assert done.exit_code == 0, done.stderr
+    done = run("picture", folder / "study", "map", "--out", folder / "m.svg")
+    assert "is a study" in done.stderr
+
+
+def test_a_run_starts_from_the_weights_of_the_one_before(folder: Path, tmp_path: Path) -> None:
+    before = taut.load(folder / "study" / "beta-8")
+    config = before.config.to_dict()
+    config["training"] |= {"learning_rate": 0.0, "max_epochs": 1, "objective": None}
+    config = Config.from_dict(config)
+    data, path = read_data(str(folder / "x.npy"), config), tmp_path / "next"
+    after = _run_at(4.0, data, path, config, before, Telling(False))
+    for name, value in before.model.state_dict().items():
+        torch.testing.assert_close(after.model.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_the_curve_of_a_decoder_is_told_in_lines(folder: Path) -> None:
+    one = folder / "study" / "beta-0.5"
+    done = run("curve", one, "--beta", "0.5,1", "--num-data", "5")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.count("annealing") == 2
+    done = run("curve", one, "--beta", "1", "--max-epochs", "3")
+    assert "trains nothing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--beta", "1..x"), "write it like --beta 0.1..16"),
+        (("--beta", "0,1"), "write it like --beta 0.1..16"),
+        (("--model", "FactorAnalysis()", "--beta", "1"), "objective is of a VAE"),
+    ],
+)
+def test_what_has_no_curve_is_refused(
+    folder: Path, arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    reals = tmp_path / "r.npy"
+    np.save(reals, np.random.default_rng(0).normal(size=(60, 3)))
+    done = run("curve", reals, *arguments, "--out", tmp_path / "s")
+    assert done.exit_code == 2, done.output
+    assert words in done.stderr
+
+
+def test_a_folder_of_other_runs_is_refused(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", np.random.default_rng(1).integers(0, 2, (80, 5, 5)))
+    options = ("--beta", "0.5", *QUICK, "--out", folder / "study")
+    done = run("curve", tmp_path / "y.npy", *options)
+    assert "a run of other data or aims" in done.stderr
+    with pytest.raises(taut.UsageError, match="omit the objective"):
+        study("digits", [1.0], tmp_path / "z", merge(Config(), {"objective": "IWAE()"}))
+
+
+def test_ranges_hold_one_and_are_of_equal_ratios() -> None:
+    assert betas_of("0.25..8") == [0.25, 0.5, 1, 2, 4, 8]
+    assert betas_of("1..32") == [1, 2, 4, 8, 16, 32]
+    assert 1.0 in betas_of("0.1..16")
+    assert betas_of("4,1,4") == [1, 4]

@@ -44,18 +44,22 @@ def latent_map(
         return figure
     flat = [None if v is None or v != v else v for v in values.tolist()]
     known = np.array([v is not None for v in flat])
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in flat if v == v)
+    numbers = all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in flat if v is not None
+    )
     levels = sorted({v for v in flat if v is not None}, key=lambda v: (-flat.count(v), str(v)))
     plane.plot(*points[~known].T, ".", color="0.7", gid="missing")
     if numbers and len(levels) > LEVELS:
-        colours = np.array([v for v in flat if v is not None], float)
-        drawn = plane.scatter(*points[known].T, c=colours, s=12, cmap="viridis", gid="rows")
+        colours = np.array(own, float)
+        x, y = points[known].T
+        drawn = plane.scatter(x, y, c=colours, s=12, cmap="viridis", gid="rows")
         figure.colorbar(drawn, label=name)
         return figure
     for i, level in enumerate(levels[:LEVELS]):
-        own = np.array([v == level for v in flat])
-        mark = MARKERS[i]
-        plane.plot(*points[own].T, mark, markersize=4, alpha=0.7, label=str(level), gid=f"rows-{i}")
+        there, mark = np.array([v == level for v in flat]), MARKERS[i]
+        plane.plot(
+            *points[there].T, mark, markersize=4, alpha=0.7, label=str(level), gid=f"rows-{i}"
+        )
     others = np.array([v in levels[LEVELS:] for v in flat])
     if others.any():
         plane.plot(*points[others].T, ".", color="0.6", label="others")

@@ -229,7 +229,8 @@ def columns_for(run: Fitted, source: Source, new: New, factors: Any) -> Mapping[
         return read_columns(Path(factors), _names(source, new))
     names = str(factors).split(",") if one else [str(name) for name in factors]
     if new.table is not None:
-        return chosen(new.table, names, "the table")
+        found = chosen(new.table, names, "the table")
+        return {name: _parsed(v, run.schema.missing_values) for name, v in found.items()}
     cells = library_of(source) == "anndata" or str(source).endswith(".h5ad")
     if cells:
         adata: Any = source
@@ -240,6 +241,15 @@ def columns_for(run: Fitted, source: Source, new: New, factors: Any) -> Mapping[
         f"{shown(str(factors))} is not a file, and these data have no columns: give a table with "
         "a line for each row (.csv, .tsv, .parquet)"
     )
+
+
+def _parsed(values: np.ndarray, missing: Sequence[str]) -> np.ndarray:
+    """Returns a column that was read as texts, because some of them mean missing, as what it is."""
+    own = [None if v is None or str(v) in missing else v for v in values.tolist()]
+    try:
+        return np.array([None if v is None else float(v) for v in own], object)
+    except (TypeError, ValueError):
+        return np.array(own, object)
 
 
 def _names(source: Source, new: New) -> Sequence[str] | None:

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.functional import jvp
 
 from taut.data import New
 from taut.data.tables.prepare import to_table
-from taut.evidence.latents import encoded
+from taut.evidence.latents import DEAD, encoded
 from taut.evidence.text import number
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
 from taut.report import latent as figures
-from taut.runs.curve import FILE, decoder_curve, read_curve
+from taut.runs.curve import decoder_curve, read_curve
 from taut.runs.disentangle import columns_for
 from taut.runs.fitted import Fitted, Source
 from taut.runs.folder import Stored
@@ -91,7 +92,7 @@ class Traversal:
             change = (last - first) / self.spread.flatten().clamp_min(1e-12)
             told = [[number(float(v)) for v in end] for end in (first, last)]
             if columns is not None:
-                nominal = torch.tensor([not c.ordered for c in columns])
+                nominal = torch.tensor([c.rules.nominal for c in columns])
                 change = torch.where(nominal, (first != last).to(change), change)
                 told = _in_words(torch.stack([first, last]), columns)
             order = change.abs().argsort(descending=True, stable=True).tolist()
@@ -136,6 +137,15 @@ def _order(means: Tensor, rates: Tensor | None) -> list[int]:
     return weight.argsort(descending=True, stable=True).tolist()
 
 
+def _told_apart(means: Tensor, rates: Tensor | None) -> list[int]:
+    """Returns the six dimensions of the highest rate, without those that carry nothing."""
+    order = _order(means, rates)
+    if rates is None:
+        return order[:MOST]
+    paid = [d for d in order if float(rates[:, d].mean()) >= DEAD]
+    return (paid or order[:1])[:MOST]
+
+
 def traversal(
     run: Fitted,
     new: New,
@@ -151,7 +161,8 @@ def traversal(
         run: The run.
         new: Rows, which say where z lies; of a model that is conditioned, all is given what the
             first of them is.
-        dimensions: Their numbers; by default the six of the highest rate.
+        dimensions: Their numbers; by default the six of the highest rate, of those that
+            carry 0.01 nats or more.
         steps: Points along each, at least 2.
         draw: Whether to draw from p(x|z) instead of its mean.
         seed: The same seed gives the same draws.
@@ -162,7 +173,7 @@ def traversal(
     _latent(run)
     x = _some(new, seed)
     z, means, rates, _, _ = encoded(run.model, x, None, seed)
-    chosen = list(dimensions) if dimensions is not None else _order(means, rates)[:MOST]
+    chosen = list(dimensions) if dimensions is not None else _told_apart(means, rates)
     if not chosen or not all(0 <= d < z.shape[1] for d in chosen) or steps < 2:
         raise UsageError(f"dimensions are numbered from 0 to {z.shape[1] - 1}, and steps from 2")
     low, high = torch.quantile(z[:, chosen], torch.tensor(ENDS, dtype=z.dtype), dim=0)
@@ -226,7 +237,7 @@ def jacobian(run: Fitted, new: New, *, seed: int = 0) -> Tensor:
         slopes = []
         for direction in torch.eye(z.shape[1]).to(z):
             tangent = direction.expand_as(z)
-            slopes.append(torch.func.jvp(decoded, (z,), (tangent,))[1].sum(0))
+            slopes.append(jvp(decoded, z, tangent)[1].sum(0))
         return torch.stack(slopes).double().cpu()
 
     x = _some(new, seed)
@@ -331,7 +342,7 @@ def _plane(
     if by != "umap":
         raise UsageError(f"--by {shown(by)}: rates, pca or umap")
     try:
-        import umap
+        import umap  # type: ignore[import-not-found]
     except ImportError:
         raise UsageError("--by umap needs umap-learn: pip install umap-learn") from None
     found = umap.UMAP(random_state=seed % 2**32).fit_transform(means.numpy())
