@@ -44,10 +44,9 @@ def latent_map(
         return figure
     flat = [None if v is None or v != v else v for v in values.tolist()]
     known = np.array([v is not None for v in flat])
-    numbers = all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in flat if v is not None
-    )
-    levels = sorted({v for v in flat if v is not None}, key=lambda v: (-flat.count(v), str(v)))
+    own = [v for v in flat if v is not None]
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in own)
+    levels = sorted(set(own), key=lambda v: (-own.count(v), str(v)))
     plane.plot(*points[~known].T, ".", color="0.7", gid="missing")
     if numbers and len(levels) > LEVELS:
         colours = np.array(own, float)
