@@ -113,6 +113,13 @@ def test_dimensions_that_there_are_not_are_refused() -> None:
         traversal(exact, new)
 
 
+def test_categories_have_no_traversal() -> None:
+    problem, rows = taut.BinaryLatents(5, 2), New(torch.zeros(50, 5), ())
+    for act in (traversal, jacobian):
+        with pytest.raises(UsageError, match="draw a map instead"):
+            act(fitted_of(problem.model()), rows)
+
+
 def test_gaps_do_not_count_in_the_spread_of_a_column() -> None:
     x = torch.tensor([[1.0, math.nan], [3.0, 4.0], [math.nan, 8.0]])
     torch.testing.assert_close(meaning._spread(x), torch.tensor([1.0, 2.0]))

@@ -581,6 +581,6 @@ def _prior_by_dimension(model: Model, x: Any, z: Tensor) -> Tensor | None:
     with torch.no_grad(), evaluating(model):
         first = x[:1].to(device=device, dtype=torch.get_default_dtype())
         prior: Distribution = model.latent_prior(model.split(first)[1])
-        if not isinstance(prior, Independent):
+        if not isinstance(prior, Independent) or prior.batch_shape:
             return None
         return prior.base_dist.log_prob(z.to(first)).cpu().double()

@@ -21,6 +21,8 @@ from torch.autograd.functional import jvp
 
 from taut.data import New
 from taut.data.tables.prepare import to_table
+from taut.evidence.annealing import support_of
+from taut.evidence.ascent import is_real
 from taut.evidence.latents import DEAD, encoded
 from taut.evidence.text import number
 from taut.model import Model
@@ -125,6 +127,17 @@ def _latent(run: Fitted) -> None:
         raise UsageError(f"{type(run.model).__name__} has no latent vector to look at: train a VAE")
 
 
+def _continuous(run: Fitted, x: Tensor) -> None:
+    """Refuses latent variables that no small step leads along."""
+    _latent(run)
+    prior = run.model.latent_prior(run.model.split(x[:1].to(torch.get_default_dtype()))[1])
+    if not is_real(support_of(prior)):
+        raise UsageError(
+            "the latent variables are categories or a sphere, and a traversal steps along a line: "
+            "draw a map instead"
+        )
+
+
 def _some(new: New, seed: int) -> Tensor:
     """Returns the rows to look at, all of them or 2,000 drawn at random."""
     rows = torch.randperm(len(new.rows), generator=generator(seed, "meaning"))[:ROWS]
@@ -170,8 +183,8 @@ def traversal(
     Raises:
         UsageError: the model has no latent vector, or no such dimension.
     """
-    _latent(run)
     x = _some(new, seed)
+    _continuous(run, x)
     z, means, rates, _, _ = encoded(run.model, x, None, seed)
     chosen = list(dimensions) if dimensions is not None else _told_apart(means, rates)
     if not chosen or not all(0 <= d < z.shape[1] for d in chosen) or steps < 2:
@@ -225,7 +238,8 @@ def jacobian(run: Fitted, new: New, *, seed: int = 0) -> Tensor:
     Raises:
         UsageError: the model has no latent vector, or p(x|z) no mean.
     """
-    _latent(run)
+    x = _some(new, seed)
+    _continuous(run, x)
 
     def of_block(block: Block) -> Tensor:
         z = run.model.point(block.x)
@@ -240,7 +254,6 @@ def jacobian(run: Fitted, new: New, *, seed: int = 0) -> Tensor:
             slopes.append(jvp(decoded, z, tangent)[1].sum(0))
         return torch.stack(slopes).double().cpu()
 
-    x = _some(new, seed)
     parts = list(blocks_of(run.model, x, tasks.ROWS, of_block))
     return torch.stack(parts).sum(0) / len(x)
 
