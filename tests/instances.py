@@ -89,6 +89,15 @@ RELAXED = [
     (objectives.StraightThrough(num_samples=2),),
     (objectives.StraightThrough(num_samples=2, hard=False),),
 ]
+# Of a whole batch, and not bounds: checked in test_organising.py.
+COUPLED = [
+    (objectives.TotalCorrelation(num_samples=2, beta=6.0),),
+    (objectives.TotalCorrelation(beta=3.0, sampler="stratified", rows=50),),
+    (objectives.DIP(num_samples=2),),
+    (objectives.DIP(of="samples", off_diagonal=5.0, diagonal=5.0),),
+    (objectives.Capacity(num_samples=2, capacity=1.5, weight=30.0, warmup=0.5),),
+    (objectives.Capacity(capacity=0.5, warmup=0.0),),
+]
 # Free bits need a posterior that factorises, which the exact one does not.
 FREE_BITS = taut.ELBO(num_samples=2, free_bits=0.5)
 
@@ -507,7 +516,7 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
 def rows() -> dict[type, list]:
     """Returns the rows of each family of parts."""
     return {
-        taut.Objective: [*OBJECTIVES, *RELAXED],
+        taut.Objective: [*OBJECTIVES, *RELAXED, *COUPLED],
         taut.Likelihood: make_likelihoods(),
         taut.Posterior: make_posteriors(),
         taut.Prior: make_priors(),

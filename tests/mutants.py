@@ -93,6 +93,8 @@ SAMPLES, GRADIENTS, AUDIT, REPORT = (
     "tests/test_audit.py",
     "tests/test_report.py",
 )
+DISENTANGLEMENT, ORGANISING = "tests/test_disentanglement.py", "tests/test_organising.py"
+RATE_DISTORTION, MEANING = "tests/test_rate_distortion.py", "tests/test_meaning.py"
 STEPWISE, STEPWISE_RUNS = "tests/test_stepwise.py", "tests/test_stepwise_runs.py"
 
 MUTANTS = [
@@ -1338,10 +1340,10 @@ MUTANTS = [
         "evidence/annealing.py",
         "            log_w += (beta - before) * wide(point.energy)\n"
         "            if beta < 1:\n"
-        "                point, accepted = _transition(path, point, beta, step, scale)\n"
+        "                point, accepted = transition(path, point, beta, step, scale)\n"
         "                acceptance += wide(accepted)\n",
         "            if beta < 1:\n"
-        "                point, accepted = _transition(path, point, beta, step, scale)\n"
+        "                point, accepted = transition(path, point, beta, step, scale)\n"
         "                acceptance += wide(accepted)\n"
         "            log_w += (beta - before) * wide(point.energy)\n",
         ANNEALING + "::test_weights_are_unbiased_in_both_directions",
@@ -1349,11 +1351,11 @@ MUTANTS = [
     Mutant(
         "AIS: reverse updates the weight before it moves",
         "evidence/annealing.py",
-        "            point, accepted = _transition(path, point, beta, step, scale)\n"
+        "            point, accepted = transition(path, point, beta, step, scale)\n"
         "            acceptance += wide(accepted)\n"
         "            log_w += (beta - before) * wide(point.energy)\n",
         "            log_w += (beta - before) * wide(point.energy)\n"
-        "            point, accepted = _transition(path, point, beta, step, scale)\n"
+        "            point, accepted = transition(path, point, beta, step, scale)\n"
         "            acceptance += wide(accepted)\n",
         ANNEALING + "::test_weights_are_unbiased_in_both_directions",
     ),
@@ -1416,9 +1418,9 @@ MUTANTS = [
     Mutant(
         "AIS: steps are adapted in the run",
         "evidence/annealing.py",
-        "                point, accepted = _transition(path, point, beta, step, scale)\n"
+        "                point, accepted = transition(path, point, beta, step, scale)\n"
         "                acceptance += wide(accepted)\n",
-        "                point, accepted = _transition(path, point, beta, step * (1 + "
+        "                point, accepted = transition(path, point, beta, step * (1 + "
         "acceptance.mean(0)) / 2, scale)\n"
         "                acceptance += wide(accepted)\n",
         ANNEALING + "::test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen",
@@ -4208,6 +4210,174 @@ MUTANTS = [
         "for group in draw.groups])  # (L, K, B)",
         "for group in draw.groups[::-1]])  # (L, K, B)",
         f"{HIERARCHICAL}::test_the_rates_that_are_reported_are_those_of_the_closed_form",
+    ),
+    Mutant(
+        "disentanglement: the gap is to the mean of the others",
+        "evidence/disentanglement.py",
+        "return ordered[-1] - ordered[-2]",
+        "return ordered[-1] - ordered[:-1].mean(0)",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: the gap is divided by the entropy of the bins",
+        "evidence/disentanglement.py",
+        "    return _gaps(matrix) / entropies(factors.levels)\n",
+        "    return _gaps(matrix) / entropies(discretize(factors.levels.astype(float), 2))\n",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: dead dimensions count as not modular",
+        "evidence/disentanglement.py",
+        "    matrix = matrix[matrix.max(1) > 1e-12]\n",
+        "    matrix = matrix + 1e-9\n",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: disentanglement without weights",
+        "evidence/disentanglement.py",
+        "weight = importance.sum(1) / total",
+        "weight = 1 / len(importance)",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: robustness is an unweighted mean",
+        "evidence/disentanglement.py",
+        "np.average(still.max(1), weights=farthest)",
+        "still.max(1).mean()",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: the dimension that varies most votes",
+        "evidence/disentanglement.py",
+        "z[own].var(0).argmin()",
+        "z[own].var(0).argmax()",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: a ranking of all dimensions, informative or not",
+        "evidence/disentanglement.py",
+        "z[:, rate > DEAD]",
+        "z[:, rate > -1]",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: densities of a level over all rows",
+        "evidence/disentanglement.py",
+        "within = (mass @ member) / sizes",
+        "within = (mass @ member) / n",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: covariances for correlations",
+        "evidence/disentanglement.py",
+        "covariance / scale / scale[:, None]",
+        "covariance",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "factors: a missing text is a level",
+        "data/factors.py",
+        "value is None or value != value for value in flat",
+        "False for value in flat",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "objectives: the own row of a stratified batch weighs as the others",
+        "objectives.py",
+        ".fill_diagonal_(-math.log(rows))",
+        "",
+        ORGANISING,
+    ),
+    Mutant(
+        "objectives: total correlation is estimated with the joint weights alone",
+        "objectives.py",
+        "joint = each.sum(-1) - (each.shape[-1] - 1) * weights[own]",
+        "joint = each.sum(-1)",
+        ORGANISING,
+    ),
+    Mutant(
+        "objectives: beta weighs the total correlation once more",
+        "objectives.py",
+        "(self.beta - 1) * total_correlation",
+        "self.beta * total_correlation",
+        ORGANISING,
+    ),
+    Mutant(
+        "objectives: DIP of samples forgets the posterior's own variance",
+        "objectives.py",
+        "covariance + variances.mean(0).diag()",
+        "covariance + 0 * variances.mean(0).diag()",
+        ORGANISING,
+    ),
+    Mutant(
+        "objectives: the capacity is an upper limit alone",
+        "objectives.py",
+        "(draw.groups[0].rate.mean() - capacity).abs()",
+        "(draw.groups[0].rate.mean() - capacity).clamp(min=0)",
+        ORGANISING,
+    ),
+    Mutant(
+        "objectives: an organising objective reports what it maximises",
+        "objectives.py",
+        "return _bound(draw, draw.elbo.detach().mean(0), surrogate, surrogate.detach())",
+        "return _bound(draw, surrogate.detach(), surrogate, surrogate.detach())",
+        ORGANISING,
+    ),
+    Mutant(
+        "curve: the weight is on the rate",
+        "evidence/rate_distortion.py",
+        "precision = eye + beta * a.T @ a",
+        "precision = eye + a.T @ a / beta",
+        RATE_DISTORTION,
+    ),
+    Mutant(
+        "curve: chains are weighted alike",
+        "evidence/rate_distortion.py",
+        "share, cost = log_w.softmax(0), -wide(point.energy)",
+        "share, cost = (0 * log_w).softmax(0), -wide(point.energy)",
+        RATE_DISTORTION,
+    ),
+    Mutant(
+        "curve: the rate is not less the distortion",
+        "evidence/rate_distortion.py",
+        "rate = -log_mean_exp(log_w) - beta * distortion",
+        "rate = -log_mean_exp(log_w)",
+        RATE_DISTORTION,
+    ),
+    Mutant(
+        "curve: a run starts from scratch",
+        "runs/curve.py",
+        "run.model.load_state_dict(before.model.state_dict())",
+        "run.model.load_state_dict(run.model.state_dict())",
+        RATE_DISTORTION,
+    ),
+    Mutant(
+        "meaning: a traversal starts at the origin",
+        "runs/meaning.py",
+        "points = means.mean(0).expand",
+        "points = (0 * means.mean(0)).expand",
+        MEANING,
+    ),
+    Mutant(
+        "meaning: the others move along",
+        "runs/meaning.py",
+        "points[i, :, dimension] = places[i]",
+        "points[i] = places[i][:, None]",
+        MEANING,
+    ),
+    Mutant(
+        "meaning: dimensions in the order of the lowest rate",
+        "runs/meaning.py",
+        "weight.argsort(descending=True, stable=True)",
+        "weight.argsort(stable=True)",
+        MEANING,
+    ),
+    Mutant(
+        "meaning: the slopes are sums over the rows",
+        "runs/meaning.py",
+        "torch.stack(parts).sum(0) / len(x)",
+        "torch.stack(parts).sum(0)",
+        MEANING,
     ),
 ]
 

@@ -161,7 +161,7 @@ def test_transitions_leave_their_density_invariant(beta: float) -> None:
             path = module.Path(model, x, None, "posterior")
             point = path.at(z[None])
             for _ in range(2):
-                point, moved = module._transition(path, point, beta, step, scale)
+                point, moved = module.transition(path, point, beta, step, scale)
                 accepted.append(moved)
             z = point.u[0]
             x = model.decode(z[None]).sample()[0] if beta == 1 else x
@@ -319,7 +319,7 @@ def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(
     model = problem.model(Off(problem))
     z, x = simulate(model, 3)
     plans, streams, used = [], [], []
-    plan, transition = module._plan, module._transition
+    plan, transition = module._plan, module.transition
 
     def planned(*arguments):
         plans.append(plan(*arguments))
@@ -335,7 +335,7 @@ def test_a_run_follows_its_plan_with_noise_that_the_pilot_has_not_seen(
 
     monkeypatch.setattr(module, "_plan", planned)
     monkeypatch.setattr(module, "stream", streamed)
-    monkeypatch.setattr(module, "_transition", moved)
+    monkeypatch.setattr(module, "transition", moved)
     annealing(model, x, 8, max_temperatures=9)
     own = [(step, scale) for done, step, scale in used if done]
     assert len(own) == len(plans[0].steps) - 1 > 2  # at the last temperature nothing moves any more

@@ -11,7 +11,7 @@ from ztest import assert_mean, limit
 
 import taut
 from taut import posteriors
-from taut.evidence.latents import BINS, _mixture, calibration, latents, prior_gain
+from taut.evidence.latents import BINS, calibration, latents, mixture, prior_gain
 from taut.evidence.scale import scale_check
 
 
@@ -98,7 +98,7 @@ def test_two_data_by_hand() -> None:
 def test_each_datum_leaves_out_its_own_component_in_every_block() -> None:
     model, x, z = gaussian_model(), torch.randn(300, 2), torch.randn(300, 2)  # blocks have 256
     each = model.encode(x).log_prob(z[:, None])  # (points, components)
-    whole, left, *_ = _mixture(model, x, None, z)
+    whole, left, *_ = mixture(model, x, None, z)
     torch.testing.assert_close(whole, each.logsumexp(1) - math.log(300), rtol=0, atol=1e-10)
     others = each.masked_fill(torch.eye(300, dtype=torch.bool), -math.inf)
     torch.testing.assert_close(left, others.logsumexp(1) - math.log(299), rtol=0, atol=1e-10)

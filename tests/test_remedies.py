@@ -71,6 +71,7 @@ def objectives() -> list[dict[str, str]]:
     """Returns the parts of a run of each objective."""
     categorical = {"posterior": "Categorical(codes=3, levels=4)"}
     rows = [{"objective": repr(o)} | ({} if real else categorical) for o, _, real in _rows()]
+    rows += [{"objective": repr(o)} for (o,) in instances.COUPLED]
     return [*rows, *({"objective": repr(o), **categorical} for (o,) in instances.RELAXED)]
 
 

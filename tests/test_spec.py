@@ -15,7 +15,9 @@ from taut.build.spec import Spec, parse, resolve, to_spec
 from taut.system.errors import nearest
 
 
-@pytest.mark.parametrize("objective", [o for o, _, _ in instances.OBJECTIVES], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [row[0] for row in instances.rows()[taut.Objective]], ids=repr
+)
 def test_objectives_there_and_back(objective: taut.Objective) -> None:
     assert resolve(str(to_spec(objective)), taut.Objective) == objective
     assert resolve(repr(objective), taut.Objective) == objective
@@ -120,7 +122,7 @@ def test_hostile_text_is_one_usage_error_and_runs_nothing(text: str, tmp_path, m
         ("IWAE(num_samples=0)", taut.Objective, "at least 1, not 0"),
         ("IWAE(num_samples=True)", taut.Objective, "whole number"),
         ("Objective()", taut.Objective, "no objective is called 'Objective'"),
-        ("StandardNormal()", taut.Objective, "choose from DReG, ELBO"),
+        ("StandardNormal()", taut.Objective, "choose from Capacity, DIP, DReG, ELBO"),
         ("ELBO(beta=Bernoulli())", taut.Objective, "takes a plain value"),
         ("no_such_module_of_mine:Part()", taut.Objective, "cannot import 'no_such_module_of_mine'"),
         ("json:JSONDecoder()", taut.Objective, "not a subclass of taut.Objective"),

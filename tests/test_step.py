@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from instances import (
+    COUPLED,
     EVENT,
     FREE_BITS,
     LATENT,
@@ -105,7 +106,9 @@ def assert_same(learner: Learner, batches: list[Tensor]) -> dict[str, Tensor]:
     return eager
 
 
-@pytest.mark.parametrize("objective", [*(o for o, *_ in OBJECTIVES), FREE_BITS], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [*(o for o, *_ in [*OBJECTIVES, *COUPLED]), FREE_BITS], ids=repr
+)
 def test_recorded_step_is_the_eager_one_for_every_objective(objective: taut.Objective) -> None:
     assert_same(Learner(model(), objective, CONFIG), [bits(6) for _ in range(4)])
 

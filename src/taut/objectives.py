@@ -13,6 +13,9 @@ gradients flow through z) or by the score function ($\nabla \mathbb{E}_q[f] = \m
 differentiated: weights, baselines, beta, warm-up and free bits change the surrogate and never the
 value.
 
+Three more organise the latent space, ``TotalCorrelation``, ``DIP`` and ``Capacity``: what they
+maximise is not a bound, and ``value`` stays the plain ELBO.
+
 An objective is a frozen dataclass: its ``repr`` is the specification that makes it again.
 
 References: kingma2014, burda2016, roeder2017, tucker2019, mnih2016, higgins2017, kingma2016.
@@ -33,17 +36,22 @@ from taut.model import Draw, Group, Model
 from taut.types import Context, Data, PerDatum, PerSample
 
 __all__ = [
+    "DIP",
     "ELBO",
     "IWAE",
     "VIMCO",
     "Bound",
+    "Capacity",
     "DReG",
     "Objective",
     "ScoreFunction",
     "StickingTheLanding",
     "StraightThrough",
+    "TotalCorrelation",
     "log_mean_exp",
 ]
+
+SAMPLES = 256  # compared with all rows of a batch at a time
 
 
 class Bound(NamedTuple):
@@ -67,9 +75,10 @@ class Objective(abc.ABC):
     """Abstract objective.
 
     The class attributes are what a training asks of one: ``warmup``, the share of the training over
-    which it changes, for which early stopping waits, and ``free_bits``. Where free bits are paid,
-    the rows of a batch are coupled: processes that share it cannot each take a mean. ``caveat`` is
-    what the user must know of its gradient.
+    which it changes, for which early stopping waits, ``free_bits``, and ``couples_rows``, a clause
+    that says what of it is of the whole batch: processes that share it cannot each take a mean.
+    ``is_bound`` says whether what is maximised is a lower bound of log p(x), and ``caveat`` what
+    the user must know of it or of its gradient.
 
     Args:
         num_samples: K, samples of the posterior for each datum.
@@ -79,6 +88,14 @@ class Objective(abc.ABC):
     free_bits = 0.0
     caveat = ""
     num_samples: int = 1
+
+    @property
+    def couples_rows(self) -> str:
+        return ""
+
+    @property
+    def is_bound(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         if (
@@ -162,6 +179,14 @@ class ELBO(Objective):
         surrogate = draw.log_likelihood.mean(0) - beta * self._rate(draw)
         target = surrogate.detach() if self._reweighted else None
         return _bound(draw, draw.elbo.detach().mean(0), surrogate, target)
+
+    @property
+    def couples_rows(self) -> str:
+        return "free_bits averages over the whole batch" if self.free_bits else ""
+
+    @property
+    def is_bound(self) -> bool:
+        return self.beta >= 1
 
     @property
     def _reweighted(self) -> bool:
@@ -378,6 +403,210 @@ class VIMCO(Objective):
         others = (log_weight.sum(0) - log_weight) / (self.num_samples - 1)
         own = torch.eye(self.num_samples, dtype=torch.bool, device=log_weight.device)[..., None]
         return log_mean_exp(torch.where(own, others, log_weight))
+
+
+@dataclass(frozen=True)
+class _Organising(Objective, abc.ABC):
+    """Abstract ELBO with a term that organises the latent space and is of the whole batch."""
+
+    caveat = "it is not a bound of log p(x): the ELBO, a bound, is told beside it"
+
+    @property
+    def couples_rows(self) -> str:
+        return f"{type(self).__name__} is of the whole batch"
+
+    @property
+    def is_bound(self) -> bool:
+        return False
+
+    def __call__(
+        self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
+    ) -> Bound:
+        draw = model.draw(x, self.num_samples, context=context)
+        if len(draw.groups) != 1:
+            raise ValueError(f"{type(self).__name__} needs one group of latent variables")
+        surrogate = self._aim(draw, progress)
+        return _bound(draw, draw.elbo.detach().mean(0), surrogate, surrogate.detach())
+
+    @abc.abstractmethod
+    def _aim(self, draw: Draw, progress: float | Tensor) -> PerDatum:
+        """Returns what is maximised, (B,)."""
+
+    def _check(self, least: float = 0.0, **values: float) -> None:
+        for name, value in values.items():
+            known = isinstance(value, int | float) and not isinstance(value, bool)
+            if not known or not least <= value < math.inf:
+                raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class TotalCorrelation(_Organising):
+    r"""Creates the ELBO whose total correlation $\mathrm{KL}(q(z) \,\|\, \prod_j q(z_j))$ has the
+    weight beta (beta-TCVAE): dependent dimensions cost more, and informative ones do not.
+
+    The aggregate posterior q(z) of N rows is estimated from the B of a batch. "weighted":
+    $\frac1{NB} \sum_b q(z \mid x_b)$. "stratified": the row that z came from has the weight 1/N and
+    each other (N - 1) / (N (B - 1)), which is unbiased for q(z); for log q(z) neither is, and the
+    bias falls with B.
+
+    Args:
+        num_samples: K.
+        beta: Weight of the total correlation; 1 is the ELBO.
+        sampler: "weighted" or "stratified".
+        rows: N. Without it "weighted" omits (D - 1) log N, which changes no gradient; "stratified"
+            needs it.
+
+    Bound:
+        ``value`` is the plain ELBO. What is maximised is not a bound, since the estimate may be
+        too small.
+
+    Raises:
+        ValueError: the posterior does not factorise.
+
+    References: chen2018.
+    """
+
+    beta: float = 6.0
+    sampler: str = "weighted"
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(beta=self.beta)
+        if self.sampler not in ("weighted", "stratified"):
+            raise ValueError(f"sampler must be 'weighted' or 'stratified', not {self.sampler!r}")
+        if self.rows is not None:
+            self._check(1, rows=self.rows)
+        elif self.sampler == "stratified":
+            raise ValueError("sampler 'stratified' needs rows, the number of training rows")
+
+    def _aim(self, draw: Draw, progress: float | Tensor) -> PerDatum:
+        rate = draw.groups[0].rate
+        total_correlation = self.estimate(draw).mean(0)
+        return draw.log_likelihood.mean(0) - rate - (self.beta - 1) * total_correlation
+
+    def estimate(self, draw: Draw) -> PerSample:
+        """Returns the total correlation at each sample, (K, B), nats: its mean estimates it."""
+        q = draw.groups[0].posterior
+        if not isinstance(q, Independent):
+            raise ValueError(
+                "TotalCorrelation needs a posterior that factorises over the latent dimensions, "
+                "such as DiagonalNormal"
+            )
+        size = draw.z.shape[1]
+        weights = self._log_weights(size).to(draw.z)
+        # what each row of the batch gives to each sample: (K, samples, rows, D)
+        parts = []
+        for first in range(0, size, SAMPLES):
+            own = slice(first, first + SAMPLES)
+            each = q.base_dist.log_prob(draw.z[:, own, None]) + weights[own, :, None]
+            joint = each.sum(-1) - (each.shape[-1] - 1) * weights[own]
+            parts.append(joint.logsumexp(2) - each.logsumexp(2).sum(-1))
+        return torch.cat(parts, 1)
+
+    def _log_weights(self, size: int) -> Tensor:
+        """Returns the logarithm of the weight of row b for a sample of row a, (B, B)."""
+        rows = self.rows or 1
+        if self.sampler == "weighted" or size == 1:
+            return torch.full((size, size), -math.log(rows * size))
+        others = math.log(max(rows - 1, 1)) - math.log(rows * (size - 1))
+        return torch.full((size, size), others).fill_diagonal_(-math.log(rows))
+
+
+@dataclass(frozen=True)
+class DIP(_Organising):
+    r"""Creates the ELBO less a penalty on how far a covariance of the latent space is from the
+    identity (DIP-VAE).
+
+    $$ \lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2, $$
+
+    where C is the covariance over the batch of the posterior means (I), or of z, which adds the
+    mean posterior variances (II).
+
+    Args:
+        num_samples: K.
+        of: "means" (DIP-VAE-I) or "samples" (II).
+        off_diagonal: $\lambda_{od}$, nats per datum.
+        diagonal: $\lambda_d$.
+
+    Bound:
+        ``value`` is the plain ELBO. What is maximised is of the batch, and not a bound that would
+        hold for each datum.
+
+    Raises:
+        ValueError: the posterior does not factorise.
+
+    References: kumar2018.
+    """
+
+    of: str = "means"
+    off_diagonal: float = 10.0
+    diagonal: float = 100.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.of not in ("means", "samples"):
+            raise ValueError(f"of must be 'means' or 'samples', not {self.of!r}")
+        self._check(off_diagonal=self.off_diagonal, diagonal=self.diagonal)
+
+    def _aim(self, draw: Draw, progress: float | Tensor) -> PerDatum:
+        q = draw.groups[0].posterior
+        if not isinstance(q, Independent):
+            raise ValueError(
+                "DIP needs a posterior that factorises over the latent dimensions, such as "
+                "DiagonalNormal"
+            )
+        rate = draw.groups[0].rate
+        return draw.log_likelihood.mean(0) - rate - self.penalty(q.mean, q.variance)
+
+    def penalty(self, means: Tensor, variances: Tensor) -> Tensor:
+        """Returns the penalty of a batch, nats per datum, from means and variances, (B, D)."""
+        centred = means - means.mean(0)
+        covariance = centred.T @ centred / len(means)
+        if self.of == "samples":
+            covariance = covariance + variances.mean(0).diag()
+        off = covariance - covariance.diagonal().diag()
+        squares = (covariance.diagonal() - 1).square().sum()
+        return self.off_diagonal * off.square().sum() + self.diagonal * squares
+
+
+@dataclass(frozen=True)
+class Capacity(_Organising):
+    r"""Creates the ELBO whose rate is held at a capacity, $\mathbb{E}_q[\log p(x \mid z)] - \gamma
+    |\mathrm{KL} - C|$, which grows in training: dimensions are taken up one after another.
+
+    The KL is the mean over the batch.
+
+    Args:
+        num_samples: K.
+        capacity: C at the end, nats.
+        weight: $\gamma$; more than the nats of reconstruction that a nat of rate buys.
+        warmup: Share of the training over which C grows linearly from 0.
+
+    Bound:
+        ``value`` is the plain ELBO. What is maximised is not a bound: it may be above log p(x)
+        where a rate above 0 costs nothing.
+
+    References: burgess2018.
+    """
+
+    capacity: float = 25.0
+    weight: float = 100.0
+    warmup: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(capacity=self.capacity, weight=self.weight, warmup=self.warmup)
+        if self.warmup > 1:
+            raise ValueError(f"warmup must be a number between 0 and 1, not {self.warmup!r}")
+
+    def _aim(self, draw: Draw, progress: float | Tensor) -> PerDatum:
+        capacity: float | Tensor = self.capacity
+        if self.warmup:
+            share = torch.as_tensor(progress / self.warmup, dtype=torch.float64).clamp(max=1.0)
+            capacity = self.capacity * share
+        apart = (draw.groups[0].rate.mean() - capacity).abs()
+        return draw.log_likelihood.mean(0) - self.weight * apart
 
 
 def log_mean_exp(a: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 __all__ = ["LINKS", "REFERENCES", "cite"]
 
 REFERENCES = {
+    "alemi2018": "Alemi et al. Fixing a broken ELBO. ICML 2018.",
     "austin2021": "Austin et al. Structured denoising diffusion models in discrete state-spaces. "
     "NeurIPS 2021.",
     "bates2023": "Bates et al. Testing for outliers with conformal p-values. Annals of Statistics "
     "51, 2023.",
     "benjamini1995": "Benjamini, Hochberg. Controlling the false discovery rate. JRSS B 57, 1995.",
     "burda2016": "Burda, Grosse, Salakhutdinov. Importance weighted autoencoders. ICLR 2016.",
+    "burgess2018": "Burgess et al. Understanding disentangling in beta-VAE. arXiv:1804.03599.",
     "cappe2009": "Cappé, Moulines. On-line expectation-maximization algorithm for latent data "
     "models. JRSS B 71, 2009.",
     "chatterjee2018": "Chatterjee, Diaconis. The sample size required in importance sampling. Ann. "
@@ -33,7 +35,11 @@ REFERENCES = {
     "dempster1977": "Dempster, Laird, Rubin. Maximum likelihood from incomplete data via the EM "
     "algorithm. JRSS B 39, 1977.",
     "dinh2017": "Dinh, Sohl-Dickstein, Bengio. Density estimation using Real NVP. ICLR 2017.",
+    "duan2020": "Duan et al. Unsupervised model selection for variational disentangled "
+    "representation learning. ICLR 2020.",
     "durkan2019": "Durkan et al. Neural spline flows. NeurIPS 2019.",
+    "eastwood2018": "Eastwood, Williams. A framework for the quantitative evaluation of "
+    "disentangled representations. ICLR 2018.",
     "efron1979": "Efron. Bootstrap methods: another look at the jackknife. Annals of Statistics 7, "
     "1979.",
     "efron1981": "Efron, Stein. The jackknife estimate of variance. Annals of Statistics 9, 1981.",
@@ -50,13 +56,18 @@ REFERENCES = {
     "ho2020": "Ho, Jain, Abbeel. Denoising diffusion probabilistic models. NeurIPS 2020.",
     "hoffman2016": "Hoffman, Johnson. ELBO surgery. NeurIPS workshop on advances in approximate "
     "Bayesian inference, 2016.",
+    "huang2020": "Huang, Makhzani, Cao, Grosse. Evaluating lossy compression rates of deep "
+    "generative models. ICML 2020.",
     "jang2017": "Jang, Gu, Poole. Categorical reparameterization with Gumbel-softmax. ICLR 2017.",
+    "kim2018": "Kim, Mnih. Disentangling by factorising. ICML 2018.",
     "kingma2014": "Kingma, Welling. Auto-encoding variational Bayes. ICLR 2014.",
     "kingma2016": "Kingma et al. Improved variational inference with inverse autoregressive flow. "
     "NeurIPS 2016.",
     "kingma2021": "Kingma, Salimans, Poole, Ho. Variational diffusion models. NeurIPS 2021.",
     "kitagawa1996": "Kitagawa. Monte Carlo filter and smoother for non-Gaussian nonlinear state "
     "space models. JCGS 5, 1996.",
+    "kumar2018": "Kumar, Sattigeri, Balakrishnan. Variational inference of disentangled latent "
+    "concepts from unlabeled observations. ICLR 2018.",
     "kynkaanniemi2019": "Kynkäänniemi et al. Improved precision and recall metric for assessing "
     "generative models. NeurIPS 2019.",
     "liu1989": "Liu, Nocedal. On the limited memory BFGS method for large scale optimization. "
@@ -66,6 +77,8 @@ REFERENCES = {
     "2021.",
     "loaiza2019": "Loaiza-Ganem, Cunningham. The continuous Bernoulli: fixing a pervasive error in "
     "VAEs. NeurIPS 2019.",
+    "locatello2019": "Locatello et al. Challenging common assumptions in the unsupervised learning "
+    "of disentangled representations. ICML 2019.",
     "lopezpaz2017": "Lopez-Paz, Oquab. Revisiting classifier two-sample tests. ICLR 2017.",
     "lucas2019": "Lucas et al. Don't blame the ELBO! A linear VAE perspective on posterior "
     "collapse. NeurIPS 2019.",
@@ -97,6 +110,8 @@ REFERENCES = {
     "rezende2014": "Rezende, Mohamed, Wierstra. Stochastic backpropagation and approximate "
     "inference. ICML 2014.",
     "rezende2015": "Rezende, Mohamed. Variational inference with normalizing flows. ICML 2015.",
+    "ridgeway2018": "Ridgeway, Mozer. Learning deep disentangled embeddings with the F-statistic "
+    "loss. NeurIPS 2018.",
     "roeder2017": "Roeder, Wu, Duvenaud. Sticking the landing: lower-variance gradient estimators "
     "for VI. NeurIPS 2017.",
     "rubin1982": "Rubin, Thayer. EM algorithms for ML factor analysis. Psychometrika 47, 1982.",
@@ -106,6 +121,8 @@ REFERENCES = {
     "mixtures. ICLR 2017.",
     "salimans2022": "Salimans, Ho. Progressive distillation for fast sampling of diffusion models. "
     "ICLR 2022.",
+    "shao1989": "Shao, Wu. A general theory for jackknife variance estimation. Annals of "
+    "Statistics 17, 1989.",
     "shi2024": "Shi et al. Simplified and generalized masked diffusion for discrete data. NeurIPS "
     "2024.",
     "shokri2017": "Shokri, Stronati, Song, Shmatikov. Membership inference attacks against machine "
@@ -117,6 +134,8 @@ REFERENCES = {
     "stekhoven2012": "Stekhoven, Bühlmann. MissForest: non-parametric missing value imputation for "
     "mixed-type data. Bioinformatics 28, 2012.",
     "stephens2017": "Stephens. False discovery rates: a new deal. Biostatistics 18, 2017.",
+    "suter2019": "Suter et al. Robustly disentangled causal mechanisms: validating deep "
+    "representations for interventional robustness. ICML 2019.",
     "takida2022": "Takida et al. SQ-VAE: variational Bayes on discrete representation with "
     "self-annealed stochastic quantization. ICML 2022.",
     "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based "

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from taut.cli import audit, differential, fit, score, terminal, use
+from taut.cli import audit, curve, differential, disentangle, fit, picture, score, terminal, use
 from taut.cli.options import Command, Group
 from taut.system import launch, signals
 from taut.system.errors import OutOfMemoryError, ParallelError, TautError, TautWarning, shown
@@ -44,9 +44,12 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Use a run": (
         *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
         differential.differential,
+        picture.picture,
     ),
     "Judge and improve a run": (
         *(audit.audit, fit.tighten, fit.refit, audit.gradients, audit.report),
+        disentangle.disentangle,
+        curve.curve,
     ),
 }
 # what several processes share; the rest is for one

@@ -32,8 +32,8 @@ PARTS = {
         *("MaskedDiffusion", "Mixture", "MixtureOfFactorAnalysers"),
     ),
     "objective": (
-        *("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "StraightThrough"),
-        "VIMCO",
+        *("Capacity", "DIP", "DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding"),
+        *("StraightThrough", "TotalCorrelation", "VIMCO"),
     ),
     "prior": (
         *("AutoregressiveCategorical", "Codebook", "Flow", "GaussianMixture"),

@@ -30,7 +30,7 @@ from taut.data.image_files import (
 )
 from taut.system.errors import DataError, UsageError, shown
 
-__all__ = ["IMAGE_SUFFIXES", "read_folder"]
+__all__ = ["IMAGE_SUFFIXES", "image_files", "read_folder"]
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff"))
 IMAGE_SUFFIXES |= {".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm"}
@@ -173,6 +173,11 @@ def _find(root: Path) -> tuple[list[Path], list[str]]:
     if repeated:
         notes.append(f"omitted {_count(repeated, 'linked folder')} already read")
     return sorted(images), notes
+
+
+def image_files(root: Path) -> list[Path]:
+    """Returns the images of a folder in the order in which they are read."""
+    return _find(root)[0]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

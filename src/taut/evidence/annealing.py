@@ -49,7 +49,10 @@ from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of, some_of
 from taut.use.door import takes_model_and_data
 
-__all__ = ["Annealed", "annealing", "annealing_blocks", "can_move", "simulate", "support_of"]
+__all__ = [
+    "Annealed", "Path", "Plan", "annealing", "annealing_blocks", "can_move", "pilot", "rows_for",
+    "simulate", "support_of", "transition",
+]  # fmt: skip
 
 ACCEPTANCE = 0.8  # aimed at by the pilot
 LEAPFROG = 4  # steps of a transition
@@ -205,7 +208,7 @@ def annealing_blocks(
         )
     if isinstance(start, str) and start not in ("posterior", "prior"):
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
-    rows = max(1, min(ROWS, MAX_ELEMENTS // max(1, x[0].numel())) // max(num_chains, PILOT_CHAINS))
+    rows = rows_for(x, num_chains)
 
     def estimate(block: Block) -> Annealed:
         number, here, part, c = block
@@ -215,11 +218,17 @@ def annealing_blocks(
             with stream(seed, "pilot", number):
                 r = start if isinstance(start, str) else start(here, part, c)
                 path = Path(model, part, c, r)
-                plan = _pilot(path, num_chains, max_temperatures)
+                plan = pilot(path, num_chains, max_temperatures)
             with stream(derive(seed, "annealing"), direction, number):
                 return _run(path, plan, num_chains, z)
 
     yield from blocks_of(model, x, rows, estimate, context=context)
+
+
+def rows_for(x: Data, num_chains: int) -> int:
+    """Returns how many rows move together."""
+    most = min(ROWS, MAX_ELEMENTS // max(1, x[0].numel()))
+    return max(1, most // max(num_chains, PILOT_CHAINS))
 
 
 def support_of(distribution: Distribution) -> constraints.Constraint | None:
@@ -367,7 +376,7 @@ def _unconstrained(support: constraints.Constraint | None) -> Any:
         ) from None
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """What the pilot chose.
 
     For each temperature above zero its beta, the step sizes, (B,), and the scales of u, (B, D).
@@ -379,7 +388,7 @@ class _Plan(NamedTuple):
     length: float
 
 
-def _transition(
+def transition(
     path: Path, point: _Point, beta: float, step: Tensor, scale: Tensor
 ) -> tuple[_Point, Tensor]:
     """Returns the chains after one Hamiltonian transition that leaves f_beta invariant, and who
@@ -409,9 +418,15 @@ def _choose(accepted: Tensor, new: _Point, old: _Point) -> _Point:
     return _Point(*(pick(a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
+def pilot(path: Path, num_chains: int, max_temperatures: int, end: float = 1.0) -> Plan:
     """Walks from start to joint in steps of about equal thermodynamic length, adapting the
     transitions on the way.
+
+    Args:
+        path: The densities.
+        num_chains: Chains that walk, 8 at least.
+        max_temperatures: Most temperatures of the plan.
+        end: The last beta; more than 1 goes beyond the joint.
     """
     point = path.draw(max(num_chains, PILOT_CHAINS))
     scale = path.transform.inv(path.start.sample(torch.Size((100,)))).std(0)
@@ -422,15 +437,15 @@ def _pilot(path: Path, num_chains: int, max_temperatures: int) -> _Plan:
         device=point.u.device,
     )
     betas, lengths, steps, scales = [0.0], [0.0], [step], [scale]
-    while betas[-1] < 1:
+    while betas[-1] < end:
         speed = _speed(point)
-        last = len(betas) >= PILOT_LIMIT or not betas[-1] + PILOT_STEP / max(speed, 1e-12) < 1
-        beta = 1.0
+        last = len(betas) >= PILOT_LIMIT or not betas[-1] + PILOT_STEP / max(speed, 1e-12) < end
+        beta = end
         if not last:
             beta = betas[-1] + PILOT_STEP / speed
         visited = []
         for _ in range(PILOT_TRANSITIONS):
-            point, accepted = _transition(path, point, beta, step, scale)
+            point, accepted = transition(path, point, beta, step, scale)
             step = step * (0.5 * (accepted.to(step).mean(0) - ACCEPTANCE)).exp()
             visited.append(point.u)
         scale = _scale(torch.cat(visited[PILOT_TRANSITIONS // 2 :]))
@@ -465,7 +480,7 @@ def _scale(u: Tensor) -> Tensor:
 
 def _plan(
     betas: list[float], lengths: list[float], steps: list[Tensor], scales: list[Tensor], limit: int
-) -> _Plan:
+) -> Plan:
     """Returns temperatures at equal steps of thermodynamic length, with the pilot's transitions
     interpolated.
     """
@@ -483,7 +498,7 @@ def _plan(
             share = min(1.0, (target - lengths[i - 1]) / width)
         beta = betas[i - 1] + share * (betas[i] - betas[i - 1])
         if t == number:
-            beta = 1.0
+            beta = betas[-1]
         chosen.append(
             (
                 beta,
@@ -491,10 +506,10 @@ def _plan(
                 torch.lerp(scales[i - 1], scales[i], share),
             )
         )
-    return _Plan([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], length)
+    return Plan([c[0] for c in chosen], [c[1] for c in chosen], [c[2] for c in chosen], length)
 
 
-def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Annealed:
+def _run(path: Path, plan: Plan, num_chains: int, exact: Tensor | None) -> Annealed:
     """Returns the estimate of the chains that run with a plan.
 
     Forward from the start, or back from exact draws.
@@ -512,13 +527,13 @@ def _run(path: Path, plan: _Plan, num_chains: int, exact: Tensor | None) -> Anne
         for before, beta, step, scale in temperatures:
             log_w += (beta - before) * wide(point.energy)
             if beta < 1:
-                point, accepted = _transition(path, point, beta, step, scale)
+                point, accepted = transition(path, point, beta, step, scale)
                 acceptance += wide(accepted)
     else:
         direction, sign = "upper", -1
         point = path.at(path.transform.inv(exact).expand(num_chains, -1, -1))
         for before, beta, step, scale in reversed(temperatures):
-            point, accepted = _transition(path, point, beta, step, scale)
+            point, accepted = transition(path, point, beta, step, scale)
             acceptance += wide(accepted)
             log_w += (beta - before) * wide(point.energy)
     log_mean = log_mean_exp(sign * log_w)

@@ -41,7 +41,7 @@ from taut.system.seeds import derive, stream
 from taut.types import Context, Data
 from taut.use.blocks import Block, blocks_of, device_of, some_of
 
-__all__ = ["calibration", "latents", "prior_gain"]
+__all__ = ["calibration", "encoded", "latents", "marginals_of", "mixture", "prior_gain"]
 
 ROWS = 256  # data encoded, and components of the mixture evaluated, at a time
 DEAD = 0.01  # nats of rate below which a dimension is paid nothing
@@ -80,9 +80,9 @@ def latents(
         raise ValueError(
             "the use of the latent space shows over several data points: give at least 2"
         )
-    z, means, rates, log_q, log_prior = _encode(model, x, context, seed)
+    z, means, rates, log_q, log_prior = encoded(model, x, context, seed)
     n = len(x)
-    joint, joint_left, marginal, marginal_left = _mixture(model, x, context, z)
+    joint, joint_left, marginal, marginal_left = mixture(model, x, context, z)
     information = {"own": log_q - joint, "left_out": log_q - joint_left}
     rate = log_q - log_prior
     variance = means.var(0, correction=0)
@@ -153,8 +153,8 @@ def prior_gain(model: Model, train: Tensor, x: Data, *, seed: int = 0) -> Estima
     prior = model.latent_prior(model.split(first)[1])
     if not is_real(support_of(prior)) or len(train) < 40:
         return None
-    z_train, _, rates, _, _ = _encode(model, train, None, derive(seed, "prior gain"))
-    z, _, _, _, log_prior = _encode(model, x, None, seed)
+    z_train, _, rates, _, _ = encoded(model, train, None, derive(seed, "prior gain"))
+    z, _, _, _, log_prior = encoded(model, x, None, seed)
     base = prior.base_dist if isinstance(prior, Independent) else None
     used = torch.ones(z.shape[1], dtype=torch.bool)
     if base is not None and rates is not None:
@@ -256,14 +256,14 @@ def _verdict(p_value: float, coverage: Estimate, off_centre: float, num_data: in
     return "q is too wide: z lies nearer to its mean than it says"
 
 
-def _encode(
+def encoded(
     model: Model, x: Data, context: Context | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
     """Returns for each data point one z ~ q, the mean of q, the rate of each dimension (or None),
     log q(z|x) and log p(z).
     """
 
-    def encoded(block: Block) -> list[Tensor]:
+    def of_block(block: Block) -> list[Tensor]:
         with stream(seed, "latents", block.number):
             draw = model.draw(block.x, context=block.context, reparameterize=False)
         rate = _rates(draw)
@@ -275,12 +275,12 @@ def _encode(
             terms.append(rate)
         return [t.cpu().double() for t in terms]
 
-    parts = blocks_of(model, x, ROWS, encoded, context=context)
+    parts = blocks_of(model, x, ROWS, of_block, context=context)
     z, means, log_q, log_prior, *rates = (torch.cat(p) for p in zip(*parts, strict=True))
     return z, means, rates[0] if rates else None, log_q, log_prior
 
 
-def _mixture(
+def mixture(
     model: Model, x: Data, context: Context | None, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns log q(z_n) of the aggregate posterior with and without component n, (N,), and of its
@@ -296,7 +296,7 @@ def _mixture(
             here = slice(first, first + ROWS)
             values = x[here].to(device=device, dtype=torch.get_default_dtype())
             q = model.encode(values, some_of(context, here, device))
-            components = _marginals(q)
+            components = marginals_of(q)
             if components is None:
                 marginal = None
             own = torch.arange(first, min(first + ROWS, n))
@@ -325,7 +325,7 @@ def _add(total: Tensor, log_prob: Tensor, mine: Tensor) -> None:
     total[1] = torch.logaddexp(total[1], log_prob.masked_fill(mine, -math.inf).logsumexp(1))
 
 
-def _marginals(q: Distribution) -> Distribution | None:
+def marginals_of(q: Distribution) -> Distribution | None:
     """Returns the marginals of q, batch shape (B, D), where they are known."""
     if isinstance(q, Independent) and q.reinterpreted_batch_ndims == 1:
         return q.base_dist
@@ -344,7 +344,7 @@ def _rates(draw: Draw) -> Tensor | None:
 
 
 def _rates_of(group: Group) -> Tensor | None:
-    prior, marginals = group.prior, _marginals(group.posterior)
+    prior, marginals = group.prior, marginals_of(group.posterior)
     if marginals is None or not isinstance(prior, Independent):
         return None
     try:

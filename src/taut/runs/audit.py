@@ -33,7 +33,7 @@ from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
 from taut.system.seeds import generator
 
-__all__ = ["audit_run", "gradients_run", "write_report"]
+__all__ = ["audit_run", "gradients_run", "training_rows", "write_report"]
 
 # of each line, what an audit keeps
 HISTORY = (
@@ -105,7 +105,7 @@ def _audit(
     x = _some(x, num_data, seed, "audit")
     train, baseline, divided, levels = None, None, np.empty(0, "S16"), None
     if dataset is not None:
-        train = _training(dataset, max(effort.train, len(x)), seed)
+        train = training_rows(dataset, max(effort.train, len(x)), seed)
         given_total = totals_of(run.model) is not None
         baseline = independent_marginals(dataset, x, given_total=given_total)
         divided = dataset.divided
@@ -218,7 +218,7 @@ def _labels(
     dataset: Dataset | None, part: str, counts: tuple[int, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the labels of the training rows and of the held-out ones that are looked at, where
-    the source has any: in the order of ``_training`` and ``_some``.
+    the source has any: in the order of ``training_rows`` and ``_some``.
     """
     if dataset is None or part not in ("test", "validation"):
         return None
@@ -247,7 +247,7 @@ def _each(run: Stored) -> str:
     return "row"
 
 
-def _training(dataset: Dataset, count: int, seed: int) -> torch.Tensor:
+def training_rows(dataset: Dataset, count: int, seed: int) -> torch.Tensor:
     """Returns rows of the training data, drawn in a fixed order, so that those of an audit do not
     depend on how many of them are asked for.
     """

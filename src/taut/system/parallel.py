@@ -301,7 +301,7 @@ def check_divisible(model: nn.Module, objective: Any) -> None:
     """Refuses models and objectives that couple the rows of a step, of which each rank has a part.
 
     Raises:
-        UsageError: the objective has free bits, or the model has batch normalisation.
+        UsageError: the objective is of the whole batch, or the model has batch normalisation.
     """
     if world() > 1 and (reason := indivisible(model, objective)):
         raise UsageError(f"{reason}, but each process holds a part of it: train in one process")
@@ -311,8 +311,8 @@ def indivisible(model: nn.Module, objective: Any) -> str:
     """Returns, as a clause, the part of model or objective that couples the rows of a step; empty
     if each row can be computed alone.
     """
-    if objective.free_bits:
-        return "free_bits averages over the whole batch"
+    if objective.couples_rows:
+        return str(objective.couples_rows)
     for name, part in model.named_modules():
         # Among processes SyncBatchNorm does see the whole.
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and (

@@ -214,7 +214,7 @@ def validate(
     free bits).
     """
     size = block_size(x, most=max(1, rows // objective.num_samples))
-    chunks = Chunks(size, least=size if objective.free_bits else 1)
+    chunks = Chunks(size, least=size if objective.couples_rows else 1)
 
     def compute(first: int) -> list[tuple[float, float]]:
         block = x[first : first + size].to(torch.get_default_dtype())

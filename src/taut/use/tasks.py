@@ -125,7 +125,7 @@ def context_of(model: Model, values: Tensor) -> Context:
 
 def _decoded(model: Model, z: Tensor, draw: bool, context: Context | None = None) -> Tensor:
     distribution = model.decode(z[None], context)
-    return (distribution.sample() if draw else _mean(distribution))[0]
+    return (distribution.sample() if draw else mean_of(distribution))[0]
 
 
 def _known(model: Model, place: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def _known(model: Model, place: Callable[[Tensor], Tensor], rows: Tensor) -> Ten
         raise _without_mean(model.encode(rows)) from None
 
 
-def _mean(distribution: Distribution) -> Tensor:
+def mean_of(distribution: Distribution) -> Tensor:
     try:
         return distribution.mean
     except NotImplementedError:

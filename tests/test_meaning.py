@@ -1,0 +1,284 @@
+"""What latent dimensions mean: traversals and the Jacobian by closed forms, and the pictures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from test_cells import run
+from torch import Tensor
+
+import taut
+from taut.build.config import Config
+from taut.data import New, Schema
+from taut.report import latent as figures
+from taut.runs import meaning
+from taut.runs.fitted import Fitted
+from taut.runs.meaning import jacobian, traversal
+from taut.system.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def _double() -> None:
+    torch.set_default_dtype(torch.float64)
+
+
+def fitted_of(model: taut.Model) -> Fitted:
+    schema = Schema("real", (5,), -9.0, 9.0)
+    return Fitted(model=model, schema=schema, config=Config(), objective=taut.ELBO())
+
+
+def linear() -> tuple[Any, Tensor, New]:
+    """Returns a linear-Gaussian model as a run, its matrix, and rows."""
+    torch.manual_seed(0)
+    problem = taut.LinearGaussian(5, 3)
+    x = problem.sample(200)
+    encoder = taut.DiagonalNormal((5,), 3, taut.Linear)
+    return fitted_of(problem.model(encoder)), problem.likelihood.weight, New(x, ())
+
+
+# --- The Jacobian ---------------------------------------------------------------------------------
+
+
+def test_the_jacobian_of_a_linear_decoder_is_its_matrix() -> None:
+    fitted, weight, new = linear()
+    torch.testing.assert_close(jacobian(fitted, new), weight.T.data, rtol=0, atol=1e-12)
+
+
+def test_the_jacobian_of_a_network_is_that_of_differences() -> None:
+    _, _, new = linear()
+    likelihood = taut.Bernoulli((5,), 2, taut.MLP)
+    encoder = taut.DiagonalNormal((5,), 2, taut.Linear)
+    model = taut.VAE(taut.StandardNormal(2), likelihood, encoder)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    found = jacobian(fitted_of(model.eval()), new)
+    with torch.no_grad():
+        z = model.point(new.rows)
+        for j, step in enumerate(1e-5 * torch.eye(2)):
+            both = [model.decode((z + s * step)[None]).mean[0] for s in (1, -1)]
+            slope = ((both[0] - both[1]) / 2e-5).mean(0)
+            torch.testing.assert_close(found[j], slope, rtol=0, atol=1e-8)
+
+
+# --- Traversals -----------------------------------------------------------------------------------
+
+
+def test_a_traversal_moves_one_dimension_between_quantiles_and_keeps_the_others() -> None:
+    fitted, weight, new = linear()
+    found = traversal(fitted, new, dimensions=[2, 0], steps=5)
+    z, means, rates, _, _ = meaning.encoded(fitted.model, new.rows, None, 0)
+    for i, dimension in enumerate((2, 0)):
+        ends = torch.quantile(z[:, dimension], torch.tensor([0.025, 0.975]))
+        torch.testing.assert_close(found.places[i, [0, -1]], ends, rtol=0, atol=1e-12)
+        steps = found.places[i].diff()
+        torch.testing.assert_close(steps, steps[:1].expand(4), rtol=0, atol=1e-12)
+        point = means.mean(0).repeat(5, 1)
+        point[:, dimension] = found.places[i]
+        by_hand = point @ weight.T.data + fitted.model.likelihood.bias.data
+        torch.testing.assert_close(found.values[i], by_hand, rtol=0, atol=1e-12)
+    assert found.rates == pytest.approx(rates.mean(0)[[2, 0]].tolist())
+    torch.testing.assert_close(found.spread, new.rows.std(0, correction=0), rtol=0, atol=1e-12)
+
+
+def test_dimensions_are_told_in_the_order_of_their_rates_without_dead_ones() -> None:
+    fitted, _, new = linear()
+    network = fitted.model.posterior.encoder.map
+    with torch.no_grad():  # q(z_1|x) = p(z_1)
+        for row in (1, 4):
+            network.weight[row] = 0
+            network.bias[row] = 0
+        q = fitted.model.encode(new.rows)
+    assert torch.allclose(q.mean[:, 1], torch.zeros(200))
+    found = traversal(fitted, new)
+    rates = meaning.encoded(fitted.model, new.rows, None, 0)[2].mean(0)
+    order = rates.argsort(descending=True).tolist()
+    assert list(found.dimensions) == [d for d in order if rates[d] >= 0.01]
+    assert found.rates is not None
+    assert list(found.rates) == sorted(found.rates, reverse=True)
+
+
+def test_dimensions_that_there_are_not_are_refused() -> None:
+    fitted, _, new = linear()
+    for dimensions, steps in (([3], 5), ([], 5), ([0], 1)):
+        with pytest.raises(UsageError, match="numbered from 0 to 2"):
+            traversal(fitted, new, dimensions=dimensions, steps=steps)
+    exact = fitted_of(taut.FactorAnalysis((5,), latent_dim=2))
+    with pytest.raises(UsageError, match="no latent vector"):
+        traversal(exact, new)
+
+
+def test_categories_have_no_traversal() -> None:
+    problem, rows = taut.BinaryLatents(5, 2), New(torch.zeros(50, 5), ())
+    for act in (traversal, jacobian):
+        with pytest.raises(UsageError, match="draw a map instead"):
+            act(fitted_of(problem.model()), rows)
+
+
+def test_gaps_do_not_count_in_the_spread_of_a_column() -> None:
+    x = torch.tensor([[1.0, math.nan], [3.0, 4.0], [math.nan, 8.0]])
+    torch.testing.assert_close(meaning._spread(x), torch.tensor([1.0, 2.0]))
+
+
+# --- Planes ---------------------------------------------------------------------------------------
+
+
+def test_principal_components_are_those_of_scikit_learn() -> None:
+    means = torch.randn(80, 4) @ torch.randn(4, 4)
+    points, axes = meaning._plane(means, None, "pca", None, 0)
+    theirs = PCA(2).fit(means.numpy())
+    by_hand = theirs.transform(means.numpy())
+    np.testing.assert_allclose(np.abs(points), np.abs(by_hand), rtol=0, atol=1e-9)
+    assert axes[0] == f"component 1, {100 * theirs.explained_variance_ratio_[0]:.0f} %"
+
+
+def test_a_plane_is_of_the_two_highest_rates() -> None:
+    means, rates = torch.randn(9, 3), torch.tensor([[0.1, 3.0, 1.0]]).expand(9, -1)
+    points, axes = meaning._plane(means, rates, "rates", None, 0)
+    np.testing.assert_array_equal(points, means[:, [1, 2]].numpy())
+    assert axes == ("z1, 3.00 nats", "z2, 1.00 nats")
+    points, _ = meaning._plane(means, rates, "rates", [2, 0], 0)
+    np.testing.assert_array_equal(points, means[:, [2, 0]].numpy())
+    with pytest.raises(UsageError, match="two latent dimensions"):
+        meaning._plane(means, rates, "rates", [2, 3], 0)
+    with pytest.raises(UsageError, match="rates, pca or umap"):
+        meaning._plane(means, rates, "tsne", None, 0)
+
+
+def test_umap_is_asked_for_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "umap", None)
+    with pytest.raises(UsageError, match="pip install umap-learn"):
+        meaning._plane(torch.randn(9, 3), None, "umap", None, 0)
+
+
+# --- Figures --------------------------------------------------------------------------------------
+
+
+def test_a_map_tells_labels_apart_by_shape_and_numbers_by_colour() -> None:
+    points = np.random.default_rng(0).normal(size=(40, 2))
+    labels = np.array(["a", "b", None, "b"] * 10, object)
+    (plane,) = figures.latent_map(points, ("x", "y"), labels, "kind").axes
+    drawn = {line.get_gid(): line for line in plane.lines}
+    assert {"missing", "rows-0", "rows-1"} <= set(drawn)
+    assert len(drawn["rows-0"].get_xdata()) == 20  # the commonest first
+    assert drawn["rows-0"].get_label() == "b"
+    assert drawn["rows-0"].get_marker() != drawn["rows-1"].get_marker()
+    values = np.linspace(0, 1, 40)
+    axes = figures.latent_map(points, ("x", "y"), values, "size").axes
+    np.testing.assert_allclose(axes[0].collections[0].get_array(), values)
+    assert axes[1].get_ylabel() == "size"
+    many = np.array([f"l{i}" for i in range(40)], object)
+    (plane,) = figures.latent_map(points, ("x", "y"), many, "kind").axes
+    assert [line.get_label() for line in plane.lines][-1] == "others"
+
+
+def test_a_curve_is_drawn_at_its_numbers() -> None:
+    def row(beta: float, rate: float, distortion: float) -> dict[str, Any]:
+        return {
+            "beta": beta,
+            "rate": {"value": rate, "test_error": 0.1},
+            "distortion": {"value": distortion, "test_error": 0.2},
+            "sharpness": {"reconstructions": 0.5 / beta, "samples": 0.4},
+        }
+
+    found = {"runs": [row(1, 5.0, 2.0), row(4, 3.0, 4.0)], "decoder": []}
+    plane, sharp = figures.curve(found).axes
+    assert plane.lines[0].get_xydata().tolist() == [[5.0, 2.0], [3.0, 4.0]]
+    assert [text.get_text() for text in plane.texts] == ["1", "4"]
+    assert sharp.lines[0].get_xydata().tolist() == [[5.0, 0.5], [3.0, 0.125]]
+
+
+# --- Runs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(made: Path) -> Path:
+    torch.set_default_dtype(torch.float32)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table with a factor behind a number, a kind and gaps, images, and a run of each."""
+    torch.set_default_dtype(torch.float32)
+    path = tmp_path_factory.mktemp("meaning")
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=300)
+    weight = np.round(70 + 12 * size + rng.normal(size=300), 1)
+    kind = np.where(size + 0.3 * rng.normal(size=300) > 0, "large", "small")
+    other = rng.integers(0, 5, 300)
+    lines = [
+        f"{'?' if i % 9 == 0 else w},{k},{o}"
+        for i, (w, k, o) in enumerate(zip(weight, kind, other, strict=True))
+    ]
+    (path / "t.csv").write_text("\n".join(["weight,kind,other", *lines]))
+    options = ["--latent-dim", "2", "--threads", "1", "--max-epochs"]
+    table = ["--missing-values", "?", "--model", "VAE()", "--objective", "ELBO()"]
+    done = run("fit", path / "t.csv", *table, *options, "60", "--out", path / "table")
+    assert done.exit_code == 0, done.stderr
+    np.save(path / "i.npy", rng.integers(0, 2, (200, 4, 4)).astype(np.uint8))
+    done = run("fit", path / "i.npy", *options, "3", "--out", path / "images")
+    assert done.exit_code == 0, done.stderr
+    return path
+
+
+def test_a_traversal_of_a_table_is_in_the_words_of_its_user(folder: Path) -> None:
+    found = taut.load(folder / "table").traversal(folder / "t.csv")
+    moved = {name: (change, words) for name, change, words in found.moved()[0]}
+    assert {"weight", "kind"} <= set(moved)
+    change, words = moved["weight"]
+    first, last = (float(word) for word in words.split(" → "))
+    assert (last - first) * change > 0
+    assert abs(last - first) > 15
+    assert moved["kind"] == (1.0, "small → large" if last > first else "large → small")
+    assert found.figure().axes
+
+
+@pytest.mark.parametrize("name", ["table", "images"])
+@pytest.mark.parametrize("kind", ["map", "traversal", "history"])
+def test_each_picture_is_written_by_the_command(
+    folder: Path, name: str, kind: str, tmp_path: Path
+) -> None:
+    target = tmp_path / f"{kind}.svg"
+    done = run("picture", folder / name, kind, "--out", target)
+    assert done.exit_code == 0, done.stderr
+    assert "<svg" in target.read_text()
+    again = run("picture", folder / name, kind, "--out", target)
+    assert again.exit_code == 2
+    assert "exists" in again.stderr
+
+
+def test_a_map_is_coloured_by_a_column_whose_gaps_are_known(folder: Path, tmp_path: Path) -> None:
+    loaded = taut.load(folder / "table")
+    figure = loaded.picture("map", folder / "t.csv", colour="weight")
+    shown = figure.axes[0].collections[0].get_array()
+    assert len(shown) == 300 - 34
+    assert 30 < float(shown.min()) < 70 < float(shown.max()) < 120
+    options = ("--colour", "kind", "--by", "pca", "--out", tmp_path / "m.png")
+    done = run("picture", folder / "table", "map", folder / "t.csv", *options)
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pie",), "a picture is one of map, traversal, curve, history"),
+        (("map", "--colour", "kind"), "give DATA"),
+        (("traversal", "--dimensions", "a"), "write it like --dimensions 3,0"),
+        (("traversal", "--dimensions", "7"), "numbered from 0 to 1"),
+        (("map", "--by", "tsne"), "rates, pca or umap"),
+        (("map", "--out", "map.jpg"), "name it .png"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_a_line(
+    folder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = run("picture", folder / "table", *arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") <= 2
