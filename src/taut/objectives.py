@@ -67,7 +67,8 @@ class Objective(abc.ABC):
     """Abstract objective.
 
     The class attributes are what a training asks of one: ``warmup``, the share of the training over
-    which it changes, for which early stopping waits, and ``free_bits``. Where free bits are paid,
+    which it changes, for which early stopping waits, ``betas`` of Adam, whether a step of it
+    ``compiles``, and ``free_bits``. Where free bits are paid,
     the rows of a batch are coupled: processes that share it cannot each take a mean. ``caveat`` is
     what the user must know of its gradient.
 
@@ -77,6 +78,8 @@ class Objective(abc.ABC):
 
     warmup = 0.0
     free_bits = 0.0
+    betas = (0.9, 0.999)
+    compiles = True
     caveat = ""
     num_samples: int = 1
 

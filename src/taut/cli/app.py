@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from taut.cli import audit, differential, fit, score, terminal, use
+from taut.cli import audit, compare, differential, fit, score, terminal, use
 from taut.cli.options import Command, Group
 from taut.system import launch, signals
 from taut.system.errors import OutOfMemoryError, ParallelError, TautError, TautWarning, shown
@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         differential.differential,
     ),
     "Judge and improve a run": (
-        *(audit.audit, fit.tighten, fit.refit, audit.gradients, audit.report),
+        *(audit.audit, compare.compare, fit.tighten, fit.refit, audit.gradients, audit.report),
     ),
 }
 # what several processes share; the rest is for one

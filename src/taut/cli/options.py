@@ -28,7 +28,8 @@ NETWORKS = (
 )
 PARTS = {
     "model": (
-        *("VAE", "Diffusion", "FactorAnalysis", "HiddenForest", "HiddenTree", "HierarchicalVAE"),
+        *("VAE", "Diffusion", "FactorAnalysis", "GAN", "HiddenForest", "HiddenTree"),
+        "HierarchicalVAE",
         *("MaskedDiffusion", "Mixture", "MixtureOfFactorAnalysers"),
     ),
     "objective": (

@@ -66,7 +66,7 @@ from taut.types import Data, PerDatum, image_layout
 from taut.use import tasks
 from taut.use.blocks import device_of
 
-__all__ = ["area", "blur", "sample_quality"]
+__all__ = ["area", "blur", "sample_quality", "sharpness"]
 
 FEWEST = 4  # data of each kind
 FEW = 50  # below which the numbers hardly say anything
@@ -93,7 +93,13 @@ SPLIT = {  # of the energy: what less what
 
 
 def sample_quality(
-    model: Model, train: Tensor, test: Tensor, *, num_data: int = 1000, seed: int = 0
+    model: Model,
+    train: Tensor,
+    test: Tensor,
+    *,
+    num_data: int = 1000,
+    samples: Tensor | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     r"""Returns how samples of a model compare with held-out data, as plain values.
 
@@ -103,6 +109,8 @@ def sample_quality(
         test: Held-out data, (L, \*event), at least 4.
         num_data: Samples, and data of each kind, to compare; fewer where there are fewer: N =
             min(num_data, M / 2, L). Memory and time grow with $N^2$.
+        samples: Samples that are there already, at least N of them, such as
+            ``tasks.sample(model, num_data, seed=seed)``.
         seed: The same seed gives the same numbers; ``tasks.sample`` with it gives the samples.
 
     Returns:
@@ -133,7 +141,7 @@ def sample_quality(
             f"a data point of the test data is {tuple(test.shape[1:])}, of the training data "
             f"{tuple(train.shape[1:])}"
         )
-    samples = tasks.sample(model, n, seed=seed)
+    samples = tasks.sample(model, n, seed=seed) if samples is None else samples[:n].cpu()
     with stream(seed, "sample quality"):
         train = train.cpu()[torch.randperm(len(train))]
         test = test.cpu()[torch.randperm(len(test))[:n]]
@@ -286,7 +294,7 @@ def _sharpnesses(
     """
     axis = image_layout(tuple(x.shape[1:]))[3]
     device = device_of(model)
-    sharpness: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
+    found: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
     ascent: dict[str, list[Tensor]] = defaultdict(list)  # (B,) each
     with evaluating(model):
         for number, block in enumerate(x.split(max(1, min(ROWS, MAX_ELEMENTS // x[0].numel())))):
@@ -295,12 +303,31 @@ def _sharpnesses(
                     model, block.to(device=device, dtype=torch.get_default_dtype()), steps
                 )
             for name, image in images.items():
-                planes = image.unsqueeze(1) if axis is None else image.movedim(axis + 1, 1)
-                sharpness[name].append(_sharpness((planes.cpu().double() - low) / (high - low)))
+                found[name].append(_of_images(image, axis, low, high))
             for name, change in changes.items():
                 ascent[name].append(change.cpu().double())
-    found = {name: torch.cat(parts, 1) for name, parts in sharpness.items()}
-    return found, {name: torch.cat(parts) for name, parts in ascent.items()}
+    whole = {name: torch.cat(parts, 1) for name, parts in found.items()}
+    return whole, {name: torch.cat(parts) for name, parts in ascent.items()}
+
+
+def sharpness(images: Tensor, *, low: float, high: float) -> Tensor:
+    r"""Returns the energy at high frequencies and the variance of the Laplacian of images, (2, N),
+    float64, in squares of the range high - low.
+
+    Args:
+        images: Images, (N, \*event) with an event (H, W), (H, W, C) or (C, H, W), H and W at
+            least 3.
+        low: The value shown black.
+        high: The value shown white.
+    """
+    axis = image_layout(tuple(images.shape[1:]))[3]
+    return torch.cat([_of_images(block, axis, low, high) for block in images.split(ROWS)], 1)
+
+
+def _of_images(images: Tensor, axis: int | None, low: float, high: float) -> Tensor:
+    """Returns the same of a block of images, (2, B), given where their channels are."""
+    planes = images.unsqueeze(1) if axis is None else images.movedim(axis + 1, 1)
+    return _sharpness((planes.cpu().double() - low) / (high - low))
 
 
 def _means(values: dict[str, Tensor]) -> dict[str, Any]:
