@@ -27,7 +27,9 @@ __all__ = ["compare"]
 RunsArg = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RUN RUN", help="Two folders that taut fit made, or more.", autocompletion=complete_runs
+        metavar="RUN RUN",
+        help="Two folders that taut fit made, or more.",
+        autocompletion=complete_runs,
     ),
 ]
 Page = Annotated[Path | None, option("The page to write, .html.", type_="file")]

@@ -33,7 +33,7 @@ from torch.nn import functional
 from taut.features import Features
 from taut.likelihoods import Normal
 from taut.likelihoods.common import DECODED
-from taut.model import Model, frozen
+from taut.model import Likelihood, Model, frozen
 from taut.networks import NetworkFactory
 from taut.priors import StandardNormal
 from taut.system.errors import UsageError
@@ -108,7 +108,7 @@ class GAN(ImplicitModel):
         self,
         event_shape: Sequence[int],
         latent_dim: int,
-        likelihood: Normal,
+        likelihood: Likelihood,
         encoder: NetworkFactory,
         features: Features,
         loss: str = "non-saturating",
