@@ -33,8 +33,8 @@ PARTS = {
         *("MaskedDiffusion", "Mixture", "MixtureOfFactorAnalysers"),
     ),
     "objective": (
-        *("DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding", "StraightThrough"),
-        "VIMCO",
+        *("Adversarial", "DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding"),
+        *("StraightThrough", "VIMCO"),
     ),
     "prior": (
         *("AutoregressiveCategorical", "Codebook", "Flow", "GaussianMixture"),

@@ -68,7 +68,7 @@ class ImplicitModel(Model):
     def decode(self, z: Tensor, context: Context | None = None) -> NoReturn:
         raise self._refusal()
 
-    def draw(self, x: Data, num_samples: int = 1, **given: object) -> NoReturn:  # type: ignore[override]
+    def draw(self, x: Data, num_samples: int = 1, **given: object) -> NoReturn:
         raise self._refusal()
 
     def _refusal(self) -> UsageError:
