@@ -29,6 +29,8 @@ WHOLE = {
         "audit_cli",
         "bad_input_matrix",
         "cli",
+        "compare",
+        "contrast_runs",
         "contributing",
         "docs",
         "folders",

@@ -18,6 +18,7 @@ from ztest import assert_mean
 import taut
 from taut import likelihoods, models, networks, posteriors, priors
 from taut import objectives as objectives  # for rows of parts that taut itself does not export
+from taut.contrast import GAN, Adversarial, ImplicitModel
 from taut.data.tables.kind import Grid
 from taut.distributions import warps
 from taut.distributions.grids import fit_cells
@@ -98,6 +99,8 @@ COUPLED = [
     (objectives.Capacity(num_samples=2, capacity=1.5, weight=30.0, warmup=0.5),),
     (objectives.Capacity(capacity=0.5, warmup=0.0),),
 ]
+# Of models without a density.
+GAMES = [(Adversarial(),)]
 # Free bits need a posterior that factorises, which the exact one does not.
 FREE_BITS = taut.ELBO(num_samples=2, free_bits=0.5)
 
@@ -513,15 +516,22 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
 ]
 
 
+def make_gans() -> list[tuple[GAN]]:
+    """Returns each model that makes samples and has no density."""
+    likelihood = taut.Normal(EVENT, LATENT, scale="shared", decoder=SMALL)
+    return [(GAN(EVENT, LATENT, likelihood, SMALL, Standardize(EVENT, 0.0, 1.0)),)]
+
+
 def rows() -> dict[type, list]:
     """Returns the rows of each family of parts."""
     return {
-        taut.Objective: [*OBJECTIVES, *RELAXED, *COUPLED],
+        taut.Objective: [*OBJECTIVES, *RELAXED, *COUPLED, *GAMES],
         taut.Likelihood: make_likelihoods(),
         taut.Posterior: make_posteriors(),
         taut.Prior: make_priors(),
         taut.ExactModel: make_models(),
         taut.StepwiseModel: make_steps(),
         taut.VAE: make_hierarchies(),
+        ImplicitModel: make_gans(),
         taut.Network: NETWORKS,
     }

@@ -47,6 +47,8 @@ class Mutant(NamedTuple):
     tests: str
 
 
+CONTRAST, COMPARE = "tests/test_contrast.py", "tests/test_compare.py"
+CONTRAST_RUNS, BLUR = "tests/test_contrast_runs.py", "tests/test_blur.py"
 HIERARCHICAL = "tests/test_hierarchical.py"
 OBJECTIVES, LIKELIHOODS, PROBLEMS = (
     "tests/test_objectives.py",
@@ -1794,8 +1796,8 @@ MUTANTS = [
     Mutant(
         "sharpness: the axis of the data taken for colour",
         "evidence/samples.py",
-        "image.movedim(axis + 1, 1)",
-        "image.movedim(axis, 1)",
+        "images.movedim(axis + 1, 1)",
+        "images.movedim(axis, 1)",
         SAMPLES,
     ),
     Mutant(
@@ -1939,8 +1941,8 @@ MUTANTS = [
     Mutant(
         "doctor: a gap is a finding, sure or not",
         "evidence/gaps_section.py",
-        'gap = self["amortization_gap"]\n        if counts(gap):',
-        'gap = self["amortization_gap"]\n        if True:',
+        'self.get("trial_gain")\n        if counts(gap):',
+        'self.get("trial_gain")\n        if True:',
         AUDIT + "::test_findings_need_a_number_that_is_large_and_sure",
     ),
     Mutant(
@@ -2104,8 +2106,8 @@ MUTANTS = [
     Mutant(
         "mixture prior: equal weights for ever",
         "priors.py",
-        "Categorical(logits=self.logits, validate_args=False), parts",
-        "Categorical(logits=0 * self.logits, validate_args=False), parts",
+        "return mixture(self.logits, parts)",
+        "return mixture(0 * self.logits, parts)",
         INSTANCES,
     ),
     Mutant(
@@ -2877,8 +2879,8 @@ MUTANTS = [
     Mutant(
         "compiled step: weight decay without the rate",
         "training/graph.py",
-        "kept = 1 - rate * learner.config.weight_decay",
-        "kept = 1 - numbers.new_tensor(learner.config.weight_decay)",
+        "sizes = (own / correction1, 1 - own * learner.config.weight_decay)",
+        "sizes = (own / correction1, 1 - 0 * own - learner.config.weight_decay)",
         f"{STEP}::test_recorded_step_has_no_average_where_none_is_kept",
     ),
     Mutant(
@@ -2905,8 +2907,8 @@ MUTANTS = [
     Mutant(
         "compiled step: decay of the running average swapped",
         "training/graph.py",
-        "finite.double(),\n        1 - decay",
-        "finite.double(), decay\n",
+        "finite.double(), 1 - decay)",
+        "finite.double(), decay)",
         f"{STEP}::test_recorded_step_leaves_frozen_parts_alone",
     ),
     Mutant(
@@ -4378,6 +4380,129 @@ MUTANTS = [
         "torch.stack(parts).sum(0) / len(x)",
         "torch.stack(parts).sum(0)",
         MEANING,
+    ),
+    Mutant(
+        "gan: a place between data and samples for each element, not for each pair",
+        "contrast/gan.py",
+        "place = torch.rand(len(real), *[1] * (real.dim() - 1), device=real.device).to(real)",
+        "place = torch.rand_like(real)",
+        CONTRAST,
+    ),
+    Mutant(
+        "gan: the gradient's norm without its square",
+        "contrast/gan.py",
+        "return gradient.flatten(1).square().sum(1)",
+        "return gradient.flatten(1).abs().sum(1)",
+        CONTRAST,
+    ),
+    Mutant(
+        "gan: the generator helps its critic",
+        "contrast/gan.py",
+        "of_fake = self._judge(self.seen(fake.detach()))",
+        "of_fake = self._judge(self.seen(fake))",
+        CONTRAST,
+    ),
+    Mutant(
+        "gan: the critic helps the generator",
+        "contrast/gan.py",
+        "with frozen(self.critic):",
+        "with frozen(nn.Identity()):",
+        CONTRAST,
+    ),
+    Mutant(
+        "gan: the game saturates",
+        "contrast/gan.py",
+        "loss = loss + functional.softplus(-of_generator)",
+        "loss = loss - functional.softplus(of_generator)",
+        CONTRAST,
+    ),
+    Mutant(
+        "gan: the divergence is not halved",
+        "contrast/gan.py",
+        "distance = math.log(2) - 0.5 * loss.detach()",
+        "distance = math.log(2) - loss.detach()",
+        CONTRAST,
+    ),
+    Mutant(
+        "gan: levels are not rounded",
+        "contrast/gan.py",
+        "return x.round().clamp(*self.levels)",
+        "return x.clamp(*self.levels)",
+        CONTRAST,
+    ),
+    Mutant(
+        "gan: the weights of the luckiest critic are kept",
+        "contrast/adversarial.py",
+        "    warmup = 1.0",
+        "    warmup = 0.0",
+        CONTRAST_RUNS,
+    ),
+    Mutant(
+        "observed generator: its width is not fitted",
+        "runs/folder.py",
+        "model.likelihood.own_scale.requires_grad_(True)",
+        "model.likelihood.own_scale.requires_grad_(False)",
+        CONTRAST_RUNS,
+    ),
+    Mutant(
+        "observed generator: it starts from other weights",
+        "runs/tighten.py",
+        "        model.likelihood.load_state_dict(theirs.likelihood.state_dict())\n\n"
+        "    def place(name: str) -> Path:\n"
+        '        return make_folder(out, f"{name}-observed", overwrite)',
+        "        pass\n\n"
+        "    def place(name: str) -> Path:\n"
+        '        return make_folder(out, f"{name}-observed", overwrite)',
+        CONTRAST_RUNS,
+    ),
+    Mutant(
+        "compare: differences have the other sign",
+        "runs/gain.py",
+        "return Estimate.of(values - others,",
+        "return Estimate.of(others - values,",
+        COMPARE,
+    ),
+    Mutant(
+        "compare: errors of a difference cancel",
+        "runs/gain.py",
+        "torch.hypot(errors, other_errors), groups)",
+        "(errors - other_errors).abs(), groups)",
+        COMPARE,
+    ),
+    Mutant(
+        "compare: other held-out rows of the same data are compared",
+        "runs/compare.py",
+        "if not np.array_equal(hashes_of(held_out(run, run.data())), held):",
+        "if False:",
+        COMPARE,
+    ),
+    Mutant(
+        "compare: densities stand beside probabilities",
+        "runs/compare.py",
+        "    return run.schema.kind, given, shape",
+        '    return "", given, shape',
+        COMPARE,
+    ),
+    Mutant(
+        "compare: network calls of all networks are added",
+        "runs/compare.py",
+        "return max(counts.values(), default=0)",
+        "return sum(counts.values()) + 1",
+        COMPARE,
+    ),
+    Mutant(
+        "blur: the average of few draws keeps some of what it should lose",
+        "evidence/samples.py",
+        "return (count**2 * whole - each.sum(0)) / (count * (count - 1))",
+        "return whole",
+        BLUR,
+    ),
+    Mutant(
+        "blur: its cause is the other one",
+        "evidence/samples.py",
+        'return found, "posterior" if posterior > likelihood else "likelihood"',
+        'return found, "posterior" if posterior < likelihood else "likelihood"',
+        BLUR,
     ),
 ]
 

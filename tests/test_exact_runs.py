@@ -32,6 +32,7 @@ from taut.build.model import exact_of, parts_named
 from taut.build.spec import known
 from taut.cli.app import app
 from taut.cli.options import PARTS
+from taut.contrast import ImplicitModel
 from taut.data import prepare
 from taut.evidence import cells, importance, settle
 from taut.evidence.annealing import annealing
@@ -398,7 +399,7 @@ def test_what_has_no_meaning_for_an_exact_model(run: taut.Run, tmp_path: Path) -
 
 
 def test_names_of_models() -> None:
-    whole = (ExactModel, StepwiseModel, taut.VAE)
+    whole = (ExactModel, StepwiseModel, taut.VAE, ImplicitModel)
     assert set(PARTS["model"]) == {"VAE", *(name for base in whole for name in known(base))}
     assert exact_of(ModelConfig()) is None
     assert exact_of(ModelConfig(model="VAE")) is None

@@ -21,7 +21,7 @@ LEVELS = [  # imports point upwards in this list, from later to earlier, never b
     {"networks", "features", "data"},
     {"model"},
     {"priors", "likelihoods", "posteriors", "objectives"},
-    {"models"},
+    {"models", "contrast"},
     {"problems", "build"},
     {"use"},
     {"evidence", "training"},

@@ -67,7 +67,7 @@ def test_the_wheel_holds_everything_and_runs_on_its_own(tmp_path: Path) -> None:
     wanted = {p.relative_to(ROOT / "src").as_posix() for p in source if p.suffix != ".pyc"}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("taut/")}
     assert held == wanted
-    assert {"taut/py.typed", "taut/report/template.html.j2"} <= held
+    assert {"taut/py.typed", "taut/report/template.html.j2", "taut/report/style.css"} <= held
 
     python, taut = _environment(tmp_path / "environment", wheel)
     elsewhere = tmp_path / "elsewhere"

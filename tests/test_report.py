@@ -658,7 +658,7 @@ def test_the_contents_name_what_is_there_and_no_path_of_the_user_is_shown() -> N
     titles = re.findall(r"<h2 id=[^>]*>(.*?)</h2>", render(found, _gradients()))
     labels = [*titles, *(a["aria-label"] for _, a in page.tags if "aria-label" in a)]
     assert len(labels) == len(set(labels)) > 15  # a landmark has a name of its own
-    css = resources.files("taut.report").joinpath("template.html.j2").read_text()
+    css = resources.files("taut.report").joinpath("style.css").read_text()
     assert re.search(r"@page\{margin:\d+mm", css)
 
 
@@ -1093,7 +1093,7 @@ def test_figures_say_what_they_are_and_take_the_colour_of_the_page() -> None:
 
 
 def test_colours_can_be_told_from_the_page() -> None:
-    css = resources.files("taut.report").joinpath("template.html.j2").read_text()
+    css = resources.files("taut.report").joinpath("style.css").read_text()
 
     def luminance(colour: str) -> float:
         digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         probabilistic_pca,
     )
     from taut.runs.audit import audit_run
+    from taut.runs.compare import Comparison, compare
     from taut.runs.keywords import fit
     from taut.runs.run import Run, load
     from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
@@ -93,6 +94,7 @@ __all__ = [
     "Categorical",
     "CellScores",
     "Columns",
+    "Comparison",
     "Config",
     "ContinuousBernoulli",
     "ConvDecoder",
@@ -149,6 +151,7 @@ __all__ = [
     "audit",
     "audit_run",
     "cell_scores",
+    "compare",
     "embed_anndata",
     "fit",
     "gradients",
@@ -195,6 +198,7 @@ _HOMES = {
     "taut.priors": "GaussianMixture StandardNormal",
     "taut.problems": "PPCA BinaryLatents LinearGaussian LinearHierarchy probabilistic_pca",
     "taut.runs.audit": "audit_run",
+    "taut.runs.compare": "Comparison compare",
     "taut.runs.run": "Run load",
     "taut.runs.keywords": "fit",
     "taut.system.errors": "DataError DivergedError StorageError TautError UsageError",

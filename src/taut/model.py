@@ -248,6 +248,8 @@ class Model(nn.Module, abc.ABC):
     condition: Condition | None
     started = False
     """Whether the first weights are a fit, which training keeps unless it improves on it."""
+    no_density = ""
+    """Why there is no p(x) to speak of: one clause, of a model that only makes samples."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -75,10 +75,11 @@ class Objective(abc.ABC):
     """Abstract objective.
 
     The class attributes are what a training asks of one: ``warmup``, the share of the training over
-    which it changes, for which early stopping waits, ``free_bits``, and ``couples_rows``, a clause
-    that says what of it is of the whole batch: processes that share it cannot each take a mean.
-    ``is_bound`` says whether what is maximised is a lower bound of log p(x), and ``caveat`` what
-    the user must know of it or of its gradient.
+    which it changes, for which early stopping waits, ``betas`` of Adam, whether a step of it
+    ``compiles``, ``free_bits``, and ``couples_rows``, a clause that says what of it is of the whole
+    batch: processes that share it cannot each take a mean. ``is_bound`` says whether what is
+    maximised is a lower bound of log p(x), and ``caveat`` what the user must know of it or of its
+    gradient.
 
     Args:
         num_samples: K, samples of the posterior for each datum.
@@ -86,6 +87,8 @@ class Objective(abc.ABC):
 
     warmup = 0.0
     free_bits = 0.0
+    betas = (0.9, 0.999)
+    compiles = True
     caveat = ""
     num_samples: int = 1
 

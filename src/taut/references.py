@@ -48,8 +48,10 @@ REFERENCES = {
     "estimation. ICML 2015.",
     "ghahramani1996": "Ghahramani, Hinton. The EM algorithm for mixtures of factor analyzers. "
     "Technical report CRG-TR-96-1, University of Toronto, 1996.",
+    "goodfellow2014": "Goodfellow et al. Generative adversarial nets. NeurIPS 2014.",
     "grosse2015": "Grosse, Ghahramani, Adams. Sandwiching the marginal likelihood using BDMC. "
     "arXiv:1511.02543.",
+    "gulrajani2017": "Gulrajani et al. Improved training of Wasserstein GANs. NeurIPS 2017.",
     "he2016": "He, Zhang, Ren, Sun. Identity mappings in deep residual networks. ECCV 2016.",
     "higgins2017": "Higgins et al. beta-VAE: learning basic visual concepts with a constrained "
     "variational framework. ICLR 2017.",
@@ -90,6 +92,8 @@ REFERENCES = {
     "meehan2020": "Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in "
     "generative models. AISTATS 2020.",
     "meila2000": "Meila, Jordan. Learning with mixtures of trees. JMLR 1, 2000.",
+    "mescheder2018": "Mescheder, Geiger, Nowozin. Which training methods for GANs do actually "
+    "converge? ICML 2018.",
     "mnih2016": "Mnih, Rezende. Variational inference for Monte Carlo objectives. ICML 2016.",
     "naeem2020": "Naeem et al. Reliable fidelity and diversity metrics for generative models. ICML "
     "2020.",
@@ -140,6 +144,8 @@ REFERENCES = {
     "self-annealed stochastic quantization. ICML 2022.",
     "talts2018": "Talts et al. Validating Bayesian inference algorithms with simulation-based "
     "calibration. arXiv:1804.06788.",
+    "theis2016": "Theis, van den Oord, Bethge. A note on the evaluation of generative models. "
+    "ICLR 2016.",
     "tipping1999": "Tipping, Bishop. Probabilistic principal component analysis. JRSS B 61, 1999.",
     "tomczak2018": "Tomczak, Welling. VAE with a VampPrior. AISTATS 2018.",
     "troyanskaya2001": "Troyanskaya et al. Missing value estimation methods for DNA microarrays. "
@@ -187,7 +193,9 @@ DOIS = {  # of those that have one
     "efron1981": "10.1214/aos/1176345462",
     "gelman1998": "10.1214/ss/1028905934",
     "germain2015": "10.48550/arXiv.1502.03509",
+    "goodfellow2014": "10.48550/arXiv.1406.2661",
     "grosse2015": "10.48550/arXiv.1511.02543",
+    "gulrajani2017": "10.48550/arXiv.1704.00028",
     "he2016": "10.48550/arXiv.1603.05027",
     "ho2020": "10.48550/arXiv.2006.11239",
     "jang2017": "10.48550/arXiv.1611.01144",
@@ -207,6 +215,7 @@ DOIS = {  # of those that have one
     "mccullagh1980": "10.1111/j.2517-6161.1980.tb01109.x",
     "meehan2020": "10.48550/arXiv.2004.05675",
     "meila2000": "10.1162/153244301753344605",
+    "mescheder2018": "10.48550/arXiv.1801.04406",
     "mnih2016": "10.48550/arXiv.1602.06725",
     "naeem2020": "10.48550/arXiv.2002.09797",
     "nalisnick2019": "10.48550/arXiv.1810.09136",
@@ -231,6 +240,7 @@ DOIS = {  # of those that have one
     "stephens2017": "10.1093/biostatistics/kxw041",
     "takida2022": "10.48550/arXiv.2205.07547",
     "talts2018": "10.48550/arXiv.1804.06788",
+    "theis2016": "10.48550/arXiv.1511.01844",
     "tipping1999": "10.1111/1467-9868.00196",
     "tomczak2018": "10.48550/arXiv.1705.07120",
     "troyanskaya2001": "10.1093/bioinformatics/17.6.520",

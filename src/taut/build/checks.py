@@ -135,6 +135,9 @@ def check_parts(model: Model, objective: Objective, dataset: Dataset, name: str)
     """
     kind, some = dataset.schema.kind, torch.arange(min(2, len(dataset.train)))
     x = batch(dataset.train, some, dataset.binarize == "dynamic")
+    if model.no_density:  # nor any support
+        objective(model, x.to(torch.get_default_dtype()))
+        return
     if isinstance(model, VAE):
         _check_spaces(model, x)
     z = _some_z(model, x[:1])

@@ -19,6 +19,7 @@ from taut import likelihoods, objectives, posteriors, priors
 from taut.build.config import LEARNING_RATE, ModelConfig
 from taut.build.spec import Spec, find, known, parse, resolve, to_spec
 from taut.build.statistics import Statistics
+from taut.contrast import GAN, ImplicitModel
 from taut.data import Dataset, Schema
 from taut.data.tables.kinds import KINDS
 from taut.features import ColumnFeatures, Condition, Features, Split, Standardize, Totals
@@ -42,6 +43,7 @@ __all__ = [
     "describe_exact",
     "describe_part",
     "exact_of",
+    "gan_of",
     "hierarchy_of",
     "is_slow",
     "needs_total",
@@ -102,6 +104,8 @@ COUNT_MATRIX = {  # `benchmarks/cells_embedding.py`
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
 GREY = range(65, 257)  # levels of 7 or 8 bits
 VAE_MODEL, VAMP = "VAE()", "VampPrior"
+OTHERS = (StepwiseModel, VAE, ImplicitModel)  # than the models that are exact
+GAN_PARTS = ("likelihood", "latent_dim", "encoder", "decoder")  # likewise of a game
 STEPWISE_PARTS = ("likelihood", "decoder")  # what a model of many steps has of a VAE's
 STEPWISE_DECODER = {"Diffusion": "Linear", "MaskedDiffusion": "MLP(hidden=(512, 512))"}
 FEW_LEVELS = 64  # which a diffusion tells apart
@@ -128,6 +132,9 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         return _complete_stepwise(stepwise, config, schema)
     if (hierarchy := hierarchy_of(config)) is not None:
         return _complete_hierarchy(hierarchy, config, schema)
+    if (gan := gan_of(config)) is not None:
+        _check_whole(gan, config, schema, GAN_PARTS)
+        return _complete_gan(gan, config, schema)
     linear = starts_linear(config, schema)
     usual = _usual_likelihood(schema)
     if linear:
@@ -193,6 +200,26 @@ def _complete_hierarchy(spec: Spec, config: ModelConfig, schema: Schema) -> Mode
     )
 
 
+def _complete_gan(spec: Spec, config: ModelConfig, schema: Schema) -> ModelConfig:
+    """Returns the configuration of a generator and its critic: the decoder and the encoder of the
+    VAE of the same data.
+    """
+    if schema.kind not in ("real", "levels") or schema.missing:
+        what = "rows with gaps" if schema.missing else schema.describe()
+        raise UsageError(
+            f"{spec} makes whole images or rows of real numbers or levels, and these are {what}: "
+            "take --model VAE, or another --kind"
+        )
+    large = schema.is_image and schema.num_elements > 1024
+    return ModelConfig(
+        model=str(spec),
+        latent_dim=config.latent_dim or schema.usual_latent_dim,
+        likelihood=str(parse(config.likelihood or 'Normal(scale="shared")')),
+        encoder=str(parse(config.encoder or ("ConvEncoder" if large else "MLP"))),
+        decoder=str(parse(config.decoder or ("ConvDecoder" if large else "MLP"))),
+    )
+
+
 def _usual_likelihood(schema: Schema) -> str:
     """Returns the likelihood that follows from what the data are."""
     if schema.kind == "real" and not schema.is_rows:
@@ -245,9 +272,18 @@ def exact_of(config: ModelConfig) -> Spec | None:
         UsageError: there is no such model.
     """
     spec = _whole(config)
-    if spec is None or spec.name in {*known(StepwiseModel), *known(VAE)}:
+    if spec is None or spec.name in {name for base in OTHERS for name in known(base)}:
         return None
     return spec
+
+
+def gan_of(config: ModelConfig) -> Spec | None:
+    """Returns the specification of the generator that has no density; None of any other model.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    return _among(config, ImplicitModel)
 
 
 def stepwise_of(config: ModelConfig) -> Spec | None:
@@ -280,7 +316,7 @@ def _whole(config: ModelConfig) -> Spec | None:
     spec = parse(config.model or VAE_MODEL)
     if spec.module is not None:
         return spec
-    whole = (ExactModel, StepwiseModel, VAE)
+    whole = (ExactModel, *OTHERS)
     names = ["VAE", *sorted(name for base in whole for name in known(base))]
     if spec.name not in names:
         raise UsageError(
@@ -343,6 +379,8 @@ def build(
         return _build_stepwise(stepwise, config, schema, statistics)
     if hierarchy is not None:
         return _build_hierarchy(hierarchy, config, schema, statistics, context_dim, parts)
+    if (gan := gan_of(config)) is not None:
+        return _build_gan(gan, config, schema, statistics)
     if exact is None:
         return build_vae(config, schema, statistics, context_dim=context_dim, parts=parts)
     fill = _fill(config, schema, statistics)
@@ -380,6 +418,22 @@ def _build_stepwise(
     likelihood = resolve(cast(str, config.likelihood), Likelihood, fill, _NESTED)
     own |= {"event_shape": schema.event_shape, "likelihood": likelihood, "features": features}
     model: StepwiseModel = resolve(spec, StepwiseModel, own)
+    return model
+
+
+def _build_gan(
+    spec: Spec, config: ModelConfig, schema: Schema, statistics: Statistics | None
+) -> GAN:
+    """Returns a generator and its critic: the one has the decoder of a likelihood, the other sees
+    the data as an encoder does.
+    """
+    fill = _fill(config, schema, statistics) | {"context_dim": 0}
+    own = {
+        "likelihood": resolve(cast(str, config.likelihood), Likelihood, fill, _NESTED),
+        "features": _features(schema, statistics, *_seen_in(schema, statistics, fill)),
+        "levels": (int(schema.low), int(schema.high)) if schema.kind == "levels" else None,
+    }
+    model: GAN = resolve(spec, ImplicitModel, fill | own)
     return model
 
 

@@ -23,7 +23,7 @@ from typing import Any, cast
 from taut.system.errors import UsageError, choose_from, clause, nearest
 
 PARTS = (
-    *("likelihoods", "models", "networks"),
+    *("contrast", "likelihoods", "models", "networks"),
     *("objectives", "posteriors", "priors", "problems"),
 )
 

@@ -23,7 +23,18 @@ from typing import Annotated, Any
 
 import typer
 
-from taut.cli import audit, curve, differential, disentangle, fit, picture, score, terminal, use
+from taut.cli import (
+    audit,
+    compare,
+    curve,
+    differential,
+    disentangle,
+    fit,
+    picture,
+    score,
+    terminal,
+    use,
+)
 from taut.cli.options import Command, Group
 from taut.system import launch, signals
 from taut.system.errors import OutOfMemoryError, ParallelError, TautError, TautWarning, shown
@@ -47,7 +58,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         picture.picture,
     ),
     "Judge and improve a run": (
-        *(audit.audit, fit.tighten, fit.refit, audit.gradients, audit.report),
+        *(audit.audit, compare.compare, fit.tighten, fit.refit, audit.gradients, audit.report),
         disentangle.disentangle,
         curve.curve,
     ),

@@ -266,12 +266,18 @@ def tighten(
         overwrite=overwrite,
         **settings,
     )
-    terminal.message(
-        f"decoder and prior of {shown(run)} stay as they are; {shown(new.path)} gets a better "
-        f"posterior"
-    )
+    if "observed" in new.info:
+        terminal.message(
+            f"the generator of {shown(run)} stays as it is; {shown(new.path)} observes it with "
+            "Gaussian noise of fitted width, through a new posterior: log p(x) is of both"
+        )
+    else:
+        terminal.message(
+            f"decoder and prior of {shown(run)} stay as they are; {shown(new.path)} gets a better "
+            f"posterior"
+        )
     _train_and_measure(new, dataset, state, began, as_json, verbose)
-    if not as_json:
+    if not as_json and "observed" not in new.info:
         terminal.show_tightening(new)
 
 
@@ -396,6 +402,7 @@ def _train(run: Stored, dataset: Dataset, state: State) -> None:
     from taut.runs.fit import train_run
 
     exact = isinstance(run.model, ExactModel)
+    unit = "" if run.model.no_density else " nats"
     done, total = state.step, state.total_steps
     # closing: if a signal arrives here and not in the training, the training still gets to save its
     # state
@@ -409,11 +416,14 @@ def _train(run: Stored, dataset: Dataset, state: State) -> None:
             if bound is None:
                 kind, bound = "train", record.bound
             what, each = ("log p(x)", "pass") if exact else ("bound", "epoch")
+            if run.model.no_density:
+                what = "distance as the critic sees it"
             note = clause(", {} steps skipped", record.skipped)
             # of a model that is exact the plan follows from its passes
             place = total * record.step // state.total_steps
             advance(
-                place - done, f"{each} {record.epoch:.0f}, {kind} {what} {bound:.2f} nats{note}"
+                place - done,
+                f"{each} {record.epoch:.0f}, {kind} {what} {bound:.2f}{unit}{note}",
             )
             done = place
     if state.micro_batches > 1:

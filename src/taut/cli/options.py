@@ -28,12 +28,13 @@ NETWORKS = (
 )
 PARTS = {
     "model": (
-        *("VAE", "Diffusion", "FactorAnalysis", "HiddenForest", "HiddenTree", "HierarchicalVAE"),
+        *("VAE", "Diffusion", "FactorAnalysis", "GAN", "HiddenForest", "HiddenTree"),
+        "HierarchicalVAE",
         *("MaskedDiffusion", "Mixture", "MixtureOfFactorAnalysers"),
     ),
     "objective": (
-        *("Capacity", "DIP", "DReG", "ELBO", "IWAE", "ScoreFunction", "StickingTheLanding"),
-        *("StraightThrough", "TotalCorrelation", "VIMCO"),
+        *("Adversarial", "Capacity", "DIP", "DReG", "ELBO", "IWAE", "ScoreFunction"),
+        *("StickingTheLanding", "StraightThrough", "TotalCorrelation", "VIMCO"),
     ),
     "prior": (
         *("AutoregressiveCategorical", "Codebook", "Flow", "GaussianMixture"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from taut.build.config import Config
     from taut.data import Dataset, Schema
+    from taut.runs.compare import Comparison
     from taut.runs.folder import Stored
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "name_rows",
     "reading",
     "show_audit",
+    "show_comparison",
     "show_data",
     "show_evaluation",
     "show_gradients",
@@ -51,6 +53,16 @@ NAMES = {
     "inference_gap": "inference gap, log p(x) - ELBO",
     "baseline": "baseline, independent marginals",
     "exact_baseline": "baseline, {model}",
+}
+
+OF_SAMPLES = {
+    "classifier": "told from data, AUC (1/2: not)",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "nearer": "nearer to training rows (1/2)",
+    "copies": "copies of training rows",
 }
 
 NAT = "(One nat is e = 2.7 times the probability.)"
@@ -119,6 +131,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         build_objective,
         complete,
         exact_of,
+        gan_of,
         hierarchy_of,
         stepwise_of,
         usual_objective,
@@ -158,6 +171,12 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
     if stepwise_of(config.model) is not None:
         own = [("model", model.model), *own[:2], ("network", model.decoder), *own[5:]]
         own[-1] = ("objective", config.training.objective or "ELBO()")
+    if gan_of(config.model) is not None:
+        own = [
+            ("model", f"{model.model}, {model.latent_dim} latent dimensions"),
+            ("networks", f"critic {model.encoder}, generator {model.decoder}"),
+            ("objective", "Adversarial(), a game, not a bound"),
+        ]
     if hierarchy_of(config.model) is not None:
         levels = f"{model.model}, {model.latent_dim} latent dimensions a level"
         own = [("model", levels), *own[:2], *own[4:]]
@@ -257,6 +276,9 @@ def show_evaluation(run: Stored, as_json: bool, verbose: bool = False) -> None:
     if as_json:
         answer(json.dumps({"run": str(run.path), **result}, indent=2))
         return
+    if run.model.no_density:
+        _show_samples(run, result)
+        return
     units, unfinished = units_of(run.schema), result.get("unfinished") or []
     lines = [named(line, str(run.path)) for line in unfinished]
     shown_result = {**result, "warnings": [*result["warnings"], *lines]}
@@ -270,6 +292,26 @@ def show_evaluation(run: Stored, as_json: bool, verbose: bool = False) -> None:
         names = [n for n in ("samples.png", "reconstructions.png") if (run.path / n).exists()]
         files = f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'}"
     answer(f"\n{files} in {shown(run.path)}")
+
+
+def _show_samples(run: Stored, result: Mapping[str, Any]) -> None:
+    """Shows what is known of a model that has no density: how its samples compare with data."""
+    table = _table(f"{result['num_data']} {result['data']} rows", "samples", "training rows")
+    for name, title in OF_SAMPLES.items():
+        if found := (result.get("samples") or {}).get(name):
+            reference = found.get("reference") or found["held_out"]
+            table.add_row(title, *(_with_error(e) for e in (found["samples"], reference)))
+    _stdout().print(table)
+    for line in result["warnings"]:
+        answer(f"warning: {line}")
+    answer(f"log p(x): none: {run.model.no_density.replace('RUN', shown(run.path))}")
+    answer(f"\neverything is in {shown(run.path)}")
+
+
+def _with_error(estimate: Mapping[str, Any]) -> str:
+    from taut.evidence.text import plus_minus
+
+    return plus_minus(estimate).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def verdict(result: Mapping[str, Any], units: Units) -> str:
@@ -303,6 +345,11 @@ def show_next(run: Stored, seconds: float, data: str = "") -> None:
     message(f"done in {clause('{} min ', minutes)}{rest} s; next:")
     source = data or typed(str(run.info["source"]))
     commands = _next_commands(run.schema, bool(source))
+    if run.model.no_density:
+        commands = [
+            ("taut sample RUN", "what it makes"),
+            ("taut tighten RUN", "give it a Gaussian observation, and so a density and codes"),
+        ]
     lines = [(named(command, str(run.path), source), why) for command, why in commands]
     width = max(len(command) for command, _ in lines)
     for command, why in lines:
@@ -487,6 +534,21 @@ def show_refit(run: Stored) -> None:
         for name in ("elbo", "log_evidence")
     )
     answer(f"gained by the prior, row by row: {', '.join(parts)} nats")
+
+
+def show_comparison(found: Comparison) -> None:
+    """Shows runs side by side, a column each."""
+    table = _table(*found.header())
+    for title, cells in found.rows():
+        table.add_row(
+            _text(title), *(_text(cell.replace("\N{NO-BREAK SPACE}", " ")) for cell in cells)
+        )
+    _stdout().print(table)
+    for run in found.to_dict()["runs"]:
+        if run["no_density"]:
+            answer(f"{run['name']} has no density: {run['no_density']}")
+    for line in found.warnings:
+        answer(f"warning: {line}")
 
 
 def _show_before_and_after(title: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -40,6 +40,13 @@ $$ E(x) - E(m(z)) = \underbrace{E(x) - E(m(z^*))}_{\text{decoder: no z is sharpe
    \underbrace{E(m(z^*)) - E(m(z))}_{\text{posterior: one z stands for several x}},
    \quad z \sim q(z \mid x). $$
 
+A picture that stands for a data point is often neither at z* nor at one draw of z but the average
+over them, $\bar m(x) = \mathbb{E}_{q(z \mid x)} m(z)$: where z says where an edge is and q is
+unsure of it, every m(z) is sharp and the average is not. Both statistics are quadratic in the
+image, so that of the average is, without bias, the mean over pairs of different draws. The *cause*
+of blur is the larger part of what $\bar m$ lacks: the posterior's, $E(m(z^*)) - E(\bar m)$, or the
+likelihood's, $E(x) - E(m(z^*))$, which it takes for noise of each pixel.
+
 It is draws that must be as sharp as the data, not means: where model and posterior are exact, draws
 of p(x|z) have the distribution of the data for $z \sim q(z \mid x)$ as for $z \sim p(z)$. A mean
 lacks the noise of the data, and must: of binarised images that is most of what the decoder seems to
@@ -66,7 +73,7 @@ from taut.types import Data, PerDatum, image_layout
 from taut.use import tasks
 from taut.use.blocks import device_of
 
-__all__ = ["area", "blur", "sample_quality"]
+__all__ = ["area", "blur", "sample_quality", "sharpness"]
 
 FEWEST = 4  # data of each kind
 FEW = 50  # below which the numbers hardly say anything
@@ -75,6 +82,8 @@ GROUPS = 20  # of the jackknife
 TREES = 200
 ROWS = 256  # data at a time
 MAX_ELEMENTS = 2**18  # of x in them: the mean of a discretized logistic has 255 terms for each
+SHARP = 0.01  # share of the energy whose loss is no blur
+AVERAGED = 16  # draws of the posterior whose mean image is looked at
 RATE = 0.1  # of Adam, in standard deviations of the posterior
 # In the last quarter of the steps toward z*:
 STILL_RISING = (
@@ -93,7 +102,13 @@ SPLIT = {  # of the energy: what less what
 
 
 def sample_quality(
-    model: Model, train: Tensor, test: Tensor, *, num_data: int = 1000, seed: int = 0
+    model: Model,
+    train: Tensor,
+    test: Tensor,
+    *,
+    num_data: int = 1000,
+    samples: Tensor | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     r"""Returns how samples of a model compare with held-out data, as plain values.
 
@@ -103,6 +118,8 @@ def sample_quality(
         test: Held-out data, (L, \*event), at least 4.
         num_data: Samples, and data of each kind, to compare; fewer where there are fewer: N =
             min(num_data, M / 2, L). Memory and time grow with $N^2$.
+        samples: Samples that are there already, at least N of them, such as
+            ``tasks.sample(model, num_data, seed=seed)``.
         seed: The same seed gives the same numbers; ``tasks.sample`` with it gives the samples.
 
     Returns:
@@ -133,7 +150,7 @@ def sample_quality(
             f"a data point of the test data is {tuple(test.shape[1:])}, of the training data "
             f"{tuple(train.shape[1:])}"
         )
-    samples = tasks.sample(model, n, seed=seed)
+    samples = tasks.sample(model, n, seed=seed) if samples is None else samples[:n].cpu()
     with stream(seed, "sample quality"):
         train = train.cpu()[torch.randperm(len(train))]
         test = test.cpu()[torch.randperm(len(test))[:n]]
@@ -223,7 +240,10 @@ def blur(
         and ``draw`` of p(x|z) for z ~ q, ``mean_at_optimum`` for z*, ``mean_from_prior`` and
         ``draw_from_prior`` for z ~ p(z), or None where there is none; ``split`` of the energy, with
         paired errors: ``loss`` = ``decoder`` + ``posterior``, ``noise`` = draw - mean,
-        ``unexplained`` = data - draw = loss - noise, or None; ``optimum``: ``rise`` of log p(x|z)
+        ``unexplained`` = data - draw = loss - noise, or None; ``averaged``: both statistics of the
+        mean over z ~ q, and the ``ratio`` of its energy to that of the data, or None; ``cause`` of
+        the larger part of the blur of that mean, "posterior" or "likelihood", or None where there
+        is no blur or no z*; ``optimum``: ``rise`` of log p(x|z)
         from the posterior mean to z*, ``late_rise`` and ``late_energy`` the change of log p(x|z)
         and of E in the last quarter of the steps, ``log_prior`` the change of log p(z) in nats
         (strongly negative: z* is no z that the model draws), or None.
@@ -233,7 +253,7 @@ def blur(
     """
     _check_images(x, low, high, steps)
     found, changes = _sharpnesses(model, x, low, high, steps, seed)
-    before = found.pop("before_optimum", None)
+    before, averages = found.pop("before_optimum", None), found.pop("averaged", None)
     energy = {name: values[0] for name, values in found.items()}
     warnings = []
     if "mean" not in energy:
@@ -251,15 +271,42 @@ def blur(
         for name, (a, b) in SPLIT.items()
     }
     optimum = {name: Estimate.of(values).to_dict() for name, values in changes.items()}
+    averaged, cause = _of_average(averages, energy)
     return {
         "num_data": len(x),
         "steps": steps,
         "high_frequency_energy": _means({name: values[0] for name, values in found.items()}),
         "laplacian_variance": _means({name: values[1] for name, values in found.items()}),
         "split": split,
+        "averaged": averaged,
+        "cause": cause,
         "optimum": optimum or None,
         "warnings": warnings,
     }
+
+
+def _of_average(
+    averages: Tensor | None, energy: dict[str, Tensor]
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Returns what is known of the mean over z ~ q, and what its blur comes from."""
+    if averages is None:
+        return None, None
+    data, own = Estimate.of(energy["data"]), Estimate.of(averages[0])
+    ratio = own.value / data.value if data.value else math.nan
+    # by the delta method: paired, image by image
+    apart = Estimate.of((averages[0] - ratio * energy["data"]) / data.value)
+    found = {
+        "high_frequency_energy": own.to_dict(),
+        "laplacian_variance": Estimate.of(averages[1]).to_dict(),
+        "ratio": Estimate(ratio, None, apart.test_error).to_dict(),
+    }
+    lost = Estimate.of(energy["data"] - averages[0])
+    blurred = lost.value > max(2 * (lost.test_error or 0.0), SHARP * data.value)
+    if "mean_at_optimum" not in energy or not blurred:
+        return found, None
+    best = float(energy["mean_at_optimum"].mean())
+    posterior, likelihood = best - own.value, data.value - best
+    return found, "posterior" if posterior > likelihood else "likelihood"
 
 
 def _check_images(x: Data, low: float, high: float, steps: int) -> None:
@@ -286,7 +333,7 @@ def _sharpnesses(
     """
     axis = image_layout(tuple(x.shape[1:]))[3]
     device = device_of(model)
-    sharpness: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
+    found: dict[str, list[Tensor]] = defaultdict(list)  # (2, B) each
     ascent: dict[str, list[Tensor]] = defaultdict(list)  # (B,) each
     with evaluating(model):
         for number, block in enumerate(x.split(max(1, min(ROWS, MAX_ELEMENTS // x[0].numel())))):
@@ -294,13 +341,45 @@ def _sharpnesses(
                 images, changes = _images(
                     model, block.to(device=device, dtype=torch.get_default_dtype()), steps
                 )
+            average = images.pop("averaged", None)
+            if average is not None:
+                found["averaged"].append(_of_pairs(average, axis, low, high))
             for name, image in images.items():
-                planes = image.unsqueeze(1) if axis is None else image.movedim(axis + 1, 1)
-                sharpness[name].append(_sharpness((planes.cpu().double() - low) / (high - low)))
+                found[name].append(_of_images(image, axis, low, high))
             for name, change in changes.items():
                 ascent[name].append(change.cpu().double())
-    found = {name: torch.cat(parts, 1) for name, parts in sharpness.items()}
-    return found, {name: torch.cat(parts) for name, parts in ascent.items()}
+    whole = {name: torch.cat(parts, 1) for name, parts in found.items()}
+    return whole, {name: torch.cat(parts) for name, parts in ascent.items()}
+
+
+def sharpness(images: Tensor, *, low: float, high: float) -> Tensor:
+    r"""Returns the energy at high frequencies and the variance of the Laplacian of images, (2, N),
+    float64, in squares of the range high - low.
+
+    Args:
+        images: Images, (N, \*event) with an event (H, W), (H, W, C) or (C, H, W), H and W at
+            least 3.
+        low: The value shown black.
+        high: The value shown white.
+    """
+    axis = image_layout(tuple(images.shape[1:]))[3]
+    return torch.cat([_of_images(block, axis, low, high) for block in images.split(ROWS)], 1)
+
+
+def _of_images(images: Tensor, axis: int | None, low: float, high: float) -> Tensor:
+    """Returns the same of a block of images, (2, B), given where their channels are."""
+    planes = images.unsqueeze(1) if axis is None else images.movedim(axis + 1, 1)
+    return _sharpness((planes.cpu().double() - low) / (high - low))
+
+
+def _of_pairs(images: Tensor, axis: int | None, low: float, high: float) -> Tensor:
+    """Returns the statistics of the mean of images over their first axis, (K, B, *event), by pairs
+    of different ones: (2, B).
+    """
+    count = len(images)
+    whole = _of_images(images.mean(0), axis, low, high)
+    each = torch.stack([_of_images(part, axis, low, high) for part in images])
+    return (count**2 * whole - each.sum(0)) / (count * (count - 1))
 
 
 def _means(values: dict[str, Tensor]) -> dict[str, Any]:
@@ -409,6 +488,9 @@ def _images(model: Model, x: Tensor, steps: int) -> tuple[dict[str, Tensor], dic
         images["draw" + name] = decoded.sample()
         if (mean := _mean(decoded)) is not None:
             images["mean" + name] = mean
+    if "mean" in images:
+        more = [q.sample() for _ in range(AVERAGED)]
+        images["averaged"] = torch.stack([model.decode(each).mean for each in more])
     if q.has_rsample:
         try:
             start, unit = nearest(q, q.mean), q.stddev

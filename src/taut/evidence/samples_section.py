@@ -11,6 +11,11 @@ from taut.system.records import COUNT, ESTIMATE, TEXT
 
 __all__ = ["Samples", "Sharpness"]
 
+CAUSES = {  # of what the mean over z from q lacks
+    "posterior": "; most of what it lacks, the posterior averages away, and sharper z are known",
+    "likelihood": "; most of what it lacks, no z shows: the likelihood takes it for noise",
+}
+
 TOO_FEW = 9  # data points, with which an audit does not compare samples
 
 REFERRED = {"samples": ESTIMATE, "reference": ESTIMATE}
@@ -108,6 +113,10 @@ class Sharpness(Section):
             dict.fromkeys(map("{}?".format, IMAGES), ESTIMATE),
         ),
         "split": dict.fromkeys(map("{}?".format, SPLIT), ESTIMATE),
+        "averaged?": dict.fromkeys(
+            ("high_frequency_energy", "laplacian_variance", "ratio"), ESTIMATE
+        ),
+        "cause?": TEXT,
         "optimum?": dict.fromkeys(("rise", "late_rise", "log_prior"), ESTIMATE),
     }
 
@@ -123,6 +132,9 @@ class Sharpness(Section):
         lines = []
         for name, title in self.names.items():
             lines.append((title, 0, [plus_minus(self[which].get(name)) for which in both]))
+        if averaged := self.get("averaged"):
+            cells = [plus_minus(averaged[which]) for which in both]
+            lines.insert(2, ("reconstructions: mean over z from q", 0, cells))
         split = [
             (title, depth, [plus_minus(self["split"].get(name))])
             for name, (title, depth) in self.parts.items()
@@ -140,6 +152,11 @@ class Sharpness(Section):
             f"{number(self['num_data'])} images; the larger, the sharper. It is draws that should "
             f"be as sharp as the data; means lack what the model takes for noise."
         ]
+        if averaged := self.get("averaged"):
+            lines.append(
+                f"The mean over z from q has {plus_minus(averaged['ratio'])} of the energy of the "
+                f"data{CAUSES.get(self.get('cause') or '', '')}."
+            )
         if optimum := self.get("optimum"):
             lines.append(
                 f"On the way to the best z, log p(x|z) rose by {plus_minus(optimum['rise'])} nats, "

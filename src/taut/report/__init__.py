@@ -7,6 +7,6 @@ it is one of the audit's.
 Read ``render`` first; ``figures`` draws, ``text`` writes numbers.
 """
 
-from taut.report.render import render
+from taut.report.render import render, render_comparison
 
-__all__ = ["render"]
+__all__ = ["render", "render_comparison"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import PurePath
@@ -38,7 +38,7 @@ from taut.system.errors import clause
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["render"]
+__all__ = ["render", "render_comparison"]
 
 VAE = "VAE()"
 PARTS = {"image": "pixel", "cell": "gene"}  # what a data point is made of
@@ -97,7 +97,7 @@ def render(
     small = {name: png for name, png in pictures.items() if len(png) <= LARGE}
     noun = next((section.noun for section in sections.values()), "data point")
     log_evidence: Any = sections.get("log_evidence")
-    return _template().render(
+    return _template("template").render(
         **{name: audit.get(name) for name in FRAME},
         noun=noun,
         sections=sections,
@@ -132,8 +132,33 @@ def _first(audit: Mapping[str, Any], sections: Mapping[str, Section], noun: str)
     return " ".join(line for line in lines if line)
 
 
+def render_comparison(
+    values: Mapping[str, Any],
+    header: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[str]]],
+    warnings: Sequence[str],
+    sheet: bytes | None = None,
+) -> str:
+    """Returns a comparison of runs as one HTML page.
+
+    Args:
+        values: What ``taut.runs.compare.Comparison`` holds.
+        header: Titles of the columns of its table: what is compared, and each run.
+        rows: Its lines.
+        warnings: What keeps the numbers from being believed, a line each.
+        sheet: A PNG of samples side by side.
+    """
+    return _template("comparison").render(
+        **text.plain(values),
+        header=header,
+        lines=rows,
+        notes=warnings,
+        sheet=None if sheet is None else base64.b64encode(sheet).decode(),
+    )
+
+
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -142,9 +167,9 @@ def _template() -> Template:
     of_numbers = (text.number, text.plus_minus, text.share, text.error_of, at_least_zero)
     filters: list[Any] = [*of_numbers, _worth, _file_name]
     environment.filters |= {each.__name__.strip("_"): each for each in filters}
-    return environment.from_string(
-        resources.files("taut.report").joinpath("template.html.j2").read_text("utf-8")
-    )
+    files = resources.files("taut.report")
+    environment.globals["style"] = files.joinpath("style.css").read_text("utf-8")
+    return environment.from_string(files.joinpath(f"{name}.html.j2").read_text("utf-8"))
 
 
 def _figures(audit: Mapping[str, Any], gradients: Mapping[str, Any] | None) -> dict[str, str]:

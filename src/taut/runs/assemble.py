@@ -18,6 +18,7 @@ from taut.build.model import (
     build_objective,
     complete,
     exact_of,
+    gan_of,
     stepwise_of,
     usual_objective,
     usual_rate,
@@ -82,6 +83,8 @@ def assemble(
     aim = config.training.objective or usual_objective(data.schema)
     if stepwise is not None:
         aim = _of_steps(stepwise, config, parts)
+    if (gan := gan_of(config.model)) is not None:
+        aim = _of_game(gan, config, parts)
     rate = config.training.learning_rate
     if rate is None:
         rate = usual_rate(data)
@@ -121,6 +124,19 @@ def _of_steps(spec: Any, config: Config, parts: Mapping[str, Any] | None) -> str
             "is trained by ELBO(), without free bits"
         )
     return objective
+
+
+def _of_game(spec: Any, config: Config, parts: Mapping[str, Any] | None) -> str:
+    """Returns the objective of a generator and its critic."""
+    if parts:
+        raise UsageError(f"{next(iter(parts))} is of a VAE: omit it, or take --model VAE")
+    game = "Adversarial()"
+    if config.training.objective not in (None, game):
+        raise UsageError(
+            f"{config.training.objective}: {spec} has no density, and so no bound: it is trained "
+            f"by {game}, and GAN(loss=...) says which game"
+        )
+    return game
 
 
 def _assemble_exact(

@@ -33,7 +33,14 @@ from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
 from taut.system.seeds import generator
 
-__all__ = ["audit_run", "gradients_run", "training_rows", "write_report"]
+__all__ = [
+    "audit_of",
+    "audit_run",
+    "gradients_run",
+    "some_rows",
+    "training_rows",
+    "write_report",
+]
 
 # of each line, what an audit keeps
 HISTORY = (
@@ -102,7 +109,7 @@ def _audit(
             "measured: " + str(error).replace("\n", "; ")
         )
     x, found, more = _looked_at(run, source, key, dataset)
-    x = _some(x, num_data, seed, "audit")
+    x = some_rows(x, num_data, seed, "audit")
     train, baseline, divided, levels = None, None, np.empty(0, "S16"), None
     if dataset is not None:
         train = training_rows(dataset, max(effort.train, len(x)), seed)
@@ -218,7 +225,7 @@ def _labels(
     dataset: Dataset | None, part: str, counts: tuple[int, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the labels of the training rows and of the held-out ones that are looked at, where
-    the source has any: in the order of ``training_rows`` and ``_some``.
+    the source has any: in the order of ``training_rows`` and ``some_rows``.
     """
     if dataset is None or part not in ("test", "validation"):
         return None
@@ -391,6 +398,15 @@ def _write_all(run: Stored, results: dict[str, dict[str, Any]]) -> None:
         storage.add_to_manifest(run.path, {"report.html": page.encode()})
 
 
+def audit_of(run: Stored) -> dict[str, Any] | None:
+    """Returns the last audit of a run, if it was audited.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    return _result(run.path / "audit.json", section.shape())
+
+
 def _result(path: Path, shape: Any) -> dict[str, Any] | None:
     """Returns what an audit or a comparison of gradients left, if there was one."""
     if not (path.exists() or path.is_symlink()):
@@ -419,7 +435,7 @@ def _near(source: str) -> str:
     return source
 
 
-def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:
+def some_rows(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:
     """Returns at most so many rows in a random order.
 
     The first, all that a stopped audit sees, are not a sorted file's.

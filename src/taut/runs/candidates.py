@@ -23,7 +23,14 @@ from typing import Any, cast
 import torch
 
 from taut.build.config import Config, ModelConfig
-from taut.build.model import MOST_COLUMNS, VAE_MODEL, describe_exact, exact_of, parts_named
+from taut.build.model import (
+    MOST_COLUMNS,
+    VAE_MODEL,
+    describe_exact,
+    exact_of,
+    gan_of,
+    parts_named,
+)
 from taut.build.spec import parse
 from taut.data import Dataset, batch
 from taut.data.tables.parquet_rows import ParquetRows
@@ -112,6 +119,8 @@ def planned(asked: Config, data: Dataset) -> dict[str, Any]:
     rows = len(data.train) >= FEWEST and len(data.validation) > 0
     here = parallel.world() == 1 and not isinstance(data.train, ParquetRows)
     if not (rows and here and (specs := rivals(data, competes(asked)))):
+        return {}
+    if gan_of(asked.model) is not None:
         return {}
     if exact_of(asked.model) in [exact_of(ModelConfig(spec)) for spec in specs]:
         return {}

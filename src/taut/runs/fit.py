@@ -210,7 +210,7 @@ def train_run(run: Stored, data: Dataset, state: State) -> Generator[Record, Non
     exact = isinstance(model, ExactModel)
     if not exact:
         data = to_device(data, torch.device(run.info["device"]))
-    saved, began = time.monotonic(), time.monotonic()
+    saved, began, before = time.monotonic(), time.monotonic(), state.seconds
     written = state.step if state.tensors else -1  # the last checkpoint
     # a signal can arrive while ``train`` is in the midst of changing ``state``
     whole = dataclasses.replace(state)
@@ -231,6 +231,7 @@ def train_run(run: Stored, data: Dataset, state: State) -> Generator[Record, Non
     try:
         with _history(run.path / "history.jsonl", state) as lines:
             for record in _records(run, data, state):
+                state.seconds = before + time.monotonic() - began
                 parallel.on_main(partial(keep, record))
                 yield record
                 if training.minutes is not None and parallel.agreed(

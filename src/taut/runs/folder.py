@@ -68,7 +68,7 @@ __all__ = [
 
 
 # The part that a run trains alone, by what became of the run it came from.
-TRAINED_ALONE = {"tightened": "posterior", "refitted": "prior"}
+TRAINED_ALONE = {"tightened": "posterior", "refitted": "prior", "observed": "posterior"}
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -101,6 +101,11 @@ class Stored(Fitted):
     def evaluation(self) -> dict[str, Any]:
         """Returns the numbers of the final measurement."""
         path = self.path / "evaluation.json"
+        if self.model.no_density:
+            return cast(
+                dict[str, Any],
+                records.checked(storage.read_checked_json(path), records.SAMPLES, path),
+            )
         found = migrate_evaluation(storage.read_checked_json(path))
         return cast(dict[str, Any], records.checked(found, records.EVALUATION, path))
 
@@ -349,11 +354,13 @@ def rebuild(
 
 def freeze_the_rest(model: VAE, word: str) -> None:
     """Freezes the parts that a run of such a kind leaves as they are: in a training that goes on,
-    too.
+    too. Of a generator that is observed the width is fitted.
     """
     for name in ("prior", "likelihood", "posterior"):
         if name != TRAINED_ALONE[word]:
             getattr(model, name).requires_grad_(False)
+    if word == "observed" and isinstance(model.likelihood.scale, str):
+        model.likelihood.own_scale.requires_grad_(True)
 
 
 def allocate(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:

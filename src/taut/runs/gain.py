@@ -1,4 +1,4 @@
-"""What a refitted prior gained over the one that was there, row by row."""
+"""What one model gains over another on the same rows, row by row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,29 @@ from taut.system.seeds import untouched
 from taut.training import checkpoint
 from taut.use.blocks import Block, blocks_of, device_of
 
-__all__ = ["BEFORE_FOLDER", "before_of", "gain_of_prior"]
+__all__ = ["BEFORE_FOLDER", "before_of", "gain_of_prior", "paired_gain"]
 
 BEFORE_FOLDER = "before"  # of a run folder: the prior that a refitted one stands in for
 DRAWS, ROWS = 64, 32  # of the posterior of a row, and rows at a time
+
+
+def paired_gain(
+    values: Tensor, errors: Tensor, others: Tensor, other_errors: Tensor, groups: Tensor | None
+) -> Estimate:
+    """Returns how much larger one model's numbers are than another's on the same rows.
+
+    The difference is taken row by row, so what makes a row likely or not for both cancels. Its
+    Monte Carlo error is that of independent estimates, which it is not above where they share
+    their noise; a row that one of the two gives no finite number is not in the mean, and counted.
+
+    Args:
+        values: Of the one, (N,), nats.
+        errors: Their Monte Carlo standard errors, (N,).
+        others: Of the other, (N,), nats.
+        other_errors: Their Monte Carlo standard errors, (N,).
+        groups: The group of each row, see ``Estimate.of``.
+    """
+    return Estimate.of(values - others, torch.hypot(errors, other_errors), groups)
 
 
 def before_of(run: Stored) -> VAE | None:
@@ -73,8 +92,9 @@ def gain_of_prior(
     parts = blocks_of(model, x, ROWS, rise, seed=seed, name="gain")
     elbo, error = torch.cat([part.cpu() for part in parts], 1)
     now, old = evidence
-    both = torch.hypot(now.log_evidence_error, old.log_evidence_error)
-    return {
-        "elbo": Estimate.of(elbo, error, groups).to_dict(),
-        "log_evidence": Estimate.of(now.log_evidence - old.log_evidence, both, groups).to_dict(),
-    }
+    gain = paired_gain(
+        *(now.log_evidence, now.log_evidence_error),
+        *(old.log_evidence, old.log_evidence_error),
+        groups,
+    )
+    return {"elbo": Estimate.of(elbo, error, groups).to_dict(), "log_evidence": gain.to_dict()}

@@ -74,7 +74,9 @@ def in_four_lines(run: Stored) -> str:
     """Returns what a run is, how it was trained and how good it is."""
     found = _evaluation(run)
     good = "not measured yet"
-    if found is not None:
+    if found is not None and run.model.no_density:
+        good = f"no density; {_of_samples(found)}, on {found['num_data']} {found['data']} rows"
+    elif found is not None:
         values = [f"{NAMES[k]} {_with_error(found[k])}" for k in ("log_evidence", "elbo")]
         good = f"{', '.join(values)} nats a row, on {found['num_data']} {found['data']} rows"
     return "\n".join(
@@ -95,6 +97,8 @@ def as_html(run: Stored) -> str:
         ("model", _parts(run)),
         ("training", _training(run)),
     ]
+    if found and run.model.no_density:
+        rows.append(("measured", _of_samples(found)))
     shown_as = {k: at_least_zero(found.get(k)) for k in DIVERGENCES}
     known = ((name, shown_as.get(key) or found.get(key)) for key, name in NAMES.items())
     rows += [(f"{name}, nats a row", _with_error(e)) for name, e in known if e]
@@ -136,7 +140,7 @@ def _draw_samples(axes: Any, fitted: Fitted) -> None:
     if fitted.model.condition is not None:
         axes.set_axis_off()
         return
-    mean = not isinstance(fitted.model, StepwiseModel)
+    mean = not (isinstance(fitted.model, StepwiseModel) or fitted.model.no_density)
     drawn = tasks.sample(fitted.model, 40, mean=mean)
     axes.imshow(pictures.grid(drawn, fitted.schema.low, fitted.schema.high, 8))
     axes.set(title="Samples, the mean of p(x|z)" if mean else "Samples")
@@ -157,10 +161,20 @@ def _parts(fitted: Fitted) -> str:
         return f"{model.model}, an exact posterior"
     if isinstance(fitted.model, StepwiseModel):
         return ", ".join(filter(None, (model.model, model.likelihood, model.decoder)))
+    if fitted.model.no_density:
+        return f"{model.model}, {model.decoder}, {model.latent_dim} latent dimensions"
     if isinstance(fitted.model, HierarchicalVAE):
         return f"{model.model}, {model.likelihood}, {model.latent_dim} latent dimensions a level"
     parts = f"{model.prior}, {model.likelihood}, {model.posterior}"
     return f"{parts}, {model.latent_dim} latent dimensions"
+
+
+def _of_samples(found: Mapping[str, Any]) -> str:
+    """Returns what is known of a model without a density."""
+    if not found.get("samples"):
+        return "too few rows to judge its samples by"
+    area, covered = (found["samples"][name]["samples"] for name in ("classifier", "coverage"))
+    return f"samples told from data {_with_error(area)} (AUC), coverage {_with_error(covered)}"
 
 
 def _training(run: Stored) -> str:

@@ -18,6 +18,7 @@ from taut.evidence.baseline import independent_marginals
 from taut.evidence.levels_section import rates_of_groups
 from taut.evidence.results import bits_per_dimension, observed_elements
 from taut.evidence.rows import RowEvidence
+from taut.evidence.samples import sample_quality
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.models.hierarchical import HierarchicalVAE
@@ -47,6 +48,7 @@ __all__ = [
 CLIMBING = 100
 EXACT_FOLDER = "exact"  # of a run folder: see taut.runs.candidates
 EXACT_ROWS = 256
+SAMPLES = 1000  # by which a model without a density is judged, at most
 
 
 def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
@@ -56,6 +58,9 @@ def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
     seed = run.config.training.seed
     x = getattr(data, measured_part(data))
     blocks: list[Evidence] = []
+    if run.model.no_density:
+        parallel.on_main(lambda: _evaluate_samples(run, data))
+        return
     try:
         for block in importance_blocks(run.model, x, run.config.evaluation.num_samples, seed=seed):
             blocks.append(block)
@@ -80,17 +85,39 @@ def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
             found["unfinished"] = doctor.unfinished(
                 run.history(), ended, run.config.training, run.config.model.model
             )
-            storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
-            # Of a run that was extended these are of other weights.
-            for name in ("audit.json", "gradients.json", "report.html"):
-                (run.path / name).unlink(missing_ok=True)
-            for name, content in draw_pictures(run.model, data, seed).items():
-                storage.write_bytes(run.path / name, content)
-            storage.write_manifest(run.path)
+            _finish(run, data, found)
 
         parallel.on_main(write)
     finally:
         locks.release(run.path)
+
+
+def _evaluate_samples(run: Stored, data: Dataset) -> None:
+    """Measures a model that has no density by its samples, and finishes the folder."""
+    part, seed = measured_part(data), run.config.training.seed
+    dtype, few = torch.get_default_dtype(), slice(0, SAMPLES)
+    train, x = data.train[few].to(dtype), getattr(data, part)[few].to(dtype)
+    found: dict[str, Any] = {"data": part, "num_data": len(x), "warnings": [], "samples": None}
+    try:
+        found["samples"] = sample_quality(run.model, train, x, num_data=len(x), seed=seed)
+    except ValueError as error:  # too few rows
+        found["warnings"].append(str(error))
+    try:
+        _finish(run, data, found)
+    finally:
+        locks.release(run.path)
+
+
+def _finish(run: Stored, data: Dataset, found: dict[str, Any]) -> None:
+    """Writes what was measured, the pictures, and last the manifest."""
+    seed = run.config.training.seed
+    storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
+    # Of a run that was extended these are of other weights.
+    for name in ("audit.json", "gradients.json", "report.html"):
+        (run.path / name).unlink(missing_ok=True)
+    for name, content in draw_pictures(run.model, data, seed).items():
+        storage.write_bytes(run.path / name, content)
+    storage.write_manifest(run.path)
 
 
 def _settled(model: Model, x: Rows, blocks: list[Evidence], seed: int) -> RowEvidence:
@@ -236,7 +263,7 @@ def draw_pictures(model: Model, data: Dataset, seed: int) -> dict[str, bytes]:
     count = min(10, len(x))
     # spread evenly: the rows of a folder are sorted by class
     x = x[torch.arange(count) * len(x) // count]
-    if isinstance(model, StepwiseModel):
+    if isinstance(model, StepwiseModel) or model.no_density:
         with torch.no_grad(), stream(seed, "pictures"):
             grids = [pictures.grid(each, low, high, 10) for each in (x, model.sample(40).cpu())]
         names = [f"real: {measured_part(data)} images", "samples: draws of x"]

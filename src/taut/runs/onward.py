@@ -27,7 +27,7 @@ from taut.system.errors import UsageError, shown
 from taut.system.seeds import stream
 from taut.training.loop import State
 
-__all__ = ["ground", "planned", "train_on"]
+__all__ = ["check_other", "ground", "planned", "train_on"]
 
 
 def ground(
@@ -51,10 +51,14 @@ def ground(
     Raises:
         UsageError: the folder is that of the run, or its model is no VAE whose parts can be others.
     """
-    if out is not None and Path(out).resolve() == run.path.resolve():
-        raise UsageError(f"{shown(out)} is the run that is {word}: choose another --out")
+    check_other(run, out, word)
     if isinstance(run.model, StepwiseModel):
         raise UsageError(f"{shown(run.path)} holds {run.config.model.model}: {run.model.fixed}")
+    if run.model.no_density:
+        raise UsageError(
+            f"{shown(run.path)} holds {run.config.model.model}, which has samples and no density: "
+            f"`taut tighten {shown(run.path)}` gives it one"
+        )
     if isinstance(run.model, HierarchicalVAE):
         raise UsageError(
             f"{shown(run.path)} holds {run.config.model.model}, whose posterior is made of its "
@@ -65,6 +69,12 @@ def ground(
     if source is None and test is None:
         return run.model, run.data()
     return run.model, data_of(run, source, test)
+
+
+def check_other(run: Stored, out: str | Path | None, word: str) -> None:
+    """Refuses the folder of a run as that of the run that comes from it."""
+    if out is not None and Path(out).resolve() == run.path.resolve():
+        raise UsageError(f"{shown(out)} is the run that is {word}: choose another --out")
 
 
 def planned(run: Stored, data: Dataset, settings: Mapping[str, Any], model: ModelConfig) -> Config:
@@ -95,7 +105,11 @@ def train_on(
         place: Makes the folder, given the name of the run.
         known: What else ``run.json`` is to say under that word.
     """
-    name, before = run.path.resolve().name, run.evaluation()
+    name = run.path.resolve().name
+    if not run.model.no_density:
+        before = run.evaluation()
+        numbers = ("elbo", "log_evidence", "inference_gap", "num_samples")
+        known = {"before": {key: before[key] for key in numbers}, **known}
     objective = build_objective(config.training.objective or "ELBO()")
     with stream(config.training.seed, "init"), going_together():
         model = build_vae(config.model, data.schema, summarize(data))
@@ -108,11 +122,10 @@ def train_on(
             with torch.no_grad():
                 model.redraw(data.train[:2].to(torch.get_default_dtype()))
     fitted = Fitted(model=model, schema=data.schema, config=config, objective=objective)
-    numbers = ("elbo", "log_evidence", "inference_gap", "num_samples")
     facts = {k: v for k, v in run.info.items() if k not in ("candidates", *TRAINED_ALONE)} | {
         "fingerprint": data.fingerprint,
         "data_seed": run.data_seed,
-        word: {"from": name, "before": {key: before[key] for key in numbers}, **known},
+        word: {"from": name, **known},
     }
     if "exact" in run.info:
         facts["exact"] = run.info["exact"] | {"competes": False}

@@ -9,11 +9,12 @@ from typing import Any, cast
 import torch
 
 from taut.build.model import is_slow, unshared
+from taut.contrast import GAN
 from taut.data import Dataset
 from taut.model import VAE
 from taut.runs.fitted import Source
-from taut.runs.folder import Stored
-from taut.runs.onward import ground, planned, train_on
+from taut.runs.folder import Stored, data_of
+from taut.runs.onward import check_other, ground, planned, train_on
 from taut.runs.place import make_folder
 from taut.system.errors import UsageError
 from taut.training.loop import State
@@ -45,6 +46,9 @@ def tighten(
     beneath. Where the training data are few, half of each batch is drawn by the model itself
     (``simulated``): such rows never run out.
 
+    A generator without a density is given one: a Gaussian observation, whose width is fitted, and a
+    new posterior.
+
     Args:
         run: The run, finished.
         out: The folder to make; by default the next free one below runs/.
@@ -61,6 +65,8 @@ def tighten(
     Raises:
         UsageError: a posterior that cannot be reparameterized, or a setting is wrong.
     """
+    if isinstance(run.model, GAN):
+        return _observe(run, run.model, out, posterior, encoder, source, test, overwrite, settings)
     nothing = "whose posterior is exact: every gap is zero, and there is nothing to tighten"
     theirs, data = ground(run, out, source, test, "tightened", nothing)
     old = run.config
@@ -92,6 +98,49 @@ def tighten(
         return make_folder(out, f"{name}-tight", overwrite)
 
     return train_on(run, data, config, "tightened", take, place)
+
+
+def _observe(
+    run: Stored,
+    theirs: GAN,
+    out: str | Path | None,
+    posterior: str | None,
+    encoder: str | None,
+    source: Source | None,
+    test: Source | None,
+    overwrite: bool,
+    settings: dict[str, Any],
+) -> tuple[Stored, Dataset, State]:
+    """Returns a run of a VAE whose decoder is a generator that stays as it is: the posterior is
+    new, and the width of the Gaussian observation is fitted with it.
+
+    Where ELBO and log p(x) are known the width is that of the pair (G, sigma), and they are of the
+    pair.
+    """
+    check_other(run, out, "observed")
+    data = run.data() if source is None and test is None else data_of(run, source, test)
+    old = run.config
+    model = dataclasses.replace(
+        old.model,
+        model=None,
+        posterior=posterior or "DiagonalNormal()",
+        encoder=encoder or old.model.encoder,
+    )
+    defaults = {"objective": "ELBO()", "learning_rate": old.training.peak, "simulated": 0.0}
+    config = planned(run, data, defaults | settings, model)
+    if config.training.simulated:
+        raise UsageError(
+            "simulated rows say nothing of how far data lie from a generator, which is what is "
+            "fitted: omit --simulated"
+        )
+
+    def take(model: VAE) -> None:
+        model.likelihood.load_state_dict(theirs.likelihood.state_dict())
+
+    def place(name: str) -> Path:
+        return make_folder(out, f"{name}-observed", overwrite)
+
+    return train_on(run, data, config, "observed", take, place)
 
 
 def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:

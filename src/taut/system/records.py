@@ -99,6 +99,7 @@ STATE = {
     "done": TRUTH,
     "micro_batches?": SIZE,
     "since?": COUNT,
+    "seconds?": NUMBER,
 }
 HISTORY = {
     "step": COUNT,
@@ -130,6 +131,7 @@ RUN = {
     "data_seed?": WHOLE,
     "tightened?": TIGHTENED,
     "refitted?": REFITTED,
+    "observed?": {"from": TEXT},
     "exact?": EXACT,
     "candidates?": CANDIDATES,
     "ended?": TEXT,
@@ -160,6 +162,15 @@ EVALUATION = {
     "gain_over_exact?": ESTIMATE,
     "gain_of_prior?": {"elbo": ESTIMATE, "log_evidence": ESTIMATE},
     "bits_per_dimension?": BITS,
+    "unfinished?": [TEXT],
+}
+PAIR = {"samples": ESTIMATE, "reference?": ESTIMATE, "held_out?": ESTIMATE}
+SAMPLES = {  # of a model that makes samples and has no density
+    "seed": WHOLE,
+    "data": TEXT,
+    "num_data": COUNT,
+    "warnings": [TEXT],
+    "samples?": Each(Either((PAIR, COUNT, [TEXT]))),
     "unfinished?": [TEXT],
 }
 FINDING = {

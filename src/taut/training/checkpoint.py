@@ -29,7 +29,7 @@ from taut.system.storage import (
 )
 from taut.training.loop import State
 
-__all__ = ["latest", "load", "load_last", "save"]
+__all__ = ["latest", "load", "load_last", "save", "seconds_trained"]
 
 KEPT = 2
 NAME = re.compile(r"step-\d{9,}")
@@ -97,6 +97,19 @@ def load_last(folder: Path) -> tuple[Path, State]:
         return path, state
     assert first is not None
     raise first
+
+
+def seconds_trained(folder: Path) -> float | None:
+    """Returns the seconds that a training took, by its last checkpoint below a folder: of one that
+    was killed and went on, those whose steps count. None where nothing says so.
+
+    Raises:
+        StorageError: the checkpoint is damaged.
+    """
+    if not (steps := _steps(folder)):
+        return None
+    path = steps[-1] / "state.json"
+    return records.checked(read_checked_json(path), records.STATE, path).get("seconds") or None
 
 
 def load(checkpoint: Path) -> State:

@@ -80,6 +80,7 @@ class State:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     micro_batches: int = 1
     since: int = 0  # step at which the present schedule began: above 0 if training was extended
+    seconds: float = 0.0  # of training so far, as a clock on the wall tells it
 
 
 def train(

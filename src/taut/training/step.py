@@ -82,7 +82,11 @@ class Learner:
             for share in sorted(set(self.shares))
         ]
         self.optimizer = torch.optim.AdamW(
-            alike, lr=0.0, weight_decay=config.weight_decay, fused=True
+            alike,
+            lr=0.0,
+            betas=objective.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         # Torch makes the moments in the first step; a compiled step needs them before.
         for p in self.trainable:
@@ -102,8 +106,9 @@ class Learner:
         Afterwards the averaged model gets the model's buffers.
         """
         self.module.train()
-        for part in self.model.children():
-            if not any(p.requires_grad for p in part.parameters()):
+        for part in self.model.modules():
+            own = [p.requires_grad for p in part.parameters()]
+            if own and not any(own):
                 # A frozen part is seen as it will be used: no dropout, no moving statistics.
                 part.eval()
         self.total.zero_()
@@ -225,6 +230,8 @@ class Learner:
         Raises:
             CannotCompileError: the step cannot be recorded or compiled, or the two forms disagree.
         """
+        if not self.objective.compiles:
+            raise CannotCompileError(f"{self.objective} takes eager steps")
         config, own = self.config, parallel.divided(len(x))
         if own is not None and x.device.type != "cpu":
             raise CannotCompileError("several processes on accelerators take eager steps")

@@ -50,6 +50,10 @@ def sample(
         raise UsageError(
             f"{type(model).__name__} makes a row step by step and has no mean of one: omit --mean"
         )
+    if mean and model.no_density:
+        raise UsageError(
+            f"{type(model).__name__} shows what it generates, without noise: omit --mean"
+        )
     rows = torch.empty(num_samples, 0) if context is None else context.expand(num_samples, -1)
 
     def block(rows: Tensor) -> Tensor:
