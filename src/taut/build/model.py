@@ -426,7 +426,7 @@ def _build_stepwise(
         fill |= {"decoder": _network(config.decoder)}
     likelihood = resolve(cast(str, config.likelihood), Likelihood, fill, _NESTED)
     own |= {"event_shape": schema.event_shape, "likelihood": likelihood, "features": features}
-    model: StepwiseModel = resolve(spec, StepwiseModel, own)
+    model: StepwiseModel = resolve(spec, StepwiseModel, own, _NESTED)
     return model
 
 

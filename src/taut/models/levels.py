@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from taut.features import Features
 from taut.networks import Linear, NetworkFactory, Residual
+from taut.networks.common import zeroed
 from taut.networks.maps import FromImage, Maps, Shape, ToImage, halved, resized
 from taut.types import image_layout
 
@@ -192,10 +193,3 @@ class MapLevels(Levels):
             return state
         maps = state.reshape(-1, *self.shape(self.channels, source))
         return resized(maps, self.sides[target]).reshape(*state.shape[:-1], -1)
-
-
-def zeroed(layer: nn.Module) -> nn.Module:
-    """Returns a layer that returns zeros until it is trained."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

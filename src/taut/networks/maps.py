@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taut.networks.common import Network, activation_of
+from taut.networks.common import Network
 from taut.networks.convolutions import to_images, to_maps
 from taut.networks.residual import Block
 from taut.types import image_layout
@@ -143,7 +143,6 @@ class ToImage(Network):
             *(Block(channels, "silu") for _ in range(blocks)),
             Larger((height, width)),
             Block(channels, "silu"),
-            activation_of("silu"),
             nn.Conv2d(channels, out_shape[0] * own, 3, padding=1),
         )
 
