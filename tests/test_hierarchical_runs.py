@@ -213,6 +213,7 @@ def test_maps_with_a_prior_on_top_from_a_file(
     done = command("fit", "x.npy", "--config", "taut.toml", "--out", "r", "--num-samples", 8)
     assert done.exit_code == 0, done.stderr
     assert f"model      {MAPS}, 8 channels a level" in done.stderr
+    assert "None" not in done.stderr
     run = taut.load("r")
     model = run.model
     assert model.prior.groups == [("z1", 8 * 4), ("z2", 8 * 9)]
