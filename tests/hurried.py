@@ -20,6 +20,7 @@ LITTLE = {
     "evidence.rows": {"SAMPLES": 50, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
     | {"CHAINS": 4, "TEMPERATURES": 10},
     "evidence.samples": {"TREES": 10},
+    "evidence.trial": {"STEPS": 3},
     "models.trees": {"STEPS": 5, "FEWEST_PASSES": 5, "MOST": 8},
     "runs.candidates": {"PASSES": dict.fromkeys((FOREST, FACTORS), 5)},
 }

@@ -180,9 +180,23 @@ MUTANTS = [
     Mutant(
         "a trial's rate does not fall",
         "evidence/trial.py",
-        "RATE * 0.5 * (1 + math.cos(math.pi * step / steps))",
-        "RATE",
+        "cosine = 0.5 * (1 + math.cos(math.pi * step / steps))",
+        "cosine = 1.0",
         TRIAL,
+    ),
+    Mutant(
+        "a trial trains what is new at the gentle rate",
+        "evidence/trial.py",
+        "RATE, NEW = 4e-4, 2e-3",
+        "RATE, NEW = 4e-4, 4e-4",
+        TIGHTEN,
+    ),
+    Mutant(
+        "a richer family is tried from scratch",
+        "runs/tighten.py",
+        "        _start(model, theirs)\n        return",
+        "        _start(model, theirs, False)\n        return",
+        TIGHTEN,
     ),
     Mutant(
         "hidden trees are not tried on arrays",

@@ -28,6 +28,7 @@ from taut.report import render
 from taut.runs.folder import Source, Stored, held_out, new_data, version
 from taut.runs.making import totals_of
 from taut.runs.measure import copies, exact_of_run, log_prob_of, measured_part
+from taut.runs.tighten import richer
 from taut.system import locks, parallel, records, storage
 from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
@@ -132,6 +133,7 @@ def _audit(
         columns=None if dataset is None else _columns(dataset, x),
         labels=_labels(dataset, found["part"], (len(x), 0 if train is None else len(train)), seed),
         fitted=_fitted(run, found["part"]),
+        richer={} if dataset is None else richer(run, dataset),
         effort=effort,
         seed=seed,
         stop=stop,
