@@ -228,9 +228,6 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         "taut.runs.audit.gradients_run",
         lambda run, **given: gradients_run(run, **given | {"repeats": 2}),
     )
-    for name, value in (("REPEATS", 2), ("SHUFFLES", 1), ("TREES", 2), ("VOTES", 40)):
-        monkeypatch.setattr(f"taut.evidence.disentanglement.{name}", value)
-    monkeypatch.setattr("taut.runs.curve.POINTS", 2)
     monkeypatch.setattr(
         "taut.runs.curve.rate_distortion",
         lambda model, x, betas, **given: rate_distortion(
