@@ -16,12 +16,14 @@ LITTLE = {
     "evidence.ascent": {"FRESH": 16, "MORE": 16, "BLOCKS": 2, "CLIMBS": 10},
     "evidence.cells": {"SAMPLES": 50},
     "evidence.columns": {"SAMPLES": 50},
+    "evidence.disentanglement": {"REPEATS": 2, "SHUFFLES": 1, "TREES": 2, "VOTES": 40},
     "evidence.marginals": {"STEPS": 5, "COMPONENTS": (1, 2)},
     "evidence.rows": {"SAMPLES": 50, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
     | {"CHAINS": 4, "TEMPERATURES": 10},
     "evidence.samples": {"TREES": 10},
     "evidence.trial": {"STEPS": 3},
     "models.trees": {"STEPS": 5, "FEWEST_PASSES": 5, "MOST": 8},
+    "runs.curve": {"POINTS": 3},
     "runs.candidates": {"PASSES": dict.fromkeys((FOREST, FACTORS), 5)},
 }
 
