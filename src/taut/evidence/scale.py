@@ -21,7 +21,7 @@ from torch.distributions import Normal
 from taut.evidence.ascent import base_of
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.gaps_section import tighten_first
-from taut.evidence.remedies import again
+from taut.evidence.remedies import again, rescaled
 from taut.evidence.results import Estimate
 from taut.evidence.section import Scene, Section
 from taut.evidence.text import number, plus_minus, share
@@ -158,5 +158,5 @@ class Scale(Section):
             "the scale of the Normal likelihood does not fit the residuals",
             numbers,
             "let the scale be learned, for each feature",
-            again(self.run_parts, likelihood="Normal(scale='per_feature')"),
+            rescaled(self.run_parts),
         )

@@ -33,7 +33,7 @@ from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
 from taut.system.seeds import generator
 
-__all__ = ["audit_run", "gradients_run", "write_report"]
+__all__ = ["audit_run", "gradients_run", "some", "write_report"]
 
 # of each line, what an audit keeps
 HISTORY = (
@@ -51,6 +51,7 @@ def audit_run(
     source: Source | None = None,
     *,
     key: str | None = None,
+    part: str | None = None,
     num_data: int = 1000,
     effort: Effort | None = None,
     seed: int = 0,
@@ -64,6 +65,7 @@ def audit_run(
         run: The run.
         source: Data to audit it on; by default those that the run itself held out.
         key: Which array of an .npz file.
+        part: "validation" to audit it on the validation rows even where there are test rows.
         num_data: Rows that are looked at, drawn at random if there are more.
         effort: How much work.
         seed: The same seed gives the same numbers.
@@ -78,13 +80,14 @@ def audit_run(
     if key is not None and source is None:
         raise UsageError("--key chooses an array of DATA: give DATA too")
     with _writing(run):
-        return _audit(run, source, key, num_data, effort or Effort(), seed, stop, report)
+        return _audit(run, source, key, part, num_data, effort or Effort(), seed, stop, report)
 
 
 def _audit(
     run: Stored,
     source: Source | None,
     key: str | None,
+    part: str | None,
     num_data: int,
     effort: Effort,
     seed: int,
@@ -101,8 +104,8 @@ def _audit(
             "the training data are not at hand, so overfitting, copies and the baseline are not "
             "measured: " + str(error).replace("\n", "; ")
         )
-    x, found, more = _looked_at(run, source, key, dataset)
-    x = _some(x, num_data, seed, "audit")
+    x, found, more = _looked_at(run, source, key, dataset, part)
+    x = some(x, num_data, seed, "audit")
     train, baseline, divided, levels = None, None, np.empty(0, "S16"), None
     if dataset is not None:
         train = _training(dataset, max(effort.train, len(x)), seed)
@@ -169,12 +172,16 @@ def _audit(
 
 
 def _looked_at(
-    run: Stored, source: Source | None, key: str | None, dataset: Dataset | None
+    run: Stored,
+    source: Source | None,
+    key: str | None,
+    dataset: Dataset | None,
+    part: str | None,
 ) -> tuple[Rows, dict[str, Any], list[str]]:
     """Returns the rows that an audit may look at, what they are, and notes on them."""
     notes = []
     if source is not None:
-        part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
+        own, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
         new = new_data(run, source, key)
         x, notes = new.rows, list(new.notes)
         if new.impossible:
@@ -185,14 +192,16 @@ def _looked_at(
         mark = fingerprint(values)
     else:
         assert dataset is not None
-        part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
+        own, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
+        if part is not None:
+            own, x = part, getattr(dataset, part)
         mark = run.info["fingerprint"]
-    if part == "validation":
+    if own == "validation" and part is None:
         notes.append(
             "no test data: the validation data chose the weights that are measured on them, which "
             "is optimistic"
         )
-    found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark, "each": _each(run)}
+    found = {"name": name, "part": own, "rows": len(x), "fingerprint": mark, "each": _each(run)}
     return x, found, notes
 
 
@@ -218,7 +227,7 @@ def _labels(
     dataset: Dataset | None, part: str, counts: tuple[int, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the labels of the training rows and of the held-out ones that are looked at, where
-    the source has any: in the order of ``_training`` and ``_some``.
+    the source has any: in the order of ``_training`` and ``some``.
     """
     if dataset is None or part not in ("test", "validation"):
         return None
@@ -419,7 +428,7 @@ def _near(source: str) -> str:
     return source
 
 
-def _some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:
+def some(x: Rows, count: int, seed: int, name: str) -> torch.Tensor:
     """Returns at most so many rows in a random order.
 
     The first, all that a stopped audit sees, are not a sorted file's.

@@ -68,7 +68,11 @@ __all__ = [
 
 
 # The part that a run trains alone, by what became of the run it came from.
-TRAINED_ALONE = {"tightened": "posterior", "refitted": "prior"}
+TRAINED_ALONE = {
+    "tightened": "posterior",
+    "refitted": "prior",
+    "rescaled": "likelihood.raw_scale",
+}
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -354,6 +358,8 @@ def freeze_the_rest(model: VAE, word: str) -> None:
     for name in ("prior", "likelihood", "posterior"):
         if name != TRAINED_ALONE[word]:
             getattr(model, name).requires_grad_(False)
+    if "." in TRAINED_ALONE[word]:  # a parameter of a part
+        model.get_parameter(TRAINED_ALONE[word]).requires_grad_(True)
 
 
 def allocate(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:

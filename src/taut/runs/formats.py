@@ -56,6 +56,7 @@ class Info(TypedDict):
     data_seed: NotRequired[int]
     tightened: NotRequired[dict[str, Any]]
     refitted: NotRequired[dict[str, Any]]
+    rescaled: NotRequired[dict[str, Any]]
     exact: NotRequired[dict[str, Any]]
     candidates: NotRequired[dict[str, Any]]
 
