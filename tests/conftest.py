@@ -33,6 +33,7 @@ WHOLE = {
         "docs",
         "folders",
         "help",
+        "improve",
         "no_float64",
         "product",
         "refit",

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from taut.cli import audit, differential, fit, score, terminal, use
+from taut.cli import audit, differential, fit, loop, score, terminal, use
 from taut.cli.options import Command, Group
 from taut.system import launch, signals
 from taut.system.errors import OutOfMemoryError, ParallelError, TautError, TautWarning, shown
@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     "Judge and improve a run": (
         *(audit.audit, fit.tighten, fit.refit, audit.gradients, audit.report),
+        *(loop.improve,),
     ),
 }
 # what several processes share; the rest is for one

@@ -67,7 +67,7 @@ def tighten(
     nothing = "whose posterior is exact: every gap is zero, and there is nothing to tighten"
     theirs, data = ground(run, out, source, test, "tightened", nothing)
     old, gentle = run.config, GENTLE
-    if encoder:
+    if encoder or "tightened" in run.info:  # whose rate is gentle already
         gentle = 1.0
     slow = is_slow(posterior or cast(str, old.model.posterior))
     defaults = {
