@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from taut.evidence.text import number, plain, plus_minus
@@ -83,19 +84,20 @@ def _brief(estimate: Mapping[str, float | None]) -> str:
     return f"{number(value, error)} ± {number(error, error)}"
 
 
-def page(info: Mapping[str, Any]) -> str:
-    """Returns the page of an improvement."""
+def page(info: Mapping[str, Any], folder: Path) -> str:
+    """Returns the page of an improvement, which lies in its folder."""
     name = f"taut improve {info['source']}"
-    return render_lines(name, improvement(info), figures.staircase(info["steps"]))
+    return render_lines(name, improvement(info), figures.staircase(info["steps"]), folder)
 
 
-def render_lines(title: str, lines: Lines, figure: str) -> str:
+def render_lines(title: str, lines: Lines, figure: str, folder: Path) -> str:
     """Returns a page that shows a table, its picture and its notes.
 
     Args:
         title: Its heading.
         lines: The table.
         figure: An SVG file; an empty text for none.
+        folder: The folder of the page: a run is linked by its report, where it has one.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -103,5 +105,8 @@ def render_lines(title: str, lines: Lines, figure: str) -> str:
     source = resources.files("taut.report").joinpath("lines.html.j2").read_text("utf-8")
     known = {name: plain(value) for name, value in lines._asdict().items()}
     return environment.from_string(source).render(
-        title=plain(title), figure=figures.inline(figure), **known
+        title=plain(title),
+        figure=figures.inline(figure),
+        reports=[(folder / each / "report.html").exists() for each in lines.links],
+        **known,
     )

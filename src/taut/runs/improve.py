@@ -184,7 +184,7 @@ class _Improvement:
         info = {k: v for k, v in self.info.items() if k != "sha256"}
         self.info = storage.fingerprinted(info)
         storage.write_json(self.folder / STATE, self.info)
-        storage.write_bytes(self.folder / "report.html", page(self.info).encode())
+        storage.write_bytes(self.folder / "report.html", page(self.info, self.folder).encode())
 
     def left(self) -> float:
         """Returns the minutes that are left."""
@@ -195,14 +195,14 @@ class _Improvement:
         """Takes steps until nothing is worth one, or the time is up, and reads the test rows."""
         run = self.first()
         while self.info["ended"] is None:
-            slowest = time.monotonic()
+            if len(self.info["steps"]) >= self.info["trials"]:
+                self.info["ended"] = "trials"
+                break
+            began = time.monotonic()
             finding = self.find(run)
-            slowest = (time.monotonic() - slowest) / 60
             if finding is None:
                 self.info["ended"] = "nothing"
-            elif len(self.info["steps"]) >= self.info["trials"]:
-                self.info["ended"] = "trials"
-            elif self.left() <= slowest:
+            elif self.left() <= (time.monotonic() - began) / 60:
                 self.info["ended"] = "time"
             else:
                 run = self.step(run, *finding)
