@@ -28,6 +28,7 @@ WHOLE = {
         "audit",
         "audit_cli",
         "bad_input_matrix",
+        "choose",
         "cli",
         "contributing",
         "docs",

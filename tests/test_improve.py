@@ -25,7 +25,6 @@ from taut.networks import inverse_positive, positive
 from taut.runs import improve as loop
 from taut.runs.improve import again, improve
 from taut.system import storage
-from taut.system.errors import UsageError
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(2, 5)) * np.array([[1.5], [1.0]])
@@ -107,7 +106,9 @@ def planted(fault: str, folder: Path) -> tuple[Path, float]:
         else:
             turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / math.sqrt(2)
             precision = turn.T @ precision @ turn
-            model.likelihood.decoder.linear.weight.copy_(weight @ turn / model.likelihood.data_scale[:, None])
+            model.likelihood.decoder.linear.weight.copy_(
+                weight @ turn / model.likelihood.data_scale[:, None]
+            )
             encoder = model.posterior.encoder.linear
             encoder.weight[:2] = turn.T @ encoder.weight[:2]
             encoder.bias[:2] = turn.T @ encoder.bias[:2]

@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Train": (fit.check, fit.fit, fit.resume),
+    "Train": (fit.check, fit.fit, fit.resume, loop.choose),
     "Use a run": (
         *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
         differential.differential,

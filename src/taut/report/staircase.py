@@ -11,10 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taut.evidence.text import number, plain, plus_minus
+from taut.evidence.text import error_of, number, plain
 from taut.report import figures
 
-__all__ = ["Lines", "improvement", "page", "render_lines"]
+__all__ = ["Lines", "improvement", "page", "render_lines", "study", "study_page"]
 
 BOUNDS = {"elbo": "ELBO", "log_evidence": "log p(x)"}
 ENDS = {
@@ -67,9 +67,7 @@ def _found(info: Mapping[str, Any]) -> list[str]:
     test = info["test"] or {}
     for bound, name in BOUNDS.items():
         if bound in test:
-            first, last, apart = (
-                plus_minus(test[bound][k]) for k in ("first", "last", "difference")
-            )
+            first, last, apart = (_known(test[bound][k]) for k in ("first", "last", "difference"))
             notes.append(
                 f"{name} of {test['num_data']} test rows, read once: {first} before, {last} after, "
                 f"paired difference {apart} nats"
@@ -79,8 +77,14 @@ def _found(info: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def _known(estimate: Mapping[str, float | None]) -> str:
+    return _brief({"value": estimate["value"], "error": error_of(estimate)})
+
+
 def _brief(estimate: Mapping[str, float | None]) -> str:
     value, error = estimate["value"], estimate["error"]
+    if value is None or error is None:
+        return number(value)
     return f"{number(value, error)} ± {number(error, error)}"
 
 
@@ -88,6 +92,48 @@ def page(info: Mapping[str, Any], folder: Path) -> str:
     """Returns the page of an improvement, which lies in its folder."""
     name = f"taut improve {info['source']}"
     return render_lines(name, improvement(info), figures.staircase(info["steps"]), folder)
+
+
+def study(answer: Mapping[str, Any]) -> Lines:
+    """Returns the table of a study: the candidates by their size, and how far each lies below the
+    best, in nats per data point.
+
+    Args:
+        answer: ``answer.json``.
+    """
+    header = ("candidate", "numbers", "log p(x)", "difference to the best", "")
+    ordered = sorted(answer["rows"], key=lambda row: row["parameters"])
+    rows = [
+        (
+            row["candidate"],
+            number(row["parameters"]),
+            _brief(row["log_evidence"]),
+            "the best" if row["difference"]["value"] == 0 else _brief(row["difference"]),
+            "chosen" if row["chosen"] else "",
+        )
+        for row in ordered
+    ]
+    chosen = next(row for row in ordered if row["chosen"])
+    seeds = f", {answer['seeds']} trainings each" if answer["seeds"] > 1 else ""
+    notes = [
+        f"log p(x) of {answer['num_data']} validation rows{seeds}, nats; chosen: "
+        f"{chosen['candidate']} ({chosen['run']}), the smallest within one standard error of the "
+        "best"
+    ]
+    if answer["test"]:
+        known = _known(answer["test"]["log_evidence"])
+        notes.append(
+            f"log p(x) of {answer['test']['num_data']} test rows, read once, for it: {known} nats"
+        )
+    if answer["failed"]:
+        notes.append(f"could not be trained: {'; '.join(answer['failed'])}")
+    return Lines(header, rows, [row["run"] for row in ordered], notes)
+
+
+def study_page(answer: Mapping[str, Any], folder: Path) -> str:
+    """Returns the page of a study, which lies in its folder."""
+    name = f"taut choose {answer['source']}"
+    return render_lines(name, study(answer), figures.study(answer["rows"]), folder)
 
 
 def render_lines(title: str, lines: Lines, figure: str, folder: Path) -> str:

@@ -37,7 +37,6 @@ from taut.report.staircase import page
 from taut.runs.audit import audit_run, some
 from taut.runs.carry_out import carry_out
 from taut.runs.fit import resume, start
-from taut.runs.fitted import Source
 from taut.runs.folder import Stored, load
 from taut.runs.measure import copies, evidence_of
 from taut.runs.place import make_folder, stem
@@ -379,16 +378,14 @@ class _Improvement:
                 bound: {
                     "first": Estimate.of(*_bound(rows[0], bound), groups).to_dict(),
                     "last": Estimate.of(*_bound(rows[1], bound), groups).to_dict(),
-                    "difference": paired(*rows, bound, groups).to_dict(),
+                    "difference": paired(rows[0], rows[1], bound, groups).to_dict(),
                 }
                 for bound in BOUNDS
             },
         }
 
 
-def _predicted(
-    finding: Mapping[str, Any], remedy: Remedy, run: Stored
-) -> dict[str, float] | None:
+def _predicted(finding: Mapping[str, Any], remedy: Remedy, run: Stored) -> dict[str, float] | None:
     """Returns the nats that a finding promises, with the error of the measurement and of what its
     remedy may leave open.
 

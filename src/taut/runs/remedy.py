@@ -1,5 +1,5 @@
-"""What the command of a finding does, done: from ``taut tighten RUN`` to a run that is ready for its
-training.
+"""What the command of a finding does, done: from ``taut tighten RUN`` to a run that is ready for
+its training.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ def _fresh(remedy: Remedy, run: Stored, trained: Config) -> Config:
     for name, value in remedy.options:
         place = f"{getattr(known.get(name.replace('-', '_')), 'section', '')}.{name}"
         if name == "set":
-            place, _, value = value.partition("=")  # noqa: PLW2901 (its own value)
-        section, _, name = place.replace("-", "_").partition(".")  # noqa: PLW2901
-        values.setdefault(section, {})[name] = value
+            place, _, value = value.partition("=")
+        section, _, own_name = place.replace("-", "_").partition(".")
+        values.setdefault(section, {})[own_name] = value
     if values["training"]["objective"] == run.config.training.objective:
         values["training"]["objective"] = own
     if values["model"].get("model") not in (None, "VAE"):

@@ -232,6 +232,14 @@ IMPROVEMENT = {
     "ended?": TEXT,
     "test?": SECTION,
 }
+STUDY = {
+    "source": TEXT,
+    "fingerprint": TEXT,
+    "minutes": NUMBER,
+    "seeds": SIZE,
+    "candidates": [Each(TEXT)],
+    "config": SECTION,
+}
 HALF = {
     "relative_variance?": BRIEF,
     "signal_to_noise?": BRIEF,
