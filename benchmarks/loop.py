@@ -51,11 +51,10 @@ def improved(seed: int, fault: str, minutes: float) -> dict[str, Any]:
             path = folder / "run"
             tests.healthy(path)
         epochs = 100 if fault == "prior" else 40
-        found = improve(
+        return improve(
             path, folder / "loop", minutes=minutes, max_epochs=epochs, num_data=160,
             trials=1 if fault else 8,
         )  # fmt: skip
-    return found
 
 
 def faults(seeds: int, healthy: int) -> None:

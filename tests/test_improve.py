@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ SMALL: dict[str, Any] = {
 
 
 LITTLE = Effort(
-    num_samples=200, num_chains=4, max_temperatures=10, optimum_steps=100, simulated=2, naive=2, samples=20,
-    task_seconds=0.0,
+    num_samples=200, num_chains=4, max_temperatures=10, optimum_steps=100, simulated=2, naive=2,
+    samples=20, task_seconds=0.0,
 )  # fmt: skip
 
 
@@ -158,6 +159,51 @@ def test_what_is_well_stays(tmp_path: Path) -> None:
     assert "nothing was found that is worth more than 0.2 nats" in page
 
 
+def test_a_change_that_costs_nats_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that spoils the run is found out; the one before it stands, and is not gone on from
+    by the same command again.
+    """
+    path, _ = planted("scale", tmp_path)
+    real = loop.carry_out
+
+    def spoiling(run: Any, data: Any, state: Any, tell: Any) -> None:
+        real(run, data, state, tell)
+        with torch.no_grad():
+            run.model.posterior.encoder.linear.bias[:2] += 9.0
+        storage.write_tensors(run.path / "model.safetensors", run.model.state_dict())
+        storage.write_manifest(run.path)
+
+    monkeypatch.setattr(loop, "carry_out", spoiling)
+    found = improve(path, tmp_path / "loop", minutes=60, num_data=60, max_epochs=1)
+    assert found["steps"]
+    assert not any(step["kept"] for step in found["steps"])
+    assert all(step["came_true"]["value"] < 0 for step in found["steps"])
+    assert len({step["remedy"] for step in found["steps"]}) == len(found["steps"])
+    assert found["current"] == "start"
+    assert found["test"]["elbo"]["difference"]["value"] == 0
+
+
+def test_only_what_is_worth_it_is_tried(tmp_path: Path) -> None:
+    path, cost = planted("scale", tmp_path)
+    found = improve(path, tmp_path / "loop", minutes=60, num_data=60, gain=2 * cost)
+    assert (found["steps"], found["ended"]) == ([], "nothing")
+
+
+def test_only_a_scale_of_its_own_can_be_refitted(tmp_path: Path) -> None:
+    run = healthy(tmp_path / "run", likelihood="Normal(scale='per_entry')")
+    for likelihood, said in (
+        ("Normal(scale='shared')", "what can be refitted is the scale of each feature"),
+        ("StudentT()", "what can be refitted is the scale of each feature"),
+        ("Normal(scale='per_feature')", "has no scale that could be another"),
+    ):
+        result = call("refit", run.path, "--likelihood", likelihood, "--out", tmp_path / "new")
+        assert result.exit_code == 2, result.stderr
+        assert said in result.stderr
+        assert not (tmp_path / "new").exists()
+
+
 def test_the_test_rows_are_read_once_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,10 +264,8 @@ def test_killed_at_any_moment_it_ends_in_the_same_table(
                 for place in ("copy_run", "audit_run", "begin", "carry_out", "load", "evidence_of"):
                     patch.setattr(loop, place, dying(getattr(loop, place)))
                 patch.setattr(storage, "write_json", dying(storage.write_json))
-            try:
+            with suppress(Killed):
                 done = improve(path, out, minutes=60, num_data=60, trials=1, max_epochs=2)
-            except Killed:
-                pass
         if not (out / loop.STATE).exists():
             return {}
         return done or again(out)
