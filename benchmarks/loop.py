@@ -53,7 +53,7 @@ def improved(seed: int, fault: str, minutes: float) -> dict[str, Any]:
         epochs = 100 if fault == "prior" else 40
         return improve(
             path, folder / "loop", minutes=minutes, max_epochs=epochs, num_data=160,
-            trials=1 if fault else 8,
+            trials=1 if fault else 8, seed=seed,
         )  # fmt: skip
 
 
