@@ -28,7 +28,10 @@ LITTLE = {
 }
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def hurry(monkeypatch: pytest.MonkeyPatch, *only: str) -> None:
+    """Has all methods make little effort, or those of some modules."""
     for module, constants in LITTLE.items():
+        if only and module.rpartition(".")[2] not in only:
+            continue
         for name, value in constants.items():
             monkeypatch.setattr(f"taut.{module}.{name}", value)

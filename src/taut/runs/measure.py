@@ -38,6 +38,7 @@ __all__ = [
     "copies",
     "draw_pictures",
     "evaluate",
+    "evidence_of",
     "exact_of_run",
     "log_prob_of",
     "measured_part",
@@ -77,8 +78,7 @@ def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
             if (exact := exact_of_run(run)) is not None:
                 found |= _against(exact, run.info["exact"]["model"], rows, x, data)
             if (before := before_of(run)) is not None:
-                again = importance_blocks(before, x, run.config.evaluation.num_samples, seed=seed)
-                both = rows, _settled(before, x, list(again), seed)
+                both = rows, evidence_of(before, x, run.config.evaluation.num_samples, seed)
                 groups = copies(x, data.divided)
                 found["gain_of_prior"] = gain_of_prior(run.model, before, x, both, groups, seed)
             ended = run.info.get("ended")
@@ -118,6 +118,11 @@ def _finish(run: Stored, data: Dataset, found: dict[str, Any]) -> None:
     for name, content in draw_pictures(run.model, data, seed).items():
         storage.write_bytes(run.path / name, content)
     storage.write_manifest(run.path)
+
+
+def evidence_of(model: Model, x: Rows, num_samples: int, seed: int) -> RowEvidence:
+    """Returns what is known of log p(x) of rows, as after a training."""
+    return _settled(model, x, list(importance_blocks(model, x, num_samples, seed=seed)), seed)
 
 
 def _settled(model: Model, x: Rows, blocks: list[Evidence], seed: int) -> RowEvidence:

@@ -132,6 +132,7 @@ RUN = {
     "tightened?": TIGHTENED,
     "refitted?": REFITTED,
     "observed?": {"from": TEXT},
+    "rescaled?": TIGHTENED,
     "exact?": EXACT,
     "candidates?": CANDIDATES,
     "ended?": TEXT,
@@ -210,6 +211,45 @@ AUDIT = {  # without its sections, each of which knows its own: taut.evidence.se
     "tightened?": {**TIGHTENED, "after?": BEFORE},
     "candidates?": CANDIDATES,
     "bits_per_dimension?": BITS,
+}
+IMPROVEMENT = {
+    "source": TEXT,
+    "minutes": NUMBER,
+    "gain": NUMBER,
+    "trials": SIZE,
+    "max_epochs?": SIZE,
+    "num_data": SIZE,
+    "config?": SECTION,
+    "seed": WHOLE,
+    "seconds": NUMBER,
+    "current": TEXT,
+    "steps": [
+        {
+            "finding": TEXT,
+            "from": TEXT,
+            "run": TEXT,
+            "remedy": TEXT,
+            "decoder_stays": TRUTH,
+            "bound": TEXT,
+            "predicted?": Each(NUMBER),
+            "came_true?": Each(KNOWN),
+            "p_value?": NUMBER,
+            "covered?": TRUTH,
+            "kept": TRUTH,
+            "refused?": TEXT,
+            "minutes": NUMBER,
+        }
+    ],
+    "ended?": TEXT,
+    "test?": SECTION,
+}
+STUDY = {
+    "source": TEXT,
+    "fingerprint": TEXT,
+    "minutes": NUMBER,
+    "seeds": SIZE,
+    "candidates": [Each(TEXT)],
+    "config": SECTION,
 }
 HALF = {
     "relative_variance?": BRIEF,
