@@ -99,7 +99,6 @@ STATE = {
     "done": TRUTH,
     "micro_batches?": SIZE,
     "since?": COUNT,
-    "seconds?": NUMBER,
 }
 HISTORY = {
     "step": COUNT,
