@@ -227,6 +227,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         "taut.runs.audit.gradients_run",
         lambda run, **given: gradients_run(run, **given | {"repeats": 2}),
     )
+    monkeypatch.setattr("taut.runs.improve.LITTLE", little)
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TAUT_COMPILE", "off")
