@@ -234,6 +234,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
             model, x[:4], betas, 4, max_temperatures=3
         ),
     )
+    monkeypatch.setattr("taut.runs.improve.LITTLE", little)
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TAUT_COMPILE", "off")

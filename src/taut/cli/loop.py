@@ -87,6 +87,7 @@ def improve(
         taut improve runs/digits-1-improved-1
     """
     settings = gather(flags, config, set_ or ())
+    typed = config or set_ or any(value not in (None, "false") for value in flags.values())
     terminal.reading(run)
     from taut.report.staircase import improvement
     from taut.runs.improve import STATE, again
@@ -104,7 +105,7 @@ def improve(
                 trials=trials,
                 max_epochs=max_epochs,
                 num_data=num_data,
-                config=settings,
+                config=settings if typed or not (Path(run) / "run.json").is_file() else None,
                 seed=seed,
                 tell=_telling(),
             )

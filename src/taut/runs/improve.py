@@ -91,7 +91,7 @@ def improve(
         trials: Changes that are tried, at most.
         max_epochs: Passes over the training data of each training, at most.
         num_data: Validation rows that are looked at, at most.
-        config: Settings of the first model of data.
+        config: Settings of the first model of data; None for a run, which has its own.
         seed: The same seed gives the same numbers.
         tell: What is told of the progress.
 
@@ -100,7 +100,7 @@ def improve(
         DataError: the data are not those of the run.
     """
     is_run = (Path(source) / "run.json").is_file()
-    if is_run and config not in (None, Config()):
+    if is_run and config is not None:
         raise UsageError(f"{shown(str(source))} is a run, which has settings of its own: omit them")
     if is_run:
         first = load(source)
