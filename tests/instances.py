@@ -481,16 +481,26 @@ def make_steps() -> list[taut.StepwiseModel]:
     bits = taut.Bernoulli(shape, 8, decoder=SMALL)
     numbers = taut.Normal(shape, 4, decoder=taut.Linear)
     network = {"width": 8, "blocks": 1}
+    image, unet = (3, 5), partial(networks.UNet, channels=4)
+    pixels = taut.Normal(image, 15, decoder=taut.Linear)
     return [
         taut.MaskedDiffusion(shape, bits, seen),
         taut.Diffusion(numbers, Standardize(shape), steps=8, low=-4.0, **network),
+        taut.Diffusion(pixels, Standardize(image), steps=8, low=-4.0, network=unet),
     ]
 
 
 def make_hierarchies() -> list[taut.VAE]:
     normal = partial(taut.Normal, (4,), decoder=SMALL)
     settings = {"width": 6, "encoder": SMALL}
-    return [taut.HierarchicalVAE((4,), 2, normal, levels, **settings) for levels in (1, 3)]
+    vamp = partial(priors.VampPrior, components=3)
+    image, maps = partial(taut.Normal, (5, 4)), {"channels": 3, "top": vamp}
+    return [
+        *(taut.HierarchicalVAE((4,), 2, normal, levels, **settings) for levels in (1, 3)),
+        taut.HierarchicalVAE((4,), 2, normal, top=vamp, **settings),
+        taut.HierarchicalVAE((5, 4), 2, image, 3, channels=3),
+        taut.HierarchicalVAE((5, 4), 2, image, **maps),
+    ]
 
 
 NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]] = [
@@ -513,6 +523,8 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
     (partial(networks.ResidualConvEncoder, channels=4, attention=True), (33, 47), (10,)),
     (partial(networks.ResidualConvDecoder, channels=4), (5,), (2, 3, 13, 9)),
     (partial(networks.ResidualConvDecoder, channels=4, attention=True), (5,), (1, 33, 47)),
+    (partial(networks.UNet, channels=4), (3, 13, 9), (2, 3, 13, 9)),
+    (partial(networks.UNet, channels=2, blocks=2, attention=True), (7, 10), (3, 7, 10)),
 ]
 
 

@@ -26,8 +26,8 @@ DIM_X, WIDTH = 5, 8
 SMALL = partial(taut.MLP, hidden=(8,))
 
 
-def linear_problem(levels: int) -> taut.LinearHierarchy:
-    problem = taut.LinearHierarchy(DIM_X, (1,) * levels)
+def linear_problem(levels: int, dim_x: int = DIM_X) -> taut.LinearHierarchy:
+    problem = taut.LinearHierarchy(dim_x, (1,) * levels)
     for p in problem.prior.parameters():
         nn.init.normal_(p, std=0.7)
     with torch.no_grad():
@@ -57,25 +57,28 @@ def keep(network: nn.Module, rows: slice, columns: slice) -> None:
     network.map.weight[rows, columns] = torch.eye(rows.stop - rows.start)
 
 
-def solved(problem: taut.LinearHierarchy, levels: int) -> taut.HierarchicalVAE:
-    """Returns the model with the weights of the exact posterior of a problem.
+def solved(
+    problem: taut.LinearHierarchy, levels: int, model: taut.HierarchicalVAE | None = None
+) -> taut.HierarchicalVAE:
+    """Returns a model of zeros with the weights of the exact posterior of a problem.
 
     The state of level l lists the z above it, and each u is x.
     """
-    model = linear_model(levels)
-    mean, covariance = problem.moments(torch.zeros(1, DIM_X))
-    slope = problem.moments(torch.eye(DIM_X))[0] - mean  # (DIM_X, D)
+    model = model or linear_model(levels)
+    dim_x = len(problem.likelihood.weight)
+    mean, covariance = problem.moments(torch.zeros(1, dim_x))
+    slope = problem.moments(torch.eye(dim_x))[0] - mean  # (dim_x, D)
     down, up = model.prior, model.posterior
     likelihood = model.likelihood.decoder.map
     with torch.no_grad():
-        likelihood.weight[:DIM_X, -1:] = problem.likelihood.weight
-        likelihood.bias[:DIM_X] = problem.likelihood.bias
+        likelihood.weight[:dim_x, -1:] = problem.likelihood.weight
+        likelihood.bias[:dim_x] = problem.likelihood.bias
         for number in range(1, levels):
             network, first = down.networks[number - 1], number == 1
             row, column = slice(number - 1, number), 0 if first else WIDTH
             keep(network, row, slice(column, column + 1))
         if levels > 1:
-            keep(up.encoder, slice(0, DIM_X), slice(0, DIM_X))
+            keep(up.encoder, slice(0, dim_x), slice(0, dim_x))
         for number in range(levels):
             above, own = slice(0, number), slice(number, number + 1)
             gain, rest = _regression(covariance, above, own)
@@ -85,14 +88,14 @@ def solved(problem: taut.LinearHierarchy, levels: int) -> taut.HierarchicalVAE:
             raw = inverse_positive(rest[0, 0].sqrt() / scale)
             if number == 0:  # the last of the pass from the bottom up
                 top = (up.networks[-1] if levels > 1 else up.encoder).map
-                top.weight[0, :DIM_X], top.bias[0], top.bias[1] = of_x[0], loc[0], raw[0]
+                top.weight[0, :dim_x], top.bias[0], top.bias[1] = of_x[0], loc[0], raw[0]
                 continue
             head = down.heads[number - 1].map
             head.weight[0, :number], head.bias[0] = prior_gain[0], bias[0]
             head.bias[1] = inverse_positive(torch.tensor(scale))
             head = up.heads[number - 1].map
             head.weight[0, :number] = (gain[0] - prior_gain)[0] / scale
-            head.weight[0, WIDTH : WIDTH + DIM_X] = of_x[0] / scale
+            head.weight[0, WIDTH : WIDTH + dim_x] = of_x[0] / scale
             head.bias[0], head.bias[1] = (loc - bias)[0] / scale, raw[0]
     return model
 
@@ -261,7 +264,7 @@ def gradients(objective: taut.Objective, model: taut.VAE, x: Tensor, repeats: in
     parameters = list(model.parameters())
     found = []
     for _ in range(repeats):
-        loss = objective(model, x.expand(400, -1)).surrogate.mean()
+        loss = objective(model, x.expand(400, *x.shape[1:])).surrogate.mean()
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
     return torch.stack(found)
 

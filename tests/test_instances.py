@@ -220,6 +220,8 @@ def test_a_mixture_by_hand_and_its_moments() -> None:
 @pytest.mark.parametrize("context_dim", [0, 3])
 def test_network_shapes_and_context(factory, in_shape, out_shape, context_dim: int) -> None:
     network = factory(in_shape, out_shape, context_dim).eval()
+    for parameter in network.parameters():  # some are zero at first
+        parameter.data += 0.1 * torch.randn_like(parameter)
     x = torch.randn(2, 5, *in_shape)
     context = torch.randn(5, context_dim) if context_dim else None
     y = network(x, context)

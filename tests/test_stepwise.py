@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -26,8 +27,10 @@ from taut.features import Standardize
 from taut.models.diffusion import Diffusion, transition
 from taut.models.masked_diffusion import MaskedDiffusion, Orders
 from taut.models.stepwise import spread
+from taut.networks import UNet
 from taut.system.errors import UsageError
 
+UNET = partial(UNet, channels=3)
 D = 5
 ORDERS = torch.tensor(list(itertools.permutations(range(D))), dtype=torch.float64)
 BITS = torch.tensor(list(itertools.product((0.0, 1.0), repeat=D)), dtype=torch.float64)
@@ -345,19 +348,21 @@ def gaussian(
     variance: float = 1.0,
     schedule: str = "linear",
     high: float = 5.0,
+    **network: object,
 ) -> Diffusion:
     """A diffusion whose denoiser is the best for N(0, variance): that of variance 1 is the first
     network of every model, zeros.
     """
     model = Diffusion(
         ReadOut(low),
-        Standardize((1,)),
+        Standardize((1, 1) if network else (1,)),
         steps=steps,
         schedule=schedule,
         low=low,
         high=high,
         width=4,
         blocks=1,
+        **network,
     )
     if variance != 1:
         model.denoiser = Best(variance)
@@ -435,6 +440,61 @@ def test_bound_evidence_and_gap_of_a_gaussian(steps: int, variance: float, low: 
     assert abs(elbo(model, variance) - bound) < 1e-10 * max(1, math.exp(-low) / 1e4)
     assert abs(evidence(model, variance) - log_p) < 1e-10 * max(1, math.exp(-low) / 1e4)
     assert bound < log_p
+
+
+@pytest.mark.parametrize("steps", [16, 64])
+def test_a_u_net_starts_at_the_best_denoiser(steps: int) -> None:
+    """An image of one pixel, in closed form."""
+    model = gaussian(steps, -6.0, network=UNET)
+    bound, log_p = closed_form(steps, -6.0, 1.0)
+    assert abs(elbo(model) - bound) < 1e-10
+    assert abs(evidence(model) - log_p) < 1e-10
+
+
+def moved_unet(steps: int | None, image: tuple[int, ...], **settings: object) -> Diffusion:
+    """Returns a diffusion of images by a U-Net that is not zero."""
+    numbers = taut.Normal(image, math.prod(image), scale=0.7, decoder=taut.Linear)
+    given = {"steps": steps, "low": -3.0, "high": 3.0, "network": UNET, **settings}
+    model = Diffusion(numbers, Standardize(image), **given)
+    for p in model.denoiser.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("image", [(5, 3), (3, 2, 4), (4, 3, 1)])
+def test_glances_and_paths_of_a_u_net_are_of_one_bound(image: tuple[int, ...]) -> None:
+    """Both are unbiased for the same ELBO of T steps; alpha 1e-6."""
+    model, x = moved_unet(6, image), torch.randn(2, *image)
+    with torch.no_grad():
+        whole = torch.stack([model.draw(x, 4).elbo.mean(0) for _ in range(100)])
+    assert_mean(glances(model, x, 100, 12) - whole, 0.0)
+    moved = model.denoiser(torch.randn(2, model.dim), torch.zeros(2))
+    assert float(moved.detach().abs().amax()) > 0.1
+    assert model.sample(3).shape == (3, *image)
+    assert model.latent_prior().log_prob(model.draw(x, 3).z).shape == (3, 2)
+
+
+class Names(taut.Network):
+    """Says of each output and element which they are, and of the context its mean."""
+
+    def __init__(self, in_shape: tuple, out_shape: tuple, context_dim: int = 0) -> None:
+        super().__init__()
+        self.out_shape = out_shape
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        assert context is not None
+        assert context.shape == (len(x), 32)
+        which = torch.arange(float(math.prod(self.out_shape))).view(self.out_shape)
+        return which.expand(len(x), *self.out_shape) + 0 * x[:, None]
+
+
+def test_the_outputs_of_an_element_stand_together() -> None:
+    shape, levels = (2, 3), torch.randn(4, 6)
+    likelihood = taut.Normal(shape, 6, decoder=taut.Linear)
+    model = Diffusion(likelihood, Standardize(shape), levels, steps=2, network=Names)
+    found = model.denoiser(torch.zeros(5, 7, 6), torch.zeros(5, 7))
+    assert found.shape == (5, 7, 24)
+    assert torch.equal(found[0, 0].view(6, 4)[2], torch.tensor([2.0, 8.0, 14.0, 20.0]))
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,8 @@ REFERENCES = {
     "loss. NeurIPS 2018.",
     "roeder2017": "Roeder, Wu, Duvenaud. Sticking the landing: lower-variance gradient estimators "
     "for VI. NeurIPS 2017.",
+    "ronneberger2015": "Ronneberger, Fischer, Brox. U-Net: convolutional networks for biomedical "
+    "image segmentation. MICCAI 2015.",
     "rubin1982": "Rubin, Thayer. EM algorithms for ML factor analysis. Psychometrika 47, 1982.",
     "rybkin2021": "Rybkin, Daniilidis, Levine. Simple and effective VAE training with calibrated "
     "decoders. ICML 2021.",
@@ -232,6 +234,7 @@ DOIS = {  # of those that have one
     "rezende2014": "10.48550/arXiv.1401.4082",
     "rezende2015": "10.48550/arXiv.1505.05770",
     "roeder2017": "10.48550/arXiv.1703.09194",
+    "ronneberger2015": "10.48550/arXiv.1505.04597",
     "rubin1982": "10.1007/BF02293851",
     "rybkin2021": "10.48550/arXiv.2006.13202",
     "salimans2017": "10.48550/arXiv.1701.05517",

@@ -63,6 +63,7 @@ _NESTED: dict[str, type] = {
     "decoder": Network,
     "network": Network,
     "posterior": Posterior,
+    "top": Prior,
     **{kind.family: Likelihood for kind in KINDS.values() if kind.modelled},
 }
 
@@ -108,6 +109,7 @@ OTHERS = (StepwiseModel, VAE, ImplicitModel)  # than the models that are exact
 GAN_PARTS = ("likelihood", "latent_dim", "encoder", "decoder")  # likewise of a game
 STEPWISE_PARTS = ("likelihood", "decoder")  # what a model of many steps has of a VAE's
 STEPWISE_DECODER = {"Diffusion": "Linear", "MaskedDiffusion": "MLP(hidden=(512, 512))"}
+MAP_CHANNELS = 8  # of each level of maps, which has many places
 FEW_LEVELS = 64  # which a diffusion tells apart
 SHARED = {"codes", "levels", "width"}  # sizes of a posterior that its prior must have, too
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
@@ -189,12 +191,19 @@ def _complete_hierarchy(spec: Spec, config: ModelConfig, schema: Schema) -> Mode
             f"{own[0]}: {spec} draws its levels from a prior and a posterior of its own: omit it, "
             "or take --model VAE"
         )
+    likelihood = str(parse(config.likelihood or _usual_likelihood(schema)))
+    if dict(spec.arguments).get("channels") is not None:
+        named = [name for name in ("encoder", "decoder") if getattr(config, name) is not None]
+        if named:
+            raise UsageError(f"{named[0]}: the networks of {spec} are convolutions: omit it")
+        dim = config.latent_dim or MAP_CHANNELS
+        return ModelConfig(model=str(spec), latent_dim=dim, likelihood=likelihood)
     large = schema.is_image and schema.num_elements > 1024
     return dataclasses.replace(
         config,
         model=str(spec),
         latent_dim=config.latent_dim or schema.usual_latent_dim,
-        likelihood=str(parse(config.likelihood or _usual_likelihood(schema))),
+        likelihood=likelihood,
         encoder=str(parse(config.encoder or ("ConvEncoder" if large else "MLP"))),
         decoder=str(parse(config.decoder or ("ConvDecoder" if large else "MLP"))),
     )
@@ -417,7 +426,7 @@ def _build_stepwise(
         fill |= {"decoder": _network(config.decoder)}
     likelihood = resolve(cast(str, config.likelihood), Likelihood, fill, _NESTED)
     own |= {"event_shape": schema.event_shape, "likelihood": likelihood, "features": features}
-    model: StepwiseModel = resolve(spec, StepwiseModel, own)
+    model: StepwiseModel = resolve(spec, StepwiseModel, own, _NESTED)
     return model
 
 
@@ -452,11 +461,12 @@ def _build_hierarchy(
     if condition is not None:
         context_dim += condition.context_dim
     fill = _fill(config, schema, statistics) | {"context_dim": context_dim}
+    fill |= {"latent_dim": config.latent_dim}
     loc, scale = _seen_in(schema, statistics, fill)
 
-    def likelihood(size: int) -> Likelihood:
+    def likelihood(size: int, **own: Any) -> Likelihood:
         made: Likelihood = resolve(
-            cast(str, config.likelihood), Likelihood, fill | {"latent_dim": size}, _NESTED
+            cast(str, config.likelihood), Likelihood, fill | {"latent_dim": size} | own, _NESTED
         )
         return made
 

@@ -70,7 +70,7 @@ def start_prior(model: VAE, data: Dataset) -> None:
     Raises:
         UsageError: there are fewer rows.
     """
-    prior = model.prior
+    prior = getattr(model.prior, "top", None) or model.prior  # of a hierarchy that of the top level
     if isinstance(prior, Codebook):
         _start_codebook(model, prior, data)
     if not isinstance(prior, VampPrior) or prior.started:

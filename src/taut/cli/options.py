@@ -24,7 +24,7 @@ __all__ = ["Command", "Group", "complete_runs", "with_settings"]
 # What TAB offers for the parts of a model; a test compares it with the registry.
 NETWORKS = (
     *("ConvDecoder", "ConvEncoder", "GatedMLP", "Linear", "MLP", "Residual"),
-    *("ResidualConvDecoder", "ResidualConvEncoder"),
+    *("ResidualConvDecoder", "ResidualConvEncoder", "UNet"),
 )
 PARTS = {
     "model": (

@@ -45,7 +45,7 @@ from torch.nn import functional
 from taut.features import Features
 from taut.model import Draw, Likelihood
 from taut.models.stepwise import StepwiseModel, spread
-from taut.networks import Linear, Network
+from taut.networks import Linear, Network, NetworkFactory
 from taut.system.precision import wide
 from taut.system.products import Affine
 from taut.types import Context, Data, PerSample
@@ -80,6 +80,9 @@ class Diffusion(StepwiseModel):
         width: Units of a layer of the network.
         blocks: Residual blocks of the network.
         dropout: Probability that a hidden unit of a block is dropped in training.
+        network: Another network, such as ``UNet`` for images: from the features in their own shape
+            and, as its context, waves of the log-SNR, to (L or 1, \*features). None for a
+            perceptron of ``width``, ``blocks`` and ``dropout``.
 
     Raises:
         ValueError: no steps, an unknown schedule, ends that do not ascend, or no network.
@@ -112,6 +115,7 @@ class Diffusion(StepwiseModel):
         width: int = 512,
         blocks: int = 3,
         dropout: float = 0.0,
+        network: NetworkFactory | None = None,
     ) -> None:
         super().__init__(likelihood, features)
         if steps is not None and (not isinstance(steps, int) or steps < 1):
@@ -124,6 +128,7 @@ class Diffusion(StepwiseModel):
             raise ValueError(f"width and blocks must be at least 1, not {width} and {blocks}")
         self.steps, self.schedule, self.low, self.high = steps, schedule, low, high
         self.width, self.blocks, self.dropout = width, blocks, dropout
+        self.network = network
         self.dim = math.prod(features.out_shape)
         self.start = nn.Parameter(torch.tensor(float(low)))
         self.log_span = nn.Parameter(torch.tensor(math.log(high - low)))
@@ -134,6 +139,8 @@ class Diffusion(StepwiseModel):
             self.register_buffer("level", levels.T.clone())
             self.register_buffer("log_frequencies", log_frequencies.reshape(self.dim, outputs))
         self.denoiser: nn.Module = Denoiser(self.dim, outputs, width, blocks, dropout)
+        if network is not None:
+            self.denoiser = Shaped(network, features.out_shape, outputs)
         _begin_at_identity(likelihood, self.dim)
 
     # --- The noise ---
@@ -375,13 +382,11 @@ class Denoiser(nn.Module):
         dropout: Of the hidden units of each.
     """
 
-    waves: Tensor
-
     def __init__(
         self, dim: int, outputs: int, width: int, blocks: int, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.register_buffer("waves", torch.logspace(-1.5, 0.5, WAVES), persistent=False)
+        self.waves = Waves()
         self.enter = Affine(dim + 2 * WAVES, width)
         self.inner = nn.ModuleList(
             nn.Sequential(
@@ -399,13 +404,49 @@ class Denoiser(nn.Module):
 
     def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
         r"""Returns v or logits, (\*, F outputs), of z (\*, F) at gammas (\*)."""
-        angle = gamma[..., None] * self.waves
-        seen = torch.cat([angle.sin(), angle.cos()], -1).expand(*z.shape[:-1], -1)
+        seen = self.waves(gamma).expand(*z.shape[:-1], -1)
         units = self.enter(torch.cat([z, seen], -1))
         for block in self.inner:
             units = units + block(torch.cat([units, seen], -1))
         velocity: Tensor = self.leave(units)
         return velocity
+
+
+class Shaped(nn.Module):
+    """Creates the denoiser of a network that sees the features in their own shape.
+
+    Args:
+        network: Makes it; the waves of the log-SNR are its context.
+        shape: Shape of the features.
+        outputs: Numbers of each feature.
+    """
+
+    def __init__(self, network: NetworkFactory, shape: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.shape, self.waves = tuple(shape), Waves()
+        self.network = network(self.shape, (outputs, *self.shape), 2 * WAVES)
+
+    def forward(self, z: Tensor, gamma: Tensor) -> Tensor:
+        r"""Returns v or logits, (\*, F outputs), of z (\*, F) at gammas (\*)."""
+        rows = z.shape[:-1]
+        seen = self.waves(gamma).expand(*rows, -1).reshape(-1, 2 * WAVES)
+        found: Tensor = self.network(z.reshape(-1, *self.shape), seen)
+        return found.flatten(2).mT.reshape(*rows, -1)
+
+
+class Waves(nn.Module):
+    """Creates sines and cosines of the log-SNR, by which a network knows the time."""
+
+    waves: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("waves", torch.logspace(-1.5, 0.5, WAVES), persistent=False)
+
+    def forward(self, gamma: Tensor) -> Tensor:
+        r"""Returns the waves of gammas (\*), (\*, 2 WAVES)."""
+        angle = gamma[..., None] * self.waves
+        return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 class Distances(Network):

@@ -5,12 +5,13 @@ A network is built as ``Network(in_shape, out_shape, context_dim, ...)`` and map
 the shapes themselves, so that the user writes the choices only: ``MLP(hidden=(200, 200),
 activation="tanh")``.
 
-Read ``dense`` first; ``convolutions`` and ``residual`` are for images. ``masked`` lets each part of
+Read ``dense`` first; ``convolutions`` and ``residual`` are for images, ``unet`` goes from image to
+image, and ``maps`` is of models whose states are maps. ``masked`` lets each part of
 its input see those before it; ``couplings`` and ``autoregressive`` are the bijections of the flows.
 """
 
 # ruff: noqa: F403 (a network is public where its own module says so, and nowhere else)
-from taut.networks import convolutions, dense, residual
+from taut.networks import convolutions, dense, residual, unet
 from taut.networks.common import (
     Network,
     NetworkFactory,
@@ -22,9 +23,11 @@ from taut.networks.common import (
 from taut.networks.convolutions import *
 from taut.networks.dense import *
 from taut.networks.residual import *
+from taut.networks.unet import *
 
 __all__ = ["Network", "NetworkFactory", "check_positive"]
 __all__ += ["inverse_positive", "inverse_softplus", "positive"]
 __all__ += convolutions.__all__
 __all__ += dense.__all__
 __all__ += residual.__all__
+__all__ += unet.__all__

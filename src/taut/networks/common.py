@@ -97,6 +97,13 @@ def joined(features: Tensor, context: Tensor | None) -> Tensor:
     return torch.cat([features, context.expand(*features.shape[:-1], -1)], -1)
 
 
+def zeroed(layer: nn.Module) -> nn.Module:
+    """Returns a layer that returns zeros until it is trained."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 def inverse_softplus(y: float) -> float:
     """Returns the x with softplus(x) = y, so that a raw output of 0 can stand for any positive
     value.

@@ -40,7 +40,7 @@ class ConvEncoder(Network):
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         self.channels, self.activation = channels, activation
-        image_channels, height, width, self._axis = image_layout(in_shape)
+        image_channels, height, width, _ = image_layout(in_shape)
         sides, widths = _pyramid(height, width, channels)
         layers: list[nn.Module] = []
         for a, b, side in zip([image_channels, *widths[:-1]], widths, sides, strict=True):
@@ -55,12 +55,7 @@ class ConvEncoder(Network):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         batch = x.shape[: x.dim() - len(self.in_shape)]
-        image = x.reshape(-1, *self.in_shape)
-        if self._axis is None:
-            image = image.unsqueeze(1)
-        elif self._axis == 2:
-            image = image.movedim(-1, 1)
-        features = self.convolutions(image.contiguous()).flatten(1).unflatten(0, batch)
+        features = self.convolutions(to_maps(x, self.in_shape)).flatten(1).unflatten(0, batch)
         return self.head(joined(features, context)).unflatten(-1, self.out_shape)
 
 
@@ -88,7 +83,7 @@ class ConvDecoder(Network):
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         self.channels, self.activation = channels, activation
-        image_channels, height, width, self._axis = image_layout(out_shape[1:])
+        image_channels, height, width, _ = image_layout(out_shape[1:])
         sides, widths = _pyramid(height, width, channels)
         self._start = (widths[-1], *sides[-1])
         self.stem = Affine(math.prod(in_shape) + context_dim, math.prod(self._start))
@@ -116,12 +111,29 @@ class ConvDecoder(Network):
         features = joined(flat(x, len(self.in_shape)), context)
         batch = features.shape[:-1]
         image = self.convolutions(self.stem(features).reshape(-1, *self._start))
-        image = image.unflatten(1, (self.out_shape[0], -1))
-        if self._axis is None:
-            image = image.squeeze(2)
-        elif self._axis == 2:
-            image = image.movedim(2, -1)
-        return image.unflatten(0, batch)
+        return to_images(image, self.out_shape).unflatten(0, batch)
+
+
+def to_maps(x: Tensor, shape: Sequence[int]) -> Tensor:
+    r"""Returns images (\*, \*shape) as maps, (N, C, H, W)."""
+    axis, image = image_layout(shape)[3], x.reshape(-1, *shape)
+    if axis is None:
+        image = image.unsqueeze(1)
+    elif axis == 2:
+        image = image.movedim(-1, 1)
+    return image.contiguous()
+
+
+def to_images(maps: Tensor, shape: Sequence[int]) -> Tensor:
+    r"""Returns maps (N, P C, H, W) as P parameters of each element of an image, (N, P,
+    \*image).
+    """
+    axis, image = image_layout(shape[1:])[3], maps.unflatten(1, (shape[0], -1))
+    if axis is None:
+        image = image.squeeze(2)
+    elif axis == 2:
+        image = image.movedim(2, -1)
+    return image
 
 
 def _pyramid(height: int, width: int, channels: int) -> tuple[list[tuple[int, int]], list[int]]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taut.networks.common import activation_of
+from taut.networks.common import activation_of, zeroed
 from taut.networks.convolutions import ConvDecoder, ConvEncoder
 
 __all__ = ["ResidualConvDecoder", "ResidualConvEncoder"]
@@ -35,7 +35,7 @@ class Block(nn.Module):
             activation_of(activation),
             nn.Conv2d(channels, channels, 3, padding=1),
             activation_of(activation),
-            _zero(last),
+            zeroed(last),
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.seen = nn.Conv2d(channels, 3 * channels, 1)
-        self.last = _zero(nn.Conv2d(channels, channels, 1))
+        self.last = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         query, key, value = self.seen(image).flatten(2).mT.chunk(3, -1)  # (B, places, C) each
@@ -149,9 +149,3 @@ def _stage(channels: int, blocks: int, attention: bool, activation: str) -> list
     if attention:
         made.append(Attention(channels))
     return made
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
