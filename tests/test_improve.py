@@ -23,8 +23,10 @@ from test_tighten import call
 import taut
 from taut.evidence.audit import Effort
 from taut.networks import inverse_positive, positive
+from taut.report.staircase import _brief
 from taut.runs import improve as loop
 from taut.runs.improve import again, improve
+from taut.runs.remedy import read
 from taut.system import storage
 
 RNG = np.random.default_rng(0)
@@ -319,3 +321,14 @@ def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
     result = call("improve", broken)
     assert result.exit_code == 5
     assert "damaged" in result.stderr
+
+
+def test_a_trial_promises_from_what_it_reached_to_the_most_there_can_be() -> None:
+    finding = {"nats": 0.3, "error": 0.05, "most": 2.5}
+    predicted = loop._predicted(finding, read("taut tighten RUN"), taut.Run)
+    assert predicted == {"value": 0.3, "error": 0.05, "most": 2.5}
+    assert _brief(predicted) == "0.30 ± 0.05 to 2.50"
+    for came, covered in ((0.1, False), (0.25, True), (1.5, True), (2.55, True), (2.7, False)):
+        assert loop.covers(predicted, came, 0.03) == covered
+        alone = {"value": 0.3, "error": 0.05}
+        assert loop.covers(alone, came, 0.03) == (came == 0.25)

@@ -137,6 +137,7 @@ class GapsSection(Section):
                 why,
                 "train the posterior on with the decoder frozen, or give it a larger encoder",
                 "taut tighten RUN",
+                gap["value"] if tried else None,
             )
         gap, full = self["approximation_gap"], self.get("full_covariance_gain")
         if not counts(gap):
@@ -164,6 +165,7 @@ class GapsSection(Section):
                 f"{show(best['gain'])} on held-out {self.noun}s{as_it_is}",
                 "a richer family of posteriors",
                 f'taut tighten RUN --posterior "{best["posterior"]}"',
+                self["inference_gap"]["value"],
             )
             return
         if full and counts(full):

@@ -514,7 +514,8 @@ def variance(found: Mapping[str, Any]) -> str:
 
 def staircase(steps: Sequence[Mapping[str, Any]]) -> str:
     """Returns the picture of an improvement: the nats that its kept changes gained, step upon step,
-    and at each change what was predicted (hollow) and what came true (solid), with two errors.
+    and at each change what was predicted (hollow, up to the most that there can be) and what came
+    true (solid), with two errors.
 
     Args:
         steps: Those of ``improve.json``.
@@ -532,8 +533,10 @@ def staircase(steps: Sequence[Mapping[str, Any]]) -> str:
                 found = step[name]
                 if found is None:
                     continue
+                least, error = found["value"], 2 * (found["error"] or 0.0)
+                above = found.get("most", least) - least + error
                 axes.errorbar(
-                    i + 1 + aside, level + found["value"], 2 * (found["error"] or 0.0), fmt=shape,
+                    i + 1 + aside, level + least, [[error], [above]], fmt=shape,
                     color=BLUE, markerfacecolor=fill, markersize=6, linewidth=1,
                     label=None if i else name.replace("_", " "),
                 )  # fmt: skip

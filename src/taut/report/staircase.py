@@ -85,7 +85,9 @@ def _brief(estimate: Mapping[str, float | None]) -> str:
     value, error = estimate["value"], estimate["error"]
     if value is None or error is None:
         return number(value)
-    return f"{number(value, error)} ± {number(error, error)}"
+    brief = f"{number(value, error)} ± {number(error, error)}"
+    most = estimate.get("most")
+    return brief if most is None else f"{brief} to {number(most, error)}"
 
 
 def page(info: Mapping[str, Any], folder: Path) -> str:

@@ -343,8 +343,7 @@ class _Improvement:
             p_value = float(scipy.stats.t.sf(t, max(count - 1, 1)))
         predicted, covered = done["predicted"], None
         if predicted is not None:
-            apart = abs(found.value - predicted["value"])
-            covered = apart <= 2 * math.hypot(predicted["error"], error)
+            covered = covers(predicted, found.value, error)
         return {
             "came_true": {"value": found.value, "error": error},
             "p_value": p_value,
@@ -385,15 +384,26 @@ class _Improvement:
         }
 
 
+def covers(predicted: Mapping[str, float], value: float, error: float) -> bool:
+    """Returns whether what came true agrees with what was predicted, within two errors of their
+    difference.
+    """
+    least, most = predicted["value"], predicted.get("most", predicted["value"])
+    apart = max(least - value, value - most, 0.0)
+    return apart <= 2 * math.hypot(predicted["error"], error)
+
+
 def _predicted(finding: Mapping[str, Any], remedy: Remedy, run: Stored) -> dict[str, float] | None:
     """Returns the nats that a finding promises, with the error of the measurement and of what its
-    remedy may leave open.
+    remedy may leave open; where a trial was made, those that it reached and the most there can be.
 
     A full covariance closes what it was measured to close, and the gap of the encoder with it.
     """
     if finding["nats"] is None:
         return None
     value, error = float(finding["nats"]), finding["error"] or 0.0
+    if finding.get("most") is not None:
+        return {"value": value, "error": error, "most": max(value, float(finding["most"]))}
     given = dict(remedy.options)
     if remedy.verb == "tighten" and given.get("posterior") == "FullCovarianceNormal()":
         gaps = storage.read_checked_json(run.path / "audit.json")["gaps"]

@@ -182,6 +182,7 @@ FINDING = {
     "evidence": TEXT,
     "action": TEXT,
     "command": TEXT,
+    "most?": NUMBER,
 }
 AUDIT = {  # without its sections, each of which knows its own: taut.evidence.section.shape
     "taut": TEXT,
