@@ -28,7 +28,7 @@ from taut.runs.gain import before_of, gain_of_prior
 from taut.runs.making import totals_of
 from taut.system import locks, parallel, storage
 from taut.system.errors import DataError
-from taut.system.seeds import stream
+from taut.system.seeds import generator, stream
 from taut.training import checkpoint
 from taut.use import pictures
 from taut.use.blocks import Block, blocks_of, device_of
@@ -95,8 +95,7 @@ def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
 def _evaluate_samples(run: Stored, data: Dataset) -> None:
     """Measures a model that has no density by its samples, and finishes the folder."""
     part, seed = measured_part(data), run.config.training.seed
-    dtype, few = torch.get_default_dtype(), slice(0, SAMPLES)
-    train, x = data.train[few].to(dtype), getattr(data, part)[few].to(dtype)
+    train, x = (_some(rows, seed) for rows in (data.train, getattr(data, part)))
     found: dict[str, Any] = {"data": part, "num_data": len(x), "warnings": [], "samples": None}
     try:
         found["samples"] = sample_quality(run.model, train, x, num_data=len(x), seed=seed)
@@ -106,6 +105,12 @@ def _evaluate_samples(run: Stored, data: Dataset) -> None:
         _finish(run, data, found)
     finally:
         locks.release(run.path)
+
+
+def _some(rows: Rows, seed: int) -> Tensor:
+    """Returns at most so many rows, drawn: those of a folder are sorted by class."""
+    index = torch.randperm(len(rows), generator=generator(seed, "samples"))[:SAMPLES]
+    return rows[index].to(torch.get_default_dtype())
 
 
 def _finish(run: Stored, data: Dataset, found: dict[str, Any]) -> None:
