@@ -293,7 +293,7 @@ MUTANTS = [
         "tests/test_improve.py::test_a_planted_fault_is_predicted_and_realised",
     ),
     Mutant(
-        "rescale: another draw than the posterior's mean decides nothing of its own",
+        "rescale: the mean of the decoder moves with the unit",
         "runs/rescale.py",
         'unit = was["data_scale"].expand_as(mine["data_scale"])',
         'unit = 2 * was["data_scale"].expand_as(mine["data_scale"])',
