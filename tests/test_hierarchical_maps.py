@@ -193,8 +193,9 @@ def test_every_level_of_the_prior_starts_at_a_standard_normal_and_learns() -> No
         assert float(parameter.grad.abs().amax()) > 0, name
 
 
-def test_dreg_is_unbiased_with_maps(shape: tuple[int, ...] = (3, 2)) -> None:
+def test_dreg_is_unbiased_with_maps() -> None:
     """Beside the reparameterized gradient of the same bound; alpha 1e-6."""
+    shape = (3, 2)
     normal = partial(taut.Normal, shape, scale=1.0)
     model = taut.HierarchicalVAE(shape, 1, normal, 2, channels=2)
     for p in model.parameters():
@@ -205,7 +206,8 @@ def test_dreg_is_unbiased_with_maps(shape: tuple[int, ...] = (3, 2)) -> None:
     assert found[1].mean(0).abs().max() > 0.1
 
 
-def test_gaps_are_seen(shape: tuple[int, ...] = (3, 6, 5)) -> None:
+def test_gaps_are_seen() -> None:
+    shape = (3, 6, 5)
     seen = features.Standardize(shape, missing=True)
     model, x = of_maps(shape, 2, features=seen), torch.randn(4, *shape)
     gone = x.clone()

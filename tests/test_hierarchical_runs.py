@@ -168,9 +168,13 @@ def test_the_audit_says_what_cannot_be(run: taut.Run) -> None:
     assert (run.path / "report.html").exists()
 
 
-def test_a_training_that_was_stopped_ends_in_the_same_bits(tmp_path: Path) -> None:
+MAPS = "HierarchicalVAE(levels=2, channels=3, top=VampPrior(components=5))"
+
+
+@pytest.mark.parametrize("words", [WORDS, {"model": MAPS, "latent_dim": 2}], ids=["rows", "maps"])
+def test_a_training_that_was_stopped_ends_in_the_same_bits(words: dict, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", array("binary", 300))
-    config = Config(model=ModelConfig(**WORDS), training=TrainingConfig(max_epochs=60, threads=1))
+    config = Config(model=ModelConfig(**words), training=TrainingConfig(max_epochs=60, threads=1))
     folders = [tmp_path / name for name in ("whole", "stopped")]
     whole, data, state = fit.start(str(tmp_path / "x.npy"), folders[0], config)
     list(fit.train_run(whole, data, state))
@@ -198,6 +202,39 @@ def test_a_model_from_a_configuration_file(tmp_path: Path, monkeypatch: pytest.M
     assert taut.load("r").model.prior.groups == [("z1", 3), ("z2", 3), ("z3", 3)]
 
 
+def test_maps_with_a_prior_on_top_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images, from the command line to an audit."""
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).normal(size=(90, 5, 6))
+    np.save("x.npy", images)
+    Path("taut.toml").write_text(f'[model]\nmodel = "{MAPS}"\n[training]\nmax_epochs = 1\n')
+    done = command("fit", "x.npy", "--config", "taut.toml", "--out", "r", "--num-samples", 8)
+    assert done.exit_code == 0, done.stderr
+    assert f"model      {MAPS}, 8 channels a level" in done.stderr
+    run = taut.load("r")
+    model = run.model
+    assert model.prior.groups == [("z1", 8 * 4), ("z2", 8 * 9)]
+    assert model.prior.top.pseudo_inputs.shape == (5, 5, 6)
+    assert np.asarray(run.sample(3)).shape == (3, 5, 6)
+    assert run.encode(images[:4]).shape == (4, 104)
+    assert run.reconstruct(images[:4]).shape == (4, 5, 6)
+    audit = run.audit(num_data=5, effort=taut.Effort(num_samples=20, samples=12))
+    assert [level["name"] for level in audit["levels"]["levels"]] == ["z1", "z2"]
+    own = ModelConfig(model=MAPS, latent_dim=8, likelihood='Normal(scale="shared")')
+    assert complete(ModelConfig(model=MAPS), run.schema) == complete(own, run.schema)
+
+
+def test_the_prior_on_top_begins_at_rows_as_the_encoder_sees_them() -> None:
+    config = Config(model=ModelConfig(model="HierarchicalVAE(top=VampPrior(components=7))"))
+    data = prepare(array("real"))
+    model = fit.assemble(data, config)[2]
+    seen = model.features(data.train.to(torch.get_default_dtype()))
+    each = (model.prior.top.pseudo_inputs[:, None] == seen).all(-1)
+    assert bool(each.any(1).all())
+
+
 def test_an_estimator_has_several_levels() -> None:
     made = taut.VAEstimator(**WORDS, max_epochs=2).fit(array("real"))
     assert made.transform(array("real")[:4]).shape == (4, 6)
@@ -218,6 +255,11 @@ def test_one_line_for_each_wrong_word(tmp_path: Path, monkeypatch: pytest.Monkey
         (("--model", "HierarchicalVAE(latent_dim=2)"), "latent_dim follows from the data"),
         (("--model", "HierarchicalVae"), "did you mean 'HierarchicalVAE'?"),
         ((*own, "--encoder", "MLPP"), "did you mean 'MLP'?"),
+        (("--model", "HierarchicalVAE(channels=4)"), "channels is for images, and (3,) is not"),
+        (("--model", MAPS, "--encoder", "MLP"), "are convolutions: omit it"),
+        (("--model", "HierarchicalVAE(top=VampPrior())"), "there are 48: take VampPrior(components"),
+        (("--model", "HierarchicalVAE(top=VampPriors())"), "did you mean 'VampPrior'?"),
+        (("--model", "HierarchicalVAE(top=UniformSphere())"), "not a prior of any real numbers"),
     ):
         done = command("fit", "t.csv", *words)
         assert done.exit_code == 2, done.output

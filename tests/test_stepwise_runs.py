@@ -114,15 +114,19 @@ def test_specifications_are_completed() -> None:
     assert stepwise_of(ModelConfig()) is None
 
 
-def test_a_network_of_zeros_starts_at_independent_levels() -> None:
+UNET = "Diffusion(steps=8, network=UNet(channels=3))"
+
+
+@pytest.mark.parametrize("words", [SMALL, UNET])
+def test_a_network_of_zeros_starts_at_independent_levels(words: str) -> None:
     """The ELBO of continuous time is log p(x) there: the denoiser and the read-out are the best.
 
     Of 400 lattices of 50 times; the ends of the schedule cost less than 0.01 nats.
     """
     data = prepare(bits(2000))
-    statistics = fit.assemble(data, Config(model=ModelConfig(model=SMALL)))[2]
-    assert isinstance(statistics, Diffusion)
-    model = statistics.of_steps(None)
+    built = fit.assemble(data, Config(model=ModelConfig(model=words)))[2]
+    assert isinstance(built, Diffusion)
+    model = built.of_steps(None)
     with torch.no_grad():
         model.start.fill_(-9.0)
         model.log_span.fill_(float(np.log(18.0)))
@@ -237,7 +241,7 @@ def test_a_run_is_the_same_from_its_folder(run: taut.Run, path: taut.Run) -> Non
 
 def test_a_training_that_was_stopped_ends_in_the_same_bits(tmp_path: Path) -> None:
     np.save(tmp_path / "bits.npy", bits())
-    for number, words in enumerate(({"model": SMALL}, MASKED)):
+    for number, words in enumerate(({"model": SMALL}, {"model": UNET}, MASKED)):
         config = Config(
             model=ModelConfig(**words), training=TrainingConfig(max_epochs=60, threads=1)
         )
@@ -267,6 +271,28 @@ def test_a_model_from_a_configuration_file(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(taut.load("r").model, MaskedDiffusion)
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (6, 3, 3)])
+def test_a_u_net_from_a_file(
+    shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers, and colours of few levels, to samples and a bound; the same when loaded."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(80, *shape))
+    np.save("x.npy", values if len(shape) == 2 else rng.integers(0, 9, (80, *shape)))
+    Path("taut.toml").write_text(f'[model]\nmodel = "{UNET}"\n[training]\nmax_epochs = 2\n')
+    done = command("fit", "x.npy", "--config", "taut.toml", "--out", "r", "--num-samples", 8)
+    assert done.exit_code == 0, done.stderr
+    run = taut.load("r")
+    assert type(run.model.denoiser.network).__name__ == "UNet"
+    assert np.asarray(run.sample(3)).shape == (3, *shape)
+    x = run.data().test[:4].to(torch.get_default_dtype())
+    with torch.no_grad():
+        z = run.model.encode(x).sample((2,))
+        draws = [taut.load("r").model.draw(x, given=z).log_weight, run.model.draw(x, given=z)]
+    assert torch.equal(draws[0], draws[1].log_weight)
+
+
 # --- What is refused ------------------------------------------------------------------------------
 
 
@@ -290,6 +316,9 @@ def test_one_line_for_each_wrong_word(tmp_path: Path, monkeypatch: pytest.Monkey
     table(60, gaps=False).to_csv("full.csv", index=False)
     done = command("fit", "full.csv", "--model", "Diffusion(steps=0)")
     assert "steps must be a whole number" in done.stderr
+    done = command("fit", "full.csv", "--model", "Diffusion(network=UNet())")
+    assert done.exit_code == 2
+    assert "is not an image" in done.stderr.strip().splitlines()[-1]
     counts = ("fit", "c.npy", "--kind", "count", "--likelihood", "Multinomial()", *masked)
     np.save("c.npy", np.random.default_rng(0).poisson(3.0, (60, 4)))
     done = command(*counts)

@@ -47,6 +47,7 @@ __all__ = [
     "hierarchy_of",
     "is_slow",
     "needs_total",
+    "numbers_of_levels",
     "parts_named",
     "stepwise_of",
     "unshared",
@@ -192,7 +193,7 @@ def _complete_hierarchy(spec: Spec, config: ModelConfig, schema: Schema) -> Mode
             "or take --model VAE"
         )
     likelihood = str(parse(config.likelihood or _usual_likelihood(schema)))
-    if dict(spec.arguments).get("channels") is not None:
+    if _has_maps(spec):
         named = [name for name in ("encoder", "decoder") if getattr(config, name) is not None]
         if named:
             raise UsageError(f"{named[0]}: the networks of {spec} are convolutions: omit it")
@@ -207,6 +208,15 @@ def _complete_hierarchy(spec: Spec, config: ModelConfig, schema: Schema) -> Mode
         encoder=str(parse(config.encoder or ("ConvEncoder" if large else "MLP"))),
         decoder=str(parse(config.decoder or ("ConvDecoder" if large else "MLP"))),
     )
+
+
+def _has_maps(spec: Spec) -> bool:
+    return dict(spec.arguments).get("channels") is not None
+
+
+def numbers_of_levels(config: ModelConfig) -> str:
+    """Returns what ``latent_dim`` counts in each level of a hierarchy."""
+    return "channels" if _has_maps(parse(cast(str, config.model))) else "latent dimensions"
 
 
 def _complete_gan(spec: Spec, config: ModelConfig, schema: Schema) -> ModelConfig:

@@ -135,6 +135,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         exact_of,
         gan_of,
         hierarchy_of,
+        numbers_of_levels,
         stepwise_of,
         usual_objective,
     )
@@ -180,7 +181,7 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
             ("objective", "Adversarial(), a game, not a bound"),
         ]
     if hierarchy_of(config.model) is not None:
-        levels = f"{model.model}, {model.latent_dim} latent dimensions a level"
+        levels = f"{model.model}, {model.latent_dim} {numbers_of_levels(model)} a level"
         own = [("model", levels), *own[:2], *own[4:]]
     if exact_of(config.model) is not None:
         own = [("model", f"{model.model}, by expectation maximisation")]

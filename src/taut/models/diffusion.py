@@ -138,8 +138,10 @@ class Diffusion(StepwiseModel):
                 log_frequencies = torch.full((self.dim, outputs), -math.log(outputs))
             self.register_buffer("level", levels.T.clone())
             self.register_buffer("log_frequencies", log_frequencies.reshape(self.dim, outputs))
-        self.denoiser: nn.Module = Denoiser(self.dim, outputs, width, blocks, dropout)
-        if network is not None:
+        self.denoiser: nn.Module
+        if network is None:
+            self.denoiser = Denoiser(self.dim, outputs, width, blocks, dropout)
+        else:
             self.denoiser = Shaped(network, features.out_shape, outputs)
         _begin_at_identity(likelihood, self.dim)
 

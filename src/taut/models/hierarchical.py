@@ -225,7 +225,7 @@ class TopDown(Prior):
         return self.levels.sizes[-1] + (self.levels.widths[-1] if len(self.groups) > 1 else 0)
 
     def share(self, posterior: Posterior) -> None:
-        if self.top is not None:
+        if self.top is not None and isinstance(posterior, BottomUp):
             self.top.share(Top(posterior))
 
     def unshared(self) -> dict[str, Tensor]:

@@ -102,9 +102,9 @@ class FromImage(Maps):
         channels: int,
         blocks: int,
     ) -> None:
-        own, *side = image_layout(event_shape)[:3]
+        own, height, width, _ = image_layout(event_shape)
         times = shown[0] if len(shown) > len(event_shape) else 1
-        super().__init__((times * own, *side), out_map, out_shape, channels, blocks)
+        super().__init__((times * own, height, width), out_map, out_shape, channels, blocks)
         self.shown, self.event_shape = tuple(shown), tuple(event_shape)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

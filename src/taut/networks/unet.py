@@ -63,6 +63,15 @@ class Shifted(nn.Module):
         return out
 
 
+class Stage(nn.ModuleList):
+    """Creates blocks one after the other, each given the context."""
+
+    def forward(self, maps: Tensor, context: Tensor | None) -> Tensor:
+        for block in self:
+            maps = block(maps, context)
+        return maps
+
+
 class UNet(Network):
     """Creates a U-Net for images of any size, (H, W), (H, W, C) or (C, H, W), zero at first.
 
@@ -110,9 +119,8 @@ class UNet(Network):
             self.sides.append(halved(self.sides[-1]))
         widths = [channels * min(2**i, 4) for i in range(len(self.sides))]
 
-        def stage(size: int) -> nn.ModuleList:
-            each = (size, context_dim, activation, dropout)
-            return nn.ModuleList(Shifted(*each) for _ in range(blocks))
+        def stage(size: int) -> Stage:
+            return Stage(Shifted(size, context_dim, activation, dropout) for _ in range(blocks))
 
         before = [own, *widths[:-1]]
         self.enter = nn.ModuleList(
@@ -138,15 +146,11 @@ class UNet(Network):
             context = context.expand(*batch, -1).reshape(-1, context.shape[-1])
         maps, kept = to_maps(x, self.in_shape), []
         for enter, stage in zip(self.enter, self.down, strict=True):
-            maps = enter(maps)
-            for block in stage:
-                maps = block(maps, context)
+            maps = stage(enter(maps), context)
             kept.append(maps)
         maps = self.lowest(kept.pop())
         for join, stage in zip(self.join, self.up, strict=True):
             other = kept.pop()
             side = (other.shape[-2], other.shape[-1])
-            maps = join(torch.cat([resized(maps, side), other], 1))
-            for block in stage:
-                maps = block(maps, context)
+            maps = stage(join(torch.cat([resized(maps, side), other], 1)), context)
         return to_images(self.leave(maps), self.out_shape).unflatten(0, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from taut.build.model import numbers_of_levels
 from taut.evidence.section import at_least_zero
 from taut.models.exact import ExactModel
 from taut.models.hierarchical import HierarchicalVAE
@@ -164,7 +165,8 @@ def _parts(fitted: Fitted) -> str:
     if fitted.model.no_density:
         return f"{model.model}, {model.decoder}, {model.latent_dim} latent dimensions"
     if isinstance(fitted.model, HierarchicalVAE):
-        return f"{model.model}, {model.likelihood}, {model.latent_dim} latent dimensions a level"
+        size = f"{model.latent_dim} {numbers_of_levels(model)} a level"
+        return f"{model.model}, {model.likelihood}, {size}"
     parts = f"{model.prior}, {model.likelihood}, {model.posterior}"
     return f"{parts}, {model.latent_dim} latent dimensions"
 
