@@ -113,7 +113,7 @@ def test_few_temperatures_are_made_up_for_by_weights(monkeypatch: pytest.MonkeyP
     (found,) = rate_distortion(problem.model(), x[:6], [1.0], num_chains=800, max_temperatures=1)
     assert found.distortion.mc_error
     assert abs(found.distortion.value - exact.distortion.value) < 5 * found.distortion.mc_error
-    assert found.distortion.mc_error < 0.1
+    assert found.distortion.mc_error < 0.2
 
 
 def test_chains_of_a_nonlinear_decoder_agree_with_a_grid() -> None:
