@@ -29,6 +29,7 @@ import scipy.stats
 import torch
 
 from taut.build.config import Config
+from taut.build.model import exact_of
 from taut.data import Dataset
 from taut.evidence import Estimate
 from taut.evidence.audit import Effort
@@ -37,10 +38,10 @@ from taut.report.staircase import page
 from taut.runs.audit import audit_run, some_rows
 from taut.runs.carry_out import carry_out
 from taut.runs.fit import resume, start
-from taut.runs.folder import Stored, load
+from taut.runs.folder import Stored, load, read_data
 from taut.runs.measure import copies, evidence_of
 from taut.runs.place import make_folder, stem
-from taut.runs.remedy import Remedy, begin, copy_run, read
+from taut.runs.remedy import Remedy, begin, copy_run, limits, read
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
 from taut.system.errors import StorageError, TautError, UsageError, shown
@@ -103,12 +104,13 @@ def improve(
     if is_run and config is not None:
         raise UsageError(f"{shown(str(source))} is a run, which has settings of its own: omit them")
     if is_run:
-        first = load(source)
-        _check(first.data(), num_data)
+        _check(load(source).data(), num_data)
+    else:
+        _check(read_data(str(source), config or Config()), num_data)
     name = Path(source).resolve().name if is_run else stem(str(source))
     folder = make_folder(out, f"{name}-improved", overwrite=False)
     info = {
-        "source": str(Path(source).resolve()) if is_run else str(source),
+        "source": str(Path(source).resolve()) if Path(source).exists() else str(source),
         "minutes": minutes,
         "gain": gain,
         "trials": trials,
@@ -219,9 +221,13 @@ class _Improvement:
             settings = Config.from_dict(config)
 
             def make() -> tuple[Stored, Dataset, Any]:
-                run, data, state = start(self.info["source"], path, settings, overwrite=True)
-                _check(data, self.info["num_data"])
-                return run, data, state
+                data, training = read_data(self.info["source"], settings), settings.training
+                if exact_of(settings.model) is None:
+                    most = max(SHARE * self.left(), 1e-3)
+                    ends = limits(data, training, most, training.max_epochs)
+                    training = dataclasses.replace(training, **ends)
+                limited = dataclasses.replace(settings, training=training)
+                return start(data, path, limited, overwrite=True)
 
             self.train(path, make)
         run = load(self.folder / self.info["current"])

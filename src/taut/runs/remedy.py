@@ -24,7 +24,7 @@ from taut.system import storage
 from taut.training.loop import State
 from taut.training.pace import epochs_of
 
-__all__ = ["Remedy", "begin", "copy_run", "read"]
+__all__ = ["Remedy", "begin", "copy_run", "limits", "read"]
 
 VERBS = ("tighten", "refit", "resume", "fit")
 
@@ -95,13 +95,13 @@ def begin(
         max_epochs: Passes over the training data, at most.
     """
     run.kept, given = data, dict(remedy.options)
-    limits = _limits(data, run.config.training, minutes, max_epochs)
+    ends = limits(data, run.config.training, minutes, max_epochs)
     if remedy.verb == "tighten":
-        return tighten(run, out, overwrite=True, **_names(given), **limits)
+        return tighten(run, out, overwrite=True, **_names(given), **ends)
     if remedy.verb == "refit" and "likelihood" in given:
         return rescale(run, out, overwrite=True, **_names(given), minutes=minutes)
     if remedy.verb == "refit":
-        return refit(run, out, overwrite=True, **_names(given), **limits)
+        return refit(run, out, overwrite=True, **_names(given), **ends)
     if remedy.verb == "resume":
         copy_run(run.path, out)
         passes = given.get("max-epochs")
@@ -111,7 +111,7 @@ def begin(
     config = _fresh(remedy, run, trained)
     if exact_of(config.model) is None:
         training = dataclasses.replace(
-            config.training, **_limits(data, config.training, minutes, max_epochs)
+            config.training, **limits(data, config.training, minutes, max_epochs)
         )
         config = dataclasses.replace(config, training=training)
     return start(data, out, config, overwrite=True, data_seed=run.data_seed)
@@ -128,7 +128,7 @@ def copy_run(path: Path, to: Path) -> None:
     storage.commit_folder(temporary, to)
 
 
-def _limits(
+def limits(
     data: Dataset, training: TrainingConfig, minutes: float | None, max_epochs: int | None
 ) -> dict[str, Any]:
     """Returns the settings that end a training: after as many passes as usual, or those given, and
