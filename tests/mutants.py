@@ -49,7 +49,8 @@ class Mutant(NamedTuple):
 
 CONTRAST, COMPARE = "tests/test_contrast.py", "tests/test_compare.py"
 CONTRAST_RUNS, BLUR = "tests/test_contrast_runs.py", "tests/test_blur.py"
-HIERARCHICAL = "tests/test_hierarchical.py"
+HIERARCHICAL, MAPS = "tests/test_hierarchical.py", "tests/test_hierarchical_maps.py"
+HIERARCHICAL_RUNS, UNET = "tests/test_hierarchical_runs.py", "tests/test_unet.py"
 OBJECTIVES, LIKELIHOODS, PROBLEMS = (
     "tests/test_objectives.py",
     "tests/test_likelihoods.py",
@@ -4325,6 +4326,121 @@ MUTANTS = [
         "return q.descend(lambda here, part: part.mean)[0]",
         "return q.descend(lambda here, part: part.sample())[0]",
         f"{HIERARCHICAL}::test_the_point_of_a_row_is_the_mean_of_a_gaussian",
+    ),
+    Mutant(
+        "maps: a state that is not carried to another side",
+        "models/levels.py",
+        "maps = state.reshape(-1, *self.shape(self.channels, source))",
+        "maps = 0 * state.reshape(-1, *self.shape(self.channels, source))",
+        f"{MAPS}::test_a_state_keeps_those_above_it",
+    ),
+    Mutant(
+        "maps: levels from the largest to the smallest",
+        "models/levels.py",
+        "self.sides = sides[::-1]",
+        "self.sides = sides",
+        f"{MAPS}::test_sides_rise_from_level_to_level",
+    ),
+    Mutant(
+        "maps: a prior that starts at zero in all its layers, and never learns",
+        "models/levels.py",
+        "zeroed(head.layers[-1])",
+        "zeroed(head)",
+        f"{MAPS}::test_every_level_of_the_prior_starts_at_a_standard_normal_and_learns",
+    ),
+    Mutant(
+        "maps: the mean of two by two with zeros beyond the edge",
+        "networks/maps.py",
+        "return functional.avg_pool2d(maps, 2, ceil_mode=True)",
+        "padded = functional.pad(maps, (0, here[1] % 2, 0, here[0] % 2))\n"
+        "        return functional.avg_pool2d(padded, 2)",
+        f"{MAPS}::test_maps_change_their_side_by_hand",
+    ),
+    Mutant(
+        "maps: gaps that are not shown",
+        "networks/maps.py",
+        "maps: Tensor = self.layers(to_maps(x, self.event_shape).reshape(-1, *self.in_map))",
+        "x = x if len(self.shown) == len(self.event_shape) else x * x.new_tensor([1, 0]).view("
+        "2, *[1] * len(self.event_shape))\n"
+        "        maps: Tensor = self.layers(to_maps(x, self.event_shape).reshape(-1, *self.in_map))",
+        f"{MAPS}::test_gaps_are_seen",
+    ),
+    Mutant(
+        "maps: a context that is dropped",
+        "models/levels.py",
+        "        if context_dim:\n",
+        "        if False:\n",
+        f"{MAPS}::test_maps_are_given_no_context",
+    ),
+    Mutant(
+        "top: pseudo-inputs that are not seen",
+        "models/hierarchical.py",
+        '{"top": self.up.told(seen, context)[0]}',
+        '{"top": self.up.told(0 * seen, context)[0]}',
+        f"{MAPS}::test_the_top_is_the_mean_of_its_own_posteriors",
+    ),
+    Mutant(
+        "top: a prior that q is drawn beside, and N(0, I) in its density",
+        "models/hierarchical.py",
+        "return self.descent.first if number == 0 else",
+        "return _normal(*self.found[0]) if number == 0 else",
+        f"{MAPS}::test_the_top_is_the_mean_of_its_own_posteriors",
+    ),
+    Mutant(
+        "top: a context that its prior is not given",
+        "models/hierarchical.py",
+        "_, _, way = self.prior(context).descend(",
+        "_, _, way = self.prior().descend(",
+        f"{MAPS}::test_the_prior_on_top_of_a_conditioned_model_is_given_the_context",
+    ),
+    Mutant(
+        "top: a prior that moves with the encoder, and does not say so",
+        "models/hierarchical.py",
+        "for name, value in self.top.unshared().items()}",
+        "for name, value in self.top.state_dict().items()}",
+        f"{MAPS}::test_a_copy_has_a_prior_of_its_own_posterior",
+    ),
+    Mutant(
+        "top: pseudo-inputs that do not start at rows",
+        "build/start.py",
+        'prior = getattr(model.prior, "top", None) or model.prior',
+        "prior = model.prior",
+        f"{HIERARCHICAL_RUNS}::test_the_prior_on_top_begins_at_rows_as_the_encoder_sees_them",
+    ),
+    Mutant(
+        "a U-Net that does not begin as zeros",
+        "networks/unet.py",
+        "zeroed(nn.Conv2d(channels, out_shape[0] * out, 3, padding=1))",
+        "nn.Conv2d(channels, out_shape[0] * out, 3, padding=1)",
+        f"{UNET}::test_it_begins_as_zeros_of_any_size",
+    ),
+    Mutant(
+        "a U-Net whose norm is over the batch",
+        "networks/unet.py",
+        "        units: Tensor = self.enter(maps)",
+        "        units: Tensor = self.enter(maps - maps.mean(0))",
+        f"{UNET}::test_an_image_does_not_see_its_neighbours",
+    ),
+    Mutant(
+        "a U-Net that forgets the way down",
+        "networks/unet.py",
+        "torch.cat([resized(maps, side), other], 1)",
+        "torch.cat([resized(maps, side), 0 * other], 1)",
+        f"{UNET}::test_a_pixel_is_seen_from_far_and_from_near",
+    ),
+    Mutant(
+        "a U-Net that does not see the time",
+        "networks/unet.py",
+        "units = units + self.shift(context)[..., None, None]",
+        "units = units + 0 * self.shift(context)[..., None, None]",
+        f"{UNET}::test_a_gradient_reaches_every_weight",
+    ),
+    Mutant(
+        "diffusion: the outputs of all elements, one after the other",
+        "models/diffusion.py",
+        "found.flatten(2).mT.reshape(*rows, -1)",
+        "found.reshape(*rows, -1)",
+        f"{STEPWISE}::test_the_outputs_of_an_element_stand_together",
     ),
     Mutant(
         "free bits of a level that each dimension has",

@@ -205,7 +205,7 @@ def test_a_model_from_a_configuration_file(tmp_path: Path, monkeypatch: pytest.M
 def test_maps_with_a_prior_on_top_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of images, from the command line to an audit."""
+    """Of images, from the command line to rates of levels."""
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).normal(size=(90, 5, 6))
     np.save("x.npy", images)
@@ -220,8 +220,7 @@ def test_maps_with_a_prior_on_top_from_a_file(
     assert np.asarray(run.sample(3)).shape == (3, 5, 6)
     assert run.encode(images[:4]).shape == (4, 104)
     assert run.reconstruct(images[:4]).shape == (4, 5, 6)
-    audit = run.audit(num_data=5, effort=taut.Effort(num_samples=20, samples=12))
-    assert [level["name"] for level in audit["levels"]["levels"]] == ["z1", "z2"]
+    assert [level["name"] for level in run.evaluation()["levels"]] == ["z1", "z2"]
     own = ModelConfig(model=MAPS, latent_dim=8, likelihood='Normal(scale="shared")')
     assert complete(ModelConfig(model=MAPS), run.schema) == complete(own, run.schema)
 
@@ -257,7 +256,10 @@ def test_one_line_for_each_wrong_word(tmp_path: Path, monkeypatch: pytest.Monkey
         ((*own, "--encoder", "MLPP"), "did you mean 'MLP'?"),
         (("--model", "HierarchicalVAE(channels=4)"), "channels is for images, and (3,) is not"),
         (("--model", MAPS, "--encoder", "MLP"), "are convolutions: omit it"),
-        (("--model", "HierarchicalVAE(top=VampPrior())"), "there are 48: take VampPrior(components"),
+        (
+            ("--model", "HierarchicalVAE(top=VampPrior())"),
+            "there are 48: take VampPrior(components",
+        ),
         (("--model", "HierarchicalVAE(top=VampPriors())"), "did you mean 'VampPrior'?"),
         (("--model", "HierarchicalVAE(top=UniformSphere())"), "not a prior of any real numbers"),
     ):
