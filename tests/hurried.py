@@ -16,16 +16,22 @@ LITTLE = {
     "evidence.ascent": {"FRESH": 16, "MORE": 16, "BLOCKS": 2, "CLIMBS": 10},
     "evidence.cells": {"SAMPLES": 50},
     "evidence.columns": {"SAMPLES": 50},
+    "evidence.disentanglement": {"REPEATS": 2, "SHUFFLES": 1, "TREES": 2, "VOTES": 40},
     "evidence.marginals": {"STEPS": 5, "COMPONENTS": (1, 2)},
     "evidence.rows": {"SAMPLES": 50, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
     | {"CHAINS": 4, "TEMPERATURES": 10},
     "evidence.samples": {"TREES": 10},
+    "evidence.trial": {"STEPS": 3},
     "models.trees": {"STEPS": 5, "FEWEST_PASSES": 5, "MOST": 8},
+    "runs.curve": {"POINTS": 3},
     "runs.candidates": {"PASSES": dict.fromkeys((FOREST, FACTORS), 5)},
 }
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def hurry(monkeypatch: pytest.MonkeyPatch, *only: str) -> None:
+    """Has all methods make little effort, or those of some modules."""
     for module, constants in LITTLE.items():
+        if only and module.rpartition(".")[2] not in only:
+            continue
         for name, value in constants.items():
             monkeypatch.setattr(f"taut.{module}.{name}", value)

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from instances import make_steps
 from test_tighten import BITS, REAL, SMALL, call
 from torch.distributions import Normal
 
 import taut
 from taut.evidence.samples import sharpness
-from taut.runs.compare import _energy, _ratio
+from taut.runs.compare import _calls, _energy, _ratio
 from taut.runs.gain import paired_gain
 from taut.runs.measure import log_prob_of
 from taut.system.errors import DataError, UsageError
@@ -151,6 +152,12 @@ def test_each_number_is_that_of_its_own_estimator(here: Path) -> None:
     assert vae["sharpness"]["draws"]["value"] == pytest.approx(ratio.value, rel=0.3)
     assert masked["sharpness"]["means"] is None
     assert vae["sharpness"]["means"] is not None
+
+
+def test_a_model_of_many_steps_says_how_many_its_sample_takes() -> None:
+    """Its network may be called once and its denoiser, which is none of the family, many times."""
+    found = [_calls(model) for model in make_steps()]
+    assert found == [4, 8]
 
 
 def test_differences_are_paired_and_of_the_second_over_the_first(here: Path) -> None:

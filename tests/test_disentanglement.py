@@ -78,6 +78,13 @@ def test_a_rotation_by_45_degrees() -> None:
     np.testing.assert_allclose(ranking, r[0, 0] / 2, rtol=0, atol=1e-12)
 
 
+def test_robustness_is_weighted_by_how_far_a_dimension_moves() -> None:
+    """v0 has 1, and moves 3.5 from its mean; v0 + v1 has .5, and moves 7."""
+    values = grid(8, 8)
+    codes = np.column_stack([values[:, 0], values.sum(1)])
+    assert d.irs(codes, factors_of(values), quantile=1.0) == pytest.approx(2 / 3, abs=1e-12)
+
+
 def test_the_ranking_of_a_rotation_is_half_the_correlation() -> None:
     """Of the four points of a square the ranks are the points, and r is exactly 1 / sqrt 2."""
     values = grid(2, 2)

@@ -198,6 +198,7 @@ def _command(line: str) -> str:
 
 
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from taut.evidence.rate_distortion import rate_distortion
     from taut.runs.audit import gradients_run
     from taut.training.pace import plan_steps
 
@@ -227,6 +228,13 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         "taut.runs.audit.gradients_run",
         lambda run, **given: gradients_run(run, **given | {"repeats": 2}),
     )
+    monkeypatch.setattr(
+        "taut.runs.curve.rate_distortion",
+        lambda model, x, betas, **given: rate_distortion(
+            model, x[:4], betas, 4, max_temperatures=3
+        ),
+    )
+    monkeypatch.setattr("taut.runs.improve.LITTLE", little)
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TAUT_COMPILE", "off")

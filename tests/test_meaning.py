@@ -152,7 +152,7 @@ def test_a_plane_is_of_the_two_highest_rates() -> None:
 
 def test_umap_is_asked_for_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
-    with pytest.raises(UsageError, match="pip install umap-learn"):
+    with pytest.raises(UsageError, match=r"pip install 'taut\[umap\]'"):
         meaning._plane(torch.randn(9, 3), None, "umap", None, 0)
 
 

@@ -104,6 +104,18 @@ def test_chains_find_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
             assert other.mc_error < 0.5
 
 
+def test_few_temperatures_are_made_up_for_by_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a step from the prior: without weights the distortion is that of chains on their way."""
+    problem, x = problem_and_data()
+    problem.likelihood.weight.data *= 0.3
+    (exact,) = rate_distortion(problem.model(), x[:6], [1.0])
+    monkeypatch.setattr(module, "affine_of", lambda model, x: None)
+    (found,) = rate_distortion(problem.model(), x[:6], [1.0], num_chains=800, max_temperatures=1)
+    assert found.distortion.mc_error
+    assert abs(found.distortion.value - exact.distortion.value) < 5 * found.distortion.mc_error
+    assert found.distortion.mc_error < 0.2
+
+
 def test_chains_of_a_nonlinear_decoder_agree_with_a_grid() -> None:
     """One dimension: sums over 4,001 points, for bits."""
     likelihood = taut.Bernoulli((6,), 1, partial(taut.MLP, hidden=(5,)))

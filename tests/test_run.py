@@ -71,7 +71,29 @@ def _single_precision(_seeded: None) -> Iterator[None]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    """Returns the files of a folder but for what its clock says."""
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != checkpoint.CLOCK)
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_a_checkpoint_says_how_long_the_training_took_and_adds_what_went_before(
+    tmp_path: Path,
+) -> None:
+    np.save(tmp_path / "bits.npy", BITS)
+    run = taut.fit(tmp_path / "bits.npy", tmp_path / "run", **QUICK)
+    folder = run.path / "checkpoints"
+    first = checkpoint.seconds_trained(folder)
+    assert first is not None
+    (checkpoint.latest(folder) / checkpoint.CLOCK).write_text("1000.0\n")
+    extended, data, state = resume(run.path, max_epochs=2)
+    for _ in train_run(extended, data, state):
+        pass
+    assert 1000 < (checkpoint.seconds_trained(folder) or 0) < 1000 + 600
+    for damage in ("", "nan\n", "-1\n", "long\n"):
+        (checkpoint.latest(folder) / checkpoint.CLOCK).write_text(damage)
+        assert checkpoint.seconds_trained(folder) is None
+        assert checkpoint.load(checkpoint.latest(folder)).seconds == 0
+    assert checkpoint.seconds_trained(tmp_path / "nothing") is None
 
 
 def one_line(error: pytest.ExceptionInfo[TautError], *words: str) -> None:

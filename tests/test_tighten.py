@@ -25,9 +25,10 @@ from ztest import limit
 
 import taut
 from taut.cli.app import app
+from taut.evidence.trial import trial
 from taut.runs.fit import evaluate, resume, train_run
 from taut.runs.folder import Stored, data_of, new_data
-from taut.runs.tighten import tighten
+from taut.runs.tighten import richer, tighten
 from taut.system import storage
 from taut.system.errors import StorageError, UsageError
 from taut.training import checkpoint
@@ -326,6 +327,49 @@ def test_what_is_taken_over_learns_slowly_and_what_is_new_at_the_full_rate(here:
     assert (given.config.training.learning_rate, given.config.training.gentle) == (1e-3, ())
     other, *_ = tighten(old, "other", encoder="MLP(hidden=(9, 5))")
     assert other.config.training.gentle == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "new"),
+    [
+        ("DiagonalNormal()", "FullCovarianceNormal()", 0),
+        ("FullCovarianceNormal()", "CouplingFlow()", 10),
+    ],
+)
+def test_the_next_richer_family_starts_where_the_model_is(
+    here: Path, own: str, name: str, new: int
+):
+    """A trial of no steps gains nothing (two comparisons at ALPHA 1e-6: where one family has a
+    closed form of the rate and the other has not, draws differ); one step of Adam moves a weight by
+    its rate: what is taken over by 4e-4, what is new by 2e-3.
+    """
+    run = taut.load("bits")
+    if own != "DiagonalNormal()":
+        run = tightened("bits", posterior=own)
+    data = run.data()
+    x, made = data.train.float(), richer(run, data)
+    assert list(made) == [name]
+    value, error = trial(run.model, x, x[:20], to=made[name](), steps=0)
+    of_mean = float(error.square().sum().sqrt() / len(error))
+    assert abs(float(value.mean())) <= limit(2) * of_mean + 1e-5
+    assert of_mean < 0.02
+    model = made[name]()
+    before = {n: p.detach().clone() for n, p in model.posterior.named_parameters()}
+    trial(run.model, x, x[:20], to=model, steps=1)
+    moved = {
+        n: float((p.detach() - before[n]).abs().max())
+        for n, p in model.posterior.named_parameters()
+    }
+    fresh = {n: m for n, m in moved.items() if not n.startswith("encoder.")}
+    assert len(fresh) >= new
+    for n, m in moved.items():
+        assert m == pytest.approx(2e-3 if n in fresh else 4e-4, rel=1e-2) or m == 0.0, n
+    assert sum(m > 0 for m in moved.values()) > len(moved) / 3
+
+
+def test_where_there_is_no_richer_family_none_is_tried(here: Path):
+    run = tightened("bits", posterior="CouplingFlow()")
+    assert richer(run, run.data()) == {}
 
 
 def test_gentle_names_a_part_that_there_is(here: Path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["LINKS", "REFERENCES", "cite"]
 
 REFERENCES = {
+    "akiba2019": "Akiba et al. Optuna: a next-generation hyperparameter optimization framework. "
+    "KDD 2019.",
     "alemi2018": "Alemi et al. Fixing a broken ELBO. ICML 2018.",
     "austin2021": "Austin et al. Structured denoising diffusion models in discrete state-spaces. "
     "NeurIPS 2021.",
@@ -173,6 +175,7 @@ REFERENCES = {
 
 
 DOIS = {  # of those that have one
+    "akiba2019": "10.48550/arXiv.1907.10902",
     "austin2021": "10.48550/arXiv.2107.03006",
     "bates2023": "10.48550/arXiv.2104.08279",
     "benjamini1995": "10.1111/j.2517-6161.1995.tb02031.x",

@@ -30,6 +30,7 @@ from taut.cli import (
     differential,
     disentangle,
     fit,
+    loop,
     picture,
     score,
     terminal,
@@ -51,7 +52,7 @@ app = typer.Typer(
 )
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Train": (fit.check, fit.fit, fit.resume),
+    "Train": (fit.check, fit.fit, fit.resume, loop.choose),
     "Use a run": (
         *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
         differential.differential,
@@ -59,8 +60,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     "Judge and improve a run": (
         *(audit.audit, compare.compare, fit.tighten, fit.refit, audit.gradients, audit.report),
-        disentangle.disentangle,
-        curve.curve,
+        *(loop.improve, disentangle.disentangle, curve.curve),
     ),
 }
 # what several processes share; the rest is for one

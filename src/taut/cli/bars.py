@@ -81,17 +81,23 @@ def blocks(title: str) -> Iterator[None]:
 
 
 @contextmanager
-def stages() -> Iterator[Report]:
+def stages(quiet: bool = False) -> Iterator[Report]:
     """Gives a function that is told the stage of a long computation, how much of it is done, and
     how far the whole is.
 
     A bar of the whole on a terminal, a line for each stage elsewhere.
+
+    Args:
+        quiet: Whether nothing is printed elsewhere.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from taut.runs.telling import clock
 
     console, current = stderr(), ""
+    if not console.is_terminal and quiet:
+        yield silent
+        return
     if not console.is_terminal:
 
         def say(title: str, share: float, whole: Whole) -> None:

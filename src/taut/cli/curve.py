@@ -79,8 +79,11 @@ def curve(
         return
     for line in str(found).split("\n"):
         terminal.answer(line)
-    if unsure := sum(point.unreliable for point in found.decoder):
-        terminal.message(f"warning: chains of {unsure} rows disagree: their points are uncertain")
+    if unsure := max((point.unreliable for point in found.decoder), default=0):
+        terminal.message(
+            f"warning: the chains of {unsure} rows disagree at one of the weights: their rate is "
+            "too high there"
+        )
     if found.runs:
         terminal.answer(f"\nthe runs are in {shown(found.of)}; next:")
         terminal.answer(f"  taut picture {shown(found.of)} curve")

@@ -285,13 +285,21 @@ def refit(
     run: RunArg,
     out: NewRun = None,
     prior: Annotated[
-        str,
+        str | None,
         option(
             "The prior that is fitted; by default Flow().",
             type_="text",
             values=PARTS["prior"],
         ),
-    ] = "Flow()",
+    ] = None,
+    likelihood: Annotated[
+        str | None,
+        option(
+            "Instead of a prior: the scales of a Normal, as in Normal(scale='per_feature').",
+            type_="text",
+            values=PARTS["likelihood"],
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         option(
@@ -310,9 +318,10 @@ def refit(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Fit another prior with encoder and decoder frozen.
+    """Fit another prior, or other scales of a Normal likelihood, with encoder and decoder frozen.
 
-    It is fitted to the codes of the training rows, and what it gains is measured on those held out.
+    A prior is fitted to the codes of the training rows, and what it gains is measured on those held
+    out. Scales are those of the residuals.
 
     Examples:
         taut refit runs/digits-1
@@ -322,6 +331,7 @@ def refit(
     terminal.reading(run)
     from taut.runs.folder import load
     from taut.runs.refit import refit as refit_run
+    from taut.runs.rescale import rescale
 
     settings = _given(
         objective=objective,
@@ -331,15 +341,23 @@ def refit(
         batch_size=batch_size,
         seed=seed,
     )
-    new, dataset, state = refit_run(
-        load(run, trust=trust or ()), out, prior=prior, overwrite=overwrite, **settings
-    )
+    old = load(run, trust=trust or ())
+    if likelihood is not None:
+        if prior is not None:
+            raise UsageError("--prior and --likelihood: refit one after the other")
+        new, dataset, state = rescale(
+            old, out, likelihood=likelihood, overwrite=overwrite, **settings
+        )
+    else:
+        new, dataset, state = refit_run(
+            old, out, prior=prior or "Flow()", overwrite=overwrite, **settings
+        )
+    what = f"another prior, {new.config.model.prior}" if likelihood is None else "other scales"
     terminal.message(
-        f"encoder and decoder of {shown(run)} stay as they are; {shown(new.path)} gets another "
-        f"prior, {new.config.model.prior}"
+        f"encoder and decoder of {shown(run)} stay as they are; {shown(new.path)} gets {what}"
     )
     _train_and_measure(new, dataset, state, began, as_json, verbose)
-    if not as_json:
+    if not as_json and likelihood is None:
         terminal.show_refit(new)
 
 

@@ -159,6 +159,10 @@ NewRun = Annotated[
     Path | None,
     option("The run folder to make; by default the next free one below runs/.", type_="folder"),
 ]
+NewFolder = Annotated[
+    Path | None,
+    option("The folder to make; by default the next free one below runs/.", type_="folder"),
+]
 Out = Annotated[
     Path | None,
     option(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from taut.build.config import Config
     from taut.data import Dataset, Schema
+    from taut.report.staircase import Lines
     from taut.runs.compare import Comparison
     from taut.runs.folder import Stored
 
@@ -36,6 +37,7 @@ __all__ = [
     "show_data",
     "show_evaluation",
     "show_gradients",
+    "show_lines",
     "show_next",
     "show_numbers",
     "show_oddest",
@@ -594,6 +596,18 @@ def show_gradients(result: Mapping[str, Any]) -> None:
             ]
         table.add_row(*cells)
     _stdout().print(table)
+
+
+def show_lines(lines: Lines) -> None:
+    """Shows the table of an improvement or a study, and what was found."""
+    first, *others = lines.header
+    table = _table(first, *others)
+    for row in lines.rows:
+        table.add_row(*(_text(cell) for cell in row))
+    if lines.rows:
+        _stdout().print(table)
+    for note in lines.notes:
+        answer(note)
 
 
 def _known(form: str, estimate: Mapping[str, float | None] | None, name: str = "value") -> str:

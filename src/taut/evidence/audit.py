@@ -26,7 +26,7 @@ from taut.evidence.section import (
     UnmeasuredError,
     sections,
 )
-from taut.model import Model
+from taut.model import VAE, Model
 from taut.models.stepwise import StepwiseModel
 from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
@@ -56,6 +56,7 @@ def audit(
     columns: ColumnFacts | None = None,
     labels: tuple[Any, Any] | None = None,
     fitted: Mapping[str, Any] | None = None,
+    richer: Mapping[str, Callable[[], VAE]] | None = None,
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,
@@ -78,6 +79,8 @@ def audit(
         labels: Of the training data, (M,), and of the held-out data, (N,): numbers or texts.
         fitted: What was measured after the training on the rows that x was drawn from, as
             ``evaluation.json`` has it.
+        richer: Makes the model with a richer posterior that starts at its own, by the
+            specification: those that are tried where the family of the posterior is the limit.
         effort: How much work.
         seed: The same seed gives the same numbers.
         stop: Asked between blocks; true ends the audit with what is done.
@@ -96,6 +99,7 @@ def audit(
     clock = Clock(effort.minutes, stop, report)
     scene = Scene(model, x, train, groups, baseline, levels, effort, seed, clock, exact=exact)
     scene.columns, scene.labels, scene.fitted = columns, labels, fitted
+    scene.richer = richer or {}
     for _ in measure(scene):
         pass
     return summary(scene)

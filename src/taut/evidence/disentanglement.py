@@ -402,10 +402,15 @@ def scores(codes: Codes, factors: Factors, *, seed: int = 0) -> list[Score]:
     perfect = factors.levels.astype(float)
     rng = np.random.default_rng(derive(seed, "error"))
     halves = [rng.permutation(len(codes))[: len(codes) // 2] for _ in range(REPEATS)]
+    # with noise of their own, so that the spread holds that of votes and forests, too
+    by_half = [_scores(derive(seed, "half", i)) for i in range(REPEATS)]
     found = []
     for name, score in _scores(seed).items():
         whole = score(codes, factors)
-        parts = [_mean(score(codes[half], factors[half])) for half in halves]
+        parts = [
+            _mean(own[name](codes[half], factors[half]))
+            for own, half in zip(by_half, halves, strict=True)
+        ]
         chance = [score(codes, _shuffled(factors, seed, i)) for i in range(SHUFFLES)]
         value = _mean(whole)
         found.append(

@@ -28,6 +28,7 @@ class Finding(NamedTuple):
         evidence: The numbers behind it.
         action: What to do.
         command: The command that does it.
+        most: What it can be worth at most, where ``nats`` is what a short trial reached.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Finding(NamedTuple):
     evidence: str
     action: str
     command: str
+    most: float | None = None
 
 
 def counts(estimate: Mapping[str, float | None]) -> bool:

@@ -15,7 +15,7 @@ from taut.build.spec import Spec, parse
 
 __all__ = [
     "Parts", "again", "family_of", "is_exact", "kind_of", "more_samples", "named_model",
-    "smaller", "tightened",
+    "rescaled", "smaller", "tightened",
 ]  # fmt: skip
 
 Parts = Mapping[str, Any]
@@ -92,6 +92,17 @@ def tightened(parts: Parts) -> str:
     choice = own.name == "VectorQuantized" and dict(own.arguments).get("scale") is None
     objective = "StraightThrough()" if choice else "VIMCO(num_samples=8)"
     return f'taut tighten RUN --objective "{objective}"'
+
+
+def rescaled(parts: Parts) -> str:
+    """Returns the command that gives each feature a scale of its own: under the same decoder, where
+    that does not decode scales.
+    """
+    own = parse(str(parts.get("likelihood") or "Normal()"))
+    one = dict(own.arguments).get("scale", "per_feature") not in ("per_datum", "per_entry")
+    if named_model(parts) == "VAE" and own.name == "Normal" and one:
+        return f"taut refit RUN --likelihood {_quoted(_changed(str(own), scale='per_feature'))}"
+    return again(parts, likelihood="Normal(scale='per_feature')")
 
 
 def smaller(parts: Parts, dim: int) -> str:

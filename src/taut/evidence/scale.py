@@ -21,7 +21,7 @@ from torch.distributions import Normal
 from taut.evidence.ascent import base_of
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.gaps_section import tighten_first
-from taut.evidence.remedies import again
+from taut.evidence.remedies import again, rescaled
 from taut.evidence.results import Estimate
 from taut.evidence.section import Scene, Section
 from taut.evidence.text import number, plus_minus, share
@@ -32,7 +32,7 @@ from taut.use.blocks import Block, blocks_of
 
 __all__ = ["scale_check"]
 
-ROWS = 512
+ROWS, DRAWS = 128, 4  # at a time, and of z for each
 NEAR = 2.0  # multiple of the floor up to which a scale counts as being there
 
 
@@ -54,22 +54,22 @@ def scale_check(
         another likelihood.
     """
 
-    def standardized(block: Block) -> tuple[Tensor, Tensor | None] | None:
+    def squared(block: Block) -> tuple[Tensor, Tensor | None] | None:
         q = model.encode(block.x, block.context)
         values, c = model.split(block.x, block.context)
-        decoded = model.decode(q.sample(torch.Size((1,))), c)
+        decoded = model.decode(q.sample(torch.Size((DRAWS,))), c)
         base = base_of(decoded)
         if not isinstance(base, Normal):
             return None
-        residual = ((values - base.loc[0]) / base.scale[0]).flatten(1).cpu().double()
-        return residual, _at_floor(model, base.scale[0])
+        square = ((values - base.loc) / base.scale).square().double().mean(0)
+        return square.flatten(1).cpu(), _at_floor(model, base.scale[0])
 
-    found = list(blocks_of(model, x, ROWS, standardized, context=context, seed=seed, name="scale"))
+    found = list(blocks_of(model, x, ROWS, squared, context=context, seed=seed, name="scale"))
     known_parts = [part for part in found if part is not None]
     if len(x) < 4 or not known_parts:
         return None
-    residuals, floors = zip(*known_parts, strict=True)
-    square = torch.cat(residuals).square()
+    squares, floors = zip(*known_parts, strict=True)
+    square = torch.cat(squares)
     fit, measure = square[::2], square[1::2]
     factor = fit.nanmean(0).sqrt()  # missing entries have no residual
     gain = torch.where(measure.isnan(), 0.0, 0.5 * measure * (1 - factor**-2) - factor.log()).sum(1)
@@ -158,5 +158,5 @@ class Scale(Section):
             "the scale of the Normal likelihood does not fit the residuals",
             numbers,
             "let the scale be learned, for each feature",
-            again(self.run_parts, likelihood="Normal(scale='per_feature')"),
+            rescaled(self.run_parts),
         )

@@ -13,7 +13,7 @@ import abc
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from taut.evidence.best import Best
     from taut.evidence.gaps import Optima
     from taut.evidence.results import Evidence
-    from taut.model import Model
+    from taut.model import VAE, Model
     from taut.types import PerDatum
 
 __all__ = [
@@ -146,6 +146,8 @@ class Scene:
             any: numbers or texts.
         fitted: What was measured after the training on the rows that x was drawn from, as
             ``evaluation.json`` has it.
+        richer: Makes the model with a richer posterior that starts at its own, by the
+            specification.
     """
 
     model: Model
@@ -168,6 +170,7 @@ class Scene:
     columns: ColumnFacts | None = None
     labels: tuple[Any, Any] | None = None
     fitted: Mapping[str, Any] | None = None
+    richer: Mapping[str, Callable[[], VAE]] = field(default_factory=dict)
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""

@@ -4,6 +4,8 @@ and what to change.
 It holds all that it shows: no script, no file next to it, nothing from elsewhere. Every number in
 it is one of the audit's.
 
+An improvement and a study have a page of their own: ``staircase``.
+
 Read ``render`` first; ``figures`` draws, ``text`` writes numbers.
 """
 

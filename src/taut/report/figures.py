@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bounds", "calibration", "columns", "dimensions", "drawn", "emblem", "gaps", "inline",
-    "variance",
+    "staircase", "study", "variance",
 ]  # fmt: skip
 
 WIDTH = 480  # of each figure, in points
@@ -510,6 +510,72 @@ def variance(found: Mapping[str, Any]) -> str:
             "Variance of the gradient estimators",
             "For encoder and decoder; the table has the numbers.",
         )
+
+
+def staircase(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the picture of an improvement: the nats that its kept changes gained, step upon step,
+    and at each change what was predicted (hollow, up to the most that there can be) and what came
+    true (solid), with two errors.
+
+    Args:
+        steps: Those of ``improve.json``.
+    """
+    done = [step for step in steps if step["came_true"] is not None]
+    if not done:
+        return ""
+    level, levels = 0.0, [0.0]
+    with _style():
+        figure = _figure(230)
+        axes = figure.add_axes((0.12, 0.2, 0.86, 0.66))
+        for i, step in enumerate(done):
+            marks = {"predicted": (-0.12, "D", "white"), "came_true": (0.12, "o", BLUE)}
+            for name, (aside, shape, fill) in marks.items():
+                found = step[name]
+                if found is None:
+                    continue
+                least, error = found["value"], 2 * (found["error"] or 0.0)
+                above = found.get("most", least) - least + error
+                axes.errorbar(
+                    i + 1 + aside, level + least, [[error], [above]], fmt=shape,
+                    color=BLUE, markerfacecolor=fill, markersize=6, linewidth=1,
+                    label=None if i else name.replace("_", " "),
+                )  # fmt: skip
+            level += step["came_true"]["value"] if step["kept"] else 0.0
+            levels.append(level)
+        axes.step(range(len(levels)), levels, where="post", color=ORANGE, linewidth=1.5)
+        axes.axhline(0.0, color="#000000", linewidth=0.5)
+        axes.set(xticks=range(1, len(levels)), xlabel="change", ylabel="nats gained")
+        figure.legend(loc="upper right", ncols=2)
+        kept = sum(step["kept"] for step in done)
+        said = f"{kept} of {len(done)} changes were kept and gained {level:.2f} nats."
+        return _svg(figure, "staircase", "What each change gained", said)
+
+
+def study(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the picture of a study: how far each candidate lies below the best, with one standard
+    error, by its size.
+
+    Args:
+        rows: Those of the answer in ``answer.json``.
+    """
+    if not rows:
+        return ""
+    with _style():
+        figure = _figure(230)
+        axes = figure.add_axes((0.14, 0.2, 0.84, 0.66))
+        for row in rows:
+            colour, shape = (ORANGE, "D") if row["chosen"] else (BLUE, "o")
+            apart = row["difference"]
+            axes.errorbar(
+                row["parameters"], apart["value"] or 0.0, apart["error"] or 0.0, fmt=shape,
+                color=colour, markersize=6, linewidth=1,
+            )  # fmt: skip
+        axes.axhline(0.0, color="#000000", linewidth=0.5)
+        axes.set_xscale("log")
+        axes.set(xlabel="numbers that are learned", ylabel="nats above the best")
+        _powers(axes)
+        chosen = next(row["candidate"] for row in rows if row["chosen"])
+        return _svg(figure, "study", "Candidates by their size", f"Chosen: {chosen}.")
 
 
 def inline(svg: str) -> str:

@@ -28,6 +28,7 @@ from taut.report import render
 from taut.runs.folder import Source, Stored, held_out, new_data, version
 from taut.runs.making import totals_of
 from taut.runs.measure import copies, exact_of_run, log_prob_of, measured_part
+from taut.runs.tighten import richer
 from taut.system import locks, parallel, records, storage
 from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
@@ -58,6 +59,7 @@ def audit_run(
     source: Source | None = None,
     *,
     key: str | None = None,
+    part: str | None = None,
     num_data: int = 1000,
     effort: Effort | None = None,
     seed: int = 0,
@@ -71,6 +73,7 @@ def audit_run(
         run: The run.
         source: Data to audit it on; by default those that the run itself held out.
         key: Which array of an .npz file.
+        part: "validation" to audit it on the validation rows even where there are test rows.
         num_data: Rows that are looked at, drawn at random if there are more.
         effort: How much work.
         seed: The same seed gives the same numbers.
@@ -85,13 +88,14 @@ def audit_run(
     if key is not None and source is None:
         raise UsageError("--key chooses an array of DATA: give DATA too")
     with _writing(run):
-        return _audit(run, source, key, num_data, effort or Effort(), seed, stop, report)
+        return _audit(run, source, key, part, num_data, effort or Effort(), seed, stop, report)
 
 
 def _audit(
     run: Stored,
     source: Source | None,
     key: str | None,
+    part: str | None,
     num_data: int,
     effort: Effort,
     seed: int,
@@ -108,7 +112,7 @@ def _audit(
             "the training data are not at hand, so overfitting, copies and the baseline are not "
             "measured: " + str(error).replace("\n", "; ")
         )
-    x, found, more = _looked_at(run, source, key, dataset)
+    x, found, more = _looked_at(run, source, key, dataset, part)
     x = some_rows(x, num_data, seed, "audit")
     train, baseline, divided, levels = None, None, np.empty(0, "S16"), None
     if dataset is not None:
@@ -132,6 +136,7 @@ def _audit(
         columns=None if dataset is None else _columns(dataset, x),
         labels=_labels(dataset, found["part"], (len(x), 0 if train is None else len(train)), seed),
         fitted=_fitted(run, found["part"]),
+        richer={} if dataset is None else richer(run, dataset),
         effort=effort,
         seed=seed,
         stop=stop,
@@ -176,12 +181,16 @@ def _audit(
 
 
 def _looked_at(
-    run: Stored, source: Source | None, key: str | None, dataset: Dataset | None
+    run: Stored,
+    source: Source | None,
+    key: str | None,
+    dataset: Dataset | None,
+    part: str | None,
 ) -> tuple[Rows, dict[str, Any], list[str]]:
     """Returns the rows that an audit may look at, what they are, and notes on them."""
     notes = []
     if source is not None:
-        part, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
+        own, name = "given", shown(str(source) if isinstance(source, str | Path) else "an array")
         new = new_data(run, source, key)
         x, notes = new.rows, list(new.notes)
         if new.impossible:
@@ -192,14 +201,16 @@ def _looked_at(
         mark = fingerprint(values)
     else:
         assert dataset is not None
-        part, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
+        own, x, name = measured_part(dataset), held_out(run, dataset), shown(dataset.name)
+        if part is not None:
+            own, x = part, getattr(dataset, part)
         mark = run.info["fingerprint"]
-    if part == "validation":
+    if own == "validation" and part is None:
         notes.append(
             "no test data: the validation data chose the weights that are measured on them, which "
             "is optimistic"
         )
-    found = {"name": name, "part": part, "rows": len(x), "fingerprint": mark, "each": _each(run)}
+    found = {"name": name, "part": own, "rows": len(x), "fingerprint": mark, "each": _each(run)}
     return x, found, notes
 
 

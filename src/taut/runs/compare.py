@@ -360,10 +360,13 @@ def _drawn(run: Stored, count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _calls(model: Model) -> int:
+def _calls(model: Model) -> int | None:
     """Returns how often the network that is called most is called for one sample: what cannot be
-    done at the same time.
+    done at the same time. A model of many steps says so itself; None where its steps are not
+    counted.
     """
+    if isinstance(model, StepwiseModel):
+        return model.passes
     counts: dict[nn.Module, int] = {}
 
     def count(module: nn.Module, _: Any) -> None:

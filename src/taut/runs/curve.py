@@ -100,10 +100,10 @@ class Curve:
 
 
 def _decoder_table(points: Sequence[Point]) -> str:
-    lines = [["beta", "rate", "distortion", "method"]]
+    lines = [["beta", "rate", "distortion", "method", "doubtful rows"]]
     for p in points:
         both = [plus_minus(e.to_dict()) for e in (p.rate, p.distortion)]
-        lines.append([f"{p.beta:.3g}", *both, p.method])
+        lines.append([f"{p.beta:.3g}", *both, p.method, str(p.unreliable)])
     return _aligned(lines)
 
 

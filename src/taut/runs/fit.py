@@ -74,11 +74,21 @@ def start(
     parts: Mapping[str, Prior | Likelihood | Posterior] | None = None,
     test: Source | None = None,
     overwrite: bool = False,
+    data_seed: int | None = None,
 ) -> tuple[Stored, Dataset, State]:
     """Reads the data, builds the model and makes the folder; nothing is trained yet.
 
     Where torchrun restarted the processes, it is the training that they were in the midst of, and
     its last checkpoint.
+
+    Args:
+        source: The data; a ``Dataset`` is taken as it is.
+        out: The folder to make; by default the next free one below runs/.
+        config: All settings.
+        parts: Parts of a VAE that are built already.
+        test: An official test set.
+        overwrite: Whether a run folder that exists is replaced.
+        data_seed: The seed that a ``Dataset`` was split with, where that is not the training's.
     """
     if config.training.simulated:
         raise UsageError(
@@ -104,6 +114,8 @@ def start(
         "schema": data.schema.to_dict(),
         **planned(asked, data),
     }
+    if data_seed is not None:
+        facts["data_seed"] = data_seed
     return begin(
         fitted,
         data,

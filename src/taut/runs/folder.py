@@ -68,7 +68,12 @@ __all__ = [
 
 
 # The part that a run trains alone, by what became of the run it came from.
-TRAINED_ALONE = {"tightened": "posterior", "refitted": "prior", "observed": "posterior"}
+TRAINED_ALONE = {
+    "tightened": "posterior",
+    "refitted": "prior",
+    "observed": "posterior",
+    "rescaled": "likelihood.raw_scale",
+}
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -361,6 +366,8 @@ def freeze_the_rest(model: VAE, word: str) -> None:
             getattr(model, name).requires_grad_(False)
     if word == "observed" and isinstance(model.likelihood.scale, str):
         model.likelihood.own_scale.requires_grad_(True)
+    if "." in TRAINED_ALONE[word]:  # a parameter of a part
+        model.get_parameter(TRAINED_ALONE[word]).requires_grad_(True)
 
 
 def allocate(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:

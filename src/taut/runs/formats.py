@@ -57,6 +57,7 @@ class Info(TypedDict):
     tightened: NotRequired[dict[str, Any]]
     refitted: NotRequired[dict[str, Any]]
     observed: NotRequired[dict[str, Any]]
+    rescaled: NotRequired[dict[str, Any]]
     exact: NotRequired[dict[str, Any]]
     candidates: NotRequired[dict[str, Any]]
 

@@ -357,6 +357,6 @@ def _plane(
     try:
         import umap  # type: ignore[import-not-found]
     except ImportError:
-        raise UsageError("--by umap needs umap-learn: pip install umap-learn") from None
+        raise UsageError("--by umap needs umap-learn: pip install 'taut[umap]'") from None
     found = umap.UMAP(random_state=seed % 2**32).fit_transform(means.numpy())
     return np.asarray(found), ("UMAP 1", "UMAP 2")

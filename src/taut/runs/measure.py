@@ -28,7 +28,7 @@ from taut.runs.gain import before_of, gain_of_prior
 from taut.runs.making import totals_of
 from taut.system import locks, parallel, storage
 from taut.system.errors import DataError
-from taut.system.seeds import stream
+from taut.system.seeds import generator, stream
 from taut.training import checkpoint
 from taut.use import pictures
 from taut.use.blocks import Block, blocks_of, device_of
@@ -38,6 +38,7 @@ __all__ = [
     "copies",
     "draw_pictures",
     "evaluate",
+    "evidence_of",
     "exact_of_run",
     "log_prob_of",
     "measured_part",
@@ -77,8 +78,7 @@ def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
             if (exact := exact_of_run(run)) is not None:
                 found |= _against(exact, run.info["exact"]["model"], rows, x, data)
             if (before := before_of(run)) is not None:
-                again = importance_blocks(before, x, run.config.evaluation.num_samples, seed=seed)
-                both = rows, _settled(before, x, list(again), seed)
+                both = rows, evidence_of(before, x, run.config.evaluation.num_samples, seed)
                 groups = copies(x, data.divided)
                 found["gain_of_prior"] = gain_of_prior(run.model, before, x, both, groups, seed)
             ended = run.info.get("ended")
@@ -95,8 +95,7 @@ def evaluate(run: Stored, data: Dataset) -> Iterator[Evidence]:
 def _evaluate_samples(run: Stored, data: Dataset) -> None:
     """Measures a model that has no density by its samples, and finishes the folder."""
     part, seed = measured_part(data), run.config.training.seed
-    dtype, few = torch.get_default_dtype(), slice(0, SAMPLES)
-    train, x = data.train[few].to(dtype), getattr(data, part)[few].to(dtype)
+    train, x = (_some(rows, seed) for rows in (data.train, getattr(data, part)))
     found: dict[str, Any] = {"data": part, "num_data": len(x), "warnings": [], "samples": None}
     try:
         found["samples"] = sample_quality(run.model, train, x, num_data=len(x), seed=seed)
@@ -106,6 +105,12 @@ def _evaluate_samples(run: Stored, data: Dataset) -> None:
         _finish(run, data, found)
     finally:
         locks.release(run.path)
+
+
+def _some(rows: Rows, seed: int) -> Tensor:
+    """Returns at most so many rows, drawn: those of a folder are sorted by class."""
+    index = torch.randperm(len(rows), generator=generator(seed, "samples"))[:SAMPLES]
+    return rows[index].to(torch.get_default_dtype())
 
 
 def _finish(run: Stored, data: Dataset, found: dict[str, Any]) -> None:
@@ -118,6 +123,11 @@ def _finish(run: Stored, data: Dataset, found: dict[str, Any]) -> None:
     for name, content in draw_pictures(run.model, data, seed).items():
         storage.write_bytes(run.path / name, content)
     storage.write_manifest(run.path)
+
+
+def evidence_of(model: Model, x: Rows, num_samples: int, seed: int) -> RowEvidence:
+    """Returns what is known of log p(x) of rows, as after a training."""
+    return _settled(model, x, list(importance_blocks(model, x, num_samples, seed=seed)), seed)
 
 
 def _settled(model: Model, x: Rows, blocks: list[Evidence], seed: int) -> RowEvidence:

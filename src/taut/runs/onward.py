@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from taut.runs.assemble import going_together, merge
 from taut.runs.fit import begin
 from taut.runs.fitted import Fitted, Source
 from taut.runs.folder import TRAINED_ALONE, Stored, data_of, freeze_the_rest
+from taut.runs.measure import EXACT_FOLDER
+from taut.system import storage
 from taut.system.errors import UsageError, shown
 from taut.system.seeds import stream
 from taut.training.loop import State
@@ -129,4 +132,10 @@ def train_on(
     }
     if "exact" in run.info:
         facts["exact"] = run.info["exact"] | {"competes": False}
-    return begin(fitted, data, lambda: place(name), facts)
+    made = begin(fitted, data, lambda: place(name), facts)
+    exact = run.path / EXACT_FOLDER
+    if exact.is_dir():  # it is of the same data
+        temporary = storage.temporary_folder(made[0].path)
+        shutil.copytree(exact, temporary, dirs_exist_ok=True)
+        storage.commit_folder(temporary, made[0].path / EXACT_FOLDER)
+    return made

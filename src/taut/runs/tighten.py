@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from taut.build.model import is_slow, unshared
+from taut.build.config import ModelConfig
+from taut.build.model import build_vae, complete, is_slow, unshared
+from taut.build.spec import parse
+from taut.build.statistics import summarize
 from taut.contrast import GAN
 from taut.data import Dataset
 from taut.model import VAE
+from taut.runs.assemble import going_together
 from taut.runs.fitted import Source
 from taut.runs.folder import Stored, data_of
 from taut.runs.onward import check_other, ground, planned, train_on
 from taut.runs.place import make_folder
 from taut.system.errors import UsageError
+from taut.system.seeds import stream
 from taut.training.loop import State
+from taut.use.blocks import device_of
 
-__all__ = ["tighten"]
+__all__ = ["richer", "tighten"]
 
 TIGHTENING = "StickingTheLanding(num_samples=4)"  # its noise vanishes as q approaches the posterior
 # where the density of a given z, which that asks for, costs a pass for each dimension
 TIGHTENING_SLOW = "ELBO(num_samples=4)"
+# the next richer family, which the audit tries where one is the limit; a step of a flow costs five
+# times that of a full covariance
+RICHER = {
+    "DiagonalNormal": ("FullCovarianceNormal()",),
+    "FullCovarianceNormal": ("CouplingFlow()",),
+}
 # training data that an encoder may learn by heart: half of each batch is then drawn by the model
 FEW = 10_000
 
@@ -81,18 +95,11 @@ def tighten(
         "gentle": taken,
         "simulated": 0.5 if len(data.train) < FEW else 0.0,
     }
-    model = dataclasses.replace(
-        unshared(old.model),
-        posterior=posterior or old.model.posterior,
-        encoder=encoder or old.model.encoder,
-    )
+    model = _with(old.model, posterior, encoder)
     config = planned(run, data, defaults | settings, model)
 
     def take(model: VAE) -> None:
-        model.prior.load_state_dict(theirs.prior.unshared())
-        model.likelihood.load_state_dict(theirs.likelihood.state_dict())
-        if encoder is None:
-            _take_over(model.posterior, theirs.posterior)
+        _start(model, theirs, encoder is None)
 
     def place(name: str) -> Path:
         return make_folder(out, f"{name}-tight", overwrite)
@@ -141,6 +148,43 @@ def _observe(
         return make_folder(out, f"{name}-observed", overwrite)
 
     return train_on(run, data, config, "observed", take, place)
+
+
+def richer(run: Stored, data: Dataset) -> dict[str, Callable[[], VAE]]:
+    """Returns what makes the model of a run with a richer posterior that starts at its own, by the
+    specification of the posterior; nothing where there is none.
+    """
+    theirs, own = run.model, str(run.config.model.posterior)
+    if not isinstance(theirs, VAE) or parse(own).name not in RICHER:
+        return {}
+
+    def made(posterior: str) -> VAE:
+        config = complete(_with(run.config.model, posterior), data.schema)
+        with stream(run.config.training.seed, "init"), going_together():
+            model = build_vae(config, data.schema, summarize(data))
+        _start(model, theirs)
+        return model.to(device_of(theirs))
+
+    flat = run.config.model.latent_dim == 1  # a flow has nothing to bend by
+    names = [n for n in RICHER[parse(own).name] if not (flat and n == "CouplingFlow()")]
+    return {name: partial(made, name) for name in names}
+
+
+def _with(model: ModelConfig, posterior: str | None, encoder: str | None = None) -> ModelConfig:
+    """Returns the parts of a model with another posterior, or another encoder, of its own."""
+    return dataclasses.replace(
+        unshared(model),
+        posterior=posterior or model.posterior,
+        encoder=encoder or model.encoder,
+    )
+
+
+def _start(model: VAE, theirs: VAE, posterior: bool = True) -> None:
+    """Gives a model the decoder and the prior of another one, and what fits of its posterior."""
+    model.prior.load_state_dict(theirs.prior.unshared())
+    model.likelihood.load_state_dict(theirs.likelihood.state_dict())
+    if posterior:
+        _take_over(model.posterior, theirs.posterior)
 
 
 def _take_over(new: torch.nn.Module, old: torch.nn.Module) -> None:

@@ -99,7 +99,6 @@ STATE = {
     "done": TRUTH,
     "micro_batches?": SIZE,
     "since?": COUNT,
-    "seconds?": NUMBER,
 }
 HISTORY = {
     "step": COUNT,
@@ -132,6 +131,7 @@ RUN = {
     "tightened?": TIGHTENED,
     "refitted?": REFITTED,
     "observed?": {"from": TEXT},
+    "rescaled?": TIGHTENED,
     "exact?": EXACT,
     "candidates?": CANDIDATES,
     "ended?": TEXT,
@@ -182,6 +182,7 @@ FINDING = {
     "evidence": TEXT,
     "action": TEXT,
     "command": TEXT,
+    "most?": NUMBER,
 }
 AUDIT = {  # without its sections, each of which knows its own: taut.evidence.section.shape
     "taut": TEXT,
@@ -210,6 +211,45 @@ AUDIT = {  # without its sections, each of which knows its own: taut.evidence.se
     "tightened?": {**TIGHTENED, "after?": BEFORE},
     "candidates?": CANDIDATES,
     "bits_per_dimension?": BITS,
+}
+IMPROVEMENT = {
+    "source": TEXT,
+    "minutes": NUMBER,
+    "gain": NUMBER,
+    "trials": SIZE,
+    "max_epochs?": SIZE,
+    "num_data": SIZE,
+    "config?": SECTION,
+    "seed": WHOLE,
+    "seconds": NUMBER,
+    "current": TEXT,
+    "steps": [
+        {
+            "finding": TEXT,
+            "from": TEXT,
+            "run": TEXT,
+            "remedy": TEXT,
+            "decoder_stays": TRUTH,
+            "bound": TEXT,
+            "predicted?": Each(NUMBER),
+            "came_true?": Each(KNOWN),
+            "p_value?": NUMBER,
+            "covered?": TRUTH,
+            "kept": TRUTH,
+            "refused?": TEXT,
+            "minutes": NUMBER,
+        }
+    ],
+    "ended?": TEXT,
+    "test?": SECTION,
+}
+STUDY = {
+    "source": TEXT,
+    "fingerprint": TEXT,
+    "minutes": NUMBER,
+    "seeds": SIZE,
+    "candidates": [Each(TEXT)],
+    "config": SECTION,
 }
 HALF = {
     "relative_variance?": BRIEF,

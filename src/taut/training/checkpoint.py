@@ -33,7 +33,9 @@ __all__ = ["latest", "load", "load_last", "save", "seconds_trained"]
 
 KEPT = 2
 NAME = re.compile(r"step-\d{9,}")
-SCALARS = [field.name for field in dataclasses.fields(State) if field.name != "tensors"]
+OF_OTHER_FILES = ("tensors", "seconds")
+SCALARS = [f.name for f in dataclasses.fields(State) if f.name not in OF_OTHER_FILES]
+CLOCK = "seconds.txt"  # the only file that two equal trainings do not share
 
 
 def save(folder: Path, state: State) -> None:
@@ -50,6 +52,7 @@ def save(folder: Path, state: State) -> None:
         write_tensors(temporary / "state.safetensors", state.tensors)
         write_json(temporary / "state.json", scalars)
         write_manifest(temporary)
+        (temporary / CLOCK).write_text(f"{state.seconds:.3f}\n", "utf-8")
         commit_folder(temporary, folder / f"step-{state.step:09d}")
         for old in _steps(folder)[:-KEPT]:
             remove_folder(old)
@@ -102,14 +105,18 @@ def load_last(folder: Path) -> tuple[Path, State]:
 def seconds_trained(folder: Path) -> float | None:
     """Returns the seconds that a training took, by its last checkpoint below a folder: of one that
     was killed and went on, those whose steps count. None where nothing says so.
-
-    Raises:
-        StorageError: the checkpoint is damaged.
     """
-    if not (steps := _steps(folder)):
+    steps = _steps(folder)
+    return _seconds(steps[-1]) if steps else None
+
+
+def _seconds(checkpoint: Path) -> float | None:
+    """Returns what the clock of a checkpoint says; nothing rests on it, so no harm is an error."""
+    try:
+        found = float((checkpoint / CLOCK).read_text("utf-8"))
+    except (OSError, ValueError):
         return None
-    path = steps[-1] / "state.json"
-    return records.checked(read_checked_json(path), records.STATE, path).get("seconds") or None
+    return found if 0 < found < math.inf else None
 
 
 def load(checkpoint: Path) -> State:
@@ -127,7 +134,7 @@ def load(checkpoint: Path) -> State:
         )
     if scalars["best_target"] is None:
         scalars["best_target"] = -math.inf
-    return State(**scalars, tensors=tensors)
+    return State(**scalars, tensors=tensors, seconds=_seconds(checkpoint) or 0.0)
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from taut.training.graph import CannotCompileError
 from taut.training.loop import State, batch_size, first_batch, run_steps, validate
 from taut.training.step import Learner
 
-__all__ = ["choose", "plan_steps"]
+__all__ = ["choose", "epochs_of", "plan_steps"]
 
 BRIEF = 20.0  # seconds of training below which nothing is measured
 COMPILING = 30.0  # seconds that compiling takes at most, for usual models and machines
@@ -112,9 +112,9 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
     """
     per_epoch = len(data.train) / batch_size(data, config)
     if config.minutes is None:
-        return max(1, math.ceil(_epochs(data, config) * per_epoch))
+        return max(1, math.ceil(epochs_of(data, config) * per_epoch))
     given = config.max_epochs is not None or data.schema.is_count_matrix
-    epochs = _epochs(data, config) if given else math.inf
+    epochs = epochs_of(data, config) if given else math.inf
     learner = Learner(model, objective, config)
     if config.compile == "on":
         learner.compile(first_batch(data, config))
@@ -127,7 +127,7 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
     return max(1, math.ceil(min(epochs * per_epoch, config.minutes * 60 / seconds)))
 
 
-def _epochs(data: Dataset, config: TrainingConfig) -> float:
+def epochs_of(data: Dataset, config: TrainingConfig) -> float:
     """Returns the passes over the data: those given, or as many as some 20,000 steps take, 1,000
     for a matrix of counts, whose warm-up is a share of them.
     """
@@ -144,7 +144,7 @@ def _steps_ahead(data: Dataset, config: TrainingConfig, seconds: float) -> float
     """Returns the number of steps of the training if one takes so many seconds."""
     steps = math.inf
     if config.minutes is None or config.max_epochs is not None or data.schema.is_count_matrix:
-        steps = _epochs(data, config) * len(data.train) / batch_size(data, config)
+        steps = epochs_of(data, config) * len(data.train) / batch_size(data, config)
     if config.minutes is not None:
         steps = min(steps, 60 * config.minutes / seconds)
     return steps

@@ -1,0 +1,206 @@
+"""``taut choose``: the smallest candidate that is as good as the best, whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from test_tighten import call
+
+import taut
+from taut.cli.loop import _split
+from taut.runs import choose as room
+from taut.runs.choose import candidates_of, choose, join, smallest_within_one_error
+from taut.system import locks, storage
+
+RNG = np.random.default_rng(0)
+RANK = 2
+WEIGHT = RNG.normal(size=(RANK, 6))
+FACTORS = ",".join(f"FactorAnalysis(latent_dim={d})" for d in (1, 2, 3, 4))
+CANDIDATES = candidates_of({"model.model": FACTORS.replace("),", ")|").split("|")})
+
+
+@pytest.fixture(autouse=True)
+def _alone(_seeded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_default_dtype(torch.float32)
+    x = RNG.normal(size=(400, RANK)) @ WEIGHT + 0.5 * RNG.normal(size=(400, 6))
+    np.save(tmp_path / "x.npy", x.astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(room, "PAUSE", 0.01)
+    yield
+    torch.set_num_threads(threads)
+
+
+def chosen(answer: dict[str, Any]) -> str:
+    (row,) = [row for row in answer["rows"] if row["chosen"]]
+    return str(row["candidate"])
+
+
+def test_commas_in_brackets_do_not_separate() -> None:
+    several, single = _split(["model.model=Mixture(),Flow(a=(1, 2), b=3)", "training.seed=3"])
+    assert several == {"model.model": ["Mixture()", "Flow(a=(1, 2), b=3)"]}
+    assert single == ["training.seed=3"]
+    both = candidates_of({"a.b": ["1", "2"], "a.c": ["x", "y"]})
+    assert both == [{"a.b": b, "a.c": c} for b in "12" for c in "xy"]
+
+
+def test_the_smallest_within_one_error() -> None:
+    def row(parameters: int, value: float | None, error: float) -> dict[str, Any]:
+        return {"parameters": parameters, "difference": {"value": value, "error": error}}
+
+    rows = [row(9, 0.0, 0.0), row(5, -0.1, 0.1), row(3, -0.11, 0.1), row(1, None, 0.1)]
+    assert smallest_within_one_error(rows) == 1
+    assert smallest_within_one_error([row(9, 0.0, 0.0), row(9, -0.1, 1.0)]) == 0
+    assert smallest_within_one_error([row(2, 0.0, 0.0), row(9, -0.1, 1.0)]) == 0
+
+
+def test_the_true_rank_is_chosen_and_differences_are_paired() -> None:
+    answer = choose("x.npy", "study", candidates=CANDIDATES, minutes=9, baselines=False)
+    assert chosen(answer) == "model=FactorAnalysis(latent_dim=2)"
+    assert [row["run"] for row in answer["rows"]] == ["run-1", "run-2", "run-3", "run-4"]
+    runs = [taut.load(Path("study", row["run"])) for row in answer["rows"]]
+    data = runs[0].data()
+    with torch.no_grad():
+        each = torch.stack([run.model.log_prob(data.validation).double() for run in runs])
+    best = int(each.mean(1).argmax())
+    for row, values in zip(answer["rows"], each, strict=True):
+        apart = values - each[best]
+        assert row["difference"]["value"] == pytest.approx(float(apart.mean()), abs=1e-5)
+        error = float(apart.std()) / len(apart) ** 0.5
+        assert row["difference"]["error"] == pytest.approx(error, abs=1e-5)
+    with torch.no_grad():
+        test = runs[1].model.log_prob(data.test).double().mean()
+    assert answer["test"]["log_evidence"]["value"] == pytest.approx(float(test), abs=1e-5)
+    page = Path("study", "report.html").read_text()
+    assert "smallest within one standard error" in page
+    assert 'href="run-2/"' in page
+
+
+def test_seeds_share_the_split_and_widen_the_error() -> None:
+    settings = {"training.max_epochs": "1", "model.encoder": "Linear()", "training.threads": "1"}
+    candidates = [{**settings, "model.latent_dim": str(d)} for d in (1, 2)]
+    answer = choose("x.npy", "study", candidates=candidates, minutes=9, seeds=2, baselines=False)
+    runs = [taut.load(Path("study", f"run-{n}")) for n in (1, 2, 3, 4)]
+    assert [run.config.training.seed for run in runs] == [0, 0, 1, 1]
+    assert len({run.info["data_seed"] for run in runs}) == 1
+    first, other = (run.data() for run in (runs[0], runs[2]))
+    assert torch.equal(first.validation, other.validation)
+    assert not torch.equal(*(next(runs[n].model.parameters()) for n in (0, 2)))
+    known = [json.loads(Path("study", f"run-{n}.json").read_text()) for n in (1, 3)]
+    each = np.array([one["log_evidence"] for one in known])
+    found = answer["rows"][0]["log_evidence"]
+    assert found["value"] == pytest.approx(each.mean())
+    of_rows = each.mean(0).std(ddof=1) / each.shape[1] ** 0.5
+    of_seeds = each.mean(1).std(ddof=1) / 2**0.5
+    assert found["error"] == pytest.approx(np.hypot(of_rows, of_seeds))
+    assert runs[0].evaluation()["data"] == "validation"
+
+
+def test_exact_models_are_candidates_where_the_data_allow() -> None:
+    answer = choose("x.npy", "study", candidates=CANDIDATES[1:2], minutes=9)
+    names = [row["candidate"].removeprefix("model=") for row in answer["rows"]]
+    assert names == ["FactorAnalysis(latent_dim=2)", *room.BASELINES]
+    assert chosen(answer) in names[0] or "FactorAnalysis" in chosen(answer)
+
+
+def test_killed_anywhere_the_study_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at each place where something was just written or is about to be: the same answer."""
+    few = CANDIDATES[:2]
+    whole = choose("x.npy", "whole", candidates=few, minutes=9, baselines=False)
+
+    class Killed(BaseException):
+        pass
+
+    calls = at = 0
+    while calls >= at:
+        at, calls, out = at + 4, 0, Path(f"killed-{at}")
+
+        def dying(function: Any, at: int = at) -> Any:
+            def wrapped(*given: Any, **named: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == at:
+                    raise Killed
+                return function(*given, **named)
+
+            return wrapped
+
+        with monkeypatch.context() as patch:
+            for place in ("start", "carry_out", "load", "evidence_of"):
+                patch.setattr(room, place, dying(getattr(room, place)))
+            patch.setattr(storage, "write_json", dying(storage.write_json))
+            patch.setattr(optuna.Study, "tell", dying(optuna.Study.tell))
+            try:
+                found = choose("x.npy", out, candidates=few, minutes=9, baselines=False)
+            except Killed:
+                found = None
+        locks.release_all()  # as the system does
+        if found is None and (out / room.STUDY).exists():
+            found = join(None, out)
+        assert found in (None, whole), at
+
+
+@pytest.mark.slow
+def test_processes_join_and_one_is_killed(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(taut.__file__).parent.parent)}
+    taught = ["--set", "training.max_epochs=200,201,202,203", "--set", "model.latent_dim=2"]
+    taught += ["--set", "training.checkpoint_seconds=0", "--set", "training.threads=1"]
+
+    def worker(*words: str) -> Any:
+        command = [sys.executable, "-m", "taut", "choose", "x.npy", *words]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    first = worker("--out", "study", "--no-baselines", "--minutes", "60", *taught)
+    while not any(Path("study").glob("run-1/checkpoints/step-*")) and first.poll() is None:
+        pass
+    others = [worker("--join", "study") for _ in range(2)]
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert [other.wait() for other in others] == [0, 0]
+    answer = json.loads(Path("study", room.ANSWER).read_text())
+    assert len(answer["rows"]) == 4
+    assert not answer["failed"]
+
+
+def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
+    np.save("y.npy", RNG.normal(size=(60, 6)))
+    choose("x.npy", "study", candidates=CANDIDATES[:1], minutes=9, baselines=False)
+    there = set(tmp_path.iterdir())
+    for words, said in (
+        (("--set", "model.latent_dims=2,3"), "unknown model.latent_dims"),
+        (("--set", "latent_dim=2,3"), "unknown section"),
+        (("--latent-dim", "2,many"), "model.latent_dim: expected a whole number"),
+        (("--prior", "StandardNormal(),Nothing()"), "Nothing"),
+        (("--prior", "StandardNormal(),UniformSphere()"), "prior=UniformSphere()"),
+        (("--set", "data.test_fraction=0.1,0.2"), "candidates are models of the same data"),
+        (("--model", FACTORS, "--minutes", "0.01"), "a training needs at least 1 s"),
+        (("--set", "data.validation_fraction=0"), "without validation rows"),
+        (("--join", "nothing"), "is not a study"),
+        (("--join", "study", "--latent-dim", "2"), "omit all settings"),
+    ):
+        result = call("choose", "x.npy", *words)
+        assert result.exit_code == 2, (words, result.stderr)
+        assert said in result.stderr
+        assert set(tmp_path.iterdir()) == there
+    result = call("choose", "y.npy", "--join", "study")
+    assert result.exit_code == 2
+    assert "these are not the data of study" in result.stderr
+
+
+def test_the_command_prints_the_table() -> None:
+    result = call("choose", "x.npy", "--model", FACTORS, "--no-baselines", "--out", "study")
+    assert result.exit_code == 0, result.stderr
+    assert "chosen: model=FactorAnalysis(latent_dim=2) (run-2)" in result.stdout
+    again = call("choose", "x.npy", "--join", "study")
+    assert again.stdout == result.stdout
