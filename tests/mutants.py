@@ -4119,7 +4119,7 @@ MUTANTS = [
     # --- Residual convolutional networks ---
     Mutant(
         "residual convolutions: a block does not start as the identity",
-        "networks/residual.py",
+        "networks/common.py",
         "nn.init.zeros_(parameter)",
         "nn.init.constant_(parameter, 0.01)",
         f"{CONVOLUTIONS}::test_training_starts_at_the_plain_network_at_any_size",
@@ -4302,15 +4302,15 @@ MUTANTS = [
     Mutant(
         "a state that forgets those above it",
         "models/hierarchical.py",
-        "return new if state is None else state + new",
+        "return self.levels.carried(state, number - 1, number) + new",
         "return new",
         f"{HIERARCHICAL}::test_a_state_keeps_those_above_it",
     ),
     Mutant(
         "a prior without a gradient in z where q is frozen",
         "models/hierarchical.py",
-        "_, _, way = self.prior().descend(lambda here, part: z[..., here])",
-        "_, _, way = self.prior().descend(lambda here, part: z.detach()[..., here])",
+        "_, _, way = self.prior(context).descend(lambda here, part: z[..., here])",
+        "_, _, way = self.prior(context).descend(lambda here, part: z.detach()[..., here])",
         f"{HIERARCHICAL}::test_gradients_agree_with_the_reparameterized_one_of_the_same_bound",
     ),
     Mutant(
