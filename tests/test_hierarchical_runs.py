@@ -213,6 +213,7 @@ def test_maps_with_a_prior_on_top_from_a_file(
     done = command("fit", "x.npy", "--config", "taut.toml", "--out", "r", "--num-samples", 8)
     assert done.exit_code == 0, done.stderr
     assert f"model      {MAPS}, 8 channels a level" in done.stderr
+    assert "None" not in done.stderr
     run = taut.load("r")
     model = run.model
     assert model.prior.groups == [("z1", 8 * 4), ("z2", 8 * 9)]
@@ -220,6 +221,7 @@ def test_maps_with_a_prior_on_top_from_a_file(
     assert np.asarray(run.sample(3)).shape == (3, 5, 6)
     assert run.encode(images[:4]).shape == (4, 104)
     assert run.reconstruct(images[:4]).shape == (4, 5, 6)
+    assert "8 channels a level" in repr(run)
     assert [level["name"] for level in run.evaluation()["levels"]] == ["z1", "z2"]
     own = ModelConfig(model=MAPS, latent_dim=8, likelihood='Normal(scale="shared")')
     assert complete(ModelConfig(model=MAPS), run.schema) == complete(own, run.schema)

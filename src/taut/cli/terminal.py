@@ -182,7 +182,8 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         ]
     if hierarchy_of(config.model) is not None:
         levels = f"{model.model}, {model.latent_dim} {numbers_of_levels(model)} a level"
-        own = [("model", levels), *own[:2], *own[4:]]
+        networks = own[4:5] if model.encoder else []  # maps have their own
+        own = [("model", levels), *own[:2], *networks, *own[5:]]
     if exact_of(config.model) is not None:
         own = [("model", f"{model.model}, by expectation maximisation")]
     for name, text in [*data, *own, *(("note", note) for note in dataset.notes)]:
