@@ -4119,9 +4119,9 @@ MUTANTS = [
     # --- Residual convolutional networks ---
     Mutant(
         "residual convolutions: a block does not start as the identity",
-        "networks/residual.py",
-        "            zeroed(last),",
-        "            last,",
+        "networks/common.py",
+        "nn.init.zeros_(parameter)",
+        "nn.init.constant_(parameter, 0.01)",
         f"{CONVOLUTIONS}::test_training_starts_at_the_plain_network_at_any_size",
     ),
     Mutant(

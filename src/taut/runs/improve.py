@@ -63,7 +63,7 @@ LITTLE = Effort(
 )
 SHARE = 0.5  # of the time left that a training may take
 # Share of the nats of a gap that its remedy may leave open: an encoder that is trained on comes
-# close to the best posterior of each row, not up to it (benchmarks/improve.py). A scale is fitted
+# close to the best posterior of each row, not up to it (benchmarks/loop.py). A scale is fitted
 # in closed form.
 OPEN = 0.1
 BOUNDS = ("elbo", "log_evidence")
