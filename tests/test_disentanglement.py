@@ -323,6 +323,7 @@ def test_columns_are_found_by_name() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bars at a place and of a length, their factors, and two runs of them."""
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     path = tmp_path_factory.mktemp("bars")
     rng = np.random.default_rng(0)
@@ -337,7 +338,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options = ["--latent-dim", "2", "--max-epochs", "30", "--threads", "1", "--seed", seed]
         done = run("fit", path / "bars.npy", *options, "--out", path / f"run-{seed}")
         assert done.exit_code == 0, done.stderr
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(before)
     return path
 
 

@@ -60,6 +60,7 @@ def _alone(_seeded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     monkeypatch.setattr("taut.runs.improve.LITTLE", LITTLE)
     hurry(monkeypatch, "marginals", "cells", "columns")
+    monkeypatch.setattr("taut.evidence.trial.STEPS", 60)
     monkeypatch.setattr("taut.runs.audit.render", lambda *_: "")
     yield
     torch.set_num_threads(threads)
@@ -327,7 +328,7 @@ def test_a_trial_promises_from_what_it_reached_to_the_most_there_can_be() -> Non
     finding = {"nats": 0.3, "error": 0.05, "most": 2.5}
     predicted = loop._predicted(finding, read("taut tighten RUN"), taut.Run)
     assert predicted == {"value": 0.3, "error": 0.05, "most": 2.5}
-    assert _brief(predicted) == "0.30 ± 0.05 to 2.50"
+    assert _brief(predicted) == "0.300 ± 0.050 to 2.500"
     for came, covered in ((0.1, False), (0.25, True), (1.5, True), (2.55, True), (2.7, False)):
         assert loop.covers(predicted, came, 0.03) == covered
         alone = {"value": 0.3, "error": 0.05}

@@ -192,6 +192,7 @@ def test_weights_must_be_positive() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     path = tmp_path_factory.mktemp("study")
     rng = np.random.default_rng(0)
@@ -200,7 +201,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(path / "x.npy", (images[:, None] & np.ones((1, 5, 1), bool)).astype(np.uint8))
     done = run("curve", path / "x.npy", "--beta", "0.5,8", *QUICK, "--out", path / "study")
     assert done.exit_code == 0, done.stderr
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(before)
     return path
 
 

@@ -424,7 +424,7 @@ def test_batches_at_random_are_mixed() -> None:
 def test_labels_stand_beside_their_rows() -> None:
     """Rows that are their own label, in the order in which an audit looks at them."""
     from taut.data import Dataset
-    from taut.runs.audit import _labels, _some, _training
+    from taut.runs.audit import _labels, some_rows, training_rows
 
     rows = torch.arange(300.0)[:, None]
     parts = {"train": rows, "test": rows, "binarize": None}
@@ -433,8 +433,8 @@ def test_labels_stand_beside_their_rows() -> None:
     vars(data).update(parts | named)
     found = _labels(data, "test", (50, 70), 7)
     assert found is not None
-    assert (found[0] == _training(data, 70, 7)[:, 0].numpy()).all()
-    assert (found[1] == _some(rows, 50, 7, "audit")[:, 0].numpy()).all()
+    assert (found[0] == training_rows(data, 70, 7)[:, 0].numpy()).all()
+    assert (found[1] == some_rows(rows, 50, 7, "audit")[:, 0].numpy()).all()
     assert _labels(data, "given", (50, 70), 7) is None
     vars(data)["train_labels"] = None
     assert _labels(data, "test", (50, 70), 7) is None

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from instances import make_hierarchies
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from ztest import limit
@@ -14,7 +15,7 @@ from ztest import limit
 import taut
 from taut import posteriors, priors
 from taut.evidence.audit import Effort, audit
-from taut.evidence.trial import STEPS, trial, why_not
+from taut.evidence.trial import STEPS, trial
 from taut.model import Posterior
 
 SCALE, ROWS = 0.5, 1000
@@ -98,13 +99,18 @@ def test_few_rows_are_joined_by_rows_that_the_model_draws(
     assert len(seen) == 3
 
 
-def test_it_says_why_there_can_be_no_trial(problem: taut.LinearGaussian) -> None:
-    assert why_not(problem.model(Shifted(problem, 0.1))) == ""
-    assert why_not(problem.model()) == "the posterior has nothing to learn"
+def test_a_posterior_that_is_not_its_own_is_not_tried(problem: taut.LinearGaussian) -> None:
+    """There is nothing to learn, the prior would move with the encoder, or both share their states;
+    models without a posterior of their own have none.
+    """
+    model = problem.model(Shifted(problem, 0.1))
+    assert model.own_posterior() is model.posterior
+    assert problem.model().own_posterior() is None
     posterior = posteriors.DiagonalNormal((5,), 2)
     shared = taut.VAE(priors.VampPrior(3), problem.likelihood, posterior)
-    assert why_not(shared) == "the prior moves with the encoder"
-    assert why_not(taut.LinearHierarchy().model()) == "the posterior has nothing to learn"
+    assert shared.own_posterior() is None
+    assert all(model.own_posterior() is None for model in make_hierarchies())
+    assert taut.Mixture((1,), ["category"], 2, [3]).own_posterior() is None
 
 
 def test_the_finding_is_worth_what_a_trial_closes(problem: taut.LinearGaussian) -> None:

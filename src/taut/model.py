@@ -366,6 +366,10 @@ class Model(nn.Module, abc.ABC):
             prior = prior.expand((len(context),))
         return self.decode(prior.sample(torch.Size((num_samples,))), context).sample()
 
+    def own_posterior(self) -> nn.Module | None:
+        """Returns the posterior where it can be trained on while all else stays as it is."""
+        return None
+
     def redraw(self, x: Data) -> Tensor:
         r"""Returns a draw of the model for each data point, given its context, with the same
         gaps.
@@ -429,6 +433,12 @@ class VAE(Model):
     @property
     def slow_density(self) -> bool:
         return self.posterior.slow_density
+
+    def own_posterior(self) -> nn.Module | None:
+        learns = next(self.posterior.parameters(), None) is not None
+        # a prior that is made of the posterior would move with it
+        apart = self.prior.unshared().keys() == self.prior.state_dict().keys()
+        return self.posterior if learns and apart else None
 
     @property
     def halves(self) -> dict[str, nn.Module]:

@@ -26,7 +26,7 @@ from taut.evidence.section import (
     UnmeasuredError,
     sections,
 )
-from taut.model import VAE, Model
+from taut.model import Model
 from taut.models.stepwise import StepwiseModel
 from taut.system.defaults import never, silent
 from taut.system.parallel import agreed
@@ -56,7 +56,7 @@ def audit(
     columns: ColumnFacts | None = None,
     labels: tuple[Any, Any] | None = None,
     fitted: Mapping[str, Any] | None = None,
-    richer: Mapping[str, Callable[[], VAE]] | None = None,
+    richer: Mapping[str, Callable[[], Model]] | None = None,
     effort: Effort | None = None,
     seed: int = 0,
     stop: Callable[[], bool] = never,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from taut.evidence.best import Best
     from taut.evidence.gaps import Optima
     from taut.evidence.results import Evidence
-    from taut.model import VAE, Model
+    from taut.model import Model
     from taut.types import PerDatum
 
 __all__ = [
@@ -170,7 +170,7 @@ class Scene:
     columns: ColumnFacts | None = None
     labels: tuple[Any, Any] | None = None
     fitted: Mapping[str, Any] | None = None
-    richer: Mapping[str, Callable[[], VAE]] = field(default_factory=dict)
+    richer: Mapping[str, Callable[[], Model]] = field(default_factory=dict)
 
     def lacks(self, need: str) -> str | None:
         """Returns why something that a section needs is not there; None where it is."""

@@ -18,13 +18,14 @@ import math
 import torch
 from torch import Tensor
 
-from taut.model import VAE, Model
+from taut.model import Model
 from taut.objectives import ELBO, Objective, StickingTheLanding
+from taut.system.precision import wide
 from taut.system.seeds import generator, stream
 from taut.types import Data
 from taut.use.blocks import Block, blocks_of
 
-__all__ = ["trial", "why_not"]
+__all__ = ["trial"]
 
 STEPS, BATCH = 500, 100
 # A fifth of the usual rate for what ``taut tighten`` takes over, all of it for what is new.
@@ -34,23 +35,12 @@ MOST = 200.0  # norm of the gradient, as in training
 DRAWS, ROWS = 64, 100  # that the rise is measured with, and rows at a time
 
 
-def why_not(model: Model) -> str:
-    """Returns why the posterior of a model cannot be trained on by itself; nothing where it can."""
-    if not isinstance(model, VAE):
-        return "the posterior is not a part of its own"
-    if not any(True for _ in model.posterior.parameters()):
-        return "the posterior has nothing to learn"
-    if model.prior.unshared().keys() != model.prior.state_dict().keys():
-        return "the prior moves with the encoder"
-    return ""
-
-
 def trial(
-    model: VAE,
+    model: Model,
     train: Tensor,
     x: Data,
     *,
-    to: VAE | None = None,
+    to: Model | None = None,
     steps: int | None = None,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -59,7 +49,8 @@ def trial(
     The draws before and after are those of the same noise.
 
     Args:
-        model: The model, whose posterior can be reparameterized; it is not changed.
+        model: The model, whose posterior can be reparameterized and is its own
+            (``Model.own_posterior``); it is not changed.
         train: Training data, (M, \*event).
         x: Held-out data, (N, \*event).
         to: The same model with another posterior, which starts at that of the model; it is trained.
@@ -69,15 +60,17 @@ def trial(
     """
     steps = STEPS if steps is None else steps
     after = (copy.deepcopy(model) if to is None else to).eval().requires_grad_(False)
-    after.posterior.requires_grad_(True).train()
+    before, posterior = model.own_posterior(), after.own_posterior()
+    assert before is not None
+    assert posterior is not None
+    posterior.requires_grad_(True).train()
     objective: Objective = StickingTheLanding(num_samples=4)
     if after.slow_density:
         objective = ELBO(num_samples=4)
-    weights = list(after.posterior.parameters())
-    taken = {name.partition(".")[0] for name, _ in model.posterior.named_parameters()}
+    weights = list(posterior.parameters())
+    taken = {name.partition(".")[0] for name, _ in before.named_parameters()}
     rates = [
-        RATE if name.partition(".")[0] in taken else NEW
-        for name, _ in after.posterior.named_parameters()
+        RATE if name.partition(".")[0] in taken else NEW for name, _ in posterior.named_parameters()
     ]
     optimizer = torch.optim.Adam([{"params": [w]} for w in weights])
     size = min(BATCH, len(train))
@@ -102,7 +95,7 @@ def trial(
         bounds = []
         for each in (model, after):
             with stream(seed, "rise", block.number):
-                bounds.append(each.draw(block.x, DRAWS).elbo.double())
+                bounds.append(wide(each.draw(block.x, DRAWS).elbo))
         apart = bounds[1] - bounds[0]
         return torch.stack([apart.mean(0), apart.std(0) / math.sqrt(DRAWS)])
 

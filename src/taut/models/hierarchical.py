@@ -123,6 +123,9 @@ class HierarchicalVAE(VAE):
     def decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         return self.likelihood(self.prior.lowest(z), context)
 
+    def own_posterior(self) -> nn.Module | None:
+        return None  # it is made of the prior's states
+
     def embed(self, x: Data, context: Context | None = None) -> Tensor:
         r"""Returns numbers that stand for each data point, (B, D): each level at the mean of
         $q(z_l \mid z_{<l}, x)$, given those above it at theirs.
