@@ -60,7 +60,6 @@ def _alone(_seeded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     monkeypatch.setattr("taut.runs.improve.LITTLE", LITTLE)
     hurry(monkeypatch, "marginals", "cells", "columns")
-    monkeypatch.setattr("taut.evidence.trial.STEPS", 60)
     monkeypatch.setattr("taut.runs.audit.render", lambda *_: "")
     yield
     torch.set_num_threads(threads)
