@@ -173,6 +173,21 @@ def test_processes_join_and_one_is_killed(tmp_path: Path) -> None:
     assert not answer["failed"]
 
 
+def test_a_process_that_ends_last_waits_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds the folder while it writes the answer: two looks later it is free."""
+    choose("x.npy", "study", candidates=CANDIDATES[:2], minutes=9, baselines=False)
+    looks = []
+
+    def free(path: Path) -> bool:
+        looks.append(path)
+        return len(looks) > 2 and locks.acquire(path)
+
+    monkeypatch.setattr(room, "_free", free)
+    answer = room.join("x.npy", "study")
+    assert answer == json.loads(Path("study", room.ANSWER).read_text())
+    assert looks == [Path("study")] * 3
+
+
 def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
     np.save("y.npy", RNG.normal(size=(60, 6)))
     choose("x.npy", "study", candidates=CANDIDATES[:1], minutes=9, baselines=False)

@@ -336,14 +336,20 @@ def _train(path: Path, config: Config, data: Dataset, split: int, tell: Telling)
 
 
 def _answered(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) -> dict[str, Any]:
-    """Returns the answer of a study, and writes it where it is not there yet."""
-    with locks.locked(folder):
+    """Returns the answer of a study, and writes it where it is not there yet; another process that
+    is writing it is waited for.
+    """
+    while not _free(folder):
+        time.sleep(PAUSE)
+    try:
         if (folder / ANSWER).exists():
             return storage.read_json(folder / ANSWER)
         answer = _compared(study, folder, info, data)
         storage.write_json(folder / ANSWER, answer)
         storage.write_bytes(folder / "report.html", study_page(answer, folder).encode())
         return answer
+    finally:
+        locks.release(folder)
 
 
 def _compared(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) -> dict[str, Any]:
