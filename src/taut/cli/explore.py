@@ -68,9 +68,9 @@ def explore(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    opened = server.open_socket(port)
-    for run in runs:
-        terminal.reading(run)
-    shelf = Shelf(runs, trust or (), data, key)
-    terminal.answer(f"the page is at {server.address(opened)} (Ctrl-C ends it)")
-    server.serve(shelf, opened)
+    with server.open_socket(port) as opened:
+        for run in runs:
+            terminal.reading(run)
+        shelf = Shelf(runs, trust or (), data, key)
+        terminal.answer(f"the page is at {server.address(opened)} (Ctrl-C ends it)")
+        server.serve(shelf, opened)

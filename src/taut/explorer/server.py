@@ -1,7 +1,7 @@
 """The server behind the page: local, of a few fixed addresses, with a fixed answer to nonsense.
 
 Whatever it is sent, it answers in bounded memory: a body has at most 64 KiB, numbers have ranges,
-one request at a time uses the models and 16 wait, of 128 connections none waits longer than ten
+one request at a time uses the models and 16 wait, of 400 connections none waits longer than ten
 seconds for what a client owes. Only pages of this server may ask (``Host``, ``Origin``), so that no
 other page in the same browser reads the data; nothing is read from the disk by a name that came
 with a request.
@@ -34,8 +34,10 @@ __all__ = ["make_app", "open_socket", "serve"]
 
 HOST, PORT = "127.0.0.1", 8765
 MOST_BODY = 64 * 1024  # bytes
+MOST_READ = 16 * 1024 * 1024  # bytes that are read to be dropped
+TOO_LARGE = (413, "the body is too large")
 WAITING = 16  # requests that wait for a model
-CONNECTIONS = 128
+CONNECTIONS = 400
 PATIENCE = 10.0  # seconds for a whole request to come
 IDLE = 30  # seconds without a request, after which a connection ends
 HEADERS = {
@@ -104,7 +106,7 @@ class Turns:
         waiting: How many may wait.
     """
 
-    def __init__(self, waiting: int = WAITING) -> None:
+    def __init__(self, waiting: int) -> None:
         self.waiting, self.there, self.lock = waiting, 0, asyncio.Lock()
 
     async def take(self, compute: Callable[[], Any]) -> Response:
@@ -131,7 +133,7 @@ def make_app(shelf: Shelf, hosts: Iterable[str] = (HOST, "localhost")) -> ASGIAp
         hosts: The names by which a browser may call it.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    turns = Turns()
+    turns = Turns(WAITING)
     folder = resources.files("taut.explorer").joinpath("static")
     for address, (name, kind) in FILES.items():
         app.get(address)(_of_file(folder.joinpath(name).read_bytes(), kind))
@@ -306,20 +308,25 @@ class Guard:
 async def _body(
     headers: dict[bytes, str], receive: Receive
 ) -> tuple[tuple[int, str] | None, bytes]:
-    """Returns why a body is refused, and the body."""
+    """Returns why a body is refused, and the body. What is too large is read and dropped, so that
+    the client, which answers nothing before it has sent all, hears of it.
+    """
     length = headers.get(b"content-length", "0")
-    if not length.isdecimal() or len(length) > 9 or int(length) > MOST_BODY:
-        return (413, "the body is too large"), b""
-    body = b""
+    known = length.isdecimal() and len(length) <= 12
+    if not known or int(length) > MOST_READ:
+        return TOO_LARGE, b""
+    body, read = b"", 0
     try:
         async with asyncio.timeout(PATIENCE):
             while True:
                 message = await receive()
-                body += message.get("body", b"")
-                if len(body) > MOST_BODY:
-                    return (413, "the body is too large"), b""
+                part = message.get("body", b"")
+                read += len(part)
+                body = body + part if read <= MOST_BODY else b""
+                if read > MOST_READ:
+                    return TOO_LARGE, b""
                 if not message.get("more_body"):
-                    return None, body
+                    return (TOO_LARGE if read > MOST_BODY else None), body
     except TimeoutError:
         return (408, "the body did not come in time"), b""
 

@@ -24,7 +24,7 @@ from taut.distributions.observed import NoTermsError, terms
 from taut.evidence import Evidence, importance_blocks, settle, text
 from taut.evidence.cells import cell_scores
 from taut.evidence.latents import DEAD, encoded
-from taut.evidence.section import Row, at_least_zero, chapters, found, nats, shown
+from taut.evidence.section import CHAPTERS, Row, at_least_zero, chapters, found, nats, shown
 from taut.models.stepwise import StepwiseModel
 from taut.report.latent import LEVELS
 from taut.runs.audit import audit_of
@@ -45,7 +45,7 @@ from taut.runs.meaning import (
 from taut.runs.measure import measured_part
 from taut.system.errors import TautError, UsageError
 from taut.system.errors import shown as printable
-from taut.system.seeds import generator
+from taut.system.seeds import generator, stream
 from taut.use import pictures, tasks
 
 __all__ = ["View", "compared", "look_at", "overview"]
@@ -63,6 +63,13 @@ ENDS = (0.001, 0.999)  # quantiles of z where sliders end
 DRAWS = 64  # of the terms of a likelihood
 COMPARED = 300  # rows that runs are compared on
 DIVERGENCES = ("inference_gap",)
+METHODS = {
+    "importance": "importance sampling",
+    "importance_from_optimum": "importance sampling from its best posterior",
+    "defensive": "importance sampling with a share of the prior",
+    "enumeration": "a sum over all z",
+    "exact": "closed form",
+}
 
 
 class Encoded(NamedTuple):
@@ -368,6 +375,7 @@ class View:
         if rates is None:
             return result
         order = rates[0].argsort(descending=True).tolist()
+        paid = max(1, int((rates[0] >= DEAD).sum()))
         told = [
             {
                 "name": names[d],
@@ -375,9 +383,10 @@ class View:
                 "rate": text.number(float(rates[0, d])),
                 "mean": text.number(float(means[0, d])),
             }
-            for d in order[:12]
+            for d in order[: min(paid, 12)]
         ]
-        return result | {"rates": told, "rate": text.number(float(rates[0].sum()))}
+        rest = {"rates_hidden": len(order) - len(told), "rate": text.number(float(rates[0].sum()))}
+        return result | {"rates": told} | rest
 
     def _of_evidence(self, place: int, x: Tensor, closer: bool) -> dict[str, Any]:
         if self.model.no_density:
@@ -388,7 +397,7 @@ class View:
         told = {"value": _finite(value), "mc_error": error, "test_error": None}
         result = {
             "log_evidence": text.plus_minus(told),
-            "method": known.methods[0].replace("_", " "),
+            "method": METHODS.get(known.methods[0], known.methods[0].replace("_", " ")),
             "reliable": bool(known.reliable[0]),
             "elbo": "" if known.first.weightless else text.number(float(known.first.elbo[0])),
             "rank": "",
@@ -412,14 +421,14 @@ class View:
             high = float(surprise.max())
             sheet = pictures.grid(surprise, min(0.0, float(surprise.min())), high, 1)
             title = f"surprise, to {text.number(high)} nats a pixel"
-            shows.append({"title": title, "src": _address(pictures.to_png([sheet]))})
+            shows.append({"title": title, "src": _address(_bare(sheet))})
         return {"pictures": shows}
 
     def _surprise(self, x: Tensor) -> Tensor | None:
         """Returns -E_q[log p(x_i|z)] of each pixel, (1, *image); None where pixels have none."""
         if self.why or self.model.no_density:
             return None
-        with torch.no_grad():
+        with torch.no_grad(), stream(0, "surprise"):
             draw = self.model.draw(x, DRAWS, reparameterize=False)
             try:
                 each = terms(draw.likelihood, self.model.split(x)[0])
@@ -455,6 +464,7 @@ class View:
         return {
             "entries": [entries[i] for i in order[:CELLS]],
             "hidden": max(0, len(order) - CELLS),
+            "closer": len(order) <= CLOSER,
             "row_given": given,
         }
 
@@ -588,7 +598,7 @@ class View:
         if schema.kind == "table":
             told = in_words(flat[:, places], columns)
         else:
-            told = [[text.number(v) for v in row[:CELLS]] for row in flat[:, places].tolist()]
+            told = [[_number(v) for v in row[:CELLS]] for row in flat[:, places].tolist()]
         return {
             "header": list(names[:CELLS]),
             "table": [row[:CELLS] for row in told],
@@ -606,7 +616,7 @@ class View:
     def _told(self, codes: Tensor, columns: Sequence[Column]) -> list[str]:
         """Returns codes of one row in the user's words."""
         if not columns:
-            return [text.number(_finite(v)) for v in codes.double().tolist()]
+            return [_number(v) for v in codes.double().tolist()]
         known = codes.double().nan_to_num(0.0)
         words = in_words(known[None], columns)[0]
         return [
@@ -623,7 +633,7 @@ class View:
 
     def _picture(self, values: Tensor, columns: int) -> str:
         sheet = pictures.grid(values, self.schema.low, self.schema.high, columns)
-        return _address(pictures.to_png([sheet]))
+        return _address(_bare(sheet) if len(values) == 1 else pictures.to_png([sheet]))
 
 
 def look_at(run: Stored, source: str | None = None, key: str | None = None) -> View:
@@ -649,7 +659,7 @@ def overview(run: Stored) -> dict[str, Any]:
     """Returns every number that is known of a run with its errors, what keeps it from being
     believed, and the findings of its audit.
     """
-    measured = run.evaluation()
+    measured = text.plain(run.evaluation())
     noun = "image" if run.schema.is_image else "row"
     rows = []
     for name, value in measured.items():
@@ -659,33 +669,31 @@ def overview(run: Stored) -> dict[str, Any]:
     for level in measured.get("levels") or []:
         rows.append(Row(f"rate of {level['name']}", level, 1))
     tables = [nats("Measured after the training", rows, noun)] if rows else []
-    audit = audit_of(run) or {}
+    audit = text.plain(audit_of(run) or {})
     sections = found(audit) if audit else {}
     for name, each in chapters(sections).items():
         short = [row for row in each if row.chapter == name]
         if short:
-            tables.append(nats(f"Audit: {name}", short, noun))
+            tables.append(nats(CHAPTERS[name], short, noun))
     warnings = list(measured.get("warnings") or [])
     for section in (s for s in shown() if s.name in sections):
         own = sections[section.name]
         tables += [table for table in own.tables() if own.title]
         warnings += own.warnings
-    return text.plain(
-        {
-            "facts": {"data": run.schema.describe(), **facts(run)},
-            "tables": [
-                {"label": t.label, "columns": list(t.columns), "lines": [list(x) for x in t.lines]}
-                for t in tables
-            ],
-            "warnings": warnings,
-            "audited": bool(audit),
-            "findings": [
-                {k: finding.get(k) for k in ("name", "what", "evidence", "action", "command")}
-                | {"worth": text.plus_minus(_worth(finding)), "raises": finding["raises"]}
-                for finding in audit.get("findings") or []
-            ],
-        }
-    )
+    return {
+        "facts": text.plain({"data": run.schema.describe(), **facts(run)}),
+        "tables": [
+            {"label": t.label, "columns": list(t.columns), "lines": [list(x) for x in t.lines]}
+            for t in tables
+        ],
+        "warnings": list(dict.fromkeys(warnings)),
+        "audited": bool(audit),
+        "findings": [
+            {k: finding.get(k) for k in ("name", "what", "evidence", "action", "command")}
+            | {"worth": text.plus_minus(_worth(finding)), "raises": finding["raises"]}
+            for finding in audit.get("findings") or []
+        ],
+    }
 
 
 def _worth(finding: Mapping[str, Any]) -> dict[str, Any]:
@@ -738,8 +746,14 @@ def _by_level(values: np.ndarray) -> Colour:
 def _by_number(values: np.ndarray, ends: tuple[str, str] | None = None) -> Colour:
     finite = values[np.isfinite(values)]
     if ends is None and len(finite):
-        ends = text.number(float(finite.min())), text.number(float(finite.max()))
+        ends = _number(float(finite.min())), _number(float(finite.max()))
     return Colour(np.where(np.isfinite(values), values, np.nan), (), ends or ("", ""))
+
+
+def _bare(sheet: np.ndarray) -> bytes:
+    """Returns a picture without the frame around it."""
+    gap = pictures.GAP
+    return pictures.to_png([sheet[gap:-gap, gap:-gap]])
 
 
 def _address(png: bytes) -> str:
@@ -749,6 +763,13 @@ def _address(png: bytes) -> str:
 def _round(value: float) -> float | None:
     """Returns a number with the five digits that a page can show; JSON has no infinity."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def _number(value: float) -> str:
+    """Returns a number as text, a whole one without decimals."""
+    if math.isfinite(value) and value == int(value):
+        return text.number(int(value))
+    return text.number(_finite(value))
 
 
 def _finite(value: float) -> float | None:

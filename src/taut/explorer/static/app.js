@@ -91,11 +91,18 @@ function later(work, wait) {
   return (...given) => { clearTimeout(timer); timer = setTimeout(() => work(...given), wait); };
 }
 
+// A long name of a column may break after an underscore.
+function broken(name) {
+  if (typeof name !== "string") return name;
+  return name.split("_").flatMap((part, i) => i ? ["_", document.createElement("wbr"), part] : [part]);
+}
+
 function table(label, header, rows, first = true) {
-  const cell = (value, i) => i === 0 && first ? h("th", {scope: "row"}, value) : h("td", {}, value);
+  const cell = (value, i) => i === 0 && first ? h("th", {scope: "row"}, broken(value)) : h("td", {}, value);
   return h("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": label},
     h("table", {}, h("caption", {}, label),
-      h("thead", {}, h("tr", {}, header.map(name => h("th", {scope: "col"}, name)))),
+      h("thead", {}, h("tr", {}, header.map(name => h("th", {scope: "col"},
+        name || h("span", {class: "visually-hidden"}, "drawn"))))),
       h("tbody", {}, rows.map(row => h("tr", {}, row.map(cell))))));
 }
 
@@ -127,7 +134,9 @@ async function start() {
 }
 
 async function enter(run) {
-  Object.assign(state, {run, about: null, scores: null, fresh: {}, z: []});
+  Object.assign(state, {run, about: null, scores: null, fresh: {}, z: [], given: undefined, colour: null});
+  plane.colour = null;
+  plane.show([], []);
   const info = state.runs[run];
   $("what").textContent = info.data + (info.finished ? "" : " · in training");
   try {
@@ -182,7 +191,8 @@ function showOverview() {
       h("p", {}, f.what), h("p", {class: "soft"}, f.evidence), h("p", {}, f.action, ": ", h("code", {}, f.command))));
     return [
       h("dl", {}, facts),
-      ...found.warnings.map(line => h("p", {class: "note"}, line)),
+      found.warnings.length ? h("div", {class: "note"}, "Before you rely on these numbers:",
+        h("ul", {}, found.warnings.map(line => h("li", {}, line)))) : null,
       h("h3", {}, "What would make it better"),
       findings.length ? h("ol", {class: "findings"}, findings)
         : h("p", {class: "soft"}, found.audited ? "The audit found nothing that is worth changing."
@@ -252,6 +262,8 @@ const showPlane = lastOf(async () => {
     const found = await ask(here(`map?by=${by}${dims}`));
     state.numbers = found.numbers;
     plane.show(found.x, found.y);
+    if (state.pending !== undefined) plane.choose(state.pending);
+    state.pending = undefined;
     $("axis-x").textContent = `${found.axes[0]} →`;
     $("axis-y").textContent = `${found.axes[1]} →`;
     $("plane").setAttribute("aria-label", `Map of ${count(found.x.length, state.about.each)}: across `
@@ -372,7 +384,9 @@ const lookAt = later(i => { if (i >= 0) showPoint(i); else fill("point", h("p", 
 function look(i) {
   if (!(i >= 0 && i < state.about.rows)) return;
   location.hash = "map";
-  if (!state.about.latent.why) { plane.choose(i); } else { tell(i); lookAt(i); }
+  if (state.about.latent.why) { tell(i); lookAt(i); }
+  else if (plane.x.length) plane.choose(i);
+  else state.pending = i;  // until the map is there
 }
 
 const showPoint = lastOf(async (i, closer) => {
@@ -383,12 +397,13 @@ const showPoint = lastOf(async (i, closer) => {
     if (row.pictures) parts.push(h("div", {class: "pictures"}, row.pictures.map(p =>
       h("figure", {}, picture(p.src, `${title}: ${p.title}`, true), h("figcaption", {}, p.title)))));
     parts.push(h("dl", {class: "tight"}, facts(row)));
-    const unsure = row.log_evidence && (!row.reliable || row.entries?.some(e => e.log_p && !e.reliable));
+    const doubtful = row.entries?.some(e => e.log_p && !e.reliable) && row.closer;
+    const unsure = row.log_evidence && (!row.reliable || doubtful);
     if (unsure && !closer) parts.push(h("p", {}, h("button", {type: "button", id: "closer",
       onclick: event => { event.target.disabled = true; showPoint(i, true); }}, "Look closer"),
       h("span", {class: "soft small"}, " what is unsure gets better samples, which takes seconds")));
     else if (unsure) parts.push(h("p", {class: "note"}, "What is unsure here stays so: few samples carry it."));
-    if (row.entries) parts.push(entries(row));
+    if (row.entries) parts.push(...entries(row));
     if (row.rates?.length) parts.push(rates(row));
     if (row.z && !state.about.latent.line) parts.push(h("p", {}, h("button", {type: "button",
       onclick: () => { state.z = [...row.z]; state.given = row.row_given; location.hash = "decode"; moveAll(); }},
@@ -409,17 +424,23 @@ function facts(row) {
 }
 
 function entries(row) {
-  const judged = row.entries.some(e => e.log_p);
-  const header = ["entry", "value", "reconstructed", ...(judged ? ["log p given the others"] : [])];
-  const lines = row.entries.map(e => [e.name, e.filled ? `missing, filled in: ${e.filled}` : e.value, e.mean,
+  const judged = row.entries.some(e => e.log_p), gone = row.entries.some(e => e.filled);
+  const header = ["entry", "value", ...(gone ? ["filled in"] : []), "reconstructed",
+    ...(judged ? ["log p given the others"] : [])];
+  const lines = row.entries.map(e => [e.name, e.value, ...(gone ? [e.filled] : []), e.mean,
     ...(judged ? [e.log_p + (e.reliable ? "" : " (unsure)")] : [])]);
-  const more = row.hidden ? `, ${row.hidden} more not shown` : "";
-  return table(judged ? `Its entries, the oddest first${more}` : `Its entries${more}`, header, lines);
+  const first = 15, label = judged ? "Its entries, the oddest first" : "Its entries";
+  const parts = [table(label, header, lines.slice(0, first))];
+  if (lines.length > first) parts.push(h("details", {},
+    h("summary", {}, row.hidden ? `More of them; ${row.hidden} are not shown` : "The others"),
+    table("Its other entries", header, lines.slice(first))));
+  return parts;
 }
 
 function rates(row) {
   const most = Math.max(...row.rates.map(r => r.nats));
-  return table("What each dimension says of it", ["dimension", "rate, nats", "", "mean of z"], row.rates.map(r => {
+  const rest = row.rates_hidden ? `; ${row.rates_hidden} others say less` : "";
+  return table(`What each dimension says of it${rest}`, ["dimension", "rate, nats", "", "mean of z"], row.rates.map(r => {
     const box = h("span", {class: "bar whole", "aria-hidden": "true"}, h("i", {}));
     box.firstChild.style.width = `${100 * Math.max(0, r.nats) / (most || 1)}%`;
     return [r.name, r.rate, box, r.mean];
@@ -501,7 +522,7 @@ function slider(d) {
 function place(range, box, value) {
   range.value = value;
   range.setAttribute("aria-valuetext", value.toFixed(2));
-  box.value = Number(value.toPrecision(4));
+  box.value = Number(value.toPrecision(3));
 }
 
 function moveAll() {
@@ -518,7 +539,7 @@ const decode = lastOf(async () => {
     const found = await ask(here("decode"), asked);
     state.nearest = found.support.nearest;
     state.decoded = found;
-    sayS(`Row ${numberOf(state.nearest)} lies nearest. ${found.support.below} of the rows have a z less probable under the prior.`);
+    sayS(`Row ${numberOf(state.nearest)} lies nearest. Under the prior, ${found.support.below} of the rows have a z that is less probable.`);
     $("nearest").hidden = false;
     if (found.picture) return picture(found.picture, "what z decodes to", true);
     const most = Math.max(1, ...found.entries.map(e => Math.abs(e.change)));
@@ -590,9 +611,12 @@ const sample = lastOf(() => into("sampled", async () => {
 
 const level = lastOf(() => into("leveled", async () => {
   if (!$("leveling").reportValidity()) return undefined;
-  const asked = {kept: Number($("kept").value), seed: $("level-seed").valueAsNumber, given: givenOf("sample-given")};
+  const kept = $("kept").selectedOptions[0];
+  if (!kept) return undefined;
+  const label = `${kept.text} kept, the rest drawn again`;
+  const asked = {kept: Number(kept.value), seed: $("level-seed").valueAsNumber, given: givenOf("sample-given")};
   if ($("of").value === "row") asked.row = $("level-row").valueAsNumber;
-  return many(await ask(here("levels"), asked), `${$("kept").selectedOptions[0].text} kept, the rest drawn again`);
+  return many(await ask(here("levels"), asked), label);
 }));
 
 // -------------------------------------------------------------------------------- comparison
@@ -624,7 +648,8 @@ function showTraining() {
     }
     const told = v => v === null ? "–" : number.format(v);
     $("progress").textContent = `${found.finished ? "Done" : "Training"}: step ${found.step[last].toLocaleString("en")}, `
-      + `held-out bound ${told(found.validation.findLast(v => v !== null) ?? null)} nats.`;
+      + `held-out bound ${told(found.validation.findLast(v => v !== null) ?? null)} nats.`
+      + (found.best === null ? "" : ` Weights of step ${found.best.toLocaleString("en")} are kept.`);
     const rows = found.step.map((s, i) => [String(s), told(found.bound[i]), told(found.validation[i])]);
     fill("curve-table", table("The last 50 measurements", ["step", "training, nats", "held out, nats"], rows.slice(-50)));
     return chart(found);
@@ -641,7 +666,7 @@ function s(tag, attributes, ...children) {
 }
 
 function chart(found) {
-  const w = 720, tall = 360, left = 62, right = 12, top = 12, under = 40;
+  const w = 720, tall = 360, left = 70, right = 30, top = 14, under = 46;
   const known = [...found.bound, ...found.validation].filter(v => v !== null).sort((a, b) => a - b);
   let low = known[Math.floor(known.length * 0.03)], high = known.at(-1);  // the first steps lie far below
   if (!(low < high)) { low -= 1; high += 1; }
@@ -654,7 +679,7 @@ function chart(found) {
     s("line", {class: "grid", x1: left, x2: w - right, y1: y(v), y2: y(v)}),
     s("text", {x: left - 8, y: y(v) + 4, "text-anchor": "end"}, number.format(v))));
   const feet = ticks(x0, x1, 6).map(v =>
-    s("text", {x: x(v), y: tall - 18, "text-anchor": "middle"}, v.toLocaleString("en")));
+    s("text", {x: x(v), y: tall - 26, "text-anchor": "middle"}, v.toLocaleString("en")));
   const kept = found.best === null ? [] : [
     s("line", {class: "kept", x1: x(found.best), x2: x(found.best), y1: top, y2: tall - under})];
   const words = `The bound in training, from step ${x0} to ${x1}: training ${number.format(found.bound.at(-1) ?? 0)}`
@@ -662,11 +687,12 @@ function chart(found) {
   return h("figure", {class: "chart"},
     s("svg", {viewBox: `0 0 ${w} ${tall}`, role: "img", "aria-label": words}, ...marks, ...feet, ...kept,
       line(found.bound, "train"), line(found.validation, "held"),
-      s("text", {x: (left + w) / 2, y: tall - 2, "text-anchor": "middle"}, "step")),
+      s("text", {x: (left + w - right) / 2, y: tall - 6, "text-anchor": "middle"}, "step"),
+      s("text", {x: 14, y: (top + tall - under) / 2, "text-anchor": "middle",
+        transform: `rotate(-90 14 ${(top + tall - under) / 2})`}, "nats a row")),
     h("figcaption", {}, h("span", {class: "key"}, h("i", {class: "swatch train"}), "training"),
       h("span", {class: "key"}, h("i", {class: "swatch held"}), "held out"),
-      found.best === null ? null : h("span", {class: "key"}, h("i", {class: "swatch kept"}), "kept weights"),
-      "nats a row"));
+      found.best === null ? null : h("span", {class: "key"}, h("i", {class: "swatch kept"}), "kept weights")));
 }
 
 function ticks(low, high, most) {

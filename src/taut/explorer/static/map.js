@@ -140,8 +140,9 @@ export class Plane {
     const levels = colour?.levels.length, missing = words(OTHERS[dark ? 1 : 0]);
     const own = levels ? colour.levels.map((_, i) => words(colourOf(i, dark))) : ramp(dark).map(words);
     const plain = words(COLOURS[0][dark ? 1 : 0]);
-    const small = n > 20000 && this.view.zoom < 4, grow = small ? 1 : Math.max(1, Math.round(scale));
-    const stamps = SHAPES.map(shape => this.stamp(shape, grow, w)), dot = this.stamp(DOT, 1, w);
+    const small = n > 20000 && this.view.zoom < 4;
+    const grow = small ? 1 : Math.max(1, Math.round(scale * (n < 3000 ? 1.6 : 1)));
+    const stamps = SHAPES.map(shape => this.stamp(shape, grow, w)), dot = this.stamp(DOT, small ? 1 : grow, w);
     const {x: cx, y: cy, w: vw, h: vh} = this.view, edge = 3 * grow;
     for (let i = 0; i < n; i++) {
       const px = ((this.x[i] - cx) / vw + 0.5) * w | 0, py = (0.5 - (this.y[i] - cy) / vh) * h | 0;
