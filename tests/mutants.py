@@ -289,9 +289,9 @@ MUTANTS = [
     Mutant(
         "improve: the difference is turned around",
         "runs/improve.py",
-        "return Estimate.of(new - old, torch",
-        "return Estimate.of(old - new, torch",
-        "tests/test_improve.py::test_a_planted_fault_is_predicted_and_realised",
+        'gain_of(new, old, done["bound"], groups)',
+        'gain_of(old, new, done["bound"], groups)',
+        "tests/test_improve.py",
     ),
     Mutant(
         "improve: a kept change is not gone on from",
@@ -4704,8 +4704,8 @@ MUTANTS = [
     Mutant(
         "observed generator: its width is not fitted",
         "runs/folder.py",
-        "model.likelihood.own_scale.requires_grad_(True)",
-        "model.likelihood.own_scale.requires_grad_(False)",
+        '"observed": ("posterior", "likelihood.raw_scale"),',
+        '"observed": ("posterior",),',
         CONTRAST_RUNS,
     ),
     Mutant(
