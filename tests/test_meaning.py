@@ -139,7 +139,7 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
 
 def test_one_latent_dimension_has_no_two_components() -> None:
     with pytest.raises(UsageError, match="needs two latent dimensions, and there is one"):
-        meaning._plane(torch.randn(9, 1), None, "pca", None, 0)
+        meaning.plane(torch.randn(9, 1), None, "pca", None, 0)
 
 
 def test_a_plane_is_of_the_two_highest_rates() -> None:

@@ -16,8 +16,8 @@ __all__ = ["explore"]
 RunsArg = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RUN [RUN ...]",
-        help="Folders that taut fit made or is filling.",
+        metavar="RUN",
+        help="A folder that taut fit made or is filling, or several.",
         autocompletion=complete_runs,
     ),
 ]

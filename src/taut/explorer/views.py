@@ -60,6 +60,8 @@ CLOSER = 40  # the same, with proposals of their own
 COLOURS = 200  # names that a map can be coloured by
 SLIDERS = 8  # dimensions with a slider of the first rank
 ENDS = (0.001, 0.999)  # quantiles of z where sliders end
+NEIGHBOURS = 1000  # rows whose distance to their neighbours is looked at
+FAR = 0.99  # share of rows with a nearer neighbour from which on no row is near
 DRAWS = 64  # of the terms of a likelihood
 COMPARED = 300  # rows that runs are compared on
 DIVERGENCES = ("inference_gap",)
@@ -493,7 +495,7 @@ class View:
         points = self._points(z)
         context = self._context(given)
         values = tasks.decode(self.model, points, draw=draw, context=context, seed=seed)
-        return self._shown(values, context) | {"support": self._support(points, context)}
+        return self._shown(values, context) | {"support": self._support(points)}
 
     def _points(self, z: Sequence[float]) -> Tensor:
         if self.why or self.line:
@@ -524,17 +526,31 @@ class View:
             entries.sort(key=lambda entry: -abs(entry["change"]))
         return {"entries": entries[:CELLS], "hidden": max(0, len(entries) - CELLS)}
 
-    def _support(self, points: Tensor, context: Tensor | None) -> dict[str, Any]:
-        """Returns the row that lies nearest, and how many rows are less probable under the
-        prior.
+    @cached_property
+    def _neighbours(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the scale of each dimension that carries something (0 of others), the rows in
+        that scale, and how far some of them lie from their own neighbours.
         """
-        means = self.encoded.means
-        scale = means.std(0).clamp_min(1e-12)
-        nearest = int((((means - points) / scale) ** 2).sum(1).argmin())
-        with torch.no_grad():
-            own = self.model.latent_prior(context).log_prob(points)[0]
-        below = float((self.encoded.log_prior < float(own)).double().mean())
-        return {"nearest": nearest, "below": text.share(below)}
+        means, rates = self.encoded.means, self.encoded.rates
+        scale = 1 / means.std(0).clamp_min(1e-12)
+        if rates is not None and self._paid:
+            scale = scale * (rates.mean(0) >= DEAD)
+        rows = means * scale
+        apart = torch.cdist(rows[:NEIGHBOURS], rows[: 5 * NEIGHBOURS]).fill_diagonal_(torch.inf)
+        return scale, rows, apart.min(1).values
+
+    def _support(self, points: Tensor) -> dict[str, Any]:
+        """Returns the row that lies nearest to a point, and how many rows have a nearer neighbour:
+        far from all of them the decoder was not trained.
+        """
+        scale, rows, apart = self._neighbours
+        away = (rows - points.double() * scale).norm(dim=1)
+        closer = float((apart < away.min()).double().mean())
+        return {
+            "nearest": int(away.argmin()),
+            "closer": text.share(closer),
+            "far": closer >= FAR,
+        }
 
     @cached_property
     def traversal(self) -> Traversal:

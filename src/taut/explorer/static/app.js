@@ -539,7 +539,8 @@ const decode = lastOf(async () => {
     const found = await ask(here("decode"), asked);
     state.nearest = found.support.nearest;
     state.decoded = found;
-    sayS(`Row ${numberOf(state.nearest)} lies nearest. Under the prior, ${found.support.below} of the rows have a z that is less probable.`);
+    sayS(`Row ${numberOf(state.nearest)} lies nearest; ${found.support.closer} of the rows have a nearer neighbour.`
+      + (found.support.far ? " No row is near: the decoder was not trained here." : ""));
     $("nearest").hidden = false;
     if (found.picture) return picture(found.picture, "what z decodes to", true);
     const most = Math.max(1, ...found.entries.map(e => Math.abs(e.change)));
