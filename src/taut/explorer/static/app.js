@@ -235,8 +235,7 @@ function listenMap() {
 
 async function showMap() {
   const latent = state.about.latent, why = latent.why;
-  $("map-why").hidden = !why;
-  $("map-why").textContent = why ? `No map: ${why}.` : "";
+  refuseMap(why ? `No map: ${why}.` : "");
   for (const part of ["plane", "legend", "plane-help"]) $(part).hidden = Boolean(why);
   document.querySelector("#map .under").hidden = document.querySelector("#map .controls").hidden = Boolean(why);
   $("go-to").max = state.about.rows - 1;
@@ -255,12 +254,18 @@ async function showMap() {
   await showColour();
 }
 
+function refuseMap(why) {
+  $("map-why").hidden = !why;
+  $("map-why").textContent = why;
+}
+
 const showPlane = lastOf(async () => {
   const by = $("by").value;
   const dims = by === "rates" ? `&a=${$("axis-a").value}&b=${$("axis-b").value}` : "";
   try {
     const found = await ask(here(`map?by=${by}${dims}`));
     state.numbers = found.numbers;
+    refuseMap("");
     plane.show(found.x, found.y);
     if (state.pending !== undefined) plane.choose(state.pending);
     state.pending = undefined;
@@ -270,6 +275,7 @@ const showPlane = lastOf(async () => {
       + `${found.axes[0]}, up ${found.axes[1]}`);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
+    refuseMap(error.message);
   }
 });
 
