@@ -198,8 +198,11 @@ function showOverview() {
         : h("p", {class: "soft"}, found.audited ? "The audit found nothing that is worth changing."
           : "Not audited yet: taut audit says how loose the bound is, why, and what would help."),
       h("h3", {}, "Every number"),
-      ...found.tables.map(t => table(t.label, t.columns, t.lines.map(([title, depth, cells]) =>
-        [h("span", {class: `deep${depth}`}, title), ...cells]))),
+      ...found.tables.map(t => {
+        const shown = table(t.label, t.columns, t.lines.map(([title, depth, cells]) =>
+          [h("span", {class: `deep${depth}`}, title), ...cells]));
+        return t.lines.length > 20 ? h("details", {}, h("summary", {}, t.label), shown) : shown;
+      }),
     ];
   });
 }
