@@ -29,6 +29,7 @@ from taut.cli import (
     curve,
     differential,
     disentangle,
+    export,
     fit,
     loop,
     picture,
@@ -57,6 +58,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
         differential.differential,
         picture.picture,
+        export.export,
     ),
     "Judge and improve a run": (
         *(audit.audit, compare.compare, fit.tighten, fit.refit, audit.gradients, audit.report),
