@@ -164,7 +164,9 @@ def _apart(mine: np.ndarray, theirs: np.ndarray) -> float:
 
 def _translations() -> dict[Any, Any]:
     """Returns what ONNX has instead of an operator that it lacks."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18  # which takes plain numbers, too
 
     def searchsorted(
         known: Any,
