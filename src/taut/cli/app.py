@@ -30,6 +30,7 @@ from taut.cli import (
     differential,
     disentangle,
     export,
+    explore,
     fit,
     loop,
     picture,
@@ -59,6 +60,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         differential.differential,
         picture.picture,
         export.export,
+        explore.explore,
     ),
     "Judge and improve a run": (
         *(audit.audit, compare.compare, fit.tighten, fit.refit, audit.gradients, audit.report),
