@@ -168,9 +168,13 @@ def made(
 ) -> tuple[Run, float]:
     words = "-".join([remedy.verb, *(value.partition("(")[0] for _, value in remedy.options)])
     out = run.path.parent / f"{number}-{words}"
-    return trained(
-        *begin(remedy, run, data, out, trained=run.config, minutes=options.minutes, max_epochs=None)
-    )
+    epochs = epochs_of(data, options)
+    new = begin(remedy, run, data, out, trained=run.config, minutes=None, max_epochs=epochs)
+    return trained(*new)
+
+
+def epochs_of(data: Dataset, options: argparse.Namespace) -> int:
+    return math.ceil(options.steps * TrainingConfig().batch_size / len(data.train))
 
 
 def written(row: Row) -> str:
