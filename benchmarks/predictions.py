@@ -51,10 +51,12 @@ LITTLE = Effort(  # that of `taut improve`
     simulated=4,
     naive=4,
     samples=200,
+    train=4000,
     task_seconds=0.0,
 )
 DRAWS, ROWS = 256, 100  # of the posterior of a row, and rows at a time
 GENES = 500
+TESTED = 1000  # rows
 VERBS = ("tighten", "refit")
 Row = dict[str, Any]
 
@@ -213,6 +215,7 @@ def main() -> None:
         settings |= {"training": {"threads": 1, "seed": options.seed}}
         config = Config.from_dict({**settings, "evaluation": {"num_samples": 50}})
         data = read_data(source, config)
+        data = dataclasses.replace(data, test=data.test[:TESTED])
         epochs = epochs_of(data, options)
         config = Config.from_dict(
             config.to_dict() | {"training": settings["training"] | {"max_epochs": epochs}}
