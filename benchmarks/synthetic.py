@@ -11,6 +11,8 @@ trains each generator, which then makes as many rows as the other, real half hol
 * Gaussian copula: normal scores of each column, equal values in random order, one correlation
   matrix, the quantiles of the half.
 * independent columns: each drawn anew from the half.
+* with ``--peers``: what ``benchmarks/peers/tabular.py`` makes of other libraries
+  (``pip install -r benchmarks/peers/tabular.txt``).
 * real: the training half itself, which is what a perfect generator would come to.
 
 Measures, all against the held-out half:
@@ -187,6 +189,7 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, help="of each half, for a quick look")
     parser.add_argument("--max-epochs", type=int, help="for a quick look; by default taut's own")
     parser.add_argument("--model", help="such as MaskedDiffusion(); by default taut's own choice")
+    parser.add_argument("--peers", action="store_true", help="other libraries in the same run")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -207,17 +210,29 @@ def main() -> None:
         "Gaussian copula": copula(train),
         "independent columns": independent(train),
     }
+    fits = {"taut": run["fit_cpu_s"]}
+    if options.peers:
+        from peers.tabular import PEERS
+
+        for name, fit in PEERS.items():
+            began = time.process_time()
+            generators[name] = fit(train, table.types)
+            fits[name] = time.process_time() - began
     results, lines = {}, []
     for name, generator in generators.items():
         began = time.process_time()
         results[name] = measure(table, generator, real, 1 if name == "real" else options.draws)
         results[name]["measure_cpu_s"] = time.process_time() - began
         lines.append(
-            [name, *("{value:.3f} ± {se:.3f}".format(**results[name][m]) for m in MEASURES)]
+            [
+                name,
+                *("{value:.3f} ± {se:.3f}".format(**results[name][m]) for m in MEASURES),
+                f"{fits[name]:.0f}" if name in fits else "",
+            ]
         )
     print(f"{len(train)} real rows to train on, {len(real)} held out;", end=" ")
     print(f"taut's fit: {run['fit_cpu_s']:.0f} CPU s, {run['epochs']:.0f} epochs\n")
-    show(["rows", *MEASURES], lines)
+    show(["rows", *MEASURES, "fit, CPU s"], lines)
     if options.json:
         options.json.write_text(
             json.dumps({"settings": settings, "run": run, "results": results}, indent=2) + "\n"

@@ -174,8 +174,8 @@ MUTANTS = [
     Mutant(
         "a trial never draws rows of its own",
         "evidence/trial.py",
-        "own = size if len(train) < FEW else 0",
-        "own = 0",
+        "drawn = size // 2 if len(train) < FEW else 0",
+        "drawn = 0",
         TRIAL,
     ),
     Mutant(
@@ -198,6 +198,27 @@ MUTANTS = [
         "        _start(model, theirs)\n        return",
         "        _start(model, theirs, False)\n        return",
         TIGHTEN,
+    ),
+    Mutant(
+        "the decimals that numbers were rounded to are learned",
+        "models/trees.py",
+        "return MIN_SCALE if grids is None and",
+        "return 0.0 if grids is None and",
+        "tests/test_forest.py",
+    ),
+    Mutant(
+        "a trial cannot be stopped",
+        "evidence/trial.py",
+        "step % ASKED == 0 and stop()",
+        "step % ASKED == 0 and False",
+        TRIAL,
+    ),
+    Mutant(
+        "what a finding is worth at most has the error of the least",
+        "runs/improve.py",
+        'predicted.get("most_error", predicted["error"])',
+        'predicted["error"]',
+        "tests/test_improve.py",
     ),
     Mutant(
         "hidden trees are not tried on arrays",
@@ -268,9 +289,9 @@ MUTANTS = [
     Mutant(
         "improve: the difference is turned around",
         "runs/improve.py",
-        "return Estimate.of(new - old, torch",
-        "return Estimate.of(old - new, torch",
-        "tests/test_improve.py::test_a_planted_fault_is_predicted_and_realised",
+        'gain_of(new, old, done["bound"], groups)',
+        'gain_of(old, new, done["bound"], groups)',
+        "tests/test_improve.py",
     ),
     Mutant(
         "improve: a kept change is not gone on from",
@@ -3901,8 +3922,8 @@ MUTANTS = [
     Mutant(
         "refit: the encoder is trained, too",
         "runs/folder.py",
-        "        if name != TRAINED_ALONE[word]:\n",
-        '        if name == "likelihood":\n',
+        '        if not f"{name}.".startswith(alone):\n',
+        '        if name.startswith("likelihood"):\n',
         f"{REFIT}::test_the_prior_alone_is_another",
     ),
     Mutant(
@@ -4690,8 +4711,8 @@ MUTANTS = [
     Mutant(
         "observed generator: its width is not fitted",
         "runs/folder.py",
-        "model.likelihood.own_scale.requires_grad_(True)",
-        "model.likelihood.own_scale.requires_grad_(False)",
+        '"observed": ("posterior", "likelihood.raw_scale"),',
+        '"observed": ("posterior",),',
         CONTRAST_RUNS,
     ),
     Mutant(

@@ -22,6 +22,7 @@ from taut.cli.loop import _split
 from taut.runs import choose as room
 from taut.runs.choose import candidates_of, choose, join, smallest_within_one_error
 from taut.system import locks, storage
+from taut.system.errors import UsageError
 
 RNG = np.random.default_rng(0)
 RANK = 2
@@ -219,3 +220,12 @@ def test_the_command_prints_the_table() -> None:
     assert "chosen: model=FactorAnalysis(latent_dim=2) (run-2)" in result.stdout
     again = call("choose", "x.npy", "--join", "study")
     assert again.stdout == result.stdout
+
+
+def test_where_optuna_is_missing_no_folder_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UsageError, match=r"pip install 'taut\[choose\]'"):
+        choose("x.npy", "without", candidates=CANDIDATES, minutes=9, baselines=False)
+    assert not Path("without").exists()

@@ -303,6 +303,11 @@ def test_a_file_of_factors_is_put_in_the_order_of_the_images(tmp_path: Path) -> 
         read_columns(tmp_path / "f.csv", ["d.png"])
     with pytest.raises(UsageError, match="a table"):
         read_columns(tmp_path / "f.json")
+    with pytest.raises(UsageError, match=r"g\.csv: no such file"):
+        read_columns(tmp_path / "g.csv")
+    (tmp_path / "f.csv").write_text("kind,kind\n1,2\n0,1\n")
+    with pytest.raises(DataError, match="kind names more than one column"):
+        read_columns(tmp_path / "f.csv")
 
 
 def test_columns_are_found_by_name() -> None:
@@ -315,6 +320,10 @@ def test_columns_are_found_by_name() -> None:
     ]
     with pytest.raises(UsageError, match="obs has no column knd; did you mean 'kind'"):
         chosen(frame, ["knd"], "obs")
+    twice = pandas.DataFrame([[1, 2, 3]], columns=["kind", "n", "n"])
+    assert list(chosen(twice, ["kind"], "obs")) == ["kind"]
+    with pytest.raises(DataError, match="obs: n names more than one column"):
+        chosen(twice, ["n"], "obs")
 
 
 # --- The command ----------------------------------------------------------------------------------

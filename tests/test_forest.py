@@ -17,6 +17,8 @@ import taut
 from taut.build.model import describe_exact
 from taut.models.exact import ExactModel
 from taut.models.structure import mutual_information, spanning_tree
+from taut.models.trees import blurred
+from taut.system.seeds import generator
 
 TREES = 3
 
@@ -29,6 +31,61 @@ def fitted(num_states: int = 2) -> taut.HiddenForest:
     assert len({tuple(tree.parents.tolist()) for tree in model.used}) > 1
     model.log_weight.copy_(torch.tensor([0.5, 0.2, 0.3]).log())
     return model.requires_grad_(False)
+
+
+def rounded(rows: int, seed: int) -> Tensor:
+    """Returns three dependent columns that were rounded to a tenth of a standard deviation, but for
+    one number in 50, which was rounded to a thousandth. Half of the last one is zero.
+    """
+    random = generator(seed, "rows")
+    z = torch.randn(rows, 1, generator=random)
+    x = 0.7 * z + 0.7 * torch.randn(rows, 3, generator=random)
+    fine = torch.rand(rows, 3, generator=random) < 0.02
+    x = torch.where(fine, x.round(decimals=3), x.round(decimals=1))
+    x[:, 2] *= torch.rand(rows, generator=random) < 0.5
+    return x
+
+
+@pytest.mark.parametrize("kind", [taut.HiddenForest, taut.Mixture])
+def test_what_numbers_were_rounded_to_is_not_learned(
+    kind: type[taut.HiddenForest | taut.Mixture],
+) -> None:
+    """Rows moved by a hundredth of a standard deviation are as likely as they were; without blur
+    they are not. The mean density within a third of the blur's scale of a value that half of the
+    rows share is at most that of a Normal of that scale, within a third.
+    """
+    train, x, lost = rounded(600, 0), rounded(300, 1), {}
+    moved = x + 0.01 * x.std(0) * torch.randn(x.shape, generator=generator(2, "moved"))
+    scale = 0.03 * float(train[:, 2].std())
+    for blur in (None, 0.0):
+        model = kind((3,), "real", num_states=16, blur=blur)
+        for _ in model.maximize(train, x[:0], max_passes=10):
+            pass
+        with torch.no_grad():
+            lost[blur] = float((model.log_prob(x) - model.log_prob(moved)).mean())
+            at = torch.full((201, 3), torch.nan)
+            at[:, 2] = torch.linspace(-1, 1, 201) * scale / 3
+            density = float(model.log_prob(at).exp().mean())
+        share = float((train[:, 2] == 0).double().mean())
+        limit = share / (scale * math.sqrt(2 * math.pi))
+        assert (density < 4 / 3 * limit) == (blur is None)
+    assert abs(lost[None]) < 0.3
+    assert lost[0.0] > 10
+
+
+def test_blur_is_noise_of_a_share_of_each_columns_scale() -> None:
+    """Four comparisons; columns of other scales, one with gaps."""
+    x = torch.randn(4000, 2, generator=generator(0, "x")) * torch.tensor([1.0, 50.0])
+    x[::7, 0] = torch.nan
+    assert blurred(x, x, 0.0, 0)[0] is x
+    train, validation = (each - x for each in blurred(x, x, 0.5, 0))
+    assert torch.equal(train.isnan(), x.isnan())
+    for c in (0, 1):
+        there = ~x[:, c].isnan()
+        ratio = (train[there, c] / (0.5 * x[there, c].std(correction=0))).square()
+        assert_mean(ratio, 1.0)
+        both = train[there, c] * validation[there, c]
+        assert_mean(both, 0.0)
 
 
 def every_z(model: taut.HiddenForest) -> Tensor:

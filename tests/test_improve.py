@@ -324,11 +324,12 @@ def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
 
 
 def test_a_trial_promises_from_what_it_reached_to_the_most_there_can_be() -> None:
-    finding = {"nats": 0.3, "error": 0.05, "most": 2.5}
-    predicted = loop._predicted(finding, read("taut tighten RUN"), taut.Run)
-    assert predicted == {"value": 0.3, "error": 0.05, "most": 2.5}
-    assert _brief(predicted) == "0.300 ± 0.050 to 2.500"
-    for came, covered in ((0.1, False), (0.25, True), (1.5, True), (2.55, True), (2.7, False)):
+    finding = {"nats": 0.3, "error": 0.05, "most": 2.5, "most_error": 0.2}
+    remedy = read("taut tighten RUN")
+    predicted = loop._predicted(finding, remedy)
+    assert predicted == {"value": 0.3, "error": 0.05, "most": 2.5, "most_error": 0.2}
+    assert _brief(predicted) == "0.300 ± 0.050 to 2.50 ± 0.20"
+    for came, covered in ((0.1, False), (0.25, True), (1.5, True), (2.85, True), (2.95, False)):
         assert loop.covers(predicted, came, 0.03) == covered
         alone = {"value": 0.3, "error": 0.05}
         assert loop.covers(alone, came, 0.03) == (came == 0.25)

@@ -137,6 +137,11 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
     assert axes[0] == f"component 1, {100 * theirs.explained_variance_ratio_[0]:.0f} %"
 
 
+def test_one_latent_dimension_has_no_two_components() -> None:
+    with pytest.raises(UsageError, match="needs two latent dimensions, and there is one"):
+        meaning._plane(torch.randn(9, 1), None, "pca", None, 0)
+
+
 def test_a_plane_is_of_the_two_highest_rates() -> None:
     means, rates = torch.randn(9, 3), torch.tensor([[0.1, 3.0, 1.0]]).expand(9, -1)
     points, axes = meaning._plane(means, rates, "rates", None, 0)

@@ -235,6 +235,14 @@ def test_a_study_goes_on_with_what_is_missing(folder: Path) -> None:
     assert done.exit_code == 0, done.stderr
     done = run("picture", folder / "study", "map", "--out", folder / "m.svg")
     assert "is a study" in done.stderr
+    file = folder / "study" / "curve.json"
+    whole = file.read_text()
+    for broken in ("{", whole.replace("0.5", "0.6", 1)):
+        file.write_text(broken)
+        done = run("picture", folder / "study", "curve", "--out", folder / "d.svg")
+        assert (done.exit_code, done.stderr.count("\n")) == (5, 1)
+        assert "curve.json is damaged" in done.stderr
+    file.write_text(whole)
 
 
 def test_a_run_starts_from_the_weights_of_the_one_before(folder: Path, tmp_path: Path) -> None:

@@ -15,8 +15,12 @@ from ztest import limit
 import taut
 from taut import posteriors, priors
 from taut.evidence.audit import Effort, audit
+from taut.evidence.finding import worth
+from taut.evidence.gaps_section import _tried
+from taut.evidence.section import Scene
 from taut.evidence.trial import STEPS, trial
 from taut.model import Posterior
+from taut.system.errors import UsageError
 
 SCALE, ROWS = 0.5, 1000
 
@@ -99,6 +103,31 @@ def test_few_rows_are_joined_by_rows_that_the_model_draws(
     assert len(seen) == 3
 
 
+def test_a_trial_asks_every_ten_steps_whether_to_stop(problem: taut.LinearGaussian) -> None:
+    model, asked = problem.model(Shifted(problem, 0.1)), []
+
+    def stop() -> bool:
+        asked.append(len(asked))
+        return len(asked) == 3
+
+    x = problem.sample(20)
+    assert trial(model, x, x[:5], steps=500, stop=stop) is None
+    assert len(asked) == 3
+    assert trial(model, x, x[:5], steps=11, stop=lambda: False) is not None
+
+
+def test_a_richer_family_that_cannot_be_built_ends_no_audit(problem: taut.LinearGaussian) -> None:
+    def make() -> taut.VAE:
+        raise UsageError("parts of the user's own")
+
+    model = problem.model(Shifted(problem, 0.1))
+    data = problem.sample(20)
+    scene = Scene(model, data, train=data, richer={"Broken()": make})
+    zero, sure = ({"value": v, "test_error": 0.01, "mc_error": 0.0} for v in (0.0, 1.0))
+    gaps = {"num_data": 20, "amortization_gap": zero, "approximation_gap": sure}
+    assert _tried(scene, gaps, None) == {"trials": []}
+
+
 def test_a_posterior_that_is_not_its_own_is_not_tried(problem: taut.LinearGaussian) -> None:
     """There is nothing to learn, the prior would move with the encoder, or both share their states;
     models without a posterior of their own have none.
@@ -122,5 +151,8 @@ def test_the_finding_is_worth_what_a_trial_closes(problem: taut.LinearGaussian) 
     gaps, finding = found["gaps"], found["findings"][0]
     assert finding["name"] == "amortization gap"
     assert finding["nats"] == gaps["trial_gain"]["value"] > 0
-    assert gaps["trial_gain"]["value"] < gaps["amortization_gap"]["value"] == finding["most"]
+    gap = gaps["amortization_gap"]
+    assert gaps["trial_gain"]["value"] < gap["value"] == finding["most"]
+    assert gap["test_error"] == finding["most_error"] > 0
+    assert worth(finding) == f"{finding['nats']:.2f} nats of ELBO, at most {gap['value']:.2f}"
     assert f"in a trial of {STEPS} steps" in " ".join(map(str, finding.values()))

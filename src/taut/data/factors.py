@@ -7,6 +7,7 @@ factor are left out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from taut.data.paths import regular_size
 from taut.system.errors import DataError, UsageError, and_more, nearest, shown
 
 __all__ = ["FILES", "Factors", "chosen", "read_columns"]
@@ -85,6 +87,7 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, np
     """
     if path.suffix.lower() not in FILES:
         raise UsageError(f"{shown(path)}: factors are a table ({', '.join(FILES)})")
+    regular_size(path)
     columns = _columns(path)
     key = next((name for name in columns if name.lower() in KEYS), None)
     if key is None:
@@ -110,6 +113,7 @@ def chosen(table: Any, names: Sequence[str], where: str) -> dict[str, np.ndarray
         UsageError: there is no such column.
     """
     known = [str(n) for n in getattr(table, "column_names", None) or table.columns]
+    _check_names([name for name in known if name in names], where)
     for name in names:
         if name not in known:
             raise UsageError(
@@ -117,6 +121,13 @@ def chosen(table: Any, names: Sequence[str], where: str) -> dict[str, np.ndarray
                 f"{', '.join(map(shown, known[:LISTED])) or 'none'}{and_more(known, LISTED)}"
             )
     return {name: _values(table, name) for name in names}
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
+        raise DataError(
+            f"{where}: {shown(twice[0])} names more than one column; rename all but one"
+        )
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
@@ -131,6 +142,7 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
             table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=mark))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shown(path)}: cannot be read as a table ({error})") from None
+    _check_names(table.column_names, shown(path))
     return {name: _values(table, name) for name in table.column_names}
 
 

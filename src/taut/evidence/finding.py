@@ -28,7 +28,9 @@ class Finding(NamedTuple):
         evidence: The numbers behind it.
         action: What to do.
         command: The command that does it.
-        most: What it can be worth at most, where ``nats`` is what a short trial reached.
+        most: What it can be worth at most, where ``nats`` is what a short trial or a part of the
+            remedy reached.
+        most_error: Standard error of that.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Finding(NamedTuple):
     action: str
     command: str
     most: float | None = None
+    most_error: float | None = None
 
 
 def counts(estimate: Mapping[str, float | None]) -> bool:
@@ -65,4 +68,9 @@ def worth(finding: Mapping[str, Any]) -> str:
         return ""
     if not nats and not raises:
         return "harmless"
-    return f"{nats:.2f} nats" + (f" of {raises}" if raises else "")
+    most = finding.get("most")
+    return (
+        f"{nats:.2f} nats"
+        + (f" of {raises}" if raises else "")
+        + (f", at most {most:.2f}" if most is not None and most > nats else "")
+    )

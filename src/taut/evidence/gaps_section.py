@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from taut.evidence.results import Estimate
 from taut.evidence.section import Row, Scene, Section, UnmeasuredError
 from taut.evidence.text import number
 from taut.model import Model
+from taut.system.errors import TautError
 from taut.system.records import COUNT, ESTIMATE, KNOWN, TEXT
 
 __all__ = ["GapsSection", "tighten_first"]
@@ -58,7 +60,10 @@ class GapsSection(Section):
 
     @classmethod
     def work(cls, scene: Scene) -> float:
-        return 70 * len(scene.x) * scene.effort.optimum_steps
+        work = 70.0 * len(scene.x) * scene.effort.optimum_steps
+        if scene.train is None or scene.model.own_posterior() is None:
+            return work
+        return work + trial.WORK * (1 + len(scene.richer))
 
     @classmethod
     def run(cls, scene: Scene) -> Section:
@@ -138,6 +143,7 @@ class GapsSection(Section):
                 "train the posterior on with the decoder frozen, or give it a larger encoder",
                 "taut tighten RUN",
                 gap["value"] if tried else None,
+                gap["test_error"] if tried else None,
             )
         gap, full = self["approximation_gap"], self.get("full_covariance_gain")
         if not counts(gap):
@@ -146,7 +152,6 @@ class GapsSection(Section):
             f"even fitted to each {self.noun} on its own, its bound lies {show(gap)} below log p(x)"
         )
         what = "the best member of the posterior's family is far from the true posterior"
-        known = gap["value"], gap["test_error"], "ELBO", what
         better = [
             each
             for each in self.get("trials") or []
@@ -155,7 +160,7 @@ class GapsSection(Section):
         if better:
             best = max(better, key=lambda each: each["gain"]["value"])
             # where log p(x) is low, the gap to it is, too; what the ascents reached is not
-            reached = self["amortization_gap"]["value"] + (full["value"] if full else 0.0)
+            most = max(self["inference_gap"], self._reached(), key=lambda each: each["value"])
             as_it_is = "" if tried is None else f", the family as it is {show(tried)}"
             yield Finding(
                 "approximation gap",
@@ -167,25 +172,43 @@ class GapsSection(Section):
                 f"{show(best['gain'])} on held-out {self.noun}s{as_it_is}",
                 "a richer family of posteriors",
                 f'taut tighten RUN --posterior "{best["posterior"]}"',
-                max(self["inference_gap"]["value"], reached),
+                most["value"],
+                most["test_error"],
             )
             return
         if full and counts(full):
             yield Finding(
                 "approximation gap",
-                *known,
+                full["value"],
+                full["test_error"],
+                "ELBO",
+                what,
                 f"{even}; a full covariance closes {show(full)} of it",
                 "a richer family of posteriors",
                 'taut tighten RUN --posterior "FullCovarianceNormal()"',
+                self._reached()["value"],
+                self._reached()["test_error"],
             )
             return
         yield Finding(
             "approximation gap",
-            *known,
+            gap["value"],
+            gap["test_error"],
+            "ELBO",
+            what,
             even,
             f"{RICHER[kind_of(self.run_parts)]}an objective with more samples",
             again(self.run_parts, objective=more_samples(self.run_parts)),
         )
+
+    def _reached(self) -> dict[str, float]:
+        """Returns what the best posteriors close of the inference gap, those with full covariance
+        where they were found, with its error.
+        """
+        parts = [self["amortization_gap"], self.get("full_covariance_gain")]
+        known = [part for part in parts if part]
+        error = math.hypot(*(part["test_error"] or 0.0 for part in known))
+        return {"value": sum(part["value"] for part in known), "test_error": error}
 
 
 def _tried(scene: Scene, gaps: Mapping[str, Any], groups: Tensor | None) -> dict[str, Any]:
@@ -196,17 +219,21 @@ def _tried(scene: Scene, gaps: Mapping[str, Any], groups: Tensor | None) -> dict
         return {}
     model, train, x = scene.model, scene.train, scene.x[: gaps["num_data"]]
 
-    def rise(to: Model | None = None) -> dict[str, Any] | None:
-        if scene.clock.over():
+    def rise(make: Callable[[], Model] | None = None) -> dict[str, Any] | None:
+        try:
+            to = None if make is None else make()
+        except TautError:  # parts of the user's own that cannot be built again
             return None
-        value, error = trial.trial(model, train, x, to=to, seed=scene.seed)
-        return Estimate.of(value, error, groups).to_dict() if value.isfinite().any() else None
+        found = trial.trial(model, train, x, to=to, stop=scene.clock.over, seed=scene.seed)
+        if found is None or not found[0].isfinite().any():
+            return None
+        return Estimate.of(*found, groups).to_dict()
 
     found: dict[str, Any] = {}
     if counts(gaps["amortization_gap"]) and (gain := rise()):
         found["trial_gain"] = gain
     if counts(gaps["approximation_gap"]):
-        made = ((name, rise(make())) for name, make in scene.richer.items())
+        made = ((name, rise(make)) for name, make in scene.richer.items())
         found["trials"] = [{"posterior": name, "gain": gain} for name, gain in made if gain]
     return found
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,13 +26,18 @@ from taut.system.seeds import generator, stream
 from taut.types import Data
 from taut.use.blocks import Block, blocks_of
 
-__all__ = ["trial"]
+__all__ = ["FEW", "STEPS", "trial"]
 
 STEPS, BATCH = 500, 100
 # A fifth of the usual rate for what ``taut tighten`` takes over, all of it for what is new.
 RATE, NEW = 4e-4, 2e-3
-FEW = 10_000  # training rows below which half of each batch is drawn by the model
+# Training rows that an encoder may learn by heart: with fewer, half of each batch is drawn by the
+# model, of which rows never run out.
+FEW = 10_000
+ASKED = 10  # steps after which it is asked again whether to stop
 MOST = 200.0  # norm of the gradient, as in training
+# In evaluations of p(x, z): four draws of each row, forward and backward.
+WORK = 12.0 * STEPS * BATCH
 DRAWS, ROWS = 64, 100  # that the rise is measured with, and rows at a time
 
 
@@ -42,9 +48,11 @@ def trial(
     *,
     to: Model | None = None,
     steps: int | None = None,
+    stop: Callable[[], bool] | None = None,
     seed: int = 0,
-) -> tuple[Tensor, Tensor]:
-    r"""Returns what the ELBO of each data point rises by, and its Monte Carlo error, (N,) each.
+) -> tuple[Tensor, Tensor] | None:
+    r"""Returns what the ELBO of each data point rises by, and its Monte Carlo error, (N,) each, or
+    None where it was stopped.
 
     The draws before and after are those of the same noise.
 
@@ -56,6 +64,7 @@ def trial(
         to: The same model with another posterior, which starts at that of the model; it is trained.
             By default a copy of the model.
         steps: Steps of Adam; ``STEPS`` by default.
+        stop: Says whether to stop; asked every ``ASKED`` steps.
         seed: The same seed gives the same numbers.
     """
     steps = STEPS if steps is None else steps
@@ -74,13 +83,15 @@ def trial(
     ]
     optimizer = torch.optim.Adam([{"params": [w]} for w in weights])
     size = min(BATCH, len(train))
-    own = size if len(train) < FEW else 0
+    drawn = size // 2 if len(train) < FEW else 0
     for step in range(steps):
+        if stop is not None and step % ASKED == 0 and stop():
+            return None
         index = torch.randint(len(train), (size,), generator=generator(seed, "trial", step))
         batch = train[index].to(weights[0])
         with stream(seed, "trial", step):
-            if own:
-                batch[own // 2 :] = after.redraw(batch[own // 2 :]).detach()
+            if drawn:
+                batch[-drawn:] = after.redraw(batch[-drawn:]).detach()
             loss = -objective(after, batch).surrogate.mean()
         cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

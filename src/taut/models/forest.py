@@ -29,7 +29,7 @@ from taut.model import Resizing
 from taut.models.emitted import Emitted
 from taut.models.exact import ExactModel, Pass
 from taut.models.structure import mutual_information
-from taut.models.trees import HiddenTree
+from taut.models.trees import HiddenTree, blurred
 from taut.types import Context, Data, PerDatum
 
 __all__ = ["HiddenForest"]
@@ -55,9 +55,10 @@ class HiddenForest(Resizing, ExactModel):
         grids: Of each column of numbers that lie on a known grid (``Columns``).
         knots: Of the marginal of each column of mixed numbers, (columns, 2, knots): see ``warps``.
         slack: Nats a row of validation log p(x) that each tree may give up: see ``Mixture``.
+        blur: Scale of the noise that is added to the rows: see ``Mixture``.
 
     Raises:
-        ValueError: fewer than one tree or state, or a negative slack.
+        ValueError: fewer than one tree or state, or a negative slack or blur.
 
     References: meila2000, chow1968.
     """
@@ -76,14 +77,17 @@ class HiddenForest(Resizing, ExactModel):
         grids: Sequence[Grid | None] | None = None,
         knots: Tensor | None = None,
         slack: float = 0.0,
+        blur: float | None = None,
     ) -> None:
         super().__init__()
         if num_trees < 1:
             raise ValueError(f"num_trees must be at least 1, not {num_trees}")
-        self.event_shape, self.slack = tuple(event_shape), slack
+        self.event_shape, self.slack, self.blur = tuple(event_shape), slack, blur
         self.num_trees, self.num_states = num_trees, num_states
         self.trees = nn.ModuleList(
-            HiddenTree(event_shape, kinds, num_states, num_levels, low, high, grids, knots, slack)
+            HiddenTree(
+                event_shape, kinds, num_states, num_levels, low, high, grids, knots, slack, blur
+            )
             for _ in range(num_trees)
         )
         self.register_buffer("log_weight", torch.zeros(num_trees))
@@ -167,6 +171,7 @@ class HiddenForest(Resizing, ExactModel):
         self, train: Tensor, validation: Tensor, *, max_passes: int, seed: int = 0
     ) -> Iterator[Pass]:
         self._weigh(1)
+        train, validation = blurred(train, validation, self._all()[0].noise, seed)
         information = mutual_information(train.flatten(1))
         others: Tensor | None = None
         number, best = 0, -math.inf
@@ -211,7 +216,7 @@ class HiddenForest(Resizing, ExactModel):
         others: Tensor | None,
     ) -> Generator[Pass, None, None]:
         if others is None:
-            yield from tree.maximize(train, validation, max_passes=max_passes, seed=seed)
+            yield from tree.searched(train, validation, max_passes, seed)
             return
         states = tree.num_states = self.num_states
         assert states is not None

@@ -32,12 +32,13 @@ from taut.model import Resizing
 from taut.models.emissions import Counts, Emissions, Seen, Terms
 from taut.models.emitted import Emitted
 from taut.models.exact import ExactModel, Pass
+from taut.models.factor_analysis import MIN_SCALE
 from taut.models.structure import chow_liu, spanning_tree
 from taut.system.errors import UsageError
 from taut.system.seeds import generator
 from taut.types import Context, Data, PerDatum
 
-__all__ = ["HiddenTree", "Mixture"]
+__all__ = ["HiddenTree", "Mixture", "blurred"]
 
 BATCH = 1024
 STEP, LAST_STEP = 0.5, 0.02  # of the parameters towards those of the last batch
@@ -76,11 +77,15 @@ class _LatentTree(Resizing, ExactModel):
         grids: Sequence[Grid | None] | None = None,
         knots: Tensor | None = None,
         slack: float = 0.0,
+        blur: float | None = None,
     ) -> None:
         super().__init__()
         if not slack >= 0:
             raise ValueError(f"slack is in nats and not negative, and it is {slack}")
-        self.slack = slack
+        self.slack, self.blur = slack, blur
+        self.noise = _usual_blur(kinds, grids) if blur is None else blur
+        if not self.noise >= 0:
+            raise ValueError(f"blur is a share of a scale and not negative, and it is {blur}")
         if num_states is not None and num_states < 1:
             raise ValueError(f"num_states must be at least 1, not {num_states}")
         self.event_shape, self.num_states = tuple(event_shape), num_states
@@ -225,15 +230,18 @@ class _LatentTree(Resizing, ExactModel):
         self, train: Tensor, validation: Tensor, *, max_passes: int, seed: int = 0
     ) -> Iterator[Pass]:
         self.limited = False
+        rows = blurred(train, validation, self.noise, seed)
+        yield from self.searched(*rows, max_passes, seed)
+
+    def searched(
+        self, train: Tensor, validation: Tensor, max_passes: int, seed: int
+    ) -> Iterator[Pass]:
+        """Fits rows as they are; doubles the number of states until the validation rows are worse,
+        unless it is given.
+        """
         if self.num_states is not None:
             yield from self.fitted(train, validation, self.num_states, max_passes, seed)
             return
-        yield from self._searched(train, validation, max_passes, seed)
-
-    def _searched(
-        self, train: Tensor, validation: Tensor, max_passes: int, seed: int
-    ) -> Iterator[Pass]:
-        """Doubles the number of states until the validation rows are worse."""
         sizes = [FEWEST]
         while sizes[-1] < MOST and 4 * sizes[-1] < len(train):
             sizes.append(2 * sizes[-1])
@@ -408,6 +416,27 @@ class _LatentTree(Resizing, ExactModel):
         return {name: value.clone() for name, value in self.state_dict().items()}
 
 
+def _usual_blur(kinds: Sequence[str] | str, grids: Sequence[Grid | None] | None) -> float:
+    """Returns the blur of real numbers of which nothing says how they were rounded, 0 of others."""
+    words = {kinds} if isinstance(kinds, str) else set(kinds)
+    return MIN_SCALE if grids is None and words == {"real"} else 0.0
+
+
+def blurred(train: Tensor, validation: Tensor, blur: float, seed: int) -> tuple[Tensor, Tensor]:
+    r"""Returns training and validation rows, (N, \*event), with noise of a scale that is a share of
+    the standard deviation of each column of the training rows; as they are where it is zero.
+    """
+    if not blur:
+        return train, validation
+    scale = blur * (train - train.nanmean(0)).square().nanmean(0).sqrt()
+
+    def moved(rows: Tensor, name: str) -> Tensor:
+        noise = torch.randn(rows.shape, generator=generator(seed, f"blur {name}"), dtype=rows.dtype)
+        return rows + scale * noise.to(rows.device)
+
+    return moved(train, "training"), moved(validation, "validation")
+
+
 class Mixture(_LatentTree):
     r"""Creates a mixture: a latent category, given which the columns are independent.
 
@@ -425,9 +454,13 @@ class Mixture(_LatentTree):
         slack: Nats a row of validation log p(x) that may be given up: the last pass within them is
             kept instead of the best. Later passes follow the training rows more closely, and their
             synthetic rows are harder to tell from real ones (``benchmarks/exact.py``).
+        blur: Scale of the noise that is added to the rows before they are learned from, as a share
+            of the standard deviation of each column: a density resolves nothing finer, such as the
+            decimals that numbers were rounded to. By default 0.03, as of the scales of a mixture of
+            factor analysers, where all columns are real numbers and no grids are given.
 
     Raises:
-        ValueError: fewer than one state, or a negative slack.
+        ValueError: fewer than one state, or a negative slack or blur.
 
     References: dempster1977.
     """

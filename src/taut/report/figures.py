@@ -534,7 +534,7 @@ def staircase(steps: Sequence[Mapping[str, Any]]) -> str:
                 if found is None:
                     continue
                 least, error = found["value"], 2 * (found["error"] or 0.0)
-                above = found.get("most", least) - least + error
+                above = found.get("most", least) - least + 2 * found.get("most_error", error / 2)
                 axes.errorbar(
                     i + 1 + aside, level + least, [[error], [above]], fmt=shape,
                     color=BLUE, markerfacecolor=fill, markersize=6, linewidth=1,

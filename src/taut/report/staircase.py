@@ -87,7 +87,9 @@ def _brief(estimate: Mapping[str, float | None]) -> str:
         return number(value)
     brief = f"{number(value, error)} ± {number(error, error)}"
     most = estimate.get("most")
-    return brief if most is None else f"{brief} to {number(most, error)}"
+    if most is None:
+        return brief
+    return f"{brief} to {_brief({'value': most, 'error': estimate['most_error']})}"
 
 
 def page(info: Mapping[str, Any], folder: Path) -> str:

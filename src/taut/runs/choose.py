@@ -43,7 +43,7 @@ from taut.runs.measure import copies, evidence_of
 from taut.runs.place import make_folder, stem
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
-from taut.system.errors import StorageError, TautError, UsageError, shown
+from taut.system.errors import TautError, UsageError, shown
 from taut.training.pace import epochs_of
 
 __all__ = ["ANSWER", "STUDY", "candidates_of", "choose", "join", "smallest_within_one_error"]
@@ -117,6 +117,7 @@ def choose(
             f"each, and a training needs at least {60 * SHORTEST:.0f} s: give more, or fewer "
             "candidates"
         )
+    _optuna()  # where it is missing, no empty folder is left
     folder = make_folder(out, f"{stem(source)}-study", overwrite=False)
     info = storage.fingerprinted(
         {
@@ -155,9 +156,7 @@ def join(
     file = folder / STUDY
     if not file.is_file():
         raise UsageError(f"{shown(folder)} is not a study: there is no {STUDY} in it")
-    info = storage.read_json(file)
-    if not storage.unbroken(info):
-        raise StorageError(f"{shown(file)} is damaged: restore it from a copy")
+    info = storage.read_unbroken_json(file)
     records.checked(info, records.STUDY, file)
     config = Config.from_dict(info["config"])
     if data is None:
@@ -245,17 +244,22 @@ def _named(candidate: Mapping[str, str]) -> str:
 # ----------------------------------------------------------------------------------- the queue
 
 
-@contextmanager
-def _study(folder: Path, make: bool = False) -> Iterator[Any]:
-    """Gives the study of a folder."""
+def _optuna() -> Any:
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise UsageError("taut choose needs Optuna: pip install 'taut[choose]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    backend = JournalFileBackend(str(folder / JOURNAL))
-    store = optuna.storages.JournalStorage(backend)
+    return optuna
+
+
+@contextmanager
+def _study(folder: Path, make: bool = False) -> Iterator[Any]:
+    """Gives the study of a folder."""
+    optuna = _optuna()
+    from optuna.storages.journal import JournalFileBackend
+
+    store = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     if make:
         yield optuna.create_study(storage=store, study_name=NAME, direction="maximize")
     else:
@@ -361,9 +365,7 @@ def _compared(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) 
         if trial.value is None or not math.isfinite(trial.value):
             failed.append(number)
             continue
-        known = storage.read_json(path.with_suffix(".json"))
-        if not storage.unbroken(known):
-            raise StorageError(f"{shown(path.with_suffix('.json'))} is damaged: restore it")
+        known = storage.read_unbroken_json(path.with_suffix(".json"))
         values = torch.tensor(known["log_evidence"], dtype=torch.float64)
         means.setdefault(number, []).append(values)
         runs.setdefault(number, path.name)

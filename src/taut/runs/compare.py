@@ -34,7 +34,7 @@ from taut.networks import Network
 from taut.runs import folder
 from taut.runs.audit import audit_of, some_rows, training_rows
 from taut.runs.folder import Stored, held_out, version
-from taut.runs.gain import paired_gain
+from taut.runs.gain import gain_of
 from taut.runs.measure import copies, measured_part
 from taut.system import html
 from taut.system.defaults import silent
@@ -334,16 +334,9 @@ def _audited(run: Stored) -> dict[str, Any] | None:
 
 def _gain(own: RowEvidence, other: RowEvidence, groups: Tensor | None) -> dict[str, Any]:
     """Returns how much larger log p(x) and ELBO of one model are than those of another."""
-    a, b = own.first, other.first
-    log_evidence = paired_gain(
-        own.log_evidence,
-        own.log_evidence_error,
-        other.log_evidence,
-        other.log_evidence_error,
-        groups,
-    )
-    elbo = paired_gain(a.elbo, a.elbo_error, b.elbo, b.elbo_error, groups)
-    return {"log_evidence": log_evidence.to_dict(), "elbo": elbo.to_dict()}
+    return {
+        bound: gain_of(own, other, bound, groups).to_dict() for bound in ("log_evidence", "elbo")
+    }
 
 
 def _drawn(run: Stored, count: int, seed: int) -> dict[str, Any]:

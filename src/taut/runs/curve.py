@@ -9,7 +9,6 @@ distortion stand. A study that was stopped goes on with the runs that are missin
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,7 +180,7 @@ def study(
     finally:
         torch.set_num_threads(threads)
     found = Curve(tuple(rows), of=str(folder))
-    storage.write_bytes(folder / FILE, json.dumps(found.to_dict(), indent=1).encode())
+    storage.write_json(folder / FILE, storage.fingerprinted(found.to_dict()))
     return found
 
 
@@ -190,11 +189,11 @@ def read_curve(folder: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: it has none.
+        StorageError: it is damaged.
     """
     if not (folder / FILE).is_file():
         raise UsageError(f"{shown(folder)} holds no curve: make one with `taut curve`")
-    found: dict[str, Any] = json.loads((folder / FILE).read_text("utf-8"))
-    return found
+    return storage.read_unbroken_json(folder / FILE)
 
 
 def _folder(out: str | Path | None, data: Dataset) -> Path:

@@ -67,12 +67,12 @@ __all__ = [
 ]
 
 
-# The part that a run trains alone, by what became of the run it came from.
+# What a run trains alone, by what became of the run it came from: parts and single parameters.
 TRAINED_ALONE = {
-    "tightened": "posterior",
-    "refitted": "prior",
-    "observed": "posterior",
-    "rescaled": "likelihood.raw_scale",
+    "tightened": ("posterior",),
+    "refitted": ("prior",),
+    "observed": ("posterior", "likelihood.raw_scale"),
+    "rescaled": ("likelihood.raw_scale",),
 }
 
 
@@ -358,16 +358,11 @@ def rebuild(
 
 
 def freeze_the_rest(model: VAE, word: str) -> None:
-    """Freezes the parts that a run of such a kind leaves as they are: in a training that goes on,
-    too. Of a generator that is observed the width is fitted.
-    """
-    for name in ("prior", "likelihood", "posterior"):
-        if name != TRAINED_ALONE[word]:
-            getattr(model, name).requires_grad_(False)
-    if word == "observed" and isinstance(model.likelihood.scale, str):
-        model.likelihood.own_scale.requires_grad_(True)
-    if "." in TRAINED_ALONE[word]:  # a parameter of a part
-        model.get_parameter(TRAINED_ALONE[word]).requires_grad_(True)
+    """Freezes what a run of such a kind leaves as it is: in a training that goes on, too."""
+    alone = tuple(f"{name}." for name in TRAINED_ALONE[word])
+    for name, weight in model.named_parameters():
+        if not f"{name}.".startswith(alone):
+            weight.requires_grad_(False)
 
 
 def allocate(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -19,7 +19,7 @@ from taut.system.seeds import untouched
 from taut.training import checkpoint
 from taut.use.blocks import Block, blocks_of, device_of
 
-__all__ = ["BEFORE_FOLDER", "before_of", "gain_of_prior", "paired_gain"]
+__all__ = ["BEFORE_FOLDER", "before_of", "bound_of", "gain_of", "gain_of_prior", "paired_gain"]
 
 BEFORE_FOLDER = "before"  # of a run folder: the prior that a refitted one stands in for
 DRAWS, ROWS = 64, 32  # of the posterior of a row, and rows at a time
@@ -42,6 +42,20 @@ def paired_gain(
         groups: The group of each row, see ``Estimate.of``.
     """
     return Estimate.of(values - others, torch.hypot(errors, other_errors), groups)
+
+
+def bound_of(rows: RowEvidence, bound: str) -> tuple[Tensor, Tensor]:
+    """Returns a bound of each row, (N,), "elbo" or "log_evidence", and its Monte Carlo error."""
+    if bound == "elbo":
+        return rows.first.elbo, rows.first.elbo_error
+    return rows.log_evidence, rows.log_evidence_error
+
+
+def gain_of(rows: RowEvidence, others: RowEvidence, bound: str, groups: Tensor | None) -> Estimate:
+    """Returns how much larger a bound of rows is, "elbo" or "log_evidence", than that of the same
+    rows under another model: see ``paired_gain``.
+    """
+    return paired_gain(*bound_of(rows, bound), *bound_of(others, bound), groups)
 
 
 def before_of(run: Stored) -> VAE | None:
@@ -91,10 +105,5 @@ def gain_of_prior(
 
     parts = blocks_of(model, x, ROWS, rise, seed=seed, name="gain")
     elbo, error = torch.cat([part.cpu() for part in parts], 1)
-    now, old = evidence
-    gain = paired_gain(
-        *(now.log_evidence, now.log_evidence_error),
-        *(old.log_evidence, old.log_evidence_error),
-        groups,
-    )
+    gain = gain_of(*evidence, "log_evidence", groups)
     return {"elbo": Estimate.of(elbo, error, groups).to_dict(), "log_evidence": gain.to_dict()}

@@ -39,14 +39,15 @@ from taut.runs.audit import audit_run, some_rows
 from taut.runs.carry_out import carry_out
 from taut.runs.fit import resume, start
 from taut.runs.folder import Stored, load, read_data
+from taut.runs.gain import bound_of, gain_of
 from taut.runs.measure import copies, evidence_of
 from taut.runs.place import make_folder, stem
 from taut.runs.remedy import Remedy, begin, copy_run, limits, read
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
-from taut.system.errors import StorageError, TautError, UsageError, shown
+from taut.system.errors import TautError, UsageError, shown
 
-__all__ = ["STATE", "again", "improve", "paired"]
+__all__ = ["STATE", "again", "improve"]
 
 STATE = "improve.json"
 START = "start"  # the folder of the first run
@@ -62,9 +63,8 @@ LITTLE = Effort(
     task_seconds=0.0,
 )
 SHARE = 0.5  # of the time left that a training may take
-# Share of the nats of a gap that its remedy may leave open: an encoder that is trained on comes
-# close to the best posterior of each row, not up to it (benchmarks/loop.py). A scale is fitted
-# in closed form.
+# Share of the encoder's gap that its remedy may leave open, where no trial was made: an encoder
+# that is trained on comes close to the best posterior of each row, not up to it.
 OPEN = 0.1
 BOUNDS = ("elbo", "log_evidence")
 
@@ -134,9 +134,7 @@ def improve(
 def again(path: str | Path, *, tell: Telling | None = None) -> dict[str, Any]:
     """Goes on with an improvement that was stopped; the same as if it never had been."""
     folder = Path(path)
-    info = storage.read_json(folder / STATE)
-    if not storage.unbroken(info):
-        raise StorageError(f"{shown(folder / STATE)} is damaged: restore it from a copy")
+    info = storage.read_unbroken_json(folder / STATE)
     records.checked(info, records.IMPROVEMENT, folder / STATE)
     with locks.locked(folder):
         storage.clear_temporary(folder)
@@ -144,28 +142,6 @@ def again(path: str | Path, *, tell: Telling | None = None) -> dict[str, Any]:
         if info["test"] is None:
             work.go_on()
     return work.info
-
-
-def paired(
-    before: RowEvidence, after: RowEvidence, bound: str, groups: torch.Tensor | None
-) -> Estimate:
-    """Returns how much higher a bound is after than before, of the same rows: errors are of the
-    differences.
-
-    Args:
-        before: What is known of the rows under one model.
-        after: Under the other.
-        bound: "elbo" or "log_evidence".
-        groups: The group of each row, see ``Estimate.of``.
-    """
-    (old, old_error), (new, new_error) = (_bound(each, bound) for each in (before, after))
-    return Estimate.of(new - old, torch.hypot(new_error, old_error), groups)
-
-
-def _bound(rows: RowEvidence, bound: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if bound == "elbo":
-        return rows.first.elbo, rows.first.elbo_error
-    return rows.log_evidence, rows.log_evidence_error
 
 
 class _Improvement:
@@ -295,7 +271,7 @@ class _Improvement:
             "remedy": str(remedy),
             "decoder_stays": fixed,
             "bound": "elbo" if fixed else "log_evidence",
-            "predicted": _predicted(finding, remedy, run),
+            "predicted": _predicted(finding, remedy),
             "came_true": None,
             "p_value": None,
             "covered": None,
@@ -339,7 +315,7 @@ class _Improvement:
         x = some_rows(self.data.validation, self.info["num_data"], self.info["seed"], "audit")
         groups = copies(x, self.data.divided)
         old, new = (self.evidence(each, x) for each in (run, after))
-        found = paired(old, new, done["bound"], groups)
+        found = gain_of(new, old, done["bound"], groups)
         error = max(e for e in (found.test_error, found.mc_error, 0.0) if e is not None)
         count = len(x) if groups is None else int(groups.max()) + 1
         lost = int((~new.known).sum()) - int((~old.known).sum())
@@ -381,9 +357,9 @@ class _Improvement:
             "num_data": len(x),
             **{
                 bound: {
-                    "first": Estimate.of(*_bound(rows[0], bound), groups).to_dict(),
-                    "last": Estimate.of(*_bound(rows[1], bound), groups).to_dict(),
-                    "difference": paired(rows[0], rows[1], bound, groups).to_dict(),
+                    "first": Estimate.of(*bound_of(rows[0], bound), groups).to_dict(),
+                    "last": Estimate.of(*bound_of(rows[1], bound), groups).to_dict(),
+                    "difference": gain_of(rows[1], rows[0], bound, groups).to_dict(),
                 }
                 for bound in BOUNDS
             },
@@ -395,28 +371,22 @@ def covers(predicted: Mapping[str, float], value: float, error: float) -> bool:
     difference.
     """
     least, most = predicted["value"], predicted.get("most", predicted["value"])
-    apart = max(least - value, value - most, 0.0)
-    return apart <= 2 * math.hypot(predicted["error"], error)
+    if value <= least:
+        return least - value <= 2 * math.hypot(predicted["error"], error)
+    return value - most <= 2 * math.hypot(predicted.get("most_error", predicted["error"]), error)
 
 
-def _predicted(finding: Mapping[str, Any], remedy: Remedy, run: Stored) -> dict[str, float] | None:
+def _predicted(finding: Mapping[str, Any], remedy: Remedy) -> dict[str, float] | None:
     """Returns the nats that a finding promises, with the error of the measurement and of what its
     remedy may leave open; where a trial was made, those that it reached and the most there can be.
-
-    A full covariance closes what it was measured to close, and the gap of the encoder with it.
     """
     if finding["nats"] is None:
         return None
     value, error = float(finding["nats"]), finding["error"] or 0.0
     if finding.get("most") is not None:
-        return {"value": value, "error": error, "most": max(value, float(finding["most"]))}
-    given = dict(remedy.options)
-    if remedy.verb == "tighten" and given.get("posterior") == "FullCovarianceNormal()":
-        gaps = storage.read_checked_json(run.path / "audit.json")["gaps"]
-        parts = [gaps["full_covariance_gain"], gaps["amortization_gap"]]
-        value = sum(part["value"] for part in parts)
-        error = math.hypot(*(part["test_error"] or 0.0 for part in parts))
-    left = 0.0 if "likelihood" in given else OPEN * value
+        most, most_error = float(finding["most"]), float(finding["most_error"] or 0.0)
+        return {"value": value, "error": error, "most": max(value, most), "most_error": most_error}
+    left = OPEN * value if remedy.verb == "tighten" else 0.0
     return {"value": value, "error": math.hypot(error, left)}
 
 

@@ -347,6 +347,8 @@ def _plane(
             words = [f"z{d}, {number(float(rates[:, d].mean()))} nats" for d in chosen]
         return means[:, chosen].numpy(), (words[0], words[1])
     if by == "pca":
+        if means.shape[1] < 2:
+            raise UsageError("--by pca needs two latent dimensions, and there is one: omit it")
         centred = means - means.mean(0)
         _, scales, directions = torch.linalg.svd(centred, full_matrices=False)
         share = scales.square() / scales.square().sum()

@@ -16,6 +16,7 @@ from taut.build.spec import parse
 from taut.build.statistics import summarize
 from taut.contrast import GAN
 from taut.data import Dataset
+from taut.evidence.trial import FEW
 from taut.model import VAE
 from taut.runs.assemble import going_together
 from taut.runs.fitted import Source
@@ -38,8 +39,6 @@ RICHER = {
     "DiagonalNormal": ("FullCovarianceNormal()",),
     "FullCovarianceNormal": ("CouplingFlow()",),
 }
-# training data that an encoder may learn by heart: half of each batch is then drawn by the model
-FEW = 10_000
 
 
 def tighten(

@@ -183,6 +183,7 @@ FINDING = {
     "action": TEXT,
     "command": TEXT,
     "most?": NUMBER,
+    "most_error?": NUMBER,
 }
 AUDIT = {  # without its sections, each of which knows its own: taut.evidence.section.shape
     "taut": TEXT,

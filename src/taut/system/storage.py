@@ -406,6 +406,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return _mapping(read_file(path, MOST_JSON), path)
 
 
+def read_unbroken_json(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a JSON file after checking it against the SHA-256 in it.
+
+    Raises:
+        StorageError: it is missing, is not a JSON object or is not as it was written.
+    """
+    value = read_json(path)
+    if not unbroken(value):
+        raise StorageError(f"{shown(path)} is damaged: restore it from a copy")
+    return value
+
+
 def _mapping(content: bytes | str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(content)
