@@ -3977,6 +3977,13 @@ MUTANTS = [
         f"{INSTANCES}::test_a_gated_layer_by_hand",
     ),
     Mutant(
+        "gated network: units are dropped when it is measured, too",
+        "networks/dense.py",
+        "self.dropout, self.training)",
+        "self.dropout, True)",
+        f"{INSTANCES}::test_gated_units_are_dropped_in_training_alone",
+    ),
+    Mutant(
         "after training: rows drawn from few are as unsure as new ones",
         "evidence/after_training.py",
         'now["test_error"] * math.sqrt(left_out)',
