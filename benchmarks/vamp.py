@@ -28,6 +28,8 @@ from taut.evidence.results import Estimate, Evidence
 from taut.runs.fit import evaluate, start, train_run
 from taut.runs.refit import refit
 
+NETWORK = "GatedMLP(hidden=(300, 300))"
+POINTS = 8  # of the curve that is printed
 REFITTED = "GaussianMixture(components=100)"
 
 
@@ -43,19 +45,20 @@ def unpacked(source: Path, out: Path) -> tuple[Path, Path]:
 
 
 def config(prior: str, epochs: int, test: Path, options: argparse.Namespace) -> Config:
-    network = "GatedMLP(hidden=(300, 300))"
     return Config.from_dict(
         {
             "data": {"test": str(test), "validation_fraction": 0.02},
             "model": {
                 "latent_dim": 40,
                 "prior": prior,
-                "encoder": network,
-                "decoder": network,
+                "encoder": options.encoder,
+                "decoder": options.decoder,
             },
             "training": {
                 "max_epochs": epochs,
                 "batch_size": options.batch_size,
+                "objective": options.objective,
+                "weight_decay": options.weight_decay,
                 "patience": 1.0,
                 "threads": 1,
                 "seed": options.seed,
@@ -83,6 +86,19 @@ def compared(found: Evidence, first: Evidence) -> Estimate:
     return Estimate.of(found.log_evidence - first.log_evidence, error)
 
 
+def curves(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns the best held-out bound so far of the first two trainings, at equal minutes."""
+    lines = ["| CPU min | " + " | ".join(row["prior"] for row in rows) + " |"]
+    lines.append("|---" * (1 + len(rows)) + "|")
+    end = max(row["cpu_min"] for row in rows)
+    for i in range(1, POINTS + 1):
+        now = end * i / POINTS
+        so_far = [[bound for at, bound in row["curve"] if at <= now] for row in rows]
+        cells = [f"{max(bounds):.2f}" if bounds else "" for bounds in so_far]
+        lines.append(f"| {now:.1f} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def written(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} ± {estimate.test_error:.2f}"
 
@@ -97,6 +113,10 @@ def main() -> None:
     parser.add_argument("--vamp-epochs", type=int, default=190, help="under the VampPrior")
     parser.add_argument("--refit-epochs", type=int, default=3, help="of the refitted prior")
     parser.add_argument("--components", type=int, default=500)
+    parser.add_argument("--encoder", default=NETWORK)
+    parser.add_argument("--decoder", default=NETWORK)
+    parser.add_argument("--objective", default="ELBO()")
+    parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-samples", type=int, default=5000)
@@ -122,6 +142,7 @@ def main() -> None:
     evidence = [taut.importance(run.model, x, options.num_samples) for run in runs]
     for row, found in zip(rows, evidence, strict=True):
         row |= found.to_dict() | {"gain": compared(found, evidence[0]).to_dict()}
+    print("\n".join(curves(rows[:2])))
     (options.out / "vamp.json").write_text(json.dumps(rows, indent=2) + "\n")
     print("| prior | CPU min | -ELBO | -log p(x) | log p(x) above the first |")
     print("|---|---|---|---|---|")

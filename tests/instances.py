@@ -509,7 +509,7 @@ NETWORKS: list[tuple[networks.NetworkFactory, tuple[int, ...], tuple[int, ...]]]
     (partial(taut.MLP, hidden=(), activation="relu"), (3, 4), (2, 5)),
     (partial(taut.MLP, hidden=(8, 8), activation="silu", dropout=0.5), (6,), (2, 3, 4)),
     (networks.GatedMLP, (6,), (4,)),
-    (partial(networks.GatedMLP, hidden=(8,)), (3, 4), (2, 5)),
+    (partial(networks.GatedMLP, hidden=(8, 8), dropout=0.5), (3, 4), (2, 5)),
     (taut.Residual, (6,), (4,)),
     (partial(taut.Residual, hidden=(8,)), (3, 4), (2, 5)),
     (taut.ConvEncoder, (28, 28), (2, 5)),

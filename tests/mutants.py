@@ -201,6 +201,27 @@ MUTANTS = [
         TIGHTEN,
     ),
     Mutant(
+        "export: a graph of other numbers is written",
+        "use/onnx.py",
+        "if not apart <= TOLERANCE:",
+        "if apart > 1:",
+        "tests/test_onnx.py",
+    ),
+    Mutant(
+        "export: a number stands before its equals, on the right too",
+        "use/onnx.py",
+        "op.LessOrEqual(known, values) if upper",
+        "op.Less(known, values) if upper",
+        "tests/test_onnx.py",
+    ),
+    Mutant(
+        "export: a folder with other things is replaced",
+        "runs/export.py",
+        "if folder.exists() and (other :=",
+        "if False and (other :=",
+        "tests/test_onnx.py",
+    ),
+    Mutant(
         "the decimals that numbers were rounded to are learned",
         "models/trees.py",
         "return MIN_SCALE if grids is None and",
@@ -3204,8 +3225,8 @@ MUTANTS = [
     Mutant(
         "gaps: a recorded step keeps the answer for its first batch",
         "distributions/observed.py",
-        "get_proxy_mode() is None and not value.sum().isnan()",
-        "(get_proxy_mode() is not None or not value.sum().isnan())",
+        "or get_proxy_mode() is not None",
+        "or False",
         f"{STEP}::test_recorded_step_is_the_eager_one_for_data_with_gaps",
     ),
     Mutant(
@@ -3954,6 +3975,13 @@ MUTANTS = [
         "functional.glu(layer(units), -1)",
         "functional.glu(layer(units).roll(self.hidden[0], -1), -1)",
         f"{INSTANCES}::test_a_gated_layer_by_hand",
+    ),
+    Mutant(
+        "gated network: units are dropped when it is measured, too",
+        "networks/dense.py",
+        "self.dropout, self.training)",
+        "self.dropout, True)",
+        f"{INSTANCES}::test_gated_units_are_dropped_in_training_alone",
     ),
     Mutant(
         "after training: rows drawn from few are as unsure as new ones",

@@ -245,6 +245,22 @@ def test_a_gated_layer_by_hand() -> None:
     torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-10)
 
 
+def test_gated_units_are_dropped_in_training_alone() -> None:
+    """Each at its probability (z-test, alpha 1e-6), the others scaled up: their mean stays."""
+    dropped, x = networks.GatedMLP((3,), (400,), hidden=(400,), dropout=0.25), torch.randn(50, 3)
+    (layer,) = dropped.layers
+    with torch.no_grad():
+        dropped.head.weight.copy_(torch.eye(400))
+        dropped.head.bias.zero_()
+    units = torch.nn.functional.glu(layer(x), -1)
+    assert torch.equal(dropped.eval()(x), units)
+    seen = dropped.train()(x)
+    kept = seen != 0
+    torch.testing.assert_close(seen[kept], units[kept] / 0.75, rtol=1e-10, atol=0)
+    assert_mean(kept.flatten().to(x), 0.75)
+    assert not torch.equal(dropped(x) != 0, kept)
+
+
 def test_tanh_is_torchs_to_the_rounding_of_one() -> None:
     x = torch.linspace(-30, 30, 1001)
     network = taut.MLP((1001,), (1001,), hidden=(1001,), activation="tanh")

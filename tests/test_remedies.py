@@ -203,7 +203,9 @@ def test_commands_fit_runs_of_models_that_are_no_vae(model: str) -> None:
     check({"model": model}, data(WHOLE[model]))
 
 
-@pytest.mark.parametrize("decoder", ["ConvDecoder()", "ResidualConvDecoder()", "Residual()"])
+@pytest.mark.parametrize(
+    "decoder", ["ConvDecoder()", "ResidualConvDecoder()", "Residual()", "GatedMLP(hidden=(9,))"]
+)
 def test_commands_fit_runs_of_other_decoders(decoder: str) -> None:
     check({"decoder": decoder}, data("images"))
 
@@ -216,6 +218,19 @@ def test_commands_fit_runs_of_numbers() -> None:
 def test_every_model_has_a_row() -> None:
     models = {parse(model).name for model in WHOLE}
     assert models == {*known(taut.ExactModel), *known(taut.StepwiseModel)}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "named"),
+    [
+        ("GatedMLP(hidden=(9, 9))", "GatedMLP(hidden=(9, 9), dropout=0.1)"),
+        ("GatedMLP(dropout=0.3)", "GatedMLP(dropout=0.3)"),  # it drops units already
+    ],
+)
+def test_a_gated_decoder_that_overfits_drops_units(decoder: str, named: str) -> None:
+    config = Config.from_dict({"model": {"model": "VAE()", "decoder": decoder}})
+    found = {f["name"]: f for f in findings(config, True)}
+    assert f'--decoder "{named}"' in found["overfitting"]["command"].replace("'", '"')
 
 
 def test_what_is_said_is_true_of_the_family() -> None:

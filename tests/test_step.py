@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import taut
-from taut import likelihoods, posteriors, priors
+from taut import likelihoods, networks, posteriors, priors
 from taut.build.config import TrainingConfig
 from taut.data import Dataset, prepare
 from taut.system.errors import UsageError
@@ -124,6 +124,17 @@ def test_recorded_step_is_the_eager_one_for_every_likelihood(index: int) -> None
         Learner(model(likelihood=likelihood, posterior=posterior), taut.ELBO(), CONFIG),
         [x, x.flip(0)],
     )
+
+
+def test_recorded_step_drops_the_units_that_the_eager_one_drops() -> None:
+    """Those of a prior too, which is made of the encoder."""
+    network = partial(networks.GatedMLP, hidden=(5,), dropout=0.5)
+    m = model(
+        prior=priors.VampPrior(4),
+        likelihood=likelihoods.Bernoulli(EVENT, LATENT, decoder=network),
+        posterior=posteriors.DiagonalNormal(EVENT, LATENT, encoder=network),
+    )
+    assert_same(Learner(m, taut.ELBO(), CONFIG), [bits(6) for _ in range(2)])
 
 
 def test_recorded_step_is_the_eager_one_for_data_with_gaps() -> None:

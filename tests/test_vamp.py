@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from ztest import assert_mean
 
 import taut
 from taut import posteriors, priors
+from taut.build.config import Config
 from taut.build.start import start_prior
 from taut.evidence.latents import latents
 from taut.features import Split, Standardize
 from taut.runs.assemble import assemble, merge
+from taut.runs.fit import resume, start, train_run
 from taut.system.errors import UsageError
 
 SMALL = partial(taut.MLP, hidden=(7,))
@@ -141,6 +145,27 @@ def test_it_starts_at_rows_of_the_training() -> None:
     kept = model.prior.pseudo_inputs.clone()
     start_prior(model, data)  # what was started stays where it is
     torch.testing.assert_close(model.prior.pseudo_inputs, kept, rtol=0, atol=0)
+
+
+def test_with_dropout_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """The units that are dropped, of rows and of pseudo-inputs, are those of the step."""
+    network = "GatedMLP(hidden=(5,), dropout=0.3)"
+    model = {"prior": "VampPrior(components=6)", "encoder": network, "decoder": network}
+    training = {"max_epochs": 40, "batch_size": 4, "checkpoint_seconds": 0, "patience": 5}
+    config = Config.from_dict({"model": model | {"latent_dim": 2}, "training": training})
+    x, ends = (np.random.default_rng(0).random((40, 3)) < 0.5).astype(np.uint8), []
+    for stop in (None, 1):
+        run, data, state = start(x, tmp_path / str(stop), config)
+        for _ in itertools.islice(train_run(run, data, state), stop):
+            pass
+        if stop:
+            run, data, state = resume(tmp_path / str(stop), source=x)
+            assert 0 < state.step < state.total_steps
+            for _ in train_run(run, data, state):
+                pass
+        ends.append(run.model.state_dict())
+    whole, resumed = ends
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 class Known(taut.Posterior):

@@ -30,6 +30,7 @@ from taut.cli import (
     differential,
     disentangle,
     explore,
+    export,
     fit,
     loop,
     picture,
@@ -58,6 +59,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
         differential.differential,
         picture.picture,
+        export.export,
         explore.explore,
     ),
     "Judge and improve a run": (

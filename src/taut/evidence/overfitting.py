@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from taut.build.spec import parse
+from taut.build.spec import Spec, parse
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.importance import curve_sizes, importance
 from taut.evidence.remedies import again, is_exact, named_model
@@ -110,9 +110,12 @@ class Overfitting(Section):
                 f"taut fit DATA --model {named_model(self.run_parts)} --set "
                 "data.validation_fraction=0.2",
             )
-        changes = {}
-        if parse(str(self.run_parts.get("decoder") or "MLP()")).name == "MLP":
+        changes: dict[str, str] = {}
+        decoder = parse(str(self.run_parts.get("decoder") or "MLP()"))
+        if decoder.name == "MLP":
             changes = {"decoder": "MLP(hidden=(200,), dropout=0.1)"}
+        elif decoder.name == "GatedMLP" and "dropout" not in dict(decoder.arguments):
+            changes = {"decoder": str(Spec("GatedMLP", (*decoder.arguments, ("dropout", 0.1))))}
         return (
             "more data, smaller or regularised networks, a shorter training; dynamic binarization "
             "where the data are grey levels",

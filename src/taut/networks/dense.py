@@ -105,6 +105,7 @@ class GatedMLP(Network):
         out_shape: Shape of one output.
         context_dim: C, features of the context, joined to the input.
         hidden: Width of each hidden layer.
+        dropout: Probability that a hidden unit is dropped in training.
 
     References: dauphin2017, tomczak2018.
     """
@@ -115,10 +116,11 @@ class GatedMLP(Network):
         out_shape: Sequence[int],
         context_dim: int = 0,
         hidden: Sequence[int] = (300, 300),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        self.hidden = check_widths(hidden)
+        self.hidden, self.dropout = check_widths(hidden), dropout
         widths = [math.prod(in_shape) + context_dim, *hidden]
         self.layers = nn.ModuleList(Affine(a, 2 * b) for a, b in itertools.pairwise(widths))
         self.head = Affine(widths[-1], math.prod(out_shape))
@@ -127,4 +129,6 @@ class GatedMLP(Network):
         units = joined(flat(x, len(self.in_shape)), context)
         for layer in self.layers:
             units = functional.glu(layer(units), -1)
+            if self.dropout:
+                units = functional.dropout(units, self.dropout, self.training)
         return self.head(units).unflatten(-1, self.out_shape)
