@@ -71,17 +71,19 @@ async function into(id, work) {
   }
 }
 
-// Of many calls in a short time the last one counts, and one is under way at a time.
+// Of many calls in a short time the last one counts, and one is under way at a time; what was asked
+// of a run that is no longer shown is dropped.
 function lastOf(work) {
   let busy = false, next = null;
   return async function call(...given) {
-    next = given;
+    next = {run: state.run, given};
     if (busy) return;
     busy = true;
     while (next) {
       const now = next;
       next = null;
-      try { await work(...now); } finally { if (!next) busy = false; }
+      const asked = now.run === state.run && state.about;
+      try { if (asked) await work(...now.given); } finally { if (!next) busy = false; }
     }
   };
 }
