@@ -1,5 +1,6 @@
 # make demo    train on scikit-learn's digits and say where the report is
 # make test    lint, types, and the whole test suite
+# make browser Chromium, in which the pages are tested, where this machine may install it
 # make docs    the documentation site, built strictly into site/
 # make wheel   the wheel, in dist/
 # make oldest  the test suite with the oldest versions that pyproject.toml allows, in .venv-oldest
@@ -13,16 +14,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs wheel oldest newest mutants mutants-generic slow bench clean
+.PHONY: demo test browser docs wheel oldest newest mutants mutants-generic slow bench clean
 
 demo: .venv/installed
 	$(BIN)/taut fit digits
 
 test: .venv/installed
+	@[ -z "$$CI" ] || $(MAKE) --no-print-directory browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --durations 20
+
+browser:
+	@command -v chromium > /dev/null || apt-get install --yes --quiet --no-install-recommends chromium > /dev/null 2>&1 \
+	|| { apt-get update && apt-get install --yes --no-install-recommends chromium; } > /dev/null 2>&1 \
+	|| echo "no Chromium here, and none could be installed: the tests of the pages are left out"
 
 docs: .venv/installed
 	$(BIN)/python -m mkdocs build

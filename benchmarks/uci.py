@@ -14,7 +14,7 @@ training rows:
   density has no upper limit: ``StudentT()``, ``DiagonalNormal()`` and ``MLP()``.
 * Gaussian mixture: scikit-learn's, of 1 to 20 components and four kinds of covariance.
 * factor analysis, and a mixture of 1, 2, 4 or 8 factor analysers: taut's own, exact.
-* hidden trees: ``taut.fit`` with ``HiddenForest()``.
+* hidden trees: ``taut.fit`` with ``HiddenForest()``; "unblurred": with the rows as they are.
 
 ``--moved`` adds noise to the held-out rows, of such a share of each column's standard deviation: a
 density that has learned the decimals that numbers were rounded to gives them far less.
@@ -103,6 +103,7 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
     "factor analysis": factors((1,)),
     "mixture of factor analysers": factors((1, 2, 4, 8)),
     "hidden trees": lambda train, test, seed: ours(train, test, seed, model="HiddenForest()"),
+    "unblurred": lambda train, test, seed: ours(train, test, seed, model="HiddenForest(blur=0)"),
 }
 
 

@@ -34,6 +34,8 @@ WHOLE = {
         "contrast_runs",
         "contributing",
         "docs",
+        "explorer",
+        "explorer_browser",
         "folders",
         "help",
         "improve",

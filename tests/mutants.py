@@ -98,6 +98,7 @@ SAMPLES, GRADIENTS, AUDIT, REPORT = (
 )
 DISENTANGLEMENT, ORGANISING = "tests/test_disentanglement.py", "tests/test_organising.py"
 RATE_DISTORTION, MEANING = "tests/test_rate_distortion.py", "tests/test_meaning.py"
+EXPLORER = "tests/test_explorer.py"
 STEPWISE, STEPWISE_RUNS = "tests/test_stepwise.py", "tests/test_stepwise_runs.py"
 
 MUTANTS = [
@@ -198,6 +199,27 @@ MUTANTS = [
         "        _start(model, theirs)\n        return",
         "        _start(model, theirs, False)\n        return",
         TIGHTEN,
+    ),
+    Mutant(
+        "export: a graph of other numbers is written",
+        "use/onnx.py",
+        "if not apart <= TOLERANCE:",
+        "if apart > 1:",
+        "tests/test_onnx.py",
+    ),
+    Mutant(
+        "export: a number stands before its equals, on the right too",
+        "use/onnx.py",
+        "op.LessOrEqual(known, values) if upper",
+        "op.Less(known, values) if upper",
+        "tests/test_onnx.py",
+    ),
+    Mutant(
+        "export: a folder with other things is replaced",
+        "runs/export.py",
+        "if folder.exists() and (other :=",
+        "if False and (other :=",
+        "tests/test_onnx.py",
     ),
     Mutant(
         "the decimals that numbers were rounded to are learned",
@@ -3203,8 +3225,8 @@ MUTANTS = [
     Mutant(
         "gaps: a recorded step keeps the answer for its first batch",
         "distributions/observed.py",
-        "get_proxy_mode() is None and not value.sum().isnan()",
-        "(get_proxy_mode() is not None or not value.sum().isnan())",
+        "or get_proxy_mode() is not None",
+        "or False",
         f"{STEP}::test_recorded_step_is_the_eager_one_for_data_with_gaps",
     ),
     Mutant(
@@ -4774,6 +4796,104 @@ MUTANTS = [
         'return found, "posterior" if posterior > likelihood else "likelihood"',
         'return found, "posterior" if posterior < likelihood else "likelihood"',
         BLUR,
+    ),
+    Mutant(
+        "explorer: sliders decode the mean",
+        "explorer/views.py",
+        "values = tasks.decode(self.model, points, draw=draw",
+        "values = tasks.decode(self.model, 0 * points, draw=draw",
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: the most probable rows are called odd",
+        "explorer/views.py",
+        "order = sorted(range(len(values)), key=lambda i: _low(values[i]))",
+        "order = sorted(range(len(values)), key=lambda i: -_low(values[i]))",
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: the most usual entry of a row comes first",
+        "explorer/views.py",
+        'key=lambda i: _low(entries[i]["nats"], math.inf))',
+        'key=lambda i: -_low(entries[i]["nats"], math.inf))',
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: both axes of the map are the same",
+        "explorer/views.py",
+        '"x": [_round(v) for v in points[:, 0]',
+        '"x": [_round(v) for v in points[:, 1]',
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: the rarest level comes first",
+        "explorer/views.py",
+        "key=lambda v: (-counts[v], str(v))",
+        "key=lambda v: (counts[v], str(v))",
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: a row may be its own neighbour",
+        "explorer/views.py",
+        ".fill_diagonal_(torch.inf)",
+        ".fill_diagonal_(0.0)",
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: a run has ended when it begins",
+        "explorer/shelf.py",
+        "(self.entries[number].path / storage.MANIFEST).exists()",
+        '(self.entries[number].path / "run.json").exists()',
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: any name of the host will do",
+        "explorer/server.py",
+        'if host.rpartition(":")[0] not in self.hosts and host not in self.hosts:',
+        "if not host:",
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: another page may ask",
+        "explorer/server.py",
+        'if origin is not None and origin != f"http://{host}":',
+        'if origin == "null":',
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: a form of another page is taken for JSON",
+        "explorer/server.py",
+        'if scope["method"] == "POST" and kind != "application/json":',
+        'if kind == "text/html":',
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: a body of any size is read",
+        "explorer/server.py",
+        "return (TOO_LARGE if read > MOST_BODY else None), body",
+        "return None, body",
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: any number of requests may wait",
+        "explorer/server.py",
+        "if self.there > self.waiting:",
+        "if self.there > 100 * self.waiting:",
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: a connection that asks nothing stays",
+        "explorer/server.py",
+        "        if self._idle():\n            self.transport.abort()",
+        "        if not self._idle():\n            self.transport.abort()",
+        EXPLORER,
+    ),
+    Mutant(
+        "hierarchy: the level below those that are kept stays, too",
+        "use/tasks.py",
+        "if number >= kept:",
+        "if number > kept:",
+        EXPLORER,
     ),
 ]
 

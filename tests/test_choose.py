@@ -222,6 +222,14 @@ def test_the_command_prints_the_table() -> None:
     assert again.stdout == result.stdout
 
 
+def test_values_may_be_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "join", lambda *_, **__: {})
+    values = [{"model.latent_dim": 2, "training.weight_decay": 0.1}]
+    taut.choose("x.npy", "numbers", candidates=values, minutes=9, baselines=False)
+    known = storage.read_unbroken_json(Path("numbers") / room.STUDY)
+    assert known["candidates"] == [{"model.latent_dim": "2", "training.weight_decay": "0.1"}]
+
+
 def test_where_optuna_is_missing_no_folder_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

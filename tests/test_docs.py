@@ -207,6 +207,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
             model, objective, data, dataclasses.replace(config, max_epochs=2, minutes=None)
         )
 
+    monkeypatch.setattr("taut.explorer.server.serve", lambda shelf, opened: None)
     little = Effort(
         num_samples=100,
         num_chains=4,

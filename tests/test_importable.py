@@ -28,6 +28,7 @@ LEVELS = [  # imports point upwards in this list, from later to earlier, never b
     {"report"},
     {"runs"},
     {"estimator"},
+    {"explorer"},
     {"cli"},
     {"__main__"},
 ]

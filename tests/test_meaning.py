@@ -130,7 +130,7 @@ def test_gaps_do_not_count_in_the_spread_of_a_column() -> None:
 
 def test_principal_components_are_those_of_scikit_learn() -> None:
     means = torch.randn(80, 4) @ torch.randn(4, 4)
-    points, axes = meaning._plane(means, None, "pca", None, 0)
+    points, axes = meaning.plane(means, None, "pca", None, 0)
     theirs = PCA(2).fit(means.numpy())
     by_hand = theirs.transform(means.numpy())
     np.testing.assert_allclose(np.abs(points), np.abs(by_hand), rtol=0, atol=1e-9)
@@ -139,26 +139,26 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
 
 def test_one_latent_dimension_has_no_two_components() -> None:
     with pytest.raises(UsageError, match="needs two latent dimensions, and there is one"):
-        meaning._plane(torch.randn(9, 1), None, "pca", None, 0)
+        meaning.plane(torch.randn(9, 1), None, "pca", None, 0)
 
 
 def test_a_plane_is_of_the_two_highest_rates() -> None:
     means, rates = torch.randn(9, 3), torch.tensor([[0.1, 3.0, 1.0]]).expand(9, -1)
-    points, axes = meaning._plane(means, rates, "rates", None, 0)
+    points, axes = meaning.plane(means, rates, "rates", None, 0)
     np.testing.assert_array_equal(points, means[:, [1, 2]].numpy())
     assert axes == ("z1, 3.00 nats", "z2, 1.00 nats")
-    points, _ = meaning._plane(means, rates, "rates", [2, 0], 0)
+    points, _ = meaning.plane(means, rates, "rates", [2, 0], 0)
     np.testing.assert_array_equal(points, means[:, [2, 0]].numpy())
     with pytest.raises(UsageError, match="two latent dimensions"):
-        meaning._plane(means, rates, "rates", [2, 3], 0)
+        meaning.plane(means, rates, "rates", [2, 3], 0)
     with pytest.raises(UsageError, match="rates, pca or umap"):
-        meaning._plane(means, rates, "tsne", None, 0)
+        meaning.plane(means, rates, "tsne", None, 0)
 
 
 def test_umap_is_asked_for_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
     with pytest.raises(UsageError, match=r"pip install 'taut\[umap\]'"):
-        meaning._plane(torch.randn(9, 3), None, "umap", None, 0)
+        meaning.plane(torch.randn(9, 3), None, "umap", None, 0)
 
 
 # --- Figures --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 IMPORTED_AS = {"scikit-learn": "sklearn", "pillow": "PIL", "umap-learn": "umap"}
 # Frames that the user brings along are known by the modules that are loaded, and shapes are checked
 # where jaxtyping happens to be installed: nobody needs these to use taut.
-BROUGHT_ALONG = {"pandas", "polars", "jaxtyping"}
+BROUGHT_ALONG = {"pandas", "polars", "jaxtyping", "pydantic", "starlette"}
 
 
 def _names(requirements: list[str]) -> set[str]:

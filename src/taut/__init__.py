@@ -74,7 +74,9 @@ if TYPE_CHECKING:
         probabilistic_pca,
     )
     from taut.runs.audit import audit_run
+    from taut.runs.choose import choose
     from taut.runs.compare import Comparison, compare
+    from taut.runs.improve import improve
     from taut.runs.keywords import fit
     from taut.runs.run import Run, load
     from taut.system.errors import DataError, DivergedError, StorageError, TautError, UsageError
@@ -151,11 +153,13 @@ __all__ = [
     "audit",
     "audit_run",
     "cell_scores",
+    "choose",
     "compare",
     "embed_anndata",
     "fit",
     "gradients",
     "importance",
+    "improve",
     "impute",
     "likelihoods",
     "load",
@@ -198,7 +202,9 @@ _HOMES = {
     "taut.priors": "GaussianMixture StandardNormal",
     "taut.problems": "PPCA BinaryLatents LinearGaussian LinearHierarchy probabilistic_pca",
     "taut.runs.audit": "audit_run",
+    "taut.runs.choose": "choose",
     "taut.runs.compare": "Comparison compare",
+    "taut.runs.improve": "improve",
     "taut.runs.run": "Run load",
     "taut.runs.keywords": "fit",
     "taut.system.errors": "DataError DivergedError StorageError TautError UsageError",

@@ -29,6 +29,8 @@ from taut.cli import (
     curve,
     differential,
     disentangle,
+    explore,
+    export,
     fit,
     loop,
     picture,
@@ -57,6 +59,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
         differential.differential,
         picture.picture,
+        export.export,
+        explore.explore,
     ),
     "Judge and improve a run": (
         *(audit.audit, compare.compare, fit.tighten, fit.refit, audit.gradients, audit.report),

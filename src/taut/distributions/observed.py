@@ -53,7 +53,8 @@ class Observed(Independent[Distribution]):
         r"""Returns the log-density of each element, (\*batch, \*event): zero if it is missing."""
         # To ask for NaN costs less than the mask, but on an accelerator it would wait, and a step
         # that is being recorded has no answer.
-        if value.device.type == "cpu" and get_proxy_mode() is None and not value.sum().isnan():
+        traced = torch.compiler.is_compiling() or get_proxy_mode() is not None
+        if value.device.type == "cpu" and not traced and not value.sum().isnan():
             return self.base_dist.log_prob(value)
         missing = value.isnan()
         fill = torch.as_tensor(self.fill, dtype=value.dtype, device=value.device)

@@ -74,7 +74,7 @@ def choose(
     source: str,
     out: str | Path | None = None,
     *,
-    candidates: Sequence[Mapping[str, str]],
+    candidates: Sequence[Mapping[str, object]],
     minutes: float,
     seeds: int = 1,
     baselines: bool = True,
@@ -86,7 +86,7 @@ def choose(
     Args:
         source: The data, as ``taut fit`` takes them.
         out: The folder of the study; by default the next free one below runs/.
-        candidates: What differs from ``config`` in each, by SECTION.NAME.
+        candidates: What differs from ``config`` in each, by SECTION.NAME: values or their text.
         minutes: Time of one process for all trainings together; each gets an equal share.
         seeds: Trainings of each candidate.
         baselines: Whether models whose log p(x) is exact are candidates too, where the data allow.
@@ -104,10 +104,9 @@ def choose(
             "nothing tells which candidate is better without validation rows: give "
             "--set data.validation_fraction=0.1"
         )
-    whole = [_settings(config, each) for each in candidates]
-    for each, known in zip(candidates, whole, strict=True):
-        _build(data, known, each)
-    wanted = [dict(each) for each in candidates]
+    wanted = [{place: str(value) for place, value in each.items()} for each in candidates]
+    for each in wanted:
+        _build(data, _settings(config, each), each)
     if baselines:
         wanted += [each for each in _baselines(data, config) if each not in wanted]
     share = minutes / (len(wanted) * seeds)

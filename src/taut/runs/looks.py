@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from taut.runs.fitted import Fitted
     from taut.runs.folder import Stored
 
-__all__ = ["Audited", "as_html", "in_four_lines", "plot"]
+__all__ = ["Audited", "as_html", "facts", "in_four_lines", "plot"]
 
 ENDS = {
     "epochs": "all that were planned",
@@ -71,8 +71,8 @@ class Audited(dict[str, Any]):
         return html.table(f"Audit of {self['run']}", header, rows, findings)
 
 
-def in_four_lines(run: Stored) -> str:
-    """Returns what a run is, how it was trained and how good it is."""
+def facts(run: Stored) -> dict[str, str]:
+    """Returns what a run is, how it was trained and how good it is, a line each."""
     found = _evaluation(run)
     good = "not measured yet"
     if found is not None and run.model.no_density:
@@ -80,14 +80,13 @@ def in_four_lines(run: Stored) -> str:
     elif found is not None:
         values = [f"{NAMES[k]} {_with_error(found[k])}" for k in ("log_evidence", "elbo")]
         good = f"{', '.join(values)} nats a row, on {found['num_data']} {found['data']} rows"
-    return "\n".join(
-        [
-            f"Run({shown(run.path)!r}): {run.schema.describe()}",
-            f"  model    {_parts(run)}",
-            f"  training {_training(run)}",
-            f"  measured {good}",
-        ]
-    )
+    return {"model": _parts(run), "training": _training(run), "measured": good}
+
+
+def in_four_lines(run: Stored) -> str:
+    """Returns the same as text, with what the data are."""
+    first = f"Run({shown(run.path)!r}): {run.schema.describe()}"
+    return "\n".join([first, *(f"  {name:<8} {line}" for name, line in facts(run).items())])
 
 
 def as_html(run: Stored) -> str:

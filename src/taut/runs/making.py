@@ -28,7 +28,7 @@ from taut.system.seeds import derive
 from taut.use import tasks
 from taut.use.export import shortest
 
-__all__ = ["fill_rows", "sample_rows", "totals_of"]
+__all__ = ["fill_rows", "given_codes", "sample_rows", "totals_of"]
 
 TRIES = 64  # completions of a row of which some must keep the constraints
 ROWS = 4096  # at a time
@@ -145,7 +145,7 @@ def _drawn(
 ) -> Tensor:
     if not given:
         return tasks.sample(model, num_samples, mean=mean, seed=seed)
-    codes = torch.from_numpy(_given_codes(schema, given)).to(torch.get_default_dtype())
+    codes = torch.from_numpy(given_codes(schema, given)).to(torch.get_default_dtype())
     rows = tasks.sample(
         model,
         num_samples,
@@ -169,7 +169,7 @@ def _drawn(
     return full
 
 
-def _given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
+def given_codes(schema: Schema, given: Mapping[str, str]) -> np.ndarray:
     """Returns the codes of given values, (1, number of them)."""
     if schema.kind != "table":
         codes: list[float] = [code_of(given[c.name], c) for c in schema.context]

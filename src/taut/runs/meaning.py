@@ -43,7 +43,18 @@ from taut.use.export import shortest
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["KINDS", "Traversal", "jacobian", "picture", "traversal"]
+__all__ = [
+    "KINDS",
+    "Traversal",
+    "by_rate",
+    "check_latent",
+    "check_line",
+    "in_words",
+    "jacobian",
+    "picture",
+    "plane",
+    "traversal",
+]
 
 KINDS = ("map", "traversal", "curve", "history")
 ENDS = (0.025, 0.975)
@@ -96,7 +107,7 @@ class Traversal:
             if columns is not None:
                 nominal = torch.tensor([c.rules.nominal for c in columns])
                 change = torch.where(nominal, (first != last).to(change), change)
-                told = _in_words(torch.stack([first, last]), columns)
+                told = in_words(torch.stack([first, last]), columns)
             order = change.abs().argsort(descending=True, stable=True).tolist()
             rows = [(names[i], float(change[i]), f"{told[0][i]} → {told[1][i]}") for i in order]
             result.append([row for row in rows if row[1]])
@@ -111,7 +122,7 @@ class Traversal:
         return figures.traversal_images(sheets, self.titles)
 
 
-def _in_words(codes: Tensor, columns: Sequence[Any]) -> list[list[str]]:
+def in_words(codes: Tensor, columns: Sequence[Any]) -> list[list[str]]:
     """Returns rows of codes in the words of the table."""
     table = to_table(shortest(codes), columns)
     lists = [table.column(i).to_pylist() for i in range(len(columns))]
@@ -122,14 +133,15 @@ def _told(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def _latent(run: Fitted) -> None:
+def check_latent(run: Fitted) -> None:
+    """Refuses a model without a latent vector."""
     if isinstance(run.model, ExactModel | StepwiseModel):
         raise UsageError(f"{type(run.model).__name__} has no latent vector to look at: train a VAE")
 
 
-def _continuous(run: Fitted, x: Tensor) -> None:
+def check_line(run: Fitted, x: Tensor) -> None:
     """Refuses latent variables that no small step leads along."""
-    _latent(run)
+    check_latent(run)
     prior = run.model.latent_prior(run.model.split(x[:1].to(torch.get_default_dtype()))[1])
     if not is_real(support_of(prior)):
         raise UsageError(
@@ -144,7 +156,7 @@ def _some(new: New, seed: int) -> Tensor:
     return torch.as_tensor(new.rows[rows.sort().values])
 
 
-def _order(means: Tensor, rates: Tensor | None) -> list[int]:
+def by_rate(means: Tensor, rates: Tensor | None) -> list[int]:
     """Returns dimensions in the order of their rate, or of the variance of their means."""
     weight = means.var(0) if rates is None else rates.mean(0)
     return weight.argsort(descending=True, stable=True).tolist()
@@ -152,7 +164,7 @@ def _order(means: Tensor, rates: Tensor | None) -> list[int]:
 
 def _told_apart(means: Tensor, rates: Tensor | None) -> list[int]:
     """Returns the six dimensions of the highest rate, without those that carry nothing."""
-    order = _order(means, rates)
+    order = by_rate(means, rates)
     if rates is None:
         return order[:MOST]
     paid = [d for d in order if float(rates[:, d].mean()) >= DEAD]
@@ -184,7 +196,7 @@ def traversal(
         UsageError: the model has no latent vector, or no such dimension.
     """
     x = _some(new, seed)
-    _continuous(run, x)
+    check_line(run, x)
     z, means, rates, _, _ = encoded(run.model, x, None, seed)
     chosen = list(dimensions) if dimensions is not None else _told_apart(means, rates)
     if not chosen or not all(0 <= d < z.shape[1] for d in chosen) or steps < 2:
@@ -239,7 +251,7 @@ def jacobian(run: Fitted, new: New, *, seed: int = 0) -> Tensor:
         UsageError: the model has no latent vector, or p(x|z) no mean.
     """
     x = _some(new, seed)
-    _continuous(run, x)
+    check_line(run, x)
 
     def of_block(block: Block) -> Tensor:
         z = run.model.point(block.x)
@@ -313,7 +325,7 @@ def _map(
     dimensions: Sequence[int] | None,
     seed: int,
 ) -> Figure:
-    _latent(run)
+    check_latent(run)
     values, name = None, ""
     if colour is not None:
         columns = columns_for(run, source, new, colour)
@@ -328,16 +340,16 @@ def _map(
             raise DataError(f"{len(values)} values for {len(new.rows)} rows: one each")
     rows = torch.randperm(len(new.rows), generator=generator(seed, "meaning"))[:ROWS].sort().values
     _, means, rates, _, _ = encoded(run.model, new.rows[rows], None, seed)
-    points, axes = _plane(means, rates, by, dimensions, seed)
+    points, axes = plane(means, rates, by, dimensions, seed)
     return figures.latent_map(points, axes, None if values is None else values[rows.numpy()], name)
 
 
-def _plane(
+def plane(
     means: Tensor, rates: Tensor | None, by: str, dimensions: Sequence[int] | None, seed: int
 ) -> tuple[np.ndarray, tuple[str, str]]:
     """Returns rows as points of a plane, (N, 2), and what its axes are."""
     if by == "rates":
-        chosen = list(dimensions) if dimensions is not None else _order(means, rates)[:2]
+        chosen = list(dimensions) if dimensions is not None else by_rate(means, rates)[:2]
         if len(chosen) == 1:
             chosen = [*chosen, *(d for d in range(means.shape[1]) if d != chosen[0])][:2]
         if len(chosen) != 2 or not all(0 <= d < means.shape[1] for d in chosen):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from taut.distributions.chain import Chain
 from taut.model import Model
 from taut.models.stepwise import StepwiseModel
 from taut.system.errors import UsageError
@@ -22,7 +23,7 @@ from taut.types import Context
 from taut.use.blocks import Block, blocks_of, device_of
 from taut.use.door import takes_model_and_data
 
-__all__ = ["context_of", "decode", "encode", "reconstruct", "sample"]
+__all__ = ["context_of", "decode", "drawn_below", "encode", "reconstruct", "sample"]
 
 ROWS = 256
 
@@ -110,6 +111,44 @@ def decode(
     context of one row or none.
     """
     return _by_blocks(model, z, lambda rows: _decoded(model, rows, draw, context), seed, "decode")
+
+
+def drawn_below(
+    model: Model, z: Tensor, kept: int, *, context: Context | None = None, seed: int = 0
+) -> Tensor:
+    r"""Returns latent points (N, D) whose first levels are kept, and the levels below drawn again,
+    $z_l \sim p(z_l \mid z_{<l})$: what the levels above leave open.
+
+    Args:
+        model: A model with several levels of latent variables.
+        z: The points, (N, D), all levels joined, the top first.
+        kept: How many levels stay as they are.
+        context: What all are conditioned on, (1, C).
+        seed: The same seed gives the same points.
+
+    Raises:
+        UsageError: the model has no levels, or fewer than are to be kept.
+    """
+    prior = model.latent_prior(context)
+    if not isinstance(prior, Chain):
+        raise UsageError("this model has one level of latent variables, and none below it")
+    if not 0 <= kept <= len(prior.groups):
+        raise UsageError(f"this model has {len(prior.groups)} levels: keep from 0 to all of them")
+
+    def block(rows: Tensor) -> Tensor:
+        drawn: list[Tensor] = []
+        start = 0
+        for number, (_, size) in enumerate(prior.groups):
+            here, start = rows[:, start : start + size], start + size
+            if number >= kept:
+                above = torch.cat(drawn, -1) if drawn else None
+                part = prior.conditional(number, above)
+                shape = torch.Size((len(rows),) if above is None else ())
+                here = part.sample(shape).reshape(here.shape)
+            drawn.append(here)
+        return torch.cat(drawn, -1)
+
+    return _by_blocks(model, z, block, seed, "below")
 
 
 def context_of(model: Model, values: Tensor) -> Context:

@@ -1,0 +1,117 @@
+"""The runs that a page shows, finished or still in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taut.explorer.views import View, look_at
+from taut.runs import folder
+from taut.runs.folder import Stored
+from taut.system import records, storage
+from taut.system.errors import StorageError, UsageError, shown
+
+__all__ = ["Shelf"]
+
+POINTS = 1000  # of a curve
+
+
+@dataclass
+class Entry:
+    """A run folder, and what was read of it."""
+
+    path: Path
+    data: str
+    run: Stored | None = None
+    view: View | None = None
+
+
+class Shelf:
+    """Creates the list of runs.
+
+    Args:
+        paths: Their folders.
+        trust: Outside modules that they may import.
+        source: A file of rows to look at; by default those that each run held out.
+        key: Which array of an .npz file.
+
+    Raises:
+        StorageError: a folder is damaged.
+        UsageError: it is not a run.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        trust: Sequence[str] = (),
+        source: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.trust, self.source, self.key = trust, source, key
+        self.entries: list[Entry] = []
+        self._compared: dict[str, Any] | None = None
+        for path in paths:
+            _, _, schema = folder.described(folder.run_folder(path), trust)
+            self.entries.append(Entry(path, schema.describe()))
+        for number in range(len(self.entries)):
+            if self.finished(number):
+                self.view(number)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def finished(self, number: int) -> bool:
+        """Returns whether a run has ended."""
+        return (self.entries[number].path / storage.MANIFEST).exists()
+
+    def about(self) -> list[dict[str, Any]]:
+        """Returns what each run is called and whether it has ended."""
+        names = [entry.path.resolve().name for entry in self.entries]
+        return [
+            {
+                "name": shown(name if names.count(name) == 1 else entry.path),
+                "data": shown(entry.data),
+                "finished": self.finished(number),
+            }
+            for number, (name, entry) in enumerate(zip(names, self.entries, strict=True))
+        ]
+
+    def view(self, number: int) -> View:
+        """Returns the view of a run, which is loaded when it is first asked for.
+
+        Raises:
+            StorageError: it is damaged, or still in training.
+        """
+        entry = self.entries[number]
+        if entry.view is None:
+            if not self.finished(number):
+                raise UsageError("the run is in training: its latent space is seen when it ends")
+            entry.run = folder.load(entry.path, trust=self.trust)
+            entry.view = look_at(entry.run, self.source, self.key)
+        return entry.view
+
+    def history(self, number: int) -> dict[str, Any]:
+        """Returns the curves of a training, so far."""
+        entry, done = self.entries[number], self.finished(number)
+        try:
+            lines = storage.read_lines(entry.path / "history.jsonl", records.HISTORY)
+        except StorageError:
+            if done:
+                raise
+            lines = []  # the last line is being written, or the first not yet
+        every = max(1, len(lines) // POINTS)
+        best = [line["step"] for line in lines if line["best"]]
+        lines = [*lines[::every], *lines[-1:]]
+        curves = {name: [line.get(name) for line in lines] for name in CURVES}
+        return {"finished": done, "best": best[-1] if best else None, **curves}
+
+    def comparison(self, compare: Callable[[Sequence[Stored]], dict[str, Any]]) -> dict[str, Any]:
+        """Returns the runs side by side, which is computed once."""
+        if self._compared is None:
+            self._compared = compare([self.view(i).run for i in range(len(self))])
+        return self._compared
+
+
+CURVES = ("step", "epoch", "bound", "validation", "learning_rate")
