@@ -1,7 +1,6 @@
 """The report as a browser sees it: axe-core finds nothing, wide, narrow, dark and on paper.
 
-What it takes is Chromium, and npm to fetch axe-core. They are used where they are; where one is not
-the test says so.
+What it takes is Chromium; where there is none the test says so.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ import base64
 import html
 import json
 import re
-import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
+import browser
 import numpy as np
 import pytest
 from test_report import PNG, _audit, _gradients
@@ -23,8 +21,6 @@ from test_report import PNG, _audit, _gradients
 from taut.evidence.column_shapes import compared
 from taut.report import render
 
-AXE = "axe-core@4.14.1"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 VIEWS = {"wide": 1280, "narrow": 390, "dark": 1280, "print": 794}  # CSS pixels
 RUN = """
 addEventListener("load", () => axe.run(document, {resultTypes: ["violations"]}).then(found =>
@@ -41,26 +37,6 @@ addEventListener("message", event => {
   document.body.append(line);
 });
 """
-
-
-def _chromium() -> str:
-    for name in CHROMIUM:
-        if path := shutil.which(name):
-            return path
-    pytest.skip("left out: there is no Chromium here (Debian: apt-get install chromium)")
-
-
-def _axe(folder: Path) -> str:
-    if not shutil.which("npm"):
-        pytest.skip(f"left out: there is no npm here, which brings {AXE}")
-    words = ["npm", "pack", AXE, "--silent", "--pack-destination", str(folder)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"left out: npm does not bring {AXE}")
-    with tarfile.open(next(folder.glob("axe-core-*.tgz"))) as packed:
-        script = packed.extractfile("package/axe.min.js")
-        assert script is not None
-        return script.read().decode()
 
 
 def _page() -> str:
@@ -87,7 +63,7 @@ def _in_view(page: str, view: str, axe: str) -> str:
 
 @pytest.mark.timeout(600)
 def test_axe_finds_nothing_in_any_view(tmp_path: Path) -> None:
-    chromium, axe, page = _chromium(), _axe(tmp_path), _page()
+    chromium, axe, page = browser.chromium(), browser.axe(), _page()
     frames = []
     for view, width in VIEWS.items():
         (tmp_path / f"{view}.html").write_text(_in_view(page, view, axe), "utf-8")

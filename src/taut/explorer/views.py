@@ -677,11 +677,7 @@ def overview(run: Stored) -> dict[str, Any]:
     """
     measured = text.plain(run.evaluation())
     noun = "image" if run.schema.is_image else "row"
-    rows = []
-    for name, value in measured.items():
-        if isinstance(value, Mapping) and "value" in value:
-            estimate = at_least_zero(value) if name in DIVERGENCES else value
-            rows.append(Row(NAMES.get(name, name.replace("_", " ")), estimate))
+    rows = [Row(name, estimate) for name, estimate in _estimates(measured)]
     for level in measured.get("levels") or []:
         rows.append(Row(f"rate of {level['name']}", level, 1))
     tables = [nats("Measured after the training", rows, noun)] if rows else []
@@ -710,6 +706,18 @@ def overview(run: Stored) -> dict[str, Any]:
             for finding in audit.get("findings") or []
         ],
     }
+
+
+def _estimates(values: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the estimates in plain values, each with what it is called."""
+    for name, value in values.items():
+        if not isinstance(value, Mapping):
+            continue
+        title = of + NAMES.get(name, name.replace("_", " "))
+        if "value" in value and "test_error" in value:
+            yield title, at_least_zero(value) if name in DIVERGENCES else value
+        else:
+            yield from _estimates(value, f"{title}, ")
 
 
 def _worth(finding: Mapping[str, Any]) -> dict[str, Any]:

@@ -198,8 +198,11 @@ function showOverview() {
         : h("p", {class: "soft"}, found.audited ? "The audit found nothing that is worth changing."
           : "Not audited yet: taut audit says how loose the bound is, why, and what would help."),
       h("h3", {}, "Every number"),
-      ...found.tables.map(t => table(t.label, t.columns, t.lines.map(([title, depth, cells]) =>
-        [h("span", {class: `deep${depth}`}, title), ...cells]))),
+      ...found.tables.map(t => {
+        const shown = table(t.label, t.columns, t.lines.map(([title, depth, cells]) =>
+          [h("span", {class: `deep${depth}`}, title), ...cells]));
+        return t.lines.length > 20 ? h("details", {}, h("summary", {}, t.label), shown) : shown;
+      }),
     ];
   });
 }
@@ -235,8 +238,7 @@ function listenMap() {
 
 async function showMap() {
   const latent = state.about.latent, why = latent.why;
-  $("map-why").hidden = !why;
-  $("map-why").textContent = why ? `No map: ${why}.` : "";
+  refuseMap(why ? `No map: ${why}.` : "");
   for (const part of ["plane", "legend", "plane-help"]) $(part).hidden = Boolean(why);
   document.querySelector("#map .under").hidden = document.querySelector("#map .controls").hidden = Boolean(why);
   $("go-to").max = state.about.rows - 1;
@@ -255,12 +257,18 @@ async function showMap() {
   await showColour();
 }
 
+function refuseMap(why) {
+  $("map-why").hidden = !why;
+  $("map-why").textContent = why;
+}
+
 const showPlane = lastOf(async () => {
   const by = $("by").value;
   const dims = by === "rates" ? `&a=${$("axis-a").value}&b=${$("axis-b").value}` : "";
   try {
     const found = await ask(here(`map?by=${by}${dims}`));
     state.numbers = found.numbers;
+    refuseMap("");
     plane.show(found.x, found.y);
     if (state.pending !== undefined) plane.choose(state.pending);
     state.pending = undefined;
@@ -270,6 +278,7 @@ const showPlane = lastOf(async () => {
       + `${found.axes[0]}, up ${found.axes[1]}`);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
+    refuseMap(error.message);
   }
 });
 
