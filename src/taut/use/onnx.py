@@ -4,7 +4,7 @@ A graph holds what a network says of its input, which is a function: the paramet
 those of p(x|z) with its mean. Sampling is never in it; whoever uses a graph draws with a generator
 of his own. Each graph is run beside the model, on rows given, before it is handed out.
 
-References: ONNX, https://onnx.ai.
+The format: https://onnx.ai.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from taut.model import VAE, Model
+from taut.model import VAE, Model, Posterior
 from taut.system.errors import UsageError, shown
 from taut.system.products import as_torch
 
@@ -56,7 +56,8 @@ class _Encoder(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        found = self.model.posterior.parameters_at(*self.model.split(x))
+        posterior = cast(Posterior, self.model.halves["encoder"])
+        found = posterior.parameters_at(*self.model.split(x))
         return {f"qz_{name}": value for name, value in found.items()}
 
 
@@ -99,7 +100,7 @@ def export_onnx(model: Model, rows: Tensor) -> dict[str, Graph]:
         with torch.no_grad():
             _, context = own.split(x)
             z = own.point(x)
-            own.posterior.parameters_at(*own.split(x))
+            _Encoder(own)(x)
     except NotImplementedError as error:
         raise UsageError(f"this model cannot be exported: {error}") from None
     given = {"z": z} if context is None else {"z": z, "context": context}
