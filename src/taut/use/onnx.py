@@ -96,6 +96,8 @@ def export_onnx(model: Model, rows: Tensor) -> dict[str, Graph]:
     own = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     as_torch(own)
     x = rows.float().cpu()
+    if len(x) == 1:  # torch takes the size of an axis of one for a fixed one
+        x = torch.cat([x, x])
     try:
         with torch.no_grad():
             _, context = own.split(x)
