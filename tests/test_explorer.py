@@ -124,6 +124,9 @@ def test_the_map_and_its_colours_are_the_encoder_and_the_data(
     assert [kind["levels"][int(v)] for v in kind["values"]] == [levels[int(v)] for v in rows[:, 1]]
     counts = [kind["values"].count(i) for i in range(len(kind["levels"]))]
     assert counts == sorted(counts, reverse=True)  # the commonest first
+    _, rate = ask(port, f"{at}colour?name=rate,%20in%20nats")
+    group = run.model.draw(rows[:].float()).groups[0]
+    np.testing.assert_allclose(rate["values"], group.analytic_rate.detach(), rtol=1e-3)
 
 
 def test_a_gap_has_no_colour_and_is_filled_in(port: int, folders: dict[str, Path]) -> None:

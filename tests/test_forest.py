@@ -78,6 +78,13 @@ def test_blur_is_noise_of_a_share_of_each_columns_scale() -> None:
     x = torch.randn(4000, 2, generator=generator(0, "x")) * torch.tensor([1.0, 50.0])
     x[::7, 0] = torch.nan
     assert blurred(x, x, 0.0, 0)[0] is x
+    never = torch.tensor([[1.0, torch.nan], [2.0, torch.nan]])
+    assert blurred(never, torch.tensor([[1.0, 5.0]]), 0.03, 0)[1][0, 1] == 5
+    for kinds, grids in ((["real", "category"], None), (["levels"] * 2, None), (["real"], [None])):
+        with pytest.raises(ValueError, match="no grid is known"):
+            taut.HiddenForest(
+                (len(kinds),), kinds, num_levels=[3] * len(kinds), grids=grids, blur=0.1
+            )
     train, validation = (each - x for each in blurred(x, x, 0.5, 0))
     assert torch.equal(train.isnan(), x.isnan())
     for c in (0, 1):

@@ -131,11 +131,11 @@ def test_a_table_with_gaps_and_a_given_column(folder: Path) -> None:
     q = answers(graphs / "encoder.onnx", x=x)
     for name, value in model.posterior.parameters_at(rest, context).items():
         np.testing.assert_allclose(q[f"qz_{name}"], value.numpy(), rtol=1e-5, atol=1e-5)
-    p = answers(graphs / "decoder.onnx", z=z, context=context)
+    p = answers(graphs / "decoder.onnx", z=z, x=x)
     mean = model.decode(z, context).mean.numpy()
     np.testing.assert_allclose(p["px_mean"], mean, rtol=1e-5, atol=1e-5)
     told = json.loads((graphs / FILE).read_text())
-    assert told["graphs"]["decoder"]["inputs"] == {"z": [-1, 2], "context": [-1, 2]}
+    assert told["graphs"]["decoder"]["inputs"] == {"z": [-1, 2], "x": [-1, 3]}
     names = [column["name"] for column in told["schema"]["columns"]]
     assert names == list(pd.read_csv(folder / "t.csv").columns)
     assert told["rows_checked"] == len(loaded.data().test)

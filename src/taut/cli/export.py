@@ -46,5 +46,5 @@ def export(
     with bars.blocks("exporting"):
         graphs = write(loaded, new.rows, folder)
     worst = max(graph.apart for graph in graphs.values())
-    terminal.message(f"the graphs agree with torch within {worst:.0e} of the largest number")
+    terminal.message(f"the graphs agree with torch within {worst:.0e} of 1 + the largest number")
     terminal.answer(shown(folder))

@@ -103,7 +103,7 @@ class Shelf:
             lines = []  # the last line is being written, or the first not yet
         every = max(1, len(lines) // POINTS)
         best = [line["step"] for line in lines if line["best"]]
-        lines = [*lines[::every], *lines[-1:]]
+        lines = [*lines[:-1:every], *lines[-1:]]
         curves = {name: [line.get(name) for line in lines] for name in CURVES}
         return {"finished": done, "best": best[-1] if best else None, **curves}
 

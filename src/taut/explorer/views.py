@@ -310,6 +310,8 @@ class View:
         return torch.cat(parts).numpy()
 
     def _total_rate(self) -> np.ndarray:
+        if self.encoded.rates is not None:
+            return self.encoded.rates.double().sum(1).numpy()
         return (self.encoded.log_q - self.encoded.log_prior).numpy()
 
     def scores(self) -> dict[str, Any]:
@@ -397,11 +399,16 @@ class View:
         known = settle(self.model, x, first, climbing=int(closer), annealed=int(closer))
         value, error = float(known.log_evidence[0]), _finite(float(known.log_evidence_error[0]))
         told = {"value": _finite(value), "mc_error": error, "test_error": None}
+        bound = {
+            "value": _finite(float(known.first.elbo[0])),
+            "mc_error": _finite(float(known.first.elbo_error[0])),
+            "test_error": None,
+        }
         result = {
             "log_evidence": text.plus_minus(told),
             "method": METHODS.get(known.methods[0], known.methods[0].replace("_", " ")),
             "reliable": bool(known.reliable[0]),
-            "elbo": "" if known.first.weightless else text.number(float(known.first.elbo[0])),
+            "elbo": "" if known.first.weightless else text.plus_minus(bound),
             "rank": "",
         }
         if self._scored:

@@ -86,6 +86,8 @@ class _LatentTree(Resizing, ExactModel):
         self.noise = _usual_blur(kinds, grids) if blur is None else blur
         if not self.noise >= 0:
             raise ValueError(f"blur is a share of a scale and not negative, and it is {blur}")
+        if self.noise and not _usual_blur(kinds, grids):
+            raise ValueError("blur is for real numbers of which no grid is known: omit it")
         if num_states is not None and num_states < 1:
             raise ValueError(f"num_states must be at least 1, not {num_states}")
         self.event_shape, self.num_states = tuple(event_shape), num_states
@@ -428,7 +430,8 @@ def blurred(train: Tensor, validation: Tensor, blur: float, seed: int) -> tuple[
     """
     if not blur:
         return train, validation
-    scale = blur * (train - train.nanmean(0)).square().nanmean(0).sqrt()
+    # a column without a value in training has no scale, and is not moved
+    scale = blur * (train - train.nanmean(0)).square().nanmean(0).sqrt().nan_to_num(0.0)
 
     def moved(rows: Tensor, name: str) -> Tensor:
         noise = torch.randn(rows.shape, generator=generator(seed, f"blur {name}"), dtype=rows.dtype)

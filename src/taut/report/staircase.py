@@ -89,7 +89,7 @@ def _brief(estimate: Mapping[str, float | None]) -> str:
     most = estimate.get("most")
     if most is None:
         return brief
-    return f"{brief} to {_brief({'value': most, 'error': estimate['most_error']})}"
+    return f"{brief} to {_brief({'value': most, 'error': estimate.get('most_error', error)})}"
 
 
 def page(info: Mapping[str, Any], folder: Path) -> str:

@@ -55,7 +55,7 @@ def write(run: Stored, rows: Rows, folder: Path) -> dict[str, Graph]:
     graphs = export_onnx(run.model, x)
     info = {
         "taut": version(),
-        "run": run.path.name,
+        "run": run.path.resolve().name,
         "model": run.config.to_dict()["model"],
         "schema": run.info["schema"],
         "rows_checked": len(x),

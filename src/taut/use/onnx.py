@@ -62,13 +62,16 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """z, (B, D), and the context to the mean and the parameters of p(x|z)."""
+    """z, (B, D), to the mean and the parameters of p(x|z); where that is given columns or a total,
+    they are those of x, (B, *event).
+    """
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, z: Tensor, x: Tensor | None = None) -> dict[str, Tensor]:
+        context = None if x is None else self.model.split(x)[1]
         likelihood = self.model.decode(z, context)
         found = {"mean": likelihood.mean, **_parameters(likelihood)}
         return {f"px_{name}": value for name, value in found.items()}
@@ -105,7 +108,7 @@ def export_onnx(model: Model, rows: Tensor) -> dict[str, Graph]:
             _Encoder(own)(x)
     except NotImplementedError as error:
         raise UsageError(f"this model cannot be exported: {error}") from None
-    given = {"z": z} if context is None else {"z": z, "context": context}
+    given = {"z": z} if context is None else {"z": z, "x": x}
     return {
         "encoder": _graph("encoder", _Encoder(own), {"x": x}, onnxruntime),
         "decoder": _graph("decoder", _Decoder(own), given, onnxruntime),
