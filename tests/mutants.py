@@ -201,6 +201,27 @@ MUTANTS = [
         TIGHTEN,
     ),
     Mutant(
+        "explore: who reads no answer keeps the connection",
+        "explorer/server.py",
+        "self.unread = self.loop.call_later(IDLE, self.transport.abort)",
+        "self.unread = None",
+        "tests/test_explorer.py",
+    ),
+    Mutant(
+        "a finding's most has the error of what it is worth",
+        "evidence/finding.py",
+        'finding.get("most_error")})',
+        'finding.get("error")})',
+        TRIAL,
+    ),
+    Mutant(
+        "a blur takes entries of a column that training rows lack",
+        "models/trees.py",
+        ".sqrt().nan_to_num(0.0)",
+        ".sqrt()",
+        "tests/test_forest.py",
+    ),
+    Mutant(
         "export: a graph of other numbers is written",
         "use/onnx.py",
         "if not apart <= TOLERANCE:",
@@ -3979,8 +4000,8 @@ MUTANTS = [
     Mutant(
         "gated network: units are dropped when it is measured, too",
         "networks/dense.py",
-        "self.dropout, self.training)",
-        "self.dropout, True)",
+        "self.drop(functional.glu(layer(units), -1))",
+        "functional.dropout(functional.glu(layer(units), -1), self.dropout)",
         f"{INSTANCES}::test_gated_units_are_dropped_in_training_alone",
     ),
     Mutant(

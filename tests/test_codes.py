@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -386,6 +387,23 @@ def test_a_run_is_saved_and_loaded(tmp_path, prior: str | None) -> None:
     np.testing.assert_allclose(np.asarray(codes).reshape(9, 2, 3).sum(-1), 1, atol=1e-6)
 
 
+def check_resumed(x: np.ndarray, config: Config, folder: Path) -> None:
+    """Checks that a training that is stopped after its first record ends in the same bits."""
+    ends = []
+    for stop in (None, 1):
+        run, data, state = start(x, folder / str(stop), config)
+        for _ in itertools.islice(train_run(run, data, state), stop):
+            pass
+        if stop:
+            run, data, state = resume(folder / str(stop), source=x)
+            assert 0 < state.step < state.total_steps
+            for _ in train_run(run, data, state):
+                pass
+        ends.append(run.model.state_dict())
+    whole, resumed = ends
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 @pytest.mark.usefixtures("_single_precision")
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path) -> None:
     model = {"encoder": NET, "decoder": NET, "prior": "AutoregressiveCategorical(hidden=(5,))"}
@@ -393,19 +411,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path) -> None:
     training |= {"objective": DISCRETE["objective"], "patience": 5}
     model |= {"posterior": DISCRETE["posterior"]}
     config = Config.from_dict({"model": model, "training": training})
-    ends = []
-    for stop in (None, 1):
-        run, data, state = start(bits(), tmp_path / str(stop), config)
-        for _ in itertools.islice(train_run(run, data, state), stop):
-            pass
-        if stop:
-            run, data, state = resume(tmp_path / str(stop), source=bits())
-            assert 0 < state.step < state.total_steps
-            for _ in train_run(run, data, state):
-                pass
-        ends.append(run.model.state_dict())
-    whole, resumed = ends
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    check_resumed(bits(), config, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,8 @@ def test_a_trial_promises_from_what_it_reached_to_the_most_there_can_be() -> Non
     predicted = loop._predicted(finding, remedy)
     assert predicted == {"value": 0.3, "error": 0.05, "most": 2.5, "most_error": 0.2}
     assert _brief(predicted) == "0.300 ± 0.050 to 2.50 ± 0.20"
+    before = {k: v for k, v in predicted.items() if k != "most_error"}  # of an earlier folder
+    assert _brief(before) == "0.300 ± 0.050 to 2.500 ± 0.050"
     for came, covered in ((0.1, False), (0.25, True), (1.5, True), (2.85, True), (2.95, False)):
         assert loop.covers(predicted, came, 0.03) == covered
         alone = {"value": 0.3, "error": 0.05}

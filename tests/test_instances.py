@@ -247,6 +247,9 @@ def test_a_gated_layer_by_hand() -> None:
 
 def test_gated_units_are_dropped_in_training_alone() -> None:
     """Each at its probability (z-test, alpha 1e-6), the others scaled up: their mean stays."""
+    for wrong in (1.5, -0.5):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            networks.GatedMLP((3,), (4,), dropout=wrong)
     dropped, x = networks.GatedMLP((3,), (400,), hidden=(400,), dropout=0.25), torch.randn(50, 3)
     (layer,) = dropped.layers
     with torch.no_grad():

@@ -15,8 +15,8 @@ from ztest import limit
 import taut
 from taut import posteriors, priors
 from taut.evidence.audit import Effort, audit
-from taut.evidence.finding import worth
-from taut.evidence.gaps_section import _tried
+from taut.evidence.finding import show, worth
+from taut.evidence.gaps_section import GapsSection, _tried
 from taut.evidence.section import Scene
 from taut.evidence.trial import STEPS, trial
 from taut.model import Posterior
@@ -154,5 +154,15 @@ def test_the_finding_is_worth_what_a_trial_closes(problem: taut.LinearGaussian) 
     gap = gaps["amortization_gap"]
     assert gaps["trial_gain"]["value"] < gap["value"] == finding["most"]
     assert gap["test_error"] == finding["most_error"] > 0
-    assert worth(finding) == f"{finding['nats']:.2f} nats of ELBO, at most {gap['value']:.2f}"
+    least, most = f"{finding['nats']:.2f} ± {finding['error']:.2f}", show(gap)
+    assert worth(finding) == f"{least} nats of ELBO, at most {most.removesuffix(' nats')}"
     assert f"in a trial of {STEPS} steps" in " ".join(map(str, finding.values()))
+
+
+def test_the_most_that_a_family_can_be_worth_is_what_the_ascents_reached() -> None:
+    """Its parts are of the same rows: their errors add up at most."""
+    parts = {"amortization_gap": {"value": 0.5, "test_error": 0.1}, "full_covariance_gain": None}
+    assert GapsSection(parts)._reached() == {"value": 0.5, "test_error": 0.1}
+    both = parts | {"full_covariance_gain": {"value": 2.0, "test_error": 0.2}}
+    reached = GapsSection(both)._reached()
+    assert reached == {"value": 2.5, "test_error": pytest.approx(0.3, abs=1e-12)}

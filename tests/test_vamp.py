@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_codes import check_resumed
 from torch import Tensor
 from ztest import assert_mean
 
@@ -21,7 +21,6 @@ from taut.build.start import start_prior
 from taut.evidence.latents import latents
 from taut.features import Split, Standardize
 from taut.runs.assemble import assemble, merge
-from taut.runs.fit import resume, start, train_run
 from taut.system.errors import UsageError
 
 SMALL = partial(taut.MLP, hidden=(7,))
@@ -153,19 +152,8 @@ def test_with_dropout_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> Non
     model = {"prior": "VampPrior(components=6)", "encoder": network, "decoder": network}
     training = {"max_epochs": 40, "batch_size": 4, "checkpoint_seconds": 0, "patience": 5}
     config = Config.from_dict({"model": model | {"latent_dim": 2}, "training": training})
-    x, ends = (np.random.default_rng(0).random((40, 3)) < 0.5).astype(np.uint8), []
-    for stop in (None, 1):
-        run, data, state = start(x, tmp_path / str(stop), config)
-        for _ in itertools.islice(train_run(run, data, state), stop):
-            pass
-        if stop:
-            run, data, state = resume(tmp_path / str(stop), source=x)
-            assert 0 < state.step < state.total_steps
-            for _ in train_run(run, data, state):
-                pass
-        ends.append(run.model.state_dict())
-    whole, resumed = ends
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    x = (np.random.default_rng(0).random((40, 3)) < 0.5).astype(np.uint8)
+    check_resumed(x, config, tmp_path)
 
 
 class Known(taut.Posterior):

@@ -72,5 +72,7 @@ def explore(
         for run in runs:
             terminal.reading(run)
         shelf = Shelf(runs, trust or (), data, key)
+        for note in shelf.notes():
+            terminal.message(f"taut: {note}")
         terminal.answer(f"the page is at {server.address(opened)} (Ctrl-C ends it)")
         server.serve(shelf, opened)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from taut.system.errors import clause
+
 __all__ = ["RELIABLE", "WORTH", "Finding", "counts", "show", "worth"]
 
 WORTH = 0.1  # nats
@@ -62,15 +64,16 @@ def show(estimate: Mapping[str, float | None]) -> str:
 
 
 def worth(finding: Mapping[str, Any]) -> str:
-    """Returns what a finding, as plain values, is worth: "1.50 nats of ELBO", or an empty text."""
-    nats, raises = finding.get("nats"), finding.get("raises")
+    """Returns what a finding, as plain values, is worth, with errors: "1.50 ± 0.12 nats of ELBO, at
+    most 2.50 ± 0.20", or an empty text.
+    """
+    nats, most, raises = (finding.get(key) for key in ("nats", "most", "raises"))
     if nats is None:
         return ""
     if not nats and not raises:
         return "harmless"
-    most = finding.get("most")
-    return (
-        f"{nats:.2f} nats"
-        + (f" of {raises}" if raises else "")
-        + (f", at most {most:.2f}" if most is not None and most > nats else "")
-    )
+    least = show({"value": nats, "test_error": finding.get("error")}) + clause(" of {}", raises)
+    if most is None or most <= nats:
+        return least
+    above = show({"value": most, "test_error": finding.get("most_error")})
+    return f"{least}, at most {above.removesuffix(' nats')}"

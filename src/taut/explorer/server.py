@@ -2,9 +2,9 @@
 
 Whatever it is sent, it answers in bounded memory: a body has at most 64 KiB, numbers have ranges,
 one request at a time uses the models and 16 wait, of 400 connections none waits longer than ten
-seconds for what a client owes. Only pages of this server may ask (``Host``, ``Origin``), so that no
-other page in the same browser reads the data; nothing is read from the disk by a name that came
-with a request.
+seconds for a request, or 30 for an answer to be read. Only pages of this server may ask (``Host``,
+``Origin``), so that no other page in the same browser reads the data; nothing is read from the disk
+by a name that came with a request.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TOO_LARGE = (413, "the body is too large")
 WAITING = 16  # requests that wait for a model
 CONNECTIONS = 400
 PATIENCE = 10.0  # seconds for a whole request to come
-IDLE = 30  # seconds without a request, after which a connection ends
+IDLE = 30  # seconds without a request, or of an answer that is not read; then a connection ends
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -171,6 +171,8 @@ def _shown(app: FastAPI, shelf: Shelf, turns: Turns) -> None:
         a: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
         b: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
     ) -> Response:
+        if (a is None) != (b is None):
+            raise HTTPException(422, NONSENSE)
         dims = None if a is None or b is None else (a, b)
         return await turns.take(lambda: _view(shelf, run).map(by, dims))
 
@@ -335,6 +337,7 @@ class Patient(H11Protocol):
     """A connection that ends if a request does not come whole in time, or an answer is not read."""
 
     deadline: asyncio.TimerHandle | None = None
+    unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -346,6 +349,15 @@ class Patient(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._wait()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unread = self.loop.call_later(IDLE, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.unread is not None:
+            self.unread.cancel()
 
     def timeout_keep_alive_handler(self) -> None:
         self.transport.abort()  # what was not read by now is dropped

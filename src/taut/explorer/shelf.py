@@ -78,6 +78,11 @@ class Shelf:
             for number, (name, entry) in enumerate(zip(names, self.entries, strict=True))
         ]
 
+    def notes(self) -> list[str]:
+        """Returns what there is to say of the rows that runs are looked at with, each line once."""
+        views = [entry.view for entry in self.entries if entry.view is not None]
+        return list(dict.fromkeys(note for view in views for note in view.notes))
+
     def view(self, number: int) -> View:
         """Returns the view of a run, which is loaded when it is first asked for.
 

@@ -10,7 +10,7 @@ import base64
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from taut.distributions.chain import Chain
 from taut.distributions.observed import NoTermsError, terms
 from taut.evidence import Evidence, importance_blocks, settle, text
 from taut.evidence.cells import cell_scores
+from taut.evidence.finding import worth
 from taut.evidence.latents import DEAD, encoded
 from taut.evidence.section import CHAPTERS, Row, at_least_zero, chapters, found, nats, shown
 from taut.models.stepwise import StepwiseModel
@@ -125,7 +126,7 @@ class View:
             self.numbers = chosen.sort().values
             self.rows = torch.as_tensor(new.rows[self.numbers])
             self.labels = None if labels is None else labels[self.numbers.numpy()]
-        self.total, self.names = len(new.rows), new.names
+        self.total, self.names, self.notes = len(new.rows), new.names, new.notes
         self.new = New(self.rows, ())
         self._scoring: Iterator[Evidence] | None = None
         self._scored: list[Evidence] = []
@@ -263,7 +264,9 @@ class View:
         if self.labels is not None:
             result["label"] = lambda: _by_level(np.asarray(self.labels, object))
         if not self.why:
-            result["rate, in nats"] = lambda: _by_number(self._total_rate())
+            known = self.encoded.rates is not None
+            name = "rate, in nats" if known else "rate of one draw, in nats"
+            result[name] = lambda: _by_number(self._total_rate())
         schema = self.schema
         columns: list[tuple[int, Column]] = []
         if schema.kind == "table":
@@ -271,12 +274,12 @@ class View:
         elif schema.context:
             columns = list(zip(schema.given, schema.context, strict=True))
         for place, column in columns[:COLOURS]:
-            result[column.name] = lambda p=place, c=column: self._by_column(p, c)  # type: ignore[misc]
+            result[column.name] = partial(self._by_column, place, column)
         if schema.kind != "table" and len(schema.event_shape) == 1:
             if schema.kind == "count":
                 result["total of the row"] = lambda: _by_number(self._totals())
             for place, name in list(enumerate(schema.element_names))[:COLOURS]:
-                result[name] = lambda p=place: _by_number(self._element(p))  # type: ignore[misc]
+                result[name] = partial(self._by_element, place)
         return result
 
     def colour(self, name: str) -> dict[str, Any]:
@@ -299,6 +302,9 @@ class View:
         known = torch.tensor([np.nanmin(values), np.nanmax(values)])
         low, high = (self._told(v[None], [column])[0] for v in known)
         return _by_number(values, (low, high))
+
+    def _by_element(self, place: int) -> Colour:
+        return _by_number(self._element(place))
 
     def _element(self, place: int) -> np.ndarray:
         parts = [part[:, place].double() for part in self.rows.split(4096)]
@@ -530,7 +536,7 @@ class View:
             for name, value in zip(self.schema.element_names, told, strict=True)
         ]
         if len(entries) > CELLS:
-            entries.sort(key=lambda entry: -abs(entry["change"]))
+            entries.sort(key=lambda entry: -abs(entry["change"] or 0.0))
         return {"entries": entries[:CELLS], "hidden": max(0, len(entries) - CELLS)}
 
     @cached_property
@@ -709,7 +715,7 @@ def overview(run: Stored) -> dict[str, Any]:
         "audited": bool(audit),
         "findings": [
             {k: finding.get(k) for k in ("name", "what", "evidence", "action", "command")}
-            | {"worth": text.plus_minus(_worth(finding)), "raises": finding["raises"]}
+            | {"worth": worth(finding)}
             for finding in audit.get("findings") or []
         ],
     }
@@ -725,10 +731,6 @@ def _estimates(values: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, A
             yield title, at_least_zero(value) if name in DIVERGENCES else value
         else:
             yield from _estimates(value, f"{title}, ")
-
-
-def _worth(finding: Mapping[str, Any]) -> dict[str, Any]:
-    return {"value": finding.get("nats"), "mc_error": None, "test_error": finding.get("error")}
 
 
 def compared(runs: Sequence[Stored]) -> dict[str, Any]:

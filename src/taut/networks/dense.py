@@ -121,6 +121,7 @@ class GatedMLP(Network):
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         self.hidden, self.dropout = check_widths(hidden), dropout
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
         widths = [math.prod(in_shape) + context_dim, *hidden]
         self.layers = nn.ModuleList(Affine(a, 2 * b) for a, b in itertools.pairwise(widths))
         self.head = Affine(widths[-1], math.prod(out_shape))
@@ -128,7 +129,5 @@ class GatedMLP(Network):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         units = joined(flat(x, len(self.in_shape)), context)
         for layer in self.layers:
-            units = functional.glu(layer(units), -1)
-            if self.dropout:
-                units = functional.dropout(units, self.dropout, self.training)
+            units = self.drop(functional.glu(layer(units), -1))
         return self.head(units).unflatten(-1, self.out_shape)

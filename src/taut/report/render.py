@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taut.evidence import text
 from taut.evidence.doctor import nothing_found
 from taut.evidence.exact_baseline import in_words
+from taut.evidence.finding import worth
 from taut.evidence.section import (
     CHAPTERS,
     Row,
@@ -33,7 +34,6 @@ from taut.evidence.section import (
 from taut.evidence.verdict import verdict
 from taut.references import LINKS, cite
 from taut.report import figures
-from taut.system.errors import clause
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -235,15 +235,9 @@ def _references(
 
 def _worth(finding: Mapping[str, Any]) -> str:
     """Returns what a finding is worth, as the page shows it."""
-    nats, error, raises = (finding.get(k) for k in ("nats", "error", "raises"))
-    if nats is None and finding["name"] == "training was cut":
-        return "not known"
-    if nats is None:
-        return "everything rests on it"
-    if not nats and not raises:
-        return "harmless"
-    estimate = {"value": nats, "mc_error": None, "test_error": error}
-    return f"{text.plus_minus(estimate)} nats{clause(' of {}', raises)}"
+    if finding.get("nats") is not None:
+        return worth(finding)
+    return "not known" if finding["name"] == "training was cut" else "everything rests on it"
 
 
 def _file_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -33,8 +34,11 @@ def target(run: Stored, out: Path | None, overwrite: bool) -> Path:
         raise UsageError(f"{where} is not a folder: choose another --out")
     if folder.exists() and (other := {path.name for path in folder.iterdir()} - FILES):
         raise UsageError(f"{where} holds other things ({shown(min(other))}): choose another --out")
-    if not folder.absolute().parent.is_dir():
+    parent = folder.absolute().parent
+    if not parent.is_dir():
         raise UsageError(f"there is no folder {shown(folder.parent)} to make {where} in")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{shown(parent)} cannot be written to: choose another --out")
     return folder
 
 

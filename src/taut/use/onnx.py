@@ -1,8 +1,8 @@
 """Encoder and decoder of a VAE as ONNX graphs, for programs without Python or torch.
 
 A graph holds what a network says of its input, which is a function: the parameters of q(z|x), and
-those of p(x|z) with its mean. Sampling is never in it; whoever uses a graph draws with a generator
-of his own. Each graph is run beside the model, on rows given, before it is handed out.
+those of p(x|z) with its mean. Sampling is never in it; whoever uses a graph draws with their own
+generator. Each graph is run beside the model, on rows given, before it is handed out.
 
 The format: https://onnx.ai.
 """

@@ -189,7 +189,7 @@ function showOverview() {
     const found = await ask(here("overview"));
     const facts = Object.entries(found.facts).flatMap(([k, v]) => [h("dt", {}, k), h("dd", {}, v)]);
     const findings = found.findings.map(f => h("li", {},
-      h("h4", {}, f.name, h("span", {class: "worth"}, f.raises ? `${f.worth} nats of ${f.raises}` : "")),
+      h("h4", {}, f.name, h("span", {class: "worth"}, f.worth)),
       h("p", {}, f.what), h("p", {class: "soft"}, f.evidence), h("p", {}, f.action, ": ", h("code", {}, f.command))));
     return [
       h("dl", {}, facts),
