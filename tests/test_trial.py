@@ -159,6 +159,15 @@ def test_the_finding_is_worth_what_a_trial_closes(problem: taut.LinearGaussian) 
     assert f"in a trial of {STEPS} steps" in " ".join(map(str, finding.values()))
 
 
+def test_what_a_finding_is_worth_has_both_errors() -> None:
+    known = {"nats": 0.3, "error": 0.05, "most": 2.5, "most_error": 0.2, "raises": "ELBO"}
+    assert worth(known) == "0.30 ± 0.05 nats of ELBO, at most 2.50 ± 0.20"
+    assert worth(known | {"most": 0.2}) == "0.30 ± 0.05 nats of ELBO"
+    assert worth({"nats": 0.3, "error": None, "raises": ""}) == "0.30 nats"
+    assert worth({"nats": 0.0, "raises": ""}) == "harmless"
+    assert worth({"nats": None}) == ""
+
+
 def test_the_most_that_a_family_can_be_worth_is_what_the_ascents_reached() -> None:
     """Its parts are of the same rows: their errors add up at most."""
     parts = {"amortization_gap": {"value": 0.5, "test_error": 0.1}, "full_covariance_gain": None}
