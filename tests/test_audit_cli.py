@@ -271,7 +271,8 @@ def test_the_numbers_on_the_terminal_are_those_of_the_file(here: Path):
     for number, finding in enumerate(found["findings"], 1):
         assert any(line.startswith(f"{number}. {finding['name']}") for line in lines)
         if finding["nats"] is not None:
-            assert f"{number}. {finding['name']}: {finding['nats']:.2f} nats" in text
+            error = f" ± {finding['error']:.2f}" if finding["error"] is not None else ""
+            assert f"{number}. {finding['name']}: {finding['nats']:.2f}{error} nats" in text
         for part in (
             finding["what"],
             finding["evidence"],

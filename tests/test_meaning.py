@@ -137,11 +137,6 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
     assert axes[0] == f"component 1, {100 * theirs.explained_variance_ratio_[0]:.0f} %"
 
 
-def test_a_plane_has_two_dimensions() -> None:
-    with pytest.raises(UsageError, match="two latent dimensions that there are"):
-        meaning.plane(torch.randn(9, 3), None, "rates", [1, 1], 0)
-
-
 def test_one_latent_dimension_has_no_two_components() -> None:
     with pytest.raises(UsageError, match="needs two latent dimensions, and there is one"):
         meaning.plane(torch.randn(9, 1), None, "pca", None, 0)

@@ -360,4 +360,4 @@ def test_a_section_is_one_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("refused\n")
     assert any(line.startswith("largest value ") for line in done.stdout.splitlines())
-    assert "1. large: 5.00 nats" in done.stdout
+    assert "1. large: 5.00 ± 0.10 nats" in done.stdout

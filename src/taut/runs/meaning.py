@@ -352,7 +352,7 @@ def plane(
         chosen = list(dimensions) if dimensions is not None else by_rate(means, rates)[:2]
         if len(chosen) == 1:
             chosen = [*chosen, *(d for d in range(means.shape[1]) if d != chosen[0])][:2]
-        if len(set(chosen)) != 2 or not all(0 <= d < means.shape[1] for d in chosen):
+        if len(chosen) != 2 or not all(0 <= d < means.shape[1] for d in chosen):
             raise UsageError("a map needs two latent dimensions that there are: name them")
         words = [f"z{d}" for d in chosen]
         if rates is not None:
