@@ -82,14 +82,20 @@ def libcirkit(train: np.ndarray, levels: list[str]) -> Callable[[int, int], np.n
 
 
 def tvae(train: np.ndarray, levels: list[str]) -> Callable[[int, int], np.ndarray]:
-    """Returns ctgan's TVAE with its own settings."""
+    """Returns ctgan's TVAE with its own settings; whole numbers are given as such, so that it
+    rounds what it makes.
+    """
     import pandas as pd
     from ctgan import TVAE
 
     names = [f"c{i}" for i in range(train.shape[1])]
     discrete = [n for n, kind in zip(names, levels, strict=True) if kind in ("cat", "ordinal")]
     frame = pd.DataFrame(train, columns=names)
-    frame[discrete] = frame[discrete].astype(int).astype(str)
+    whole = [
+        n for n, column in zip(names, train.T, strict=True) if (column == column.round()).all()
+    ]
+    frame[whole] = frame[whole].astype(int)
+    frame[discrete] = frame[discrete].astype(str)
     model = TVAE(enable_gpu=False)
     torch.manual_seed(0)
     model.fit(frame, discrete)
