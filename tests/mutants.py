@@ -103,6 +103,20 @@ STEPWISE, STEPWISE_RUNS = "tests/test_stepwise.py", "tests/test_stepwise_runs.py
 
 MUTANTS = [
     Mutant(
+        "place: --overwrite replaces the file that is read",
+        "runs/place.py",
+        "        if named and _replaced(out, Path(given)):",
+        "        if named and str(out) == str(given):",
+        "tests/test_cli.py::test_no_command_replaces_what_it_reads",
+    ),
+    Mutant(
+        "cli: sample replaces the rows of the training",
+        "cli/files.py",
+        "(read, *run.inputs))",
+        "(read,))",
+        "tests/test_cli.py::test_the_rows_of_the_training_are_not_replaced_either",
+    ),
+    Mutant(
         "a mixture's cross term counts once",
         "distributions/mixtures.py",
         "- 2 * torch.einsum(rule, z, weighted)",

@@ -426,9 +426,9 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (["fit", "bit.npy"], USAGE, ["did you mean bits.npy?"]),
     (["fit", "bits.npy", "--out", "run-bits"], USAGE, ["run-bits exists", "--overwrite"]),
     (
-        ["fit", "bits.npy", "--out", "bits.npy", "--overwrite"],
+        ["fit", "bits.npy", "--out", "real.npy", "--overwrite"],
         USAGE,
-        ["cannot make the folder bits.npy", "choose another --out"],
+        ["cannot make the folder real.npy", "choose another --out"],
     ),
     (
         ["fit", "bits.npy", "--out", "bits.npy/run"],
@@ -442,9 +442,9 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
         ["cannot make the folder", "File name too long"],
     ),
     (
-        ["fit", "bits.npy", "--out", ".", "--overwrite"],
+        ["fit", "../here/bits.npy", "--out", ".", "--overwrite"],
         USAGE,
-        [". is not a run folder", "choose another --out"],
+        [". holds what is read (../here/bits.npy)", "choose another --out"],
     ),
     (
         ["fit", "bits.npy", "--config", "nothing.toml"],
@@ -750,6 +750,59 @@ def test_nothing_is_overwritten_unless_asked(here: Path, command: list[str]):
     assert Path("precious.npy").read_bytes() == b"precious"
     assert call(*arguments, "--overwrite").exit_code == DONE
     assert Path("precious.npy").read_bytes().startswith(b"\x93NUMPY")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["score", "run-real", "real.npy", "--out", "real.npy"],
+        ["score", "run-real", "linked.npy", "--out", "real.npy"],
+        ["score", "run-real", "../here/real.npy", "--out", "real.npy"],
+        ["score", "run-real", "same.npy", "--out", "real.npy"],
+        ["encode", "run-real", "real.npy", "--out", "./real.npy"],
+        ["reconstruct", "run-real", "real.npy", "--out", "real.npy"],
+        ["impute", "run-real", "real.npy", "--out", "real.npy"],
+        ["decode", "run-real", "z.npy", "--out", "z.npy"],
+        ["impute", "run-real", "real-1.npy", "--num-imputations", "2", "--out", "real.npy"],
+        ["encode", "run-real", "embedding.npy"],
+        ["impute", "run-real", "imputed.npy"],
+        ["reconstruct", "run-bits", "photos", "--out", "photos/a.png"],
+        ["picture", "run-bits", "map", "photos", "--out", "photos/a.png"],
+        ["check", "table.csv", "--schema", "table.toml", "--out", "table.toml"],
+        ["check", "table.csv", "--config", "table.toml", "--out", "table.toml"],
+        ["fit", "run-bits/.kept.npy", "--out", "run-bits"],
+        ["fit", "real.npy", "--config", "run-bits/.kept.toml", "--out", "run-bits"],
+        ["tighten", "run-real", "--out", "run-real"],
+    ],
+)
+def test_no_command_replaces_what_it_reads(here: Path, arguments: list[str]):
+    """With --overwrite or without, through links and other spellings, by the usual name too."""
+    np.save("z.npy", np.zeros((3, 2)))
+    Path("linked.npy").symlink_to("real.npy")
+    os.link("real.npy", "same.npy")
+    for name in ("real-1.npy", "imputed.npy", "embedding.npy"):
+        shutil.copy("real.npy", name)
+    Path("photos").mkdir()
+    assert call("sample", "run-bits", "--num-samples", "3", "--out", "photos/a.png").exit_code == 0
+    Path("table.csv").write_text("a,b\n" + "".join(f"{i % 7},{i * i % 11}\n" for i in range(60)))
+    Path("table.toml").write_text("")
+    shutil.copy("bits.npy", "run-bits/.kept.npy")
+    Path("run-bits/.kept.toml").write_text("")
+    before = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file()}
+    what = "is the run that is tightened" if arguments[0] == "tighten" else "holds what is read"
+    for asked in ([], ["--overwrite"]):
+        refused(call(*arguments, *asked), USAGE, what, "choose another --out")
+    after = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file()}
+    assert {p for p in before if after.get(p) != before[p]} == set()
+
+
+@pytest.mark.parametrize("command", ["sample", "encode", "score", "reconstruct"])
+def test_the_rows_of_the_training_are_not_replaced_either(here: Path, command: str):
+    """Without DATA they are read again, and ``taut audit`` needs them."""
+    assert call("fit", "real.npy", "--out", "new", *QUICK).exit_code == DONE
+    before = Path("real.npy").read_bytes()
+    refused(call(command, "new", "--out", "real.npy", "--overwrite"), USAGE, "holds what is read")
+    assert Path("real.npy").read_bytes() == before
 
 
 @pytest.mark.parametrize("file", ["run.json", "model.safetensors"])

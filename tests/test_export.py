@@ -177,7 +177,7 @@ def test_a_bad_target_is_one_line(
     (tmp_path / "there.npy").write_text("")
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(UsageError, match=words) as caught:
-        check_target(tmp_path / name, formats, overwrite=False)
+        check_target(tmp_path / name, formats, overwrite=False, inputs=())
     assert "\n" not in str(caught.value)
     if name == "there.npy":
-        assert check_target(tmp_path / name, formats, overwrite=True) == tmp_path / name
+        assert check_target(tmp_path / name, formats, overwrite=True, inputs=()) == tmp_path / name

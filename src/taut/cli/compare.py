@@ -66,7 +66,12 @@ def compare(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    target = check_target(out or Path("compare.html"), (".html",), overwrite)
+    target = check_target(
+        out or Path("compare.html"),
+        (".html",),
+        overwrite,
+        [name for run in loaded for name in run.inputs],
+    )
     with bars.progress("comparing", len(loaded)) as advance:
         found = compare_runs(
             loaded, num_data=num_data, num_samples=num_samples, seed=seed, advance=advance

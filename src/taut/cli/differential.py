@@ -64,7 +64,9 @@ def differential(
     from taut.runs.folder import check_target
     from taut.use import export
 
-    target = check_target(out or Path("differential.csv"), export.TABLES, overwrite)
+    target = check_target(
+        out or Path("differential.csv"), export.TABLES, overwrite, (data, *loaded.inputs)
+    )
     terminal.reading(data)
     with bars.blocks("comparing"):
         result = loaded.differential(data, column, a, b or None)

@@ -41,7 +41,7 @@ def export(
     from taut.runs.export import target, write
 
     loaded = load_run(run, trust)
-    folder = target(loaded, out, overwrite)
+    folder = target(loaded, out, overwrite, data)
     new = data_for(loaded, data, key)
     with bars.blocks("exporting"):
         graphs = write(loaded, new.rows, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -68,8 +68,18 @@ def first_line(source: str | None, rows: int) -> int | None:
     return {rows + 1: 2, rows: 1}.get(lines)
 
 
-def data_target(out: Path | None, name: str, run: Stored, overwrite: bool) -> Path:
-    """Returns the file to write data of a run into, checked before anything is computed."""
+def data_target(
+    out: Path | None, name: str, run: Stored, overwrite: bool, read: str | Path | None = None
+) -> Path:
+    """Returns the file to write data of a run into, checked before anything is computed.
+
+    Args:
+        out: Its name; by default ``name`` with the usual ending.
+        name: See ``out``.
+        run: The run.
+        overwrite: Whether a file that exists is replaced.
+        read: What is read besides the run, which is never replaced.
+    """
     from taut.runs.folder import check_target
     from taut.use import export
 
@@ -82,7 +92,7 @@ def data_target(out: Path | None, name: str, run: Stored, overwrite: bool) -> Pa
         formats = export.IMAGES
     elif len(schema.event_shape) == 1:
         formats = export.NUMBERS + of_cells(run)
-    return check_target(out or usual, formats, overwrite)
+    return check_target(out or usual, formats, overwrite, (read, *run.inputs))
 
 
 def of_cells(run: Stored) -> tuple[str, ...]:
@@ -105,12 +115,14 @@ def write_cells(out: Path, run: Stored, new: New, source: str | None, into: Into
         write_h5ad(into(handed), out)
 
 
-def numbered(out: Path, count: int, overwrite: bool) -> list[Path]:
-    """Returns a file name for each of so many imputations, or the one name where there are none."""
+def numbered(out: Path, count: int, overwrite: bool, inputs: Iterable[Any]) -> list[Path]:
+    """Returns a file name for each of so many imputations, or the one name where there are none;
+    none of them is among the inputs.
+    """
     from taut.runs.folder import check_target
 
     paths = [out.with_name(f"{out.stem}-{i + 1}{out.suffix}") for i in range(count)]
-    return [check_target(path, (out.suffix,), overwrite) for path in paths] or [out]
+    return [check_target(path, (out.suffix,), overwrite, inputs) for path in paths] or [out]
 
 
 def write(

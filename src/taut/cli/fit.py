@@ -73,7 +73,10 @@ def fit(
     settings = gather(flags, config, set_ or ())
     terminal.reading(data)
     from taut.runs.fit import start
+    from taut.runs.folder import check_apart
 
+    if out is not None:
+        check_apart(out, (config,))
     run, dataset, state = start(data, out, settings, overwrite=overwrite)
     terminal.show_data(terminal.message, dataset, settings)
     if run.info["pace"]:
@@ -160,7 +163,10 @@ def check(
     from taut.runs.fit import assemble
     from taut.runs.folder import check_target
 
-    target = None if out is None else check_target(out, (".toml",), overwrite)
+    target = None
+    if out is not None:
+        inputs = data, config, settings.data.schema, settings.data.test
+        target = check_target(out, (".toml",), overwrite, inputs)
     _, dataset, _, _ = assemble(data, settings)
     if target is not None:
         _write_schema(dataset, target)

@@ -88,11 +88,13 @@ def picture(
         raise UsageError(f"a picture is one of {', '.join(KINDS)}, not {shown(kind)}")
     if colour is not None and data is None:
         raise UsageError("--colour is a column of DATA, or a line for each of its rows: give DATA")
-    target = check_target(out or Path(f"{kind}.png"), FORMATS, overwrite)
-    if (run / FILE).is_file():
+    is_study = (run / FILE).is_file()
+    loaded = None if is_study else load_run(run, trust)
+    inputs = [data, colour, *(() if loaded is None else loaded.inputs)]
+    target = check_target(out or Path(f"{kind}.png"), FORMATS, overwrite, inputs)
+    if loaded is None:
         figure = draw_picture(run, kind)
     else:
-        loaded = load_run(run, trust)
         new = None
         if kind != "history":
             from taut.cli.files import data_for

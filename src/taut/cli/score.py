@@ -92,7 +92,7 @@ def score(
     from taut.use import export
 
     formats = export.NUMBERS + of_cells(loaded)
-    target = check_target(out or Path("scores.csv"), formats, overwrite)
+    target = check_target(out or Path("scores.csv"), formats, overwrite, (data, *loaded.inputs))
     if flag is not None:
         if data is None:
             raise UsageError("--flag compares data with the rows that the run held out: give DATA")

@@ -113,7 +113,7 @@ def reconstruct(
     from taut.system import parallel
     from taut.use import tasks
 
-    target = data_target(out, "reconstructions", loaded, overwrite)
+    target = data_target(out, "reconstructions", loaded, overwrite, data)
     new = data_for(loaded, data, key)
     with bars.blocks("reconstructing"):
         values = tasks.reconstruct(loaded.model, new.rows, draw=draw, seed=seed)
@@ -156,7 +156,7 @@ def encode(
     formats: tuple[str, ...] = export.ARRAYS
     if num_samples is None:
         formats = export.NUMBERS + of_cells(loaded)
-    target = check_target(out or Path("embedding.npy"), formats, overwrite)
+    target = check_target(out or Path("embedding.npy"), formats, overwrite, (data, *loaded.inputs))
     new = data_for(loaded, data, key)
     with bars.blocks("encoding"):
         values = tasks.encode(loaded.model, new.rows, num_samples, seed=seed)
@@ -203,8 +203,10 @@ def impute(
 
     if loaded.schema.kind == "count":
         raise UsageError(NO_GAPS)
-    base = data_target(out, "imputed", loaded, overwrite or num_imputations > 0)
-    targets = numbered(base, num_imputations, overwrite)
+    base = data_target(
+        out, "imputed", loaded, overwrite or num_imputations > 0, None if num_imputations else data
+    )
+    targets = numbered(base, num_imputations, overwrite, (data, *loaded.inputs))
     new = data_for(loaded, data, key)
     with bars.blocks("imputing"):
         result = fill_rows(loaded, new.rows, num_samples, num_imputations, seed=seed)
@@ -294,7 +296,7 @@ def decode(
             "this model is conditioned on a context, which Z does not hold: use taut sample "
             "--given, or Python"
         )
-    target = data_target(out, "decoded", loaded, overwrite)
+    target = data_target(out, "decoded", loaded, overwrite, z)
     if isinstance(loaded.model, StepwiseModel):
         raise UsageError(f"{shown(run)}: {loaded.model.why_no_code}; `taut sample` draws rows")
     prior = loaded.model.latent_prior()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from taut.data import Rows
-from taut.runs.folder import Stored, version
+from taut.runs.folder import Stored, check_apart, version
 from taut.system import storage
 from taut.system.errors import UsageError, shown
 from taut.use.onnx import Graph, export_onnx
@@ -20,7 +20,7 @@ FILES = {"encoder.onnx", "decoder.onnx", FILE}
 ROWS = 100  # that the graphs are checked on
 
 
-def target(run: Stored, out: Path | None, overwrite: bool) -> Path:
+def target(run: Stored, out: Path | None, overwrite: bool, read: str | Path | None = None) -> Path:
     """Returns the folder to make, after checking that its place is free.
 
     Raises:
@@ -28,6 +28,7 @@ def target(run: Stored, out: Path | None, overwrite: bool) -> Path:
     """
     folder = out or Path(f"{run.path.resolve().name}-onnx")
     where = shown(folder)
+    check_apart(folder, (run.path, read, *run.inputs))
     if folder.exists() and not overwrite:
         raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):

@@ -42,7 +42,7 @@ from taut.runs.folder import (
 )
 from taut.runs.formats import with_empty
 from taut.runs.measure import evaluate
-from taut.runs.place import abandon, make_folder, stem
+from taut.runs.place import abandon, check_apart, make_folder, stem
 from taut.system import locks, parallel, records, storage
 from taut.system.errors import StorageError, TautWarning, UsageError, shown
 from taut.system.signals import held, watched
@@ -95,6 +95,8 @@ def start(
             "training.simulated is for `taut tighten`: a decoder that learns from its own draws "
             "learns nothing"
         )
+    if out is not None:
+        check_apart(Path(out), (source, test, config.data.test, config.data.schema))
     find_device(config.training.device)  # refused before anything is read
     exact_of(config.model)
     asked = config

@@ -36,7 +36,7 @@ from taut.runs.formats import (
     same_in_1,
     with_empty,
 )
-from taut.runs.place import FILES, abandon, check_target, make_folder, stem
+from taut.runs.place import FILES, abandon, check_apart, check_target, make_folder, stem
 from taut.system import records, storage
 from taut.system.errors import DataError, StorageError, UsageError, clause, shown
 from taut.system.seeds import accelerator, untouched
@@ -49,6 +49,7 @@ __all__ = [
     "Source",
     "Stored",
     "abandon",
+    "check_apart",
     "check_fit",
     "check_target",
     "data_of",
@@ -98,6 +99,14 @@ class Stored(Fitted):
         keeps that of the run it came from.
         """
         return int(self.info.get("data_seed", super().data_seed))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the files that it was trained on: they are read again, and never replaced by
+        what it makes.
+        """
+        named = self.info["source"], self.info["test"], self.config.data.schema
+        return tuple(name for name in named if name)
 
     def history(self) -> list[dict[str, Any]]:
         """Returns the lines of the history, one for each interval of the training."""

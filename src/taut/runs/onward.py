@@ -23,7 +23,7 @@ from taut.models.stepwise import StepwiseModel
 from taut.runs.assemble import going_together, merge
 from taut.runs.fit import begin
 from taut.runs.fitted import Fitted, Source
-from taut.runs.folder import TRAINED_ALONE, Stored, data_of, freeze_the_rest
+from taut.runs.folder import TRAINED_ALONE, Stored, check_apart, data_of, freeze_the_rest
 from taut.runs.measure import EXACT_FOLDER
 from taut.system import storage
 from taut.system.errors import UsageError, shown
@@ -78,6 +78,8 @@ def check_other(run: Stored, out: str | Path | None, word: str) -> None:
     """Refuses the folder of a run as that of the run that comes from it."""
     if out is not None and Path(out).resolve() == run.path.resolve():
         raise UsageError(f"{shown(out)} is the run that is {word}: choose another --out")
+    if out is not None:
+        check_apart(Path(out), (run.path, *run.inputs))
 
 
 def planned(run: Stored, data: Dataset, settings: Mapping[str, Any], model: ModelConfig) -> Config:

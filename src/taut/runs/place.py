@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from taut.system import locks, parallel, storage
-from taut.system.errors import UsageError, shown
+from taut.system.errors import UsageError, clause, shown
 
-__all__ = ["FILES", "abandon", "check_target", "make_folder", "stem"]
+__all__ = ["FILES", "abandon", "check_apart", "check_target", "make_folder", "stem"]
+
+BUNDLED = "digits"  # data that come with scikit-learn, whatever file has the name
+FROM_FOLDERS = (".png", ".parquet")  # formats of results that are read from a folder, too
 
 FILES = {
     "run.json",
@@ -130,19 +134,58 @@ def stem(name: str) -> str:
     )
 
 
-def check_target(out: Path, formats: Sequence[str], overwrite: bool) -> Path:
+def check_apart(out: Path, inputs: Iterable[Any]) -> None:
+    """Refuses a place where what is read would be replaced by what is made of it, however either of
+    them is spelled: by a link, from the root, with another name of the same file.
+
+    Args:
+        out: A file, or the folder of a run.
+        inputs: Names of what is read; anything but the name of something that exists is left alone.
+
+    Raises:
+        UsageError: one of them is that file, or lies in that folder.
+    """
+    for given in inputs:
+        named = isinstance(given, str | Path) and given != BUNDLED
+        if named and _replaced(out, Path(given)):
+            other = shown(given) if str(given) != str(out) else ""
+            raise UsageError(
+                f"{shown(out)} holds what is read{clause(' ({})', other)}, which is never "
+                "replaced: choose another --out"
+            )
+
+
+def _replaced(out: Path, read: Path) -> bool:
+    with suppress(OSError, ValueError):  # the name of something else, too long for a file
+        if out.samefile(read):
+            return True
+        there, place = read.resolve(strict=True), out.resolve(strict=True)
+        if place.is_dir():
+            return there.is_relative_to(place)
+        return place.suffix in FROM_FOLDERS and place.is_relative_to(there)
+    return False
+
+
+def check_target(out: Path, formats: Sequence[str], overwrite: bool, inputs: Iterable[Any]) -> Path:
     """Returns the file to write after checking, before anything is computed, that its format is
     known and its place free.
 
+    Args:
+        out: The file.
+        formats: Its endings.
+        overwrite: Whether a file that exists is replaced.
+        inputs: What is read, which is never replaced.
+
     Raises:
-        UsageError: another ending, a file that exists, a folder that does not, a run folder that is
-            in use.
+        UsageError: another ending, a file that exists or is read, a folder that does not exist, a
+            run folder that is in use.
     """
     where = shown(out)
     if out.suffix not in formats:
         raise UsageError(f"cannot write {where}: name it {', or '.join(formats)}")
     if out.exists() and not out.is_file():
         raise UsageError(f"{where} is not a file: choose another --out")
+    check_apart(out, inputs)
     if out.exists() and not overwrite:
         raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
     if not out.absolute().parent.is_dir():
