@@ -103,6 +103,34 @@ STEPWISE, STEPWISE_RUNS = "tests/test_stepwise.py", "tests/test_stepwise_runs.py
 
 MUTANTS = [
     Mutant(
+        "exact models: zero among positive numbers is impossible",
+        "models/emissions.py",
+        "within = torch.where(self._below_zero(value), self._beyond_zero(value), within)",
+        "within = torch.where(self._below_zero(value), -math.inf, within)",
+        "tests/test_exact_models.py::test_positive_numbers_leave_their_share_at_and_below_zero",
+    ),
+    Mutant(
+        "levels: the mass beyond them overflows far out",
+        "distributions/levels.py",
+        "return math.log(4) - distance.log() - (distance + 1).log() - (distance + 2).log()",
+        "return math.log(4) - (distance * (distance + 1) * (distance + 2)).log()",
+        "tests/test_tables.py::test_what_a_note_says_of_log_p_is_what_it_is",
+    ),
+    Mutant(
+        "log p(x): minus infinity is called no number",
+        "evidence/rows.py",
+        "return self.reliable & (self.log_evidence == -torch.inf)",
+        "return self.reliable & (self.log_evidence == torch.inf)",
+        "tests/test_rows.py::test_minus_infinity_is_a_number_where_the_model_says_so",
+    ),
+    Mutant(
+        "Student t: its square overflows far out",
+        "distributions/reals.py",
+        "FAR = 1e12 ",
+        "FAR = 1e38 ",
+        "tests/test_likelihood_families.py::test_a_student_t_is_finite_however_far_out",
+    ),
+    Mutant(
         "place: --overwrite replaces the file that is read",
         "runs/place.py",
         "        if named and _replaced(out, Path(given)):",

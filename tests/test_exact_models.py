@@ -16,7 +16,7 @@ from ztest import assert_mean
 import taut
 from taut.build.model import describe_part
 from taut.data.tables.kinds import KINDS
-from taut.distributions import warps
+from taut.distributions import OUTSIDE, warps
 from taut.distributions.trees import CategoricalTree, Tree, downward, upward
 from taut.models import cells, emissions, structure, trees
 from taut.models.exact import ExactModel
@@ -248,8 +248,29 @@ def test_every_emission_is_normalised(kind: type) -> None:
     mixed, positive = instances.KINDS.index("mixed"), instances.KINDS.index("positive")
     line = instances.Measure(t.sinh(), t.cosh() * step, step)
     measured[mixed] = ((mixed,), [instances.integers(0, 0), line])
-    measured[positive] = ((positive,), [instances.Measure(t.exp(), t.exp() * step, step)])
+    above, below = (instances.Measure(s * t.exp(), t.exp() * step, step) for s in (1, -1))
+    measured[positive] = ((positive,), [above, below])
     check_measures(model.decode(z), measured)
+
+
+def test_positive_numbers_leave_their_share_at_and_below_zero() -> None:
+    """As a log-normal column of a VAE does, about the median of the training rows, in every
+    state.
+    """
+    x = torch.randn(4001, 1).exp()
+    model = of_one("positive", x)
+    assert float(model.emissions.step) == 0
+    odd = torch.tensor([[0.0], [-0.0], [-0.3], [-7.0], [-1e30]])
+    u, median = -odd[:, 0] / x.median(), x.median()
+    share = math.log(2 * OUTSIDE) - median.log() - 3 * u.log1p()
+    torch.testing.assert_close(model.log_prob(odd), share.double(), rtol=0, atol=2e-2)
+    t = torch.linspace(-40, 40, 40_001)[:, None]
+    mass = model.log_prob(-t.exp()).exp() @ t.exp()[:, 0] * 80 / 40_000
+    assert float(mass) == pytest.approx(OUTSIDE, rel=1e-9)
+    for z in (0.0, 1.0):
+        there = model.decode(torch.full((1, 1), z))
+        assert bool(there.support.check(odd).all())
+        torch.testing.assert_close(there.log_prob(odd), model.log_prob(odd), **EXACT)
 
 
 def of_one(kind: str, x: Tensor, passes: int = 5, **ends: float) -> taut.Mixture:

@@ -499,6 +499,17 @@ def test_gradients_of_the_negative_binomial_are_those_of_the_naive_formula(log_r
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_student_t_is_finite_however_far_out(dtype: torch.dtype) -> None:
+    """The square of what float32 holds is more than it holds; one power of ten costs the same."""
+    x = (10.0 ** torch.arange(10, 38).double()).to(dtype)
+    far = StudentT(*(torch.tensor(v, dtype=dtype) for v in (3.5, 7.0, 0.02))).log_prob(x)
+    expected = torch.distributions.StudentT(3.5, 7.0, 0.02).log_prob(x.double())
+    torch.testing.assert_close(far.double(), expected, rtol=1e-6, atol=0)
+    step = torch.full_like(far[1:], -4.5 * math.log(10))
+    torch.testing.assert_close(far.diff(), step, rtol=0, atol=2e-4)
+
+
 def test_gradients_of_the_others_are_those_of_the_naive_formula() -> None:
     x = torch.arange(4.0)[:, None]
     rate = f64(-3.0, 0.0, 3.0).requires_grad_()

@@ -320,6 +320,17 @@ def test_a_row_without_a_number_is_counted_and_named_and_blanks_nothing() -> Non
         )
 
 
+def test_minus_infinity_is_a_number_where_the_model_says_so() -> None:
+    words = taut.Mixture((1,), ["category"], 2, [3])
+    found = log_evidence(words, torch.tensor([[1.0], [3.0], [0.0]]))
+    assert found.log_evidence.tolist()[1] == -math.inf
+    (line,) = found.warnings
+    assert line == (
+        "log p(x) of 1 of 3 rows is minus infinity, row 1 (from 0), which the model gives no "
+        "probability: the means are over the others"
+    )
+
+
 def test_the_budget_is_kept_and_the_worst_rows_climb_first() -> None:
     problem = taut.LinearGaussian()
     x = problem.sample(40)

@@ -30,8 +30,10 @@ from taut.distributions.observed import terms
 from taut.evidence.baseline import independent_marginals
 from taut.evidence.cells import impute
 from taut.likelihoods.columns import Columns, Joint, level_probs
+from taut.runs.fitted import Fitted
 from taut.runs.folder import new_data
 from taut.runs.making import sample_rows
+from taut.system.errors import DataError
 
 KINDS = [
     "category",
@@ -605,12 +607,75 @@ def test_rows_of_impossible_values_are_minus_infinity_and_the_rest_is_as_without
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "log p(x) of 2 rows is minus infinity" in result.stderr
-    assert "2 of 40 rows have no number" in result.stderr + result.stdout
+    assert (
+        "log p(x) of 2 of 40 rows is minus infinity, rows 0, 1 (from 0), which the model"
+        in result.stderr + result.stdout
+    )
     lines = [line.split(",") for line in (tmp_path / "s.csv").read_text().splitlines()]
     place = lines[0].index('"log_evidence"')
     scores = [float(line[place]) for line in lines[1:]]
     assert scores[:2] == [-math.inf, -math.inf]
     assert all(math.isfinite(s) for s in scores[2:])
+
+
+@pytest.mark.parametrize("name", ["HiddenTree(num_states=2)", "Mixture(num_states=2)", "VAE"])
+def test_what_a_note_says_of_log_p_is_what_it_is(name: str) -> None:
+    """Finite or minus infinity, of each kind of column, with a grid and without, however far out:
+    the cube of 2^43 is more than float32 holds.
+    """
+    torch.set_default_dtype(torch.float32)
+    r, n = np.random.default_rng(0), 400
+    data = prepare(
+        pa.table(
+            {
+                "count": r.negative_binomial(2, 0.01, n),
+                "levels": r.integers(-2, 7, n),
+                "marks": r.integers(0, 5, n) / 2,
+                "free": r.lognormal(size=n),
+                "cents": r.lognormal(3, size=n).round(2) + 0.01,
+                "rain": np.where(r.random(n) < 0.4, 0, r.lognormal(size=n)),
+                "mm": np.where(r.random(n) < 0.4, 0, r.lognormal(2, size=n)).round(1),
+                "real": r.normal(size=n),
+            }
+        )
+    )
+    kinds = ["count", "levels", "levels", "positive", "positive", "mixed", "mixed", "real"]
+    assert [c.kind for c in data.schema.columns] == kinds
+    config = complete(replace(Config().model, model=name, latent_dim=None), data.schema)
+    model = build(config, data.schema, summarize(data))
+    if isinstance(model, taut.ExactModel):
+        model.begin(data.train, 2)
+    fitted = Fitted(
+        model=model,
+        schema=data.schema,
+        config=replace(Config(), model=config),
+        objective=taut.ELBO(),
+    )
+    usual = to_table(data.train[:40].numpy(), data.schema.columns)
+    noted = set()
+    for column, kind in zip(data.schema.columns, kinds, strict=True):
+        near = [-1.0, 0.0, 0.3, 7.0]
+        for value in (*near, 2.0**52, -(2.0**60), 1e30, -3e38, 1e39, 1e308):
+            place = usual.column_names.index(column.name)
+            cells = pa.array([value, *usual[column.name].to_pylist()[1:]], pa.float64())
+            rows = usual.set_column(place, column.name, cells)
+            code = value / (column.step if kind == "levels" else 1)
+            if abs(code) > 3.4e38 or (kind == "count" and value >= 2**53):
+                # nothing but the line, and no warning of numpy; of a step's number, too
+                with pytest.raises(DataError, match=r"beyond the range of float32|2\^53"):
+                    new_data(fitted, rows)
+                continue
+            new = new_data(fitted, rows)
+            lines = [line for line in new.notes if "log p(x) of" in line]
+            finite = not any("minus infinity" in line for line in lines)
+            assert not any("is finite" in line for line in lines) or finite
+            with torch.no_grad():
+                draw = model.draw(new.rows[:1])
+            log_p = -torch.inf if new.impossible else draw.log_weight[0, 0]
+            assert bool(torch.as_tensor(log_p).isfinite()) == finite, (column.name, value, lines)
+            noted |= {(kind, finite) for _ in lines}
+    everything = {(kind, True) for kind in ("levels", "positive", "mixed")} | {("count", False)}
+    assert noted == everything
 
 
 def test_the_untrained_model_of_columns_on_a_grid_is_the_baseline() -> None:

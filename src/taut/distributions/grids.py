@@ -88,7 +88,9 @@ class Gridded(Distribution):
         return self._values(self.cells.mean)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        place = (value - self.start) / self.step
+        # a number so large that no cell of it has one is as far out as cells go
+        most = torch.finfo(value.dtype).max / 4
+        place = ((value - self.start) / self.step).clamp(-most, most)
         near = place.round()
         log_p = self.cells.log_prob(near)
         density = log_p - self.step.log()

@@ -35,6 +35,13 @@ infinity.
 """
 
 
+def log_beyond(distance: Tensor) -> Tensor:
+    r"""Returns $\log 4 / (d (d + 1) (d + 2))$, the log-probabilities of the integers d > 0, of sum
+    1; of a sum of logarithms, since the product overflows from 2^43 on in float32.
+    """
+    return math.log(4) - distance.log() - (distance + 1).log() - (distance + 2).log()
+
+
 class Bernoulli(TorchBernoulli):
     r"""Creates torch's Bernoulli with $\log p(x) = -\mathrm{softplus}((1 - 2x) \ell)$, which takes
     fewer passes and has no large differences.
@@ -178,7 +185,7 @@ class DiscretizedLogistic(Distribution):
         share = torch.where(value == whole, 1 - OUTSIDE, OUTSIDE).to(value)
         inside = whole.clamp(self.low, self.high)
         distance = (whole - inside).abs()
-        beyond = math.log(4 * OUTSIDE) - (distance * (distance + 1) * (distance + 2)).log()
+        beyond = math.log(OUTSIDE) + log_beyond(distance)
         # A single level has both tails.
         rest = 1 - OUTSIDE * ((inside == self.low).to(value) + (inside == self.high))
         ends = torch.where(distance > 0, beyond, rest.log()) + share.log()

@@ -17,6 +17,8 @@ from taut.system.precision import wide
 
 __all__ = ["ContinuousBernoulli", "LogNormal", "StudentT"]
 
+FAR = 1e12  # scales, whose square float32 holds; beyond it the 1 of 1 + y^2 is below any rounding
+
 
 class ContinuousBernoulli(Distribution):
     r"""Creates the density $p(x) = e^{l x} \, l / (e^l - 1)$ on [0, 1].
@@ -114,7 +116,8 @@ class StudentT(TorchStudentT):
 
     $\log \Gamma((\nu + 1) / 2) - \log \Gamma(\nu / 2)$ is the difference of two large numbers where
     $\nu$ is large: in float32 torch's density is off by 0.005 nats an element at $\nu = 10^4$ and
-    by 0.9 at $10^8$, which training would exploit.
+    by 0.9 at $10^8$, which training would exploit. Far out $\log(1 + y^2 / \nu)$ is that of
+    $y^2 / \nu$, since the square of $10^{20}$ is more than float32 holds.
 
     Args:
         df: $\nu$, degrees of freedom.
@@ -138,5 +141,10 @@ class StudentT(TorchStudentT):
         df, half = self._each_df, wide(self._each_df) / 2
         log_gammas = torch.lgamma(half + 0.5) - torch.lgamma(half)
         log_normalizer = log_gammas - 0.5 * torch.log(2 * math.pi * half)
-        y = (value - self.loc) / self.scale
-        return log_normalizer.to(y) - self.scale.log() - (df + 1) / 2 * torch.log1p(y.square() / df)
+        apart, log_scale = value - self.loc, self.scale.log()
+        y = apart / self.scale
+        far = y.abs() > FAR
+        spread = torch.log1p(torch.where(far, 0.0, y).square() / df)
+        tail = 2 * (torch.where(far, apart.abs(), 1.0).log() - log_scale) - df.log()
+        spread = torch.where(far, tail, spread)
+        return log_normalizer.to(y) - log_scale - (df + 1) / 2 * spread

@@ -35,6 +35,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn import functional
 
 from taut.distributions import OUTSIDE
+from taut.distributions.levels import log_beyond
 
 __all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "inverse", "padded"]
 
@@ -169,10 +170,13 @@ class Warped(Distribution):
         # Beyond each end lies its share of OUTSIDE, on integers or as a half of Cauchy's density.
         distance = (near - inside).abs()
         if self.whole:
-            tail = math.log(4) - (distance * (distance + 1) * (distance + 2)).log()
+            tail = log_beyond(distance)
         else:
             unit = self._width()
-            tail = math.log(2 / math.pi) - unit.log() - torch.log1p((distance / unit).square())
+            # log(1 + r^2), whose square overflows far out
+            spread = 2 * (distance.log() - unit.log())
+            spread = torch.logaddexp(torch.zeros_like(spread), spread)
+            tail = math.log(2 / math.pi) - unit.log() - spread
         beyond = math.log(OUTSIDE) + tail - ends.clamp(min=1).log()
         rest = torch.where(ends > 0, math.log1p(-OUTSIDE), 0.0)
         log_p = torch.where(distance > 0, beyond, log_p + rest)

@@ -25,7 +25,7 @@ from taut.use.blocks import some_of
 
 __all__ = [
     "METHODS", "WEIGHTLESS", "Estimate", "Evidence", "bits_per_dimension", "both", "count_methods",
-    "in_html", "observed_elements", "some_rows",
+    "in_html", "never_rows", "observed_elements", "some_rows",
 ]  # fmt: skip
 
 # of log p(x), by their numbers
@@ -385,12 +385,29 @@ def some_rows(without: Tensor, what: str = "number") -> str:
 
     It names the first of them, from 0.
     """
-    rows = without.nonzero()[:, 0].tolist()
+    have = "has" if int(without.sum()) == 1 else "have"
+    return (
+        f"{_count(without)} {have} no {what}, {_names(without)} (from 0): the means are over the "
+        f"others"
+    )
+
+
+def never_rows(never: Tensor) -> str:
+    """Returns the warning about rows, (N,), to which the model gives no probability."""
+    return (
+        f"log p(x) of {_count(never)} is minus infinity, {_names(never)} (from 0), which the model "
+        f"gives no probability: the means are over the others"
+    )
+
+
+def _count(marked: Tensor) -> str:
+    return f"{int(marked.sum())} of {len(marked)} rows"
+
+
+def _names(marked: Tensor) -> str:
+    rows = marked.nonzero()[:, 0].tolist()
     names = ", ".join(map(str, rows[:5]))
     if len(rows) > 5:
         names += ", ..."
-    have, which = ("has", "row") if len(rows) == 1 else ("have", "rows")
-    return (
-        f"{len(rows)} of {len(without)} rows {have} no {what}, {which} {names} (from 0): the means "
-        f"are over the others"
-    )
+    which = "row" if len(rows) == 1 else "rows"
+    return f"{which} {names}"

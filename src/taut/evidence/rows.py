@@ -59,6 +59,7 @@ from taut.evidence.results import (
     Evidence,
     count_methods,
     in_parts,
+    never_rows,
     no_error,
     some_rows,
 )
@@ -123,6 +124,11 @@ class RowEvidence:
         return self.log_evidence.isfinite()
 
     @property
+    def never(self) -> Tensor:
+        """Whether the model gives it no probability: minus infinity is its number, exactly."""
+        return self.reliable & (self.log_evidence == -torch.inf)
+
+    @property
     def order(self) -> Tensor:
         """The rows from the least likely one on; those without a number come first."""
         return torch.where(self.known, self.log_evidence, -torch.inf).argsort(stable=True)
@@ -162,10 +168,12 @@ class RowEvidence:
                 f"log p(x) is probably too low for {doubtful} of {n} rows, and its error too "
                 f"small: {first.num_samples} samples do not suffice"
             )
-        if not bool(self.known.all()):
-            lines.append(some_rows(~self.known))
-        elif not bool(first.elbo.isfinite().all()):
-            lines.append(some_rows(~first.elbo.isfinite(), "ELBO"))
+        if bool(self.never.any()):
+            lines.append(never_rows(self.never))
+        if not bool((self.known | self.never).all()):
+            lines.append(some_rows(~(self.known | self.never)))
+        elif not bool((first.elbo.isfinite() | self.never).all()):
+            lines.append(some_rows(~(first.elbo.isfinite() | self.never), "ELBO"))
         return lines + no_error(self.log_evidence_error[self.known], first.num_samples)
 
     def impossible(self, rows: Sequence[int]) -> RowEvidence:

@@ -13,7 +13,8 @@ a Normal on the scale of the warp, a share of the column's own marginal $P(x)$, 
 cells, whose shares are a table; the density is $P(x \mid s) / h$, and never above the data's own
 precision. Without a grid the first two are densities, $\mathcal N(G(x); m_s, \sigma_s^2) \, G'(x)$
 and that of the marginal, and atoms are all that the table has. A value far from all states is
-improbable by the tail of the marginal, which is exponential, and not by that of a Normal.
+improbable by the tail of the marginal, which is exponential, and not by that of a Normal. Beyond
+the ends of a grid, and at and below zero of positive numbers, lies a share of ``OUTSIDE``.
 
 So all that is learned are tables and Normals, in closed form from expected counts; of a Normal that
 is seen through cells the first two moments given the cell are expected. Each column's emission is
@@ -296,12 +297,25 @@ class Emissions(Resizing):
 
     def _cell(self, value: Tensor) -> Tensor:
         """Returns the number of the cell of each value, (D, B)."""
-        return ((value - self.start[:, None]) / self._unit()).round()
+        most = torch.finfo(value.dtype).max / 4  # as far out as cells go: see ``Gridded``
+        return ((value - self.start[:, None]) / self._unit()).clamp(-most, most).round()
 
     def _outside(self, cell: Tensor) -> Tensor:
-        """Returns which values lie beyond the ends of their grid."""
+        """Returns which values lie beyond the ends of their grid, or of the positive numbers."""
         below, above = cell < self.first[:, None], cell > self.last[:, None]
-        return self._celled() & (below | above)
+        return (self._celled() & (below | above)) | self._below_zero(cell)
+
+    def _below_zero(self, value: Tensor) -> Tensor:
+        """Returns which values of positive numbers without a grid are not positive."""
+        return self.positive & ~self._celled() & ~(value > 0)
+
+    def _beyond_zero(self, value: Tensor) -> Tensor:
+        r"""Returns the log-density there, the same in all states: a share of ``OUTSIDE``, as far
+        out as the median of the training rows (see ``distributions.LogNormal``).
+        """
+        loc = warps.inverse(torch.zeros_like(value[:, :1]).T, self.knots, False).T
+        out = (-value).clamp(min=0).log() - loc
+        return math.log(2 * OUTSIDE) - loc - 3 * functional.softplus(out)
 
     def _intervals(self, value: Tensor) -> tuple[Interval, Tensor]:
         """Returns the interval of each value of the numbers, (D, B), on the scale of its warp, and
@@ -310,18 +324,18 @@ class Emissions(Resizing):
         """
         first, last, zero = self.first[:, None], self.last[:, None], torch.zeros_like(self.step)
         logs = torch.where(self.positive & (value > 0), value, 1.0).log()
-        slope = torch.where(self.positive, -logs, 0.0)
-        slope = torch.where(self.positive & ~(value > 0), -math.inf, slope)
+        slope = torch.where(self.positive, math.log1p(-OUTSIDE) - logs, 0.0)
         at = warps.heights(torch.where(self.positive, logs, value).T, self.knots, False)
-        lower = upper = at.upper.T
+        lower = upper = _finite(at.upper.T)
         gap, within = torch.zeros_like(value), at.log_slope.T + slope
+        within = torch.where(self._below_zero(value), self._beyond_zero(value), within)
         if bool((self.step > 0).any()):
             cell = self._cell(value)
             inside = torch.minimum(torch.maximum(cell, first), last)
             at = warps.heights(inside.T, self.knots, True, True)
             ends = (
-                torch.where(cell <= first, -ENDLESS, at.lower.T),
-                torch.where(cell >= last, ENDLESS, at.upper.T),
+                torch.where(cell <= first, -ENDLESS, _finite(at.lower.T)),
+                torch.where(cell >= last, ENDLESS, _finite(at.upper.T)),
             )
             whole = torch.where((cell <= first) | (cell >= last), ends[1] - ends[0], at.gap.T)
             cells = warps.Warped(
@@ -579,6 +593,12 @@ def _distinct(at: Interval, cell: Tensor) -> tuple[Tensor, Interval]:
         return values.new_empty(len(distinct)).scatter_(0, place.flatten(), values.flatten())
 
     return place, Interval(*(of_each(part) for part in at))
+
+
+def _finite(height: Tensor) -> Tensor:
+    """Returns heights of which a difference and a sum are numbers, however far out a value lies."""
+    most = torch.finfo(height.dtype).max / 8
+    return height.clamp(-most, most)
 
 
 def _normal_share(lower: Tensor, upper: Tensor) -> Tensor:

@@ -311,7 +311,8 @@ class Number(Kind):
 
     def wrong(self, column: Column, x: np.ndarray) -> list[Odd]:
         storage = np.finfo(float_storage())
-        beyond = np.isfinite(x) & (np.abs(x) > float(storage.max))
+        largest = np.maximum(np.abs(x), np.abs(self.codes(column, x)))  # a code may be larger
+        beyond = np.isfinite(x) & (largest > float(storage.max))
         return [(beyond, f"beyond the range of {storage.dtype.name}", "rescale the column")]
 
 

@@ -365,6 +365,11 @@ def _pieces(source: Any) -> Iterable[Any]:
     return [source]
 
 
+# Of a number too large for its code, or for storage, there is a line, and numpy need not tell.
+_too_large_is_told = np.errstate(over="ignore", invalid="ignore")
+
+
+@_too_large_is_told
 def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
     values, _, _ = encode(
         table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row
@@ -372,6 +377,7 @@ def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
     return values.astype(float_storage())
 
 
+@_too_large_is_told
 def _code(source: Any, schema: Schema, name: str) -> _Coded:
     """Codes a table.
 
