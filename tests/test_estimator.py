@@ -1085,3 +1085,20 @@ def test_an_anndata_is_embedded_by_a_run(tmp_path: Any) -> None:
     taut.embed_anndata(cells, run, key="X_run")
     counts = torch.from_numpy(cells.X.toarray()).double()
     assert np.array_equal(cells.obsm["X_run"], taut.use.tasks.encode(run.model, counts).numpy())
+
+
+@pytest.mark.parametrize("flag", [0, 1, 2, -0.1, float("nan"), "a", None])
+def test_a_flag_that_is_no_share_is_refused_before_the_training(flag: Any) -> None:
+    with pytest.raises(ValueError, match="a rate of false alarms lies between 0 and 1"):
+        VAEstimator(**FAST | {"flag": flag}).fit(np.random.default_rng(0).normal(size=(40, 2)))
+
+
+def test_counts_are_checked_as_everywhere() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    with pytest.raises(ValueError, match="num_samples: expected at least 1, not 0"):
+        VAEstimator(**FAST | {"num_samples": 0}).fit(x)
+    made = VAEstimator(**FAST).fit(x)
+    for wrong in (0, -1, True):
+        with pytest.raises(ValueError, match=r"n_samples: expected .*at least 1, not"):
+            made.sample(wrong)
+    assert len(made.sample(np.int64(2))) == 2

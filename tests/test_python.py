@@ -27,7 +27,8 @@ from taut.build.config import Config
 from taut.runs.fitted import Fitted, new_data
 from taut.runs.telling import Telling
 from taut.system import html
-from taut.system.errors import DataError, StorageError, UsageError
+from taut.system.counting import check_count
+from taut.system.errors import DataError, OutOfMemoryError, StorageError, UsageError
 from taut.use import tasks
 
 QUICK: dict[str, Any] = {
@@ -189,6 +190,9 @@ def test_a_table_of_a_file_is_read_as_the_frame_is(run: taut.Run, tmp_path: Path
     z = run.encode(tmp_path / "a.parquet")
     assert isinstance(z, pd.DataFrame)
     np.testing.assert_array_equal(z["z0"], run.encode(frame)["z0"])
+    # a path may be a str, which has a method of the name index
+    pd.testing.assert_frame_equal(run.encode(str(tmp_path / "a.parquet")), z)
+    assert len(run.score(str(tmp_path / "a.parquet"))) == ROWS
     filled = run.impute(str(tmp_path / "a.parquet"), num_samples=20)
     assert list(filled.columns) == list(frame.columns)
 
@@ -529,6 +533,27 @@ ANSWERS = [
         "this model is conditioned on nothing: give exactly that, --given COLUMN=VALUE each (from "
         "Python: given={COLUMN: VALUE})",
     ),
+    # counts, in the words of the command line
+    ("run.sample(-1)", "num_samples: expected at least 1, not -1"),
+    ("run.sample(0)", "num_samples: expected at least 1, not 0"),
+    ("run.sample(True)", "num_samples: expected a whole number of at least 1, not True"),
+    ("run.score(df, num_samples=0)", "num_samples: expected at least 1, not 0"),
+    ("run.encode(df, num_samples=0)", "num_samples: expected at least 1, not 0"),
+    ("run.impute(df, num_samples=0)", "num_samples: expected at least 1, not 0"),
+    ("run.impute(df, num_imputations=-1)", "num_imputations: expected at least 0, not -1"),
+    ("run.audit(num_data=0)", "num_data: expected at least 1, not 0"),
+    ("run.disentangle(df, num_data=-3)", "num_data: expected at least 1, not -3"),
+    ("run.traversal(df, steps=1)", "steps: expected at least 2, not 1"),
+    ("taut.importance(model, x, num_samples=0)", "num_samples: expected at least 1, not 0"),
+    ("taut.cell_scores(model, x, num_samples=0)", "num_samples: expected at least 1, not 0"),
+    ("taut.impute(model, x, num_samples=-1)", "num_samples: expected at least 1, not -1"),
+    ("taut.annealing(model, x, num_chains=0)", "num_chains: expected at least 1, not 0"),
+    ("taut.compare(run, run, num_data=0)", "num_data: expected at least 1, not 0"),
+    ("taut.improve(run.path, minutes=1, trials=0)", "trials: expected at least 1, not 0"),
+    (
+        "taut.choose('digits', candidates=[], minutes=1, seeds=0)",
+        "seeds: expected at least 1, not 0",
+    ),
 ]
 
 
@@ -537,6 +562,22 @@ def test_what_people_try_is_answered_in_one_line(run: taut.Run, trial: str, answ
     with pytest.raises((UsageError, DataError, StorageError)) as caught:
         tried(trial, run)
     assert str(caught.value) == answer
+
+
+@pytest.mark.parametrize("wrong", [1.5, "3", None, False, np.float64(2), torch.ones(2)])
+def test_what_is_no_whole_number_is_no_count(wrong: Any):
+    with pytest.raises(ValueError, match="a whole number of at least 1, not") as caught:
+        check_count("num_samples", wrong)
+    assert isinstance(caught.value, UsageError)
+
+
+def test_a_count_may_be_one_of_numpy(run: taut.Run):
+    assert len(run.sample(int(check_count("num_samples", np.int64(3))))) == 3
+
+
+def test_more_rows_than_memory_holds_are_refused_at_once(run: taut.Run):
+    with pytest.raises(OutOfMemoryError, match=r"^1,000,000,000,000 rows: .*make them in parts"):
+        run.sample(10**12)
 
 
 def test_one_column_for_many_gives_no_number():

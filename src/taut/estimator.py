@@ -56,7 +56,7 @@ from taut.data.in_memory import (
 )
 from taut.data.tables.frames import from_frame
 from taut.data.tables.prepare import Asked
-from taut.evidence.outliers import threshold
+from taut.evidence.outliers import check_rate, threshold
 from taut.evidence.own import own_evidence
 from taut.model import Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel
@@ -67,6 +67,7 @@ from taut.runs.fitted import Fitted, new_data
 from taut.runs.folder import allocate, find_device
 from taut.runs.making import fill_rows, sample_rows
 from taut.runs.run import Run
+from taut.system.counting import check_count
 from taut.system.errors import DataError, UsageError
 from taut.system.seeds import untouched
 from taut.training.exact import PASSES, train_exact
@@ -218,6 +219,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             DivergedError: training met numbers that are not finite and could not be cured.
         """
         with _session():
+            check_count("num_samples", self.num_samples)
+            check_rate(self.flag)
             source = self._checked(X, fitting=True)
             self.seed_ = _seed(self.random_state)
             data = self._dataset(source, self._settings())
@@ -286,7 +289,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             made.index = Z.index
         return made
 
-    def sample(self, n_samples: int = 1, *, given: Mapping[str, Any] | None = None) -> Any:
+    def sample(self, n_samples: Whole = 1, *, given: Mapping[str, Any] | None = None) -> Any:
         """Returns draws of x: an array, or a frame if the model was fitted on one; the same ones if
         ``random_state`` is a number.
 
@@ -298,7 +301,10 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         with _session(self._precision):
             texts = {name: str(value) for name, value in (given or {}).items()}
             values = sample_rows(
-                self._fitted(), n_samples, given=texts, seed=_seed(self.random_state)
+                self._fitted(),
+                check_count("n_samples", n_samples),
+                given=texts,
+                seed=_seed(self.random_state),
             ).numpy()
             if self.schema_.discrete:
                 return self._given_back(values, self._dtype)

@@ -42,6 +42,7 @@ from taut.evidence.importance import Proposal, in_nats
 from taut.evidence.results import Estimate
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
+from taut.system.counting import check_count
 from taut.system.memory import Chunks
 from taut.system.precision import home, wide
 from taut.system.seeds import derive, stream
@@ -202,10 +203,10 @@ def annealing_blocks(
     """Yields the estimates of one block of data after the other, for those who show progress or
     stop early.
     """
-    if num_chains < 1 or max_temperatures < 1 or not len(x):
-        raise ValueError(
-            "num_chains, max_temperatures and the number of data points must be at least 1"
-        )
+    num_chains = check_count("num_chains", num_chains)
+    max_temperatures = check_count("max_temperatures", max_temperatures)
+    if not len(x):
+        raise ValueError("the number of data points must be at least 1, not 0")
     if isinstance(start, str) and start not in ("posterior", "prior"):
         raise ValueError(f"unknown start {start!r}: 'posterior' or 'prior'")
     rows = rows_for(x, num_chains)

@@ -49,6 +49,7 @@ from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.models.masked_diffusion import MaskedDiffusion
 from taut.models.stepwise import StepwiseModel
+from taut.system.counting import check_count
 from taut.system.errors import UsageError
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
@@ -126,6 +127,8 @@ def impute(
             about a tenth of a second.
         seed: The same seed gives the same numbers.
     """
+    num_samples = check_count("num_samples", num_samples)
+    num_imputations = check_count("num_imputations", num_imputations, 0)
     if isinstance(model, ExactModel):
         return _exactly_imputed(model, x, num_samples, num_imputations, seed)
     if isinstance(model, StepwiseModel):
@@ -203,6 +206,7 @@ def cell_scores(
     Raises:
         ValueError: the likelihood does not say how much each element contributes.
     """
+    num_samples = check_count("num_samples", num_samples)
     if isinstance(model, ExactModel):
         return _exactly_scored(model, x)
     if isinstance(model, StepwiseModel):

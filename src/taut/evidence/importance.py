@@ -42,6 +42,7 @@ from taut.model import Draw, Model
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
 from taut.objectives import log_mean_exp
+from taut.system.counting import check_count
 from taut.system.memory import Chunks
 from taut.system.parallel import Share
 from taut.system.precision import home, wide
@@ -115,11 +116,9 @@ def importance_blocks(
     """Yields the evidence of one block of data after the other, for those who show progress or stop
     early.
     """
-    if num_samples < 1 or not len(x):
-        raise ValueError(
-            f"num_samples and the number of data points must be at least 1, not {num_samples} and "
-            f"{len(x)}"
-        )
+    num_samples = check_count("num_samples", num_samples)
+    if not len(x):
+        raise ValueError("the number of data points must be at least 1, not 0")
     rows = max(1, min(MAX_ROWS, MAX_ELEMENTS // max(1, x[0].numel())))
     data_rows = max(1, min(MAX_DATA, rows, MAX_WEIGHTS // num_samples))
     if isinstance(model, ExactModel) and proposal is None:

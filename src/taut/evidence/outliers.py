@@ -16,14 +16,15 @@ References: vovk2005, bates2023, nalisnick2019.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from taut.system.errors import UsageError
 
-__all__ = ["Oddity", "oddity", "ranks", "threshold"]
+__all__ = ["Oddity", "check_rate", "oddity", "ranks", "threshold"]
 
 
 class Oddity(NamedTuple):
@@ -95,8 +96,19 @@ def threshold(usual: Tensor, rate: float) -> float:
     return float(usual.double().nan_to_num(-torch.inf).kthvalue(number).values)
 
 
+def check_rate(rate: Any) -> None:
+    """Refuses what is no share of usual rows that may be flagged.
+
+    Raises:
+        UsageError: it is not a number between 0 and 1.
+    """
+    number = isinstance(rate, int | float | np.number) and not isinstance(rate, bool)
+    if not number or not 0 < rate < 1:
+        said = f"{rate:g}" if number else repr(rate)
+        raise UsageError(f"a rate of false alarms lies between 0 and 1, and {said} does not")
+
+
 def _number(held_out: int, rate: float) -> int:
     """Returns how many ranks among the rows held out have a p-value of at most the rate."""
-    if not 0 < rate < 1:
-        raise UsageError(f"a rate of false alarms lies between 0 and 1, and {rate:g} does not")
+    check_rate(rate)
     return math.floor(rate * (held_out + 1) + 1e-9)

@@ -30,6 +30,7 @@ from taut.runs.making import totals_of
 from taut.runs.measure import copies, exact_of_run, log_prob_of, measured_part
 from taut.runs.tighten import richer
 from taut.system import locks, parallel, records, storage
+from taut.system.counting import check_count
 from taut.system.defaults import never, silent
 from taut.system.errors import DataError, StorageError, UsageError, shown
 from taut.system.seeds import generator
@@ -85,6 +86,7 @@ def audit_run(
             without data.
         DataError: the data are not what the model was trained on, or have changed.
     """
+    num_data = check_count("num_data", num_data)
     if key is not None and source is None:
         raise UsageError("--key chooses an array of DATA: give DATA too")
     with _writing(run):

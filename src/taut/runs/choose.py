@@ -43,6 +43,7 @@ from taut.runs.measure import copies, evidence_of
 from taut.runs.place import make_folder, stem
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
+from taut.system.counting import check_count
 from taut.system.errors import TautError, UsageError, shown
 from taut.training.pace import epochs_of
 
@@ -97,7 +98,7 @@ def choose(
         UsageError: a setting that does not exist, a candidate that cannot be built, a budget that
             is too small, or no validation rows.
     """
-    config = config or Config()
+    config, seeds = config or Config(), check_count("seeds", seeds)
     data = read_data(source, config)
     if len(data.validation) < 2:
         raise UsageError(

@@ -37,6 +37,7 @@ from taut.runs.folder import Stored, held_out, version
 from taut.runs.gain import gain_of
 from taut.runs.measure import copies, measured_part
 from taut.system import html
+from taut.system.counting import check_count
 from taut.system.defaults import silent
 from taut.system.errors import DataError, UsageError, shown
 from taut.training import checkpoint
@@ -142,6 +143,8 @@ def compare(
         UsageError: fewer than two runs, or nats that are not of the same thing.
         DataError: the runs are of other data, or hold out other rows.
     """
+    num_data = check_count("num_data", num_data)
+    num_samples = check_count("num_samples", num_samples)
     loaded = [r if isinstance(r, Stored) else folder.load(r, trust=trust) for r in runs]
     return compare_runs(loaded, num_data=num_data, num_samples=num_samples, seed=seed)
 

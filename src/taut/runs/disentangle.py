@@ -22,6 +22,7 @@ from taut.models.stepwise import StepwiseModel
 from taut.runs.annotated import annotated
 from taut.runs.fitted import Fitted, Source
 from taut.runs.handed import library_of
+from taut.system.counting import check_count
 from taut.system.errors import DataError, UsageError, shown
 from taut.system.seeds import derive
 
@@ -129,6 +130,7 @@ def disentangle(
         UsageError: the model has no latent vector, or there is no such column.
         DataError: there are fewer than 40 rows, or factors for another number.
     """
+    num_data = check_count("num_data", num_data)
     for each in (run, *(other for other, _ in others)):
         if isinstance(each.model, ExactModel | StepwiseModel):
             raise UsageError(

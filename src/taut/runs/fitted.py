@@ -32,6 +32,7 @@ from taut.runs.annotated import annotated
 from taut.runs.handed import Handed, library_of, made
 from taut.runs.making import fill_rows, sample_rows
 from taut.runs.telling import Telling
+from taut.system.counting import check_count
 from taut.system.errors import DataError, TautWarning, UsageError, shown
 from taut.use import tasks
 from taut.use.differential import Differential, differential, labels_of, members
@@ -88,6 +89,7 @@ class Fitted:
             UsageError: what the model is conditioned on is not given, or is not a value of it.
         """
         texts = {name: str(value) for name, value in (given or {}).items()}
+        num_samples = check_count("num_samples", num_samples)
         values = sample_rows(self, num_samples, given=texts, mean=mean, seed=seed)
         return made(values, self.schema, self.like, mean=mean)
 
@@ -105,6 +107,8 @@ class Fitted:
         Raises:
             DataError: the data are not what the model was trained on.
         """
+        if num_samples is not None:
+            num_samples = check_count("num_samples", num_samples)
         handed = self._handed(data)
         z = tasks.encode(self.model, handed.new.rows, num_samples, seed=seed)
         if num_samples is not None:
@@ -160,6 +164,7 @@ class Fitted:
         Raises:
             DataError: the data are not what the model was trained on.
         """
+        num_samples = check_count("num_samples", num_samples)
         if flag is not None and data is None:
             raise UsageError("flag= compares data with the rows that were held out: give data")
         if flag is not None:
@@ -199,6 +204,8 @@ class Fitted:
             DataError: the data are not what the model was trained on.
             UsageError: the data are counts, which have no gaps.
         """
+        num_samples = check_count("num_samples", num_samples)
+        num_imputations = check_count("num_imputations", num_imputations, 0)
         handed = self._handed(data)
         if self.schema.kind == "count":
             handed.filled(torch.empty(0))  # refuses

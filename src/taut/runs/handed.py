@@ -92,7 +92,8 @@ class Handed:
                 result.obs[f"{prefix}{name}"] = values
             return result
         if self.schema.kind == "table":
-            return _frame(self._ids() | plain, self._library, getattr(self.source, "index", None))
+            own = library_of(self.source) == "pandas"  # a str has a method of that name
+            return _frame(self._ids() | plain, self._library, self.source.index if own else None)
         types = [(name, values.dtype) for name, values in plain.items()]
         return np.rec.fromarrays(list(plain.values()), dtype=types)
 

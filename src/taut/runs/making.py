@@ -24,6 +24,7 @@ from taut.evidence.cells import Imputed
 from taut.features import Split, Totals
 from taut.model import Model
 from taut.system.errors import UsageError, shown
+from taut.system.memory import check_fits
 from taut.system.seeds import derive
 from taut.use import tasks
 from taut.use.export import shortest
@@ -77,6 +78,13 @@ def sample_rows(
             f"this model is conditioned on {names}: give exactly that, --given COLUMN=VALUE each "
             "(from Python: given={COLUMN: VALUE})"
         )
+    size = len(schema.modelled) or math.prod(schema.event_shape)
+    bytes_each = size * torch.get_default_dtype().itemsize
+    check_fits(
+        num_samples * bytes_each,
+        f"{num_samples:,} rows",
+        "make them in parts, each with a seed of its own",
+    )
     if not schema.constraints or mean:
         return _drawn(model, schema, num_samples, given, mean, seed)
 

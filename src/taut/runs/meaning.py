@@ -34,6 +34,7 @@ from taut.runs.disentangle import columns_for
 from taut.runs.fitted import Fitted, Source
 from taut.runs.folder import Stored
 from taut.runs.looks import plot
+from taut.system.counting import check_count
 from taut.system.errors import DataError, UsageError, shown
 from taut.system.seeds import generator
 from taut.use import pictures, tasks
@@ -195,6 +196,7 @@ def traversal(
     Raises:
         UsageError: the model has no latent vector, or no such dimension.
     """
+    steps = check_count("steps", steps, 2)
     x = _some(new, seed)
     check_line(run, x)
     z, means, rates, _, _ = encoded(run.model, x, None, seed)
