@@ -796,6 +796,31 @@ def test_no_command_replaces_what_it_reads(here: Path, arguments: list[str]):
     assert {p for p in before if after.get(p) != before[p]} == set()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has a full device")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_standard_output_is_named(here: Path, options: list[str]):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "taut", "check", "real.npy", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == STORAGE
+    assert done.stderr.splitlines()[-1] == "taut: standard output: No space left on device"
+
+
+def test_the_shape_of_samples_is_that_of_their_file(here: Path):
+    """A table has its derived columns, too."""
+    rows = [f"{i % 7},{i * i % 11},{i % 7 + i * i % 11}" for i in range(80)]
+    Path("sum.csv").write_text("\n".join(["a,b,both", *rows]))
+    assert call("fit", "sum.csv", "--model", "Mixture(num_states=2)", "--out", "new").exit_code == 0
+    result = call("sample", "new", "--num-samples", "5", "--out", "s.csv")
+    assert len(Path("s.csv").read_text().splitlines()[0].split(",")) == 3
+    assert result.stdout == "s.csv: 5x3\n"
+
+
 @pytest.mark.parametrize("command", ["sample", "encode", "score", "reconstruct"])
 def test_the_rows_of_the_training_are_not_replaced_either(here: Path, command: str):
     """Without DATA they are read again, and ``taut audit`` needs them."""

@@ -33,6 +33,8 @@ from taut.data.in_memory import given_back
 from taut.data.split import row_hashes
 from taut.evidence import own
 from taut.evidence.own import own_keys, own_proposal
+from taut.runs import assemble
+from taut.system.errors import OutOfMemoryError
 
 FAST: dict[str, Any] = {
     "encoder": "MLP(hidden=[8])",
@@ -1101,4 +1103,14 @@ def test_counts_are_checked_as_everywhere() -> None:
     for wrong in (0, -1, True):
         with pytest.raises(ValueError, match=r"n_samples: expected .*at least 1, not"):
             made.sample(wrong)
-    assert len(made.sample(np.int64(2))) == 2
+
+
+def test_a_model_larger_than_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4")
+
+    monkeypatch.setattr(assemble, "build", build)
+    with pytest.raises(
+        OutOfMemoryError, match=r"^the model needs .* smaller latent_dim \(here 2\)"
+    ):
+        VAEstimator(**FAST).fit(np.random.default_rng(0).normal(size=(40, 2)))

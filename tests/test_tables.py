@@ -592,7 +592,10 @@ def test_rows_of_impossible_values_are_minus_infinity_and_the_rest_is_as_without
     )
     new = new_data(run, odd)
     assert new.impossible == (0, 1)
-    assert "2 values" in new.notes[-1]
+    assert (
+        "2 values (in 2 of 40 rows) lie outside the support of the likelihood, whole numbers from "
+        "0; the first is -1 (row 0, column count)" in new.notes[-1]
+    )
     assert "log p(x) of 2 rows is minus infinity" in new.notes[-1]
     parquet.write_table(odd, tmp_path / "odd.parquet")
     arguments = [

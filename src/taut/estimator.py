@@ -68,7 +68,7 @@ from taut.runs.folder import allocate, find_device
 from taut.runs.making import fill_rows, sample_rows
 from taut.runs.run import Run
 from taut.system.counting import check_count
-from taut.system.errors import DataError, UsageError
+from taut.system.errors import DataError, OutOfMemoryError, UsageError
 from taut.system.seeds import untouched
 from taut.training.exact import PASSES, train_exact
 from taut.training.loop import State, finish, train
@@ -289,7 +289,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             made.index = Z.index
         return made
 
-    def sample(self, n_samples: Whole = 1, *, given: Mapping[str, Any] | None = None) -> Any:
+    def sample(self, n_samples: int = 1, *, given: Mapping[str, Any] | None = None) -> Any:
         """Returns draws of x: an array, or a frame if the model was fitted on one; the same ones if
         ``random_state`` is a number.
 
@@ -633,6 +633,8 @@ def _session(dtype: torch.dtype | None = None) -> Iterator[None]:
             yield
     except (DataError, UsageError) as error:
         raise ValueError(re.sub(FLAG, _as_argument, str(error))) from error
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(re.sub(FLAG, _as_argument, str(error))) from error
     finally:
         torch.set_default_dtype(before)
         torch.set_num_threads(threads)

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from taut.data import Dataset, Rows, Schema, batch, blocks
+from taut.data.tables.kind import Kind
 from taut.distributions.sphere import UnitSphere
 from taut.likelihoods.columns import ColumnSupport, reach_of
 from taut.model import VAE, Draw, Model
+from taut.models.emitted import EmittedValues
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
 from taut.objectives import Objective
@@ -22,6 +24,7 @@ from taut.system.errors import DataError, UsageError, choose_from, shown
 
 __all__ = ["check_exact", "check_gentle", "check_parts", "unsupported"]
 
+WHOLE = "whole numbers from 0"
 DRAWS = 100  # by which a prior and a posterior are compared
 REMEDIES = {
     "binary": "omit --likelihood to get Bernoulli()",
@@ -68,12 +71,15 @@ def unsupported(
         return None
     found = torch.cat(places)
     row, element = found[0].tolist()
-    place = f"element {element}"
+    place, share = f"element {element}", f"{len(found) / size:.1%}"
+    words = _words(support, element)
     if schema is not None and schema.kind == "table":
-        place = f"column {shown(schema.modelled[schema.rest[element]].name)}"
+        column = schema.modelled[schema.rest[element]]
+        place, words = f"column {shown(column.name)}", _words_of(column.rules)
+        share = f"in {len(found[:, 0].unique()):,} of {rows:,} rows"
     return (
-        f"{len(found)} values ({len(found) / size:.1%}) lie outside the support of the likelihood, "
-        f"{_words(support)}; the first is {first:g} (row {row}, {place})"
+        f"{len(found)} values ({share}) lie outside the support of the likelihood, {words}; the "
+        f"first is {first:g} (row {row}, {place})"
     ), _of_table(found, schema)
 
 
@@ -104,7 +110,16 @@ def _of_table(places: Tensor, schema: Schema | None) -> Tensor:
     return places
 
 
-def _words(support: constraints.Constraint) -> str:
+def _words_of(kind: Kind) -> str:
+    """Returns where the numbers of a column of a kind may lie."""
+    if kind.nominal:
+        return "numbers of its levels"
+    if kind.word == "count":
+        return WHOLE
+    return "numbers of its range"
+
+
+def _words(support: constraints.Constraint, element: int) -> str:
     if support is constraints.boolean:
         return "0 or 1"
     if support is constraints.unit_interval:
@@ -112,7 +127,9 @@ def _words(support: constraints.Constraint) -> str:
     if support is constraints.positive:
         return "numbers above 0"
     if support is constraints.nonnegative_integer:
-        return "whole numbers from 0"
+        return WHOLE
+    if isinstance(support, EmittedValues):
+        return _words_of(support.emissions.kinds[element])
     if isinstance(support, ColumnSupport):
         return "a range for each column"
     if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):

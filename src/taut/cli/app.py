@@ -69,6 +69,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 # what several processes share; the rest is for one
 TOGETHER = ("fit", "resume", "tighten", "refit", "audit", "score", "encode", "impute")
+PRINTING = (typer.echo.__code__, terminal.answer.__code__)  # what prints results
 LOST = "another process was lost; what was saved is kept: go on with `taut resume RUN`"
 
 
@@ -129,8 +130,20 @@ def _unforeseen(error: BaseException) -> None:
             OutOfMemoryError.exit_code,
         )
     if isinstance(error, OSError):
-        _fail(f"{shown(error.filename or 'a file')}: {error.strerror or error}", 5)
+        _fail(f"{_place_of(error)}: {error.strerror or error}", 5)
     raise _bug() from error
+
+
+def _place_of(error: OSError) -> str:
+    """Returns what could not be read or written: a file, or what an answer is printed to."""
+    if error.filename:
+        return shown(error.filename)
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code in PRINTING:
+            return "standard output"
+        frame = frame.tb_next
+    return "a file"
 
 
 def _claim(code: int) -> tuple[bool, int]:

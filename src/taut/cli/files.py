@@ -133,15 +133,14 @@ def write(
     ids: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes data and says so."""
-    write_data(values, out, run, ids)
-    say_written(out, values.shape, as_json)
+    say_written(out, write_data(values, out, run, ids), as_json)
 
 
 def write_data(
     values: torch.Tensor, out: Path, run: Stored, ids: Mapping[str, Any] | None = None
-) -> None:
+) -> tuple[int, ...]:
     """Writes data of a run: a table with its own types, images, or numbers, with the names of
-    their rows.
+    their rows. Returns the shape of what is in the file: a table has its derived columns, too.
     """
     from taut.data import to_table
     from taut.use import export
@@ -156,10 +155,12 @@ def write_data(
             if name in table.column_names:
                 table = table.set_column(table.column_names.index(name), name, own)
         export.write_table(table, out)
-    elif schema.is_image:
+        return table.shape
+    if schema.is_image:
         export.write_images(values, out, schema.low, schema.high)
     else:
         export.write_numbers(values, out, schema.element_names if schema.names else (), ids=ids)
+    return tuple(values.shape)
 
 
 def say_written(out: Path, shape: Any, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from taut.models.emissions import Emissions
 
-__all__ = ["Emitted"]
+__all__ = ["Emitted", "EmittedValues"]
 
 
 class Emitted(Distribution):
@@ -36,7 +36,7 @@ class Emitted(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(_Values(self.emissions), len(self.event_shape))
+        return constraints.independent(EmittedValues(self.emissions), len(self.event_shape))
 
     @property
     def mean(self) -> Tensor:
@@ -70,7 +70,7 @@ class Emitted(Distribution):
             return torch.stack(made, -1).unflatten(-1, self.event_shape)
 
 
-class _Values(constraints.Constraint):
+class EmittedValues(constraints.Constraint):
     """Where the values of each column may lie."""
 
     def __init__(self, emissions: Emissions) -> None:

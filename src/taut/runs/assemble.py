@@ -35,7 +35,8 @@ from taut.runs.fitted import Source
 from taut.runs.folder import read_data
 from taut.runs.measure import measured_part
 from taut.system import parallel
-from taut.system.errors import TautError, UsageError, nearest, shown
+from taut.system.errors import OutOfMemoryError, TautError, UsageError, nearest, shown
+from taut.system.memory import out_of_memory
 from taut.system.seeds import stream
 
 __all__ = ["assemble", "build_exact", "going_together", "merge", "to_device", "use_threads"]
@@ -101,7 +102,7 @@ def assemble(
         stream(config.training.seed, "init"),
         going_together(),
     ):
-        model = build(config.model, data.schema, statistics, parts=parts)
+        model = _built(config, data, statistics, parts)
         if isinstance(model, VAE):
             start_prior(model, data)
             if not parts:
@@ -111,6 +112,19 @@ def assemble(
         check_gentle(model, config.training.gentle)
         parallel.check_divisible(model, objective)
     return config, data, model, objective
+
+
+def _built(config: Config, data: Dataset, statistics: Any, parts: Any) -> Model:
+    """Returns the model of a configuration; one that is larger than memory is refused in a line."""
+    try:
+        return build(config.model, data.schema, statistics, parts=parts)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            "the model needs more memory than there is: take a smaller --latent-dim (here "
+            f"{config.model.latent_dim}), or smaller networks"
+        ) from None
 
 
 def _of_steps(spec: Any, config: Config, parts: Mapping[str, Any] | None) -> str:

@@ -335,7 +335,10 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
         or new.rows.dim() > 2
         or len(odd) > max(MANY, len(new.rows)) / 2
     ):
-        raise DataError(f"{name}: {problem}: the model gives them no probability")
+        raise DataError(
+            f"{name}: {problem}: the model gives them no probability; correct them, or train a "
+            "model of such values"
+        )
     rows = new.rows.to(torch.get_default_dtype()).clone()
     rows[places[:, 0], places[:, 1]] = torch.nan
     line = (
