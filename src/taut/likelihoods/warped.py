@@ -77,7 +77,11 @@ class Warped(Likelihood):
         """
         value = torch.where(x.isnan(), self._fill(), self._inner(x))
         found = warps.heights(value, self.knots, self.whole, self.bends or not self.whole)
-        middle = (found.lower.sigmoid() + found.upper.sigmoid()) / 2
+        cells = found.atom if not self.whole else torch.ones_like(found.atom)
+        # the first and the last cell have all that lies beyond the knots
+        below = torch.where(cells & (value <= self.low), 0.0, found.lower.sigmoid())
+        above = torch.where(cells & (value >= self.high), 1.0, found.upper.sigmoid())
+        middle = (below + above) / 2
         return torch.where(x.isnan(), torch.nan, middle.logit(eps=EDGE) / UNIT)
 
     def start_scale(self, scale: Tensor) -> Tensor:
