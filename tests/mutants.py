@@ -445,6 +445,22 @@ MUTANTS = [
         "test_the_first_bound_is_the_evidence_of_factor_analysis_with_a_gap_of_zero",
     ),
     Mutant(
+        "start: normal scores in units of the logistic, not of the decoder's location",
+        "likelihoods/warped.py",
+        "middle.logit(eps=EDGE) / UNIT",
+        "middle.logit(eps=EDGE) * UNIT",
+        "tests/test_start.py::"
+        "test_a_table_of_rounded_numbers_starts_near_the_gaussian_that_it_was_drawn_from",
+    ),
+    Mutant(
+        "start: the encoder is given scores that it does not see",
+        "build/start.py",
+        "if data.schema.missing or len(seen) < len(paths):",
+        "if data.schema.missing:",
+        "tests/test_start.py::"
+        "test_a_table_of_rounded_numbers_starts_near_the_gaussian_that_it_was_drawn_from",
+    ),
+    Mutant(
         "start: a mean-field posterior has precisions for scales",
         "build/start.py",
         "torch.linalg.inv(guess.covariance).diagonal().rsqrt()",
