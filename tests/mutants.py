@@ -257,6 +257,20 @@ MUTANTS = [
         "tests/test_hub.py",
     ),
     Mutant(
+        "logs: a tracker that fails ends the training",
+        "runs/logs.py",
+        "except Exception as error:",
+        "except ZeroDivisionError as error:",
+        "tests/test_logs.py",
+    ),
+    Mutant(
+        "logs: a training that goes on hides what it told before",
+        "runs/logs.py",
+        "purge = step + 1 if step else None",
+        "purge = 0",
+        "tests/test_logs.py",
+    ),
+    Mutant(
         "export: a graph of other numbers is written",
         "use/onnx.py",
         "if not apart <= TOLERANCE:",

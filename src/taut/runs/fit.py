@@ -41,6 +41,7 @@ from taut.runs.folder import (
     version,
 )
 from taut.runs.formats import with_empty
+from taut.runs.logs import Log, open_log
 from taut.runs.measure import evaluate
 from taut.runs.place import abandon, make_folder, stem
 from taut.system import locks, parallel, records, storage
@@ -213,9 +214,17 @@ def begun(path: Path) -> Iterator[None]:
         raise
 
 
-def train_run(run: Stored, data: Dataset, state: State) -> Generator[Record, None, None]:
+def train_run(
+    run: Stored, data: Dataset, state: State, log: str | Log | None = None
+) -> Generator[Record, None, None]:
     """Trains the model of a run from a state on, writing its history and its checkpoints, and
     yields each interval's record.
+
+    Args:
+        run: The run.
+        data: Its data.
+        state: Where its training stands.
+        log: What is told of each row of the history, see ``taut.runs.logs``.
     """
     folder = run.path / "checkpoints"
     training, model = run.config.training, run.model
@@ -235,13 +244,17 @@ def train_run(run: Stored, data: Dataset, state: State) -> Generator[Record, Non
         assert lines is not None
         lines.add(json.dumps(record._asdict(), allow_nan=False))
         whole = dataclasses.replace(state)
+        tell(record._asdict())
         if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
             lines.sync()
             checkpoint.save(folder, state)
             saved, written = time.monotonic(), state.step
 
     try:
-        with _history(run.path / "history.jsonl", state) as lines:
+        with (
+            open_log(log, run, state.step) as tell,
+            _history(run.path / "history.jsonl", state) as lines,
+        ):
             for record in _records(run, data, state):
                 state.seconds = before + time.monotonic() - began
                 parallel.on_main(partial(keep, record))

@@ -28,6 +28,7 @@ FILES = {
     "gradients.json",
     "report.html",
     "README.md",
+    "tensorboard",
     storage.MANIFEST,
 }
 
