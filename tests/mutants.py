@@ -271,6 +271,20 @@ MUTANTS = [
         "tests/test_logs.py",
     ),
     Mutant(
+        "report: the map of other weights stays in a run that was trained on",
+        "runs/measure.py",
+        ', "map.png", "traversal.png"):',
+        "):",
+        MEANING,
+    ),
+    Mutant(
+        "report: the map is coloured by the labels of the training rows",
+        "runs/audit.py",
+        '{"label": labels[1]}',
+        '{"label": labels[0]}',
+        MEANING,
+    ),
+    Mutant(
         "export: a graph of other numbers is written",
         "use/onnx.py",
         "if not apart <= TOLERANCE:",

@@ -90,7 +90,8 @@ def render(
         audit: What ``taut.runs.audit.audit_run`` returns, or ``audit.json``; a section may be None
             or missing.
         gradients: What ``taut.evidence.gradients.gradients`` returns, or ``gradients.json``.
-        pictures: PNG files by their name: ``samples.png`` and ``reconstructions.png``.
+        pictures: PNG files by their name: those of a run folder, such as
+            ``samples.png``.
     """
     audit, gradients, pictures = text.plain(audit), text.plain(gradients), pictures or {}
     sections = found(audit)

@@ -24,6 +24,8 @@ FILES = {
     "evaluation.json",
     "samples.png",
     "reconstructions.png",
+    "map.png",
+    "traversal.png",
     "audit.json",
     "gradients.json",
     "report.html",
