@@ -33,7 +33,8 @@ def libcirkit(train: np.ndarray, levels: list[str]) -> Callable[[int, int], np.n
         values, codes[:, c] = np.unique(column, return_inverse=True)
         if len(values) > BINS:
             edges = np.unique(np.quantile(column, np.linspace(0, 1, BINS + 1)[1:-1]))
-            codes[:, c] = np.searchsorted(edges, column, side="right")
+            cells = np.searchsorted(edges, column, side="right")
+            codes[:, c] = np.unique(cells, return_inverse=True)[1]  # none of them is empty
     x = torch.as_tensor(codes)[torch.randperm(len(codes))]
     held, x = x[: len(x) // 10], x[len(x) // 10 :]
     circuit = tabular_data(
