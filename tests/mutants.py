@@ -285,6 +285,27 @@ MUTANTS = [
         MEANING,
     ),
     Mutant(
+        "a critic of codes tells them from themselves",
+        "objectives.py",
+        "permuted = z.gather(1, order)",
+        "permuted = z",
+        ORGANISING,
+    ),
+    Mutant(
+        "a critic of codes helps the encoder to be told",
+        "objectives.py",
+        "self._opponent(model), draw.z.detach()",
+        "self._opponent(model), draw.z",
+        ORGANISING,
+    ),
+    Mutant(
+        "the critic of a training stays in the run",
+        "training/loop.py",
+        'if hasattr(model, "opponent"):',
+        "if False:",
+        ORGANISING,
+    ),
+    Mutant(
         "export: a graph of other numbers is written",
         "use/onnx.py",
         "if not apart <= TOLERANCE:",

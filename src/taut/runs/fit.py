@@ -169,6 +169,7 @@ def _again(path: Path, fitted: Fitted, data: Dataset) -> tuple[Stored, Dataset, 
     parallel.on_main(lambda: locks.acquire(path))
     info = records.checked(storage.read_json(path / "run.json"), records.RUN, path / "run.json")
     newest, state, shapes = _last_state(path)
+    fitted.objective.prepare(fitted.model)
     check_fit(fitted.model, shapes, newest)
     parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))
     return _run(fitted, Config.from_dict(info["config"]), path, info), data, state
@@ -377,6 +378,7 @@ def resume(
         return _resume_exact(path, minutes or max_epochs, source, test, trust)
     newest, state, shapes = _last_state(path)
     run = rebuild(path, trust, shapes)
+    run.objective.prepare(run.model)
     check_fit(run.model, shapes, newest)
     state.tensors = with_empty(state.tensors, run.model, ("model.", "average.", "best."))
     parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))
