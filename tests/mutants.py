@@ -4719,8 +4719,8 @@ MUTANTS = [
     Mutant(
         "objectives: an organising objective reports what it maximises",
         "objectives.py",
-        "return _bound(draw, draw.elbo.detach().mean(0), surrogate, surrogate.detach())",
-        "return _bound(draw, surrogate.detach(), surrogate, surrogate.detach())",
+        "return _bound(draw, draw.elbo.detach().mean(0), surrogate, aim.detach())",
+        "return _bound(draw, surrogate.detach(), surrogate, aim.detach())",
         ORGANISING,
     ),
     Mutant(
