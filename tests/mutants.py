@@ -873,8 +873,8 @@ MUTANTS = [
     Mutant(
         "discretized logistic: what lies beyond an end sums to more than its share",
         "distributions/levels.py",
-        "(distance * (distance + 1) * (distance + 2)).log()",
-        "(distance * (distance + 1)).log()",
+        " - (distance + 1).log() - (distance + 2).log()",
+        " - (distance + 1).log()",
         LIKELIHOODS,
     ),
     Mutant(
