@@ -386,6 +386,13 @@ MUTANTS = [
         "tests/test_choose.py::test_the_true_rank_is_chosen_and_differences_are_paired",
     ),
     Mutant(
+        "choose: the worst go on to the next rung",
+        "runs/choose.py",
+        "key=lambda n: (-float(means[n].mean()), n))",
+        "key=lambda n: (float(means[n].mean()), n))",
+        "tests/test_choose.py::test_halving_finds_what_the_grid_finds_with_fewer_passes",
+    ),
+    Mutant(
         "choose: a seed splits the rows anew",
         "runs/choose.py",
         "run, _, state = start(data, path, config, overwrite=True, data_seed=split)",

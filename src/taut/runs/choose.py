@@ -365,7 +365,10 @@ def _run(
     config = Config.from_dict(info["config"])
     seed = config.training.seed + trial.user_attrs["seed"]
     passes, minutes = _budget(info, data, trial)
-    wanted = _settings(config, candidate, seed=seed, minutes=minutes, max_epochs=passes)
+    own = candidate
+    if trial.user_attrs["candidate"] in _halved(info["candidates"]):  # passes are those of the rung
+        own = {k: v for k, v in candidate.items() if k != "training.max_epochs"}
+    wanted = _settings(config, own, seed=seed, minutes=minutes, max_epochs=passes)
     tell.line(f"{path.name}: {_named(candidate)}, seed {seed}")
     try:
         if not (path / storage.MANIFEST).exists() or _lacking(path, passes):
@@ -553,9 +556,7 @@ def _compared(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) 
     }
 
 
-def _measured(
-    study: Any, folder: Path
-) -> tuple[dict[int, Tensor], dict[int, str], list[int]]:
+def _measured(study: Any, folder: Path) -> tuple[dict[int, Tensor], dict[int, str], list[int]]:
     """Returns log p(x) of each candidate that could be trained, (S, N), its first run, and those
     that could not.
     """
