@@ -1,10 +1,12 @@
-"""Synthetic rows of the adult table: can they be told from real ones, and can one learn from them?
+"""Synthetic rows of a table: can they be told from real ones, and can one learn from them?
 
     python benchmarks/synthetic.py HIVAE.npz --json synthetic.json
+    python benchmarks/synthetic.py HIVAE.npz --table spam --seeds 3 --peers
 
 HIVAE.npz is the file of benchmarks/tables.py; its adult table has twelve columns and no income.
-Rows with a gap are left out (6 %), since only taut would take them. A random half of the rest
-trains each generator, which then makes as many rows as the other, real half holds:
+Rows with a gap are left out (6 % of adult), since only taut would take them. A random half of the
+rest, another one for each seed, trains each generator, which then makes as many rows as the other,
+real half holds:
 
 * taut: ``taut.fit(table)`` with its defaults (it holds out a fifth of the half to stop and to
   measure by), then ``sample_run``.
@@ -21,11 +23,12 @@ Measures, all against the held-out half:
   0.5 is indistinguishable.
 * marginals: distance of each column, total variation of a category, Kolmogorov-Smirnov of a number,
   a mean over the columns.
-* learnt: boosted trees trained on the synthetic rows and tested on the real ones; AUC of sex,
-  accuracy of marital status.
+* learnt: boosted trees trained on the synthetic rows and tested on the real ones, for the columns
+  of ``LEARNT``: AUC of two levels, accuracy of more.
 
-Each measure is a mean over ``--draws`` independent draws of synthetic rows; its error is that of
-other held-out rows, by a jackknife over blocks of them (told apart: over the scores of both sides).
+Each measure is a mean over the seeds and over ``--draws`` independent draws of synthetic rows; its
+error is that of other held-out rows in one seed, by a jackknife over blocks of them (told apart:
+over the scores of both sides), a mean over the seeds.
 """
 
 from __future__ import annotations
@@ -49,8 +52,12 @@ import taut
 from taut.data import to_table
 from taut.runs.making import sample_rows
 
-SEX, MARITAL = 8, 4
-MEASURES = ["told apart, AUC", "marginals", "sex, AUC", "marital, accuracy"]
+# what is learnt from the rows of each table: the measure and the column's number
+LEARNT = {
+    "adult": {"sex, AUC": 8, "marital, accuracy": 4},
+    "defaultcredit": {"default, AUC": 23, "education, accuracy": 2},
+    "spam": {"spam, AUC": 57},
+}
 
 
 def taut_rows(table: Table, train: Array, settings: Job) -> tuple[Callable[[int, int], Array], Job]:
@@ -172,38 +179,27 @@ def measure(table: Table, draw: Callable[[int, int], Array], real: Array, draws:
     for seed in range(draws):
         made = draw(len(real), seed)
         found.append([told_apart(table, made, real), marginals(table, made, real)])
-        found[-1] += [learnt(table, target, made, real) for target in (SEX, MARITAL)]
+        found[-1] += [learnt(table, target, made, real) for target in LEARNT[table.name].values()]
     mean, spread = np.mean(found, 0), np.std(found, 0)[:, 0]
     return {
         name: {"value": float(m[0]), "se": float(m[1]), "std_of_draws": float(s)}
-        for name, m, s in zip(MEASURES, mean, spread, strict=True)
+        for name, m, s in zip(measures(table), mean, spread, strict=True)
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--max-rows", type=int, help="of each half, for a quick look")
-    parser.add_argument("--max-epochs", type=int, help="for a quick look; by default taut's own")
-    parser.add_argument("--model", help="such as MaskedDiffusion(); by default taut's own choice")
-    parser.add_argument("--peers", action="store_true", help="other libraries in the same run")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    settings: Job = {"threads": 1} | (
-        {"max_epochs": options.max_epochs} if options.max_epochs else {}
-    )
-    if options.model:
-        settings["model"] = options.model
-    table = load(options.data, "adult")
+def measures(table: Table) -> list[str]:
+    return ["told apart, AUC", "marginals", *LEARNT[table.name]]
+
+
+def one_seed(table: Table, seed: int, settings: Job, options: argparse.Namespace) -> Job:
+    """Returns the measures of each generator on the halves of one seed, and what is known of taut's
+    run.
+    """
     whole = table.values[~np.isnan(table.values).any(1)]
-    order = np.random.default_rng(0).permutation(len(whole))
+    order = np.random.default_rng(seed).permutation(len(whole))
     half = min(len(whole) // 2, options.max_rows or len(whole))
     train, real = whole[order[:half]], whole[order[-half:]]
-    draw, run = taut_rows(table, train, settings)
+    draw, run = taut_rows(table, train, settings | {"seed": seed})
     generators = {
         "real": lambda count, seed: train,
         "taut": draw,
@@ -218,25 +214,61 @@ def main() -> None:
             began = time.process_time()
             generators[name] = fit(train, table.types)
             fits[name] = time.process_time() - began
-    results, lines = {}, []
+    results = {}
     for name, generator in generators.items():
         began = time.process_time()
         results[name] = measure(table, generator, real, 1 if name == "real" else options.draws)
-        results[name]["measure_cpu_s"] = time.process_time() - began
-        lines.append(
-            [
-                name,
-                *("{value:.3f} ± {se:.3f}".format(**results[name][m]) for m in MEASURES),
-                f"{fits[name]:.0f}" if name in fits else "",
-            ]
+        results[name] |= {"measure_cpu_s": time.process_time() - began, "fit_cpu_s": fits.get(name)}
+    return {"rows": len(train), "run": run, "results": results}
+
+
+def line(table: Table, name: str, found: list[Job]) -> list[str]:
+    """Returns a row of the table that is printed: means over the seeds."""
+    cells = [
+        " ± ".join(
+            f"{np.mean([seed[measure][part] for seed in found]):.3f}" for part in ("value", "se")
         )
-    print(f"{len(train)} real rows to train on, {len(real)} held out;", end=" ")
-    print(f"taut's fit: {run['fit_cpu_s']:.0f} CPU s, {run['epochs']:.0f} epochs\n")
-    show(["rows", *MEASURES, "fit, CPU s"], lines)
+        for measure in measures(table)
+    ]
+    fits = [seed["fit_cpu_s"] for seed in found if seed["fit_cpu_s"] is not None]
+    return [name, *cells, f"{np.mean(fits):.0f}" if fits else ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--table", default="adult", choices=list(LEARNT))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--max-rows", type=int, help="of each half, for a quick look")
+    parser.add_argument("--max-epochs", type=int, help="for a quick look; by default taut's own")
+    parser.add_argument("--model", help="such as MaskedDiffusion(); by default taut's own choice")
+    parser.add_argument("--peers", action="store_true", help="other libraries in the same run")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    settings: Job = {"threads": 1} | (
+        {"max_epochs": options.max_epochs} if options.max_epochs else {}
+    )
+    if options.model:
+        settings["model"] = options.model
+    table = load(options.data, options.table)
+    seeds = [one_seed(table, seed, settings, options) for seed in range(options.seeds)]
+    runs = [seed["run"] for seed in seeds]
+    print(f"{seeds[0]['rows']} real rows to train on, as many held out; taut's fit:", end=" ")
+    print(", ".join(f"{run['fit_cpu_s']:.0f} CPU s" for run in runs), end="; log p(x) ")
+    print(", ".join(f"{run['log_evidence']['value']:.2f}" for run in runs) + "\n")
+    show(
+        ["rows", *measures(table), "fit, CPU s"],
+        [
+            line(table, name, [seed["results"][name] for seed in seeds])
+            for name in seeds[0]["results"]
+        ],
+    )
     if options.json:
-        options.json.write_text(
-            json.dumps({"settings": settings, "run": run, "results": results}, indent=2) + "\n"
-        )
+        options.json.write_text(json.dumps({"settings": settings, "seeds": seeds}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

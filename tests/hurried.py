@@ -21,6 +21,7 @@ LITTLE = {
     "evidence.rows": {"SAMPLES": 50, "PILOT": 50, "ROUNDS": 2, "STEPS": 10, "CHECK": 8}
     | {"CHAINS": 4, "TEMPERATURES": 10},
     "evidence.samples": {"TREES": 10},
+    "evidence.steps_section": {"PLACES": 2},
     "evidence.trial": {"STEPS": 3},
     "models.trees": {"STEPS": 5, "FEWEST_PASSES": 5, "MOST": 8},
     "runs.curve": {"POINTS": 3},

@@ -1000,7 +1000,13 @@ EXPECT = "log p(x) of their rows is finite, but low; train with {} in a schema f
             Column("x", "levels", low=0.5, high=5, step=0.5, offset=0.5),
             [0.5, 5.5, 2],
             f"1 values (33.3 %) of 'x' are outside the levels 0.5..5 (largest 5.5, first 5.5 in "
-            f"row 11 {ROW}); " + EXPECT.format("low = 0.5 and high = 6"),
+            f"row 11 {ROW}); " + EXPECT.format("low = 0.5 and high = 5.5"),
+        ),
+        (
+            Column("x", "levels", low=0.08, high=0.85, step=0.01, offset=0.08),
+            [0.5, 1.04, 0.07],
+            f"2 values (66.7 %) of 'x' are outside the levels 0.08..0.85 (largest 1.04, first 1.04 "
+            f"in row 11 {ROW}); " + EXPECT.format("low = 0.07 and high = 1.04"),
         ),
         (
             Column("x", "positive"),

@@ -239,6 +239,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TAUT_COMPILE", "off")
+    monkeypatch.setenv("TAUT_THREADS", "1")  # else each training times some steps first
     hurry(monkeypatch)
 
 

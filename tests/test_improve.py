@@ -65,6 +65,12 @@ def _alone(_seeded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which what a trial of the posterior reaches decides nothing."""
+    monkeypatch.setattr("taut.evidence.trial.STEPS", 20)
+
+
 def rows(z: np.ndarray) -> np.ndarray:
     return (z @ WEIGHT + NOISE * RNG.normal(size=(len(z), 5))).astype(np.float32)
 
@@ -161,6 +167,7 @@ def test_what_is_well_stays(tmp_path: Path) -> None:
     assert "nothing was found that is worth more than 0.2 nats" in page
 
 
+@pytest.mark.usefixtures("short_trials")
 def test_a_change_that_costs_nats_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +194,7 @@ def test_a_change_that_costs_nats_is_not_kept(
     assert found["test"]["elbo"]["difference"]["value"] == 0
 
 
+@pytest.mark.usefixtures("short_trials")
 def test_only_what_is_worth_it_is_tried(tmp_path: Path) -> None:
     path, cost = planted("scale", tmp_path)
     found = improve(path, tmp_path / "loop", minutes=60, num_data=60, gain=2 * cost)
@@ -206,6 +214,7 @@ def test_only_a_scale_of_its_own_can_be_refitted(tmp_path: Path) -> None:
         assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.usefixtures("short_trials")
 def test_the_test_rows_are_read_once_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +247,7 @@ def table(info: dict[str, Any]) -> Any:
     return steps, info["current"], info["ended"], info["test"]
 
 
+@pytest.mark.usefixtures("short_trials")
 def test_killed_at_any_moment_it_ends_in_the_same_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

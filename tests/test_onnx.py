@@ -16,6 +16,7 @@ import pytest
 import torch
 from instances import make_hierarchies
 from test_cells import line
+from test_tighten import call
 from torch import Tensor, nn
 
 import taut
@@ -65,8 +66,8 @@ def make(folder: Path) -> None:
     table.to_csv(folder / "t.csv", index=False)
     small = {"encoder": "MLP(hidden=(8,))", "decoder": "MLP(hidden=(8,))", "latent_dim": 2}
     taut.fit(folder / "t.csv", folder / "table", condition=["ward"], max_epochs=2, **small)
-    arguments = ["export", str(folder / "table"), "--onnx", "--out", str(folder / "graphs")]
-    subprocess.run([sys.executable, "-m", "taut", *arguments], check=True)
+    made = call("export", folder / "table", "--onnx", "--out", folder / "graphs")
+    assert made.exit_code == 0, made.stderr
 
 
 @pytest.fixture(scope="module")

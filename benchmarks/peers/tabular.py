@@ -33,7 +33,8 @@ def libcirkit(train: np.ndarray, levels: list[str]) -> Callable[[int, int], np.n
         values, codes[:, c] = np.unique(column, return_inverse=True)
         if len(values) > BINS:
             edges = np.unique(np.quantile(column, np.linspace(0, 1, BINS + 1)[1:-1]))
-            codes[:, c] = np.searchsorted(edges, column, side="right")
+            cells = np.searchsorted(edges, column, side="right")
+            codes[:, c] = np.unique(cells, return_inverse=True)[1]  # none of them is empty
     x = torch.as_tensor(codes)[torch.randperm(len(codes))]
     held, x = x[: len(x) // 10], x[len(x) // 10 :]
     circuit = tabular_data(
@@ -82,14 +83,20 @@ def libcirkit(train: np.ndarray, levels: list[str]) -> Callable[[int, int], np.n
 
 
 def tvae(train: np.ndarray, levels: list[str]) -> Callable[[int, int], np.ndarray]:
-    """Returns ctgan's TVAE with its own settings."""
+    """Returns ctgan's TVAE with its own settings; whole numbers are given as such, so that it
+    rounds what it makes.
+    """
     import pandas as pd
     from ctgan import TVAE
 
     names = [f"c{i}" for i in range(train.shape[1])]
     discrete = [n for n, kind in zip(names, levels, strict=True) if kind in ("cat", "ordinal")]
     frame = pd.DataFrame(train, columns=names)
-    frame[discrete] = frame[discrete].astype(int).astype(str)
+    whole = [
+        n for n, column in zip(names, train.T, strict=True) if (column == column.round()).all()
+    ]
+    frame[whole] = frame[whole].astype(int)
+    frame[discrete] = frame[discrete].astype(str)
     model = TVAE(enable_gpu=False)
     torch.manual_seed(0)
     model.fit(frame, discrete)

@@ -196,9 +196,12 @@ class Levels(Number):
 
     def odd(self, column: Column, x: np.ndarray) -> list[Odd]:
         finite, low, high = np.isfinite(x), column.low, column.high
-        least, most = x[finite].min(initial=low), x[finite].max(initial=high)
-        least = np.floor(least) if least < low else low
-        most = np.ceil(most) if most > high else high
+        step = column.step or 1.0
+        # whole steps beyond the ends, as a schema file must have them; rounded, since 1.04 - 0.85
+        # is more than 19 hundredths by a digit that nobody wrote
+        below, above = (low - x[finite]) / step, (x[finite] - high) / step
+        least = low - step * np.ceil(below.max(initial=0.0).round(6))
+        most = high + step * np.ceil(above.max(initial=0.0).round(6))
         whole = column.step in (0.0, 1.0)
         grid = "not integers" if whole else f"not on the grid of {column.step:g}"
         outside = f"outside the levels {low:.15g}..{high:.15g}"
