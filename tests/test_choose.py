@@ -200,7 +200,16 @@ def test_halving_finds_what_the_grid_finds_with_fewer_passes() -> None:
     assert not any(row.get("stopped") for row in grid["rows"])
 
 
-def test_killed_in_a_rung_the_halving_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"carry_out": 5, "_enqueue": 6},
+        pytest.param({"resume": 1, "_decided": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_in_a_rung_the_halving_goes_on(
+    places: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed as it resumes, trains, writes the decision or enqueues by halves: the same answer."""
     given: dict[str, Any] = {"minutes": 9, "baselines": False, "halving": 2}
     whole = choose("x.npy", "whole", candidates=HALVED, **given)
@@ -208,7 +217,7 @@ def test_killed_in_a_rung_the_halving_goes_on(monkeypatch: pytest.MonkeyPatch) -
     class Killed(BaseException):
         pass
 
-    for place, at in (("resume", 1), ("carry_out", 5), ("_decided", 1), ("_enqueue", 6)):
+    for place, at in places.items():
         calls, own = 0, getattr(room, place)
 
         def dying(*args: Any, own: Any = own, at: int = at, **named: Any) -> Any:

@@ -528,9 +528,10 @@ def _compared(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) 
     groups = copies(x, data.divided)
     whole, runs, failed = _measured(study, folder)
     stopped = _stopped(folder, info, data, whole)
-    if not whole:
+    ended = whole.keys() - stopped
+    if not ended:
         raise UsageError(f"no candidate of {shown(folder)} could be trained: see its runs")
-    best = max(whole.keys() - stopped, key=lambda n: (float(whole[n].mean()), -n))
+    best = max(ended, key=lambda n: (float(whole[n].mean()), -n))
     rows: list[dict[str, Any]] = [
         {
             "candidate": _named(info["candidates"][n]),
