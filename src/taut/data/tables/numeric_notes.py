@@ -229,13 +229,14 @@ def _grain(values: np.ndarray, codes: np.ndarray, column: Column | None) -> _Gra
 
 def written_to(values: np.ndarray) -> float:
     """Returns how far numbers without a grid may be from what was meant: half of the last of their
-    significant digits.
+    significant digits, or what a sum in their precision loses.
     """
     own = np.unique(values[np.isfinite(values)])
     own = own[np.unique(np.linspace(0, len(own) - 1, min(1000, len(own))).astype(int))]
-    single = own.astype(np.float32)
+    largest, single = float(np.abs(own).max()), own.astype(np.float32)
     if np.array_equal(single, own):
         own = single
     texts = [np.format_float_scientific(x) for x in own]
     digits = max(len(Decimal(text).normalize().as_tuple().digits) for text in texts)
-    return float(0.5 * 10.0 ** (1 - digits) * np.abs(own).max())
+    least = 2 * largest * float(np.finfo(own.dtype).eps)
+    return max(0.5 * 10.0 ** (1 - digits) * largest, least)

@@ -22,7 +22,7 @@ from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema
 from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
-from taut.data.tables.codes import last_digit, plain_numbers
+from taut.data.tables.codes import closeness, last_digit, plain_numbers
 from taut.data.tables.column import Column
 from taut.data.tables.constraints import constraint_of, contradiction, holding, learned, settled
 from taut.data.tables.formula import CONTRADICTING, Formula, neat, on_grid
@@ -209,10 +209,9 @@ def _with_formulas(table: Any, schema: Schema, name: str) -> tuple[Schema, list[
         column, total = columns[j], values[columns[j].name]
         unit, blur = last_digit(column), 0.0
         if not unit or not on_grid(total[~np.isnan(total)], unit).all():
-            unit = 0.0  # large numbers of many digits are read to a grid that they are not on
-            sizes = [1.0, *np.abs(factors)]
-            terms = [total, *(values[part] for part in parts)]
-            blur = sum(size * written_to(term) for size, term in zip(sizes, terms, strict=True))
+            # large numbers of many digits are read to a grid that they are not on
+            blur = min(written_to(total), unit / 2 if unit else closeness(column))
+            unit = 0.0
         best = neat(Formula(parts, constant), values, total, unit, blur)
         if best is None:
             continue
@@ -410,7 +409,12 @@ def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
     values, _, _ = encode(
         table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row
     )
-    return values.astype(float_storage())
+    return _stored(values)
+
+
+def _stored(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is beyond the storage has a line of its own
+        return values.astype(float_storage())
 
 
 def _code(source: Any, schema: Schema, name: str) -> _Coded:
@@ -432,7 +436,7 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
         notes += told
         for text, parts in against.items():
             parts.append(first_row + np.flatnonzero(~holding(values, schema.columns, [text])))
-        values = values.astype(float_storage())
+        values = _stored(values)
         hashes.append(row_hashes(values))
         gaps = np.isnan(values)
         missing, empty = missing + int(gaps.sum()), empty + int(gaps.all(1).sum())
