@@ -13,7 +13,7 @@ It follows from all its values, never from the first rows alone; the first rule 
 9.  texts, or the numbers of a categorical: category; refused beyond 1,000 levels
 10. dates and times: date, days since 1970-01-01 in UTC
 11. integers that all differ, with a name such as ``id``; or 50 or more, none missing, and on
-    average no gap above 3; any from 2^53 on: id, omitted, noted
+    average no gap above 3: id, omitted, noted; any from 2^53 on likewise, before rule 2
 12. integers such as 20240131 that are all dates, 50 or more: date, noted
 13. integers that span fewer than 256: levels
 14. integers of which one repeats far above 9 others (0 among incomes): mixed, a density, and that
