@@ -615,6 +615,10 @@ def test_dates_seconds_apart_are_no_formula():
     assert not [note for note in prepare(table).notes if "last digit" in note]
     table = pa.table({"start": start, "end": start + np.timedelta64(86400, "s"), "z": CENTS})
     assert [note for note in prepare(table).notes if "'end' = 'start' + 1, to the last" in note]
+    late = start + np.timedelta64(86400, "s")
+    late[::40] += np.timedelta64(1, "s")
+    table = pa.table({"start": start, "end": late, "z": CENTS})
+    assert not [note for note in prepare(table).notes if "to the last digit" in note]
 
 
 def test_a_formula_that_few_rows_contradict_is_said_and_not_used():
