@@ -94,6 +94,7 @@ RELAXED = [
 COUPLED = [
     (objectives.TotalCorrelation(num_samples=2, beta=6.0),),
     (objectives.TotalCorrelation(beta=3.0, sampler="stratified", rows=50),),
+    (objectives.TotalCorrelation(num_samples=2, beta=4.0, sampler="critic"),),
     (objectives.DIP(num_samples=2),),
     (objectives.DIP(of="samples", off_diagonal=5.0, diagonal=5.0),),
     (objectives.Capacity(num_samples=2, capacity=1.5, weight=30.0, warmup=0.5),),

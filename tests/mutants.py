@@ -222,6 +222,90 @@ MUTANTS = [
         "tests/test_forest.py",
     ),
     Mutant(
+        "hub: the folder that the data lie in leaves with a run",
+        "runs/hub.py",
+        '"source": file_name(info["source"]),',
+        '"source": info["source"],',
+        "tests/test_hub.py",
+    ),
+    Mutant(
+        "hub: a link of a source leads anywhere",
+        "runs/hub.py",
+        "if blobs is None or target.parent != blobs.resolve():",
+        "if False:",
+        "tests/test_hub.py",
+    ),
+    Mutant(
+        "hub: a file that differs from its manifest is pulled",
+        "runs/hub.py",
+        "storage.read_checked(temporary / name)",
+        "name",
+        "tests/test_hub.py",
+    ),
+    Mutant(
+        "hub: a new repository can be read by everybody",
+        "runs/hub.py",
+        "private=not public",
+        "private=public",
+        "tests/test_hub.py",
+    ),
+    Mutant(
+        "hub: HTML in a name of the data is HTML in a card",
+        "runs/card.py",
+        '.replace("<", "&lt;")',
+        "",
+        "tests/test_hub.py",
+    ),
+    Mutant(
+        "logs: a tracker that fails ends the training",
+        "runs/logs.py",
+        "except Exception as error:",
+        "except ZeroDivisionError as error:",
+        "tests/test_logs.py",
+    ),
+    Mutant(
+        "logs: a training that goes on hides what it told before",
+        "runs/logs.py",
+        "purge = step + 1 if step else None",
+        "purge = 0",
+        "tests/test_logs.py",
+    ),
+    Mutant(
+        "report: the map of other weights stays in a run that was trained on",
+        "runs/measure.py",
+        ', "map.png", "traversal.png"):',
+        "):",
+        MEANING,
+    ),
+    Mutant(
+        "report: the map is coloured by the labels of the training rows",
+        "runs/audit.py",
+        '{"label": labels[1]}',
+        '{"label": labels[0]}',
+        MEANING,
+    ),
+    Mutant(
+        "a critic of codes tells them from themselves",
+        "objectives.py",
+        "permuted = z.gather(1, order)",
+        "permuted = z",
+        ORGANISING,
+    ),
+    Mutant(
+        "a critic of codes helps the encoder to be told",
+        "objectives.py",
+        "self._opponent(model), draw.z.detach()",
+        "self._opponent(model), draw.z",
+        ORGANISING,
+    ),
+    Mutant(
+        "the critic of a training stays in the run",
+        "training/loop.py",
+        'if hasattr(model, "opponent"):',
+        "if False:",
+        ORGANISING,
+    ),
+    Mutant(
         "export: a graph of other numbers is written",
         "use/onnx.py",
         "if not apart <= TOLERANCE:",
@@ -237,7 +321,7 @@ MUTANTS = [
     ),
     Mutant(
         "export: a folder with other things is replaced",
-        "runs/export.py",
+        "runs/place.py",
         "if folder.exists() and (other :=",
         "if False and (other :=",
         "tests/test_onnx.py",
@@ -443,6 +527,22 @@ MUTANTS = [
         "linear.bias[:used] = 0 * guess.loc + 0.1",
         "tests/test_start.py::"
         "test_the_first_bound_is_the_evidence_of_factor_analysis_with_a_gap_of_zero",
+    ),
+    Mutant(
+        "start: normal scores in units of the logistic, not of the decoder's location",
+        "likelihoods/warped.py",
+        "middle.logit(eps=EDGE) / UNIT",
+        "middle.logit(eps=EDGE) * UNIT",
+        "tests/test_start.py::"
+        "test_a_table_of_rounded_numbers_starts_near_the_gaussian_that_it_was_drawn_from",
+    ),
+    Mutant(
+        "start: the encoder is given scores that it does not see",
+        "build/start.py",
+        "if data.schema.missing or len(seen) < len(paths):",
+        "if data.schema.missing:",
+        "tests/test_start.py::"
+        "test_a_table_of_rounded_numbers_starts_near_the_gaussian_that_it_was_drawn_from",
     ),
     Mutant(
         "start: a mean-field posterior has precisions for scales",
@@ -4656,8 +4756,8 @@ MUTANTS = [
     Mutant(
         "objectives: an organising objective reports what it maximises",
         "objectives.py",
-        "return _bound(draw, draw.elbo.detach().mean(0), surrogate, surrogate.detach())",
-        "return _bound(draw, surrogate.detach(), surrogate, surrogate.detach())",
+        "return _bound(draw, draw.elbo.detach().mean(0), surrogate, aim.detach())",
+        "return _bound(draw, surrogate.detach(), surrogate, aim.detach())",
         ORGANISING,
     ),
     Mutant(

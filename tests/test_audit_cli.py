@@ -298,7 +298,7 @@ def test_the_page_of_a_whole_audit(here: Path):
     page = Path("digits/report.html").read_text()
     assert "The bound under log p(x)" in page  # the emblem
     assert "<script" not in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 4  # with the map and the traversals
     storage.read_checked(Path("digits/report.html"))
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from instances import make_models
 from sklearn.decomposition import PCA
 from test_cells import run
 from torch import Tensor
@@ -16,10 +20,13 @@ from torch import Tensor
 import taut
 from taut.build.config import Config
 from taut.data import New, Schema
+from taut.evidence.audit import Effort
 from taut.report import latent as figures
+from taut.runs import audit as audit_room
 from taut.runs import meaning
 from taut.runs.fitted import Fitted
 from taut.runs.meaning import jacobian, traversal
+from taut.system import storage
 from taut.system.errors import UsageError
 
 
@@ -256,6 +263,61 @@ def test_each_picture_is_written_by_the_command(
     again = run("picture", folder / name, kind, "--out", target)
     assert again.exit_code == 2
     assert "exists" in again.stderr
+
+
+LITTLE = Effort(
+    **{"num_samples": 20, "num_chains": 2, "max_temperatures": 4, "optimum_steps": 2},
+    **{"simulated": 4, "naive": 4, "train": 60, "samples": 12, "task_seconds": 0.01},
+)
+
+
+@pytest.mark.parametrize("name", ["table", "images"])
+def test_a_report_shows_the_map_and_the_traversals(folder: Path, name: str, tmp_path: Path) -> None:
+    shutil.copytree(folder / name, tmp_path / name)
+    audited = taut.load(tmp_path / name)
+    audited.audit(num_data=20, effort=LITTLE)
+    manifest = storage.read_manifest(audited.path)
+    page = (audited.path / "report.html").read_text()
+    block = page[page.index('id="section-latents"') :].partition("</section>")[0]
+    for picture in ("map.png", "traversal.png"):
+        assert picture in manifest
+        content = storage.read_checked(audited.path / picture)
+        assert base64.b64encode(content).decode() in block
+    assert page == audited.report().read_text()  # made again without the data
+    # of other weights
+    done = run("resume", audited.path, "--max-epochs", "61")
+    assert done.exit_code == 0, done.stderr
+    assert not {"map.png", "traversal.png", "report.html"} & {
+        path.name for path in audited.path.iterdir()
+    }
+
+
+def test_the_map_of_a_report_is_coloured_by_the_labels_that_there_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, seen = taut.load(folder / "images"), []
+    monkeypatch.setattr(meaning, "picture", lambda *a, **given: seen.append((a[1], given)) or Drawn)
+    x, labels = torch.zeros(3, 4, 4), np.array([7, 8, 9])
+    drawn = audit_room._latent_pictures(loaded, x, (np.array([1]), labels), 0)
+    assert drawn == {"map.png": b"picture", "traversal.png": b"picture"}
+    assert [kind for kind, _ in seen] == ["map", "traversal"]
+    assert seen[0][1]["colour"] == {"label": labels}
+
+
+class Drawn:
+    @staticmethod
+    def savefig(page: Any, **given: Any) -> None:
+        page.write(b"picture")
+
+
+def test_counts_and_models_without_a_latent_plane_have_no_pictures_in_the_report(
+    folder: Path,
+) -> None:
+    loaded, x = taut.load(folder / "images"), torch.zeros(3, 4, 4)
+    tree = dataclasses.replace(loaded, model=make_models()[0])
+    assert audit_room._latent_pictures(tree, x, None, 0) == {}
+    counts = dataclasses.replace(loaded, schema=Schema("count", (16,), 0.0, 9.0))
+    assert audit_room._latent_pictures(counts, x, None, 0) == {}
 
 
 def test_a_map_is_coloured_by_a_column_whose_gaps_are_known(folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from ztest import assert_mean
 
 import taut
 from taut.evidence.disentanglement import decomposition, gaussian_correlation
-from taut.objectives import DIP, Capacity, TotalCorrelation
+from taut.objectives import DIP, Capacity, TotalCorrelation, density_ratio_loss
+from taut.runs.fit import resume, train_run
 from taut.system import parallel
+from taut.system.locks import release_all
 
 ALL = [row[0] for row in COUPLED]
 
@@ -118,6 +121,87 @@ def test_its_bias_falls_with_the_batch_toward_the_closed_form() -> None:
     gaps = [abs(value - exact) for value in found]
     assert gaps[0] > 2 * gaps[1] > 0
     assert gaps[2] < 0.05
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_the_critic_at_its_optimum_is_the_total_correlation_of_gaussian_codes(rho: float) -> None:
+    """-1/2 log det of the correlations, within .05 nats; the optimum is a quadratic form, and the
+    network reaches it from below or above by chance and its training.
+    """
+    torch.manual_seed(0)
+    root = torch.linalg.cholesky(torch.tensor([[1.0, rho], [rho, 1.0]]))
+    critic = taut.MLP((2,), (1,), hidden=(50, 50))
+    optimizer = torch.optim.Adam(critic.parameters(), 5e-3)
+    for step in range(800):
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * (1 - step / 800)
+        optimizer.zero_grad()
+        density_ratio_loss(critic, torch.randn(1, 512, 2) @ root.T).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = critic(torch.randn(20_000, 2) @ root.T).mean()
+    assert abs(float(found) + 0.5 * math.log(1 - rho**2)) < 0.05
+
+
+def test_no_critic_is_better_than_the_ratio_of_the_densities() -> None:
+    """The loss of log q(z) / q(z_1) q(z_2) in closed form, beside that of others, on the same z."""
+    c = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+    joint = torch.distributions.MultivariateNormal(torch.zeros(2), c)
+    z = joint.sample((1, 20_000))
+
+    def loss(scale: float, shift: float) -> float:
+        def critic(z: Tensor) -> Tensor:
+            ratio = joint.log_prob(z) - Normal(0.0, 1.0).log_prob(z).sum(-1)
+            return (scale * ratio + shift)[..., None]
+
+        torch.manual_seed(1)
+        return float(density_ratio_loss(critic, z).mean())
+
+    best = loss(1.0, 0.0)
+    for other in ((0.8, 0.0), (1.25, 0.0), (1.0, 0.2), (1.0, -0.2), (-1.0, 0.0)):
+        assert loss(*other) > best
+
+
+def test_the_critic_and_the_model_have_each_their_own_gradient() -> None:
+    problem = taut.LinearGaussian(5, 2)
+    model, x = problem.model(taut.DiagonalNormal((5,), 2, taut.Linear)), problem.sample(50)
+    objective = TotalCorrelation(beta=3.0, sampler="critic")
+    objective.prepare(model)
+
+    def gradients(beta: float) -> dict[str, Tensor]:
+        torch.manual_seed(2)
+        model.zero_grad()
+        bound = TotalCorrelation(beta=beta, sampler="critic")(model, x)
+        (-bound.surrogate.mean()).backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    one, three = gradients(1.0), gradients(3.0)
+    for name in one:
+        alike = torch.equal(one[name], three[name])
+        assert alike == (not name.startswith("posterior.")), name  # the critic has beta's not
+    torch.manual_seed(2)
+    bound = objective(model, x)
+    loss = bound.target - bound.surrogate.detach()
+    assert loss.mean() > 0  # what is maximised is told without the critic's own loss
+
+
+def test_a_training_with_a_critic_ends_without_it_and_goes_on_with_it(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    shape = torch.tensor([[1.0, 0.9, 0.3, 0.0], [0.0, 0.4, 0.9, 1.0]])
+    x = torch.randn(200, 2) @ shape + 0.1 * torch.randn(200, 4)
+    few = {"latent_dim": 2, "num_samples": 20, "threads": 1, "verbose": False}
+    spec = "TotalCorrelation(beta=5, sampler='critic')"
+    run = taut.fit(x, tmp_path / "run", objective=spec, max_epochs=60, **few)
+    assert run.model.latent_prior().event_shape == (2,)
+    assert not any("opponent" in name for name in run.model.state_dict())
+    again = taut.load(tmp_path / "run")
+    torch.testing.assert_close(again.encode(x), run.encode(x), rtol=0, atol=0)
+    resumed, data, state = resume(tmp_path / "run", max_epochs=80, source=x)
+    assert any(name.startswith("model.opponent.") for name in state.tensors)
+    for _ in train_run(resumed, data, state):
+        pass
+    assert not any("opponent" in name for name in resumed.model.state_dict())
+    release_all()
 
 
 def test_rows_shift_the_weighted_estimate_and_no_gradient() -> None:

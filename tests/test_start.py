@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.distributions import MultivariateNormal
 import taut
 from taut.build.config import Config, DataConfig, ModelConfig, TrainingConfig
 from taut.build.model import complete
-from taut.data import Dataset
+from taut.data import Dataset, prepare
 from taut.data.schema import infer
 from taut.models import FactorAnalysis
 from taut.networks import inverse_positive, positive
@@ -204,25 +205,56 @@ def test_training_improves_on_the_start_where_the_data_are_curved():
     assert state.best_target > start + 1.0
 
 
-def test_it_is_the_default_of_rows_of_real_numbers_without_gaps():
-    linear = complete(ModelConfig(), infer(numbers(50)))
-    assert linear.posterior == "FullCovarianceNormal()"
-    assert linear.encoder == linear.decoder == "Residual()"
-    assert linear.likelihood == "StudentT(scale='per_entry', min_scale=0.03)"
+def test_it_is_the_default_of_rows_of_real_numbers_and_of_tables_of_numbers(tmp_path: Path):
+    with_gaps = numbers(50)
+    with_gaps[3, 2] = np.nan
+    for x in (numbers(50), with_gaps):
+        linear = complete(ModelConfig(), infer(x))
+        assert linear.posterior == "FullCovarianceNormal()"
+        assert linear.encoder == linear.decoder == "Residual()"
+        assert linear.likelihood == "StudentT(scale='per_entry', min_scale=0.03)"
     named = ModelConfig(encoder="Residual(hidden=(64,))")  # with the path, too
     assert complete(named, infer(numbers(50))).likelihood == linear.likelihood
     other = complete(ModelConfig(encoder="MLP()"), infer(numbers(50)))  # it may have none
     assert other.likelihood == "StudentT(scale='per_feature')"
-    with_gaps = numbers(50)
-    with_gaps[3, 2] = np.nan
-    others = [
-        with_gaps,
-        np.arange(60).reshape(20, 3),
-        numbers(60).reshape(60, 2, 3),
-        numbers(20, 129),
-    ]
+    others = [np.arange(60).reshape(20, 3), numbers(60).reshape(60, 2, 3), numbers(20, 129)]
     for x in others:
         assert complete(ModelConfig(), infer(x)).encoder == "MLP()"
+    for letters, network in (("", "Residual()"), ("ab", "MLP()")):
+        path = tmp_path / f"{network}.csv"
+        lines = [f"{a:.1f},{b:.0f},{letters[int(a) % 2 :][:1]}" for a, b in numbers(80, 2)]
+        if not letters:
+            lines = [line + f"{0.37 * i:.2f}" for i, line in enumerate(lines)]
+        path.write_text("\n".join(["x,y,c", *lines]) + "\n")
+        schema = prepare(path).schema
+        found = complete(ModelConfig(), schema)
+        assert found.encoder == network, [c.kind for c in schema.modelled]
+        assert found.likelihood == "Columns(warp=True)"
+
+
+def test_a_table_of_rounded_numbers_starts_near_the_gaussian_that_it_was_drawn_from(
+    tmp_path: Path,
+):
+    """Numbers of one decimal, counts and a bounded column, whose normal scores are those of a
+    Gaussian: the bound of the start has most of the information between the columns, which is known
+    in closed form, -log det of their correlations / 2.
+    """
+    generator = np.random.default_rng(3)
+    z = generator.standard_normal((3000, 1))
+    u = 0.9 * z + math.sqrt(1 - 0.81) * generator.standard_normal((3000, 4))
+    columns = [20 + 5 * u[:, 0], 100 * np.exp(u[:, 1]), 50 + 12 * u[:, 2], 30 + 7 * u[:, 3]]
+    lines = [f"{a:.1f},{b:.0f},{c:.0f},{d:.2f}" for a, b, c, d in zip(*columns, strict=True)]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(["a,b,c,d", *lines]) + "\n")
+    _, data, model, _ = assemble(str(path), Config())
+    assert model.started
+    x = data.validation[:500]
+    correlations = torch.full((4, 4), 0.81).fill_diagonal_(1.0)
+    information = -0.5 * float(torch.logdet(correlations))
+    plain = assemble(str(path), Config(model=ModelConfig(encoder="MLP()", decoder="MLP()")))[2]
+    with torch.no_grad():
+        gain = model.draw(x, 20).elbo.mean() - plain.draw(x, 20).elbo.mean()
+    assert 0.75 * information < float(gain) < information + 0.3, (float(gain), information)
 
 
 def test_the_inverse_of_the_positive_map():

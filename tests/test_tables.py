@@ -150,7 +150,8 @@ def test_a_family_of_ones_own_takes_the_place_of_the_usual_one() -> None:
     schema = Schema(
         "table", (2,), 0, 0, columns=(Column("a", "real", std=1.0), Column("b", "count", high=9.0))
     )
-    model = build(complete(ModelConfig(likelihood=text), schema), schema)
+    plain = ModelConfig(likelihood=text, encoder="MLP()", decoder="MLP()")
+    model = build(complete(plain, schema), schema)
     assert (
         str(describe_part(model.likelihood))
         == "Columns(count=Poisson(), real=StudentT(scale='per_datum'))"

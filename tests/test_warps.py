@@ -18,8 +18,10 @@ from torch.nn import functional
 from ztest import assert_mean
 
 from taut import likelihoods
+from taut.data.tables.kind import Grid
 from taut.distributions import OUTSIDE
 from taut.distributions.warps import Warped, fit_knots, padded
+from taut.networks import positive
 
 RNG = np.random.default_rng(0)
 PLACES = [(0.0, 1.0), (2.5, 0.3), (-3.0, 0.7), (-9.0, 0.05)]
@@ -294,3 +296,32 @@ def test_without_knots_it_is_the_standard_logistic_distribution() -> None:
     y = (x - loc) / scale
     expected = functional.logsigmoid(y) + functional.logsigmoid(-y) - scale.log()
     torch.testing.assert_close(made.log_prob(x), expected.sum(-1), rtol=0, atol=1e-10)
+
+
+def test_normal_scores_are_the_logit_of_the_middle_of_the_probability() -> None:
+    """Of levels by the probabilities of their marginal, of the standard logistic distribution, and
+    of cells of a grid; a gap stays a gap.
+    """
+    levels = likelihoods.WarpedLevels((1,), 2, low=2, high=6).double()
+    ends = (levels.low, levels.high)
+    zero = torch.zeros(1, dtype=torch.float64)
+    marginal = Warped(zero, zero + 1, levels.knots, *ends, True, False, False)
+    x = torch.arange(2.0, 7.0, dtype=torch.float64)[:, None]
+    p = marginal.log_prob(x).exp()
+    expected = (p.cumsum(0) - p / 2).logit() / 1.8
+    # the knots were made in float32
+    torch.testing.assert_close(levels.scores(x), expected, rtol=0.0, atol=1e-6)
+    assert levels.scores(torch.full((1, 1), math.nan)).isnan().all()
+    plain = likelihoods.WarpedLogistic((1,), 2).double()
+    x = torch.tensor([[-3.0], [0.0], [2.5]], dtype=torch.float64)
+    torch.testing.assert_close(plain.scores(x), x / 1.8, rtol=0.0, atol=1e-10)
+    scale = torch.tensor([0.05, 0.4, 1.0], dtype=torch.float64)
+    raw = plain.start_scale(scale)
+    found = plain.min_scale + (1 - plain.min_scale) * positive(raw)
+    torch.testing.assert_close(found, scale, rtol=1e-10, atol=0.0)
+    grids = [Grid(start=10.0, step=0.5)]
+    grid = likelihoods.WarpedGrid((1,), 2, grids).double()
+    cells = likelihoods.WarpedGrid((1,), 2).double()
+    n = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
+    torch.testing.assert_close(grid.scores(10 + 0.5 * n), cells.scores(n), rtol=0.0, atol=1e-10)
+    assert float(cells.scores(n).diff(dim=0).min()) > 0

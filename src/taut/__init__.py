@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from taut.runs.audit import audit_run
     from taut.runs.choose import choose
     from taut.runs.compare import Comparison, compare
+    from taut.runs.hub import pull, push
     from taut.runs.improve import improve
     from taut.runs.keywords import fit
     from taut.runs.run import Run, load
@@ -170,6 +171,8 @@ __all__ = [
     "priors",
     "probabilistic_pca",
     "problems",
+    "pull",
+    "push",
     "resolve",
     "to_spec",
 ]
@@ -204,6 +207,7 @@ _HOMES = {
     "taut.runs.audit": "audit_run",
     "taut.runs.choose": "choose",
     "taut.runs.compare": "Comparison compare",
+    "taut.runs.hub": "pull push",
     "taut.runs.improve": "improve",
     "taut.runs.run": "Run load",
     "taut.runs.keywords": "fit",

@@ -25,14 +25,17 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
+from torch.nn import functional
 
-from taut.model import Draw, Group, Model
+from taut.model import VAE, Draw, Group, Model, frozen
+from taut.networks import MLP
 from taut.types import Context, Data, PerDatum, PerSample
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "log_mean_exp",
 ]
 
+CRITIC = (200, 200)  # widths of the network that tells codes from permuted ones
 SAMPLES = 256  # compared with all rows of a batch at a time
 
 
@@ -99,6 +103,12 @@ class Objective(abc.ABC):
     @property
     def is_bound(self) -> bool:
         return True
+
+    def prepare(self, model: Model) -> None:
+        """Gives a model the network that only its training needs, ``model.opponent``, if it has
+        none; a training that ends takes it away.
+        """
+        del model  # most need none
 
     def __post_init__(self) -> None:
         if (
@@ -428,12 +438,17 @@ class _Organising(Objective, abc.ABC):
         draw = model.draw(x, self.num_samples, context=context)
         if len(draw.groups) != 1:
             raise ValueError(f"{type(self).__name__} needs one group of latent variables")
-        surrogate = self._aim(draw, progress)
-        return _bound(draw, draw.elbo.detach().mean(0), surrogate, surrogate.detach())
+        aim = self._aim(draw, progress, model)
+        surrogate = aim - self._opponent_loss(draw, model)
+        return _bound(draw, draw.elbo.detach().mean(0), surrogate, aim.detach())
 
     @abc.abstractmethod
-    def _aim(self, draw: Draw, progress: float | Tensor) -> PerDatum:
+    def _aim(self, draw: Draw, progress: float | Tensor, model: Model) -> PerDatum:
         """Returns what is maximised, (B,)."""
+
+    def _opponent_loss(self, draw: Draw, model: Model) -> PerDatum | float:
+        """Returns what the opponent minimises, (B,): nothing where there is none."""
+        return 0.0
 
     def _check(self, least: float = 0.0, **values: float) -> None:
         for name, value in values.items():
@@ -450,12 +465,16 @@ class TotalCorrelation(_Organising):
     The aggregate posterior q(z) of N rows is estimated from the B of a batch. "weighted":
     $\frac1{NB} \sum_b q(z \mid x_b)$. "stratified": the row that z came from has the weight 1/N and
     each other (N - 1) / (N (B - 1)), which is unbiased for q(z); for log q(z) neither is, and the
-    bias falls with B.
+    bias falls with B. "critic" (FactorVAE) needs no density of q: a network f tells z from z whose
+    dimensions are permuted over the batch, each on its own, by $\min_f \mathbb{E} \log(1 +
+    e^{-f(z)}) + \mathbb{E} \log(1 + e^{f(\bar z)})$, at whose optimum $f = \log q(z) / \prod_j
+    q(z_j)$. It lags behind q, and what it cannot tell it does not count. It moves in the same step
+    as the model, by the same optimizer, and is no part of the run that is kept.
 
     Args:
         num_samples: K.
         beta: Weight of the total correlation; 1 is the ELBO.
-        sampler: "weighted" or "stratified".
+        sampler: "weighted", "stratified" or "critic".
         rows: N. Without it "weighted" omits (D - 1) log N, which changes no gradient; "stratified"
             needs it.
 
@@ -464,9 +483,9 @@ class TotalCorrelation(_Organising):
         too small.
 
     Raises:
-        ValueError: the posterior does not factorise.
+        ValueError: the posterior does not factorise, and the sampler is not "critic".
 
-    References: chen2018.
+    References: chen2018, kim2018.
     """
 
     beta: float = 6.0
@@ -476,17 +495,39 @@ class TotalCorrelation(_Organising):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check(beta=self.beta)
-        if self.sampler not in ("weighted", "stratified"):
-            raise ValueError(f"sampler must be 'weighted' or 'stratified', not {self.sampler!r}")
+        if self.sampler not in ("weighted", "stratified", "critic"):
+            raise ValueError(
+                f"sampler must be 'weighted' or 'stratified' or 'critic', not {self.sampler!r}"
+            )
         if self.rows is not None:
             self._check(1, rows=self.rows)
         elif self.sampler == "stratified":
             raise ValueError("sampler 'stratified' needs rows, the number of training rows")
 
-    def _aim(self, draw: Draw, progress: float | Tensor) -> PerDatum:
+    def _aim(self, draw: Draw, progress: float | Tensor, model: Model) -> PerDatum:
         rate = draw.groups[0].rate
-        total_correlation = self.estimate(draw).mean(0)
+        if self.sampler == "critic":
+            with frozen(self._opponent(model)):
+                total_correlation = self._opponent(model)(draw.z)[..., 0].mean(0)
+        else:
+            total_correlation = self.estimate(draw).mean(0)
         return draw.log_likelihood.mean(0) - rate - (self.beta - 1) * total_correlation
+
+    def prepare(self, model: Model) -> None:
+        if self.sampler == "critic" and isinstance(model, VAE) and not hasattr(model, "opponent"):
+            like = next(model.parameters())
+            dims = math.prod(model.latent_prior().event_shape)
+            model.opponent = MLP((dims,), (1,), hidden=CRITIC).to(like)
+
+    def _opponent(self, model: Model) -> nn.Module:
+        self.prepare(model)
+        found: Any = model.opponent
+        return found
+
+    def _opponent_loss(self, draw: Draw, model: Model) -> PerDatum | float:
+        if self.sampler != "critic":
+            return 0.0
+        return density_ratio_loss(self._opponent(model), draw.z.detach())
 
     def estimate(self, draw: Draw) -> PerSample:
         """Returns the total correlation at each sample, (K, B), nats: its mean estimates it."""
@@ -552,7 +593,7 @@ class DIP(_Organising):
             raise ValueError(f"of must be 'means' or 'samples', not {self.of!r}")
         self._check(off_diagonal=self.off_diagonal, diagonal=self.diagonal)
 
-    def _aim(self, draw: Draw, progress: float | Tensor) -> PerDatum:
+    def _aim(self, draw: Draw, progress: float | Tensor, model: Model) -> PerDatum:
         q = draw.groups[0].posterior
         if not isinstance(q, Independent):
             raise ValueError(
@@ -603,13 +644,23 @@ class Capacity(_Organising):
         if self.warmup > 1:
             raise ValueError(f"warmup must be a number between 0 and 1, not {self.warmup!r}")
 
-    def _aim(self, draw: Draw, progress: float | Tensor) -> PerDatum:
+    def _aim(self, draw: Draw, progress: float | Tensor, model: Model) -> PerDatum:
         capacity: float | Tensor = self.capacity
         if self.warmup:
             share = torch.as_tensor(progress / self.warmup, dtype=torch.float64).clamp(max=1.0)
             capacity = self.capacity * share
         apart = (draw.groups[0].rate.mean() - capacity).abs()
         return draw.log_likelihood.mean(0) - self.weight * apart
+
+
+def density_ratio_loss(critic: Callable[[Tensor], Tensor], z: Tensor) -> PerDatum:
+    r"""Returns the logistic loss of a critic that tells z, (K, B, D), from the product of its
+    marginals, (B,); at its optimum the critic is $\log q(z) / \prod_j q(z_j)$.
+    """
+    order = torch.rand(z.shape, device=z.device).argsort(1)
+    permuted = z.gather(1, order)
+    told = functional.softplus(-critic(z)) + functional.softplus(critic(permuted))
+    return told[..., 0].mean(0)
 
 
 def log_mean_exp(a: Tensor) -> Tensor:

@@ -82,8 +82,8 @@ class ModelConfig:
         prior: p(z); by default StandardNormal().
         likelihood: p(x|z); by default what follows from the data.
         posterior: q(z|x); by default DiagonalNormal(), or FullCovarianceNormal() where training
-            starts at factor analysis: for an array of real numbers, at most 128 columns without
-            gaps.
+            starts at factor analysis: for an array of real numbers or a table of numbers, at most
+            128 columns.
         encoder: Network of the posterior; by default MLP(), ConvEncoder() for images of more than
             1024 elements, or Residual() where training starts at factor analysis; an MLP with
             dropout for counts of 100 columns or more.

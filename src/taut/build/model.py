@@ -140,7 +140,7 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
         return _complete_gan(gan, config, schema)
     linear = starts_linear(config, schema)
     usual = _usual_likelihood(schema)
-    if linear:
+    if linear and schema.kind == "real":
         usual = 'StudentT(scale="per_entry", min_scale=0.03)'
     large = schema.is_image and schema.num_elements > 1024
     encoder, decoder, posterior = "MLP", "MLP", "DiagonalNormal"
@@ -275,13 +275,18 @@ def _is_grey(schema: Schema) -> bool:
 
 
 def starts_linear(config: ModelConfig, schema: Schema) -> bool:
-    """Returns whether training starts at factor analysis: for rows of real numbers without gaps
-    (`benchmarks/uci.py`), unless the user names a network that has no linear path.
+    """Returns whether training starts at factor analysis: for rows of real numbers and tables of
+    numbers (`benchmarks/uci.py`), unless the user names a network that has no linear path.
     """
-    real = schema.kind == "real" and schema.is_rows and not schema.missing
     networks = [parse(network or "Residual") for network in (config.encoder, config.decoder)]
     have_path = all(network.name == "Residual" for network in networks)
-    return real and schema.num_elements <= MOST_COLUMNS and have_path
+    return _is_of_numbers(schema) and schema.num_elements <= MOST_COLUMNS and have_path
+
+
+def _is_of_numbers(schema: Schema) -> bool:
+    if schema.kind == "table":
+        return not any(column.rules.nominal for column in schema.modelled)
+    return schema.kind == "real" and schema.is_rows
 
 
 def exact_of(config: ModelConfig) -> Spec | None:

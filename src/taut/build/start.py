@@ -1,9 +1,10 @@
 r"""Training starts where the closed form ends: at factor analysis.
 
 A VAE whose decoder and encoder have a linear path (``networks.Residual``) holds the linear-Gaussian
-model and its exact posterior. With $u$ the standardized columns of real and positive numbers (the
-latter by their logarithm), and factor analysis $u \approx W z + b$ with noise $\Psi$ fitted to the
-training rows, the linear paths start at
+model and its exact posterior. Let $u$ be the standardized columns of real and positive numbers (the
+latter by their logarithm), and the normal scores of columns that are seen through their marginal (a
+Gaussian copula then, whose noise the likelihood has as a logistic). With factor analysis
+$u \approx W z + b$ and noise $\Psi$ fitted to the training rows, the linear paths start at
 
 $$ \text{decoder: } W z + b, \; \Psi^{1/2}, \qquad
    \text{encoder: } P^{-1} W^\top \Psi^{-1} (u - b), \; P^{-1}, \qquad
@@ -11,7 +12,8 @@ $$ \text{decoder: } W z + b, \; \Psi^{1/2}, \qquad
 
 and the networks that are added to them start at zero: the first bound is the evidence of factor
 analysis, with a gap of zero where no entry is missing. Where some are, the posterior depends on
-which, and the encoder starts at the linear regression of its mean on what the encoder sees.
+which, and scores are not what an encoder sees: there it starts at the linear regression of its mean
+on what it sees.
 Dimensions of z that factor analysis does not use start at the prior, and columns of other kinds at
 their marginals.
 """
@@ -28,6 +30,7 @@ from taut.data import Dataset, Rows, batch, blocks
 from taut.features import ColumnFeatures, Features, Standardize
 from taut.likelihoods.columns import Columns
 from taut.likelihoods.common import LocationScale
+from taut.likelihoods.warped import Warped
 from taut.model import VAE
 from taut.models.factor_analysis import MIN_SCALE, FactorAnalysis
 from taut.networks import Residual, inverse_positive
@@ -53,14 +56,23 @@ class _Path(NamedTuple):
     Args:
         part: Their likelihood.
         columns: Their numbers in a row.
-        seen: Their numbers among the features of the encoder.
+        seen: Their numbers among the features of the encoder; None where it sees them in other
+            units than those that they are decoded in.
         first: The number of the first of the outputs of the decoder that are theirs.
     """
 
-    part: LocationScale
+    part: LocationScale | Warped
     columns: Tensor
-    seen: Tensor
+    seen: Tensor | None
     first: int
+
+    def units(self, x: Tensor, features: Tensor) -> Tensor:
+        """Returns u of rows, NaN where missing, (N, columns)."""
+        x = x[:, self.columns]
+        if self.seen is not None:
+            return torch.where(x.isnan(), torch.nan, features[:, self.seen])
+        assert isinstance(self.part, Warped)
+        return self.part.scores(x)
 
 
 def start_prior(model: VAE, data: Dataset) -> None:
@@ -115,7 +127,6 @@ def start(model: VAE, data: Dataset) -> bool:
     paths = _paths(likelihood, features)
     if not paths:
         return False
-    columns, seen = torch.cat([p.columns for p in paths]), torch.cat([p.seen for p in paths])
     most = MOST_ROWS_WITH_GAPS if data.schema.missing else MOST_ROWS
 
     def standardized(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -125,7 +136,7 @@ def start(model: VAE, data: Dataset) -> bool:
         for block in blocks(rows):
             x, _ = model.split(block[::step].to(torch.get_default_dtype()))
             found = features(x).flatten(1)
-            parts.append((found, torch.where(x[:, columns].isnan(), torch.nan, found[:, seen])))
+            parts.append((found, torch.cat([path.units(x, found) for path in paths], 1)))
         every, u = zip(*parts, strict=True)
         return torch.cat(every), torch.cat(u)
 
@@ -149,10 +160,11 @@ def start(model: VAE, data: Dataset) -> bool:
         pass
     with torch.no_grad():
         _set_decoder(decoder.linear, paths, analysis)
-        if data.schema.missing:
+        seen = [path.seen for path in paths if path.seen is not None]
+        if data.schema.missing or len(seen) < len(paths):
             guess = _regressed(analysis, train, every)
         else:
-            guess = _exact(analysis, seen, every.shape[1])
+            guess = _exact(analysis, torch.cat(seen), every.shape[1])
         _set_encoder(encoder.linear, posterior, guess)
     return True
 
@@ -179,6 +191,8 @@ def _paths(likelihood: LocationScale | Columns, features: Features) -> list[_Pat
         if _startable(part, kind.transform):
             seen = torch.tensor([places[column] for column in columns])
             found.append(_Path(part, torch.tensor(columns), seen, first))
+        elif isinstance(part, Warped):
+            found.append(_Path(part, torch.tensor(columns), None, first))
         first += size
     return found
 

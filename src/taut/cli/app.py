@@ -32,6 +32,7 @@ from taut.cli import (
     explore,
     export,
     fit,
+    hub,
     loop,
     picture,
     score,
@@ -59,7 +60,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         *(use.sample, use.impute, score.score, use.encode, use.decode, use.reconstruct),
         differential.differential,
         picture.picture,
-        export.export,
+        *(export.export, hub.push, hub.pull),
         explore.explore,
     ),
     "Judge and improve a run": (

@@ -19,6 +19,7 @@ from taut.cli.options import (
     Config,
     DataArg,
     Json,
+    LogTo,
     NewRun,
     Overwrite,
     RunArg,
@@ -55,6 +56,7 @@ def fit(
             type_="section.name=value",
         ),
     ] = None,
+    log: LogTo = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -73,6 +75,9 @@ def fit(
     settings = gather(flags, config, set_ or ())
     terminal.reading(data)
     from taut.runs.fit import start
+    from taut.runs.logs import check_log
+
+    check_log(log)
 
     run, dataset, state = start(data, out, settings, overwrite=overwrite)
     terminal.show_data(terminal.message, dataset, settings)
@@ -80,7 +85,7 @@ def fit(
         terminal.message(f"{'steps':<11}{run.info['pace']}")
     if state.step:
         terminal.message(f"started again: {_resuming(state)}")
-    _train_and_measure(run, dataset, state, began, as_json, verbose, data)
+    _train_and_measure(run, dataset, state, began, as_json, verbose, data, log)
 
 
 def resume(
@@ -98,6 +103,7 @@ def resume(
         int | None,
         count("Train up to so many passes over the training data in all, a finished run too."),
     ] = None,
+    log: LogTo = None,
     trust: Trust = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -114,7 +120,9 @@ def resume(
     terminal.reading(run)
     from taut.runs.fit import resume as resume_run
     from taut.runs.folder import load
+    from taut.runs.logs import check_log
 
+    check_log(log)
     longer = minutes is not None or max_epochs is not None
     if (run / "manifest.json").exists():
         finished = load(run, trust=trust or ())
@@ -131,7 +139,7 @@ def resume(
             "the added steps have a schedule of their own; the best weights of the whole training "
             "are kept"
         )
-    _train_and_measure(resumed, dataset, state, began, as_json, verbose)
+    _train_and_measure(resumed, dataset, state, began, as_json, verbose, log=log)
 
 
 @with_settings(READING)
@@ -396,12 +404,13 @@ def _train_and_measure(
     as_json: bool,
     verbose: bool,
     data: str = "",
+    log: str | None = None,
 ) -> None:
     from taut.system import parallel
 
     try:
         _fit_exact(run, dataset)
-        _train(run, dataset, state)
+        _train(run, dataset, state, log)
         _compare(run, dataset)
         _measure(run, dataset)
     except (KeyboardInterrupt, Terminated) as stop:
@@ -415,7 +424,7 @@ def _train_and_measure(
         terminal.show_next(run, time.monotonic() - began, data)
 
 
-def _train(run: Stored, dataset: Dataset, state: State) -> None:
+def _train(run: Stored, dataset: Dataset, state: State, log: str | None) -> None:
     from taut.models.exact import ExactModel
     from taut.runs.fit import train_run
 
@@ -426,7 +435,7 @@ def _train(run: Stored, dataset: Dataset, state: State) -> None:
     # state
     with (
         bars.progress("training", total) as advance,
-        closing(train_run(run, dataset, state)) as records,
+        closing(train_run(run, dataset, state, log)) as records,
     ):
         advance(done, "")
         for record in records:

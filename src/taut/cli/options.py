@@ -185,6 +185,14 @@ Trust = Annotated[
     list[str] | None,
     option("An outside module that the run may import; repeatable.", type_="module"),
 ]
+LogTo = Annotated[
+    str | None,
+    option(
+        "What gets each row of the history, where its package is installed.",
+        type_="tensorboard|mlflow|wandb",
+        values=("tensorboard", "mlflow", "wandb"),
+    ),
+]
 Config = Annotated[
     Path | None,
     option("A TOML file with sections data, model, training, evaluation.", type_="file"),

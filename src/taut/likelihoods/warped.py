@@ -19,13 +19,17 @@ from taut.distributions.grids import Counted, Gridded, fit_cells
 from taut.distributions.observed import Observed
 from taut.likelihoods.common import full
 from taut.model import Likelihood, Resizing
-from taut.networks import MLP, NetworkFactory, check_positive, positive
+from taut.networks import MLP, NetworkFactory, check_positive, inverse_positive, positive
 from taut.types import Context
 
 __all__ = ["WarpedCounts", "WarpedGrid", "WarpedLevels", "WarpedLogistic"]
 
 
-class _Warped(Likelihood):
+UNIT = 1.8  # the standard deviation of a logistic distribution: a unit of the decoder's location
+EDGE = 1e-6  # probability beyond which nothing is scored
+
+
+class Warped(Likelihood):
     """What they have in common.
 
     The warp of each element, and a location and a scale that are decoded.
@@ -62,12 +66,33 @@ class _Warped(Likelihood):
 
     def _made(self, z: Tensor, context: Context | None) -> warps.Warped:
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
-        # A logistic distribution has a standard deviation of 1.8: a location of as many units for
-        # each unit of the decoder.
-        loc, scale = 1.8 * raw[0], self.min_scale + (1 - self.min_scale) * positive(raw[1])
+        loc, scale = UNIT * raw[0], self.min_scale + (1 - self.min_scale) * positive(raw[1])
         bend = self.bends or not self.whole
         given = (self.knots, self.low, self.high, self.whole, self.cut, bend)
         return self.kind(loc, scale, *given, validate_args=False)
+
+    def scores(self, x: Tensor) -> Tensor:
+        r"""Returns the heights of values in the units of the decoder's location, (\*, \*event): of
+        an atom or a cell that of the middle of its probability; NaN where missing.
+        """
+        value = torch.where(x.isnan(), self._fill(), self._inner(x))
+        found = warps.heights(value, self.knots, self.whole, self.bends or not self.whole)
+        cells = found.atom if not self.whole else torch.ones_like(found.atom)
+        # the first and the last cell have all that lies beyond the knots
+        below = torch.where(cells & (value <= self.low), 0.0, found.lower.sigmoid())
+        above = torch.where(cells & (value >= self.high), 1.0, found.upper.sigmoid())
+        middle = (below + above) / 2
+        return torch.where(x.isnan(), torch.nan, middle.logit(eps=EDGE) / UNIT)
+
+    def start_scale(self, scale: Tensor) -> Tensor:
+        """Returns what the decoder must return for the raw scale of noise of standard deviations in
+        the units of ``scores``, above ``min_scale``.
+        """
+        return inverse_positive((scale - self.min_scale).clamp_min(0) / (1 - self.min_scale))
+
+    def _inner(self, x: Tensor) -> Tensor:
+        """Returns values as the warp takes them."""
+        return x
 
     def _fill(self) -> Tensor:
         """Returns a value in the support of each element."""
@@ -80,7 +105,7 @@ class _Warped(Likelihood):
         return inner
 
 
-class WarpedLevels(_Warped):
+class WarpedLevels(Warped):
     r"""Creates $P(x_i \le l \mid z) = \sigma((G_i(l + \tfrac12) - m_i(z)) / s_i(z))$ for the levels
     low, ..., high of rows.
 
@@ -102,7 +127,7 @@ class WarpedLevels(_Warped):
     whole = True
 
 
-class WarpedLogistic(_Warped):
+class WarpedLogistic(Warped):
     r"""Creates logistic distributions of $G_i(x_i)$ for reals with atoms, bounds and any skew.
 
     G is the logit of the distribution function of the training data (see ``warps``): a raw decoder
@@ -115,7 +140,7 @@ class WarpedLogistic(_Warped):
     """
 
 
-class _Celled(Resizing, _Warped):
+class _Celled(Resizing, Warped):
     """What those have in common whose warps have as many knots as the data ask for."""
 
     whole = bends = True
@@ -213,6 +238,9 @@ class WarpedGrid(_Celled):
         self.atoms = nn.Buffer(
             torch.tensor(atoms, dtype=dtype).view(*event_shape, most), persistent=False
         )
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return ((x - self.start) / self.step).round()
 
     def forward(self, z: Tensor, context: Context | None = None) -> Distribution:
         made = Gridded(self._made(z, context), self.start, self.step, self.atoms)

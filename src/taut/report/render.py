@@ -38,7 +38,7 @@ from taut.report import figures
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["render", "render_comparison"]
+__all__ = ["absent", "contents", "render", "render_comparison"]
 
 VAE = "VAE()"
 PARTS = {"image": "pixel", "cell": "gene"}  # what a data point is made of
@@ -90,7 +90,8 @@ def render(
         audit: What ``taut.runs.audit.audit_run`` returns, or ``audit.json``; a section may be None
             or missing.
         gradients: What ``taut.evidence.gradients.gradients`` returns, or ``gradients.json``.
-        pictures: PNG files by their name: ``samples.png`` and ``reconstructions.png``.
+        pictures: PNG files by their name: those of a run folder, such as
+            ``samples.png``.
     """
     audit, gradients, pictures = text.plain(audit), text.plain(gradients), pictures or {}
     sections = found(audit)
@@ -101,7 +102,7 @@ def render(
         **{name: audit.get(name) for name in FRAME},
         noun=noun,
         sections=sections,
-        chapters=_chapters(audit, sections, noun),
+        chapters=contents(audit, sections, noun),
         first=_first(audit, sections, noun),
         believed=None if log_evidence is None else log_evidence.believed(sections),
         nothing=nothing_found(audit),
@@ -109,7 +110,7 @@ def render(
         figures={name: figures.inline(svg) for name, svg in _figures(audit, gradients).items()},
         pictures={name: base64.b64encode(png).decode() for name, png in small.items()},
         large=sorted(pictures.keys() - small.keys()),
-        absent=_absent(audit, gradients),
+        absent=absent(audit, gradients),
         references=_references(sections, gradients),
         efforts={name: title.format(noun=noun) for name, title in EFFORTS.items()},
     )
@@ -180,9 +181,7 @@ def _figures(audit: Mapping[str, Any], gradients: Mapping[str, Any] | None) -> d
     return {name: svg for name, svg in pictures.items() if svg}
 
 
-def _chapters(
-    audit: Mapping[str, Any], sections: Mapping[str, Section], noun: str
-) -> list[Chapter]:
+def contents(audit: Mapping[str, Any], sections: Mapping[str, Section], noun: str) -> list[Chapter]:
     """Returns the chapters with their tables and sections."""
     made = []
     for name, rows in chapters(sections).items():
@@ -197,7 +196,7 @@ def _chapters(
     return made
 
 
-def _absent(audit: Mapping[str, Any], gradients: Mapping[str, Any] | None) -> dict[str, list[str]]:
+def absent(audit: Mapping[str, Any], gradients: Mapping[str, Any] | None) -> dict[str, list[str]]:
     """Returns what was not measured, by the reason."""
     reasons: dict[str, list[str]] = {}
     for section in shown():

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import platform
 import shlex
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from taut.data import Dataset, Rows, batch, fingerprint, hashes_of
+from taut.data import Dataset, New, Rows, batch, fingerprint, hashes_of
 from taut.evidence import doctor, section
 from taut.evidence.audit import Effort, audit
 from taut.evidence.baseline import independent_marginals, marginals_of_columns
@@ -43,6 +44,7 @@ __all__ = [
     "write_report",
 ]
 
+PICTURES = ("samples.png", "reconstructions.png", "map.png", "traversal.png")  # of the report
 # of each line, what an audit keeps
 HISTORY = (
     "epoch",
@@ -125,6 +127,7 @@ def _audit(
         exact = run.info["exact"]["model"], log_prob_of(tree, x.to(torch.get_default_dtype()))
     if run.schema.is_image:
         levels = run.schema.low, run.schema.high
+    labels = _labels(dataset, found["part"], (len(x), 0 if train is None else len(train)), seed)
     result = audit(
         run.model,
         x.to(torch.get_default_dtype()),
@@ -134,7 +137,7 @@ def _audit(
         exact=exact,
         levels=levels,
         columns=None if dataset is None else _columns(dataset, x),
-        labels=_labels(dataset, found["part"], (len(x), 0 if train is None else len(train)), seed),
+        labels=labels,
         fitted=_fitted(run, found["part"]),
         richer={} if dataset is None else richer(run, dataset),
         effort=effort,
@@ -176,8 +179,31 @@ def _audit(
     result["findings"] = doctor.with_names(
         doctor.diagnose(result), str(run.path), _near(run.info["source"])
     )
-    _write(run, {"audit.json": result})
+    latent = {} if result["stopped"] else _latent_pictures(run, x, labels, seed)
+    _write(run, {"audit.json": result}, latent)
     return result
+
+
+def _latent_pictures(
+    run: Stored, x: torch.Tensor, labels: tuple[np.ndarray, np.ndarray] | None, seed: int
+) -> dict[str, bytes]:
+    """Returns the map of the rows and the traversals as PNG files, of an image or a table; none
+    where the model has no latent plane or no line to go along.
+    """
+    if not (run.schema.is_image or run.schema.kind == "table"):
+        return {}
+    from taut.runs import meaning  # draws by matplotlib, which an audit of else need not wait for
+
+    new = New(x, ())
+    colour = None if labels is None else {"label": labels[1]}
+    drawn = {}
+    for kind in ("map", "traversal"):
+        with suppress(UsageError):
+            figure = meaning.picture(run, kind, None, new, colour=colour, seed=seed)
+            page = io.BytesIO()
+            figure.savefig(page, format="png", dpi=80, metadata={"Software": None})
+            drawn[f"{kind}.png"] = page.getvalue()
+    return drawn
 
 
 def _looked_at(
@@ -379,22 +405,21 @@ def _writing(run: Stored) -> Iterator[None]:
             locks.release(run.path)
 
 
-def _write(run: Stored, results: dict[str, dict[str, Any]]) -> None:
-    parallel.on_main(lambda: _write_all(run, results))
+def _write(
+    run: Stored, results: dict[str, dict[str, Any]], drawn: Mapping[str, bytes] | None = None
+) -> None:
+    parallel.on_main(lambda: _write_all(run, results, drawn or {}))
 
 
-def _write_all(run: Stored, results: dict[str, dict[str, Any]]) -> None:
-    storage.add_to_manifest(
-        run.path, {name: storage.as_json(result) for name, result in results.items()}
-    )
+def _write_all(run: Stored, results: dict[str, dict[str, Any]], drawn: Mapping[str, bytes]) -> None:
+    files = {name: storage.as_json(result) for name, result in results.items()}
+    storage.add_to_manifest(run.path, {**drawn, **files})
     # The numbers are kept by now: a picture that turns out to be damaged costs only the page.
     shapes = {"audit.json": section.shape(), "gradients.json": records.GRADIENTS}
     parts = {name: _result(run.path / name, shape) for name, shape in shapes.items()}
     if parts["audit.json"] is not None:
         pictures = {
-            n: storage.read_checked(run.path / n)
-            for n in ("samples.png", "reconstructions.png")
-            if (run.path / n).exists()
+            n: storage.read_checked(run.path / n) for n in PICTURES if (run.path / n).exists()
         }
         try:
             page = render(parts["audit.json"], parts["gradients.json"], pictures)

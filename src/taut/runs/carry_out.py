@@ -9,13 +9,16 @@ from taut.evidence.exact_baseline import in_words
 from taut.runs.candidates import COMPARED, beside, compare, fit_exact
 from taut.runs.fit import evaluate, train_run
 from taut.runs.folder import Stored
+from taut.runs.logs import Log
 from taut.runs.telling import Telling
 from taut.training.loop import Record, State
 
 __all__ = ["carry_out"]
 
 
-def carry_out(run: Stored, data: Dataset, state: State, tell: Telling) -> None:
+def carry_out(
+    run: Stored, data: Dataset, state: State, tell: Telling, log: str | Log | None = None
+) -> None:
     """Trains the model of a run from a state on, measures it and tells of both."""
     with (
         tell.progress(beside(run, data), 1) as advance,
@@ -27,7 +30,7 @@ def carry_out(run: Stored, data: Dataset, state: State, tell: Telling) -> None:
             share = now
     with (
         tell.progress("training", state.total_steps) as advance,
-        closing(train_run(run, data, state)) as records,
+        closing(train_run(run, data, state, log)) as records,
     ):
         done, total = state.step, state.total_steps
         for record in records:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
 from taut.data import Rows
 from taut.runs.folder import Stored, version
+from taut.runs.place import free_folder
 from taut.system import storage
-from taut.system.errors import UsageError, shown
+from taut.system.errors import UsageError
 from taut.use.onnx import Graph, export_onnx
 
 __all__ = ["FILE", "ROWS", "target", "write"]
@@ -27,18 +27,7 @@ def target(run: Stored, out: Path | None, overwrite: bool) -> Path:
         UsageError: it exists, holds other things, or there is no folder to make it in.
     """
     folder = out or Path(f"{run.path.resolve().name}-onnx")
-    where = shown(folder)
-    if folder.exists() and not overwrite:
-        raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"{where} is not a folder: choose another --out")
-    if folder.exists() and (other := {path.name for path in folder.iterdir()} - FILES):
-        raise UsageError(f"{where} holds other things ({shown(min(other))}): choose another --out")
-    parent = folder.absolute().parent
-    if not parent.is_dir():
-        raise UsageError(f"there is no folder {shown(folder.parent)} to make {where} in")
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f"{shown(parent)} cannot be written to: choose another --out")
+    free_folder(folder, FILES, overwrite)
     return folder
 
 

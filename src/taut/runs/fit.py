@@ -41,6 +41,7 @@ from taut.runs.folder import (
     version,
 )
 from taut.runs.formats import with_empty
+from taut.runs.logs import Log, open_log
 from taut.runs.measure import evaluate
 from taut.runs.place import abandon, make_folder, stem
 from taut.system import locks, parallel, records, storage
@@ -168,6 +169,7 @@ def _again(path: Path, fitted: Fitted, data: Dataset) -> tuple[Stored, Dataset, 
     parallel.on_main(lambda: locks.acquire(path))
     info = records.checked(storage.read_json(path / "run.json"), records.RUN, path / "run.json")
     newest, state, shapes = _last_state(path)
+    fitted.objective.prepare(fitted.model)
     check_fit(fitted.model, shapes, newest)
     parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))
     return _run(fitted, Config.from_dict(info["config"]), path, info), data, state
@@ -213,9 +215,17 @@ def begun(path: Path) -> Iterator[None]:
         raise
 
 
-def train_run(run: Stored, data: Dataset, state: State) -> Generator[Record, None, None]:
+def train_run(
+    run: Stored, data: Dataset, state: State, log: str | Log | None = None
+) -> Generator[Record, None, None]:
     """Trains the model of a run from a state on, writing its history and its checkpoints, and
     yields each interval's record.
+
+    Args:
+        run: The run.
+        data: Its data.
+        state: Where its training stands.
+        log: What is told of each row of the history, see ``taut.runs.logs``.
     """
     folder = run.path / "checkpoints"
     training, model = run.config.training, run.model
@@ -235,13 +245,17 @@ def train_run(run: Stored, data: Dataset, state: State) -> Generator[Record, Non
         assert lines is not None
         lines.add(json.dumps(record._asdict(), allow_nan=False))
         whole = dataclasses.replace(state)
+        tell(record._asdict())
         if state.done or time.monotonic() - saved >= training.checkpoint_seconds:
             lines.sync()
             checkpoint.save(folder, state)
             saved, written = time.monotonic(), state.step
 
     try:
-        with _history(run.path / "history.jsonl", state) as lines:
+        with (
+            open_log(log, run, state.step) as tell,
+            _history(run.path / "history.jsonl", state) as lines,
+        ):
             for record in _records(run, data, state):
                 state.seconds = before + time.monotonic() - began
                 parallel.on_main(partial(keep, record))
@@ -364,6 +378,7 @@ def resume(
         return _resume_exact(path, minutes or max_epochs, source, test, trust)
     newest, state, shapes = _last_state(path)
     run = rebuild(path, trust, shapes)
+    run.objective.prepare(run.model)
     check_fit(run.model, shapes, newest)
     state.tensors = with_empty(state.tensors, run.model, ("model.", "average.", "best."))
     parallel.on_main(lambda: _cut(path / "history.jsonl", state.step))

@@ -3,8 +3,9 @@
 ``run.json`` (resolved configuration, schema, versions, fingerprint of the data), ``history.jsonl``
 (a line an interval), ``checkpoints/``, ``model.safetensors``, ``evaluation.json``, for images
 ``samples.png`` and ``reconstructions.png``, and ``manifest.json`` (SHA-256 of each file), which is
-written last: a run that has one is finished. ``taut audit`` adds ``audit.json``, ``taut gradients``
-``gradients.json``, and both ``report.html``. Nothing in it is pickled.
+written last: a run that has one is finished. ``taut audit`` adds ``audit.json``, of an image or a
+table ``map.png`` and ``traversal.png``, ``taut gradients`` ``gradients.json``, and both
+``report.html``. Nothing in it is pickled.
 """
 
 from __future__ import annotations

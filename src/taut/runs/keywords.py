@@ -18,13 +18,14 @@ from taut.runs.assemble import merge
 from taut.runs.carry_out import carry_out
 from taut.runs.fit import start
 from taut.runs.fitted import Source
+from taut.runs.logs import Log, check_log
 from taut.runs.run import Run, able
 from taut.runs.telling import Telling
 
 __all__ = ["fit"]
 
 PARTS = ("prior", "likelihood", "posterior")
-NO_SETTINGS = ("source", "out", "config", "verbose", "others")
+NO_SETTINGS = ("source", "out", "config", "verbose", "log", "others")
 
 
 def fit(
@@ -77,6 +78,7 @@ def fit(
     alpha: str | None = None,
     skip_bad: float | None = None,
     stream: bool | None = None,
+    log: str | Log | None = None,
     verbose: bool | None = None,
     **others: Any,
 ) -> Run:
@@ -146,6 +148,8 @@ def fit(
         alpha: Of image files: drop or composite.
         skip_bad: Of image files: share of unreadable ones that may be omitted.
         stream: Of Parquet files: whether they stay on the disk.
+        log: "tensorboard", "mlflow" or "wandb", which get each row of the history, or a function
+            that is called with each of them, a mapping.
         verbose: Whether to tell of the data and the progress on stderr; by default in terminals and
             notebooks.
         **others: None; a wrong name is answered with the right one.
@@ -165,6 +169,7 @@ def fit(
     """
     given = {k: v for k, v in locals().items() if v is not None and k not in NO_SETTINGS}
     settings, parts, official = _settled(given | others)
+    check_log(log)
     threads_before, began, tell = torch.get_num_threads(), time.monotonic(), Telling(verbose)
     try:
         run, data, state = start(
@@ -176,7 +181,7 @@ def fit(
         tell.line(f"{data.schema.describe()}; {parts_of} to train, validate and test")
         for note in data.notes:
             tell.line(f"note: {note}")
-        carry_out(run, data, state, tell)
+        carry_out(run, data, state, tell, log)
     finally:
         torch.set_num_threads(threads_before)
     tell.line(f"done in {time.monotonic() - began:.0f} s: {run.path}")

@@ -118,7 +118,7 @@ def _finish(run: Stored, data: Dataset, found: dict[str, Any]) -> None:
     seed = run.config.training.seed
     storage.write_json(run.path / "evaluation.json", {"seed": seed, **found})
     # Of a run that was extended these are of other weights.
-    for name in ("audit.json", "gradients.json", "report.html"):
+    for name in ("audit.json", "gradients.json", "report.html", "map.png", "traversal.png"):
         (run.path / name).unlink(missing_ok=True)
     for name, content in draw_pictures(run.model, data, seed).items():
         storage.write_bytes(run.path / name, content)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from taut.system import locks, parallel, storage
 from taut.system.errors import UsageError, shown
 
-__all__ = ["FILES", "abandon", "check_target", "make_folder", "stem"]
+__all__ = ["FILES", "abandon", "check_target", "free_folder", "make_folder", "stem"]
 
 FILES = {
     "run.json",
@@ -23,9 +24,13 @@ FILES = {
     "evaluation.json",
     "samples.png",
     "reconstructions.png",
+    "map.png",
+    "traversal.png",
     "audit.json",
     "gradients.json",
     "report.html",
+    "README.md",
+    "tensorboard",
     storage.MANIFEST,
 }
 
@@ -61,6 +66,31 @@ def make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
             f"cannot make the folder {where}: {error.strerror or error}; choose another --out"
         ) from None
     return path
+
+
+def free_folder(folder: Path, files: Collection[str], overwrite: bool) -> None:
+    """Checks that a folder can be made, or replaced, before anything is computed for it.
+
+    Args:
+        folder: The folder.
+        files: What it will hold: a folder with anything else in it is not replaced.
+        overwrite: Whether one that exists is to be replaced.
+
+    Raises:
+        UsageError: it exists, holds other things, or there is no folder to make it in.
+    """
+    where = shown(folder)
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{where} exists: choose another folder, or --overwrite to replace it")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{where} is not a folder: choose another")
+    if folder.exists() and (other := {path.name for path in folder.iterdir()} - set(files)):
+        raise UsageError(f"{where} holds other things ({shown(min(other))}): choose another folder")
+    parent = folder.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"there is no folder {shown(folder.parent)} to make {where} in")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{shown(parent)} cannot be written to: choose another folder")
 
 
 def abandon(path: Path) -> None:

@@ -240,7 +240,11 @@ def finish(model: Model, state: State) -> None:
     """Gives the model the weights to keep: the best on the validation data, else the running
     average, else the last.
     """
-    model.load_state_dict(_part(state.tensors, "best.") or _part(state.tensors, "average."))
+    kept = _part(state.tensors, "best.") or _part(state.tensors, "average.")
+    if hasattr(model, "opponent"):  # of its training alone
+        del model.opponent
+        kept = {k: v for k, v in kept.items() if not k.startswith("opponent.")}
+    model.load_state_dict(kept)
     model.eval()
 
 

@@ -27,7 +27,7 @@ from taut.system import parallel
 from taut.system.memory import keep_freed
 from taut.system.parallel import Share
 from taut.system.precision import wide_dtype
-from taut.system.seeds import generator_states, set_generator_states
+from taut.system.seeds import generator_states, set_generator_states, stream
 from taut.system.signals import held
 from taut.training.graph import CannotCompileError, Graph, compiled, scalars
 
@@ -66,6 +66,8 @@ class Learner:
     def __init__(self, model: Model, objective: Objective, config: TrainingConfig) -> None:
         keep_freed()
         self.model, self.objective, self.config = model, objective, config
+        with stream(config.seed, "opponent"):
+            objective.prepare(model)
         self.average = copy.deepcopy(model) if config.averaging else model
         self.module = Step(model, objective)
         self.forward: Callable[..., Bound] = self.module
