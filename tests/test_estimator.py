@@ -1085,3 +1085,10 @@ def test_an_anndata_is_embedded_by_a_run(tmp_path: Any) -> None:
     taut.embed_anndata(cells, run, key="X_run")
     counts = torch.from_numpy(cells.X.toarray()).double()
     assert np.array_equal(cells.obsm["X_run"], taut.use.tasks.encode(run.model, counts).numpy())
+
+
+@pytest.mark.parametrize("flag", [0, 1, 2, -0.1])
+def test_a_flag_that_is_no_rate_is_refused_before_the_training(flag):
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        taut.VAEstimator(latent_dim=1, max_epochs=1, flag=flag).fit(x)

@@ -218,6 +218,7 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             DivergedError: training met numbers that are not finite and could not be cured.
         """
         with _session():
+            threshold(torch.zeros(1), float(self.flag))  # a rate that is none is told before hours
             source = self._checked(X, fitting=True)
             self.seed_ = _seed(self.random_state)
             data = self._dataset(source, self._settings())
