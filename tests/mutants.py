@@ -512,6 +512,13 @@ MUTANTS = [
         "tests/test_choose.py::test_the_true_rank_is_chosen_and_differences_are_paired",
     ),
     Mutant(
+        "choose: the worst go on to the next rung",
+        "runs/choose.py",
+        "key=lambda n: (-float(means[n].mean()), n))",
+        "key=lambda n: (float(means[n].mean()), n))",
+        "tests/test_choose.py::test_halving_finds_what_the_grid_finds_with_fewer_passes",
+    ),
+    Mutant(
         "choose: a seed splits the rows anew",
         "runs/choose.py",
         "run, _, state = start(data, path, config, overwrite=True, data_seed=split)",
@@ -2953,8 +2960,15 @@ MUTANTS = [
     Mutant(
         "notes: columns that hardly differ from a function are called one",
         "data/tables/numeric_notes.py",
-        "if used and rest <= min(rounding, 0.05 * scale[j]):",
-        "if used:",
+        "if best is not None and best[1].all():",
+        "if best is not None:",
+        "tests/test_data.py::test_dates_seconds_apart_are_no_formula",
+    ),
+    Mutant(
+        "notes: a last digit more is rounding, whatever the factors",
+        "data/tables/formula.py",
+        "plain = on_grid(linear, unit) & on_grid(total, unit)",
+        "plain = np.zeros(len(total), bool)",
         DATA,
     ),
     Mutant(
@@ -3166,6 +3180,20 @@ MUTANTS = [
         "here = lone & np.isnan(values[:, j])",
         "here = lone",
         "tests/test_data.py::test_columns_that_are_a_function_of_others_are_computed",
+    ),
+    Mutant(
+        "formula: rows that contradict it are computed all the same",
+        "data/tables/prepare.py",
+        "if not agree.all():",
+        "if not agree.any():",
+        "tests/test_data.py::test_a_formula_that_few_rows_contradict_is_said_and_not_used",
+    ),
+    Mutant(
+        "formula: a last digit off is no contradiction",
+        "data/tables/formula.py",
+        "(np.abs(off) > np.where(plain, slack, unit / 2 + slack))",
+        "(np.abs(off) > 1.01 * unit)",
+        "tests/test_data.py::test_a_formula_that_few_rows_contradict_is_said_and_not_used",
     ),
     Mutant(
         "formula: what follows is not in what is made",

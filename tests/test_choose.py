@@ -20,7 +20,13 @@ from test_tighten import call
 import taut
 from taut.cli.loop import _split
 from taut.runs import choose as room
-from taut.runs.choose import candidates_of, choose, join, smallest_within_one_error
+from taut.runs.choose import (
+    candidates_of,
+    choose,
+    join,
+    shares_of,
+    smallest_within_one_error,
+)
 from taut.system import locks, storage
 from taut.system.errors import UsageError
 
@@ -152,6 +158,83 @@ def test_killed_anywhere_the_study_goes_on(monkeypatch: pytest.MonkeyPatch) -> N
         assert found in (None, whole), at
 
 
+SHORT = {"training.max_epochs": "9", "model.encoder": "Linear()", "training.threads": "1"}
+SHORT |= {"model.decoder": "Linear()", "model.latent_dim": "2"}
+RATES = ("1e-7", "3e-2", "1e-6", "1e-5")
+HALVED = [{**SHORT, "training.learning_rate": rate} for rate in RATES]
+
+
+def test_rungs_end_with_the_whole_and_one_candidate() -> None:
+    assert shares_of(1, 3) == [1.0]
+    assert shares_of(9, None) == [1.0]
+    assert shares_of(4, 2) == [0.25, 0.5, 1.0]
+    assert len(shares_of(10, 3)) == 4
+    wanted = [{"model.latent_dim": "1"}] * 4 + [{"model.model": "Mixture()"}]
+    # 4 trainings of a quarter, 2 of another, one of the last half, and the exact model.
+    assert room._whole_minutes(wanted, 2, 3.0) == pytest.approx(1.0)
+    assert room._whole_minutes(wanted, None, 10.0) == pytest.approx(2.0)
+
+
+def passes_of(folder: str) -> list[int]:
+    infos = [taut.load(Path(folder, f"run-{n}")).config for n in range(1, 5)]
+    return [int(config.training.max_epochs or 0) for config in infos]
+
+
+def test_halving_finds_what_the_grid_finds_with_fewer_passes() -> None:
+    grid = choose("x.npy", "grid", candidates=HALVED, minutes=9, baselines=False)
+    halved = choose("x.npy", "halved", candidates=HALVED, minutes=9, baselines=False, halving=2)
+    assert chosen(halved) == chosen(grid)
+    assert "learning_rate=3e-2" in chosen(grid)
+    assert passes_of("grid") == [9] * 4
+    assert sorted(passes_of("halved")) == [3, 3, 5, 9]
+    stopped = [row.get("stopped") for row in halved["rows"]]
+    assert sorted(passes or 9 for passes in stopped) == [3, 3, 5, 9]
+    assert stopped[1] is None
+    rungs = [storage.read_unbroken_json(Path("halved", f"rung-{n}.json")) for n in (1, 2)]
+    assert [len(rung["kept"]) for rung in rungs] == [2, 1]
+    assert [len(rung["rows"]) for rung in rungs] == [4, 2]
+    best = rungs[0]["rows"][0]
+    assert best["difference"] == {"value": 0.0, "error": 0.0}
+    ends = [Path("halved", f"run-{n}", "history.jsonl").read_text().splitlines() for n in (1, 2)]
+    assert [json.loads(lines[-1])["step"] for lines in ends] == [8, 23]  # 2.5 steps a pass
+    assert not any(row.get("stopped") for row in grid["rows"])
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"carry_out": 5, "_enqueue": 6},
+        pytest.param({"resume": 1, "_decided": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_in_a_rung_the_halving_goes_on(
+    places: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed as it resumes, trains, writes the decision or enqueues by halves: the same answer."""
+    given: dict[str, Any] = {"minutes": 9, "baselines": False, "halving": 2}
+    whole = choose("x.npy", "whole", candidates=HALVED, **given)
+
+    class Killed(BaseException):
+        pass
+
+    for place, at in places.items():
+        calls, own = 0, getattr(room, place)
+
+        def dying(*args: Any, own: Any = own, at: int = at, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise Killed
+            return own(*args, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(room, place, dying)
+            with pytest.raises(Killed):
+                choose("x.npy", f"at-{place}", candidates=HALVED, **given)
+        locks.release_all()
+        assert join(None, f"at-{place}") == whole, place
+
+
 @pytest.mark.slow
 def test_processes_join_and_one_is_killed(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(taut.__file__).parent.parent)}
@@ -201,6 +284,7 @@ def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
         (("--prior", "StandardNormal(),UniformSphere()"), "prior=UniformSphere()"),
         (("--set", "data.test_fraction=0.1,0.2"), "candidates are models of the same data"),
         (("--model", FACTORS, "--minutes", "0.01"), "a training needs at least 1 s"),
+        (("--latent-dim", "1,2", "--halving", "1"), "halving"),
         (("--set", "data.validation_fraction=0"), "without validation rows"),
         (("--join", "nothing"), "is not a study"),
         (("--join", "study", "--latent-dim", "2"), "omit all settings"),

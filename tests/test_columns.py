@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import math
 import random
 import tomllib
 from dataclasses import replace
@@ -1393,3 +1394,33 @@ def test_many_constant_columns_are_one_line():
 def test_what_goes_round_is_noted(name, values, round_):
     notes = one(values, name=name)[1]
     assert any("may go round" in line for line in notes) == round_
+
+
+def test_integers_that_floats_do_not_tell_apart_are_no_constant() -> None:
+    large = [2**60 + i % 5 for i in range(200)]
+    for kind in (pa.int64(), pa.uint64()):
+        table = pa.table({"x": pa.array(large, kind), "b": np.arange(200) % 7 / 4})
+        columns, notes, problems = infer([table], "a.csv")
+        assert (columns[0].kind, problems) == ("id", [])
+        assert any("no float tells its integers from 2^53 on apart" in n for n in notes)
+    # measured numbers are no ids, and there is a word that keeps them
+    table = pa.table({"x": np.random.default_rng(0).normal(3, 0.1, 200).round(4) * 1e16})
+    columns, notes, _ = infer([table], "a.csv")
+    assert 'kind = "real" in a schema file keeps it' in notes[0]
+    columns, _, problems = infer([table], "a.csv", given={"x": {"kind": "real"}})
+    assert (columns[0].kind, problems) == ("real", [])
+
+
+def test_a_column_of_nan_holds_nothing() -> None:
+    for gone in (pa.array([math.nan] * 60), pa.array([None] * 60, pa.float64())):
+        table = pa.table({"x": gone, "b": np.arange(60.0)})
+        _, _, problems = infer([table], "a.csv")
+        assert "column 'x' holds nothing but missing values" in problems[0]
+
+
+def test_the_century_of_years_of_two_digits_is_said() -> None:
+    table = pa.table({"x": [f"{1 + i % 9}/{13 + i % 9}/{40 + i % 30}" for i in range(90)]})
+    _, notes, _ = infer([table], "a.csv")
+    assert "years of two digits are taken as 1969 to 2068, which gives 1969-" in notes[0]
+    table = pa.table({"x": [f"{1 + i % 9}/{13 + i % 9}/{1940 + i % 30}" for i in range(90)]})
+    assert "two digits" not in " ".join(infer([table], "a.csv")[1])

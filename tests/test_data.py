@@ -39,6 +39,7 @@ from taut.data import (
 from taut.data.readers import Options
 from taut.data.split import copies_of, row_hashes, split_hashes
 from taut.data.tables.formula import parse
+from taut.data.tables.notes import FROM_0
 from taut.data.tables.toml import to_toml
 from taut.system.errors import DataError, UsageError
 from taut.types import image_layout
@@ -580,6 +581,78 @@ def test_columns_that_are_a_function_of_others_are_said():
     (note,) = [note for note in sums.notes if "to the last digit" in note]
     assert note.startswith("column 3 (from 0) = column 0 (from 0) + column 1 (from 0)")
     assert said(prepare(np.column_stack([x[:, :5], x[:, 0] + 1e-3 * RNG.normal(size=500)]))) == ()
+
+
+NEAR = np.random.default_rng(5)
+CENTS = NEAR.lognormal(5, 1, 400).round(2)
+
+
+@pytest.mark.parametrize(
+    ("part", "total"),
+    [
+        ((CENTS * 10).round(1), (CENTS * 10).round(1) + 0.1 * NEAR.integers(-1, 2, 400)),
+        (CENTS, 2 * CENTS + 0.01 * NEAR.integers(0, 2, 400)),
+        (CENTS.round(), CENTS.round() / 2 + 0.01 * NEAR.integers(0, 2, 400)),
+        (np.arange(400) * 97, np.arange(400) * 97 + NEAR.integers(0, 4, 400)),
+        (10**9 + np.arange(400) * 9, 10**9 + np.arange(400) * 9 + NEAR.integers(0, 3, 400)),
+        (1e6 + CENTS / 3, 1e6 + CENTS / 3 + 0.01 * NEAR.normal(size=400)),
+    ],
+)
+def test_columns_a_last_digit_apart_are_modelled(part, total):
+    table = pa.table({"part": part, "total": total.round(9), "z": NEAR.normal(size=400).round(3)})
+    data = prepare(table)
+    assert [c.kind for c in data.schema.columns].count("derived") == 0
+    assert not [note for note in data.notes if "it is computed" in note or "last digit" in note]
+    if np.abs(part).max() < 1e6:  # beyond, an array keeps no last digit
+        bare = prepare(np.column_stack([part, total, NEAR.normal(size=400)]).round(3))
+        assert not [note for note in bare.notes if "last digit" in note]
+
+
+def test_dates_seconds_apart_are_no_formula():
+    start = np.datetime64("2024-01-01") + NEAR.integers(0, 10**6, 400).astype("timedelta64[s]")
+    end = start + NEAR.integers(0, 60, 400).astype("timedelta64[s]")
+    table = pa.table({"start": start, "end": end, "z": NEAR.normal(size=400)})
+    assert not [note for note in prepare(table).notes if "last digit" in note]
+    table = pa.table({"start": start, "end": start + np.timedelta64(86400, "s"), "z": CENTS})
+    assert [note for note in prepare(table).notes if "'end' = 'start' + 1, to the last" in note]
+    late = start + np.timedelta64(86400, "s")
+    late[::40] += np.timedelta64(1, "s")
+    table = pa.table({"start": start, "end": late, "z": CENTS})
+    assert not [note for note in prepare(table).notes if "to the last digit" in note]
+
+
+def test_a_formula_that_few_rows_contradict_is_said_and_not_used():
+    twice = 2 * CENTS
+    twice[7] += 0.01
+    data = prepare(pa.table({"x": CENTS, "y": twice.round(2), "z": NEAR.normal(size=400)}))
+    assert [c.kind for c in data.schema.columns].count("derived") == 0
+    (note,) = [note for note in data.notes if "but for" in note]
+    assert f"'y' = 2 * x but for 1 of 400 rows, the first is row 7 {FROM_0}" in note
+    # new rows of a table whose formula held in every row are held to it
+    data = prepare(pa.table({"x": CENTS, "y": (2 * CENTS).round(2), "z": CENTS[::-1]}))
+    new = pa.table({"x": CENTS, "y": twice.round(2), "z": CENTS[::-1]}).to_pandas()
+    (note,) = [n for n in check_against(new, data.schema).notes if "contradict" in n]
+    assert "1 of 400 rows contradict 'y' = 2 * x, the first is row 7" in note
+
+
+@pytest.mark.parametrize(
+    ("total", "line"),
+    [
+        (CENTS / 3, "* x in every row, rounded to 0.01"),
+        (CENTS / 2, "= 0.5 * x in every row, rounded to 0.01"),
+        ((CENTS - 32) / 1.8, "in every row, rounded to 0.01"),
+        (1.0936133 * CENTS, "in every row, rounded to 0.01"),
+        (np.floor(0.0864 * CENTS), "in every row, rounded to 1:"),
+        (CENTS[::-1] - 2 * CENTS, "= -2 * x + z in every row: it"),
+    ],
+)
+def test_factors_that_round_are_found_and_give_every_row(total, line):
+    data = prepare(pa.table({"x": CENTS, "z": CENTS[::-1], "y": total.round(2)}))
+    (note,) = [note for note in data.notes if "it is computed" in note]
+    assert line in note
+    (column,) = [c for c in data.schema.columns if c.kind == "derived"]
+    made = column.settled(column.sum.of({"x": CENTS, "z": CENTS[::-1]}))
+    assert np.abs(made - total.round(2)).max() < 0.01 * (1 + (total == CENTS / 2).all()) + 1e-9
 
 
 def test_a_wild_value_is_said():

@@ -301,7 +301,7 @@ def test_columns_named_by_their_numbers_are_a_header(path: Path) -> None:
             {"a": ["1.234"], "b": ["0.5"]},
             ["read with delimiter ';' and decimal comma"],
         ),
-        ("a;b\n1.234;0,5\n", {"a": ["1.234"], "b": ["0.5"]}, None),
+        ("a;b\n1.234;0,5\n", {"a": ["1234"], "b": ["0.5"]}, None),
         ("a;b\n1.234,5;1.234\n", {"a": ["1.234,5"], "b": ["1.234"]}, None),
     ],
 )
@@ -323,10 +323,20 @@ def test_numbers_that_can_be_read_two_ways_are_named_B40(path: Path) -> None:
     ]
     _, notes = read(path, "a;b\n1.234;0,5\n")
     assert notes[1] == (
-        "column a holds numbers such as '1.234', read with a decimal point although other columns "
-        "hold commas;"
-        " remove the points if they group thousands"
+        "column a holds numbers such as '1.234', whose point is read as one that groups thousands, "
+        "since other columns hold decimal commas; correct the file if it is none"
     )
+
+
+@pytest.mark.parametrize("decimal", [None, ","])
+def test_points_group_thousands_where_commas_are_decimal_marks(path: Path, decimal) -> None:
+    text = "a;b;c\n51.257;29,24;1.5\n999;26,25;2.25\n1.048.678;3,5;3\n"
+    options = {} if decimal is None else {"decimal": decimal}
+    table, notes = read(path, text, **options)
+    assert table["a"] == ["51257", "999", "1048678"]
+    assert table["b"] == ["29.24", "26.25", "3.5"]
+    assert table["c"] == ["1.5", "2.25", "3"]
+    assert any("such as '51.257', whose point is read as one that groups" in n for n in notes)
 
 
 def test_a_late_decimal_comma_is_found_B40(path: Path) -> None:

@@ -58,7 +58,6 @@ ORDERED = pd.CategoricalDtype(["low", "high", "never"], ordered=True)
         pytest.param(
             [2**70, 1], object, pa.string(), [str(2**70), "1"], id="objects: huge integers"
         ),
-        pytest.param([1j, 0j], complex, pa.string(), ["1j", "0j"], id="complex"),
         pytest.param([DAY, None], object, pa.date32(), [DAY, None], id="B44 dates"),
         pytest.param(
             [MOMENT, pd.NaT],
@@ -255,3 +254,20 @@ def test_names_are_found_once_however_many_columns_there_are() -> None:
     schema = prepare(pd.DataFrame({"x": np.arange(12) / 7, "y": np.arange(12) / 3})).schema
     assert schema.modelled is schema.modelled
     assert schema.rest is schema.rest
+
+
+def test_complex_numbers_are_refused() -> None:
+    frame = pd.DataFrame({"a": np.arange(60) * 1j, "b": np.arange(60.0)})
+    with pytest.raises(DataError, match="column a holds complex numbers; give the real and"):
+        prepare(frame)
+
+
+def test_numbers_beyond_the_storage_have_one_line_and_no_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    x = np.random.default_rng(0).normal(size=80)
+    data = prepare(pd.DataFrame({"a": x, "b": x[::-1] ** 2}))
+    with pytest.raises(DataError, match="beyond the range of float32"):
+        check_against(pd.DataFrame({"a": [1e39, 1e308], "b": [1.0, 2.0]}), data.schema)
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]

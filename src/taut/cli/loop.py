@@ -135,6 +135,10 @@ def choose(
     baselines: Annotated[
         bool, option("Whether exact models are candidates too.", "--baselines/--no-baselines")
     ] = True,
+    halving: Annotated[
+        int | None,
+        count("Successive halving: one in so many candidates goes on to more passes.", 2),
+    ] = None,
     join: Annotated[
         Path | None, option("A study to take candidates of, with other processes.", type_="folder")
     ] = None,
@@ -151,6 +155,7 @@ def choose(
     Examples:
         taut choose table.csv --latent-dim 2,5,10 --minutes 30
         taut choose digits --prior "StandardNormal(),Flow()" --set training.weight_decay=0,0.01
+        taut choose table.csv --latent-dim 2,3,5,8,10,15,20,30,50 --halving 3
         taut choose table.csv --join runs/table-study-1
     """
     options = {
@@ -184,6 +189,7 @@ def choose(
                 minutes=minutes,
                 seeds=seeds,
                 baselines=baselines,
+                halving=halving,
                 config=settings,
                 tell=_telling(),
             )

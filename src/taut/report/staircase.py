@@ -113,7 +113,7 @@ def study(answer: Mapping[str, Any]) -> Lines:
             number(row["parameters"]),
             _brief(row["log_evidence"]),
             "the best" if row["difference"]["value"] == 0 else _brief(row["difference"]),
-            "chosen" if row["chosen"] else "",
+            _ending(row),
         )
         for row in ordered
     ]
@@ -132,6 +132,12 @@ def study(answer: Mapping[str, Any]) -> Lines:
     if answer["failed"]:
         notes.append(f"could not be trained: {'; '.join(answer['failed'])}")
     return Lines(header, rows, [row["run"] for row in ordered], notes)
+
+
+def _ending(row: Mapping[str, Any]) -> str:
+    if "stopped" in row:
+        return f"stopped after {number(row['stopped'])} passes"
+    return "chosen" if row["chosen"] else ""
 
 
 def study_page(answer: Mapping[str, Any], folder: Path) -> str:

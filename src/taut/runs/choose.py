@@ -12,6 +12,10 @@ The candidates wait in a study of Optuna, in a journal file: any number of proce
 or on several that share the folder, take the next one by the same command. One whose process was
 killed is taken over where it stood, since the lock of its folder is free.
 
+By successive halving all VAEs are trained for a share of their passes, the best of them (one in so
+many) go on where they stopped, and so on to the whole. Every decision is written before anyone acts
+on it, and those who find it half carried out carry out the rest.
+
 References: akiba2019.
 """
 
@@ -21,7 +25,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ import torch
 from torch import Tensor
 
 from taut.build.config import Config
+from taut.build.model import exact_of
 from taut.data import Dataset
 from taut.evidence import Estimate
 from taut.evidence.results import finite
@@ -47,7 +52,15 @@ from taut.system.counting import check_count
 from taut.system.errors import TautError, UsageError, shown
 from taut.training.pace import epochs_of
 
-__all__ = ["ANSWER", "STUDY", "candidates_of", "choose", "join", "smallest_within_one_error"]
+__all__ = [
+    "ANSWER",
+    "STUDY",
+    "candidates_of",
+    "choose",
+    "join",
+    "shares_of",
+    "smallest_within_one_error",
+]
 
 STUDY, JOURNAL, ANSWER = "study.json", "journal.log", "answer.json"
 NAME = "taut"  # of the study in its journal
@@ -71,6 +84,24 @@ def candidates_of(options: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
     return [dict(zip(names, each, strict=True)) for each in itertools.product(*options.values())]
 
 
+def shares_of(num_candidates: int, halving: int | None) -> list[float]:
+    """Returns the share of the passes that is done at the end of each rung, the last being 1.
+
+    Args:
+        num_candidates: How many are halved.
+        halving: One in so many goes on; None: all are trained to the end at once.
+
+    Examples:
+        >>> shares_of(9, 3)
+        [0.1111111111111111, 0.3333333333333333, 1.0]
+    """
+    shares, left = [1.0], num_candidates
+    while halving is not None and left > 1:
+        shares.insert(0, shares[0] / halving)
+        left = math.ceil(left / halving)
+    return shares
+
+
 def choose(
     source: str,
     out: str | Path | None = None,
@@ -79,6 +110,7 @@ def choose(
     minutes: float,
     seeds: int = 1,
     baselines: bool = True,
+    halving: int | None = None,
     config: Config | None = None,
     tell: Telling | None = None,
 ) -> dict[str, Any]:
@@ -91,6 +123,8 @@ def choose(
         minutes: Time of one process for all trainings together; each gets an equal share.
         seeds: Trainings of each candidate.
         baselines: Whether models whose log p(x) is exact are candidates too, where the data allow.
+        halving: One in so many VAEs goes on at each rung of successive halving; None: all are
+            trained to the end.
         config: All other settings.
         tell: What is told of the progress.
 
@@ -110,7 +144,9 @@ def choose(
         _build(data, _settings(config, each), each)
     if baselines:
         wanted += [each for each in _baselines(data, config) if each not in wanted]
-    share = minutes / (len(wanted) * seeds)
+    if halving is not None and halving < 2:
+        raise UsageError(f"halving={halving}: one in at least 2 candidates goes on")
+    share = _first_minutes(wanted, halving, minutes / seeds)
     if share < SHORTEST:
         raise UsageError(
             f"--minutes {minutes:g} for {len(wanted) * seeds} trainings is {60 * share:.2g} s for "
@@ -127,13 +163,13 @@ def choose(
             "seeds": seeds,
             "candidates": wanted,
             "config": config.to_dict(),
+            **({} if halving is None else {"halving": halving}),
         }
     )
     try:
         with _study(folder, make=True) as study:
             for seed, number in itertools.product(range(seeds), range(len(wanted))):
-                facts = {"candidate": number, "seed": seed}
-                study.enqueue_trial(facts, user_attrs=facts)
+                _enqueue(study, number, seed, 0)
         storage.write_json(folder / STUDY, info)  # last: a folder that has it can be joined
     finally:
         locks.release(folder)
@@ -170,6 +206,8 @@ def join(
         while True:
             taken = _take(study, folder)
             if taken is None and not _running(study):
+                if _promoted(study, folder, info, data):
+                    continue
                 break
             if taken is None:
                 time.sleep(PAUSE)
@@ -275,7 +313,7 @@ def _take(study: Any, folder: Path) -> tuple[Any, Path] | None:
     if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         study.ask()  # it runs from here on, as one whose process has ended does
     for trial in _running(study):
-        path = folder / f"run-{trial.number + 1}"
+        path = folder / _folder_of(study, trial)
         path.mkdir(exist_ok=True)
         if not _free(path):
             continue
@@ -284,6 +322,24 @@ def _take(study: Any, folder: Path) -> tuple[Any, Path] | None:
             return known, path
         locks.release(path)
     return None
+
+
+def _enqueue(study: Any, number: int, seed: int, rung: int) -> None:
+    facts = {"candidate": number, "seed": seed, "rung": rung}
+    study.enqueue_trial(facts, user_attrs=facts)
+
+
+def _rung(trial: Any) -> int:
+    return int(trial.user_attrs.get("rung", 0))
+
+
+def _folder_of(study: Any, trial: Any) -> str:
+    """Returns the run folder of a trial: that of the first rung of its candidate and seed."""
+    own = [trial.user_attrs[name] for name in ("candidate", "seed")]
+    for other in study.get_trials(deepcopy=False):
+        if own == [other.user_attrs[name] for name in ("candidate", "seed")]:
+            return f"run-{other.number + 1}"
+    raise AssertionError("a trial is among those of its study")
 
 
 def _free(path: Path) -> bool:
@@ -308,14 +364,16 @@ def _run(
 
     candidate = info["candidates"][trial.user_attrs["candidate"]]
     config = Config.from_dict(info["config"])
-    share = info["minutes"] / (len(info["candidates"]) * info["seeds"])
     seed = config.training.seed + trial.user_attrs["seed"]
-    passes = math.ceil(epochs_of(data, _settings(config, candidate).training))
-    wanted = _settings(config, candidate, seed=seed, minutes=share, max_epochs=passes)
+    passes, minutes = _budget(info, data, trial)
+    own = candidate
+    if trial.user_attrs["candidate"] in _halved(info["candidates"]):  # passes are those of the rung
+        own = {k: v for k, v in candidate.items() if k != "training.max_epochs"}
+    wanted = _settings(config, own, seed=seed, minutes=minutes, max_epochs=passes)
     tell.line(f"{path.name}: {_named(candidate)}, seed {seed}")
     try:
-        if not (path / storage.MANIFEST).exists():
-            _train(path, wanted, data, config.training.seed, tell)
+        if not (path / storage.MANIFEST).exists() or _lacking(path, passes):
+            _train(path, wanted, data, config.training.seed, tell, passes, minutes)
         run = load(path)
         rows = evidence_of(run.model, _rows(data), wanted.evaluation.num_samples, 0)
     except TautError as error:
@@ -328,12 +386,122 @@ def _run(
     study.tell(trial.number, float(value.nan_to_num(nan=-math.inf)), skip_if_finished=True)
 
 
-def _train(path: Path, config: Config, data: Dataset, split: int, tell: Telling) -> None:
-    if (path / "run.json").is_file() and any((path / "checkpoints").glob("step-*")):
-        run, _, state = resume(path)
-    else:
+def _train(
+    path: Path,
+    config: Config,
+    data: Dataset,
+    split: int,
+    tell: Telling,
+    passes: int,
+    minutes: float,
+) -> None:
+    if not (path / "run.json").is_file() or not any((path / "checkpoints").glob("step-*")):
         run, _, state = start(data, path, config, overwrite=True, data_seed=split)
+    elif _lacking(path, passes):
+        run, _, state = resume(path, minutes=minutes, max_epochs=passes)
+    else:
+        run, _, state = resume(path)
     carry_out(run, dataclasses.replace(data, test=data.test[:0]), state, tell)
+
+
+def _lacking(path: Path, passes: int) -> bool:
+    """Returns whether a run was planned for fewer passes than its rung has; a model that is exact
+    was trained to its end.
+    """
+    config = Config.from_dict(storage.read_json(path / "run.json")["config"])
+    exact = exact_of(config.model) is not None
+    return not exact and (config.training.max_epochs or passes) < passes
+
+
+# --------------------------------------------------------------------------- successive halving
+
+
+def _halved(candidates: Sequence[Mapping[str, str]]) -> list[int]:
+    """Returns which candidates are VAEs; models that are exact are trained to their end."""
+    return [i for i, each in enumerate(candidates) if each.get("model.model", "VAE") == "VAE"]
+
+
+def _whole_minutes(wanted: Sequence[Mapping[str, str]], halving: int | None, all_: float) -> float:
+    """Returns the minutes of a training to the end, given those of all trainings."""
+    left, work, before = len(_halved(wanted)), float(len(wanted) - len(_halved(wanted))), 0.0
+    for share in shares_of(left, halving):
+        work, before = work + left * (share - before), share
+        left = math.ceil(left / (halving or 1))
+    return all_ / work
+
+
+def _first_minutes(wanted: Sequence[Mapping[str, str]], halving: int | None, all_: float) -> float:
+    """Returns the minutes of the shortest part of a training."""
+    return _whole_minutes(wanted, halving, all_) * shares_of(len(_halved(wanted)), halving)[0]
+
+
+def _budget(info: Mapping[str, Any], data: Dataset, trial: Any) -> tuple[int, float]:
+    """Returns the passes that a candidate has made at the end of a rung, and the minutes of it."""
+    number, halving, rung = trial.user_attrs["candidate"], info.get("halving"), _rung(trial)
+    candidate, halved = info["candidates"][number], _halved(info["candidates"])
+    training = _settings(Config.from_dict(info["config"]), candidate).training
+    passes = math.ceil(epochs_of(data, training))
+    whole = _whole_minutes(info["candidates"], halving, info["minutes"] / info["seeds"])
+    if number not in halved:
+        return passes, whole
+    shares = [0.0, *shares_of(len(halved), halving)]
+    done = max(1, math.ceil(passes * shares[rung + 1] - 1e-9))
+    return done, whole * (shares[rung + 1] - shares[rung])
+
+
+def _promoted(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) -> bool:
+    """Decides who goes on to the next rung, once all of the last one are trained, and returns
+    whether there is something to train; a decision that was made is carried out to its end.
+    """
+    halving, halved = info.get("halving"), _halved(info["candidates"])
+    if halving is None:
+        return False
+    while not _free(folder):
+        time.sleep(PAUSE)
+    try:
+        for rung in range(1, len(shares_of(len(halved), halving))):
+            file = folder / f"rung-{rung}.json"
+            if not file.exists():
+                kept = _decided(study, folder, info, data, rung)
+                storage.write_json(file, storage.fingerprinted(kept))
+            known = study.get_trials(deepcopy=False)
+            there = {
+                (t.user_attrs["candidate"], t.user_attrs["seed"]) for t in known if _rung(t) == rung
+            }
+            all_ = itertools.product(range(info["seeds"]), _kept(file))
+            lacking = [(n, seed) for seed, n in all_ if (n, seed) not in there]
+            for number, seed in lacking:
+                _enqueue(study, number, seed, rung)
+            if lacking or any(not t.state.is_finished() for t in known):
+                return True
+        return False
+    finally:
+        locks.release(folder)
+
+
+def _kept(file: Path) -> list[int]:
+    return [int(number) for number in storage.read_unbroken_json(file)["kept"]]
+
+
+def _decided(
+    study: Any, folder: Path, info: Mapping[str, Any], data: Dataset, rung: int
+) -> dict[str, Any]:
+    """Returns who goes on to a rung, and the paired differences to the best that say so."""
+    before = _halved(info["candidates"])
+    if rung > 1:
+        before = _kept(folder / f"rung-{rung - 1}.json")
+    groups = copies(_rows(data), data.divided)
+    means = {n: v for n, v in _measured(study, folder)[0].items() if n in before}
+    ordered = sorted(means, key=lambda n: (-float(means[n].mean()), n))
+    kept = ordered[: math.ceil(len(before) / info["halving"])]
+    rows = [
+        {
+            "candidate": _named(info["candidates"][n]),
+            "difference": _estimate(means[n] - means[ordered[0]], groups),
+        }
+        for n in ordered
+    ]
+    return {"kept": sorted(kept), "rows": rows}
 
 
 # ----------------------------------------------------------------------------------- the answer
@@ -359,34 +527,26 @@ def _answered(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) 
 def _compared(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) -> dict[str, Any]:
     x = _rows(data)
     groups = copies(x, data.divided)
-    means, sizes, runs, failed = dict[int, list[Tensor]](), dict[int, int](), dict[int, str](), []
-    for trial in study.get_trials(deepcopy=False):
-        number, path = trial.user_attrs["candidate"], folder / f"run-{trial.number + 1}"
-        if trial.value is None or not math.isfinite(trial.value):
-            failed.append(number)
-            continue
-        known = storage.read_unbroken_json(path.with_suffix(".json"))
-        values = torch.tensor(known["log_evidence"], dtype=torch.float64)
-        means.setdefault(number, []).append(values)
-        runs.setdefault(number, path.name)
-        weights = storage.read_shapes(path / "model.safetensors")
-        sizes[number] = sum(math.prod(shape) for shape in weights.values())
-    whole = {n: torch.stack(v) for n, v in means.items() if n not in failed}
-    if not whole:
+    whole, runs, failed = _measured(study, folder)
+    stopped = _stopped(folder, info, data, whole)
+    ended = whole.keys() - stopped
+    if not ended:
         raise UsageError(f"no candidate of {shown(folder)} could be trained: see its runs")
-    best = max(whole, key=lambda n: float(whole[n].mean()))
+    best = max(ended, key=lambda n: (float(whole[n].mean()), -n))
     rows: list[dict[str, Any]] = [
         {
             "candidate": _named(info["candidates"][n]),
             "run": runs[n],
-            "parameters": sizes[n],
+            "parameters": _size(folder / runs[n]),
             "log_evidence": _estimate(each, groups),
             "difference": _estimate(each - whole[best], groups),
             "chosen": False,
+            **({"stopped": stopped[n]} if n in stopped else {}),
         }
         for n, each in sorted(whole.items())
     ]
-    chosen = rows[smallest_within_one_error(rows)]
+    to_the_end = [row for row in rows if "stopped" not in row]
+    chosen = to_the_end[smallest_within_one_error(to_the_end)]
     chosen["chosen"] = True
     return {
         "source": info["source"],
@@ -396,6 +556,46 @@ def _compared(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) 
         "failed": sorted({_named(info["candidates"][n]) for n in failed}),
         "test": _tested(load(folder / chosen["run"]), data),
     }
+
+
+def _measured(study: Any, folder: Path) -> tuple[dict[int, Tensor], dict[int, str], list[int]]:
+    """Returns log p(x) of each candidate that could be trained, (S, N), its first run, and those
+    that could not.
+    """
+    means, runs, failed = dict[int, list[Tensor]](), dict[int, str](), list[int]()
+    for trial in study.get_trials(deepcopy=False):
+        number = trial.user_attrs["candidate"]
+        if trial.value is None or not math.isfinite(trial.value):
+            failed.append(number)
+        elif _rung(trial) == 0:  # later rungs write into the same file
+            path = folder / _folder_of(study, trial)
+            known = storage.read_unbroken_json(path.with_suffix(".json"))
+            values = torch.tensor(known["log_evidence"], dtype=torch.float64)
+            means.setdefault(number, []).append(values)
+            runs.setdefault(number, path.name)
+    return {n: torch.stack(v) for n, v in means.items() if n not in failed}, runs, failed
+
+
+def _stopped(
+    folder: Path, info: Mapping[str, Any], data: Dataset, numbers: Iterable[int]
+) -> dict[int, int]:
+    """Returns the passes after which candidates were stopped early."""
+    found, halved = dict[int, int](), _halved(info["candidates"])
+    if "halving" not in info:
+        return found
+    config = Config.from_dict(info["config"])
+    for rung, share in enumerate(shares_of(len(halved), info["halving"])[:-1], 1):
+        kept = _kept(folder / f"rung-{rung}.json")
+        for n in set(halved) & set(numbers) - set(kept) - found.keys():
+            training = _settings(config, info["candidates"][n]).training
+            passes = math.ceil(epochs_of(data, training))
+            found[n] = max(1, math.ceil(passes * share - 1e-9))
+    return found
+
+
+def _size(run: Path) -> int:
+    weights = storage.read_shapes(run / "model.safetensors")
+    return sum(math.prod(shape) for shape in weights.values())
 
 
 def _estimate(values: Tensor, groups: Tensor | None) -> dict[str, float | None]:

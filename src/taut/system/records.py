@@ -251,6 +251,7 @@ STUDY = {
     "seeds": SIZE,
     "candidates": [Each(TEXT)],
     "config": SECTION,
+    "halving?": SIZE,
 }
 HALF = {
     "relative_variance?": BRIEF,

@@ -23,7 +23,7 @@ from taut.data.tables.cells import (
     yyyymmdd,
 )
 from taut.data.tables.column import Column
-from taut.data.tables.formula import Formula
+from taut.data.tables.formula import CONTRADICTING, Formula, agreeing
 from taut.data.tables.notation import days_in, numbers_in
 from taut.data.tables.notes import FROM_0
 from taut.data.tables.oddities import (
@@ -42,7 +42,6 @@ from taut.system.errors import DataError, UsageError, and_more, shown
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONTRADICTING = 0.05  # share of the rows that contradict a formula: more refute it
 TRUTH = {
     word: truth
     for truth, words in ((False, "0 false f no n"), (True, "1 true t yes y"))
@@ -110,7 +109,7 @@ def _completed(
     parts.
 
     Returns problems and notes: how many gaps were filled, and how many rows contradict the formula,
-    which is a problem where they are many.
+    which is a problem where they are many, and by more than the rounding of every part explains.
     """
     assert isinstance(column.sum, Formula)
     if isinstance(cells, str) or cells.family not in ("number", "text"):
@@ -130,7 +129,10 @@ def _completed(
         notes.append(
             f"{closed:,} missing entries follow from {quoted(column.name)} = {column.formula}"
         )
-    wrong = np.flatnonzero(np.abs(total - column.sum.of(numbers)) > closeness(column))
+    numbers = {modelled[j].name: plain_numbers(modelled[j], values[:, j]) for j in parts}
+    blur = 0.0 if column.step else closeness(column)
+    agree = agreeing(column.sum, numbers, total, last_digit(column), blur)
+    wrong = np.flatnonzero(~agree)
     if not len(wrong):
         return [], notes
     first = int(wrong[0])
@@ -140,7 +142,8 @@ def _completed(
         f"{total[first]:.15g}, not {column.sum.of(numbers)[first]:.15g}; correct them, or the "
         f"formula"
     )
-    if len(wrong) > CONTRADICTING * len(total):
+    far = np.abs(total - column.sum.of(numbers)) > closeness(column)
+    if np.count_nonzero(far) > CONTRADICTING * len(total):
         return [line], notes
     return [], [*notes, line]
 
@@ -180,8 +183,20 @@ def numbers_of(codes: np.ndarray, columns: Sequence[Column]) -> dict[str, np.nda
     return numbers
 
 
+def plain_numbers(column: Column, codes: np.ndarray) -> np.ndarray:
+    """Returns the numbers that codes stand for as they are, on a grid or not."""
+    return np.asarray(codes * column.rules.unit(column) + column.offset)
+
+
+def last_digit(column: Column) -> float:
+    """Returns the size of the last digit of a column of numbers, 0 where it has none."""
+    if not column.step:
+        return 0.0
+    return float(10.0 ** -decimals(column.step))
+
+
 def closeness(column: Column) -> float:
-    """Returns how far a derived column may be from its formula.
+    """Returns how far a derived column may be from a formula that somebody stated.
 
     Whole numbers are what it says; of others, whose parts were rounded too, the last digit may be
     off by one; where there is none, what single precision keeps.

@@ -77,6 +77,11 @@ def _column(series: Any, pandas: Any) -> Any:
 
     if isinstance(series.dtype, pandas.SparseDtype):
         series = series.sparse.to_dense()
+    if series.dtype.kind == "c":
+        raise DataError(
+            f"the frame: column {shown(series.name)} holds complex numbers; give the real and the "
+            f"imaginary part as two columns"
+        )
     try:
         if (
             isinstance(series.dtype, pandas.CategoricalDtype)

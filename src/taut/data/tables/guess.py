@@ -13,7 +13,7 @@ It follows from all its values, never from the first rows alone; the first rule 
 9.  texts, or the numbers of a categorical: category; refused beyond 1,000 levels
 10. dates and times: date, days since 1970-01-01 in UTC
 11. integers that all differ, with a name such as ``id``; or 50 or more, none missing, and on
-    average no gap above 3; any from 2^53 on: id, omitted, noted
+    average no gap above 3: id, omitted, noted; any from 2^53 on likewise, before rule 2
 12. integers such as 20240131 that are all dates, 50 or more: date, noted
 13. integers that span fewer than 256: levels
 14. integers of which one repeats far above 9 others (0 among incomes): mixed, a density, and that
@@ -49,6 +49,9 @@ def guess(seen: Seen, view: View, notes: list[str], problems: list[str]) -> str 
     """Returns the kind of a column; None where it cannot be modelled, which is a problem then."""
     label = quoted(seen.name)
     distinct = seen.texts.distinct if view.family == "text" else view.numbers.distinct
+    if view.type == "int" and _too_large(view.numbers):
+        # before they are counted: floats see one value where there may be several
+        return _guess_integer(view, seen, view.numbers, notes)
     if distinct == 1:
         return "constant"
     if seen.order and view.family != "date":
@@ -72,7 +75,7 @@ def guess(seen: Seen, view: View, notes: list[str], problems: list[str]) -> str 
             f"as numbers; {keep}"
         )
     numbers = view.numbers
-    if numbers.integers and (kind := _guess_integer(seen, numbers, notes)):
+    if numbers.integers and (kind := _guess_integer(view, seen, numbers, notes)):
         return kind
     if not numbers.integers and shape.few_values(numbers, shape.step_of(numbers)):
         return "levels"
@@ -117,12 +120,18 @@ def _guess_text(seen: Seen, notes: list[str], problems: list[str]) -> str | None
     return "category"
 
 
-def _guess_integer(seen: Seen, numbers: Numbers, notes: list[str]) -> str | None:
+def _too_large(numbers: Numbers) -> bool:
+    """Returns whether a float no longer tells such integers apart."""
+    return max(-numbers.low, numbers.high) >= 2**53
+
+
+def _guess_integer(view: View, seen: Seen, numbers: Numbers, notes: list[str]) -> str | None:
     """Returns the kind of integers; None if they are modelled as numbers with a density."""
     label, span = quoted(seen.name), numbers.high - numbers.low
-    large = max(-numbers.low, numbers.high) >= 2**53  # a float no longer tells those apart
-    if large:
+    if _too_large(numbers):
         keep = 'give it as text with kind = "category" in a schema file to keep it'
+        if view.type == "float":
+            keep = 'kind = "real" in a schema file keeps it as a measured number'
         notes.append(
             f"{label} looks like an id, omitted: no float tells its integers from 2^53 on apart; "
             f"{keep}"

@@ -162,7 +162,7 @@ def _column(
     label, word = quoted(seen.name), entry.get("kind")
     if word == "id":
         return Column(seen.name, word, missing=seen.missing, type="text", rows=seen.rows)
-    if seen.problem or seen.family == "null":
+    if seen.problem or seen.family == "null" or seen.missing == seen.rows:
         nothing = 'holds nothing but missing values; remove it, or set kind = "id" in a schema file'
         problems.append(f"column {label} {seen.problem or nothing}")
         return None

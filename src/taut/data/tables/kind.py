@@ -129,6 +129,10 @@ class Kind(abc.ABC):
     def values(self, column: Column, codes: Any) -> Any:
         return np.asarray(codes, np.float64)
 
+    def unit(self, column: Column) -> float:
+        """Returns the size of one code in the user's units."""
+        return 1.0
+
     def settled(self, column: Column, codes: Any) -> Any:
         """Returns codes that a model made, as they are written."""
         return codes
@@ -214,10 +218,6 @@ class Number(Kind):
         if column.step:
             return self.rounded(column, numbers)
         return numbers
-
-    def unit(self, column: Column) -> float:
-        """Returns the size of one code in the user's units."""
-        return 1.0
 
     def rounded(self, column: Column, numbers: np.ndarray) -> np.ndarray:
         """Returns numbers on the grid, to the last digit."""

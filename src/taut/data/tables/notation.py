@@ -327,6 +327,12 @@ def _date(text: str) -> dict[str, str | None] | None:
     return None
 
 
+def two_digit_year(text: str) -> bool:
+    """Returns whether a text is a date whose year is of two digits."""
+    found = _date(text)
+    return found is not None and len(found.get("y") or "") == 2
+
+
 def _time(found: dict[str, str | None], order: str) -> datetime.datetime:
     year = int(found["y"] or 0)
     if len(found["y"] or "") == 2:

@@ -13,7 +13,14 @@ import numpy as np
 
 from taut.data.tables.cells import as_days
 from taut.data.tables.column import Column
-from taut.data.tables.notation import affix, days_in, is_time_of_day, numbers_in, units
+from taut.data.tables.notation import (
+    affix,
+    days_in,
+    is_time_of_day,
+    numbers_in,
+    two_digit_year,
+    units,
+)
 from taut.data.tables.seen import Numbers, Seen, Texts, some
 from taut.data.tables.words import (
     MISSING,
@@ -197,7 +204,14 @@ def dress_notes(label: str, seen: Seen, view: View) -> list[str]:
             f"{day_text(float(days_in([text], notation)[0][0]))}"
         ]
     order = {"DMY": "day, month, year", "MDY": "month, day, year"}[notation]
-    return [f"{label} holds dates such as {quoted(text)}, read as {order}"]
+    short = ""
+    if any(map(two_digit_year, texts.counts)):
+        days = view.numbers
+        short = (
+            f"; years of two digits are taken as 1969 to 2068, which gives {day_text(days.low)} to "
+            f"{day_text(days.high)}: write four digits where that is wrong"
+        )
+    return [f"{label} holds dates such as {quoted(text)}, read as {order}{short}"]
 
 
 def _suspicious(text: str) -> bool:

@@ -5,24 +5,29 @@ Wild values, and columns that are a function of others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from decimal import Decimal
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema
+from taut.data.tables.codes import last_digit
+from taut.data.tables.column import Column
+from taut.data.tables.formula import Formula, neat
 from taut.data.tables.words import float_storage, quoted
 from taut.system.errors import and_more
 
-__all__ = ["MOST", "SOME", "linear_functions", "number_notes", "spread"]
+__all__ = ["MOST", "SOME", "linear_functions", "number_notes", "spread", "written_to"]
 
 SOME = 4000  # rows that are looked at to tell how columns hang together
 MOST = 300  # columns
 WILD = 1000.0  # quartiles' distances from the median
 # root mean square of what others leave of a column, in its standard deviations: more is no rounding
 CLOSE = 0.02
+DIGITS = tuple(10.0**-k for k in range(7))  # last digits that numbers without a column may have
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:
@@ -104,18 +109,32 @@ def _functions(some: np.ndarray, schema: Schema) -> list[str]:
     if columns:
         each = zip(numeric, codes.T, strict=True)
         x = np.column_stack([columns[i].values(code) for i, code in each])
-    found = [
-        _formula(schema, numeric[j], [numeric[i] for i in used], slopes, constant)
-        for j, used, slopes, constant in linear_functions(x, codes)
-    ]
+    found, kept = [], ""
+    for j, used, slopes, constant in linear_functions(x, codes):
+        labels = {i: _label(schema, numeric[i]) for i in [j, *used]}
+        grains = {
+            i: _grain(x[:, i], codes[:, i], columns[numeric[i]] if columns else None)
+            for i in [j, *used]
+        }
+        values = {labels[i]: grains[i].values for i in used}
+        parts = {labels[i]: float(slope) for i, slope in zip(used, slopes, strict=True)}
+        blur = grains[j].blur + sum(
+            abs(f) * grains[i].blur for i, f in zip(used, slopes, strict=True)
+        )
+        best = neat(Formula(parts, constant), values, grains[j].values, grains[j].unit, blur)
+        if best is not None and best[1].all():
+            found.append(_told(labels[j], best[0]))
+            if not all(grain.unit for grain in grains.values()):
+                kept = f" that {np.dtype(float_storage()).name} keeps"
     if not found:
         return []
     how = "omit it"
     if columns:
         how += ' (kind = "id" in a --schema FILE)'
     return [
-        f"{'; '.join(found[:3])}{and_more(found, 3)}, to the last digit: a density of such columns "
-        f"has no bound, and a gap is better filled by the formula: {how} and compute it afterwards"
+        f"{'; '.join(found[:3])}{and_more(found, 3)}, to the last digit{kept} in {len(codes):,} "
+        f"training rows: a density of such columns has no bound, and a gap is better filled by the "
+        f"formula: {how} and compute it afterwards"
     ]
 
 
@@ -142,12 +161,7 @@ def linear_functions(
         rest = np.abs(x[:, j] - mean[j] - (x[:, used] - mean[used]) @ slopes).max()
         rounding = coarse[j] + float(np.abs(slopes) @ coarse[used])
         if used and rest <= min(rounding, 0.05 * scale[j]):
-            constant = mean[j] - mean[used] @ slopes
-            if abs(constant) <= rounding:
-                constant = 0.0
-            else:
-                constant = round(constant, math.ceil(-math.log10(rounding)))
-            yield int(j), used, slopes, float(constant)
+            yield int(j), used, slopes, float(mean[j] - mean[used] @ slopes)
 
 
 def _rounding(values: np.ndarray, codes: np.ndarray) -> float:
@@ -168,13 +182,61 @@ def _sign(number: float) -> str:
     return " - " if number < 0 else " + "
 
 
-def _formula(schema: Schema, j: int, used: list[int], slopes: np.ndarray, constant: float) -> str:
-    if len(used) > 3:
-        return f"{_label(schema, j)} is a linear function of {len(used)} other columns"
+def _told(label: str, formula: Formula) -> str:
+    """Returns a formula, of labels, for people."""
+    if len(formula.factors) > 3:
+        return f"{label} is a linear function of {len(formula.factors)} other columns"
     text = ""
-    for slope, i in zip(slopes, used, strict=True):
-        size = "" if abs(abs(slope) - 1) < 1e-4 else f"{abs(slope):.5g} "
-        text += f"{_sign(slope)}{size}{_label(schema, i)}"
-    if constant:
-        text += f"{_sign(constant)}{abs(constant):.10g}"
-    return f"{_label(schema, j)} = {text.removeprefix(' + ').strip()}"
+    for part, factor in formula.factors.items():
+        size = "" if abs(factor) == 1 else f"{abs(factor):.15g} "
+        text += f"{_sign(factor)}{size}{part}"
+    if formula.constant:
+        text += f"{_sign(formula.constant)}{abs(formula.constant):.15g}"
+    return f"{label} = {text.removeprefix(' + ').strip()}"
+
+
+class _Grain(NamedTuple):
+    """Numbers as they were meant, (N,), the size of their last digit (0 for none), and how far they
+    may be from it.
+    """
+
+    values: np.ndarray
+    unit: float
+    blur: float
+
+
+def _grain(values: np.ndarray, codes: np.ndarray, column: Column | None) -> _Grain:
+    """Returns numbers without what storing their codes lost, where their last digit is known."""
+    stored = float(np.finfo(float_storage()).eps * np.abs(codes).max())
+    if column is None:
+        unit = next(
+            (
+                u
+                for u in DIGITS
+                if np.all(np.abs(values - np.round(values / u) * u) <= max(stored, 1e-9 * u))
+            ),
+            0.0,
+        )
+        scale = 1.0
+    else:
+        dates = column.rules.reads == "date"
+        unit = column.step if dates else last_digit(column)
+        scale = column.rules.unit(column)
+    if unit > 2 * scale * stored:
+        return _Grain(np.round(values / unit) * unit, unit, 0.0)
+    return _Grain(values, 0.0, 4 * scale * stored)
+
+
+def written_to(values: np.ndarray) -> float:
+    """Returns how far numbers without a grid may be from what was meant: half of the last of their
+    significant digits, or what a sum in their precision loses.
+    """
+    own = np.unique(values[np.isfinite(values)])
+    own = own[np.unique(np.linspace(0, len(own) - 1, min(1000, len(own))).astype(int))]
+    largest, single = float(np.abs(own).max()), own.astype(np.float32)
+    if np.array_equal(single, own):
+        own = single
+    texts = [np.format_float_scientific(x) for x in own]
+    digits = max(len(Decimal(text).normalize().as_tuple().digits) for text in texts)
+    least = 2 * largest * float(np.finfo(own.dtype).eps)
+    return max(0.5 * 10.0 ** (1 - digits) * largest, least)

@@ -24,6 +24,8 @@ def with_points(
 ) -> tuple[pa.Table, bool, list[str]]:
     """Returns the table with decimal points, whether there were decimal commas, and a note on what
     can be read two ways.
+
+    Where commas are decimal marks, points that stand before three digits each group thousands.
     """
     import pyarrow.compute as pc
 
@@ -44,19 +46,29 @@ def with_points(
             grouped = True  # such texts are understood later, by all that the column holds
     for i, name in enumerate(table.column_names):
         column = table.column(i)
+        pointed = column.filter(pc.match_substring(column, "."))
+        points = (
+            _any(column, ".")
+            and _all(pointed, GROUPED_BY_POINT, missing)
+            and _all(column, POINTS_AND_COMMAS, missing)
+        )
         if sure and i in commas:
             table = table.set_column(i, name, pc.replace_substring(column, ",", "."))
+        elif sure and points:
+            example = _example(column, ".")
+            table = table.set_column(i, name, pc.replace_substring(column, ".", ""))
+            why = ", since other columns hold decimal commas; correct the file if it is none"
+            notes.append(
+                f"column {shown(name)} holds numbers such as {example}, whose point is read as one "
+                f"that groups thousands{'' if decimal else why}"
+            )
         elif i in commas:
             read = f"holds numbers such as {_example(column, ',')}, and is read as text"
             notes.append(
                 f"column {shown(name)} {read}; --decimal , if that is a decimal comma, --decimal . "
                 f"if it groups thousands"
             )
-        elif (
-            (sure or notes or grouped)
-            and _any(column, ".")
-            and _all(column, GROUPED_BY_POINT, missing)
-        ):
+        elif (notes or grouped) and points:
             read = (
                 f"holds numbers such as {_example(column, '.')}, read with a decimal point "
                 f"although other columns hold commas"

@@ -5,7 +5,7 @@ In memory, or from a file that stays on disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,12 +22,13 @@ from taut.data.rows import Rows, blocks
 from taut.data.schema import Schema
 from taut.data.split import Copies, copies_of, row_hashes, split_hashes
 from taut.data.tables.cells import Tokens, read_cells
-from taut.data.tables.codes import CONTRADICTING, closeness
+from taut.data.tables.codes import closeness, last_digit, plain_numbers
 from taut.data.tables.column import Column
 from taut.data.tables.constraints import constraint_of, contradiction, holding, learned, settled
-from taut.data.tables.formula import Formula, neat
+from taut.data.tables.formula import CONTRADICTING, Formula, neat, on_grid
 from taut.data.tables.infer import decode, encode, from_toml, infer
-from taut.data.tables.numeric_notes import MOST, SOME, linear_functions
+from taut.data.tables.notes import FROM_0
+from taut.data.tables.numeric_notes import MOST, SOME, linear_functions, written_to
 from taut.data.tables.parquet import row_groups
 from taut.data.tables.parquet_files import plain_type
 from taut.data.tables.parquet_rows import ParquetRows
@@ -179,7 +180,7 @@ def _understood(source: Any, name: str, asked: Asked) -> tuple[Schema, list[str]
 
 def _with_formulas(table: Any, schema: Schema, name: str) -> tuple[Schema, list[str]]:
     """Returns the schema in which columns that are a linear function of others are derived from
-    them, and a note that says so.
+    them, and notes that say so, and where a few rows contradict what all others hold.
 
     It holds in every row, to the last digit. A file that stays on disk is not searched.
     """
@@ -200,24 +201,59 @@ def _with_formulas(table: Any, schema: Schema, name: str) -> tuple[Schema, list[
     found = list(linear_functions(numbers(codes), codes))
     if not found:
         return schema, []
-    x = numbers(_complete_codes(table, schema, name)[:, numeric])
-    values = {c.name: own for c, own in zip(columns, x.T, strict=True)}
-    derived = {}
+    known = _codes_of(table, schema, name)[:, numeric]
+    values = {c.name: plain_numbers(c, x) for c, x in zip(columns, known.T, strict=True)}
+    derived, told = {}, []
     for j, used, factors, constant in found:
         parts = {columns[i].name: float(f) for i, f in zip(used, factors, strict=True)}
-        column = columns[j]
-        formula = neat(Formula(parts, constant), values, values[column.name], closeness(column))
-        if formula is not None:
-            derived[column.name] = replace(
-                column, kind="derived", formula=str(formula), offset=0.0, atoms=(), bounded=""
-            )
+        column, total = columns[j], values[columns[j].name]
+        unit, blur = last_digit(column), 0.0
+        if not unit or not on_grid(total[~np.isnan(total)], unit).all():
+            # large numbers of many digits are read to a grid that they are not on
+            blur = min(written_to(total), unit / 2 if unit else closeness(column))
+            unit = 0.0
+        best = neat(Formula(parts, constant), values, total, unit, blur)
+        if best is None:
+            continue
+        formula, agree = best
+        if not agree.all():
+            told.append(_nearly(column.name, formula, agree, values))
+            continue
+        derived[column.name] = replace(
+            column, kind="derived", formula=str(formula), offset=0.0, atoms=(), bounded=""
+        )
+        rounded = _rounded_to(formula, values, total, unit)
+        told.append(
+            f"{quoted(column.name)} = {formula} in every row{rounded}: it is computed, and not "
+            f"modelled; a --schema FILE that gives it a kind keeps it"
+        )
     schema = replace(schema, columns=tuple(derived.get(c.name, c) for c in schema.columns))
     schema = replace(schema, event_shape=(len(schema.modelled),))
-    return schema, [
-        f"{shown(name)}: {quoted(c.name)} = {c.formula} in every row: it is computed, and not "
-        f"modelled; a --schema FILE that gives it a kind keeps it"
-        for c in derived.values()
-    ]
+    return schema, [f"{shown(name)}: {line}" for line in told]
+
+
+def _nearly(
+    name: str, formula: Formula, agree: np.ndarray, values: Mapping[str, np.ndarray]
+) -> str:
+    """Returns the line on a formula that all but a few rows hold."""
+    wrong = np.flatnonzero(~agree)
+    first = int(wrong[0])
+    made = formula.of(values)
+    held = int(np.count_nonzero(~np.isnan(values[name] - made)))
+    return (
+        f"{quoted(name)} = {formula} but for {len(wrong):,} of {held:,} rows, the first is row "
+        f"{first} {FROM_0}, which has {values[name][first]:.15g}, not {made[first]:.15g}: it is "
+        f"modelled as it stands; where those rows are slips, correct them, and it is computed"
+    )
+
+
+def _rounded_to(
+    formula: Formula, values: Mapping[str, np.ndarray], total: np.ndarray, unit: float
+) -> str:
+    """Returns to what a formula is rounded that does not give every last digit itself."""
+    if not unit or np.nanmax(np.abs(total - formula.of(values))) < 0.01 * unit:
+        return ""
+    return f", rounded to {unit:.15g}"
 
 
 def _with_constraints(table: Any, schema: Schema, name: str) -> tuple[Schema, list[str]]:
@@ -255,9 +291,13 @@ def _some_rows(table: Any) -> Any:
     return pa.concat_tables([table.slice(start, size) for start in starts.tolist()])
 
 
+def _codes_of(table: Any, schema: Schema, name: str) -> np.ndarray:
+    return encode(table, schema.columns, name, missing_values=schema.missing_values)[0]
+
+
 def _complete_codes(table: Any, schema: Schema, name: str) -> np.ndarray:
     """Returns the codes of the rows in which no number is missing."""
-    values, _, _ = encode(table, schema.columns, name, missing_values=schema.missing_values)
+    values = _codes_of(table, schema, name)
     numeric = [i for i, c in enumerate(schema.modelled) if not c.levels]
     return np.asarray(values[~np.isnan(values[:, numeric]).any(1)])
 
@@ -374,7 +414,12 @@ def _codes(table: Any, first_row: int, schema: Schema, name: str) -> np.ndarray:
     values, _, _ = encode(
         table, schema.columns, name, missing_values=schema.missing_values, first_row=first_row
     )
-    return values.astype(float_storage())
+    return _stored(values)
+
+
+def _stored(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what is beyond the storage has a line of its own
+        return values.astype(float_storage())
 
 
 @_too_large_is_told
@@ -397,7 +442,7 @@ def _code(source: Any, schema: Schema, name: str) -> _Coded:
         notes += told
         for text, parts in against.items():
             parts.append(first_row + np.flatnonzero(~holding(values, schema.columns, [text])))
-        values = values.astype(float_storage())
+        values = _stored(values)
         hashes.append(row_hashes(values))
         gaps = np.isnan(values)
         missing, empty = missing + int(gaps.sum()), empty + int(gaps.all(1).sum())
