@@ -1114,10 +1114,3 @@ def test_a_model_larger_than_memory_is_one_line(monkeypatch: pytest.MonkeyPatch)
         OutOfMemoryError, match=r"^the model needs .* smaller latent_dim \(here 2\)"
     ):
         VAEstimator(**FAST).fit(np.random.default_rng(0).normal(size=(40, 2)))
-
-
-@pytest.mark.parametrize("flag", [0, 1, 2, -0.1])
-def test_a_flag_that_is_no_rate_is_refused_before_the_training(flag):
-    x = np.random.default_rng(0).normal(size=(40, 2))
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        taut.VAEstimator(latent_dim=1, max_epochs=1, flag=flag).fit(x)
