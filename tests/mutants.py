@@ -578,6 +578,14 @@ MUTANTS = [
         "test_the_first_bound_is_the_evidence_of_factor_analysis_with_a_gap_of_zero",
     ),
     Mutant(
+        "kinds: a grid that is mostly empty is one of levels",
+        "data/tables/shape.py",
+        "return num_steps(numbers, step) > max(MANY_STEPS, SPARSE * numbers.distinct)",
+        "return False",
+        "tests/test_grids.py::"
+        "test_a_grid_that_is_mostly_empty_keeps_the_frequencies_of_what_repeats",
+    ),
+    Mutant(
         "start: normal scores in units of the logistic, not of the decoder's location",
         "likelihoods/warped.py",
         "middle.logit(eps=EDGE) / UNIT",

@@ -19,9 +19,9 @@ It follows from all its values, never from the first rows alone; the first rule 
 14. integers of which one repeats far above 9 others (0 among incomes): mixed, a density, and that
     one with a probability
 15. integers from near 0, skewed to the right: count
-16. other integers from 0, at most 65,536 steps of their grid: levels
+16. other integers from 0, at most 65,536 steps of their grid, which is not mostly empty: levels
 17. integers: as numbers
-18. numbers on a grid, each different one ten times or more: levels
+18. numbers on a grid that is not mostly empty, each different one ten times or more: levels
 19. numbers of which some come 10 times as often as the others: mixed
 20. numbers that are all positive and whose log-normal likelihood (with its Jacobian, at its
     maximum) is above the normal one: positive
@@ -159,7 +159,9 @@ def _guess_integer(view: View, seen: Seen, numbers: Numbers, notes: list[str]) -
         return None
     if shape.is_count(numbers):
         return "count"
-    if numbers.low >= 0 and shape.num_steps(numbers, shape.step_of(numbers)) < MAX_LEVELS:
+    step = shape.step_of(numbers)
+    few = shape.num_steps(numbers, step) < MAX_LEVELS and not shape.is_sparse(numbers, step)
+    if numbers.low >= 0 and few:
         return "levels"
     return None
 

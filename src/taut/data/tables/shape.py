@@ -69,6 +69,9 @@ def tick_of(numbers: Numbers) -> float:
     return 0.0
 
 
+MANY_STEPS, SPARSE = 1000, 32
+
+
 def num_steps(numbers: Numbers, step: float) -> float:
     """Returns how many steps the range has."""
     if step:
@@ -79,14 +82,22 @@ def num_steps(numbers: Numbers, step: float) -> float:
 def few_values(numbers: Numbers, step: float) -> bool:
     """Returns whether numbers that are not integers are levels.
 
-    On a grid, with ten rows or more for each value.
+    On a grid that is not mostly empty, with ten rows or more for each value.
     """
     if numbers.count < MIN_ROWS or numbers.capped_at is not None:
         return False
     # what one value repeats says nothing of the others
     others = numbers.count - numbers.most_common[1]
     enough = 10 * numbers.distinct <= numbers.count and 5 * numbers.distinct <= others
-    return enough and num_steps(numbers, step) < MAX_LEVELS
+    return enough and num_steps(numbers, step) < MAX_LEVELS and not is_sparse(numbers, step)
+
+
+def is_sparse(numbers: Numbers, step: float) -> bool:
+    """Returns whether most of a grid is empty, as where few of the alcohols 9.5, 9.6, ... have four
+    decimals more: a probability of each of thousands of levels says less of them than a density
+    with masses at the values that repeat.
+    """
+    return num_steps(numbers, step) > max(MANY_STEPS, SPARSE * numbers.distinct)
 
 
 def is_count(numbers: Numbers) -> bool:
