@@ -604,7 +604,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     (
         ["tighten", "run", "--out", "bits.npy", "--overwrite"],
         USAGE,
-        ["cannot make the folder bits.npy"],
+        ["bits.npy holds what is read", "choose another --out"],
     ),
     (
         ["tighten", "run", "--out", "run", "--overwrite"],

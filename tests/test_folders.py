@@ -340,7 +340,7 @@ def test_killed_anywhere_a_finished_run_stays_whole(
         if (folder / "audit.json").exists():
             write_report(run)
         for file, content in new.items():
-            _write_all(run, {file: content})
+            _write_all(run, {file: content}, {})
         write_report(run)
         assert not list(folder.glob(".taut-*"))
         assert storage.read_checked_json(folder / name)["seed"] == 77

@@ -372,7 +372,10 @@ def test_what_needs_the_whole_batch_is_refused(two: Ranks) -> None:
 
 # --- Commands -------------------------------------------------------------------------------------
 
+# A linear network would start at factor analysis, which of such rows is the best there is.
 FIT = [
+    "--encoder",
+    "MLP()",
     "--model",
     "VAE",
     "--latent-dim",

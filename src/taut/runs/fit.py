@@ -451,7 +451,7 @@ def _extend(
         whole = plan_steps(
             run.model, run.objective, data, dataclasses.replace(training, minutes=None)
         )
-        more = min(more, whole - state.step)
+        more = min(more, max(1, whole - state.step))
     more = parallel.on_main(lambda: more)
     state.since, state.total_steps, state.done = state.step, state.step + int(more), False
     info = {k: v for k, v in run.info.items() if k not in ("ended", "candidates")} | {
