@@ -180,6 +180,12 @@ def test_the_critic_and_the_model_have_each_their_own_gradient() -> None:
         alike = torch.equal(one[name], three[name])
         assert alike == (not name.startswith("posterior.")), name  # the critic has beta's not
     torch.manual_seed(2)
+    model.zero_grad()
+    (-taut.ELBO()(model, x).surrogate.mean()).backward()
+    for name, parameter in model.posterior.named_parameters():  # beta = 1 is the ELBO
+        found = one[f"posterior.{name}"]
+        torch.testing.assert_close(parameter.grad, found, rtol=0, atol=1e-10)
+    torch.manual_seed(2)
     bound = objective(model, x)
     loss = bound.target - bound.surrogate.detach()
     assert loss.mean() > 0  # what is maximised is told without the critic's own loss
