@@ -594,6 +594,28 @@ MUTANTS = [
         "test_a_table_of_rounded_numbers_starts_near_the_gaussian_that_it_was_drawn_from",
     ),
     Mutant(
+        "warps: the gradient of a value meets the logarithm of 0",
+        "distributions/warps.py",
+        "away = torch.where(distance > 0, distance, 1.0)",
+        "away = distance",
+        "tests/test_warps.py::test_the_gradient_of_a_value_is_a_number_inside_and_beyond_the_ends",
+    ),
+    Mutant(
+        "start: the noise of warped columns starts at the marginal's",
+        "likelihoods/warped.py",
+        "return inverse_positive((scale - self.min_scale).clamp_min(0) / (1 - self.min_scale))",
+        "return inverse_positive(torch.ones_like(scale))",
+        "tests/test_start.py::"
+        "test_a_table_of_rounded_numbers_starts_near_the_gaussian_that_it_was_drawn_from",
+    ),
+    Mutant(
+        "halving: what goes on is the worst of a rung",
+        "runs/choose.py",
+        "ordered = sorted(means, key=lambda n: (-float(means[n].mean()), n))",
+        "ordered = sorted(means, key=lambda n: (float(means[n].mean()), n))",
+        "tests/test_choose.py::test_halving_finds_what_the_grid_finds_with_fewer_passes",
+    ),
+    Mutant(
         "start: the encoder is given scores that it does not see",
         "build/start.py",
         "if data.schema.missing or len(seen) < len(paths):",

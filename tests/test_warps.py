@@ -325,3 +325,16 @@ def test_normal_scores_are_the_logit_of_the_middle_of_the_probability() -> None:
     n = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
     torch.testing.assert_close(grid.scores(10 + 0.5 * n), cells.scores(n), rtol=0.0, atol=1e-10)
     assert float(cells.scores(n).diff(dim=0).min()) > 0
+
+
+@pytest.mark.parametrize("low", [-math.inf, -1.0])
+def test_the_gradient_of_a_value_is_a_number_inside_and_beyond_the_ends(low: float) -> None:
+    made = likelihoods.WarpedLogistic((1,), 2, low=torch.tensor([low]), high=torch.tensor([9.0]))
+    zero = torch.zeros(1, dtype=torch.float64)
+    given = (made.knots.double(), made.low.double(), made.high.double(), False, made.cut, True)
+    distribution = Warped(zero + 0.3, zero + 1.2, *given)
+    x = torch.tensor([[2.0], [-3.0], [11.0]], dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(distribution.log_prob(x).sum(), x)
+    with torch.no_grad():
+        ends = [distribution.log_prob(x + step) for step in (1e-6, -1e-6)]
+    torch.testing.assert_close(found, (ends[0] - ends[1]) / 2e-6, rtol=1e-6, atol=1e-8)

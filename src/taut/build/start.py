@@ -30,7 +30,7 @@ from taut.data import Dataset, Rows, batch, blocks
 from taut.features import ColumnFeatures, Features, Standardize
 from taut.likelihoods.columns import Columns
 from taut.likelihoods.common import LocationScale
-from taut.likelihoods.warped import Warped
+from taut.likelihoods.warped import WarpedLikelihood
 from taut.model import VAE
 from taut.models.factor_analysis import MIN_SCALE, FactorAnalysis
 from taut.networks import Residual, inverse_positive
@@ -61,7 +61,7 @@ class _Path(NamedTuple):
         first: The number of the first of the outputs of the decoder that are theirs.
     """
 
-    part: LocationScale | Warped
+    part: LocationScale | WarpedLikelihood
     columns: Tensor
     seen: Tensor | None
     first: int
@@ -71,7 +71,7 @@ class _Path(NamedTuple):
         x = x[:, self.columns]
         if self.seen is not None:
             return torch.where(x.isnan(), torch.nan, features[:, self.seen])
-        assert isinstance(self.part, Warped)
+        assert isinstance(self.part, WarpedLikelihood)
         return self.part.scores(x)
 
 
@@ -191,7 +191,7 @@ def _paths(likelihood: LocationScale | Columns, features: Features) -> list[_Pat
         if _startable(part, kind.transform):
             seen = torch.tensor([places[column] for column in columns])
             found.append(_Path(part, torch.tensor(columns), seen, first))
-        elif isinstance(part, Warped):
+        elif isinstance(part, WarpedLikelihood):
             found.append(_Path(part, torch.tensor(columns), None, first))
         first += size
     return found

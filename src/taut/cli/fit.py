@@ -79,7 +79,6 @@ def fit(
     from taut.runs.logs import check_log
 
     check_log(log)
-
     if out is not None:
         check_apart(out, (config,))
     run, dataset, state = start(data, out, settings, overwrite=overwrite)

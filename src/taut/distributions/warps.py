@@ -169,12 +169,13 @@ class Warped(Distribution):
         ends = self.low.isfinite().to(value) + self.high.isfinite()
         # Beyond each end lies its share of OUTSIDE, on integers or as a half of Cauchy's density.
         distance = (near - inside).abs()
+        away = torch.where(distance > 0, distance, 1.0)  # no gradient meets the logarithm of 0
         if self.whole:
-            tail = log_beyond(distance)
+            tail = log_beyond(away)
         else:
             unit = self._width()
             # log(1 + r^2), whose square overflows far out
-            spread = 2 * (distance.log() - unit.log())
+            spread = 2 * (away.log() - unit.log())
             spread = torch.logaddexp(torch.zeros_like(spread), spread)
             tail = math.log(2 / math.pi) - unit.log() - spread
         beyond = math.log(OUTSIDE) + tail - ends.clamp(min=1).log()

@@ -24,12 +24,11 @@ from taut.types import Context
 
 __all__ = ["WarpedCounts", "WarpedGrid", "WarpedLevels", "WarpedLogistic"]
 
-
 UNIT = 1.8  # the standard deviation of a logistic distribution: a unit of the decoder's location
-EDGE = 1e-6  # probability beyond which nothing is scored
+EDGE = 1e-6  # least probability beside a value of which it is scored
 
 
-class Warped(Likelihood):
+class WarpedLikelihood(Likelihood):
     """What they have in common.
 
     The warp of each element, and a location and a scale that are decoded.
@@ -105,7 +104,7 @@ class Warped(Likelihood):
         return inner
 
 
-class WarpedLevels(Warped):
+class WarpedLevels(WarpedLikelihood):
     r"""Creates $P(x_i \le l \mid z) = \sigma((G_i(l + \tfrac12) - m_i(z)) / s_i(z))$ for the levels
     low, ..., high of rows.
 
@@ -127,7 +126,7 @@ class WarpedLevels(Warped):
     whole = True
 
 
-class WarpedLogistic(Warped):
+class WarpedLogistic(WarpedLikelihood):
     r"""Creates logistic distributions of $G_i(x_i)$ for reals with atoms, bounds and any skew.
 
     G is the logit of the distribution function of the training data (see ``warps``): a raw decoder
@@ -140,7 +139,7 @@ class WarpedLogistic(Warped):
     """
 
 
-class _Celled(Resizing, Warped):
+class _Celled(Resizing, WarpedLikelihood):
     """What those have in common whose warps have as many knots as the data ask for."""
 
     whole = bends = True

@@ -25,7 +25,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,8 @@ def choose(
             is too small, or no validation rows.
     """
     config, seeds = config or Config(), check_count("seeds", seeds)
+    if halving is not None:
+        halving = check_count("halving", halving, 2)
     data = read_data(source, config)
     if len(data.validation) < 2:
         raise UsageError(
@@ -144,8 +146,6 @@ def choose(
         _build(data, _settings(config, each), each)
     if baselines:
         wanted += [each for each in _baselines(data, config) if each not in wanted]
-    if halving is not None and halving < 2:
-        raise UsageError(f"halving={halving}: one in at least 2 candidates goes on")
     share = _first_minutes(wanted, halving, minutes / seeds)
     if share < SHORTEST:
         raise UsageError(
@@ -528,7 +528,7 @@ def _compared(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) 
     x = _rows(data)
     groups = copies(x, data.divided)
     whole, runs, failed = _measured(study, folder)
-    stopped = _stopped(folder, info, data, whole)
+    stopped = _stopped(folder, info)
     ended = whole.keys() - stopped
     if not ended:
         raise UsageError(f"no candidate of {shown(folder)} could be trained: see its runs")
@@ -541,7 +541,7 @@ def _compared(study: Any, folder: Path, info: Mapping[str, Any], data: Dataset) 
             "log_evidence": _estimate(each, groups),
             "difference": _estimate(each - whole[best], groups),
             "chosen": False,
-            **({"stopped": stopped[n]} if n in stopped else {}),
+            **({"stopped": _passes(folder / runs[n])} if n in stopped else {}),
         }
         for n, each in sorted(whole.items())
     ]
@@ -576,21 +576,18 @@ def _measured(study: Any, folder: Path) -> tuple[dict[int, Tensor], dict[int, st
     return {n: torch.stack(v) for n, v in means.items() if n not in failed}, runs, failed
 
 
-def _stopped(
-    folder: Path, info: Mapping[str, Any], data: Dataset, numbers: Iterable[int]
-) -> dict[int, int]:
-    """Returns the passes after which candidates were stopped early."""
-    found, halved = dict[int, int](), _halved(info["candidates"])
-    if "halving" not in info:
-        return found
-    config = Config.from_dict(info["config"])
-    for rung, share in enumerate(shares_of(len(halved), info["halving"])[:-1], 1):
-        kept = _kept(folder / f"rung-{rung}.json")
-        for n in set(halved) & set(numbers) - set(kept) - found.keys():
-            training = _settings(config, info["candidates"][n]).training
-            passes = math.ceil(epochs_of(data, training))
-            found[n] = max(1, math.ceil(passes * share - 1e-9))
-    return found
+def _stopped(folder: Path, info: Mapping[str, Any]) -> set[int]:
+    """Returns which candidates were stopped early: VAEs that did not reach the last rung."""
+    halved = _halved(info["candidates"])
+    rungs = len(shares_of(len(halved), info.get("halving"))) - 1
+    if not rungs:
+        return set()
+    return set(halved) - set(_kept(folder / f"rung-{rungs}.json"))
+
+
+def _passes(run: Path) -> float:
+    """Returns the passes that a run has made, be it that the time ended them."""
+    return float(storage.read_lines(run / "history.jsonl", records.HISTORY)[-1]["epoch"])
 
 
 def _size(run: Path) -> int:

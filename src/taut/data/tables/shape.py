@@ -18,6 +18,9 @@ MIN_ROWS = 50
 MIN_EDGE_ROWS = 200
 ATOM_SHARE = 0.05
 MIN_REST = 20
+MANY_STEPS = 1000
+SPARSE = 32
+"""A grid of more steps than both, this many for each different value, is mostly empty."""
 OFTEN = 10.0
 """A value that comes so many times as often as the others is an atom."""
 FAR = 64.0
@@ -67,9 +70,6 @@ def tick_of(numbers: Numbers) -> float:
         if np.all(np.abs(scaled - np.round(scaled)) <= 1e-5 * ticks / 86_400):
             return 1.0 / ticks
     return 0.0
-
-
-MANY_STEPS, SPARSE = 1000, 32
 
 
 def num_steps(numbers: Numbers, step: float) -> float:
