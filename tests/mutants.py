@@ -609,13 +609,6 @@ MUTANTS = [
         "test_a_table_of_rounded_numbers_starts_near_the_gaussian_that_it_was_drawn_from",
     ),
     Mutant(
-        "halving: what goes on is the worst of a rung",
-        "runs/choose.py",
-        "ordered = sorted(means, key=lambda n: (-float(means[n].mean()), n))",
-        "ordered = sorted(means, key=lambda n: (float(means[n].mean()), n))",
-        "tests/test_choose.py::test_halving_finds_what_the_grid_finds_with_fewer_passes",
-    ),
-    Mutant(
         "start: the encoder is given scores that it does not see",
         "build/start.py",
         "if data.schema.missing or len(seen) < len(paths):",
