@@ -72,7 +72,7 @@ def pull(
 ) -> None:
     """Make a run folder of what taut push handed on, for all that takes a run.
 
-    Nothing in it is run or unpickled, and every file is checked.
+    Nothing in it is run or unpickled, and every file but the card is checked.
 
     Examples:
         taut pull hf:ann/wine wine
