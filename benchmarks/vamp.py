@@ -153,14 +153,14 @@ def main() -> None:
         run, data, state = start(train, options.out / f"prior-{number}", settings)
         rows.append(trained(run, data, state, prior))
         runs.append(run)
+    assert data is not None
+    assert data.test is not None
     if not options.model:
         run, _, state = refit(
             runs[0], options.out / "refitted", prior=REFITTED, max_epochs=options.refit_epochs
         )
         rows.append(trained(run, data, state, f"{REFITTED}, refitted"))
         runs.append(run)
-    assert data is not None
-    assert data.test is not None
     x = data.test[:: options.every]
     evidence = [taut.importance(run.model, x, options.num_samples) for run in runs]
     for row, found in zip(rows, evidence, strict=True):
