@@ -137,7 +137,7 @@ class Handed:
         if self.schema.kind == "count" or library_of(source) == "anndata":
             raise UsageError(NO_GAPS)
         if table is not None:
-            whole = fill(table, shortest(values), self.schema)
+            whole, _ = fill(table, shortest(values), self.schema)
             if from_frame(source) is None:  # the name of a file
                 return _of_arrow(whole, self._library)
             return completed(source, table, whole)
