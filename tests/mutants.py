@@ -4092,6 +4092,13 @@ MUTANTS = [
         "tests/test_constraints.py",
     ),
     Mutant(
+        "frames: a column of ids gives way to a number of its name",
+        "runs/handed.py",
+        "titles = told_apart([*ids, *plain])",
+        "titles = [*ids, *plain]",
+        "tests/test_python.py",
+    ),
+    Mutant(
         "constraints: where nothing contradicts them no rows are drawn again",
         "runs/making.py",
         "if not len(again):",
