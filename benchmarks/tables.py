@@ -139,7 +139,7 @@ def taut_fills(
     fitted, began = time.process_time() - began, time.process_time()
     new = new_data(run, arrow.take(rows))
     imputed = taut.impute(run.model, new.rows)
-    filled = from_arrow(table, fill(new.table, imputed.values, run.schema))
+    filled = from_arrow(table, fill(new.table, imputed.values, run.schema)[0])
     evaluation, history = run.evaluation(), run.history()
     told: Job = {
         name: evaluation[name]

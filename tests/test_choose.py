@@ -75,6 +75,8 @@ def test_the_smallest_within_one_error() -> None:
 def test_the_true_rank_is_chosen_and_differences_are_paired() -> None:
     answer = choose("x.npy", "study", candidates=CANDIDATES, minutes=9, baselines=False)
     assert chosen(answer) == "model=FactorAnalysis(latent_dim=2)"
+    with pytest.raises(taut.UsageError, match=r"study exists: choose another --out$"):
+        choose("x.npy", "study", candidates=CANDIDATES, minutes=9, baselines=False)
     assert [row["run"] for row in answer["rows"]] == ["run-1", "run-2", "run-3", "run-4"]
     runs = [taut.load(Path("study", row["run"])) for row in answer["rows"]]
     data = runs[0].data()

@@ -150,6 +150,17 @@ def test_made_rows_keep_what_the_data_keep(tmp_path: Path) -> None:
             assert np.array_equal(new.to_numpy()[seen], old.drop_null().to_numpy())
 
 
+def test_gaps_of_which_none_contradicts_a_constraint_are_filled() -> None:
+    """A VAE was asked for draws of no rows at all, and raised."""
+    model = taut.VAEstimator(model="VAE", latent_dim=1, max_epochs=1, num_samples=10)
+    model.fit(stays().to_pandas())
+    assert model.schema_.constraints
+    rows = pa.table({"arrival": [3, 4] * 10, "departure": [6, 7] * 10, "guests": [None, *[2] * 19]})
+    whole = model.impute(rows)
+    assert whole.column("guests").null_count == 0
+    assert whole.select([0, 1]).equals(rows.select([0, 1]))
+
+
 def test_draws_that_fill_gaps_are_those_of_the_model_that_keep_the_constraint(
     tmp_path: Path,
 ) -> None:

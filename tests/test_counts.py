@@ -332,6 +332,21 @@ def test_raw_may_have_more_variables_than_x() -> None:
     assert from_anndata(adata, "X")[2] == ["gene0", "gene1", "gene2"]
 
 
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_layer_that_is_called_raw_has_the_variables_of_x(in_file: bool, tmp_path: Path) -> None:
+    """It was refused as a damaged file, or as of no variables."""
+    adata = annotated(LOGGED, layers={"raw": COUNTS})
+    source: Any = adata
+    if in_file:
+        source = saved(tmp_path, adata)
+    read = (from_anndata, read_h5ad)[in_file]
+    counts, _, names, *_ = read(source, layer="raw")
+    assert np.array_equal(dense(counts), COUNTS)
+    assert names == [f"gene{i}" for i in range(7)]
+    with pytest.raises(DataError, match="X holds no counts, but raw does"):
+        read(source)
+
+
 @pytest.mark.parametrize(
     "logged", [LOGGED, sparse.csr_matrix(LOGGED), -COUNTS, np.where(COUNTS == 0, np.nan, COUNTS)]
 )

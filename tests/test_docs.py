@@ -111,6 +111,10 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not [name for name in missing if not (ROOT / name).exists()]
 
 
+def test_no_page_holds_what_could_not_be_printed() -> None:
+    assert not [page for page in PAGES if "\N{REPLACEMENT CHARACTER}" in _text(page)]
+
+
 def test_the_number_of_planted_bugs_is_that_of_the_readme() -> None:
     assert f"plants {len(mutants.MUTANTS)} bugs" in _text("README.md")
 

@@ -1114,3 +1114,16 @@ def test_a_model_larger_than_memory_is_one_line(monkeypatch: pytest.MonkeyPatch)
         OutOfMemoryError, match=r"^the model needs .* smaller latent_dim \(here 2\)"
     ):
         VAEstimator(**FAST).fit(np.random.default_rng(0).normal(size=(40, 2)))
+
+
+def test_gaps_of_what_follows_from_others_are_filled_where_no_other_is() -> None:
+    """A frame whose only gaps followed from a formula came back with them."""
+    r = np.random.default_rng(0)
+    frame = pd.DataFrame({"net": r.integers(1, 999, 200) / 4, "tax": r.integers(1, 99, 200) / 4})
+    frame["gross"] = frame.net + frame.tax
+    estimator = VAEstimator(model="Mixture(num_states=1)", max_epochs=2).fit(frame)
+    gaps = frame.copy()
+    gaps.loc[:4, "gross"], gaps.loc[5:9, "net"] = np.nan, np.nan
+    with pytest.warns(UserWarning, match="5 missing entries follow from 'gross' = net"):
+        pd.testing.assert_frame_equal(estimator.impute(gaps), frame)
+    pd.testing.assert_frame_equal(estimator.impute(frame), frame)

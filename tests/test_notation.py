@@ -281,6 +281,6 @@ def test_gaps_of_disguised_numbers_are_filled_and_the_rest_stays():
     values = encode(table, columns, "t")[0]
     values[3, 0] = 71.5
     schema = Schema("table", (2,), 0.0, 0.0, True, tuple(columns))
-    filled = fill(table, values, schema)
+    filled = fill(table, values, schema)[0]
     assert filled["w"].to_pylist() == [*texts[:3], "71.5", *texts[4:]]
     assert encode(filled, columns, "t")[0][:5, 0].tolist() == [*SIGNED[:3], 71.5, SIGNED[4]]

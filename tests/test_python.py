@@ -24,6 +24,7 @@ import torch
 
 import taut
 from taut.build.config import Config
+from taut.cli.use import _assignments
 from taut.runs.fitted import Fitted, new_data
 from taut.runs.telling import Telling
 from taut.system import html
@@ -588,3 +589,21 @@ def test_one_column_for_many_gives_no_number():
         UsageError, match=re.escape("x has shape (60, 1), but the model takes (N, 3)")
     ):
         taut.importance(model, torch.zeros(ROWS, 1), 5)
+
+
+def test_a_column_that_names_rows_and_is_called_as_a_number_of_theirs_is_kept(
+    tmp_path: Path,
+) -> None:
+    """A column of ids called z0 was replaced by the first latent dimension."""
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    frame = pd.DataFrame({"z0": [f"A{i:03}" for i in range(60)], "a": x[:, 0], "b": x[:, 1]})
+    run = taut.fit(frame, tmp_path / "run", model="Mixture(num_states=2)", max_epochs=2)
+    encoded = run.encode(frame)
+    assert list(encoded.columns) == ["z0", "z0-1", "z1"]
+    assert (encoded["z0"] == frame["z0"]).all()
+
+
+def test_a_column_is_given_once() -> None:
+    assert _assignments(["a=1", "b==2"]) == {"a": "1", "b": "=2"}
+    with pytest.raises(UsageError, match="--given: a column is given twice"):
+        _assignments(["a=1", "a=2"])

@@ -261,6 +261,8 @@ def test_the_curve_of_a_decoder_is_told_in_lines(folder: Path) -> None:
     done = run("curve", one, "--beta", "0.5,1", "--num-data", "5")
     assert done.exit_code == 0, done.stderr
     assert done.stdout.count("annealing") == 2
+    assert " ± " in done.stdout
+    assert "\N{REPLACEMENT CHARACTER}" not in done.stdout
     done = run("curve", one, "--beta", "1", "--max-epochs", "3")
     assert "trains nothing" in done.stderr
 

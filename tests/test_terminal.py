@@ -205,6 +205,9 @@ def test_fit_ends_with_what_to_do_next_in_commands_that_work():
     assert "data       my table.csv: a table" in result.stderr
     filled = CliRunner().invoke(app, ["impute", "my run", "my table.csv"])
     assert filled.stdout == "1 cells filled (0.42 %), in imputed.csv\n"
+    Path("empty.csv").write_text("x,y\n,\n,\n")
+    none = CliRunner().invoke(app, ["impute", "my run", "empty.csv", "--out", "all.csv"])
+    assert none.stdout == "4 cells filled (100 %), in all.csv\n"
     again = CliRunner().invoke(app, ["impute", "my run", "imputed.csv", "--out", "again.csv"])
     assert again.stdout == "no cell is missing: again.csv holds the same rows\n"
     scored = CliRunner().invoke(app, ["score", "my run", "my table.csv", "--cells"])

@@ -371,20 +371,15 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             source = self._checked(X)
             fitted = self._fitted()
             new = self._new(fitted, source)
-            array = isinstance(source, np.ndarray)
-            if array:
-                whole, gaps = source, np.isnan(source)
-            else:
-                whole = X
-                gaps = np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
-            if not gaps.any():
-                return whole.copy() if hasattr(whole, "copy") else whole
-            filled = fill_rows(fitted, new.rows, int(self.num_samples), seed=self.seed_)
-            values = filled.values.numpy()
-            if not array:
-                return completed(X, new.table, fill(new.table, values, self.schema_))
-        result = source.copy()
-        result[gaps] = self._whole(values)[gaps]
+            values = torch.cat(list(new.rows.split(4096)))
+            if bool(values.isnan().any()):
+                values = fill_rows(fitted, new.rows, int(self.num_samples), seed=self.seed_).values
+            if not isinstance(source, np.ndarray):  # what follows from others may have gaps alone
+                whole, _ = fill(new.table, values.numpy(), self.schema_)
+                return completed(X, new.table, whole)
+        result, gaps = source.copy(), np.isnan(source)
+        if gaps.any():
+            result[gaps] = self._whole(values.numpy())[gaps]
         return result
 
     @property
@@ -436,7 +431,8 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
         if type(X).__name__ == "AnnData":
             from pandas import DataFrame
 
-            names = X.raw.var_names if self.layer == "raw" else X.var_names
+            own = self.layer == "raw" and X.raw is not None
+            names = X.raw.var_names if own else X.var_names
             validate_data(
                 self, DataFrame(columns=names.astype(str)), reset=fitting, skip_check_array=True
             )

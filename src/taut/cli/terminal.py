@@ -544,9 +544,7 @@ def show_comparison(found: Comparison) -> None:
     """Shows runs side by side, a column each."""
     table = _table(*found.header())
     for title, cells in found.rows():
-        table.add_row(
-            _text(title), *(_text(cell.replace("\N{NO-BREAK SPACE}", " ")) for cell in cells)
-        )
+        table.add_row(_text(title), *(_text(cell) for cell in cells))
     _stdout().print(table)
     for run in found.to_dict()["runs"]:
         if run["no_density"]:
@@ -678,5 +676,6 @@ def _text(text: object) -> Text:
 
 
 def _clean(text: str) -> str:
-    """Returns a text without control characters."""
+    """Returns a text without control characters; a space that must not break is a space."""
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

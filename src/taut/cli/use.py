@@ -210,14 +210,13 @@ def impute(
     new = data_for(loaded, data, key)
     with bars.blocks("imputing"):
         result = fill_rows(loaded, new.rows, num_samples, num_imputations, seed=seed)
-    filled = _count_filled(new.rows, result.values)
     complete = result.draws if num_imputations else [result.values]
 
-    def write() -> None:
-        for values, target in zip(complete, targets, strict=True):
-            _write_filled(values, target, new, loaded)
+    def write() -> list[int]:
+        pairs = zip(complete, targets, strict=True)
+        return [_write_filled(values, target, new, loaded) for values, target in pairs]
 
-    parallel.on_main(write)
+    filled, *_ = parallel.on_main(write)
     without, uneven = _doubtful(new.rows, result)
     line = first_line(data, len(new.rows))
     if rows := terminal.name_rows(without, line):
@@ -238,8 +237,9 @@ def impute(
         }
         typer.echo(json.dumps(written))
     elif filled:
-        share = filled / max(1, len(new.rows) * new.rows[:1].numel())
-        terminal.answer(f"{filled:,} cells filled ({100 * share:.2g} %), in {files}")
+        width = len(loaded.schema.written) or new.rows[:1].numel()
+        share = float(f"{100 * filled / max(1, len(new.rows) * width):.2g}")
+        terminal.answer(f"{filled:,} cells filled ({share:g} %), in {files}")
     else:
         terminal.answer(f"no cell is missing: {files} holds the same rows")
 
@@ -257,15 +257,19 @@ def _doubtful(rows: Any, result: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return gaps & (result.ess == 0), gaps & (result.ess > 0) & ~result.reliable
 
 
-def _write_filled(values: torch.Tensor, target: Path, new: New, run: Stored) -> None:
-    """Writes completed rows, into the table that they came from if there is one."""
+def _write_filled(values: torch.Tensor, target: Path, new: New, run: Stored) -> int:
+    """Writes completed rows, into the table that they came from if there is one; returns how many
+    cells it filled.
+    """
     if new.table is None or target.suffix == ".npy":
         write_data(values, target, run)
-        return
+        return _count_filled(new.rows, values)
     from taut.data import fill
     from taut.use.export import shortest, write_table
 
-    write_table(fill(new.table, shortest(values), run.schema), target, own=True)
+    whole, count = fill(new.table, shortest(values), run.schema)
+    write_table(whole, target, own=True)
+    return count
 
 
 def decode(
@@ -322,4 +326,7 @@ def _assignments(texts: list[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     if wrong := [text for text, (_, equals, _) in zip(texts, pairs, strict=True) if not equals]:
         raise UsageError(f"--given {shown(wrong[0])}: write it like --given COLUMN=VALUE")
-    return {name: value for name, _, value in pairs}
+    given = {name: value for name, _, value in pairs}
+    if len(given) < len(pairs):
+        raise UsageError("--given: a column is given twice; one value each is needed")
+    return given

@@ -127,7 +127,7 @@ def from_anndata(adata: Any, layer: str | None = None, *, labels: str | None = N
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        raw, raw_names = None, ()
+        raw, raw_names = None, adata.var_names  # those of a layer that is called raw
         if adata.raw is not None:
             raw, raw_names = adata.raw.X, adata.raw.var_names
         matrices = _named({"X": adata.X, "raw": raw}, adata.layers)
@@ -204,8 +204,10 @@ def _file_source(file: Any, where: str) -> _Source:
         )
     raw = file.get("raw", {})
     matrices = _named({"X": file.get("X"), "raw": raw.get("X")}, file.get("layers", {}))
-    raw_names = read_elem(raw["var"]).index if "raw" in matrices else ()
-    return _Source(where, matrices, read_elem(file["obs"]), read_elem(file["var"]).index, raw_names)
+    names = raw_names = read_elem(file["var"]).index
+    if "X" in raw:  # else a layer may be called raw
+        raw_names = read_elem(raw["var"]).index
+    return _Source(where, matrices, read_elem(file["obs"]), names, raw_names)
 
 
 def _named(places: dict[str, Any], layers: Any) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def choose(
             "candidates"
         )
     _optuna()  # where it is missing, no empty folder is left
-    folder = make_folder(out, f"{stem(source)}-study", overwrite=False)
+    folder = make_folder(out, f"{stem(source)}-study", overwrite=None)
     info = storage.fingerprinted(
         {
             "source": str(Path(source).resolve()) if Path(source).exists() else source,

@@ -20,6 +20,7 @@ from torch import Tensor
 from taut.data import New, Schema, fill
 from taut.data.h5ad import to_obsm
 from taut.data.in_memory import completed, given_back, without_rows
+from taut.data.schema import told_apart
 from taut.data.tables.frames import from_frame
 from taut.system.errors import UsageError
 from taut.use.export import shortest
@@ -93,7 +94,10 @@ class Handed:
             return result
         if self.schema.kind == "table":
             own = library_of(self.source) == "pandas"  # a str has a method of that name
-            return _frame(self._ids() | plain, self._library, self.source.index if own else None)
+            ids = self._ids()
+            titles = told_apart([*ids, *plain])  # a row may be named by a column called z0
+            columns = dict(zip(titles, [*ids.values(), *plain.values()], strict=True))
+            return _frame(columns, self._library, self.source.index if own else None)
         types = [(name, values.dtype) for name, values in plain.items()]
         return np.rec.fromarrays(list(plain.values()), dtype=types)
 
@@ -137,7 +141,7 @@ class Handed:
         if self.schema.kind == "count" or library_of(source) == "anndata":
             raise UsageError(NO_GAPS)
         if table is not None:
-            whole = fill(table, shortest(values), self.schema)
+            whole, _ = fill(table, shortest(values), self.schema)
             if from_frame(source) is None:  # the name of a file
                 return _of_arrow(whole, self._library)
             return completed(source, table, whole)

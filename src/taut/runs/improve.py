@@ -110,7 +110,7 @@ def improve(
     else:
         _check(read_data(str(source), config or Config()), num_data)
     name = Path(source).resolve().name if is_run else stem(str(source))
-    folder = make_folder(out, f"{name}-improved", overwrite=False)
+    folder = make_folder(out, f"{name}-improved", overwrite=None)
     info = {
         "source": str(Path(source).resolve()) if Path(source).exists() else str(source),
         "minutes": minutes,

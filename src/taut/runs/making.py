@@ -125,6 +125,8 @@ def fill_rows(
     filled, wanted = torch.cat([found.values[None], found.draws]), num_imputations + 1
     gaps = torch.cat([part[:, places].isnan().any(1) for part in rows.split(ROWS)])
     again = (gaps & ~keeps(filled).all(0)).nonzero()[:, 0]
+    if not len(again):
+        return found  # a model need not take no rows
     reliable = found.reliable.clone()
     for number, some in enumerate(again.split(ROWS)):
         own = derive(seed, "again", number)

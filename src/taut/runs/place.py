@@ -39,8 +39,10 @@ FILES = {
 }
 
 
-def make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
+def make_folder(out: str | Path | None, name: str, overwrite: bool | None) -> Path:
     """Makes the folder of a new run and returns it: a given one, or the next free one below runs/.
+
+    With None for ``overwrite`` nothing is replaced, and no option is named that would.
 
     Raises:
         UsageError: it cannot be made, or exists and is not to be replaced.
@@ -51,7 +53,8 @@ def make_folder(out: str | Path | None, name: str, overwrite: bool) -> Path:
     where = shown(path)
     try:
         if path.exists() and not overwrite and not _nothing_trained(path):
-            raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
+            remedy = "" if overwrite is None else ", or --overwrite to replace it"
+            raise UsageError(f"{where} exists: choose another --out{remedy}")
         if path.is_dir() and (inside := {p.name for p in path.iterdir() if not _passing(p.name)}):
             if "run.json" not in inside and not inside <= FILES:
                 raise UsageError(

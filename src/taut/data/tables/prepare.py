@@ -341,9 +341,9 @@ def to_table(values: Any, columns: Sequence[Column]) -> Any:
     return decode(settled(np.asarray(values, np.float64), columns), columns)
 
 
-def fill(table: Any, values: Any, schema: Schema) -> Any:
-    """Returns a table whose missing entries come from codes (N, C); every other cell, and column,
-    is as it was.
+def fill(table: Any, values: Any, schema: Schema) -> tuple[Any, int]:
+    """Returns a table whose missing entries come from codes (N, C), and how many these are; every
+    other cell, and column, is as it was.
 
     A level that the training never saw is missing to the model, but stays what it is.
     """
@@ -353,7 +353,7 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
     filled = to_table(values, schema.written)
     made = dict(zip(filled.column_names, filled.columns, strict=True))
     fields, arrays = list(table.schema), list(table.columns)
-    places = {header: i for i, header in enumerate(table.column_names)}
+    places, count = {header: i for i, header in enumerate(table.column_names)}, 0
     for column in schema.written:
         if column.name not in places or column.kind == "key":
             continue  # what follows from others need not be there, and a key is no one's to guess
@@ -373,11 +373,12 @@ def fill(table: Any, values: Any, schema: Schema) -> Any:
         if pa.types.is_integer(kind) and new.null_count < len(new) and not _fits(new, kind):
             kind = pa.int64()
         gaps = pa.array(cells.missing & there)
+        count += int((cells.missing & there).sum())
         arrays[place], fields[place] = (
             pc.if_else(gaps, new.cast(kind), old.cast(kind)),
             pa.field(column.name, kind),
         )
-    return pa.table(arrays, schema=pa.schema(fields, table.schema.metadata))
+    return pa.table(arrays, schema=pa.schema(fields, table.schema.metadata)), count
 
 
 def _fits(numbers: Any, kind: Any) -> bool:
