@@ -1,13 +1,15 @@
 """How the cost of taut grows: seconds and memory of training and of evaluation over N, K, the
-dimensions and the batch.
+dimensions and the batch; of convolutions over the side of the image, of a hierarchy over its
+levels, and of a hidden tree over rows, columns and states.
 
     python benchmarks/scaling.py
 
 One size is varied at a time, the others stay at ``BASE``. An exponent is the slope of log cost over
 log size: 1 is linear growth, 0 is none, and between them a part of the cost does not depend on that
-size. The time is that of a training step, or of the importance-weighted log p(x) of all N data, in
-CPU seconds. Each point is a process of its own with one thread, warmed up before the clock. Memory
-is the peak above what the process held before: after a tiny training, or with model and data made.
+size. The time is that of a training step, of the importance-weighted log p(x) of all N data, or of
+a pass of EM with what comes before the first one, in CPU seconds. Each point is a process of its
+own with one thread, warmed up before the clock. Memory is the peak above what the process held
+before: after a tiny training, or with model and data made.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ Cost = dict[str, float]
 BASE: dict[str, Size] = {
     "training": {"N": 4000, "K": 4, "D": 16, "d": 256, "batch": 128},
     "evaluation": {"N": 64, "K": 1000, "D": 16, "d": 256},
+    "convolutions": {"side": 16, "batch": 32},
+    "hierarchy": {"levels": 2, "batch": 128},
+    "hidden tree": {"N": 4000, "columns": 8, "states": 16},
 }
 VALUES: dict[str, dict[str, list[int]]] = {
     "training": {
@@ -43,6 +48,13 @@ VALUES: dict[str, dict[str, list[int]]] = {
         "D": [16, 64, 256],
         "d": [256, 1024, 4096],
     },
+    "convolutions": {"side": [16, 32, 64]},
+    "hierarchy": {"levels": [2, 4, 8]},
+    "hidden tree": {
+        "N": [4_000, 16_000, 64_000],
+        "columns": [8, 16, 32],
+        "states": [16, 32, 64],
+    },
 }
 NAMES = {
     "N": "N, rows",
@@ -50,23 +62,60 @@ NAMES = {
     "D": "D, latent dimensions",
     "d": "elements of a datum",
     "batch": "batch",
+    "side": "side of the image",
+    "levels": "levels",
+    "columns": "columns of 10 levels",
+    "states": "states of a column",
 }
+PASSES = 5
 
 
-def training(size: Size) -> Cost:
+def step_of(rows: Any, config: Any, batch: int) -> Cost:
+    """Returns what a training step costs."""
     from peers.common import Memory, Watch
     from peers.taut import timed_training
 
-    def run(size: Size, warmup: int, steps: int) -> Watch:
-        watch = Watch({"batch": size["batch"], "warmup": warmup, "steps": steps})
+    def run(rows: Any, config: Any, watch: Watch) -> Watch:
         with tempfile.TemporaryDirectory() as folder:
-            timed_training(bits(size["N"], size["d"]), configured(size), watch, folder)
+            timed_training(rows, config, watch, folder)
         return watch
 
-    run({"N": 64, "K": 1, "D": 1, "d": 8, "batch": 8}, 1, 1)
+    small = configured({"K": 1, "D": 1, "batch": 8})
+    run(bits(64, 8), small, Watch({"batch": 8, "warmup": 1, "steps": 1}))
     memory = Memory()
-    watch = run(size, 5, 20)
+    watch = run(rows, config, Watch({"batch": batch, "warmup": 5, "steps": 20}))
     return {"seconds": watch.result["cpu_s"] / watch.steps, "mib": memory.grown()}
+
+
+def training(size: Size) -> Cost:
+    return step_of(bits(size["N"], size["d"]), configured(size), size["batch"])
+
+
+def convolutions(size: Size) -> Cost:
+    side = size["side"]
+    config = configured({"K": 1, "D": 16} | size, encoder="ConvEncoder()", decoder="ConvDecoder()")
+    return step_of(bits(1000, side * side).reshape(-1, side, side), config, size["batch"])
+
+
+def hierarchy(size: Size) -> Cost:
+    config = configured({"K": 1, "D": 16} | size, model=f"HierarchicalVAE(levels={size['levels']})")
+    return step_of(bits(4000, 256), config, size["batch"])
+
+
+def hidden_tree(size: Size) -> Cost:
+    import numpy as np
+    import torch
+    from peers.common import Memory, cpu_seconds
+
+    from taut.models import HiddenTree
+
+    torch.set_num_threads(1)
+    columns, states = size["columns"], size["states"]
+    rows = torch.from_numpy(np.random.default_rng(0).integers(0, 10, (size["N"], columns))).float()
+    model = HiddenTree((columns,), ["category"] * columns, states, [10] * columns)
+    memory, began = Memory(), cpu_seconds()
+    done = sum(1 for _ in model.maximize(rows, rows[:100], max_passes=PASSES))
+    return {"seconds": (cpu_seconds() - began) / done, "mib": memory.grown()}
 
 
 def evaluation(size: Size) -> Cost:
@@ -92,13 +141,15 @@ def bits(rows: int, elements: int) -> Any:
     return np.random.default_rng(0).integers(0, 2, (rows, elements), np.uint8)
 
 
-def configured(size: Size) -> Any:
+def configured(size: Size, **model: str) -> Any:
     from taut.build.config import Config
+
+    networks = {} if "model" in model else {"encoder": "MLP()", "decoder": "MLP()"}
 
     return Config.from_dict(
         {
             "data": {"validation_fraction": 0.0, "test_fraction": 0.0},
-            "model": {"latent_dim": size["D"], "encoder": "MLP()", "decoder": "MLP()"},
+            "model": {"latent_dim": size["D"], **networks, **model},
             "training": {
                 "objective": f"IWAE(num_samples={size['K']})",
                 "batch_size": size["batch"],
@@ -136,12 +187,13 @@ def main() -> None:
     parser.add_argument(
         "--repetitions", type=int, default=1, help="of each point; the median counts"
     )
+    parser.add_argument("--only", nargs="+", default=list(BASE), choices=list(BASE))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     points = {
         (what, name, value): BASE[what] | {name: value}
-        for what, axes in VALUES.items()
-        for name, v in axes.items()
+        for what in options.only
+        for name, v in VALUES[what].items()
         for value in v
     }
     # the base belongs to every axis
@@ -151,8 +203,8 @@ def main() -> None:
         for key, (what, size) in sizes.items():
             costs[key].append(cost(what, size))
     rows: list[dict[str, Any]] = []
-    for what, axes in VALUES.items():
-        for name, values in axes.items():
+    for what in options.only:
+        for name, values in VALUES[what].items():
             runs = [costs[json.dumps([what, points[what, name, value]])] for value in values]
             row: dict[str, Any] = {"what": what, "name": name, "values": values}
             for of in ("seconds", "mib"):
@@ -161,16 +213,17 @@ def main() -> None:
                 row[f"{of}_exponent"] = None if math.isnan(slope) else slope
             rows.append(row)
     base = "; ".join(
-        f"{what}: " + ", ".join(f"{k} = {v:,}" for k, v in size.items())
-        for what, size in BASE.items()
+        f"{what}: " + ", ".join(f"{k} = {v:,}" for k, v in BASE[what].items())
+        for what in options.only
     )
     print(f"Elsewhere {base}. One thread; median of {options.repetitions}.\n")
     print(
-        "| what | over | values | CPU time of a step, or of all N | exponent | peak memory, MiB | "
-        "exponent |\n" + "|---" * 7 + "|"
+        "| what | over | values | CPU time of a step or pass, or of all N | exponent | "
+        "peak memory, MiB | exponent |\n" + "|---" * 7 + "|"
     )
     for row in rows:
-        scale, form, unit = (1000, ".1f", "ms") if row["what"] == "training" else (1, ".2f", "s")
+        whole = row["what"] == "evaluation"
+        scale, form, unit = (1, ".2f", "s") if whole else (1000, ".1f", "ms")
         slopes = [
             "" if row[n] is None else f"{row[n]:.2f}" for n in ("seconds_exponent", "mib_exponent")
         ]
@@ -190,10 +243,8 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
         task, given = json.loads(sys.argv[2])
-        print(
-            json.dumps(
-                {"training": training, "evaluation": evaluation}[task](given), allow_nan=False
-            )
-        )
+        works = (training, evaluation, convolutions, hierarchy, hidden_tree)
+        work = next(work for work in works if work.__name__ == task.replace(" ", "_"))
+        print(json.dumps(work(given), allow_nan=False))
     else:
         main()

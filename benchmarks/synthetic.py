@@ -158,6 +158,9 @@ def marginals(table: Table, made: Array, real: Array) -> tuple[float, float]:
 
 def learnt(table: Table, target: int, made: Array, real: Array) -> tuple[float, float]:
     others = np.arange(made.shape[1]) != target
+    levels, counts = np.unique(made[:, target], return_counts=True)
+    # the trees hold some rows of each level out to stop by, and cannot of a single one
+    made = made[np.isin(made[:, target], levels[counts > 1])]
     fitted = trees((np.array(table.types) == "cat")[others]).fit(made[:, others], made[:, target])
     chance, truth = fitted.predict_proba(real[:, others]), real[:, target]
     if len(fitted.classes_) == 2:
@@ -255,7 +258,11 @@ def main() -> None:
     if options.model:
         settings["model"] = options.model
     table = load(options.data, options.table)
-    seeds = [one_seed(table, seed, settings, options) for seed in range(options.seeds)]
+    seeds = []
+    for seed in range(options.seeds):
+        seeds.append(one_seed(table, seed, settings, options))
+        if options.json:  # what is done stays, whatever becomes of the next seed
+            options.json.write_text(json.dumps({"settings": settings, "seeds": seeds}, indent=2))
     runs = [seed["run"] for seed in seeds]
     print(f"{seeds[0]['rows']} real rows to train on, as many held out; taut's fit:", end=" ")
     print(", ".join(f"{run['fit_cpu_s']:.0f} CPU s" for run in runs), end="; log p(x) ")
@@ -267,8 +274,6 @@ def main() -> None:
             for name in seeds[0]["results"]
         ],
     )
-    if options.json:
-        options.json.write_text(json.dumps({"settings": settings, "seeds": seeds}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ these CPU minutes of one thread, by what a pass of each took in a training of a 
 measuring are not included. log p(x) of the same test images is
 compared image by image. Prints the curve of each training and a table as Markdown, and writes both
 as vamp.json into the folder.
+
+    python benchmarks/vamp.py STATIC.npz --model "HierarchicalVAE(top=VampPrior(components=500))"
+
+trains that model alone, of ``--epochs`` passes or of as many as ``--minutes`` allow.
 """
 
 from __future__ import annotations
@@ -47,13 +51,14 @@ def unpacked(source: Path, out: Path) -> tuple[Path, Path]:
     return files
 
 
-def config(prior: str, epochs: int, test: Path, options: argparse.Namespace) -> Config:
+def config(part: str, epochs: int, test: Path, options: argparse.Namespace) -> Config:
+    """Returns the settings of a training: the part is its prior, or its model if one is given."""
     return Config.from_dict(
         {
             "data": {"test": str(test), "validation_fraction": 0.02},
             "model": {
                 "latent_dim": 40,
-                "prior": prior,
+                "model" if options.model else "prior": part,
                 "encoder": options.encoder,
                 "decoder": options.decoder,
             },
@@ -122,6 +127,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1000, help="under the standard prior")
     parser.add_argument("--vamp-epochs", type=int, default=190, help="under the VampPrior")
     parser.add_argument("--minutes", type=float, help="CPU minutes of each, instead of passes")
+    parser.add_argument("--model", help="train this one alone, instead of the two priors")
     parser.add_argument("--refit-epochs", type=int, default=3, help="of the refitted prior")
     parser.add_argument("--components", type=int, default=500)
     parser.add_argument("--encoder", default=NETWORK)
@@ -136,6 +142,8 @@ def main() -> None:
     train, test = unpacked(options.data, options.out)
     vamp = f"VampPrior(components={options.components})"
     plans = {"StandardNormal()": options.epochs, vamp: options.vamp_epochs}
+    if options.model:
+        plans = {options.model: options.epochs}
     runs, rows, data = [], [], None
     for number, (prior, epochs) in enumerate(plans.items()):
         if options.minutes:
@@ -145,13 +153,14 @@ def main() -> None:
         run, data, state = start(train, options.out / f"prior-{number}", settings)
         rows.append(trained(run, data, state, prior))
         runs.append(run)
-    run, _, state = refit(
-        runs[0], options.out / "refitted", prior=REFITTED, max_epochs=options.refit_epochs
-    )
-    rows.append(trained(run, data, state, f"{REFITTED}, refitted"))
-    runs.append(run)
     assert data is not None
     assert data.test is not None
+    if not options.model:
+        run, _, state = refit(
+            runs[0], options.out / "refitted", prior=REFITTED, max_epochs=options.refit_epochs
+        )
+        rows.append(trained(run, data, state, f"{REFITTED}, refitted"))
+        runs.append(run)
     x = data.test[:: options.every]
     evidence = [taut.importance(run.model, x, options.num_samples) for run in runs]
     for row, found in zip(rows, evidence, strict=True):

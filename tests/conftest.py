@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import jaxtyping
@@ -51,6 +52,10 @@ WHOLE = {
 }
 
 os.environ.setdefault("NO_COLOR", "1")
+# Where Python is told to write no bytecode, each process of a test would compile all of taut again,
+# and each worker all of the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A suite that is started in the background ignores Ctrl-C, and so would all the processes that the
 # tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1206,8 +1206,8 @@ MUTANTS = [
     Mutant(
         "baseline: pseudo-count by the fit and not by what is left out",
         "build/statistics.py",
-        "(counts - 1 + extra).log()",
-        "(counts + extra).log()",
+        "(seen - 1 + extra).log()",
+        "(seen + extra).log()",
         BUILD,
     ),
     Mutant(
@@ -3372,6 +3372,13 @@ MUTANTS = [
         "or saving > COMPILING:",
         "or saving > 0:",
         f"{STEP}::test_threads_and_form_are_the_fastest_that_repay",
+    ),
+    Mutant(
+        "pace: a training that may not fit is measured by a few steps",
+        "training/pace.py",
+        "if steps * seconds > AMPLE * time_given:",
+        "if steps * seconds > time_given:",
+        "tests/test_loop.py::test_steps_that_fit_ten_times_over_are_not_measured_for_long",
     ),
     Mutant(
         "pace: the slowest run and not the fastest",

@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from hurried import hurry
 from test_tighten import call
 
 import taut
@@ -45,6 +46,7 @@ def _alone(_seeded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     np.save(tmp_path / "x.npy", x.astype(np.float32))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(room, "PAUSE", 0.01)
+    hurry(monkeypatch, "marginals", "trees")
     yield
     torch.set_num_threads(threads)
 

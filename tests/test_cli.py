@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hurried import hurry
 from pyarrow import csv, parquet
 from typer.testing import CliRunner, Result
 
@@ -676,11 +677,14 @@ def test_rows_with_gaps_are_trained_on_embedded_scored_and_filled(here: Path):
     assert not np.isnan(filled).any()
 
 
-def test_entries_come_with_errors_and_rows_that_failed_are_named(here: Path):
+def test_entries_come_with_errors_and_rows_that_failed_are_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
     """A value of 1e30 in one row, whose square float32 does not hold.
 
     Its entries are flagged, its gap is named, and the other rows are as they were.
     """
+    hurry(monkeypatch, "ascent", "cells")
     likelihood = "Normal(scale='per_feature')"
     taut.fit("real.npy", "run-normal", likelihood=likelihood, model="VAE", max_epochs=2, threads=1)
     values = REAL.copy()

@@ -2,10 +2,11 @@
 every page runs.
 
 A page runs from top to bottom in a folder of its own, in the page's own spelling (the blocks of a
-notebook share their names, those of any other page do not); only its
-trainings end after two epochs and are measured by 20 samples, rows are scored by 50, and audits
-make little effort (``_hurried``). A command that ends in "# refused" must be; every other one must
-end well. What a page does not make itself, such as ``RUN`` or ``new.npy``, is in ``GIVEN``.
+notebook share their names, those of any other page do not); only its trainings end after two epochs
+and are measured by 20 samples, rows are scored by 50, audits look at 50 rows with little effort and
+draw no figures, and a diffusion samples in 10 steps (``_hurried``). A command that ends in
+"# refused" must be; every other one must end well. What a page does not make itself, such as
+``RUN`` or ``new.npy``, is in ``GIVEN``.
 
 ``python tests/test_docs.py docs/tables.md FOLDER`` runs a page unhurried, in a new folder, and
 prints what the commands print.
@@ -15,6 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import importlib
+import inspect
 import io
 import re
 import runpy
@@ -40,6 +44,7 @@ from taut.cli import terminal
 from taut.cli.app import app
 from taut.evidence import Evidence, importance_blocks
 from taut.evidence.audit import Effort
+from taut.models.diffusion import Diffusion
 from taut.references import REFERENCES, cite
 from taut.runs.folder import read_data
 
@@ -211,6 +216,35 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
             model, objective, data, dataclasses.replace(config, max_epochs=2, minutes=None)
         )
 
+    def capped(name: str, **most: int) -> None:
+        path, _, function = name.rpartition(".")
+        module = importlib.import_module(path)
+        own = getattr(module, function)
+
+        @functools.wraps(own)
+        def capping(*given: Any, **named: Any) -> Any:
+            arguments = inspect.signature(own).bind(*given, **named)
+            arguments.apply_defaults()
+            for argument, number in most.items():
+                arguments.arguments[argument] = min(arguments.arguments[argument], number)
+            return own(*arguments.args, **arguments.kwargs)
+
+        monkeypatch.setattr(module, function, capping)
+
+    capped("taut.evidence.cells.cell_scores", num_samples=50)
+    capped("taut.evidence.gaps.optima_blocks", evaluation_samples=50)
+    capped("taut.runs.audit.audit_run", num_data=50)
+    capped("taut.runs.improve.audit_run", num_data=50)
+    capped("taut.runs.improve.improve", num_data=50)
+    capped("taut.runs.reasons.entry_tails", num_samples=20)
+
+    def walked(model: Diffusion, num_samples: int, **given: Any) -> torch.Tensor:
+        return sample(model.of_steps(10), num_samples, **given)
+
+    sample = Diffusion.sample
+    monkeypatch.setattr(Diffusion, "sample", walked)
+    # drawn in other tests
+    monkeypatch.setattr(sys.modules["taut.report.render"], "_figures", lambda *_: {})
     monkeypatch.setattr("taut.explorer.server.serve", lambda shelf, opened: None)
     little = Effort(
         num_samples=100,
@@ -219,7 +253,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         optimum_steps=5,
         simulated=5,
         samples=20,
-        task_seconds=2.0,
+        task_seconds=0.5,
     )
 
     def few(model: Any, x: Any, num_samples: int, **given: Any) -> Iterator[Evidence]:
@@ -239,7 +273,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
             model, x[:4], betas, 4, max_temperatures=3
         ),
     )
-    monkeypatch.setattr("taut.runs.improve.LITTLE", little)
+    monkeypatch.setattr("taut.runs.improve.LITTLE", dataclasses.replace(little, task_seconds=0.0))
     monkeypatch.setenv("TAUT_NUM_SAMPLES", "20")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TAUT_COMPILE", "off")

@@ -21,7 +21,7 @@ from taut.build.config import TrainingConfig
 from taut.data import Dataset, Schema, prepare
 from taut.runs.folder import find_device
 from taut.system.seeds import derive, generator, set_seed, stream, untouched
-from taut.training import loop
+from taut.training import loop, pace
 from taut.training.loop import Record, State, finish, train, validate
 from taut.training.pace import plan_steps
 
@@ -561,6 +561,27 @@ def test_steps_are_planned() -> None:
     )
     assert planned == 1  # a minute fraction too short for any step still makes one
     assert torch.equal(weights(m), before)  # measuring trains a copy
+
+
+@pytest.mark.parametrize(
+    ("share", "counts", "planned"), [(11.0, [3], 7), (9.0, [3, 50], 7), (0.5, [3, 50], 4)]
+)
+def test_steps_that_fit_ten_times_over_are_not_measured_for_long(
+    share: float, counts: list[int], planned: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pass is 7 steps of 6 seconds each, and the time given a multiple of that."""
+    asked = []
+
+    def seconds(learner: object, data: Dataset, count: int, *_: float) -> float:
+        asked.append(count)
+        return 6.0
+
+    monkeypatch.setattr(pace, "_seconds", seconds)
+    data = dataclasses.replace(dataset(), train=torch.randn(7 * 16, 3))
+    data = dataclasses.replace(data, validation=data.validation[:0])
+    config = dataclasses.replace(PLAIN, max_epochs=1, minutes=share * 7 * 6 / 60)
+    assert pace.plan_steps(model(), taut.ELBO(), data, config) == planned
+    assert asked == counts
 
 
 # --- A frozen part, and data that the model draws -------------------------------------------------

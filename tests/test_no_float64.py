@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hurried import hurry
 from no_float64 import OnDevice, no_float64
 
 import taut
@@ -36,6 +37,7 @@ DATA = {
 @pytest.fixture(autouse=True)
 def _device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
+    hurry(monkeypatch)  # each operation takes ten times as long there
     with no_float64() as device:
         monkeypatch.setattr(fits, "find_device", lambda name: device)
         yield

@@ -476,6 +476,7 @@ COMMANDS = {
     "score": ["score", "--num-samples", "20", "--cells"],
     "encode": ["encode", "--num-samples", "3"],
     "impute": ["impute", "--num-samples", "20", "--num-imputations", "2"],
+    "reconstruct": ["reconstruct", "--draw"],
 }
 
 
@@ -503,6 +504,15 @@ def test_evaluation_by_two_is_that_of_one_to_the_bit(
             assert (first.code, second) == (0, (0, "", "")), first.err + second.err
         written.append({path.name: path.read_bytes() for path in (tmp_path / where).iterdir()})
     assert written[0] == written[1]
+
+
+def test_samples_by_two_are_those_of_one_to_the_bit(two: Ranks, runs: Path, tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    line = ("sample", runs / "one", "--num-samples", "1500")  # of several blocks
+    _alone(*line, "--out", tmp_path / "one.npy")
+    first, second = two.taut(*line, "--out", tmp_path / "two.npy")
+    assert (first.code, second) == (0, (0, "", "")), first.err + second.err
+    assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
 
 
 def test_an_audit_by_two_is_that_of_one(two: Ranks, runs: Path) -> None:

@@ -275,15 +275,18 @@ def test_the_randomness_of_the_user_is_left_alone(tmp_path: Path):
 HELPER = textwrap.dedent("""
     import importlib, json, os, sys
     from pathlib import Path
-    import torch, taut, taut.cli.app
+    import torch, taut, taut.cli.app, taut.training.loop
+    # what a training imports, once for all children
+    import PIL.Image, safetensors.torch, taut.evidence.verdict, taut.runs.fit
 
     weights = torch.nn.Parameter(torch.zeros(3))
     weights.grad = torch.ones(3)
-    # imports what an optimizer needs, once for all children
+    # likewise what an optimizer needs
     torch.optim.AdamW([weights], fused=True).step()
 
     def run(job):
         os.chdir(job["cwd"])
+        taut.training.loop.LEAST = job["interval"]
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(job["out"] + "." + name, os.O_WRONLY | os.O_CREAT), descriptor)
         count = 0
@@ -317,22 +320,24 @@ HELPER = textwrap.dedent("""
     print(json.dumps(statuses))
 """)
 
+# 12 epochs are 72 steps, three intervals of 24.
+EPOCHS, INTERVAL = 12, 24
 STEP, SYNC, CAPTURE = "taut.training.loop.batch", "os.fsync", "taut.training.loop._capture"
 RECORD, SHOW = "json.dumps", "taut.cli.terminal._text"
 # batch: one call a step. _capture: one call before the first step and one after each interval.
 # _text: one call a line shown. fsync: 1, 2 run.json; an interval makes 9: 1 history, 2 + 2 + 2 the
 # files of the checkpoint, 2 its folder; later, each file 2.
 KILLS = [(SYNC, n) for n in (12, 13, 14, 16, 18, 19, 20, 21, 29, 30, 31, 33, 36)] + [
-    (STEP, 117),
-    (STEP, 299),
+    (STEP, 29),
+    (STEP, 71),
     (CAPTURE, 3),
 ]
-EARLY = [(STEP, 1), (STEP, 77), (SYNC, 3), (SYNC, 10)]
+EARLY = [(STEP, 1), (STEP, 19), (SYNC, 3), (SYNC, 10)]
 STOPS = [
     (STEP, 1),
-    (STEP, 77),
-    (STEP, 155),
-    (STEP, 300),
+    (STEP, 19),
+    (STEP, 37),
+    (STEP, 72),
     (CAPTURE, 3),
     (SYNC, 14),
     (SYNC, 19),
@@ -342,6 +347,11 @@ STOPS = [
     (SHOW, 10),
     (SYNC, 32),
 ]
+
+
+@pytest.fixture
+def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taut.training.loop.LEAST", INTERVAL)
 
 
 @pytest.fixture(scope="module")
@@ -356,12 +366,14 @@ def stopped(
     flags = [
         f
         for k, v in SMALL.items()
-        if k not in ("checkpoint_seconds", "patience")
+        if k not in ("checkpoint_seconds", "patience", "max_epochs")
         for f in (f"--{k.replace('_', '-')}", str(v))
     ]
     flags += ["--set", "training.checkpoint_seconds=0", "--set", "training.patience=5"]
     # nothing is measured before the first step
     flags += [
+        "--max-epochs",
+        str(EPOCHS),
         "--threads",
         "1",
         "--set",
@@ -377,6 +389,7 @@ def stopped(
             "at": at,
             "n": n,
             "signal": number,
+            "interval": INTERVAL,
             "out": str(folder / name(at, n, number)),
             "args": ["fit", "bits.npy", "--out", name(at, n, number), *flags],
         }
@@ -409,6 +422,7 @@ def assert_like_the_unbroken_run(folder: Path, path: Path) -> None:
     assert contents(found) == contents(expected)
 
 
+@pytest.mark.usefixtures("_short_intervals")
 @pytest.mark.parametrize(("at", "n"), KILLS)
 def test_killed_anywhere_a_resumed_run_ends_in_the_same_bits(
     stopped: tuple[Path, dict[tuple[str, int, int], int]], at: str, n: int
@@ -439,6 +453,7 @@ def test_killed_before_the_first_checkpoint_there_is_nothing_to_resume(
     assert not path.exists()
 
 
+@pytest.mark.usefixtures("_short_intervals")
 @pytest.mark.parametrize(
     ("number", "at", "n"),
     [((signal.SIGTERM, signal.SIGINT)[i % 2], *s) for i, s in enumerate(STOPS)],
@@ -456,6 +471,7 @@ def test_stopped_anywhere_the_state_is_saved_and_a_resumed_run_ends_in_the_same_
     assert_like_the_unbroken_run(folder, path)
 
 
+@pytest.mark.usefixtures("_short_intervals")
 def test_a_line_of_the_history_that_a_kill_cut_off_is_dropped(
     stopped: tuple[Path, dict[tuple[str, int, int], int]], tmp_path: Path
 ):
@@ -464,14 +480,14 @@ def test_a_line_of_the_history_that_a_kill_cut_off_is_dropped(
     shutil.copytree(folder / name(STEP, 10**9, 0), path)
     for file in ("manifest.json", "model.safetensors", "evaluation.json"):
         (path / file).unlink()
-    shutil.rmtree(path / "checkpoints" / "step-000000300")
+    shutil.rmtree(path / "checkpoints" / "step-000000072")
     (path / ".taut-0123456789abcdef").write_bytes(b"half a file")
     history = (path / "history.jsonl").read_bytes()
     (path / "history.jsonl").write_bytes(history[:-20])
     run, _, state = resume(path)
-    assert state.step == 200
+    assert state.step == 48
     assert (path / "history.jsonl").read_bytes() == b"".join(history.splitlines(True)[:2])
-    assert [line["step"] for line in run.history()] == [100, 200]
+    assert [line["step"] for line in run.history()] == [24, 48]
     finish_run(path)
     assert_like_the_unbroken_run(folder, path)
 

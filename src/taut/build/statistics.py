@@ -271,9 +271,10 @@ def _pseudo_count(counts: Tensor) -> float:
     $\sum_l c_l \log (c_l - 1 + a) / (n - 1 + a L)$.
     """
     n, levels = counts.sum(-1), counts.shape[-1]
+    seen = counts[counts > 0]  # a few of 65,536 levels
 
     def left_out(extra: float) -> float:
-        seen = torch.where(counts > 0, counts * (counts - 1 + extra).log(), 0.0).sum(-1)
-        return float((seen - n * (n - 1 + extra * levels).log()).sum())
+        total = (n * (n - 1 + extra * levels).log()).sum()
+        return float((seen * (seen - 1 + extra).log()).sum() - total)
 
     return max((1 / levels, 0.01, 0.03, 0.1, 0.3, 1.0), key=left_out)

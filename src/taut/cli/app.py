@@ -69,7 +69,10 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
 }
 # what several processes share; the rest is for one
-TOGETHER = ("fit", "resume", "tighten", "refit", "audit", "score", "encode", "impute")
+TOGETHER = (
+    *("fit", "resume", "tighten", "refit", "audit"),
+    *("sample", "score", "encode", "impute", "decode", "reconstruct"),
+)
 PRINTING = (typer.echo.__code__, terminal.answer.__code__)  # what prints results
 LOST = "another process was lost; what was saved is kept: go on with `taut resume RUN`"
 

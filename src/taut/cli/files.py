@@ -132,8 +132,11 @@ def write(
     as_json: bool,
     ids: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes data and says so."""
-    say_written(out, write_data(values, out, run, ids), as_json)
+    """Writes data, of several processes the first one alone, and says so."""
+    from taut.system import parallel
+
+    shape = parallel.on_main(lambda: write_data(values, out, run, ids))
+    say_written(out, shape, as_json)
 
 
 def write_data(

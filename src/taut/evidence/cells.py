@@ -59,6 +59,7 @@ __all__ = ["CellScores", "Imputed", "cell_scores", "impute"]
 
 MAX_ELEMENTS = 2**20  # of K samples of x for the data of a block
 MAX_DATA = 64
+MAX_DRAWS = 2**15  # of z for the data of a block: the layers of a network fit into kept memory
 MOST_AT_ONCE = 512  # rows whose best Gaussians are found together
 EXACT_ROWS = 256  # of a model that needs no samples
 SAMPLES = 2000  # of the better proposals, at least
@@ -477,7 +478,8 @@ class _Mixture(Distribution):
 
 def _rows(x: Any, num_samples: int) -> int:
     """Returns how many rows of the data make a block."""
-    return max(1, min(MAX_DATA, MAX_ELEMENTS // (num_samples * max(1, x[:1].numel()))))
+    most = MAX_ELEMENTS // max(1, x[:1].numel())
+    return max(1, min(MAX_DATA, min(most, MAX_DRAWS) // num_samples))
 
 
 def _like(weights: Tensor, x: Tensor) -> Tensor:

@@ -444,9 +444,7 @@ def _extend(
         )
     more = math.inf
     if minutes is not None:
-        more = plan_steps(
-            run.model, run.objective, data, dataclasses.replace(training, max_epochs=None)
-        )
+        more = plan_steps(run.model, run.objective, data, training)
     if max_epochs is not None:
         whole = plan_steps(
             run.model, run.objective, data, dataclasses.replace(training, minutes=None)

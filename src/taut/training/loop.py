@@ -48,6 +48,7 @@ __all__ = [
 LR_WARMUP = 0.02  # share of the steps over which the rate grows
 MAX_ROLLBACKS = 3
 WINDOW = 4  # row groups of a file that are shuffled together: half of those in its cache
+LEAST, MOST = 100, 2000  # steps of an interval, which is an epoch where that lies between
 MAX_SKIPPED = 0.05  # share of an interval's steps that may be skipped before the interval is undone
 
 
@@ -119,7 +120,7 @@ def train(
             best = _copied(average.state_dict())
         state.tensors = _capture(learner, best)
     parallel.check_same(model.state_dict(), f"at step {state.step}")
-    interval = min(max(math.ceil(len(data.train) / config.batch_size), 100), 2000)
+    interval = min(max(math.ceil(len(data.train) / config.batch_size), LEAST), MOST)
     warm = objective.warmup  # early stopping and the choice of the best wait for it
     while not state.done:
         until = min(state.step + interval, state.total_steps)

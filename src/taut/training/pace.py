@@ -22,7 +22,7 @@ from taut.system.errors import UsageError
 from taut.system.parallel import agreed, on_main, world
 from taut.system.seeds import untouched
 from taut.training.graph import CannotCompileError
-from taut.training.loop import State, batch_size, first_batch, run_steps, validate
+from taut.training.loop import LEAST, MOST, State, batch_size, first_batch, run_steps, validate
 from taut.training.step import Learner
 
 __all__ = ["choose", "epochs_of", "plan_steps"]
@@ -31,6 +31,7 @@ BRIEF = 20.0  # seconds of training below which nothing is measured
 COMPILING = 30.0  # seconds that compiling takes at most, for usual models and machines
 # Least share that compiling saves of an eager step on two rows, which is calls without arithmetic.
 SAVED = 0.5
+AMPLE = 0.1  # share of the time given up to which a few steps tell that all of them fit
 CLEARLY = 0.95  # share of the time below which another way is taken
 MOST_THREADS = 64
 COUNT_STEPS = 1000
@@ -119,12 +120,17 @@ def plan_steps(model: Model, objective: Objective, data: Dataset, config: Traini
     if config.compile == "on":
         learner.compile(first_batch(data, config))
     learner = learner.twin()
-    seconds = _seconds(learner, data, 50)
+    checks = 0.0  # seconds a step, of looking at the validation rows
     if len(data.validation):
         start = time.perf_counter()
         validate(learner.model, objective, data.validation, config.seed)
-        seconds += (time.perf_counter() - start) / min(max(per_epoch, 100), 2000)
-    return max(1, math.ceil(min(epochs * per_epoch, config.minutes * 60 / seconds)))
+        taken = (time.perf_counter() - start) / min(max(per_epoch, LEAST), MOST)
+        checks = on_main(lambda: taken)
+    steps, time_given = epochs * per_epoch, 60 * config.minutes
+    seconds = _seconds(learner, data, 3, 0.0) + checks
+    if steps * seconds > AMPLE * time_given:
+        seconds = _seconds(learner, data, 50) + checks
+    return max(1, math.ceil(min(steps, time_given / seconds)))
 
 
 def epochs_of(data: Dataset, config: TrainingConfig) -> float:
