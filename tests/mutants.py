@@ -4122,8 +4122,8 @@ MUTANTS = [
     Mutant(
         "estimator: what follows from others is filled only where another entry is missing",
         "estimator.py",
-        "if not isinstance(source, np.ndarray):  # what",
-        "if not isinstance(source, np.ndarray) and bool(values.isnan().any()):  # what",
+        "if not gaps.any() and (array or new.table is None):",
+        "if not gaps.any():",
         "tests/test_estimator.py",
     ),
     Mutant(

@@ -371,15 +371,23 @@ class VAEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixi
             source = self._checked(X)
             fitted = self._fitted()
             new = self._new(fitted, source)
+            array = isinstance(source, np.ndarray)
+            if array:
+                whole, gaps = source, np.isnan(source)
+            else:
+                whole = X
+                gaps = np.array(any(bool(b.isnan().any()) for b in new.rows.split(4096)))
+            # What follows from others may have gaps alone.
+            if not gaps.any() and (array or new.table is None):
+                return whole.copy() if hasattr(whole, "copy") else whole
             values = torch.cat(list(new.rows.split(4096)))
-            if bool(values.isnan().any()):
+            if gaps.any():
                 values = fill_rows(fitted, new.rows, int(self.num_samples), seed=self.seed_).values
-            if not isinstance(source, np.ndarray):  # what follows from others may have gaps alone
-                whole, _ = fill(new.table, values.numpy(), self.schema_)
-                return completed(X, new.table, whole)
-        result, gaps = source.copy(), np.isnan(source)
-        if gaps.any():
-            result[gaps] = self._whole(values.numpy())[gaps]
+            if not array:
+                filled, _ = fill(new.table, values.numpy(), self.schema_)
+                return completed(X, new.table, filled)
+        result = source.copy()
+        result[gaps] = self._whole(values.numpy())[gaps]
         return result
 
     @property
