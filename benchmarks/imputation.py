@@ -98,7 +98,8 @@ def ours(raw: np.ndarray, seed: int) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         run = taut.fit(pa.table(columns), Path(folder) / "run", test_fraction=0.0, seed=seed)
         new = new_data(run, pa.table(columns))
-        filled = fill(new.table, taut.impute(run.model, new.rows, seed=seed).values, run.schema)
+        values = taut.impute(run.model, new.rows, seed=seed).values
+        filled, _ = fill(new.table, values, run.schema)
     return np.array([filled.column(name).to_pylist() for name in columns], dtype=float).T
 
 
