@@ -103,6 +103,20 @@ STEPWISE, STEPWISE_RUNS = "tests/test_stepwise.py", "tests/test_stepwise_runs.py
 
 MUTANTS = [
     Mutant(
+        "full covariance: a frozen copy solves for the noise of samples again",
+        "model.py",
+        'if given is None and hasattr(q, "noise"):',
+        'if given is not None and hasattr(q, "noise"):',
+        "tests/test_gradients.py",
+    ),
+    Mutant(
+        "full covariance: the density of samples forgets the scales",
+        "posteriors/gaussian.py",
+        "noise.square().sum(-1) - width - constant",
+        "noise.square().sum(-1) - constant",
+        "tests/test_gradients.py",
+    ),
+    Mutant(
         "exact models: zero among positive numbers is impossible",
         "models/emissions.py",
         "within = torch.where(self._below_zero(value), self._beyond_zero(value), within)",

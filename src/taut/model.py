@@ -478,7 +478,11 @@ class VAE(Model):
             # Evaluated again with its parameters frozen, on the same noise: dropout must not make
             # it another q.
             with frozen(self.posterior), replaying(before):
-                posterior = _parts(self.posterior(x, context), z)
+                fixed = self.posterior(x, context)
+                at = None
+                if given is None and hasattr(q, "noise"):
+                    at = fixed.log_prob_at(z, q.noise)
+                posterior = _parts(fixed, z, at)
         else:
             posterior = _parts(q, z, log_posterior)
         prior = _parts(self.latent_prior(context), z)
