@@ -145,7 +145,6 @@ def configured(size: Size, **model: str) -> Any:
     from taut.build.config import Config
 
     networks = {} if "model" in model else {"encoder": "MLP()", "decoder": "MLP()"}
-
     return Config.from_dict(
         {
             "data": {"validation_fraction": 0.0, "test_fraction": 0.0},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import time
@@ -15,9 +16,9 @@ from ztest import ALPHA, assert_mean, limit
 
 import taut
 from taut import posteriors
+from taut.distributions.correlated import CorrelatedNormal
 from taut.evidence.gradients import _bias, _Moments, gradients
 from taut.networks import inverse_softplus
-from taut.posteriors.gaussian import CorrelatedNormal
 from taut.system.seeds import generator, stream
 
 ELBO_FAMILY = [
@@ -656,3 +657,62 @@ def test_an_objective_takes_the_density_of_own_samples_by_their_noise(objective:
         patched.setattr(CorrelatedNormal, "log_prob", recorded)
         objective(model, torch.zeros(4, 5))
     assert calls == []
+
+
+def test_evidence_takes_the_density_of_own_samples_and_says_where_others_cannot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Solved for, it is wrong by 1e6 nats here, and so would the evidence be."""
+
+    class Fixed(posteriors.FullCovarianceNormal):
+        def forward(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+            q = _correlated(torch.float32)
+            return CorrelatedNormal(q.loc.expand(len(x), -1), scale_tril=q.scale_tril)
+
+    torch.set_default_dtype(torch.float32)
+    model = wrong(taut.LinearGaussian(dim_x=5, dim_z=8))
+    model.posterior = Fixed((5,), 8, taut.Linear)
+    module = importlib.import_module("taut.evidence.importance")
+    sound, told = module._sound, list[Tensor]()
+
+    def recorded(*given: Any) -> Tensor:
+        told.append(sound(*given))
+        return told[-1]
+
+    monkeypatch.setattr(module, "_sound", recorded)
+    found = taut.importance(model, torch.zeros(2, 5), 50)
+    assert float(found.elbo.max()) < 0
+    assert not torch.cat(told).any()
+    assert not found.reliable.any()
+
+
+FAMILIES = [
+    posteriors.DiagonalNormal,
+    posteriors.FullCovarianceNormal,
+    posteriors.CouplingFlow,
+    posteriors.InverseAutoregressive,
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_score_function_of_a_sample_is_that_of_z_held_fixed(family: Any) -> None:
+    """That of a flow was followed along the path of the sample: ScoreFunction() and VIMCO() of one
+    had another gradient than their bound.
+    """
+    torch.set_default_dtype(torch.float64)
+    model = wrong(taut.LinearGaussian(dim_x=5, dim_z=3))
+    with stream(0, "family"):
+        model.posterior = family((5,), 3, taut.Linear)
+        for parameter in model.posterior.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        x, weight = torch.randn(4, 5), torch.randn(6, 4)
+    draw = model.draw(x, 6, reparameterize=False)
+    again = model.posterior(x).log_prob(draw.z)
+    assert torch.allclose(draw.log_posterior, again, rtol=0, atol=1e-10)
+    learned = list(model.posterior.parameters())
+    ours, plain = (
+        torch.autograd.grad((weight * found).sum(), learned, materialize_grads=True)
+        for found in (draw.log_posterior, again)
+    )
+    for one, other in zip(ours, plain, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-10)

@@ -605,5 +605,5 @@ def test_a_column_that_names_rows_and_is_called_as_a_number_of_theirs_is_kept(
 
 def test_a_column_is_given_once() -> None:
     assert _assignments(["a=1", "b==2"]) == {"a": "1", "b": "=2"}
-    with pytest.raises(UsageError, match="--given: a column is given twice"):
+    with pytest.raises(UsageError, match="--given a comes twice"):
         _assignments(["a=1", "a=2"])

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from taut.distributions.chain import Chain, Part
+from taut.distributions.correlated import CorrelatedNormal
 from taut.distributions.sphere import UnitSphere
 from taut.features import Condition, Features
 from taut.system.memory import keep_freed
@@ -470,18 +471,20 @@ class VAE(Model):
                 f"ScoreFunction(num_samples=8) or VIMCO(num_samples=8){biased}"
             )
         z, log_posterior = _sampled(q, num_samples) if given is None else (given, None)
+        made = q if given is None and isinstance(q, CorrelatedNormal) else None
         if not reparameterize:
             z = z.detach()
             if hasattr(q, "attached"):  # a value of z may have parameters, whichever it is
                 z = q.attached(z)
+            if torch.is_grad_enabled():
+                # What came with the samples is followed along their path, and z stays where it is.
+                log_posterior = None if made is None else made.log_prob_at(z, made.noise)
         if stop_posterior:
             # Evaluated again with its parameters frozen, on the same noise: dropout must not make
             # it another q.
             with frozen(self.posterior), replaying(before):
                 fixed = self.posterior(x, context)
-                at = None
-                if given is None and hasattr(q, "noise"):
-                    at = fixed.log_prob_at(z, q.noise)
+                at = None if made is None else fixed.log_prob_at(z, made.noise)
                 posterior = _parts(fixed, z, at)
         else:
             posterior = _parts(q, z, log_posterior)

@@ -326,7 +326,7 @@ def _assignments(texts: list[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     if wrong := [text for text, (_, equals, _) in zip(texts, pairs, strict=True) if not equals]:
         raise UsageError(f"--given {shown(wrong[0])}: write it like --given COLUMN=VALUE")
-    given = {name: value for name, _, value in pairs}
-    if len(given) < len(pairs):
-        raise UsageError("--given: a column is given twice; one value each is needed")
-    return given
+    names = [name for name, _, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--given {shown(twice[0])} comes twice: give one value for each column")
+    return {name: value for name, _, value in pairs}

@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from taut.data import Rows
+from taut.distributions.correlated import CorrelatedNormal
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
 from taut.model import Draw, Model
@@ -59,6 +60,7 @@ __all__ = [
     "prior_proposal",
 ]
 
+CHECKED = 1000  # samples whose density is solved for, to know whether it can be
 MAX_ROWS = 2048  # decoded at a time
 MAX_ELEMENTS = 2**18  # of x in them: more falls out of the processor's cache
 MAX_DATA = 32  # of a block
@@ -303,9 +305,12 @@ def _block(
     # log p(x|z), log p(z), log r(z)
     terms = torch.empty(3, num_samples, len(x), dtype=torch.float64, device=place)
     z_sum, first, unit = torch.zeros((), dtype=torch.float64, device=place), 0, 0.0
+    solved: Tensor | None = None  # log r(z) as those have it who have z alone
     low, high = torch.tensor(math.inf, device=x.device), torch.tensor(-math.inf, device=x.device)
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
         z, log_r = _sampled(proposal, count)
+        if solved is None and isinstance(proposal, CorrelatedNormal):
+            solved = wide(proposal.log_prob(z[:CHECKED])).to(place)
         z_sum = z_sum + wide(z).sum(0)
         least, most = z.aminmax(dim=0)
         low, high = torch.minimum(low, least), torch.maximum(high, most)
@@ -325,7 +330,8 @@ def _block(
     # a bit may be certain, a real number never is
     moved = apart.all(-1) if proposal.has_rsample else apart.any(-1)
     rounding = unit * _largest(terms)
-    sound = moved & _sound(proposal, terms[2]) & (rounding < COARSE) & _wide(proposal, terms)
+    own = terms[2] if solved is None else solved
+    sound = moved & _sound(proposal, own) & (rounding < COARSE) & _wide(proposal, terms)
     return _summarize(terms, wide(mean), rounding, sound).cpu()
 
 
@@ -359,8 +365,8 @@ def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
 
 
 def _sound(proposal: Distribution, log_proposal: Tensor) -> Tensor:
-    """Returns whether the density of a proposal at its own samples, (K, B), is what it must be:
-    minus its entropy on average.
+    """Returns whether the density of a proposal at its own samples, (K, B), is what it must be
+    where z alone is known: minus its entropy on average.
 
     The triangular system that the density of a full covariance solves can be hopeless in the
     precision at hand.
@@ -373,10 +379,10 @@ def _sound(proposal: Distribution, log_proposal: Tensor) -> Tensor:
 
 def _sampled(proposal: Distribution, count: int) -> tuple[Tensor, Tensor | None]:
     """Returns samples, (K, B, D), and their log-densities, (K, B), where asking for them again
-    would cost a pass for each dimension.
+    would cost a pass for each dimension, or multiply the rounding of z.
     """
     shape = torch.Size((count,))
-    if getattr(proposal, "slow_density", False):
+    if getattr(proposal, "slow_density", False) or isinstance(proposal, CorrelatedNormal):
         return proposal.rsample_and_log_prob(shape)  # type: ignore[attr-defined]
     sampler = proposal.rsample if proposal.has_rsample else proposal.sample
     return sampler(shape), None

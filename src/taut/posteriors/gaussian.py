@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, Independent, Normal
 
+from taut.distributions.correlated import CorrelatedNormal
 from taut.features import Features, Standardize
 from taut.model import Posterior
 from taut.networks import MLP, NetworkFactory, check_positive
@@ -118,36 +117,3 @@ class FullCovarianceNormal(Posterior):
     def distribution(self, parameters: dict[str, Tensor]) -> Distribution:
         loc, scale_tril = parameters["loc"], parameters["scale_tril"]
         return CorrelatedNormal(loc, scale_tril=scale_tril, validate_args=False)
-
-
-class CorrelatedNormal(MultivariateNormal):
-    r"""A Gaussian that knows the density of its own samples by their noise.
-
-    With $z = m + L \epsilon$
-
-    $$ \log q(z) = -\tfrac12 \lVert \epsilon \rVert^2 - \sum_i \log L_{ii}
-       - \tfrac{D}{2} \log 2\pi, $$
-
-    where solving for it again would multiply the rounding of z from row to row.
-    """
-
-    def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
-        """Returns samples and their log-density."""
-        shape = self._extended_shape(sample_shape)
-        self.noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        z = self.loc + (self.scale_tril @ self.noise[..., None])[..., 0]
-        return z, self._log_prob_of(self.noise)
-
-    def log_prob_at(self, z: Tensor, noise: Tensor) -> Tensor:
-        r"""Returns the log-density of samples that a copy of this Gaussian made of some noise; its
-        gradient is that of z alone, $-L^{-\top} \epsilon$.
-        """
-        lower = self.scale_tril.detach().expand(*noise.shape[:-1], -1, -1)
-        slope = torch.linalg.solve_triangular(lower.mT, noise[..., None], upper=True)[..., 0]
-        along = (slope.detach() * (z - z.detach())).sum(-1)
-        return self._log_prob_of(noise).detach() - along
-
-    def _log_prob_of(self, noise: Tensor) -> Tensor:
-        width = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = 0.5 * noise.shape[-1] * math.log(2 * math.pi)
-        return -0.5 * noise.square().sum(-1) - width - constant
