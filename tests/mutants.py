@@ -2813,6 +2813,20 @@ MUTANTS = [
         "tests/test_grids.py",
     ),
     Mutant(
+        "improve: a guess is tried again and again",
+        "runs/improve.py",
+        'if (self.info["current"], str(remedy)) not in tried:\n                    return {"name"',
+        'if True:\n                    return {"name"',
+        "tests/test_improve.py",
+    ),
+    Mutant(
+        "improve: a guess forgets the other arguments of a network",
+        "runs/guesses.py",
+        "own = dict(network.arguments) | arguments",
+        "own = arguments",
+        "tests/test_improve.py",
+    ),
+    Mutant(
         "filling: a level is a number",
         "evidence/filling.py",
         "return torch.where(nominal, wrong, (values - truth).square())",

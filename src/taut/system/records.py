@@ -222,6 +222,7 @@ IMPROVEMENT = {
     "max_epochs?": SIZE,
     "num_data": SIZE,
     "config?": SECTION,
+    "guesses?": TRUTH,
     "seed": WHOLE,
     "seconds": NUMBER,
     "current": TEXT,
