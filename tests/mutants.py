@@ -2827,6 +2827,13 @@ MUTANTS = [
         "tests/test_improve.py",
     ),
     Mutant(
+        "mixture: correlated components without their volumes",
+        "distributions/mixtures.py",
+        "offset = shares - widths -",
+        "offset = shares -",
+        "tests/test_mixtures.py",
+    ),
+    Mutant(
         "filling: a level is a number",
         "evidence/filling.py",
         "return torch.where(nominal, wrong, (values - truth).square())",

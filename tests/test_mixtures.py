@@ -1,12 +1,19 @@
-"""Mixtures of diagonal Gaussians as products of matrices, against torch's sum of differences."""
+"""Mixtures of Gaussians as products of matrices, against torch's sum of differences."""
 
 import math
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
-from taut.distributions.mixtures import DiagonalMixture, mixture
+from taut.distributions import mixtures
+from taut.distributions.mixtures import CorrelatedMixture, DiagonalMixture, mixture
 
 
 def members(batch: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Independent:
@@ -31,6 +38,30 @@ def test_values_and_gradients_are_those_of_the_differences(batch, shape):
     leaves = (z, parts.base_dist.loc, parts.base_dist.scale)
     gradients = [torch.autograd.grad(value.sum(), leaves) for value in values]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("most", [2**24, 200])
+@pytest.mark.parametrize(
+    ("batch", "shape"),
+    [((), (7, 4)), ((), ()), ((4,), (7, 4)), ((4,), (1, 4)), ((2, 4), (3, 2, 4)), ((4,), (4,))],
+)
+def test_correlated_ones_have_the_values_and_gradients_of_a_solution_each(
+    batch, shape, most, monkeypatch
+):
+    monkeypatch.setattr(mixtures, "MOST", most)
+    wide = {"dtype": torch.float64}
+    loc = torch.randn(*batch, 9, 5, **wide).requires_grad_()
+    lower = torch.randn(*batch, 9, 5, 5, **wide).tril(-1) + torch.diag(torch.rand(5, **wide) + 0.3)
+    lower.requires_grad_()
+    parts, logits = MultivariateNormal(loc, scale_tril=lower), torch.randn(*batch, 9, **wide)
+    z = (2 * torch.randn(*shape, 5, **wide)).requires_grad_()
+    found, plain = mixture(logits, parts), MixtureSameFamily(Categorical(logits=logits), parts)
+    assert type(found) is CorrelatedMixture
+    values = [each.log_prob(z) for each in (found, plain)]
+    assert values[0].shape == shape
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-10)
+    gradients = [torch.autograd.grad(value.sum(), (z, loc, lower)) for value in values]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-9)
 
 
 def test_narrow_components_far_away_keep_the_digits_of_float32():
