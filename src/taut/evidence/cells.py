@@ -36,11 +36,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
+from taut.distributions.correlated import density, told
 from taut.distributions.grids import Gridded
 from taut.distributions.observed import Observed, terms
 from taut.distributions.warps import Warped
 from taut.evidence.ascent import FRESH, best_gaussians, members
-from taut.evidence.importance import Defensive, importance, in_nats
+from taut.evidence.importance import Defensive, Known, importance, in_nats
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.evidence.results import in_parts
 from taut.features import Split
@@ -136,7 +137,9 @@ def impute(
         return _told(_masked(model, "fill in"), x, num_samples, num_imputations, seed)
 
     def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
-        draw = model.draw(rows, count, reparameterize=False, proposal=q)
+        z, log_q = told(q, count)
+        proposal, near = Known(q, log_q), z.to(rows.dtype)
+        draw = model.draw(rows, reparameterize=False, proposal=proposal, given=near)
         log_weight = _numbers(draw.log_weight)
         known = log_weight.isfinite().any(0)
         share = torch.where(known, log_weight, 0.0).softmax(0)
@@ -217,11 +220,15 @@ def cell_scores(
     if isinstance(model.condition, Split):
         columns = model.condition.rest.tolist()
 
-    def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns samples, the terms of each, and their log p(z)."""
+    def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns the terms of samples of q, (K, B, C), their log p(z) and log q(z), (K, B), and
+        themselves.
+        """
         modelled, context = model.split(rows)
-        z = q.sample(torch.Size((count,)))
-        return z, terms(model.decode(z, context), modelled), model.latent_prior(context).log_prob(z)
+        z, log_q = told(q, count)
+        near = z.to(rows.dtype)
+        log_prior = model.latent_prior(context).log_prob(near)
+        return terms(model.decode(near, context), modelled), log_prior, log_q, z
 
     def measure_again(
         rows: Tensor, again: Tensor, result: CellScores, lowest: Tensor, number: int
@@ -230,9 +237,8 @@ def cell_scores(
         does not tell from that of the row without the entry, too.
         """
         best = _best(model, rows, number)
-        proposal = _around(model, rows, [best])
-        z, each, log_prior = drawn(rows, proposal, count)
-        rest, left = log_prior - proposal.log_prob(z), again.clone()
+        each, log_prior, log_q, _ = drawn(rows, _around(model, rows, [best]), count)
+        rest, left = log_prior - log_q, again.clone()
         for i in again.any(0).nonzero()[:, 0]:
             *found, without = _ratio(each, rest, i)
             # A row without an odd entry may lie where the row itself never looks.
@@ -248,9 +254,8 @@ def cell_scores(
             other = part.clone()
             other[torch.arange(len(few)), c] = torch.nan
             bests = [members(best, here), _best(model, other, derive(number, "own"))]
-            proposal = _around(model, part, bests)
-            z, each, log_prior = drawn(part, proposal, count)
-            *found, _ = _ratio(each, log_prior - proposal.log_prob(z), i[few])
+            each, log_prior, log_q, _ = drawn(part, _around(model, part, bests), count)
+            *found, _ = _ratio(each, log_prior - log_q, i[few])
             for whole, new in zip(result, found, strict=True):
                 whole[b[few], i[few]] = new
 
@@ -268,11 +273,11 @@ def cell_scores(
             without = rows.clone()
             without[:, column] = torch.nan
             other = model.encode(without)
-            z, each, log_prior = (
-                torch.cat(pair) for pair in zip(first, drawn(rows, other, half), strict=True)
-            )
-            log_q = torch.logaddexp(q.log_prob(z), other.log_prob(z))
-            found = _ratio(each, log_prior - log_q, torch.tensor(i))
+            second = drawn(rows, other, half)
+            each, log_prior, own, _ = (torch.cat(pair) for pair in zip(first, second, strict=True))
+            across = [density(r, z, rows.dtype) for r, z in ((other, first[3]), (q, second[3]))]
+            log_r = torch.logaddexp(own, torch.cat(across)) - math.log(2)
+            found = _ratio(each, log_prior - log_r, torch.tensor(i))
             for whole, part in zip((value, error, reliable, lowest), found, strict=True):
                 whole[there, i] = part[there]
             reliable[:, i] &= sound
@@ -455,25 +460,32 @@ class _Mixture(Distribution):
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(self, parts: list[Distribution]) -> None:
-        self.parts = parts
+        self.parts, self.dtype = parts, torch.get_default_dtype()
         super().__init__(parts[0].batch_shape, parts[0].event_shape, validate_args=False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         if not sample_shape:
             return self.parts[0].sample()
         (count,) = sample_shape
+        return self.told(count)[0].to(self.dtype)
+
+    def told(self, count: int) -> tuple[Tensor, Tensor]:
+        """Returns samples and their log-densities."""
         bounds = [count * i // len(self.parts) for i in range(len(self.parts) + 1)]
-        return torch.cat(
-            [
-                q.sample(torch.Size((b - a,)))
-                for q, (a, b) in zip(self.parts, pairwise(bounds), strict=True)
-            ]
-        )
+        found = [told(q, b - a) for q, (a, b) in zip(self.parts, pairwise(bounds), strict=True)]
+        each = [
+            own if q is r else density(q, z, self.dtype)
+            for q in self.parts
+            for r, (z, own) in zip(self.parts, found, strict=True)
+        ]
+        log_p = torch.cat(each).unflatten(0, (len(self.parts), count))
+        return torch.cat([z for z, _ in found]), self._mixed(log_p)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return torch.stack([q.log_prob(value) for q in self.parts]).logsumexp(0) - math.log(
-            len(self.parts)
-        )
+        return self._mixed(torch.stack([density(q, value, self.dtype) for q in self.parts]))
+
+    def _mixed(self, log_p: Tensor) -> Tensor:
+        return log_p.logsumexp(0) - math.log(len(self.parts))
 
 
 def _rows(x: Any, num_samples: int) -> int:
@@ -552,8 +564,13 @@ class _Mirrored(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         (count,) = sample_shape
-        z = self.q.sample(torch.Size(((count + 1) // 2,)))
-        return torch.stack([z, 2 * self.q.mean - z], 1).flatten(0, 1)[:count]
+        return self.told(count)[0].to(self.q.mean)
+
+    def told(self, count: int) -> tuple[Tensor, Tensor]:
+        """Returns samples and their log-densities: those of a pair are equal."""
+        z, log_q = told(self.q, (count + 1) // 2)
+        mirrored = torch.stack([z, 2 * self.q.mean - z], 1).flatten(0, 1)
+        return mirrored[:count], log_q.repeat_interleave(2, 0)[:count]
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.q.log_prob(value)

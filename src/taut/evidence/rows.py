@@ -42,6 +42,7 @@ from torch.distributions import (
 )
 
 from taut.data import Rows
+from taut.distributions.correlated import CorrelatedNormal, told
 from taut.evidence.annealing import Path, annealing, can_move, support_of
 from taut.evidence.ascent import best_members, is_real
 from taut.evidence.enumeration import enumeration_blocks, states_of, too_many
@@ -417,8 +418,9 @@ class _Ladder:
             start = self.defended(posterior_proposal(self.model))
             pilot = start(slice(None), x, context)
             assert isinstance(pilot, Defensive)
-            prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
-            log_joint = self.weights(x, context, pilot, z) + pilot.log_prob(z).cpu().double()
+            prior, (z, log_r) = pilot.prior, told(pilot, PILOT)
+            z = z.to(x.dtype)
+            log_joint = self.weights(x, context, log_r, z) + log_r.cpu().double()
             best = log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:])
             aside = (
                 prior.sample(torch.Size((len(ASIDE),)))
@@ -435,7 +437,7 @@ class _Ladder:
                     self.model,
                     x,
                     context,
-                    MultivariateNormal(loc, scale_tril=factor, validate_args=False),
+                    CorrelatedNormal(loc, scale_tril=factor, validate_args=False),
                 )
             around = MultivariateNormal(
                 ends.transpose(0, 1), scale_tril=factor[:, None], validate_args=False
@@ -444,9 +446,10 @@ class _Ladder:
             proposal: Distribution = MixtureSameFamily(even, around, validate_args=False)
             for _ in range(ROUNDS):
                 pilot = Defensive(proposal, prior, 0.2)
-                z = pilot.sample(torch.Size((PILOT,)))
+                z, log_r = told(pilot, PILOT)
+                z = z.to(x.dtype)
                 mean, covariance, arrived = _moments(
-                    z.cpu().double(), self.weights(x, context, pilot, z)
+                    z.cpu().double(), self.weights(x, context, log_r, z)
                 )
                 loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
                 proposal = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
@@ -454,9 +457,11 @@ class _Ladder:
                     break
         return loc, factor
 
-    def weights(self, x: Tensor, context: Tensor | None, q: Distribution, z: Tensor) -> Tensor:
-        """Returns the log-weights of samples z (K, B, D) of q; one that is no number is none."""
-        log_weight = self.model.log_joint(z, x, context) - q.log_prob(z)
+    def weights(self, x: Tensor, context: Tensor | None, log_r: Tensor, z: Tensor) -> Tensor:
+        """Returns the log-weights of samples z (K, B, D) of a density r; one that is no number is
+        none.
+        """
+        log_weight = self.model.log_joint(z, x, context) - log_r
         return log_weight.cpu().double().nan_to_num(-torch.inf)
 
     def ascend(
@@ -478,13 +483,13 @@ class _Ladder:
 
         It lies elsewhere.
         """
-        shape = torch.Size((CHECK,))
         for first in range(0, len(self.value), BLOCK):
             rows = torch.arange(first, min(first + BLOCK, len(self.value)))
             x, context = self.given(rows)
             with stream(self.seed, "check", first // BLOCK):
                 prior = prior_proposal(self.model)(slice(None), x, context)
-                log_weight = self.weights(x, context, prior, prior.sample(shape))
+                z, log_r = told(prior, CHECK)
+                log_weight = self.weights(x, context, log_r, z.to(x.dtype))
             seen = log_mean_exp(log_weight)
             error = (log_weight - seen).exp().std(0) / CHECK**0.5
             allowed = SURPRISE + 2 * torch.hypot(self.error[rows], error)
@@ -519,7 +524,7 @@ def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
 
 
 def _fitted(
-    model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal
+    model: Model, x: Tensor, context: Tensor | None, start: CorrelatedNormal
 ) -> tuple[Tensor, Tensor]:
     best = best_members(model, x, context, [start], STEPS, 8).q
     assert isinstance(best, MultivariateNormal)
