@@ -166,6 +166,20 @@ MUTANTS = [
         "tests/test_gradients.py",
     ),
     Mutant(
+        "negative binomial: its concentration overflows",
+        "distributions/counts.py",
+        "log_concentration = log_concentration.clamp(max=POISSON)",
+        "pass",
+        "tests/test_likelihood_families.py",
+    ),
+    Mutant(
+        "negative binomial: draws of float32",
+        "distributions/counts.py",
+        "log_mean, log_r = wide(self.log_mean), wide(self.log_concentration)",
+        "log_mean, log_r = self.log_mean, self.log_concentration",
+        "tests/test_likelihood_families.py",
+    ),
+    Mutant(
         "exact models: zero among positive numbers is impossible",
         "models/emissions.py",
         "within = torch.where(self._below_zero(value), self._beyond_zero(value), within)",
