@@ -166,6 +166,13 @@ MUTANTS = [
         "tests/test_gradients.py",
     ),
     Mutant(
+        "importance: samples that see no tail are wide enough",
+        "evidence/importance.py",
+        "NARROW = 0.4",
+        "NARROW = 0.6",
+        "tests/test_rows.py::test_samples_that_see_no_tail_are_not_called_reliable",
+    ),
+    Mutant(
         "negative binomial: its concentration overflows",
         "distributions/counts.py",
         "log_concentration = log_concentration.clamp(max=POISSON)",

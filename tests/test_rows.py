@@ -172,6 +172,31 @@ def test_a_point_is_no_good_proposal_however_equal_its_weights(scale: float) -> 
     assert float(z[better.reliable].abs().max()) < 4.5
 
 
+class Tight(taut.Posterior):
+    """The exact posterior at 0.4 of its scale, half of it aside."""
+
+    def __init__(self, problem: taut.LinearGaussian) -> None:
+        super().__init__()
+        self.problem = problem
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
+        exact = self.problem.posterior(x)
+        scale = exact.covariance_matrix[..., 0].sqrt()
+        loc = (exact.mean + 0.5 * scale).detach()
+        return Independent(Normal(loc, 0.4 * scale.detach(), validate_args=False), 1)
+
+
+def test_samples_that_see_no_tail_are_not_called_reliable() -> None:
+    """2,000 rows whose weights have no variance. A limit of 0.6 let 47 pass that are farther off
+    than 4 errors, by up to 0.6 nats.
+    """
+    problem = taut.LinearGaussian(dim_x=3, dim_z=1)
+    x = problem.sample(2000)
+    found = taut.importance(problem.model(Tight(problem)), x, 500)
+    off = (found.log_evidence - problem.log_evidence(x).detach()).abs()
+    assert int((found.reliable & (off > 4 * found.log_evidence_error)).sum()) <= 15
+
+
 class Square(taut.Likelihood):
     """x = z^2 + noise: the posterior has two modes of the same size."""
 

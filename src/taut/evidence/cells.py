@@ -41,7 +41,7 @@ from taut.distributions.grids import Gridded
 from taut.distributions.observed import Observed, terms
 from taut.distributions.warps import Warped
 from taut.evidence.ascent import FRESH, best_gaussians, members
-from taut.evidence.importance import Defensive, Known, importance, in_nats
+from taut.evidence.importance import Defensive, importance, in_nats, weighed
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.evidence.results import in_parts
 from taut.features import Split
@@ -137,9 +137,7 @@ def impute(
         return _told(_masked(model, "fill in"), x, num_samples, num_imputations, seed)
 
     def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
-        z, log_q = told(q, count)
-        proposal, near = Known(q, log_q), z.to(rows.dtype)
-        draw = model.draw(rows, reparameterize=False, proposal=proposal, given=near)
+        draw = weighed(model, rows, q, count)
         log_weight = _numbers(draw.log_weight)
         known = log_weight.isfinite().any(0)
         share = torch.where(known, log_weight, 0.0).softmax(0)

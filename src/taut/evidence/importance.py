@@ -53,12 +53,12 @@ from taut.use.door import takes_model_and_data
 
 __all__ = [
     "Defensive",
-    "Known",
     "Proposal",
     "curve_sizes",
     "importance",
     "importance_blocks",
     "prior_proposal",
+    "weighed",
 ]
 
 CHECKED = 1000  # samples whose density is solved for, to know whether it can be
@@ -75,7 +75,7 @@ ROUNDING = 1000.0  # units in the last place of its terms by which equal log-wei
 FAINT = 40.0  # nats below the largest weight, from which on a sample adds nothing
 COARSE = 0.1  # nats of rounding beyond which weights say nothing
 # nats a dimension by which samples that carry the weight may be more surprising than others
-NARROW = 0.6
+NARROW = 0.4
 NEAR = 100.0  # units in the last place by which samples must differ to be different
 
 # From the rows of a block, their data and their context to r(z), batch shape (B,).
@@ -353,7 +353,10 @@ def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
     Under the weights $-\log r$ is on average what it is for the samples themselves, if r is right.
     Where r is far too narrow, or lies elsewhere, the samples at its rim carry the weight, and it is
     more. A tail of that few samples can look harmless: the weights of a narrow Gaussian have a
-    k-hat of 1, which one in ten samples of 500 takes for less than 0.6.
+    k-hat of 1, which one in ten samples of 500 takes for less than 0.6. Of Gaussians of 0.3 to 1
+    times the right scales, up to 1.4 of them aside, in 1 to 32 dimensions, 1.6 % were called
+    reliable and farther off than 4 errors without this, 0.8 % with a limit of 0.6 and 0.25 % with
+    this one, which doubts one in seven of the others.
     """
     log_likelihood, log_prior, log_r = terms
     share = getattr(proposal, "share", 0.0)
@@ -400,11 +403,18 @@ def _drawn(
 ) -> Draw:
     """Returns the draw of a share of the samples z of a proposal, (K, B, D)."""
     if log_r is not None:
-        proposal = Known(proposal, own.of(log_r))
+        proposal = _Known(proposal, own.of(log_r))
     return model.draw(x, context=context, reparameterize=False, proposal=proposal, given=own.of(z))
 
 
-class Known(Distribution):
+def weighed(model: Model, x: Tensor, proposal: Distribution, count: int) -> Draw:
+    """Returns a draw of a proposal whose samples are weighed by their density as they were made."""
+    z, log_r = told(proposal, count)
+    known = _Known(proposal, log_r)
+    return model.draw(x, reparameterize=False, proposal=known, given=z.to(x.dtype))
+
+
+class _Known(Distribution):
     """A proposal at samples whose log-densities are known, (K, B)."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
