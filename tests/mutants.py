@@ -166,6 +166,13 @@ MUTANTS = [
         "tests/test_gradients.py",
     ),
     Mutant(
+        "log p(x): a mode that samples seldom meet is left out",
+        "evidence/rows.py",
+        "reliable = reliable & ~(seldom & (best.mass.cpu().double() > much)).any(0)",
+        "pass",
+        "tests/test_rows.py::test_a_mode_that_samples_seldom_meet_is_not_left_out",
+    ),
+    Mutant(
         "importance: samples that see no tail are wide enough",
         "evidence/importance.py",
         "NARROW = 0.4",

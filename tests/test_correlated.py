@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import taut
 from taut.distributions.correlated import CorrelatedNormal, told
-from taut.evidence.cells import _mirrored, _Mixture, cell_scores
+from taut.evidence.cells import _mirrored, _Mixture, cell_scores, impute
 from taut.evidence.importance import Defensive
 from taut.evidence.own import own_evidence
 from taut.evidence.rows import log_evidence
@@ -111,6 +111,23 @@ def test_chains_start_where_their_density_is_known() -> None:
     model, x, expected = with_gaps()
     found = taut.annealing(model, x[:2], 4, max_temperatures=4)
     assert bool((found.log_evidence - expected[:2] < 14).all())
+
+
+def test_gaps_are_filled_under_such_a_posterior() -> None:
+    """5 errors of 8 numbers of 4 rows: 2e-5; the error is that of the effective samples."""
+    model, x, _ = with_gaps()
+    with torch.no_grad():
+        decoded = model.decode(torch.cat([torch.zeros(1, D), torch.eye(D)])[None])
+    b, w = decoded.mean[0, 0].double(), (decoded.mean[0, 1:] - decoded.mean[0, :1]).T.double()
+    covariance = w @ w.T + decoded.variance[0, 0].double().diag()
+    found = impute(model, x, 200)
+    for row, filled, ess in zip(x, found.values.double(), found.ess, strict=True):
+        there, mean = ~row.isnan(), b
+        if bool(there.any()):
+            gain = torch.linalg.solve(covariance[there][:, there], covariance[there]).T
+            mean = b + gain @ (row.double() - b)[there]
+        off = (filled - mean)[~there].abs() / covariance.diagonal()[~there].sqrt()
+        assert float(off.max()) < 5 / float(ess) ** 0.5
 
 
 @pytest.mark.parametrize("family", [taut.DiagonalNormal, taut.FullCovarianceNormal])

@@ -172,6 +172,38 @@ def test_a_point_is_no_good_proposal_however_equal_its_weights(scale: float) -> 
     assert float(z[better.reliable].abs().max()) < 4.5
 
 
+class Apart(taut.Likelihood):
+    """Modes at 1 and at -5, where no draw of the prior comes, of about the same size."""
+
+    def forward(self, z: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
+        first = torch.minimum((z - 1).square(), (z + 5).square())
+        second = 4.9 * torch.sigmoid(20 * (z + 2))
+        loc, scale = torch.cat([first, second], -1), torch.tensor([0.5, 1.0])
+        return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+
+class Near(taut.Posterior):
+    """Far narrower than the mode that it is at."""
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
+        loc = torch.ones(len(x), 1)
+        return Independent(Normal(loc, 0.1, validate_args=False), 1, validate_args=False)
+
+
+def test_a_mode_that_samples_seldom_meet_is_not_left_out() -> None:
+    """Most of p(x) was missing, up to 3 nats, and the rows called reliable, by the posterior with half of its
+    samples from the prior: they see one mode, and that well.
+    """
+    x = torch.stack([torch.linspace(-0.3, 0.3, 12), torch.linspace(0.2, -0.2, 12)], 1)
+    model = taut.VAE(taut.StandardNormal(1), Apart(), Near())
+    z = torch.linspace(-12, 12, 24_001)[:, None, None]
+    exact = model.log_joint(z.expand(-1, 12, 1), x).logsumexp(0) + math.log(0.001)
+    found = log_evidence(model, x)
+    off = (found.log_evidence - exact).abs()
+    assert bool((off < 5 * found.log_evidence_error)[found.reliable].all()), off
+    assert int(found.reliable.sum()) >= 10
+
+
 class Tight(taut.Posterior):
     """The exact posterior at 0.4 of its scale, half of it aside."""
 

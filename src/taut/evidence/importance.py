@@ -410,7 +410,7 @@ def _drawn(
 def weighed(model: Model, x: Tensor, proposal: Distribution, count: int) -> Draw:
     """Returns a draw of a proposal whose samples are weighed by their density as they were made."""
     z, log_r = told(proposal, count)
-    known = _Known(proposal, log_r)
+    known = _Known(proposal, log_r.to(x.dtype))
     return model.draw(x, reparameterize=False, proposal=known, given=z.to(x.dtype))
 
 

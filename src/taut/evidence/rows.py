@@ -27,9 +27,10 @@ References: owen2000, vehtari2024.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,9 +41,10 @@ from torch.distributions import (
     MultivariateNormal,
     constraints,
 )
+from torch.nn import functional
 
 from taut.data import Rows
-from taut.distributions.correlated import CorrelatedNormal, told
+from taut.distributions.correlated import CorrelatedNormal, density, told
 from taut.evidence.annealing import Path, annealing, can_move, support_of
 from taut.evidence.ascent import best_members, is_real
 from taut.evidence.enumeration import enumeration_blocks, states_of, too_many
@@ -75,6 +77,9 @@ from taut.use.blocks import device_of, some_of
 
 OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION, EXACT = 1, 2, 3, 4, 5
 DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on there is a warning
+# of the weights of all samples, the share of a single one at the end of an ascent from which on
+# samples are seldom there; and of p(x), that from which on it matters
+MISSED = 0.05
 SAMPLES = 2000  # of the better proposals, at least
 CHECK = 256  # draws of the prior
 CHECKED = 8  # latent dimensions up to which they see anything
@@ -84,7 +89,7 @@ MAX_ELEMENTS = 2**22  # of x decoded at a time
 PILOT = 500  # samples from which a Gaussian starts
 ROUNDS = 8  # of matching it to weighted samples
 STEPS = 150  # of an ascent
-ASIDE = (2.0, 8.0)  # times as far out as the prior does an ascent begin, too
+ASIDE = (2.0, 8.0)  # times as far out as the prior's scale does an ascent begin, too
 REACH = 0.5  # first step of the ascent in z
 CHAINS = 16
 TEMPERATURES = 400
@@ -309,11 +314,11 @@ class _Ladder:
     def climb(self, climbing: int, annealed: int, advance: Callable[[int, int], None]) -> None:
         x, context = self.given(torch.arange(1))
         prior = self.model.latent_prior(self.model.split(x, context)[1])
-        support, latent_dim = support_of(prior), prior.event_shape.numel()
+        support, self.latent_dim = support_of(prior), prior.event_shape.numel()
         if not too_many(states_of(prior), len(self.value), self.x[:1].numel()):
             self.enumerate()
             return
-        if latent_dim <= CHECKED:
+        if self.latent_dim <= CHECKED:
             self.check()
         rows = self.doubtful()[:climbing]
         size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
@@ -335,15 +340,16 @@ class _Ladder:
         self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int
     ) -> int:
         """Takes a block of rows up, and returns how many of them reached annealing."""
-        proposal = posterior_proposal(self.model)
-        rows = self.sample(rows, proposal, DEFENSIVE, seed)
-        if is_real(support) and len(rows):
-            loc, factor = self.best(rows, seed)
-            proposal = _gaussian(loc, factor)
-            left = self.sample(rows, proposal, OPTIMUM, seed)
-            kept = torch.isin(rows, left)
-            proposal, rows = _gaussian(loc[kept], factor[kept]), left
-        rows = rows[:annealed]
+        proposal, best = posterior_proposal(self.model), None
+        if is_real(support) and self.latent_dim <= CHECKED:
+            best = self.best(rows, seed)
+        left = self.sample(rows, proposal, DEFENSIVE, seed, best)
+        if is_real(support) and len(left):
+            best = self.best(left, seed) if best is None else best.of(torch.isin(rows, left))
+            rows = left
+            left = self.sample(rows, best.proposal, OPTIMUM, seed, best)
+            proposal = best.of(torch.isin(rows, left)).proposal
+        rows = left[:annealed]
         if not len(rows) or not can_move(support):
             return 0
         x, context = self.given(rows)
@@ -382,9 +388,12 @@ class _Ladder:
             method,
         )
 
-    def sample(self, rows: Tensor, proposal: Proposal, method: int, seed: int) -> Tensor:
+    def sample(
+        self, rows: Tensor, proposal: Proposal, method: int, seed: int, best: _Own | None
+    ) -> Tensor:
         """Tries a proposal with a defensive share of prior samples, and returns the rows that it
-        leaves.
+        leaves: those whose weights say so, and in few dimensions those that are high where it
+        seldom looks.
         """
         x, context = self.given(rows)
         seed = derive(seed, METHODS[method])
@@ -396,7 +405,15 @@ class _Ladder:
             seed=seed,
             proposal=self.defended(proposal),
         )
-        self.take(rows, method, found.log_evidence, found.log_evidence_error, found.reliable)
+        reliable = found.reliable
+        if best is not None and self.latent_dim <= CHECKED:
+            with stream(seed, "covered"):
+                r = self.defended(proposal)(slice(None), x, context)
+                weight = best.height.cpu().double() - density(r, best.ends, x.dtype).cpu().double()
+            much = found.log_evidence + math.log(MISSED)
+            seldom = weight > much + math.log(self.num_samples)
+            reliable = reliable & ~(seldom & (best.mass.cpu().double() > much)).any(0)
+        self.take(rows, method, found.log_evidence, found.log_evidence_error, reliable)
         return rows[~self.reliable[rows]]
 
     def defended(self, proposal: Proposal) -> Proposal:
@@ -405,8 +422,8 @@ class _Ladder:
             proposal(here, x, context), prior(here, x, context)
         )
 
-    def best(self, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Returns mean and factor of a Gaussian close to p(z|x) of each row, (B, D) and (B, D, D).
+    def best(self, rows: Tensor, seed: int) -> _Own:
+        """Returns a Gaussian close to p(z|x) of each row.
 
         First modes are looked for, from what is best of draws from the posterior and the prior, and
         from both sides of it; then samples around them are weighted and matched by a Gaussian, and
@@ -422,23 +439,19 @@ class _Ladder:
             z = z.to(x.dtype)
             log_joint = self.weights(x, context, log_r, z) + log_r.cpu().double()
             best = log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:])
-            aside = (
-                prior.sample(torch.Size((len(ASIDE),)))
-                * torch.tensor(ASIDE, device=z.device).to(z)[:, None, None]
-            )
-            ends, height = self.ascend(
-                x, context, prior, torch.cat([z.gather(0, best), aside, -aside])
-            )
-            factor = torch.diag_embed(prior.sample(torch.Size((100,))).std(0))
+            drawn = prior.sample(torch.Size((100,)))
+            centre, unit = drawn.mean(0), drawn.std(0)
+            way = torch.randn(len(ASIDE), *unit.shape, device=z.device).to(z)
+            far = torch.tensor(ASIDE, device=z.device).to(z)[:, None, None]
+            aside = far * unit * functional.normalize(way, dim=-1) * unit.shape[-1] ** 0.5
+            starts = torch.cat([z.gather(0, best), centre + aside, centre - aside])
+            ends, height = self.ascend(x, context, prior, starts)
+            factor = torch.diag_embed(unit)
             if ends.shape[-1] > CHECKED:
                 top = height.argmax(0)
                 loc = ends[top, torch.arange(len(top), device=top.device)]
-                return _fitted(
-                    self.model,
-                    x,
-                    context,
-                    CorrelatedNormal(loc, scale_tril=factor, validate_args=False),
-                )
+                normal = CorrelatedNormal(loc, scale_tril=factor, validate_args=False)
+                return _Own(*_fitted(self.model, x, context, normal), ends, height, unit)
             around = MultivariateNormal(
                 ends.transpose(0, 1), scale_tril=factor[:, None], validate_args=False
             )
@@ -455,7 +468,7 @@ class _Ladder:
                 proposal = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
                 if arrived:
                     break
-        return loc, factor
+        return _Own(loc, factor, ends, height, unit)
 
     def weights(self, x: Tensor, context: Tensor | None, log_r: Tensor, z: Tensor) -> Tensor:
         """Returns the log-weights of samples z (K, B, D) of a density r; one that is no number is
@@ -505,6 +518,35 @@ class _Ladder:
             known = torch.ones_like(rows, dtype=torch.bool)
             self.take(rows, ENUMERATION, found.log_evidence, found.error, known)
             first += len(rows)
+
+
+class _Own(NamedTuple):
+    """What is known of p(z|x) of each row: mean and factor of a Gaussian, (B, D) and (B, D, D),
+    where ascents ended, (S, B, D), log p(x, z) there, (S, B), and the scale of the prior, (B, D).
+    """
+
+    loc: Tensor
+    factor: Tensor
+    ends: Tensor
+    height: Tensor
+    unit: Tensor
+
+    @property
+    def mass(self) -> Tensor:
+        """The most that p(x) has about each end, (S, B), if it is no wider there than the prior."""
+        volume = self.unit.log().sum(-1) + 0.5 * self.unit.shape[-1] * math.log(2 * math.pi)
+        return self.height + volume
+
+    def of(self, rows: Tensor) -> _Own:
+        """Returns the same of some rows."""
+        here = rows.to(self.loc.device)
+        ends, height = self.ends[:, here], self.height[:, here]
+        return _Own(self.loc[here], self.factor[here], ends, height, self.unit[here])
+
+    @property
+    def proposal(self) -> Proposal:
+        """The Gaussian, with wide copies."""
+        return _gaussian(self.loc, self.factor)
 
 
 def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
