@@ -173,6 +173,20 @@ MUTANTS = [
         "tests/test_rows.py::test_a_mode_that_samples_seldom_meet_is_not_left_out",
     ),
     Mutant(
+        "scores of cells: a row without an entry lies where the row does",
+        "evidence/cells.py",
+        'own = own_gaussians(model, other, seed=derive(number, "without", int(i)))',
+        "own = None",
+        "tests/test_rows.py::test_a_row_without_an_entry_is_sought_where_the_row_itself_is_not",
+    ),
+    Mutant(
+        "scores of cells: even weights are believed wherever they are",
+        "evidence/cells.py",
+        "sound = believed(model, rows, of_rows, seed=seed)",
+        "sound = of_rows.reliable",
+        "tests/test_rows.py::test_scores_of_cells_doubt_a_posterior_that_sees_less_than_the_prior",
+    ),
+    Mutant(
         "importance: samples that see no tail are wide enough",
         "evidence/importance.py",
         "NARROW = 0.4",

@@ -17,8 +17,10 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 import taut
 from taut import posteriors
+from taut.distributions.observed import Observed
 from taut.evidence import Estimate, Evidence, log_evidence, settle
 from taut.evidence import rows as module
+from taut.evidence.cells import cell_scores
 from taut.evidence.importance import Defensive, prior_proposal
 
 SMALL = {
@@ -191,8 +193,8 @@ class Near(taut.Posterior):
 
 
 def test_a_mode_that_samples_seldom_meet_is_not_left_out() -> None:
-    """Most of p(x) was missing, up to 3 nats, and the rows called reliable, by the posterior with half of its
-    samples from the prior: they see one mode, and that well.
+    """Most of p(x) was missing, up to 3 nats, and the rows called reliable, by the posterior with
+    half of its samples from the prior: they see one mode, and that well.
     """
     x = torch.stack([torch.linspace(-0.3, 0.3, 12), torch.linspace(0.2, -0.2, 12)], 1)
     model = taut.VAE(taut.StandardNormal(1), Apart(), Near())
@@ -202,6 +204,49 @@ def test_a_mode_that_samples_seldom_meet_is_not_left_out() -> None:
     off = (found.log_evidence - exact).abs()
     assert bool((off < 5 * found.log_evidence_error)[found.reliable].all()), off
     assert int(found.reliable.sum()) >= 10
+
+
+class Told(taut.Likelihood):
+    """Modes at 1 and at -5; the second number tells which, and the third speaks for the latter."""
+
+    def forward(self, z: torch.Tensor, context: torch.Tensor | None = None) -> Observed:
+        near = torch.sigmoid(20 * (z + 2))
+        first = torch.minimum((z - 1).square(), (z + 5).square())
+        loc, scale = torch.cat([first, near, 6 * near], -1), torch.tensor([0.5, 0.02, 1.0])
+        return Observed(Normal(loc, scale, validate_args=False), 1, 0.0)
+
+
+def test_a_row_without_an_entry_is_sought_where_the_row_itself_is_not() -> None:
+    """log p of the second number given the others: it was 1 to 10 nats too much, and called
+    reliable.
+    """
+    x = torch.stack([torch.linspace(-0.3, 0.3, 6), torch.ones(6), torch.linspace(0.3, -0.3, 6)], 1)
+    model = taut.VAE(taut.StandardNormal(1), Told(), Near())
+    z = torch.linspace(-12, 12, 48_001)[:, None, None].expand(-1, 6, 1)
+    without = torch.where(torch.tensor([False, True, False]), torch.nan, x)
+    exact = model.log_joint(z, x).logsumexp(0) - model.log_joint(z, without).logsumexp(0)
+    found = cell_scores(model, x, 200)
+    off = (found.value[:, 1] - exact).abs()
+    assert bool((off < 5 * found.error[:, 1])[found.reliable[:, 1]].all()), off
+    assert int(found.reliable[:, 1].sum()) >= 5
+
+
+class Elsewhere(taut.Posterior):
+    """At the other mode, and wide enough for it."""
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
+        loc = torch.full((len(x), 1), -4.2)
+        return Independent(Normal(loc, 0.35, validate_args=False), 1, validate_args=False)
+
+
+def test_scores_of_cells_doubt_a_posterior_that_sees_less_than_the_prior() -> None:
+    """Its weights are even, and nothing of p(x) is there: log p was -1,250 nats instead of 3."""
+    x = torch.tensor([[0.0, 1.0, 0.0], [0.2, 1.0, 0.3]])
+    model = taut.VAE(taut.StandardNormal(1), Told(), Elsewhere())
+    assert bool(taut.importance(model, x, 200).reliable.any())  # what this test is about
+    found = cell_scores(model, x, 200)
+    expected = Normal(1.0, 0.02).log_prob(torch.tensor(1.0))
+    assert bool(((found.value[:, 1] - expected).abs() < 20).all())
 
 
 class Tight(taut.Posterior):

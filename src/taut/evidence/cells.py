@@ -44,6 +44,7 @@ from taut.evidence.ascent import FRESH, best_gaussians, members
 from taut.evidence.importance import Defensive, importance, in_nats, weighed
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.evidence.results import in_parts
+from taut.evidence.rows import believed, own_gaussians
 from taut.features import Split
 from taut.likelihoods.columns import Joint, level_probs
 from taut.model import Model
@@ -160,9 +161,8 @@ def impute(
         result = filled(rows, num_samples, _mirrored(model.encode(rows)))
         doubtful = result.ess == 0
         if improve and tail_length(num_samples) > 4:  # else they are too few to tell
-            doubtful |= ~(
-                result.reliable & importance(model, rows, num_samples, seed=seed).reliable
-            )
+            first = importance(model, rows, num_samples, seed=seed)
+            doubtful |= ~(result.reliable & believed(model, rows, first, seed=seed))
         return result, doubtful & rows.isnan().flatten(1).any(1).cpu()
 
     count, elements = max(SAMPLES, num_samples), x[:1].numel()
@@ -218,33 +218,29 @@ def cell_scores(
     if isinstance(model.condition, Split):
         columns = model.condition.rest.tolist()
 
-    def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns the terms of samples of q, (K, B, C), their log p(z) and log q(z), (K, B), and
-        themselves.
-        """
-        modelled, context = model.split(rows)
-        z, log_q = told(q, count)
-        near = z.to(rows.dtype)
-        log_prior = model.latent_prior(context).log_prob(near)
-        return terms(model.decode(near, context), modelled), log_prior, log_q, z
-
     def measure_again(
         rows: Tensor, again: Tensor, result: CellScores, lowest: Tensor, number: int
     ) -> None:
-        """Measures entries again, (B, C): from the best Gaussian of the row, and those that it
-        does not tell from that of the row without the entry, too.
+        """Measures entries again, (B, C): from the best Gaussian of the row and, in few dimensions,
+        that of the row without the entry; those that these do not tell from the latter in any.
         """
         best = _best(model, rows, number)
-        each, log_prior, log_q, _ = drawn(rows, _around(model, rows, [best]), count)
-        rest, left = log_prior - log_q, again.clone()
+        shared, left = _weights(model, rows, [best], count), again.clone()
         for i in again.any(0).nonzero()[:, 0]:
-            *found, without = _ratio(each, rest, i)
+            some = again[:, i].nonzero()[:, 0]
+            here = some.to(rows.device)
+            other = rows[here]
+            other[:, columns[i]] = torch.nan
             # A row without an odd entry may lie where the row itself never looks.
-            told = again[:, i] & found[2] & (found[1] <= COARSE)
-            told &= ~(without < lowest[:, i] - SURPRISE)
-            for whole, part in zip(result, found, strict=True):
-                whole[told, i] = part[told]
-            left[:, i] &= ~told
+            own = own_gaussians(model, other, seed=derive(number, "without", int(i)))
+            weights = shared[0][:, here], shared[1][:, here]
+            if own is not None:
+                weights = _weights(model, rows[here], [members(best, here), own], count)
+            *found, without = _ratio(*weights, i)
+            told = found[2] & (found[1] <= COARSE) & ~(without < lowest[some, i] - SURPRISE)
+            for whole, new in zip(result, found, strict=True):
+                whole[some[told], i] = new[told]
+            left[some[told], i] = False
         b, i = left.nonzero().T
         for few in in_parts(torch.arange(len(b)), MAX_ELEMENTS // (count * len(columns))):
             here = b[few].to(rows.device)
@@ -252,26 +248,26 @@ def cell_scores(
             other = part.clone()
             other[torch.arange(len(few)), c] = torch.nan
             bests = [members(best, here), _best(model, other, derive(number, "own"))]
-            each, log_prior, log_q, _ = drawn(part, _around(model, part, bests), count)
-            *found, _ = _ratio(each, log_prior - log_q, i[few])
+            *found, _ = _ratio(*_weights(model, part, bests, count), i[few])
             for whole, new in zip(result, found, strict=True):
                 whole[b[few], i[few]] = new
 
     def scored(block: Block) -> CellScores:
         rows = block.x
         q = model.encode(rows)
-        first = drawn(rows, q, half)
+        first = _drawn(model, rows, q, half)
         shape = model.split(rows)[0].shape
         value = torch.full(shape, torch.nan, dtype=torch.float64)
         error, lowest = value.clone(), value.clone()
         reliable = torch.zeros(shape, dtype=torch.bool)
-        sound = importance(model, rows, num_samples, seed=seed).reliable
+        of_rows = importance(model, rows, num_samples, seed=seed)
+        sound = believed(model, rows, of_rows, seed=seed)
         for i, column in enumerate(columns):
             there = ~rows[:, column].isnan().cpu()
             without = rows.clone()
             without[:, column] = torch.nan
             other = model.encode(without)
-            second = drawn(rows, other, half)
+            second = _drawn(model, rows, other, half)
             each, log_prior, own, _ = (torch.cat(pair) for pair in zip(first, second, strict=True))
             across = [density(r, z, rows.dtype) for r, z in ((other, first[3]), (q, second[3]))]
             log_r = torch.logaddexp(own, torch.cat(across)) - math.log(2)
@@ -432,12 +428,35 @@ def _picked(share: Tensor, count: int) -> Tensor:
     return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
 
 
+def _drawn(
+    model: Model, rows: Tensor, q: Distribution, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the terms of samples of q, (K, B, C), their log p(z) and log q(z), (K, B), and
+    themselves.
+    """
+    modelled, context = model.split(rows)
+    z, log_q = told(q, count)
+    near = z.to(rows.dtype)
+    log_prior = model.latent_prior(context).log_prob(near)
+    return terms(model.decode(near, context), modelled), log_prior, log_q, z
+
+
+def _weights(
+    model: Model, rows: Tensor, bests: list[Distribution], count: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the terms of samples around Gaussians, (K, B, C), and what else weighs them, log
+    p(z) - log r(z), (K, B).
+    """
+    each, log_prior, log_r, _ = _drawn(model, rows, _around(model, rows, bests), count)
+    return each, log_prior - log_r
+
+
 def _best(model: Model, rows: Tensor, seed: int) -> Distribution:
     """Returns the best Gaussian of each row; where z is discrete, the posterior of the model."""
     q = model.encode(rows)
     if not q.has_rsample:
         return q
-    return best_gaussians(model, rows, seed=seed)
+    return own_gaussians(model, rows, seed=seed) or best_gaussians(model, rows, seed=seed)
 
 
 def _around(model: Model, rows: Tensor, bests: list[Distribution]) -> Distribution:

@@ -94,7 +94,7 @@ REACH = 0.5  # first step of the ascent in z
 CHAINS = 16
 TEMPERATURES = 400
 
-__all__ = ["METHODS", "RowEvidence", "log_evidence", "settle"]
+__all__ = ["METHODS", "RowEvidence", "believed", "log_evidence", "own_gaussians", "settle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,123 +298,57 @@ def settle(
     return RowEvidence(first, ladder.value, ladder.error, ladder.method, ladder.reliable)
 
 
-class _Ladder:
-    """What is known of each row so far, and the methods."""
+def believed(model: Model, x: Rows, first: Evidence, *, seed: int = 0) -> Tensor:
+    r"""Returns which rows' importance sampling can be believed, (N,): by its weights, and because a
+    few draws of the prior see no more of p(x).
 
-    def __init__(
-        self, model: Model, x: Rows, first: Evidence, context: Tensor | None, seed: int
-    ) -> None:
-        self.model, self.x, self.context, self.first, self.seed = model, x, context, first, seed
+    Args:
+        model: Any model.
+        x: Data, (N, \*event).
+        first: Their ``importance``.
+        seed: The same seed gives the same answer.
+    """
+    ladder = _Ladder(model, x, first, None, derive(seed, "rows"))
+    with torch.no_grad(), evaluating(model), frozen(model):
+        if ladder.prior().event_shape.numel() <= CHECKED:
+            ladder.check()
+    return ladder.reliable
+
+
+def own_gaussians(model: Model, x: Rows, *, seed: int = 0) -> Distribution | None:
+    r"""Returns a Gaussian close to p(z|x) of each row, batch shape (N,), wherever it lies; None
+    where z is bounded, or in so many dimensions that looking about would find nothing.
+
+    Args:
+        model: Any model.
+        x: Data, (N, \*event).
+        seed: The same seed gives the same Gaussians.
+    """
+    search = _Search(model, x, None)
+    with torch.no_grad(), evaluating(model), frozen(model):
+        prior = search.prior()
+        if not is_real(support_of(prior)) or prior.event_shape.numel() > CHECKED:
+            return None
+        best = search.best(torch.arange(len(x)), derive(seed, "own Gaussians"))
+    return CorrelatedNormal(best.loc, scale_tril=best.factor, validate_args=False)
+
+
+class _Search:
+    """Where p(z|x) of each row lies."""
+
+    def __init__(self, model: Model, x: Rows, context: Tensor | None) -> None:
+        self.model, self.x, self.context = model, x, context
         self.device = device_of(model)
-        self.num_samples = max(SAMPLES, first.num_samples)
-        self.value, self.error = first.log_evidence.clone(), first.log_evidence_error.clone()
-        self.method = torch.zeros(len(self.value), dtype=torch.long)
-        self.reliable = first.reliable & first.log_evidence.isfinite()
-
-    def climb(self, climbing: int, annealed: int, advance: Callable[[int, int], None]) -> None:
-        x, context = self.given(torch.arange(1))
-        prior = self.model.latent_prior(self.model.split(x, context)[1])
-        support, self.latent_dim = support_of(prior), prior.event_shape.numel()
-        if not too_many(states_of(prior), len(self.value), self.x[:1].numel()):
-            self.enumerate()
-            return
-        if self.latent_dim <= CHECKED:
-            self.check()
-        rows = self.doubtful()[:climbing]
-        size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
-        for number, some in enumerate(in_parts(rows, size)):
-            annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
-            advance(len(some), len(rows))
-
-    def doubtful(self) -> Tensor:
-        """The rows that climb, those that need it most first."""
-        number = self.value.isfinite()
-        # So few samples were asked for that nothing can be said of them: only what has no number
-        # climbs.
-        doubtful = ~number if bool(self.first.khat.isnan().all()) else ~self.reliable
-        badness = torch.where(number, self.first.khat.nan_to_num(torch.inf), torch.inf)
-        rows = badness.argsort(descending=True, stable=True)
-        return rows[doubtful[rows]]
-
-    def lift(
-        self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int
-    ) -> int:
-        """Takes a block of rows up, and returns how many of them reached annealing."""
-        proposal, best = posterior_proposal(self.model), None
-        if is_real(support) and self.latent_dim <= CHECKED:
-            best = self.best(rows, seed)
-        left = self.sample(rows, proposal, DEFENSIVE, seed, best)
-        if is_real(support) and len(left):
-            best = self.best(left, seed) if best is None else best.of(torch.isin(rows, left))
-            rows = left
-            left = self.sample(rows, best.proposal, OPTIMUM, seed, best)
-            proposal = best.of(torch.isin(rows, left)).proposal
-        rows = left[:annealed]
-        if not len(rows) or not can_move(support):
-            return 0
-        x, context = self.given(rows)
-        start = self.defended(proposal)
-        found = annealing(
-            self.model,
-            x,
-            CHAINS,
-            start=start,
-            max_temperatures=TEMPERATURES,
-            context=context,
-            seed=seed,
-        )
-        self.take(rows, ANNEALING, found.log_evidence, found.log_evidence_error, found.reliable)
-        return len(rows)
 
     def given(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns rows and their context, on the model's device."""
         x = self.x[rows].to(device=self.device, dtype=torch.get_default_dtype())
         return x, some_of(self.context, rows, self.device)
 
-    def take(
-        self, rows: Tensor, method: int, value: Tensor, error: Tensor, reliable: Tensor
-    ) -> None:
-        """Takes what a method says of rows, where it is a number that can be believed, or one with
-        a smaller error than what is there.
-        """
-        before = self.error[rows].nan_to_num(torch.inf)
-        before[~self.value[rows].isfinite()] = torch.inf
-        known = value.isfinite() & (reliable | (error <= before))
-        rows, value, error, reliable = rows[known], value[known], error[known], reliable[known]
-        self.value[rows], self.error[rows], self.reliable[rows], self.method[rows] = (
-            value,
-            error,
-            reliable,
-            method,
-        )
-
-    def sample(
-        self, rows: Tensor, proposal: Proposal, method: int, seed: int, best: _Own | None
-    ) -> Tensor:
-        """Tries a proposal with a defensive share of prior samples, and returns the rows that it
-        leaves: those whose weights say so, and in few dimensions those that are high where it
-        seldom looks.
-        """
-        x, context = self.given(rows)
-        seed = derive(seed, METHODS[method])
-        found = importance(
-            self.model,
-            x,
-            self.num_samples,
-            context=context,
-            seed=seed,
-            proposal=self.defended(proposal),
-        )
-        reliable = found.reliable
-        if best is not None and self.latent_dim <= CHECKED:
-            with stream(seed, "covered"):
-                r = self.defended(proposal)(slice(None), x, context)
-                weight = best.height.cpu().double() - density(r, best.ends, x.dtype).cpu().double()
-            much = found.log_evidence + math.log(MISSED)
-            seldom = weight > much + math.log(self.num_samples)
-            reliable = reliable & ~(seldom & (best.mass.cpu().double() > much)).any(0)
-        self.take(rows, method, found.log_evidence, found.log_evidence_error, reliable)
-        return rows[~self.reliable[rows]]
+    def prior(self) -> Distribution:
+        """The prior, of the first row where there is a context."""
+        x, context = self.given(torch.arange(1))
+        return self.model.latent_prior(self.model.split(x, context)[1])
 
     def defended(self, proposal: Proposal) -> Proposal:
         prior = prior_proposal(self.model)
@@ -490,6 +424,119 @@ class _Ladder:
             z.grad = -path.at(z).grad_joint.nan_to_num(0.0, 0.0, 0.0)
             optimizer.step()
         return z, path.at(z).log_joint.nan_to_num(-torch.inf)
+
+
+class _Ladder(_Search):
+    """What is known of each row so far, and the methods."""
+
+    def __init__(
+        self, model: Model, x: Rows, first: Evidence, context: Tensor | None, seed: int
+    ) -> None:
+        super().__init__(model, x, context)
+        self.first, self.seed = first, seed
+        self.num_samples = max(SAMPLES, first.num_samples)
+        self.value, self.error = first.log_evidence.clone(), first.log_evidence_error.clone()
+        self.method = torch.zeros(len(self.value), dtype=torch.long)
+        self.reliable = first.reliable & first.log_evidence.isfinite()
+
+    def climb(self, climbing: int, annealed: int, advance: Callable[[int, int], None]) -> None:
+        prior = self.prior()
+        support, self.latent_dim = support_of(prior), prior.event_shape.numel()
+        if not too_many(states_of(prior), len(self.value), self.x[:1].numel()):
+            self.enumerate()
+            return
+        if self.latent_dim <= CHECKED:
+            self.check()
+        rows = self.doubtful()[:climbing]
+        size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
+        for number, some in enumerate(in_parts(rows, size)):
+            annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
+            advance(len(some), len(rows))
+
+    def doubtful(self) -> Tensor:
+        """The rows that climb, those that need it most first."""
+        number = self.value.isfinite()
+        # So few samples were asked for that nothing can be said of them: only what has no number
+        # climbs.
+        doubtful = ~number if bool(self.first.khat.isnan().all()) else ~self.reliable
+        badness = torch.where(number, self.first.khat.nan_to_num(torch.inf), torch.inf)
+        rows = badness.argsort(descending=True, stable=True)
+        return rows[doubtful[rows]]
+
+    def lift(
+        self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int
+    ) -> int:
+        """Takes a block of rows up, and returns how many of them reached annealing."""
+        proposal, best = posterior_proposal(self.model), None
+        if is_real(support) and self.latent_dim <= CHECKED:
+            best = self.best(rows, seed)
+        left = self.sample(rows, proposal, DEFENSIVE, seed, best)
+        if is_real(support) and len(left):
+            best = self.best(left, seed) if best is None else best.of(torch.isin(rows, left))
+            rows = left
+            left = self.sample(rows, best.proposal, OPTIMUM, seed, best)
+            proposal = best.of(torch.isin(rows, left)).proposal
+        rows = left[:annealed]
+        if not len(rows) or not can_move(support):
+            return 0
+        x, context = self.given(rows)
+        start = self.defended(proposal)
+        found = annealing(
+            self.model,
+            x,
+            CHAINS,
+            start=start,
+            max_temperatures=TEMPERATURES,
+            context=context,
+            seed=seed,
+        )
+        self.take(rows, ANNEALING, found.log_evidence, found.log_evidence_error, found.reliable)
+        return len(rows)
+
+    def take(
+        self, rows: Tensor, method: int, value: Tensor, error: Tensor, reliable: Tensor
+    ) -> None:
+        """Takes what a method says of rows, where it is a number that can be believed, or one with
+        a smaller error than what is there.
+        """
+        before = self.error[rows].nan_to_num(torch.inf)
+        before[~self.value[rows].isfinite()] = torch.inf
+        known = value.isfinite() & (reliable | (error <= before))
+        rows, value, error, reliable = rows[known], value[known], error[known], reliable[known]
+        self.value[rows], self.error[rows], self.reliable[rows], self.method[rows] = (
+            value,
+            error,
+            reliable,
+            method,
+        )
+
+    def sample(
+        self, rows: Tensor, proposal: Proposal, method: int, seed: int, best: _Own | None
+    ) -> Tensor:
+        """Tries a proposal with a defensive share of prior samples, and returns the rows that it
+        leaves: those whose weights say so, and in few dimensions those that are high where it
+        seldom looks.
+        """
+        x, context = self.given(rows)
+        seed = derive(seed, METHODS[method])
+        found = importance(
+            self.model,
+            x,
+            self.num_samples,
+            context=context,
+            seed=seed,
+            proposal=self.defended(proposal),
+        )
+        reliable = found.reliable
+        if best is not None and self.latent_dim <= CHECKED:
+            with stream(seed, "covered"):
+                r = self.defended(proposal)(slice(None), x, context)
+                weight = best.height.cpu().double() - density(r, best.ends, x.dtype).cpu().double()
+            much = found.log_evidence + math.log(MISSED)
+            seldom = weight > much + math.log(self.num_samples)
+            reliable = reliable & ~(seldom & (best.mass.cpu().double() > much)).any(0)
+        self.take(rows, method, found.log_evidence, found.log_evidence_error, reliable)
+        return rows[~self.reliable[rows]]
 
     def check(self) -> None:
         """Doubts the rows of which a few draws of the prior see more than the posterior does.
