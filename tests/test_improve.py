@@ -21,10 +21,12 @@ from hurried import hurry
 from test_tighten import call
 
 import taut
+from taut.build.config import Config, ModelConfig, TrainingConfig
 from taut.evidence.audit import Effort
 from taut.networks import inverse_positive, positive
 from taut.report.staircase import _brief
 from taut.runs import improve as loop
+from taut.runs.guesses import guesses
 from taut.runs.improve import again, improve
 from taut.runs.remedy import read
 from taut.system import storage
@@ -160,7 +162,7 @@ def test_a_planted_fault_is_predicted_and_realised(fault: str, tmp_path: Path) -
 
 def test_what_is_well_stays(tmp_path: Path) -> None:
     healthy(tmp_path / "run")
-    found = improve(tmp_path / "run", tmp_path / "loop", minutes=60, num_data=160)
+    found = improve(tmp_path / "run", tmp_path / "loop", minutes=60, num_data=160, guesses=False)
     assert (found["steps"], found["ended"], found["current"]) == ([], "nothing", "start")
     assert found["test"]["elbo"]["difference"]["value"] == 0
     page = (tmp_path / "loop" / "report.html").read_text()
@@ -185,7 +187,7 @@ def test_a_change_that_costs_nats_is_not_kept(
         storage.write_manifest(run.path)
 
     monkeypatch.setattr(loop, "carry_out", spoiling)
-    found = improve(path, tmp_path / "loop", minutes=60, num_data=60, max_epochs=1)
+    found = improve(path, tmp_path / "loop", minutes=60, num_data=60, max_epochs=1, guesses=False)
     assert found["steps"]
     assert not any(step["kept"] for step in found["steps"])
     assert all(step["came_true"]["value"] < 0 for step in found["steps"])
@@ -197,8 +199,48 @@ def test_a_change_that_costs_nats_is_not_kept(
 @pytest.mark.usefixtures("short_trials")
 def test_only_what_is_worth_it_is_tried(tmp_path: Path) -> None:
     path, cost = planted("scale", tmp_path)
-    found = improve(path, tmp_path / "loop", minutes=60, num_data=60, gain=2 * cost)
-    assert (found["steps"], found["ended"]) == ([], "nothing")
+    found = improve(
+        path, tmp_path / "loop", minutes=60, num_data=60, gain=2 * cost, max_epochs=1, trials=4
+    )
+    assert found["ended"] == "nothing"
+    # but for what no finding prices: a training anew has the right scale, a learned prior no use
+    assert [step["finding"] for step in found["steps"]] == ["regularisation", "learned prior"]
+    assert [step["kept"] for step in found["steps"]] == [True, False]
+    for step in found["steps"]:
+        assert (step["predicted"], step["covered"]) == (None, None)
+        assert (step["bound"], step["decoder_stays"]) == ("log_evidence", False)
+
+
+def test_guesses_are_changes_of_what_was_trained() -> None:
+    """Each changes what it says and nothing else, and none is one that the model has already."""
+
+    def found(**changes: Any) -> dict[str, dict[str, str]]:
+        model = {"latent_dim": 4, "likelihood": "Bernoulli()", "model": "VAE()"}
+        model |= {"prior": "StandardNormal()", "posterior": "DiagonalNormal()"}
+        model |= {"encoder": "MLP()", "decoder": "MLP()"} | changes
+        objective = model.pop("objective", "ELBO()")
+        config = Config(model=ModelConfig(**model), training=TrainingConfig(objective=objective))
+        own = {"latent-dim": "4", "likelihood": "Bernoulli()", "objective": objective}
+        own |= {name: model[name] for name in ("posterior", "encoder", "decoder")}
+        return {
+            name: {k: v for k, v in remedy.options if own.get(k) != v}
+            for name, remedy in guesses(config)
+        }
+
+    wide = {"encoder": "MLP(hidden=(400, 400))", "decoder": "MLP(hidden=(400, 400), dropout=0.2)"}
+    regular = {"objective": "ELBO(warmup=0.2)", "decoder": "MLP(dropout=0.1)"}
+    learned = {"prior": "Flow()"}
+    names = ("regularisation", "learned prior", "wider networks")
+    assert found() == dict(zip(names, (regular, learned, wide), strict=True))
+    linear = found(encoder="Linear()", decoder="Residual()", objective="DReG(num_samples=8)")
+    assert linear == {"learned prior": learned}
+    assert found(posterior="PowerSpherical()", encoder="Linear()", decoder="Linear()") == {
+        "regularisation": {"objective": "ELBO(warmup=0.2)"}
+    }
+    done = found(prior="Flow()", decoder="MLP(hidden=(60,), dropout=0.3)", objective="ELBO(beta=2)")
+    assert list(done) == ["wider networks"]
+    assert done["wider networks"]["decoder"] == "MLP(hidden=(120,), dropout=0.3)"
+    assert list(guesses(Config(model=ModelConfig(model="HiddenForest()")))) == []
 
 
 def test_only_a_scale_of_its_own_can_be_refitted(tmp_path: Path) -> None:

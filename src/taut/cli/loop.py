@@ -66,6 +66,13 @@ def improve(
         int | None, count("Passes over the training data of each training, at most.")
     ] = None,
     num_data: Annotated[int, count("Validation rows that are looked at, at most.")] = 500,
+    guesses: Annotated[
+        bool,
+        option(
+            "Whether changes whose worth no audit tells are tried, once no finding is worth one.",
+            "--guesses/--no-guesses",
+        ),
+    ] = True,
     out: NewFolder = None,
     config: Config = None,
     set_: Annotated[
@@ -105,6 +112,7 @@ def improve(
                 trials=trials,
                 max_epochs=max_epochs,
                 num_data=num_data,
+                guesses=guesses,
                 config=settings if typed or not (Path(run) / "run.json").is_file() else None,
                 seed=seed,
                 tell=_telling(),

@@ -9,8 +9,9 @@ $$ t = \bar d / \mathrm{se}(d), \qquad d_n = \ell_n^{\text{after}} - \ell_n^{\te
 It is kept only if a one-sided test of $\mathbb{E}[d] \le 0$ rejects at alpha over the number of
 trials (Bonferroni). $\ell$ is the ELBO where decoder and prior stay or only the prior or the scale
 is another, which is the very number that the finding predicts, and log p(x) where all is trained
-anew: there the prediction is a claim about the model before. The test rows are read once, at the
-end, for the first model and the last.
+anew: there the prediction is a claim about the model before. Once no finding is worth a trial,
+changes whose worth no audit tells are tried (``runs.guesses``), and judged alike. The test rows are
+read once, at the end, for the first model and the last.
 
 The folder holds ``improve.json``, which is written after each step, the run ``start`` and a run
 for each step; killed at any moment, it goes on from there.
@@ -40,6 +41,7 @@ from taut.runs.carry_out import carry_out
 from taut.runs.fit import resume, start
 from taut.runs.folder import Stored, load, read_data
 from taut.runs.gain import bound_of, gain_of
+from taut.runs.guesses import guesses as guesses_of
 from taut.runs.measure import copies, evidence_of
 from taut.runs.place import make_folder, stem
 from taut.runs.remedy import Remedy, begin, copy_run, limits, read
@@ -80,6 +82,7 @@ def improve(
     max_epochs: int | None = None,
     num_data: int = ROWS,
     config: Config | None = None,
+    guesses: bool = True,
     seed: int = 0,
     tell: Telling | None = None,
 ) -> dict[str, Any]:
@@ -94,6 +97,8 @@ def improve(
         max_epochs: Passes over the training data of each training, at most.
         num_data: Validation rows that are looked at, at most.
         config: Settings of the first model of data; None for a run, which has its own.
+        guesses: Whether, once no finding is worth a training, changes are tried whose worth no
+            audit tells.
         seed: The same seed gives the same numbers.
         tell: What is told of the progress.
 
@@ -119,6 +124,7 @@ def improve(
         "max_epochs": max_epochs,
         "num_data": num_data,
         "config": None if is_run else (config or Config()).to_dict(),
+        "guesses": guesses,
         "seed": seed,
         "seconds": 0.0,
         "current": START,
@@ -259,6 +265,10 @@ class _Improvement:
             worth = finding["name"] == "collapse" or (nats or 0.0) > self.info["gain"]
             if remedy and worth and (self.info["current"], str(remedy)) not in tried:
                 return finding, remedy
+        if self.info.get("guesses"):
+            for name, remedy in guesses_of(self.trained()):
+                if (self.info["current"], str(remedy)) not in tried:
+                    return {"name": name, "nats": None}, remedy
         return None
 
     def step(self, run: Stored, finding: Mapping[str, Any], remedy: Remedy) -> Stored:
@@ -298,19 +308,23 @@ class _Improvement:
         return after
 
     def begun(self, remedy: Remedy, run: Stored, out: Path) -> tuple[Stored, Dataset, Any]:
-        whole = START  # the last one whose parts were all trained
-        for step in self.info["steps"]:
-            if step["kept"] and not step["decoder_stays"]:
-                whole = step["run"]
         return begin(
             remedy,
             run,
             self.data,
             out,
-            trained=load(self.folder / whole).config,
+            trained=self.trained(),
             minutes=max(SHARE * self.left(), 1e-3),
             max_epochs=self.info["max_epochs"],
         )
+
+    def trained(self) -> Config:
+        """Returns the configuration of the last run whose parts were all trained."""
+        whole = START
+        for step in self.info["steps"]:
+            if step["kept"] and not step["decoder_stays"]:
+                whole = step["run"]
+        return load(self.folder / whole).config
 
     def judged(self, done: Mapping[str, Any], run: Stored, after: Stored) -> dict[str, Any]:
         """Returns what came true of a prediction, and whether the change is kept."""

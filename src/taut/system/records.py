@@ -85,6 +85,7 @@ CANDIDATES = {
     "num_data": COUNT,
     "models": [OF_MODEL],
     "difference": ESTIMATE,
+    "filling?": {"exact": NUMBER, "vae": NUMBER, **ESTIMATE},
 }
 
 MANIFEST = Each(Either((TEXT, [TEXT])))
@@ -221,6 +222,7 @@ IMPROVEMENT = {
     "max_epochs?": SIZE,
     "num_data": SIZE,
     "config?": SECTION,
+    "guesses?": TRUTH,
     "seed": WHOLE,
     "seconds": NUMBER,
     "current": TEXT,
