@@ -22,7 +22,7 @@ from taut.distributions.codes import Codes, OneHots
 from taut.evidence import enumeration as sums
 from taut.evidence.audit import Effort, audit
 from taut.evidence.enumeration import enumeration, states_of, too_many
-from taut.evidence.own import _drawn, _Noise, own_evidence
+from taut.evidence.own import _Noise, _told, own_evidence
 from taut.evidence.rows import log_evidence
 from taut.features import Split, Standardize
 from taut.objectives import StraightThrough
@@ -127,7 +127,7 @@ def test_moments_entropy_and_divergence_are_sums_over_the_levels() -> None:
 def test_draws_from_the_noise_of_each_row_follow_the_posterior() -> None:
     """z-test of the means of 20,000 draws, alpha 1e-6."""
     q = Codes(torch.randn(3, CODES, LEVELS))
-    z = _drawn(q, _Noise(np.arange(3).astype(np.uint64)), torch.Size((20_000,)))
+    z, _ = _told(q, _Noise(np.arange(3).astype(np.uint64)), 20_000)
     assert bool(q.support.check(z).all())
     assert_mean(z, q.mean)
 

@@ -17,8 +17,10 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 import taut
 from taut import posteriors
+from taut.distributions.observed import Observed
 from taut.evidence import Estimate, Evidence, log_evidence, settle
 from taut.evidence import rows as module
+from taut.evidence.cells import cell_scores
 from taut.evidence.importance import Defensive, prior_proposal
 
 SMALL = {
@@ -170,6 +172,106 @@ def test_a_point_is_no_good_proposal_however_equal_its_weights(scale: float) -> 
     assert float(better.reliable.double().mean()) > 0.98
     # of 300 normal ones: beyond by chance in 2 of 1000 seeds
     assert float(z[better.reliable].abs().max()) < 4.5
+
+
+class Apart(taut.Likelihood):
+    """Modes at 1 and at -5, where no draw of the prior comes, of about the same size."""
+
+    def forward(self, z: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
+        first = torch.minimum((z - 1).square(), (z + 5).square())
+        second = 4.9 * torch.sigmoid(20 * (z + 2))
+        loc, scale = torch.cat([first, second], -1), torch.tensor([0.5, 1.0])
+        return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+
+class Near(taut.Posterior):
+    """Far narrower than the mode that it is at."""
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
+        loc = torch.ones(len(x), 1)
+        return Independent(Normal(loc, 0.1, validate_args=False), 1, validate_args=False)
+
+
+def test_a_mode_that_samples_seldom_meet_is_not_left_out() -> None:
+    """Most of p(x) was missing, up to 3 nats, and the rows called reliable, by the posterior with
+    half of its samples from the prior: they see one mode, and that well.
+    """
+    x = torch.stack([torch.linspace(-0.3, 0.3, 12), torch.linspace(0.2, -0.2, 12)], 1)
+    model = taut.VAE(taut.StandardNormal(1), Apart(), Near())
+    z = torch.linspace(-12, 12, 24_001)[:, None, None]
+    exact = model.log_joint(z.expand(-1, 12, 1), x).logsumexp(0) + math.log(0.001)
+    found = log_evidence(model, x)
+    off = (found.log_evidence - exact).abs()
+    assert bool((off < 5 * found.log_evidence_error)[found.reliable].all()), off
+    assert int(found.reliable.sum()) >= 10
+
+
+class Told(taut.Likelihood):
+    """Modes at 1 and at -5; the second number tells which, and the third speaks for the latter."""
+
+    def forward(self, z: torch.Tensor, context: torch.Tensor | None = None) -> Observed:
+        near = torch.sigmoid(20 * (z + 2))
+        first = torch.minimum((z - 1).square(), (z + 5).square())
+        loc, scale = torch.cat([first, near, 6 * near], -1), torch.tensor([0.5, 0.02, 1.0])
+        return Observed(Normal(loc, scale, validate_args=False), 1, 0.0)
+
+
+def test_a_row_without_an_entry_is_sought_where_the_row_itself_is_not() -> None:
+    """log p of the second number given the others: it was 1 to 10 nats too much, and called
+    reliable.
+    """
+    x = torch.stack([torch.linspace(-0.3, 0.3, 6), torch.ones(6), torch.linspace(0.3, -0.3, 6)], 1)
+    model = taut.VAE(taut.StandardNormal(1), Told(), Near())
+    z = torch.linspace(-12, 12, 48_001)[:, None, None].expand(-1, 6, 1)
+    without = torch.where(torch.tensor([False, True, False]), torch.nan, x)
+    exact = model.log_joint(z, x).logsumexp(0) - model.log_joint(z, without).logsumexp(0)
+    found = cell_scores(model, x, 200)
+    off = (found.value[:, 1] - exact).abs()
+    assert bool((off < 5 * found.error[:, 1])[found.reliable[:, 1]].all()), off
+    assert int(found.reliable[:, 1].sum()) >= 5
+
+
+class Elsewhere(taut.Posterior):
+    """At the other mode, and wide enough for it."""
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
+        loc = torch.full((len(x), 1), -4.2)
+        return Independent(Normal(loc, 0.35, validate_args=False), 1, validate_args=False)
+
+
+def test_scores_of_cells_doubt_a_posterior_that_sees_less_than_the_prior() -> None:
+    """Its weights are even, and nothing of p(x) is there: log p was -1,250 nats instead of 3."""
+    x = torch.tensor([[0.0, 1.0, 0.0], [0.2, 1.0, 0.3]])
+    model = taut.VAE(taut.StandardNormal(1), Told(), Elsewhere())
+    assert bool(taut.importance(model, x, 200).reliable.any())  # what this test is about
+    found = cell_scores(model, x, 200)
+    expected = Normal(1.0, 0.02).log_prob(torch.tensor(1.0))
+    assert bool(((found.value[:, 1] - expected).abs() < 20).all())
+
+
+class Tight(taut.Posterior):
+    """The exact posterior at 0.4 of its scale, half of it aside."""
+
+    def __init__(self, problem: taut.LinearGaussian) -> None:
+        super().__init__()
+        self.problem = problem
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> Independent:
+        exact = self.problem.posterior(x)
+        scale = exact.covariance_matrix[..., 0].sqrt()
+        loc = (exact.mean + 0.5 * scale).detach()
+        return Independent(Normal(loc, 0.4 * scale.detach(), validate_args=False), 1)
+
+
+def test_samples_that_see_no_tail_are_not_called_reliable() -> None:
+    """2,000 rows whose weights have no variance. A limit of 0.6 let 47 pass that are farther off
+    than 4 errors, by up to 0.6 nats.
+    """
+    problem = taut.LinearGaussian(dim_x=3, dim_z=1)
+    x = problem.sample(2000)
+    found = taut.importance(problem.model(Tight(problem)), x, 500)
+    off = (found.log_evidence - problem.log_evidence(x).detach()).abs()
+    assert int((found.reliable & (off > 4 * found.log_evidence_error)).sum()) <= 15
 
 
 class Square(taut.Likelihood):

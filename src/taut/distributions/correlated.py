@@ -7,9 +7,48 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import Distribution, MultivariateNormal
 
-__all__ = ["CorrelatedNormal"]
+from taut.system.precision import wide_dtype
+
+__all__ = ["CorrelatedNormal", "density", "told", "told_apart"]
+
+
+def told(q: Distribution, count: int) -> tuple[Tensor, Tensor]:
+    """Returns samples, (K, B, D), and their log-densities, (K, B), as the samples were made.
+
+    Asking for the density of a sample again would multiply its rounding where there is a
+    covariance, or cost a pass for each dimension. Samples of a Gaussian with a covariance are wide:
+    only so can the density of another one be told there (``density``).
+    """
+    if hasattr(q, "told"):
+        return q.told(count)
+    shape = torch.Size((count,))
+    if isinstance(q, MultivariateNormal):
+        q = CorrelatedNormal(q.loc, scale_tril=q.scale_tril, validate_args=False)
+        return q.told(count)
+    if getattr(q, "slow_density", False):
+        return q.rsample_and_log_prob(shape)  # type: ignore[attr-defined]
+    z = q.rsample(shape) if q.has_rsample else q.sample(shape)
+    return z, density(q, z, z.dtype)
+
+
+def told_apart(q: Distribution) -> bool:
+    """Returns whether the density of a sample should not be asked for again: see ``told``."""
+    return (
+        hasattr(q, "told") or isinstance(q, MultivariateNormal) or getattr(q, "slow_density", False)
+    )
+
+
+def density(q: Distribution, z: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the log-density of any z, which may be wider than the parameters of q, of a dtype."""
+    if not len(z):
+        return z.new_zeros(z.shape[:-1])
+    if isinstance(q, MultivariateNormal):
+        return CorrelatedNormal(q.loc, scale_tril=q.scale_tril, validate_args=False).log_prob(z)
+    if hasattr(q, "told"):  # it knows what to do with wide ones
+        return q.log_prob(z)
+    return q.log_prob(z.to(dtype))
 
 
 class CorrelatedNormal(MultivariateNormal):
@@ -26,9 +65,21 @@ class CorrelatedNormal(MultivariateNormal):
     noise: Tensor
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Returns the log-density of any z, whose noise is solved for."""
-        found: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
-        return found
+        """Returns the log-density of any z, whose noise is solved for, in float64."""
+        own = self._wide()
+        found: Tensor = MultivariateNormal.log_prob(own, value.to(own.loc))
+        return found.to(value)
+
+    def told(self, count: int) -> tuple[Tensor, Tensor]:
+        """Returns samples and their log-density, in float64."""
+        shape = self._extended_shape(torch.Size((count,)))
+        return self.made_of(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+
+    def made_of(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what is made of some noise and its log-density, in float64."""
+        own = self._wide()
+        noise = noise.to(own.loc)
+        return own._made(noise), own._log_prob_of(noise)
 
     def rsample_and_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
         """Returns samples and their log-density."""
@@ -51,6 +102,11 @@ class CorrelatedNormal(MultivariateNormal):
         return self._log_prob_of(noise.detach()) - (slope[..., 0] * (moved - moved.detach())).sum(
             -1
         )
+
+    def _wide(self) -> CorrelatedNormal:
+        dtype = wide_dtype(self.loc.device)
+        loc, lower = self.loc.to(dtype), self.scale_tril.to(dtype)
+        return CorrelatedNormal(loc, scale_tril=lower, validate_args=False)
 
     def _made(self, noise: Tensor) -> Tensor:
         made: Tensor = self.loc + (self.scale_tril @ noise[..., None])[..., 0]

@@ -18,6 +18,7 @@ __all__ = ["Binomial", "Multinomial", "NegativeBinomial", "Poisson", "ZeroInflat
 
 
 LARGEST_COUNT = 2.0**53
+POISSON = 80.0  # logarithm of the largest concentration
 MANY_COUNTS = 1e8  # from here on, terms of x log x would leave only rounding of a log-probability
 
 
@@ -69,9 +70,11 @@ class NegativeBinomial(Distribution):
     $$ \log p(x) = \log \frac{\Gamma(x + r)}{\Gamma(r) \, r^x} - \log x!
        + x \log \mu - (x + r) \, \mathrm{softplus}(d). $$
 
-    From r = 10,000 on the first term is Stirling's $(x + r - 1/2) \log(1 + x / r) - x - x / (12 r
-    (x + r))$, exact to 1e-14: the difference of two logarithms of the gamma function would be all
-    rounding, and so r can go to the Poisson limit.
+    Beyond $r = e^{80}$ it is the Poisson distribution for all counts that floats hold, and r, of
+    which float32 has no more than $e^{88}$, grows no more. From r = 10,000 on the first term is
+    Stirling's $(x + r - 1/2) \log(1 + x / r) - x - x / (12 r (x + r))$, exact to 1e-14: the
+    difference of two logarithms of the gamma function would be all rounding, and so r can go to
+    the Poisson limit.
 
     Args:
         log_mean: $\log \mu$.
@@ -84,6 +87,7 @@ class NegativeBinomial(Distribution):
     def __init__(
         self, log_mean: Tensor, log_concentration: Tensor, validate_args: bool | None = None
     ) -> None:
+        log_concentration = log_concentration.clamp(max=POISSON)
         self.log_mean, self.log_concentration = torch.broadcast_tensors(log_mean, log_concentration)
         super().__init__(self.log_mean.shape, validate_args=validate_args)
 
@@ -109,9 +113,10 @@ class NegativeBinomial(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            gamma = Gamma(self.log_concentration.exp(), 1.0, validate_args=False)
-            share = gamma.sample(sample_shape)
-            return _poisson(share * (self.log_mean - self.log_concentration).exp())
+            # a share of e^-90 is zero in float32, and its inverse infinite
+            log_mean, log_r = wide(self.log_mean), wide(self.log_concentration)
+            share = Gamma(log_r.exp(), 1.0, validate_args=False).sample(sample_shape)
+            return _poisson(share * (log_mean - log_r).exp()).to(self.log_mean)
 
 
 def _poisson(rate: Tensor) -> Tensor:
@@ -280,7 +285,9 @@ class Binomial(Distribution):
         with torch.no_grad():
             logits = self.logits
             n = torch.as_tensor(self.high - self.low, dtype=logits.dtype, device=logits.device)
-            return self.low + torch.binomial(n.expand(shape), torch.sigmoid(logits).expand(shape))
+            # of 65,535 trials some fail where float32 knows p to 6e-8 only
+            p = torch.sigmoid(wide(logits)).expand(shape)
+            return self.low + torch.binomial(wide(n).expand(shape), p).to(logits)
 
 
 class Multinomial(Distribution):

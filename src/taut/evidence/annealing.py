@@ -36,9 +36,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, biject_to, constraints
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    biject_to,
+    constraints,
+)
 
-from taut.evidence.importance import Proposal, in_nats
+from taut.distributions.correlated import CorrelatedNormal, density, told
+from taut.evidence.importance import Defensive, Proposal, in_nats
 from taut.evidence.results import Estimate
 from taut.model import Model, evaluating, frozen
 from taut.objectives import log_mean_exp
@@ -66,6 +74,7 @@ ROWS = 1600  # chains x data that move together
 MAX_ELEMENTS = 2**21  # of x in them
 SIMULATED = 256  # data made at a time
 NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
+CHECKED, COARSE = 100, 0.1  # samples whose density is solved for, and nats that it may be off
 SPREAD = 0.5  # variance of log w of a data point's chains up to which they agree
 
 
@@ -309,7 +318,7 @@ class Path:
         self.x = x
         if isinstance(start, str):
             start = _fast(model.encode(*whole)) if start == "posterior" else self.prior
-        self.start = start
+        self.start = _told_by_z(start)
         if not self.start.batch_shape:
             self.start = self.start.expand(torch.Size((len(x),)))
         self.transform = _unconstrained(support)
@@ -349,6 +358,23 @@ def _fast(q: Distribution) -> Distribution:
         return q
     normal = Normal(q.mean.detach(), q.stddev.detach(), validate_args=False)
     return Independent(normal, 1, validate_args=False)
+
+
+def _told_by_z(r: Distribution) -> Distribution:
+    """Returns a start whose density at a z that is given is right, as chains ask for it.
+
+    The noise of a Gaussian that is far from round cannot be solved for: it is replaced by that of
+    its mean and variances, as the start of these rows.
+    """
+    if isinstance(r, Defensive):
+        return Defensive(_told_by_z(r.base), _told_by_z(r.prior), r.share)
+    if not isinstance(r, MultivariateNormal):
+        return r
+    z, log_r = told(r, CHECKED)
+    wrong = (density(r, z.to(r.loc.dtype), r.loc.dtype) - log_r).abs().amax(0)
+    round_ = torch.diag_embed(r.stddev)
+    lower = torch.where((wrong < COARSE)[..., None, None], r.scale_tril, round_)
+    return CorrelatedNormal(r.loc, scale_tril=lower, validate_args=False)
 
 
 def can_move(support: constraints.Constraint | None) -> bool:

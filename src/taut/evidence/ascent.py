@@ -35,6 +35,7 @@ from torch.distributions import (
 )
 
 from taut.distributions.chain import Chain
+from taut.distributions.correlated import CorrelatedNormal
 from taut.evidence.annealing import support_of
 from taut.evidence.results import in_parts
 from taut.model import Model, evaluating, frozen
@@ -267,8 +268,11 @@ def _block(
             draw = model.draw(x, num_samples, context=context, proposal=current)
             log_q = draw.log_posterior
             if not getattr(current, "slow_density", False):
-                fixed = {n: p.detach() for n, p in _parameters(current, detach=False).items()}
-                log_q = _like(current, fixed).log_prob(draw.z)
+                fixed = _like(current, _parameters(current))
+                if isinstance(current, CorrelatedNormal) and isinstance(fixed, CorrelatedNormal):
+                    log_q = fixed.log_prob_at(draw.z, current.noise)
+                else:
+                    log_q = fixed.log_prob(draw.z)
             loss = -(draw.log_joint - log_q).mean(0).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -505,11 +509,11 @@ def _put(q: Distribution, rows: Tensor, part: Distribution) -> Distribution:
     return _like(q, {n: p.index_copy(0, rows, new) for (n, p), new in pairs})
 
 
-def _gaussian(mean: Tensor, precision: Tensor) -> MultivariateNormal:
+def _gaussian(mean: Tensor, precision: Tensor) -> CorrelatedNormal:
     """Returns the Gaussian of a precision, whose factor is found in float64."""
     inverse = torch.linalg.inv(precision)
     factor = torch.linalg.cholesky_ex((inverse + inverse.mT) / 2)[0]
-    return MultivariateNormal(mean, scale_tril=factor.to(mean), validate_args=False)
+    return CorrelatedNormal(mean, scale_tril=factor.to(mean), validate_args=False)
 
 
 def _placed(q: Distribution, mean: Tensor, precision: Tensor) -> Distribution | None:

@@ -36,13 +36,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
+from taut.distributions.correlated import density, told
 from taut.distributions.grids import Gridded
 from taut.distributions.observed import Observed, terms
 from taut.distributions.warps import Warped
 from taut.evidence.ascent import FRESH, best_gaussians, members
-from taut.evidence.importance import Defensive, importance, in_nats
+from taut.evidence.importance import Defensive, importance, in_nats, weighed
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus, threshold
 from taut.evidence.results import in_parts
+from taut.evidence.rows import believed, own_gaussians
 from taut.features import Split
 from taut.likelihoods.columns import Joint, level_probs
 from taut.model import Model
@@ -136,7 +138,7 @@ def impute(
         return _told(_masked(model, "fill in"), x, num_samples, num_imputations, seed)
 
     def filled(rows: Tensor, count: int, q: Distribution) -> Imputed:
-        draw = model.draw(rows, count, reparameterize=False, proposal=q)
+        draw = weighed(model, rows, q, count)
         log_weight = _numbers(draw.log_weight)
         known = log_weight.isfinite().any(0)
         share = torch.where(known, log_weight, 0.0).softmax(0)
@@ -159,9 +161,8 @@ def impute(
         result = filled(rows, num_samples, _mirrored(model.encode(rows)))
         doubtful = result.ess == 0
         if improve and tail_length(num_samples) > 4:  # else they are too few to tell
-            doubtful |= ~(
-                result.reliable & importance(model, rows, num_samples, seed=seed).reliable
-            )
+            first = importance(model, rows, num_samples, seed=seed)
+            doubtful |= ~(result.reliable & believed(model, rows, first, seed=seed))
         return result, doubtful & rows.isnan().flatten(1).any(1).cpu()
 
     count, elements = max(SAMPLES, num_samples), x[:1].numel()
@@ -217,30 +218,29 @@ def cell_scores(
     if isinstance(model.condition, Split):
         columns = model.condition.rest.tolist()
 
-    def drawn(rows: Tensor, q: Distribution, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns samples, the terms of each, and their log p(z)."""
-        modelled, context = model.split(rows)
-        z = q.sample(torch.Size((count,)))
-        return z, terms(model.decode(z, context), modelled), model.latent_prior(context).log_prob(z)
-
     def measure_again(
         rows: Tensor, again: Tensor, result: CellScores, lowest: Tensor, number: int
     ) -> None:
-        """Measures entries again, (B, C): from the best Gaussian of the row, and those that it
-        does not tell from that of the row without the entry, too.
+        """Measures entries again, (B, C): from the best Gaussian of the row and, in few dimensions,
+        that of the row without the entry; those that these do not tell from the latter in any.
         """
         best = _best(model, rows, number)
-        proposal = _around(model, rows, [best])
-        z, each, log_prior = drawn(rows, proposal, count)
-        rest, left = log_prior - proposal.log_prob(z), again.clone()
+        shared, left = _weights(model, rows, [best], count), again.clone()
         for i in again.any(0).nonzero()[:, 0]:
-            *found, without = _ratio(each, rest, i)
+            some = again[:, i].nonzero()[:, 0]
+            here = some.to(rows.device)
+            other = rows[here]
+            other[:, columns[i]] = torch.nan
             # A row without an odd entry may lie where the row itself never looks.
-            told = again[:, i] & found[2] & (found[1] <= COARSE)
-            told &= ~(without < lowest[:, i] - SURPRISE)
-            for whole, part in zip(result, found, strict=True):
-                whole[told, i] = part[told]
-            left[:, i] &= ~told
+            own = own_gaussians(model, other, seed=derive(number, "without", int(i)))
+            weights = shared[0][:, here], shared[1][:, here]
+            if own is not None:
+                weights = _weights(model, rows[here], [members(best, here), own], count)
+            *found, without = _ratio(*weights, i)
+            told = found[2] & (found[1] <= COARSE) & ~(without < lowest[some, i] - SURPRISE)
+            for whole, new in zip(result, found, strict=True):
+                whole[some[told], i] = new[told]
+            left[some[told], i] = False
         b, i = left.nonzero().T
         for few in in_parts(torch.arange(len(b)), MAX_ELEMENTS // (count * len(columns))):
             here = b[few].to(rows.device)
@@ -248,31 +248,30 @@ def cell_scores(
             other = part.clone()
             other[torch.arange(len(few)), c] = torch.nan
             bests = [members(best, here), _best(model, other, derive(number, "own"))]
-            proposal = _around(model, part, bests)
-            z, each, log_prior = drawn(part, proposal, count)
-            *found, _ = _ratio(each, log_prior - proposal.log_prob(z), i[few])
+            *found, _ = _ratio(*_weights(model, part, bests, count), i[few])
             for whole, new in zip(result, found, strict=True):
                 whole[b[few], i[few]] = new
 
     def scored(block: Block) -> CellScores:
         rows = block.x
         q = model.encode(rows)
-        first = drawn(rows, q, half)
+        first = _drawn(model, rows, q, half)
         shape = model.split(rows)[0].shape
         value = torch.full(shape, torch.nan, dtype=torch.float64)
         error, lowest = value.clone(), value.clone()
         reliable = torch.zeros(shape, dtype=torch.bool)
-        sound = importance(model, rows, num_samples, seed=seed).reliable
+        of_rows = importance(model, rows, num_samples, seed=seed)
+        sound = believed(model, rows, of_rows, seed=seed)
         for i, column in enumerate(columns):
             there = ~rows[:, column].isnan().cpu()
             without = rows.clone()
             without[:, column] = torch.nan
             other = model.encode(without)
-            z, each, log_prior = (
-                torch.cat(pair) for pair in zip(first, drawn(rows, other, half), strict=True)
-            )
-            log_q = torch.logaddexp(q.log_prob(z), other.log_prob(z))
-            found = _ratio(each, log_prior - log_q, torch.tensor(i))
+            second = _drawn(model, rows, other, half)
+            each, log_prior, own, _ = (torch.cat(pair) for pair in zip(first, second, strict=True))
+            across = [density(r, z, rows.dtype) for r, z in ((other, first[3]), (q, second[3]))]
+            log_r = torch.logaddexp(own, torch.cat(across)) - math.log(2)
+            found = _ratio(each, log_prior - log_r, torch.tensor(i))
             for whole, part in zip((value, error, reliable, lowest), found, strict=True):
                 whole[there, i] = part[there]
             reliable[:, i] &= sound
@@ -429,12 +428,35 @@ def _picked(share: Tensor, count: int) -> Tensor:
     return picked.gather(0, torch.rand(picked.shape, device=share.device).argsort(0))
 
 
+def _drawn(
+    model: Model, rows: Tensor, q: Distribution, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the terms of samples of q, (K, B, C), their log p(z) and log q(z), (K, B), and
+    themselves.
+    """
+    modelled, context = model.split(rows)
+    z, log_q = told(q, count)
+    near = z.to(rows.dtype)
+    log_prior = model.latent_prior(context).log_prob(near)
+    return terms(model.decode(near, context), modelled), log_prior, log_q, z
+
+
+def _weights(
+    model: Model, rows: Tensor, bests: list[Distribution], count: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the terms of samples around Gaussians, (K, B, C), and what else weighs them, log
+    p(z) - log r(z), (K, B).
+    """
+    each, log_prior, log_r, _ = _drawn(model, rows, _around(model, rows, bests), count)
+    return each, log_prior - log_r
+
+
 def _best(model: Model, rows: Tensor, seed: int) -> Distribution:
     """Returns the best Gaussian of each row; where z is discrete, the posterior of the model."""
     q = model.encode(rows)
     if not q.has_rsample:
         return q
-    return best_gaussians(model, rows, seed=seed)
+    return own_gaussians(model, rows, seed=seed) or best_gaussians(model, rows, seed=seed)
 
 
 def _around(model: Model, rows: Tensor, bests: list[Distribution]) -> Distribution:
@@ -455,25 +477,32 @@ class _Mixture(Distribution):
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own protocol)
 
     def __init__(self, parts: list[Distribution]) -> None:
-        self.parts = parts
+        self.parts, self.dtype = parts, torch.get_default_dtype()
         super().__init__(parts[0].batch_shape, parts[0].event_shape, validate_args=False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         if not sample_shape:
             return self.parts[0].sample()
         (count,) = sample_shape
+        return self.told(count)[0].to(self.dtype)
+
+    def told(self, count: int) -> tuple[Tensor, Tensor]:
+        """Returns samples and their log-densities."""
         bounds = [count * i // len(self.parts) for i in range(len(self.parts) + 1)]
-        return torch.cat(
-            [
-                q.sample(torch.Size((b - a,)))
-                for q, (a, b) in zip(self.parts, pairwise(bounds), strict=True)
-            ]
-        )
+        found = [told(q, b - a) for q, (a, b) in zip(self.parts, pairwise(bounds), strict=True)]
+        each = [
+            own if q is r else density(q, z, self.dtype)
+            for q in self.parts
+            for r, (z, own) in zip(self.parts, found, strict=True)
+        ]
+        log_p = torch.cat(each).unflatten(0, (len(self.parts), count))
+        return torch.cat([z for z, _ in found]), self._mixed(log_p)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return torch.stack([q.log_prob(value) for q in self.parts]).logsumexp(0) - math.log(
-            len(self.parts)
-        )
+        return self._mixed(torch.stack([density(q, value, self.dtype) for q in self.parts]))
+
+    def _mixed(self, log_p: Tensor) -> Tensor:
+        return log_p.logsumexp(0) - math.log(len(self.parts))
 
 
 def _rows(x: Any, num_samples: int) -> int:
@@ -552,8 +581,13 @@ class _Mirrored(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         (count,) = sample_shape
-        z = self.q.sample(torch.Size(((count + 1) // 2,)))
-        return torch.stack([z, 2 * self.q.mean - z], 1).flatten(0, 1)[:count]
+        return self.told(count)[0].to(self.q.mean)
+
+    def told(self, count: int) -> tuple[Tensor, Tensor]:
+        """Returns samples and their log-densities: those of a pair are equal."""
+        z, log_q = told(self.q, (count + 1) // 2)
+        mirrored = torch.stack([z, 2 * self.q.mean - z], 1).flatten(0, 1)
+        return mirrored[:count], log_q.repeat_interleave(2, 0)[:count]
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.q.log_prob(value)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
+from taut.distributions.correlated import CorrelatedNormal
 from taut.evidence.annealing import Annealed
 from taut.evidence.ascent import Best, best_members, check_family, members, starts
 from taut.evidence.importance import Proposal, importance
@@ -209,7 +210,7 @@ def optima_blocks(
             wide = None
             if full and full_starts and not isinstance(q, MultivariateNormal):
                 scale = torch.diag_embed(own.q.stddev)
-                widened = MultivariateNormal(own.q.mean, scale_tril=scale, validate_args=False)
+                widened = CorrelatedNormal(own.q.mean, scale_tril=scale, validate_args=False)
                 candidates = [*full_starts, widened]
                 wide = best_members(model, part, c, candidates, steps, num_samples)
 

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from taut.data import Rows
-from taut.distributions.correlated import CorrelatedNormal
+from taut.distributions.correlated import density, told, told_apart
 from taut.evidence.pareto import pareto_k, tail_length, tail_surplus
 from taut.evidence.results import Evidence
 from taut.model import Draw, Model
@@ -58,6 +58,7 @@ __all__ = [
     "importance",
     "importance_blocks",
     "prior_proposal",
+    "weighed",
 ]
 
 CHECKED = 1000  # samples whose density is solved for, to know whether it can be
@@ -74,7 +75,7 @@ ROUNDING = 1000.0  # units in the last place of its terms by which equal log-wei
 FAINT = 40.0  # nats below the largest weight, from which on a sample adds nothing
 COARSE = 0.1  # nats of rounding beyond which weights say nothing
 # nats a dimension by which samples that carry the weight may be more surprising than others
-NARROW = 0.6
+NARROW = 0.4
 NEAR = 100.0  # units in the last place by which samples must differ to be different
 
 # From the rows of a block, their data and their context to r(z), batch shape (B,).
@@ -309,7 +310,8 @@ def _block(
     low, high = torch.tensor(math.inf, device=x.device), torch.tensor(-math.inf, device=x.device)
     for count in (min(step, num_samples - start) for start in range(0, num_samples, step)):
         z, log_r = _sampled(proposal, count)
-        if solved is None and isinstance(proposal, CorrelatedNormal):
+        z = z.to(x.dtype)
+        if solved is None and isinstance(proposal, MultivariateNormal):
             solved = wide(proposal.log_prob(z[:CHECKED])).to(place)
         z_sum = z_sum + wide(z).sum(0)
         least, most = z.aminmax(dim=0)
@@ -351,7 +353,10 @@ def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
     Under the weights $-\log r$ is on average what it is for the samples themselves, if r is right.
     Where r is far too narrow, or lies elsewhere, the samples at its rim carry the weight, and it is
     more. A tail of that few samples can look harmless: the weights of a narrow Gaussian have a
-    k-hat of 1, which one in ten samples of 500 takes for less than 0.6.
+    k-hat of 1, which one in ten samples of 500 takes for less than 0.6. Of Gaussians of 0.3 to 1
+    times the right scales, up to 1.4 of them aside, in 1 to 32 dimensions, 1.6 % were called
+    reliable and farther off than 4 errors without this, 0.8 % with a limit of 0.6 and 0.25 % with
+    this one, which doubts one in seven of the others.
     """
     log_likelihood, log_prior, log_r = terms
     share = getattr(proposal, "share", 0.0)
@@ -378,14 +383,13 @@ def _sound(proposal: Distribution, log_proposal: Tensor) -> Tensor:
 
 
 def _sampled(proposal: Distribution, count: int) -> tuple[Tensor, Tensor | None]:
-    """Returns samples, (K, B, D), and their log-densities, (K, B), where asking for them again
-    would cost a pass for each dimension, or multiply the rounding of z.
+    """Returns samples, (K, B, D), and their log-densities, (K, B), where they must be known as the
+    samples are made.
     """
+    if told_apart(proposal):
+        return told(proposal, count)
     shape = torch.Size((count,))
-    if getattr(proposal, "slow_density", False) or isinstance(proposal, CorrelatedNormal):
-        return proposal.rsample_and_log_prob(shape)  # type: ignore[attr-defined]
-    sampler = proposal.rsample if proposal.has_rsample else proposal.sample
-    return sampler(shape), None
+    return (proposal.rsample if proposal.has_rsample else proposal.sample)(shape), None
 
 
 def _drawn(
@@ -401,6 +405,13 @@ def _drawn(
     if log_r is not None:
         proposal = _Known(proposal, own.of(log_r))
     return model.draw(x, context=context, reparameterize=False, proposal=proposal, given=own.of(z))
+
+
+def weighed(model: Model, x: Tensor, proposal: Distribution, count: int) -> Draw:
+    """Returns a draw of a proposal whose samples are weighed by their density as they were made."""
+    z, log_r = told(proposal, count)
+    known = _Known(proposal, log_r.to(x.dtype))
+    return model.draw(x, reparameterize=False, proposal=known, given=z.to(x.dtype))
 
 
 class _Known(Distribution):
@@ -438,19 +449,33 @@ class Defensive(Distribution):
         self.prior = for_rows(prior, base.batch_shape)
         self.share = share
         one = base.sample(torch.Size((1,)))[0]
-        self.usable = one.isfinite().all(-1) & base.log_prob(one).isfinite()
+        self.dtype = one.dtype
+        self.usable = one.isfinite().all(-1) & density(base, one, one.dtype).isfinite()
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         (count,) = sample_shape
+        return self.told(count)[0].to(self.dtype)
+
+    def told(self, count: int) -> tuple[Tensor, Tensor]:
+        """Returns samples and their log-densities."""
         number = int(count * self.share + float(torch.rand(())))
-        z = self.prior.sample(torch.Size((count,)))
-        own = self.base.sample(torch.Size((count - number,)))
-        return torch.cat([z[:number], torch.where(self.usable[:, None], own, z[number:])])
+        z, log_prior = told(self.prior, count)
+        own, log_own = told(self.base, count - number)
+        left = torch.where(self.usable[:, None], own, z[number:])
+        there = torch.where(self.usable, log_own, log_prior[number:])
+        of_base = torch.cat([self._own(z[:number], log_prior[:number]), there])
+        of_prior = torch.cat([log_prior[:number], density(self.prior, left, self.dtype)])
+        return torch.cat([z[:number], left]), self._mixed(of_base, of_prior)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        prior = self.prior.log_prob(value)
-        own = torch.where(self.usable, self.base.log_prob(value), prior)
+        prior = density(self.prior, value, self.dtype)
+        return self._mixed(self._own(value, prior), prior)
+
+    def _own(self, z: Tensor, prior: Tensor) -> Tensor:
+        return torch.where(self.usable, density(self.base, z, self.dtype), prior)
+
+    def _mixed(self, own: Tensor, prior: Tensor) -> Tensor:
         return torch.logaddexp(own + math.log1p(-self.share), prior + math.log(self.share))
 
 

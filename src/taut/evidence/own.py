@@ -26,6 +26,7 @@ from torch.nn import functional
 from taut.data import Rows, blocks
 from taut.data.split import row_hashes
 from taut.distributions.codes import Codes
+from taut.distributions.correlated import CorrelatedNormal
 from taut.evidence.ascent import base_of
 from taut.evidence.importance import MAX_DATA, MAX_ELEMENTS, Proposal, importance
 from taut.evidence.results import Evidence
@@ -86,7 +87,7 @@ def own_proposal(model: Model, keys: np.ndarray) -> Proposal:
 
     def proposal(rows: slice, x: Data, context: Context | None) -> Distribution:
         q = model.encode(x, context)
-        vars(q)["rsample" if q.has_rsample else "sample"] = partial(_drawn, q, _Noise(keys[rows]))
+        vars(q)["told"] = partial(_told, q, _Noise(keys[rows]))
         return q
 
     return proposal
@@ -111,20 +112,24 @@ class _Noise:
         return torch.from_numpy(((state >> np.uint64(11)) + 0.5) * 2.0**-53)
 
 
-def _drawn(q: Distribution, noise: _Noise, shape: torch.Size) -> Tensor:
-    """Returns samples of a posterior, (K, B, D), from noise of each data point's own."""
+def _told(q: Distribution, noise: _Noise, count: int) -> tuple[Tensor, Tensor]:
+    """Returns samples of a posterior, (K, B, D), from noise of each data point's own, and their
+    log-densities, (K, B).
+    """
     base: Any = base_of(q)
-    u = noise(shape[0], q.event_shape.numel()).reshape(*shape, *q.batch_shape, *q.event_shape)
+    u = noise(count, q.event_shape.numel()).reshape(count, *q.batch_shape, *q.event_shape)
     if isinstance(base, Bernoulli):
-        return (u.to(base.probs.device) < base.probs).to(base.probs)
-    if isinstance(base, Codes):  # the first number of each code decides its level
+        z = (u.to(base.probs.device) < base.probs).to(base.probs)
+    elif isinstance(base, Codes):  # the first number of each code decides its level
         below = u.unflatten(-1, base.logits.shape[-2:])[..., :1].to(base.probs.device)
         level = (base.probs.cumsum(-1)[..., :-1] <= below).sum(-1)
-        return functional.one_hot(level, base.levels).to(base.probs).flatten(-2)
-    z = torch.special.ndtri(u).to(base.loc)
-    return base.loc + (
-        base.scale * z if isinstance(base, Normal) else (base.scale_tril @ z[..., None])[..., 0]
-    )
+        z = functional.one_hot(level, base.levels).to(base.probs).flatten(-2)
+    elif isinstance(base, MultivariateNormal):
+        normal = CorrelatedNormal(base.loc, scale_tril=base.scale_tril, validate_args=False)
+        return normal.made_of(torch.special.ndtri(u).to(base.loc))
+    else:
+        z = base.loc + base.scale * torch.special.ndtri(u).to(base.loc)
+    return z, q.log_prob(z)
 
 
 def _known(q: Distribution) -> bool:

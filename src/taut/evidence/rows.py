@@ -27,9 +27,10 @@ References: owen2000, vehtari2024.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,8 +41,10 @@ from torch.distributions import (
     MultivariateNormal,
     constraints,
 )
+from torch.nn import functional
 
 from taut.data import Rows
+from taut.distributions.correlated import CorrelatedNormal, density, told
 from taut.evidence.annealing import Path, annealing, can_move, support_of
 from taut.evidence.ascent import best_members, is_real
 from taut.evidence.enumeration import enumeration_blocks, states_of, too_many
@@ -74,6 +77,9 @@ from taut.use.blocks import device_of, some_of
 
 OPTIMUM, ANNEALING, DEFENSIVE, ENUMERATION, EXACT = 1, 2, 3, 4, 5
 DOUBTFUL = 0.05  # share of rows without a reliable log p(x) from which on there is a warning
+# of the weights of all samples, the share of a single one at the end of an ascent from which on
+# samples are seldom there; and of p(x), that from which on it matters
+MISSED = 0.05
 SAMPLES = 2000  # of the better proposals, at least
 CHECK = 256  # draws of the prior
 CHECKED = 8  # latent dimensions up to which they see anything
@@ -83,12 +89,12 @@ MAX_ELEMENTS = 2**22  # of x decoded at a time
 PILOT = 500  # samples from which a Gaussian starts
 ROUNDS = 8  # of matching it to weighted samples
 STEPS = 150  # of an ascent
-ASIDE = (2.0, 8.0)  # times as far out as the prior does an ascent begin, too
+ASIDE = (2.0, 8.0)  # times as far out as the prior's scale does an ascent begin, too
 REACH = 0.5  # first step of the ascent in z
 CHAINS = 16
 TEMPERATURES = 400
 
-__all__ = ["METHODS", "RowEvidence", "log_evidence", "settle"]
+__all__ = ["METHODS", "RowEvidence", "believed", "log_evidence", "own_gaussians", "settle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,27 +298,154 @@ def settle(
     return RowEvidence(first, ladder.value, ladder.error, ladder.method, ladder.reliable)
 
 
-class _Ladder:
+def believed(model: Model, x: Rows, first: Evidence, *, seed: int = 0) -> Tensor:
+    r"""Returns which rows' importance sampling can be believed, (N,): by its weights, and because a
+    few draws of the prior see no more of p(x).
+
+    Args:
+        model: Any model.
+        x: Data, (N, \*event).
+        first: Their ``importance``.
+        seed: The same seed gives the same answer.
+    """
+    ladder = _Ladder(model, x, first, None, derive(seed, "rows"))
+    with torch.no_grad(), evaluating(model), frozen(model):
+        if ladder.prior().event_shape.numel() <= CHECKED:
+            ladder.check()
+    return ladder.reliable
+
+
+def own_gaussians(model: Model, x: Rows, *, seed: int = 0) -> Distribution | None:
+    r"""Returns a Gaussian close to p(z|x) of each row, batch shape (N,), wherever it lies; None
+    where z is bounded, or in so many dimensions that looking about would find nothing.
+
+    Args:
+        model: Any model.
+        x: Data, (N, \*event).
+        seed: The same seed gives the same Gaussians.
+    """
+    search = _Search(model, x, None)
+    with torch.no_grad(), evaluating(model), frozen(model):
+        prior = search.prior()
+        if not is_real(support_of(prior)) or prior.event_shape.numel() > CHECKED:
+            return None
+        best = search.best(torch.arange(len(x)), derive(seed, "own Gaussians"))
+    return CorrelatedNormal(best.loc, scale_tril=best.factor, validate_args=False)
+
+
+class _Search:
+    """Where p(z|x) of each row lies."""
+
+    def __init__(self, model: Model, x: Rows, context: Tensor | None) -> None:
+        self.model, self.x, self.context = model, x, context
+        self.device = device_of(model)
+
+    def given(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns rows and their context, on the model's device."""
+        x = self.x[rows].to(device=self.device, dtype=torch.get_default_dtype())
+        return x, some_of(self.context, rows, self.device)
+
+    def prior(self) -> Distribution:
+        """The prior, of the first row where there is a context."""
+        x, context = self.given(torch.arange(1))
+        return self.model.latent_prior(self.model.split(x, context)[1])
+
+    def defended(self, proposal: Proposal) -> Proposal:
+        prior = prior_proposal(self.model)
+        return lambda here, x, context: Defensive(
+            proposal(here, x, context), prior(here, x, context)
+        )
+
+    def best(self, rows: Tensor, seed: int) -> _Own:
+        """Returns a Gaussian close to p(z|x) of each row.
+
+        First modes are looked for, from what is best of draws from the posterior and the prior, and
+        from both sides of it; then samples around them are weighted and matched by a Gaussian, and
+        its samples again, until enough of them carry the weight. In many dimensions weighted
+        samples say too little, and the bound is followed by its gradient from the highest mode.
+        """
+        x, context = self.given(rows)
+        with stream(seed, "best"):
+            start = self.defended(posterior_proposal(self.model))
+            pilot = start(slice(None), x, context)
+            assert isinstance(pilot, Defensive)
+            prior, (z, log_r) = pilot.prior, told(pilot, PILOT)
+            z = z.to(x.dtype)
+            log_joint = self.weights(x, context, log_r, z) + log_r.cpu().double()
+            best = log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:])
+            drawn = prior.sample(torch.Size((100,)))
+            centre, unit = drawn.mean(0), drawn.std(0)
+            way = torch.randn(len(ASIDE), *unit.shape, device=z.device).to(z)
+            far = torch.tensor(ASIDE, device=z.device).to(z)[:, None, None]
+            aside = far * unit * functional.normalize(way, dim=-1) * unit.shape[-1] ** 0.5
+            starts = torch.cat([z.gather(0, best), centre + aside, centre - aside])
+            ends, height = self.ascend(x, context, prior, starts)
+            factor = torch.diag_embed(unit)
+            if ends.shape[-1] > CHECKED:
+                top = height.argmax(0)
+                loc = ends[top, torch.arange(len(top), device=top.device)]
+                normal = CorrelatedNormal(loc, scale_tril=factor, validate_args=False)
+                return _Own(*_fitted(self.model, x, context, normal), ends, height, unit)
+            around = MultivariateNormal(
+                ends.transpose(0, 1), scale_tril=factor[:, None], validate_args=False
+            )
+            even = Categorical(logits=torch.zeros_like(height.T), validate_args=False)
+            proposal: Distribution = MixtureSameFamily(even, around, validate_args=False)
+            for _ in range(ROUNDS):
+                pilot = Defensive(proposal, prior, 0.2)
+                z, log_r = told(pilot, PILOT)
+                z = z.to(x.dtype)
+                mean, covariance, arrived = _moments(
+                    z.cpu().double(), self.weights(x, context, log_r, z)
+                )
+                loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
+                proposal = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+                if arrived:
+                    break
+        return _Own(loc, factor, ends, height, unit)
+
+    def weights(self, x: Tensor, context: Tensor | None, log_r: Tensor, z: Tensor) -> Tensor:
+        """Returns the log-weights of samples z (K, B, D) of a density r; one that is no number is
+        none.
+        """
+        log_weight = self.model.log_joint(z, x, context) - log_r
+        return log_weight.cpu().double().nan_to_num(-torch.inf)
+
+    def ascend(
+        self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns where log p(x, z) is large, uphill from z, (S, B, D), and how large it is, (S,
+        B).
+        """
+        path, z = Path(self.model, x, context, prior), z.clone()
+        optimizer = torch.optim.Adam([z], lr=REACH)
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = REACH * (1 - step / STEPS)
+            z.grad = -path.at(z).grad_joint.nan_to_num(0.0, 0.0, 0.0)
+            optimizer.step()
+        return z, path.at(z).log_joint.nan_to_num(-torch.inf)
+
+
+class _Ladder(_Search):
     """What is known of each row so far, and the methods."""
 
     def __init__(
         self, model: Model, x: Rows, first: Evidence, context: Tensor | None, seed: int
     ) -> None:
-        self.model, self.x, self.context, self.first, self.seed = model, x, context, first, seed
-        self.device = device_of(model)
+        super().__init__(model, x, context)
+        self.first, self.seed = first, seed
         self.num_samples = max(SAMPLES, first.num_samples)
         self.value, self.error = first.log_evidence.clone(), first.log_evidence_error.clone()
         self.method = torch.zeros(len(self.value), dtype=torch.long)
         self.reliable = first.reliable & first.log_evidence.isfinite()
 
     def climb(self, climbing: int, annealed: int, advance: Callable[[int, int], None]) -> None:
-        x, context = self.given(torch.arange(1))
-        prior = self.model.latent_prior(self.model.split(x, context)[1])
-        support, latent_dim = support_of(prior), prior.event_shape.numel()
+        prior = self.prior()
+        support, self.latent_dim = support_of(prior), prior.event_shape.numel()
         if not too_many(states_of(prior), len(self.value), self.x[:1].numel()):
             self.enumerate()
             return
-        if latent_dim <= CHECKED:
+        if self.latent_dim <= CHECKED:
             self.check()
         rows = self.doubtful()[:climbing]
         size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
@@ -334,15 +467,16 @@ class _Ladder:
         self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int
     ) -> int:
         """Takes a block of rows up, and returns how many of them reached annealing."""
-        proposal = posterior_proposal(self.model)
-        rows = self.sample(rows, proposal, DEFENSIVE, seed)
-        if is_real(support) and len(rows):
-            loc, factor = self.best(rows, seed)
-            proposal = _gaussian(loc, factor)
-            left = self.sample(rows, proposal, OPTIMUM, seed)
-            kept = torch.isin(rows, left)
-            proposal, rows = _gaussian(loc[kept], factor[kept]), left
-        rows = rows[:annealed]
+        proposal, best = posterior_proposal(self.model), None
+        if is_real(support) and self.latent_dim <= CHECKED:
+            best = self.best(rows, seed)
+        left = self.sample(rows, proposal, DEFENSIVE, seed, best)
+        if is_real(support) and len(left):
+            best = self.best(left, seed) if best is None else best.of(torch.isin(rows, left))
+            rows = left
+            left = self.sample(rows, best.proposal, OPTIMUM, seed, best)
+            proposal = best.of(torch.isin(rows, left)).proposal
+        rows = left[:annealed]
         if not len(rows) or not can_move(support):
             return 0
         x, context = self.given(rows)
@@ -358,11 +492,6 @@ class _Ladder:
         )
         self.take(rows, ANNEALING, found.log_evidence, found.log_evidence_error, found.reliable)
         return len(rows)
-
-    def given(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns rows and their context, on the model's device."""
-        x = self.x[rows].to(device=self.device, dtype=torch.get_default_dtype())
-        return x, some_of(self.context, rows, self.device)
 
     def take(
         self, rows: Tensor, method: int, value: Tensor, error: Tensor, reliable: Tensor
@@ -381,9 +510,12 @@ class _Ladder:
             method,
         )
 
-    def sample(self, rows: Tensor, proposal: Proposal, method: int, seed: int) -> Tensor:
+    def sample(
+        self, rows: Tensor, proposal: Proposal, method: int, seed: int, best: _Own | None
+    ) -> Tensor:
         """Tries a proposal with a defensive share of prior samples, and returns the rows that it
-        leaves.
+        leaves: those whose weights say so, and in few dimensions those that are high where it
+        seldom looks.
         """
         x, context = self.given(rows)
         seed = derive(seed, METHODS[method])
@@ -395,96 +527,29 @@ class _Ladder:
             seed=seed,
             proposal=self.defended(proposal),
         )
-        self.take(rows, method, found.log_evidence, found.log_evidence_error, found.reliable)
+        reliable = found.reliable
+        if best is not None and self.latent_dim <= CHECKED:
+            with stream(seed, "covered"):
+                r = self.defended(proposal)(slice(None), x, context)
+                weight = best.height.cpu().double() - density(r, best.ends, x.dtype).cpu().double()
+            much = found.log_evidence + math.log(MISSED)
+            seldom = weight > much + math.log(self.num_samples)
+            reliable = reliable & ~(seldom & (best.mass.cpu().double() > much)).any(0)
+        self.take(rows, method, found.log_evidence, found.log_evidence_error, reliable)
         return rows[~self.reliable[rows]]
-
-    def defended(self, proposal: Proposal) -> Proposal:
-        prior = prior_proposal(self.model)
-        return lambda here, x, context: Defensive(
-            proposal(here, x, context), prior(here, x, context)
-        )
-
-    def best(self, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Returns mean and factor of a Gaussian close to p(z|x) of each row, (B, D) and (B, D, D).
-
-        First modes are looked for, from what is best of draws from the posterior and the prior, and
-        from both sides of it; then samples around them are weighted and matched by a Gaussian, and
-        its samples again, until enough of them carry the weight. In many dimensions weighted
-        samples say too little, and the bound is followed by its gradient from the highest mode.
-        """
-        x, context = self.given(rows)
-        with stream(seed, "best"):
-            start = self.defended(posterior_proposal(self.model))
-            pilot = start(slice(None), x, context)
-            assert isinstance(pilot, Defensive)
-            prior, z = pilot.prior, pilot.sample(torch.Size((PILOT,)))
-            log_joint = self.weights(x, context, pilot, z) + pilot.log_prob(z).cpu().double()
-            best = log_joint.argmax(0).to(z.device)[None, :, None].expand(1, *z.shape[1:])
-            aside = (
-                prior.sample(torch.Size((len(ASIDE),)))
-                * torch.tensor(ASIDE, device=z.device).to(z)[:, None, None]
-            )
-            ends, height = self.ascend(
-                x, context, prior, torch.cat([z.gather(0, best), aside, -aside])
-            )
-            factor = torch.diag_embed(prior.sample(torch.Size((100,))).std(0))
-            if ends.shape[-1] > CHECKED:
-                top = height.argmax(0)
-                loc = ends[top, torch.arange(len(top), device=top.device)]
-                return _fitted(
-                    self.model,
-                    x,
-                    context,
-                    MultivariateNormal(loc, scale_tril=factor, validate_args=False),
-                )
-            around = MultivariateNormal(
-                ends.transpose(0, 1), scale_tril=factor[:, None], validate_args=False
-            )
-            even = Categorical(logits=torch.zeros_like(height.T), validate_args=False)
-            proposal: Distribution = MixtureSameFamily(even, around, validate_args=False)
-            for _ in range(ROUNDS):
-                pilot = Defensive(proposal, prior, 0.2)
-                z = pilot.sample(torch.Size((PILOT,)))
-                mean, covariance, arrived = _moments(
-                    z.cpu().double(), self.weights(x, context, pilot, z)
-                )
-                loc, factor = mean.to(z), torch.linalg.cholesky(covariance).to(z)
-                proposal = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
-                if arrived:
-                    break
-        return loc, factor
-
-    def weights(self, x: Tensor, context: Tensor | None, q: Distribution, z: Tensor) -> Tensor:
-        """Returns the log-weights of samples z (K, B, D) of q; one that is no number is none."""
-        log_weight = self.model.log_joint(z, x, context) - q.log_prob(z)
-        return log_weight.cpu().double().nan_to_num(-torch.inf)
-
-    def ascend(
-        self, x: Tensor, context: Tensor | None, prior: Distribution, z: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns where log p(x, z) is large, uphill from z, (S, B, D), and how large it is, (S,
-        B).
-        """
-        path, z = Path(self.model, x, context, prior), z.clone()
-        optimizer = torch.optim.Adam([z], lr=REACH)
-        for step in range(STEPS):
-            optimizer.param_groups[0]["lr"] = REACH * (1 - step / STEPS)
-            z.grad = -path.at(z).grad_joint.nan_to_num(0.0, 0.0, 0.0)
-            optimizer.step()
-        return z, path.at(z).log_joint.nan_to_num(-torch.inf)
 
     def check(self) -> None:
         """Doubts the rows of which a few draws of the prior see more than the posterior does.
 
         It lies elsewhere.
         """
-        shape = torch.Size((CHECK,))
         for first in range(0, len(self.value), BLOCK):
             rows = torch.arange(first, min(first + BLOCK, len(self.value)))
             x, context = self.given(rows)
             with stream(self.seed, "check", first // BLOCK):
                 prior = prior_proposal(self.model)(slice(None), x, context)
-                log_weight = self.weights(x, context, prior, prior.sample(shape))
+                z, log_r = told(prior, CHECK)
+                log_weight = self.weights(x, context, log_r, z.to(x.dtype))
             seen = log_mean_exp(log_weight)
             error = (log_weight - seen).exp().std(0) / CHECK**0.5
             allowed = SURPRISE + 2 * torch.hypot(self.error[rows], error)
@@ -500,6 +565,35 @@ class _Ladder:
             known = torch.ones_like(rows, dtype=torch.bool)
             self.take(rows, ENUMERATION, found.log_evidence, found.error, known)
             first += len(rows)
+
+
+class _Own(NamedTuple):
+    """What is known of p(z|x) of each row: mean and factor of a Gaussian, (B, D) and (B, D, D),
+    where ascents ended, (S, B, D), log p(x, z) there, (S, B), and the scale of the prior, (B, D).
+    """
+
+    loc: Tensor
+    factor: Tensor
+    ends: Tensor
+    height: Tensor
+    unit: Tensor
+
+    @property
+    def mass(self) -> Tensor:
+        """The most that p(x) has about each end, (S, B), if it is no wider there than the prior."""
+        volume = self.unit.log().sum(-1) + 0.5 * self.unit.shape[-1] * math.log(2 * math.pi)
+        return self.height + volume
+
+    def of(self, rows: Tensor) -> _Own:
+        """Returns the same of some rows."""
+        here = rows.to(self.loc.device)
+        ends, height = self.ends[:, here], self.height[:, here]
+        return _Own(self.loc[here], self.factor[here], ends, height, self.unit[here])
+
+    @property
+    def proposal(self) -> Proposal:
+        """The Gaussian, with wide copies."""
+        return _gaussian(self.loc, self.factor)
 
 
 def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
@@ -519,7 +613,7 @@ def _gaussian(loc: Tensor, factor: Tensor) -> Proposal:
 
 
 def _fitted(
-    model: Model, x: Tensor, context: Tensor | None, start: MultivariateNormal
+    model: Model, x: Tensor, context: Tensor | None, start: CorrelatedNormal
 ) -> tuple[Tensor, Tensor]:
     best = best_members(model, x, context, [start], STEPS, 8).q
     assert isinstance(best, MultivariateNormal)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from taut.distributions.observed import terms
 from taut.evidence.cells import SAMPLES, _around, _best, _numbers, _picked
+from taut.evidence.importance import weighed
 from taut.evidence.results import in_parts
 from taut.features import Split
 from taut.model import Model, evaluating
@@ -137,7 +138,7 @@ def _drawn(
         return whole[:, each, column].cpu(), scores.cpu()
     best = _best(model, without, derive(0, "tails"))
     proposal = _around(model, without, [best])
-    draw = model.draw(without, max(SAMPLES, count), reparameterize=False, proposal=proposal)
+    draw = weighed(model, without, proposal, max(SAMPLES, count))
     share = _numbers(draw.log_weight).softmax(0)
     picked = _picked(share, count)[..., None].expand(-1, -1, draw.z.shape[-1])
     modelled, context = model.split(without)
