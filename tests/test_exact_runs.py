@@ -36,6 +36,7 @@ from taut.contrast import ImplicitModel
 from taut.data import prepare
 from taut.evidence import cells, importance, settle
 from taut.evidence.annealing import annealing
+from taut.evidence.exact_baseline import in_words
 from taut.models import MixtureOfFactorAnalysers
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
@@ -515,6 +516,36 @@ def test_no_factor_analyser_where_its_density_could_exceed_the_precision_of_the_
     wide = np.random.default_rng(0).normal(size=(60, 129))
     assert candidates.rivals(prepare(wide, seed=0), True) == []
     assert candidates.rivals(prepare(wide.reshape(60, 3, 43), seed=0), True) == []
+
+
+def test_data_with_gaps_keep_what_fills_them_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """log p(x) of the tree is higher. Where it loses as much as the VAE by
+    filling in, it is kept; where it surely loses more, it is not.
+    """
+    asked, table = list[taut.Model](), planted(400)
+    table.loc[::4, "number"] = np.nan
+
+    def losses(model: taut.Model, x: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        asked.append(model)
+        noise = torch.rand(len(x), generator=torch.Generator().manual_seed(len(asked) % 2)) / 10
+        return noise + (worse if isinstance(model, ExactModel) else 0.0)
+
+    monkeypatch.setattr(candidates, "filling_losses", losses)
+    for worse, kept in ((0.0, "HiddenForest"), (0.5, "VAE")):
+        made, numbers = chosen(table, tmp_path / kept, max_epochs=8)
+        assert numbers["kept"].startswith(kept)
+        assert made.config.model.model == numbers["kept"]
+        found, apart = numbers["filling"], numbers["difference"]
+        assert apart["value"] > 0
+        assert abs(found["value"] - (found["vae"] - found["exact"])) < 1e-10
+        assert abs(found["value"] + worse) < 0.1
+        said = in_words(numbers)
+        assert f"Kept: {numbers['kept']}" in said
+        assert (" more. Of entries that were hidden" in said) == (kept == "VAE")
+    assert len(asked) == 4
+    assert "filling" not in chosen(planted(), tmp_path / "whole", max_epochs=2)[1]
 
 
 @pytest.mark.slow

@@ -87,6 +87,25 @@ def test_single_entries_have_the_distributions_that_they_have_in_their_rows() ->
     assert torch.equal(some.log_prob(x[:, rows, columns]), whole.log_prob(x)[:, rows, columns])
 
 
+def test_a_mixture_of_equal_parts_has_their_mean_and_one_of_others_theirs() -> None:
+    """32 equal parts give each of the 64 midpoints as often. Of parts that differ each gives 4,
+    which in 64 parts are within a tenth of the spread of one.
+    """
+    d, _ = cells_of("incomes", 0.3)
+
+    def made(loc: Tensor) -> Gridded:
+        cells = Warped(loc, torch.ones_like(loc), d.knots, d.low, d.high, True, False, True)
+        return Gridded(cells, torch.tensor([5.0]), torch.tensor([2.0]), torch.tensor([[INF]]))
+
+    equal = made(torch.full((32, 1), 0.3))
+    found = equal.mean_of_mixture(torch.full((32, 1), 1 / 32))
+    torch.testing.assert_close(found, equal.mean[0], rtol=1e-10, atol=0)
+    parts, share = made(torch.linspace(-0.5, 0.5, 64)[:, None]), torch.randn(64, 1).softmax(0)
+    whole = (share * parts.mean).sum(0)
+    spread = float(parts.sample(torch.Size((100,))).std())
+    assert abs(float(parts.mean_of_mixture(share) - whole)) < 0.1 * spread
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_values_that_repeat_are_as_frequent_as_in_the_data(name: str) -> None:
     d, values = cells_of(name)

@@ -87,6 +87,10 @@ class Gridded(Distribution):
     def mean(self) -> Tensor:
         return self._values(self.cells.mean)
 
+    def mean_of_mixture(self, share: Tensor) -> Tensor:
+        """Returns the mean of a mixture: see ``Warped.mean_of_mixture``."""
+        return self._values(self.cells.mean_of_mixture(share))
+
     def log_prob(self, value: Tensor) -> Tensor:
         # a number so large that no cell of it has one is as far out as cells go
         most = torch.finfo(value.dtype).max / 4

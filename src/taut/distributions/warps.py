@@ -41,6 +41,7 @@ __all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "inverse", "padded"]
 
 MAX_KNOTS = 258
 MIDPOINTS = 64
+TURNS = 16  # of a mixture: each part gives one midpoint in so many
 # Rows of a segment at least: frequencies of fewer would be mostly noise, and cost more than their
 # shape gains.
 ROWS_EACH = 20
@@ -211,6 +212,21 @@ class Warped(Distribution):
         number = torch.arange(MIDPOINTS, dtype=self.loc.dtype, device=self.loc.device)
         p = (number + 0.5) / MIDPOINTS
         return self.quantile(p.view(-1, *(1 for _ in self.loc.shape))).mean(0)
+
+    def mean_of_mixture(self, share: Tensor) -> Tensor:
+        r"""Returns the mean of a mixture of the K distributions along the first axis, (n,).
+
+        Each of them gives 4 of its 64 midpoints, and the next pair of them the next 4: whatever
+        they have in common is as exact as ``mean``, at a sixteenth of its cost.
+
+        Args:
+            share: Their weights, (K, n), of sum 1.
+        """
+        pair = torch.arange(len(share), device=share.device) // 2  # mirrored samples stay opposite
+        turn = torch.arange(MIDPOINTS // TURNS, device=share.device)[:, None]
+        place = pair % TURNS + TURNS * turn
+        p = (place.to(self.loc.dtype) + 0.5) / MIDPOINTS
+        return (share * self.quantile(p[..., None]).mean(0)).sum(0)
 
     def quantile(self, p: Tensor) -> Tensor:
         r"""Returns the smallest x with $P(X \le x) \ge p$."""

@@ -520,7 +520,7 @@ def _means(numbers: Distribution, share: Tensor, gaps: Tensor) -> Tensor:
     rows, columns = gaps.nonzero().T
     value = torch.zeros(gaps.shape, device=gaps.device)
     if len(rows):
-        value[rows, columns] = (share[:, rows] * base.at(rows, columns).mean).sum(0)
+        value[rows, columns] = base.at(rows, columns).mean_of_mixture(share[:, rows])
     return value
 
 

@@ -12,7 +12,7 @@ import torch
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.results import Estimate
 from taut.evidence.section import Row, Scene, Section
-from taut.evidence.text import error_of, plus_minus
+from taut.evidence.text import error_of, number, plus_minus
 from taut.system.records import ESTIMATE, TEXT
 
 __all__ = ["ExactBaseline", "in_words"]
@@ -98,11 +98,29 @@ def in_words(candidates: Mapping[str, Any] | None, noun: str = "row") -> str:
         return ""
     kept = next(m for m in candidates["models"] if m["model"] == candidates["kept"])
     other = next(m for m in candidates["models"] if m["model"] != candidates["kept"])
-    apart = candidates["difference"]
+    apart, exact = candidates["difference"], kept["model"] != "VAE()"
+    sign = -1 if exact else 1  # of the exact model above the VAE
+    word = "less"
     if apart["value"] is not None:
+        word = "more" if sign * apart["value"] > 0 else "less"
         apart = {**apart, "value": abs(apart["value"])}
     return (
         f"Kept: {kept['model']}, with a log p(x) of {plus_minus(kept)} nats on "
         f"{candidates['num_data']} validation {noun}s; {other['model']} has {plus_minus(other)}, "
-        f"{plus_minus(apart)} less. --model {other['model'].partition('(')[0]} trains the other."
+        f"{plus_minus(apart)} {word}.{_of_filling(candidates.get('filling'), exact)} "
+        f"--model {other['model'].partition('(')[0]} trains the other."
+    )
+
+
+def _of_filling(filling: Mapping[str, Any] | None, exact: bool) -> str:
+    """Returns how well both models fill in hidden entries, by which data with gaps choose."""
+    if not filling:
+        return ""
+    own, theirs = (filling[name] for name in (("exact", "vae") if exact else ("vae", "exact")))
+    apart = {**filling, "value": abs(filling["value"])}
+    word = "less" if own < theirs else "more"
+    return (
+        f" Of entries that were hidden and filled in, it loses {number(own)} of what means and "
+        f"modes lose, {plus_minus(apart)} {word} than the other: data with gaps keep the one that "
+        "is surely better at that, and else the one of the higher log p(x)."
     )
