@@ -115,9 +115,10 @@ def _with_checks(function: Callable[..., Any]) -> Callable[..., Any] | None:
         return None
     if not any(map(_shaped, hints.values())):
         return checked
+    context = _jaxtyped("context")
 
     def in_one_context(*args: Any, **kwargs: Any) -> Any:
-        with _context:
+        with context:
             return checked(*args, **kwargs)
 
     return in_one_context
@@ -130,4 +131,3 @@ def _shaped(hint: Any) -> bool:
 
 
 _jaxtyped = jaxtyping.jaxtyped
-_context = jaxtyping.jaxtyped("context")
