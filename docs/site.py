@@ -13,6 +13,7 @@ docstrings. taut itself is not imported.
 from __future__ import annotations
 
 import ast
+import gc
 import html
 import json
 import posixpath
@@ -61,6 +62,7 @@ def _references() -> dict[str, str]:
     raise PluginError("src/taut/references.py holds no REFERENCES")
 
 
+gc.disable()  # a search for garbage among all pages is an eighth of the time, and ends with them
 MODULES = _modules()
 REFERENCES = _references()
 

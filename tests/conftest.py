@@ -7,6 +7,7 @@ Each test starts from one seed, in float64.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,12 @@ from collections.abc import Iterator
 import jaxtyping
 import typecheck
 from jaxtyping import config, install_import_hook
+
+# Half of the time of an import and a tenth of that of a test was Python's search for garbage among
+# the million objects of all tests and packages, none of which is: they are set aside, and the rest
+# is searched less often.
+gc.disable()
+gc.set_threshold(10_000, 20, 20)
 
 jaxtyping.jaxtyped = typecheck.late
 install_import_hook("taut", "typecheck.check")
@@ -35,10 +42,12 @@ WHOLE = {
         "contrast_runs",
         "contributing",
         "docs",
+        "exact_runs",
         "explorer",
         "explorer_browser",
         "folders",
         "help",
+        "hierarchical_runs",
         "improve",
         "no_float64",
         "product",
@@ -46,6 +55,7 @@ WHOLE = {
         "report",
         "run",
         "signals",
+        "stepwise_runs",
         "terminal",
         "tighten",
     )
@@ -59,6 +69,12 @@ sys.dont_write_bytecode = False
 # A suite that is started in the background ignores Ctrl-C, and so would all the processes that the
 # tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

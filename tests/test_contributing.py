@@ -122,7 +122,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree to which every block was added."""
     tree = tmp_path_factory.mktemp("copy")
     for name in ("src", "tests"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        # with the bytecode, since most files stay as they are, but not what is being written of it
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy(ROOT / "pyproject.toml", tree)
     for part in PARTS:
         files = {write(tree, text) for h, kind, text in blocks() if h == part and kind == "py"}

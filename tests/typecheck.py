@@ -9,6 +9,8 @@ hint names a shape, beartype alone checks the same types at a tenth of the cost.
 from __future__ import annotations
 
 import functools
+import inspect
+import threading
 import types
 import typing
 from collections.abc import Callable
@@ -17,9 +19,12 @@ from typing import Any
 import jaxtyping
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeException
+from jaxtyping import config
 
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 _checked: dict[Any, Callable[..., Any]] = {}
+_inner: dict[Any, Callable[..., Any] | None] = {}
+_meant = threading.local()
 
 
 def check(function: Any) -> Any:
@@ -53,28 +58,70 @@ def late(function: Any = None, *, typechecker: Any) -> Any:
         return functools.partial(late, typechecker=typechecker)
     if not isinstance(function, types.FunctionType):
         return _jaxtyped(function, typechecker=typechecker)
-    made: list[Callable[..., Any]] = []
+    made: Callable[..., Any] | None = None
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        if jaxtyping.config.jaxtyping_disable:
+        nonlocal made
+        if config.jaxtyping_disable:
             return function(*args, **kwargs)
-        if not made:
-            made.append(_made(function, typechecker))
-        return made[0](*args, **kwargs)
+        if made is None:
+            made = _made(function, typechecker)
+        return made(*args, **kwargs)
 
     return called
 
 
 def _made(function: types.FunctionType, typechecker: Any) -> Callable[..., Any]:
+    """Returns a function with its checks.
+
+    A function within a function is another one at each call of the outer one: those of one text
+    share their checks, which pass the call on to the one that is meant.
+    """
+    if inspect.isgeneratorfunction(function):
+        return _jaxtyped(function, typechecker=typechecker)
+    if "<locals>" not in function.__qualname__:
+        return _with_checks(function) or _jaxtyped(function, typechecker=typechecker)
+    key = (function.__module__, function.__qualname__, function.__code__)
+    if key not in _inner:
+
+        @functools.wraps(function)
+        def passed(*args: Any, **kwargs: Any) -> Any:
+            return _meant.function(*args, **kwargs)
+
+        _inner[key] = _with_checks(passed)
+    checks = _inner[key]
+    if checks is None:
+        return _jaxtyped(function, typechecker=typechecker)
+
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        _meant.function = function
+        return checks(*args, **kwargs)
+
+    return inner
+
+
+def _with_checks(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Returns beartype's checks, within which a name in a shape stands for one size; None where
+    beartype cannot read a hint.
+
+    ``jaxtyped`` checks the arguments twice, and binds them for its messages.
+    """
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-        if not any(map(_shaped, hints.values())):
-            return _check(function)
+        checked = _check(function)
     # a name of the function around it, or a hint that beartype does not know
     except (NameError, TypeError, BeartypeException):
-        pass
-    return _jaxtyped(function, typechecker=typechecker)
+        return None
+    if not any(map(_shaped, hints.values())):
+        return checked
+    context = _jaxtyped("context")
+
+    def in_one_context(*args: Any, **kwargs: Any) -> Any:
+        with context:
+            return checked(*args, **kwargs)
+
+    return in_one_context
 
 
 def _shaped(hint: Any) -> bool:
