@@ -5110,6 +5110,20 @@ MUTANTS = [
         EXPLORER,
     ),
     Mutant(
+        "explorer: values of the data are moved to the grid of the training",
+        "data/tables/codes.py",
+        "_decoded(np.where(near, rounded, exact), column)",
+        "_decoded(column.values(column.settled(codes)), column)",
+        EXPLORER,
+    ),
+    Mutant(
+        "explorer: the page hands back rounded values of what is given",
+        "data/tables/codes.py",
+        'f"{cell:.15g}" if isinstance(cell, float)',
+        'f"{cell:.3g}" if isinstance(cell, float)',
+        EXPLORER,
+    ),
+    Mutant(
         "explorer: both axes of the map are the same",
         "explorer/views.py",
         '"x": [_round(v) for v in points[:, 0]',
