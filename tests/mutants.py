@@ -5124,6 +5124,13 @@ MUTANTS = [
         EXPLORER,
     ),
     Mutant(
+        "frames: texts of Polars stay views",
+        "data/tables/frames.py",
+        "        if pa.types.is_string_view(kind):",
+        "        if pa.types.is_large_list(kind):",
+        "tests/test_frames.py",
+    ),
+    Mutant(
         "explorer: both axes of the map are the same",
         "explorer/views.py",
         '"x": [_round(v) for v in points[:, 0]',
