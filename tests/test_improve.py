@@ -28,6 +28,7 @@ from taut.runs import improve as loop
 from taut.runs.improve import again, improve
 from taut.runs.remedy import read
 from taut.system import storage
+from taut.system.errors import UsageError
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(2, 5)) * np.array([[1.5], [1.0]])
@@ -324,6 +325,15 @@ def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
         result = call("improve", *words, "--out", tmp_path / "loop")
         assert result.exit_code in (2, 3), (words, result.stderr)
         assert said in result.stderr
+        assert not (tmp_path / "loop").exists()
+    for given, said in (
+        ({"minutes": -1}, "minutes: expected a number above 0, not -1"),
+        ({"minutes": math.inf}, "minutes: expected a number above 0, not inf"),
+        ({"minutes": 1, "gain": math.nan}, "gain: expected a number of at least 0, not nan"),
+        ({"minutes": 1, "max_epochs": 0}, "max_epochs: expected at least 1, not 0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            loop.improve(path, tmp_path / "loop", **given)
         assert not (tmp_path / "loop").exists()
     broken = tmp_path / "broken"
     broken.mkdir()

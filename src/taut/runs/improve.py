@@ -45,7 +45,7 @@ from taut.runs.place import make_folder, stem
 from taut.runs.remedy import Remedy, begin, copy_run, limits, read
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
-from taut.system.counting import check_count
+from taut.system.counting import check_amount, check_count
 from taut.system.errors import TautError, UsageError, shown
 
 __all__ = ["STATE", "again", "improve"]
@@ -98,10 +98,14 @@ def improve(
         tell: What is told of the progress.
 
     Raises:
-        UsageError: no rows are held out to choose by, or settings for a run that has its own.
+        UsageError: no rows are held out to choose by, settings for a run that has its own, or a
+            number that is none.
         DataError: the data are not those of the run.
     """
     trials, num_data = check_count("trials", trials), check_count("num_data", num_data)
+    minutes, gain = check_amount("minutes", minutes, above=True), check_amount("gain", gain)
+    if max_epochs is not None:
+        max_epochs = check_count("max_epochs", max_epochs)
     is_run = (Path(source) / "run.json").is_file()
     if is_run and config is not None:
         raise UsageError(f"{shown(str(source))} is a run, which has settings of its own: omit them")
