@@ -202,6 +202,29 @@ def test_only_what_is_worth_it_is_tried(tmp_path: Path) -> None:
     assert (found["steps"], found["ended"]) == ([], "nothing")
 
 
+def test_no_time_to_look_is_not_nothing_found(tmp_path: Path) -> None:
+    path, _ = planted("scale", tmp_path)
+    found = improve(path, tmp_path / "loop", minutes=1e-9, num_data=60)
+    assert (found["steps"], found["ended"]) == ([], "short")
+    shown = call("improve", tmp_path / "loop")
+    assert "ended: too little time to look for all that may be worth more" in shown.stdout
+
+
+def test_what_goes_on_is_not_begun_otherwise(tmp_path: Path) -> None:
+    path, out = tmp_path / "run", tmp_path / "loop"
+    healthy(path)
+    improve(path, out, minutes=1e-9, num_data=60)
+    assert call("improve", out, "--num-data", "60").exit_code == 0
+    for words, said in (
+        (("--minutes", "5"), "goes on as it was begun, with minutes 1e-09"),
+        (("--trials", "3"), "with trials 8"),
+        (("--prior", "Flow()"), "omit all settings"),
+        (("--out", tmp_path / "other"), "omit all settings"),
+    ):
+        result = call("improve", out, *words)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+
 def test_only_a_scale_of_its_own_can_be_refitted(tmp_path: Path) -> None:
     run = healthy(tmp_path / "run", likelihood="Normal(scale='per_entry')")
     for likelihood, said in (

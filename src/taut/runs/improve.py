@@ -137,11 +137,28 @@ def improve(
     return again(folder, tell=tell)
 
 
-def again(path: str | Path, *, tell: Telling | None = None) -> dict[str, Any]:
-    """Goes on with an improvement that was stopped; the same as if it never had been."""
+def again(
+    path: str | Path, *, tell: Telling | None = None, asked: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Goes on with an improvement that was stopped; the same as if it never had been.
+
+    Args:
+        path: Its folder.
+        tell: What is told of the progress.
+        asked: Settings that were given again, by name.
+
+    Raises:
+        UsageError: one of them is another than it was begun with.
+    """
     folder = Path(path)
     info = storage.read_unbroken_json(folder / STATE)
     records.checked(info, records.IMPROVEMENT, folder / STATE)
+    for name, value in (asked or {}).items():
+        if info[name] != value:
+            raise UsageError(
+                f"{shown(path)} goes on as it was begun, with {name} {info[name]}: omit it, or "
+                "begin another improvement"
+            )
     with locks.locked(folder):
         storage.clear_temporary(folder)
         work = _Improvement(folder, info, tell or Telling())
@@ -157,6 +174,7 @@ class _Improvement:
         self.folder, self.info, self.tell = folder, info, tell
         self.began = time.monotonic()
         self.known: dict[str, RowEvidence] = {}
+        self.cut = False  # whether the last audit had no time for all of its sections
         self.data: Dataset
 
     def save(self) -> None:
@@ -184,7 +202,7 @@ class _Improvement:
             began = time.monotonic()
             finding = self.find(run)
             if finding is None:
-                self.info["ended"] = "nothing"
+                self.info["ended"] = "short" if self.cut else "nothing"
             elif self.left() <= (time.monotonic() - began) / 60:
                 self.info["ended"] = "time"
             else:
@@ -256,6 +274,7 @@ class _Improvement:
                     seed=self.info["seed"],
                     report=report,
                 )
+        self.cut = audit["stopped"] is not None
         tried = {(s["from"], s["remedy"]) for s in self.info["steps"]}
         tried |= {(self.info["current"], known) for _, known in tried if known.startswith("fit ")}
         for finding in audit["findings"]:
