@@ -5124,6 +5124,20 @@ MUTANTS = [
         EXPLORER,
     ),
     Mutant(
+        "improve: an audit that was cut found nothing",
+        "runs/improve.py",
+        'self.cut = audit["stopped"] is not None',
+        "self.cut = False",
+        "tests/test_improve.py",
+    ),
+    Mutant(
+        "improve: settings given again are ignored",
+        "runs/improve.py",
+        "        if info[name] != value:",
+        "        if name not in info:",
+        "tests/test_improve.py",
+    ),
+    Mutant(
         "frames: texts of Polars stay views",
         "data/tables/frames.py",
         "        if pa.types.is_string_view(kind):",
