@@ -5145,6 +5145,13 @@ MUTANTS = [
         "tests/test_frames.py",
     ),
     Mutant(
+        "explorer: a run that was replaced is shown as it was",
+        "explorer/shelf.py",
+        "entry.view is None or weights != entry.weights",
+        "entry.view is None",
+        EXPLORER,
+    ),
+    Mutant(
         "explorer: both axes of the map are the same",
         "explorer/views.py",
         '"x": [_round(v) for v in points[:, 0]',

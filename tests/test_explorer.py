@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -365,6 +366,24 @@ def test_a_run_in_training_shows_its_curve_and_then_all(
         (live / storage.MANIFEST).write_bytes((source / storage.MANIFEST).read_bytes())
         assert ask(port, "/api/runs/0/history")[1]["finished"]
         assert ask(port, "/api/runs/0/about")[1]["finished"]
+
+
+def test_a_run_that_is_replaced_or_removed_is_not_mixed_with_what_was_there(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The overview is read from the files: map, rows and samples are of the same model."""
+    here = tmp_path / "run"
+    shutil.copytree(folders["table"], here)
+    with served([here]) as port:
+        assert ask(port, "/api/runs/0/about")[1]["kind"] == "table"
+        shutil.rmtree(here)
+        for view in ("about", "map", "rows/0", "overview"):
+            status, found = ask(port, f"/api/runs/0/{view}")
+            assert (status, "is gone" in found["error"]) == (422, True), view
+        shutil.copytree(folders["levels"], here)
+        assert ask(port, "/api/runs/0/about")[1]["kind"] == "levels"
+        _, found = ask(port, "/api/runs/0/rows/0")
+        assert {entry["name"] for entry in found["entries"]} == {"x0", "x1", "x2"}
 
 
 def test_runs_are_compared_or_it_is_said_why_not(folders: dict[str, Path]) -> None:
