@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -298,6 +299,10 @@ def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
         assert result.exit_code == 2, (words, result.stderr)
         assert said in result.stderr
         assert set(tmp_path.iterdir()) == there
+    for minutes in (-1, math.nan, math.inf, "9"):
+        with pytest.raises(UsageError, match="minutes: expected a number above 0"):
+            choose("x.npy", candidates=CANDIDATES[:1], minutes=minutes)
+    assert set(tmp_path.iterdir()) == there
     result = call("choose", "y.npy", "--join", "study")
     assert result.exit_code == 2
     assert "these are not the data of study" in result.stderr

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -245,6 +246,67 @@ def test_a_file_of_other_rows_is_looked_at_whole(folders: dict[str, Path]) -> No
     assert torch.equal(view.rows, new_data(run, path).rows)
 
 
+def test_a_value_of_the_data_is_shown_as_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
+    """To the last digit, off the grid and outside of the range of the training."""
+    path = tmp_path / "odd.csv"
+    name = "a rather long_name of a column"
+    path.write_text(f"weight,kind,{name}\n-7012.345,large,99.5\n3000.25,large,\n")
+    view = look_at(load(folders["table"]), str(path))
+    told = {entry["name"]: entry["value"] for entry in view.row(0)["entries"]}
+    assert told == {"weight": "-7012.345", "kind": "large", name: "99.5"}
+    assert view.colour("weight")["ends"] == ["-7012.345", "3000.25"]
+    path.write_text(f"weight,kind,{name}\n,large,1\n,large,2\n")
+    view = look_at(load(folders["gaps"]), str(path))
+    assert view.colour("weight") == {"values": [None, None], "levels": [], "ends": ["", ""]}
+    rows = load(folders["levels"])._held_out().rows
+    told = {
+        entry["name"]: entry["value"]
+        for entry in look_at(load(folders["levels"])).row(0)["entries"]
+    }
+    assert [float(told[f"x{i}"]) for i in range(3)] == rows[0].tolist()
+
+
+def test_what_is_given_is_handed_back_as_it_came(tmp_path: Path) -> None:
+    """A condition on numbers, negative ones and thousands; the first held-out row lacks one."""
+    rng = np.random.default_rng(0)
+    price, when = (
+        rng.normal(-12_000, 900, 120).round(2),
+        np.arange(120) + np.datetime64("2020-01-01"),
+    )
+    code = np.where(rng.random(120) < 0.5, "true", "false")
+    rows = zip(price, when, code, rng.normal(size=120).round(3), strict=True)
+    path, out = tmp_path / "given.csv", tmp_path / "run"
+    path.write_text("\n".join(["price,when,code,y", *(",".join(map(str, row)) for row in rows)]))
+    some = "--condition price --condition when --condition code --latent-dim 2 --max-epochs 2"
+    wide = ["--encoder", "MLP(hidden=(8,))", "--decoder", "MLP(hidden=(8,))", "--num-samples", "5"]
+    vae = ["--model", "VAE()", "--objective", "ELBO()", "--threads", "1"]
+    done = command("fit", path, *some.split(), *vae, *wide, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    path.write_text("price,when,code,y\n,2020-02-03,true,0.5\n-12345.67,2020-02-03,false,1e9\n")
+    with served([out], source=str(path)) as port:
+        at = "/api/runs/0/"
+        about = ask(port, f"{at}about")[1]
+        given = given_of(about)
+        assert given == {"price": "-12345.67", "when": "2020-02-03", "code": "false"}
+        _, row = ask(port, f"{at}rows/1")
+        assert {entry["name"]: entry["value"] for entry in row["row_given"]} == given
+        assert ask(port, f"{at}rows/0")[1]["row_given"][0] == {"name": "price", "value": None}
+        for path_, body in (("decode", {"z": about["latent"]["start"]}), ("samples", {"count": 2})):
+            status, found = ask(port, at + path_, body | {"given": given})
+            assert status == 200, found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_point_that_may_be_asked_for_is_decoded(port: int, kind: str) -> None:
+    """Where the decoder's numbers overflow, too."""
+    at = f"/api/runs/{KINDS.index(kind)}/"
+    _, about = ask(port, f"{at}about")
+    size, given = len(about["latent"]["start"]), given_of(about)
+    for place in (1e6, -1e6):
+        status, found = ask(port, f"{at}decode", {"z": [place] * size, "given": given})
+        assert status == 200, found
+
+
 def test_of_very_many_rows_some_are_drawn(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +366,24 @@ def test_a_run_in_training_shows_its_curve_and_then_all(
         (live / storage.MANIFEST).write_bytes((source / storage.MANIFEST).read_bytes())
         assert ask(port, "/api/runs/0/history")[1]["finished"]
         assert ask(port, "/api/runs/0/about")[1]["finished"]
+
+
+def test_a_run_that_is_replaced_or_removed_is_not_mixed_with_what_was_there(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The overview is read from the files: map, rows and samples are of the same model."""
+    here = tmp_path / "run"
+    shutil.copytree(folders["table"], here)
+    with served([here]) as port:
+        assert ask(port, "/api/runs/0/about")[1]["kind"] == "table"
+        shutil.rmtree(here)
+        for view in ("about", "map", "rows/0", "overview"):
+            status, found = ask(port, f"/api/runs/0/{view}")
+            assert (status, "is gone" in found["error"]) == (422, True), view
+        shutil.copytree(folders["levels"], here)
+        assert ask(port, "/api/runs/0/about")[1]["kind"] == "levels"
+        _, found = ask(port, "/api/runs/0/rows/0")
+        assert {entry["name"] for entry in found["entries"]} == {"x0", "x1", "x2"}
 
 
 def test_runs_are_compared_or_it_is_said_why_not(folders: dict[str, Path]) -> None:

@@ -173,12 +173,20 @@ def test_numbers_are_written_exactly(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_target_is_one_line(
-    tmp_path: Path, name: str, formats: tuple[str, ...], words: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    formats: tuple[str, ...],
+    words: str,
 ) -> None:
     (tmp_path / "there.npy").write_text("")
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(UsageError, match=words) as caught:
         check_target(tmp_path / name, formats, overwrite=False, inputs=())
     assert "\n" not in str(caught.value)
+    with monkeypatch.context() as patch:  # whoever runs the tests may write anywhere
+        patch.setattr("os.access", lambda *_: False)
+        with pytest.raises(UsageError, match="cannot be written to: choose another --out"):
+            check_target(tmp_path / "new.npy", NUMBERS, overwrite=False, inputs=())
     if name == "there.npy":
         assert check_target(tmp_path / name, formats, overwrite=True, inputs=()) == tmp_path / name

@@ -141,6 +141,7 @@ def test_polars() -> None:
     )
     table = from_frame(frame)
     assert table.to_pydict() == frame.to_dict(as_series=False)
+    assert table["t"].type == pa.large_string()
     assert table["e"].chunk(0).dictionary.to_pylist() == ["b", "a", "c"]
     assert [table[name].type.ordered for name in "ec"] == [True, False]
 

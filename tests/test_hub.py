@@ -382,3 +382,4 @@ def test_names_of_the_hub() -> None:
         with pytest.raises(UsageError, match="write it like"):
             place_of(wrong)
     assert hub.file_name("C:\\data\\a.csv") == "a.csv"
+    assert hub.file_name("x/\udcff.csv").isascii()  # a name that is not UTF-8

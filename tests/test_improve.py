@@ -30,6 +30,7 @@ from taut.runs.guesses import guesses
 from taut.runs.improve import again, improve
 from taut.runs.remedy import read
 from taut.system import storage
+from taut.system.errors import UsageError
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(2, 5)) * np.array([[1.5], [1.0]])
@@ -243,6 +244,29 @@ def test_guesses_are_changes_of_what_was_trained() -> None:
     assert list(guesses(Config(model=ModelConfig(model="HiddenForest()")))) == []
 
 
+def test_no_time_to_look_is_not_nothing_found(tmp_path: Path) -> None:
+    path, _ = planted("scale", tmp_path)
+    found = improve(path, tmp_path / "loop", minutes=1e-9, num_data=60)
+    assert (found["steps"], found["ended"]) == ([], "short")
+    shown = call("improve", tmp_path / "loop")
+    assert "ended: too little time to look for all that may be worth more" in shown.stdout
+
+
+def test_what_goes_on_is_not_begun_otherwise(tmp_path: Path) -> None:
+    path, out = tmp_path / "run", tmp_path / "loop"
+    healthy(path)
+    improve(path, out, minutes=1e-9, num_data=60)
+    assert call("improve", out, "--num-data", "60").exit_code == 0
+    for words, said in (
+        (("--minutes", "5"), "goes on as it was begun, with minutes 1e-09"),
+        (("--trials", "3"), "with trials 8"),
+        (("--prior", "Flow()"), "omit all settings"),
+        (("--out", tmp_path / "other"), "omit all settings"),
+    ):
+        result = call("improve", out, *words)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+
 def test_only_a_scale_of_its_own_can_be_refitted(tmp_path: Path) -> None:
     run = healthy(tmp_path / "run", likelihood="Normal(scale='per_entry')")
     for likelihood, said in (
@@ -366,6 +390,15 @@ def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
         result = call("improve", *words, "--out", tmp_path / "loop")
         assert result.exit_code in (2, 3), (words, result.stderr)
         assert said in result.stderr
+        assert not (tmp_path / "loop").exists()
+    for given, said in (
+        ({"minutes": -1}, "minutes: expected a number above 0, not -1"),
+        ({"minutes": math.inf}, "minutes: expected a number above 0, not inf"),
+        ({"minutes": 1, "gain": math.nan}, "gain: expected a number of at least 0, not nan"),
+        ({"minutes": 1, "max_epochs": 0}, "max_epochs: expected at least 1, not 0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            loop.improve(path, tmp_path / "loop", **given)
         assert not (tmp_path / "loop").exists()
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import errno
 import math
 import shutil
 from pathlib import Path
@@ -265,6 +266,23 @@ def test_each_picture_is_written_by_the_command(
     again = run("picture", folder / name, kind, "--out", target)
     assert again.exit_code == 2
     assert "exists" in again.stderr
+
+
+def test_a_picture_that_a_full_disk_refuses_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "history.png"
+    target.write_bytes(b"before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "PAUSES", ())
+    monkeypatch.setattr("os.fsync", full)
+    done = run("picture", folder / "table", "history", "--out", target, "--overwrite")
+    assert done.exit_code == 5
+    assert "history.png: No space left on device; the file there before is unchanged" in done.stderr
+    assert target.read_bytes() == b"before"
 
 
 LITTLE = Effort(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import taut
 from taut.runs.export import FILE, write
 from taut.runs.folder import new_data
-from taut.system.errors import UsageError
+from taut.system.errors import StorageError, UsageError
 from taut.use import onnx as room
 from taut.use.onnx import export_onnx
 
@@ -194,4 +194,14 @@ def test_a_graph_of_other_numbers_is_not_written(
             patch.setitem(sys.modules, name, None)
             with pytest.raises(UsageError, match=r"pip install 'taut\[onnx\]'"):
                 write(loaded, rows, out)
+    assert list(tmp_path.iterdir()) == []
+    graph = SimpleNamespace(content=b"", inputs=(), outputs=(), apart=0.0)
+    monkeypatch.setattr("taut.runs.export.export_onnx", lambda *_, **__: {"encoder": graph})
+
+    def full(*_: object) -> None:
+        raise StorageError("cannot write: no space")
+
+    monkeypatch.setattr("taut.system.storage.write_json", full)
+    with pytest.raises(StorageError, match="no space"):
+        write(loaded, rows, out)
     assert list(tmp_path.iterdir()) == []

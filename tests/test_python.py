@@ -25,6 +25,7 @@ import torch
 import taut
 from taut.build.config import Config
 from taut.cli.use import _assignments
+from taut.data.formats import read_table
 from taut.runs.fitted import Fitted, new_data
 from taut.runs.telling import Telling
 from taut.system import html
@@ -119,6 +120,20 @@ def test_other_libraries_get_their_own_frames(run: taut.Run, library: str):
         assert list(made["order_id"].to_pylist() if library == "arrow" else made["order_id"]) == [
             f"o{i}" for i in range(ROWS)
         ]
+
+
+def test_gaps_of_texts_are_filled_in_polars(run: taut.Run, tmp_path: Path):
+    """Whose texts are views, which Arrow cannot choose between; so are those of its files."""
+    colours = mixed()["colour"].astype(object).where(lambda c: c.index != "r5", None)
+    frame = pl.DataFrame(mixed().assign(colour=colours))
+    path = tmp_path / "gaps.feather"
+    frame.write_ipc(path)
+    read = read_table(path)[0]
+    assert read["colour"].type == pa.large_string()
+    for given in (frame, read):
+        filled = pl.DataFrame(run.impute(given, num_samples=20))
+        assert filled["colour"].null_count() == 0
+        assert filled["colour"].to_list()[:5] == list(colours[:5])
 
 
 def test_gaps_are_filled_and_every_other_cell_stays(run: taut.Run):

@@ -285,6 +285,19 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(
         shutil.rmtree(folder)
 
 
+def test_a_folder_that_cannot_be_copied_is_one_line(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.mkdir()
+    target.mkdir()
+    (source / "x").write_text("1")
+    (source / ".hidden").write_text("2")
+    storage.copy_folder(source, target, (".*",))
+    assert [path.name for path in target.iterdir()] == ["x"]
+    (source / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError, match=r"^cannot write \S*gone: .*No such file[^\[\]()]*$"):
+        storage.copy_folder(source, target)
+
+
 def test_a_full_disk_keeps_the_checkpoint_before_and_gives_the_space_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -42,6 +42,11 @@ Minutes = Annotated[
     float,
     option("Time for all of it.", type_="float", low=1e-9, words="above 0"),
 ]
+# what an improvement is begun with, where nothing else is said
+USUAL: dict[str, Any] = {
+    **{"minutes": 60.0, "gain": 0.2, "trials": 8},
+    **{"max_epochs": None, "num_data": 500, "guesses": True, "seed": 0},
+}
 
 
 @with_settings(FIRST)
@@ -51,7 +56,7 @@ def improve(
         typer.Argument(metavar="RUN|DATA", help="A run, data for a first one, or its own folder."),
     ],
     *,
-    minutes: Minutes = 60.0,
+    minutes: Minutes = USUAL["minutes"],
     gain: Annotated[
         float,
         option(
@@ -60,19 +65,21 @@ def improve(
             low=0.0,
             words="at least 0",
         ),
-    ] = 0.2,
-    trials: Annotated[int, count("Changes that are tried, at most.")] = 8,
+    ] = USUAL["gain"],
+    trials: Annotated[int, count("Changes that are tried, at most.")] = USUAL["trials"],
     max_epochs: Annotated[
         int | None, count("Passes over the training data of each training, at most.")
-    ] = None,
-    num_data: Annotated[int, count("Validation rows that are looked at, at most.")] = 500,
+    ] = USUAL["max_epochs"],
+    num_data: Annotated[int, count("Validation rows that are looked at, at most.")] = USUAL[
+        "num_data"
+    ],
     guesses: Annotated[
         bool,
         option(
             "Whether changes whose worth no audit tells are tried, once no finding is worth one.",
             "--guesses/--no-guesses",
         ),
-    ] = True,
+    ] = USUAL["guesses"],
     out: NewFolder = None,
     config: Config = None,
     set_: Annotated[
@@ -95,6 +102,9 @@ def improve(
     """
     settings = gather(flags, config, set_ or ())
     typed = config or set_ or any(value not in (None, "false") for value in flags.values())
+    given: dict[str, Any] = {"minutes": minutes, "gain": gain, "trials": trials}
+    given |= {"max_epochs": max_epochs, "num_data": num_data, "guesses": guesses}
+    given["seed"] = seed
     terminal.reading(run)
     from taut.report.staircase import improvement
     from taut.runs.improve import STATE, again
@@ -102,19 +112,16 @@ def improve(
 
     with _going_on(f"taut improve {shown(out or 'FOLDER')}"):
         if (Path(run) / STATE).exists():
-            found = again(run, tell=_telling())
+            if typed or out is not None:
+                raise UsageError(f"{shown(run)} goes on as it was begun: omit all settings")
+            asked = {name: value for name, value in given.items() if value != USUAL[name]}
+            found = again(run, tell=_telling(), asked=asked)
         else:
             found = improve_run(
                 run,
                 out,
-                minutes=minutes,
-                gain=gain,
-                trials=trials,
-                max_epochs=max_epochs,
-                num_data=num_data,
-                guesses=guesses,
+                **given,
                 config=settings if typed or not (Path(run) / "run.json").is_file() else None,
-                seed=seed,
                 tell=_telling(),
             )
     _show(found, improvement(found), as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,7 @@ def picture(
     from taut.runs.folder import check_target
     from taut.runs.meaning import KINDS
     from taut.runs.meaning import picture as draw_picture
+    from taut.system.storage import write_bytes
 
     if kind not in KINDS:
         raise UsageError(f"a picture is one of {', '.join(KINDS)}, not {shown(kind)}")
@@ -112,7 +114,9 @@ def picture(
                 draw=draw,
                 seed=seed,
             )
-    figure.savefig(target, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=target.suffix.removeprefix("."), dpi=150)
+    write_bytes(target, drawn.getvalue())
     terminal.answer(shown(target))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from taut.data.h5ad import look_first
 from taut.data.names import Names, names_in_folder, names_in_group
 from taut.data.sparse import SparseRows, from_scipy
+from taut.data.tables.frames import without_views
 from taut.system.errors import DataError, OutOfMemoryError, TautError, UsageError, shown
 from taut.system.memory import check_fits
 
@@ -115,9 +116,9 @@ def _arrow(path: Path) -> pa.Table:
     with path.open("rb") as stream:
         magic = stream.read(6)
     if magic in (b"ARROW1", b"FEA1\0\0") or magic.startswith(b"FEA1"):
-        return pyarrow.feather.read_table(path, memory_map=False)
+        return without_views(pyarrow.feather.read_table(path, memory_map=False))
     with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as reader:
-        return reader.read_all()
+        return without_views(reader.read_all())
 
 
 def _json_lines(path: Path) -> pa.Table:

@@ -29,11 +29,15 @@ def number(value: float | None, error: float | None = None) -> str:
     Examples:
         >>> number(-86.4446, 1.2535), number(1.2535, 1.2535), number(0.00374), number(425284)
         ('−86.4', '1.3', '0.00374', '425,284')
-        >>> number(3.4e-62), number(None)
-        ('3.40e−62', 'not measured')
+        >>> number(3.4e-62), number(None), number(-math.inf), number(math.nan)
+        ('3.40e−62', 'not measured', '−∞', 'not known')
     """
     if value is None:
         return ABSENT
+    if math.isnan(value):
+        return UNKNOWN
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
     places = _places(value, error)

@@ -440,7 +440,7 @@ def _view(shelf: Shelf, number: int) -> View:
 
 
 def _about(shelf: Shelf, number: int) -> dict[str, Any]:
-    if not shelf.finished(number):
+    if shelf.there(number) and not shelf.finished(number):
         return {"finished": False}
     return shelf.view(number).about()
 

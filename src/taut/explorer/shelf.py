@@ -26,6 +26,7 @@ class Entry:
     data: str
     run: Stored | None = None
     view: View | None = None
+    weights: Any = None  # the SHA-256 of those that the view is of
 
 
 class Shelf:
@@ -66,6 +67,10 @@ class Shelf:
         """Returns whether a run has ended."""
         return (self.entries[number].path / storage.MANIFEST).exists()
 
+    def there(self, number: int) -> bool:
+        """Returns whether the folder of a run is still there."""
+        return self.entries[number].path.is_dir()
+
     def about(self) -> list[dict[str, Any]]:
         """Returns what each run is called and whether it has ended."""
         names = [entry.path.resolve().name for entry in self.entries]
@@ -84,17 +89,23 @@ class Shelf:
         return list(dict.fromkeys(note for view in views for note in view.notes))
 
     def view(self, number: int) -> View:
-        """Returns the view of a run, which is loaded when it is first asked for.
+        """Returns the view of a run, which is loaded when it is first asked for, and again where
+        another one has its folder since: the numbers in its files are of that one.
 
         Raises:
-            StorageError: it is damaged, or still in training.
+            StorageError: it is damaged.
+            UsageError: it is in training, or gone.
         """
         entry = self.entries[number]
-        if entry.view is None:
-            if not self.finished(number):
-                raise UsageError("the run is in training: its latent space is seen when it ends")
+        if not self.there(number):
+            raise UsageError("the run is gone: its folder was moved or removed")
+        if not self.finished(number):
+            raise UsageError("the run is in training: its latent space is seen when it ends")
+        weights = storage.read_manifest(entry.path).get("model.safetensors")
+        if entry.view is None or weights != entry.weights:
             entry.run = folder.load(entry.path, trust=self.trust)
             entry.view = look_at(entry.run, self.source, self.key)
+            entry.weights, self._compared = weights, None
         return entry.view
 
     def history(self, number: int) -> dict[str, Any]:
@@ -114,8 +125,9 @@ class Shelf:
 
     def comparison(self, compare: Callable[[Sequence[Stored]], dict[str, Any]]) -> dict[str, Any]:
         """Returns the runs side by side, which is computed once."""
+        runs = [self.view(i).run for i in range(len(self))]
         if self._compared is None:
-            self._compared = compare([self.view(i).run for i in range(len(self))])
+            self._compared = compare(runs)
         return self._compared
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from taut.data import New, Schema
+from taut.data.tables.codes import in_full, in_own_words
 from taut.data.tables.column import Column
 from taut.distributions.chain import Chain
 from taut.distributions.observed import NoTermsError, terms
@@ -48,6 +49,7 @@ from taut.system.errors import TautError, UsageError
 from taut.system.errors import shown as printable
 from taut.system.seeds import generator, stream
 from taut.use import pictures, tasks
+from taut.use.export import shortest
 
 __all__ = ["View", "compared", "look_at", "overview"]
 
@@ -219,23 +221,34 @@ class View:
         return Encoded(*encoded(self.model, cast(Tensor, self.rows), None, 0))
 
     def given(self) -> list[dict[str, Any]]:
-        """Returns what the model is conditioned on, with the values of the first row."""
+        """Returns what the model is conditioned on, with the values of the first row that has all
+        of them.
+        """
         schema, result = self.schema, []
-        own = self._row(0)
+        own = self._row(self._whole)
         for place, column in zip(schema.given, schema.given_columns, strict=True):
-            value = self._told(own[0, place : place + 1], [column])[0]
+            value = self._own(own[0, place : place + 1], [column])[0]
             result.append({"name": column.name, "levels": list(column.levels), "value": value})
         if (totals := totals_of(self.model)) is not None:
             value = f"{float(totals.mean_total):.6g}"
             result.append({"name": "total", "levels": [], "value": value})
         return result
 
+    @cached_property
+    def _whole(self) -> int:
+        """The place of the first row that has all that is given; the first where none has."""
+        places: Any = self.schema.given
+        if not places:
+            return 0
+        parts = [part[:, places].isnan().any(1) for part in self.rows.split(4096)]
+        return int(torch.cat(parts).long().argmin())
+
     def _context(self, given: Mapping[str, str]) -> Tensor | None:
-        """Returns the context of given values; by default that of the first row."""
+        """Returns the context of given values; by default that of the first row that has all."""
         if self.model.condition is None:
             return None
         if not given:
-            return self.model.split(self._row(0))[1]
+            return self.model.split(self._row(self._whole))[1]
         wanted = [entry["name"] for entry in self.given()]
         if sorted(given) != sorted(wanted):
             raise UsageError(f"this model is conditioned on {', '.join(wanted)}: give exactly that")
@@ -299,8 +312,10 @@ class View:
         if column.levels:
             codes = [None if math.isnan(v) else column.levels[int(v)] for v in values.tolist()]
             return _by_level(np.array(codes, object))
-        known = torch.tensor([np.nanmin(values), np.nanmax(values)])
-        low, high = (self._told(v[None], [column])[0] for v in known)
+        known = torch.tensor(values[np.isfinite(values)])
+        if not len(known):
+            return _by_number(values)
+        low, high = (self._own(v[None], [column])[0] for v in known.aminmax())
         return _by_number(values, (low, high))
 
     def _by_element(self, place: int) -> Colour:
@@ -457,7 +472,7 @@ class View:
         """
         schema, flat = self.schema, x.flatten(1)
         places, names = _modelled(schema), schema.element_names
-        own = self._told(flat[0, places], self._columns())
+        own = self._own(flat[0, places], self._columns())
         decoded = self._decoded(lambda: tasks.reconstruct(self.model, x))
         filled = [""] * len(places)
         missing = flat[0, places].isnan()
@@ -472,10 +487,13 @@ class View:
             entries.append(entry | {"log_p": "", "nats": None, "reliable": True})
         self._judge(entries, x, closer)
         order = sorted(range(len(entries)), key=lambda i: _low(entries[i]["nats"], math.inf))
-        given = [
-            {"name": column.name, "value": self._told(flat[0, place : place + 1], [column])[0]}
+        given: list[dict[str, Any]] = [
+            {"name": column.name, "value": self._own(flat[0, place : place + 1], [column])[0]}
             for place, column in zip(schema.given, schema.given_columns, strict=True)
         ]
+        for place, entry in zip(schema.given, given, strict=True):
+            if bool(flat[0, place].isnan()):
+                entry["value"] = None  # no value that the page could hand back
         return {
             "entries": [entries[i] for i in order[:CELLS]],
             "hidden": max(0, len(order) - CELLS),
@@ -642,15 +660,29 @@ class View:
             return []
         return [self.schema.modelled[i] for i in self.schema.rest]
 
-    def _told(self, codes: Tensor, columns: Sequence[Column]) -> list[str]:
-        """Returns codes of one row in the user's words."""
+    def _own(self, codes: Tensor, columns: Sequence[Column]) -> list[str]:
+        """Returns codes of one row of the data as the user wrote them: to the last digit, and where
+        they are, however far from the rows of the training.
+        """
+        cells = shortest(codes.to(torch.get_default_dtype()))
         if not columns:
-            return [_number(v) for v in codes.double().tolist()]
-        known = codes.double().nan_to_num(0.0)
-        words = in_words(known[None], columns)[0]
+            told: list[str | None] = [None if math.isnan(v) else in_full(v) for v in cells.tolist()]
+        else:
+            told = [
+                in_own_words(cell, column)[0]
+                for cell, column in zip(cells[:, None], columns, strict=True)
+            ]
+        return ["missing" if cell is None else cell for cell in told]
+
+    def _told(self, codes: Tensor, columns: Sequence[Column]) -> list[str]:
+        """Returns codes that the model made of one row in the user's words."""
+        codes = codes.double()
+        if not columns:
+            return [_number(v) for v in codes.tolist()]
+        words = in_words(codes.where(codes.isfinite(), 0.0)[None], columns)[0]
         return [
-            "missing" if gone else word
-            for gone, word in zip(codes.isnan().tolist(), words, strict=True)
+            word if math.isfinite(code) else text.number(code)
+            for code, word in zip(codes.tolist(), words, strict=True)
         ]
 
     def _decoded(self, values: Callable[[], Tensor]) -> list[str]:
@@ -802,7 +834,7 @@ def _number(value: float) -> str:
     """Returns a number as text, a whole one without decimals."""
     if math.isfinite(value) and value == int(value):
         return text.number(int(value))
-    return text.number(_finite(value))
+    return text.number(value)
 
 
 def _finite(value: float) -> float | None:

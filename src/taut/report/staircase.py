@@ -20,6 +20,7 @@ BOUNDS = {"elbo": "ELBO", "log_evidence": "log p(x)"}
 ENDS = {
     "nothing": "nothing was found that is worth more than {gain:g} nats",
     "time": "the time was up",
+    "short": "too little time to look for all that may be worth more than {gain:g} nats",
     "trials": "{trials} changes were tried",
 }
 YES = {True: "yes", False: "no", None: ""}

@@ -63,7 +63,7 @@ def write_card(
         license: Of the weights, as the Hugging Face hub spells it; none is claimed if it is empty.
         gradients: What ``taut gradients`` found, if it was run.
     """
-    audit = text.plain(audit_of(run))
+    audit, name = text.plain(audit_of(run)), shown(name)
     lines = [*_front_matter(run, name, license, audit), "", f"# {_plain(name)}", ""]
     lines += [*_what_it_is(run), "", "## How good is it?", ""]
     if audit is None:
@@ -89,7 +89,7 @@ def file_name(source: str) -> str:
         >>> file_name("/home/ann/study/table.csv"), file_name("a/b.npz:x"), file_name("openml:wine")
         ('table.csv', 'b.npz:x', 'openml:wine')
     """
-    return PurePath(source.replace("\\", "/")).name
+    return shown(PurePath(source.replace("\\", "/")).name)
 
 
 def _front_matter(

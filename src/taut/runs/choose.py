@@ -48,7 +48,7 @@ from taut.runs.measure import copies, evidence_of
 from taut.runs.place import make_folder, stem
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
-from taut.system.counting import check_count
+from taut.system.counting import check_amount, check_count
 from taut.system.errors import TautError, UsageError, shown
 from taut.training.pace import epochs_of
 
@@ -133,6 +133,7 @@ def choose(
             is too small, or no validation rows.
     """
     config, seeds = config or Config(), check_count("seeds", seeds)
+    minutes = check_amount("minutes", minutes, above=True)
     if halving is not None:
         halving = check_count("halving", halving, 2)
     data = read_data(source, config)

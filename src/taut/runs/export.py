@@ -59,8 +59,12 @@ def write(run: Stored, rows: Rows, folder: Path) -> dict[str, Graph]:
         },
     }
     temporary = storage.temporary_folder(folder.absolute().parent)
-    for name, graph in graphs.items():
-        storage.write_bytes(temporary / f"{name}.onnx", graph.content)
-    storage.write_json(temporary / FILE, info)
+    try:
+        for name, graph in graphs.items():
+            storage.write_bytes(temporary / f"{name}.onnx", graph.content)
+        storage.write_json(temporary / FILE, info)
+    except BaseException:
+        storage.remove_folder(temporary)
+        raise
     storage.commit_folder(temporary, folder)
     return graphs

@@ -47,7 +47,7 @@ from taut.runs.place import make_folder, stem
 from taut.runs.remedy import Remedy, begin, copy_run, limits, read
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
-from taut.system.counting import check_count
+from taut.system.counting import check_amount, check_count
 from taut.system.errors import TautError, UsageError, shown
 
 __all__ = ["STATE", "again", "improve"]
@@ -103,10 +103,14 @@ def improve(
         tell: What is told of the progress.
 
     Raises:
-        UsageError: no rows are held out to choose by, or settings for a run that has its own.
+        UsageError: no rows are held out to choose by, settings for a run that has its own, or a
+            number that is none.
         DataError: the data are not those of the run.
     """
     trials, num_data = check_count("trials", trials), check_count("num_data", num_data)
+    minutes, gain = check_amount("minutes", minutes, above=True), check_amount("gain", gain)
+    if max_epochs is not None:
+        max_epochs = check_count("max_epochs", max_epochs)
     is_run = (Path(source) / "run.json").is_file()
     if is_run and config is not None:
         raise UsageError(f"{shown(str(source))} is a run, which has settings of its own: omit them")
@@ -139,11 +143,28 @@ def improve(
     return again(folder, tell=tell)
 
 
-def again(path: str | Path, *, tell: Telling | None = None) -> dict[str, Any]:
-    """Goes on with an improvement that was stopped; the same as if it never had been."""
+def again(
+    path: str | Path, *, tell: Telling | None = None, asked: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Goes on with an improvement that was stopped; the same as if it never had been.
+
+    Args:
+        path: Its folder.
+        tell: What is told of the progress.
+        asked: Settings that were given again, by name.
+
+    Raises:
+        UsageError: one of them is another than it was begun with.
+    """
     folder = Path(path)
     info = storage.read_unbroken_json(folder / STATE)
     records.checked(info, records.IMPROVEMENT, folder / STATE)
+    for name, value in (asked or {}).items():
+        if info[name] != value:
+            raise UsageError(
+                f"{shown(path)} goes on as it was begun, with {name} {info[name]}: omit it, or "
+                "begin another improvement"
+            )
     with locks.locked(folder):
         storage.clear_temporary(folder)
         work = _Improvement(folder, info, tell or Telling())
@@ -159,6 +180,7 @@ class _Improvement:
         self.folder, self.info, self.tell = folder, info, tell
         self.began = time.monotonic()
         self.known: dict[str, RowEvidence] = {}
+        self.cut = False  # whether the last audit had no time for all of its sections
         self.data: Dataset
 
     def save(self) -> None:
@@ -186,7 +208,7 @@ class _Improvement:
             began = time.monotonic()
             finding = self.find(run)
             if finding is None:
-                self.info["ended"] = "nothing"
+                self.info["ended"] = "short" if self.cut else "nothing"
             elif self.left() <= (time.monotonic() - began) / 60:
                 self.info["ended"] = "time"
             else:
@@ -258,6 +280,7 @@ class _Improvement:
                     seed=self.info["seed"],
                     report=report,
                 )
+        self.cut = audit["stopped"] is not None
         tried = {(s["from"], s["remedy"]) for s in self.info["steps"]}
         tried |= {(self.info["current"], known) for _, known in tried if known.startswith("fit ")}
         for finding in audit["findings"]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,6 +137,6 @@ def train_on(
     exact = run.path / EXACT_FOLDER
     if exact.is_dir():  # it is of the same data
         temporary = storage.temporary_folder(made[0].path)
-        shutil.copytree(exact, temporary, dirs_exist_ok=True)
+        storage.copy_folder(exact, temporary)
         storage.commit_folder(temporary, made[0].path / EXACT_FOLDER)
     return made

@@ -223,6 +223,8 @@ def check_target(out: Path, formats: Sequence[str], overwrite: bool, inputs: Ite
         raise UsageError(f"{where} exists: choose another --out, or --overwrite to replace it")
     if not out.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {shown(out.parent)} to write {shown(out.name)} into")
+    if not os.access(out.absolute().parent, os.W_OK):  # told before the work, not after it
+        raise UsageError(f"{shown(out.parent)} cannot be written to: choose another --out")
     if out.is_symlink():
         raise UsageError(f"{where} is a link, and links are not followed: give the file itself")
     if (out.parent / "run.json").exists():

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,9 +120,7 @@ def copy_run(path: Path, to: Path) -> None:
     """Copies a finished run, without what was found out about it since: there whole, or not."""
     temporary = storage.temporary_folder(to.parent)
     later = ("audit.json", "gradients.json", "report.html")
-    shutil.copytree(
-        path, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", *later)
-    )
+    storage.copy_folder(path, temporary, (".*", *later))
     storage.write_manifest(temporary)
     storage.commit_folder(temporary, to)
 

@@ -1,17 +1,18 @@
-"""Counts that a caller gives: samples, imputations, rows to look at."""
+"""Counts and amounts that a caller gives: samples, imputations, rows to look at, minutes."""
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
 from taut.system.errors import UsageError
 
-__all__ = ["CountError", "check_count"]
+__all__ = ["CountError", "check_amount", "check_count"]
 
 
 class CountError(UsageError, ValueError):
-    """A count is not a whole number, or too small."""
+    """A count is not a whole number, an amount not a number, or either too small."""
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
@@ -40,3 +41,30 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     if count < least:
         raise CountError(f"{name}: expected at least {least}, not {count}")
     return count
+
+
+def check_amount(name: str, value: Any, *, above: bool = False) -> float:
+    """Returns an amount as a float, in the words of the command line where it is none.
+
+    Args:
+        name: Its argument.
+        value: What was given; a bool is no number.
+        above: Whether it must be above 0, and not 0.
+
+    Raises:
+        CountError: it is not a finite number, or too small.
+
+    Examples:
+        >>> check_amount("gain", 0)
+        0.0
+    """
+    words = "above 0" if above else "of at least 0"
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        amount = float(value)
+    except (TypeError, ValueError):
+        raise CountError(f"{name}: expected a number {words}, not {value!r}") from None
+    if not math.isfinite(amount) or amount < 0 or (above and not amount):
+        raise CountError(f"{name}: expected a number {words}, not {amount:g}")
+    return amount

@@ -21,7 +21,7 @@ import shutil
 import stat
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -38,6 +38,7 @@ __all__ = [
     "as_json",
     "clear_temporary",
     "commit_folder",
+    "copy_folder",
     "fingerprinted",
     "read_checked",
     "read_checked_json",
@@ -306,6 +307,26 @@ def commit_folder(temporary: Path, final: Path) -> None:
         remove_folder(final)
     temporary.rename(final)
     _sync_folder(final.parent)
+
+
+def copy_folder(source: Path, target: Path, without: Sequence[str] = ()) -> None:
+    """Copies what is in a folder into another one that is there.
+
+    Args:
+        source: The folder.
+        target: Where its files go.
+        without: Patterns of names that stay behind.
+
+    Raises:
+        StorageError: a file cannot be read or written; the line names the first.
+    """
+    ignore = shutil.ignore_patterns(*without)
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignore)
+    except shutil.Error as error:  # a list of (from, to, why)
+        _, place, why = error.args[0][0]
+        reason = os.strerror(errno.ENOSPC) if os.strerror(errno.ENOSPC) in str(why) else why
+        raise StorageError(f"cannot write {shown(place)}: {shown(reason)}") from None
 
 
 def remove_folder(folder: Path) -> None:

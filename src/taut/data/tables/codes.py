@@ -169,6 +169,26 @@ def decode(values: np.ndarray, columns: Sequence[Column]) -> pa.Table:
     return pa.table([_decoded(numbers[c.name], c) for c in made], names=[c.name for c in made])
 
 
+def in_own_words(codes: np.ndarray, column: Column) -> list[str | None]:
+    """Returns the cells that codes of a column, (N,), were read from, in texts that can be read
+    again: what lies off the grid or outside of the range of the training stays there. None is
+    missing.
+    """
+    gone = np.isnan(codes)
+    if column.levels:
+        return [None if no else column.levels[int(x)] for no, x in zip(gone, codes, strict=True)]
+    unit = column.rules.unit(column)
+    exact, rounded = plain_numbers(column, codes), column.values(codes)
+    near = np.abs(exact - rounded) <= 2.0**-23 * np.abs(codes) * unit  # what single precision keeps
+    cells = _decoded(np.where(near, rounded, exact), column).to_pylist()
+    return [None if cell is None else in_full(cell) for cell in cells]
+
+
+def in_full(cell: Any) -> str:
+    """Returns a cell as a text; of a number all digits that there are, and no more."""
+    return f"{cell:.15g}" if isinstance(cell, float) else str(cell)
+
+
 def numbers_of(codes: np.ndarray, columns: Sequence[Column]) -> dict[str, np.ndarray]:
     """Returns the numbers (of levels their codes) that the codes of the modelled columns, (N, C),
     stand for, and those that follow from them, by name.

@@ -14,7 +14,7 @@ from taut.system.errors import DataError, shown
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["from_frame"]
+__all__ = ["from_frame", "without_views"]
 
 
 def from_frame(source: object) -> pa.Table | None:
@@ -40,7 +40,7 @@ def from_frame(source: object) -> pa.Table | None:
     import pyarrow as pa
 
     try:
-        return _without_views(pa.table(source))
+        return without_views(pa.table(source))
     except pa.ArrowInvalid as error:
         if not hasattr(source, "columns"):  # a single column
             return None
@@ -50,17 +50,20 @@ def from_frame(source: object) -> pa.Table | None:
         ) from error
 
 
-def _without_views(table: pa.Table) -> pa.Table:
-    """Returns a table whose levels are plain strings.
+def without_views(table: pa.Table) -> pa.Table:
+    """Returns a table whose texts and levels are plain strings.
 
     Polars has views of them, which Arrow can hardly do anything with.
     """
     import pyarrow as pa
 
     for i, field in enumerate(table.schema):
-        kind = field.type
-        if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+        kind = plain = field.type
+        if pa.types.is_string_view(kind):
+            plain = pa.large_string()
+        elif pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
             plain = pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
+        if plain is not kind:
             table = table.set_column(i, field.with_type(plain), table.column(i).cast(plain))
     return table
 

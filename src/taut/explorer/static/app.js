@@ -430,7 +430,7 @@ function facts(row) {
   if (row.elbo) pairs.push(["ELBO", `${row.elbo} nats`]);
   if (row.rank) pairs.push(["among others", row.rank]);
   if (row.rate) pairs.push(["rate", `${row.rate} nats`]);
-  for (const given of row.row_given || []) pairs.push([`given ${given.name}`, given.value]);
+  for (const given of row.row_given || []) pairs.push([`given ${given.name}`, given.value ?? "missing"]);
   return pairs.flatMap(([k, v]) => [h("dt", {}, k), h("dd", {}, v)]);
 }
 
