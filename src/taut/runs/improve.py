@@ -160,9 +160,9 @@ def again(
     info = storage.read_unbroken_json(folder / STATE)
     records.checked(info, records.IMPROVEMENT, folder / STATE)
     for name, value in (asked or {}).items():
-        if info[name] != value:
+        if info.get(name) != value:
             raise UsageError(
-                f"{shown(path)} goes on as it was begun, with {name} {info[name]}: omit it, or "
+                f"{shown(path)} goes on as it was begun, with {name} {info.get(name)}: omit it, or "
                 "begin another improvement"
             )
     with locks.locked(folder):
