@@ -241,6 +241,8 @@ def test_guesses_are_changes_of_what_was_trained() -> None:
     done = found(prior="Flow()", decoder="MLP(hidden=(60,), dropout=0.3)", objective="ELBO(beta=2)")
     assert list(done) == ["wider networks"]
     assert done["wider networks"]["decoder"] == "MLP(hidden=(120,), dropout=0.3)"
+    gated = found(encoder="GatedMLP()", decoder="Linear()", objective="IWAE(num_samples=8)")
+    assert gated["wider networks"] == {"encoder": "GatedMLP(hidden=(600, 600))"}
     assert list(guesses(Config(model=ModelConfig(model="HiddenForest()")))) == []
 
 

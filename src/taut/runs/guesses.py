@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 from taut.build.config import Config
 from taut.build.model import VAE_MODEL
 from taut.build.spec import Spec, parse
 from taut.evidence.remedies import USUAL, again, kind_of
+from taut.networks import MLP, GatedMLP
 from taut.runs.remedy import Remedy, read
 
 __all__ = ["guesses"]
 
 DROPOUT = 0.1
-NETWORKS = ("MLP", "GatedMLP")
-USUAL_WIDTHS = (200, 200)
+NETWORKS: dict[str, type] = {"MLP": MLP, "GatedMLP": GatedMLP}
 
 
 def guesses(config: Config) -> Iterator[tuple[str, Remedy]]:
@@ -50,8 +51,9 @@ def guesses(config: Config) -> Iterator[tuple[str, Remedy]]:
         if network.name not in NETWORKS:
             continue
         known = dict(network.arguments)
+        usual = signature(NETWORKS[network.name]).parameters["hidden"].default
         more: dict[str, Any] = {}
-        more["hidden"] = tuple(2 * width for width in known.get("hidden", USUAL_WIDTHS))
+        more["hidden"] = tuple(2 * width for width in known.get("hidden", usual))
         if name == "decoder":
             more["dropout"] = max(2 * DROPOUT, known.get("dropout", 0.0))
         wider[name] = _changed(network, **more)
