@@ -5257,6 +5257,13 @@ MUTANTS = [
         "tests/test_improve.py",
     ),
     Mutant(
+        "evidence: values that are no data of a model get a number",
+        "use/door.py",
+        "bool((draw.log_likelihood > -torch.inf).any())",
+        "bool((draw.log_likelihood > torch.inf).any())",
+        "tests/test_python.py",
+    ),
+    Mutant(
         "frames: texts of Polars stay views",
         "data/tables/frames.py",
         "        if pa.types.is_string_view(kind):",

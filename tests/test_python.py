@@ -122,6 +122,20 @@ def test_other_libraries_get_their_own_frames(run: taut.Run, library: str):
         ]
 
 
+def test_what_is_no_data_of_a_model_gets_no_number() -> None:
+    """Grey is not a bit: the formula of a Bernoulli makes a number of it that is no probability."""
+    torch.manual_seed(0)
+    likelihood = taut.Bernoulli((4,), 2)
+    model = taut.VAE(taut.StandardNormal(2), likelihood, taut.DiagonalNormal((4,), 2))
+    bits = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
+    assert float(taut.importance(model, bits, 20).log_evidence) < 0
+    for wrong in (bits / 2, 255 * bits, bits - 1):
+        with pytest.raises(UsageError, match=r"outside the support of the likelihood, 0 or 1"):
+            taut.importance(model, wrong, 20)
+    with pytest.raises(UsageError, match="complex numbers"):
+        taut.importance(model, bits + 1j, 20)
+
+
 def test_gaps_of_texts_are_filled_in_polars(run: taut.Run, tmp_path: Path):
     """Whose texts are views, which Arrow cannot choose between; so are those of its files."""
     colours = mixed()["colour"].astype(object).where(lambda c: c.index != "r5", None)

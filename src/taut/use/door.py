@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taut.build.checks import unsupported
 from taut.data.rows import Rows
 from taut.features import Split
-from taut.model import Model, evaluating
+from taut.model import VAE, Model, evaluating
 from taut.system.errors import UsageError, shown
 from taut.system.seeds import untouched
+from taut.use.blocks import device_of
 
 __all__ = ["takes_model_and_data"]
 
+SOME = 100  # values outside of the support that are looked at
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -39,6 +42,8 @@ def takes_model_and_data(name: str, method: str) -> Callable[[Callable[P, T]], C
             named: dict[str, Any] = dict(zip(("model", "x"), args, strict=False)) | kwargs
             if "model" in named:  # else Python says what is missing
                 check(name, method, named["model"], named.get("x"))
+                if named.get("context") is None:  # under one no row says what the others are
+                    _check_values(name, named["model"], named["x"])
             return function(*args, **kwargs)
 
         return checked
@@ -68,6 +73,26 @@ def check(function: str, method: str, model: Any, x: Any) -> None:
         raise UsageError(
             f"{function}: x has shape {tuple(x.shape)}, but the model takes {_shape(wanted)}{one}"
         )
+
+
+def _check_values(function: str, model: Model, x: Rows) -> None:
+    """Refuses values that are no data of the model, and that its formula makes a number of all the
+    same: 0.5 is not a bit, and p(0.5) under a Bernoulli is no probability.
+    """
+    if isinstance(x, Tensor) and x.is_complex():
+        raise UsageError(f"{function}: x holds complex numbers: give real ones")
+    if not isinstance(model, VAE) or not len(x):
+        return
+    kind = torch.get_default_dtype()
+    with torch.no_grad(), untouched(), evaluating(model):
+        first = torch.as_tensor(x[:1]).to(device=device_of(model), dtype=kind)
+        found = unsupported(model, x, model.draw(first, 1, reparameterize=False).z[0], new=True)
+        if found is None:
+            return
+        some = torch.as_tensor(x[found[1][:SOME, 0].unique()])
+        draw = model.draw(some.to(device_of(model), kind), 1, reparameterize=False)
+    if bool((draw.log_likelihood > -torch.inf).any()):
+        raise UsageError(f"{function}: {found[0]}")
 
 
 def _not_a_model(model: Any, method: str) -> str:
