@@ -42,9 +42,12 @@ def guesses(config: Config) -> Iterator[tuple[str, Remedy]]:
     decoder = parse(str(model.decoder))
     if decoder.name in NETWORKS and "dropout" not in dict(decoder.arguments):
         changes["decoder"] = _changed(decoder, dropout=DROPOUT)
-    tries = {"regularisation": changes}
+    learned = {}
     if model.prior == USUAL and kind_of(parts) == "Gaussian":
-        tries["learned prior"] = {"prior": "Flow()"}
+        learned["prior"] = "Flow()"
+    tries = {"regularisation": changes, "learned prior": learned}
+    if changes and learned:  # first, since what each brings alone may be too little to be sure of
+        tries = {"regularisation, learned prior": changes | learned} | tries
     wider = {}
     for name in ("encoder", "decoder"):
         network = parse(str(getattr(model, name)))
