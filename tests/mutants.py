@@ -5252,7 +5252,7 @@ MUTANTS = [
     Mutant(
         "improve: settings given again are ignored",
         "runs/improve.py",
-        "        if info[name] != value:",
+        "        if info.get(name) != value:",
         "        if name not in info:",
         "tests/test_improve.py",
     ),

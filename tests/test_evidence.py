@@ -169,8 +169,8 @@ def test_the_interval_covers_the_truth_where_k_hat_says_reliable() -> None:
     """300 random linear-Gaussian problems; their posteriors are moved, and scaled by about
     e^(+-1/2) standard deviations.
 
-    The share of covered truths among some 230 reliable data has a standard error of 0.014 at 0.95,
-    so by chance it falls out of 92 to 98 % in 3 of 100 seeds; the seed is fixed. Over 3000 such
+    The share of covered truths among some 190 reliable data has a standard error of 0.016 at 0.95,
+    so by chance it falls out of 92 to 98 % in 6 of 100 seeds; the seed is fixed. Over 3000 such
     data it is 94.6 % (K = 5000).
     """
     covered, reliable = [], []
@@ -196,7 +196,7 @@ def test_the_interval_covers_the_truth_where_k_hat_says_reliable() -> None:
         )
         reliable.append(e.reliable)
     inside, sure = torch.cat(covered), torch.cat(reliable)
-    assert 200 < int(sure.sum()) < 290
+    assert 160 < int(sure.sum()) < 290
     assert 0.92 <= float(inside[sure].double().mean()) <= 0.98
 
 

@@ -53,7 +53,10 @@ def test_what_is_typical_loses_1_and_only_what_is_there_counts(
         return taut.Imputed(filled, rows[None][:0], every, every.bool())
 
     monkeypatch.setattr(filling, "impute", impute)
-    found = filling_losses(taut.VAE.__new__(taut.VAE), x, x, ["real", "category"], [0, 1])
+    model = taut.VAE.__new__(taut.VAE)
+    few = filling_losses(model, x[7:9], x, ["real", "category"], [0, 1])  # of most parts no entry
+    assert few.isnan().tolist() == [True, False]
+    found = filling_losses(model, x, x, ["real", "category"], [0, 1])
     assert bool(found[7].isnan())
     columns = torch.stack([(x[:, 0] - typical[0]).square(), (x[:, 1] != 2.0).double()], 1)
     columns[x.isnan()] = torch.nan

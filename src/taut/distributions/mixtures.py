@@ -80,7 +80,7 @@ class CorrelatedMixture(MixtureSameFamily):
     def log_prob(self, value: Tensor) -> Tensor:
         normal = self.component_distribution
         assert isinstance(normal, MultivariateNormal)
-        dtype = wide_dtype(value.device)
+        dtype = wide_dtype(normal.loc.device)
         lower, z = normal.scale_tril.to(dtype), value.to(dtype)
         size = lower.shape[-1]
         one = torch.eye(size, dtype=dtype, device=lower.device)

@@ -52,6 +52,8 @@ def filling_losses(
     for number in range(PARTS):
         hidden = observed & (part == number)
         rows = hidden.any(1).nonzero()[:, 0]
+        if not len(rows):
+            continue
         left = x[rows].clone()
         left[:, columns] = left[:, columns].masked_fill(hidden[rows], torch.nan)
         own = derive(seed, "filling", number)

@@ -342,7 +342,8 @@ class _Search:
 
     def given(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns rows and their context, on the model's device."""
-        x = self.x[rows].to(device=self.device, dtype=torch.get_default_dtype())
+        here = rows.to(self.x.device) if isinstance(self.x, Tensor) else rows
+        x = self.x[here].to(device=self.device, dtype=torch.get_default_dtype())
         return x, some_of(self.context, rows, self.device)
 
     def prior(self) -> Distribution:

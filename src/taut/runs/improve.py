@@ -288,7 +288,7 @@ class _Improvement:
             worth = finding["name"] == "collapse" or (nats or 0.0) > self.info["gain"]
             if remedy and worth and (self.info["current"], str(remedy)) not in tried:
                 return finding, remedy
-        if self.info.get("guesses"):
+        if self.info.get("guesses") and not self.cut:
             for name, remedy in guesses_of(self.trained()):
                 if (self.info["current"], str(remedy)) not in tried:
                     return {"name": name, "nats": None}, remedy
