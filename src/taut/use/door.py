@@ -86,7 +86,9 @@ def _check_values(function: str, model: Model, x: Rows) -> None:
     kind = torch.get_default_dtype()
     with torch.no_grad(), untouched(), evaluating(model):
         first = torch.as_tensor(x[:1]).to(device=device_of(model), dtype=kind)
-        found = unsupported(model, x, model.draw(first, 1, reparameterize=False).z[0], new=True)
+        prior = model.latent_prior(model.split(first)[1])
+        z = prior.sample(torch.Size(() if prior.batch_shape else (1,)))
+        found = unsupported(model, x, z, new=True)
         if found is None:
             return
         some = torch.as_tensor(x[found[1][:SOME, 0].unique()])
