@@ -62,3 +62,8 @@ def test_what_is_typical_loses_1_and_only_what_is_there_counts(
     columns[x.isnan()] = torch.nan
     expected = (columns / columns.nanmean(0)).nanmean(1)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10, equal_nan=True)
+    # of no training row with a level none is typical: a wrong one loses 1
+    gone = torch.where(torch.tensor([False, True]), torch.nan, x)
+    alone = filling_losses(model, x, gone, ["real", "category"], [0, 1])
+    unit = torch.stack([columns[:, 0].nanmean(), torch.tensor(1.0)])
+    torch.testing.assert_close(alone, (columns / unit).nanmean(1), equal_nan=True)

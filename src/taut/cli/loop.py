@@ -44,8 +44,13 @@ Minutes = Annotated[
 ]
 # what an improvement is begun with, where nothing else is said
 USUAL: dict[str, Any] = {
-    **{"minutes": 60.0, "gain": 0.2, "trials": 8},
-    **{"max_epochs": None, "num_data": 500, "guesses": True, "seed": 0},
+    "minutes": 60.0,
+    "gain": 0.2,
+    "trials": 8,
+    "max_epochs": None,
+    "num_data": 500,
+    "guesses": True,
+    "seed": 0,
 }
 
 
@@ -102,9 +107,15 @@ def improve(
     """
     settings = gather(flags, config, set_ or ())
     typed = config or set_ or any(value not in (None, "false") for value in flags.values())
-    given: dict[str, Any] = {"minutes": minutes, "gain": gain, "trials": trials}
-    given |= {"max_epochs": max_epochs, "num_data": num_data, "guesses": guesses}
-    given["seed"] = seed
+    given: dict[str, Any] = {
+        "minutes": minutes,
+        "gain": gain,
+        "trials": trials,
+        "max_epochs": max_epochs,
+        "num_data": num_data,
+        "guesses": guesses,
+        "seed": seed,
+    }
     terminal.reading(run)
     from taut.report.staircase import improvement
     from taut.runs.improve import STATE, again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ def told(q: Distribution, count: int) -> tuple[Tensor, Tensor]:
         q = CorrelatedNormal(q.loc, scale_tril=q.scale_tril, validate_args=False)
         return q.told(count)
     if getattr(q, "slow_density", False):
-        return q.rsample_and_log_prob(shape)  # type: ignore[attr-defined]
+        found: tuple[Tensor, Tensor] = cast(Any, q).rsample_and_log_prob(shape)
+        return found
     z = q.rsample(shape) if q.has_rsample else q.sample(shape)
     return z, density(q, z, z.dtype)
 

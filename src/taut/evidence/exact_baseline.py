@@ -12,7 +12,7 @@ import torch
 from taut.evidence.finding import Finding, counts, show
 from taut.evidence.results import Estimate
 from taut.evidence.section import Row, Scene, Section
-from taut.evidence.text import error_of, number, plus_minus
+from taut.evidence.text import error_of, plus_minus
 from taut.system.records import ESTIMATE, TEXT
 
 __all__ = ["ExactBaseline", "in_words"]
@@ -96,13 +96,13 @@ def in_words(candidates: Mapping[str, Any] | None, noun: str = "row") -> str:
     """
     if not candidates:
         return ""
-    kept = next(m for m in candidates["models"] if m["model"] == candidates["kept"])
-    other = next(m for m in candidates["models"] if m["model"] != candidates["kept"])
-    apart, exact = candidates["difference"], kept["model"] != "VAE()"
-    sign = -1 if exact else 1  # of the exact model above the VAE
-    word = "less"
+    kept, other = candidates["models"]  # the exact model and the VAE
+    exact = kept["model"] == candidates["kept"]
+    if not exact:
+        kept, other = other, kept
+    apart, word = candidates["difference"], "less"
     if apart["value"] is not None:
-        word = "more" if sign * apart["value"] > 0 else "less"
+        word = "less" if (apart["value"] > 0) == exact else "more"
         apart = {**apart, "value": abs(apart["value"])}
     return (
         f"Kept: {kept['model']}, with a log p(x) of {plus_minus(kept)} nats on "
@@ -116,11 +116,11 @@ def _of_filling(filling: Mapping[str, Any] | None, exact: bool) -> str:
     """Returns how well both models fill in hidden entries, by which data with gaps choose."""
     if not filling:
         return ""
-    own, theirs = (filling[name] for name in (("exact", "vae") if exact else ("vae", "exact")))
+    own = filling["exact" if exact else "vae"]
+    word = "less" if (filling["value"] > 0) == exact else "more"
     apart = {**filling, "value": abs(filling["value"])}
-    word = "less" if own < theirs else "more"
     return (
-        f" Of entries that were hidden and filled in, it loses {number(own)} of what means and "
-        f"modes lose, {plus_minus(apart)} {word} than the other: data with gaps keep the one that "
-        "is surely better at that, and else the one of the higher log p(x)."
+        f" It fills in hidden entries with {plus_minus(own)} of the error that means and modes "
+        f"make, {plus_minus(apart)} {word} than the other: data with gaps keep the model that is "
+        "surely better at that, and else the one of the higher log p(x)."
     )

@@ -41,8 +41,8 @@ def filling_losses(
     """
     nominal = torch.tensor([KINDS[k].nominal and not KINDS[k].ordered for k in kinds])
     truth, known = x[:, columns].double(), train[:, columns].double()
-    typical = torch.where(nominal, known.nanquantile(0.5, 0), known.nanmean(0))
-    for i in nominal.nonzero()[:, 0].tolist():
+    typical = known.nanmean(0)
+    for i in (nominal & ~typical.isnan()).nonzero()[:, 0].tolist():
         typical[i] = known[~known[:, i].isnan(), i].mode().values
     unit = _losses(typical.expand_as(known), known, nominal).nanmean(0)
     unit = torch.where(unit > 0, unit, 1.0)

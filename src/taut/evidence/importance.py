@@ -353,10 +353,8 @@ def _wide(proposal: Distribution, terms: Tensor) -> Tensor:
     Under the weights $-\log r$ is on average what it is for the samples themselves, if r is right.
     Where r is far too narrow, or lies elsewhere, the samples at its rim carry the weight, and it is
     more. A tail of that few samples can look harmless: the weights of a narrow Gaussian have a
-    k-hat of 1, which one in ten samples of 500 takes for less than 0.6. Of Gaussians of 0.3 to 1
-    times the right scales, up to 1.4 of them aside, in 1 to 32 dimensions, 1.6 % were called
-    reliable and farther off than 4 errors without this, 0.8 % with a limit of 0.6 and 0.25 % with
-    this one, which doubts one in seven of the others.
+    k-hat of 1, which one in ten samples of 500 takes for less than 0.6. What the limit buys, and
+    how many good ones it doubts, is told by `benchmarks/narrow.py`.
     """
     log_likelihood, log_prior, log_r = terms
     share = getattr(proposal, "share", 0.0)

@@ -208,7 +208,8 @@ def compare(run: Stored, data: Dataset) -> Iterator[Evidence]:
     and makes the better one the model of the run; ``run.json`` keeps both numbers.
 
     Of data with gaps the better one is that which fills in hidden entries better, where that is
-    sure: whoever has gaps needs them filled. Else it is the one of the higher log p(x).
+    sure: whoever has gaps needs them filled. Else it is the one of the higher log p(x). A row
+    without a number decides before both.
 
     Nothing is done where the exact model is a baseline only.
     """
@@ -232,7 +233,8 @@ def compare(run: Stored, data: Dataset) -> Iterator[Evidence]:
     lacking = int((~own.isfinite()).sum()) - int((~theirs.isfinite()).sum())
     better = lacking < 0 or (lacking == 0 and difference.value > 0)
     filling = _filling(run.model, exact, x, data, seed)
-    if filling and abs(filling["value"]) > SURE * (filling["test_error"] or math.inf):
+    sure = filling and abs(filling["value"]) > SURE * (filling["test_error"] or math.inf)
+    if sure and lacking == 0:
         better = filling["value"] > 0
     kept = found["model"] if better else VAE_MODEL
     numbers = {
@@ -266,11 +268,10 @@ def _filling(vae: Model, exact: ExactModel, x: Tensor, data: Dataset, seed: int)
     seed = derive(seed, "filling")
     lost = [filling_losses(m, x, train, kinds, columns, seed=seed) for m in (exact, vae)]
     groups = copies(x, data.divided)
-    own, theirs = (Estimate.of(loss, groups=groups).value for loss in lost)
-    difference = Estimate.of(lost[1] - lost[0], groups=groups)
-    if not math.isfinite(difference.value):
+    own, theirs, more = (Estimate.of(loss, groups=groups) for loss in (*lost, lost[1] - lost[0]))
+    if not math.isfinite(more.value):
         return {}
-    return {"exact": own, "vae": theirs, **difference.to_dict()}
+    return {"exact": own.to_dict(), "vae": theirs.to_dict(), **more.to_dict()}
 
 
 def _keep(run: Stored, exact: ExactModel) -> None:

@@ -85,7 +85,7 @@ CANDIDATES = {
     "num_data": COUNT,
     "models": [OF_MODEL],
     "difference": ESTIMATE,
-    "filling?": {"exact": NUMBER, "vae": NUMBER, **ESTIMATE},
+    "filling?": {"exact": ESTIMATE, "vae": ESTIMATE, **ESTIMATE},
 }
 
 MANIFEST = Each(Either((TEXT, [TEXT])))
