@@ -2918,6 +2918,13 @@ MUTANTS = [
         "tests/test_filling.py",
     ),
     Mutant(
+        "candidates: filling decides over rows without a number",
+        "runs/candidates.py",
+        "if sure and lacking == 0:",
+        "if sure:",
+        "tests/test_exact_runs.py",
+    ),
+    Mutant(
         "candidates: data with gaps keep what fills them worse",
         "runs/candidates.py",
         'better = filling["value"] > 0',

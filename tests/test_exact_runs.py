@@ -546,6 +546,15 @@ def test_data_with_gaps_keep_what_fills_them_better(
         assert f"Kept: {numbers['kept']}" in said
         assert (" more. It fills in hidden entries" in said) == (kept == "VAE")
     assert len(asked) == 4
+    worse, known = -0.5, candidates.log_prob_of  # a row without a number decides before filling
+    gone = torch.tensor([0])
+    monkeypatch.setattr(
+        candidates, "log_prob_of", lambda model, x: known(model, x).index_fill(0, gone, -torch.inf)
+    )
+    numbers = chosen(table, tmp_path / "without", max_epochs=2)[1]
+    assert numbers["filling"]["value"] > 0
+    assert numbers["kept"] == "VAE()"
+    monkeypatch.setattr(candidates, "log_prob_of", known)
     assert "filling" not in chosen(planted(), tmp_path / "whole", max_epochs=2)[1]
 
 
