@@ -5313,6 +5313,20 @@ MUTANTS = [
         EXPLORER,
     ),
     Mutant(
+        "explorer: sliders wait for UMAP",
+        "explorer/server.py",
+        "            order = placing",
+        "            order = turns",
+        EXPLORER,
+    ),
+    Mutant(
+        "map: UMAP's rows stand in each other's place",
+        "runs/meaning.py",
+        "points[placed.numpy()] = fitted",
+        "points[: len(placed)] = fitted",
+        MEANING,
+    ),
+    Mutant(
         "explorer: any name of the host will do",
         "explorer/server.py",
         'if host.rpartition(":")[0] not in self.hosts and host not in self.hosts:',

@@ -5,6 +5,7 @@ nothing for axe-core to find, and fluid with 50,000 rows.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import browser
 import numpy as np
 import pytest
 import torch
-from explored import KINDS, ask, make, served
+from explored import KINDS, Umap, ask, make, served
 
 import taut
 from taut.evidence import text
+from taut.runs import meaning
 from taut.use import tasks
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="left out: there is no playwright")
@@ -278,6 +280,30 @@ def test_the_map_is_coloured_by_each_column_and_by_log_p(page: Watched) -> None:
     second = page.page.locator("#axis-a option").nth(1).get_attribute("value")
     page.page.select_option("#axis-a", second)
     page.until(f"document.querySelector('#axis-x').textContent.startsWith('z{second}')")
+
+
+def test_umap_places_some_rows_and_the_others_are_not_drawn(
+    page: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", Umap)
+    monkeypatch.setattr(meaning, "UMAP_ROWS", 6)
+    page.open("map", "levels")
+    page.until("taut.plane.x.length > 5")
+    page.page.select_option("#by", "umap")
+    page.until("document.querySelector('#axis-x').textContent.startsWith('UMAP 1, 6 of 13 rows')")
+    assert page.page.locator("#map-why:visible").count() == 0
+    missing = page.page.evaluate("[...taut.plane.x].flatMap((x, i) => Number.isNaN(x) ? [i] : [])")
+    assert len(missing) == 7
+    page.page.click("#listed summary")
+    page.page.fill("#go-to", str(missing[0]))
+    page.page.keyboard.press("Enter")
+    page.until(f"document.querySelector('#point h3')?.textContent === 'Row {missing[0]}'")
+    page.page.focus("#plane")
+    page.page.keyboard.press("ArrowRight")
+    page.until(f"![{missing[0]}, -1].includes(taut.plane.selected)")
+    assert page.page.evaluate("taut.plane.selected") not in missing
+    page.page.select_option("#by", "rates")
+    page.until("document.querySelector('#axis-x').textContent.startsWith('z')")
 
 
 def test_the_list_stands_in_for_the_map(page: Watched) -> None:

@@ -7,12 +7,14 @@ import dataclasses
 import errno
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from explored import Umap
 from instances import make_models
 from sklearn.decomposition import PCA
 from test_cells import run
@@ -148,7 +150,7 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
 
 
 def test_one_latent_dimension_has_no_two_components() -> None:
-    with pytest.raises(UsageError, match="needs two latent dimensions, and there is one"):
+    with pytest.raises(UsageError, match="need two latent dimensions, and there is one"):
         meaning.plane(torch.randn(9, 1), None, "pca", None, 0)
 
 
@@ -166,9 +168,44 @@ def test_a_plane_is_of_the_two_highest_rates() -> None:
 
 
 def test_umap_is_asked_for_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "umap", None)
+    monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UsageError, match=r"pip install 'taut\[umap\]'"):
         meaning.plane(torch.randn(9, 3), None, "umap", None, 0)
+
+
+def test_umap_places_some_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", Umap)
+    means = torch.randn(20, 3)
+    points, axes = meaning.plane(means, None, "umap", None, 7)
+    np.testing.assert_array_equal(points, -means[:, :2].numpy())
+    assert axes == ("UMAP 1", "UMAP 2")
+    assert Umap.asked == {"n_neighbors": 15, "random_state": 7, "n_jobs": 1}
+    monkeypatch.setattr(meaning, "UMAP_ROWS", 5)
+    points, axes = meaning.plane(means, None, "umap", None, 7)
+    placed = np.flatnonzero(np.isfinite(points).all(1))
+    np.testing.assert_array_equal(points[placed], -means[placed, :2].numpy())
+    assert len(placed) == 5
+    assert np.isnan(points).all(1).sum() == 15
+    assert axes == ("UMAP 1, 5 of 20 rows", "UMAP 2")
+    assert Umap.asked["n_neighbors"] == 4
+    with pytest.raises(UsageError, match="UMAP needs 4 rows, and there are 3"):
+        meaning.plane(means[:3], None, "umap", None, 7)
+
+
+@pytest.mark.slow  # umap-learn compiles itself for half a minute
+@pytest.mark.filterwarnings("error::UserWarning", "ignore:Tensorflow not installed")
+@pytest.mark.parametrize(("rows", "width"), [(4, 3), (10, 1), (200, 5)])
+def test_umap_keeps_neighbours_together(rows: int, width: int) -> None:
+    """Of two heaps that lie 50 standard deviations apart each row's nearest one is of its own."""
+    half = torch.arange(rows) % 2
+    means = torch.randn(rows, width) + 50 * half[:, None]
+    points, _ = meaning.plane(means, None, "umap", None, 3)
+    np.testing.assert_array_equal(points, meaning.plane(means, None, "umap", None, 3)[0])
+    if rows >= 10:
+        apart = np.linalg.norm(points[:, None] - points[None], axis=2)
+        np.fill_diagonal(apart, np.inf)
+        share = (half[apart.argmin(1)] == half).double().mean()
+        assert share > 0.9
 
 
 # --- Figures --------------------------------------------------------------------------------------

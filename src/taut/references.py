@@ -91,6 +91,8 @@ REFERENCES = {
     "mattei2019": "Mattei, Frellsen. MIWAE: deep generative modelling and imputation of incomplete "
     "data sets. ICML 2019.",
     "mccullagh1980": "McCullagh. Regression models for ordinal data. JRSS B 42, 1980.",
+    "mcinnes2018": "McInnes, Healy, Melville. UMAP: uniform manifold approximation and projection "
+    "for dimension reduction. arXiv:1802.03426.",
     "meehan2020": "Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in "
     "generative models. AISTATS 2020.",
     "meila2000": "Meila, Jordan. Learning with mixtures of trees. JMLR 1, 2000.",
@@ -218,6 +220,7 @@ DOIS = {  # of those that have one
     "maddison2017": "10.48550/arXiv.1611.00712",
     "mattei2019": "10.48550/arXiv.1812.02633",
     "mccullagh1980": "10.1111/j.2517-6161.1980.tb01109.x",
+    "mcinnes2018": "10.48550/arXiv.1802.03426",
     "meehan2020": "10.48550/arXiv.2004.05675",
     "meila2000": "10.1162/153244301753344605",
     "mescheder2018": "10.48550/arXiv.1801.04406",

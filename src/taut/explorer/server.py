@@ -146,6 +146,7 @@ def make_app(shelf: Shelf, hosts: Iterable[str] = (HOST, "localhost")) -> ASGIAp
 
 def _shown(app: FastAPI, shelf: Shelf, turns: Turns) -> None:
     """Adds what is read of a run."""
+    placing = Turns(WAITING)
 
     @app.get("/api/runs")
     async def runs() -> Response:
@@ -167,14 +168,17 @@ def _shown(app: FastAPI, shelf: Shelf, turns: Turns) -> None:
     @app.get("/api/runs/{run}/map")
     async def plane(
         run: int,
-        by: Literal["rates", "pca"] = "rates",
+        by: Literal["rates", "pca", "umap"] = "rates",
         a: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
         b: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
     ) -> Response:
         if (a is None) != (b is None):
             raise HTTPException(422, NONSENSE)
         dims = None if a is None or b is None else (a, b)
-        return await turns.take(lambda: _view(shelf, run).map(by, dims))
+        order = turns
+        if by == "umap":
+            order = placing  # half a minute the first time, in which sliders go on
+        return await order.take(lambda: _view(shelf, run).map(by, dims))
 
     @app.get("/api/runs/{run}/colour")
     async def colour(run: int, name: Annotated[str, Query(max_length=1000)]) -> Response:

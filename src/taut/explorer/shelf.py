@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class Shelf:
         self.trust, self.source, self.key = trust, source, key
         self.entries: list[Entry] = []
         self._compared: dict[str, Any] | None = None
+        self.loading = threading.Lock()  # UMAP and the rest may ask for a view at once
         for path in paths:
             _, _, schema = folder.described(folder.run_folder(path), trust)
             self.entries.append(Entry(path, schema.describe()))
@@ -96,6 +98,10 @@ class Shelf:
             StorageError: it is damaged.
             UsageError: it is in training, or gone.
         """
+        with self.loading:
+            return self._view(number)
+
+    def _view(self, number: int) -> View:
         entry = self.entries[number]
         if not self.there(number):
             raise UsageError("the run is gone: its folder was moved or removed")

@@ -262,13 +262,20 @@ class View:
         check_latent(self.run)
         if self.why:
             raise UsageError(self.why)
-        points, axes = plane(self.encoded.means, self.encoded.rates, by, dims, 0)
+        if by == "umap":
+            points, axes = self._by_umap
+        else:
+            points, axes = plane(self.encoded.means, self.encoded.rates, by, dims, 0)
         return {
             "x": [_round(v) for v in points[:, 0].tolist()],
             "y": [_round(v) for v in points[:, 1].tolist()],
             "axes": list(axes),
             "numbers": None if len(self.rows) == self.total else self.numbers.tolist(),
         }
+
+    @cached_property
+    def _by_umap(self) -> tuple[np.ndarray, tuple[str, str]]:
+        return plane(self.encoded.means, None, "umap", None, 0)
 
     @cached_property
     def colours(self) -> dict[str, Callable[[], Colour]]:

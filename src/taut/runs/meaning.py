@@ -61,6 +61,7 @@ KINDS = ("map", "traversal", "curve", "history")
 ENDS = (0.025, 0.975)
 STEPS, MOST = 7, 6  # of a traversal, and dimensions shown
 ROWS = 2000  # looked at, at most
+UMAP_ROWS, UMAP_LEAST, UMAP_NEIGHBOURS = 5000, 4, 15  # its own least and usual number
 BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -362,17 +363,40 @@ def plane(
         return means[:, chosen].numpy(), (words[0], words[1])
     if by == "pca":
         if means.shape[1] < 2:
-            raise UsageError("--by pca needs two latent dimensions, and there is one: omit it")
+            raise UsageError(
+                "principal components need two latent dimensions, and there is one: the plane of "
+                "rates has it"
+            )
         centred = means - means.mean(0)
         _, scales, directions = torch.linalg.svd(centred, full_matrices=False)
         share = scales.square() / scales.square().sum()
         words = [f"component {i + 1}, {100 * float(share[i]):.0f} %" for i in range(2)]
         return (centred @ directions[:2].T).numpy(), (words[0], words[1])
-    if by != "umap":
-        raise UsageError(f"--by {shown(by)}: rates, pca or umap")
+    if by == "umap":
+        return _umap(means, seed)
+    raise UsageError(f"--by {shown(by)}: rates, pca or umap")
+
+
+def _umap(means: Tensor, seed: int) -> tuple[np.ndarray, tuple[str, str]]:
+    """Returns the plane in which neighbours stay neighbours; of many rows some are placed, and the
+    others are NaN.
+
+    References:
+        mcinnes2018
+    """
     try:
-        import umap  # type: ignore[import-not-found]
+        import umap
     except ImportError:
-        raise UsageError("--by umap needs umap-learn: pip install 'taut[umap]'") from None
-    found = umap.UMAP(random_state=seed % 2**32).fit_transform(means.numpy())
-    return np.asarray(found), ("UMAP 1", "UMAP 2")
+        raise UsageError("UMAP needs umap-learn: pip install 'taut[umap]'") from None
+    if len(means) < UMAP_LEAST:
+        raise UsageError(f"UMAP needs {UMAP_LEAST} rows, and there are {len(means)}")
+    placed = torch.randperm(len(means), generator=generator(seed, "umap"))[:UMAP_ROWS].sort().values
+    near = min(UMAP_NEIGHBOURS, len(placed) - 1)
+    # one process: with a seed it has no other way, and would warn
+    fitted = umap.UMAP(n_neighbors=near, random_state=seed % 2**32, n_jobs=1)
+    points = np.full((len(means), 2), np.nan)
+    points[placed.numpy()] = fitted.fit_transform(means[placed].numpy())
+    rest = ""
+    if len(placed) < len(means):
+        rest = f", {len(placed):,} of {len(means):,} rows"
+    return points, (f"UMAP 1{rest}", "UMAP 2")

@@ -264,11 +264,15 @@ function refuseMap(why) {
   $("map-why").textContent = why;
 }
 
-const showPlane = lastOf(async () => {
-  const by = $("by").value;
+// The last choice shows: another does not wait for UMAP.
+async function showPlane() {
+  const by = $("by").value, run = state.run, turn = state.turn = (state.turn || 0) + 1;
+  const last = () => turn === state.turn && run === state.run;
+  if (by === "umap") refuseMap("UMAP places the rows: up to a minute the first time.");
   const dims = by === "rates" ? `&a=${$("axis-a").value}&b=${$("axis-b").value}` : "";
   try {
     const found = await ask(here(`map?by=${by}${dims}`));
+    if (!last()) return;
     state.numbers = found.numbers;
     refuseMap("");
     plane.show(found.x, found.y);
@@ -280,9 +284,9 @@ const showPlane = lastOf(async () => {
       + `${found.axes[0]}, up ${found.axes[1]}`);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    refuseMap(error.message);
+    if (last()) refuseMap(error.message);
   }
-});
+}
 
 const showColour = lastOf(async () => {
   const name = $("colour").value;

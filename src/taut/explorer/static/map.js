@@ -57,8 +57,9 @@ export class Plane {
   }
 
   show(x, y) {
-    this.x = Float32Array.from(x);
-    this.y = Float32Array.from(y);
+    const known = v => v ?? NaN;  // of very many rows UMAP places some
+    this.x = Float32Array.from(x, known);
+    this.y = Float32Array.from(y, known);
     this.selected = -1;
     this.all();
   }
@@ -214,7 +215,7 @@ export class Plane {
 
   // The next row in a direction: near, and rather straight ahead than aside.
   step(ux, uy) {
-    if (this.selected < 0) {
+    if (this.selected < 0 || Number.isNaN(this.x[this.selected])) {
       this.choose(this.nearest(this.width / 2, this.height / 2, Infinity));
       return;
     }
