@@ -381,8 +381,7 @@ def _umap(means: Tensor, seed: int) -> tuple[np.ndarray, tuple[str, str]]:
     """Returns the plane in which neighbours stay neighbours; of many rows some are placed, and the
     others are NaN.
 
-    References:
-        mcinnes2018
+    References: mcinnes2018.
     """
     try:
         import umap
