@@ -18,7 +18,7 @@ from ztest import assert_mean
 import taut
 from taut import likelihoods, models, networks, posteriors, priors
 from taut import objectives as objectives  # for rows of parts that taut itself does not export
-from taut.contrast import GAN, Adversarial, ImplicitModel
+from taut.contrast import GAN, Adversarial, Critic, ImplicitModel
 from taut.data.tables.kind import Grid
 from taut.distributions import warps
 from taut.distributions.grids import fit_cells
@@ -100,6 +100,8 @@ COUPLED = [
     (objectives.Capacity(num_samples=2, capacity=1.5, weight=30.0, warmup=0.5),),
     (objectives.Capacity(capacity=0.5, warmup=0.0),),
 ]
+# Of a critic as well, and not bounds: checked in test_contrast.py.
+CRITICS = [(Critic(num_samples=2, weight=3.0),), (Critic(r1=0.0),)]
 # Of models without a density.
 GAMES = [(Adversarial(),)]
 # Free bits need a posterior that factorises, which the exact one does not.
@@ -538,7 +540,7 @@ def make_gans() -> list[tuple[GAN]]:
 def rows() -> dict[type, list]:
     """Returns the rows of each family of parts."""
     return {
-        taut.Objective: [*OBJECTIVES, *RELAXED, *COUPLED, *GAMES],
+        taut.Objective: [*OBJECTIVES, *RELAXED, *COUPLED, *CRITICS, *GAMES],
         taut.Likelihood: make_likelihoods(),
         taut.Posterior: make_posteriors(),
         taut.Prior: make_priors(),

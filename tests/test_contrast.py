@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from instances import CRITICS, exact_elbo
 from torch import Tensor, nn
 from ztest import assert_mean
 
 import taut
-from taut.contrast import GAN, Adversarial
+from taut.contrast import GAN, Adversarial, Critic
 from taut.evidence.importance import prior_proposal
 from taut.features import Standardize
 from taut.networks import MLP, Linear, Network
@@ -188,3 +190,107 @@ def test_the_density_of_a_linear_generator_by_annealing() -> None:
 def test_a_game_moves_otherwise_than_a_bound() -> None:
     assert Adversarial().betas != ELBO().betas
     assert tasks.sample(gan(), 3).shape == (3, 5)
+
+
+# ------------------------------------------------------------------ a critic of a VAE's pictures
+
+
+CRITICISED = [row[0] for row in CRITICS]
+
+
+def linear_vae() -> tuple[taut.VAE, Tensor]:
+    problem = taut.LinearGaussian(5, 2)
+    return problem.model(taut.DiagonalNormal((5,), 2, Linear)), problem.sample(6)
+
+
+@pytest.mark.parametrize("objective", CRITICISED, ids=repr)
+def test_the_critic_of_a_vae_leaves_its_value_the_plain_elbo(objective: Critic) -> None:
+    """False alarm 1e-6, as all of these."""
+    problem = taut.LinearGaussian(5, 2)
+    model, x = problem.model(taut.DiagonalNormal((5,), 2, Linear)), problem.sample(1)
+    values = [objective(model, x.expand(500, -1)).value for _ in range(20)]
+    assert_mean(torch.cat(values), exact_elbo(problem, model, x))
+    assert not objective.is_bound
+    assert "not a bound" in objective.caveat
+    assert not objective.couples_rows
+
+
+def test_a_critic_of_a_vae_with_a_known_gradient() -> None:
+    """f(x) = |x|^2 / 2, whose gradient is x: all terms by hand, of standardized pictures."""
+    problem = taut.LinearGaussian(5, 2)
+    posterior = taut.DiagonalNormal((5,), 2, Linear, data_loc=0.3, data_scale=2.0)
+    model, x = problem.model(posterior), problem.sample(6)
+    model.opponent = Square((5,), (1,))
+    torch.manual_seed(3)
+    bound = Critic(num_samples=4, weight=3.0, r1=0.7)(model, x)
+    torch.manual_seed(3)
+    draw = model.draw(x, 4)
+    softplus = nn.functional.softplus
+    means, seen = (model.decode(draw.z).mean - 0.3) / 2, (x - 0.3) / 2
+    of_means, of_data = 0.5 * means.square().sum(-1), 0.5 * seen.square().sum(-1)
+    aim = draw.log_likelihood.mean(0) - draw.groups[0].rate - 3.0 * softplus(-of_means).mean(0)
+    loss = softplus(-of_data) + softplus(of_means).mean(0) + 0.35 * seen.square().sum(-1)
+    torch.testing.assert_close(bound.target, aim.detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(bound.surrogate, aim - loss, rtol=0, atol=1e-10)
+
+
+def test_a_vae_and_its_critic_move_each_by_its_own_loss() -> None:
+    model, x = linear_vae()
+
+    def gradients(objective: taut.Objective) -> dict[str, Tensor]:
+        objective.prepare(model)
+        torch.manual_seed(2)
+        model.zero_grad()
+        (-objective(model, x).surrogate.mean()).backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    torch.manual_seed(1)
+    plain, none = gradients(ELBO()), gradients(Critic(weight=0.0))
+    some, other = gradients(Critic(weight=3.0)), gradients(Critic(weight=3.0, r1=0.0))
+    critic = {name for name in none if name.startswith("opponent.")}
+    assert critic
+    for name in set(none) - critic:
+        torch.testing.assert_close(none[name], plain[name], rtol=0, atol=1e-10)
+        torch.testing.assert_close(some[name], other[name], rtol=0, atol=1e-12)
+    assert any(not torch.equal(some[name], none[name]) for name in set(none) - critic)
+    assert any(not torch.equal(some[name], other[name]) for name in critic)
+    for name in critic:
+        torch.testing.assert_close(some[name], none[name], rtol=0, atol=1e-12)
+
+
+def test_a_critic_makes_the_means_sharper(tmp_path: Path) -> None:
+    """Pictures with noise of their own, which no z tells: means lack it, and a critic sees that.
+    The kept run is without the critic.
+    """
+    torch.set_default_dtype(torch.float32)
+    x = torch.randn(300, 2) @ torch.randn(2, 9) + 0.7 * torch.randn(300, 9)
+    few = {"latent_dim": 2, "max_epochs": 60, "num_samples": 20, "threads": 1, "verbose": False}
+    few |= {"encoder": "MLP(hidden=(20,))", "decoder": "MLP(hidden=(20,))"}
+    energies = []
+    for objective in ("ELBO()", "Critic(weight=30)"):
+        run = taut.fit(x, tmp_path / objective[:4], objective=objective, **few)
+        assert not any("opponent" in name for name in run.model.state_dict())
+        with torch.no_grad():
+            means = run.model.decode(run.model.encode(x).sample()).mean
+        energies.append(float((means - means.mean(0)).square().sum()))
+    assert energies[1] > 1.05 * energies[0]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_critic_refuses_what_has_no_pictures(missing: bool) -> None:
+    if missing:
+        seen = Standardize(EVENT, 0.0, 1.0, missing=True)
+        likelihood = taut.Normal(EVENT, D, decoder=Linear)
+        posterior = taut.DiagonalNormal(EVENT, D, Linear, features=seen)
+        model: taut.Model = taut.VAE(taut.StandardNormal(D), likelihood, posterior)
+    else:
+        model = gan()
+    with pytest.raises(ValueError, match="Critic needs a VAE of rows of one kind without gaps"):
+        Critic()(model, torch.randn(3, *EVENT))
+
+
+@pytest.mark.parametrize("name", ["weight", "r1"])
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+def test_weights_of_a_critic_are_numbers(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a number of at least 0"):
+        Critic(**{name: value})

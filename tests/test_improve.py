@@ -212,6 +212,15 @@ def test_only_what_is_worth_it_is_tried(tmp_path: Path) -> None:
         assert (step["bound"], step["decoder_stays"]) == ("log_evidence", False)
 
 
+def test_what_is_lost_to_overfitting_is_the_most_that_there_is_to_win() -> None:
+    finding = {"name": "overfitting", "nats": 3.6, "error": 1.0}
+    predicted = loop._predicted(finding, read("taut fit DATA --latent-dim 3"))
+    assert predicted == {"value": 0.0, "error": 0.0, "most": 3.6, "most_error": 1.0}
+    for came, error, covered in ((0.1, 0.2, True), (5.0, 0.2, True), (6.0, 0.2, False),
+                                 (-0.3, 0.2, True), (-1.2, 0.3, False)):  # fmt: skip
+        assert loop.covers(predicted, came, error) == covered
+
+
 def test_guesses_are_changes_of_what_was_trained() -> None:
     """Each changes what it says and nothing else, and none is one that the model has already."""
 
@@ -231,8 +240,9 @@ def test_guesses_are_changes_of_what_was_trained() -> None:
     wide = {"encoder": "MLP(hidden=(400, 400))", "decoder": "MLP(hidden=(400, 400), dropout=0.2)"}
     regular = {"objective": "ELBO(warmup=0.2)", "decoder": "MLP(dropout=0.1)"}
     learned = {"prior": "Flow()"}
-    names = ("regularisation, learned prior", "regularisation", "learned prior", "wider networks")
-    changes = (regular | learned, regular, learned, wide)
+    names = ("regularisation, learned prior, wider networks", "regularisation, learned prior")
+    names += ("regularisation", "learned prior", "wider networks")
+    changes = (regular | learned | wide, regular | learned, regular, learned, wide)
     assert found() == dict(zip(names, changes, strict=True))
     assert list(found()) == list(names)
     linear = found(encoder="Linear()", decoder="Residual()", objective="DReG(num_samples=8)")

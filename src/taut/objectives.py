@@ -120,6 +120,12 @@ class Objective(abc.ABC):
                 f"num_samples must be a whole number of at least 1, not {self.num_samples!r}"
             )
 
+    def _check(self, least: float = 0.0, **values: float) -> None:
+        for name, value in values.items():
+            known = isinstance(value, int | float) and not isinstance(value, bool)
+            if not known or not least <= value < math.inf:
+                raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}")
+
     @abc.abstractmethod
     def __call__(
         self, model: Model, x: Data, context: Context | None = None, progress: float | Tensor = 1.0
@@ -449,12 +455,6 @@ class _Organising(Objective, abc.ABC):
     def _opponent_loss(self, draw: Draw, model: Model) -> PerDatum | float:
         """Returns what the opponent minimises, (B,): nothing where there is none."""
         return 0.0
-
-    def _check(self, least: float = 0.0, **values: float) -> None:
-        for name, value in values.items():
-            known = isinstance(value, int | float) and not isinstance(value, bool)
-            if not known or not least <= value < math.inf:
-                raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}")
 
 
 @dataclass(frozen=True)

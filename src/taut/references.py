@@ -74,6 +74,8 @@ REFERENCES = {
     "concepts from unlabeled observations. ICLR 2018.",
     "kynkaanniemi2019": "Kynkäänniemi et al. Improved precision and recall metric for assessing "
     "generative models. NeurIPS 2019.",
+    "larsen2016": "Larsen et al. Autoencoding beyond pixels using a learned similarity metric. "
+    "ICML 2016.",
     "liu1989": "Liu, Nocedal. On the limited memory BFGS method for large scale optimization. "
     "Mathematical Programming 45, 1989.",
     "liu2008": "Liu, Ting, Zhou. Isolation forest. ICDM 2008.",
@@ -211,6 +213,7 @@ DOIS = {  # of those that have one
     "kingma2021": "10.48550/arXiv.2107.00630",
     "kitagawa1996": "10.1080/10618600.1996.10474692",
     "kynkaanniemi2019": "10.48550/arXiv.1904.06991",
+    "larsen2016": "10.48550/arXiv.1512.09300",
     "liu1989": "10.1007/BF01589116",
     "liu2008": "10.1109/ICDM.2008.17",
     "liu2021": "10.48550/arXiv.2106.02264",

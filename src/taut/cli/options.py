@@ -33,7 +33,7 @@ PARTS = {
         *("MaskedDiffusion", "Mixture", "MixtureOfFactorAnalysers"),
     ),
     "objective": (
-        *("Adversarial", "Capacity", "DIP", "DReG", "ELBO", "IWAE", "ScoreFunction"),
+        *("Adversarial", "Capacity", "Critic", "DIP", "DReG", "ELBO", "IWAE", "ScoreFunction"),
         *("StickingTheLanding", "StraightThrough", "TotalCorrelation", "VIMCO"),
     ),
     "prior": (

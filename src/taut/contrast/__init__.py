@@ -13,12 +13,13 @@ which is that of the pair $(G, \sigma)$, and which ``taut tighten`` makes a mode
 and the width are fitted to the frozen generator. Windows around samples (Parzen) are no estimate of
 it: in more than a few dimensions they rank models by their width.
 
-``gan`` has the model, ``adversarial`` its objective. Read ``gan`` first.
+``gan`` has the model, ``adversarial`` its objective, and one that sets a critic on the pictures of
+a VAE, which keeps its likelihood. Read ``gan`` first.
 
 References: goodfellow2014, wu2017, theis2016.
 """
 
-from taut.contrast.adversarial import Adversarial
+from taut.contrast.adversarial import Adversarial, Critic
 from taut.contrast.gan import GAN, ImplicitModel
 
-__all__ = ["GAN", "Adversarial", "ImplicitModel"]
+__all__ = ["GAN", "Adversarial", "Critic", "ImplicitModel"]

@@ -39,7 +39,7 @@ from taut.priors import StandardNormal
 from taut.system.errors import UsageError
 from taut.types import Context, Data, PerDatum
 
-__all__ = ["GAN", "Game", "ImplicitModel"]
+__all__ = ["GAN", "Game", "ImplicitModel", "squared_gradient"]
 
 LOSSES = ("non-saturating", "wasserstein-gp")
 PENALTY = 10.0  # weight of the Wasserstein game's penalty
@@ -149,12 +149,12 @@ class GAN(ImplicitModel):
             distance = math.log(2) - 0.5 * loss.detach()
             loss = loss + functional.softplus(-of_generator)
             if self.r1:
-                loss = loss + 0.5 * self.r1 * _squared_gradient(of_real, real)
+                loss = loss + 0.5 * self.r1 * squared_gradient(of_real, real)
         else:
             distance = (of_real - of_fake).detach()
             loss = of_fake - of_real - of_generator
             between = self._between(real.detach(), self.seen(fake).detach())
-            norm = (_squared_gradient(self._judge(between), between) + 1e-12).sqrt()
+            norm = (squared_gradient(self._judge(between), between) + 1e-12).sqrt()
             loss = loss + PENALTY * (norm - 1).square()
         return Game(loss, distance)
 
@@ -179,7 +179,7 @@ class GAN(ImplicitModel):
         return {"encoder": self.critic, "decoder": self.likelihood}
 
 
-def _squared_gradient(values: PerDatum, x: Tensor) -> PerDatum:
+def squared_gradient(values: PerDatum, x: Tensor) -> PerDatum:
     """Returns the squared norm of the gradient of each value at its own x, over all elements, (B,);
     zero where no gradients are followed, as in a validation.
     """

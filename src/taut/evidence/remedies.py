@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Literal
 
 from taut.build.spec import Spec, parse
+from taut.networks import MLP, GatedMLP
 
 __all__ = [
     "Parts", "again", "family_of", "is_exact", "kind_of", "more_samples", "named_model",
-    "rescaled", "smaller", "tightened",
+    "rescaled", "smaller", "tightened", "widths", "with_arguments",
 ]  # fmt: skip
 
 Parts = Mapping[str, Any]
@@ -25,6 +27,7 @@ STEPWISE = ("Diffusion", "MaskedDiffusion")
 USUAL = "StandardNormal()"  # of all posteriors over the real vectors
 DISCRETE = ("Categorical", "IndependentBernoulli", "VectorQuantized")
 FLOWS = ("CouplingFlow", "InverseAutoregressive")
+PERCEPTRONS: dict[str, type] = {"MLP": MLP, "GatedMLP": GatedMLP}
 
 
 def named_model(parts: Parts) -> str:
@@ -66,6 +69,21 @@ def again(parts: Parts, **changes: Any) -> str:
         if value is not None and value != USUAL
     ]
     return " ".join(["taut fit DATA", *words])
+
+
+def widths(network: Spec) -> tuple[int, ...] | None:
+    """Returns the widths of the hidden layers of a perceptron, which may drop units; None of
+    another network.
+    """
+    if network.name not in PERCEPTRONS:
+        return None
+    usual = signature(PERCEPTRONS[network.name]).parameters["hidden"].default
+    return tuple(dict(network.arguments).get("hidden", usual))
+
+
+def with_arguments(part: Spec, **arguments: object) -> str:
+    """Returns a part with some of its arguments changed or added."""
+    return str(Spec(part.name, tuple((dict(part.arguments) | arguments).items()), part.module))
 
 
 def _quoted(value: str) -> str:

@@ -9,21 +9,18 @@ brought on digits (`benchmarks/README.md`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from inspect import signature
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from taut.build.config import Config
 from taut.build.model import VAE_MODEL
-from taut.build.spec import Spec, parse
-from taut.evidence.remedies import USUAL, again, kind_of
-from taut.networks import MLP, GatedMLP
+from taut.build.spec import parse
+from taut.evidence.remedies import USUAL, again, kind_of, widths, with_arguments
 from taut.runs.remedy import Remedy, read
 
 __all__ = ["guesses"]
 
 DROPOUT = 0.1
-NETWORKS: dict[str, type] = {"MLP": MLP, "GatedMLP": GatedMLP}
 
 
 def guesses(config: Config) -> Iterator[tuple[str, Remedy]]:
@@ -40,33 +37,35 @@ def guesses(config: Config) -> Iterator[tuple[str, Remedy]]:
     if parts["objective"] == "ELBO()":
         changes["objective"] = "ELBO(warmup=0.2)"
     decoder = parse(str(model.decoder))
-    if decoder.name in NETWORKS and "dropout" not in dict(decoder.arguments):
-        changes["decoder"] = _changed(decoder, dropout=DROPOUT)
+    if widths(decoder) is not None and "dropout" not in dict(decoder.arguments):
+        changes["decoder"] = with_arguments(decoder, dropout=DROPOUT)
     learned = {}
     if model.prior == USUAL and kind_of(parts) == "Gaussian":
         learned["prior"] = "Flow()"
-    tries = {"regularisation": changes, "learned prior": learned}
+    wider = _wider(parts)
+    tries = {"regularisation": changes, "learned prior": learned, "wider networks": wider}
     if changes and learned:  # first, since what each brings alone may be too little to be sure of
-        tries = {"regularisation, learned prior": changes | learned} | tries
-    wider = {}
-    for name in ("encoder", "decoder"):
-        network = parse(str(getattr(model, name)))
-        if network.name not in NETWORKS:
-            continue
-        known = dict(network.arguments)
-        usual = signature(NETWORKS[network.name]).parameters["hidden"].default
-        more: dict[str, Any] = {}
-        more["hidden"] = tuple(2 * width for width in known.get("hidden", usual))
-        if name == "decoder":
-            more["dropout"] = max(2 * DROPOUT, known.get("dropout", 0.0))
-        wider[name] = _changed(network, **more)
-    tries["wider networks"] = wider
+        both = changes | learned
+        tries = {"regularisation, learned prior": both} | tries
+        if wider:  # whose decoder has the dropout of both
+            every = "regularisation, learned prior, wider networks"
+            tries = {every: both | wider} | tries
     for name, change in tries.items():
         remedy = read(again(parts, **change))
         if change and remedy is not None:
             yield name, remedy
 
 
-def _changed(network: Spec, **arguments: object) -> str:
-    own = dict(network.arguments) | arguments
-    return str(Spec(network.name, tuple(own.items()), network.module))
+def _wider(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Returns networks of twice the width, the decoder with twice the dropout."""
+    wider = {}
+    for name in ("encoder", "decoder"):
+        network = parse(str(parts[name]))
+        hidden = widths(network)
+        if hidden is None:
+            continue
+        more: dict[str, Any] = {"hidden": tuple(2 * width for width in hidden)}
+        if name == "decoder":
+            more["dropout"] = max(2 * DROPOUT, dict(network.arguments).get("dropout", 0.0))
+        wider[name] = with_arguments(network, **more)
+    return wider
