@@ -142,6 +142,18 @@ def test_what_a_gan_does_not_have_is_refused_in_one_line(command: list[str], her
     assert "density" in said[0] or "--mean" in said[0] or "--simulated" in said[0]
 
 
+def test_a_gan_of_levels_is_not_told_of_a_command_that_would_refuse_it(here: Path) -> None:
+    np.save("levels.npy", np.random.default_rng(0).integers(0, 5, (60, 4)))
+    few = ["--model", "GAN()", "--max-epochs", "1", "--threads", "1", "--latent-dim", "2"]
+    made = call("fit", "levels.npy", *few, "--out", "run")
+    assert made.exit_code == 0, made.stderr
+    assert "taut tighten" not in made.stderr.partition("next:")[2]
+    refused = call("tighten", "run")
+    assert refused.exit_code == 2
+    for said in (made.stdout, refused.stderr, call("score", "run").stderr):
+        assert "--kind real" in said
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -213,6 +213,9 @@ def test_a_range_is_said_in_words():
     result = call("sample", "nothing", "--num-samples", "0")
     assert result.exit_code == 2
     assert "Invalid value for '--num-samples': expected at least 1, not 0" in result.stderr
+    result = call("impute", "nothing", "--num-imputations", "1000000000")
+    assert result.exit_code == 2
+    assert "expected from 0 to 10000, not 1000000000" in result.stderr
     for value in ("1.5", "-0.1", "nan"):
         result = call("tighten", "nothing", "--simulated", value)
         assert result.exit_code == 2

@@ -571,6 +571,10 @@ ANSWERS = [
     ("run.encode(df, num_samples=0)", "num_samples: expected at least 1, not 0"),
     ("run.impute(df, num_samples=0)", "num_samples: expected at least 1, not 0"),
     ("run.impute(df, num_imputations=-1)", "num_imputations: expected at least 0, not -1"),
+    (
+        "run.impute(df, num_imputations=10**9)",
+        "num_imputations: expected at most 10000, not 1000000000",
+    ),
     ("run.audit(num_data=0)", "num_data: expected at least 1, not 0"),
     ("run.disentangle(df, num_data=-3)", "num_data: expected at least 1, not -3"),
     ("run.traversal(df, steps=1)", "steps: expected at least 2, not 1"),

@@ -199,9 +199,12 @@ Config = Annotated[
 ]
 
 
-def count(help_: str, least: int = 1, **given: Any) -> Any:
-    """Returns an option that takes a whole number of at least so many."""
-    return option(help_, type_="int", low=least, words=f"at least {least}", **given)
+def count(help_: str, least: int = 1, most: int | None = None, **given: Any) -> Any:
+    """Returns an option that takes a whole number of at least so many, and at most."""
+    if most is None:
+        return option(help_, type_="int", low=least, words=f"at least {least}", **given)
+    words = f"from {least} to {most}"
+    return option(help_, type_="int", low=least, high=most, words=words, **given)
 
 
 def with_settings(panels: Mapping[str, str]) -> Callable[[Callable[..., None]], Any]:

@@ -350,10 +350,10 @@ def show_next(run: Stored, seconds: float, data: str = "") -> None:
     source = data or typed(str(run.info["source"]))
     commands = _next_commands(run.schema, bool(source))
     if run.model.no_density:
-        commands = [
-            ("taut sample RUN", "what it makes"),
-            ("taut tighten RUN", "give it a Gaussian observation, and so a density and codes"),
-        ]
+        commands = [("taut sample RUN", "what it makes")]
+        if "taut tighten RUN" in run.model.no_density:
+            why = "give it a Gaussian observation, and so a density and codes"
+            commands.append(("taut tighten RUN", why))
     lines = [(named(command, str(run.path), source), why) for command, why in commands]
     width = max(len(command) for command, _ in lines)
     for command, why in lines:

@@ -34,6 +34,7 @@ from taut.cli.options import (
     count,
     option,
 )
+from taut.system.counting import COMPLETIONS
 from taut.system.errors import DataError, UsageError, shown
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def impute(
         count(
             "Complete DATA so many times by draws, a file each, not once by means and modes.",
             0,
+            COMPLETIONS,
         ),
     ] = 0,
     out: Out = None,

@@ -126,6 +126,11 @@ class GAN(ImplicitModel):
                 "Normal(scale='per_feature'), a density whose scale is not decoded"
             )
         self.loss, self.r1, self.levels = loss, r1, levels
+        if levels is not None:  # a density of what are levels could grow without limit
+            self.no_density = (
+                "a generator has samples, each with probability zero, and no encoder; trained with "
+                "--kind real it can be given a density, and codes, by `taut tighten`"
+            )
         self.prior, self.likelihood = StandardNormal(latent_dim), likelihood
         if isinstance(likelihood.scale, str):  # it is fitted once the generator is
             likelihood.own_scale.requires_grad_(False)

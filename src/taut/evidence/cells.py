@@ -51,7 +51,7 @@ from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.models.masked_diffusion import MaskedDiffusion
 from taut.models.stepwise import StepwiseModel
-from taut.system.counting import check_count
+from taut.system.counting import COMPLETIONS, check_count
 from taut.system.errors import UsageError
 from taut.system.seeds import derive
 from taut.use.blocks import Block, blocks_of
@@ -131,7 +131,7 @@ def impute(
         seed: The same seed gives the same numbers.
     """
     num_samples = check_count("num_samples", num_samples)
-    num_imputations = check_count("num_imputations", num_imputations, 0)
+    num_imputations = check_count("num_imputations", num_imputations, 0, COMPLETIONS)
     if isinstance(model, ExactModel):
         return _exactly_imputed(model, x, num_samples, num_imputations, seed)
     if isinstance(model, StepwiseModel):

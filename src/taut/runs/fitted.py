@@ -32,7 +32,7 @@ from taut.runs.annotated import annotated
 from taut.runs.handed import Handed, library_of, made
 from taut.runs.making import fill_rows, sample_rows
 from taut.runs.telling import Telling
-from taut.system.counting import check_count
+from taut.system.counting import COMPLETIONS, check_count
 from taut.system.errors import DataError, TautWarning, UsageError, shown
 from taut.use import tasks
 from taut.use.differential import Differential, differential, labels_of, members
@@ -205,7 +205,7 @@ class Fitted:
             UsageError: the data are counts, which have no gaps.
         """
         num_samples = check_count("num_samples", num_samples)
-        num_imputations = check_count("num_imputations", num_imputations, 0)
+        num_imputations = check_count("num_imputations", num_imputations, 0, COMPLETIONS)
         handed = self._handed(data)
         if self.schema.kind == "count":
             handed.filled(torch.empty(0))  # refuses

@@ -58,8 +58,8 @@ def ground(
         raise UsageError(f"{shown(run.path)} holds {run.config.model.model}: {run.model.fixed}")
     if run.model.no_density:
         raise UsageError(
-            f"{shown(run.path)} holds {run.config.model.model}, which has samples and no density: "
-            f"`taut tighten {shown(run.path)}` gives it one"
+            f"{shown(run.path)} holds {run.config.model.model}: "
+            f"{run.model.no_density.replace('RUN', shown(run.path))}"
         )
     if isinstance(run.model, HierarchicalVAE):
         raise UsageError(

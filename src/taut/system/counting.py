@@ -8,23 +8,26 @@ from typing import Any
 
 from taut.system.errors import UsageError
 
-__all__ = ["CountError", "check_amount", "check_count"]
+__all__ = ["COMPLETIONS", "CountError", "check_amount", "check_count"]
+
+COMPLETIONS = 10_000  # of each row that has gaps, at most: all are in memory at once
 
 
 class CountError(UsageError, ValueError):
-    """A count is not a whole number, an amount not a number, or either too small."""
+    """A count is not a whole number, an amount not a number, or either too small or too large."""
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """Returns a count as an int, in the words of the command line where it is none.
 
     Args:
         name: Its argument.
         value: What was given; a whole number of numpy is one, and a bool is none.
         least: The smallest count.
+        most: The largest; None for any.
 
     Raises:
-        CountError: it is not a whole number, or below ``least``.
+        CountError: it is not a whole number, below ``least`` or above ``most``.
 
     Examples:
         >>> check_count("num_samples", 3)
@@ -40,6 +43,8 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
         ) from None
     if count < least:
         raise CountError(f"{name}: expected at least {least}, not {count}")
+    if most is not None and count > most:
+        raise CountError(f"{name}: expected at most {most}, not {count}")
     return count
 
 
