@@ -3269,6 +3269,20 @@ MUTANTS = [
         "tests/test_differential.py",
     ),
     Mutant(
+        "differential: the model's own dispersion is believed",
+        "use/differential.py",
+        "    dispersion = _dispersion(model, x, member, sums, 1 / concentration)\n",
+        "    dispersion = 1 / concentration\n",
+        "tests/test_differential.py",
+    ),
+    Mutant(
+        "differential: nothing differs at the median of the columns",
+        "use/differential.py",
+        "        if float(prior[0]) > most:\n",
+        "        if float(prior[0]) > 1.0:\n",
+        "tests/test_differential.py",
+    ),
+    Mutant(
         "differential: batches are compared with each other",
         "use/differential.py",
         "    if not isinstance(condition, Split):\n        return torch.zeros(len(x)",
