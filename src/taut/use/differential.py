@@ -433,8 +433,7 @@ def _centre(values: Tensor, variance: Tensor) -> Tensor:
     places = values.quantile(0.5) + FOLDS
     log_wide = (variance + (FOLDS[1] - FOLDS[0]).square() / 4)[:, None]
     around = -0.5 * ((values[:, None] - places).square() / log_wide + log_wide.log())
-    favour = torch.zeros(1 + len(FOLDS), dtype=torch.float64)
-    favour[0] = FAVOUR
+    favour = FAVOUR * (torch.arange(1 + len(FOLDS)) == 0).double()
     best, most = values.quantile(0.5), 0.0
     for start in values.quantile(STARTS):
         centre, prior = start, torch.full_like(favour, 1 / len(favour))
