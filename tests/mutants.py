@@ -3226,6 +3226,28 @@ MUTANTS = [
         FAMILY_TESTS,
     ),
     Mutant(
+        "choose: a candidate by which a row is impossible is compared",
+        "runs/choose.py",
+        "float(rows.log_evidence.mean()) if bool(rows.known.all()) else -math.inf",
+        "float(rows.log_evidence.mean().nan_to_num(nan=-math.inf))",
+        "tests/test_choose.py",
+    ),
+    Mutant(
+        "odd rows: each part has a budget of its own",
+        "evidence/rows.py",
+        "    if len(parts) == 1:\n        return [settle(model, parts[0], firsts[0], seed=seed, **options)]",
+        "    if parts:\n        return [\n            settle(model, x, first, seed=seed, **options)\n"
+        "            for x, first in zip(parts, firsts, strict=True)\n        ]",
+        "tests/test_outliers.py",
+    ),
+    Mutant(
+        "odd rows: those that are scored are measured before those held out",
+        "evidence/rows.py",
+        'torch.randperm(sum(sizes), generator=generator(seed, "together"))',
+        "torch.arange(sum(sizes))",
+        "tests/test_outliers.py",
+    ),
+    Mutant(
         "differential: the groups weigh in by their own share",
         "use/differential.py",
         "    far = share.flip(1)\n",
@@ -3244,6 +3266,20 @@ MUTANTS = [
         "use/differential.py",
         "    totals = totals * scale\n",
         "    scale = torch.ones_like(scale)\n",
+        "tests/test_differential.py",
+    ),
+    Mutant(
+        "differential: the model's own dispersion is believed",
+        "use/differential.py",
+        "    dispersion = _dispersion(model, x, member, sums, 1 / concentration)\n",
+        "    dispersion = 1 / concentration\n",
+        "tests/test_differential.py",
+    ),
+    Mutant(
+        "differential: nothing differs at the median of the columns",
+        "use/differential.py",
+        "        if float(prior[0]) > most:\n",
+        "        if float(prior[0]) > 1.0:\n",
         "tests/test_differential.py",
     ),
     Mutant(

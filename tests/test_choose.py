@@ -99,6 +99,27 @@ def test_the_true_rank_is_chosen_and_differences_are_paired() -> None:
     assert 'href="run-2/"' in page
 
 
+@pytest.mark.parametrize("number", [-math.inf, math.inf, math.nan])
+def test_a_candidate_without_a_number_for_a_row_is_not_compared(
+    number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one by which a row is impossible, whose mean was taken for a very small number."""
+    measured: list[Any] = []
+
+    def first_is_without(*args: Any) -> Any:
+        rows = evidence_of(*args)
+        if not measured:
+            rows.log_evidence[3] = number
+        measured.append(rows)
+        return rows
+
+    evidence_of = room.evidence_of
+    monkeypatch.setattr(room, "evidence_of", first_is_without)
+    answer = choose("x.npy", "study", candidates=CANDIDATES[:2], minutes=9, baselines=False)
+    assert answer["failed"] == ["model=FactorAnalysis(latent_dim=1)"]
+    assert [row["run"] for row in answer["rows"]] == ["run-2"]
+
+
 def test_seeds_share_the_split_and_widen_the_error() -> None:
     settings = {"training.max_epochs": "1", "model.encoder": "Linear()", "training.threads": "1"}
     candidates = [{**settings, "model.latent_dim": str(d)} for d in (1, 2)]

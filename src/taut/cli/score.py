@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,14 +100,16 @@ def score(
         held_out = data_for(loaded, None, None)
         ranks(flag, len(held_out.rows))  # refused before anything is scored
     new = data_for(loaded, data, key)
-    rows = _evidence(loaded, new, num_samples, seed)
+    parts = [new] if flag is None else [new, held_out]
+    measured = _evidence(loaded, parts, num_samples, seed)
+    rows = measured[0]
     evidence = rows.first
     names = ("log_evidence", "log_evidence_error", "reliable", "method")
     columns = {name: getattr(rows, name) for name in names}
     columns |= {name: getattr(evidence, name) for name in ("ess", "khat", "elbo")}
     line = first_line(data, len(new.rows))
     if flag is not None:
-        usual = _evidence(loaded, held_out, num_samples, seed).log_evidence
+        usual = measured[1].log_evidence
         odd_rows = oddity(rows.log_evidence, usual, flag)
         columns |= odd_rows._asdict()
     if regret:
@@ -158,26 +161,29 @@ def score(
     terminal.answer(f"the numbers of each {units.one} are in {shown(target)}")
 
 
-def _evidence(run: Stored, new: New, num_samples: int, seed: int) -> Any:
-    """Returns log p(x) of each row by the best method that it needs."""
-    from taut.evidence import Evidence, importance_blocks, settle
+def _evidence(run: Stored, parts: Sequence[New], num_samples: int, seed: int) -> list[Any]:
+    """Returns log p(x) of each row of each part by the best method that it needs."""
+    from taut.evidence import Evidence, importance_blocks
+    from taut.evidence.rows import settle_together
 
-    x, blocks = new.rows, []
-    with bars.progress("scoring", len(x)) as advance:
-        for block in importance_blocks(run.model, x, num_samples, seed=seed):
-            blocks.append(block)
-            advance(len(block.ess), "")
-    first = Evidence.concatenate(blocks)
+    firsts = []
+    with bars.progress("scoring", sum(len(part.rows) for part in parts)) as advance:
+        for part in parts:
+            blocks = []
+            for block in importance_blocks(run.model, part.rows, num_samples, seed=seed):
+                blocks.append(block)
+                advance(len(block.ess), "")
+            firsts.append(Evidence.concatenate(blocks))
     with bars.progress("improving", 1, quiet=True) as advance:
-        rows = settle(
+        measured = settle_together(
             run.model,
-            x,
-            first,
+            [part.rows for part in parts],
+            firsts,
             seed=seed,
             climbing=CLIMBING,
             advance=lambda count, of: advance(count, "", of),
         )
-    return rows.impossible(new.impossible)
+    return [rows.impossible(part.impossible) for rows, part in zip(measured, parts, strict=True)]
 
 
 def _regret(

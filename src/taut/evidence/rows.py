@@ -44,6 +44,7 @@ from torch.distributions import (
 from torch.nn import functional
 
 from taut.data import Rows
+from taut.data.rows import Joined
 from taut.distributions.correlated import CorrelatedNormal, density, told
 from taut.evidence.annealing import Path, annealing, can_move, support_of
 from taut.evidence.ascent import best_members, is_real
@@ -71,7 +72,7 @@ from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
 from taut.objectives import log_mean_exp
 from taut.system.defaults import silent
-from taut.system.seeds import derive, stream
+from taut.system.seeds import derive, generator, stream
 from taut.types import Context
 from taut.use.blocks import device_of, some_of
 
@@ -94,7 +95,10 @@ REACH = 0.5  # first step of the ascent in z
 CHAINS = 16
 TEMPERATURES = 400
 
-__all__ = ["METHODS", "RowEvidence", "believed", "log_evidence", "own_gaussians", "settle"]
+__all__ = [
+    "METHODS", "RowEvidence", "believed", "log_evidence", "own_gaussians", "settle",
+    "settle_together",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +119,11 @@ class RowEvidence:
     log_evidence_error: Tensor
     method: Tensor
     reliable: Tensor
+
+    def of(self, rows: Tensor) -> RowEvidence:
+        """Returns the same of some rows."""
+        tensors = (self.log_evidence, self.log_evidence_error, self.method, self.reliable)
+        return RowEvidence(self.first.of(rows), *(values[rows] for values in tensors))
 
     @property
     def methods(self) -> list[str]:
@@ -296,6 +305,43 @@ def settle(
     with torch.no_grad(), evaluating(model), frozen(model):
         ladder.climb(climbing, annealed, advance)
     return RowEvidence(first, ladder.value, ladder.error, ladder.method, ladder.reliable)
+
+
+def settle_together(
+    model: Model,
+    parts: Sequence[Rows],
+    firsts: Sequence[Evidence],
+    *,
+    seed: int = 0,
+    climbing: int = 1000,
+    annealed: int = 100,
+    advance: Callable[[int, int], None] = silent,
+) -> list[RowEvidence]:
+    r"""Returns log p(x) of each data point of several parts, which share the budget: how a row is
+    measured does not depend on the part that it is of.
+
+    So the rank of a row of one part among the rows of another keeps its rate. If each part had a
+    budget of its own, a part of many rows would have fewer of them measured well, and look less
+    likely than a part of few.
+
+    Args:
+        model: Any model.
+        parts: Data, (N, \*event) each.
+        firsts: Their ``importance``.
+        seed: The same seed gives the same numbers.
+        climbing: Rows that climb, at most, of all parts.
+        annealed: Rows that reach annealing, at most, of all parts.
+        advance: Told how many more of the climbing rows are done, and how many climb.
+    """
+    sizes = [len(part) for part in parts]
+    options: dict[str, Any] = {"climbing": climbing, "annealed": annealed, "advance": advance}
+    if len(parts) == 1:
+        return [settle(model, parts[0], firsts[0], seed=seed, **options)]
+    # Of rows that need it alike the first climb: no part may come first.
+    order = torch.randperm(sum(sizes), generator=generator(seed, "together"))
+    first, x = Evidence.concatenate(firsts).of(order), Joined(parts, order)
+    rows = settle(model, x, first, seed=seed, **options)
+    return [rows.of(own) for own in order.argsort().split(sizes)]
 
 
 def believed(model: Model, x: Rows, first: Evidence, *, seed: int = 0) -> Tensor:

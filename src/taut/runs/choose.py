@@ -383,8 +383,9 @@ def _run(
         return
     each = [finite(value) for value in rows.log_evidence.tolist()]
     storage.write_json(path.with_suffix(".json"), storage.fingerprinted({"log_evidence": each}))
-    value = rows.log_evidence.mean()  # a row without a number says more than the others
-    study.tell(trial.number, float(value.nan_to_num(nan=-math.inf)), skip_if_finished=True)
+    # A row without a number, or of no probability at all, says more than the others.
+    value = float(rows.log_evidence.mean()) if bool(rows.known.all()) else -math.inf
+    study.tell(trial.number, value, skip_if_finished=True)
 
 
 def _train(

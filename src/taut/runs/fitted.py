@@ -21,9 +21,9 @@ from taut.build.checks import unsupported
 from taut.build.config import Config
 from taut.data import New, Schema, check_against
 from taut.data.tables.oddities import MANY
-from taut.evidence import Evidence, cells, importance_blocks, settle
+from taut.evidence import Evidence, cells, importance_blocks
 from taut.evidence.outliers import oddity, ranks
-from taut.evidence.rows import RowEvidence
+from taut.evidence.rows import RowEvidence, settle_together
 from taut.model import Model
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
@@ -172,11 +172,12 @@ class Fitted:
         handed = self._handed(data)
         tell = Telling(verbose)
         x = handed.new.rows
-        rows = self._evidence(x, num_samples, seed, tell).impossible(handed.new.impossible)
+        parts = [x] if flag is None else [x, self._held_out().rows]
+        measured = self._evidence(parts, num_samples, seed, tell)
+        rows = measured[0].impossible(handed.new.impossible)
         columns = score_columns(rows)
         if flag is not None:
-            usual = self._evidence(self._held_out().rows, num_samples, seed, tell).log_evidence
-            columns |= oddity(rows.log_evidence, usual, flag)._asdict()
+            columns |= oddity(rows.log_evidence, measured[1].log_evidence, flag)._asdict()
         if cells:
             columns |= self._cells(x, num_samples, seed)
         for line in rows.warnings:
@@ -263,14 +264,19 @@ class Fitted:
             groups=(a, b or "others"),
         )
 
-    def _evidence(self, x: Any, num_samples: int, seed: int, tell: Telling) -> RowEvidence:
-        """Returns log p(x) of each row by the method that it needs."""
-        blocks = []
-        with tell.progress("scoring", len(x)) as advance:
-            for block in importance_blocks(self.model, x, num_samples, seed=seed):
-                blocks.append(block)
-                advance(len(block.ess), "")
-        return settle(self.model, x, Evidence.concatenate(blocks), seed=seed)
+    def _evidence(
+        self, parts: Sequence[Any], num_samples: int, seed: int, tell: Telling
+    ) -> list[RowEvidence]:
+        """Returns log p(x) of each row of each part by the method that it needs."""
+        firsts = []
+        with tell.progress("scoring", sum(map(len, parts))) as advance:
+            for x in parts:
+                blocks = []
+                for block in importance_blocks(self.model, x, num_samples, seed=seed):
+                    blocks.append(block)
+                    advance(len(block.ess), "")
+                firsts.append(Evidence.concatenate(blocks))
+        return settle_together(self.model, parts, firsts, seed=seed)
 
     def _handed(self, data: Source | None) -> Handed:
         """Returns data of the user checked and coded, or the rows that were held out."""

@@ -2,8 +2,8 @@ r"""Differential expression: which columns of counts differ between two groups o
 
 The totals of the rows are given. Of each column the null says that the mean of a count is the same
 share $\mu$ of the row's total t in both groups. With $w = 1 / (1 + t \mu / r)$, r the inverse
-dispersion that the model decodes, $e = x - t \mu$ and $f_A = \sum_A w t / \sum_{A \cup B} w t$, the
-efficient score of a difference and its variance are
+dispersion, $e = x - t \mu$ and $f_A = \sum_A w t / \sum_{A \cup B} w t$, the efficient score of a
+difference and its variance are
 
 $$ U = \sum_{n \in A} w_n e_n, \qquad
    V = (1 - f_A)^2 \sum_A w^2 v + f_A^2 \sum_B w^2 v, $$
@@ -13,6 +13,20 @@ says, $\sum w^2 t \mu (1 + t \mu / r)$. The residuals are trusted by k / (k + 20
 a count: a few counts that happen to lie in one group have residuals that are too small. U and V are
 summed over the levels that the model is conditioned on (batches, donors), so that a difference
 between batches is none between groups.
+
+The dispersion 1 / r that the model decodes is of a count given z. Cells of several kinds in a
+group, zeros beyond it, or a likelihood without any (Poisson) make counts vary more, and of few rows
+their own residuals say little. So it is corrected by the counts: with $m$ the mean by the row's own
+group, n rows there and $u = 1 / (1 + m)^2$, all columns together show that
+
+$$ \delta = \frac{\sum u (\frac{n}{n - 1} (x - m)^2 - m - m^2 / r)}{\sum u m^2} $$
+
+is missing; what a column shows by itself, the same sums without $m^2 / r$, is trusted by k / (k +
+20) and the model's 1 / r + max(\delta, 0) by the rest.
+
+What a total is shared among is scaled, too: where many columns are larger in A, all others have
+smaller shares there. The log ratios of columns of enough counts are a mixture of Normals with one
+centre, of the width of their errors and of wider ones; the centre is where nothing differs.
 
 Over the columns, $z = U / \sqrt V$ is $\mathcal{N}(0, 1)$ where nothing differs, and else a mixture
 of wider Normals with the same centre, whose weights are found by EM (adaptive shrinkage, with its
@@ -50,8 +64,11 @@ FEWEST = 3  # rows of a group: fewer say nothing of their spread
 FEWEST_COUNTS = 10.0  # of a column, in both groups together: fewer are not tested
 ENOUGH = 20.0  # rows with a count, from which on residuals weigh more than the model
 ANCHORS = 20.0  # counts in each group from which on a column tells how the groups are scaled
+FOLDS = torch.arange(-3, 3.1, 0.25, dtype=torch.float64)  # log ratios of columns that differ
 FAVOUR = 10.0  # columns' worth of prior weight on no difference
 WIDTHS = 2.0 ** torch.arange(-2, 6.5, 0.5, dtype=torch.float64)  # of z, in standard deviations
+STARTS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64)  # quantiles
+CENTRING, CENTRED = 100, 1e-4  # passes, and errors by which a centre may still move
 PASSES, SETTLED = 2000, 1e-8
 
 
@@ -269,19 +286,32 @@ def _strata(model: Model, x: Any) -> Tensor:
     return torch.unique(given, dim=0, return_inverse=True)[1]
 
 
+class _Totals(NamedTuple):
+    """Sums over the rows of each group within each level: strata x 2 groups.
+
+    Args:
+        counts: Of each column, (strata, 2, C).
+        totals: Of the rows' totals, (strata, 2).
+        squares: Of their squares, likewise.
+        rows: How many there are, likewise.
+    """
+
+    counts: Tensor
+    totals: Tensor
+    squares: Tensor
+    rows: Tensor
+
+
 def _scores(model: Model, x: Any, side: Tensor, strata: Tensor, concentration: Tensor) -> _Score:
-    """Returns the score of each column, from two passes over the counts."""
+    """Returns the score of each column, from three passes over the counts."""
     number = int(strata.max()) + 1
     member = torch.where(side >= 0, 2 * strata + side, 2 * number)  # the last one: neither group
-
-    def totals_of(part: Block) -> tuple[Tensor, Tensor]:
-        counts = model.split(part.x)[0].double().cpu()
-        hot = torch.nn.functional.one_hot(member[part.rows], 2 * number + 1).double()
-        return hot.T @ counts, hot.T @ counts.sum(1)
-
-    first = list(zip(*blocks_of(model, x, ROWS, totals_of), strict=True))
-    counts, totals = (torch.stack(part).sum(0)[:-1].unflatten(0, (number, 2)) for part in first)
-    scale = torch.stack([_scale(*pair) for pair in zip(counts, totals, strict=True)])
+    sums = _totals(model, x, member, number)
+    dispersion = _dispersion(model, x, member, sums, 1 / concentration)
+    concentration = 1 / dispersion
+    counts, totals = sums.counts, sums.totals
+    each = (counts, totals, sums.squares)
+    scale = torch.stack([_scale(*own, dispersion) for own in zip(*each, strict=True)])
     totals = totals * scale
     own = counts / totals.clamp(min=1e-300)[..., None]  # shares, (strata, 2, C)
     null = (counts.sum(1) / totals.sum(1).clamp(min=1e-300)[:, None])[:, None].expand_as(own)
@@ -310,8 +340,8 @@ def _scores(model: Model, x: Any, side: Tensor, strata: Tensor, concentration: T
             )
         return found
 
-    sums = torch.stack(list(blocks_of(model, x, ROWS, squares_of))).sum(0)
-    weighted, exposure, residual, modelled, own_residual, own_modelled, seen = sums.unflatten(
+    found = torch.stack(list(blocks_of(model, x, ROWS, squares_of))).sum(0)
+    weighted, exposure, residual, modelled, own_residual, own_modelled, seen = found.unflatten(
         1, (number, 2)
     )
     # Of a level that has one of the groups only, the other's exposure is 0, and so is its score.
@@ -330,18 +360,95 @@ def _scores(model: Model, x: Any, side: Tensor, strata: Tensor, concentration: T
     )
 
 
-def _scale(counts: Tensor, totals: Tensor) -> Tensor:
-    """Returns what the totals of each group are multiplied by, (2,): the median of A's shares over
-    B's for A, and 1 for B.
+def _totals(model: Model, x: Any, member: Tensor, number: int) -> _Totals:
+    def block(part: Block) -> tuple[Tensor, ...]:
+        counts = model.split(part.x)[0].double().cpu()
+        hot = torch.nn.functional.one_hot(member[part.rows], 2 * number + 1).double()
+        totals = counts.sum(1)
+        return hot.T @ counts, hot.T @ totals, hot.T @ totals.square(), hot.sum(0)
 
-    Where a few columns take much of a group's counts, the shares of all others are lower there.
+    parts = zip(*blocks_of(model, x, ROWS, block), strict=True)
+    return _Totals(*(torch.stack(part).sum(0)[:-1].unflatten(0, (number, 2)) for part in parts))
+
+
+def _dispersion(model: Model, x: Any, member: Tensor, sums: _Totals, decoded: Tensor) -> Tensor:
+    """Returns 1 / r of each column, (C,): that of the model, corrected by how far the counts of
+    each group vary about its own mean.
+    """
+    own = (sums.counts / sums.totals.clamp(min=1e-300)[..., None]).flatten(0, 1)
+    rows = sums.rows.flatten()
+
+    def block(part: Block) -> Tensor:
+        found = torch.zeros(4, own.shape[1], dtype=torch.float64)
+        counts, of = model.split(part.x)[0].double().cpu(), member[part.rows]
+        for group in of.unique().tolist():
+            if group == len(rows) or rows[group] < 2:
+                continue
+            there = counts[of == group]
+            mean = there.sum(1, keepdim=True) * own[group]
+            u = 1 / (1 + mean).square()
+            squares = (there - mean).square() * rows[group] / (rows[group] - 1)
+            terms = (u * (squares - mean), u * mean.square(), u * mean.square() * decoded)
+            found += torch.stack([*(term.sum(0) for term in terms), (there > 0).double().sum(0)])
+        return found
+
+    parts = blocks_of(model, x, ROWS, block)
+    excess, size, told, seen = torch.stack(list(parts)).sum(0)
+    if not float(size.sum()):
+        return decoded
+    missing = float((excess - told).sum() / size.sum())
+    shown = torch.where(size > 0, excess / size.clamp(min=1e-300), 0.0).clamp(min=0.0)
+    return torch.lerp(decoded + max(missing, 0.0), shown, seen / (seen + ENOUGH))
+
+
+def _scale(counts: Tensor, totals: Tensor, squares: Tensor, dispersion: Tensor) -> Tensor:
+    """Returns what the totals of each group are multiplied by, (2,): the ratio of A's shares to B's
+    where nothing differs for A, and 1 for B.
+
+    Where some columns take more of a group's counts, the shares of all others are lower there.
+
+    Args:
+        counts: Of each column in each group, (2, C).
+        totals: Sums of the rows' totals, (2,).
+        squares: Sums of their squares, (2,).
+        dispersion: 1 / r of each column, (C,).
     """
     anchors = (counts >= ANCHORS).all(0)
     if int(anchors.sum()) < FEWEST_COUNTS:
         return torch.ones(2, dtype=torch.float64)
     shares = counts[:, anchors] / totals[:, None]
-    middle = (shares[0] / shares[1]).log().quantile(0.5).exp()
+    spread = (squares / totals.square())[:, None] * dispersion[anchors]
+    variance = (1 / counts[:, anchors] + spread).sum(0)
+    middle = _centre((shares[0] / shares[1]).log(), variance).exp()
     return torch.stack([middle, torch.ones_like(middle)])
+
+
+def _centre(values: Tensor, variance: Tensor) -> Tensor:
+    """Returns where values lie that differ by their errors only, ().
+
+    By EM of a mixture of one centre, at which values have their errors alone, and of fixed places
+    for all others; values that differ may be a cluster, too, so of a few starts the one is taken
+    at whose centre most values are.
+    """
+    places = values.quantile(0.5) + FOLDS
+    log_wide = (variance + (FOLDS[1] - FOLDS[0]).square() / 4)[:, None]
+    around = -0.5 * ((values[:, None] - places).square() / log_wide + log_wide.log())
+    favour = FAVOUR * (torch.arange(1 + len(FOLDS)) == 0).double()
+    best, most = values.quantile(0.5), 0.0
+    for start in values.quantile(STARTS):
+        centre, prior = start, torch.full_like(favour, 1 / len(favour))
+        for _ in range(CENTRING):
+            own = -0.5 * ((values - centre).square() / variance + variance.log())
+            share = (torch.cat([own[:, None], around], 1) + prior.log()).softmax(1)
+            prior = share.sum(0) + favour
+            prior = prior / prior.sum()
+            weight = share[:, 0] / variance
+            before, centre = centre, (weight * values).sum() / weight.sum()
+            if float((centre - before).abs() * weight.sum().sqrt()) < CENTRED:
+                break
+        if float(prior[0]) > most:
+            best, most = centre, float(prior[0])
+    return best
 
 
 def probabilities(z: Tensor) -> Tensor:
