@@ -5370,6 +5370,13 @@ MUTANTS = [
         "tests/test_improve.py::test_guesses_are_changes_of_what_was_trained",
     ),
     Mutant(
+        "log p(x): rows that pass by luck are believed",
+        "evidence/rows.py",
+        "FEW = 100.0",
+        "FEW = 0.0",
+        "tests/test_rows.py::test_rows_that_pass_by_luck_do_not_lower_the_mean",
+    ),
+    Mutant(
         "critic of a VAE: it is told data from draws the wrong way round",
         "contrast/adversarial.py",
         "held = functional.softplus(-critic(seen(means))[..., 0])",

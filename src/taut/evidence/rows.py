@@ -20,7 +20,8 @@ not reliable at the end has the estimate whose own error is smallest: a method t
 millions of nats says nothing.
 
 The ladder has a budget: so many rows climb, those without a number and of the worst k-hat first,
-and so many reach annealing.
+and so many reach annealing. What is left of it measures rows of few effective samples again, k-hat
+or not: of those the ones pass that drew no large weight, and so they are too low together.
 
 References: owen2000, vehtari2024.
 """
@@ -92,6 +93,7 @@ ROUNDS = 8  # of matching it to weighted samples
 STEPS = 150  # of an ascent
 ASIDE = (2.0, 8.0)  # times as far out as the prior's scale does an ascent begin, too
 REACH = 0.5  # first step of the ascent in z
+FEW = 100.0  # effective samples
 CHAINS = 16
 TEMPERATURES = 400
 
@@ -494,21 +496,28 @@ class _Ladder(_Search):
             return
         if self.latent_dim <= CHECKED:
             self.check()
-        rows = self.doubtful()[:climbing]
+        rows, believed = self.doubtful()[:climbing], self.reliable.clone()
+        self.reliable[rows] = False  # to be measured again
         size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
         for number, some in enumerate(in_parts(rows, size)):
             annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
             advance(len(some), len(rows))
+        self.reliable |= believed & (self.method == 0)  # where nothing better was found
 
     def doubtful(self) -> Tensor:
         """The rows that climb, those that need it most first."""
         number = self.value.isfinite()
         # So few samples were asked for that nothing can be said of them: only what has no number
         # climbs.
-        doubtful = ~number if bool(self.first.khat.isnan().all()) else ~self.reliable
+        if bool(self.first.khat.isnan().all()):
+            return (~number).nonzero()[:, 0]
         badness = torch.where(number, self.first.khat.nan_to_num(torch.inf), torch.inf)
         rows = badness.argsort(descending=True, stable=True)
-        return rows[doubtful[rows]]
+        # Of rows with few effective samples those pass whose largest weights did not happen to be
+        # drawn: they are too low together, by more than each alone would show.
+        few = self.reliable & (self.first.ess < FEW)
+        lucky = rows[few[rows]]
+        return torch.cat([rows[~self.reliable[rows]], lucky[self.first.ess[lucky].argsort()]])
 
     def lift(
         self, rows: Tensor, annealed: int, support: constraints.Constraint | None, seed: int
