@@ -2891,9 +2891,9 @@ MUTANTS = [
     ),
     Mutant(
         "improve: a guess forgets the other arguments of a network",
-        "runs/guesses.py",
-        "own = dict(network.arguments) | arguments",
-        "own = arguments",
+        "evidence/remedies.py",
+        "tuple((dict(part.arguments) | arguments).items())",
+        "tuple(arguments.items())",
         "tests/test_improve.py",
     ),
     Mutant(
@@ -5351,8 +5351,8 @@ MUTANTS = [
     Mutant(
         "improve: what is lost to overfitting is promised",
         "runs/improve.py",
-        'if finding["name"] == "overfitting":',
-        'if finding["name"] == "underfitting":',
+        'if finding.get("name") == "overfitting":',
+        'if finding.get("name") == "underfitting":',
         "tests/test_improve.py::test_what_is_lost_to_overfitting_is_the_most_that_there_is_to_win",
     ),
     Mutant(

@@ -178,8 +178,8 @@ def test_reconstructions_and_samples_are_frames_of_the_same_types(run: taut.Run)
 
 def test_scores_are_those_of_importance_and_say_their_method(run: taut.Run):
     frame = mixed()
-    scores = run.score(frame, num_samples=50)
-    expected = taut.importance(run.model, new_data(run, frame).rows, 50)
+    scores = run.score(frame, num_samples=500)
+    expected = taut.importance(run.model, new_data(run, frame).rows, 500)
     first = (scores["method"] == "importance").to_numpy()
     assert first.sum() > ROWS / 2
     np.testing.assert_array_equal(

@@ -122,7 +122,11 @@ def test_hostile_text_is_one_usage_error_and_runs_nothing(text: str, tmp_path, m
         ("IWAE(num_samples=0)", taut.Objective, "at least 1, not 0"),
         ("IWAE(num_samples=True)", taut.Objective, "whole number"),
         ("Objective()", taut.Objective, "no objective is called 'Objective'"),
-        ("StandardNormal()", taut.Objective, "choose from Adversarial, Capacity, DIP, DReG"),
+        (
+            "StandardNormal()",
+            taut.Objective,
+            "choose from Adversarial, Capacity, Critic, DIP, DReG",
+        ),
         ("ELBO(beta=Bernoulli())", taut.Objective, "takes a plain value"),
         ("no_such_module_of_mine:Part()", taut.Objective, "cannot import 'no_such_module_of_mine'"),
         ("json:JSONDecoder()", taut.Objective, "not a subclass of taut.Objective"),

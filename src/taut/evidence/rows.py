@@ -94,6 +94,7 @@ STEPS = 150  # of an ascent
 ASIDE = (2.0, 8.0)  # times as far out as the prior's scale does an ascent begin, too
 REACH = 0.5  # first step of the ascent in z
 FEW = 100.0  # effective samples
+EVEN = 0.9  # share of the samples that is effective where weights are all alike
 CHAINS = 16
 TEMPERATURES = 400
 
@@ -515,7 +516,8 @@ class _Ladder(_Search):
         rows = badness.argsort(descending=True, stable=True)
         # Of rows with few effective samples those pass whose largest weights did not happen to be
         # drawn: they are too low together, by more than each alone would show.
-        few = self.reliable & (self.first.ess < FEW)
+        enough = min(FEW, EVEN * self.first.num_samples)  # all alike is no luck
+        few = self.reliable & (self.first.ess < enough)
         lucky = rows[few[rows]]
         return torch.cat([rows[~self.reliable[rows]], lucky[self.first.ess[lucky].argsort()]])
 

@@ -422,7 +422,7 @@ def _predicted(finding: Mapping[str, Any], remedy: Remedy) -> dict[str, float] |
     if finding["nats"] is None:
         return None
     value, error = float(finding["nats"]), finding["error"] or 0.0
-    if finding["name"] == "overfitting":  # what is lost to it is the most that there is to win
+    if finding.get("name") == "overfitting":  # what is lost to it is the most that there is to win
         return {"value": 0.0, "error": 0.0, "most": value, "most_error": error}
     if finding.get("most") is not None:
         most, most_error = float(finding["most"]), float(finding["most_error"] or 0.0)
