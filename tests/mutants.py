@@ -5370,6 +5370,13 @@ MUTANTS = [
         "tests/test_improve.py::test_guesses_are_changes_of_what_was_trained",
     ),
     Mutant(
+        "log p(x): a believed number gives way to one that is not",
+        "evidence/rows.py",
+        "            state[kept] = was[kept]",
+        "            del state, was",
+        "tests/test_rows.py::test_a_row_keeps_its_number_where_nothing_better_is_found",
+    ),
+    Mutant(
         "log p(x): rows that pass by luck are believed",
         "evidence/rows.py",
         "FEW = 100.0",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -307,6 +308,30 @@ def test_rows_that_pass_by_luck_do_not_lower_the_mean() -> None:
     found = Estimate.of(rows.log_evidence - exact, rows.log_evidence_error)
     assert bool(rows.reliable.all())
     assert abs(found.value) < 4.5 * found.mc_error
+
+
+def test_a_row_keeps_its_number_where_nothing_better_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of rows of few effective samples, too, whatever an estimate says that is not believed."""
+
+    def lift(self: Any, rows: torch.Tensor, annealed: int, support: Any, seed: int) -> int:
+        unsure = torch.zeros(len(rows), dtype=torch.bool)
+        self.take(rows, 1, self.value[rows] - 9, 0 * self.error[rows], unsure)
+        return 0
+
+    monkeypatch.setattr(module._Ladder, "lift", lift)
+    problem = taut.LinearGaussian(dim_x=6, dim_z=3)
+    x, noise = problem.sample(200), 0.2 * torch.randn(6, 3)
+    model = problem.model(Aside(problem, noise))
+    first = taut.importance(model, x, 100)
+    rows = settle(model, x, first)
+    kept = rows.reliable
+    assert 0 < int(kept.sum()) < 200
+    assert torch.equal(rows.log_evidence[kept], first.log_evidence[kept])
+    assert torch.equal(rows.log_evidence_error[kept], first.log_evidence_error[kept])
+    assert bool((rows.method[kept] == 0).all())
+    assert torch.equal(rows.log_evidence[~kept], first.log_evidence[~kept] - 9)
 
 
 class Square(taut.Likelihood):

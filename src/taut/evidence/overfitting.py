@@ -21,7 +21,7 @@ from taut.system.seeds import derive
 __all__ = ["Overfitting", "overfitting"]
 
 SAMPLES = 500  # of each side, at most
-DROPOUT = 0.2  # what regularises best of what benchmarks/defaults.py tries
+DROPOUT = 0.2  # with a warm-up it helps both data of benchmarks/defaults.py
 SIDES = {"train": ESTIMATE, "held_out": ESTIMATE, "difference": ESTIMATE}
 
 

@@ -497,13 +497,17 @@ class _Ladder(_Search):
             return
         if self.latent_dim <= CHECKED:
             self.check()
-        rows, believed = self.doubtful()[:climbing], self.reliable.clone()
+        rows = self.doubtful()[:climbing]
+        states = (self.value, self.error, self.method, self.reliable)
+        before = [state.clone() for state in states]
         self.reliable[rows] = False  # to be measured again
         size = max(1, min(BLOCK, MAX_ELEMENTS // max(1, self.x[:1].numel()) // PILOT))
         for number, some in enumerate(in_parts(rows, size)):
             annealed -= self.lift(some, annealed, support, derive(self.seed, "ladder", number))
             advance(len(some), len(rows))
-        self.reliable |= believed & (self.method == 0)  # where nothing better was found
+        kept = before[-1] & ~self.reliable  # believed before, and nothing better was found
+        for state, was in zip(states, before, strict=True):
+            state[kept] = was[kept]
 
     def doubtful(self) -> Tensor:
         """The rows that climb, those that need it most first."""

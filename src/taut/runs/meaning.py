@@ -61,7 +61,9 @@ KINDS = ("map", "traversal", "curve", "history")
 ENDS = (0.025, 0.975)
 STEPS, MOST = 7, 6  # of a traversal, and dimensions shown
 ROWS = 2000  # looked at, at most
-UMAP_ROWS, UMAP_LEAST, UMAP_NEIGHBOURS = 5000, 4, 15  # its own least and usual number
+UMAP_ROWS = 5000  # placed by UMAP, at most: four seconds, and half a minute the first time
+UMAP_LEAST = 4  # it fails with fewer
+UMAP_NEIGHBOURS = 15  # as usual there
 BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
