@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,25 @@ def test_a_matrix_of_many_counts_is_given_its_totals_and_a_code_that_says_more()
     own = ModelConfig(likelihood="Poisson()", encoder="MLP()", latent_dim=3)
     given = complete(own, many)
     assert (given.likelihood, given.encoder, given.latent_dim) == ("Poisson()", "MLP()", 3)
+
+
+def test_few_images_are_regularised() -> None:
+    """Images of bits or levels for a perceptron, fewer than 10,000; nothing that the user named."""
+
+    def parts(source: Any, **model: Any) -> tuple[Any, Any]:
+        data = prepare(source, validation_fraction=0.1, test_fraction=0.1)
+        config, *_ = assemble(data, Config(model=ModelConfig(**model)))
+        return config.model.decoder, config.training.objective
+
+    few, plain = ("MLP(dropout=0.1)", "ELBO(warmup=0.2)"), ("MLP()", "ELBO()")
+    images = RNG.integers(0, 2, (12_499, 5, 6))
+    assert parts(images[:100]) == parts(images[:100] * 3) == few
+    assert parts(images) == few
+    assert parts(RNG.integers(0, 2, (12_500, 5, 6))) == plain
+    assert parts(images[:100].reshape(100, 30)) == plain
+    assert parts(RNG.integers(0, 2, (30, 33, 32))) == ("ConvDecoder()", "ELBO()")
+    assert parts(images[:100], decoder="MLP()") == ("MLP()", "ELBO(warmup=0.2)")
+    assert parts(images[:100], model="HierarchicalVAE(levels=2)") == plain
 
 
 @pytest.mark.parametrize(

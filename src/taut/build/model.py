@@ -48,6 +48,7 @@ __all__ = [
     "is_slow",
     "needs_total",
     "numbers_of_levels",
+    "of_few_images",
     "parts_named",
     "stepwise_of",
     "unshared",
@@ -103,7 +104,9 @@ COUNT_MATRIX = {  # `benchmarks/cells_embedding.py`
     "decoder": "MLP(hidden=(200, 200), dropout=0.4)",
     "objective": "ELBO(warmup=0.6)",
 }
+FEW_IMAGES = {"decoder": "MLP(dropout=0.1)", "objective": "ELBO(warmup=0.2)"}  # `defaults.py`
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
+MOST_PIXELS = 1024  # times channels; beyond it the networks are convolutions
 GREY = range(65, 257)  # levels of 7 or 8 bits
 VAE_MODEL, VAMP = "VAE()", "VampPrior"
 OTHERS = (StepwiseModel, VAE, ImplicitModel)  # than the models that are exact
@@ -116,12 +119,17 @@ SHARED = {"codes", "levels", "width"}  # sizes of a posterior that its prior mus
 MANY = 10_000  # data, which a larger rate serves better: they are seen too seldom for a small one
 
 
-def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
+def complete(config: ModelConfig, schema: Schema, few: bool = False) -> ModelConfig:
     """Returns the configuration with everything that was left to the data decided, each part in its
     shortest spelling.
 
     Of a model that is exact that is its own specification: it has no parts. One of many steps has a
     likelihood and a decoder, a hierarchy a likelihood and two networks.
+
+    Args:
+        config: What the user asked for.
+        schema: What the data are.
+        few: Whether they are few images: see ``of_few_images``.
 
     Raises:
         UsageError: a specification cannot be read, or is of a part that the model does not have.
@@ -142,12 +150,14 @@ def complete(config: ModelConfig, schema: Schema) -> ModelConfig:
     usual = _usual_likelihood(schema)
     if linear and schema.kind == "real":
         usual = 'StudentT(scale="per_entry", min_scale=0.03)'
-    large = schema.is_image and schema.num_elements > 1024
+    large = schema.is_image and schema.num_elements > MOST_PIXELS
     encoder, decoder, posterior = "MLP", "MLP", "DiagonalNormal"
     if linear:
         encoder, decoder, posterior = "Residual", "Residual", "FullCovarianceNormal"
     if large:
         encoder, decoder = "ConvEncoder", "ConvDecoder"
+    if few:
+        decoder = FEW_IMAGES["decoder"]
     if schema.is_count_matrix:
         usual, encoder, decoder = (COUNT_MATRIX[n] for n in ("likelihood", "encoder", "decoder"))
     likelihood = config.likelihood or usual
@@ -199,7 +209,7 @@ def _complete_hierarchy(spec: Spec, config: ModelConfig, schema: Schema) -> Mode
             raise UsageError(f"{named[0]}: the networks of {spec} are convolutions: omit it")
         dim = config.latent_dim or MAP_CHANNELS
         return ModelConfig(model=str(spec), latent_dim=dim, likelihood=likelihood)
-    large = schema.is_image and schema.num_elements > 1024
+    large = schema.is_image and schema.num_elements > MOST_PIXELS
     return dataclasses.replace(
         config,
         model=str(spec),
@@ -229,7 +239,7 @@ def _complete_gan(spec: Spec, config: ModelConfig, schema: Schema) -> ModelConfi
             f"{spec} makes whole images or rows of real numbers or levels, and these are {what}: "
             "take --model VAE, or another --kind"
         )
-    large = schema.is_image and schema.num_elements > 1024
+    large = schema.is_image and schema.num_elements > MOST_PIXELS
     return ModelConfig(
         model=str(spec),
         latent_dim=config.latent_dim or schema.usual_latent_dim,
@@ -733,13 +743,28 @@ def _network(spec: str) -> Any:
     )
 
 
-def usual_objective(schema: Schema) -> str:
-    """Returns what is maximised unless the user says otherwise."""
+def usual_objective(schema: Schema, few: bool = False) -> str:
+    """Returns what is maximised unless the user says otherwise.
+
+    Args:
+        schema: What the data are.
+        few: Whether they are few images: see ``of_few_images``.
+    """
     if schema.missing:
         return "DReG(num_samples=8)"
     if schema.is_count_matrix:
         return COUNT_MATRIX["objective"]
-    return "ELBO()"
+    return FEW_IMAGES["objective"] if few else "ELBO()"
+
+
+def of_few_images(config: ModelConfig, data: Dataset) -> bool:
+    """Returns whether a model is a VAE of few images of bits or levels, small enough for a
+    perceptron, which would learn them by heart: dropout and a warm-up prevent that.
+    """
+    schema = data.schema
+    small = schema.is_image and schema.num_elements <= MOST_PIXELS and not schema.missing
+    few = small and schema.kind in ("binary", "levels") and len(data.train) < MANY
+    return few and _whole(config) is None
 
 
 def usual_rate(data: Dataset) -> float:

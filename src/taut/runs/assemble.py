@@ -19,6 +19,7 @@ from taut.build.model import (
     complete,
     exact_of,
     gan_of,
+    of_few_images,
     stepwise_of,
     usual_objective,
     usual_rate,
@@ -81,7 +82,8 @@ def assemble(
     if exact_of(config.model) is not None:
         return _assemble_exact(data, dataclasses.replace(config, data=read), parts)
     stepwise = stepwise_of(config.model)
-    aim = config.training.objective or usual_objective(data.schema)
+    few = of_few_images(config.model, data)
+    aim = config.training.objective or usual_objective(data.schema, few)
     if stepwise is not None:
         aim = _of_steps(stepwise, config, parts)
     if (gan := gan_of(config.model)) is not None:
@@ -91,7 +93,7 @@ def assemble(
         rate = usual_rate(data)
     config = dataclasses.replace(
         config,
-        model=complete(config.model, data.schema),
+        model=complete(config.model, data.schema, few),
         data=read,
         training=dataclasses.replace(config.training, objective=aim, learning_rate=rate),
     )
