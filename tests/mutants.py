@@ -3854,14 +3854,14 @@ MUTANTS = [
     ),
     Mutant(
         "few images: as many as there are",
-        "build/model.py",
+        "build/usual.py",
         " and len(data.train) < MANY\n    return few",
         "\n    return few",
         f"{BUILD}::test_few_images_are_regularised",
     ),
     Mutant(
         "few images: a hierarchy is trained as a VAE is",
-        "build/model.py",
+        "build/usual.py",
         "return few and _whole(config) is None",
         "return few",
         f"{BUILD}::test_few_images_are_regularised",
@@ -4599,7 +4599,7 @@ MUTANTS = [
     ),
     Mutant(
         "codes: latent dimensions that contradict the codes are overridden in silence",
-        "build/model.py",
+        "build/usual.py",
         "if own is None or config.latent_dim in (None, own):",
         "if own is None or own:",
         f"{CODES}::test_what_does_not_go_together_is_refused_in_a_line",

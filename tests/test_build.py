@@ -18,8 +18,9 @@ from taut import likelihoods
 from taut.build import statistics
 from taut.build.checks import check_parts, unsupported
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import build, complete, needs_total, usual_objective
+from taut.build.model import build, needs_total
 from taut.build.statistics import FENCE, summarize
+from taut.build.usual import complete, usual_objective
 from taut.data import Dataset, Schema, prepare
 from taut.runs.fit import assemble
 from taut.training.pace import plan_steps

@@ -28,8 +28,8 @@ from typer.testing import CliRunner, Result
 
 import taut
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import exact_of, parts_named
 from taut.build.spec import known
+from taut.build.usual import exact_of, parts_named
 from taut.cli.app import app
 from taut.cli.options import PARTS
 from taut.contrast import ImplicitModel

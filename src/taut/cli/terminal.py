@@ -129,8 +129,8 @@ def typed(path: str | Path) -> str:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build.model import (
-        build_objective,
+    from taut.build.model import build_objective
+    from taut.build.usual import (
         complete,
         exact_of,
         gan_of,

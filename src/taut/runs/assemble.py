@@ -13,9 +13,10 @@ import torch
 
 from taut.build.checks import check_exact, check_gentle, check_parts
 from taut.build.config import Config
-from taut.build.model import (
-    build,
-    build_objective,
+from taut.build.model import build, build_objective
+from taut.build.start import start, start_prior
+from taut.build.statistics import summarize
+from taut.build.usual import (
     complete,
     exact_of,
     gan_of,
@@ -24,8 +25,6 @@ from taut.build.model import (
     usual_objective,
     usual_rate,
 )
-from taut.build.start import start, start_prior
-from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.data.readers import kind_of
 from taut.data.tables.parquet_rows import ParquetRows

@@ -24,15 +24,9 @@ import torch
 from torch import Tensor
 
 from taut.build.config import Config, ModelConfig
-from taut.build.model import (
-    MOST_COLUMNS,
-    VAE_MODEL,
-    describe_exact,
-    exact_of,
-    gan_of,
-    parts_named,
-)
+from taut.build.model import describe_exact
 from taut.build.spec import parse
+from taut.build.usual import MOST_COLUMNS, VAE_MODEL, exact_of, gan_of, parts_named
 from taut.data import Dataset, batch
 from taut.data.tables.parquet_rows import ParquetRows
 from taut.evidence import Estimate, Evidence, importance_blocks, settle

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from taut.build.config import Config
-from taut.build.model import exact_of
+from taut.build.usual import exact_of
 from taut.data import Dataset
 from taut.evidence import Estimate
 from taut.evidence.results import finite

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from taut.build.config import Config
-from taut.build.model import VAE_MODEL
 from taut.build.spec import parse
+from taut.build.usual import VAE_MODEL
 from taut.evidence.remedies import USUAL, again, kind_of, widths, with_arguments
 from taut.runs.remedy import Remedy, read
 
