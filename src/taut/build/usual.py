@@ -66,7 +66,7 @@ COUNT_MATRIX = {  # `benchmarks/cells_embedding.py`
     "decoder": "MLP(hidden=(200, 200), dropout=0.4)",
     "objective": "ELBO(warmup=0.6)",
 }
-FEW_IMAGES = {"decoder": "MLP(dropout=0.1)", "objective": "ELBO(warmup=0.2)"}  # `defaults.py`
+FEW_IMAGES = {"decoder": "MLP(dropout=0.2)", "objective": "ELBO(warmup=0.2)"}  # `defaults.py`
 MOST_COLUMNS = 128  # beyond it a pass of factor analysis takes longer than a step
 MOST_PIXELS = 1024  # times channels; beyond it the networks are convolutions
 GREY = range(65, 257)  # levels of 7 or 8 bits
