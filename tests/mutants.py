@@ -3867,6 +3867,13 @@ MUTANTS = [
         f"{BUILD}::test_few_images_are_regularised",
     ),
     Mutant(
+        "few images: trained no longer than others",
+        "training/pace.py",
+        "most = max(most, 1000)",
+        "most = max(most, 500)",
+        f"{BUILD}::test_few_images_that_are_regularised_are_trained_for_longer",
+    ),
+    Mutant(
         "rate: a given one gives way to the usual one",
         "runs/assemble.py",
         "    if rate is None:\n        rate = usual_rate(data)\n",

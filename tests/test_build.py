@@ -23,7 +23,7 @@ from taut.build.statistics import FENCE, summarize
 from taut.build.usual import complete, usual_objective
 from taut.data import Dataset, Schema, prepare
 from taut.runs.fit import assemble
-from taut.training.pace import plan_steps
+from taut.training.pace import epochs_of, plan_steps
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2, (60, 5, 6)).astype(np.uint8)
@@ -169,6 +169,15 @@ def test_few_images_are_regularised() -> None:
     assert parts(RNG.integers(0, 2, (30, 33, 32))) == ("ConvDecoder()", "ELBO()")
     assert parts(images[:100], decoder="MLP()") == ("MLP()", "ELBO(warmup=0.2)")
     assert parts(images[:100], model="HierarchicalVAE(levels=2)") == plain
+
+
+def test_few_images_that_are_regularised_are_trained_for_longer() -> None:
+    data = prepare(RNG.integers(0, 2, (128, 5, 6)), validation_fraction=0.0, test_fraction=0.0)
+    rows = prepare(RNG.normal(size=(128, 3)), validation_fraction=0.0, test_fraction=0.0)
+    for objective, passes in (("ELBO(warmup=0.2)", 1000), ("ELBO()", 500)):
+        assert epochs_of(data, TrainingConfig(objective=objective)) == passes
+        assert epochs_of(rows, TrainingConfig(objective=objective)) == 2000
+        assert epochs_of(data, TrainingConfig(objective=objective, max_epochs=7)) == 7
 
 
 @pytest.mark.parametrize(

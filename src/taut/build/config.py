@@ -112,8 +112,8 @@ class TrainingConfig:
             ELBO(warmup=0.2) for a VAE of few images (see ``decoder``), which overfits less then.
         batch_size: Rows per step.
         max_epochs: Passes over the training data; by default as many as make 20,000 steps (1,000
-            for counts of 100 columns or more), at least 20 and at most 500 (2000 for tables, whose
-            steps are small).
+            for counts of 100 columns or more), at least 20 and at most 500 (1000 under the usual
+            objective of few images, 2000 for tables, whose steps are small).
         minutes: Time for training, counted again when it is resumed; the passes that fit in are
             measured before the first step, so that the schedule is known.
         learning_rate: Peak of the schedule, which warms up over the first 2 % and falls to zero as
