@@ -3853,6 +3853,13 @@ MUTANTS = [
         f"{STEP}::test_a_compiler_that_makes_a_mistake_is_found_out",
     ),
     Mutant(
+        "progress: what the falling rate gained is promised again",
+        "evidence/progress.py",
+        "for shape, noisy in itertools.product(shapes, (False, True)):",
+        "for shape, noisy in itertools.product(shapes, (False,)):",
+        "tests/test_progress.py",
+    ),
+    Mutant(
         "few images: as many as there are",
         "build/usual.py",
         " and len(data.train) < MANY\n    return few",
