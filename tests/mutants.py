@@ -3874,6 +3874,13 @@ MUTANTS = [
         f"{BUILD}::test_few_images_are_regularised",
     ),
     Mutant(
+        "few images: the loop trains them no longer than others",
+        "runs/remedy.py",
+        "    objective = objective_of(config, data)\n",
+        "    objective = config.training.objective\n",
+        f"{BUILD}::test_the_loop_gives_a_training_as_many_passes_as_usual",
+    ),
+    Mutant(
         "few images: trained no longer than others",
         "training/pace.py",
         "most = max(most, 1000)",
