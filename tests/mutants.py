@@ -4032,8 +4032,22 @@ MUTANTS = [
     Mutant(
         "cell scores: the posterior's mean of p instead of that of 1 / p",
         "models/trees.py",
-        "-(log_states - each).logsumexp(-1).T",
-        "(log_states + each).logsumexp(-1).T",
+        "(log_states - each).logsumexp(-1)",
+        "-(log_states + each).logsumexp(-1)",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "emissions: what is common to all states stays in what they differ by",
+        "models/emissions.py",
+        "common = torch.where(seen.dense, marginal, 0.0)",
+        "common = torch.where(seen.dense, 0.0 * marginal, 0.0)",
+        f"{EXACT_MODELS}::test_a_cell_far_out_hides_nothing_of_the_others",
+    ),
+    Mutant(
+        "cell scores: an entry without what all states have in common",
+        "models/trees.py",
+        "parts.append((common - (log_states",
+        "parts.append((0.0 - (log_states",
         EXACT_MODELS,
     ),
     Mutant(

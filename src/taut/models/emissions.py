@@ -93,7 +93,9 @@ class Terms(NamedTuple):
     r"""Log-probabilities.
 
     Args:
-        each: $\log p(x_c \mid s)$, (C, B, S): zero where missing.
+        each: $\log p(x_c \mid s)$, (C, B, S), less what is common: zero where missing.
+        common: What all states have in common, (C, B): for a number far out it is so large that
+            beside it what they differ by would be rounding.
         near: Share of the Normal in them, of numbers, (D, B, S).
         far: Share of the marginal, likewise; the rest is the cell's.
         mean: Of a height in each interval under the Normal of each state, (U, S).
@@ -101,6 +103,7 @@ class Terms(NamedTuple):
     """
 
     each: Tensor
+    common: Tensor
     near: Tensor
     far: Tensor
     mean: Tensor
@@ -394,17 +397,20 @@ class Emissions(Resizing):
         each = torch.where(seen.held[..., None], each, 0.0)
         if not d:
             none = each[:0]
-            return Terms(each + seen.constant[..., None], none, none, none, none)
+            return Terms(each, seen.constant, none, none, none, none)
         row, at = self._near(), seen.interval
         log_p, mean, square = self.normals(at)
-        near = table[row][:, None] + functional.embedding(seen.place, log_p)
-        marginal = _logistic_mass(at.lower, at.upper, at.gap)
-        far = table[row + 1][:, None] + marginal[seen.place][..., None]
-        dense = seen.dense[..., None]
-        total = _either(torch.logaddexp(near, far), dense, each[d], seen.held[d][..., None])
+        marginal = _logistic_mass(at.lower, at.upper, at.gap)[seen.place]
+        common = torch.where(seen.dense, marginal, 0.0)
+        dense, apart = seen.dense[..., None], common[..., None]
+        near = table[row][:, None] + functional.embedding(seen.place, log_p) - apart
+        far = table[row + 1][:, None].expand_as(near)
+        cell, held = each[d] - apart, seen.held[d][..., None]
+        total = _either(torch.logaddexp(near, far), dense, cell, held)
         near, far = (torch.where(dense, (part - total).exp(), 0.0) for part in (near, far))
-        each = each.index_copy(0, self._index(each), total)
-        return Terms(each + seen.constant[..., None], near, far, mean, square)
+        index = self._index(each)
+        each, common = each.index_copy(0, index, total), seen.constant.index_add(0, index, common)
+        return Terms(each, common, near, far, mean, square)
 
     def given(self, x: Tensor, states: Tensor) -> Tensor:
         r"""Returns the log-probability of each entry of rows, (\*batch, C), in known states,
