@@ -2878,9 +2878,30 @@ MUTANTS = [
     Mutant(
         "imputation: a mixture has the lower midpoints of its parts",
         "distributions/warps.py",
-        "place = pair % TURNS + TURNS * turn",
-        "place = pair % TURNS + 0 * turn",
+        "zip(*every[turn::TURNS], strict=True)",
+        "zip(*every[turn : turn + 4], strict=True)",
         "tests/test_grids.py",
+    ),
+    Mutant(
+        "mean: what is rare is in none of the parts of a tail",
+        "distributions/warps.py",
+        "inner = geometric[(geometric > ends[0] + 1e-9) & (geometric < ends[1] - 1e-9)]",
+        "inner = geometric[:0]",
+        "tests/test_warps.py::test_the_mean_holds_what_is_rare",
+    ),
+    Mutant(
+        "mean: a tail that has none counts to its end",
+        "distributions/warps.py",
+        "(end > STEEP * before), 2 * end",
+        "(end > 1e9 * before), 2 * end",
+        "tests/test_warps.py::test_a_tail_that_has_no_mean_counts_up_to_twice_the_last_knot",
+    ),
+    Mutant(
+        "levels: the variance is the difference of two squares",
+        "distributions/levels.py",
+        "away = edge - mean.round()",
+        "away = edge - 0 * mean",
+        "tests/test_likelihood_families.py::test_small_variances_of_large_levels_have_digits",
     ),
     Mutant(
         "improve: a guess is tried again and again",

@@ -489,6 +489,23 @@ def test_an_impossible_entry_is_the_odd_one_and_the_others_are_as_without_it(kin
     torch.testing.assert_close(filled, expected, **EXACT)
 
 
+@pytest.mark.parametrize("rare", [0.05, 0.004])
+def test_the_mean_of_a_state_holds_what_is_rare(rare: float) -> None:
+    """Counts that are seldom above zero: the mean by a sum over all that have a probability."""
+    torch.manual_seed(0)
+    x = torch.where(torch.rand(2000) < rare, (100 * torch.randn(2000).exp()).round(), 0.0)[:, None]
+    free = torch.tensor([math.inf])
+    model = taut.Mixture((1,), ["count"], 2, [0], low=torch.zeros(1), high=free)
+    for _ in model.maximize(x[:1800], x[1800:], max_passes=3):
+        pass
+    model.requires_grad_(False)
+    own, counts = model.emissions, torch.arange(200_000.0)[:, None]
+    for state in range(2):
+        log_p = own.given(counts, torch.full(counts.shape, state))
+        expected = float(counts[:, 0] @ log_p[:, 0].exp())
+        assert float(own.means(own.tables())[0, state]) == pytest.approx(expected, rel=0.05)
+
+
 # --- Training -------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,9 @@ share ``distributions.OUTSIDE``, so that new rows are improbable there, but not 
 
 from __future__ import annotations
 
+import functools
 import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,11 +39,15 @@ from torch.nn import functional
 from taut.distributions import OUTSIDE
 from taut.distributions.levels import log_beyond
 
-__all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "inverse", "padded"]
+__all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "inverse", "most", "padded", "parts"]
 
 MAX_KNOTS = 258
 MIDPOINTS = 64
-TURNS = 16  # of a mixture: each part gives one midpoint in so many
+TURNS = 16  # of a mixture: each part of the probability is given by one distribution in so many
+EACH = 4  # parts for each halving of a tail, down to a probability of 2^-LEAST
+LEAST = 16
+USUAL = 1 - 0.5 / MIDPOINTS
+FEW_LEVELS, OF_EACH = 1024, 128  # summed one by one, and of each part of a mixture
 # Rows of a segment at least: frequencies of fewer would be mostly noise, and cost more than their
 # shape gains.
 ROWS_EACH = 20
@@ -206,27 +212,68 @@ class Warped(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the midpoints of 64 parts of equal probability: a usual value even for a tail
-        so heavy that it has no mean.
+        """The mean: of few levels a sum over them, else by parts of the probability (see
+        ``parts``), those of a tail that is a power up to twice the last knot: a usual value even
+        where it is so heavy that it has no mean.
         """
-        number = torch.arange(MIDPOINTS, dtype=self.loc.dtype, device=self.loc.device)
-        p = (number + 0.5) / MIDPOINTS
-        return self.quantile(p.view(-1, *(1 for _ in self.loc.shape))).mean(0)
+        if (edges := self._edges(FEW_LEVELS)) is not None:
+            return self._sum(edges)
+        p, weight = (torch.cat(part) for part in zip(*parts(self.loc), strict=True))
+        return self._weighed(p, weight / MIDPOINTS)
 
     def mean_of_mixture(self, share: Tensor) -> Tensor:
         r"""Returns the mean of a mixture of the K distributions along the first axis, (n,).
 
-        Each of them gives 4 of its 64 midpoints, and the next pair of them the next 4: whatever
+        Each of them gives 4 of its 64 parts, and the next pair of them the next 4: whatever
         they have in common is as exact as ``mean``, at a sixteenth of its cost.
 
         Args:
             share: Their weights, (K, n), of sum 1.
         """
-        pair = torch.arange(len(share), device=share.device) // 2  # mirrored samples stay opposite
-        turn = torch.arange(MIDPOINTS // TURNS, device=share.device)[:, None]
-        place = pair % TURNS + TURNS * turn
-        p = (place.to(self.loc.dtype) + 0.5) / MIDPOINTS
-        return (share * self.quantile(p[..., None]).mean(0)).sum(0)
+        if (edges := self._edges(OF_EACH)) is not None:
+            return (share * self._sum(edges)).sum(0)
+        total, every = torch.zeros_like(self.loc[0]), parts(self.loc)
+        for turn in range(TURNS):
+            first = torch.arange(2 * turn, len(share), 2 * TURNS)
+            pairs = torch.stack([first, first + 1], 1).flatten()  # mirrored samples stay opposite
+            pairs = pairs[pairs < len(share)].to(share.device)
+            if not len(pairs):
+                break
+            given = (self.knots, self.low, self.high, self.whole, self.cut, self.bend)
+            own = Warped(self.loc[pairs], self.scale[pairs], *given, validate_args=False)
+            p, weight = (torch.cat(part) for part in zip(*every[turn::TURNS], strict=True))
+            total = total + (share[pairs] * own._weighed(p, weight * TURNS / MIDPOINTS)).sum(0)
+        return total
+
+    def _edges(self, most: int) -> Tensor | None:
+        r"""Returns G between the levels, (edges, \*event), infinite after the last of an element;
+        None where they are more.
+        """
+        if not self.whole or not bool((self.high - self.low < most).all()):
+            return None
+        number = torch.arange(int((self.high - self.low).max()), device=self.loc.device)
+        edge = self.low + number.to(self.loc).view(-1, *(1 for _ in self.low.shape)) + 0.5
+        height, _ = _height(edge, _segment_of(edge, self.knots, self.bend))
+        return torch.where(edge < self.high, height, torch.inf)
+
+    def _sum(self, edges: Tensor) -> Tensor:
+        """Returns low + the sum of P(x > level) over the levels below the last."""
+        above = torch.zeros_like(self.loc)
+        for edge in edges:
+            above += torch.sigmoid((self.loc - edge) / self.scale)
+        return self.low + above
+
+    def _weighed(self, p: Tensor, weight: Tensor) -> Tensor:
+        """Returns the sum of quantiles, (Q,), times weights, but those of a tail that is a power up
+        to twice the last knot, or what is usual beyond that.
+        """
+        rest = (-1, *(1 for _ in self.loc.shape))
+        x = self.quantile(p.view(rest))
+        if self.bend:
+            x = torch.minimum(
+                x, torch.maximum(most(self.knots), self.quantile(p.new_tensor(USUAL)))
+            )
+        return (weight.view(rest) * x).sum(0)
 
     def quantile(self, p: Tensor) -> Tensor:
         r"""Returns the smallest x with $P(X \le x) \ge p$."""
@@ -266,6 +313,44 @@ class Warped(Distribution):
         log_below = torch.where(cut_high, functional.logsigmoid(last), 0.0)
         log_above = torch.where(cut_low, functional.logsigmoid(-first), 0.0)
         return log_below + log_above + torch.where(cut_low & cut_high, both, 0.0)
+
+
+def parts(like: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Returns of each of 64 parts of equal probability where the distribution function is taken,
+    (q,), and with which weights, (q,), of sum 1.
+
+    Towards either tail they are divided into such that each holds at most a sixth of what lies
+    beyond it, taken where minus the logarithm of the tail is at its mean: of an exponential tail,
+    whose quantiles are linear in that, the mean is exact.
+    """
+    return [(p.to(like), weight.to(like)) for p, weight in _parts()]
+
+
+@functools.lru_cache(maxsize=1)
+def _parts() -> list[tuple[Tensor, Tensor]]:
+    found = []
+    for k in range(MIDPOINTS // 2):
+        ends = np.array([k, k + 1]) / MIDPOINTS
+        geometric = 2.0 ** -(np.arange(EACH, EACH * LEAST + 1) / EACH)
+        inner = geometric[(geometric > ends[0] + 1e-9) & (geometric < ends[1] - 1e-9)]
+        if k * (1 - 2 ** (-1 / EACH)) > 1:  # a part is smaller than that already
+            inner = inner[:0]
+        a, b = np.array(list(pairwise(np.sort(np.append(ends, inner))))).T
+        log_a = np.log(np.where(a > 0, a, 1.0))
+        u = np.exp((b * np.log(b) - a * log_a) / (b - a) - 1)
+        found.append((u, (b - a) * MIDPOINTS))
+    low = [(torch.from_numpy(u), torch.from_numpy(w)) for u, w in found]
+    return low + [(1 - u, w) for u, w in reversed(low)]
+
+
+def most(knots: Tensor) -> Tensor:
+    r"""Returns twice the last knot where the tail beyond it is a power, else infinity,
+    (\*event).
+    """
+    x = knots[..., 0, :]
+    last = _last(x)
+    end, before = _pick(x, last), _pick(x, last - 1)
+    return torch.where((before > 0) & (end > STEEP * before), 2 * end, torch.inf)
 
 
 def _last(x: Tensor) -> Tensor:

@@ -44,7 +44,6 @@ __all__ = ["Counts", "Emissions", "Seen", "Terms"]
 
 FEW = 2.0  # rows of the column's own frequencies that each state begins with
 NORMAL_COUNT = 1.0  # rows of its own variance, likewise
-MIDPOINTS = 64
 ENDLESS = 1e3  # height of an end of the support, beyond which there is nothing
 REACH = 40.0  # standard deviations, beyond which a Normal has no mass
 
@@ -522,10 +521,22 @@ class Emissions(Resizing):
         if self.kinds[c].nominal:
             return self.cells[c, : len(p)] @ p
         d, spikes = self.numbers.index(c), self.cells[c, : len(p) - 2]
-        share = (torch.arange(MIDPOINTS, device=p.device, dtype=p.dtype) + 0.5) / MIDPOINTS
+        share, weight = (torch.cat(part) for part in zip(*warps.parts(p), strict=True))
         normal = self.loc[d] + self.log_scale[d].exp() * torch.special.ndtri(share)[:, None]
-        near, far = self._value(d, normal).mean(0), self._value(d, share.logit()).mean(0)
+        most = self._most(d)
+        near = self._value(d, normal).clamp(max=most)
+        far = self._value(d, share.logit()).clamp(max=most)
+        near, far = (weight @ x / warps.MIDPOINTS for x in (near, far))
         return self._at(d, spikes) @ p[:-2] + near * p[-2] + far * p[-1]
+
+    def _most(self, d: int) -> Tensor:
+        """Returns up to where a number counts in its mean, (): see ``warps.most``."""
+        if bool(self.step[d] > 0):
+            return self._at(d, warps.most(self.knots[d]))
+        if not bool(self.positive[d]):
+            return warps.most(self.knots[d])
+        end = self.knots[d, 0][self.knots[d, 0].isfinite()].max()
+        return 2 * end.exp()
 
     def _at(self, d: int, cell: Tensor) -> Tensor:
         """Returns the values of cells of a number; without a grid they are atoms themselves."""
