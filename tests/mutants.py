@@ -5009,6 +5009,20 @@ MUTANTS = [
         DISENTANGLEMENT,
     ),
     Mutant(
+        "disentanglement: the error of a maximum is that of a mean",
+        "evidence/disentanglement.py",
+        "return None if error is None else float(max(error, *found))",
+        "return error",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: votes that are all right have no error",
+        "evidence/disentanglement.py",
+        "p = (share * VOTES + 2) / count",
+        "p = share",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
         "disentanglement: dead dimensions count as not modular",
         "evidence/disentanglement.py",
         "    matrix = matrix[matrix.max(1) > 1e-12]\n",
