@@ -269,7 +269,8 @@ def test_the_error_is_the_spread_over_data_sets() -> None:
 
 def test_the_error_of_a_maximum_holds_the_truth() -> None:
     """Of 150 data sets at least 122 are within two errors of the mean of all: fewer of those whose
-    share is .93 are there with a probability of 1e-6. By the spread over halves alone it was .75 of 1,000 rows.
+    share is .93 are there with a probability of 1e-6. By the spread over halves alone it was .75
+    of 1,000 rows.
     """
     noise, found = np.random.default_rng(0), []
     for _ in range(150):

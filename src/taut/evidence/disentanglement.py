@@ -489,7 +489,7 @@ def _of_largest(
     found = [math.sqrt(np.mean(np.square(apart)) / 2)]
     tenths = np.array_split(np.concatenate([halves[0], np.setdiff1d(every, halves[0])]), PARTS)
     if len(tenths[-1]) >= FEWEST:
-        found.append(np.std([irs(codes[part], factors[part]) for part in tenths], ddof=1))
+        found.append(float(np.std([irs(codes[t], factors[t]) for t in tenths], ddof=1)))
     return None if error is None else float(max(error, *found))
 
 
