@@ -25,7 +25,6 @@ share ``distributions.OUTSIDE``, so that new rows are improbable there, but not 
 
 from __future__ import annotations
 
-import functools
 import math
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -124,6 +123,7 @@ class Warped(Distribution):
         cut: Whether reals may stop at an end that is not an atom, so that the logistic is cut off
             there.
         bend: Whether G is linear in log x on wide segments; by default where values are not whole.
+        levels: The most levels that an element has, which is asked of the ends if it is not given.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 (torch's own protocol)
@@ -138,17 +138,18 @@ class Warped(Distribution):
         whole: bool,
         cut: bool,
         bend: bool | None = None,
+        levels: float | None = None,
         validate_args: bool | None = None,
     ) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self.knots, self.low, self.high, self.whole, self.cut = knots, low, high, whole, cut
+        self.levels = float((high - low).max()) + 1 if levels is None else levels
         self.bend = not whole if bend is None else bend
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Warped:
         loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        given = (self.knots, self.low, self.high, self.whole, self.cut, self.bend)
-        return type(self)(loc, scale, *given, validate_args=False)
+        return self._like(loc, scale, self.knots, self.low, self.high)
 
     def at(self, rows: Tensor, columns: Tensor) -> Warped:
         r"""Returns the distributions of some entries, (\*, n), of those of a batch (\*, B) of rows
@@ -156,7 +157,11 @@ class Warped(Distribution):
         """
         loc, scale = self.loc[..., rows, columns], self.scale[..., rows, columns]
         own = (self.knots[columns], self.low[columns], self.high[columns])
-        return type(self)(loc, scale, *own, self.whole, self.cut, self.bend, validate_args=False)
+        return self._like(loc, scale, *own)
+
+    def _like(self, loc: Tensor, scale: Tensor, knots: Tensor, low: Tensor, high: Tensor) -> Warped:
+        given = (self.whole, self.cut, self.bend, self.levels)
+        return type(self)(loc, scale, knots, low, high, *given, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -239,29 +244,28 @@ class Warped(Distribution):
             pairs = pairs[pairs < len(share)].to(share.device)
             if not len(pairs):
                 break
-            given = (self.knots, self.low, self.high, self.whole, self.cut, self.bend)
-            own = Warped(self.loc[pairs], self.scale[pairs], *given, validate_args=False)
+            ends = self.knots, self.low, self.high
+            own = self._like(self.loc[pairs], self.scale[pairs], *ends)
             p, weight = (torch.cat(part) for part in zip(*every[turn::TURNS], strict=True))
             total = total + (share[pairs] * own._weighed(p, weight * TURNS / MIDPOINTS)).sum(0)
         return total
 
     def _edges(self, most: int) -> Tensor | None:
-        r"""Returns G between the levels, (edges, \*event), infinite after the last of an element;
+        r"""Returns G between the levels, (\*event, edges), infinite after the last of an element;
         None where they are more.
         """
-        if not self.whole or not bool((self.high - self.low < most).all()):
+        if not self.whole or self.levels > most:
             return None
-        number = torch.arange(int((self.high - self.low).max()), device=self.loc.device)
-        edge = self.low + number.to(self.loc).view(-1, *(1 for _ in self.low.shape)) + 0.5
+        number = torch.arange(int(self.levels) - 1, dtype=self.loc.dtype, device=self.loc.device)
+        edge = self.low + number.view(-1, *(1 for _ in self.low.shape)) + 0.5
         height, _ = _height(edge, _segment_of(edge, self.knots, self.bend))
-        return torch.where(edge < self.high, height, torch.inf)
+        return torch.where(edge < self.high, height, torch.inf).movedim(0, -1)
 
     def _sum(self, edges: Tensor) -> Tensor:
         """Returns low + the sum of P(x > level) over the levels below the last."""
-        above = torch.zeros_like(self.loc)
-        for edge in edges:
-            above += torch.sigmoid((self.loc - edge) / self.scale)
-        return self.low + above
+        loc, scale = self.loc[..., None], self.scale[..., None]
+        parts = (torch.sigmoid((loc - some) / scale).sum(-1) for some in edges.split(64, -1))
+        return self.low + sum(parts, torch.zeros_like(self.loc))
 
     def _weighed(self, p: Tensor, weight: Tensor) -> Tensor:
         """Returns the sum of quantiles, (Q,), times weights, but those of a tail that is a power up
@@ -323,11 +327,15 @@ def parts(like: Tensor) -> list[tuple[Tensor, Tensor]]:
     beyond it, taken where minus the logarithm of the tail is at its mean: of an exponential tail,
     whose quantiles are linear in that, the mean is exact.
     """
-    return [(p.to(like), weight.to(like)) for p, weight in _parts()]
+    found: list[tuple[Tensor, Tensor]] = []
+    for u, weight in _TAIL:
+        part = (torch.tensor(each, dtype=torch.double).to(like) for each in (u, weight))
+        found.append((next(part), next(part)))
+    return [*found, *((1 - u, weight) for u, weight in reversed(found))]
 
 
-@functools.lru_cache(maxsize=1)
-def _parts() -> list[tuple[Tensor, Tensor]]:
+def _tail() -> list[tuple[list[float], list[float]]]:
+    """Returns that of the 32 lower parts, the outermost first."""
     found = []
     for k in range(MIDPOINTS // 2):
         ends = np.array([k, k + 1]) / MIDPOINTS
@@ -338,9 +346,11 @@ def _parts() -> list[tuple[Tensor, Tensor]]:
         a, b = np.array(list(pairwise(np.sort(np.append(ends, inner))))).T
         log_a = np.log(np.where(a > 0, a, 1.0))
         u = np.exp((b * np.log(b) - a * log_a) / (b - a) - 1)
-        found.append((u, (b - a) * MIDPOINTS))
-    low = [(torch.from_numpy(u), torch.from_numpy(w)) for u, w in found]
-    return low + [(1 - u, w) for u, w in reversed(low)]
+        found.append((u.tolist(), ((b - a) * MIDPOINTS).tolist()))
+    return found
+
+
+_TAIL = _tail()  # made once: what writes a graph cannot follow it
 
 
 def most(knots: Tensor) -> Tensor:
