@@ -129,24 +129,25 @@ def typed(path: str | Path) -> str:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build.model import (
-        build_objective,
+    from taut.build.model import build_objective
+    from taut.build.usual import (
         complete,
         exact_of,
         gan_of,
         hierarchy_of,
         numbers_of_levels,
+        objective_of,
+        of_few_images,
         stepwise_of,
-        usual_objective,
     )
     from taut.runs.candidates import in_short, planned
 
-    model = complete(config.model, dataset.schema)
+    model = complete(config.model, dataset.schema, of_few_images(config.model, dataset))
     parts = (
         f"train {len(dataset.train)}, validation {len(dataset.validation)}, test "
         f"{len(dataset.test)}"
     )
-    aim = config.training.objective or usual_objective(dataset.schema)
+    aim = objective_of(config, dataset)
     follows = ""
     if config.model.likelihood != model.likelihood:
         follows = ", which follows from the data"
