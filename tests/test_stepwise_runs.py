@@ -354,6 +354,25 @@ def test_what_has_no_meaning_without_an_encoder(
         )
 
 
+@pytest.mark.parametrize("model", [SMALL, "MaskedDiffusion()"])
+@pytest.mark.parametrize("data", ["table.csv", "bits.npy"])
+def test_what_is_to_be_done_next_can_be_done(
+    model: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(60, gaps=False).to_csv("table.csv", index=False)
+    np.save("bits.npy", bits(60).reshape(60, 6))
+    quick = ("--max-epochs", 1, "--num-samples", 4, "--threads", 1)
+    done = command("fit", data, "--model", model, "--out", "run", *quick)
+    assert done.exit_code == 0, done.output
+    lines = [line.partition("#")[0].split() for line in done.stderr.partition("next:")[2].split("\n")]
+    commands = [words for words in lines if words[:1] == ["taut"] and words[1] != "audit"]
+    assert commands
+    for words in commands:
+        there = command(*words[1:], *(["--num-samples", 4] if words[1] == "score" else []))
+        assert there.exit_code == 0, (words, there.output)
+
+
 def test_parts_that_the_user_names_are_used() -> None:
     schema = prepare(bits()).schema
     named = ModelConfig(model=SMALL, likelihood="Bernoulli()", decoder="Linear()")

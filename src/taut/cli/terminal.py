@@ -348,7 +348,7 @@ def show_next(run: Stored, seconds: float, data: str = "") -> None:
     minutes, rest = divmod(round(seconds), 60)
     message(f"done in {clause('{} min ', minutes)}{rest} s; next:")
     source = data or typed(str(run.info["source"]))
-    commands = _next_commands(run.schema, bool(source))
+    commands = _next_commands(run, bool(source))
     if run.model.no_density:
         commands = [("taut sample RUN", "what it makes")]
         if "taut tighten RUN" in run.model.no_density:
@@ -360,17 +360,25 @@ def show_next(run: Stored, seconds: float, data: str = "") -> None:
         message(f"  {command:<{width}}  # {why}", whole=True)
 
 
-def _next_commands(schema: Schema, known: bool) -> list[tuple[str, str]]:
-    """Returns two or three commands and what each is for; DATA only where its name is known."""
+def _next_commands(run: Stored, known: bool) -> list[tuple[str, str]]:
+    """Returns two or three commands that the model can obey and what each is for; DATA only where
+    its name is known.
+    """
+    from taut.models.stepwise import StepwiseModel
+
+    schema, steps = run.schema, isinstance(run.model, StepwiseModel)
+    singly = not steps or run.model.conditionals
     data = " DATA" if known else ""
     table = schema.kind == "table"
     lines = [
         ("taut audit RUN", "how far these numbers can be trusted, and what would improve them")
     ]
-    if table and schema.missing:
+    if table and schema.missing and singly:
         lines.append((f"taut impute RUN{data}", "fill the gaps"))
-    if table:
+    if table and singly:
         lines.append((f"taut score RUN{data} --cells", "which rows are odd, and why"))
+    elif table or (steps and not schema.is_image):
+        lines.append((f"taut score RUN{data}", "which rows are odd"))
     elif schema.is_image:
         lines.append(("taut sample RUN --out new.png", "draw new images"))
     else:

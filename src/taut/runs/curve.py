@@ -279,7 +279,7 @@ def decoder_curve(
         UsageError: the model has no continuous latent variables.
     """
     if isinstance(run.model, ExactModel | StepwiseModel):
-        raise UsageError(f"{type(run.model).__name__} has no decoder of a latent vector")
+        raise UsageError(f"{type(run.model).__name__} has no decoder of a latent vector: train a VAE")
     some = _drawn(x, num_data, seed)
     try:
         points = rate_distortion(run.model, some, betas, seed=seed)

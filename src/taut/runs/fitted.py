@@ -22,7 +22,7 @@ from taut.build.config import Config
 from taut.data import New, Schema, check_against
 from taut.data.tables.oddities import MANY
 from taut.evidence import Evidence, cells, importance_blocks
-from taut.evidence.outliers import oddity, ranks
+from taut.evidence.outliers import caution, oddity, ranks
 from taut.evidence.rows import RowEvidence, settle_together
 from taut.model import Model
 from taut.models.exact import ExactModel
@@ -167,12 +167,14 @@ class Fitted:
         num_samples = check_count("num_samples", num_samples)
         if flag is not None and data is None:
             raise UsageError("flag= compares data with the rows that were held out: give data")
-        if flag is not None:
-            ranks(flag, len(self._held_out().rows))  # refused before anything is scored
         handed = self._handed(data)
         tell = Telling(verbose)
         x = handed.new.rows
-        parts = [x] if flag is None else [x, self._held_out().rows]
+        parts, part = [x], ""
+        if flag is not None:
+            usual = self._held_out()
+            ranks(flag, len(usual.rows))  # refused before anything is scored
+            parts, part = [x, usual.rows], usual.part
         measured = self._evidence(parts, num_samples, seed, tell)
         rows = measured[0].impossible(handed.new.impossible)
         columns = score_columns(rows)
@@ -180,7 +182,7 @@ class Fitted:
             columns |= oddity(rows.log_evidence, measured[1].log_evidence, flag)._asdict()
         if cells:
             columns |= self._cells(x, num_samples, seed)
-        for line in rows.warnings:
+        for line in filter(None, (*rows.warnings, caution(part))):
             warnings.warn(line, TautWarning, stacklevel=2)
         return handed.named(columns, "taut_")
 
