@@ -1196,6 +1196,24 @@ def test_B48_new_tables_with_other_columns(made: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (TABLE.replace(",a,", ",café,").encode("latin-1"), "--encoding"),
+        (TABLE.partition("\n")[2], "--no-header"),
+        (TABLE.replace(X[3], "?"), "--missing-values"),
+        (TABLE.encode("utf-16-le"), "--encoding"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["score", "encode", "impute"])
+def test_a_remedy_that_only_a_training_has_is_said_to_be_one(
+    verb: str, content: str | bytes, word: str, made: Path
+) -> None:
+    said = "that is an option of `taut fit`, and new data are read as those of the training were"
+    refused([verb, made / "run-table", csv(content)], word, said)
+    assert word not in call(verb, "--help").stdout
+
+
 def test_B49_new_data_of_another_scale(made: Path) -> None:
     far = [
         "x,c,k",

@@ -594,6 +594,7 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     ),
     (["score", "run-bits", "--out", "s.png"], USAGE, ["s.png", ".npy, or .csv, or .parquet"]),
     (["score", "run-bits", "--out", "run-bits"], USAGE, ["run-bits"]),
+    (["score", "run-bits", "wide.npy"], DATA, ["is needed; give rows of that shape"]),
     (
         ["score", "run-bits", "--out", "folder.csv", "--overwrite"],
         USAGE,

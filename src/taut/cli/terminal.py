@@ -300,12 +300,17 @@ def show_evaluation(run: Stored, as_json: bool, verbose: bool = False) -> None:
 
 def _show_samples(run: Stored, result: Mapping[str, Any]) -> None:
     """Shows what is known of a model that has no density: how its samples compare with data."""
-    table = _table(f"{result['num_data']} {result['data']} rows", "samples", "training rows")
+    units = units_of(run.schema)
+    many = f"{units.one}s"
+    table = _table(
+        f"{result['num_data']} {result['data']} {many}", "samples", f"training {many}"
+    )
     for name, title in OF_SAMPLES.items():
         if found := (result.get("samples") or {}).get(name):
             reference = found.get("reference") or found["held_out"]
             table.add_row(title, *(_with_error(e) for e in (found["samples"], reference)))
-    _stdout().print(table)
+    if table.row_count:
+        _stdout().print(table)
     for line in result["warnings"]:
         answer(f"warning: {line}")
     answer(f"log p(x): none: {run.model.no_density.replace('RUN', shown(run.path))}")

@@ -277,7 +277,8 @@ def _rows(data: Dataset) -> Tensor:
 
 
 def _named(candidate: Mapping[str, str]) -> str:
-    return ", ".join(f"{place.partition('.')[2]}={value}" for place, value in candidate.items())
+    named = (f"{place.partition('.')[2]}={value}" for place, value in candidate.items())
+    return ", ".join(named) or "by default"
 
 
 # ----------------------------------------------------------------------------------- the queue
