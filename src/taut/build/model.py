@@ -361,6 +361,22 @@ def parts_named(config: ModelConfig) -> list[str]:
     return [name for name, value in values.items() if name != "model" and value is not None]
 
 
+def own_parts(config: ModelConfig) -> tuple[str, ...] | None:
+    """Returns the settings of a VAE that the model of a configuration has too; None where it is
+    one.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    if exact_of(config) is not None:
+        return ()
+    if stepwise_of(config) is not None:
+        return STEPWISE_PARTS
+    if gan_of(config) is not None:
+        return GAN_PARTS
+    return None
+
+
 def _check_whole(
     spec: Spec, config: ModelConfig, schema: Schema, own: tuple[str, ...] = ()
 ) -> None:

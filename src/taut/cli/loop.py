@@ -228,6 +228,8 @@ def _split(sets: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     for each in sets:
         place, _, text = each.partition("=")
         values = [value.strip() for value in OUTSIDE.split(text)]
+        if len(values) > 1 and "" in values:
+            raise UsageError(f"{place}={shown(text)}: a value between commas is empty; omit it")
         if len(values) > 1:
             several[place] = values
         else:

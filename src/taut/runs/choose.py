@@ -33,8 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taut.build.config import Config
-from taut.build.model import exact_of
+from taut.build.config import Config, ModelConfig
+from taut.build.model import exact_of, own_parts
 from taut.data import Dataset
 from taut.evidence import Estimate
 from taut.evidence.results import finite
@@ -143,7 +143,11 @@ def choose(
             "--set data.validation_fraction=0.1"
         )
     wanted = [{place: str(value) for place, value in each.items()} for each in candidates]
-    for each in wanted:
+    for i, each in enumerate(wanted):
+        if each in wanted[:i]:
+            raise UsageError(
+                f"{_named(each)} is a candidate twice: omit one (--seeds trains each several times)"
+            )
         _build(data, _settings(config, each), each)
     if baselines:
         wanted += [each for each in _baselines(data, config) if each not in wanted]
@@ -237,16 +241,26 @@ def smallest_within_one_error(rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _settings(config: Config, candidate: Mapping[str, str], **training: Any) -> Config:
-    """Returns the configuration of a candidate; an exact model has no settings of a VAE."""
+    """Returns the configuration of a candidate; an exact model has no settings of a VAE, and one of
+    another kind those of its own parts.
+    """
     values = config.to_dict()
     values["training"] |= training
-    if candidate.get("model.model", "VAE") != "VAE":
-        values["model"] = {}
-        values["training"] |= {"objective": None, "learning_rate": None, "max_epochs": None}
+    own = _own_parts(candidate)
+    if own is not None:
+        values["model"] = {name: value for name, value in values["model"].items() if name in own}
+        values["training"]["objective"] = None
+    if own == ():
+        values["training"] |= {"learning_rate": None, "max_epochs": None}
     for place, value in candidate.items():
         section, _, name = place.partition(".")
         values.setdefault(section, {})[name] = value
     return Config.from_dict(values)
+
+
+def _own_parts(candidate: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Returns the settings of a VAE that a candidate has too; None where it is one."""
+    return own_parts(ModelConfig(model=candidate.get("model.model")))
 
 
 def _build(data: Dataset, config: Config, candidate: Mapping[str, str]) -> None:
@@ -420,8 +434,8 @@ def _lacking(path: Path, passes: int) -> bool:
 
 
 def _halved(candidates: Sequence[Mapping[str, str]]) -> list[int]:
-    """Returns which candidates are VAEs; models that are exact are trained to their end."""
-    return [i for i, each in enumerate(candidates) if each.get("model.model", "VAE") == "VAE"]
+    """Returns which candidates are VAEs; all others are trained to their end."""
+    return [i for i, each in enumerate(candidates) if _own_parts(each) is None]
 
 
 def _whole_minutes(wanted: Sequence[Mapping[str, str]], halving: int | None, all_: float) -> float:
