@@ -32,7 +32,7 @@ from taut.runs.choose import (
     smallest_within_one_error,
 )
 from taut.system import locks, storage
-from taut.system.errors import UsageError
+from taut.system.errors import StorageError, UsageError
 
 RNG = np.random.default_rng(0)
 RANK = 2
@@ -394,3 +394,26 @@ def test_where_optuna_is_missing_no_folder_is_made(
     with pytest.raises(UsageError, match=r"pip install 'taut\[choose\]'"):
         choose("x.npy", "without", candidates=CANDIDATES, minutes=9, baselines=False)
     assert not Path("without").exists()
+
+
+def test_a_journal_that_ends_in_half_a_line_goes_on_and_a_damaged_one_is_refused() -> None:
+    """A process that was killed as it wrote; the next line was added to that half."""
+    answer = choose("x.npy", "out", candidates=CANDIDATES[:2], minutes=1.0, baselines=False)
+    journal = Path("out", room.JOURNAL)
+    whole = journal.read_bytes()
+    Path("out", room.ANSWER).unlink()
+    journal.write_bytes(whole[:-20])
+    assert join("x.npy", "out")["rows"] == answer["rows"]
+    for content in (b"", b"[1,2]\n", b"nothing\nat all\n", b'{"op_code":99}\n'):
+        journal.write_bytes(content)
+        with pytest.raises(StorageError, match=r"journal\.log is damaged.*restore it from a copy"):
+            join("x.npy", "out")
+    journal.unlink()
+    with pytest.raises(StorageError, match=r"cannot read out.journal\.log"):
+        join("x.npy", "out")
+    outside = Path("outside.txt")
+    outside.write_bytes(whole)
+    journal.symlink_to(outside.resolve())
+    with pytest.raises(StorageError, match="links are not followed"):
+        join("x.npy", "out")
+    assert outside.read_bytes() == whole

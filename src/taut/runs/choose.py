@@ -24,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -49,7 +50,7 @@ from taut.runs.place import make_folder, stem
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
 from taut.system.counting import check_amount, check_count
-from taut.system.errors import TautError, UsageError, shown
+from taut.system.errors import StorageError, TautError, UsageError, shown
 from taut.training.pace import epochs_of
 
 __all__ = [
@@ -313,11 +314,44 @@ def _study(folder: Path, make: bool = False) -> Iterator[Any]:
     optuna = _optuna()
     from optuna.storages.journal import JournalFileBackend
 
-    store = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    journal = folder / JOURNAL
+
+    def store() -> Any:
+        return optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+
     if make:
-        yield optuna.create_study(storage=store, study_name=NAME, direction="maximize")
-    else:
-        yield optuna.load_study(storage=store, study_name=NAME)
+        yield optuna.create_study(storage=store(), study_name=NAME, direction="maximize")
+        return
+    try:
+        _end_with_a_line(journal)
+        study = optuna.load_study(storage=store(), study_name=NAME)
+    except (TautError, OSError):
+        raise
+    except Exception as error:  # of whatever lines are in it
+        raise StorageError(
+            f"{shown(journal)} is damaged ({type(error).__name__}): restore it from a copy, or "
+            "begin another study; the run folders beside it are not touched"
+        ) from None
+    yield study
+
+
+def _end_with_a_line(journal: Path) -> None:
+    """Drops the line that a process which was killed did not finish, so that none is added to it."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    def unfinished() -> int:
+        content = storage.read_file(journal)
+        return len(content) - 1 - content.rfind(b"\n")
+
+    if not unfinished():
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        if dropped := unfinished():
+            os.truncate(journal, journal.stat().st_size - dropped)
+    finally:
+        lock.release()
 
 
 def _take(study: Any, folder: Path) -> tuple[Any, Path] | None:
