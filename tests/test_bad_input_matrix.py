@@ -1196,6 +1196,20 @@ def test_B48_new_tables_with_other_columns(made: Path) -> None:
     )
 
 
+def test_samples_of_levels_that_begin_like_formulas_are_known_again() -> None:
+    """Of a blood test, say: "+" is written as "'+", which was read as a level never seen."""
+    signs = TABLE.replace("x,c,k", "x,name,k").replace(",a,", ",+,").replace(",b,", ",-,")
+    csv(signs.replace(",c,", ",=c,"))
+    assert call("fit", "a.csv", "--model", "Mixture()", "--out", "run").exit_code == DONE
+    assert call("sample", "run", "--num-samples", 40, "--out", "b.csv").exit_code == DONE
+    assert "'+" in Path("b.csv").read_text()
+    result = call("score", "run", "b.csv", "--num-samples", 5)
+    assert result.exit_code == DONE, result.stderr
+    assert "never seen" not in result.stderr
+    csv(Path("b.csv").read_text().replace("'+", "'~", 1), "c.csv")
+    assert "'~" in call("score", "run", "c.csv", "--overwrite").stderr
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [

@@ -357,6 +357,11 @@ def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
         (("--set", "data.validation_fraction=0"), "without validation rows"),
         (("--join", "nothing"), "is not a study"),
         (("--join", "study", "--latent-dim", "2"), "omit all settings"),
+        (("--join", "study", "--minutes", "5"), "omit all settings"),
+        (("--join", "study", "--seeds", "2"), "omit all settings"),
+        (("--join", "study", "--no-baselines"), "omit all settings"),
+        (("--join", "study", "--out", "o"), "omit all settings"),
+        (("--join", "study", "--kind", "real"), "omit all settings"),
     ):
         result = call("choose", "x.npy", *words)
         assert result.exit_code == 2, (words, result.stderr)

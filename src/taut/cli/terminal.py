@@ -428,7 +428,8 @@ def show_numbers(
         if verbose:
             for line in _how(result):
                 answer(line)
-        if result["latent_dim"]:
+        # over a few rows no mean varies, or all do
+        if result["latent_dim"] and result["num_data"] >= MIN_ROWS:
             answer(f"active units: {result['active_units']} of {result['latent_dim']}")
     for line in result["warnings"]:
         answer(f"warning: {line}")
