@@ -52,7 +52,7 @@ mutants-generic: .venv/installed
 	$(BIN)/python tests/mutants_generic.py
 
 slow: .venv/installed
-	$(BIN)/pytest -m slow --timeout 1800  # a busy machine takes its time
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow --timeout 1800  # on a busy machine
 	$(BIN)/python tests/fuzz.py
 
 bench: .venv/installed

@@ -36,8 +36,9 @@ from tables import Array, Job, Table, from_arrow, load, schema_file, show, to_ar
 
 import taut
 from taut.build.config import ModelConfig
-from taut.build.model import build, complete
+from taut.build.model import build
 from taut.build.statistics import summarize
+from taut.build.usual import complete
 from taut.data import Dataset, check_against, prepare, to_table
 from taut.models import ExactModel
 from taut.runs.making import sample_rows

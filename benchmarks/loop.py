@@ -75,10 +75,10 @@ def faults(seeds: int, healthy: int) -> None:
     print(f"\n{healthy} models that are well: {tried} changes tried, {kept} kept")
 
 
-def rank(seeds: int) -> None:
+def rank(seeds: int, first: int) -> None:
     right, apart = 0, {"validation": list[float](), "test": list[float]()}
     specs = [{"model.model": f"FactorAnalysis(latent_dim={r})"} for r in RANKS]
-    for seed in range(seeds):
+    for seed in range(first, first + seeds):
         rng = np.random.default_rng(seed)
         weight = rng.normal(size=(RANK, COLUMNS))
 
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("what", choices=("improve", "choose"))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--healthy", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="of the seeds of choose")
     options = parser.parse_args()
     torch.set_num_threads(1)
     from taut.runs import improve as room
@@ -122,7 +123,7 @@ def main() -> None:
     if options.what == "improve":
         faults(options.seeds, options.healthy)
     else:
-        rank(options.seeds)
+        rank(options.seeds, options.first)
 
 
 if __name__ == "__main__":

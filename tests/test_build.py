@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from taut import likelihoods
 from taut.build import statistics
 from taut.build.checks import check_parts, unsupported
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import build, complete, needs_total, usual_objective
+from taut.build.model import build, needs_total
 from taut.build.statistics import FENCE, summarize
+from taut.build.usual import complete, usual_objective
 from taut.data import Dataset, Schema, prepare
 from taut.runs.fit import assemble
-from taut.training.pace import plan_steps
+from taut.training.pace import epochs_of, plan_steps
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2, (60, 5, 6)).astype(np.uint8)
@@ -148,6 +150,34 @@ def test_a_matrix_of_many_counts_is_given_its_totals_and_a_code_that_says_more()
     own = ModelConfig(likelihood="Poisson()", encoder="MLP()", latent_dim=3)
     given = complete(own, many)
     assert (given.likelihood, given.encoder, given.latent_dim) == ("Poisson()", "MLP()", 3)
+
+
+def test_few_images_are_regularised() -> None:
+    """Images of bits or levels for a perceptron, fewer than 10,000; nothing that the user named."""
+
+    def parts(source: Any, **model: Any) -> tuple[Any, Any]:
+        data = prepare(source, validation_fraction=0.1, test_fraction=0.1)
+        config, *_ = assemble(data, Config(model=ModelConfig(**model)))
+        return config.model.decoder, config.training.objective
+
+    few, plain = ("MLP(dropout=0.2)", "ELBO(warmup=0.2)"), ("MLP()", "ELBO()")
+    images = RNG.integers(0, 2, (12_499, 5, 6))
+    assert parts(images[:100]) == parts(images[:100] * 3) == few
+    assert parts(images) == few
+    assert parts(RNG.integers(0, 2, (12_500, 5, 6))) == plain
+    assert parts(images[:100].reshape(100, 30)) == plain
+    assert parts(RNG.integers(0, 2, (30, 33, 32))) == ("ConvDecoder()", "ELBO()")
+    assert parts(images[:100], decoder="MLP()") == ("MLP()", "ELBO(warmup=0.2)")
+    assert parts(images[:100], model="HierarchicalVAE(levels=2)") == plain
+
+
+def test_few_images_that_are_regularised_are_trained_for_longer() -> None:
+    data = prepare(RNG.integers(0, 2, (128, 5, 6)), validation_fraction=0.0, test_fraction=0.0)
+    rows = prepare(RNG.normal(size=(128, 3)), validation_fraction=0.0, test_fraction=0.0)
+    for objective, passes in (("ELBO(warmup=0.2)", 1000), ("ELBO()", 500)):
+        assert epochs_of(data, TrainingConfig(objective=objective)) == passes
+        assert epochs_of(rows, TrainingConfig(objective=objective)) == 2000
+        assert epochs_of(data, TrainingConfig(objective=objective, max_epochs=7)) == 7
 
 
 @pytest.mark.parametrize(

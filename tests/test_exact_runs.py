@@ -28,8 +28,8 @@ from typer.testing import CliRunner, Result
 
 import taut
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import exact_of, parts_named
 from taut.build.spec import known
+from taut.build.usual import exact_of, parts_named
 from taut.cli.app import app
 from taut.cli.options import PARTS
 from taut.contrast import ImplicitModel
@@ -521,7 +521,7 @@ def test_no_factor_analyser_where_its_density_could_exceed_the_precision_of_the_
 def test_data_with_gaps_keep_what_fills_them_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """log p(x) of the tree is higher. Where it loses as much as the VAE by
+    """log p(x) of the tree is surely higher. Where it loses as much as the VAE by
     filling in, it is kept; where it surely loses more, it is not.
     """
     asked, table = list[taut.Model](), planted(400)
@@ -556,6 +556,30 @@ def test_data_with_gaps_keep_what_fills_them_better(
     assert numbers["kept"] == "VAE()"
     monkeypatch.setattr(candidates, "log_prob_of", known)
     assert "filling" not in chosen(planted(), tmp_path / "whole", max_epochs=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "nats", "filling", "better"),
+    [
+        (1, (9.0, 1.0), (9.0, 1.0), False),
+        (-1, (-9.0, 1.0), (-9.0, 1.0), True),
+        (0, (0.1, 1.0), None, True),
+        (0, (-0.1, 1.0), None, False),
+        (0, (None, None), None, False),
+        (0, (-9.0, 1.0), (2.1, 1.0), True),  # sure of both: whoever has gaps needs them filled
+        (0, (9.0, 1.0), (-2.1, 1.0), False),
+        (0, (9.0, 1.0), (-1.9, 1.0), True),  # sure of log p(x) alone
+        (0, (-9.0, 1.0), (1.9, 1.0), False),
+        (0, (1.9, 1.0), (-0.1, 1.0), False),  # sure of neither
+        (0, (-1.9, 1.0), (0.1, 1.0), True),
+        (0, (-9.0, None), (0.1, None), True),
+    ],
+)
+def test_which_model_is_kept(lacking: int, nats: Any, filling: Any, better: bool) -> None:
+    def estimate(values: Any) -> dict[str, Any]:
+        return {} if values is None else dict(zip(("value", "test_error"), values, strict=True))
+
+    assert candidates.exact_is_better(lacking, estimate(nats), estimate(filling)) == better
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 
 import taut
 from taut.build.config import ModelConfig, settings
-from taut.build.model import exact_of
 from taut.build.spec import resolve
+from taut.build.usual import exact_of
 from taut.cli import options
 from taut.cli.app import COMMANDS, app
 

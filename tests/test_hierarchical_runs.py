@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import taut
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import complete, exact_of, hierarchy_of
+from taut.build.usual import complete, exact_of, hierarchy_of
 from taut.cli.app import app
 from taut.data import prepare
 from taut.runs import fit

@@ -245,6 +245,11 @@ def test_guesses_are_changes_of_what_was_trained() -> None:
     changes = (regular | learned | wide, regular | learned, regular, learned, wide)
     assert found() == dict(zip(names, changes, strict=True))
     assert list(found()) == list(names)
+    regularised = found(**regular)
+    names = ("learned prior, wider networks", "learned prior", "wider networks")
+    wide |= {"decoder": "MLP(dropout=0.2, hidden=(400, 400))"}
+    assert regularised == dict(zip(names, (learned | wide, learned, wide), strict=True))
+    assert list(regularised) == list(names)
     linear = found(encoder="Linear()", decoder="Residual()", objective="DReG(num_samples=8)")
     assert linear == {"learned prior": learned}
     assert found(posterior="PowerSpherical()", encoder="Linear()", decoder="Linear()") == {

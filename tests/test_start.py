@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 
 import taut
 from taut.build.config import Config, DataConfig, ModelConfig, TrainingConfig
-from taut.build.model import complete
+from taut.build.usual import complete
 from taut.data import Dataset, prepare
 from taut.data.schema import infer
 from taut.models import FactorAnalysis

@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 import taut
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import build, complete, exact_of, stepwise_of
+from taut.build.model import build
+from taut.build.usual import complete, exact_of, stepwise_of
 from taut.cli.app import app
 from taut.data import prepare
 from taut.evidence import importance

@@ -20,8 +20,9 @@ from ztest import assert_mean
 
 import taut
 from taut.build.config import Config, ModelConfig
-from taut.build.model import build, complete, describe_part
+from taut.build.model import build, describe_part
 from taut.build.statistics import summarize
+from taut.build.usual import complete
 from taut.cli.app import app
 from taut.data import Schema, check_against, prepare, to_table
 from taut.data.tables import kinds

@@ -33,15 +33,9 @@ from sklearn.utils.validation import check_array, check_is_fitted, check_random_
 from torch import nn
 
 from taut.build.config import Config, ModelConfig
-from taut.build.model import (
-    VAE_MODEL,
-    build,
-    build_objective,
-    describe_exact,
-    describe_part,
-    usual_objective,
-)
+from taut.build.model import build, build_objective, describe_exact, describe_part
 from taut.build.spec import to_spec
+from taut.build.usual import VAE_MODEL, usual_objective
 from taut.data import Dataset, New, Options, Schema, fill, read
 from taut.data.h5ad import to_obsm
 from taut.data.in_memory import (

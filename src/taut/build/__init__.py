@@ -8,7 +8,7 @@ $$ p(x \mid z) \approx \prod_i \hat p(x_i) \quad \text{for every } z, $$
 
 and training starts from the baseline. What does not go together is refused here, before training.
 
-Read ``model`` first, then ``spec`` (text <-> object), ``config`` (what can be set),
-``statistics`` (what a model takes from its data), ``start`` (the closed form that training
-starts at) and ``checks``.
+Read ``model`` first, then ``usual`` (what is taken where the user says nothing), ``spec`` (text <->
+object), ``config`` (what can be set), ``statistics`` (what a model takes from its data), ``start``
+(the closed form that training starts at) and ``checks``.
 """

@@ -87,7 +87,9 @@ class ModelConfig:
         encoder: Network of the posterior; by default MLP(), ConvEncoder() for images of more than
             1024 elements, or Residual() where training starts at factor analysis; an MLP with
             dropout for counts of 100 columns or more.
-        decoder: Network of the likelihood; by default MLP(), ConvDecoder() or Residual() likewise.
+        decoder: Network of the likelihood; by default MLP(), ConvDecoder() or Residual() likewise,
+            and MLP(dropout=0.2) for images of bits or levels, at most 1024 elements and fewer than
+            10,000 for training.
     """
 
     model: str | None = None
@@ -105,12 +107,13 @@ class TrainingConfig:
 
     Args:
         objective: What is maximised; by default ELBO(), DReG(num_samples=8) where entries are
-            missing, since the posterior of a row with gaps is broad and skewed, and
-            ELBO(warmup=0.6) for counts of 100 columns or more, whose code then says more.
+            missing, since the posterior of a row with gaps is broad and skewed,
+            ELBO(warmup=0.6) for counts of 100 columns or more, whose code then says more, and
+            ELBO(warmup=0.2) for a VAE of few images (see ``decoder``), which overfits less then.
         batch_size: Rows per step.
         max_epochs: Passes over the training data; by default as many as make 20,000 steps (1,000
-            for counts of 100 columns or more), at least 20 and at most 500 (2000 for tables, whose
-            steps are small).
+            for counts of 100 columns or more), at least 20 and at most 500 (1000 under the usual
+            objective of few images, 2000 for tables, whose steps are small).
         minutes: Time for training, counted again when it is resumed; the passes that fit in are
             measured before the first step, so that the schedule is known.
         learning_rate: Peak of the schedule, which warms up over the first 2 % and falls to zero as

@@ -129,24 +129,26 @@ def typed(path: str | Path) -> str:
 
 
 def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> None:
-    from taut.build.model import (
-        build_objective,
+    from taut.build.model import build_objective
+    from taut.build.usual import (
         complete,
         exact_of,
         gan_of,
         hierarchy_of,
         numbers_of_levels,
+        of_few_images,
         stepwise_of,
         usual_objective,
     )
     from taut.runs.candidates import in_short, planned
 
-    model = complete(config.model, dataset.schema)
+    few = of_few_images(config.model, dataset)
+    model = complete(config.model, dataset.schema, few)
     parts = (
         f"train {len(dataset.train)}, validation {len(dataset.validation)}, test "
         f"{len(dataset.test)}"
     )
-    aim = config.training.objective or usual_objective(dataset.schema)
+    aim = config.training.objective or usual_objective(dataset.schema, few)
     follows = ""
     if config.model.likelihood != model.likelihood:
         follows = ", which follows from the data"

@@ -122,5 +122,5 @@ def _of_filling(filling: Mapping[str, Any] | None, exact: bool) -> str:
     return (
         f" It fills in hidden entries with {plus_minus(own)} of the error that means and modes "
         f"make, {plus_minus(apart)} {word} than the other: data with gaps keep the model that is "
-        "surely better at that, and else the one of the higher log p(x)."
+        "better at that, unless log p(x) alone is sure of the other."
     )

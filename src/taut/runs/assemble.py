@@ -13,18 +13,18 @@ import torch
 
 from taut.build.checks import check_exact, check_gentle, check_parts
 from taut.build.config import Config
-from taut.build.model import (
-    build,
-    build_objective,
+from taut.build.model import build, build_objective
+from taut.build.start import start, start_prior
+from taut.build.statistics import summarize
+from taut.build.usual import (
     complete,
     exact_of,
     gan_of,
+    of_few_images,
     stepwise_of,
     usual_objective,
     usual_rate,
 )
-from taut.build.start import start, start_prior
-from taut.build.statistics import summarize
 from taut.data import Dataset
 from taut.data.readers import kind_of
 from taut.data.tables.parquet_rows import ParquetRows
@@ -81,7 +81,8 @@ def assemble(
     if exact_of(config.model) is not None:
         return _assemble_exact(data, dataclasses.replace(config, data=read), parts)
     stepwise = stepwise_of(config.model)
-    aim = config.training.objective or usual_objective(data.schema)
+    few = of_few_images(config.model, data)
+    aim = config.training.objective or usual_objective(data.schema, few)
     if stepwise is not None:
         aim = _of_steps(stepwise, config, parts)
     if (gan := gan_of(config.model)) is not None:
@@ -91,7 +92,7 @@ def assemble(
         rate = usual_rate(data)
     config = dataclasses.replace(
         config,
-        model=complete(config.model, data.schema),
+        model=complete(config.model, data.schema, few),
         data=read,
         training=dataclasses.replace(config.training, objective=aim, learning_rate=rate),
     )

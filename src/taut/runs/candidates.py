@@ -15,7 +15,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -24,15 +24,9 @@ import torch
 from torch import Tensor
 
 from taut.build.config import Config, ModelConfig
-from taut.build.model import (
-    MOST_COLUMNS,
-    VAE_MODEL,
-    describe_exact,
-    exact_of,
-    gan_of,
-    parts_named,
-)
+from taut.build.model import describe_exact
 from taut.build.spec import parse
+from taut.build.usual import MOST_COLUMNS, VAE_MODEL, exact_of, gan_of, parts_named
 from taut.data import Dataset, batch
 from taut.data.tables.parquet_rows import ParquetRows
 from taut.evidence import Estimate, Evidence, importance_blocks, settle
@@ -207,10 +201,6 @@ def compare(run: Stored, data: Dataset) -> Iterator[Evidence]:
     """Measures the VAE of a run and its exact model on the validation rows, yielding each block,
     and makes the better one the model of the run; ``run.json`` keeps both numbers.
 
-    Of data with gaps the better one is that which fills in hidden entries better, where that is
-    sure: whoever has gaps needs them filled. Else it is the one of the higher log p(x). A row
-    without a number decides before both.
-
     Nothing is done where the exact model is a baseline only.
     """
     found = run.info.get("exact")
@@ -229,13 +219,9 @@ def compare(run: Stored, data: Dataset) -> Iterator[Evidence]:
     own, theirs, error = log_prob_of(exact, x), vae.log_evidence, vae.log_evidence_error
     groups = copies(x, data.divided)
     difference = Estimate.of(own - theirs, error, groups)
-    # A row without a number says more than the mean of the others.
     lacking = int((~own.isfinite()).sum()) - int((~theirs.isfinite()).sum())
-    better = lacking < 0 or (lacking == 0 and difference.value > 0)
     filling = _filling(run.model, exact, x, data, seed)
-    sure = filling and abs(filling["value"]) > SURE * (filling["test_error"] or math.inf)
-    if sure and lacking == 0:
-        better = filling["value"] > 0
+    better = exact_is_better(lacking, difference.to_dict(), filling)
     kept = found["model"] if better else VAE_MODEL
     numbers = {
         "kept": kept,
@@ -253,6 +239,29 @@ def compare(run: Stored, data: Dataset) -> Iterator[Evidence]:
         _keep(run, exact)
     else:
         _write_info(run)
+
+
+def exact_is_better(lacking: int, nats: Mapping[str, Any], filling: Mapping[str, Any]) -> bool:
+    """Returns whether the exact model is kept, and not the VAE.
+
+    A row without a number decides first: it says more than the mean of the others. Of data with
+    gaps the better one fills in hidden entries better: whoever has gaps needs them filled. Where
+    that is not sure, log p(x) decides if it is. Without gaps log p(x) decides.
+
+    Args:
+        lacking: Rows without a number, of the exact model less those of the VAE.
+        nats: log p(x) of the exact model less that of the VAE, an estimate as a dictionary.
+        filling: What the VAE loses more by filling in, likewise; empty of data without gaps.
+    """
+    if lacking:
+        return lacking < 0
+    if filling and (_is_sure(filling) or not _is_sure(nats)):
+        return bool(filling["value"] > 0)
+    return (nats["value"] or 0.0) > 0
+
+
+def _is_sure(estimate: Mapping[str, Any]) -> bool:
+    return abs(estimate["value"] or 0.0) > SURE * (estimate["test_error"] or math.inf)
 
 
 def _filling(vae: Model, exact: ExactModel, x: Tensor, data: Dataset, seed: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from taut.build.config import Config, ModelConfig
-from taut.build.model import exact_of, own_parts
+from taut.build.usual import exact_of, own_parts
 from taut.data import Dataset
 from taut.evidence import Estimate
 from taut.evidence.results import finite

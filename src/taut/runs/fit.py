@@ -20,7 +20,8 @@ from typing import Any, cast
 import torch
 
 from taut.build.config import Config, ModelConfig, TrainingConfig
-from taut.build.model import describe_exact, exact_of
+from taut.build.model import describe_exact
+from taut.build.usual import exact_of
 from taut.data import Dataset
 from taut.model import Likelihood, Model, Posterior, Prior
 from taut.models.exact import ExactModel

@@ -22,8 +22,9 @@ from typing import Any, cast
 import torch
 
 from taut.build.config import Config, ModelConfig
-from taut.build.model import build, build_objective, exact_of, usual_objective
+from taut.build.model import build, build_objective
 from taut.build.spec import parse
+from taut.build.usual import exact_of, usual_objective
 from taut.data import Dataset, New, Options, Rows, Schema, prepare
 from taut.model import VAE, Model, Resizing
 from taut.models.exact import ExactModel

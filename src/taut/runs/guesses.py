@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from taut.build.config import Config
-from taut.build.model import VAE_MODEL
 from taut.build.spec import parse
+from taut.build.usual import VAE_MODEL
 from taut.evidence.remedies import USUAL, again, kind_of, widths, with_arguments
 from taut.runs.remedy import Remedy, read
 
@@ -42,17 +42,15 @@ def guesses(config: Config) -> Iterator[tuple[str, Remedy]]:
     learned = {}
     if model.prior == USUAL and kind_of(parts) == "Gaussian":
         learned["prior"] = "Flow()"
-    wider = _wider(parts)
-    tries = {"regularisation": changes, "learned prior": learned, "wider networks": wider}
-    if changes and learned:  # first, since what each brings alone may be too little to be sure of
-        both = changes | learned
-        tries = {"regularisation, learned prior": both} | tries
-        if wider:  # whose decoder has the dropout of both
-            every = "regularisation, learned prior, wider networks"
-            tries = {every: both | wider} | tries
-    for name, change in tries.items():
+    single = {"regularisation": changes, "learned prior": learned, "wider networks": _wider(parts)}
+    single = {name: change for name, change in single.items() if change}
+    tries = {}
+    for count in range(len(single), 1, -1):  # first, since each alone may be too little to be sure
+        names = list(single)[:count]
+        tries[", ".join(names)] = {k: v for name in names for k, v in single[name].items()}
+    for name, change in (tries | single).items():
         remedy = read(again(parts, **change))
-        if change and remedy is not None:
+        if remedy is not None:
             yield name, remedy
 
 

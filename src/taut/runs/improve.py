@@ -30,7 +30,7 @@ import scipy.stats
 import torch
 
 from taut.build.config import Config
-from taut.build.model import exact_of
+from taut.build.usual import exact_of
 from taut.data import Dataset
 from taut.evidence import Estimate
 from taut.evidence.audit import Effort

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from taut.build.model import numbers_of_levels
+from taut.build.usual import numbers_of_levels
 from taut.evidence.section import at_least_zero
 from taut.models.exact import ExactModel
 from taut.models.hierarchical import HierarchicalVAE

@@ -13,8 +13,9 @@ import torch
 
 from taut.build.checks import check_gentle, check_parts
 from taut.build.config import Config, ModelConfig
-from taut.build.model import build_objective, build_vae, complete
+from taut.build.model import build_objective, build_vae
 from taut.build.statistics import summarize
+from taut.build.usual import complete
 from taut.data import Dataset
 from taut.model import VAE
 from taut.models.hierarchical import HierarchicalVAE

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taut.build.config import Config, TrainingConfig, settings
-from taut.build.model import exact_of
+from taut.build.usual import exact_of
 from taut.data import Dataset
 from taut.runs.fit import resume, start
 from taut.runs.folder import TRAINED_ALONE, Stored

@@ -11,9 +11,10 @@ from typing import Any, cast
 import torch
 
 from taut.build.config import ModelConfig
-from taut.build.model import build_vae, complete, is_slow, unshared
+from taut.build.model import build_vae, is_slow, unshared
 from taut.build.spec import parse
 from taut.build.statistics import summarize
+from taut.build.usual import complete
 from taut.contrast import GAN
 from taut.data import Dataset
 from taut.evidence.trial import FEW

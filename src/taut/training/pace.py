@@ -15,6 +15,7 @@ import time
 import torch
 
 from taut.build.config import TrainingConfig
+from taut.build.usual import FEW_IMAGES
 from taut.data import Dataset
 from taut.model import Model
 from taut.objectives import Objective
@@ -143,6 +144,8 @@ def epochs_of(data: Dataset, config: TrainingConfig) -> float:
     if data.schema.is_count_matrix:
         return min(max(COUNT_STEPS / per_epoch, 20), 500)
     most = 2000 if data.schema.is_rows else 500
+    if config.objective == FEW_IMAGES["objective"]:
+        most = max(most, 1000)  # regularised, they overfit late
     return min(max(20_000 / per_epoch, 20), most)
 
 
