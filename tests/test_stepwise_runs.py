@@ -366,7 +366,8 @@ def test_what_is_to_be_done_next_can_be_done(
     quick = ("--max-epochs", 1, "--num-samples", 4, "--threads", 1)
     done = command("fit", data, "--model", model, "--out", "run", *quick)
     assert done.exit_code == 0, done.output
-    lines = [line.partition("#")[0].split() for line in done.stderr.partition("next:")[2].split("\n")]
+    told = done.stderr.partition("next:")[2].splitlines()
+    lines = [line.partition("#")[0].split() for line in told]
     commands = [words for words in lines if words[:1] == ["taut"] and words[1] != "audit"]
     assert commands
     for words in commands:

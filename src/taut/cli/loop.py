@@ -205,7 +205,13 @@ def choose(
     with _going_on(f"taut choose {shown(data)} --join {folder}"):
         if join is not None:
             typed = config or any(value not in (None, "false") for value in flags.values())
-            own = (minutes, seeds, baselines, halving, out) == (USUAL["minutes"], 1, True, None, None)
+            own = (minutes, seeds, baselines, halving, out) == (
+                USUAL["minutes"],
+                1,
+                True,
+                None,
+                None,
+            )
             if several or single or typed or not own:
                 raise UsageError("--join takes the candidates of the study: omit all settings")
             found = join_study(data, join, tell=_telling())

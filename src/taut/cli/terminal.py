@@ -57,6 +57,7 @@ NAMES = {
     "exact_baseline": "baseline, {model}",
 }
 
+FEWEST = 10  # rows, over which it is told in how many dimensions the mean varies
 OF_SAMPLES = {
     "classifier": "told from data, AUC (1/2: not)",
     "precision": "precision",
@@ -304,9 +305,7 @@ def _show_samples(run: Stored, result: Mapping[str, Any]) -> None:
     """Shows what is known of a model that has no density: how its samples compare with data."""
     units = units_of(run.schema)
     many = f"{units.one}s"
-    table = _table(
-        f"{result['num_data']} {result['data']} {many}", "samples", f"training {many}"
-    )
+    table = _table(f"{result['num_data']} {result['data']} {many}", "samples", f"training {many}")
     for name, title in OF_SAMPLES.items():
         if found := (result.get("samples") or {}).get(name):
             reference = found.get("reference") or found["held_out"]
@@ -430,8 +429,7 @@ def show_numbers(
         if verbose:
             for line in _how(result):
                 answer(line)
-        # over a few rows no mean varies, or all do
-        if result["latent_dim"] and result["num_data"] >= MIN_ROWS:
+        if result["latent_dim"] and result["num_data"] >= FEWEST:
             answer(f"active units: {result['active_units']} of {result['latent_dim']}")
     for line in result["warnings"]:
         answer(f"warning: {line}")

@@ -336,7 +336,7 @@ def _study(folder: Path, make: bool = False) -> Iterator[Any]:
 
 
 def _end_with_a_line(journal: Path) -> None:
-    """Drops the line that a process which was killed did not finish, so that none is added to it."""
+    """Drops the line that a killed process did not finish, so that none is added to it."""
     from optuna.storages.journal import JournalFileSymlinkLock
 
     def unfinished() -> int:

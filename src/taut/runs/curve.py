@@ -243,7 +243,7 @@ def _differing(there: Config, wanted: Config) -> str:
     where all are, but those that change no number.
     """
     made, asked = there.to_dict(), wanted.to_dict()
-    free = NO_MATTER
+    free: tuple[str, ...] = NO_MATTER
     if wanted.training.minutes is not None:
         free = (*free, "max_epochs")  # follows from the time
     for section in ("model", "training", "evaluation"):
@@ -300,7 +300,9 @@ def decoder_curve(
         UsageError: the model has no continuous latent variables.
     """
     if isinstance(run.model, ExactModel | StepwiseModel):
-        raise UsageError(f"{type(run.model).__name__} has no decoder of a latent vector: train a VAE")
+        raise UsageError(
+            f"{type(run.model).__name__} has no decoder of a latent vector: train a VAE"
+        )
     some = _drawn(x, num_data, seed)
     try:
         points = rate_distortion(run.model, some, betas, seed=seed)

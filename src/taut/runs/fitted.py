@@ -381,7 +381,7 @@ def _check_whole(fitted: Fitted, new: New, source: Source) -> None:
             *new.notes,
             f"{name}: {len(gaps)} of {len(new.rows)} rows have gaps, the first of them row "
             f"{int(gaps[0])} (from 0), and {fitted.config.model.model} is of whole rows: fill or "
-            "omit them, or train --model 'MaskedDiffusion()', for which a gap is what it is made of",
+            "omit them, or train --model 'MaskedDiffusion()', which is made of gaps",
         )
     )
 
