@@ -23,6 +23,7 @@ from taut.build.statistics import FENCE, summarize
 from taut.build.usual import complete, usual_objective
 from taut.data import Dataset, Schema, prepare
 from taut.runs.fit import assemble
+from taut.runs.remedy import limits
 from taut.training.pace import epochs_of, plan_steps
 
 RNG = np.random.default_rng(0)
@@ -178,6 +179,16 @@ def test_few_images_that_are_regularised_are_trained_for_longer() -> None:
         assert epochs_of(data, TrainingConfig(objective=objective)) == passes
         assert epochs_of(rows, TrainingConfig(objective=objective)) == 2000
         assert epochs_of(data, TrainingConfig(objective=objective, max_epochs=7)) == 7
+
+
+def test_the_loop_gives_a_training_as_many_passes_as_usual() -> None:
+    """Where the objective is left to the data, too; a posterior that is trained on has its own."""
+    data = prepare(RNG.integers(0, 2, (128, 5, 6)), validation_fraction=0.0, test_fraction=0.0)
+    usual = Config()
+    plain = dataclasses.replace(usual, training=TrainingConfig(objective="ELBO()"))
+    assert limits(data, usual, 2.0, None) == {"max_epochs": 1000, "minutes": 2.0}
+    assert limits(data, plain, None, None) == {"max_epochs": 500, "minutes": None}
+    assert limits(data, usual, None, 7) == {"max_epochs": 7, "minutes": None}
 
 
 @pytest.mark.parametrize(

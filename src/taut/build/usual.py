@@ -9,7 +9,7 @@ import dataclasses
 from typing import cast
 
 from taut import likelihoods, objectives, posteriors, priors
-from taut.build.config import LEARNING_RATE, ModelConfig
+from taut.build.config import LEARNING_RATE, Config, ModelConfig
 from taut.build.spec import Spec, find, known, parse
 from taut.contrast import ImplicitModel
 from taut.data import Dataset, Schema
@@ -30,6 +30,7 @@ __all__ = [
     "has_few_levels",
     "hierarchy_of",
     "numbers_of_levels",
+    "objective_of",
     "of_few_images",
     "own_parts",
     "parts_named",
@@ -370,6 +371,12 @@ def _check_stepwise(spec: Spec, schema: Schema) -> None:
             f"{spec} drowns whole rows in noise, and these have gaps: take --model "
             "'MaskedDiffusion()', for which a gap is what it is made of"
         )
+
+
+def objective_of(config: Config, data: Dataset) -> str:
+    """Returns what is maximised: the usual objective, unless the user names one."""
+    few = of_few_images(config.model, data)
+    return config.training.objective or usual_objective(data.schema, few)
 
 
 def usual_objective(schema: Schema, few: bool = False) -> str:

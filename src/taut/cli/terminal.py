@@ -137,19 +137,18 @@ def show_data(show: Callable[[str], None], dataset: Dataset, config: Config) -> 
         gan_of,
         hierarchy_of,
         numbers_of_levels,
+        objective_of,
         of_few_images,
         stepwise_of,
-        usual_objective,
     )
     from taut.runs.candidates import in_short, planned
 
-    few = of_few_images(config.model, dataset)
-    model = complete(config.model, dataset.schema, few)
+    model = complete(config.model, dataset.schema, of_few_images(config.model, dataset))
     parts = (
         f"train {len(dataset.train)}, validation {len(dataset.validation)}, test "
         f"{len(dataset.test)}"
     )
-    aim = config.training.objective or usual_objective(dataset.schema, few)
+    aim = objective_of(config, dataset)
     follows = ""
     if config.model.likelihood != model.likelihood:
         follows = ", which follows from the data"

@@ -20,9 +20,9 @@ from taut.build.usual import (
     complete,
     exact_of,
     gan_of,
+    objective_of,
     of_few_images,
     stepwise_of,
-    usual_objective,
     usual_rate,
 )
 from taut.data import Dataset
@@ -81,8 +81,7 @@ def assemble(
     if exact_of(config.model) is not None:
         return _assemble_exact(data, dataclasses.replace(config, data=read), parts)
     stepwise = stepwise_of(config.model)
-    few = of_few_images(config.model, data)
-    aim = config.training.objective or usual_objective(data.schema, few)
+    aim = objective_of(config, data)
     if stepwise is not None:
         aim = _of_steps(stepwise, config, parts)
     if (gan := gan_of(config.model)) is not None:
@@ -92,7 +91,7 @@ def assemble(
         rate = usual_rate(data)
     config = dataclasses.replace(
         config,
-        model=complete(config.model, data.schema, few),
+        model=complete(config.model, data.schema, of_few_images(config.model, data)),
         data=read,
         training=dataclasses.replace(config.training, objective=aim, learning_rate=rate),
     )

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from taut.build.config import Config, ModelConfig
-from taut.build.usual import exact_of, own_parts
+from taut.build.usual import exact_of, objective_of, own_parts
 from taut.data import Dataset
 from taut.evidence import Estimate
 from taut.evidence.results import finite
@@ -490,7 +490,8 @@ def _budget(info: Mapping[str, Any], data: Dataset, trial: Any) -> tuple[int, fl
     """Returns the passes that a candidate has made at the end of a rung, and the minutes of it."""
     number, halving, rung = trial.user_attrs["candidate"], info.get("halving"), _rung(trial)
     candidate, halved = info["candidates"][number], _halved(info["candidates"])
-    training = _settings(Config.from_dict(info["config"]), candidate).training
+    config = _settings(Config.from_dict(info["config"]), candidate)
+    training = dataclasses.replace(config.training, objective=objective_of(config, data))
     passes = math.ceil(epochs_of(data, training))
     whole = _whole_minutes(info["candidates"], halving, info["minutes"] / info["seeds"])
     if number not in halved:

@@ -230,7 +230,7 @@ class _Improvement:
                 data, training = read_data(self.info["source"], settings), settings.training
                 if exact_of(settings.model) is None:
                     most = max(SHARE * self.left(), 1e-3)
-                    ends = limits(data, training, most, training.max_epochs)
+                    ends = limits(data, settings, most, training.max_epochs)
                     training = dataclasses.replace(training, **ends)
                 limited = dataclasses.replace(settings, training=training)
                 return start(data, path, limited, overwrite=True)

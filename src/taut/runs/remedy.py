@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taut.build.config import Config, TrainingConfig, settings
-from taut.build.usual import exact_of
+from taut.build.config import Config, settings
+from taut.build.usual import exact_of, objective_of
 from taut.data import Dataset
 from taut.runs.fit import resume, start
 from taut.runs.folder import TRAINED_ALONE, Stored
@@ -94,7 +94,8 @@ def begin(
         max_epochs: Passes over the training data, at most.
     """
     run.kept, given = data, dict(remedy.options)
-    ends = limits(data, run.config.training, minutes, max_epochs)
+    alone = dataclasses.replace(run.config.training, objective="ELBO()")  # without a warm-up
+    ends = limits(data, dataclasses.replace(run.config, training=alone), minutes, max_epochs)
     if remedy.verb == "tighten":
         return tighten(run, out, overwrite=True, **_names(given), **ends)
     if remedy.verb == "refit" and "likelihood" in given:
@@ -109,9 +110,8 @@ def begin(
         return resume(out, max_epochs=more, minutes=most if most < math.inf else None)
     config = _fresh(remedy, run, trained)
     if exact_of(config.model) is None:
-        training = dataclasses.replace(
-            config.training, **limits(data, config.training, minutes, max_epochs)
-        )
+        ends = limits(data, config, minutes, max_epochs)
+        training = dataclasses.replace(config.training, **ends)
         config = dataclasses.replace(config, training=training)
     return start(data, out, config, overwrite=True, data_seed=run.data_seed)
 
@@ -126,12 +126,15 @@ def copy_run(path: Path, to: Path) -> None:
 
 
 def limits(
-    data: Dataset, training: TrainingConfig, minutes: float | None, max_epochs: int | None
+    data: Dataset, config: Config, minutes: float | None, max_epochs: int | None
 ) -> dict[str, Any]:
     """Returns the settings that end a training: after as many passes as usual, or those given, and
     sooner where the time is up.
     """
-    usual = epochs_of(data, dataclasses.replace(training, max_epochs=max_epochs))
+    objective = objective_of(config, data)
+    usual = epochs_of(
+        data, dataclasses.replace(config.training, objective=objective, max_epochs=max_epochs)
+    )
     return {"max_epochs": math.ceil(usual), "minutes": minutes}
 
 
