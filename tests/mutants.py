@@ -102,6 +102,98 @@ EXPLORER = "tests/test_explorer.py"
 STEPWISE, STEPWISE_RUNS = "tests/test_stepwise.py", "tests/test_stepwise_runs.py"
 
 MUTANTS = [
+    # --- What a demanding user and an attacker found ------------------------------
+    Mutant(
+        "a posterior without a mean: that of few samples makes its dimensions active",
+        "evidence/importance.py",
+        "mean = _sample_mean(proposal, z_sum, num_samples, step)",
+        "mean = z_sum / num_samples",
+        "tests/test_evidence.py::test_no_dimension_is_active_by_the_chance_of_few_samples",
+    ),
+    Mutant(
+        "odd rows: ranked among validation rows without a word",
+        "evidence/outliers.py",
+        'if part != "validation":',
+        "if True:",
+        "tests/test_outliers.py::test_it_is_said_among_which_rows_odd_ones_are_ranked",
+    ),
+    Mutant(
+        "verdict: the gain of one row has the Monte Carlo error",
+        "evidence/verdict.py",
+        "error = math.inf  # of one row nobody knows what another one would give",
+        'error = gain["mc_error"]',
+        "tests/test_terminal.py::test_one_row_tells_nothing_of_another",
+    ),
+    Mutant(
+        "next commands: a diffusion is told to encode",
+        "cli/terminal.py",
+        "elif table or (steps and not schema.is_image):",
+        "elif table:",
+        "tests/test_stepwise_runs.py::test_what_is_to_be_done_next_can_be_done",
+    ),
+    Mutant(
+        "diffusion: new rows with gaps are taken as whole",
+        "runs/fitted.py",
+        "_check_whole(fitted, new, source)",
+        "pass",
+        "tests/test_stepwise_runs.py::test_a_diffusion_refuses_gaps_in_new_rows_too",
+    ),
+    Mutant(
+        "new data: an option that only a training has is the remedy",
+        "runs/fitted.py",
+        "if OF_READING.search(line) is None:",
+        "if True:",
+        "tests/test_bad_input_matrix.py::test_a_remedy_that_only_a_training_has_is_said_to_be_one",
+    ),
+    Mutant(
+        "factors: rows of one name in two folders share a line",
+        "data/factors.py",
+        "if len(set(wanted)) < len(set(names)):",
+        "if False:",
+        "tests/test_disentanglement.py::test_a_file_of_factors_is_put_in_the_order_of_the_images",
+    ),
+    Mutant(
+        "factors: of two lines for a row the last one counts",
+        "data/factors.py",
+        "if times[name] > 1]",
+        "if times[name] > 2]",
+        "tests/test_disentanglement.py::test_a_file_of_factors_is_put_in_the_order_of_the_images",
+    ),
+    Mutant(
+        "factors: integers are told apart as floats",
+        "data/factors.py",
+        "np.unique(np.asarray(own, object), return_inverse=True)",
+        "np.unique(np.asarray(own, None if not ordered else float), return_inverse=True)",
+        "tests/test_disentanglement.py::test_large_integers_are_told_apart_though_no_float_does",
+    ),
+    Mutant(
+        "choose: settings of a candidate that is not written VAE are dropped",
+        "runs/choose.py",
+        "if own == ():",
+        "if own != None:",
+        "tests/test_choose.py::test_settings_of_a_candidate_are_kept_where_its_model_has_them",
+    ),
+    Mutant(
+        "choose: a line goes on after the half that a kill left",
+        "runs/choose.py",
+        "if not unfinished():",
+        "if True:",
+        "tests/test_choose.py::test_a_journal_that_ends_in_half_a_line_goes_on_and_a_damaged_one_is_refused",
+    ),
+    Mutant(
+        "curve: runs of other settings are taken for those asked for",
+        "runs/curve.py",
+        "if differing := _differing(run.config, assemble(data, settings)[0]):",
+        'if differing := "":',
+        "tests/test_rate_distortion.py::test_a_folder_of_other_runs_is_refused",
+    ),
+    Mutant(
+        "samples: a level written with an apostrophe is not known again",
+        "data/tables/codes.py",
+        'if text[:1] == "\'" and text[1:].startswith(FORMULA):',
+        "if False:",
+        "tests/test_bad_input_matrix.py::test_samples_of_levels_that_begin_like_formulas_are_known_again",
+    ),
     Mutant(
         "full covariance: a frozen copy solves for the noise of samples again",
         "model.py",

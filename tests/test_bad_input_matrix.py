@@ -1196,6 +1196,38 @@ def test_B48_new_tables_with_other_columns(made: Path) -> None:
     )
 
 
+def test_samples_of_levels_that_begin_like_formulas_are_known_again() -> None:
+    """Of a blood test, say: "+" is written as "'+", which was read as a level never seen."""
+    signs = TABLE.replace("x,c,k", "x,name,k").replace(",a,", ",+,").replace(",b,", ",-,")
+    csv(signs.replace(",c,", ",=c,"))
+    assert call("fit", "a.csv", "--model", "Mixture()", "--out", "run").exit_code == DONE
+    assert call("sample", "run", "--num-samples", 40, "--out", "b.csv").exit_code == DONE
+    assert "'+" in Path("b.csv").read_text()
+    result = call("score", "run", "b.csv", "--num-samples", 5)
+    assert result.exit_code == DONE, result.stderr
+    assert "never seen" not in result.stderr
+    csv(Path("b.csv").read_text().replace("'+", "'~", 1), "c.csv")
+    assert "'~" in call("score", "run", "c.csv", "--overwrite").stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (TABLE.replace(",a,", ",café,").encode("latin-1"), "--encoding"),
+        (TABLE.partition("\n")[2], "--no-header"),
+        (TABLE.replace(X[3], "?"), "--missing-values"),
+        (TABLE.encode("utf-16-le"), "--encoding"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["score", "encode", "impute"])
+def test_a_remedy_that_only_a_training_has_is_said_to_be_one(
+    verb: str, content: str | bytes, word: str, made: Path
+) -> None:
+    said = "that is an option of `taut fit`, and new data are read as those of the training were"
+    refused([verb, made / "run-table", csv(content)], word, said)
+    assert word not in call(verb, "--help").stdout
+
+
 def test_B49_new_data_of_another_scale(made: Path) -> None:
     far = [
         "x,c,k",

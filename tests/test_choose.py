@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from hurried import hurry
 from test_tighten import call
 
 import taut
+from taut.build.config import Config
 from taut.cli.loop import _split
 from taut.runs import choose as room
 from taut.runs.choose import (
@@ -30,7 +32,7 @@ from taut.runs.choose import (
     smallest_within_one_error,
 )
 from taut.system import locks, storage
-from taut.system.errors import UsageError
+from taut.system.errors import StorageError, UsageError
 
 RNG = np.random.default_rng(0)
 RANK = 2
@@ -63,6 +65,46 @@ def test_commas_in_brackets_do_not_separate() -> None:
     assert single == ["training.seed=3"]
     both = candidates_of({"a.b": ["1", "2"], "a.c": ["x", "y"]})
     assert both == [{"a.b": b, "a.c": c} for b in "12" for c in "xy"]
+
+
+@pytest.mark.parametrize("text", ["2,", ",2", "2,,3"])
+def test_a_value_that_is_empty_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"model\.latent_dim=.*a value between commas is empty"):
+        _split([f"model.latent_dim={text}"])
+
+
+def test_no_candidate_is_trained_twice() -> None:
+    twice = candidates_of({"model.latent_dim": ["2", "3", "2"]})
+    with pytest.raises(UsageError, match="latent_dim=2 is a candidate twice"):
+        room.choose("x.npy", "out", candidates=twice, minutes=1.0)
+
+
+def test_settings_of_a_candidate_are_kept_where_its_model_has_them() -> None:
+    """Those of every model but one written VAE were dropped: a diffusion ran on for 10,000 passes
+    where 2 were asked for.
+    """
+    given = Config.from_dict(
+        {
+            "model": {"latent_dim": 3, "decoder": "MLP(hidden=(8,))", "prior": "Flow()"},
+            "training": {"max_epochs": 2, "learning_rate": 0.01, "objective": "IWAE()"},
+        }
+    )
+    whole = {"latent_dim": 3, "decoder": "MLP(hidden=(8,))", "prior": "Flow()"}
+    for spec, parts, passes in (
+        ("VAE", whole, 2),
+        ("VAE()", whole, 2),
+        ("HierarchicalVAE(levels=2)", whole, 2),
+        ("MaskedDiffusion()", {"decoder": "MLP(hidden=(8,))"}, 2),
+        ("GAN()", {"latent_dim": 3, "decoder": "MLP(hidden=(8,))"}, 2),
+        ("Mixture()", {}, None),
+    ):
+        made = room._settings(given, {"model.model": spec})
+        found = {k: v for k, v in dataclasses.asdict(made.model).items() if v is not None}
+        assert found == {"model": spec, **parts}, spec
+        assert made.training.max_epochs == passes, spec
+        assert (made.training.objective == "IWAE()") == (parts == whole)
+    halved = room._halved([{"model.model": s} for s in ("VAE()", "Mixture()", "VAE")] + [{}])
+    assert halved == [0, 2, 3]
 
 
 def test_the_smallest_within_one_error() -> None:
@@ -315,6 +357,11 @@ def test_bad_input_is_one_line_before_anything_is_made(tmp_path: Path) -> None:
         (("--set", "data.validation_fraction=0"), "without validation rows"),
         (("--join", "nothing"), "is not a study"),
         (("--join", "study", "--latent-dim", "2"), "omit all settings"),
+        (("--join", "study", "--minutes", "5"), "omit all settings"),
+        (("--join", "study", "--seeds", "2"), "omit all settings"),
+        (("--join", "study", "--no-baselines"), "omit all settings"),
+        (("--join", "study", "--out", "o"), "omit all settings"),
+        (("--join", "study", "--kind", "real"), "omit all settings"),
     ):
         result = call("choose", "x.npy", *words)
         assert result.exit_code == 2, (words, result.stderr)
@@ -352,3 +399,26 @@ def test_where_optuna_is_missing_no_folder_is_made(
     with pytest.raises(UsageError, match=r"pip install 'taut\[choose\]'"):
         choose("x.npy", "without", candidates=CANDIDATES, minutes=9, baselines=False)
     assert not Path("without").exists()
+
+
+def test_a_journal_that_ends_in_half_a_line_goes_on_and_a_damaged_one_is_refused() -> None:
+    """A process that was killed as it wrote; the next line was added to that half."""
+    answer = choose("x.npy", "out", candidates=CANDIDATES[:2], minutes=1.0, baselines=False)
+    journal = Path("out", room.JOURNAL)
+    whole = journal.read_bytes()
+    Path("out", room.ANSWER).unlink()
+    journal.write_bytes(whole[:-20])
+    assert join("x.npy", "out")["rows"] == answer["rows"]
+    for content in (b"", b"[1,2]\n", b"nothing\nat all\n", b'{"op_code":99}\n'):
+        journal.write_bytes(content)
+        with pytest.raises(StorageError, match=r"journal\.log is damaged.*restore it from a copy"):
+            join("x.npy", "out")
+    journal.unlink()
+    with pytest.raises(StorageError, match=r"cannot read out.journal\.log"):
+        join("x.npy", "out")
+    outside = Path("outside.txt")
+    outside.write_bytes(whole)
+    journal.symlink_to(outside.resolve())
+    with pytest.raises(StorageError, match="links are not followed"):
+        join("x.npy", "out")
+    assert outside.read_bytes() == whole

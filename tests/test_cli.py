@@ -587,9 +587,14 @@ MISTAKES: list[tuple[list[str], int, list[str]]] = [
     ),
     (["score", "run-bits", "--flag", "0.1"], USAGE, ["--flag", "give DATA"]),
     (["score", "run-bits", "bits.npy", "--flag", "1.5"], USAGE, ["between 0 and 1"]),
-    (["score", "run-bits", "bits.npy", "--flag", "1e-6"], USAGE, ["at least 999999 rows"]),
+    (
+        ["score", "run-bits", "bits.npy", "--flag", "1e-6"],
+        USAGE,
+        ["at least 999999 rows", "--set data.test_fraction="],
+    ),
     (["score", "run-bits", "--out", "s.png"], USAGE, ["s.png", ".npy, or .csv, or .parquet"]),
     (["score", "run-bits", "--out", "run-bits"], USAGE, ["run-bits"]),
+    (["score", "run-bits", "wide.npy"], DATA, ["is needed; give rows of that shape"]),
     (
         ["score", "run-bits", "--out", "folder.csv", "--overwrite"],
         USAGE,

@@ -306,6 +306,12 @@ def test_many_numbers_are_cut_into_20_levels_of_equal_count() -> None:
     found = Factors.of({"size": np.arange(1000) / 7})
     assert np.bincount(found.levels[:, 0]).tolist() == [50] * 20
     assert "1000 different numbers" in found.notes[0]
+    far = Factors.of({"size": [-np.inf, np.inf, *range(98)]})
+    assert np.bincount(far.levels[:, 0]).tolist() == [5] * 20
+
+
+def test_large_integers_are_told_apart_though_no_float_does() -> None:
+    assert Factors.of({"id": [2**62, 2**62 + 1, 2**62]}).levels[:, 0].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -315,6 +321,7 @@ def test_many_numbers_are_cut_into_20_levels_of_equal_count() -> None:
         ({"a": [str(i) for i in range(60)]}, "60 different texts"),
         ({"a": [1, 2], "b": [1, 2, 3]}, "different numbers of rows"),
         ({"a": np.zeros((3, 2))}, "one value a row"),
+        ({"a": []}, "factor a has no rows"),
     ],
 )
 def test_what_is_not_a_factor_is_refused(columns: dict, words: str) -> None:
@@ -328,6 +335,19 @@ def test_a_file_of_factors_is_put_in_the_order_of_the_images(tmp_path: Path) -> 
     assert found["kind"].tolist() == [0, 2]
     with pytest.raises(DataError, match=r"no line for d\.png"):
         read_columns(tmp_path / "f.csv", ["d.png"])
+    # two of one name in two folders were given the line of the last
+    (tmp_path / "g.csv").write_text("file,kind\na/1.png,1\nb/1.png,0\n")
+    assert read_columns(tmp_path / "g.csv", ["b/1.png", "a/1.png"])["kind"].tolist() == [0, 1]
+    for names, words in (
+        (["c/1.png", "d/1.png"], r"several rows are called 1\.png, in other folders"),
+        (["c/1.png"], r"more than one line for 1\.png; keep one of each"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read_columns(tmp_path / "g.csv", names)
+    (tmp_path / "g.csv").write_bytes(b"\xe9,a\n1,2\n")
+    with pytest.raises(DataError, match="its header is not UTF-8"):
+        read_columns(tmp_path / "g.csv")
+    (tmp_path / "g.csv").unlink()
     with pytest.raises(UsageError, match="a table"):
         read_columns(tmp_path / "f.json")
     with pytest.raises(UsageError, match=r"g\.csv: no such file"):

@@ -316,6 +316,25 @@ def test_a_posterior_without_a_mean_has_that_of_its_samples() -> None:
     assert_mean((e.posterior_mean - (1 + 2 * x[:, :2])) / (0.2 / 600**0.5), 0.0 * x[0, :2])
 
 
+@pytest.mark.parametrize("k", [2, 20])
+def test_no_dimension_is_active_by_the_chance_of_few_samples(k: int) -> None:
+    """The mean of K draws of a unit Normal has a variance of 1 / K, and of 256 one of .004 (a
+    relative error of .08 over 300 rows): .01 is 18 errors away.
+    """
+
+    class Same(taut.Posterior):
+        def forward(self, x, context=None):
+            base = torch.distributions.Normal(torch.zeros(len(x), 2), 1.0)
+            bent = torch.distributions.AffineTransform(0.0, 1.0)
+            return torch.distributions.Independent(
+                torch.distributions.TransformedDistribution(base, [bent]), 1
+            )
+
+    problem = taut.LinearGaussian()
+    e = taut.importance(problem.model(Same()), problem.sample(300), k)
+    assert e.active_units == 0
+
+
 def test_weights_that_hardly_differ_need_no_k_hat() -> None:
     """A posterior a thousandth too wide.
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from typer.testing import CliRunner
 from ztest import limit
 
 import taut
+from taut.cli.app import app
 from taut.data.rows import Joined
 from taut.evidence import importance, settle
 from taut.evidence.outliers import oddity, threshold
 from taut.evidence.rows import settle_together
-from taut.system.errors import UsageError
+from taut.system.errors import TautWarning, UsageError
 
 USUAL = torch.tensor([-3.0, -1.0, -2.0, -5.0])
 
@@ -138,3 +143,30 @@ def test_a_run_flags_rows_by_those_it_held_out(tmp_path: object) -> None:
     assert scores["flagged"][50:].all()
     with pytest.raises(UsageError, match="give data"):
         run.score(flag=0.05)
+
+
+def test_it_is_said_among_which_rows_odd_ones_are_ranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(120, 2))
+    np.save("x.npy", x)
+    for part, fraction in (("test", 0.1), ("validation", 0.0)):
+        settings = {"model": "FactorAnalysis()", "threads": 1, "test_fraction": fraction}
+        run = taut.fit("x.npy", part, verbose=False, **settings)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", TautWarning)
+            run.score(x, flag=0.2, verbose=False)
+        words = ["score", part, "x.npy", "--flag", "0.2", "--out", "s.csv", "--overwrite"]
+        said = CliRunner().invoke(app, words)
+        told = CliRunner().invoke(app, [*words, "--json"])
+        assert f"of rows like the 12 {part} rows, at most 20 % would be" in said.stdout
+        warned = ["there are no test rows" in str(line.message) for line in caught]
+        found = json.loads(told.stdout)
+        assert found["flagged"]["part"] == part
+        for there in (
+            "there are no test rows" in said.stdout,
+            any(warned),
+            any("there are no test rows" in line for line in found["warnings"]),
+        ):
+            assert there == (part == "validation")

@@ -290,6 +290,13 @@ def test_a_folder_of_other_runs_is_refused(folder: Path, tmp_path: Path) -> None
     options = ("--beta", "0.5", *QUICK, "--out", folder / "study")
     done = run("curve", tmp_path / "y.npy", *options)
     assert "a run of other data or aims" in done.stderr
+    for changed, words in (
+        (("--max-epochs", "3"), "was trained with training.max_epochs = 15"),
+        (("--latent-dim", "3"), "was trained with model.latent_dim = 2"),
+    ):  # which was taken for what was asked for
+        done = run("curve", folder / "x.npy", *options, *changed)
+        assert done.exit_code == 2, done.output
+        assert words in done.stderr
     with pytest.raises(taut.UsageError, match="omit the objective"):
         study("digits", [1.0], tmp_path / "z", merge(Config(), {"objective": "IWAE()"}))
 

@@ -16,6 +16,8 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ import torch
 import taut
 import taut.runs.fit
 import taut.training.checkpoint
+from taut.__main__ import main as started
 from taut.system import signals
 from taut.system.signals import Terminated, held, watched
 
@@ -273,3 +276,17 @@ def test_twenty_signals_into_compiled_steps(tmp_path: Path):
             )
             assert done.returncode == 0, done.stderr
             assert (tmp_path / out / "model.safetensors").read_bytes() == expected
+
+
+def test_ctrl_c_while_the_command_is_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Read(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "taut.cli.app", Read("taut.cli.app"))
+    with pytest.raises(SystemExit) as end:
+        started()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "taut: stopped\n"

@@ -355,6 +355,47 @@ def test_what_has_no_meaning_without_an_encoder(
         )
 
 
+@pytest.mark.parametrize("model", [SMALL, "MaskedDiffusion()"])
+@pytest.mark.parametrize("data", ["table.csv", "bits.npy"])
+def test_what_is_to_be_done_next_can_be_done(
+    model: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(60, gaps=False).to_csv("table.csv", index=False)
+    np.save("bits.npy", bits(60).reshape(60, 6))
+    quick = ("--max-epochs", 1, "--num-samples", 4, "--threads", 1)
+    done = command("fit", data, "--model", model, "--out", "run", *quick)
+    assert done.exit_code == 0, done.output
+    told = done.stderr.partition("next:")[2].splitlines()
+    lines = [line.partition("#")[0].split() for line in told]
+    commands = [words for words in lines if words[:1] == ["taut"] and words[1] != "audit"]
+    assert commands
+    for words in commands:
+        there = command(*words[1:], *(["--num-samples", 4] if words[1] == "score" else []))
+        assert there.exit_code == 0, (words, there.output)
+
+
+def test_a_diffusion_refuses_gaps_in_new_rows_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound of a row counts the noise of every entry, so that a gap would make it odd."""
+    monkeypatch.chdir(tmp_path)
+    whole = table(60, gaps=False)
+    whole.to_csv("table.csv", index=False)
+    done = command("fit", "table.csv", "--model", SMALL, "--out", "run", "--max-epochs", 1)
+    assert done.exit_code == 0, done.output
+    new = whole.head(5).copy()
+    new.loc[3, "number"] = np.nan
+    new.to_csv("gaps.csv", index=False)
+    new.assign(number=0.5, word=["x", "y", "new", "x", "z"]).to_csv("unseen.csv", index=False)
+    for name, row in (("gaps", 3), ("unseen", 2)):
+        for verb in ("score", "audit"):
+            done = command(verb, "run", f"{name}.csv")
+            assert done.exit_code == 3, done.output
+            said = done.stderr.strip().splitlines()[-1]
+            assert f"1 of 5 rows have gaps, the first of them row {row} (from 0)" in said, said
+
+
 def test_parts_that_the_user_names_are_used() -> None:
     schema = prepare(bits()).schema
     named = ModelConfig(model=SMALL, likelihood="Bernoulli()", decoder="Linear()")

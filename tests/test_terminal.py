@@ -48,7 +48,7 @@ def test_a_good_model_is_called_good_and_its_gain_is_a_factor():
     assert "nats per image better than knowing each pixel alone" in verdict(evaluated(9.0), IMAGES)
 
 
-@pytest.mark.parametrize(("value", "error"), [(0.09, 0.001), (0.29, 0.1), (-3.0, 0.1)])
+@pytest.mark.parametrize(("value", "error"), [(0.09, 0.001), (0.29, 0.1), (-0.3, 0.1)])
 def test_a_gain_below_a_tenth_of_a_nat_or_three_errors_is_weak(value: float, error: float):
     assert verdict(evaluated(value, error), ROWS).startswith(
         f"Weak: the model is hardly better than knowing each column alone ({value:.2f} ± "
@@ -61,6 +61,23 @@ def test_a_gain_that_is_not_known_is_neither_good_nor_weak(error: float | None, 
     words = verdict({"gain": gain, "reliable_share": 1.0}, ROWS)
     assert words.startswith("Unclear: nothing tells if the model is better than knowing each")
     assert f"(26.00 {shown} nats per row)" in words
+
+
+@pytest.mark.parametrize("value", [26.0, 0.05, -26.0])
+def test_one_row_tells_nothing_of_another(value: float):
+    """Its Monte Carlo error is not that of the gain."""
+    gain = {"value": value, "mc_error": 0.15, "test_error": None}
+    words = verdict({"gain": gain, "reliable_share": 1.0}, ROWS)
+    assert words.startswith("Unclear: ")
+    assert f"({value:.2f} ± unknown nats per row)" in words
+
+
+def test_what_is_worse_is_not_called_hardly_better():
+    words = verdict(evaluated(-14.7, 1.2), ROWS)
+    assert words.startswith("Weak: the model is worse than knowing each column alone (-14.70 ± ")
+    words = verdict(evaluated(-14.7, 1.2, reliable_share=0.0), ROWS)
+    assert words.startswith("Weak: nothing shows that the model is better than knowing each ")
+    assert "(at least -14.70 ± 1.20 nats per row)" in words
 
 
 def test_a_training_that_was_cut_is_not_called_good():

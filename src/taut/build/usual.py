@@ -32,6 +32,7 @@ __all__ = [
     "numbers_of_levels",
     "objective_of",
     "of_few_images",
+    "own_parts",
     "parts_named",
     "sizes_of",
     "starts_linear",
@@ -331,6 +332,22 @@ def parts_named(config: ModelConfig) -> list[str]:
     """Returns the names of the settings that are of a VAE alone and were given."""
     values = dataclasses.asdict(config)
     return [name for name, value in values.items() if name != "model" and value is not None]
+
+
+def own_parts(config: ModelConfig) -> tuple[str, ...] | None:
+    """Returns the settings of a VAE that the model of a configuration has too; None where it is
+    one.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    if exact_of(config) is not None:
+        return ()
+    if stepwise_of(config) is not None:
+        return STEPWISE_PARTS
+    if gan_of(config) is not None:
+        return GAN_PARTS
+    return None
 
 
 def _check_whole(

@@ -204,7 +204,15 @@ def choose(
     folder = shown(join or out or "FOLDER")
     with _going_on(f"taut choose {shown(data)} --join {folder}"):
         if join is not None:
-            if several or single:
+            typed = config or any(value not in (None, "false") for value in flags.values())
+            own = (minutes, seeds, baselines, halving, out) == (
+                USUAL["minutes"],
+                1,
+                True,
+                None,
+                None,
+            )
+            if several or single or typed or not own:
                 raise UsageError("--join takes the candidates of the study: omit all settings")
             found = join_study(data, join, tell=_telling())
         else:
@@ -228,6 +236,8 @@ def _split(sets: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     for each in sets:
         place, _, text = each.partition("=")
         values = [value.strip() for value in OUTSIDE.split(text)]
+        if len(values) > 1 and "" in values:
+            raise UsageError(f"{place}={shown(text)}: a value between commas is empty; omit it")
         if len(values) > 1:
             several[place] = values
         else:

@@ -63,6 +63,7 @@ def score(
             "Flag odd rows: the share of usual rows that may be flagged, such as 0.01. Adds "
             "p_value and typicality of each row, from the rows that the run held out.",
             "--flag",
+            type_="float",
         ),
     ] = None,
     out: Numbers = None,
@@ -85,7 +86,7 @@ def score(
     loaded = load_run(run, trust)
     import torch
 
-    from taut.evidence.outliers import oddity, ranks
+    from taut.evidence.outliers import caution, oddity, ranks
     from taut.runs.folder import check_target
     from taut.runs.handed import ids_of
     from taut.runs.reasons import reasons
@@ -141,7 +142,10 @@ def score(
             "count": int(odd_rows.flagged.sum()),
             "rate": flag,
             "held_out": len(usual),
+            "part": held_out.part,
         }
+        if line_of_part := caution(held_out.part):
+            result["warnings"] = [*result["warnings"], line_of_part]
     oddest = []
     if odd:
         values = torch.stack([found[0] for found in odd.values()], 1)
@@ -156,7 +160,7 @@ def score(
     if flag is not None:
         terminal.answer(
             f"flagged: {int(odd_rows.flagged.sum())} of {len(new.rows)}; of {units.one}s like the "
-            f"{len(usual)} that were held out, at most {100 * flag:.3g} % would be"
+            f"{len(usual)} {held_out.part} {units.one}s, at most {100 * flag:.3g} % would be"
         )
     terminal.answer(f"the numbers of each {units.one} are in {shown(target)}")
 

@@ -57,6 +57,7 @@ NAMES = {
     "exact_baseline": "baseline, {model}",
 }
 
+FEWEST = 10  # rows, over which it is told in how many dimensions the mean varies
 OF_SAMPLES = {
     "classifier": "told from data, AUC (1/2: not)",
     "precision": "precision",
@@ -301,12 +302,15 @@ def show_evaluation(run: Stored, as_json: bool, verbose: bool = False) -> None:
 
 def _show_samples(run: Stored, result: Mapping[str, Any]) -> None:
     """Shows what is known of a model that has no density: how its samples compare with data."""
-    table = _table(f"{result['num_data']} {result['data']} rows", "samples", "training rows")
+    units = units_of(run.schema)
+    many = f"{units.one}s"
+    table = _table(f"{result['num_data']} {result['data']} {many}", "samples", f"training {many}")
     for name, title in OF_SAMPLES.items():
         if found := (result.get("samples") or {}).get(name):
             reference = found.get("reference") or found["held_out"]
             table.add_row(title, *(_with_error(e) for e in (found["samples"], reference)))
-    _stdout().print(table)
+    if table.row_count:
+        _stdout().print(table)
     for line in result["warnings"]:
         answer(f"warning: {line}")
     answer(f"log p(x): none: {run.model.no_density.replace('RUN', shown(run.path))}")
@@ -349,7 +353,7 @@ def show_next(run: Stored, seconds: float, data: str = "") -> None:
     minutes, rest = divmod(round(seconds), 60)
     message(f"done in {clause('{} min ', minutes)}{rest} s; next:")
     source = data or typed(str(run.info["source"]))
-    commands = _next_commands(run.schema, bool(source))
+    commands = _next_commands(run, bool(source))
     if run.model.no_density:
         commands = [("taut sample RUN", "what it makes")]
         if "taut tighten RUN" in run.model.no_density:
@@ -361,17 +365,25 @@ def show_next(run: Stored, seconds: float, data: str = "") -> None:
         message(f"  {command:<{width}}  # {why}", whole=True)
 
 
-def _next_commands(schema: Schema, known: bool) -> list[tuple[str, str]]:
-    """Returns two or three commands and what each is for; DATA only where its name is known."""
+def _next_commands(run: Stored, known: bool) -> list[tuple[str, str]]:
+    """Returns two or three commands that the model can obey and what each is for; DATA only where
+    its name is known.
+    """
+    from taut.models.stepwise import StepwiseModel
+
+    schema, steps = run.schema, isinstance(run.model, StepwiseModel)
+    singly = not steps or run.model.conditionals
     data = " DATA" if known else ""
     table = schema.kind == "table"
     lines = [
         ("taut audit RUN", "how far these numbers can be trusted, and what would improve them")
     ]
-    if table and schema.missing:
+    if table and schema.missing and singly:
         lines.append((f"taut impute RUN{data}", "fill the gaps"))
-    if table:
+    if table and singly:
         lines.append((f"taut score RUN{data} --cells", "which rows are odd, and why"))
+    elif table or (steps and not schema.is_image):
+        lines.append((f"taut score RUN{data}", "which rows are odd"))
     elif schema.is_image:
         lines.append(("taut sample RUN --out new.png", "draw new images"))
     else:
@@ -416,7 +428,7 @@ def show_numbers(
         if verbose:
             for line in _how(result):
                 answer(line)
-        if result["latent_dim"]:
+        if result["latent_dim"] and result["num_data"] >= FEWEST:
             answer(f"active units: {result['active_units']} of {result['latent_dim']}")
     for line in result["warnings"]:
         answer(f"warning: {line}")

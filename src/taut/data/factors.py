@@ -92,18 +92,41 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, np
     key = next((name for name in columns if name.lower() in KEYS), None)
     if key is None:
         return columns
-    lines = [Path(str(value)).name for value in columns.pop(key)]
+    lines = [str(value) for value in columns.pop(key)]
     if names is None:
         return columns
+    order = _order(lines, [str(name) for name in names], shown(path))
+    return {name: values[order] for name, values in columns.items()}
+
+
+def _order(lines: list[str], names: list[str], where: str) -> list[int]:
+    """Returns the line of each row, by its whole name, or else by that without its folder.
+
+    Raises:
+        DataError: a row has no line, or two lines or rows have the same name.
+    """
+    wanted = names
+    if not set(wanted) <= set(lines):
+        lines, wanted = ([Path(text).name for text in texts] for texts in (lines, names))
+        if len(set(wanted)) < len(set(names)):
+            twice = next(n for n, times in Counter(wanted).items() if times > 1)
+            raise DataError(
+                f"{where}: several rows are called {shown(twice)}, in other folders: give their "
+                "lines the names with the folder"
+            )
     place = {line: i for i, line in enumerate(lines)}
-    wanted = [Path(str(name)).name for name in names]
     if absent := [name for name in wanted if name not in place]:
         raise DataError(
-            f"{shown(path)}: has no line for {', '.join(map(shown, absent[:3]))}"
+            f"{where}: has no line for {', '.join(map(shown, absent[:3]))}"
             f"{and_more(absent, 3)}; add them"
         )
-    order = [place[name] for name in wanted]
-    return {name: values[order] for name, values in columns.items()}
+    times = Counter(lines)
+    if repeated := [name for name in wanted if times[name] > 1]:
+        raise DataError(
+            f"{where}: has more than one line for {', '.join(map(shown, repeated[:3]))}"
+            f"{and_more(repeated, 3)}; keep one of each"
+        )
+    return [place[name] for name in wanted]
 
 
 def chosen(table: Any, names: Sequence[str], where: str) -> dict[str, np.ndarray]:
@@ -140,10 +163,13 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
         else:
             mark = "\t" if path.suffix.lower() == ".tsv" else ","
             table = csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=mark))
+        names = table.column_names
+    except UnicodeDecodeError:
+        raise DataError(f"{shown(path)}: its header is not UTF-8: save it as UTF-8") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shown(path)}: cannot be read as a table ({error})") from None
-    _check_names(table.column_names, shown(path))
-    return {name: _values(table, name) for name in table.column_names}
+    _check_names(names, shown(path))
+    return {name: _values(table, name) for name in names}
 
 
 def _values(table: Any, name: str) -> np.ndarray:
@@ -159,14 +185,18 @@ def _values(table: Any, name: str) -> np.ndarray:
 
 def _coded(values: np.ndarray, name: str) -> tuple[np.ndarray, bool, str]:
     """Returns the levels of a column, whether they are ordered, and a note."""
+    if not values.size:
+        raise DataError(f"factor {shown(name)} has no rows: give one value a row")
     flat = list(values.reshape(len(values), -1)[:, 0].tolist())
     if values.ndim != 1:
         raise DataError(f"factor {shown(name)} has shape {values.shape}: give one value a row")
     missing = np.array([value is None or value != value for value in flat])
     own = [value for value, gone in zip(flat, missing, strict=True) if not gone]
     ordered = all(isinstance(v, int | float) and not isinstance(v, bool) for v in own)
-    array = np.asarray(own, float) if ordered else np.asarray([str(v) for v in own])
-    found, place = np.unique(array, return_inverse=True)
+    if not ordered:
+        own = [str(value) for value in own]
+    # as Python compares them: no float tells large integers apart
+    found, place = np.unique(np.asarray(own, object), return_inverse=True)
     if len(found) < 2:
         raise DataError(
             f"factor {shown(name)} is the same in every row: there is nothing to find; omit it"
@@ -178,8 +208,10 @@ def _coded(values: np.ndarray, name: str) -> tuple[np.ndarray, bool, str]:
                 f"factor {shown(name)} has {len(found)} different texts, more than {MOST}: it "
                 "names rows; omit it"
             )
-        edges = np.unique(np.quantile(array, np.linspace(0, 1, CUT + 1)[1:-1]))
-        place = np.searchsorted(edges, array, side="right")
+        cuts = np.linspace(0, 1, CUT + 1)[1:-1]
+        # by rank, of which no number is infinite
+        edges = np.unique(np.quantile(place, cuts, method="higher"))
+        place = np.searchsorted(edges, place, side="right")
         place = np.unique(place, return_inverse=True)[1]
         note = (
             f"factor {shown(name)} has {len(found)} different numbers: it was cut into "

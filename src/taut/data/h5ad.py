@@ -308,7 +308,7 @@ def _load(matrix: Any, where: str) -> SparseRows | np.ndarray:
 def _labels(source: _Source, column: str, notes: list[str]) -> np.ndarray:
     columns = [str(name) for name in source.obs.columns]
     if column not in columns:
-        hint = _hint(column, columns, "--labels")
+        hint = _hint(column, columns, "labels")
         raise UsageError(f"{source.where}: obs has no column {shown(column)}; {hint}")
     values = source.obs[column]
     missing = int(values.isna().sum())

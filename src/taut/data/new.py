@@ -33,6 +33,7 @@ class New(NamedTuple):
         table: The table they came from, if any.
         impossible: Numbers of the rows that held such a value: their log p(x) is minus infinity.
         names: Names of the rows (cells), where the source has them.
+        part: Which of the rows that a run held out they are: test or validation.
     """
 
     rows: Rows
@@ -40,6 +41,7 @@ class New(NamedTuple):
     table: Any = None
     impossible: tuple[int, ...] = ()
     names: Any = None
+    part: str = ""
 
 
 def check_against(

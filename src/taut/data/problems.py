@@ -42,9 +42,12 @@ def problems(
     lines = []
     if array.shape[1:] != schema.event_shape:
         one = " (give one row as shape (1, ...))" if array.shape == schema.event_shape else ""
+        way = "reshape with --shape"
+        if not training:
+            way = "give rows of that shape"
         lines.append(
             f"{name}: rows have shape {array.shape[1:]}, but {schema.event_shape} is needed{one}; "
-            f"reshape with --shape"
+            f"{way}"
         )
     if len(array) < min_rows:
         lines.append(too_few(name, len(array), min_rows))

@@ -43,6 +43,7 @@ References: higgins2017, suter2019, duan2020, shao1989.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -272,9 +273,11 @@ def dci(codes: Codes, factors: Factors, seed: int = 0) -> np.ndarray:
     importance, accuracy = [], []
     for levels in factors.levels.T:
         forest = RandomForestClassifier(TREES, max_features=None, random_state=seed % 2**32)
-        forest.fit(codes[fit], levels[fit])
-        importance.append(forest.feature_importances_)
-        accuracy.append(forest.score(codes[test], levels[test]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of many levels, one for each tree
+            forest.fit(codes[fit], levels[fit])
+            importance.append(forest.feature_importances_)
+            accuracy.append(forest.score(codes[test], levels[test]))
     return np.array([*dci_of(np.stack(importance, 1)), np.mean(accuracy)])
 
 

@@ -76,6 +76,7 @@ FAINT = 40.0  # nats below the largest weight, from which on a sample adds nothi
 COARSE = 0.1  # nats of rounding beyond which weights say nothing
 # nats a dimension by which samples that carry the weight may be more surprising than others
 NARROW = 0.4
+MEAN_DRAWS = 256  # at least, of a proposal whose mean is not known
 NEAR = 100.0  # units in the last place by which samples must differ to be different
 
 # From the rows of a block, their data and their context to r(z), batch shape (B,).
@@ -326,7 +327,7 @@ def _block(
     try:
         mean: Tensor = proposal.mean
     except NotImplementedError:  # a flow, say: the mean of its samples then
-        mean = z_sum / num_samples
+        mean = _sample_mean(proposal, z_sum, num_samples, step)
     apart = high - low > NEAR * unit * torch.maximum(low.abs(), high.abs())
     apart = apart.to(place)
     # a bit may be certain, a real number never is
@@ -335,6 +336,18 @@ def _block(
     own = terms[2] if solved is None else solved
     sound = moved & _sound(proposal, own) & (rounding < COARSE) & _wide(proposal, terms)
     return _summarize(terms, wide(mean), rounding, sound).cpu()
+
+
+def _sample_mean(proposal: Distribution, z_sum: Tensor, drawn: int, step: int) -> Tensor:
+    """Returns the mean of a proposal from the sum of its samples, (B, D).
+
+    Of few samples the mean varies over the data by chance, as if its dimensions were active: more
+    are drawn then, which are not decoded.
+    """
+    for first in range(drawn, MEAN_DRAWS, step):
+        count = min(step, MEAN_DRAWS - first)
+        z_sum = z_sum + wide(proposal.sample(torch.Size((count,)))).sum(0)
+    return z_sum / max(drawn, MEAN_DRAWS)
 
 
 def _largest(terms: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from taut.system.errors import UsageError
 
-__all__ = ["Oddity", "check_rate", "oddity", "ranks", "threshold"]
+__all__ = ["Oddity", "caution", "check_rate", "oddity", "ranks", "threshold"]
 
 
 class Oddity(NamedTuple):
@@ -73,9 +73,19 @@ def ranks(rate: float, held_out: int) -> int:
         needed = math.ceil(1 / rate - 1 - 1e-9)
         raise UsageError(
             f"a rate of {rate:g} needs at least {needed} rows that were held out, and there are "
-            f"{held_out}: take a larger rate, or hold out more (--test-fraction)"
+            f"{held_out}: take a larger rate, or hold out more (--set data.test_fraction=0.3)"
         )
     return number
+
+
+def caution(part: str) -> str:
+    """Returns what is to be known of ranks among this part of the held-out rows, or nothing."""
+    if part != "validation":
+        return ""
+    return (
+        "there are no test rows: odd rows are ranked among the validation rows, by which the "
+        "training was stopped, so that a little more than the stated share may be flagged"
+    )
 
 
 def threshold(usual: Tensor, rate: float) -> float:

@@ -141,9 +141,8 @@ def sample_quality(
     n = min(num_data, len(train) // 2, len(test))
     if n < FEWEST:
         raise ValueError(
-            f"too few data to compare samples with: {len(train)} for training, {len(test)} held "
-            f"out, num_data {num_data}; "
-            f"at least {2 * FEWEST}, {FEWEST} and {FEWEST} are needed"
+            f"too few rows to compare samples with: {len(train)} for training and "
+            f"{min(num_data, len(test))} held out; at least {2 * FEWEST} and {FEWEST} are needed"
         )
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(

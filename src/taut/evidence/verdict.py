@@ -33,14 +33,20 @@ def verdict(
     value = (gain or {}).get("value")
     if gain is None or value is None:
         return ""
-    errors = [e for e in (gain["mc_error"], gain["test_error"]) if e is not None]
-    error = max(errors, default=math.inf)
+    error = math.inf  # of one row nobody knows what another one would give
+    if gain["test_error"] is not None:
+        error = max(gain["test_error"], gain["mc_error"] or 0.0)
     known = (reliable_share or 0.0) > 1 - DOUBTFUL
     off = f"± {error:.2f}" if math.isfinite(error) else "± unknown"
     how = f"{'' if known else 'at least '}{value:.2f} {off} nats per {one}"
     alone = f"knowing each {part} alone"
-    if value > WEAK and value <= SURE * error and value + SURE * error > LITTLE:
+    unsure = value > WEAK or math.isinf(error)
+    if unsure and value <= SURE * error and value + SURE * error > LITTLE:
         return f"Unclear: nothing tells if the model is better than {alone} ({how})."
+    if value + SURE * error < -WEAK:
+        if known:
+            return f"Weak: the model is worse than {alone} ({how})."
+        return f"Weak: nothing shows that the model is better than {alone} ({how})."
     if value <= max(WEAK, SURE * error):
         return f"Weak: the model is hardly better than {alone} ({how})."
     head = "Not trained to the end, but" if unfinished else "Good:"

@@ -57,6 +57,7 @@ class MaskedDiffusion(StepwiseModel):
         "its q is the prior over orders: there is no encoder to tighten, no path to anneal along, "
         "and its whole gap is what the orders disagree by"
     )
+    conditionals = True
     why_no_code = (
         "the latent variable of MaskedDiffusion is an order, which says nothing of a row: there is "
         "nothing to encode or to reconstruct from; take --model VAE for an embedding"

@@ -39,6 +39,8 @@ class StepwiseModel(Model):
     """Why nothing of its q can be tightened, annealed or split into gaps: one clause."""
     why_no_code = ""
     """Why it has no embedding of a row."""
+    conditionals = False
+    """Whether it has p of a single entry given others."""
 
     def __init__(self, likelihood: Likelihood, features: Features) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,8 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taut.build.config import Config
-from taut.build.usual import exact_of, objective_of
+from taut.build.config import Config, ModelConfig
+from taut.build.usual import exact_of, objective_of, own_parts
 from taut.data import Dataset
 from taut.evidence import Estimate
 from taut.evidence.results import finite
@@ -49,7 +50,7 @@ from taut.runs.place import make_folder, stem
 from taut.runs.telling import Telling
 from taut.system import locks, records, storage
 from taut.system.counting import check_amount, check_count
-from taut.system.errors import TautError, UsageError, shown
+from taut.system.errors import StorageError, TautError, UsageError, shown
 from taut.training.pace import epochs_of
 
 __all__ = [
@@ -143,7 +144,11 @@ def choose(
             "--set data.validation_fraction=0.1"
         )
     wanted = [{place: str(value) for place, value in each.items()} for each in candidates]
-    for each in wanted:
+    for i, each in enumerate(wanted):
+        if each in wanted[:i]:
+            raise UsageError(
+                f"{_named(each)} is a candidate twice: omit one (--seeds trains each several times)"
+            )
         _build(data, _settings(config, each), each)
     if baselines:
         wanted += [each for each in _baselines(data, config) if each not in wanted]
@@ -237,16 +242,26 @@ def smallest_within_one_error(rows: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _settings(config: Config, candidate: Mapping[str, str], **training: Any) -> Config:
-    """Returns the configuration of a candidate; an exact model has no settings of a VAE."""
+    """Returns the configuration of a candidate; an exact model has no settings of a VAE, and one of
+    another kind those of its own parts.
+    """
     values = config.to_dict()
     values["training"] |= training
-    if candidate.get("model.model", "VAE") != "VAE":
-        values["model"] = {}
-        values["training"] |= {"objective": None, "learning_rate": None, "max_epochs": None}
+    own = _own_parts(candidate)
+    if own is not None:
+        values["model"] = {name: value for name, value in values["model"].items() if name in own}
+        values["training"]["objective"] = None
+    if own == ():
+        values["training"] |= {"learning_rate": None, "max_epochs": None}
     for place, value in candidate.items():
         section, _, name = place.partition(".")
         values.setdefault(section, {})[name] = value
     return Config.from_dict(values)
+
+
+def _own_parts(candidate: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Returns the settings of a VAE that a candidate has too; None where it is one."""
+    return own_parts(ModelConfig(model=candidate.get("model.model")))
 
 
 def _build(data: Dataset, config: Config, candidate: Mapping[str, str]) -> None:
@@ -277,7 +292,8 @@ def _rows(data: Dataset) -> Tensor:
 
 
 def _named(candidate: Mapping[str, str]) -> str:
-    return ", ".join(f"{place.partition('.')[2]}={value}" for place, value in candidate.items())
+    named = (f"{place.partition('.')[2]}={value}" for place, value in candidate.items())
+    return ", ".join(named) or "by default"
 
 
 # ----------------------------------------------------------------------------------- the queue
@@ -298,11 +314,44 @@ def _study(folder: Path, make: bool = False) -> Iterator[Any]:
     optuna = _optuna()
     from optuna.storages.journal import JournalFileBackend
 
-    store = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    journal = folder / JOURNAL
+
+    def store() -> Any:
+        return optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+
     if make:
-        yield optuna.create_study(storage=store, study_name=NAME, direction="maximize")
-    else:
-        yield optuna.load_study(storage=store, study_name=NAME)
+        yield optuna.create_study(storage=store(), study_name=NAME, direction="maximize")
+        return
+    try:
+        _end_with_a_line(journal)
+        study = optuna.load_study(storage=store(), study_name=NAME)
+    except (TautError, OSError):
+        raise
+    except Exception as error:  # of whatever lines are in it
+        raise StorageError(
+            f"{shown(journal)} is damaged ({type(error).__name__}): restore it from a copy, or "
+            "begin another study; the run folders beside it are not touched"
+        ) from None
+    yield study
+
+
+def _end_with_a_line(journal: Path) -> None:
+    """Drops the line that a killed process did not finish, so that none is added to it."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    def unfinished() -> int:
+        content = storage.read_file(journal)
+        return len(content) - 1 - content.rfind(b"\n")
+
+    if not unfinished():
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        if dropped := unfinished():
+            os.truncate(journal, journal.stat().st_size - dropped)
+    finally:
+        lock.release()
 
 
 def _take(study: Any, folder: Path) -> tuple[Any, Path] | None:
@@ -419,8 +468,8 @@ def _lacking(path: Path, passes: int) -> bool:
 
 
 def _halved(candidates: Sequence[Mapping[str, str]]) -> list[int]:
-    """Returns which candidates are VAEs; models that are exact are trained to their end."""
-    return [i for i, each in enumerate(candidates) if each.get("model.model", "VAE") == "VAE"]
+    """Returns which candidates are VAEs; all others are trained to their end."""
+    return [i for i, each in enumerate(candidates) if _own_parts(each) is None]
 
 
 def _whole_minutes(wanted: Sequence[Mapping[str, str]], halving: int | None, all_: float) -> float:

@@ -24,7 +24,7 @@ from taut.evidence.samples import blur, sample_quality
 from taut.evidence.text import number, plus_minus
 from taut.models.exact import ExactModel
 from taut.models.stepwise import StepwiseModel
-from taut.runs.assemble import merge
+from taut.runs.assemble import assemble, merge
 from taut.runs.audit import training_rows
 from taut.runs.carry_out import carry_out
 from taut.runs.fit import start
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "Curve", "betas_of", "decoder_curve", "read_curve", "study"]
 
 FILE = "curve.json"
+NO_MATTER = ("device", "threads", "compile", "checkpoint_seconds", "minutes")
 POINTS = 6  # of a range of weights
 CLIMB = 4  # steps toward the sharpest z, which is not asked for here
 COLUMNS = ("elbo", "log_evidence", "rate", "distortion")
@@ -221,6 +222,11 @@ def _run_at(
         same = run.info["fingerprint"] == data.fingerprint
         if not same or run.config.training.objective != settings.training.objective:
             raise UsageError(f"{shown(path)} is a run of other data or aims: choose another --out")
+        if differing := _differing(run.config, assemble(data, settings)[0]):
+            raise UsageError(
+                f"{shown(path)} was trained with {differing}: choose another --out, or give what "
+                "it was trained with"
+            )
         tell.line(f"{path} is finished and kept")
         return run
     run, data, state = start(data, path, settings, overwrite=path.exists())
@@ -230,6 +236,21 @@ def _run_at(
     tell.line(f"{path}: beta {beta:.3g}")
     carry_out(run, data, state, tell)
     return load(path)
+
+
+def _differing(there: Config, wanted: Config) -> str:
+    """Returns a setting of a finished run that is not what is asked for, and its value; nothing
+    where all are, but those that change no number.
+    """
+    made, asked = there.to_dict(), wanted.to_dict()
+    free: tuple[str, ...] = NO_MATTER
+    if wanted.training.minutes is not None:
+        free = (*free, "max_epochs")  # follows from the time
+    for section in ("model", "training", "evaluation"):
+        for name, value in asked[section].items():
+            if name not in free and made[section].get(name) != value:
+                return f"{section}.{name} = {shown(made[section].get(name))}"
+    return ""
 
 
 def _measured(beta: float, run: Stored, data: Dataset, num_data: int) -> dict[str, Any]:
@@ -279,7 +300,9 @@ def decoder_curve(
         UsageError: the model has no continuous latent variables.
     """
     if isinstance(run.model, ExactModel | StepwiseModel):
-        raise UsageError(f"{type(run.model).__name__} has no decoder of a latent vector")
+        raise UsageError(
+            f"{type(run.model).__name__} has no decoder of a latent vector: train a VAE"
+        )
     some = _drawn(x, num_data, seed)
     try:
         points = rate_distortion(run.model, some, betas, seed=seed)

@@ -259,5 +259,6 @@ def _names(source: Source, new: New) -> Sequence[str] | None:
     if new.names is not None:
         return [str(name) for name in new.names]
     if isinstance(source, str | Path) and Path(source).is_dir():
-        return [path.name for path in image_files(Path(source))]
+        folder = Path(source)
+        return [path.relative_to(folder).as_posix() for path in image_files(folder)]
     return None

@@ -7,6 +7,7 @@ file, and results come back in the same kind (``handed``).
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from taut.build.config import Config
 from taut.data import New, Schema, check_against
 from taut.data.tables.oddities import MANY
 from taut.evidence import Evidence, cells, importance_blocks
-from taut.evidence.outliers import oddity, ranks
+from taut.evidence.outliers import caution, oddity, ranks
 from taut.evidence.rows import RowEvidence, settle_together
 from taut.model import Model
 from taut.models.exact import ExactModel
@@ -40,6 +41,10 @@ from taut.use.differential import Differential, differential, labels_of, members
 __all__ = ["Fitted", "Source", "new_data", "score_columns"]
 
 Source = str | Path | np.ndarray | Tensor | Any  # a data frame, a sparse matrix, an AnnData
+OF_READING = re.compile(
+    "--(encoding|delimiter|decimal|(no-)?header|missing-values|shape|skip-bad|resize|crop|alpha|"
+    "layer|binarize)\\b"
+)
 SCORES = ("log_evidence", "log_evidence_error", "reliable", "method", "ess", "khat", "elbo")
 
 
@@ -167,12 +172,14 @@ class Fitted:
         num_samples = check_count("num_samples", num_samples)
         if flag is not None and data is None:
             raise UsageError("flag= compares data with the rows that were held out: give data")
-        if flag is not None:
-            ranks(flag, len(self._held_out().rows))  # refused before anything is scored
         handed = self._handed(data)
         tell = Telling(verbose)
         x = handed.new.rows
-        parts = [x] if flag is None else [x, self._held_out().rows]
+        parts, part = [x], ""
+        if flag is not None:
+            usual = self._held_out()
+            ranks(flag, len(usual.rows))  # refused before anything is scored
+            parts, part = [x, usual.rows], usual.part
         measured = self._evidence(parts, num_samples, seed, tell)
         rows = measured[0].impossible(handed.new.impossible)
         columns = score_columns(rows)
@@ -180,7 +187,7 @@ class Fitted:
             columns |= oddity(rows.log_evidence, measured[1].log_evidence, flag)._asdict()
         if cells:
             columns |= self._cells(x, num_samples, seed)
-        for line in rows.warnings:
+        for line in filter(None, (*rows.warnings, caution(part))):
             warnings.warn(line, TautWarning, stacklevel=2)
         return handed.named(columns, "taut_")
 
@@ -321,14 +328,19 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
     """
     # of the file itself
     options = dataclasses.replace(fitted.config.data, delimiter=None, stream=None)
-    new = check_against(
-        source,
-        fitted.schema,
-        key=key,
-        options=options,
-        binarize=fitted.config.data.binarize,
-        seed=fitted.data_seed,
-    )
+    try:
+        new = check_against(
+            source,
+            fitted.schema,
+            key=key,
+            options=options,
+            binarize=fitted.config.data.binarize,
+            seed=fitted.data_seed,
+        )
+    except DataError as error:
+        raise DataError([_read_as_trained(line) for line in error.problems]) from None
+    if isinstance(fitted.model, StepwiseModel) and not fitted.model.conditionals:
+        _check_whole(fitted, new, source)
     latent = _some_latent(fitted.model, new.rows[:1])
     found = unsupported(fitted.model, new.rows, latent, fitted.schema, new=True)
     if found is None:
@@ -352,6 +364,38 @@ def new_data(fitted: Fitted, source: Source, key: str | None = None) -> New:
         f"values are read as missing"
     )
     return new._replace(rows=rows, notes=(*new.notes, line), impossible=odd)
+
+
+def _check_whole(fitted: Fitted, new: New, source: Source) -> None:
+    """Refuses rows with gaps where a model is of whole rows: the bound of such a row would count
+    the noise that its gaps are drowned in.
+    """
+    if not isinstance(new.rows, Tensor):
+        return
+    gaps = new.rows.isnan().flatten(1).any(1).nonzero()[:, 0]
+    if not len(gaps):
+        return
+    name = shown(str(source)) if isinstance(source, str | Path) else "the data"
+    raise DataError(
+        (
+            *new.notes,
+            f"{name}: {len(gaps)} of {len(new.rows)} rows have gaps, the first of them row "
+            f"{int(gaps[0])} (from 0), and {fitted.config.model.model} is of whole rows: fill or "
+            "omit them, or train --model 'MaskedDiffusion()', which is made of gaps",
+        )
+    )
+
+
+def _read_as_trained(line: str) -> str:
+    """Returns a line about a file that names no way out which there is not: what reads a run's new
+    data has no options for reading.
+    """
+    if OF_READING.search(line) is None:
+        return line
+    return (
+        f"{line}; that is an option of `taut fit`, and new data are read as those of the training "
+        "were: save the file like that one"
+    )
 
 
 def _some_latent(model: Model, x: Any) -> Tensor:

@@ -222,8 +222,8 @@ def held_out_as_new(run: Stored, data: Dataset) -> New:
     if not len(data.test) + len(data.validation):
         raise UsageError(f"{shown(run.path)} has no rows that were held out: give DATA")
     if len(data.test):
-        return New(data.test, (), names=data.row_names[2])
-    return New(data.validation, (), names=data.row_names[1])
+        return New(data.test, (), names=data.row_names[2], part="test")
+    return New(data.validation, (), names=data.row_names[1], part="validation")
 
 
 def read_data(

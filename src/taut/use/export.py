@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from taut.data.schema import told_apart
+from taut.data.tables.words import FORMULA
 from taut.system.storage import write_bytes
 from taut.use import pictures
 
@@ -41,7 +42,6 @@ ARRAYS = (".npy",)
 CELLS = (".h5ad",)
 IMAGES = (".npy", ".png")
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_numbers(

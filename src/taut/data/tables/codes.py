@@ -36,7 +36,7 @@ from taut.data.tables.oddities import (
     wrong_values,
 )
 from taut.data.tables.seen import some
-from taut.data.tables.words import decimals, nearest_to, quoted, value_text
+from taut.data.tables.words import FORMULA, decimals, nearest_to, quoted, value_text
 from taut.system.errors import DataError, UsageError, and_more, shown
 
 if TYPE_CHECKING:
@@ -318,6 +318,15 @@ def _parsed(cells: Cells, values: np.ndarray) -> Coded:
     )
 
 
+def _as_sampled(text: str) -> str:
+    """Returns a text without the apostrophe that a CSV file of ``taut sample`` has before what a
+    spreadsheet would run.
+    """
+    if text[:1] == "'" and text[1:].startswith(FORMULA):
+        return text[1:]
+    return text
+
+
 def _level_codes(
     cells: Cells, column: Column, first_row: int
 ) -> tuple[np.ndarray, list[str], list[str]]:
@@ -334,8 +343,8 @@ def _level_codes(
     codes = {plain(level): code for code, level in enumerate(column.levels)}
     if not any(plain(text) in codes for text in texts) and (truths := _truths(texts, column)):
         plain, codes = (lambda text: TRUTH.get(text.strip().lower())), truths
-    code = np.array([codes.get(plain(text), np.nan) for text in texts] + [np.nan], np.float64)
-    values = code[place]
+    found = [codes.get(plain(text), codes.get(plain(_as_sampled(text)), np.nan)) for text in texts]
+    values = np.array([*found, np.nan], np.float64)[place]
     unseen = np.isnan(values) & (place >= 0)
     if not unseen.any():
         return values, [], endless

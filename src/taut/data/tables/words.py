@@ -15,6 +15,7 @@ from taut.system.errors import shown
 
 MAX_LEVELS = 65_536
 MAX_ATOMS = 8
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with what a text begins that a spreadsheet runs
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None")
 
 
