@@ -2970,9 +2970,30 @@ MUTANTS = [
     Mutant(
         "imputation: a mixture has the lower midpoints of its parts",
         "distributions/warps.py",
-        "place = pair % TURNS + TURNS * turn",
-        "place = pair % TURNS + 0 * turn",
+        "zip(*every[turn::TURNS], strict=True)",
+        "zip(*every[turn : turn + 4], strict=True)",
         "tests/test_grids.py",
+    ),
+    Mutant(
+        "mean: what is rare is in none of the parts of a tail",
+        "distributions/warps.py",
+        "inner = geometric[(geometric > ends[0] + 1e-9) & (geometric < ends[1] - 1e-9)]",
+        "inner = geometric[:0]",
+        "tests/test_warps.py::test_the_mean_holds_what_is_rare",
+    ),
+    Mutant(
+        "mean: a tail that has none counts to its end",
+        "distributions/warps.py",
+        "(end > STEEP * before), 2 * end",
+        "(end > 1e9 * before), 2 * end",
+        "tests/test_warps.py::test_a_tail_that_has_no_mean_counts_up_to_twice_the_last_knot",
+    ),
+    Mutant(
+        "levels: the variance is the difference of two squares",
+        "distributions/levels.py",
+        "away = edge - mean.round()",
+        "away = edge - 0 * mean",
+        "tests/test_likelihood_families.py::test_small_variances_of_large_levels_have_digits",
     ),
     Mutant(
         "improve: a guess is tried again and again",
@@ -4166,8 +4187,22 @@ MUTANTS = [
     Mutant(
         "cell scores: the posterior's mean of p instead of that of 1 / p",
         "models/trees.py",
-        "-(log_states - each).logsumexp(-1).T",
-        "(log_states + each).logsumexp(-1).T",
+        "(log_states - each).logsumexp(-1)",
+        "-(log_states + each).logsumexp(-1)",
+        EXACT_MODELS,
+    ),
+    Mutant(
+        "emissions: what is common to all states stays in what they differ by",
+        "models/emissions.py",
+        "common = torch.where(seen.dense, marginal, 0.0)",
+        "common = torch.where(seen.dense, 0.0 * marginal, 0.0)",
+        f"{EXACT_MODELS}::test_a_cell_far_out_hides_nothing_of_the_others",
+    ),
+    Mutant(
+        "cell scores: an entry without what all states have in common",
+        "models/trees.py",
+        "parts.append((common - (log_states",
+        "parts.append((0.0 - (log_states",
         EXACT_MODELS,
     ),
     Mutant(
@@ -5105,6 +5140,20 @@ MUTANTS = [
         "evidence/disentanglement.py",
         "    return _gaps(matrix) / entropies(factors.levels)\n",
         "    return _gaps(matrix) / entropies(discretize(factors.levels.astype(float), 2))\n",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: the error of a maximum is that of a mean",
+        "evidence/disentanglement.py",
+        "return None if error is None else float(max(error, *found))",
+        "return error",
+        DISENTANGLEMENT,
+    ),
+    Mutant(
+        "disentanglement: votes that are all right have no error",
+        "evidence/disentanglement.py",
+        "p = (share * VOTES + 2) / count",
+        "p = share",
         DISENTANGLEMENT,
     ),
     Mutant(

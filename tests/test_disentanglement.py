@@ -267,6 +267,33 @@ def test_the_error_is_the_spread_over_data_sets() -> None:
 # --- Factors --------------------------------------------------------------------------------------
 
 
+def test_the_error_of_a_maximum_holds_the_truth() -> None:
+    """Of 150 data sets at least 122 are within two errors of the mean of all: fewer of those whose
+    share is .93 are there with a probability of 1e-6. By the spread over halves alone it was .75
+    of 1,000 rows.
+    """
+    noise, found = np.random.default_rng(0), []
+    for _ in range(150):
+        values = np.stack([noise.integers(0, 5, 500), noise.integers(0, 3, 500)], 1)
+        away = noise.normal(size=(500, 3)) * [0.7, 0.35, 1.0]
+        codes = away + np.column_stack([values @ [[1.0, 0.5], [0.0, 1.0]], np.zeros(500)])
+        factors = factors_of(values.astype(float))
+        halves = [noise.permutation(500)[:250] for _ in range(d.REPEATS)]
+        value, error = d.irs(codes, factors), d._of_largest(codes, factors, halves, 0.0)
+        found.append((value, error))
+    value, error = np.array(found).T
+    assert (np.abs(value - value.mean()) < 2 * error).sum() >= 122
+
+
+def test_votes_that_are_all_right_have_an_error() -> None:
+    """Of 804 votes, two of them wrong; of data sets of a share of .9995 it was 0 for many."""
+    values = np.repeat(grid(4, 3), 10, 0)
+    for name in ("factor_vae", "beta_vae"):
+        score = by_name(values, factors_of(values))[name]
+        assert score.value == 1
+        assert score.error == pytest.approx(math.sqrt(2 / 804 * 802 / 804 / 804))
+
+
 def test_factors_are_ordered_where_they_are_numbers() -> None:
     found = Factors.of({"a": [3, 1, 1], "b": ["x", "y", None], "c": [True, False, True]})
     assert found.names == ("a", "b", "c")

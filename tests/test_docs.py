@@ -234,7 +234,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     capped("taut.evidence.gaps.optima_blocks", evaluation_samples=50)
     capped("taut.runs.audit.audit_run", num_data=50)
     capped("taut.runs.improve.audit_run", num_data=50)
-    capped("taut.runs.improve.improve", num_data=50)
+    capped("taut.runs.improve.improve", num_data=50, trials=2)
     capped("taut.runs.reasons.entry_tails", num_samples=20)
 
     def walked(model: Diffusion, num_samples: int, **given: Any) -> torch.Tensor:

@@ -71,7 +71,8 @@ def test_log_p_and_the_posterior_are_sums_over_all_states(kind: type) -> None:
     torch.testing.assert_close(model.log_prob(x), log_p, **EXACT)
     assert float(log_p[0]) == pytest.approx(0, abs=1e-10)  # all missing
     q, share = model.encode(x), joint - log_p
-    torch.testing.assert_close(q.log_normalizer, log_p, **EXACT)
+    common = model._terms(x).common.sum(0)
+    torch.testing.assert_close(q.log_normalizer + common, log_p, **EXACT)
     each = z[:, None].expand(-1, len(x), -1)
     torch.testing.assert_close(q.log_prob(each), share, **EXACT)
     hot = torch.nn.functional.one_hot(z.long(), 2).double()  # (Z, n, S)
@@ -439,6 +440,70 @@ def test_a_planted_tree_is_recovered() -> None:
     for _ in plain.maximize(x[:3600], x[3600:], max_passes=30):
         pass
     assert (model.log_prob(test) - plain.log_prob(test)).mean().item() > 0.3
+
+
+@pytest.mark.parametrize("kind", [*MODELS, taut.HiddenForest])
+def test_a_cell_far_out_hides_nothing_of_the_others(kind: type) -> None:
+    """In float32 log p of a row of -1e7 has no digits left for its other entries; those of what the
+    states have in common are needed by none of them.
+    """
+    model, x = instances.of_columns(kind, 3), instances.columns(200)
+    for _ in model.maximize(x[:150], x[150:], max_passes=4):
+        pass
+    far, real = x[:20].float().double(), instances.KINDS.index("real")
+    far[:, real] += 1e7
+    other = [c for c in range(far.shape[1]) if c != real]
+    scores = model.requires_grad_(False).cell_scores(far)[:, other]
+    gaps = far.clone()
+    gaps[:, instances.KINDS.index("ordinal")] = torch.nan
+    gaps[:, instances.KINDS.index("count")] = torch.nan
+    filled = model.typical(gaps)[:, other]
+    torch.set_default_dtype(torch.float32)
+    rough = model.float().requires_grad_(False)
+    assert float(rough.log_prob(far.float()).max()) < -1e5
+    torch.testing.assert_close(
+        rough.cell_scores(far.float())[:, other].double(), scores, rtol=0, atol=2e-3
+    )
+    found = rough.typical(gaps.float())[:, other].double()
+    torch.testing.assert_close(found, filled, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", [*MODELS, taut.HiddenForest])
+def test_an_impossible_entry_is_the_odd_one_and_the_others_are_as_without_it(kind: type) -> None:
+    """A count of -1: log p(x) is minus infinity, and what the others are given the rest is
+    known.
+    """
+    model, x = instances.of_columns(kind, 2), instances.columns(80)
+    for _ in model.maximize(x[:60], x[60:], max_passes=3):
+        pass
+    count = instances.KINDS.index("count")
+    odd, without = x[:9].clone(), x[:9].clone()
+    odd[:, count], without[:, count] = -1.0, torch.nan
+    assert bool((model.log_prob(odd) == -torch.inf).all())
+    scores, expected = model.cell_scores(odd), model.cell_scores(without)
+    assert bool((scores[:, count] == -torch.inf).all())
+    expected[:, count] = -torch.inf
+    torch.testing.assert_close(scores, expected, **EXACT)
+    odd[:, instances.KINDS.index("real")] = without[:, instances.KINDS.index("real")] = torch.nan
+    filled, expected = model.typical(odd), model.typical(without)
+    torch.testing.assert_close(filled, expected, **EXACT)
+
+
+@pytest.mark.parametrize("rare", [0.05, 0.004])
+def test_the_mean_of_a_state_holds_what_is_rare(rare: float) -> None:
+    """Counts that are seldom above zero: the mean by a sum over all that have a probability."""
+    torch.manual_seed(0)
+    x = torch.where(torch.rand(2000) < rare, (100 * torch.randn(2000).exp()).round(), 0.0)[:, None]
+    free = torch.tensor([math.inf])
+    model = taut.Mixture((1,), ["count"], 2, [0], low=torch.zeros(1), high=free)
+    for _ in model.maximize(x[:1800], x[1800:], max_passes=3):
+        pass
+    model.requires_grad_(False)
+    own, counts = model.emissions, torch.arange(200_000.0)[:, None]
+    for state in range(2):
+        log_p = own.given(counts, torch.full(counts.shape, state))
+        expected = float(counts[:, 0] @ log_p[:, 0].exp())
+        assert float(own.means(own.tables())[0, state]) == pytest.approx(expected, rel=0.05)
 
 
 # --- Training -------------------------------------------------------------------------------------

@@ -86,6 +86,22 @@ FINITE = {
 }
 
 
+@pytest.mark.parametrize("centre", [0.3, 150.2, 298.9])
+def test_small_variances_of_large_levels_have_digits(centre: float) -> None:
+    """In float32 the difference of two squares of 300 has none beyond a hundredth."""
+    cutpoints = (torch.arange(299.0) + 0.5 - centre) / 0.3
+    ordinal = Ordinal(torch.zeros(1), cutpoints)
+    levels = torch.arange(300.0)
+    p = ordinal.log_prob(levels).exp()
+    mean = p @ levels
+    variance = float(p @ (levels - mean).square())
+    rough = Ordinal(torch.zeros(1).float(), cutpoints.float())
+    assert float(rough.variance) == pytest.approx(variance, rel=1e-4)
+    logits = ordinal.log_prob(levels)[None]
+    levels_of = CategoricalLevels(logits.float(), 0)
+    assert float(levels_of.variance) == pytest.approx(variance, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", FINITE)
 def test_masses_over_levels_sum_to_one_and_have_their_mean_and_variance(name: str) -> None:
     part = wild(FINITE[name]())

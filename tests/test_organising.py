@@ -277,24 +277,48 @@ def sprites() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return images, {"shape": shape, "size": size, "x": x, "y": y}
 
 
+def of_sprites(objective: str, folder: Path, passes: int, rate: float) -> tuple[taut.Run, float]:
+    """Returns a run of the images under an objective, and the energy of its means at high
+    frequencies.
+    """
+    torch.set_default_dtype(torch.float32)
+    images, _ = sprites()
+    few = {"latent_dim": 6, "max_epochs": passes, "batch_size": 64, "learning_rate": rate}
+    few |= {"encoder": "MLP(hidden=(128,))", "decoder": "MLP(hidden=(128,))", "num_samples": 10}
+    run = taut.fit(images, folder / objective, objective=objective, threads=1, verbose=False, **few)
+    x = torch.from_numpy(images[:200]).to(torch.float32)
+    energy = blur(run.model, x, low=0.0, high=1.0, steps=4)["high_frequency_energy"]
+    return run, energy["mean"]["value"]
+
+
+def test_a_heavier_rate_costs_sharpness(tmp_path: Path) -> None:
+    """Of sixty passes already: of three seeds the rates are 8.4 to 8.8, 3.7 to 3.8 and 4.5 to 4.6
+    with errors of .3, the energies .003, .001 and .001.
+    """
+    found = [
+        of_sprites(objective, tmp_path, 60, 4e-3)
+        for objective in ("ELBO()", "ELBO(beta=4)", "TotalCorrelation(beta=6)")
+    ]
+    (plain, sharp), *others = [(run.evaluation(), energy) for run, energy in found]
+    for known, energy in others:
+        assert energy < 0.6 * sharp
+        for name, sign in (("rate", 1), ("distortion", -1)):
+            one, other = plain[name], known[name]
+            error = (one["test_error"] ** 2 + other["test_error"] ** 2) ** 0.5
+            assert sign * (one["value"] - other["value"]) > 5 * error
+
+
 @pytest.mark.slow  # half a minute of training: fewer steps do not organise
 def test_organised_latents_cost_sharpness(tmp_path: Path) -> None:
     """What benchmarks/dsprites.py shows of many images, of a few: the ratio is 2.6 and 2.7 for the
     seeds 0 and 1.
     """
-    torch.set_default_dtype(torch.float32)
     images, factors = sprites()
-    few = {"latent_dim": 6, "max_epochs": 600, "batch_size": 64, "learning_rate": 2e-3}
-    few |= {"encoder": "MLP(hidden=(128,))", "decoder": "MLP(hidden=(128,))", "num_samples": 10}
     found = []
     for objective in ("ELBO()", "TotalCorrelation(beta=6)"):
-        run = taut.fit(
-            images, tmp_path / objective[:4], objective=objective, threads=1, verbose=False, **few
-        )
+        run, energy = of_sprites(objective, tmp_path, 600, 2e-3)
         scores = {s.name: s.value for s in run.disentangle(images, factors).scores}
-        x = torch.from_numpy(images[:200]).to(torch.float32)
-        energy = blur(run.model, x, low=0.0, high=1.0, steps=4)["high_frequency_energy"]
-        found.append((scores["dci_disentanglement"], energy["mean"]["value"]))
+        found.append((scores["dci_disentanglement"], energy))
     (plain, sharp), (organised, soft) = found
     assert organised > 1.3 * plain
     assert soft < sharp

@@ -97,7 +97,9 @@ class CategoricalLevels(Categorical):
 
     @property
     def variance(self) -> Tensor:
-        return self.probs @ self._levels.square() - (self.probs @ self._levels).square()
+        # about the mean: the squares of large levels leave no digits of a small variance
+        apart = self._levels - (self.probs @ self._levels)[..., None]
+        return (self.probs * apart.square()).sum(-1)
 
     @property
     def _levels(self) -> Tensor:
@@ -306,14 +308,24 @@ class Ordinal(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        # E[l^2] is the sum of (2 l + 1) P(x > low + l).
-        l = torch.arange(self.cutpoints.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
-        odd = 2 * l + 1
-        return self._above @ odd - self._above.sum(-1).square()
+        # E[(x - c)^2] is a sum of (2 l + 1) P(x > c + l) and of (2 l + 1) P(x < c - l): about the
+        # level next to the mean nothing cancels.
+        edge = torch.arange(self.cutpoints.shape[-1], dtype=self.loc.dtype, device=self.loc.device)
+        mean = self._above.sum(-1, keepdim=True)
+        away = edge - mean.round()
+        upper = away >= 0
+        beyond = torch.where(upper, self._above, self._below)
+        square = (torch.where(upper, 2 * away + 1, -2 * away - 1) * beyond).sum(-1)
+        shift = (torch.where(upper, 1.0, -1.0) * beyond).sum(-1)
+        return square - shift.square()
 
     @property
     def _above(self) -> Tensor:
         return torch.sigmoid(self.loc[..., None] - self.cutpoints)
+
+    @property
+    def _below(self) -> Tensor:
+        return torch.sigmoid(self.cutpoints - self.loc[..., None])
 
     def log_prob(self, value: Tensor) -> Tensor:
         below = functional.pad(self.cutpoints, (1, 0), value=-math.inf)

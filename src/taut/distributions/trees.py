@@ -174,7 +174,9 @@ class CategoricalTree(Distribution):
 
     @property
     def log_normalizer(self) -> Tensor:
-        r"""$\log Z$, (B,): the log-probability of the data that the potentials are of."""
+        r"""$\log Z$, (B,): the log-probability of the data that the potentials are of, less what
+        these omit that all states have in common.
+        """
         if self.passed is None:
             return self.tree.start.new_zeros(self.batch_shape)
         return self.passed.log_normalizer

@@ -26,6 +26,7 @@ share ``distributions.OUTSIDE``, so that new rows are improbable there, but not 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,11 +38,15 @@ from torch.nn import functional
 from taut.distributions import OUTSIDE
 from taut.distributions.levels import log_beyond
 
-__all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "inverse", "padded"]
+__all__ = ["MAX_KNOTS", "Warped", "fit_knots", "heights", "inverse", "most", "padded", "parts"]
 
 MAX_KNOTS = 258
 MIDPOINTS = 64
-TURNS = 16  # of a mixture: each part gives one midpoint in so many
+TURNS = 16  # of a mixture: each part of the probability is given by one distribution in so many
+EACH = 4  # parts for each halving of a tail, down to a probability of 2^-LEAST
+LEAST = 16
+USUAL = 1 - 0.5 / MIDPOINTS
+FEW_LEVELS, OF_EACH = 1024, 128  # summed one by one, and of each part of a mixture
 # Rows of a segment at least: frequencies of fewer would be mostly noise, and cost more than their
 # shape gains.
 ROWS_EACH = 20
@@ -118,6 +123,7 @@ class Warped(Distribution):
         cut: Whether reals may stop at an end that is not an atom, so that the logistic is cut off
             there.
         bend: Whether G is linear in log x on wide segments; by default where values are not whole.
+        levels: The most levels that an element has, which is asked of the ends if it is not given.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 (torch's own protocol)
@@ -132,17 +138,18 @@ class Warped(Distribution):
         whole: bool,
         cut: bool,
         bend: bool | None = None,
+        levels: float | None = None,
         validate_args: bool | None = None,
     ) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self.knots, self.low, self.high, self.whole, self.cut = knots, low, high, whole, cut
+        self.levels = float((high - low).max()) + 1 if levels is None else levels
         self.bend = not whole if bend is None else bend
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Warped:
         loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        given = (self.knots, self.low, self.high, self.whole, self.cut, self.bend)
-        return type(self)(loc, scale, *given, validate_args=False)
+        return self._like(loc, scale, self.knots, self.low, self.high)
 
     def at(self, rows: Tensor, columns: Tensor) -> Warped:
         r"""Returns the distributions of some entries, (\*, n), of those of a batch (\*, B) of rows
@@ -150,7 +157,11 @@ class Warped(Distribution):
         """
         loc, scale = self.loc[..., rows, columns], self.scale[..., rows, columns]
         own = (self.knots[columns], self.low[columns], self.high[columns])
-        return type(self)(loc, scale, *own, self.whole, self.cut, self.bend, validate_args=False)
+        return self._like(loc, scale, *own)
+
+    def _like(self, loc: Tensor, scale: Tensor, knots: Tensor, low: Tensor, high: Tensor) -> Warped:
+        given = (self.whole, self.cut, self.bend, self.levels)
+        return type(self)(loc, scale, knots, low, high, *given, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -206,27 +217,67 @@ class Warped(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the midpoints of 64 parts of equal probability: a usual value even for a tail
-        so heavy that it has no mean.
+        """The mean: of few levels a sum over them, else by parts of the probability (see
+        ``parts``), those of a tail that is a power up to twice the last knot: a usual value even
+        where it is so heavy that it has no mean.
         """
-        number = torch.arange(MIDPOINTS, dtype=self.loc.dtype, device=self.loc.device)
-        p = (number + 0.5) / MIDPOINTS
-        return self.quantile(p.view(-1, *(1 for _ in self.loc.shape))).mean(0)
+        if (edges := self._edges(FEW_LEVELS)) is not None:
+            return self._sum(edges)
+        p, weight = (torch.cat(part) for part in zip(*parts(self.loc), strict=True))
+        return self._weighed(p, weight / MIDPOINTS)
 
     def mean_of_mixture(self, share: Tensor) -> Tensor:
         r"""Returns the mean of a mixture of the K distributions along the first axis, (n,).
 
-        Each of them gives 4 of its 64 midpoints, and the next pair of them the next 4: whatever
+        Each of them gives 4 of its 64 parts, and the next pair of them the next 4: whatever
         they have in common is as exact as ``mean``, at a sixteenth of its cost.
 
         Args:
             share: Their weights, (K, n), of sum 1.
         """
-        pair = torch.arange(len(share), device=share.device) // 2  # mirrored samples stay opposite
-        turn = torch.arange(MIDPOINTS // TURNS, device=share.device)[:, None]
-        place = pair % TURNS + TURNS * turn
-        p = (place.to(self.loc.dtype) + 0.5) / MIDPOINTS
-        return (share * self.quantile(p[..., None]).mean(0)).sum(0)
+        if (edges := self._edges(OF_EACH)) is not None:
+            return (share * self._sum(edges)).sum(0)
+        total, every = torch.zeros_like(self.loc[0]), parts(self.loc)
+        for turn in range(TURNS):
+            first = torch.arange(2 * turn, len(share), 2 * TURNS)
+            pairs = torch.stack([first, first + 1], 1).flatten()  # mirrored samples stay opposite
+            pairs = pairs[pairs < len(share)].to(share.device)
+            if not len(pairs):
+                break
+            ends = self.knots, self.low, self.high
+            own = self._like(self.loc[pairs], self.scale[pairs], *ends)
+            p, weight = (torch.cat(part) for part in zip(*every[turn::TURNS], strict=True))
+            total = total + (share[pairs] * own._weighed(p, weight * TURNS / MIDPOINTS)).sum(0)
+        return total
+
+    def _edges(self, most: int) -> Tensor | None:
+        r"""Returns G between the levels, (\*event, edges), infinite after the last of an element;
+        None where they are more.
+        """
+        if not self.whole or self.levels > most:
+            return None
+        number = torch.arange(int(self.levels) - 1, dtype=self.loc.dtype, device=self.loc.device)
+        edge = self.low + number.view(-1, *(1 for _ in self.low.shape)) + 0.5
+        height, _ = _height(edge, _segment_of(edge, self.knots, self.bend))
+        return torch.where(edge < self.high, height, torch.inf).movedim(0, -1)
+
+    def _sum(self, edges: Tensor) -> Tensor:
+        """Returns low + the sum of P(x > level) over the levels below the last."""
+        loc, scale = self.loc[..., None], self.scale[..., None]
+        parts = (torch.sigmoid((loc - some) / scale).sum(-1) for some in edges.split(64, -1))
+        return self.low + sum(parts, torch.zeros_like(self.loc))
+
+    def _weighed(self, p: Tensor, weight: Tensor) -> Tensor:
+        """Returns the sum of quantiles, (Q,), times weights, but those of a tail that is a power up
+        to twice the last knot, or what is usual beyond that.
+        """
+        rest = (-1, *(1 for _ in self.loc.shape))
+        x = self.quantile(p.view(rest))
+        if self.bend:
+            x = torch.minimum(
+                x, torch.maximum(most(self.knots), self.quantile(p.new_tensor(USUAL)))
+            )
+        return (weight.view(rest) * x).sum(0)
 
     def quantile(self, p: Tensor) -> Tensor:
         r"""Returns the smallest x with $P(X \le x) \ge p$."""
@@ -266,6 +317,50 @@ class Warped(Distribution):
         log_below = torch.where(cut_high, functional.logsigmoid(last), 0.0)
         log_above = torch.where(cut_low, functional.logsigmoid(-first), 0.0)
         return log_below + log_above + torch.where(cut_low & cut_high, both, 0.0)
+
+
+def parts(like: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Returns of each of 64 parts of equal probability where the distribution function is taken,
+    (q,), and with which weights, (q,), of sum 1.
+
+    Towards either tail they are divided into such that each holds at most a sixth of what lies
+    beyond it, taken where minus the logarithm of the tail is at its mean: of an exponential tail,
+    whose quantiles are linear in that, the mean is exact.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+    for u, weight in _TAIL:
+        part = (torch.tensor(each, dtype=torch.double).to(like) for each in (u, weight))
+        found.append((next(part), next(part)))
+    return [*found, *((1 - u, weight) for u, weight in reversed(found))]
+
+
+def _tail() -> list[tuple[list[float], list[float]]]:
+    """Returns that of the 32 lower parts, the outermost first."""
+    found = []
+    for k in range(MIDPOINTS // 2):
+        ends = np.array([k, k + 1]) / MIDPOINTS
+        geometric = 2.0 ** -(np.arange(EACH, EACH * LEAST + 1) / EACH)
+        inner = geometric[(geometric > ends[0] + 1e-9) & (geometric < ends[1] - 1e-9)]
+        if k * (1 - 2 ** (-1 / EACH)) > 1:  # a part is smaller than that already
+            inner = inner[:0]
+        a, b = np.array(list(pairwise(np.sort(np.append(ends, inner))))).T
+        log_a = np.log(np.where(a > 0, a, 1.0))
+        u = np.exp((b * np.log(b) - a * log_a) / (b - a) - 1)
+        found.append((u.tolist(), ((b - a) * MIDPOINTS).tolist()))
+    return found
+
+
+_TAIL = _tail()  # made once: what writes a graph cannot follow it
+
+
+def most(knots: Tensor) -> Tensor:
+    r"""Returns twice the last knot where the tail beyond it is a power, else infinity,
+    (\*event).
+    """
+    x = knots[..., 0, :]
+    last = _last(x)
+    end, before = _pick(x, last), _pick(x, last - 1)
+    return torch.where((before > 0) & (end > STEEP * before), 2 * end, torch.inf)
 
 
 def _last(x: Tensor) -> Tensor:

@@ -25,7 +25,10 @@ disagree:
 No score is comparable without its scale: each comes with its *ceiling*, what the factors themselves
 would reach as a code; its *chance level*, what the same codes reach where rows and factors are
 shuffled (the mean of 3 shuffles); and its error, the spread over 10 random halves of the rows (a
-jackknife that omits one half, which holds for scores that are not smooth, too: shao1989).
+jackknife that omits one half, which holds for scores that are not smooth, too: shao1989). Of
+``irs``, which is by the largest distance of all rows, it is that of halves and of tenths that share
+no row, as it is: a maximum of many rows is no surer than one of few. Of ``factor_vae`` and
+``beta_vae`` it is at least that of a share of so many votes, which no spread shows near 1.
 
 Without factors: *unsupervised disentanglement ranking* (duan2020) asks whether models of other
 seeds found the same dimensions, and the *total correlation* $\mathrm{KL}(q(z) \,\|\, \prod_j
@@ -68,6 +71,7 @@ BINS = 20
 VOTES, MEMBERS = 800, 64  # to fit and to test by, and the rows of each
 TREES, ROWS_OF_TREES = 20, 2000
 REPEATS, SHUFFLES = 10, 3
+PARTS, FEWEST = 10, 10  # that share no row, and the rows of one
 ROWS = 256
 Codes = np.ndarray  # (N, D), float64
 
@@ -414,13 +418,18 @@ def scores(codes: Codes, factors: Factors, *, seed: int = 0) -> list[Score]:
             _mean(own[name](codes[half], factors[half]))
             for own, half in zip(by_half, halves, strict=True)
         ]
+        error = None if _mean(whole) is None else _spread(parts)
+        if name == "irs":
+            error = _of_largest(codes, factors, halves, error)
+        elif name in VOTED and error is not None:
+            error = max(error, _of_votes(float(whole)))
         chance = [score(codes, _shuffled(factors, seed, i)) for i in range(SHUFFLES)]
         value = _mean(whole)
         found.append(
             Score(
                 name,
                 value,
-                None if value is None else _spread(parts),
+                error,
                 _mean(score(perfect, factors)),
                 None if value is None else float(np.mean([_mean(each) or 0 for each in chance])),
                 dict(zip(factors.names, whole.tolist(), strict=True))
@@ -432,6 +441,7 @@ def scores(codes: Codes, factors: Factors, *, seed: int = 0) -> list[Score]:
 
 
 BY_FACTOR = ("mig", "sap")
+VOTED = ("factor_vae", "beta_vae")
 
 
 def _scores(seed: int) -> dict[str, Callable[[Codes, Factors], Any]]:
@@ -466,6 +476,33 @@ def _mean(value: Any) -> float | None:
 def _spread(parts: Sequence[float | None]) -> float | None:
     values = np.array([value for value in parts if value is not None])
     return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def _of_largest(
+    codes: Codes, factors: Factors, halves: Sequence[np.ndarray], error: float | None
+) -> float | None:
+    """Returns the error of a score by the largest of many distances: its spread over parts of the
+    rows that have none in common, which holds for a maximum of all rows, too; at least ``error``.
+    """
+    every, apart = np.arange(len(codes)), []
+    for half in halves:
+        other = np.setdiff1d(every, half)
+        both = [irs(codes[part], factors[part]) for part in (half, other) if len(part)]
+        apart.append(both[0] - both[-1])
+    found = [math.sqrt(np.mean(np.square(apart)) / 2)]
+    tenths = np.array_split(np.concatenate([halves[0], np.setdiff1d(every, halves[0])]), PARTS)
+    if len(tenths[-1]) >= FEWEST:
+        found.append(float(np.std([irs(codes[t], factors[t]) for t in tenths], ddof=1)))
+    return None if error is None else float(max(error, *found))
+
+
+def _of_votes(share: float) -> float:
+    """Returns the standard error of a share of ``VOTES`` votes, which is not zero where all are
+    right: of four more, two of them wrong (Agresti and Coull).
+    """
+    count = VOTES + 4
+    p = (share * VOTES + 2) / count
+    return math.sqrt(p * (1 - p) / count)
 
 
 def _shuffled(factors: Factors, seed: int, number: int) -> Factors:

@@ -54,6 +54,7 @@ class WarpedLikelihood(Likelihood):
         self.min_scale = check_positive(min_scale, limit=1)
         first, last = (full(end, event_shape) for end in (low, high))
         self.low, self.high = nn.Buffer(first, persistent=False), nn.Buffer(last, persistent=False)
+        self.levels = float((last - first).max()) + 1
         self.cut = not self.whole and bool((first.isfinite() | last.isfinite()).any())
         self.register_buffer(
             "knots", _plain(first, last, self.whole) if knots is None else knots.clone()
@@ -67,7 +68,7 @@ class WarpedLikelihood(Likelihood):
         raw = self.decoder(z, context).movedim(-1 - self.event_dims, 0)
         loc, scale = UNIT * raw[0], self.min_scale + (1 - self.min_scale) * positive(raw[1])
         bend = self.bends or not self.whole
-        given = (self.knots, self.low, self.high, self.whole, self.cut, bend)
+        given = (self.knots, self.low, self.high, self.whole, self.cut, bend, self.levels)
         return self.kind(loc, scale, *given, validate_args=False)
 
     def scores(self, x: Tensor) -> Tensor:

@@ -44,7 +44,6 @@ __all__ = ["Counts", "Emissions", "Seen", "Terms"]
 
 FEW = 2.0  # rows of the column's own frequencies that each state begins with
 NORMAL_COUNT = 1.0  # rows of its own variance, likewise
-MIDPOINTS = 64
 ENDLESS = 1e3  # height of an end of the support, beyond which there is nothing
 REACH = 40.0  # standard deviations, beyond which a Normal has no mass
 
@@ -93,7 +92,9 @@ class Terms(NamedTuple):
     r"""Log-probabilities.
 
     Args:
-        each: $\log p(x_c \mid s)$, (C, B, S): zero where missing.
+        each: $\log p(x_c \mid s)$, (C, B, S), less what is common: zero where missing.
+        common: What all states have in common, (C, B): for a number far out it is so large that
+            beside it what they differ by would be rounding.
         near: Share of the Normal in them, of numbers, (D, B, S).
         far: Share of the marginal, likewise; the rest is the cell's.
         mean: Of a height in each interval under the Normal of each state, (U, S).
@@ -101,6 +102,7 @@ class Terms(NamedTuple):
     """
 
     each: Tensor
+    common: Tensor
     near: Tensor
     far: Tensor
     mean: Tensor
@@ -394,17 +396,20 @@ class Emissions(Resizing):
         each = torch.where(seen.held[..., None], each, 0.0)
         if not d:
             none = each[:0]
-            return Terms(each + seen.constant[..., None], none, none, none, none)
+            return Terms(each, seen.constant, none, none, none, none)
         row, at = self._near(), seen.interval
         log_p, mean, square = self.normals(at)
-        near = table[row][:, None] + functional.embedding(seen.place, log_p)
-        marginal = _logistic_mass(at.lower, at.upper, at.gap)
-        far = table[row + 1][:, None] + marginal[seen.place][..., None]
-        dense = seen.dense[..., None]
-        total = _either(torch.logaddexp(near, far), dense, each[d], seen.held[d][..., None])
+        marginal = _logistic_mass(at.lower, at.upper, at.gap)[seen.place]
+        common = torch.where(seen.dense, marginal, 0.0)
+        dense, apart = seen.dense[..., None], common[..., None]
+        near = table[row][:, None] + functional.embedding(seen.place, log_p) - apart
+        far = table[row + 1][:, None].expand_as(near)
+        cell, held = each[d] - apart, seen.held[d][..., None]
+        total = _either(torch.logaddexp(near, far), dense, cell, held)
         near, far = (torch.where(dense, (part - total).exp(), 0.0) for part in (near, far))
-        each = each.index_copy(0, self._index(each), total)
-        return Terms(each + seen.constant[..., None], near, far, mean, square)
+        index = self._index(each)
+        each, common = each.index_copy(0, index, total), seen.constant.index_add(0, index, common)
+        return Terms(each, common, near, far, mean, square)
 
     def given(self, x: Tensor, states: Tensor) -> Tensor:
         r"""Returns the log-probability of each entry of rows, (\*batch, C), in known states,
@@ -516,10 +521,22 @@ class Emissions(Resizing):
         if self.kinds[c].nominal:
             return self.cells[c, : len(p)] @ p
         d, spikes = self.numbers.index(c), self.cells[c, : len(p) - 2]
-        share = (torch.arange(MIDPOINTS, device=p.device, dtype=p.dtype) + 0.5) / MIDPOINTS
+        share, weight = (torch.cat(part) for part in zip(*warps.parts(p), strict=True))
         normal = self.loc[d] + self.log_scale[d].exp() * torch.special.ndtri(share)[:, None]
-        near, far = self._value(d, normal).mean(0), self._value(d, share.logit()).mean(0)
+        most = self._most(d)
+        near = self._value(d, normal).clamp(max=most)
+        far = self._value(d, share.logit()).clamp(max=most)
+        near, far = (weight @ x / warps.MIDPOINTS for x in (near, far))
         return self._at(d, spikes) @ p[:-2] + near * p[-2] + far * p[-1]
+
+    def _most(self, d: int) -> Tensor:
+        """Returns up to where a number counts in its mean, (): see ``warps.most``."""
+        if bool(self.step[d] > 0):
+            return self._at(d, warps.most(self.knots[d]))
+        if not bool(self.positive[d]):
+            return warps.most(self.knots[d])
+        end = self.knots[d, 0][self.knots[d, 0].isfinite()].max()
+        return 2 * end.exp()
 
     def _at(self, d: int, cell: Tensor) -> Tensor:
         """Returns the values of cells of a number; without a grid they are atoms themselves."""

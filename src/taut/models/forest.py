@@ -111,17 +111,23 @@ class HiddenForest(Resizing, ExactModel):
     # --- A model ---
 
     def _each(self, x: Data) -> Tensor:
-        """Returns log p(x, m), (B, M)."""
-        each = torch.stack([tree.log_prob(x) for tree in self.used], 1)
-        return each + self.log_weight[: each.shape[1]]
+        """Returns log p(x, m), (B, M), less what all states of the first tree have in common."""
+        return self._separate(x)[0]
+
+    def _separate(self, x: Data) -> tuple[Tensor, Tensor]:
+        """Returns that, and what they have in common, (B,)."""
+        parts = (tree.separate(x) for tree in self.used)
+        own, common = (torch.stack(part, 1) for part in zip(*parts, strict=True))
+        apart = torch.where(common == common[:, :1], 0.0, common - common[:, :1])
+        return own + apart + self.log_weight[: own.shape[1]], common[:, 0]
 
     def log_prob(self, x: Data, context: Context | None = None) -> PerDatum:
-        return self._each(x).logsumexp(1)
+        each, common = self._separate(x)
+        return each.logsumexp(1) + common
 
     def encode(self, x: Data, context: Context | None = None) -> TreeAndStates:
         trees = [tree.encode(x) for tree in self.used]
-        each = torch.stack([q.log_normalizer for q in trees], 1)
-        return TreeAndStates(each + self.log_weight[: len(trees)], trees)
+        return TreeAndStates(self._each(x), trees)
 
     def decode(self, z: Tensor, context: Context | None = None) -> Distribution:
         parts = [tree.decode(z[..., 1:]) for tree in self.used]

@@ -172,12 +172,19 @@ class _LatentTree(Resizing, ExactModel):
         return self._log_prob(x)
 
     def _log_prob(self, x: Data | Seen) -> PerDatum:
-        tree, tables = self.tree(), self.emissions.tables()
-        parts = [
-            upward(tree, self._potentials(self.emissions.terms(seen, tables).each)).log_normalizer
-            for seen in self._blocks(x)
-        ]
-        return torch.cat(parts)
+        return torch.stack(self.separate(x)).sum(0)
+
+    def separate(self, x: Data | Seen) -> tuple[PerDatum, PerDatum]:
+        """Returns log p(x) of rows less what all states have in common, and that, (B,) each: beside
+        a number far out the first would be rounding.
+        """
+        tree, tables, parts = self.tree(), self.emissions.tables(), []
+        for seen in self._blocks(x):
+            terms = self.emissions.terms(seen, tables)
+            own = upward(tree, self._potentials(terms.each)).log_normalizer
+            parts.append(torch.stack([own, terms.common.sum(0)]))
+        own, common = torch.cat(parts, 1)
+        return own, common
 
     def _blocks(self, x: Data | Seen) -> Iterator[Seen]:
         """Yields rows as the emissions see them, as many at a time as there is memory for."""
@@ -218,11 +225,11 @@ class _LatentTree(Resizing, ExactModel):
         tree, own = self.tree(), self.emissions
         table, parts = own.tables(), []
         for seen in self._blocks(x):
-            each = own.terms(seen, table).each
+            each, common, *_ = own.terms(seen, table)
             up = upward(tree, self._potentials(each))
             log_states = up.below + downward(tree, up).above
             # p(x without the entry) / p(x) is the posterior mean of 1 / p(entry | state).
-            parts.append(-(log_states - each).logsumexp(-1).T)
+            parts.append((common - (log_states - each).logsumexp(-1)).T)
         scores = torch.cat(parts).view(x.shape)
         return torch.where(x.isnan(), torch.nan, scores)
 
@@ -360,7 +367,7 @@ class _LatentTree(Resizing, ExactModel):
             states = (up.below + down.above).exp()
             cells = own.counts(seen, terms, states.expand(len(own.kinds), -1, -1))
             found = [cells.table, cells.normal, states[tree.root].sum(0), down.edges]
-            total += float(up.log_normalizer.double().sum())
+            total += float((up.log_normalizer + terms.common.sum(0)).double().sum())
             result = (
                 found if result is None else [a + b for a, b in zip(result, found, strict=True)]
             )
