@@ -1781,8 +1781,8 @@ MUTANTS = [
     Mutant(
         "mean of the samples: divided by those of a chunk",
         "evidence/importance.py",
-        "mean = z_sum / num_samples",
-        "mean = z_sum / step",
+        "return z_sum / max(drawn, MEAN_DRAWS)",
+        "return z_sum / step",
         EVIDENCE + "::test_a_posterior_without_a_mean_has_that_of_its_samples",
     ),
     Mutant(

@@ -4,7 +4,9 @@ or hostile stays out.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import sys
@@ -364,6 +366,18 @@ def test_the_hub_is_given_what_a_folder_is_and_gives_it_back(
     assert said == (
         "hf:bob/wine: there is no such repository, or you may not read it: hf auth login"
     )
+
+
+def test_what_cannot_be_written_is_named_and_not_what_is_read(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, content: bytes) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(storage, "_write", fail)
+    with pytest.raises(StorageError, match=r"cannot write .*pulled.\w+\.json: File too large"):
+        taut.pull(home / "pushed", tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
 
 
 def test_the_hub_needs_its_library_and_a_folder_does_not(

@@ -163,8 +163,10 @@ def pull(
             for name in {*NEEDED, PICTURE} & {path.name for path in temporary.iterdir()}:
                 storage.read_checked(temporary / name)
         except TautError as error:
-            words = str(error).replace(str(temporary), str(source))
-            raise type(error)(words) from None
+            at: object = source
+            if str(error).startswith("cannot write"):
+                at = folder
+            raise type(error)(str(error).replace(str(temporary), str(at))) from None
         if folder.exists():
             with locks.locked(folder):  # refused where another process writes there
                 pass
