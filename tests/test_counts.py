@@ -424,7 +424,7 @@ def test_labels_are_read_when_asked_for_and_listed_otherwise(tmp_path: Path) -> 
     assert (batch.tolist(), batch.dtype.kind) == (list(range(12)), "i")
     with pytest.raises(
         UsageError,
-        match=r"obs has no column celltype; did you mean cell_type\? --labels takes one of: "
+        match=r"obs has no column celltype; did you mean cell_type\? labels takes one of: "
         r"cell_type, b",
     ):
         read_h5ad(path, labels="celltype")

@@ -359,7 +359,7 @@ def test_number_of_data_and_warnings() -> None:
 def test_too_few_data(m: int, l: int, num_data: int) -> None:
     problem = taut.LinearGaussian()
     with pytest.raises(
-        ValueError, match=f"too few data .* {m} for training, {l} held out, num_data {num_data}"
+        ValueError, match=f"too few rows .* {m} for training and {min(num_data, l)} held out"
     ):
         sample_quality(
             problem.model(), problem.sample(50)[:m], problem.sample(50)[:l], num_data=num_data

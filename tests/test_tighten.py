@@ -412,7 +412,7 @@ def test_another_encoder_starts_anew(here: Path):
         torch.testing.assert_close(
             dict(new.model.posterior.named_buffers())[name], buffer, rtol=0, atol=0
         )
-    assert float((log_q(new, x, z) - log_q(old, x, z)).abs().min()) > 1e-3
+    assert float((log_q(new, x, z) - log_q(old, x, z)).abs().mean()) > 0.05
 
 
 # ---------------------------------------------------------------------------------- what is written
