@@ -622,6 +622,7 @@ def test_a_killed_process_is_an_error_and_torchrun_goes_on_from_the_last_checkpo
         "taut: another process was lost|taut: stopped, the state is saved", done.stderr
     )
     assert len(said) <= 1, done.stderr
+    assert len(re.findall(r"exitcode: -9\)", done.stderr)) == 1, done.stderr
     assert len(re.findall("started again: resuming at step 200 of 266", done.stderr)) == 1, (
         done.stderr
     )

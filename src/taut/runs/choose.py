@@ -67,6 +67,8 @@ STUDY, JOURNAL, ANSWER = "study.json", "journal.log", "answer.json"
 NAME = "taut"  # of the study in its journal
 SHORTEST = 1 / 60  # minutes of a training, at least
 COMPARED = 2000  # validation rows, at most
+# what Optuna raises of the lines of a journal that is damaged
+OF_LINES = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
 PAUSE = 1.0  # seconds before it is looked again if another process has ended
 BASELINES = ("HiddenTree(num_states=1)", "FactorAnalysis()", "Mixture()", "HiddenTree()")
 
@@ -325,9 +327,7 @@ def _study(folder: Path, make: bool = False) -> Iterator[Any]:
     try:
         _end_with_a_line(journal)
         study = optuna.load_study(storage=store(), study_name=NAME)
-    except (TautError, OSError):
-        raise
-    except Exception as error:  # of whatever lines are in it
+    except (*OF_LINES, optuna.exceptions.OptunaError) as error:
         raise StorageError(
             f"{shown(journal)} is damaged ({type(error).__name__}): restore it from a copy, or "
             "begin another study; the run folders beside it are not touched"
