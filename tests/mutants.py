@@ -3973,6 +3973,13 @@ MUTANTS = [
         "tests/test_progress.py",
     ),
     Mutant(
+        "warped levels: the mean forgets the lowest level",
+        "distributions/warps.py",
+        "return self.low + sum(parts, torch.zeros_like(self.loc))",
+        "return sum(parts, torch.zeros_like(self.loc))",
+        "tests/test_warps.py::test_levels_sum_to_one_and_have_a_mean",
+    ),
+    Mutant(
         "few images: as many as there are",
         "build/usual.py",
         " and len(data.train) < MANY\n    return few",

@@ -61,6 +61,7 @@ LEVELS = {
     "wide": (RNG.choice(11_000, 1500), (0.0, 12_000.0)),
     "few in many": (RNG.choice([0, 6, 12, 25, 1000], 1500), (0.0, 1000.0)),
     "zeros": (np.where(RNG.random(900) < 0.8, 0, RNG.poisson(300, 900)), (0.0, 600.0)),
+    "from 3": (3 + np.random.default_rng(1).choice(5, 300), (3.0, 7.0)),  # a lowest level counts
 }
 
 
